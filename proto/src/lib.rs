@@ -1,0 +1,1 @@
+//! The gRPC contract of Stoker, compiled from proto/stoker/v1.

@@ -1,0 +1,1 @@
+//! The router: balances Generate calls over workers.

@@ -1,0 +1,1 @@
+//! What router and worker both need: errors, discovery, telemetry, deadlines, shutdown.

@@ -1,0 +1,1 @@
+//! The engine: model, weights, KV cache, scheduler, sampling. No gRPC, no tokio.

@@ -1,0 +1,1 @@
+//! The operations a decoder is made of, as a burn backend extension.

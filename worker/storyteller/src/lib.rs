@@ -1,0 +1,1 @@
+//! Corpus, tokenizer and trainer of the bundled story model, and its weights.
