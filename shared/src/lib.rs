@@ -1,1 +1,15 @@
-//! What router and worker both need: errors, discovery, telemetry, deadlines, shutdown.
+//! What router and worker both need: errors, discovery, telemetry, deadlines, validation, serving.
+
+pub mod deadline;
+pub mod discovery;
+pub mod error;
+pub mod guarded;
+pub mod serve;
+pub mod shutdown;
+pub mod telemetry;
+pub mod validate;
+
+pub use error::ServiceError;
+
+/// The version that `--version`, `GetModelInfo` and logs show.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,299 @@
+//! The errors of a call, and the one translation to and from `tonic::Status`.
+//!
+//! Inner code returns [`ServiceError`]; the edge of each process turns it into a status with details.
+//! The router reads a worker's status back into the same type, so a cause survives the hop.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Tells gRPC clients with a retry policy when to come back.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// The `domain` of our `google.rpc.ErrorInfo`.
+const DOMAIN: &str = "stoker";
+
+/// One field that is wrong: `field` as the proto names it, and value, limit and remedy in `description`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field, for instance `sampling.temperature`.
+    pub field: String,
+    /// What is wrong with which value, and what is allowed.
+    pub description: String,
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ServiceError {
+    /// The request cannot be served as it is; trying again does not help.
+    #[error("{}", describe(.0))]
+    Invalid(Vec<Violation>),
+    /// Nobody serves this model.
+    #[error("model `{model}` is not served here; available: {}", list(.available))]
+    UnknownModel {
+        /// As the request names it.
+        model: String,
+        /// What is served.
+        available: Vec<String>,
+    },
+    /// A limit on waiting or running work is reached.
+    #[error("{what}; try again in {} ms", .retry_after.as_millis())]
+    Overloaded {
+        /// Which limit, with its value.
+        what: String,
+        /// When a place is likely.
+        retry_after: Duration,
+    },
+    /// Nobody can serve this now: no worker, connection lost, draining.
+    #[error("{reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The caller's deadline passed.
+    #[error("deadline exceeded {stage}")]
+    DeadlineExceeded {
+        /// Where the time ran out, for instance `while queued`.
+        stage: String,
+    },
+    /// The caller went away.
+    #[error("cancelled by the caller")]
+    Cancelled,
+    /// The field is part of the contract but this version does not serve it.
+    #[error("`{0}` is not supported by this version")]
+    Unsupported(String),
+    /// A fault of ours.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+fn describe(violations: &[Violation]) -> String {
+    let parts: Vec<_> = violations
+        .iter()
+        .map(|v| format!("{}: {}", v.field, v.description))
+        .collect();
+    parts.join("; ")
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        "none".into()
+    } else {
+        names.join(", ")
+    }
+}
+
+impl ServiceError {
+    /// One field is wrong.
+    pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::Invalid(vec![Violation {
+            field: field.into(),
+            description: description.into(),
+        }])
+    }
+
+    /// Unavailable, worth another try in a second.
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self::Unavailable {
+            reason: reason.into(),
+            retry_after: Duration::from_secs(1),
+        }
+    }
+
+    /// Whether the same request may succeed on another worker.
+    pub fn is_retryable_elsewhere(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Overloaded { .. })
+    }
+
+    /// A stable name for logs, metrics and `google.rpc.ErrorInfo.reason`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "INVALID",
+            Self::UnknownModel { .. } => "UNKNOWN_MODEL",
+            Self::Overloaded { .. } => "OVERLOADED",
+            Self::Unavailable { .. } => "UNAVAILABLE",
+            Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
+            Self::Cancelled => "CANCELLED",
+            Self::Unsupported(_) => "UNSUPPORTED",
+            Self::Internal(_) => "INTERNAL",
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Invalid(_) => Code::InvalidArgument,
+            Self::UnknownModel { .. } => Code::NotFound,
+            Self::Overloaded { .. } => Code::ResourceExhausted,
+            Self::Unavailable { .. } => Code::Unavailable,
+            Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
+            Self::Cancelled => Code::Cancelled,
+            Self::Unsupported(_) => Code::Unimplemented,
+            Self::Internal(_) => Code::Internal,
+        }
+    }
+
+    /// What the type holds beyond its message, so that it can be read back on the other side.
+    fn metadata(&self) -> HashMap<String, String> {
+        let entries: Vec<(&str, String)> = match self {
+            Self::UnknownModel { model, available } => {
+                vec![
+                    ("model", model.clone()),
+                    ("available", available.join("\n")),
+                ]
+            }
+            Self::Overloaded { what, .. } => vec![("what", what.clone())],
+            Self::DeadlineExceeded { stage } => vec![("stage", stage.clone())],
+            Self::Unsupported(field) => vec![("field", field.clone())],
+            Self::Internal(cause) => vec![("cause", cause.clone())],
+            _ => Vec::new(),
+        };
+        entries
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v))
+            .collect()
+    }
+}
+
+impl From<ServiceError> for Status {
+    fn from(error: ServiceError) -> Self {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(error.reason(), DOMAIN, error.metadata());
+        let mut pushback = None;
+        match &error {
+            ServiceError::Invalid(violations) => {
+                for v in violations {
+                    details.add_bad_request_violation(&v.field, &v.description);
+                }
+            }
+            ServiceError::Overloaded { retry_after, .. }
+            | ServiceError::Unavailable { retry_after, .. } => {
+                details.set_retry_info(Some(*retry_after));
+                pushback = Some(*retry_after);
+            }
+            _ => {}
+        }
+        let mut status = Status::with_error_details(error.code(), error.to_string(), details);
+        if let Some(after) = pushback {
+            let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            status
+                .metadata_mut()
+                .insert(PUSHBACK, MetadataValue::from(millis));
+        }
+        status
+    }
+}
+
+impl From<&Status> for ServiceError {
+    /// Reads a peer's status. One that is not ours keeps its code and message.
+    fn from(status: &Status) -> Self {
+        let details = status.get_error_details();
+        let retry_after = details
+            .retry_info()
+            .and_then(|info| info.retry_delay)
+            .unwrap_or(Duration::from_secs(1));
+        let field = |key: &str| {
+            details
+                .error_info()
+                .filter(|info| info.domain == DOMAIN)
+                .and_then(|info| info.metadata.get(key).cloned())
+        };
+        let message = || status.message().to_owned();
+        match status.code() {
+            Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
+                let violations: Vec<_> = details
+                    .bad_request()
+                    .map(|bad| bad.field_violations.as_slice())
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|v| Violation {
+                        field: v.field.clone(),
+                        description: v.description.clone(),
+                    })
+                    .collect();
+                if violations.is_empty() {
+                    Self::invalid("request", message())
+                } else {
+                    Self::Invalid(violations)
+                }
+            }
+            Code::NotFound => Self::UnknownModel {
+                model: field("model").unwrap_or_else(message),
+                available: field("available")
+                    .map(|names| {
+                        names
+                            .split('\n')
+                            .filter(|n| !n.is_empty())
+                            .map(Into::into)
+                            .collect()
+                    })
+                    .unwrap_or_default(),
+            },
+            Code::ResourceExhausted => Self::Overloaded {
+                what: field("what").unwrap_or_else(message),
+                retry_after,
+            },
+            Code::DeadlineExceeded => Self::DeadlineExceeded {
+                stage: field("stage").unwrap_or_else(message),
+            },
+            Code::Cancelled => Self::Cancelled,
+            Code::Unimplemented => Self::Unsupported(field("field").unwrap_or_else(message)),
+            Code::Unavailable => Self::Unavailable {
+                reason: message(),
+                retry_after,
+            },
+            _ => Self::Internal(field("cause").unwrap_or_else(message)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_survives_the_hop() {
+        let after = Duration::from_millis(250);
+        for error in [
+            ServiceError::invalid("sampling.top_p", "2 is above 1"),
+            ServiceError::UnknownModel {
+                model: "x".into(),
+                available: vec!["a".into(), "b".into()],
+            },
+            ServiceError::UnknownModel {
+                model: "x".into(),
+                available: vec![],
+            },
+            ServiceError::Overloaded {
+                what: "512 requests wait".into(),
+                retry_after: after,
+            },
+            ServiceError::Unavailable {
+                reason: "draining".into(),
+                retry_after: after,
+            },
+            ServiceError::DeadlineExceeded {
+                stage: "while queued".into(),
+            },
+            ServiceError::Cancelled,
+            ServiceError::Unsupported("guided".into()),
+            ServiceError::Internal("NaN logits".into()),
+        ] {
+            let status = Status::from(error.clone());
+            assert_eq!(ServiceError::from(&status), error, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn overload_tells_grpc_clients_when_to_come_back() {
+        let status = Status::from(ServiceError::Overloaded {
+            what: "full".into(),
+            retry_after: Duration::from_millis(250),
+        });
+        assert_eq!(
+            status.metadata().get(PUSHBACK).map(|v| v.as_bytes()),
+            Some(&b"250"[..])
+        );
+    }
+}

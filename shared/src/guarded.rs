@@ -1,0 +1,70 @@
+//! A stream that holds something until it ends: a load reservation, a permit, a place in a drain.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures::Stream;
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// Yields what `stream` yields. `guard` is dropped as soon as the stream ends, or with it.
+    pub struct Guarded<S, G> {
+        #[pin]
+        stream: S,
+        guard: Option<G>,
+    }
+}
+
+impl<S, G> Guarded<S, G> {
+    /// Holds `guard` until `stream` has ended or is dropped.
+    pub fn new(stream: S, guard: G) -> Self {
+        Self {
+            stream,
+            guard: Some(guard),
+        }
+    }
+}
+
+impl<S: Stream, G> Stream for Guarded<S, G> {
+    type Item = S::Item;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = self.project();
+        let item = ready!(this.stream.poll_next(cx));
+        if item.is_none() {
+            // A peer may keep a finished stream around: what it held is free from here on.
+            this.guard.take();
+        }
+        Poll::Ready(item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::{StreamExt, stream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn releases_at_the_end_and_on_drop() {
+        let guard = Arc::new(());
+        let mut whole = Guarded::new(stream::iter([1, 2]), Arc::clone(&guard));
+        assert_eq!(whole.next().await, Some(1));
+        assert_eq!(Arc::strong_count(&guard), 2);
+        assert_eq!(whole.next().await, Some(2));
+        assert_eq!(whole.next().await, None);
+        assert_eq!(
+            Arc::strong_count(&guard),
+            1,
+            "released before the stream is dropped"
+        );
+
+        let cut = Guarded::new(stream::iter([1, 2]), Arc::clone(&guard));
+        drop(cut);
+        assert_eq!(Arc::strong_count(&guard), 1);
+    }
+}

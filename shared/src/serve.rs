@@ -1,0 +1,109 @@
+//! How both processes listen: bind with a clear error, a server with sane limits, health, reflection.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use stoker_proto::{FILE_DESCRIPTOR_SET, SERVICES};
+use tokio::net::TcpListener;
+use tonic::{
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
+    transport::{Server, server::TcpIncoming},
+};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+    server::HealthReporter,
+};
+
+/// The largest request that is read, in bytes. A longer one is refused by gRPC with OUT_OF_RANGE.
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;
+
+/// Streams that one connection may have open; more wait at the client.
+const MAX_STREAMS_PER_CONNECTION: u32 = 16_384;
+/// Pings find a peer that is gone without a word.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a process cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody else is there.
+    #[error("--listen {0}: the port is in use; choose another, or port 0 for any free one")]
+    InUse(SocketAddr),
+    /// Anything else.
+    #[error("--listen {address}: {source}")]
+    Other {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Listens on `address`.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse(address),
+            _ => BindError::Other { address, source },
+        })
+}
+
+/// Connections of `listener`, without Nagle's delay: tokens are small and late ones are felt.
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+/// A server with the limits and keep-alives that tonic leaves off.
+pub fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
+}
+
+/// The health of a process: `""` and every service of the contract go up and down together.
+#[derive(Clone)]
+pub struct HealthState(HealthReporter);
+
+impl HealthState {
+    /// A reporter and its service. Every name is registered now, since tonic-health's `Watch` answers
+    /// NOT_FOUND to a name that it learns later.
+    pub async fn new() -> (Self, HealthServer<impl Health>) {
+        let (reporter, service) = tonic_health::server::health_reporter();
+        let state = Self(reporter);
+        state.set_serving(false).await;
+        (state, service)
+    }
+
+    /// Tells probes and watchers whether new calls are welcome.
+    pub async fn set_serving(&self, serving: bool) {
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for name in SERVICES.into_iter().chain([""]) {
+            self.0.set_service_status(name, status).await;
+        }
+    }
+}
+
+/// Collects the services of a process and adds reflection, v1 and the v1alpha that older clients ask for.
+pub fn with_reflection<H: Health>(
+    mut routes: RoutesBuilder,
+    health: HealthServer<H>,
+) -> Result<Routes, tonic_reflection::server::Error> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    debug_assert_eq!(HealthServer::<H>::NAME, "grpc.health.v1.Health");
+    routes
+        .add_service(health)
+        .add_service(builder().build_v1()?)
+        .add_service(builder().build_v1alpha()?);
+    Ok(routes.routes())
+}

@@ -1,0 +1,277 @@
+//! The checks on a request that need no model. The router makes them early, a worker makes them again.
+
+use stoker_proto::v1::{
+    GenerateRequest, generate_request::Input, guided::Form, stop_condition::Kind,
+};
+
+use crate::error::{ServiceError, Violation};
+
+/// Stop conditions of one request.
+pub const MAX_STOP_CONDITIONS: usize = 16;
+/// Bytes of one stop string.
+pub const MAX_STOP_BYTES: usize = 256;
+/// Continuations of one prompt.
+pub const MAX_SEQUENCES: u32 = 16;
+/// Candidates beside each token.
+pub const MAX_TOP_CANDIDATES: u32 = 20;
+/// Characters of a request id.
+pub const MAX_REQUEST_ID: usize = 128;
+/// The least urgent priority.
+pub const MAX_PRIORITY: u32 = 1000;
+
+/// Checks every field that has a limit of its own, and reports all that are wrong at once.
+pub fn generate(request: &GenerateRequest) -> Result<(), ServiceError> {
+    let mut found = Violations::default();
+    identity(request, &mut found);
+    input(request, &mut found);
+    sampling(request, &mut found);
+    stopping(request, &mut found);
+    response(request, &mut found);
+    if found.0.is_empty() {
+        Ok(())
+    } else {
+        Err(ServiceError::Invalid(found.0))
+    }
+}
+
+#[derive(Default)]
+struct Violations(Vec<Violation>);
+
+impl Violations {
+    fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.0.push(Violation {
+            field: field.into(),
+            description: description.into(),
+        });
+    }
+
+    /// Adds a violation unless `value` is absent or lies within `low` (excluded if `open`) and `high`.
+    fn range(&mut self, field: &str, value: Option<f32>, low: f32, open: bool, high: f32) {
+        let Some(value) = value else { return };
+        // A NaN fails both comparisons, so it is never within.
+        let within = (if open { value > low } else { value >= low }) && value <= high;
+        if !within {
+            let from = if open { "above" } else { "at least" };
+            self.add(
+                field,
+                format!("{value} is not {from} {low} and at most {high}"),
+            );
+        }
+    }
+}
+
+fn identity(request: &GenerateRequest, found: &mut Violations) {
+    let id = &request.request_id;
+    if id.len() > MAX_REQUEST_ID || !id.bytes().all(|b| b.is_ascii_graphic()) {
+        found.add(
+            "request_id",
+            format!(
+                "{} bytes; use at most {MAX_REQUEST_ID} printable ASCII characters",
+                id.len()
+            ),
+        );
+    }
+    if request.priority.is_some_and(|p| p > MAX_PRIORITY) {
+        let value = request.priority.unwrap_or_default();
+        found.add("priority", format!("{value} is above {MAX_PRIORITY}"));
+    }
+}
+
+fn input(request: &GenerateRequest, found: &mut Violations) {
+    match &request.input {
+        None => found.add("input", "is missing; set `prompt`, `token_ids` or `chat`"),
+        Some(Input::Prompt(text)) if text.is_empty() => {
+            found.add("prompt", "is empty; send at least one character");
+        }
+        Some(Input::TokenIds(tokens)) if tokens.ids.is_empty() => {
+            found.add("token_ids", "is empty; send at least one id");
+        }
+        Some(Input::Chat(chat)) if chat.messages.is_empty() => {
+            found.add("chat.messages", "is empty; send at least one message");
+        }
+        Some(_) => {}
+    }
+}
+
+fn sampling(request: &GenerateRequest, found: &mut Violations) {
+    let Some(s) = &request.sampling else { return };
+    found.range("sampling.temperature", s.temperature, 0.0, false, 100.0);
+    found.range("sampling.top_p", s.top_p, 0.0, true, 1.0);
+    found.range("sampling.min_p", s.min_p, 0.0, false, 1.0);
+    found.range(
+        "sampling.frequency_penalty",
+        s.frequency_penalty,
+        -2.0,
+        false,
+        2.0,
+    );
+    found.range(
+        "sampling.presence_penalty",
+        s.presence_penalty,
+        -2.0,
+        false,
+        2.0,
+    );
+    found.range(
+        "sampling.repetition_penalty",
+        s.repetition_penalty,
+        0.0,
+        true,
+        10.0,
+    );
+    if let Some(n) = s.num_sequences.filter(|n| !(1..=MAX_SEQUENCES).contains(n)) {
+        found.add(
+            "sampling.num_sequences",
+            format!("{n} is not from 1 to {MAX_SEQUENCES}"),
+        );
+    }
+    for (token, bias) in &s.logit_bias {
+        let field = format!("sampling.logit_bias[{token}]");
+        found.range(&field, Some(*bias), -100.0, false, 100.0);
+    }
+}
+
+fn stopping(request: &GenerateRequest, found: &mut Violations) {
+    let Some(s) = &request.stopping else { return };
+    if s.max_tokens == Some(0) {
+        found.add(
+            "stopping.max_tokens",
+            "0 is not at least 1; leave it out for no limit",
+        );
+    }
+    if let (Some(min), Some(max)) = (s.min_tokens, s.max_tokens)
+        && min > max
+    {
+        found.add(
+            "stopping.min_tokens",
+            format!("{min} is above max_tokens, {max}"),
+        );
+    }
+    if s.conditions.len() > MAX_STOP_CONDITIONS {
+        let count = s.conditions.len();
+        found.add(
+            "stopping.conditions",
+            format!("{count} of them; at most {MAX_STOP_CONDITIONS}"),
+        );
+    }
+    for (i, condition) in s.conditions.iter().enumerate() {
+        let field = format!("stopping.conditions[{i}]");
+        match &condition.kind {
+            None => found.add(field, "is empty; set `text` or `token_id`"),
+            Some(Kind::Text(text)) if text.is_empty() || text.len() > MAX_STOP_BYTES => {
+                found.add(
+                    field,
+                    format!(
+                        "{} bytes; a stop string has 1 to {MAX_STOP_BYTES}",
+                        text.len()
+                    ),
+                );
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn response(request: &GenerateRequest, found: &mut Violations) {
+    if let Some(r) = &request.response
+        && r.top_candidates > MAX_TOP_CANDIDATES
+    {
+        let value = r.top_candidates;
+        found.add(
+            "response.top_candidates",
+            format!("{value} is above {MAX_TOP_CANDIDATES}"),
+        );
+    }
+    if let Some(Form::Choice(choices)) = request.guided.as_ref().and_then(|g| g.form.as_ref())
+        && choices.options.is_empty()
+    {
+        found.add("guided.choice", "is empty; give at least one option");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stoker_proto::v1::{Sampling, StopCondition, Stopping};
+
+    use super::*;
+
+    fn fields(request: &GenerateRequest) -> Vec<String> {
+        match generate(request) {
+            Ok(()) => Vec::new(),
+            Err(ServiceError::Invalid(violations)) => {
+                violations.into_iter().map(|v| v.field).collect()
+            }
+            Err(other) => vec![format!("{other:?}")],
+        }
+    }
+
+    fn request(sampling: Sampling, stopping: Stopping) -> GenerateRequest {
+        GenerateRequest {
+            input: Some(Input::Prompt("hello".into())),
+            sampling: Some(sampling),
+            stopping: Some(stopping),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn absent_fields_and_limits_pass() {
+        let sampling = Sampling {
+            temperature: Some(0.0),
+            top_p: Some(1.0),
+            min_p: Some(0.0),
+            ..Default::default()
+        };
+        assert_eq!(
+            fields(&request(sampling, Stopping::default())),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.0, 1e30] {
+            let sampling = Sampling {
+                temperature: Some(bad),
+                top_p: Some(bad),
+                min_p: Some(bad),
+                repetition_penalty: Some(bad),
+                num_sequences: Some(17),
+                logit_bias: [(3, f32::NAN)].into(),
+                ..Default::default()
+            };
+            let stopping = Stopping {
+                max_tokens: Some(0),
+                conditions: vec![StopCondition::default(); 17],
+                ..Default::default()
+            };
+            let found = fields(&request(sampling, stopping));
+            for field in [
+                "sampling.temperature",
+                "sampling.top_p",
+                "sampling.min_p",
+                "sampling.repetition_penalty",
+                "sampling.num_sequences",
+                "sampling.logit_bias[3]",
+                "stopping.max_tokens",
+                "stopping.conditions",
+                "stopping.conditions[16]",
+            ] {
+                assert!(
+                    found.iter().any(|f| f == field),
+                    "{field} with {bad}: {found:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_request_asks_for_input() {
+        assert_eq!(fields(&GenerateRequest::default()), ["input"]);
+        let long = GenerateRequest {
+            request_id: "x".repeat(129),
+            ..Default::default()
+        };
+        assert_eq!(fields(&long), ["request_id", "input"]);
+    }
+}
