@@ -1,0 +1,64 @@
+//! The bytes of every token, in one table.
+
+use super::TokenizerError;
+use super::rule::Rule;
+
+/// Ids beyond this are a damaged file: the table below has a row for every id.
+const MAX_ID: u32 = 1 << 24;
+
+/// The bytes that each token adds to a text, by id.
+pub(super) struct Pieces {
+    bytes: Vec<u8>,
+    /// Where each token's bytes end; they begin where the previous token's end.
+    ends: Vec<usize>,
+    special: Vec<bool>,
+}
+
+impl Pieces {
+    pub(super) fn of(
+        tokenizer: &tokenizers::Tokenizer,
+        rule: &Rule,
+    ) -> Result<Self, TokenizerError> {
+        let Some(max_id) = tokenizer.get_vocab(true).into_values().max() else {
+            return Err(TokenizerError::malformed("the vocabulary", "is empty"));
+        };
+        if max_id > MAX_ID {
+            let reason = format!("has the id {max_id}; at most {MAX_ID} are accepted");
+            return Err(TokenizerError::malformed("the vocabulary", reason));
+        }
+        let added = tokenizer.get_added_tokens_decoder();
+        let mut pieces = Self {
+            bytes: Vec::new(),
+            ends: Vec::with_capacity(max_id as usize + 1),
+            special: Vec::with_capacity(max_id as usize + 1),
+        };
+        for id in 0..=max_id {
+            let added = added.get(&id);
+            if let Some(token) = tokenizer.id_to_token(id) {
+                rule.append_bytes(&token, added.is_some(), &mut pieces.bytes);
+            }
+            pieces.ends.push(pieces.bytes.len());
+            pieces
+                .special
+                .push(added.is_some_and(|token| token.special));
+        }
+        Ok(pieces)
+    }
+
+    /// One more than the highest id.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The bytes of a token; `None` for an id above the highest.
+    pub(super) fn get(&self, id: u32) -> Option<&[u8]> {
+        let id = id as usize;
+        let end = *self.ends.get(id)?;
+        let start = id.checked_sub(1).map_or(0, |previous| self.ends[previous]);
+        Some(&self.bytes[start..end])
+    }
+
+    pub(super) fn is_special(&self, id: u32) -> bool {
+        self.special.get(id as usize).copied().unwrap_or(false)
+    }
+}

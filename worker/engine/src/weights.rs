@@ -1,0 +1,29 @@
+//! Models as files: SafeTensors folders, GGUF files and the bundled model, read tensor by tensor.
+//!
+//! Whatever the container, the rest of the engine sees one layout: Hugging Face tensor names, row-major
+//! `[out, in]` matrices and half-split rotary halves. Files are not trusted: every count, offset and
+//! shape is checked against the size of the file before anything is allocated for it, and whatever
+//! would change the mathematics without being implemented is refused by name.
+
+mod config;
+mod decode;
+mod dtype;
+mod error;
+mod folder;
+pub mod gguf;
+mod layout;
+mod model;
+mod read_at;
+mod safetensors;
+mod source;
+mod tensor;
+
+pub use config::ModelConfig;
+pub use dtype::Dtype;
+pub use error::WeightsError;
+pub use folder::{DiskFolder, EmbeddedFolder, Folder};
+pub use layout::tensor_shapes;
+pub use model::ModelFiles;
+pub use read_at::{FileReader, ReadAt};
+pub use source::Source;
+pub use tensor::{RawTensor, TensorInfo};

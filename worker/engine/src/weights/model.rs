@@ -1,0 +1,221 @@
+//! A model opened: its configuration, its tokenizer, and its tensors one at a time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::config::{add_generation_config, from_json, from_metadata};
+use super::gguf::{self, Gguf};
+use super::tensor::StoredTensor;
+use super::{
+    DiskFolder, EmbeddedFolder, FileReader, Folder, ModelConfig, RawTensor, Source, TensorInfo,
+    WeightsError, layout, safetensors,
+};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// The largest tokenizers in use are a tenth of this.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// A model whose files are open, checked and ready to be read.
+pub struct ModelFiles {
+    name: String,
+    config: ModelConfig,
+    tokenizer: Arc<Tokenizer>,
+    tensors: BTreeMap<String, StoredTensor>,
+}
+
+impl ModelFiles {
+    /// Opens a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file.
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        let name = path.display().to_string();
+        if !path.exists() {
+            return Err(WeightsError::NotFound { path: name });
+        }
+        if path.is_dir() {
+            return Self::from_folder(&DiskFolder(path.to_owned()));
+        }
+        let reader = FileReader::open(path).map_err(|source| WeightsError::Io {
+            file: name.clone(),
+            what: "the file".to_owned(),
+            source,
+        })?;
+        let source = Source::new(name, reader);
+        if gguf::has_magic(&source) || has_extension(path, "gguf") {
+            return Self::from_gguf(source);
+        }
+        Err(not_a_model_file(path))
+    }
+
+    /// Opens a model that is part of the binary: file names and their bytes, as in a folder.
+    pub fn embedded(
+        name: &'static str,
+        files: &'static [(&'static str, &'static [u8])],
+    ) -> Result<Self, WeightsError> {
+        Self::from_folder(&EmbeddedFolder { name, files })
+    }
+
+    /// Opens the files of a folder.
+    pub fn from_folder(folder: &dyn Folder) -> Result<Self, WeightsError> {
+        let source = open_file(folder, CONFIG)?;
+        let mut config = from_json(&source)?;
+        if let Some(source) = folder.open(GENERATION_CONFIG)? {
+            config = add_generation_config(config, &source)?;
+        }
+        let source = open_file(folder, TOKENIZER)?;
+        let json = source.read_all(MAX_TOKENIZER_BYTES)?;
+        let tokenizer = Tokenizer::from_json_bytes(&json).map_err(|error| at(&source, error))?;
+        let source = Arc::new(open_file(folder, WEIGHTS)?);
+        let tensors = safetensors::read_tensors(&source)?;
+        Self::assemble(folder.name(), &source, config, tokenizer, tensors)
+    }
+
+    /// Opens a GGUF file.
+    pub fn from_gguf(source: Source) -> Result<Self, WeightsError> {
+        let source = Arc::new(source);
+        let gguf = Gguf::parse(Arc::clone(&source))?;
+        let config = from_metadata(&source, &gguf)?;
+        let tokenizer =
+            Tokenizer::from_gguf(gguf.metadata()).map_err(|error| at(&source, error))?;
+        let tensors = gguf.canonical_tensors(&config)?;
+        Self::assemble(
+            source.name().to_owned(),
+            &source,
+            config,
+            tokenizer,
+            tensors,
+        )
+    }
+
+    fn assemble(
+        name: String,
+        source: &Source,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        tensors: BTreeMap<String, StoredTensor>,
+    ) -> Result<Self, WeightsError> {
+        let tensors = layout::check(source, &config, tensors)?;
+        let tokenizer = tokenizer.for_model(config.vocab_size, &config.eos_token_ids);
+        Ok(Self {
+            name,
+            tokenizer: Arc::new(tokenizer),
+            config,
+            tensors,
+        })
+    }
+
+    /// The path or label that the model was opened by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The model's shape and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// The tensors of the model, sorted by name: exactly those of [`tensor_shapes`](super::tensor_shapes).
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
+        self.tensors.values().map(|tensor| &tensor.info)
+    }
+
+    /// Reads one tensor as f32, row-major `[out, in]`.
+    ///
+    /// Fails when there is no tensor of that name, the read fails, or an element is not finite.
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
+        self.tensor(name)?.read_f32()
+    }
+
+    /// Reads one tensor as it is stored, except that its rows are in canonical order.
+    ///
+    /// The elements are not looked at: this is for kernels that take the stored type, and for digests.
+    pub fn read_raw(&self, name: &str) -> Result<RawTensor, WeightsError> {
+        self.tensor(name)?.read_raw()
+    }
+
+    fn tensor(&self, name: &str) -> Result<&StoredTensor, WeightsError> {
+        let unknown = || WeightsError::UnknownTensor {
+            model: self.name.clone(),
+            tensor: name.to_owned(),
+        };
+        self.tensors.get(name).ok_or_else(unknown)
+    }
+}
+
+impl fmt::Debug for ModelFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelFiles")
+            .field("name", &self.name)
+            .field("config", &self.config)
+            .field("tensors", &self.tensors.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn at(source: &Source, error: TokenizerError) -> WeightsError {
+    WeightsError::Tokenizer {
+        file: source.name().to_owned(),
+        source: error,
+    }
+}
+
+/// Opens a file that a model folder must have.
+fn open_file(folder: &dyn Folder, file: &str) -> Result<Source, WeightsError> {
+    folder
+        .open(file)?
+        .ok_or_else(|| not_a_model_folder(folder, file))
+}
+
+fn not_a_model_folder(folder: &dyn Folder, missing: &str) -> WeightsError {
+    let files = folder.files();
+    let with_end = |end: &str| files.iter().find(|name| name.ends_with(end));
+    let advice = if missing == WEIGHTS && files.iter().any(|name| name == INDEX) {
+        "sharded models (model.safetensors.index.json) are not supported yet; save the model as \
+         one model.safetensors"
+            .to_owned()
+    } else if let Some(gguf) = with_end(".gguf") {
+        format!("to use {gguf}, pass the path of the file itself")
+    } else if let Some(weights) = with_end(".bin").or_else(|| with_end(".pth")) {
+        format!("{weights} is not read, since unpickling it runs code; convert it to SafeTensors")
+    } else {
+        format!("a model folder has {CONFIG}, {TOKENIZER} and {WEIGHTS}")
+    };
+    WeightsError::NotAModel {
+        path: folder.name(),
+        reason: format!("there is no {missing}"),
+        advice,
+    }
+}
+
+fn not_a_model_file(path: &Path) -> WeightsError {
+    let pickled = ["bin", "pt", "pth", "ckpt"]
+        .iter()
+        .any(|end| has_extension(path, end));
+    let advice = if has_extension(path, "safetensors") || has_extension(path, "json") {
+        "pass the folder that holds it together with config.json and tokenizer.json"
+    } else if pickled {
+        "PyTorch files are not read, since unpickling runs code; convert the model to SafeTensors"
+    } else {
+        "pass a folder with config.json, tokenizer.json and model.safetensors, or a .gguf file"
+    };
+    WeightsError::NotAModel {
+        path: path.display().to_string(),
+        reason: "is not a GGUF file".to_owned(),
+        advice: advice.to_owned(),
+    }
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension()
+        .is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}

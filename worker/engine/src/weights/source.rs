@@ -1,0 +1,114 @@
+//! A readable file with the name that errors call it by, and reads that are checked against its size.
+
+use std::fmt;
+
+use super::{ReadAt, WeightsError};
+
+/// An open model file.
+pub struct Source {
+    name: String,
+    reader: Box<dyn ReadAt>,
+}
+
+impl Source {
+    /// Names `reader` as `name`, the path or label to be used in errors.
+    pub fn new(name: impl Into<String>, reader: impl ReadAt + 'static) -> Self {
+        Self {
+            name: name.into(),
+            reader: Box::new(reader),
+        }
+    }
+
+    /// The name used in errors.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The size in bytes.
+    pub fn len(&self) -> u64 {
+        self.reader.len()
+    }
+
+    /// Whether the file is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads `len` bytes at `offset` into a new buffer, allocated only once the file is known to hold them.
+    ///
+    /// `what` names the bytes in errors.
+    pub fn read(&self, offset: u64, len: u64, what: &str) -> Result<Vec<u8>, WeightsError> {
+        self.check(offset, len, what)?;
+        let len = usize::try_from(len)
+            .map_err(|_| self.malformed(what, format!("{len} bytes do not fit in memory")))?;
+        let mut bytes = vec![0; len];
+        self.read_into(&mut bytes, offset, what)?;
+        Ok(bytes)
+    }
+
+    /// Fills `buf` with the bytes at `offset`.
+    pub fn read_into(&self, buf: &mut [u8], offset: u64, what: &str) -> Result<(), WeightsError> {
+        self.check(offset, buf.len() as u64, what)?;
+        self.reader
+            .read_exact_at(buf, offset)
+            .map_err(|source| WeightsError::Io {
+                file: self.name.clone(),
+                what: what.to_owned(),
+                source,
+            })
+    }
+
+    /// Reads the whole file, if it is no larger than `limit` bytes.
+    pub fn read_all(&self, limit: u64) -> Result<Vec<u8>, WeightsError> {
+        if self.len() > limit {
+            let reason = format!("is {} bytes long; at most {limit} are accepted", self.len());
+            return Err(self.malformed("the file", reason));
+        }
+        self.read(0, self.len(), "the file")
+    }
+
+    pub(super) fn check(&self, offset: u64, len: u64, what: &str) -> Result<(), WeightsError> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len() => Ok(()),
+            _ => Err(self.malformed(
+                what,
+                format!(
+                    "takes {len} bytes at offset {offset}, but the file ends after {} bytes; \
+                     is the download complete?",
+                    self.len()
+                ),
+            )),
+        }
+    }
+
+    pub(super) fn malformed(&self, subject: &str, reason: impl Into<String>) -> WeightsError {
+        WeightsError::Malformed {
+            file: self.name.clone(),
+            subject: subject.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(super) fn unsupported(
+        &self,
+        subject: impl Into<String>,
+        value: impl fmt::Display,
+        supported: impl Into<String>,
+    ) -> WeightsError {
+        WeightsError::Unsupported {
+            file: self.name.clone(),
+            subject: subject.into(),
+            value: value.to_string(),
+            supported: supported.into(),
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("name", &self.name)
+            .field("len", &self.len())
+            .finish()
+    }
+}

@@ -1,0 +1,188 @@
+//! Where a tensor lies in its file, and reading it into the canonical layout.
+
+use std::sync::Arc;
+
+use super::decode::decode_row;
+use super::{Dtype, Source, WeightsError};
+
+/// Rows are read in pieces of about this size, so that a tensor is never held twice.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// What a tensor is, without its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The canonical name, for example `model.layers.3.self_attn.q_proj.weight`.
+    pub name: String,
+    /// How its elements are stored in the file.
+    pub dtype: Dtype,
+    /// Dimensions, outermost first: `[out, in]` for a matrix, `[len]` for a vector.
+    pub shape: Vec<usize>,
+}
+
+/// A tensor's stored bytes, with rows in canonical order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawTensor {
+    /// How the elements are stored.
+    pub dtype: Dtype,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Rows one after the other, each whole blocks of `dtype`.
+    pub bytes: Vec<u8>,
+}
+
+/// The order in which the rows of a matrix are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    /// As the engine wants them.
+    Canonical,
+    /// Within each head of `head_dim` rows, the two rotary halves alternate: 0, d/2, 1, d/2 + 1, ...
+    Interleaved { head_dim: usize },
+}
+
+impl RowOrder {
+    /// Where a stored row belongs.
+    fn canonical(self, stored: usize) -> usize {
+        match self {
+            Self::Canonical => stored,
+            Self::Interleaved { head_dim } => {
+                let (head, row) = (stored / head_dim, stored % head_dim);
+                head * head_dim + row % 2 * (head_dim / 2) + row / 2
+            }
+        }
+    }
+}
+
+/// A tensor with its place in a file. Its extent was checked when it was made.
+#[derive(Debug, Clone)]
+pub(super) struct StoredTensor {
+    pub(super) info: TensorInfo,
+    source: Arc<Source>,
+    /// Byte offset in the file.
+    offset: u64,
+    rows: RowOrder,
+    num_rows: usize,
+    /// Elements in a row.
+    row_len: usize,
+    /// Stored bytes of a row.
+    row_bytes: usize,
+}
+
+impl StoredTensor {
+    /// Places a tensor at `offset`, if the file holds all of it.
+    pub(super) fn new(
+        info: TensorInfo,
+        source: Arc<Source>,
+        offset: u64,
+    ) -> Result<Self, WeightsError> {
+        let TensorInfo { name, dtype, shape } = &info;
+        let too_large = || source.malformed(name, format!("shape {shape:?} is too large"));
+        let (row_len, outer) = match shape.split_last() {
+            Some((row_len, outer)) => (*row_len, outer),
+            None => (1, &[][..]),
+        };
+        let num_rows = outer
+            .iter()
+            .try_fold(1, |n: usize, dim| n.checked_mul(*dim))
+            .filter(|n| n.checked_mul(row_len).is_some())
+            .ok_or_else(too_large)?;
+        let row_bytes = dtype.row_bytes(row_len).ok_or_else(|| {
+            let block = dtype.block_len();
+            source.malformed(
+                name,
+                format!("rows of {row_len} elements are not whole {dtype} blocks of {block}"),
+            )
+        })?;
+        let bytes = num_rows.checked_mul(row_bytes).ok_or_else(too_large)?;
+        source.check(offset, bytes as u64, name)?;
+        Ok(Self {
+            offset,
+            rows: RowOrder::Canonical,
+            num_rows,
+            row_len,
+            row_bytes,
+            source,
+            info,
+        })
+    }
+
+    /// The same tensor under its canonical name, with its rows put in order when they are read.
+    pub(super) fn renamed(mut self, name: String, rows: RowOrder) -> Self {
+        self.info.name = name;
+        self.rows = rows;
+        self
+    }
+
+    /// The bytes that it takes in the file: `start..end`.
+    pub(super) fn byte_range(&self) -> std::ops::Range<u64> {
+        self.offset..self.offset + (self.num_rows * self.row_bytes) as u64
+    }
+
+    /// Reads the tensor as f32, row-major, refusing what is not finite.
+    pub(super) fn read_f32(&self) -> Result<Vec<f32>, WeightsError> {
+        let mut values = vec![0.0; self.num_rows * self.row_len];
+        self.for_each_row(|row, bytes| {
+            let start = row * self.row_len;
+            let out = &mut values[start..start + self.row_len];
+            decode_row(self.info.dtype, bytes, out);
+            match out.iter().position(|value| !value.is_finite()) {
+                None => Ok(()),
+                Some(column) => Err(WeightsError::NonFinite {
+                    file: self.source.name().to_owned(),
+                    tensor: self.info.name.clone(),
+                    index: start + column,
+                    value: out[column],
+                }),
+            }
+        })?;
+        Ok(values)
+    }
+
+    /// Reads the tensor's bytes as they are stored, with rows in canonical order.
+    pub(super) fn read_raw(&self) -> Result<RawTensor, WeightsError> {
+        let mut bytes = vec![0; self.num_rows * self.row_bytes];
+        self.for_each_row(|row, stored| {
+            let start = row * self.row_bytes;
+            bytes[start..start + self.row_bytes].copy_from_slice(stored);
+            Ok(())
+        })?;
+        Ok(RawTensor {
+            dtype: self.info.dtype,
+            shape: self.info.shape.clone(),
+            bytes,
+        })
+    }
+
+    /// Calls `take` with every row's canonical index and its stored bytes, in file order.
+    fn for_each_row(
+        &self,
+        mut take: impl FnMut(usize, &[u8]) -> Result<(), WeightsError>,
+    ) -> Result<(), WeightsError> {
+        if self.row_bytes == 0 {
+            return Ok(());
+        }
+        let rows_per_piece = (PIECE_BYTES / self.row_bytes).clamp(1, self.num_rows.max(1));
+        let mut piece = vec![0; rows_per_piece * self.row_bytes];
+        for first in (0..self.num_rows).step_by(rows_per_piece) {
+            let rows = rows_per_piece.min(self.num_rows - first);
+            let piece = &mut piece[..rows * self.row_bytes];
+            let offset = self.offset + (first * self.row_bytes) as u64;
+            self.source.read_into(piece, offset, &self.info.name)?;
+            for (row, bytes) in piece.chunks_exact(self.row_bytes).enumerate() {
+                take(self.rows.canonical(first + row), bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interleaved_rows_return_to_their_halves() {
+        let rows = RowOrder::Interleaved { head_dim: 6 };
+        let canonical: Vec<_> = (0..12).map(|row| rows.canonical(row)).collect();
+        assert_eq!(canonical, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
+    }
+}

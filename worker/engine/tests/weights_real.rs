@@ -1,0 +1,174 @@
+//! Real files: every container of one model holds the same weights.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[path = "weights_support/data.rs"]
+mod data;
+
+use data::shared_data;
+use stoker_engine::weights::{Dtype, ModelConfig, ModelFiles, tensor_shapes};
+
+const MODEL: &str = "models/stories260K";
+
+/// The SafeTensors original and the GGUF file of the same model with the given ending.
+fn originals_and(ending: &str) -> Option<(ModelFiles, ModelFiles)> {
+    let folder = shared_data(MODEL)?;
+    let gguf = folder.join(format!("stories260K{ending}.gguf"));
+    Some((
+        ModelFiles::open(&folder).unwrap(),
+        ModelFiles::open(&gguf).unwrap(),
+    ))
+}
+
+/// Calls `compare` with name, type, original and GGUF values of every tensor of the GGUF file.
+fn for_each_tensor(ending: &str, compare: impl Fn(&str, Dtype, &[f32], &[f32])) {
+    let Some((original, gguf)) = originals_and(ending) else {
+        return;
+    };
+    assert_eq!(gguf.tensors().len(), 48);
+    for tensor in gguf.tensors() {
+        // The original ties its output to the embeddings; the GGUF files store it a second time.
+        let name = match tensor.name.as_str() {
+            "lm_head.weight" => "model.embed_tokens.weight",
+            name => name,
+        };
+        let expected = original.read_f32(name).unwrap();
+        let actual = gguf.read_f32(&tensor.name).unwrap();
+        assert_eq!(expected.len(), actual.len(), "{name}");
+        compare(name, tensor.dtype, &expected, &actual);
+    }
+}
+
+#[test]
+fn f32_gguf_equals_safetensors_bit_for_bit() {
+    for_each_tensor("", |name, dtype, expected, actual| {
+        assert_eq!(dtype, Dtype::F32);
+        let same = expected
+            .iter()
+            .zip(actual)
+            .all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{name}");
+    });
+}
+
+#[test]
+fn f16_gguf_is_the_original_rounded_to_f16() {
+    for_each_tensor("-f16", |name, dtype, expected, actual| {
+        for (a, b) in expected.iter().zip(actual) {
+            let rounded = match dtype {
+                Dtype::F16 => half::f16::from_f32(*a).to_f32(),
+                _ => *a,
+            };
+            assert_eq!(rounded, *b, "{name}");
+        }
+    });
+}
+
+#[test]
+fn bf16_gguf_is_the_original_rounded_to_bf16() {
+    for_each_tensor("-bf16", |name, dtype, expected, actual| {
+        for (a, b) in expected.iter().zip(actual) {
+            let rounded = match dtype {
+                Dtype::BF16 => half::bf16::from_f32(*a).to_f32(),
+                _ => *a,
+            };
+            assert_eq!(rounded, *b, "{name}");
+        }
+    });
+}
+
+#[test]
+fn q8_0_gguf_is_within_half_a_step_of_the_original() {
+    for_each_tensor("-q8_0", |name, dtype, expected, actual| {
+        for (expected, actual) in expected.chunks(32).zip(actual.chunks(32)) {
+            let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+            // Half a step, and what rounding the scale itself to f16 can move the largest value by.
+            let tolerance = match dtype {
+                Dtype::Q8_0 => largest / 127.0 * 0.5 + largest * f32::powi(2.0, -11),
+                _ => 0.0,
+            };
+            for (a, b) in expected.iter().zip(actual) {
+                assert!((a - b).abs() <= tolerance, "{name}: {a} became {b}");
+            }
+        }
+    });
+}
+
+#[test]
+fn types_that_are_not_read_yet_are_refused_by_name() {
+    let Some(folder) = shared_data(MODEL) else {
+        return;
+    };
+    for (ending, name) in [("q4_0", "Q4_0"), ("q5_1", "Q5_1")] {
+        let path = folder.join(format!("stories260K-{ending}.gguf"));
+        let message = ModelFiles::open(&path).unwrap_err().to_string();
+        let expected = format!("tensor token_embd.weight of type {name} is not supported yet");
+        assert!(message.contains(&expected), "{message}");
+    }
+}
+
+#[test]
+fn both_containers_describe_the_same_model() {
+    let Some((original, gguf)) = originals_and("") else {
+        return;
+    };
+    let config = ModelConfig {
+        hidden_size: 64,
+        intermediate_size: 172,
+        num_layers: 5,
+        num_heads: 8,
+        num_kv_heads: 4,
+        head_dim: 8,
+        vocab_size: 512,
+        context_length: 512,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_embeddings: true,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![2],
+    };
+    assert_eq!(*original.config(), config);
+    let expected = ModelConfig {
+        // The GGUF file claims more than the model was trained for, and stores its output projection.
+        context_length: 2048,
+        tie_embeddings: false,
+        ..config
+    };
+    assert_eq!(*gguf.config(), expected);
+    for model in [original, gguf] {
+        let mut shapes = tensor_shapes(model.config());
+        shapes.sort();
+        let found = model.tensors().map(|t| (t.name.clone(), t.shape.clone()));
+        assert_eq!(found.collect::<Vec<_>>(), shapes);
+        assert_eq!(model.tokenizer().eos_ids(), [2]);
+    }
+}
+
+#[test]
+fn raw_bytes_are_the_stored_ones_in_canonical_order() {
+    let Some((original, gguf)) = originals_and("") else {
+        return;
+    };
+    for name in [
+        "model.layers.2.self_attn.q_proj.weight",
+        "model.norm.weight",
+    ] {
+        let raw = gguf.read_raw(name).unwrap();
+        assert_eq!(raw, original.read_raw(name).unwrap());
+        let values = original.read_f32(name).unwrap();
+        let bytes: Vec<_> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(raw.bytes, bytes);
+    }
+}
+
+#[test]
+fn a_tensor_that_is_not_there_is_named() {
+    let Some(folder) = shared_data(MODEL) else {
+        return;
+    };
+    let model = ModelFiles::open(&folder).unwrap();
+    let message = model.read_f32("lm_head.weight").unwrap_err().to_string();
+    assert!(
+        message.ends_with("there is no tensor lm_head.weight"),
+        "{message}"
+    );
+}
