@@ -1,0 +1,81 @@
+//! One source, several instruction sets: a kernel is compiled for each, and the CPU picks at run time.
+//!
+//! All of them give the same bits: kernels spell out their order of operations and their fused
+//! multiply-adds, so a wider register changes the speed alone.
+
+use std::sync::OnceLock;
+
+/// An instruction set that this CPU has. Only this module makes one, so holding it proves that the CPU
+/// can run it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Isa(Kind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Whatever the compiler's target has: NEON on Arm; a software multiply-add on x86-64.
+    Baseline,
+}
+
+/// A piece of work. Mark `run` and all that it calls `#[inline(always)]`: only code that is inlined is
+/// compiled for the instruction set.
+pub trait Kernel {
+    /// What the work gives.
+    type Output;
+    /// Does the work.
+    fn run(self) -> Self::Output;
+}
+
+impl Isa {
+    /// The fastest.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Self::available()[0])
+    }
+
+    /// All that this CPU has, fastest first.
+    pub fn available() -> Vec<Self> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if avx2 && is_x86_feature_detected!("avx512f") {
+                found.push(Self(Kind::Avx512));
+            }
+            if avx2 {
+                found.push(Self(Kind::Avx2));
+            }
+        }
+        found.push(Self(Kind::Baseline));
+        found
+    }
+
+    /// Runs `kernel` as compiled for this instruction set.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` saw AVX-512F, AVX2 and FMA on this CPU before it made this value.
+            Kind::Avx512 => unsafe { avx512(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` saw AVX2 and FMA on this CPU before it made this value.
+            Kind::Avx2 => unsafe { avx2(kernel) },
+            Kind::Baseline => kernel.run(),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
+}

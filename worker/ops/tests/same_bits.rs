@@ -1,0 +1,171 @@
+//! A row's bits do not depend on the batch, the threads or the instruction set.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use stoker_ops::cpu::{
+    attention::{Paged, paged_attention},
+    isa::Isa,
+    linear::{Matrix, linear, swiglu},
+    norm::rms_norm,
+    rope::rotate,
+};
+use stoker_ops::{KV_BLOCK, rope};
+
+/// The widths at which burn's own product was seen to change its bits, and a small one.
+const WIDTHS: [usize; 3] = [64, 2048, 5632];
+
+/// Numbers of mixed sizes and signs, the same on every run.
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state as f32 / u32::MAX as f32 - 0.5) * f32::powi(2.0, (state % 7) as i32 - 3)
+        })
+        .collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn batched_equals_alone() {
+    for k in WIDTHS {
+        let n = 37;
+        let weight = numbers(n * k, 1);
+        let up = numbers(n * k, 2);
+        let (weight, up) = (Matrix { data: &weight, k }, Matrix { data: &up, k });
+        let x = numbers(33 * k, 3);
+        for isa in Isa::available() {
+            for rows in [1, 2, 3, 4, 5, 8, 33] {
+                let batch = &x[..rows * k];
+                let products = linear(isa, batch, weight);
+                let gated = swiglu(isa, batch, weight, up);
+                for i in 0..rows {
+                    let row = &x[i * k..(i + 1) * k];
+                    let at = i * n..(i + 1) * n;
+                    assert_eq!(bits(&products[at.clone()]), bits(&linear(isa, row, weight)));
+                    assert_eq!(bits(&gated[at]), bits(&swiglu(isa, row, weight, up)));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_and_thread_count_agrees() {
+    let one = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap();
+    let three = rayon::ThreadPoolBuilder::new()
+        .num_threads(3)
+        .build()
+        .unwrap();
+    for k in WIDTHS.into_iter().chain([1, 15, 17, 172]) {
+        let (x, w, up) = (numbers(5 * k, 4), numbers(40 * k, 5), numbers(40 * k, 6));
+        let gain = numbers(k, 7);
+        let outcome = |isa: Isa| {
+            let (weight, up) = (Matrix { data: &w, k }, Matrix { data: &up, k });
+            let mut all = linear(isa, &x, weight);
+            all.extend(swiglu(isa, &x, weight, up));
+            all.extend(rms_norm(isa, &x, &gain, 1e-5));
+            bits(&all)
+        };
+        let want = one.install(|| outcome(Isa::best()));
+        for isa in Isa::available() {
+            assert_eq!(one.install(|| outcome(isa)), want, "{isa:?} at {k}");
+            assert_eq!(
+                three.install(|| outcome(isa)),
+                want,
+                "{isa:?} at {k}, three threads"
+            );
+        }
+    }
+}
+
+/// A cache for one sequence of `length`, its blocks in reverse order.
+struct Sequence {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    table: Vec<i32>,
+}
+
+const G: usize = 2;
+const GROUP: usize = 3;
+const D: usize = 24;
+
+fn sequence(length: usize) -> Sequence {
+    let blocks = length.div_ceil(KV_BLOCK);
+    let size = blocks * G * KV_BLOCK * D;
+    Sequence {
+        keys: numbers(size, 8),
+        values: numbers(size, 9),
+        table: (0..blocks as i32).rev().collect(),
+    }
+}
+
+fn attend(isa: Isa, s: &Sequence, queries: &[f32], positions: &[i32]) -> Vec<f32> {
+    let rows = vec![0; positions.len()];
+    let paged = Paged {
+        keys: &s.keys,
+        values: &s.values,
+        tables: &s.table,
+        blocks: s.table.len(),
+        positions,
+        rows: &rows,
+        g: G,
+        d: D,
+    };
+    paged_attention(isa, queries, paged)
+}
+
+#[test]
+fn prefill_equals_decode_in_attention() {
+    let length = 3 * KV_BLOCK + 5;
+    let s = sequence(length);
+    let width = G * GROUP * D;
+    let queries = numbers(length * width, 10);
+    let positions: Vec<i32> = (0..length as i32).collect();
+    let whole = attend(Isa::best(), &s, &queries, &positions);
+    for isa in Isa::available() {
+        assert_eq!(
+            bits(&attend(isa, &s, &queries, &positions)),
+            bits(&whole),
+            "{isa:?}"
+        );
+        for p in 0..length {
+            let row = p * width..(p + 1) * width;
+            let alone = attend(isa, &s, &queries[row.clone()], &positions[p..=p]);
+            assert_eq!(bits(&alone), bits(&whole[row]), "{isa:?} at position {p}");
+        }
+    }
+}
+
+#[test]
+fn rotation_agrees_and_keeps_lengths() {
+    let d = 32;
+    let table = rope::table(600, d, 1e4);
+    let x = numbers(3 * 2 * d, 11);
+    let positions = [0, 17, 599];
+    let rotated = |isa| {
+        let mut x = x.clone();
+        rotate(isa, &mut x, &table, &positions, d);
+        x
+    };
+    let want = rotated(Isa::best());
+    assert_eq!(
+        bits(&want[..2 * d]),
+        bits(&x[..2 * d]),
+        "position 0 turns nothing"
+    );
+    for isa in Isa::available() {
+        assert_eq!(bits(&rotated(isa)), bits(&want), "{isa:?}");
+    }
+    let square = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+    for (a, b) in x.chunks_exact(d).zip(want.chunks_exact(d)) {
+        assert!((square(a) - square(b)).abs() < 1e-5 * square(a));
+    }
+}
