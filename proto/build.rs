@@ -11,10 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // Server reflection serves these.
-    fs::write(
-        out.join("stoker_descriptor.bin"),
-        descriptors.encode_to_vec(),
-    )?;
+    fs::write(out.join("stoker_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

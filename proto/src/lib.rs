@@ -2,11 +2,7 @@
 
 /// Version 1 of the contract: `Inference` and `Control`.
 pub mod v1 {
-    #![allow(
-        missing_docs,
-        unreachable_pub,
-        reason = "generated; the protos carry the comments"
-    )]
+    #![allow(missing_docs, unreachable_pub, reason = "generated; the protos carry the comments")]
     #![allow(clippy::all, clippy::unwrap_used, reason = "generated")]
     tonic::include_proto!("stoker.v1");
 }

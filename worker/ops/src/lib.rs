@@ -8,10 +8,7 @@
 //! work is split over threads, and whichever instruction set the CPU has: sums run over sixteen lanes
 //! with fused multiply-adds and end in one fixed tree ([`cpu::lanes`]), attention walks tiles at absolute
 //! positions ([`cpu::attention`]), and transcendental functions are our own ([`math`]).
-#![allow(
-    unsafe_code,
-    reason = "the one crate that may; every block says why it is sound"
-)]
+#![allow(unsafe_code, reason = "the one crate that may; every block says why it is sound")]
 
 pub mod cpu;
 pub mod math;

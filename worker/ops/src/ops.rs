@@ -135,10 +135,7 @@ pub struct Qkv {
 
 impl Cache {
     fn on_backend(self) -> CacheOn<Dispatch> {
-        CacheOn {
-            keys: self.keys.into_dispatch(),
-            values: self.values.into_dispatch(),
-        }
+        CacheOn { keys: self.keys.into_dispatch(), values: self.values.into_dispatch() }
     }
 }
 
@@ -195,10 +192,8 @@ pub fn project_and_append(
         tokens.clone().on_backend(),
         cache.on_backend(),
     );
-    let cache = Cache {
-        keys: Tensor::from_dispatch(out.keys),
-        values: Tensor::from_dispatch(out.values),
-    };
+    let cache =
+        Cache { keys: Tensor::from_dispatch(out.keys), values: Tensor::from_dispatch(out.values) };
     (Tensor::from_dispatch(out.queries), cache)
 }
 

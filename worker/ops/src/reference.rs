@@ -34,14 +34,8 @@ pub fn swiglu(x: Tensor<2>, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 pub fn rotate(x: Tensor<3>, rope: Tensor<2>, positions: Tensor<1, Int>) -> Tensor<3> {
     let half = x.dims()[2] / 2;
     let angles: Tensor<3> = rope.select(0, positions).unsqueeze_dim(1);
-    let (cos, sin) = (
-        angles.clone().slice(s![.., .., ..half]),
-        angles.slice(s![.., .., half..]),
-    );
-    let (a, b) = (
-        x.clone().slice(s![.., .., ..half]),
-        x.slice(s![.., .., half..]),
-    );
+    let (cos, sin) = (angles.clone().slice(s![.., .., ..half]), angles.slice(s![.., .., half..]));
+    let (a, b) = (x.clone().slice(s![.., .., ..half]), x.slice(s![.., .., half..]));
     let first = a.clone() * cos.clone() - b.clone() * sin.clone();
     let second = b * cos + a * sin;
     Tensor::cat(vec![first, second], 2)
@@ -67,10 +61,7 @@ pub fn project_and_append(
     let q = rotate(q, rope.clone(), tokens.positions.clone());
     let k = rotate(k, rope, tokens.positions.clone());
 
-    let Cache {
-        mut keys,
-        mut values,
-    } = cache;
+    let Cache { mut keys, mut values } = cache;
     let slots: Vec<i32> = ints(tokens.slots.clone());
     for (i, slot) in slots.into_iter().enumerate() {
         let (block, offset) = (slot as usize / KV_BLOCK, slot as usize % KV_BLOCK);
@@ -93,11 +84,7 @@ pub fn paged_attention(queries: Tensor<3>, tokens: &Tokens, cache: &Cache) -> Te
             let length = positions[i] as usize + 1;
             let row = rows[i] as usize;
             let blocks = length.div_ceil(KV_BLOCK);
-            let table = tokens
-                .tables
-                .clone()
-                .slice(s![row..row + 1, 0..blocks])
-                .reshape([blocks]);
+            let table = tokens.tables.clone().slice(s![row..row + 1, 0..blocks]).reshape([blocks]);
             // [blocks, g, KV_BLOCK, d] -> [g, length, d] -> [h, length, d]
             let gather = |from: &Tensor<4>| -> Tensor<3> {
                 from.clone()
@@ -111,9 +98,7 @@ pub fn paged_attention(queries: Tensor<3>, tokens: &Tokens, cache: &Cache) -> Te
             };
             let q = queries.clone().slice(s![i..i + 1]).reshape([h, 1, d]);
             let scores = q.matmul(gather(&cache.keys).swap_dims(1, 2)) / (d as f32).sqrt();
-            activation::softmax(scores, 2)
-                .matmul(gather(&cache.values))
-                .reshape([1, h * d])
+            activation::softmax(scores, 2).matmul(gather(&cache.values)).reshape([1, h * d])
         })
         .collect();
     Tensor::cat(outputs, 0)

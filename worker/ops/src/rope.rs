@@ -6,9 +6,8 @@
 /// by `position * theta^(-2 i / head_dim)`.
 pub fn table(positions: usize, head_dim: usize, theta: f64) -> Vec<f32> {
     let half = head_dim / 2;
-    let frequencies: Vec<f64> = (0..half)
-        .map(|i| libm::pow(theta, -2.0 * i as f64 / head_dim as f64))
-        .collect();
+    let frequencies: Vec<f64> =
+        (0..half).map(|i| libm::pow(theta, -2.0 * i as f64 / head_dim as f64)).collect();
     let mut table = Vec::with_capacity(positions * head_dim);
     for position in 0..positions {
         let angles = frequencies.iter().map(|f| f * position as f64);

@@ -30,20 +30,14 @@ fn assert_close<const D: usize>(got: Tensor<D>, want: Tensor<D>) {
     let want: Vec<f32> = want.into_data().try_to_vec().unwrap();
     let size = want.iter().fold(1.0f32, |a, b| a.max(b.abs()));
     for (i, (a, b)) in got.iter().zip(&want).enumerate() {
-        assert!(
-            (a - b).abs() <= TOLERANCE * size,
-            "element {i}: {a} is not {b}"
-        );
+        assert!((a - b).abs() <= TOLERANCE * size, "element {i}: {a} is not {b}");
     }
 }
 
 /// Sequences with `lengths` new tokens each, on top of `cached` old ones, in shuffled blocks.
 fn tokens(lengths: &[usize], cached: &[usize]) -> (Tokens, usize) {
-    let needed: Vec<usize> = lengths
-        .iter()
-        .zip(cached)
-        .map(|(l, c)| (l + c).div_ceil(KV_BLOCK))
-        .collect();
+    let needed: Vec<usize> =
+        lengths.iter().zip(cached).map(|(l, c)| (l + c).div_ceil(KV_BLOCK)).collect();
     let width = needed.iter().copied().max().unwrap_or(1);
     let total: usize = needed.iter().sum::<usize>() + 3;
     // Blocks are handed out from the end, so that neither order nor start is trivial.
@@ -136,18 +130,11 @@ fn an_append_to_the_only_handle_is_in_place() {
     let keys = random([blocks, 1, KV_BLOCK, 8]);
     let values = random([blocks, 1, KV_BLOCK, 8]);
     let address = |x: &Tensor<4>| -> usize {
-        let primitive = x
-            .clone()
-            .try_into_primitive::<burn::backend::Flex>()
-            .unwrap();
+        let primitive = x.clone().try_into_primitive::<burn::backend::Flex>().unwrap();
         primitive.as_slice::<f32>().unwrap().as_ptr() as usize
     };
     let before = address(&keys);
-    let weights = Qkv {
-        query: random([8, 5]),
-        key: random([8, 5]),
-        value: random([8, 5]),
-    };
+    let weights = Qkv { query: random([8, 5]), key: random([8, 5]), value: random([8, 5]) };
     let angles = Tensor::from_data(TensorData::new(rope::table(4, 8, 1e4), [4, 8]), &device());
     let cache = Cache { keys, values };
     let (_, cache) = ops::project_and_append(random([3, 5]), weights, angles, &tokens, cache);

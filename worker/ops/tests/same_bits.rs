@@ -56,14 +56,8 @@ fn batched_equals_alone() {
 
 #[test]
 fn every_instruction_set_and_thread_count_agrees() {
-    let one = rayon::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .build()
-        .unwrap();
-    let three = rayon::ThreadPoolBuilder::new()
-        .num_threads(3)
-        .build()
-        .unwrap();
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let three = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     for k in WIDTHS.into_iter().chain([1, 15, 17, 172]) {
         let (x, w, up) = (numbers(5 * k, 4), numbers(40 * k, 5), numbers(40 * k, 6));
         let gain = numbers(k, 7);
@@ -77,11 +71,7 @@ fn every_instruction_set_and_thread_count_agrees() {
         let want = one.install(|| outcome(Isa::best()));
         for isa in Isa::available() {
             assert_eq!(one.install(|| outcome(isa)), want, "{isa:?} at {k}");
-            assert_eq!(
-                three.install(|| outcome(isa)),
-                want,
-                "{isa:?} at {k}, three threads"
-            );
+            assert_eq!(three.install(|| outcome(isa)), want, "{isa:?} at {k}, three threads");
         }
     }
 }
@@ -131,11 +121,7 @@ fn prefill_equals_decode_in_attention() {
     let positions: Vec<i32> = (0..length as i32).collect();
     let whole = attend(Isa::best(), &s, &queries, &positions);
     for isa in Isa::available() {
-        assert_eq!(
-            bits(&attend(isa, &s, &queries, &positions)),
-            bits(&whole),
-            "{isa:?}"
-        );
+        assert_eq!(bits(&attend(isa, &s, &queries, &positions)), bits(&whole), "{isa:?}");
         for p in 0..length {
             let row = p * width..(p + 1) * width;
             let alone = attend(isa, &s, &queries[row.clone()], &positions[p..=p]);
@@ -156,11 +142,7 @@ fn rotation_agrees_and_keeps_lengths() {
         x
     };
     let want = rotated(Isa::best());
-    assert_eq!(
-        bits(&want[..2 * d]),
-        bits(&x[..2 * d]),
-        "position 0 turns nothing"
-    );
+    assert_eq!(bits(&want[..2 * d]), bits(&x[..2 * d]), "position 0 turns nothing");
     for isa in Isa::available() {
         assert_eq!(bits(&rotated(isa)), bits(&want), "{isa:?}");
     }

@@ -80,11 +80,7 @@ impl Kernel for Heads<'_> {
     fn run(self) {
         let scale = 1.0 / (self.d as f32).sqrt();
         let tile_size = KV_BLOCK * self.d;
-        for (q, out) in self
-            .queries
-            .chunks_exact(self.d)
-            .zip(self.out.chunks_exact_mut(self.d))
-        {
+        for (q, out) in self.queries.chunks_exact(self.d).zip(self.out.chunks_exact_mut(self.d)) {
             let (mut peak, mut total) = (f32::NEG_INFINITY, 0.0f32);
             for (tile, block) in self.table.iter().enumerate() {
                 let start = (*block as usize * self.paged.g + self.head) * tile_size;

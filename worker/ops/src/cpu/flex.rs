@@ -31,15 +31,11 @@ impl Contiguous {
     }
 
     fn floats(&self) -> &[f32] {
-        self.0
-            .as_slice()
-            .expect("the model keeps floats in f32, contiguous by construction")
+        self.0.as_slice().expect("the model keeps floats in f32, contiguous by construction")
     }
 
     fn ints(&self) -> &[i32] {
-        self.0
-            .as_slice()
-            .expect("the runner sends integers as i32, contiguous by construction")
+        self.0.as_slice().expect("the runner sends integers as i32, contiguous by construction")
     }
 
     fn dim(&self, i: usize) -> usize {
@@ -47,10 +43,7 @@ impl Contiguous {
     }
 
     fn matrix(&self) -> Matrix<'_> {
-        Matrix {
-            data: self.floats(),
-            k: self.dim(1),
-        }
+        Matrix { data: self.floats(), k: self.dim(1) }
     }
 }
 
@@ -94,16 +87,10 @@ impl DecoderOps for Flex {
     ) -> ProjectedOn<Self> {
         let isa = Isa::best();
         let (x, rope) = (Contiguous::new(x), Contiguous::new(rope));
-        let (positions, slots) = (
-            Contiguous::new(tokens.positions),
-            Contiguous::new(tokens.slots),
-        );
+        let (positions, slots) = (Contiguous::new(tokens.positions), Contiguous::new(tokens.slots));
         let project =
             |weight: FlexTensor| linear(isa, x.floats(), Contiguous::new(weight).matrix());
-        let CacheOn {
-            mut keys,
-            mut values,
-        } = cache;
+        let CacheOn { mut keys, mut values } = cache;
         let shape = keys.layout().shape().clone();
         let (g, d) = (shape[1], shape[3]);
 
@@ -117,11 +104,7 @@ impl DecoderOps for Flex {
         append(keys.storage_mut(), &new_keys, slots.ints(), g, d);
         append(values.storage_mut(), &new_values, slots.ints(), g, d);
         let heads = queries.len() / (x.dim(0) * d).max(1);
-        ProjectedOn {
-            queries: tensor(queries, [x.dim(0), heads, d]),
-            keys,
-            values,
-        }
+        ProjectedOn { queries: tensor(queries, [x.dim(0), heads, d]), keys, values }
     }
 
     fn paged_attention(
@@ -130,10 +113,7 @@ impl DecoderOps for Flex {
         cache: CacheOn<Self>,
     ) -> FloatTensor<Self> {
         let (queries, tables) = (Contiguous::new(queries), Contiguous::new(tokens.tables));
-        let (positions, rows) = (
-            Contiguous::new(tokens.positions),
-            Contiguous::new(tokens.rows),
-        );
+        let (positions, rows) = (Contiguous::new(tokens.positions), Contiguous::new(tokens.rows));
         let (keys, values) = (Contiguous::new(cache.keys), Contiguous::new(cache.values));
         let paged = Paged {
             keys: keys.floats(),

@@ -36,33 +36,16 @@ impl Matrix<'_> {
 
 /// `x * weight^T`: `[t, k] -> [t, n]`.
 pub fn linear(isa: Isa, x: &[f32], weight: Matrix) -> Vec<f32> {
-    columns(x, weight, |j, out| {
-        isa.run(Dots {
-            x,
-            weight: weight.row(j),
-            out,
-        })
-    })
+    columns(x, weight, |j, out| isa.run(Dots { x, weight: weight.row(j), out }))
 }
 
 /// `silu(x * gate^T) * (x * up^T)`: `[t, k] -> [t, n]`.
 pub fn swiglu(isa: Isa, x: &[f32], gate: Matrix, up: Matrix) -> Vec<f32> {
     columns(x, gate, |j, out| {
         let mut ups = vec![0.0; out.len()];
-        isa.run(Dots {
-            x,
-            weight: up.row(j),
-            out: &mut ups,
-        });
-        isa.run(Dots {
-            x,
-            weight: gate.row(j),
-            out,
-        });
-        isa.run(Gate {
-            gates: out,
-            ups: &ups,
-        });
+        isa.run(Dots { x, weight: up.row(j), out: &mut ups });
+        isa.run(Dots { x, weight: gate.row(j), out });
+        isa.run(Gate { gates: out, ups: &ups });
     })
 }
 
@@ -72,20 +55,12 @@ fn columns(x: &[f32], shape: Matrix, column: impl Fn(usize, &mut [f32]) + Sync +
     // By output first, so that each task owns a contiguous piece.
     let mut by_output = vec![0.0; n * t];
     let work = t * shape.data.len();
-    for_each(
-        by_output.par_chunks_mut(TASK * t.max(1)),
-        work,
-        |(task, piece)| {
-            for (j, out) in piece.chunks_exact_mut(t).enumerate() {
-                column(task * TASK + j, out);
-            }
-        },
-    );
-    if t <= 1 {
-        by_output
-    } else {
-        transpose(&by_output, t)
-    }
+    for_each(by_output.par_chunks_mut(TASK * t.max(1)), work, |(task, piece)| {
+        for (j, out) in piece.chunks_exact_mut(t).enumerate() {
+            column(task * TASK + j, out);
+        }
+    });
+    if t <= 1 { by_output } else { transpose(&by_output, t) }
 }
 
 /// `[n, t] -> [t, n]`.

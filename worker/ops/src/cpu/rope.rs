@@ -10,10 +10,7 @@ pub fn rotate(isa: Isa, x: &mut [f32], table: &[f32], positions: &[i32], d: usiz
     let width = x.len() / positions.len();
     for (token, position) in x.chunks_exact_mut(width).zip(positions) {
         let start = *position as usize * d;
-        isa.run(Rotate {
-            token,
-            angles: &table[start..start + d],
-        });
+        isa.run(Rotate { token, angles: &table[start..start + d] });
     }
 }
 
