@@ -42,8 +42,7 @@ impl Deadline {
 
     /// Time left; zero once it has passed, `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
-        self.0
-            .map(|at| at.saturating_duration_since(Instant::now()))
+        self.0.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Whether it has passed.
@@ -104,10 +103,7 @@ mod tests {
     #[test]
     fn reads_what_grpc_clients_send() {
         assert_eq!(parse(b"1500m"), Some(Duration::from_millis(1500)));
-        assert_eq!(
-            parse(b"99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3600))
-        );
+        assert_eq!(parse(b"99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
         for bad in [&b""[..], b"m", b"12", b"-1S", b"123456789S", b"1.5S", b"1x"] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
@@ -119,19 +115,9 @@ mod tests {
         assert_eq!(deadline.bound("early", async { 7 }).await, Ok(7));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(deadline.remaining(), Some(Duration::from_secs(1)));
-        let late = deadline
-            .bound("while queued", std::future::pending::<()>())
-            .await;
-        assert_eq!(
-            late,
-            Err(ServiceError::DeadlineExceeded {
-                stage: "while queued".into()
-            })
-        );
+        let late = deadline.bound("while queued", std::future::pending::<()>()).await;
+        assert_eq!(late, Err(ServiceError::DeadlineExceeded { stage: "while queued".into() }));
         assert!(deadline.is_over());
-        assert_eq!(
-            Deadline::after(Duration::from_secs(99_999_999 * 3600)),
-            Deadline::NEVER
-        );
+        assert_eq!(Deadline::after(Duration::from_secs(99_999_999 * 3600)), Deadline::NEVER);
     }
 }

@@ -56,12 +56,7 @@ pub type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 pub fn static_list(addresses: impl IntoIterator<Item = String>) -> Changes {
     let inserts: Vec<_> = addresses
         .into_iter()
-        .map(|address| {
-            Change::Insert(Candidate {
-                id: WorkerId::new(address.as_str()),
-                address,
-            })
-        })
+        .map(|address| Change::Insert(Candidate { id: WorkerId::new(address.as_str()), address }))
         .collect();
     stream::iter(inserts).chain(stream::pending()).boxed()
 }
@@ -85,10 +80,7 @@ impl Registry {
         self.0.send_modify(|set| {
             Arc::make_mut(set).insert(candidate.id, candidate.address);
         });
-        Registration {
-            registry: self.clone(),
-            id,
-        }
+        Registration { registry: self.clone(), id }
     }
 
     /// The candidates that are there, then every change.
@@ -106,20 +98,10 @@ impl Registry {
 
 /// What turns one set into another. Sources that list rather than watch use it too.
 pub fn difference(before: &Set, after: &Set) -> Vec<Change> {
-    let gone = before
-        .keys()
-        .filter(|id| !after.contains_key(id))
-        .cloned()
-        .map(Change::Remove);
-    let new = after
-        .iter()
-        .filter(|(id, address)| before.get(id) != Some(address))
-        .map(|(id, address)| {
-            Change::Insert(Candidate {
-                id: id.clone(),
-                address: address.clone(),
-            })
-        });
+    let gone = before.keys().filter(|id| !after.contains_key(id)).cloned().map(Change::Remove);
+    let new = after.iter().filter(|(id, address)| before.get(id) != Some(address)).map(
+        |(id, address)| Change::Insert(Candidate { id: id.clone(), address: address.clone() }),
+    );
     gone.chain(new).collect()
 }
 
@@ -143,10 +125,7 @@ mod tests {
     use super::*;
 
     fn candidate(id: &str, address: &str) -> Candidate {
-        Candidate {
-            id: WorkerId::new(id),
-            address: address.into(),
-        }
+        Candidate { id: WorkerId::new(id), address: address.into() }
     }
 
     #[tokio::test]
@@ -154,29 +133,17 @@ mod tests {
         let registry = Registry::default();
         let a = registry.register(candidate("a", "127.0.0.1:1"));
         let mut changes = registry.watch();
-        assert_eq!(
-            changes.next().await,
-            Some(Change::Insert(candidate("a", "127.0.0.1:1")))
-        );
+        assert_eq!(changes.next().await, Some(Change::Insert(candidate("a", "127.0.0.1:1"))));
         let _b = registry.register(candidate("b", "127.0.0.1:2"));
-        assert_eq!(
-            changes.next().await,
-            Some(Change::Insert(candidate("b", "127.0.0.1:2")))
-        );
+        assert_eq!(changes.next().await, Some(Change::Insert(candidate("b", "127.0.0.1:2"))));
         drop(a);
-        assert_eq!(
-            changes.next().await,
-            Some(Change::Remove(WorkerId::new("a")))
-        );
+        assert_eq!(changes.next().await, Some(Change::Remove(WorkerId::new("a"))));
     }
 
     #[tokio::test]
     async fn a_static_list_stays_open() {
         let mut changes = static_list(["h:1".to_owned()]);
-        assert_eq!(
-            changes.next().await,
-            Some(Change::Insert(candidate("h:1", "h:1")))
-        );
+        assert_eq!(changes.next().await, Some(Change::Insert(candidate("h:1", "h:1"))));
         assert!(futures::poll!(changes.next()).is_pending());
     }
 }

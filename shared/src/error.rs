@@ -70,36 +70,24 @@ pub enum ServiceError {
 }
 
 fn describe(violations: &[Violation]) -> String {
-    let parts: Vec<_> = violations
-        .iter()
-        .map(|v| format!("{}: {}", v.field, v.description))
-        .collect();
+    let parts: Vec<_> =
+        violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
     parts.join("; ")
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        "none".into()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 impl ServiceError {
     /// One field is wrong.
     pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
-        Self::Invalid(vec![Violation {
-            field: field.into(),
-            description: description.into(),
-        }])
+        Self::Invalid(vec![Violation { field: field.into(), description: description.into() }])
     }
 
     /// Unavailable, worth another try in a second.
     pub fn unavailable(reason: impl Into<String>) -> Self {
-        Self::Unavailable {
-            reason: reason.into(),
-            retry_after: Duration::from_secs(1),
-        }
+        Self::Unavailable { reason: reason.into(), retry_after: Duration::from_secs(1) }
     }
 
     /// Whether the same request may succeed on another worker.
@@ -138,10 +126,7 @@ impl ServiceError {
     fn metadata(&self) -> HashMap<String, String> {
         let entries: Vec<(&str, String)> = match self {
             Self::UnknownModel { model, available } => {
-                vec![
-                    ("model", model.clone()),
-                    ("available", available.join("\n")),
-                ]
+                vec![("model", model.clone()), ("available", available.join("\n"))]
             }
             Self::Overloaded { what, .. } => vec![("what", what.clone())],
             Self::DeadlineExceeded { stage } => vec![("stage", stage.clone())],
@@ -149,10 +134,7 @@ impl ServiceError {
             Self::Internal(cause) => vec![("cause", cause.clone())],
             _ => Vec::new(),
         };
-        entries
-            .into_iter()
-            .map(|(k, v)| (k.to_owned(), v))
-            .collect()
+        entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
     }
 }
 
@@ -177,9 +159,7 @@ impl From<ServiceError> for Status {
         let mut status = Status::with_error_details(error.code(), error.to_string(), details);
         if let Some(after) = pushback {
             let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-            status
-                .metadata_mut()
-                .insert(PUSHBACK, MetadataValue::from(millis));
+            status.metadata_mut().insert(PUSHBACK, MetadataValue::from(millis));
         }
         status
     }
@@ -222,27 +202,19 @@ impl From<&Status> for ServiceError {
                 model: field("model").unwrap_or_else(message),
                 available: field("available")
                     .map(|names| {
-                        names
-                            .split('\n')
-                            .filter(|n| !n.is_empty())
-                            .map(Into::into)
-                            .collect()
+                        names.split('\n').filter(|n| !n.is_empty()).map(Into::into).collect()
                     })
                     .unwrap_or_default(),
             },
-            Code::ResourceExhausted => Self::Overloaded {
-                what: field("what").unwrap_or_else(message),
-                retry_after,
-            },
-            Code::DeadlineExceeded => Self::DeadlineExceeded {
-                stage: field("stage").unwrap_or_else(message),
-            },
+            Code::ResourceExhausted => {
+                Self::Overloaded { what: field("what").unwrap_or_else(message), retry_after }
+            }
+            Code::DeadlineExceeded => {
+                Self::DeadlineExceeded { stage: field("stage").unwrap_or_else(message) }
+            }
             Code::Cancelled => Self::Cancelled,
             Code::Unimplemented => Self::Unsupported(field("field").unwrap_or_else(message)),
-            Code::Unavailable => Self::Unavailable {
-                reason: message(),
-                retry_after,
-            },
+            Code::Unavailable => Self::Unavailable { reason: message(), retry_after },
             _ => Self::Internal(field("cause").unwrap_or_else(message)),
         }
     }
@@ -261,21 +233,10 @@ mod tests {
                 model: "x".into(),
                 available: vec!["a".into(), "b".into()],
             },
-            ServiceError::UnknownModel {
-                model: "x".into(),
-                available: vec![],
-            },
-            ServiceError::Overloaded {
-                what: "512 requests wait".into(),
-                retry_after: after,
-            },
-            ServiceError::Unavailable {
-                reason: "draining".into(),
-                retry_after: after,
-            },
-            ServiceError::DeadlineExceeded {
-                stage: "while queued".into(),
-            },
+            ServiceError::UnknownModel { model: "x".into(), available: vec![] },
+            ServiceError::Overloaded { what: "512 requests wait".into(), retry_after: after },
+            ServiceError::Unavailable { reason: "draining".into(), retry_after: after },
+            ServiceError::DeadlineExceeded { stage: "while queued".into() },
             ServiceError::Cancelled,
             ServiceError::Unsupported("guided".into()),
             ServiceError::Internal("NaN logits".into()),
@@ -291,9 +252,6 @@ mod tests {
             what: "full".into(),
             retry_after: Duration::from_millis(250),
         });
-        assert_eq!(
-            status.metadata().get(PUSHBACK).map(|v| v.as_bytes()),
-            Some(&b"250"[..])
-        );
+        assert_eq!(status.metadata().get(PUSHBACK).map(|v| v.as_bytes()), Some(&b"250"[..]));
     }
 }

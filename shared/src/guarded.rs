@@ -20,10 +20,7 @@ pin_project! {
 impl<S, G> Guarded<S, G> {
     /// Holds `guard` until `stream` has ended or is dropped.
     pub fn new(stream: S, guard: G) -> Self {
-        Self {
-            stream,
-            guard: Some(guard),
-        }
+        Self { stream, guard: Some(guard) }
     }
 }
 
@@ -57,11 +54,7 @@ mod tests {
         assert_eq!(Arc::strong_count(&guard), 2);
         assert_eq!(whole.next().await, Some(2));
         assert_eq!(whole.next().await, None);
-        assert_eq!(
-            Arc::strong_count(&guard),
-            1,
-            "released before the stream is dropped"
-        );
+        assert_eq!(Arc::strong_count(&guard), 1, "released before the stream is dropped");
 
         let cut = Guarded::new(stream::iter([1, 2]), Arc::clone(&guard));
         drop(cut);

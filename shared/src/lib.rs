@@ -2,6 +2,7 @@
 
 pub mod deadline;
 pub mod discovery;
+pub mod duration;
 pub mod error;
 pub mod guarded;
 pub mod serve;

@@ -42,12 +42,10 @@ pub enum BindError {
 
 /// Listens on `address`.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse(address),
-            _ => BindError::Other { address, source },
-        })
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse(address),
+        _ => BindError::Other { address, source },
+    })
 }
 
 /// Connections of `listener`, without Nagle's delay: tokens are small and late ones are felt.
@@ -79,13 +77,17 @@ impl HealthState {
 
     /// Tells probes and watchers whether new calls are welcome.
     pub async fn set_serving(&self, serving: bool) {
-        let status = if serving {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
-        };
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in SERVICES.into_iter().chain([""]) {
             self.0.set_service_status(name, status).await;
+        }
+    }
+
+    /// Ends every `Watch`, which would keep its connection open for ever.
+    pub async fn end_watches(&self) {
+        let mut reporter = self.0.clone();
+        for name in SERVICES.into_iter().chain([""]) {
+            reporter.clear_service_status(name).await;
         }
     }
 }

@@ -13,10 +13,7 @@ pub struct Signals {
 impl Signals {
     /// Starts to catch. Call it before anything is announced, so that no early signal kills.
     pub fn catch() -> io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-        })
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
     }
 
     /// Waits for the next signal and names it.

@@ -8,21 +8,11 @@ use tracing_subscriber::{EnvFilter, fmt};
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
     /// What to log: a level, or directives such as `info,stoker_router=debug`
-    #[arg(
-        long,
-        env = "STOKER_LOG",
-        default_value = "info",
-        value_name = "FILTER"
-    )]
+    #[arg(long, env = "STOKER_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
 
     /// The form of a log line
-    #[arg(
-        long,
-        env = "STOKER_LOG_FORMAT",
-        default_value = "text",
-        value_name = "FORMAT"
-    )]
+    #[arg(long, env = "STOKER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
 }
 
@@ -44,9 +34,7 @@ pub fn init(args: &LogArgs) -> Result<(), String> {
     let outcome = match args.log_format {
         LogFormat::Text => {
             use std::io::IsTerminal;
-            builder
-                .with_ansi(std::io::stderr().is_terminal())
-                .try_init()
+            builder.with_ansi(std::io::stderr().is_terminal()).try_init()
         }
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };

@@ -27,11 +27,7 @@ pub fn generate(request: &GenerateRequest) -> Result<(), ServiceError> {
     sampling(request, &mut found);
     stopping(request, &mut found);
     response(request, &mut found);
-    if found.0.is_empty() {
-        Ok(())
-    } else {
-        Err(ServiceError::Invalid(found.0))
-    }
+    if found.0.is_empty() { Ok(()) } else { Err(ServiceError::Invalid(found.0)) }
 }
 
 #[derive(Default)]
@@ -39,10 +35,7 @@ struct Violations(Vec<Violation>);
 
 impl Violations {
     fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(Violation {
-            field: field.into(),
-            description: description.into(),
-        });
+        self.0.push(Violation { field: field.into(), description: description.into() });
     }
 
     /// Adds a violation unless `value` is absent or lies within `low` (excluded if `open`) and `high`.
@@ -52,10 +45,7 @@ impl Violations {
         let within = (if open { value > low } else { value >= low }) && value <= high;
         if !within {
             let from = if open { "above" } else { "at least" };
-            self.add(
-                field,
-                format!("{value} is not {from} {low} and at most {high}"),
-            );
+            self.add(field, format!("{value} is not {from} {low} and at most {high}"));
         }
     }
 }
@@ -65,10 +55,7 @@ fn identity(request: &GenerateRequest, found: &mut Violations) {
     if id.len() > MAX_REQUEST_ID || !id.bytes().all(|b| b.is_ascii_graphic()) {
         found.add(
             "request_id",
-            format!(
-                "{} bytes; use at most {MAX_REQUEST_ID} printable ASCII characters",
-                id.len()
-            ),
+            format!("{} bytes; use at most {MAX_REQUEST_ID} printable ASCII characters", id.len()),
         );
     }
     if request.priority.is_some_and(|p| p > MAX_PRIORITY) {
@@ -98,32 +85,11 @@ fn sampling(request: &GenerateRequest, found: &mut Violations) {
     found.range("sampling.temperature", s.temperature, 0.0, false, 100.0);
     found.range("sampling.top_p", s.top_p, 0.0, true, 1.0);
     found.range("sampling.min_p", s.min_p, 0.0, false, 1.0);
-    found.range(
-        "sampling.frequency_penalty",
-        s.frequency_penalty,
-        -2.0,
-        false,
-        2.0,
-    );
-    found.range(
-        "sampling.presence_penalty",
-        s.presence_penalty,
-        -2.0,
-        false,
-        2.0,
-    );
-    found.range(
-        "sampling.repetition_penalty",
-        s.repetition_penalty,
-        0.0,
-        true,
-        10.0,
-    );
+    found.range("sampling.frequency_penalty", s.frequency_penalty, -2.0, false, 2.0);
+    found.range("sampling.presence_penalty", s.presence_penalty, -2.0, false, 2.0);
+    found.range("sampling.repetition_penalty", s.repetition_penalty, 0.0, true, 10.0);
     if let Some(n) = s.num_sequences.filter(|n| !(1..=MAX_SEQUENCES).contains(n)) {
-        found.add(
-            "sampling.num_sequences",
-            format!("{n} is not from 1 to {MAX_SEQUENCES}"),
-        );
+        found.add("sampling.num_sequences", format!("{n} is not from 1 to {MAX_SEQUENCES}"));
     }
     for (token, bias) in &s.logit_bias {
         let field = format!("sampling.logit_bias[{token}]");
@@ -134,25 +100,16 @@ fn sampling(request: &GenerateRequest, found: &mut Violations) {
 fn stopping(request: &GenerateRequest, found: &mut Violations) {
     let Some(s) = &request.stopping else { return };
     if s.max_tokens == Some(0) {
-        found.add(
-            "stopping.max_tokens",
-            "0 is not at least 1; leave it out for no limit",
-        );
+        found.add("stopping.max_tokens", "0 is not at least 1; leave it out for no limit");
     }
     if let (Some(min), Some(max)) = (s.min_tokens, s.max_tokens)
         && min > max
     {
-        found.add(
-            "stopping.min_tokens",
-            format!("{min} is above max_tokens, {max}"),
-        );
+        found.add("stopping.min_tokens", format!("{min} is above max_tokens, {max}"));
     }
     if s.conditions.len() > MAX_STOP_CONDITIONS {
         let count = s.conditions.len();
-        found.add(
-            "stopping.conditions",
-            format!("{count} of them; at most {MAX_STOP_CONDITIONS}"),
-        );
+        found.add("stopping.conditions", format!("{count} of them; at most {MAX_STOP_CONDITIONS}"));
     }
     for (i, condition) in s.conditions.iter().enumerate() {
         let field = format!("stopping.conditions[{i}]");
@@ -161,10 +118,7 @@ fn stopping(request: &GenerateRequest, found: &mut Violations) {
             Some(Kind::Text(text)) if text.is_empty() || text.len() > MAX_STOP_BYTES => {
                 found.add(
                     field,
-                    format!(
-                        "{} bytes; a stop string has 1 to {MAX_STOP_BYTES}",
-                        text.len()
-                    ),
+                    format!("{} bytes; a stop string has 1 to {MAX_STOP_BYTES}", text.len()),
                 );
             }
             Some(_) => {}
@@ -177,10 +131,7 @@ fn response(request: &GenerateRequest, found: &mut Violations) {
         && r.top_candidates > MAX_TOP_CANDIDATES
     {
         let value = r.top_candidates;
-        found.add(
-            "response.top_candidates",
-            format!("{value} is above {MAX_TOP_CANDIDATES}"),
-        );
+        found.add("response.top_candidates", format!("{value} is above {MAX_TOP_CANDIDATES}"));
     }
     if let Some(Form::Choice(choices)) = request.guided.as_ref().and_then(|g| g.form.as_ref())
         && choices.options.is_empty()
@@ -222,10 +173,7 @@ mod tests {
             min_p: Some(0.0),
             ..Default::default()
         };
-        assert_eq!(
-            fields(&request(sampling, Stopping::default())),
-            Vec::<String>::new()
-        );
+        assert_eq!(fields(&request(sampling, Stopping::default())), Vec::<String>::new());
     }
 
     #[test]
@@ -257,10 +205,7 @@ mod tests {
                 "stopping.conditions",
                 "stopping.conditions[16]",
             ] {
-                assert!(
-                    found.iter().any(|f| f == field),
-                    "{field} with {bad}: {found:?}"
-                );
+                assert!(found.iter().any(|f| f == field), "{field} with {bad}: {found:?}");
             }
         }
     }
@@ -268,10 +213,7 @@ mod tests {
     #[test]
     fn an_empty_request_asks_for_input() {
         assert_eq!(fields(&GenerateRequest::default()), ["input"]);
-        let long = GenerateRequest {
-            request_id: "x".repeat(129),
-            ..Default::default()
-        };
+        let long = GenerateRequest { request_id: "x".repeat(129), ..Default::default() };
         assert_eq!(fields(&long), ["request_id", "input"]);
     }
 }
