@@ -1,1 +1,15 @@
 //! The router: balances Generate calls over workers.
+//!
+//! `stack` is the way of a request, `pool` the workers it may go to, `server` the gRPC around both.
+
+mod call;
+mod config;
+mod endpoint;
+mod layer;
+mod pool;
+mod running;
+mod server;
+mod stack;
+
+pub use config::RouterConfig;
+pub use running::{RunningRouter, StartError, WorkerView, start};

@@ -1,0 +1,131 @@
+//! The call to one worker.
+
+use std::{
+    error::Error,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use stoker_proto::v1::{
+    GenerateResponse, Routing, generate_response::Event, inference_client::InferenceClient,
+};
+use stoker_shared::{ServiceError, deadline::Deadline};
+use tonic::{Request, Status, Streaming, TimeoutExpired};
+use tower::Service;
+
+use crate::{
+    call::{Call, EventStream},
+    pool::{channel::MAX_EVENT_BYTES, worker::Worker},
+};
+
+/// A call and the worker that was chosen for it.
+pub(crate) struct Dispatch {
+    pub(crate) call: Call,
+    pub(crate) worker: Arc<Worker>,
+}
+
+/// Calls the worker and returns once it has accepted, so that a refusal is an error of the call.
+/// Dropping the future or the stream resets the call, and the worker stops.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint;
+
+impl Service<Dispatch> for Endpoint {
+    type Response = EventStream;
+    type Error = ServiceError;
+    type Future = BoxFuture<'static, Result<EventStream, ServiceError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ServiceError>> {
+        // The channel waits for its connection inside the call, where the deadline bounds it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, Dispatch { call, worker }: Dispatch) -> Self::Future {
+        generate(call, worker).boxed()
+    }
+}
+
+async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, ServiceError> {
+    call.span.record("worker", worker.id.as_str());
+    call.request.routing = Some(Routing { attempt: call.attempt, ..Default::default() });
+    let mut request = Request::new(call.request);
+    call.deadline.forward(&mut request);
+    let response = InferenceClient::new(worker.channel.clone())
+        .max_decoding_message_size(MAX_EVENT_BYTES)
+        .generate(request)
+        .await
+        .map_err(|status| read(&status, &worker, call.deadline))?;
+
+    let mut events = Events {
+        messages: response.into_inner(),
+        worker,
+        attempt: call.attempt,
+        deadline: call.deadline,
+        complete: false,
+    };
+    let first = match events.next().await {
+        Some(first) => first?,
+        None => return Ok(stream::empty().boxed()),
+    };
+    let rest = stream::unfold(events, |mut events| async move {
+        let item = events.next().await?;
+        Some((item, events))
+    });
+    Ok(stream::iter([Ok(first)]).chain(rest).boxed())
+}
+
+/// What the worker sends.
+struct Events {
+    messages: Streaming<GenerateResponse>,
+    worker: Arc<Worker>,
+    attempt: u32,
+    deadline: Deadline,
+    /// The last event has come.
+    complete: bool,
+}
+
+impl Events {
+    async fn next(&mut self) -> Option<Result<GenerateResponse, ServiceError>> {
+        loop {
+            match self.messages.message().await {
+                // The fence: what another attempt made must not reach the client.
+                Ok(Some(event)) if event.attempt != self.attempt => {}
+                Ok(Some(event)) => {
+                    self.complete |=
+                        matches!(&event.event, Some(Event::Finished(f)) if f.usage.is_some());
+                    return Some(Ok(event));
+                }
+                Ok(None) if self.complete => return None,
+                Ok(None) => {
+                    self.complete = true;
+                    return Some(Err(ServiceError::unavailable(format!(
+                        "worker {} ended the answer early",
+                        self.worker.id
+                    ))));
+                }
+                Err(status) => return Some(Err(read(&status, &self.worker, self.deadline))),
+            }
+        }
+    }
+}
+
+/// What a status means. One with a source was made here, by the transport: the worker said nothing.
+fn read(status: &Status, worker: &Worker, deadline: Deadline) -> ServiceError {
+    let Some(cause) = status.source() else {
+        return ServiceError::from(status);
+    };
+    let causes = || std::iter::successors(Some(cause), |&error| error.source());
+    // tonic keeps the forwarded deadline too, rounded down, and may be the first to notice.
+    if deadline.is_over() || causes().any(|error| error.is::<TimeoutExpired>()) {
+        return ServiceError::DeadlineExceeded {
+            stage: format!("waiting for worker {}", worker.id),
+        };
+    }
+    // The innermost cause is the one that helps: `connection refused`, not `transport error`.
+    let innermost = causes().last().map(ToString::to_string);
+    ServiceError::unavailable(format!(
+        "worker {}: the connection failed: {}",
+        worker.id,
+        innermost.unwrap_or_default()
+    ))
+}

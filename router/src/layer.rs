@@ -1,0 +1,13 @@
+//! The layers of the stack, one file each.
+
+pub(crate) mod admission;
+pub(crate) mod balance;
+pub(crate) mod deadline;
+pub(crate) mod gate;
+pub(crate) mod model;
+pub(crate) mod retry;
+pub(crate) mod trace;
+pub(crate) mod validate;
+
+#[cfg(test)]
+mod support;

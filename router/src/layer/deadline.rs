@@ -1,0 +1,153 @@
+//! The client's deadline, enforced until the last event.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
+use stoker_proto::v1::GenerateResponse;
+use stoker_shared::{ServiceError, deadline::Deadline};
+use tower::Service;
+
+use crate::call::{Call, EventStream, Generate};
+
+/// Ends a call with DEADLINE_EXCEEDED when its time is over, also in the middle of the stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Deadlines<S>(S);
+
+impl<S> Deadlines<S> {
+    pub(crate) fn new(next: S) -> Self {
+        Self(next)
+    }
+}
+
+impl<S: Generate> Service<Call> for Deadlines<S> {
+    type Response = EventStream;
+    type Error = ServiceError;
+    type Future = BoxFuture<'static, Result<EventStream, ServiceError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServiceError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let deadline = call.deadline;
+        if deadline.is_over() {
+            return futures::future::err(exceeded("on arrival")).boxed();
+        }
+        let work = self.0.call(call);
+        async move {
+            let stream = tokio::select! {
+                // The work first: a layer below that gave up for the same reason knows better where.
+                biased;
+                done = work => done?,
+                () = deadline.passed() => return Err(exceeded("before a worker accepted")),
+            };
+            Ok(bounded(stream, deadline))
+        }
+        .boxed()
+    }
+}
+
+fn exceeded(stage: &str) -> ServiceError {
+    ServiceError::DeadlineExceeded { stage: stage.into() }
+}
+
+fn bounded(stream: EventStream, deadline: Deadline) -> EventStream {
+    if deadline == Deadline::NEVER {
+        return stream;
+    }
+    Box::pin(Bounded {
+        stream: Some(stream),
+        // One timer a request, not one a token.
+        passed: Box::pin(async move { deadline.passed().await }),
+    })
+}
+
+/// The stream is dropped with the error, so that the worker stops at once.
+struct Bounded {
+    stream: Option<EventStream>,
+    passed: BoxFuture<'static, ()>,
+}
+
+impl Stream for Bounded {
+    type Item = Result<GenerateResponse, ServiceError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let Some(stream) = &mut this.stream else {
+            return Poll::Ready(None);
+        };
+        // The timer first: a worker that never pauses must not outrun it.
+        let item = if this.passed.poll_unpin(cx).is_ready() {
+            Poll::Ready(Some(Err(exceeded("in the middle of the stream"))))
+        } else {
+            stream.poll_next_unpin(cx)
+        };
+        if !matches!(item, Poll::Pending | Poll::Ready(Some(Ok(_)))) {
+            this.stream = None;
+        }
+        item
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::{sync::Arc, time::Duration};
+
+    use futures::stream;
+    use stoker_shared::guarded::Guarded;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::layer::support::{Recorder, call, token};
+
+    fn within(left: Duration) -> Call {
+        Call { deadline: Deadline::after(left), ..call() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_the_stream_in_its_middle_and_drops_what_is_below() {
+        let held = Arc::new(());
+        let guard = Arc::clone(&held);
+        let below = service_fn(move |_: Call| {
+            let tokens = stream::unfold((), |()| async {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                Some((Ok(token()), ()))
+            });
+            let stream: EventStream = Box::pin(Guarded::new(tokens, Arc::clone(&guard)));
+            async { Ok::<_, ServiceError>(stream) }
+        });
+        let call = within(Duration::from_secs(1));
+        let mut stream = Deadlines::new(below).oneshot(call).await.unwrap();
+        assert!(stream.next().await.unwrap().is_ok());
+        assert!(stream.next().await.unwrap().is_ok());
+        let error = stream.next().await.unwrap().unwrap_err();
+        assert_eq!(error, exceeded("in the middle of the stream"));
+        assert_eq!(Arc::strong_count(&held), 1, "the stream below is gone");
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_never_pauses_does_not_outrun_it() {
+        let below = service_fn(|_: Call| async {
+            Ok::<_, ServiceError>(stream::repeat_with(|| Ok(token())).boxed())
+        });
+        let call = within(Duration::from_secs(1));
+        let mut stream = Deadlines::new(below).oneshot(call).await.unwrap();
+        assert!(stream.next().await.unwrap().is_ok());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(stream.next().await.unwrap().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_comes_too_late_goes_nowhere() {
+        let below = Recorder::default();
+        let error = Deadlines::new(below.clone()).oneshot(within(Duration::ZERO)).await.err();
+        assert_eq!(error, Some(exceeded("on arrival")));
+        assert!(below.take().is_empty());
+    }
+}

@@ -1,0 +1,224 @@
+//! The way in, which a drain closes.
+
+use std::{
+    collections::HashMap,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, AbortHandle, AbortRegistration, Abortable},
+};
+use stoker_shared::ServiceError;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use crate::call::{Call, EventStream, Generate, Observe, observe};
+
+/// Counts the calls that are inside. Once closed, it lets nobody in.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gate(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    inside: Mutex<Inside>,
+    left: Notify,
+    closed: CancellationToken,
+    cut: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    next: u64,
+    streams: HashMap<u64, AbortHandle>,
+}
+
+impl Gate {
+    /// Lets nobody in from now on.
+    pub(crate) fn close(&self) {
+        // Under the lock, so that whoever is not counted yet is refused.
+        let _inside = self.0.inside();
+        self.0.closed.cancel();
+    }
+
+    /// Resolves once the gate is closed.
+    pub(crate) fn closed(&self) -> &CancellationToken {
+        &self.0.closed
+    }
+
+    /// Resolves once every call has been cut off.
+    pub(crate) fn cut(&self) -> &CancellationToken {
+        &self.0.cut
+    }
+
+    /// Waits until all have left, or for `timeout`. Answers how many are still inside.
+    pub(crate) async fn drained(&self, timeout: Option<Duration>) -> usize {
+        let empty = async {
+            loop {
+                let mut left = pin!(self.0.left.notified());
+                left.as_mut().enable();
+                if self.0.inside().streams.is_empty() {
+                    break;
+                }
+                left.await;
+            }
+        };
+        match timeout {
+            Some(timeout) => {
+                let _ = tokio::time::timeout(timeout, empty).await;
+            }
+            None => empty.await,
+        }
+        self.0.inside().streams.len()
+    }
+
+    /// Ends every call that is still inside with UNAVAILABLE.
+    pub(crate) fn cut_off(&self) {
+        self.close();
+        self.0.cut.cancel();
+        for stream in self.0.inside().streams.values() {
+            stream.abort();
+        }
+    }
+
+    fn enter(&self) -> Result<(Pass, AbortRegistration), ServiceError> {
+        let mut inside = self.0.inside();
+        if self.0.closed.is_cancelled() {
+            return Err(ServiceError::unavailable("the router is draining"));
+        }
+        let id = inside.next;
+        inside.next += 1;
+        let (handle, registration) = AbortHandle::new_pair();
+        inside.streams.insert(id, handle);
+        let gate = Arc::clone(&self.0);
+        Ok((Pass { gate, id }, registration))
+    }
+}
+
+impl Shared {
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call inside.
+struct Pass {
+    gate: Arc<Shared>,
+    id: u64,
+}
+
+impl Observe for Pass {}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.gate.inside().streams.remove(&self.id);
+        self.gate.left.notify_waiters();
+    }
+}
+
+/// Lets calls in while its gate is open.
+#[derive(Debug, Clone)]
+pub(crate) struct Gated<S> {
+    next: S,
+    gate: Gate,
+}
+
+impl<S> Gated<S> {
+    pub(crate) fn new(next: S, gate: Gate) -> Self {
+        Self { next, gate }
+    }
+}
+
+impl<S: Generate> Service<Call> for Gated<S> {
+    type Response = EventStream;
+    type Error = ServiceError;
+    type Future = BoxFuture<'static, Result<EventStream, ServiceError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServiceError>> {
+        self.next.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let (pass, registration) = match self.gate.enter() {
+            Ok(entered) => entered,
+            Err(error) => return futures::future::err(error).boxed(),
+        };
+        let work = self.next.call(call);
+        let cut = self.gate.0.cut.clone();
+        async move {
+            let stream = cut.run_until_cancelled(work).await.ok_or_else(cut_off)??;
+            Ok(observe(abortable(stream, registration), pass))
+        }
+        .boxed()
+    }
+}
+
+fn cut_off() -> ServiceError {
+    ServiceError::unavailable("the router shut down before the answer was complete")
+}
+
+/// Ends `stream` with an error when it is cut off. Costs one atomic a token, and no lock.
+fn abortable(stream: EventStream, registration: AbortRegistration) -> EventStream {
+    let mut stream = Abortable::new(stream, registration);
+    stream::poll_fn(move |cx| match stream.poll_next_unpin(cx) {
+        Poll::Ready(None) if stream.is_aborted() => Poll::Ready(Some(Err(cut_off()))),
+        item => item,
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::layer::support::{call, events, token};
+
+    fn endless(gate: &Gate) -> Gated<impl Generate> {
+        let below = service_fn(|_: Call| async {
+            let tokens = stream::iter([Ok(token())]).chain(stream::pending());
+            Ok::<_, ServiceError>(tokens.boxed())
+        });
+        Gated::new(below, gate.clone())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_gate_refuses_and_waits_for_those_inside() {
+        let gate = Gate::default();
+        let below = service_fn(|_: Call| async { Ok::<_, ServiceError>(events([Ok(token())])) });
+        let service = Gated::new(below, gate.clone());
+        let stream = service.clone().oneshot(call()).await.unwrap();
+        gate.close();
+        assert!(matches!(
+            service.oneshot(call()).await.err(),
+            Some(ServiceError::Unavailable { .. })
+        ));
+        assert_eq!(gate.drained(Some(Duration::from_secs(1))).await, 1);
+        let mut empty = pin!(gate.drained(None));
+        assert!(futures::poll!(&mut empty).is_pending());
+        stream.collect::<Vec<_>>().await;
+        assert_eq!(empty.await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cutting_off_ends_streams_and_calls_that_wait() {
+        let gate = Gate::default();
+        let mut stream = endless(&gate).oneshot(call()).await.unwrap();
+        assert!(stream.next().await.unwrap().is_ok());
+        let never = service_fn(|_: Call| futures::future::pending());
+        let mut waiting = Gated::new(never, gate.clone()).oneshot(call()).boxed();
+        assert!(futures::poll!(&mut waiting).is_pending());
+        gate.cut_off();
+        assert_eq!(stream.next().await.unwrap().unwrap_err(), cut_off());
+        assert!(stream.next().await.is_none());
+        assert_eq!(waiting.await.err(), Some(cut_off()));
+        assert_eq!(gate.drained(None).await, 0);
+    }
+}

@@ -1,0 +1,49 @@
+//! Finds the model that a request means.
+
+use std::task::{Context, Poll};
+
+use futures::future::{self, Either, Ready};
+use stoker_shared::ServiceError;
+use tower::Service;
+
+use crate::{
+    call::{Call, EventStream, Generate},
+    pool::Pool,
+};
+
+/// Gives the request the full name of its model, or refuses it while nobody serves that model.
+#[derive(Debug, Clone)]
+pub(crate) struct ModelLookup<S> {
+    next: S,
+    pool: Pool,
+}
+
+impl<S> ModelLookup<S> {
+    pub(crate) fn new(next: S, pool: Pool) -> Self {
+        Self { next, pool }
+    }
+}
+
+impl<S: Generate> Service<Call> for ModelLookup<S> {
+    type Response = EventStream;
+    type Error = ServiceError;
+    type Future = Either<Ready<Result<EventStream, ServiceError>>, S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServiceError>> {
+        self.next.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut call: Call) -> Self::Future {
+        let fleet = self.pool.fleet();
+        match fleet.model(&call.request.model) {
+            Ok(model) => {
+                call.span.record("model", model.name());
+                if call.request.model.is_empty() {
+                    call.request.model = model.name().to_owned();
+                }
+                Either::Right(self.next.call(call))
+            }
+            Err(error) => Either::Left(future::err(error)),
+        }
+    }
+}

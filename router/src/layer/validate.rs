@@ -1,0 +1,95 @@
+//! Refuses what cannot be right, and fixes the seed.
+
+use std::task::{Context, Poll};
+
+use futures::future::{self, Either, Ready};
+use stoker_proto::v1::GenerateRequest;
+use stoker_shared::{ServiceError, validate};
+use tower::Service;
+
+use crate::call::{Call, EventStream, Generate};
+
+/// Passes only requests that are within every limit that needs no model.
+#[derive(Debug, Clone)]
+pub(crate) struct Validate<S>(S);
+
+impl<S> Validate<S> {
+    pub(crate) fn new(next: S) -> Self {
+        Self(next)
+    }
+}
+
+impl<S: Generate> Service<Call> for Validate<S> {
+    type Response = EventStream;
+    type Error = ServiceError;
+    type Future = Either<Ready<Result<EventStream, ServiceError>>, S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServiceError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut call: Call) -> Self::Future {
+        match check(&call.request) {
+            Ok(()) => {
+                let sampling = call.request.sampling.get_or_insert_default();
+                // Drawn here, once, so that every worker that may have to answer draws the same tokens.
+                sampling.seed.get_or_insert_with(rand::random);
+                Either::Right(self.0.call(call))
+            }
+            Err(error) => Either::Left(future::err(error)),
+        }
+    }
+}
+
+fn check(request: &GenerateRequest) -> Result<(), ServiceError> {
+    if request.routing.is_some() {
+        return Err(ServiceError::invalid(
+            "routing",
+            "is set; it belongs to the router, leave it out",
+        ));
+    }
+    validate::generate(request)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use stoker_proto::v1::{Routing, Sampling};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::layer::support::{Recorder, request};
+
+    async fn pass(request: GenerateRequest) -> Result<Option<u64>, ServiceError> {
+        let below = Recorder::default();
+        let call = Call::new(request, Default::default());
+        drop(Validate::new(below.clone()).oneshot(call).await?);
+        let seen = below.take();
+        Ok(seen[0].request.sampling.as_ref().and_then(|s| s.seed))
+    }
+
+    #[tokio::test]
+    async fn draws_a_seed_only_when_none_is_given() {
+        let drawn = [pass(request()).await, pass(request()).await];
+        assert!(matches!(drawn[0], Ok(Some(_))));
+        assert_ne!(drawn[0], drawn[1]);
+
+        let sampling = Some(Sampling { seed: Some(0), ..Default::default() });
+        let given = GenerateRequest { sampling, ..request() };
+        assert_eq!(pass(given).await, Ok(Some(0)));
+    }
+
+    #[tokio::test]
+    async fn refuses_what_only_the_router_may_set() {
+        let forged = GenerateRequest { routing: Some(Routing::default()), ..request() };
+        let error = pass(forged).await.unwrap_err();
+        assert!(error.to_string().starts_with("routing:"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn refuses_what_is_out_of_range() {
+        let error = pass(GenerateRequest::default()).await.unwrap_err();
+        assert!(error.to_string().starts_with("input:"), "{error}");
+    }
+}

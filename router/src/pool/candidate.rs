@@ -1,0 +1,132 @@
+//! One candidate: connects, asks what it serves, and watches its load for as long as it lives.
+
+use std::{convert::Infallible, mem, sync::Arc, time::Duration};
+
+use stoker_proto::v1::{
+    GetModelInfoRequest, Load, ModelInfo, WatchLoadRequest, control_client::ControlClient,
+};
+use stoker_shared::discovery::Candidate;
+use tokio::{sync::mpsc, time::timeout};
+use tonic::transport::Channel;
+use tracing::{debug, info, warn};
+
+use super::{
+    Report, State,
+    backoff::Backoff,
+    channel::{connect, root_cause},
+    worker::{Outstanding, Worker},
+};
+
+/// For a question that needs no work.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Load comes at least once a second: this long without any means trouble.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Looks after `candidate` until it is aborted.
+pub(super) async fn follow(candidate: Candidate, generation: u64, reports: mpsc::Sender<Report>) {
+    let mut follower = Follower {
+        candidate,
+        generation,
+        reports,
+        outstanding: Arc::default(),
+        last: None,
+        backoff: Backoff::default(),
+        news: true,
+    };
+    loop {
+        let Err(reason) = follower.session().await;
+        let worker = &follower.candidate.id;
+        // A worker that stays away is news once.
+        if mem::take(&mut follower.news) {
+            warn!(%worker, reason, "not usable, trying again");
+        } else {
+            debug!(%worker, reason, "still not usable");
+        }
+        let last = follower.last.clone();
+        follower.report(State::Gone { reason, last }).await;
+        tokio::time::sleep(follower.backoff.next()).await;
+    }
+}
+
+struct Follower {
+    candidate: Candidate,
+    generation: u64,
+    reports: mpsc::Sender<Report>,
+    /// Outlives a connection, since streams of the last one may still run.
+    outstanding: Arc<Outstanding>,
+    /// The worker as it was when it was last usable.
+    last: Option<Arc<Worker>>,
+    backoff: Backoff,
+    /// It was usable since its last trouble was told.
+    news: bool,
+}
+
+impl Follower {
+    /// From connecting until the connection is of no use any more, and why.
+    async fn session(&mut self) -> Result<Infallible, String> {
+        let channel = connect(&self.candidate.address).await.map_err(|error| root_cause(&error))?;
+        let mut control = ControlClient::new(channel.clone());
+        let info = answer(control.get_model_info(GetModelInfoRequest::default())).await?;
+        let mut loads = answer(control.watch_load(WatchLoadRequest::default())).await?;
+        let mut current: Option<(Arc<Worker>, bool)> = None;
+        loop {
+            let load = timeout(SILENCE, loads.message())
+                .await
+                .map_err(|_| format!("no word about its load for {} s", SILENCE.as_secs()))?
+                .map_err(|status| status_cause(&status))?
+                .ok_or("it ended the report of its load")?;
+            match &current {
+                Some((worker, draining)) if *draining == load.draining => worker.set_load(load),
+                _ => {
+                    let worker = self.usable(&channel, &info, load).await;
+                    current = Some((worker, load.draining));
+                }
+            }
+        }
+    }
+
+    /// Tells that the worker can be used, or that it drains.
+    async fn usable(&mut self, channel: &Channel, info: &ModelInfo, load: Load) -> Arc<Worker> {
+        let worker = Arc::new(Worker::new(
+            self.candidate.id.clone(),
+            channel.clone(),
+            info.clone(),
+            Arc::clone(&self.outstanding),
+        ));
+        worker.set_load(load);
+        info!(worker = %worker.id, model = info.model, draining = load.draining, "usable");
+        self.last = Some(Arc::clone(&worker));
+        self.backoff = Backoff::default();
+        self.news = true;
+        self.report(if load.draining {
+            State::Draining(Arc::clone(&worker))
+        } else {
+            State::Live(Arc::clone(&worker))
+        })
+        .await;
+        worker
+    }
+
+    async fn report(&self, state: State) {
+        let report = Report { id: self.candidate.id.clone(), generation: self.generation, state };
+        // The manager ends its tasks before it ends itself.
+        let _ = self.reports.send(report).await;
+    }
+}
+
+async fn answer<T>(
+    question: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, String> {
+    match timeout(ANSWER_TIMEOUT, question).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(status_cause(&status)),
+        Err(_) => Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
+    }
+}
+
+fn status_cause(status: &tonic::Status) -> String {
+    match std::error::Error::source(status) {
+        Some(cause) => root_cause(cause),
+        None => format!("{}: {}", status.code(), status.message()),
+    }
+}

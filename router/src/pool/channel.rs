@@ -1,0 +1,42 @@
+//! The connection to a worker: one HTTP/2 connection that carries all of its streams.
+
+use std::{error::Error, time::Duration};
+
+use tonic::transport::{Channel, Endpoint};
+
+/// The largest event that is read, in bytes: log probabilities of a long prompt come in one.
+pub(crate) const MAX_EVENT_BYTES: usize = 64 << 20;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A worker that is gone without a word is noticed within 15 s, also while nothing is asked of it.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// What one client that does not read may keep in memory here, in bytes.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// What all of them may keep, in bytes. Far above one stream's, since unread data of slow clients counts
+/// against every stream of the connection.
+const CONNECTION_WINDOW: u32 = 128 << 20;
+
+/// Connects to `host:port`.
+pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
+    Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .connect()
+        .await
+}
+
+/// The innermost cause of an error, which is the one that helps: `connection refused`, not `transport
+/// error`.
+pub(crate) fn root_cause(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

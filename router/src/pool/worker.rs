@@ -1,0 +1,139 @@
+//! A worker that answered, and what it still has to do for this router.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use stoker_proto::v1::{Load, ModelInfo};
+use stoker_shared::discovery::WorkerId;
+use tonic::transport::Channel;
+
+/// A worker during one connection.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) channel: Channel,
+    pub(crate) info: ModelInfo,
+    pub(crate) outstanding: Arc<Outstanding>,
+    load: Mutex<Load>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        id: WorkerId,
+        channel: Channel,
+        info: ModelInfo,
+        outstanding: Arc<Outstanding>,
+    ) -> Self {
+        Self { id, channel, info, outstanding, load: Mutex::default() }
+    }
+
+    /// What the worker last said about itself.
+    pub(crate) fn load(&self) -> Load {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_load(&self, load: Load) {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+    }
+}
+
+/// What this router has sent to a worker and not got back yet.
+#[derive(Debug, Default)]
+pub(crate) struct Outstanding {
+    tokens: AtomicU64,
+    streams: AtomicU64,
+}
+
+impl Outstanding {
+    /// Prompt tokens to read and tokens to make.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// Calls that are under way.
+    pub(crate) fn streams(&self) -> u64 {
+        self.streams.load(Ordering::Relaxed)
+    }
+}
+
+/// One call's part of what is outstanding. Dropping it takes away exactly what it added.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    /// Keeps the connection too, when the worker is no longer known otherwise.
+    worker: Arc<Worker>,
+    prompt: u64,
+    answer: u64,
+}
+
+impl Reservation {
+    /// Reserves an estimate, in tokens.
+    pub(crate) fn new(worker: &Arc<Worker>, prompt: u64, answer: u64) -> Self {
+        let outstanding = &worker.outstanding;
+        outstanding.tokens.fetch_add(prompt + answer, Ordering::Relaxed);
+        outstanding.streams.fetch_add(1, Ordering::Relaxed);
+        Self { worker: Arc::clone(worker), prompt, answer }
+    }
+
+    /// The worker counted the prompt.
+    pub(crate) fn prompt_is(&mut self, tokens: u64) {
+        self.set(tokens, self.answer);
+    }
+
+    /// The worker made tokens, so it has read the prompt too.
+    pub(crate) fn made(&mut self, tokens: u64) {
+        // An answer longer than expected is still work: it counts as one token until it ends.
+        self.set(0, self.answer.saturating_sub(tokens).max(1));
+    }
+
+    fn set(&mut self, prompt: u64, answer: u64) {
+        let (before, now) = (self.prompt + self.answer, prompt + answer);
+        let tokens = &self.worker.outstanding.tokens;
+        if now >= before {
+            tokens.fetch_add(now - before, Ordering::Relaxed);
+        } else {
+            tokens.fetch_sub(before - now, Ordering::Relaxed);
+        }
+        (self.prompt, self.answer) = (prompt, answer);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.set(0, 0);
+        self.worker.outstanding.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    /// A worker that nobody will call.
+    pub(in crate::pool) fn worker(id: &str, model: &str, digest: &str) -> Arc<Worker> {
+        let info = ModelInfo { model: model.into(), digest: digest.into(), ..Default::default() };
+        let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        Arc::new(Worker::new(WorkerId::new(id), channel, info, Arc::default()))
+    }
+
+    #[tokio::test]
+    async fn a_reservation_follows_the_work_and_leaves_nothing() {
+        let worker = worker("a", "m", "");
+        let tokens = || worker.outstanding.tokens();
+        let mut first = Reservation::new(&worker, 10, 100);
+        let second = Reservation::new(&worker, 1, 1);
+        assert_eq!((tokens(), worker.outstanding.streams()), (112, 2));
+        first.prompt_is(30);
+        assert_eq!(tokens(), 132);
+        first.made(1);
+        assert_eq!(tokens(), 101, "the prompt is read, one token is made");
+        first.made(500);
+        assert_eq!(tokens(), 3, "longer than expected, but not over");
+        drop(first);
+        drop(second);
+        assert_eq!((tokens(), worker.outstanding.streams()), (0, 0));
+    }
+}

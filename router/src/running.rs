@@ -1,0 +1,176 @@
+//! A router that runs: started, asked, and shut down from inside a process.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use stoker_proto::v1::{control_server::ControlServer, inference_server::InferenceServer};
+use stoker_shared::{
+    discovery::{Changes, WorkerId},
+    serve::{self, HealthState, MAX_REQUEST_BYTES},
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::service::RoutesBuilder;
+use tracing::{info, warn};
+
+use crate::{
+    RouterConfig,
+    layer::gate::Gate,
+    pool::{Pool, State},
+    server::Server,
+    stack,
+};
+
+/// Connections have this long to say goodbye once their streams are over.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// A router that is not ready says why after a moment, and then again from time to time.
+const FIRST_EXCUSE: Duration = Duration::from_secs(2);
+const NEXT_EXCUSE: Duration = Duration::from_secs(30);
+
+/// Why a router does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The listener is of no use.
+    #[error("the listener has no address: {0}")]
+    Listener(#[from] io::Error),
+    /// The descriptors in this binary cannot be read.
+    #[error("server reflection: {0}")]
+    Reflection(String),
+}
+
+/// A router that serves. Dropping it stops it without a drain.
+pub struct RunningRouter {
+    address: SocketAddr,
+    pool: Pool,
+    gate: Gate,
+    health: HealthState,
+    stop: CancellationToken,
+    server: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
+    _reporter: AbortOnDropHandle<()>,
+}
+
+/// A worker as the router sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerView {
+    /// Who it is.
+    pub id: WorkerId,
+    /// What it serves.
+    pub model: String,
+    /// Whether it takes new requests.
+    pub live: bool,
+    /// Tokens that it is still expected to read or make for this router.
+    pub outstanding_tokens: u64,
+    /// Calls of this router that are under way there.
+    pub streams: u64,
+}
+
+/// Starts a router on `listener`. It serves at once, and answers UNAVAILABLE until a worker is there.
+pub async fn start(
+    config: RouterConfig,
+    changes: Changes,
+    listener: TcpListener,
+) -> Result<RunningRouter, StartError> {
+    let address = listener.local_addr()?;
+    let pool = Pool::follow(changes);
+    let gate = Gate::default();
+    let server = Server {
+        stack: stack::build(&config, &pool, &gate),
+        pool: pool.clone(),
+        gate: gate.clone(),
+    };
+
+    let (health, health_service) = HealthState::new().await;
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(
+            InferenceServer::new(server.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(ControlServer::new(server).max_decoding_message_size(MAX_REQUEST_BYTES));
+    let routes = serve::with_reflection(routes, health_service)
+        .map_err(|error| StartError::Reflection(error.to_string()))?;
+
+    let stop = CancellationToken::new();
+    let serving = serve::server()
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(serve::incoming(listener), stop.clone().cancelled_owned());
+    let reporter = report_health(pool.clone(), gate.clone(), health.clone());
+    Ok(RunningRouter {
+        address,
+        pool,
+        gate,
+        health,
+        stop,
+        server: AbortOnDropHandle::new(tokio::spawn(serving)),
+        _reporter: AbortOnDropHandle::new(tokio::spawn(reporter)),
+    })
+}
+
+impl RunningRouter {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until at least `workers` workers take requests.
+    pub async fn wait_ready(&self, workers: usize) {
+        let mut fleet = self.pool.watch();
+        // Fails only once the pool is gone, and it is held here.
+        let _ = fleet.wait_for(|fleet| fleet.live().count() >= workers).await;
+    }
+
+    /// The workers that it has seen.
+    pub fn workers(&self) -> Vec<WorkerView> {
+        let fleet = self.pool.fleet();
+        let views = fleet.seen().map(|(worker, state)| WorkerView {
+            id: worker.id.clone(),
+            model: worker.info.model.clone(),
+            live: matches!(state, State::Live(_)),
+            outstanding_tokens: worker.outstanding.tokens(),
+            streams: worker.outstanding.streams(),
+        });
+        views.collect()
+    }
+
+    /// Drains and stops: tells health watchers first, refuses new calls, lets running streams finish for
+    /// `timeout`, and ends those that are left with UNAVAILABLE. Answers how many that were.
+    pub async fn shutdown(self, timeout: Duration) -> usize {
+        self.health.set_serving(false).await;
+        self.gate.close();
+        let unfinished = self.gate.drained(Some(timeout)).await;
+        self.gate.cut_off();
+        self.health.end_watches().await;
+        self.stop.cancel();
+        // Whoever does not close by then is left behind.
+        let _ = tokio::time::timeout(GOODBYE, self.server).await;
+        unfinished
+    }
+}
+
+/// Serving only while somebody can answer; the log says why not.
+async fn report_health(pool: Pool, gate: Gate, health: HealthState) {
+    let mut fleet = pool.watch();
+    let mut serving = false;
+    let mut excuse = FIRST_EXCUSE;
+    loop {
+        let now = Arc::clone(&fleet.borrow_and_update());
+        let live = now.live().count();
+        if serving != (live > 0) {
+            serving = live > 0;
+            health.set_serving(serving).await;
+            if serving {
+                info!(workers = live, "ready");
+            } else {
+                warn!(reason = %now.nobody(), "not ready");
+                excuse = NEXT_EXCUSE;
+            }
+        }
+        tokio::select! {
+            () = gate.closed().cancelled() => break,
+            changed = fleet.changed() => if changed.is_err() { break },
+            () = tokio::time::sleep(excuse), if !serving => {
+                warn!(reason = %now.nobody(), "not ready");
+                excuse = NEXT_EXCUSE;
+            }
+        }
+    }
+    health.set_serving(false).await;
+}

@@ -1,0 +1,59 @@
+//! The way of a request, from top to bottom. Read this first.
+
+use stoker_shared::ServiceError;
+use tower::{ServiceBuilder, util::BoxCloneSyncService};
+
+use crate::{
+    RouterConfig,
+    call::{Call, EventStream},
+    endpoint::Endpoint,
+    layer::{
+        admission::{Admission, Places},
+        balance::Balance,
+        deadline::Deadlines,
+        gate::{Gate, Gated},
+        model::ModelLookup,
+        retry::{Budget, Retry},
+        trace::Trace,
+        validate::Validate,
+    },
+    pool::Pool,
+};
+
+/// Every layer of the router, as one service.
+pub(crate) type Stack = BoxCloneSyncService<Call, EventStream, ServiceError>;
+
+/// Builds the stack. A stream that a layer returns is part of its job: what it holds for a call (a place,
+/// a permit, a reservation) it holds until the last event.
+pub(crate) fn build(config: &RouterConfig, pool: &Pool, gate: &Gate) -> Stack {
+    let gate = gate.clone();
+    let places = Places::new(config);
+    let (attempts, budget) = (config.retry_attempts, Budget::default());
+
+    let stack = ServiceBuilder::new()
+        // Outermost, so that whatever happens to a request is in its span and in its line of the log.
+        .layer_fn(Trace::new)
+        // A router that drains refuses before it does any work, and counts who is still inside.
+        .layer_fn(move |next| Gated::new(next, gate.clone()))
+        // What cannot succeed must not wait in a queue first.
+        .layer_fn(Validate::new)
+        // Above everything that waits, so that no wait is longer than the client's patience.
+        .layer_fn(Deadlines::new)
+        // Identity and limits of tenants go here.
+        //
+        // The only queue of the router. Below it, a call has a place and goes on at once.
+        .layer_fn(move |next| Admission::new(next, places.clone()))
+        // After the queue: models may have come and gone while the request waited.
+        .layer_fn(|next| ModelLookup::new(next, pool.clone()))
+        // Resume goes here: it goes on after the first token, where a retry must not.
+        //
+        // Above the choice of a worker, so that every attempt chooses anew.
+        .layer_fn(move |next| Retry::new(next, attempts, budget.clone()))
+        // Circuit breakers and prefix affinity go here: they say who may be chosen, and who is worth it.
+        //
+        // Innermost, since it counts what really is under way at a worker.
+        .layer_fn(|endpoint| Balance::new(endpoint, pool.clone()))
+        // The call itself.
+        .service(Endpoint);
+    BoxCloneSyncService::new(stack)
+}
