@@ -43,10 +43,7 @@ fn llama_2_vectors() {
     let outputs: Vec<_> = outputs.lines().collect();
     assert_eq!((texts.len(), outputs.len()), (46, 46));
     for (text, ids) in texts.into_iter().zip(outputs) {
-        let expected: Vec<u32> = ids
-            .split_whitespace()
-            .map(|id| id.parse().unwrap())
-            .collect();
+        let expected: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
         let ids = tokenizer.encode(text, false).unwrap();
         assert_eq!(ids, expected, "{text:?}");
         assert_eq!(tokenizer.decode(&ids, false), text);
@@ -80,10 +77,7 @@ fn prompts_of_the_greedy_vectors() {
     for record in vectors["records"].as_array().unwrap() {
         let prompt = record["prompt"].as_str().unwrap();
         for tokenizer in &tokenizers {
-            assert_eq!(
-                tokenizer.encode(prompt, true).unwrap(),
-                ids(&record["prompt_ids"])
-            );
+            assert_eq!(tokenizer.encode(prompt, true).unwrap(), ids(&record["prompt_ids"]));
         }
     }
 }

@@ -13,10 +13,7 @@ const MODEL: &str = "models/stories260K";
 fn originals_and(ending: &str) -> Option<(ModelFiles, ModelFiles)> {
     let folder = shared_data(MODEL)?;
     let gguf = folder.join(format!("stories260K{ending}.gguf"));
-    Some((
-        ModelFiles::open(&folder).unwrap(),
-        ModelFiles::open(&gguf).unwrap(),
-    ))
+    Some((ModelFiles::open(&folder).unwrap(), ModelFiles::open(&gguf).unwrap()))
 }
 
 /// Calls `compare` with name, type, original and GGUF values of every tensor of the GGUF file.
@@ -42,10 +39,7 @@ fn for_each_tensor(ending: &str, compare: impl Fn(&str, Dtype, &[f32], &[f32])) 
 fn f32_gguf_equals_safetensors_bit_for_bit() {
     for_each_tensor("", |name, dtype, expected, actual| {
         assert_eq!(dtype, Dtype::F32);
-        let same = expected
-            .iter()
-            .zip(actual)
-            .all(|(a, b)| a.to_bits() == b.to_bits());
+        let same = expected.iter().zip(actual).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same, "{name}");
     });
 }
@@ -135,7 +129,7 @@ fn both_containers_describe_the_same_model() {
     };
     assert_eq!(*gguf.config(), expected);
     for model in [original, gguf] {
-        let mut shapes = tensor_shapes(model.config());
+        let mut shapes: Vec<_> = tensor_shapes(model.config()).collect();
         shapes.sort();
         let found = model.tensors().map(|t| (t.name.clone(), t.shape.clone()));
         assert_eq!(found.collect::<Vec<_>>(), shapes);
@@ -148,10 +142,7 @@ fn raw_bytes_are_the_stored_ones_in_canonical_order() {
     let Some((original, gguf)) = originals_and("") else {
         return;
     };
-    for name in [
-        "model.layers.2.self_attn.q_proj.weight",
-        "model.norm.weight",
-    ] {
+    for name in ["model.layers.2.self_attn.q_proj.weight", "model.norm.weight"] {
         let raw = gguf.read_raw(name).unwrap();
         assert_eq!(raw, original.read_raw(name).unwrap());
         let values = original.read_f32(name).unwrap();
@@ -167,8 +158,5 @@ fn a_tensor_that_is_not_there_is_named() {
     };
     let model = ModelFiles::open(&folder).unwrap();
     let message = model.read_f32("lm_head.weight").unwrap_err().to_string();
-    assert!(
-        message.ends_with("there is no tensor lm_head.weight"),
-        "{message}"
-    );
+    assert!(message.ends_with("there is no tensor lm_head.weight"), "{message}");
 }

@@ -3,9 +3,6 @@
 use super::TokenizerError;
 use super::rule::Rule;
 
-/// Ids beyond this are a damaged file: the table below has a row for every id.
-const MAX_ID: u32 = 1 << 24;
-
 /// The bytes that each token adds to a text, by id.
 pub(super) struct Pieces {
     bytes: Vec<u8>,
@@ -19,11 +16,15 @@ impl Pieces {
         tokenizer: &tokenizers::Tokenizer,
         rule: &Rule,
     ) -> Result<Self, TokenizerError> {
-        let Some(max_id) = tokenizer.get_vocab(true).into_values().max() else {
+        let vocabulary = tokenizer.get_vocab(true);
+        let Some(max_id) = vocabulary.values().copied().max() else {
             return Err(TokenizerError::malformed("the vocabulary", "is empty"));
         };
-        if max_id > MAX_ID {
-            let reason = format!("has the id {max_id}; at most {MAX_ID} are accepted");
+        // The table has a row for every id, so ids that are far apart would cost what no file justifies.
+        let limit = 4 * vocabulary.len() + 1024;
+        if max_id as usize > limit {
+            let tokens = vocabulary.len();
+            let reason = format!("has the id {max_id}; {tokens} tokens may have ids up to {limit}");
             return Err(TokenizerError::malformed("the vocabulary", reason));
         }
         let added = tokenizer.get_added_tokens_decoder();

@@ -42,8 +42,8 @@ fn assemble(vocabulary: &Vocabulary) -> tokenizers::Result<Tokenizer> {
 
 /// The merges that lead to each piece: every way to cut it into two pieces, best score first.
 ///
-/// Among equal scores the piece with the lower id comes first, and of one piece the cut with the
-/// longer beginning: what merging from the left arrives at.
+/// SentencePiece takes the leftmost of equal scores. A rank cannot say that, but pieces of equal score
+/// are runs of spaces, which end up the same; the order by id and cut is there to be an order.
 fn merges(pieces: &[Piece]) -> Merges {
     let mergeable: HashMap<&str, usize> = pieces
         .iter()

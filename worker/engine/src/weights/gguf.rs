@@ -8,11 +8,13 @@ mod directory;
 mod kind;
 mod metadata;
 mod names;
+mod value;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use metadata::{Array, Metadata, Value};
+pub use metadata::Metadata;
+pub use value::{Array, Scalar, Value};
 
 use super::tensor::{RowOrder, StoredTensor};
 use super::{ModelConfig, Source, WeightsError};

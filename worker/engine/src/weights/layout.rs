@@ -8,34 +8,33 @@ use super::{ModelConfig, Source, WeightsError};
 /// The names and shapes of all tensors of a model, layer by layer.
 ///
 /// Matrices are `[out, in]`. `lm_head.weight` is absent when the embeddings are tied.
-pub fn tensor_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+pub fn tensor_shapes(config: &ModelConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
+    let table = vec![config.vocab_size, config.hidden_size];
+    let norm = vec![config.hidden_size];
+    let head = (!config.tie_embeddings).then(|| ("lm_head.weight".to_owned(), table.clone()));
+    // Lazily: a configuration may claim far more layers than its file holds.
+    [("model.embed_tokens.weight".to_owned(), table)]
+        .into_iter()
+        .chain((0..config.num_layers).flat_map(|layer| layer_shapes(config, layer)))
+        .chain([("model.norm.weight".to_owned(), norm)])
+        .chain(head)
+}
+
+fn layer_shapes(config: &ModelConfig, layer: usize) -> [(String, Vec<usize>); 9] {
     let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_size(), config.kv_size());
-    let mut shapes = vec![(
-        "model.embed_tokens.weight".to_owned(),
-        vec![config.vocab_size, hidden],
-    )];
-    for layer in 0..config.num_layers {
-        let parts = [
-            ("input_layernorm", vec![hidden]),
-            ("self_attn.q_proj", vec![q, hidden]),
-            ("self_attn.k_proj", vec![kv, hidden]),
-            ("self_attn.v_proj", vec![kv, hidden]),
-            ("self_attn.o_proj", vec![hidden, q]),
-            ("post_attention_layernorm", vec![hidden]),
-            ("mlp.gate_proj", vec![ffn, hidden]),
-            ("mlp.up_proj", vec![ffn, hidden]),
-            ("mlp.down_proj", vec![hidden, ffn]),
-        ];
-        shapes.extend(
-            parts.map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)),
-        );
-    }
-    shapes.push(("model.norm.weight".to_owned(), vec![hidden]));
-    if !config.tie_embeddings {
-        shapes.push(("lm_head.weight".to_owned(), vec![config.vocab_size, hidden]));
-    }
-    shapes
+    [
+        ("input_layernorm", vec![hidden]),
+        ("self_attn.q_proj", vec![q, hidden]),
+        ("self_attn.k_proj", vec![kv, hidden]),
+        ("self_attn.v_proj", vec![kv, hidden]),
+        ("self_attn.o_proj", vec![hidden, q]),
+        ("post_attention_layernorm", vec![hidden]),
+        ("mlp.gate_proj", vec![ffn, hidden]),
+        ("mlp.up_proj", vec![ffn, hidden]),
+        ("mlp.down_proj", vec![hidden, ffn]),
+    ]
+    .map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape))
 }
 
 /// Keeps the tensors that the configuration asks for, and refuses a file with too few, too many or others.

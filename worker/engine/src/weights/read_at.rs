@@ -1,6 +1,6 @@
 //! Bytes at a position: the one way that model files are read.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -31,18 +31,16 @@ pub struct FileReader {
 impl FileReader {
     /// Opens a regular file; anything else (a folder, a pipe) has no size to check against.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
+        // Asked before opening: to open a pipe is to wait for its writer.
+        if !fs::metadata(path)?.is_file() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "not a regular file",
             ));
         }
-        Ok(Self {
-            file,
-            len: metadata.len(),
-        })
+        let file = File::open(path)?;
+        let len = file.metadata()?.len();
+        Ok(Self { file, len })
     }
 }
 

@@ -85,13 +85,13 @@ impl StoredTensor {
             .try_fold(1, |n: usize, dim| n.checked_mul(*dim))
             .filter(|n| n.checked_mul(row_len).is_some())
             .ok_or_else(too_large)?;
-        let row_bytes = dtype.row_bytes(row_len).ok_or_else(|| {
-            let block = dtype.block_len();
-            source.malformed(
-                name,
-                format!("rows of {row_len} elements are not whole {dtype} blocks of {block}"),
-            )
-        })?;
+        let block = dtype.block_len();
+        if !row_len.is_multiple_of(block) {
+            let reason =
+                format!("rows of {row_len} elements are not whole {dtype} blocks of {block}");
+            return Err(source.malformed(name, reason));
+        }
+        let row_bytes = dtype.row_bytes(row_len).ok_or_else(too_large)?;
         let bytes = num_rows.checked_mul(row_bytes).ok_or_else(too_large)?;
         source.check(offset, bytes as u64, name)?;
         Ok(Self {

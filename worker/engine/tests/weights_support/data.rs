@@ -12,9 +12,6 @@ pub(crate) fn shared_data(path: &str) -> Option<PathBuf> {
     if found.exists() {
         return Some(found);
     }
-    eprintln!(
-        "skipped: {} does not exist; set STOKER_TEST_DATA",
-        found.display()
-    );
+    eprintln!("skipped: {} does not exist; set STOKER_TEST_DATA", found.display());
     None
 }

@@ -1,0 +1,183 @@
+//! GGUF values: integers, floats, truth values, texts and lists of them.
+
+use super::cursor::Cursor;
+use crate::weights::{Source, WeightsError};
+
+/// The type numbers of what is not a [`Scalar`].
+const TEXT: u32 = 8;
+const ARRAY: u32 = 9;
+/// The least bytes that a text takes: its length.
+const MIN_TEXT: u64 = 8;
+
+/// A metadata value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Any unsigned integer.
+    Unsigned(u64),
+    /// Any signed integer.
+    Signed(i64),
+    /// Either float. Single precision becomes the shortest decimal that rounds to it, so that 1e-5
+    /// in a GGUF file is the same number as 1e-5 in a config.json.
+    Float(f64),
+    /// A truth value.
+    Bool(bool),
+    /// Text.
+    Text(String),
+    /// A list of one type.
+    Array(Array),
+}
+
+/// A metadata list.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Array {
+    /// Texts.
+    Text(Vec<String>),
+    /// Fixed-size items, as they are stored.
+    Packed {
+        /// Their type.
+        scalar: Scalar,
+        /// The items one after the other, little endian.
+        bytes: Vec<u8>,
+    },
+}
+
+/// The fixed-size value types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say all there is")]
+pub enum Scalar {
+    U8,
+    I8,
+    U16,
+    I16,
+    U32,
+    I32,
+    F32,
+    Bool,
+    U64,
+    I64,
+    F64,
+}
+
+impl Scalar {
+    fn from_id(source: &Source, key: &str, id: u32) -> Result<Self, WeightsError> {
+        Ok(match id {
+            0 => Self::U8,
+            1 => Self::I8,
+            2 => Self::U16,
+            3 => Self::I16,
+            4 => Self::U32,
+            5 => Self::I32,
+            6 => Self::F32,
+            7 => Self::Bool,
+            10 => Self::U64,
+            11 => Self::I64,
+            12 => Self::F64,
+            _ => return Err(source.malformed(key, format!("has a value of unknown type {id}"))),
+        })
+    }
+
+    const fn size(self) -> usize {
+        match self {
+            Self::U8 | Self::I8 | Self::Bool => 1,
+            Self::U16 | Self::I16 => 2,
+            Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::U64 | Self::I64 | Self::F64 => 8,
+        }
+    }
+
+    /// Decodes one item of [`Self::size`] bytes; `None` for a truth value that is neither 0 nor 1.
+    fn decode(self, item: &[u8]) -> Option<Value> {
+        let mut wide = [0; 8];
+        wide[..item.len()].copy_from_slice(item);
+        let bits = u64::from_le_bytes(wide);
+        // Moves the sign bit of a narrow integer to the top and back.
+        let shift = 64 - 8 * self.size();
+        let signed = (bits << shift).cast_signed() >> shift;
+        Some(match self {
+            Self::U8 | Self::U16 | Self::U32 | Self::U64 => Value::Unsigned(bits),
+            Self::I8 | Self::I16 | Self::I32 | Self::I64 => Value::Signed(signed),
+            Self::F32 => Value::Float(shortest(f32::from_bits(bits as u32))),
+            Self::F64 => Value::Float(f64::from_bits(bits)),
+            Self::Bool if bits <= 1 => Value::Bool(bits == 1),
+            Self::Bool => return None,
+        })
+    }
+}
+
+/// The double nearest to the shortest decimal that identifies `value`.
+fn shortest(value: f32) -> f64 {
+    value
+        .to_string()
+        .parse()
+        .unwrap_or_else(|_| f64::from(value))
+}
+
+impl Value {
+    /// Reads a type and a value of it; `key` names the value in errors.
+    pub(super) fn parse(cursor: &mut Cursor<'_>, key: &str) -> Result<Self, WeightsError> {
+        match cursor.u32(key)? {
+            TEXT => Ok(Self::Text(cursor.string(cursor.remaining(), key)?)),
+            ARRAY => Ok(Self::Array(Array::parse(cursor, key)?)),
+            id => {
+                let scalar = Scalar::from_id(cursor.source(), key, id)?;
+                let bytes = cursor.bytes(scalar.size() as u64, key)?;
+                scalar.decode(&bytes).ok_or_else(|| {
+                    let reason = format!("is {} where true (1) or false (0) belongs", bytes[0]);
+                    cursor.source().malformed(key, reason)
+                })
+            }
+        }
+    }
+
+    /// The value in few characters, for errors.
+    pub(in crate::weights) fn brief(&self) -> String {
+        match self {
+            Self::Unsigned(n) => n.to_string(),
+            Self::Signed(n) => n.to_string(),
+            Self::Float(x) => x.to_string(),
+            Self::Bool(flag) => flag.to_string(),
+            Self::Text(text) => format!("{:?}", text.chars().take(80).collect::<String>()),
+            Self::Array(Array::Text(texts)) => format!("a list of {} strings", texts.len()),
+            Self::Array(Array::Packed { scalar, bytes }) => {
+                format!("a list of {} {scalar:?}", bytes.len() / scalar.size())
+            }
+        }
+    }
+}
+
+impl Array {
+    fn parse(cursor: &mut Cursor<'_>, key: &str) -> Result<Self, WeightsError> {
+        let source = cursor.source();
+        let kind = cursor.u32(key)?;
+        let count = cursor.u64(key)?;
+        match kind {
+            TEXT => {
+                let count = cursor.check_count(count, MIN_TEXT, key)?;
+                let texts = (0..count).map(|_| cursor.string(cursor.remaining(), key));
+                Ok(Self::Text(texts.collect::<Result<_, _>>()?))
+            }
+            ARRAY => Err(source.malformed(key, "is a list of lists, which no Llama file has")),
+            id => {
+                let scalar = Scalar::from_id(source, key, id)?;
+                let size = scalar.size() as u64;
+                let count = cursor.check_count(count, size, key)? as u64;
+                let bytes = cursor.bytes(count * size, key)?;
+                Ok(Self::Packed { scalar, bytes })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalars_keep_their_sign_and_their_decimal() {
+        assert_eq!(Scalar::I8.decode(&[255]), Some(Value::Signed(-1)));
+        assert_eq!(Scalar::U8.decode(&[255]), Some(Value::Unsigned(255)));
+        let eps = 1e-5_f32.to_le_bytes();
+        assert_eq!(Scalar::F32.decode(&eps), Some(Value::Float(1e-5)));
+        assert_eq!(Scalar::Bool.decode(&[2]), None);
+    }
+}
