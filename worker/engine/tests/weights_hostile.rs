@@ -39,6 +39,9 @@ fn read_folder(folder: &MemoryFolder) -> Result<(), WeightsError> {
 }
 
 fn read_all(model: &ModelFiles) -> Result<(), WeightsError> {
+    if let Ok(ids) = model.tokenizer().encode("a <s> \0é a", true) {
+        model.tokenizer().decode(&ids, false);
+    }
     for tensor in model.tensors() {
         let values = model.read_f32(&tensor.name)?;
         assert_eq!(values.len(), tensor.shape.iter().product::<usize>());

@@ -17,7 +17,7 @@ pub struct StreamDecoder {
 }
 
 impl StreamDecoder {
-    /// A decoder for the tokens that follow `context`, the last few ids of the prompt.
+    /// A decoder for the tokens that follow `context`, the prompt or its last few ids.
     ///
     /// The context decides whether a leading space is the text's own: it is unless nothing but
     /// special tokens went before. A character begun there is completed in the first text given out.
@@ -27,6 +27,15 @@ impl StreamDecoder {
             leading_spaces: tokenizer.leading_spaces,
             skip_special,
         };
+        // A byte that begins a character and is no space settles all that went before it, so of a
+        // long prompt only the end is looked at.
+        let settles = |byte: &u8| *byte != b' ' && !(0x80..0xC0).contains(byte);
+        let settled = |id: &u32| stream.bytes(tokenizer, *id).iter().any(settles);
+        let mut context = context;
+        if let Some(last) = context.iter().rposition(settled) {
+            stream.leading_spaces = 0;
+            context = &context[last..];
+        }
         let mut before = String::new();
         for id in context {
             stream.push_into(tokenizer, *id, &mut before);
@@ -43,10 +52,7 @@ impl StreamDecoder {
 
     /// Takes the next token; appends the text that is complete now to `text`.
     pub fn push_into(&mut self, tokenizer: &Tokenizer, id: u32, text: &mut String) {
-        if self.skip_special && tokenizer.is_special(id) {
-            return;
-        }
-        let mut bytes = tokenizer.token_bytes(id).unwrap_or_default();
+        let mut bytes = self.bytes(tokenizer, id);
         while self.leading_spaces > 0 && !bytes.is_empty() {
             match bytes.strip_prefix(b" ") {
                 Some(rest) => {
@@ -71,6 +77,14 @@ impl StreamDecoder {
     pub fn finish_into(&mut self, text: &mut String) {
         text.push_str(&String::from_utf8_lossy(&self.held));
         self.held.clear();
+    }
+
+    /// What a token adds; nothing for an unknown one, or a special one that is to be skipped.
+    fn bytes<'a>(&self, tokenizer: &'a Tokenizer, id: u32) -> &'a [u8] {
+        if self.skip_special && tokenizer.is_special(id) {
+            return &[];
+        }
+        tokenizer.token_bytes(id).unwrap_or_default()
     }
 
     /// Gives out whatever can no longer change.

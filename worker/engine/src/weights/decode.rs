@@ -1,5 +1,6 @@
 //! Stored elements to f32, exactly: every type read here is a subset of f32 except the products of Q8_0.
 
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
 use super::Dtype;
@@ -12,7 +13,7 @@ pub(super) fn decode_row(dtype: Dtype, row: &[u8], out: &mut [f32]) {
     debug_assert_eq!(dtype.row_bytes(out.len()), Some(row.len()));
     match dtype {
         Dtype::F32 => each(row, out, f32::from_le_bytes),
-        Dtype::F16 => each(row, out, |bytes| f16::from_le_bytes(bytes).to_f32()),
+        Dtype::F16 => decode_f16(row, out),
         Dtype::BF16 => each(row, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
         Dtype::Q8_0 => {
             let blocks = row.chunks_exact(dtype.block_bytes());
@@ -32,6 +33,31 @@ fn each<const N: usize>(row: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) ->
     for (bytes, out) in elements.iter().zip(out) {
         *out = decode(*bytes);
     }
+}
+
+/// Half precision by the slice: one at a time, each conversion asks again what the CPU can do.
+fn decode_f16(row: &[u8], out: &mut [f32]) {
+    let mut bits = [0; 512];
+    let pieces = row.chunks(2 * bits.len());
+    for (bytes, out) in pieces.zip(out.chunks_mut(bits.len())) {
+        let bits = &mut bits[..out.len()];
+        for (bits, bytes) in bits.iter_mut().zip(bytes.as_chunks().0) {
+            *bits = u16::from_le_bytes(*bytes);
+        }
+        bits.reinterpret_cast::<f16>().convert_to_f32_slice(out);
+    }
+}
+
+/// Where the first NaN or infinity is.
+pub(super) fn first_non_finite(values: &[f32]) -> Option<usize> {
+    // The largest magnitude as an integer is over the largest finite one exactly if any is. Unlike a
+    // search that may stop early, the compiler turns this into wide instructions.
+    let magnitude = |value: &f32| value.to_bits() & !(1 << 31);
+    let largest = values.iter().map(magnitude).fold(0, u32::max);
+    if largest <= f32::MAX.to_bits() {
+        return None;
+    }
+    values.iter().position(|value| !value.is_finite())
 }
 
 #[cfg(test)]
@@ -57,5 +83,28 @@ mod tests {
         decode_row(Dtype::Q8_0, &block, &mut out);
         assert_eq!(out[0], -8.0);
         assert_eq!(out[31], 7.5);
+    }
+
+    #[test]
+    fn half_precision_is_exact_over_its_whole_range() {
+        let finite = |bits: &u16| f16::from_bits(*bits).is_finite();
+        let bits: Vec<u16> = (0..=u16::MAX).filter(finite).collect();
+        let row: Vec<u8> = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        let mut out = vec![0.0; bits.len()];
+        decode_row(Dtype::F16, &row, &mut out);
+        let expected: Vec<f32> = bits
+            .iter()
+            .map(|bits| f16::from_bits(*bits).to_f32())
+            .collect();
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn the_first_non_finite_value_is_found() {
+        assert_eq!(first_non_finite(&[]), None);
+        assert_eq!(first_non_finite(&[0.0, f32::MAX, f32::MIN, -0.0]), None);
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(first_non_finite(&[1.0, bad, f32::NAN]), Some(1));
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::chat_template;
 use super::config::{add_generation_config, from_json, from_metadata};
 use super::gguf::{self, Gguf};
 use super::tensor::StoredTensor;
@@ -27,6 +28,7 @@ pub struct ModelFiles {
     name: String,
     config: ModelConfig,
     tokenizer: Arc<Tokenizer>,
+    chat_template: Option<String>,
     tensors: BTreeMap<String, StoredTensor>,
 }
 
@@ -72,7 +74,13 @@ impl ModelFiles {
         let tokenizer = Tokenizer::from_json_bytes(&json).map_err(|error| at(&source, error))?;
         let source = Arc::new(open_file(folder, WEIGHTS)?);
         let tensors = safetensors::read_tensors(&source)?;
-        Self::assemble(folder.name(), &source, config, tokenizer, tensors)
+        Ok(Self {
+            name: folder.name(),
+            chat_template: chat_template::of_folder(folder)?,
+            tensors: layout::check(&source, &config, tensors)?,
+            tokenizer: for_model(tokenizer, &config),
+            config,
+        })
     }
 
     /// Opens a GGUF file.
@@ -83,29 +91,12 @@ impl ModelFiles {
         let tokenizer =
             Tokenizer::from_gguf(gguf.metadata()).map_err(|error| at(&source, error))?;
         let tensors = gguf.canonical_tensors(&config)?;
-        Self::assemble(
-            source.name().to_owned(),
-            &source,
-            config,
-            tokenizer,
-            tensors,
-        )
-    }
-
-    fn assemble(
-        name: String,
-        source: &Source,
-        config: ModelConfig,
-        tokenizer: Tokenizer,
-        tensors: BTreeMap<String, StoredTensor>,
-    ) -> Result<Self, WeightsError> {
-        let tensors = layout::check(source, &config, tensors)?;
-        let tokenizer = tokenizer.for_model(config.vocab_size, &config.eos_token_ids);
         Ok(Self {
-            name,
-            tokenizer: Arc::new(tokenizer),
+            name: source.name().to_owned(),
+            chat_template: chat_template::of_metadata(gguf.metadata())?,
+            tensors: layout::check(&source, &config, tensors)?,
+            tokenizer: for_model(tokenizer, &config),
             config,
-            tensors,
         })
     }
 
@@ -122,6 +113,11 @@ impl ModelFiles {
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    /// The Jinja template that turns a conversation into a prompt, if the model came with one.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
     }
 
     /// The tensors of the model, sorted by name: exactly those of [`tensor_shapes`](super::tensor_shapes).
@@ -160,6 +156,10 @@ impl fmt::Debug for ModelFiles {
             .field("tensors", &self.tensors.len())
             .finish_non_exhaustive()
     }
+}
+
+fn for_model(tokenizer: Tokenizer, config: &ModelConfig) -> Arc<Tokenizer> {
+    Arc::new(tokenizer.for_model(config.vocab_size, &config.eos_token_ids))
 }
 
 fn at(source: &Source, error: TokenizerError) -> WeightsError {

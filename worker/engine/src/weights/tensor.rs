@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::decode::decode_row;
+use super::decode::{decode_row, first_non_finite};
 use super::{Dtype, Source, WeightsError};
 
 /// Rows are read in pieces of about this size, so that a tensor is never held twice.
@@ -124,7 +124,7 @@ impl StoredTensor {
             let start = row * self.row_len;
             let out = &mut values[start..start + self.row_len];
             decode_row(self.info.dtype, bytes, out);
-            match out.iter().position(|value| !value.is_finite()) {
+            match first_non_finite(out) {
                 None => Ok(()),
                 Some(column) => Err(WeightsError::NonFinite {
                     file: self.source.name().to_owned(),

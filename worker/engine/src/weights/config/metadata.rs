@@ -98,6 +98,10 @@ fn refuse_other_models(source: &Source, metadata: &Metadata) -> Result<(), Weigh
         }
         None => return Err(metadata.malformed("general.architecture", "is missing")),
     }
+    if let Some(parts) = metadata.count("split.count")?.filter(|parts| *parts > 1) {
+        let supported = "a model in one file; merge the parts";
+        return Err(source.unsupported("split.count =", parts, supported));
+    }
     for key in metadata.keys() {
         let Some(name) = key.strip_prefix(PREFIX) else {
             continue;

@@ -1,4 +1,4 @@
-//! Models that are refused: each message names the file, what is wrong in it, and its value.
+//! Models opened: what is understood, and what is refused by a message that names file, place and value.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "weights_support/counting.rs"]
@@ -141,6 +141,33 @@ fn generation_config_adds_end_tokens() {
 }
 
 #[test]
+fn chat_templates_are_found_where_they_are_kept() {
+    let template = |files: &[(&'static str, &str)]| {
+        let mut folder = FolderBuilder::tiny().build();
+        let files = files.iter().map(|(name, text)| (*name, text.as_bytes().to_vec()));
+        folder.files.extend(files);
+        let model = ModelFiles::from_folder(&folder).map_err(|error| error.to_string());
+        model.map(|model| model.chat_template().map(str::to_owned))
+    };
+    let one = ("tokenizer_config.json", r#"{ "chat_template": "one" }"#);
+    let several = r#"{ "chat_template": [
+        { "name": "tool_use", "template": "tools" }, { "name": "default", "template": "plain" }
+    ] }"#;
+    assert_eq!(template(&[]).unwrap(), None);
+    assert_eq!(template(&[one]).unwrap().as_deref(), Some("one"));
+    assert_eq!(template(&[one, ("chat_template.jinja", "file")]).unwrap().as_deref(), Some("file"));
+    let plain = template(&[("tokenizer_config.json", several)]).unwrap();
+    assert_eq!(plain.as_deref(), Some("plain"));
+    let wrong = template(&[("tokenizer_config.json", r#"{ "chat_template": 1 }"#)]).unwrap_err();
+    assert_says(&wrong, &["tiny/tokenizer_config.json: chat_template"]);
+
+    let mut builder = GgufBuilder::tiny();
+    builder.set("tokenizer.chat_template", text_value("inside"));
+    let model = ModelFiles::from_gguf(Source::new("tiny.gguf", builder.build().0)).unwrap();
+    assert_eq!(model.chat_template(), Some("inside"));
+}
+
+#[test]
 fn dimensions_that_make_no_sense() {
     for (key, value, parts) in [
         ("hidden_size", json!(0), ["hidden_size: is 0", "between 1 and"]),
@@ -229,6 +256,11 @@ fn gguf_keys_that_change_the_mathematics() {
             "llama.vocab_size",
             u32_value(6),
             "llama.vocab_size: is 6, but tokenizer.ggml.tokens lists 5",
+        ),
+        (
+            "split.count",
+            u32_value(3),
+            "split.count = 3 is not supported yet; supported: a model in one",
         ),
         ("llama.something_new", bool_value(true), "llama.something_new = true"),
         ("tokenizer.ggml.model", text_value("gpt2"), "tokenizer.ggml.model = gpt2"),
