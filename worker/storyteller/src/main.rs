@@ -1,1 +1,143 @@
-fn main() {}
+//! The command line of the trainer of the bundled story model.
+
+mod cli;
+
+use std::{
+    io::IsTerminal,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use storyteller::make::{
+    corpus::Storyteller,
+    error::Result,
+    generate::{self, Choice},
+    recipe::{CORPUS_SEED, HELD_OUT_STORIES, Recipe},
+    trainer::Plan,
+    weights::parameters,
+    workshop::{self, Model},
+};
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Corpus { count, seed } => corpus(count, seed),
+        Command::Train { out, work, quick } => train(&out, &work, quick),
+        Command::Sample { prompt, count, temperature, seed, model } => {
+            sample(&model, &prompt, count, Choice { temperature, seed })
+        }
+        Command::Evaluate { models, count } => evaluate(&models, Recipe::bundled().stories, count),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("storyteller: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn corpus(count: u64, seed: u64) -> Result<()> {
+    let storyteller = Storyteller::new()?;
+    for index in 0..count {
+        println!("{}\n", storyteller.story(seed, index)?);
+        if index + 1 < count {
+            println!("* * *\n");
+        }
+    }
+    Ok(())
+}
+
+fn train(out: &Path, work: &Path, quick: bool) -> Result<()> {
+    let recipe = if quick { Recipe::quick() } else { Recipe::bundled() };
+    let started = Instant::now();
+    let storyteller = Storyteller::new()?;
+    eprintln!(
+        "{} plots; learning the tokenizer from {} stories",
+        storyteller.plots(),
+        recipe.tokenizer_stories
+    );
+    let tokenizer = workshop::make_tokenizer(&storyteller, recipe.tokenizer_stories)?;
+    let stories = workshop::encode_stories(&storyteller, &tokenizer, CORPUS_SEED, recipe.stories)?;
+    let tokens = stories.concat();
+    eprintln!(
+        "{} stories, {} tokens, {} a story",
+        stories.len(),
+        tokens.len(),
+        tokens.len() / stories.len().max(1)
+    );
+
+    for (name, plan) in [("model", &recipe.target), ("draft", &recipe.draft)] {
+        eprintln!(
+            "{name}: {} parameters, {} tokens to read",
+            parameters(&plan.config),
+            plan.tokens()
+        );
+        let progress = Progress::new(name, plan);
+        let checkpoint = work.join(format!("{name}.safetensors"));
+        let watch = |step, loss| progress.step(step, loss);
+        workshop::make_model(plan, &tokens, &tokenizer, &checkpoint, &out.join(name), watch)?;
+        progress.finish();
+    }
+    eprintln!("made in {:.1} minutes\n", started.elapsed().as_secs_f64() / 60.0);
+    evaluate(out, recipe.stories, if quick { 40 } else { HELD_OUT_STORIES })
+}
+
+fn sample(folder: &Path, prompt: &str, count: usize, choice: Choice) -> Result<()> {
+    let model = Model::open(folder)?;
+    let prompt = model.tokenizer.encode(prompt, true)?;
+    let texts = generate::stories(&model.config, &model.weights, prompt.get_ids(), count, choice)?;
+    for (i, text) in texts.iter().enumerate() {
+        println!("{}\n", model.tokenizer.decode(text, true)?);
+        if i + 1 < texts.len() {
+            println!("* * *\n");
+        }
+    }
+    Ok(())
+}
+
+fn evaluate(folder: &Path, learned: u64, held_out: u64) -> Result<()> {
+    let (model, draft) = (Model::open(&folder.join("model"))?, Model::open(&folder.join("draft"))?);
+    let learned =
+        workshop::encode_stories(&Storyteller::new()?, &model.tokenizer, CORPUS_SEED, learned)?
+            .concat();
+    print!("{}", workshop::report(&[("draft", &draft), ("model", &model)], &learned, held_out)?);
+    Ok(())
+}
+
+/// A bar on a terminal; a line every hundred steps in a log.
+struct Progress {
+    bar: ProgressBar,
+    steps: usize,
+    started: Instant,
+}
+
+impl Progress {
+    fn new(name: &str, plan: &Plan) -> Self {
+        let bar = ProgressBar::new(plan.steps() as u64).with_prefix(name.to_owned());
+        // The template is a constant and known to be good; the plain bar is a fine second best.
+        let style = ProgressStyle::with_template(
+            "{prefix} {wide_bar} {pos}/{len} loss {msg} {elapsed} (eta {eta})",
+        );
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.enable_steady_tick(Duration::from_secs(1));
+        Self { bar, steps: plan.steps(), started: Instant::now() }
+    }
+
+    fn step(&self, step: usize, loss: f32) {
+        self.bar.set_position(step as u64);
+        self.bar.set_message(format!("{loss:.3}"));
+        if step.is_multiple_of(100) && !std::io::stderr().is_terminal() {
+            let seconds = self.started.elapsed().as_secs();
+            eprintln!("step {step} of {}: loss {loss:.3}, {seconds} s", self.steps);
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish();
+    }
+}

@@ -1,0 +1,168 @@
+//! The training loop: two replicas of the model, each on one thread, average their gradients every step.
+
+use std::thread;
+
+use burn::tensor::{Device, Tensor};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::make::{
+    adamw::{AdamW, learning_rate},
+    batches::{Batch, Batches},
+    checkpoint::Progress,
+    config::ModelConfig,
+    error::{Error, Result},
+    llama::{self, Llama},
+    weights::{Spec, Weights, specs},
+};
+
+/// Always two, whatever the machine has: the number decides the order of sums, and so the weights.
+const REPLICAS: usize = 2;
+
+/// A stretch of training at one sequence length.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Phase {
+    /// Number of steps.
+    pub steps: usize,
+    /// Rows of a step, over all replicas; a multiple of two.
+    pub rows: usize,
+    /// Tokens of a row.
+    pub length: usize,
+}
+
+/// Everything that decides what comes out.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The model to train.
+    pub config: ModelConfig,
+    /// Seed of the first weights.
+    pub seed: u64,
+    /// Highest learning rate.
+    pub peak: f64,
+    /// Phases, one after the other under one schedule of the learning rate.
+    pub phases: Vec<Phase>,
+}
+
+impl Plan {
+    /// Steps of all phases.
+    pub fn steps(&self) -> usize {
+        self.phases.iter().map(|phase| phase.steps).sum()
+    }
+
+    /// Tokens of all phases.
+    pub fn tokens(&self) -> usize {
+        self.phases.iter().map(|phase| phase.steps * phase.rows * phase.length).sum()
+    }
+
+    /// The phase that step number `step` belongs to.
+    fn phase(&self, mut step: usize) -> Option<Phase> {
+        for phase in &self.phases {
+            if step < phase.steps {
+                return Some(*phase);
+            }
+            step -= phase.steps;
+        }
+        None
+    }
+}
+
+/// One training run.
+pub struct Trainer<'a> {
+    plan: &'a Plan,
+    specs: Weights<Spec>,
+    batches: Batches<'a>,
+    progress: Progress,
+    pools: Vec<ThreadPool>,
+    /// The model at the sequence length of the current phase.
+    model: Option<(usize, Llama)>,
+}
+
+impl<'a> Trainer<'a> {
+    /// Starts from fresh weights, or goes on from `progress`.
+    pub fn new(plan: &'a Plan, tokens: &'a [u32], progress: Option<Progress>) -> Result<Self> {
+        let progress = progress.unwrap_or_else(|| {
+            let weights = llama::init(&plan.config, plan.seed, &Device::flex());
+            Progress { step: 0, cursor: 0, optimiser: AdamW::new(&weights), weights }
+        });
+        let mut batches = Batches::new(tokens);
+        batches.cursor = progress.cursor;
+        // One thread each: a replica's operations never wait for each other's halves.
+        let pool = |_| ThreadPoolBuilder::new().num_threads(1).build();
+        Ok(Self {
+            specs: specs(&plan.config),
+            pools: (0..REPLICAS).map(pool).collect::<std::result::Result<_, _>>()?,
+            model: None,
+            plan,
+            batches,
+            progress,
+        })
+    }
+
+    /// Where the run stands.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// One step. Returns the mean loss in nats per token, or `None` when the plan is fulfilled.
+    pub fn step(&mut self) -> Result<Option<f32>> {
+        let step = self.progress.step;
+        let Some(phase) = self.plan.phase(step) else { return Ok(None) };
+        let batch = self.batches.next(phase.rows, phase.length);
+        let (loss, gradients) = self.gradients(&batch, phase);
+        if !loss.is_finite() {
+            return Err(Error::Diverged(step));
+        }
+        let rate = learning_rate(step, self.plan.steps(), self.plan.peak);
+        let weights = self.progress.weights.clone();
+        self.progress.weights =
+            self.progress.optimiser.step(weights, gradients, &self.specs, rate, step + 1);
+        self.progress.step = step + 1;
+        self.progress.cursor = self.batches.cursor;
+        Ok(Some(loss))
+    }
+
+    /// Mean loss and mean gradients of a batch, half of it on each replica.
+    fn gradients(&mut self, batch: &Batch, phase: Phase) -> (f32, Weights<Tensor<2>>) {
+        if self.model.as_ref().is_none_or(|(length, _)| *length != phase.length) {
+            let device = Device::flex().autodiff();
+            self.model = Some((phase.length, Llama::new(&self.plan.config, phase.length, &device)));
+        }
+        let Some((_, model)) = &self.model else { unreachable!("set just above") };
+        let weights = &self.progress.weights;
+        let half = batch.inputs.len() / REPLICAS;
+        let parts = batch.inputs.chunks(half).zip(batch.targets.chunks(half)).zip(&self.pools);
+        let results: Vec<_> = thread::scope(|scope| {
+            let replicas: Vec<_> = parts
+                .map(|((inputs, targets), pool)| {
+                    scope.spawn(move || pool.install(|| backward(model, weights, inputs, targets)))
+                })
+                .collect();
+            replicas.into_iter().filter_map(|replica| replica.join().ok()).collect()
+        });
+        assert_eq!(results.len(), REPLICAS, "a replica panicked");
+        let mean = 1.0 / REPLICAS as f32;
+        results
+            .into_iter()
+            .map(|(loss, gradients)| (loss * mean, gradients.map(|g| g.mul_scalar(mean))))
+            .reduce(|(loss, sum), (other, gradients)| {
+                (loss + other, sum.zip(gradients).map(|(a, b)| a.add(b)))
+            })
+            .unwrap_or_else(|| unreachable!("there are replicas"))
+    }
+}
+
+/// Loss and gradients of one replica.
+fn backward(
+    model: &Llama,
+    weights: &Weights<Tensor<2>>,
+    inputs: &[u32],
+    targets: &[u32],
+) -> (f32, Weights<Tensor<2>>) {
+    let leaves = weights.as_ref().map(|w| Tensor::from_inner(w.clone()).require_grad());
+    let loss = model.loss(&leaves, inputs, targets);
+    let mut gradients = loss.backward();
+    let gradients = leaves.map(|leaf| match leaf.grad_remove(&mut gradients) {
+        Some(gradient) => gradient,
+        None => leaf.inner().zeros_like(),
+    });
+    (loss.into_scalar::<f32>(), gradients)
+}
