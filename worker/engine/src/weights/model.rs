@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,18 +38,19 @@ impl ModelFiles {
     /// Opens a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         let name = path.display().to_string();
-        if !path.exists() {
-            return Err(WeightsError::NotFound { path: name });
-        }
-        if path.is_dir() {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => WeightsError::NotFound { path: name.clone() },
+            _ => WeightsError::Io {
+                file: name.clone(),
+                what: "it".to_owned(),
+                source,
+            },
+        };
+        if fs::metadata(path).map_err(failed)?.is_dir() {
             return Self::from_folder(&DiskFolder(path.to_owned()));
         }
-        let reader = FileReader::open(path).map_err(|source| WeightsError::Io {
-            file: name.clone(),
-            what: "the file".to_owned(),
-            source,
-        })?;
-        let source = Source::new(name, reader);
+        let reader = FileReader::open(path).map_err(failed)?;
+        let source = Source::new(name.clone(), reader);
         if gguf::has_magic(&source) || has_extension(path, "gguf") {
             return Self::from_gguf(source);
         }
