@@ -11,8 +11,26 @@ use tonic::metadata::MetadataMap;
 use crate::ServiceError;
 
 const HEADER: &str = "grpc-timeout";
+/// tonic's server keeps the header's time too, and answers CANCELLED if it is over before the response
+/// headers. A handler that is this much earlier answers DEADLINE_EXCEEDED instead.
+const HEAD_START: Duration = Duration::from_millis(2);
 /// A deadline further away than this is none: it keeps instants far from overflow.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// When the headers of a request were read.
+#[derive(Debug, Clone, Copy)]
+struct Arrived(Instant);
+
+/// Notes when a request arrives, before its message is read. An interceptor; `serve::server` has it.
+pub fn note_arrival(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+    request.extensions_mut().insert(Arrived(Instant::now()));
+    Ok(request)
+}
+
+/// When a request arrived; now, if nobody noted it.
+pub fn arrived<T>(request: &tonic::Request<T>) -> Instant {
+    request.extensions().get().map_or_else(Instant::now, |&Arrived(at)| at)
+}
 
 /// When a call must be over. `None` waits for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,17 +45,26 @@ impl Deadline {
         Self((left < LONGEST).then(|| Instant::now() + left))
     }
 
-    /// Reads `grpc-timeout`. A malformed one is an error that names it.
-    pub fn from_metadata(metadata: &MetadataMap) -> Result<Self, ServiceError> {
-        let Some(value) = metadata.get(HEADER) else {
+    /// Reads the `grpc-timeout` of a request. A malformed one is an error that names it.
+    pub fn of<T>(request: &tonic::Request<T>) -> Result<Self, ServiceError> {
+        let Some(value) = request.metadata().get(HEADER) else {
             return Ok(Self::NEVER);
         };
-        parse(value.as_bytes()).map(Self::after).ok_or_else(|| {
+        let left = parse(value.as_bytes()).ok_or_else(|| {
             ServiceError::invalid(
                 HEADER,
                 format!("{value:?} is not up to eight digits and one of H, M, S, m, u, n"),
             )
-        })
+        })?;
+        let left = left.saturating_sub(HEAD_START);
+        Ok(Self((left < LONGEST).then(|| arrived(request) + left)))
+    }
+
+    /// Like [`Deadline::of`], where only the metadata of a request that arrives now is at hand.
+    pub fn from_metadata(metadata: &MetadataMap) -> Result<Self, ServiceError> {
+        let mut request = tonic::Request::new(());
+        *request.metadata_mut() = metadata.clone();
+        Self::of(&request)
     }
 
     /// Time left; zero once it has passed, `None` without a deadline.

@@ -6,7 +6,7 @@ use stoker_proto::{FILE_DESCRIPTOR_SET, SERVICES};
 use tokio::net::TcpListener;
 use tonic::{
     server::NamedService,
-    service::{Routes, RoutesBuilder},
+    service::{InterceptorLayer, Routes, RoutesBuilder},
     transport::{Server, server::TcpIncoming},
 };
 use tonic_health::{
@@ -14,6 +14,9 @@ use tonic_health::{
     pb::health_server::{Health, HealthServer},
     server::HealthReporter,
 };
+use tower::layer::util::{Identity, Stack};
+
+use crate::deadline;
 
 /// The largest request that is read, in bytes. A longer one is refused by gRPC with OUT_OF_RANGE.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -53,12 +56,16 @@ pub fn incoming(listener: TcpListener) -> TcpIncoming {
     TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
+/// Notes when a request arrives: its deadline counts from there.
+pub type NoteArrival = fn(tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status>;
+
 /// A server with the limits and keep-alives that tonic leaves off.
-pub fn server() -> Server {
+pub fn server() -> Server<Stack<InterceptorLayer<NoteArrival>, Identity>> {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
+        .layer(InterceptorLayer::new(deadline::note_arrival as NoteArrival))
 }
 
 /// The health of a process: `""` and every service of the contract go up and down together.
