@@ -34,16 +34,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// A request that arrives now.
-    pub(crate) fn new(request: GenerateRequest, deadline: Deadline) -> Self {
-        Self {
-            request,
-            deadline,
-            arrived: Instant::now(),
-            span: Span::none(),
-            attempt: 1,
-            tried: Tried::default(),
-        }
+    pub(crate) fn new(request: GenerateRequest, deadline: Deadline, arrived: Instant) -> Self {
+        Self { request, deadline, arrived, span: Span::none(), attempt: 1, tried: Tried::default() }
     }
 }
 

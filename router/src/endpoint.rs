@@ -16,7 +16,10 @@ use tower::Service;
 
 use crate::{
     call::{Call, EventStream},
-    pool::{channel::MAX_EVENT_BYTES, worker::Worker},
+    pool::{
+        channel::{MAX_EVENT_BYTES, root_cause},
+        worker::Worker,
+    },
 };
 
 /// A call and the worker that was chosen for it.
@@ -111,21 +114,20 @@ impl Events {
 
 /// What a status means. One with a source was made here, by the transport: the worker said nothing.
 fn read(status: &Status, worker: &Worker, deadline: Deadline) -> ServiceError {
-    let Some(cause) = status.source() else {
-        return ServiceError::from(status);
-    };
-    let causes = || std::iter::successors(Some(cause), |&error| error.source());
-    // tonic keeps the forwarded deadline too, rounded down, and may be the first to notice.
+    let source = status.source();
+    let causes = || std::iter::successors(source, |&error| error.source());
+    // The deadline is kept at both ends of the connection too, by tonic, rounded down and with CANCELLED.
     if deadline.is_over() || causes().any(|error| error.is::<TimeoutExpired>()) {
         return ServiceError::DeadlineExceeded {
             stage: format!("waiting for worker {}", worker.id),
         };
     }
-    // The innermost cause is the one that helps: `connection refused`, not `transport error`.
-    let innermost = causes().last().map(ToString::to_string);
-    ServiceError::unavailable(format!(
-        "worker {}: the connection failed: {}",
-        worker.id,
-        innermost.unwrap_or_default()
-    ))
+    match source {
+        None => ServiceError::from(status),
+        Some(source) => ServiceError::unavailable(format!(
+            "worker {}: the connection failed: {}",
+            worker.id,
+            root_cause(source)
+        )),
+    }
 }

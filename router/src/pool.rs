@@ -4,6 +4,7 @@ mod backoff;
 mod candidate;
 pub(crate) mod channel;
 mod fleet;
+mod model;
 pub(crate) mod worker;
 
 use std::{collections::HashMap, sync::Arc};

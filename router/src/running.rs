@@ -132,7 +132,7 @@ impl RunningRouter {
 
     /// Drains and stops: tells health watchers first, refuses new calls, lets running streams finish for
     /// `timeout`, and ends those that are left with UNAVAILABLE. Answers how many that were.
-    pub async fn shutdown(self, timeout: Duration) -> usize {
+    pub async fn shutdown(mut self, timeout: Duration) -> usize {
         self.health.set_serving(false).await;
         self.gate.close();
         let unfinished = self.gate.drained(Some(timeout)).await;
@@ -140,8 +140,14 @@ impl RunningRouter {
         self.health.end_watches().await;
         self.stop.cancel();
         // Whoever does not close by then is left behind.
-        let _ = tokio::time::timeout(GOODBYE, self.server).await;
+        let _ = tokio::time::timeout(GOODBYE, &mut self.server).await;
         unfinished
+    }
+}
+
+impl Drop for RunningRouter {
+    fn drop(&mut self) {
+        self.gate.cut_off();
     }
 }
 

@@ -9,7 +9,10 @@ use stoker_proto::v1::{
     WatchLoadRequest, control_client::ControlClient, control_server::Control,
     inference_server::Inference,
 };
-use stoker_shared::{ServiceError, deadline::Deadline};
+use stoker_shared::{
+    ServiceError,
+    deadline::{Deadline, arrived},
+};
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, transport::Channel};
 use tower::ServiceExt;
@@ -40,8 +43,8 @@ impl Inference for Server {
         &self,
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let deadline = Deadline::from_metadata(request.metadata())?;
-        let call = Call::new(request.into_inner(), deadline);
+        let (deadline, arrived) = (Deadline::of(&request)?, arrived(&request));
+        let call = Call::new(request.into_inner(), deadline, arrived);
         let events = self.stack.clone().oneshot(call).await?;
         Ok(Response::new(events.map_err(Status::from).boxed()))
     }
@@ -110,9 +113,9 @@ impl Server {
         request: Request<Q>,
         ask: impl AsyncFnOnce(ControlClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<Response<A>, Status> {
-        let deadline = Deadline::from_metadata(request.metadata())?;
+        let deadline = Deadline::of(&request)?;
         let fleet = self.pool.fleet();
-        let worker = fleet.model(model)?.any().ok_or_else(|| fleet.nobody())?;
+        let worker = fleet.model(model)?.choose(&[]).ok_or_else(|| fleet.nobody())?;
         let mut request = Request::new(request.into_inner());
         deadline.forward(&mut request);
         let answer = ask(ControlClient::new(worker.channel.clone()), request);

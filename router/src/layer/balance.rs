@@ -48,11 +48,11 @@ where
     fn call(&mut self, call: Call) -> Self::Future {
         // Workers may have come and gone since the model was looked up: look again, at every attempt.
         let fleet = self.pool.fleet();
-        let (prompt, answer) = estimate(&call.request);
         let reserved = fleet.model(&call.request.model).and_then(|model| {
             call.tried.with(|tried| {
                 let worker = model.choose(tried).ok_or_else(|| fleet.nobody())?;
                 tried.push(worker.id.clone());
+                let (prompt, answer) = estimate(&call.request, worker.info.context_length);
                 // Reserved before dispatch, so that calls that come at once do not all see an idle worker.
                 Ok((worker.clone(), Reservation::new(worker, prompt, answer)))
             })
@@ -71,7 +71,7 @@ where
 }
 
 /// Tokens of prompt and answer, as far as somebody without a tokenizer can tell.
-fn estimate(request: &GenerateRequest) -> (u64, u64) {
+fn estimate(request: &GenerateRequest, context_length: u32) -> (u64, u64) {
     let of_text = |bytes: usize| (bytes as u64).div_ceil(4);
     let prompt = match &request.input {
         Some(Input::Prompt(text)) => of_text(text.len()),
@@ -81,8 +81,12 @@ fn estimate(request: &GenerateRequest) -> (u64, u64) {
     };
     let longest = request.stopping.as_ref().and_then(|s| s.max_tokens);
     let choices = request.sampling.as_ref().and_then(|s| s.num_sequences);
-    let answer = longest.map_or(USUAL_ANSWER, u64::from) * u64::from(choices.unwrap_or(1));
-    (prompt, answer)
+    let mut answer = longest.map_or(USUAL_ANSWER, u64::from);
+    if context_length > 0 {
+        // Many ask for far more than there is room for.
+        answer = answer.min(context_length.into());
+    }
+    (prompt, answer * u64::from(choices.unwrap_or(1)))
 }
 
 impl Observe for Reservation {
@@ -104,13 +108,14 @@ mod tests {
 
     #[test]
     fn estimates_prompt_and_answer() {
-        assert_eq!(estimate(&request()), (4, USUAL_ANSWER));
+        assert_eq!(estimate(&request(), 0), (4, USUAL_ANSWER));
         let exact = GenerateRequest {
             input: Some(Input::TokenIds(TokenIds { ids: vec![1; 9] })),
             stopping: Some(Stopping { max_tokens: Some(100), ..Default::default() }),
             sampling: Some(Sampling { num_sequences: Some(3), ..Default::default() }),
             ..Default::default()
         };
-        assert_eq!(estimate(&exact), (9, 300));
+        assert_eq!(estimate(&exact, 0), (9, 300));
+        assert_eq!(estimate(&exact, 50), (9, 150), "no more than the context holds");
     }
 }

@@ -14,7 +14,8 @@ use stoker_proto::v1::{
     Accepted, FinishReason, Finished, GenerateRequest, GenerateResponse, TokenDelta, Usage,
     generate_request::Input, generate_response::Event,
 };
-use stoker_shared::ServiceError;
+use stoker_shared::{ServiceError, deadline::Deadline};
+use tokio::time::Instant;
 use tower::Service;
 
 use crate::call::{Call, EventStream};
@@ -26,7 +27,7 @@ pub(crate) fn request() -> GenerateRequest {
 
 /// A call of that request, without a deadline.
 pub(crate) fn call() -> Call {
-    Call::new(request(), Default::default())
+    Call::new(request(), Deadline::NEVER, Instant::now())
 }
 
 /// An event of the first attempt.

@@ -59,11 +59,11 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::layer::support::{Recorder, request};
+    use crate::layer::support::{Recorder, call, request};
 
     async fn pass(request: GenerateRequest) -> Result<Option<u64>, ServiceError> {
         let below = Recorder::default();
-        let call = Call::new(request, Default::default());
+        let call = Call { request, ..call() };
         drop(Validate::new(below.clone()).oneshot(call).await?);
         let seen = below.take();
         Ok(seen[0].request.sampling.as_ref().and_then(|s| s.seed))

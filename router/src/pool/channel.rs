@@ -12,10 +12,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// What one client that does not read may keep in memory here, in bytes.
-const STREAM_WINDOW: u32 = 256 << 10;
-/// What all of them may keep, in bytes. Far above one stream's, since unread data of slow clients counts
-/// against every stream of the connection.
-const CONNECTION_WINDOW: u32 = 128 << 20;
+const STREAM_WINDOW: u32 = 32 << 10;
+/// What all of them may keep, in bytes: as much as HTTP/2 allows. Unread data of slow clients counts against
+/// every stream of the connection, and h2 closes a connection whose small unread frames outweigh half of it.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// Connects to `host:port`.
 pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
@@ -27,6 +27,9 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        // Tokens that cross a cancellation on the way count as errors of the worker; after 1,024 of them h2
+        // would close the connection under everybody else.
+        .http2_max_local_error_reset_streams(None)
         .connect()
         .await
 }

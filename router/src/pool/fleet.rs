@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use stoker_proto::v1::{Capacity, Load, ModelInfo};
-use stoker_shared::{ServiceError, VERSION, discovery::WorkerId};
+use stoker_proto::v1::Load;
+use stoker_shared::{ServiceError, discovery::WorkerId};
 
-use super::worker::Worker;
+use super::{model::Model, worker::Worker};
 
 /// Troubles to name in an error; more than a few help nobody.
 const TROUBLES_TOLD: usize = 3;
@@ -54,25 +54,15 @@ pub(crate) struct Fleet {
     states: Vec<(WorkerId, State)>,
 }
 
-/// A model and the workers that take requests for it.
-#[derive(Debug, Default)]
-pub(crate) struct Model {
-    name: String,
-    live: Vec<Arc<Worker>>,
-}
-
 impl Fleet {
     pub(super) fn new<'a>(states: impl Iterator<Item = (&'a WorkerId, &'a State)>) -> Self {
         let mut fleet = Self::default();
         for (id, state) in states {
             if let Some(worker) = state.worker() {
                 let name = &worker.info.model;
-                let model = fleet
-                    .models
-                    .entry(name.clone())
-                    .or_insert_with(|| Model { name: name.clone(), live: Vec::new() });
+                let model = fleet.models.entry(name.clone()).or_insert_with(|| Model::new(name));
                 if state.trouble().is_none() {
-                    model.live.push(Arc::clone(worker));
+                    model.add(worker);
                 }
             }
             fleet.states.push((id.clone(), state.clone()));
@@ -104,10 +94,7 @@ impl Fleet {
                 });
             }
         };
-        if found.live.is_empty() {
-            return Err(self.nobody());
-        }
-        Ok(found)
+        if found.live().is_empty() { Err(self.nobody()) } else { Ok(found) }
     }
 
     /// UNAVAILABLE, with what is wrong with whom.
@@ -127,7 +114,7 @@ impl Fleet {
 
     /// Workers that take requests.
     pub(crate) fn live(&self) -> impl Iterator<Item = &Arc<Worker>> {
-        self.models.values().flat_map(|model| &model.live)
+        self.models.values().flat_map(Model::live)
     }
 
     /// Every candidate that was ever usable.
@@ -138,78 +125,58 @@ impl Fleet {
     /// The load of all live workers together.
     pub(crate) fn load(&self) -> Load {
         self.live().map(|worker| worker.load()).fold(Load::default(), |sum, one| Load {
-            running: sum.running + one.running,
-            waiting: sum.waiting + one.waiting,
-            queued_tokens: sum.queued_tokens + one.queued_tokens,
-            free_kv_blocks: sum.free_kv_blocks + one.free_kv_blocks,
-            total_kv_blocks: sum.total_kv_blocks + one.total_kv_blocks,
-            step: sum.step + one.step,
+            running: sum.running.saturating_add(one.running),
+            waiting: sum.waiting.saturating_add(one.waiting),
+            queued_tokens: sum.queued_tokens.saturating_add(one.queued_tokens),
+            free_kv_blocks: sum.free_kv_blocks.saturating_add(one.free_kv_blocks),
+            total_kv_blocks: sum.total_kv_blocks.saturating_add(one.total_kv_blocks),
+            step: sum.step.saturating_add(one.step),
             draining: false,
         })
     }
 }
 
-impl Model {
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::pool::worker::tests::worker;
+
+    fn fleet(states: Vec<State>) -> Fleet {
+        let ids: Vec<_> = (0..states.len()).map(|i| WorkerId::new(format!("w{i}"))).collect();
+        Fleet::new(ids.iter().zip(&states))
     }
 
-    /// The one with less to do out of two drawn at random: nearly as even as looking at all of them, at a
-    /// cost that does not grow with their number. Prefers workers that were not tried yet, and never takes
-    /// the last one tried again while there is another.
-    pub(crate) fn choose(&self, tried: &[WorkerId]) -> Option<&Arc<Worker>> {
-        let count = self.live.len();
-        let (first, second) = match count {
-            0 => return None,
-            1 => (0, 0),
-            _ => {
-                let first = rand::random_range(0..count);
-                let second = rand::random_range(0..count - 1);
-                (first, second + usize::from(second >= first))
-            }
-        };
-        let (first, second) = (self.untried(first, tried), self.untried(second, tried));
-        let less = second.outstanding.tokens() < first.outstanding.tokens();
-        Some(if less { second } else { first })
+    fn gone(last: Option<Arc<Worker>>) -> State {
+        State::Gone { reason: "refused".into(), last }
     }
 
-    /// The first worker from `start` on that was not tried; failing that, one that was not tried last.
-    fn untried(&self, start: usize, tried: &[WorkerId]) -> &Arc<Worker> {
-        let from = || self.live[start..].iter().chain(&self.live[..start]);
-        from()
-            .find(|worker| !tried.contains(&worker.id))
-            .or_else(|| from().find(|worker| tried.last() != Some(&worker.id)))
-            .unwrap_or(&self.live[start])
+    #[tokio::test]
+    async fn an_empty_name_means_the_only_model() {
+        let one = fleet(vec![State::Live(worker("a", "m", ""))]);
+        assert_eq!(one.model("").unwrap().name(), "m");
+        assert_eq!(one.model("m").unwrap().name(), "m");
+
+        let both = ["m", "n"].map(|model| State::Live(worker("a", model, "")));
+        let error = fleet(both.into()).model("").unwrap_err();
+        assert!(error.to_string().ends_with("one of m, n"), "{error}");
     }
 
-    /// Any of its live workers.
-    pub(crate) fn any(&self) -> Option<&Arc<Worker>> {
-        self.choose(&[])
-    }
-
-    /// What its workers say of the model, as one: the sum of their capacities, and the digest if they agree.
-    pub(crate) fn info(&self) -> Option<ModelInfo> {
-        let (first, rest) = self.live.split_first()?;
-        let mut info =
-            ModelInfo { version: VERSION.into(), worker: String::new(), ..first.info.clone() };
-        for worker in rest {
-            if worker.info.digest != info.digest {
-                info.digest.clear();
-            }
-            if let (Some(sum), Some(one)) = (&mut info.capacity, worker.info.capacity) {
-                *sum = add(*sum, one);
-            }
+    #[tokio::test]
+    async fn a_model_whose_workers_are_gone_is_unavailable_rather_than_unknown() {
+        for away in [gone(Some(worker("a", "m", ""))), State::Draining(worker("a", "m", ""))] {
+            let fleet = fleet(vec![away, State::Live(worker("b", "n", ""))]);
+            let error = fleet.model("m").unwrap_err();
+            assert!(matches!(error, ServiceError::Unavailable { .. }), "{error}");
+            let error = fleet.model("x").unwrap_err();
+            assert!(matches!(error, ServiceError::UnknownModel { .. }), "{error}");
         }
-        Some(info)
     }
-}
 
-fn add(sum: Capacity, one: Capacity) -> Capacity {
-    Capacity {
-        max_num_seqs: sum.max_num_seqs + one.max_num_seqs,
-        max_num_batched_tokens: sum.max_num_batched_tokens + one.max_num_batched_tokens,
-        kv_blocks: sum.kv_blocks + one.kv_blocks,
-        kv_block_size: sum.kv_block_size,
-        max_num_queued_reqs: sum.max_num_queued_reqs + one.max_num_queued_reqs,
+    #[test]
+    fn names_a_few_troubles_and_counts_the_rest() {
+        let why = fleet(vec![gone(None); 5]).nobody().to_string();
+        assert_eq!(why, "no worker is ready; w0: refused; w1: refused; w2: refused; 2 more");
     }
 }

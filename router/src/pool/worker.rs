@@ -107,13 +107,13 @@ impl Drop for Reservation {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use tonic::transport::Endpoint;
 
     use super::*;
 
     /// A worker that nobody will call.
-    pub(in crate::pool) fn worker(id: &str, model: &str, digest: &str) -> Arc<Worker> {
+    pub(crate) fn worker(id: &str, model: &str, digest: &str) -> Arc<Worker> {
         let info = ModelInfo { model: model.into(), digest: digest.into(), ..Default::default() };
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
         Arc::new(Worker::new(WorkerId::new(id), channel, info, Arc::default()))

@@ -1,0 +1,152 @@
+//! Load goes where there is room, and what was reserved is given back to the last token.
+
+use futures::{StreamExt, future::join_all};
+use stoker_shared::ServiceError;
+
+use crate::support::{
+    Cluster, ask, soon,
+    worker::{FakeWorker, Script},
+};
+
+#[tokio::test]
+async fn the_worker_with_less_to_do_is_preferred() {
+    let (a, b) = (FakeWorker::new("a"), FakeWorker::new("b"));
+    for worker in [&a, &b] {
+        worker.script(|_| Script::Stall(1));
+    }
+    let cluster = Cluster::of(&[&a, &b]).await;
+    // One long answer somewhere, then short ones: they all fit beside it, on the other worker.
+    let mut streams = vec![cluster.generate(ask(100_000)).await.unwrap()];
+    let (long, short) = if a.requests().is_empty() { (&b, &a) } else { (&a, &b) };
+    for _ in 0..20 {
+        streams.push(cluster.generate(ask(100)).await.unwrap());
+    }
+    assert_eq!((long.requests().len(), short.requests().len()), (1, 20));
+}
+
+#[tokio::test]
+async fn calls_that_come_at_once_are_spread() {
+    let workers = ["a", "b", "c", "d"].map(|n| FakeWorker::new(n).always(Script::Stall(1)));
+    let cluster = Cluster::of(&workers.each_ref()).await;
+    let calls = (0..80).map(|_| cluster.generate(ask(100)));
+    let streams = join_all(calls).await;
+    assert!(streams.iter().all(Result::is_ok));
+    for worker in &workers {
+        let count = worker.requests().len();
+        assert!((14..=26).contains(&count), "{count} of 80 on one of four");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_leaves_nothing_reserved() {
+    const STREAMS: usize = 500;
+    let workers = ["a", "b", "c"].map(FakeWorker::new);
+    for worker in &workers {
+        worker.script(|_| match rand::random_range(0..10) {
+            0 => Script::Refuse(ServiceError::unavailable("draining")),
+            1 => Script::Refuse(ServiceError::Internal("NaN logits".into())),
+            2 => Script::Fail(3, ServiceError::unavailable("lost")),
+            3 => Script::Truncate(2),
+            4 => Script::Stall(5),
+            5 => Script::Hang,
+            _ => Script::Answer,
+        });
+    }
+    let cluster = Cluster::of(&workers.each_ref()).await;
+    let calls = (0..STREAMS).map(|_| {
+        let mut client = cluster.client();
+        tokio::spawn(async move {
+            let patience = rand::random_range(0..40);
+            let call = client.generate(ask(20));
+            // Some leave before the worker accepts, some in the middle, some never.
+            let limit = std::time::Duration::from_millis(patience * 5);
+            let Ok(Ok(response)) = tokio::time::timeout(limit, call).await else {
+                return;
+            };
+            let mut events = response.into_inner();
+            let most = rand::random_range(1..30);
+            for _ in 0..most {
+                match tokio::time::timeout(limit, events.next()).await {
+                    Ok(Some(Ok(_))) => {}
+                    _ => break,
+                }
+            }
+        })
+    });
+    for done in soon(join_all(calls)).await {
+        done.unwrap();
+    }
+    for worker in &workers {
+        worker.open(0).await;
+    }
+    cluster
+        .until(|workers| {
+            workers.iter().all(|w| w.live && w.outstanding_tokens == 0 && w.streams == 0)
+        })
+        .await;
+    assert!(workers.iter().all(|w| w.connections() == 1), "a cancelled stream cost a connection");
+    let reached: usize = workers.iter().map(|w| w.requests().len()).sum();
+    assert!(reached > STREAMS / 2, "only {reached} reached a worker");
+    // And it goes on as if nothing had been.
+    for worker in &workers {
+        worker.script(|_| Script::Answer);
+    }
+    assert!(cluster.generate(ask(3)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_leave_do_not_wear_out_the_connection() {
+    let worker = FakeWorker::new("a").always(Script::Flood);
+    let cluster = Cluster::of(&[&worker]).await;
+    // HTTP/2 forgets old resets and counts what still comes for them: 1,024 used to be the end.
+    for _ in 0..40 {
+        let streams = join_all((0..100).map(|_| cluster.generate(ask(1)))).await;
+        for stream in streams {
+            stream.unwrap();
+        }
+    }
+    worker.open(0).await;
+    assert_eq!(worker.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_cancel_at_once_do_not_cost_the_connection() {
+    let worker = FakeWorker::new("a").always(Script::Stall(1));
+    let cluster = Cluster::of(&[&worker]).await;
+    for _ in 0..50 {
+        let calls: Vec<_> = (0..100)
+            .map(|_| {
+                let mut client = cluster.client();
+                tokio::spawn(async move { client.generate(ask(1)).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        for call in &calls {
+            call.abort();
+        }
+        join_all(calls).await;
+    }
+    worker.open(0).await;
+    assert!(cluster.generate(ask(1)).await.is_ok());
+    assert_eq!(worker.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_do_not_cost_the_connection() {
+    const SLOW: usize = 400;
+    let worker = FakeWorker::new("a").always(Script::Flood);
+    let cluster = Cluster::of(&[&worker]).await;
+    let mut narrow = cluster.narrow().await;
+    let mut streams = Vec::new();
+    for _ in 0..SLOW {
+        streams.push(narrow.generate(ask(1)).await.unwrap().into_inner());
+    }
+    // Small unread frames are counted per connection: too many of them used to be its end.
+    worker.flooded(SLOW * 800).await;
+    for stream in &mut streams {
+        for _ in 0..100 {
+            soon(stream.next()).await.unwrap().unwrap();
+        }
+    }
+    assert_eq!(worker.connections(), 1);
+}

@@ -1,0 +1,117 @@
+//! Workers that fail, and what another one can do about it.
+
+use stoker_shared::ServiceError;
+use tonic::Code;
+
+use crate::support::{
+    Cluster, accepted, ask, collect, tokens,
+    worker::{FakeWorker, Script},
+};
+
+fn draining() -> ServiceError {
+    ServiceError::unavailable("draining")
+}
+
+/// Enough requests for both workers to be the first choice of some.
+const ENOUGH: usize = 20;
+
+#[tokio::test]
+async fn before_the_first_token_another_worker_answers() {
+    let good = FakeWorker::new("good");
+    for script in [Script::Refuse(draining()), Script::Fail(0, draining()), Script::Truncate(0)] {
+        let bad = FakeWorker::new("bad").always(script);
+        let cluster = Cluster::of(&[&good, &bad]).await;
+        // The retry budget begins with ten.
+        while bad.requests().len() < 5 {
+            let (events, error) = collect(cluster.generate(ask(3)).await.unwrap()).await;
+            assert!(error.is_none(), "{error:?}");
+            assert_eq!(tokens(&events), 3);
+            let again = events.iter().skip(1).all(|e| {
+                !matches!(e.event, Some(stoker_proto::v1::generate_response::Event::Accepted(_)))
+            });
+            assert!(again, "accepted comes once");
+        }
+    }
+}
+
+#[tokio::test]
+async fn after_the_first_token_the_error_stands() {
+    let a = FakeWorker::new("a").always(Script::Fail(1, draining()));
+    let b = FakeWorker::new("b").always(Script::Fail(1, draining()));
+    let cluster = Cluster::of(&[&a, &b]).await;
+    for _ in 0..ENOUGH {
+        let (events, error) = collect(cluster.generate(ask(3)).await.unwrap()).await;
+        assert_eq!(tokens(&events), 1);
+        assert_eq!(error.unwrap().code(), Code::Unavailable);
+    }
+    assert_eq!(a.requests().len() + b.requests().len(), ENOUGH);
+}
+
+#[tokio::test]
+async fn the_same_worker_is_not_asked_twice_in_a_row() {
+    let workers = ["a", "b"].map(|n| FakeWorker::new(n).always(Script::Refuse(draining())));
+    let cluster = Cluster::of(&[&workers[0], &workers[1]]).await;
+    cluster.generate(ask(3)).await.unwrap_err();
+    let attempts = workers.each_ref().map(|worker| {
+        let attempts = worker.requests().into_iter();
+        attempts.map(|r| r.routing.unwrap().attempt).collect::<Vec<_>>()
+    });
+    assert!(attempts == [vec![1, 3], vec![2]] || attempts == [vec![2], vec![1, 3]], "{attempts:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_is_wrong_is_not_tried_again() {
+    let wrong = ServiceError::invalid("prompt", "5000 tokens are more than 4096");
+    let worker = FakeWorker::new("a").always(Script::Refuse(wrong));
+    let cluster = Cluster::of(&[&worker]).await;
+    let status = cluster.generate(ask(3)).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.message(), "prompt: 5000 tokens are more than 4096");
+    assert_eq!(worker.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_storm_of_failures_adds_a_fifth_of_load_at_most() {
+    let worker = FakeWorker::new("a").always(Script::Refuse(draining()));
+    let cluster = Cluster::of(&[&worker]).await;
+    for _ in 0..200 {
+        cluster.generate(ask(3)).await.unwrap_err();
+    }
+    let extra = worker.requests().len() - 200;
+    // A fifth of 200, and the ten that are saved up at the start.
+    assert!((40..=50).contains(&extra), "{extra}");
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_mid_way_is_an_error_that_says_so() {
+    let worker = FakeWorker::new("a").always(Script::Stall(2));
+    let cluster = Cluster::of(&[&worker]).await;
+    let stream = cluster.generate(ask(3)).await.unwrap();
+    worker.open(1).await;
+    drop(worker);
+    let (events, error) = collect(stream).await;
+    let error = error.unwrap();
+    assert!(tokens(&events) <= 2);
+    assert_eq!(error.code(), Code::Unavailable, "{error:?}");
+    assert!(error.message().contains("the connection failed"), "{}", error.message());
+    cluster.until(|workers| !workers[0].live && workers[0].outstanding_tokens == 0).await;
+    let status = cluster.generate(ask(1)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("no worker is ready"), "{}", status.message());
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_before_its_first_token_costs_nothing() {
+    let doomed = FakeWorker::new("doomed").always(Script::Stall(0));
+    let other = FakeWorker::new("other").always(Script::Stall(0));
+    let cluster = Cluster::of(&[&doomed, &other]).await;
+    let stream = cluster.generate(ask(3)).await.unwrap();
+    let on_doomed = !doomed.requests().is_empty();
+    let (dies, lives) = if on_doomed { (doomed, other) } else { (other, doomed) };
+    lives.script(|_| Script::Answer);
+    drop(dies);
+    let (events, error) = collect(stream).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(tokens(&events), 3);
+    assert!(!accepted(&events).worker.is_empty());
+}

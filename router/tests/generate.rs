@@ -1,0 +1,128 @@
+//! Requests that are right, and requests that are not.
+
+use std::time::{Duration, Instant};
+
+use stoker_proto::v1::{GenerateRequest, Routing, Sampling, Timings, generate_request::Input};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::support::{
+    Cluster, accepted, ask, collect, finished, soon, tokens,
+    worker::{FakeWorker, Script},
+};
+
+#[tokio::test]
+async fn streams_an_answer() {
+    let worker = FakeWorker::new("a");
+    let cluster = Cluster::of(&[&worker]).await;
+    let (events, error) = collect(cluster.generate(ask(5)).await.unwrap()).await;
+    assert!(error.is_none());
+    assert_eq!(tokens(&events), 5);
+
+    let sent = &worker.requests()[0];
+    let accepted = accepted(&events);
+    assert_eq!(accepted.worker, "a");
+    assert_eq!(accepted.request_id, sent.request_id);
+    assert_eq!(sent.request_id.len(), 36, "the router drew an id");
+    let seed = sent.sampling.as_ref().unwrap().seed;
+    assert_eq!(seed, Some(accepted.seed), "and a seed");
+    assert_eq!(sent.model, "story", "an empty name is the only model");
+    assert_eq!(sent.routing.as_ref().unwrap().attempt, 1);
+}
+
+#[tokio::test]
+async fn timings_sum_to_the_wall_time() {
+    let worker = FakeWorker::new("a");
+    let cluster = Cluster::of(&[&worker]).await;
+    let start = Instant::now();
+    let (events, _) = collect(cluster.generate(ask(5)).await.unwrap()).await;
+    let wall = start.elapsed();
+    let timings: Timings = finished(&events).timings.unwrap();
+    let of = |d: Option<prost_types::Duration>| Duration::try_from(d.unwrap()).unwrap();
+    let total = of(timings.total);
+    let sum = of(timings.admission) + of(timings.route) + of(timings.worker_total);
+    assert_eq!(sum, total);
+    assert!(!total.is_zero() && total <= wall, "{total:?} of {wall:?}");
+}
+
+#[tokio::test]
+async fn events_of_another_attempt_are_dropped() {
+    let worker = FakeWorker::new("a").always(Script::Ghosts);
+    let cluster = Cluster::of(&[&worker]).await;
+    let (events, error) = collect(cluster.generate(ask(5)).await.unwrap()).await;
+    assert!(error.is_none());
+    assert_eq!(events.len(), 1 + 5 + 1);
+    assert!(events.iter().all(|event| event.attempt == 1));
+}
+
+#[tokio::test]
+async fn bad_parameters_are_named() {
+    let worker = FakeWorker::new("a");
+    let cluster = Cluster::of(&[&worker]).await;
+    let request = GenerateRequest {
+        sampling: Some(Sampling {
+            temperature: Some(f32::NAN),
+            top_p: Some(2.0),
+            ..Default::default()
+        }),
+        ..ask(1)
+    };
+    let status = cluster.generate(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let bad = status.get_details_bad_request().unwrap();
+    let fields: Vec<_> = bad.field_violations.iter().map(|v| &v.field).collect();
+    assert_eq!(fields, ["sampling.temperature", "sampling.top_p"]);
+    assert!(worker.requests().is_empty());
+}
+
+#[tokio::test]
+async fn routing_is_refused_from_clients() {
+    let worker = FakeWorker::new("a");
+    let cluster = Cluster::of(&[&worker]).await;
+    let request =
+        GenerateRequest { routing: Some(Routing { attempt: 7, ..Default::default() }), ..ask(1) };
+    let status = cluster.generate(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("routing"), "{}", status.message());
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_answered_with_those_that_are_there() {
+    let (a, b) = (FakeWorker::of_model("a", "one"), FakeWorker::of_model("b", "two"));
+    let cluster = Cluster::of(&[&a, &b]).await;
+    let named = |model: &str| GenerateRequest { model: model.into(), ..ask(1) };
+    let status = cluster.generate(named("three")).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(status.message().contains("one, two"), "{}", status.message());
+
+    let status = cluster.generate(named("")).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "which of the two?");
+
+    let (events, _) = collect(cluster.generate(named("two")).await.unwrap()).await;
+    assert_eq!(accepted(&events).worker, "b");
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_leaves_the_connection_alone() {
+    let worker = FakeWorker::new("a");
+    let cluster = Cluster::of(&[&worker]).await;
+    let huge = GenerateRequest { input: Some(Input::Prompt("x".repeat(5 << 20))), ..ask(1) };
+    let status = cluster.generate(huge).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{}", status.message());
+    let (events, _) = collect(cluster.generate(ask(2)).await.unwrap()).await;
+    assert_eq!(tokens(&events), 2);
+}
+
+#[tokio::test]
+async fn garbage_on_a_connection_leaves_the_server_alone() {
+    let worker = FakeWorker::new("a");
+    let cluster = Cluster::of(&[&worker]).await;
+    let mut socket = tokio::net::TcpStream::connect(cluster.router.address()).await.unwrap();
+    socket.write_all(&[0xff; 4096]).await.unwrap();
+    // Closed by the router, with or without a word.
+    let mut said = Vec::new();
+    let _ = soon(socket.read_to_end(&mut said)).await;
+    let (events, _) = collect(cluster.generate(ask(2)).await.unwrap()).await;
+    assert_eq!(tokens(&events), 2);
+}

@@ -1,0 +1,95 @@
+//! Health, draining and shutting down.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use stoker_proto::v1::{DrainRequest, WatchLoadRequest};
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::support::{
+    Cluster, ask, collect, soon, tokens,
+    worker::{FakeWorker, Script},
+};
+
+#[tokio::test]
+async fn serving_only_while_a_worker_lives() {
+    let worker = FakeWorker::new("a");
+    let cluster = Cluster::of(&[&worker]).await;
+    let mut health = HealthClient::new(cluster.channel());
+    let request = HealthCheckRequest { service: "stoker.v1.Inference".into() };
+    let watch = health.watch(request).await.unwrap();
+    let mut states = watch.into_inner().map(|state| state.unwrap().status());
+    let mut until = async |wanted| {
+        soon(async { while states.next().await != Some(wanted) {} }).await;
+    };
+    until(ServingStatus::Serving).await;
+    drop(worker);
+    until(ServingStatus::NotServing).await;
+}
+
+#[tokio::test]
+async fn shutdown_lets_streams_finish() {
+    let worker = FakeWorker::new("a").always(Script::Stall(1));
+    let cluster = Cluster::of(&[&worker]).await;
+    let mut health = HealthClient::new(cluster.channel());
+    let watch = health.watch(HealthCheckRequest::default()).await.unwrap();
+    let mut states = watch.into_inner();
+    let mut loads = cluster.control().watch_load(WatchLoadRequest::default()).await.unwrap();
+    let running = cluster.generate(ask(9)).await.unwrap();
+    let mut client = cluster.client();
+
+    let shutdown = tokio::spawn(cluster.router.shutdown(Duration::from_secs(60)));
+    soon(async {
+        while states.next().await.unwrap().unwrap().status() != ServingStatus::NotServing {}
+    })
+    .await;
+    // Health goes first; right after it new calls are refused.
+    soon(async {
+        loop {
+            if let Err(status) = client.generate(ask(1)).await {
+                assert_eq!(status.code(), Code::Unavailable);
+                assert_eq!(status.message(), "the router is draining");
+                break;
+            }
+        }
+    })
+    .await;
+    assert!(!shutdown.is_finished());
+    worker.open(1).await;
+    drop(running);
+    assert_eq!(soon(shutdown).await.unwrap(), 0);
+    // Nothing keeps the connection: watches have ended.
+    soon(async { while states.next().await.is_some_and(|state| state.is_ok()) {} }).await;
+    soon(async { while loads.get_mut().next().await.is_some_and(|load| load.is_ok()) {} }).await;
+}
+
+#[tokio::test]
+async fn shutdown_cuts_off_what_does_not_finish() {
+    let worker = FakeWorker::new("a").always(Script::Stall(1));
+    let cluster = Cluster::of(&[&worker]).await;
+    let stream = cluster.generate(ask(9)).await.unwrap();
+    assert_eq!(soon(cluster.router.shutdown(Duration::from_millis(50))).await, 1);
+    let (events, error) = collect(stream).await;
+    assert_eq!(tokens(&events), 1);
+    assert_eq!(error.unwrap().code(), Code::Unavailable);
+    worker.open(0).await;
+}
+
+#[tokio::test]
+async fn drain_answers_once_the_last_stream_is_over() {
+    let worker = FakeWorker::new("a").always(Script::Stall(1));
+    let cluster = Cluster::of(&[&worker]).await;
+    let stream = cluster.generate(ask(9)).await.unwrap();
+    let mut control = cluster.control();
+    let brief = DrainRequest { timeout: Duration::from_millis(50).try_into().ok() };
+    let answer = soon(control.drain(brief)).await.unwrap();
+    assert_eq!(answer.into_inner().unfinished, 1);
+    assert_eq!(cluster.generate(ask(1)).await.unwrap_err().code(), Code::Unavailable);
+    let waiting = tokio::spawn(async move { control.drain(DrainRequest::default()).await });
+    drop(stream);
+    let answer = soon(waiting).await.unwrap().unwrap();
+    assert_eq!(answer.into_inner().unfinished, 0);
+}

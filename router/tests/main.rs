@@ -1,0 +1,12 @@
+//! The router as a client sees it. One binary, so that it is linked once.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
+
+mod balancing;
+mod cli;
+mod deadlines;
+mod failures;
+mod generate;
+mod lifecycle;
+mod support;
+mod workers;

@@ -1,0 +1,150 @@
+//! A router with scripted workers, all on real sockets.
+
+pub mod worker;
+
+use std::{future::Future, time::Duration};
+
+use futures::StreamExt;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use stoker_proto::v1::{
+    Accepted, Finished, GenerateRequest, GenerateResponse, Stopping, control_client::ControlClient,
+    generate_request::Input, generate_response::Event, inference_client::InferenceClient,
+};
+use stoker_router::{RouterConfig, RunningRouter, WorkerView};
+use stoker_shared::discovery::{self, Changes};
+use tokio::net::TcpListener;
+use tonic::{IntoRequest, Status, Streaming, body::Body, transport::Channel};
+use worker::FakeWorker;
+
+/// Far above what anything here takes; a test that waits this long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for what must happen soon.
+pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it must happen soon")
+}
+
+/// A router, and a connection to it.
+pub struct Cluster {
+    pub router: RunningRouter,
+    channel: Channel,
+}
+
+impl Cluster {
+    /// A router with default settings over these workers, all of them ready.
+    pub async fn of(workers: &[&FakeWorker]) -> Self {
+        Self::with(RouterConfig::default(), workers).await
+    }
+
+    pub async fn with(config: RouterConfig, workers: &[&FakeWorker]) -> Self {
+        let addresses = workers.iter().map(|worker| worker.address.to_string());
+        let cluster = Self::following(config, discovery::static_list(addresses)).await;
+        soon(cluster.router.wait_ready(workers.len())).await;
+        cluster
+    }
+
+    pub async fn following(config: RouterConfig, changes: Changes) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let router = stoker_router::start(config, changes, listener).await.unwrap();
+        let channel = Channel::from_shared(format!("http://{}", router.address()))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        Self { router, channel }
+    }
+
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub fn client(&self) -> InferenceClient<Channel> {
+        InferenceClient::new(self.channel())
+    }
+
+    /// A client that keeps no deadline itself, as tonic's would: it hears what the router says.
+    pub fn patient(&self) -> InferenceClient<Client<HttpConnector, Body>> {
+        let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+        let origin = format!("http://{}", self.router.address());
+        InferenceClient::with_origin(client, origin.parse().unwrap())
+    }
+
+    /// A client that takes almost nothing in that it does not read.
+    pub async fn narrow(&self) -> InferenceClient<Channel> {
+        let channel = Channel::from_shared(format!("http://{}", self.router.address()))
+            .unwrap()
+            .initial_stream_window_size(1024)
+            .connect()
+            .await
+            .unwrap();
+        InferenceClient::new(channel)
+    }
+
+    pub fn control(&self) -> ControlClient<Channel> {
+        ControlClient::new(self.channel())
+    }
+
+    /// Starts a stream.
+    pub async fn generate(
+        &self,
+        request: impl IntoRequest<GenerateRequest>,
+    ) -> Result<Streaming<GenerateResponse>, Status> {
+        let response = soon(self.client().generate(request.into_request())).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Waits until what the router thinks of its workers is as it should be.
+    pub async fn until(&self, holds: impl Fn(&[WorkerView]) -> bool) {
+        soon(async {
+            while !holds(&self.router.workers()) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+/// A request for `max_tokens` tokens.
+pub fn ask(max_tokens: u32) -> GenerateRequest {
+    GenerateRequest {
+        input: Some(Input::Prompt("once upon a time".into())),
+        stopping: Some(Stopping { max_tokens: Some(max_tokens), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// A stream until its end: what came, and the error that ended it.
+pub async fn collect(
+    mut stream: Streaming<GenerateResponse>,
+) -> (Vec<GenerateResponse>, Option<Status>) {
+    let mut events = Vec::new();
+    while let Some(item) = soon(stream.next()).await {
+        match item {
+            Ok(event) => events.push(event),
+            Err(status) => return (events, Some(status)),
+        }
+    }
+    (events, None)
+}
+
+pub fn accepted(events: &[GenerateResponse]) -> &Accepted {
+    match events.first().and_then(|first| first.event.as_ref()) {
+        Some(Event::Accepted(accepted)) => accepted,
+        other => panic!("not accepted: {other:?}"),
+    }
+}
+
+pub fn finished(events: &[GenerateResponse]) -> &Finished {
+    match events.last().and_then(|last| last.event.as_ref()) {
+        Some(Event::Finished(finished)) => finished,
+        other => panic!("not finished: {other:?}"),
+    }
+}
+
+/// Tokens that came.
+pub fn tokens(events: &[GenerateResponse]) -> usize {
+    events.iter().filter(|e| matches!(e.event, Some(Event::Token(_)))).count()
+}

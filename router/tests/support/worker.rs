@@ -1,0 +1,364 @@
+//! A worker without a model: it does what its script says, and tells what happened to it.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt, stream};
+use stoker_proto::v1::{
+    Accepted, Capacity, DetokenizeRequest, DetokenizeResponse, DrainRequest, DrainResponse,
+    FinishReason, Finished, GenerateRequest, GenerateResponse, GetModelInfoRequest, Load,
+    ModelInfo, Timings, TokenDelta, TokenizeRequest, TokenizeResponse, Usage, WatchLoadRequest,
+    control_server::{Control, ControlServer},
+    generate_response::Event,
+    inference_server::{Inference, InferenceServer},
+};
+use stoker_shared::{ServiceError, guarded::Guarded, serve};
+use tokio::{runtime::Runtime, sync::watch};
+use tonic::{Request, Response, Status};
+
+use super::soon;
+
+/// What a worker does with one request.
+#[derive(Clone)]
+pub enum Script {
+    /// As many tokens as the request allows, and the last event.
+    Answer,
+    /// A status instead of a stream.
+    Refuse(ServiceError),
+    /// Nothing at all, not even headers.
+    Hang,
+    /// That many tokens, then silence.
+    Stall(u32),
+    /// That many tokens, then an error.
+    Fail(u32, ServiceError),
+    /// That many tokens, then the end, without a last event.
+    Truncate(u32),
+    /// Tokens without end, each in a message of its own.
+    Flood,
+    /// An answer between events that claim to be of another attempt.
+    Ghosts,
+}
+
+type Choose = dyn FnMut(&GenerateRequest) -> Script + Send;
+
+struct State {
+    info: ModelInfo,
+    script: Mutex<Box<Choose>>,
+    requests: Mutex<Vec<GenerateRequest>>,
+    timeouts: Mutex<Vec<Option<String>>>,
+    connections: Mutex<BTreeSet<SocketAddr>>,
+    flooded: AtomicUsize,
+    open: watch::Sender<usize>,
+    load: watch::Sender<Load>,
+}
+
+/// Dropping it kills it, as a crash would: every socket is closed.
+pub struct FakeWorker {
+    pub address: SocketAddr,
+    state: Arc<State>,
+    runtime: Option<Runtime>,
+}
+
+impl FakeWorker {
+    /// A worker of the model `story` that answers.
+    pub fn new(name: &str) -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap(), name, "story")
+    }
+
+    pub fn of_model(name: &str, model: &str) -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap(), name, model)
+    }
+
+    pub fn at(address: SocketAddr, name: &str, model: &str) -> Self {
+        let capacity = Capacity { max_num_seqs: 8, ..Default::default() };
+        let state = Arc::new(State {
+            info: ModelInfo {
+                model: model.into(),
+                digest: "d1".into(),
+                worker: name.into(),
+                capacity: Some(capacity),
+                ..Default::default()
+            },
+            script: Mutex::new(Box::new(|_| Script::Answer)),
+            requests: Mutex::default(),
+            timeouts: Mutex::default(),
+            connections: Mutex::default(),
+            flooded: AtomicUsize::new(0),
+            open: watch::Sender::new(0),
+            load: watch::Sender::new(Load { free_kv_blocks: 10, ..Default::default() }),
+        });
+        // Its own runtime, so that it can die with everything it holds.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let std = std::net::TcpListener::bind(address).unwrap();
+        std.set_nonblocking(true).unwrap();
+        let address = std.local_addr().unwrap();
+        let service = Service(Arc::clone(&state));
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(std).unwrap();
+            serve::server()
+                .add_service(InferenceServer::new(service.clone()))
+                .add_service(ControlServer::new(service))
+                .serve_with_incoming(serve::incoming(listener))
+                .await
+                .unwrap();
+        });
+        Self { address, state, runtime: Some(runtime) }
+    }
+
+    /// Does the same with every request from now on.
+    pub fn always(self, script: Script) -> Self {
+        self.script(move |_| script.clone());
+        self
+    }
+
+    pub fn script(&self, choose: impl FnMut(&GenerateRequest) -> Script + Send + 'static) {
+        *self.state.script.lock().unwrap() = Box::new(choose);
+    }
+
+    /// Every request that came.
+    pub fn requests(&self) -> Vec<GenerateRequest> {
+        self.state.requests.lock().unwrap().clone()
+    }
+
+    /// The `grpc-timeout` of every request that came.
+    pub fn timeouts(&self) -> Vec<Option<String>> {
+        self.state.timeouts.lock().unwrap().clone()
+    }
+
+    /// Connections that requests came on.
+    pub fn connections(&self) -> usize {
+        self.state.connections.lock().unwrap().len()
+    }
+
+    /// Waits until `tokens` tokens were made by floods.
+    pub async fn flooded(&self, tokens: usize) {
+        soon(async {
+            while self.state.flooded.load(Ordering::Relaxed) < tokens {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// Waits until exactly `count` calls are under way.
+    pub async fn open(&self, count: usize) {
+        let mut open = self.state.open.subscribe();
+        soon(open.wait_for(|open| *open == count)).await.unwrap();
+    }
+
+    pub fn set_load(&self, load: Load) {
+        self.state.load.send_replace(load);
+    }
+}
+
+impl Drop for FakeWorker {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Service(Arc<State>);
+
+/// Counts a call for as long as it lives.
+struct Open(Arc<State>);
+
+impl Open {
+    fn new(state: &Arc<State>) -> Self {
+        state.open.send_modify(|open| *open += 1);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.send_modify(|open| *open -= 1);
+    }
+}
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Inference for Service {
+    type GenerateStream = Streamed<GenerateResponse>;
+
+    async fn generate(
+        &self,
+        request: Request<GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let open = Open::new(&self.0);
+        let peer = request.remote_addr().unwrap();
+        self.0.connections.lock().unwrap().insert(peer);
+        let timeout = request.metadata().get("grpc-timeout");
+        let timeout = timeout.map(|value| value.to_str().unwrap().to_owned());
+        self.0.timeouts.lock().unwrap().push(timeout);
+        let request = request.into_inner();
+        let script = (self.0.script.lock().unwrap())(&request);
+        self.0.requests.lock().unwrap().push(request.clone());
+
+        let answer = Answer::new(&self.0.info, &request);
+        let events: Streamed<GenerateResponse> = match script {
+            Script::Refuse(error) => return Err(error.into()),
+            Script::Hang => std::future::pending().await,
+            Script::Answer => {
+                let last = answer.last();
+                let tokens = answer.tokens;
+                answer.events(tokens).chain(stream::iter([Ok(last)])).boxed()
+            }
+            Script::Stall(tokens) => answer.events(tokens).chain(stream::pending()).boxed(),
+            Script::Fail(tokens, error) => {
+                let failed = stream::iter([Err(Status::from(error))]);
+                answer.events(tokens).chain(failed).boxed()
+            }
+            Script::Flood => {
+                let state = Arc::clone(&self.0);
+                let tokens = answer.events(u32::MAX).then(move |event| {
+                    state.flooded.fetch_add(1, Ordering::Relaxed);
+                    async {
+                        // What is ready at once travels in one message.
+                        tokio::task::yield_now().await;
+                        event
+                    }
+                });
+                tokens.boxed()
+            }
+            Script::Truncate(tokens) => answer.events(tokens).boxed(),
+            Script::Ghosts => {
+                let last = answer.last();
+                let tokens = answer.tokens;
+                let ghost = |event: &GenerateResponse| GenerateResponse {
+                    attempt: event.attempt + 1,
+                    ..event.clone()
+                };
+                let real = answer.events(tokens).chain(stream::iter([Ok(last)]));
+                real.flat_map(move |event: Result<GenerateResponse, Status>| {
+                    let event = event.unwrap();
+                    stream::iter([Ok(ghost(&event)), Ok(event)])
+                })
+                .boxed()
+            }
+        };
+        Ok(Response::new(Guarded::new(events, open).boxed()))
+    }
+}
+
+/// The events of an answer to one request.
+#[derive(Clone)]
+struct Answer {
+    attempt: u32,
+    accepted: Accepted,
+    tokens: u32,
+}
+
+impl Answer {
+    fn new(info: &ModelInfo, request: &GenerateRequest) -> Self {
+        let sampling = request.sampling.clone().unwrap_or_default();
+        Self {
+            attempt: request.routing.as_ref().map_or(0, |r| r.attempt),
+            accepted: Accepted {
+                request_id: request.request_id.clone(),
+                model: info.model.clone(),
+                worker: info.worker.clone(),
+                seed: sampling.seed.unwrap_or_default(),
+                prompt_tokens: 4,
+            },
+            tokens: request.stopping.as_ref().and_then(|s| s.max_tokens).unwrap_or(3),
+        }
+    }
+
+    fn event(&self, event: Event) -> GenerateResponse {
+        GenerateResponse { choice: 0, event: Some(event), attempt: self.attempt }
+    }
+
+    /// Accepted, and `tokens` tokens.
+    fn events(self, tokens: u32) -> impl Stream<Item = Result<GenerateResponse, Status>> + Send {
+        let first = self.event(Event::Accepted(self.accepted.clone()));
+        let rest = stream::iter(0..tokens).map(move |i| {
+            Ok(self.event(Event::Token(TokenDelta {
+                ids: vec![i],
+                text: "x".into(),
+                ..Default::default()
+            })))
+        });
+        stream::iter([Ok(first)]).chain(rest)
+    }
+
+    fn last(&self) -> GenerateResponse {
+        let spent = |millis| Duration::from_millis(millis).try_into().ok();
+        self.event(Event::Finished(Finished {
+            reason: FinishReason::Length.into(),
+            usage: Some(Usage {
+                prompt_tokens: 4,
+                completion_tokens: self.tokens,
+                ..Default::default()
+            }),
+            timings: Some(Timings {
+                // Less than a real call can take, so that there is something left to account for.
+                worker_total: Duration::from_micros(1).try_into().ok(),
+                queue: spent(0),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Control for Service {
+    type WatchLoadStream = Streamed<Load>;
+
+    async fn get_model_info(
+        &self,
+        _: Request<GetModelInfoRequest>,
+    ) -> Result<Response<ModelInfo>, Status> {
+        Ok(Response::new(self.0.info.clone()))
+    }
+
+    async fn watch_load(
+        &self,
+        _: Request<WatchLoadRequest>,
+    ) -> Result<Response<Self::WatchLoadStream>, Status> {
+        let state = (self.0.load.subscribe(), true);
+        let loads = stream::unfold(state, |(mut load, first)| async move {
+            if !first {
+                let _ = tokio::time::timeout(Duration::from_millis(500), load.changed()).await;
+            }
+            let now = *load.borrow_and_update();
+            Some((Ok(now), (load, false)))
+        });
+        Ok(Response::new(loads.boxed()))
+    }
+
+    async fn tokenize(
+        &self,
+        _: Request<TokenizeRequest>,
+    ) -> Result<Response<TokenizeResponse>, Status> {
+        Ok(Response::new(TokenizeResponse { ids: vec![1, 2, 3] }))
+    }
+
+    async fn detokenize(
+        &self,
+        request: Request<DetokenizeRequest>,
+    ) -> Result<Response<DetokenizeResponse>, Status> {
+        let text = format!("{:?}", request.get_ref().ids);
+        Ok(Response::new(DetokenizeResponse { text }))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}

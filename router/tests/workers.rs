@@ -1,0 +1,152 @@
+//! Workers that come, go, drain and come back.
+
+use futures::StreamExt;
+use stoker_proto::v1::{
+    DetokenizeRequest, GetModelInfoRequest, Load, TokenizeRequest, WatchLoadRequest,
+};
+use stoker_router::RouterConfig;
+use stoker_shared::discovery::{Candidate, Registry, WorkerId};
+use tonic::Code;
+
+use crate::support::{
+    Cluster, accepted, ask, collect, soon, tokens,
+    worker::{FakeWorker, Script},
+};
+
+fn candidate(id: &str, worker: &FakeWorker) -> Candidate {
+    Candidate { id: WorkerId::new(id), address: worker.address.to_string() }
+}
+
+#[tokio::test]
+async fn without_a_worker_the_error_says_why() {
+    let registry = Registry::default();
+    let cluster = Cluster::following(RouterConfig::default(), registry.watch()).await;
+    let status = cluster.generate(ask(1)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(status.message(), "no worker is ready; none is known");
+    let info = tonic_types::StatusExt::get_details_retry_info(&status).unwrap();
+    assert!(info.retry_delay.is_some());
+
+    let gone = FakeWorker::new("gone");
+    let _registration = registry.register(candidate("gone", &gone));
+    drop(gone);
+    soon(async {
+        loop {
+            let status = cluster.generate(ask(1)).await.unwrap_err();
+            if status.message().contains("gone: Connection refused") {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_restarts_comes_back() {
+    let worker = FakeWorker::new("first");
+    let address = worker.address;
+    let cluster = Cluster::of(&[&worker]).await;
+    drop(worker);
+    cluster.until(|workers| !workers[0].live).await;
+    let worker = FakeWorker::at(address, "second", "story");
+    soon(cluster.router.wait_ready(1)).await;
+    let (events, _) = collect(cluster.generate(ask(2)).await.unwrap()).await;
+    assert_eq!(accepted(&events).worker, "second");
+    assert_eq!(worker.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_draining_worker_gets_nothing_new_and_finishes_what_it_has() {
+    let (a, b) = (FakeWorker::new("a"), FakeWorker::new("b"));
+    let cluster = Cluster::of(&[&a, &b]).await;
+    a.script(|_| Script::Stall(1));
+    let mut running = loop {
+        let stream = cluster.generate(ask(2)).await.unwrap();
+        if !a.requests().is_empty() {
+            break stream;
+        }
+    };
+    soon(running.next()).await.unwrap().unwrap();
+    a.set_load(Load { draining: true, ..Default::default() });
+    cluster.until(|workers| workers.iter().filter(|w| w.live).count() == 1).await;
+    let before = a.requests().len();
+    for _ in 0..20 {
+        collect(cluster.generate(ask(2)).await.unwrap()).await;
+    }
+    assert_eq!(a.requests().len(), before);
+    soon(running.next()).await.unwrap().unwrap();
+    a.open(1).await;
+}
+
+#[tokio::test]
+async fn a_withdrawn_worker_finishes_what_it_has() {
+    let registry = Registry::default();
+    let worker = FakeWorker::new("a").always(Script::Stall(2));
+    let registration = registry.register(candidate("a", &worker));
+    let cluster = Cluster::following(RouterConfig::default(), registry.watch()).await;
+    soon(cluster.router.wait_ready(1)).await;
+    let mut stream = cluster.generate(ask(9)).await.unwrap();
+    soon(stream.next()).await.unwrap().unwrap();
+    drop(registration);
+    cluster.until(<[_]>::is_empty).await;
+    assert_eq!(cluster.generate(ask(1)).await.unwrap_err().code(), Code::Unavailable);
+    for _ in 0..2 {
+        soon(stream.next()).await.unwrap().unwrap();
+    }
+    worker.open(1).await;
+}
+
+#[tokio::test]
+async fn a_worker_may_move() {
+    let registry = Registry::default();
+    let (old, new) = (FakeWorker::new("old"), FakeWorker::new("new"));
+    let _first = registry.register(candidate("w", &old));
+    let cluster = Cluster::following(RouterConfig::default(), registry.watch()).await;
+    soon(cluster.router.wait_ready(1)).await;
+    let _second = registry.register(candidate("w", &new));
+    soon(async {
+        loop {
+            if let Ok(stream) = cluster.generate(ask(1)).await
+                && accepted(&collect(stream).await.0).worker == "new"
+            {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_cluster_answers_as_one_worker() {
+    let (a, b) = (FakeWorker::new("a"), FakeWorker::new("b"));
+    let cluster = Cluster::of(&[&a, &b]).await;
+    let mut control = cluster.control();
+    let info = control.get_model_info(GetModelInfoRequest::default()).await;
+    let info = info.unwrap().into_inner();
+    assert_eq!((info.model.as_str(), info.digest.as_str()), ("story", "d1"));
+    assert_eq!(info.worker, "");
+    assert_eq!(info.capacity.unwrap().max_num_seqs, 16);
+
+    let loads = control.watch_load(WatchLoadRequest::default()).await;
+    let mut loads = loads.unwrap().into_inner();
+    let first = soon(loads.next()).await.unwrap().unwrap();
+    assert_eq!(first.free_kv_blocks, 20);
+    a.set_load(Load { free_kv_blocks: 3, running: 2, ..Default::default() });
+    let changed = async {
+        loop {
+            let load = loads.next().await.unwrap().unwrap();
+            if load.running == 2 {
+                break load;
+            }
+        }
+    };
+    assert_eq!(soon(changed).await.free_kv_blocks, 13);
+
+    let ids = control.tokenize(TokenizeRequest::default()).await.unwrap();
+    assert_eq!(ids.into_inner().ids, [1, 2, 3]);
+    let text = control.detokenize(DetokenizeRequest { ids: vec![5], ..Default::default() }).await;
+    assert_eq!(text.unwrap().into_inner().text, "[5]");
+    let unknown = TokenizeRequest { model: "nobody".into(), ..Default::default() };
+    assert_eq!(control.tokenize(unknown).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(tokens(&collect(cluster.generate(ask(1)).await.unwrap()).await.0), 1);
+}
