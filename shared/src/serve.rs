@@ -23,6 +23,9 @@ pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 
 /// Streams that one connection may have open; more wait at the client.
 const MAX_STREAMS_PER_CONNECTION: u32 = 16_384;
+/// Streams of one connection that may be cancelled before they were looked at. h2 closes the connection
+/// beyond 20, which a router with many impatient clients sends in one packet.
+const MAX_EARLY_RESETS: usize = 1_024;
 /// Pings find a peer that is gone without a word.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,6 +68,7 @@ pub fn server() -> Server<Stack<InterceptorLayer<NoteArrival>, Identity>> {
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
+        .http2_max_pending_accept_reset_streams(Some(MAX_EARLY_RESETS))
         .layer(InterceptorLayer::new(deadline::note_arrival as NoteArrival))
 }
 

@@ -8,11 +8,17 @@ use tracing_subscriber::{EnvFilter, fmt};
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
     /// What to log: a level, or directives such as `info,stoker_router=debug`
-    #[arg(long, env = "STOKER_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, env = "STOKER_LOG", default_value = "info", value_name = "FILTER", global = true)]
     pub log: String,
 
     /// The form of a log line
-    #[arg(long, env = "STOKER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    #[arg(
+        long,
+        env = "STOKER_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT",
+        global = true
+    )]
     pub log_format: LogFormat,
 }
 

@@ -1,1 +1,18 @@
 //! The worker: one model on one device behind gRPC.
+//!
+//! A call comes in at [`service`], is checked and tokenised in [`admit`], handed to the thread that owns the
+//! device in [`engine_thread`], and its tokens stream back through [`answer`].
+
+pub mod admit;
+pub mod answer;
+pub mod config;
+pub mod control;
+pub mod engine_thread;
+pub mod inflight;
+pub mod loading;
+pub mod running;
+pub mod service;
+
+pub use config::WorkerConfig;
+pub use loading::{LoadError, ModelSource, load};
+pub use running::{RunningWorker, StartError, start};

@@ -1,1 +1,106 @@
-fn main() {}
+//! `stoker-worker`: serves one model over gRPC.
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+
+use clap::Parser;
+use stoker_shared::{
+    VERSION, serve,
+    shutdown::Signals,
+    telemetry::{self, LogArgs},
+};
+use stoker_worker::{ModelSource, WorkerConfig};
+use tracing::{error, info};
+
+/// Serves one model over gRPC
+///
+/// Loads the model, then answers `stoker.v1.Inference.Generate` on --listen. Clients usually
+/// call a `stoker-router` in front of several workers; a worker can be called directly too.
+#[derive(Parser)]
+#[command(name = "stoker-worker", version = VERSION, after_help = EXAMPLES)]
+struct Cli {
+    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for the
+    /// bundled model
+    #[arg(long, env = "STOKER_MODEL", value_name = "PATH")]
+    model: Option<ModelSource>,
+
+    /// What requests call the model [default: the last part of its path]
+    #[arg(long, env = "STOKER_MODEL_NAME", value_name = "NAME")]
+    model_name: Option<String>,
+
+    /// Where to listen; port 0 takes any free one
+    #[arg(long, env = "STOKER_LISTEN", default_value = "127.0.0.1:50052", value_name = "ADDR")]
+    listen: SocketAddr,
+
+    /// Names this worker in logs and answers [default: its address]
+    #[arg(long, env = "STOKER_WORKER_ID", value_name = "NAME")]
+    worker_id: Option<String>,
+
+    #[command(flatten)]
+    worker: WorkerConfig,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  stoker-worker --model storyteller
+  stoker-worker --model ./TinyLlama-1.1B --listen 0.0.0.0:50052 --max-num-seqs 32
+  stoker-worker --model ./model.gguf --kv-cache-memory 8GiB
+
+Exit codes: 0 after a drain, 1 for a failure while serving, 2 for bad usage.";
+
+/// Bad usage: the command line, the model or the address.
+const USAGE: u8 = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, message)) => {
+            eprintln!("error: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), (u8, String)> {
+    let usage = |message: String| (USAGE, message);
+    telemetry::init(&cli.log).map_err(usage)?;
+    let Some(source) = cli.model else {
+        let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, or \
+                    `storyteller` for the bundled model";
+        return Err(usage(format!("--model is missing: give {hint}")));
+    };
+    let mut signals = Signals::catch().map_err(|error| (1, error.to_string()))?;
+    // Bound before the model is loaded: a port in use is known at once.
+    let listener = serve::bind(cli.listen).await.map_err(|error| usage(error.to_string()))?;
+    let name = cli.model_name.unwrap_or_else(|| source.name());
+    let model = tokio::task::spawn_blocking(move || stoker_worker::load(&source))
+        .await
+        .map_err(|error| (1, format!("loading failed: {error}")))?
+        .map_err(|error| usage(error.to_string()))?;
+    let drain_timeout = cli.worker.drain_timeout;
+    let (digest, parameters) = (model.digest.clone(), model.parameters);
+    let worker =
+        stoker_worker::start(cli.worker, Arc::new(model), name.clone(), cli.worker_id, listener)
+            .await
+            .map_err(|error| usage(error.to_string()))?;
+    info!(address = %worker.address(), worker = worker.id(), model = name, parameters, digest, "serving");
+
+    tokio::select! {
+        signal = signals.next() => info!(signal, "draining; again to end at once"),
+        () = worker.failed() => {
+            error!("the engine failed; see above");
+            return Err((1, "the engine failed".into()));
+        }
+    }
+    tokio::select! {
+        unfinished = worker.shutdown(drain_timeout) => {
+            info!(unfinished, "stopped");
+            Ok(())
+        }
+        signal = signals.next() => Err((1, format!("{signal} again: ended at once"))),
+    }
+}

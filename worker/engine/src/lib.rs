@@ -1,4 +1,20 @@
 //! The engine: model, weights, KV cache, scheduler, sampling. No gRPC, no tokio.
+//!
+//! [`engine::Engine::step`] is the algorithm: schedule, run, sample, emit. Follow it from there.
 
+pub mod blocks;
+pub mod emit;
+pub mod engine;
+pub mod model;
+pub mod request;
+pub mod runner;
+pub mod sampling;
+pub mod scheduler;
+pub mod sequence;
 pub mod tokenizer;
 pub mod weights;
+
+pub use engine::{Engine, EngineConfig, Load};
+pub use model::Model;
+pub use request::{Event, Failure, Finish, FinishReason, Request, Sink, Stopping, Timings};
+pub use sampling::Sampling;

@@ -137,6 +137,14 @@ impl Tokenizer {
         text
     }
 
+    /// Everything that decides how text and ids map to each other, as text, for digests.
+    pub fn fingerprint(&self) -> String {
+        // What cannot be written as JSON cannot have been read from a file; the debug form stands in.
+        self.inner
+            .to_string(false)
+            .unwrap_or_else(|_| format!("{:?}", self.inner))
+    }
+
     /// One more than the highest id that the tokenizer knows. The model's vocabulary may be padded beyond it.
     pub fn vocab_size(&self) -> usize {
         self.pieces.len()

@@ -11,7 +11,7 @@ pub mod rope;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 
 /// Work below this many multiply-adds stays on one thread: handing it over would cost more.
-const WORTH_SHARING: usize = 1 << 15;
+const WORTH_SHARING: usize = 1 << 18;
 
 /// Calls `each` with the index of every item, on all threads of the pool or, for little work, on this
 /// one. Items are independent, so the outcome is the same.

@@ -1,0 +1,110 @@
+//! `stoker generate`: one request, streamed to standard output.
+
+use std::{io, time::Instant};
+
+use stoker_proto::v1::{
+    GenerateRequest, Sampling, StopCondition, Stopping, generate_request::Input,
+    generate_response::Event, stop_condition::Kind,
+};
+use stoker_shared::validate;
+use stoker_worker::WorkerConfig;
+
+use crate::{
+    cli::GenerateArgs,
+    client::Client,
+    cluster::Cluster,
+    error::Error,
+    output::{Answerer, Output, Seen},
+};
+
+/// Runs the command.
+pub async fn run(args: GenerateArgs) -> Result<(), Error> {
+    let request = request(&args);
+    // Before anything is loaded: a wrong number costs nobody a wait.
+    validate::generate(&request)?;
+    let (cluster, address) = match &args.endpoint {
+        Some(address) => (None, address.clone()),
+        None => {
+            let listen = ([127, 0, 0, 1], 0).into();
+            let (model, workers) = (args.cluster.model.clone(), args.cluster.workers);
+            let cluster = Cluster::start(listen, model, workers, WorkerConfig::default()).await?;
+            let address = cluster.address().to_string();
+            (Some(cluster), address)
+        }
+    };
+    let client = Client::connect(&address).await?;
+    let outcome = stream(client, request, &args).await;
+    // The answer is complete: there is nothing to drain.
+    drop(cluster);
+    outcome
+}
+
+fn request(args: &GenerateArgs) -> GenerateRequest {
+    let condition = |text: &String| StopCondition { kind: Some(Kind::Text(text.clone())) };
+    GenerateRequest {
+        input: Some(Input::Prompt(args.prompt.clone())),
+        sampling: Some(Sampling {
+            temperature: Some(args.temperature),
+            seed: args.seed,
+            ..Sampling::default()
+        }),
+        stopping: Some(Stopping {
+            max_tokens: Some(args.max_tokens),
+            conditions: args.stop.iter().map(condition).collect(),
+            ..Stopping::default()
+        }),
+        ..GenerateRequest::default()
+    }
+}
+
+async fn stream(
+    mut client: Client,
+    request: GenerateRequest,
+    args: &GenerateArgs,
+) -> Result<(), Error> {
+    let begun = Instant::now();
+    let mut first_token = None;
+    let mut events = client.generate(request).await?;
+    let mut output = Output::new(args.json);
+    let mut by = Answerer::default();
+    while let Some(response) = events.message().await? {
+        let printed = match response.event {
+            Some(Event::Accepted(accepted)) => {
+                by = Answerer {
+                    worker: accepted.worker,
+                    model: accepted.model,
+                    seed: accepted.seed,
+                    request_id: accepted.request_id,
+                };
+                output.prompt(&args.prompt)
+            }
+            Some(Event::Token(delta)) => {
+                first_token.get_or_insert_with(Instant::now);
+                output.piece(&delta)
+            }
+            Some(Event::Finished(end)) => {
+                let first = first_token.unwrap_or_else(Instant::now);
+                let seen = Seen {
+                    first_token: (first - begun).as_secs_f64(),
+                    rest: first.elapsed().as_secs_f64(),
+                };
+                return quietly(output.finished(&by, &end, seen));
+            }
+            Some(Event::Prompt(_)) | None => Ok(()),
+        };
+        if printed.is_err() {
+            return quietly(printed);
+        }
+    }
+    Err(Error::Failed("the stream ended without an outcome".into()))
+}
+
+/// A reader that has seen enough, such as `head`, is no failure.
+fn quietly(printed: io::Result<()>) -> Result<(), Error> {
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Failed(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

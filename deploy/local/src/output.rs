@@ -1,0 +1,185 @@
+//! What `stoker generate` prints: text for people, or a JSON object a line for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+use stoker_proto::v1::{FinishReason, Finished, TokenDelta, finished::Matched};
+
+/// Dims what is not new text, and back.
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
+
+/// One piece of text.
+#[derive(Serialize)]
+struct Piece<'a> {
+    text: &'a str,
+    token_ids: &'a [u32],
+}
+
+/// The outcome.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    finish_reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    matched_stop: Option<&'a str>,
+    usage: Usage,
+    timings: Timings,
+    worker: &'a str,
+    model: &'a str,
+    seed: u64,
+    request_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    cached_prompt_tokens: u32,
+}
+
+/// All in seconds but for the counts.
+#[derive(Serialize)]
+struct Timings {
+    admission_seconds: f64,
+    route_seconds: f64,
+    tokenize_seconds: f64,
+    queue_seconds: f64,
+    prefill_seconds: f64,
+    decode_seconds: f64,
+    worker_total_seconds: f64,
+    total_seconds: f64,
+    time_to_first_token_seconds: f64,
+    steps: u32,
+    preemptions: u32,
+    resumes: u32,
+}
+
+/// Who answers, as the first event said.
+#[derive(Debug, Default)]
+pub struct Answerer {
+    /// The worker.
+    pub worker: String,
+    /// The model.
+    pub model: String,
+    /// The seed in use.
+    pub seed: u64,
+    /// The request's name.
+    pub request_id: String,
+}
+
+/// What the client saw with its own clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// From the call to the first token, in seconds.
+    pub first_token: f64,
+    /// From the first token to the last, in seconds.
+    pub rest: f64,
+}
+
+/// Prints an answer as it comes.
+pub struct Output {
+    json: bool,
+    out: io::StdoutLock<'static>,
+}
+
+impl Output {
+    /// Prints to standard output.
+    pub fn new(json: bool) -> Self {
+        Self { json, out: io::stdout().lock() }
+    }
+
+    /// On a terminal the text begins with its prompt, so that it reads as a whole. A pipe gets new text alone.
+    pub fn prompt(&mut self, prompt: &str) -> io::Result<()> {
+        if !self.json && self.out.is_terminal() {
+            write!(self.out, "{DIM}{prompt}{PLAIN}")?;
+            self.out.flush()?;
+        }
+        Ok(())
+    }
+
+    /// A piece of text, at once.
+    pub fn piece(&mut self, delta: &TokenDelta) -> io::Result<()> {
+        if self.json {
+            self.line(&Piece { text: &delta.text, token_ids: &delta.ids })?;
+        } else {
+            self.out.write_all(delta.text.as_bytes())?;
+        }
+        self.out.flush()
+    }
+
+    /// The outcome: an object, or a line on standard error.
+    pub fn finished(&mut self, by: &Answerer, end: &Finished, seen: Seen) -> io::Result<()> {
+        let usage = end.usage.unwrap_or_default();
+        if self.json {
+            return self.line(&outcome(by, end));
+        }
+        writeln!(self.out)?;
+        self.out.flush()?;
+        let tokens = usage.completion_tokens;
+        let rate = match tokens.checked_sub(1) {
+            Some(after_first) if after_first > 0 && seen.rest > 0.0 => {
+                format!(", {:.0} tokens/s", f64::from(after_first) / seen.rest)
+            }
+            _ => String::new(),
+        };
+        let first = seen.first_token * 1e3;
+        let (dim, plain) = if io::stderr().is_terminal() { (DIM, PLAIN) } else { ("", "") };
+        let plural = if tokens == 1 { "" } else { "s" };
+        eprintln!(
+            "{dim}{tokens} token{plural}, first after {first:.1} ms{rate}, served by {}{plain}",
+            by.worker
+        );
+        Ok(())
+    }
+
+    fn line(&mut self, object: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.out, object)?;
+        writeln!(self.out)?;
+        self.out.flush()
+    }
+}
+
+fn outcome<'a>(by: &'a Answerer, end: &'a Finished) -> Outcome<'a> {
+    let usage = end.usage.unwrap_or_default();
+    let timings = end.timings.unwrap_or_default();
+    let seconds = |duration: Option<_>| {
+        duration
+            .and_then(|d: prost_types::Duration| std::time::Duration::try_from(d).ok())
+            .map_or(0.0, |d| d.as_secs_f64())
+    };
+    Outcome {
+        finish_reason: match end.reason() {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled => "cancelled",
+            FinishReason::Unspecified => "unknown",
+        },
+        matched_stop: match &end.matched {
+            Some(Matched::StopText(text)) => Some(text),
+            _ => None,
+        },
+        usage: Usage {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            cached_prompt_tokens: usage.cached_prompt_tokens,
+        },
+        timings: Timings {
+            admission_seconds: seconds(timings.admission),
+            route_seconds: seconds(timings.route),
+            tokenize_seconds: seconds(timings.tokenize),
+            queue_seconds: seconds(timings.queue),
+            prefill_seconds: seconds(timings.prefill),
+            decode_seconds: seconds(timings.decode),
+            worker_total_seconds: seconds(timings.worker_total),
+            total_seconds: seconds(timings.total),
+            time_to_first_token_seconds: seconds(timings.time_to_first_token),
+            steps: timings.steps,
+            preemptions: timings.preemptions,
+            resumes: timings.resumes,
+        },
+        worker: &by.worker,
+        model: &by.model,
+        seed: by.seed,
+        request_id: &by.request_id,
+    }
+}

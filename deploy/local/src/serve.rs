@@ -1,0 +1,36 @@
+//! `stoker serve`: a cluster that stays.
+
+use stoker_shared::shutdown::Signals;
+
+use crate::{cli::ServeArgs, cluster::Cluster, error::Error};
+
+/// Runs the command.
+pub async fn run(args: ServeArgs) -> Result<(), Error> {
+    let mut signals = Signals::catch().map_err(|error| Error::Failed(error.to_string()))?;
+    let drain_timeout = args.worker.drain_timeout;
+    let (name, workers) = (args.cluster.model.name(), args.cluster.workers);
+    let start = Cluster::start(args.listen, args.cluster.model, workers, args.worker);
+    let cluster = tokio::select! {
+        started = start => started?,
+        signal = signals.next() => return Err(Error::Failed(format!("{signal} while starting"))),
+    };
+    let address = cluster.address();
+    println!("Serving {name} with {workers} workers on {address}");
+    println!();
+    println!("  stoker generate \"Once upon a time\" --endpoint {address}");
+    println!(
+        "  grpcurl -plaintext -d '{{\"prompt\": \"Once upon a time\"}}' {address} \
+         stoker.v1.Inference/Generate"
+    );
+    println!();
+
+    let signal = signals.next().await;
+    eprintln!("{signal}: finishing what runs, for at most {drain_timeout:?}; again to end at once");
+    tokio::select! {
+        unfinished = cluster.shutdown(drain_timeout) => match unfinished {
+            0 => Ok(()),
+            n => Err(Error::Failed(format!("{n} streams were still running"))),
+        },
+        signal = signals.next() => Err(Error::Failed(format!("{signal} again: ended at once"))),
+    }
+}

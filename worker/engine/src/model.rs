@@ -1,0 +1,105 @@
+//! The model: a decoder with weights, its tokenizer, and the digest that names the two.
+
+mod attention;
+mod decoder;
+mod digest;
+mod layer;
+mod linear;
+mod mlp;
+mod norm;
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+pub use decoder::Decoder;
+
+use crate::{
+    tokenizer::Tokenizer,
+    weights::{ModelConfig, ModelFiles, WeightsError},
+};
+
+/// The kind of device, as the digest and `GetModelInfo` name it.
+pub const DEVICE_CLASS: &str = "cpu";
+/// How weights are kept, as the digest and `GetModelInfo` name it.
+pub const QUANTIZATION: &str = "none";
+
+/// A loaded model. Its tensors are shared: an engine that clones it copies nothing.
+#[derive(Clone)]
+pub struct Model {
+    /// The network.
+    pub decoder: Decoder,
+    /// Its shape and constants.
+    pub config: ModelConfig,
+    /// Its vocabulary.
+    pub tokenizer: Arc<Tokenizer>,
+    /// How its conversations are written, as a Jinja template, where the model has one.
+    pub chat_template: Option<String>,
+    /// What makes two workers interchangeable, in hexadecimal.
+    pub digest: String,
+    /// Number of weights; a tied head counts once.
+    pub parameters: u64,
+    /// Where its tensors live.
+    pub device: Device,
+}
+
+/// How far loading is: bytes of f32 weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Loaded so far.
+    pub done: u64,
+    /// To load in all.
+    pub total: u64,
+}
+
+impl Model {
+    /// Reads every tensor of `files` onto `device`, one at a time, and reports after each.
+    pub fn load(
+        files: &ModelFiles,
+        device: &Device,
+        mut report: impl FnMut(Progress),
+    ) -> Result<Self, WeightsError> {
+        let parameters =
+            files.tensors().map(|info| info.shape.iter().product::<usize>() as u64).sum();
+        let mut reader = Reader {
+            files,
+            device,
+            digest: digest::Digest::new(files),
+            progress: Progress { done: 0, total: parameters * size_of::<f32>() as u64 },
+            report: &mut report,
+        };
+        let decoder = Decoder::read(files.config(), &mut reader)?;
+        Ok(Self {
+            decoder,
+            config: files.config().clone(),
+            tokenizer: Arc::clone(files.tokenizer()),
+            chat_template: files.chat_template().map(str::to_owned),
+            digest: reader.digest.finish(),
+            parameters,
+            device: device.clone(),
+        })
+    }
+}
+
+/// Hands tensors to the modules as they ask for them by name.
+struct Reader<'a> {
+    files: &'a ModelFiles,
+    device: &'a Device,
+    digest: digest::Digest,
+    progress: Progress,
+    report: &'a mut dyn FnMut(Progress),
+}
+
+impl Reader<'_> {
+    /// Reads `name`, which the file's check has found to have this shape.
+    fn tensor<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, WeightsError> {
+        let values = self.files.read_f32(name)?;
+        self.digest.tensor(name, &values);
+        self.progress.done += (values.len() * size_of::<f32>()) as u64;
+        (self.report)(self.progress);
+        Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
+    }
+}

@@ -1,0 +1,160 @@
+//! How a token is drawn from logits.
+//!
+//! The draw is the argmax of `logit / temperature + noise` over the tokens that are kept, where the noise is
+//! a Gumbel variable made from (seed, choice, position, token) alone. This is exactly a draw from the
+//! softmax, and it depends on nothing but the request: not on the batch, the worker, or earlier draws.
+
+mod keep;
+mod noise;
+
+pub use noise::Noise;
+
+use crate::request::Failure;
+
+/// How to draw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Keep the k most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Of these, keep the likeliest whose probabilities sum to this; 1 keeps all.
+    pub top_p: f32,
+    /// Of these, keep those at least this times as likely as the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Makes the draw repeatable.
+    pub seed: u64,
+    /// Which of several continuations this is.
+    pub choice: u32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0, choice: 0 }
+    }
+}
+
+impl Sampling {
+    /// Always the likeliest token.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, ..Self::default() }
+    }
+
+    /// Draws the token at `position` of the sequence from `logits [vocab]`. Ties go to the lowest id.
+    pub fn draw(&self, logits: &[f32], position: usize) -> Result<u32, Failure> {
+        if let Some(token) = logits.iter().position(|l| !l.is_finite()) {
+            return Err(Failure::NotFinite { token: token as u32, position });
+        }
+        let greedy = argmax(logits.iter().map(|l| f64::from(*l)));
+        if self.temperature == 0.0 {
+            return Ok(greedy);
+        }
+        let noise = Noise::new(self.seed, self.choice, position);
+        let temperature = f64::from(self.temperature);
+        let scaled = |token: u32| f64::from(logits[token as usize]) / temperature;
+        // Begin with the likeliest: it beats most others before their noise need be known.
+        let mut best = (greedy, scaled(greedy) + noise.of(greedy));
+        let mut consider = |token: u32| {
+            if scaled(token) + Noise::MOST < best.1 {
+                return;
+            }
+            let score = scaled(token) + noise.of(token);
+            if score > best.1 || (score == best.1 && token < best.0) {
+                best = (token, score);
+            }
+        };
+        match keep::tokens(self, logits) {
+            None => (0..logits.len() as u32).for_each(&mut consider),
+            Some(kept) => kept.into_iter().for_each(&mut consider),
+        }
+        Ok(best.0)
+    }
+}
+
+/// The first place of the greatest value.
+fn argmax(values: impl Iterator<Item = f64>) -> u32 {
+    let mut best = (0, f64::NEG_INFINITY);
+    for (i, value) in values.enumerate() {
+        if value > best.1 {
+            best = (i as u32, value);
+        }
+    }
+    best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draws(sampling: Sampling, logits: &[f32], count: usize) -> Vec<usize> {
+        let mut seen = vec![0; logits.len()];
+        for position in 0..count {
+            seen[sampling.draw(logits, position).map_or(0, |t| t as usize)] += 1;
+        }
+        seen
+    }
+
+    #[test]
+    fn frequencies_follow_the_softmax() {
+        let logits = [1.0f32, 0.0, -1.0, 2.0, 0.5];
+        for temperature in [0.5f32, 1.0, 2.0] {
+            let sampling = Sampling { temperature, seed: 7, ..Sampling::default() };
+            let count = 200_000;
+            let seen = draws(sampling, &logits, count);
+            let weights = logits.map(|l| f64::from(l / temperature).exp());
+            let total: f64 = weights.iter().sum();
+            // Pearson's statistic with four degrees of freedom: above 18.5 once in a thousand.
+            let chi: f64 = seen
+                .iter()
+                .zip(weights)
+                .map(|(seen, w)| {
+                    let want = w / total * count as f64;
+                    (*seen as f64 - want).powi(2) / want
+                })
+                .sum();
+            assert!(chi < 18.5, "{chi} at {temperature}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn only_kept_tokens_are_drawn() {
+        let logits = [3.0f32, 2.0, 1.0, 0.0, -1.0];
+        let all = Sampling { temperature: 5.0, ..Sampling::default() };
+        let drawn = |s: Sampling| {
+            draws(s, &logits, 5_000).iter().map(|n| usize::from(*n > 0)).collect::<Vec<_>>()
+        };
+        assert_eq!(drawn(all), [1, 1, 1, 1, 1]);
+        assert_eq!(drawn(Sampling { top_k: 2, ..all }), [1, 1, 0, 0, 0]);
+        // Probabilities at temperature 5: .29 .24 .19 .16 .13
+        assert_eq!(drawn(Sampling { top_p: 0.6, ..all }), [1, 1, 1, 0, 0]);
+        assert_eq!(drawn(Sampling { min_p: 0.5, ..all }), [1, 1, 1, 1, 0]);
+        assert_eq!(drawn(Sampling { top_p: 1e-9, ..all }), [1, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_of_equals_and_ignores_the_seed() {
+        let logits = [0.5f32, 2.0, 2.0, -1.0];
+        let seeded = Sampling { seed: 9, ..Sampling::greedy() };
+        assert_eq!(Sampling::greedy().draw(&logits, 3), Ok(1));
+        assert_eq!(seeded.draw(&logits, 3), Ok(1));
+    }
+
+    #[test]
+    fn the_shortcut_changes_nothing() {
+        let logits: Vec<f32> = (0..500).map(|i| ((i * 37) % 101) as f32 * 0.4 - 20.0).collect();
+        for position in 0..300 {
+            let sampling = Sampling { seed: 3, ..Sampling::default() };
+            let noise = Noise::new(3, 0, position);
+            let scores = logits.iter().enumerate();
+            let scores = scores.map(|(t, l)| f64::from(*l) + noise.of(t as u32));
+            assert_eq!(sampling.draw(&logits, position), Ok(argmax(scores)));
+        }
+    }
+
+    #[test]
+    fn not_a_number_is_named() {
+        let logits = [0.0, f32::NAN];
+        let failure = Failure::NotFinite { token: 1, position: 4 };
+        assert_eq!(Sampling::default().draw(&logits, 4), Err(failure));
+    }
+}

@@ -1,0 +1,90 @@
+//! Text as it streams: stop strings across token borders, whole characters, nothing taken back.
+
+use proptest::prelude::*;
+use stoker_engine::{
+    FinishReason, Request, Sampling, Stopping, emit::Emitter, tokenizer::Tokenizer,
+};
+
+use crate::support::{ROOMY, data, request, run, stories};
+
+fn tokenizer() -> Option<Tokenizer> {
+    let path = data("models/stories260K/tokenizer.json")?;
+    Some(Tokenizer::from_json_bytes(&std::fs::read(path).unwrap()).unwrap())
+}
+
+/// What streams of `ids` until the first stop string, and that string.
+fn stream(
+    tokenizer: &Tokenizer,
+    ids: &[u32],
+    stops: &[&str],
+    keep: bool,
+) -> (String, Option<String>) {
+    let stops = stops.iter().map(|s| (*s).to_owned()).collect();
+    let mut emitter = Emitter::new(tokenizer, &[1], stops, keep);
+    let mut text = String::new();
+    for id in ids {
+        let emitted = emitter.push(tokenizer, *id);
+        text.push_str(&emitted.text);
+        if emitted.stop.is_some() {
+            return (text, emitted.stop);
+        }
+    }
+    text.push_str(&emitter.finish());
+    (text, None)
+}
+
+#[test]
+fn stop_strings_end_the_text_wherever_tokens_break() {
+    let Some(tokenizer) = tokenizer() else { return };
+    let ids = tokenizer.encode("the little girl was happy. The end", false).unwrap();
+    let check = |stops: &[&str], keep, text: &str, stop: Option<&str>| {
+        let got = stream(&tokenizer, &ids, stops, keep);
+        assert_eq!(got, (text.to_owned(), stop.map(str::to_owned)), "{stops:?}");
+    };
+    check(&["girl was"], false, "the little ", Some("girl was"));
+    check(&["girl was"], true, "the little girl was", Some("girl was"));
+    check(&["py. T", "happy"], false, "the little girl was ", Some("happy"));
+    check(&["girl", "girl was"], false, "the little ", Some("girl"));
+    check(&["girls"], false, "the little girl was happy. The end", None);
+    check(&["the"], false, "", Some("the"));
+    check(&["ende", "The end!"], false, "the little girl was happy. The end", None);
+}
+
+#[test]
+fn stop_strings_and_ids_end_a_sequence() {
+    let Some(model) = stories() else { return };
+    let prompt = model.tokenizer.encode("Once upon a time", true).unwrap();
+    let until = |stopping: Stopping| {
+        let stopping = Stopping { max_tokens: Some(60), ..stopping };
+        let request = Request { stopping, ..request(&prompt, Sampling::greedy(), 60) };
+        run(&model, ROOMY, &[request]).remove(0)
+    };
+    let text = until(Stopping::default()).text();
+    assert!(text.starts_with(", there was a little girl named Lily."), "{text:?}");
+
+    let stopped = until(Stopping { strings: vec!["girl named".into()], ..Stopping::default() });
+    assert_eq!(stopped.text(), ", there was a little ");
+    let reason = stopped.finish().unwrap().reason;
+    assert_eq!(reason, FinishReason::StopString("girl named".into()));
+
+    let comma = stopped.ids()[0];
+    let stopped = until(Stopping { token_ids: vec![comma], ..Stopping::default() });
+    assert_eq!(stopped.ids(), [comma]);
+    assert_eq!(stopped.finish().unwrap().reason, FinishReason::StopToken(comma));
+    assert_eq!(stopped.finish().unwrap().completion_tokens, 1);
+    assert_eq!(stopped.finish().unwrap().prompt_tokens, prompt.len());
+}
+
+proptest! {
+    #[test]
+    fn without_a_stop_the_text_is_whole(text in "\\PC{0,40}", stop in "[a-z]{1,3}") {
+        let Some(tokenizer) = tokenizer() else { return Ok(()) };
+        let ids = tokenizer.encode(&text, false).unwrap();
+        let whole = stream(&tokenizer, &ids, &[], false).0;
+        let (streamed, matched) = stream(&tokenizer, &ids, &[&stop], false);
+        match whole.find(&stop) {
+            Some(at) => prop_assert_eq!((streamed.as_str(), matched), (&whole[..at], Some(stop))),
+            None => prop_assert_eq!((streamed, matched), (whole, None)),
+        }
+    }
+}

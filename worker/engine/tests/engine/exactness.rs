@@ -1,0 +1,143 @@
+//! A token depends on its request alone: batched, chunked or preempted, the answer is the same.
+
+use proptest::prelude::*;
+use stoker_engine::{Engine, EngineConfig, FinishReason, Model, Request, Sampling};
+
+use crate::support::{Client, ROOMY, data, load, request, run, stories, write_random};
+
+/// Prompts of many lengths, half of them greedy.
+fn requests(model: &Model, count: usize, longest_prompt: usize, tokens: usize) -> Vec<Request> {
+    let vocab = model.config.vocab_size as u32;
+    (0..count)
+        .map(|i| {
+            let length = 1 + (i * 37) % longest_prompt;
+            let prompt: Vec<u32> =
+                (0..length).map(|j| (i as u32 * 131 + j as u32 * 17 + 3) % vocab).collect();
+            let sampling = match i % 4 {
+                0 | 2 => Sampling::greedy(),
+                1 => Sampling { seed: i as u64, temperature: 0.9, ..Sampling::default() },
+                _ => Sampling { seed: i as u64, top_k: 40, top_p: 0.9, ..Sampling::default() },
+            };
+            request(&prompt, sampling, tokens)
+        })
+        .collect()
+}
+
+fn ids(clients: &[Client]) -> Vec<Vec<u32>> {
+    clients.iter().map(Client::ids).collect()
+}
+
+/// Each request in an engine of its own.
+fn alone(model: &Model, requests: &[Request]) -> Vec<Vec<u32>> {
+    requests.iter().map(|r| ids(&run(model, ROOMY, std::slice::from_ref(r))).remove(0)).collect()
+}
+
+#[test]
+fn batched_equals_alone() {
+    let Some(model) = stories() else { return };
+    let requests = requests(&model, 24, 90, 40);
+    let answers = ids(&run(&model, ROOMY, &requests));
+    assert!(answers.iter().all(|a| a.len() == 40));
+    assert_eq!(answers, alone(&model, &requests));
+}
+
+#[test]
+fn chunked_equals_whole_and_preempted_equals_not() {
+    let Some(model) = stories() else { return };
+    let requests = requests(&model, 12, 120, 60);
+    let want = ids(&run(&model, ROOMY, &requests));
+    for max_num_batched_tokens in [12, 17, 64] {
+        let config = EngineConfig { max_num_batched_tokens, max_num_seqs: 12, ..ROOMY };
+        assert_eq!(ids(&run(&model, config, &requests)), want, "{max_num_batched_tokens} a step");
+    }
+    // 24 blocks hold two of the longest sequences: the rest is preempted again and again.
+    let tight = EngineConfig { kv_blocks: 24, ..ROOMY };
+    let clients = run(&model, tight, &requests);
+    let preemptions: u32 = clients.iter().map(|c| c.finish().unwrap().timings.preemptions).sum();
+    assert!(preemptions > 0, "this test must preempt");
+    assert_eq!(ids(&clients), want);
+}
+
+#[test]
+fn at_real_widths_too() {
+    for (hidden, inner, tied) in [(64, 172, false), (2048, 5632, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(tokenizer) = data("models/stories260K/tokenizer.json") else { return };
+        std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).unwrap();
+        write_random(folder.path(), hidden, inner, tied);
+        let model = load(folder.path());
+        let requests = requests(&model, 7, 30, 6);
+        let want = alone(&model, &requests);
+        assert_eq!(ids(&run(&model, ROOMY, &requests)), want, "batched at {hidden}");
+        let chunks = EngineConfig { max_num_batched_tokens: 9, max_num_seqs: 7, ..ROOMY };
+        assert_eq!(ids(&run(&model, chunks, &requests)), want, "chunked at {hidden}");
+        let drawn: std::collections::HashSet<u32> = want.into_iter().flatten().collect();
+        assert!(drawn.len() > 10, "random weights should not always say the same: {drawn:?}");
+    }
+}
+
+#[test]
+fn seeds_matter_and_repeat() {
+    let Some(model) = stories() else { return };
+    let seeded = |seed| request(&[1], Sampling { seed, ..Sampling::default() }, 30);
+    let answers = ids(&run(&model, ROOMY, &[seeded(1), seeded(2), seeded(1)]));
+    assert_eq!(answers[0], answers[2]);
+    assert_ne!(answers[0], answers[1]);
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_blocks_before_the_next_step() {
+    let Some(model) = stories() else { return };
+    let mut engine = Engine::new(model, ROOMY);
+    let (stays, leaves) = (Client::default(), Client::default());
+    for client in [&stays, &leaves] {
+        let long = request(&[1; 40], Sampling::greedy(), 100);
+        engine.submit(long, Box::new(client.clone())).unwrap();
+    }
+    engine.step();
+    engine.step();
+    assert_eq!(engine.load().running, 2);
+    let held = engine.load().total_blocks - engine.load().free_blocks;
+    leaves.leave();
+    engine.step();
+    assert_eq!(engine.load().running, 1);
+    assert_eq!(engine.load().total_blocks - engine.load().free_blocks, held / 2);
+    assert_eq!(leaves.ids().len(), 2, "not one token more");
+    while engine.step() {}
+    assert_eq!(stays.ids().len(), 100);
+    assert_eq!(engine.load().free_blocks, engine.load().total_blocks);
+}
+
+#[test]
+fn the_end_of_the_context_is_a_limit() {
+    let Some(model) = stories() else { return };
+    let room = model.config.context_length;
+    let mut endless = request(&vec![5; room - 3], Sampling::greedy(), 1);
+    endless.stopping.max_tokens = None;
+    let client = &run(&model, ROOMY, &[endless])[0];
+    assert_eq!(client.finish().unwrap().reason, FinishReason::Length);
+    assert_eq!(client.ids().len(), 3);
+
+    let mut engine = Engine::new(model, EngineConfig { kv_blocks: 4, ..ROOMY });
+    let sink = Box::new(Client::default());
+    let refused = engine.submit(request(&[1; 64], Sampling::greedy(), 1), sink).unwrap_err();
+    assert_eq!((refused.needed, refused.total), (5, 4));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..Default::default() })]
+
+    #[test]
+    fn whatever_the_limits(
+        max_num_seqs in 1usize..9,
+        extra in 0usize..40,
+        kv_blocks in 12usize..40,
+        count in 1usize..9,
+    ) {
+        let Some(model) = stories() else { return Ok(()) };
+        let requests = requests(&model, count, 60, 24);
+        let config = EngineConfig {
+            max_num_seqs, max_num_batched_tokens: max_num_seqs + extra, kv_blocks };
+        prop_assert_eq!(ids(&run(&model, config, &requests)), ids(&run(&model, ROOMY, &requests)));
+    }
+}

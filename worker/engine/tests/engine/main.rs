@@ -1,0 +1,9 @@
+//! The engine as a whole: real models, real vectors, and the promises that every plan must keep.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
+mod emitting;
+mod exactness;
+mod scheduling;
+mod support;
+mod vectors;

@@ -1,0 +1,171 @@
+//! Models to run and a client that collects.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use burn::tensor::Device;
+use safetensors::{Dtype, tensor::TensorView};
+use stoker_engine::{
+    Engine, EngineConfig, Event, Finish, Model, Request, Sampling, Sink, Stopping,
+    weights::ModelFiles,
+};
+
+/// The folder of real models, or `None` with a word about it where only the project is there.
+pub fn data(path: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("STOKER_TEST_DATA").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
+        PathBuf::from,
+    );
+    let path = root.join(path);
+    if !path.exists() {
+        eprintln!("SKIPPED: {} is absent; set STOKER_TEST_DATA", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+pub fn load(path: &Path) -> Model {
+    Model::load(&ModelFiles::open(path).unwrap(), &Device::flex(), |_| ()).unwrap()
+}
+
+/// A small trained model: the one from the data folder, or nothing to test with.
+pub fn stories() -> Option<Model> {
+    data("models/stories260K").map(|path| load(&path))
+}
+
+/// Collects what a sequence is told.
+#[derive(Clone, Default)]
+pub struct Client {
+    events: Arc<Mutex<Vec<Event>>>,
+    gone: Arc<AtomicBool>,
+}
+
+impl Sink for Client {
+    fn send(&mut self, event: Event) {
+        self.events.lock().unwrap().push(event);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+}
+
+impl Client {
+    pub fn leave(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    pub fn ids(&self) -> Vec<u32> {
+        let events = self.events.lock().unwrap();
+        let ids = events.iter().filter_map(|e| match e {
+            Event::Token { ids, .. } => Some(ids.clone()),
+            _ => None,
+        });
+        ids.flatten().collect()
+    }
+
+    pub fn text(&self) -> String {
+        let events = self.events.lock().unwrap();
+        let texts = events.iter().filter_map(|e| match e {
+            Event::Token { text, .. } => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    pub fn finish(&self) -> Option<Finish> {
+        self.events.lock().unwrap().iter().find_map(|e| match e {
+            Event::Finished(finish) => Some(finish.clone()),
+            _ => None,
+        })
+    }
+}
+
+pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request {
+    let stopping =
+        Stopping { max_tokens: Some(max_tokens), ignore_eos: true, ..Stopping::default() };
+    Request { prompt: prompt.to_vec(), sampling, stopping, arrived: Instant::now() }
+}
+
+/// Runs all requests together to their end, and checks that every block came home.
+pub fn run(model: &Model, config: EngineConfig, requests: &[Request]) -> Vec<Client> {
+    let mut engine = Engine::new(model.clone(), config);
+    let clients: Vec<_> = requests
+        .iter()
+        .map(|request| {
+            let client = Client::default();
+            engine.submit(request.clone(), Box::new(client.clone())).unwrap();
+            client
+        })
+        .collect();
+    while engine.step() {}
+    let load = engine.load();
+    assert_eq!((load.running, load.waiting), (0, 0));
+    assert_eq!(load.free_blocks, load.total_blocks, "every block comes home");
+    clients
+}
+
+pub const ROOMY: EngineConfig =
+    EngineConfig { max_num_seqs: 64, max_num_batched_tokens: 4096, kv_blocks: 512 };
+
+/// A model of one layer with random weights, written as bf16 SafeTensors into `folder`.
+pub fn write_random(folder: &Path, hidden: usize, inner: usize, tied: bool) {
+    let (heads, kv_heads, vocab) = (hidden / 64, (hidden / 64 / 4).max(1), 512);
+    let q = heads * 64;
+    let kv = kv_heads * 64;
+    let layer = "model.layers.0";
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![vocab, hidden]),
+        ("model.norm.weight".to_owned(), vec![hidden]),
+        (format!("{layer}.input_layernorm.weight"), vec![hidden]),
+        (format!("{layer}.post_attention_layernorm.weight"), vec![hidden]),
+        (format!("{layer}.self_attn.q_proj.weight"), vec![q, hidden]),
+        (format!("{layer}.self_attn.k_proj.weight"), vec![kv, hidden]),
+        (format!("{layer}.self_attn.v_proj.weight"), vec![kv, hidden]),
+        (format!("{layer}.self_attn.o_proj.weight"), vec![hidden, q]),
+        (format!("{layer}.mlp.gate_proj.weight"), vec![inner, hidden]),
+        (format!("{layer}.mlp.up_proj.weight"), vec![inner, hidden]),
+        (format!("{layer}.mlp.down_proj.weight"), vec![hidden, inner]),
+    ];
+    if !tied {
+        shapes.push(("lm_head.weight".to_owned(), vec![vocab, hidden]));
+    }
+    let mut state = 88_172_645_463_325_252u64;
+    let tensors: Vec<_> = shapes
+        .into_iter()
+        .map(|(name, shape)| {
+            let count: usize = shape.iter().product();
+            // Large enough weights that logits differ by more than rounding and drawing means something.
+            let scale = if shape.len() == 1 { 1.0 } else { 4.0 / (shape[1] as f32).sqrt() };
+            let bytes: Vec<u8> = (0..count)
+                .flat_map(|_| {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    let unit = (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5;
+                    half::bf16::from_f32(unit * scale).to_le_bytes()
+                })
+                .collect();
+            (name, shape, bytes)
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (name.as_str(), TensorView::new(Dtype::BF16, shape.clone(), bytes).unwrap())
+    });
+    let file = safetensors::serialize(views, None).unwrap();
+    std::fs::write(folder.join("model.safetensors"), file).unwrap();
+    let config = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 1,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": 64,
+        "vocab_size": vocab, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "tie_word_embeddings": tied, "bos_token_id": 1, "eos_token_id": 2,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}

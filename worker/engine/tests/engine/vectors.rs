@@ -1,0 +1,100 @@
+//! Greedy answers of a real model should match those of an independent implementation.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use stoker_engine::{
+    Sampling,
+    blocks::BlockPool,
+    runner::{Part, Runner},
+};
+
+use crate::support::{ROOMY, data, load, request, run};
+
+#[derive(Deserialize)]
+struct Vectors {
+    records: Vec<Record>,
+}
+
+#[derive(Deserialize)]
+struct Record {
+    prompt: String,
+    prompt_ids: Vec<u32>,
+    /// (id, logit), the likeliest first, after the prompt.
+    top8: Vec<(u32, f32)>,
+    greedy_ids: Vec<u32>,
+    greedy_text: String,
+    /// (log probability, distance to the second likeliest) of each greedy token.
+    greedy_logprob_and_margin: Vec<(f32, f32)>,
+}
+
+/// Logits of these models reach about 20; f32 sums in another order differ in the sixth digit.
+const EXACT_TOLERANCE: f32 = 2e-4;
+
+fn records() -> Option<Vec<Record>> {
+    let path = data("vectors/stories260K_greedy.json")?;
+    let vectors: Vectors = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    Some(vectors.records)
+}
+
+/// Checks the model at `path`: logits after the prompt within `tolerance`, and greedy ids up to the first
+/// place where two tokens are closer than the tolerance can tell apart.
+fn check(path: &Path, records: &[Record], tolerance: f32) {
+    let model = load(path);
+    for record in records {
+        assert_eq!(model.tokenizer.encode(&record.prompt, true).unwrap(), record.prompt_ids);
+
+        let pool = BlockPool::new(16);
+        let table = pool.take(16).unwrap();
+        let part = Part { ids: &record.prompt_ids, start: 0, table: &table, samples: true };
+        let logits = &Runner::new(model.clone(), 16).run(&[part])[0];
+        for (id, want) in &record.top8 {
+            let got = logits[*id as usize];
+            assert!(
+                (got - want).abs() <= tolerance,
+                "{}: logit {id}: {got}, {want}",
+                path.display()
+            );
+        }
+
+        let count = record.greedy_ids.len();
+        let greedy = request(&record.prompt_ids, Sampling::greedy(), count);
+        let client = &run(&model, ROOMY, &[greedy])[0];
+        let margins = &record.greedy_logprob_and_margin;
+        let sure = margins.iter().take_while(|(_, m)| *m > 2.0 * tolerance).count();
+        assert!(sure >= 8, "{}: the margins allow {sure} tokens", path.display());
+        assert_eq!(client.ids()[..sure], record.greedy_ids[..sure], "{}", path.display());
+        if sure == count {
+            assert_eq!(client.text().trim_end(), record.greedy_text.trim_end());
+        }
+    }
+}
+
+#[test]
+fn safetensors_and_gguf_give_the_same_answers_as_an_independent_forward() {
+    let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
+    check(&folder, &records, EXACT_TOLERANCE);
+    check(&folder.join("stories260K.gguf"), &records, EXACT_TOLERANCE);
+}
+
+#[test]
+fn rounded_weights_stay_close() {
+    let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
+    // f16 keeps eleven bits of a weight, bf16 and Q8_0 about eight: logits move by so much.
+    for (file, tolerance) in [
+        ("stories260K-f16.gguf", 0.02),
+        ("stories260K-bf16.gguf", 0.12),
+        ("stories260K-q8_0.gguf", 0.12),
+    ] {
+        check(&folder.join(file), &records, tolerance);
+    }
+}
+
+#[test]
+fn the_same_weights_have_the_same_digest_and_others_have_not() {
+    let Some(folder) = data("models/stories260K") else { return };
+    let digest = |file: &str| load(&folder.join(file)).digest;
+    assert_eq!(digest(""), digest(""));
+    assert_ne!(digest(""), digest("stories260K-f16.gguf"));
+    assert_ne!(digest("stories260K-bf16.gguf"), digest("stories260K-f16.gguf"));
+}

@@ -1,0 +1,158 @@
+//! What an operator can set, checked before anything is loaded.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+use stoker_engine::{EngineConfig, weights::ModelConfig};
+use stoker_ops::KV_BLOCK;
+use stoker_shared::duration;
+
+/// How a worker works.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct WorkerConfig {
+    /// Sequences in one batch
+    #[arg(
+        long,
+        env = "STOKER_MAX_NUM_SEQS",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..=4096),
+        value_name = "COUNT",
+        help_heading = "Scheduling"
+    )]
+    pub max_num_seqs: u32,
+
+    /// Tokens in one step, at least --max-num-seqs; long prompts are computed in chunks of it
+    #[arg(
+        long,
+        env = "STOKER_MAX_NUM_BATCHED_TOKENS",
+        default_value_t = 512,
+        value_parser = clap::value_parser!(u32).range(1..=1_048_576),
+        value_name = "TOKENS",
+        help_heading = "Scheduling"
+    )]
+    pub max_num_batched_tokens: u32,
+
+    /// Requests that may wait for a place; beyond it they are refused with RESOURCE_EXHAUSTED
+    #[arg(
+        long,
+        env = "STOKER_MAX_NUM_QUEUED_REQS",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(..=1_048_576),
+        value_name = "COUNT",
+        help_heading = "Scheduling"
+    )]
+    pub max_num_queued_reqs: u32,
+
+    /// Memory for keys and values, at most; what --max-num-seqs full contexts need is enough
+    #[arg(
+        long,
+        env = "STOKER_KV_CACHE_MEMORY",
+        default_value = "1GiB",
+        value_name = "SIZE",
+        help_heading = "Scheduling"
+    )]
+    pub kv_cache_memory: ByteSize,
+
+    /// How long running streams may go on after SIGTERM or Ctrl-C
+    #[arg(
+        long,
+        env = "STOKER_DRAIN_TIMEOUT",
+        default_value = "30s",
+        value_parser = duration::parse,
+        value_name = "TIME",
+        help_heading = "Shutdown"
+    )]
+    pub drain_timeout: Duration,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            max_num_seqs: 64,
+            max_num_batched_tokens: 512,
+            max_num_queued_reqs: 1024,
+            kv_cache_memory: ByteSize::gib(1),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A setting that does not fit another, or the model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not all sequences of a batch could decode in one step.
+    #[error("--max-num-batched-tokens {tokens} is below --max-num-seqs {seqs}; raise it or lower the other")]
+    FewTokens {
+        /// Tokens in a step.
+        tokens: u32,
+        /// Sequences in a batch.
+        seqs: u32,
+    },
+    /// Not one block fits.
+    #[error(
+        "--kv-cache-memory {given} is less than one block of {} tokens, {block}; give more", KV_BLOCK
+    )]
+    NoBlock {
+        /// What was asked for.
+        given: ByteSize,
+        /// What a block of this model takes.
+        block: ByteSize,
+    },
+}
+
+impl WorkerConfig {
+    /// The size of an engine for `model`.
+    pub fn engine(&self, model: &ModelConfig) -> Result<EngineConfig, ConfigError> {
+        let (tokens, seqs) = (self.max_num_batched_tokens, self.max_num_seqs);
+        if tokens < seqs {
+            return Err(ConfigError::FewTokens { tokens, seqs });
+        }
+        let kv_blocks =
+            EngineConfig::blocks_within(self.kv_cache_memory.as_u64(), seqs as usize, model);
+        if kv_blocks == 0 {
+            let block = ByteSize::b(EngineConfig::block_bytes(model) as u64);
+            return Err(ConfigError::NoBlock { given: self.kv_cache_memory, block });
+        }
+        Ok(EngineConfig {
+            max_num_seqs: seqs as usize,
+            max_num_batched_tokens: tokens as usize,
+            kv_blocks,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        worker: WorkerConfig,
+    }
+
+    #[test]
+    fn the_defaults_of_flags_and_code_agree() {
+        let parsed = Cli::try_parse_from(["worker"]).map(|cli| cli.worker);
+        assert_eq!(parsed.ok(), Some(WorkerConfig::default()));
+    }
+
+    #[test]
+    fn values_out_of_range_name_the_flag() {
+        for (flag, value) in [
+            ("--max-num-seqs", "0"),
+            ("--max-num-batched-tokens", "-1"),
+            ("--kv-cache-memory", "much"),
+            ("--drain-timeout", "1"),
+        ] {
+            let error = Cli::try_parse_from(["worker", flag, value]).err().unwrap();
+            let text = error.to_string();
+            assert!(text.contains(flag) && text.contains(value), "{text}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The thread that owns the device, and the handle that the async side holds.
+
+use std::{
+    io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use stoker_engine::{Engine, EngineConfig, Event, Load, Model, Request, Sink};
+use tokio::sync::{mpsc, watch};
+
+/// What the thread is told.
+enum Command {
+    Submit(Box<Request>, Events),
+}
+
+/// Hands requests to the thread and reads its load. When the last handle goes, the thread finishes
+/// what runs and ends.
+#[derive(Clone)]
+pub struct EngineHandle {
+    commands: mpsc::Sender<Command>,
+    load: watch::Receiver<Load>,
+    room: usize,
+}
+
+/// The thread itself, to wait for.
+pub struct EngineThread(JoinHandle<()>);
+
+/// The thread has ended: its owner failed, or the process is about to end.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine has stopped")]
+pub struct Stopped;
+
+/// Starts the thread. At most `queue` submissions wait for it to take them.
+pub fn spawn(
+    name: &str,
+    model: Arc<Model>,
+    config: EngineConfig,
+    queue: usize,
+) -> io::Result<(EngineHandle, EngineThread)> {
+    let (commands, inbox) = mpsc::channel(queue.max(1));
+    let (publish, load) = watch::channel(Load::default());
+    let room = Engine::longest_sequence(&model.config, &config);
+    let thread = thread::Builder::new().name(format!("engine {name}")).spawn(move || {
+        // Made here: what belongs to the device is never touched by another thread.
+        let engine = Engine::new(Model::clone(&model), config);
+        serve(engine, inbox, &publish);
+    })?;
+    Ok((EngineHandle { commands, load, room }, EngineThread(thread)))
+}
+
+/// Steps while there is work, takes commands in between, and sleeps while there is neither.
+fn serve(mut engine: Engine, mut inbox: mpsc::Receiver<Command>, publish: &watch::Sender<Load>) {
+    let mut idle = true;
+    loop {
+        publish.send_replace(engine.load());
+        if idle {
+            let Some(command) = inbox.blocking_recv() else { return };
+            take(&mut engine, command);
+        }
+        while let Ok(command) = inbox.try_recv() {
+            take(&mut engine, command);
+        }
+        idle = !engine.step();
+    }
+}
+
+fn take(engine: &mut Engine, command: Command) {
+    let Command::Submit(request, events) = command;
+    // Admission has checked the length against the same limit; if it were refused all the same, the
+    // stream would end without a last event, which its reader reports.
+    if let Err(error) = engine.submit(*request, Box::new(events)) {
+        tracing::error!(%error, "the engine refused an admitted request");
+    }
+}
+
+impl EngineHandle {
+    /// Submits a request; its events come out of the receiver. Dropping the receiver cancels it before the
+    /// next step.
+    pub async fn submit(&self, request: Request) -> Result<mpsc::Receiver<Event>, Stopped> {
+        // One event a token and one at the end: the channel can never be full, so a slow reader
+        // stops nobody, and it can hold no more than its own answer.
+        let limit = request.stopping.max_tokens.unwrap_or(self.room).min(self.room);
+        let (sender, receiver) = mpsc::channel(limit + 2);
+        let command = Command::Submit(Box::new(request), Events(sender));
+        self.commands.send(command).await.map_err(|_| Stopped)?;
+        Ok(receiver)
+    }
+
+    /// The longest sequence that can run, prompt and answer together.
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
+    /// The load after every step. It closes when the thread ends.
+    pub fn load(&self) -> watch::Receiver<Load> {
+        self.load.clone()
+    }
+}
+
+impl EngineThread {
+    /// Waits for the thread. False if it panicked.
+    pub async fn join(self) -> bool {
+        tokio::task::spawn_blocking(|| self.0.join().is_ok()).await.unwrap_or(false)
+    }
+}
+
+/// The events of one sequence, on their way to its stream.
+struct Events(mpsc::Sender<Event>);
+
+impl Sink for Events {
+    fn send(&mut self, event: Event) {
+        // Fails only when the reader is gone, and then `is_closed` says so before the next step.
+        let _ = self.0.try_send(event);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}

@@ -1,0 +1,141 @@
+//! A worker that runs: started, watched, and shut down from inside a process.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use stoker_engine::Model;
+use stoker_proto::v1::{control_server::ControlServer, inference_server::InferenceServer};
+use stoker_shared::serve::{self, HealthState, MAX_REQUEST_BYTES};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::service::RoutesBuilder;
+
+use crate::{
+    WorkerConfig,
+    config::ConfigError,
+    control::ControlService,
+    engine_thread::{self, EngineThread},
+    inflight::Inflight,
+    service::Worker,
+};
+
+/// Connections have this long to say goodbye once their streams are over.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why a worker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Settings that contradict each other or the model.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The listener or the engine's thread.
+    #[error("the system refused: {0}")]
+    System(#[from] io::Error),
+    /// The descriptors in this binary cannot be read.
+    #[error("server reflection: {0}")]
+    Reflection(String),
+}
+
+/// A worker that serves. Dropping it stops it without a drain.
+pub struct RunningWorker {
+    id: Arc<str>,
+    address: SocketAddr,
+    inflight: Inflight,
+    health: HealthState,
+    stop: CancellationToken,
+    server: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
+    engine: EngineThread,
+    engine_ended: CancellationToken,
+}
+
+/// Starts a worker for `model`, which requests call `model_name`. Its id is its address, or `id`.
+pub async fn start(
+    config: WorkerConfig,
+    model: Arc<Model>,
+    model_name: String,
+    id: Option<String>,
+    listener: TcpListener,
+) -> Result<RunningWorker, StartError> {
+    let address = listener.local_addr()?;
+    let id: Arc<str> = id.unwrap_or_else(|| address.to_string()).into();
+    let engine_config = config.engine(&model.config)?;
+    let limit = config.max_num_seqs as usize + config.max_num_queued_reqs as usize;
+    let (engine, thread) = engine_thread::spawn(&id, Arc::clone(&model), engine_config, limit)?;
+    let engine_ended = CancellationToken::new();
+    let mut load = engine.load();
+    let ended = engine_ended.clone();
+
+    let inflight = Inflight::new(limit);
+    let worker = Worker {
+        id: Arc::clone(&id),
+        model_name: model_name.into(),
+        model,
+        engine,
+        inflight: inflight.clone(),
+    };
+    let (health, health_service) = HealthState::new().await;
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(
+            InferenceServer::new(worker.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(
+            ControlServer::new(ControlService { worker, config })
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
+        );
+    let routes = serve::with_reflection(routes, health_service)
+        .map_err(|error| StartError::Reflection(error.to_string()))?;
+
+    let stop = CancellationToken::new();
+    let serving = serve::server()
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(serve::incoming(listener), stop.clone().cancelled_owned());
+    health.set_serving(true).await;
+    let reporter = health.clone();
+    tokio::spawn(async move {
+        // The channel closes when the engine's thread ends, which it does by itself only if it panics.
+        while load.changed().await.is_ok() {}
+        ended.cancel();
+        reporter.set_serving(false).await;
+    });
+    Ok(RunningWorker {
+        id,
+        address,
+        inflight,
+        health,
+        stop,
+        server: AbortOnDropHandle::new(tokio::spawn(serving)),
+        engine: thread,
+        engine_ended,
+    })
+}
+
+impl RunningWorker {
+    /// Names it in answers.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Resolves if the engine fails, after which the worker can serve nobody.
+    pub async fn failed(&self) {
+        self.engine_ended.cancelled().await;
+    }
+
+    /// Drains and stops: tells health watchers first, refuses new calls, lets running streams finish for
+    /// `timeout`, and ends those that are left with UNAVAILABLE. Answers how many that were.
+    pub async fn shutdown(self, timeout: Duration) -> usize {
+        self.health.set_serving(false).await;
+        let unfinished = self.inflight.drain(Some(timeout)).await;
+        self.inflight.cut_off();
+        self.health.end_watches().await;
+        self.stop.cancel();
+        // Whoever does not close by then is left behind.
+        let _ = tokio::time::timeout(GOODBYE, self.server).await;
+        self.engine.join().await;
+        unfinished
+    }
+}

@@ -1,0 +1,99 @@
+//! `stoker.v1.Inference` on a worker.
+
+use std::{sync::Arc, time::Instant};
+
+use futures::{StreamExt, stream::BoxStream};
+use stoker_engine::Model;
+use stoker_proto::v1::{
+    Accepted, GenerateRequest, GenerateResponse, generate_request::Input,
+    inference_server::Inference,
+};
+use stoker_shared::{ServiceError, deadline::Deadline, guarded::Guarded};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    admit::Admission, answer::Answer, engine_thread::EngineHandle, inflight::Inflight,
+};
+
+/// Prompts of fewer bytes are tokenised at once; for longer ones the async threads are spared.
+const LONG_PROMPT: usize = 4096;
+
+/// What all calls share.
+#[derive(Clone)]
+pub struct Worker {
+    /// Names it in answers.
+    pub id: Arc<str>,
+    /// What requests call the model.
+    pub model_name: Arc<str>,
+    /// The model.
+    pub model: Arc<Model>,
+    /// The thread that runs it.
+    pub engine: EngineHandle,
+    /// The calls under way.
+    pub inflight: Inflight,
+}
+
+impl Worker {
+    /// What requests are checked against.
+    pub fn admission(&self) -> Admission<'_> {
+        Admission { model: &self.model, name: &self.model_name, room: self.engine.room() }
+    }
+
+    async fn admit(
+        &self,
+        request: GenerateRequest,
+    ) -> Result<stoker_engine::Request, ServiceError> {
+        let long = matches!(&request.input, Some(Input::Prompt(text)) if text.len() > LONG_PROMPT);
+        if !long {
+            return self.admission().admit(request);
+        }
+        let worker = self.clone();
+        tokio::task::spawn_blocking(move || worker.admission().admit(request))
+            .await
+            .map_err(|error| ServiceError::Internal(format!("tokenising failed: {error}")))?
+    }
+
+    async fn start(
+        &self,
+        call: Request<GenerateRequest>,
+    ) -> Result<BoxStream<'static, Result<GenerateResponse, Status>>, ServiceError> {
+        let arrived = Instant::now();
+        let deadline = Deadline::from_metadata(call.metadata())?;
+        let place = self.inflight.enter()?;
+        let request = call.into_inner();
+        let request_id = request.request_id.clone();
+        let attempt = request.routing.as_ref().map_or(0, |r| r.attempt);
+
+        let admitted = deadline.bound("while tokenising", self.admit(request)).await??;
+        let answer = Answer {
+            accepted: Accepted {
+                request_id,
+                model: self.model_name.to_string(),
+                worker: self.id.to_string(),
+                seed: admitted.sampling.seed,
+                prompt_tokens: admitted.prompt.len() as u32,
+            },
+            attempt,
+            arrived,
+            tokenize: admitted.arrived - arrived,
+            deadline,
+            cut: self.inflight.cut().clone(),
+        };
+        let events = self.engine.submit(admitted).await;
+        let events = events.map_err(|error| ServiceError::unavailable(error.to_string()))?;
+        let stream = answer.stream(events).map(|item| item.map_err(Status::from));
+        Ok(Guarded::new(stream, place).boxed())
+    }
+}
+
+#[tonic::async_trait]
+impl Inference for Worker {
+    type GenerateStream = BoxStream<'static, Result<GenerateResponse, Status>>;
+
+    async fn generate(
+        &self,
+        call: Request<GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        Ok(Response::new(self.start(call).await?))
+    }
+}
