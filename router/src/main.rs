@@ -95,7 +95,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<ExitCode, String> {
-    telemetry::init(&cli.log)?;
+    telemetry::init(&cli.log, "info")?;
     let mut signals = Signals::catch().map_err(|error| error.to_string())?;
     let listener = serve::bind(cli.listen).await.map_err(|error| error.to_string())?;
 
