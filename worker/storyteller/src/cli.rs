@@ -43,6 +43,9 @@ pub(crate) enum Command {
         /// Train for a minute or two only: not a good model, but the whole way.
         #[arg(long)]
         quick: bool,
+        /// Make one of the two only, and skip the evaluation.
+        #[arg(long, value_parser = ["model", "draft"])]
+        only: Option<String>,
     },
     /// Let the model write stories.
     Sample {
@@ -58,6 +61,9 @@ pub(crate) enum Command {
         /// The same seed writes the same stories.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Cut a story that does not end after this many tokens.
+        #[arg(long, default_value_t = 400)]
+        longest: usize,
         /// The folder of the model.
         #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/model"))]
         model: PathBuf,

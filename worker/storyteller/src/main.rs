@@ -26,9 +26,9 @@ use cli::{Cli, Command};
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Corpus { count, seed } => corpus(count, seed),
-        Command::Train { out, work, quick } => train(&out, &work, quick),
-        Command::Sample { prompt, count, temperature, seed, model } => {
-            sample(&model, &prompt, count, Choice { temperature, seed })
+        Command::Train { out, work, quick, only } => train(&out, &work, quick, only.as_deref()),
+        Command::Sample { prompt, count, temperature, seed, longest, model } => {
+            sample(&model, &prompt, count, Choice { temperature, seed, longest })
         }
         Command::Evaluate { models, count } => evaluate(&models, Recipe::bundled().stories, count),
     };
@@ -52,7 +52,7 @@ fn corpus(count: u64, seed: u64) -> Result<()> {
     Ok(())
 }
 
-fn train(out: &Path, work: &Path, quick: bool) -> Result<()> {
+fn train(out: &Path, work: &Path, quick: bool, only: Option<&str>) -> Result<()> {
     let recipe = if quick { Recipe::quick() } else { Recipe::bundled() };
     let started = Instant::now();
     let storyteller = Storyteller::new()?;
@@ -71,7 +71,9 @@ fn train(out: &Path, work: &Path, quick: bool) -> Result<()> {
         tokens.len() / stories.len().max(1)
     );
 
-    for (name, plan) in [("model", &recipe.target), ("draft", &recipe.draft)] {
+    let plans = [("model", &recipe.target), ("draft", &recipe.draft)];
+    for (name, plan) in plans.into_iter().filter(|(name, _)| only.is_none_or(|only| only == *name))
+    {
         eprintln!(
             "{name}: {} parameters, {} tokens to read",
             parameters(&plan.config),
@@ -84,6 +86,9 @@ fn train(out: &Path, work: &Path, quick: bool) -> Result<()> {
         progress.finish();
     }
     eprintln!("made in {:.1} minutes\n", started.elapsed().as_secs_f64() / 60.0);
+    if only.is_some() {
+        return Ok(());
+    }
     evaluate(out, recipe.stories, if quick { 40 } else { HELD_OUT_STORIES })
 }
 

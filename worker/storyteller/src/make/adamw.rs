@@ -61,13 +61,24 @@ impl AdamW {
     }
 }
 
-/// Linear warm-up to `peak`, then half a cosine down to a twentieth of it. `step` counts from zero.
-pub fn learning_rate(step: usize, steps: usize, peak: f64) -> f64 {
-    let warmup = (steps / 20).clamp(1, 200);
-    if step < warmup {
-        return peak * (step + 1) as f64 / warmup as f64;
+/// The learning rate over a run: straight lines between these `(step, rate)`, first to last.
+///
+/// A model this small on batches this small settles only at low rates: at the peak the names of the cast,
+/// each rare in itself, are all pushed together. So most of a run goes downhill.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule(pub Vec<(usize, f64)>);
+
+impl Schedule {
+    /// The rate of step `step`, counted from zero; after the last point it stays there.
+    pub fn rate(&self, step: usize) -> f64 {
+        let mut before = (0, 0.0);
+        for &(at, rate) in &self.0 {
+            if step < at {
+                let way = (step - before.0) as f64 / (at - before.0) as f64;
+                return before.1 + way * (rate - before.1);
+            }
+            before = (at, rate);
+        }
+        before.1
     }
-    let progress = (step - warmup) as f64 / (steps - warmup).max(1) as f64;
-    let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos());
-    peak * (0.05 + 0.95 * cosine)
 }

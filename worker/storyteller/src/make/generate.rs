@@ -20,9 +20,11 @@ pub struct Choice {
     pub temperature: f64,
     /// Decides what chance decides.
     pub seed: u64,
+    /// Where a story that does not end is cut, in tokens; never beyond the model's context.
+    pub longest: usize,
 }
 
-/// Continues `prompt` `rows` times, each until its story ends or the context is full.
+/// Continues `prompt` `rows` times, each until its story ends or is as long as it may be.
 pub fn stories(
     config: &ModelConfig,
     weights: &Weights<Tensor<2>>,
@@ -32,15 +34,12 @@ pub fn stories(
 ) -> Result<Vec<Vec<u32>>> {
     let mut texts = vec![prompt.to_vec(); rows];
     let mut dice: Vec<Dice> = (0..rows).map(|row| Dice::nth(choice.seed, row as u64)).collect();
+    let limit = choice.longest.min(config.max_position_embeddings);
     let mut model: Option<(usize, Llama)> = None;
     loop {
         let open: Vec<usize> = (0..rows).filter(|&row| texts[row].last() != Some(&EOS)).collect();
-        let longest = open
-            .iter()
-            .map(|&row| texts[row].len())
-            .max()
-            .unwrap_or(config.max_position_embeddings);
-        if longest >= config.max_position_embeddings {
+        let longest = open.iter().map(|&row| texts[row].len()).max().unwrap_or(limit);
+        if longest >= limit {
             return Ok(texts);
         }
         let length = longest.next_multiple_of(BUCKET);

@@ -1,6 +1,7 @@
 //! The numbers behind the committed weights: change one and `train` makes another model.
 
 use crate::make::{
+    adamw::Schedule,
     config::ModelConfig,
     trainer::{Phase, Plan},
 };
@@ -28,35 +29,48 @@ pub const HELD_OUT_STORIES: u64 = 400;
 impl Recipe {
     /// The bundled model. Most steps at about the length of a story, the last ones at the whole context.
     pub fn bundled() -> Self {
-        Self::with_steps(4500, 150, 3500, 100, 60_000)
+        Self {
+            tokenizer_stories: 20_000,
+            stories: 60_000,
+            target: Plan {
+                config: ModelConfig::target(),
+                seed: 1,
+                schedule: Schedule(vec![
+                    (0, 1e-5),
+                    (200, 2.5e-3),
+                    (2350, 1.6e-3),
+                    (2750, 5e-4),
+                    (3480, 1e-5),
+                ]),
+                phases: vec![
+                    Phase { steps: 1750, rows: 8, length: 320 },
+                    Phase { steps: 600, rows: 32, length: 64 },
+                    Phase { steps: 1100, rows: 8, length: 320 },
+                    Phase { steps: 30, rows: 4, length: 1024 },
+                ],
+            },
+            draft: Plan {
+                config: ModelConfig::draft(),
+                seed: 2,
+                schedule: Schedule(vec![(0, 1e-5), (200, 4e-3), (920, 3.7e-3), (1820, 1e-5)]),
+                phases: vec![
+                    Phase { steps: 1800, rows: 8, length: 320 },
+                    Phase { steps: 20, rows: 4, length: 1024 },
+                ],
+            },
+        }
     }
 
     /// The same models after a minute or two: enough to see the loss fall and words form.
     pub fn quick() -> Self {
-        Self::with_steps(150, 5, 150, 5, 3_000)
-    }
-
-    fn with_steps(
-        target: usize,
-        target_long: usize,
-        draft: usize,
-        draft_long: usize,
-        stories: u64,
-    ) -> Self {
-        let plan = |config, seed, peak, steps, long| Plan {
-            config,
-            seed,
-            peak,
-            phases: vec![
-                Phase { steps, rows: 8, length: 320 },
-                Phase { steps: long, rows: 4, length: 1024 },
-            ],
-        };
-        Self {
-            tokenizer_stories: stories.min(20_000),
-            stories,
-            target: plan(ModelConfig::target(), 1, 2.5e-3, target, target_long),
-            draft: plan(ModelConfig::draft(), 2, 4e-3, draft, draft_long),
+        let mut recipe = Self { tokenizer_stories: 3_000, stories: 3_000, ..Self::bundled() };
+        for plan in [&mut recipe.target, &mut recipe.draft] {
+            plan.schedule = Schedule(vec![(0, 1e-5), (20, 2.5e-3), (155, 1e-5)]);
+            plan.phases = vec![
+                Phase { steps: 150, rows: 8, length: 320 },
+                Phase { steps: 5, rows: 4, length: 1024 },
+            ];
         }
+        recipe
     }
 }

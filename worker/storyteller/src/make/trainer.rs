@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::make::{
-    adamw::{AdamW, learning_rate},
+    adamw::{AdamW, Schedule},
     batches::{Batch, Batches},
     checkpoint::Progress,
     config::ModelConfig,
@@ -36,9 +36,9 @@ pub struct Plan {
     pub config: ModelConfig,
     /// Seed of the first weights.
     pub seed: u64,
-    /// Highest learning rate.
-    pub peak: f64,
-    /// Phases, one after the other under one schedule of the learning rate.
+    /// The learning rate over all phases.
+    pub schedule: Schedule,
+    /// Phases, one after the other.
     pub phases: Vec<Phase>,
 }
 
@@ -111,7 +111,7 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             return Err(Error::Diverged(step));
         }
-        let rate = learning_rate(step, self.plan.steps(), self.plan.peak);
+        let rate = self.plan.schedule.rate(step);
         let weights = self.progress.weights.clone();
         self.progress.weights =
             self.progress.optimiser.step(weights, gradients, &self.specs, rate, step + 1);
