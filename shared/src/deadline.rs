@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
 
 use crate::ServiceError;
 
@@ -58,13 +57,6 @@ impl Deadline {
         })?;
         let left = left.saturating_sub(HEAD_START);
         Ok(Self((left < LONGEST).then(|| arrived(request) + left)))
-    }
-
-    /// Like [`Deadline::of`], where only the metadata of a request that arrives now is at hand.
-    pub fn from_metadata(metadata: &MetadataMap) -> Result<Self, ServiceError> {
-        let mut request = tonic::Request::new(());
-        *request.metadata_mut() = metadata.clone();
-        Self::of(&request)
     }
 
     /// Time left; zero once it has passed, `None` without a deadline.

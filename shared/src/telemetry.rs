@@ -7,9 +7,10 @@ use tracing_subscriber::{EnvFilter, fmt};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
-    /// What to log: a level, or directives such as `info,stoker_router=debug`
-    #[arg(long, env = "STOKER_LOG", default_value = "info", value_name = "FILTER", global = true)]
-    pub log: String,
+    /// What to log: a level, or directives such as `info,stoker_router=debug` [default: info; warn
+    /// for a command that ends by itself]
+    #[arg(long, env = "STOKER_LOG", value_name = "FILTER", global = true)]
+    pub log: Option<String>,
 
     /// The form of a log line
     #[arg(
@@ -31,11 +32,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts to log. Fails on a filter that cannot be read, with what is wrong in it.
-pub fn init(args: &LogArgs) -> Result<(), String> {
+/// Starts to log, by default what `level` says. Fails on a filter that cannot be read, with what is
+/// wrong in it.
+pub fn init(args: &LogArgs, level: &str) -> Result<(), String> {
+    let wanted = args.log.as_deref().unwrap_or(level);
     let filter = EnvFilter::builder()
-        .parse(&args.log)
-        .map_err(|error| format!("--log `{}`: {error}; try `info` or `debug`", args.log))?;
+        .parse(wanted)
+        .map_err(|error| format!("--log `{wanted}`: {error}; try `info` or `debug`"))?;
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let outcome = match args.log_format {
         LogFormat::Text => {

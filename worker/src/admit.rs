@@ -123,8 +123,14 @@ fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ServiceError> {
     let used = [
         ("sampling.frequency_penalty", sampling.is_some_and(|s| differs(s.frequency_penalty, 0.0))),
         ("sampling.presence_penalty", sampling.is_some_and(|s| differs(s.presence_penalty, 0.0))),
-        ("sampling.repetition_penalty", sampling.is_some_and(|s| differs(s.repetition_penalty, 1.0))),
-        ("sampling.num_sequences", sampling.is_some_and(|s| s.num_sequences.is_some_and(|n| n > 1))),
+        (
+            "sampling.repetition_penalty",
+            sampling.is_some_and(|s| differs(s.repetition_penalty, 1.0)),
+        ),
+        (
+            "sampling.num_sequences",
+            sampling.is_some_and(|s| s.num_sequences.is_some_and(|n| n > 1)),
+        ),
         ("sampling.logit_bias", sampling.is_some_and(|s| !s.logit_bias.is_empty())),
         ("stopping.min_tokens", stopping.is_some_and(|s| s.min_tokens.is_some_and(|n| n > 0))),
         ("response.output_logprobs", response.is_some_and(|r| r.output_logprobs)),

@@ -92,7 +92,9 @@ impl Answer {
 
     fn finished(&self, finish: Finish) -> Wire {
         let (reason, matched) = match finish.reason {
-            FinishReason::StopToken(id) => (proto::FinishReason::Stop, Some(Matched::StopTokenId(id))),
+            FinishReason::StopToken(id) => {
+                (proto::FinishReason::Stop, Some(Matched::StopTokenId(id)))
+            }
             FinishReason::StopString(text) => {
                 (proto::FinishReason::Stop, Some(Matched::StopText(text)))
             }

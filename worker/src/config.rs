@@ -82,7 +82,9 @@ impl Default for WorkerConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Not all sequences of a batch could decode in one step.
-    #[error("--max-num-batched-tokens {tokens} is below --max-num-seqs {seqs}; raise it or lower the other")]
+    #[error(
+        "--max-num-batched-tokens {tokens} is below --max-num-seqs {seqs}; raise it or lower the other"
+    )]
     FewTokens {
         /// Tokens in a step.
         tokens: u32,
@@ -91,7 +93,8 @@ pub enum ConfigError {
     },
     /// Not one block fits.
     #[error(
-        "--kv-cache-memory {given} is less than one block of {} tokens, {block}; give more", KV_BLOCK
+        "--kv-cache-memory {given} is less than one block of {} tokens, {block}; give more",
+        KV_BLOCK
     )]
     NoBlock {
         /// What was asked for.

@@ -77,24 +77,25 @@ impl Control for ControlService {
         let interval = interval.unwrap_or(INTERVAL).clamp(SHORTEST_INTERVAL, HEARTBEAT);
         let load = self.worker.engine.load();
         let draining = self.worker.inflight.draining();
-        let reports = stream::unfold((load, draining, true), move |(mut load, mut draining, first)| {
-            async move {
-                if !first {
-                    // A drain is told at once; everything else waits for the interval.
-                    tokio::select! {
-                        () = sleep(interval) => tokio::select! {
-                            changed = load.changed() => changed.ok()?,
+        let reports =
+            stream::unfold((load, draining, true), move |(mut load, mut draining, first)| {
+                async move {
+                    if !first {
+                        // A drain is told at once; everything else waits for the interval.
+                        tokio::select! {
+                            () = sleep(interval) => tokio::select! {
+                                changed = load.changed() => changed.ok()?,
+                                changed = draining.changed() => changed.ok()?,
+                                () = sleep(HEARTBEAT.saturating_sub(interval)) => {}
+                            },
                             changed = draining.changed() => changed.ok()?,
-                            () = sleep(HEARTBEAT.saturating_sub(interval)) => {}
-                        },
-                        changed = draining.changed() => changed.ok()?,
+                        }
                     }
+                    let now = *load.borrow_and_update();
+                    let report = report(now, *draining.borrow_and_update());
+                    Some((Ok(report), (load, draining, false)))
                 }
-                let now = *load.borrow_and_update();
-                let report = report(now, *draining.borrow_and_update());
-                Some((Ok(report), (load, draining, false)))
-            }
-        });
+            });
         let cut = self.worker.inflight.cut().clone().cancelled_owned();
         Ok(Response::new(reports.take_until(cut).boxed()))
     }

@@ -39,7 +39,9 @@ pub fn spawn(
     queue: usize,
 ) -> io::Result<(EngineHandle, EngineThread)> {
     let (commands, inbox) = mpsc::channel(queue.max(1));
-    let (publish, load) = watch::channel(Load::default());
+    let idle =
+        Load { free_blocks: config.kv_blocks, total_blocks: config.kv_blocks, ..Load::default() };
+    let (publish, load) = watch::channel(idle);
     let room = Engine::longest_sequence(&model.config, &config);
     let thread = thread::Builder::new().name(format!("engine {name}")).spawn(move || {
         // Made here: what belongs to the device is never touched by another thread.

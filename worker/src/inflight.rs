@@ -47,12 +47,11 @@ impl Inflight {
         if *self.draining.borrow() {
             return Err(ServiceError::unavailable("the worker is draining"));
         }
-        let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            ServiceError::Overloaded {
+        let permit =
+            Arc::clone(&self.places).try_acquire_owned().map_err(|_| ServiceError::Overloaded {
                 what: format!("{} requests run or wait on this worker, its limit", self.limit),
                 retry_after: RETRY_AFTER,
-            }
-        })?;
+            })?;
         Ok(Place { _permit: permit, _token: token })
     }
 

@@ -23,12 +23,8 @@ pub const BUNDLED: &str = "storyteller";
 
 /// A model that could not be loaded.
 #[derive(Debug, thiserror::Error)]
-#[error("--model {source_name}: {error}")]
-pub struct LoadError {
-    source_name: String,
-    #[source]
-    error: Box<WeightsError>,
-}
+#[error("--model: {0}")]
+pub struct LoadError(Box<WeightsError>);
 
 impl FromStr for ModelSource {
     type Err = std::convert::Infallible;
@@ -59,10 +55,6 @@ pub fn load(source: &ModelSource) -> Result<Model, LoadError> {
         ModelSource::Bundled => ModelFiles::embedded(BUNDLED, storyteller::model()),
         ModelSource::Path(path) => ModelFiles::open(path),
     };
-    let name = match source {
-        ModelSource::Bundled => BUNDLED.into(),
-        ModelSource::Path(path) => path.display().to_string(),
-    };
     let bar = ProgressBar::no_length().with_style(style()).with_prefix(source.name());
     let model = files.and_then(|files| {
         Model::load(&files, &Device::flex(), |progress| {
@@ -71,7 +63,7 @@ pub fn load(source: &ModelSource) -> Result<Model, LoadError> {
         })
     });
     bar.finish_and_clear();
-    model.map_err(|error| LoadError { source_name: name, error: Box::new(error) })
+    model.map_err(|error| LoadError(Box::new(error)))
 }
 
 fn style() -> ProgressStyle {

@@ -67,7 +67,7 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), (u8, String)> {
     let usage = |message: String| (USAGE, message);
-    telemetry::init(&cli.log).map_err(usage)?;
+    telemetry::init(&cli.log, "info").map_err(usage)?;
     let Some(source) = cli.model else {
         let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, or \
                     `storyteller` for the bundled model";

@@ -1,6 +1,6 @@
 //! `stoker.v1.Inference` on a worker.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use futures::{StreamExt, stream::BoxStream};
 use stoker_engine::Model;
@@ -8,12 +8,14 @@ use stoker_proto::v1::{
     Accepted, GenerateRequest, GenerateResponse, generate_request::Input,
     inference_server::Inference,
 };
-use stoker_shared::{ServiceError, deadline::Deadline, guarded::Guarded};
+use stoker_shared::{
+    ServiceError,
+    deadline::{self, Deadline},
+    guarded::Guarded,
+};
 use tonic::{Request, Response, Status};
 
-use crate::{
-    admit::Admission, answer::Answer, engine_thread::EngineHandle, inflight::Inflight,
-};
+use crate::{admit::Admission, answer::Answer, engine_thread::EngineHandle, inflight::Inflight};
 
 /// Prompts of fewer bytes are tokenised at once; for longer ones the async threads are spared.
 const LONG_PROMPT: usize = 4096;
@@ -57,8 +59,8 @@ impl Worker {
         &self,
         call: Request<GenerateRequest>,
     ) -> Result<BoxStream<'static, Result<GenerateResponse, Status>>, ServiceError> {
-        let arrived = Instant::now();
-        let deadline = Deadline::from_metadata(call.metadata())?;
+        let arrived = deadline::arrived(&call).into_std();
+        let deadline = Deadline::of(&call)?;
         let place = self.inflight.enter()?;
         let request = call.into_inner();
         let request_id = request.request_id.clone();

@@ -23,7 +23,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// How to log. `generate` logs nothing below warnings unless told so.
+    /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -49,7 +49,7 @@ pub struct ClusterArgs {
     /// Workers behind the router; they share one copy of the weights
     #[arg(
         long,
-        env = "STOKER_NUM_WORKERS",
+        env = "STOKER_WORKERS",
         default_value_t = 2,
         value_parser = clap::value_parser!(u16).range(1..=64),
         value_name = "COUNT"
@@ -76,11 +76,11 @@ pub struct GenerateArgs {
     pub seed: Option<u64>,
 
     /// End before this text; may be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, env = "STOKER_STOP", value_name = "TEXT")]
     pub stop: Vec<String>,
 
     /// One JSON object a line: each piece of text, then the outcome
-    #[arg(long)]
+    #[arg(long, env = "STOKER_JSON")]
     pub json: bool,
 
     /// Use a cluster that is already up, at this address

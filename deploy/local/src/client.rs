@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use stoker_proto::v1::{
-    GenerateRequest, GenerateResponse, inference_client::InferenceClient,
-};
+use stoker_proto::v1::{GenerateRequest, GenerateResponse, inference_client::InferenceClient};
 use tonic::{
     Streaming,
     transport::{Channel, Endpoint},
@@ -12,6 +10,8 @@ use tonic::{
 
 use crate::error::Error;
 
+/// As much as HTTP/2 allows: a server may close a connection whose unread tokens fill most of its window.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// An unreachable endpoint is reported after this.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -29,10 +29,15 @@ impl Client {
             ))
         };
         let endpoint = Endpoint::from_shared(url).map_err(wrong)?;
-        let channel = endpoint.connect_timeout(CONNECT).tcp_nodelay(true).connect().await;
-        let channel = channel.map_err(|error| {
+        let endpoint = endpoint
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        let channel = endpoint.connect().await.map_err(|error| {
             let cause = innermost(&error);
-            Error::Failed(format!("no cluster at {address}: {cause}; start one with `stoker serve`"))
+            Error::Failed(format!(
+                "no cluster at {address}: {cause}; start one with `stoker serve`"
+            ))
         })?;
         Ok(Self(InferenceClient::new(channel)))
     }

@@ -13,7 +13,8 @@ use stoker_worker::{ModelSource, RunningWorker, WorkerConfig};
 use crate::error::Error;
 
 /// Any free port that only this machine reaches.
-const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+const LOOPBACK: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// A cluster that serves. Dropping it stops it without a drain.
 pub struct Cluster {

@@ -12,7 +12,11 @@ use stoker_shared::telemetry;
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match telemetry::init(&cli.log) {
+    let level = match cli.command {
+        Command::Generate(_) => "warn",
+        Command::Serve(_) => "info",
+    };
+    let outcome = match telemetry::init(&cli.log, level) {
         Err(message) => Err(stoker::error::Error::Usage(message)),
         Ok(()) => match cli.command {
             Command::Generate(args) => generate::run(args).await,

@@ -118,7 +118,7 @@ impl<S: Generate> Attempts<S> {
 
 /// The events of `stream`; those of another attempt instead if it fails before the first token.
 fn until_first_token<S: Generate>(attempts: Attempts<S>, stream: EventStream) -> EventStream {
-    let begun = Begun { stream, attempts: Some(attempts), retried: false };
+    let begun = Begun { stream, attempts: Some(attempts) };
     stream::unfold(begun, |mut begun| async move {
         let item = begun.next().await?;
         Some((item, begun))
@@ -130,18 +130,15 @@ struct Begun<S> {
     stream: EventStream,
     /// Until the first token.
     attempts: Option<Attempts<S>>,
-    retried: bool,
 }
 
 impl<S: Generate> Begun<S> {
     async fn next(&mut self) -> Option<Result<GenerateResponse, ServiceError>> {
         loop {
             match (self.stream.next().await?, &mut self.attempts) {
+                // Said again by another attempt, so that the client knows who really answers.
                 (Ok(event), Some(_)) if matches!(event.event, Some(Event::Accepted(_))) => {
-                    // The client was told once that its request is accepted.
-                    if !self.retried {
-                        return Some(Ok(event));
-                    }
+                    return Some(Ok(event));
                 }
                 (Ok(event), _) => {
                     // From here on text is out, and only a resume could go on.
@@ -161,7 +158,6 @@ impl<S: Generate> Begun<S> {
                             return Some(Err(error));
                         }
                     }
-                    self.retried = true;
                 }
             }
         }
@@ -215,8 +211,9 @@ mod tests {
         let (items, calls) =
             run(vec![Err(down()), Ok(vec![Ok(accepted("b", 1)), Err(down())]), Ok(good)]).await;
         assert_eq!(calls, 3);
-        // One `accepted`, the first: the client was not told of the change.
-        assert_eq!(items, [Ok(accepted("b", 1)), Ok(token()), Ok(finished())]);
+        // The client is told of the change.
+        let told = [Ok(accepted("b", 1)), Ok(accepted("c", 1)), Ok(token()), Ok(finished())];
+        assert_eq!(items, told);
     }
 
     #[tokio::test]

@@ -93,7 +93,8 @@ impl Engine {
         let model = self.runner.model();
         let room = model.config.context_length.min(self.blocks.total() * stoker_ops::KV_BLOCK);
         let prompt = request.prompt.len();
-        let longest = request.stopping.max_tokens.map_or(room, |n| prompt.saturating_add(n).min(room));
+        let longest =
+            request.stopping.max_tokens.map_or(room, |n| prompt.saturating_add(n).min(room));
 
         let id = SequenceId(self.next_id);
         // A prompt as long as the room leaves no place for an answer; `add` refuses a longer one.

@@ -27,10 +27,8 @@ impl Runner {
     /// Allocates a cache of `blocks` for `model`, zeroed.
     pub fn new(model: Model, blocks: usize) -> Self {
         let shape = [blocks, model.config.num_kv_heads, KV_BLOCK, model.config.head_dim];
-        let empty = || Tensor::zeros(shape, &model.device);
-        let caches = (0..model.config.num_layers)
-            .map(|_| Cache { keys: empty(), values: empty() })
-            .collect();
+        let caches =
+            (0..model.config.num_layers).map(|_| Cache::new(shape, &model.device)).collect();
         Self { model, caches }
     }
 
@@ -93,7 +91,8 @@ impl Step {
     }
 
     fn tokens(&self, device: &Device) -> Tokens {
-        let tables = TensorData::new(self.tables.clone(), [self.tables.len() / self.width, self.width]);
+        let tables =
+            TensorData::new(self.tables.clone(), [self.tables.len() / self.width, self.width]);
         Tokens {
             positions: ints(self.positions.clone(), device),
             slots: ints(self.slots.clone(), device),

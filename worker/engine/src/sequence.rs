@@ -47,13 +47,7 @@ impl Sequence {
             stop_ids.extend_from_slice(tokenizer.eos_ids());
         }
         let emitter = Emitter::new(tokenizer, &prompt, stopping.strings, stopping.include_stop);
-        let clock = Clock {
-            arrived,
-            scheduled: None,
-            first_token: None,
-            steps: 0,
-            preemptions: 0,
-        };
+        let clock = Clock { arrived, scheduled: None, first_token: None, steps: 0, preemptions: 0 };
         Self {
             prompt_tokens: prompt.len(),
             tokens: prompt,

@@ -58,11 +58,7 @@ impl Tokenizer {
             && let Some(dropout) = bpe.dropout.filter(|dropout| *dropout != 0.0)
         {
             let supported = "null: an answer must not depend on chance";
-            return Err(TokenizerError::unsupported(
-                "model.dropout =",
-                dropout,
-                supported,
-            ));
+            return Err(TokenizerError::unsupported("model.dropout =", dropout, supported));
         }
         Self::new(inner)
     }
@@ -105,9 +101,7 @@ impl Tokenizer {
         let ids = match panic::catch_unwind(encode) {
             Ok(Ok(encoding)) => encoding.get_ids().to_vec(),
             Ok(Err(error)) => {
-                return Err(TokenizerError::Encode {
-                    reason: error.to_string(),
-                });
+                return Err(TokenizerError::Encode { reason: error.to_string() });
             }
             Err(_) => {
                 let reason = "the tokenizer contradicts itself".to_owned();
@@ -140,9 +134,7 @@ impl Tokenizer {
     /// Everything that decides how text and ids map to each other, as text, for digests.
     pub fn fingerprint(&self) -> String {
         // What cannot be written as JSON cannot have been read from a file; the debug form stands in.
-        self.inner
-            .to_string(false)
-            .unwrap_or_else(|_| format!("{:?}", self.inner))
+        self.inner.to_string(false).unwrap_or_else(|_| format!("{:?}", self.inner))
     }
 
     /// One more than the highest id that the tokenizer knows. The model's vocabulary may be padded beyond it.

@@ -9,7 +9,7 @@ use burn::{
         Backend, Dispatch, ExtensionType, backend_extension,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{Int, Tensor},
+    tensor::{Device, Int, Tensor, TensorData},
 };
 
 /// Keys and values of one layer, on a backend: `[b, g, KV_BLOCK, d]` each.
@@ -134,6 +134,15 @@ pub struct Qkv {
 }
 
 impl Cache {
+    /// An empty cache of shape `[b, g, KV_BLOCK, d]`.
+    pub fn new(shape: [usize; 4], device: &Device) -> Self {
+        // On the CPU a vector of zeros costs no memory until it is written, which burn's `zeros` does
+        // at once: a cache is as large as its sequences, not as its limit.
+        let zeros = || vec![0.0f32; shape.iter().product()];
+        let tensor = || Tensor::from_data(TensorData::new(zeros(), shape), device);
+        Self { keys: tensor(), values: tensor() }
+    }
+
     fn on_backend(self) -> CacheOn<Dispatch> {
         CacheOn { keys: self.keys.into_dispatch(), values: self.values.into_dispatch() }
     }

@@ -29,9 +29,8 @@ impl Attention {
         prefix: &str,
     ) -> Result<Self, WeightsError> {
         let (hidden, q, kv) = (config.hidden_size, config.q_size(), config.kv_size());
-        let mut linear = |name, shape| {
-            Linear::read(reader, &format!("{prefix}.self_attn.{name}.weight"), shape)
-        };
+        let mut linear =
+            |name, shape| Linear::read(reader, &format!("{prefix}.self_attn.{name}.weight"), shape);
         Ok(Self {
             query: linear("q_proj", [q, hidden])?,
             key: linear("k_proj", [kv, hidden])?,

@@ -21,7 +21,8 @@ pub(super) fn tokens(sampling: &Sampling, logits: &[f32]) -> Option<Vec<u32>> {
     }
     if top_p || min_p {
         kept.sort_unstable_by(likelier);
-        let scaled = |token: u32| f64::from(logits[token as usize]) / f64::from(sampling.temperature);
+        let scaled =
+            |token: u32| f64::from(logits[token as usize]) / f64::from(sampling.temperature);
         // Weights relative to the likeliest, which is first.
         let peak = scaled(kept[0]);
         let weights: Vec<f64> = kept.iter().map(|t| libm::exp(scaled(*t) - peak)).collect();

@@ -52,10 +52,7 @@ pub enum TokenizerError {
 
 impl TokenizerError {
     pub(super) fn malformed(subject: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Malformed {
-            subject: subject.into(),
-            reason: reason.into(),
-        }
+        Self::Malformed { subject: subject.into(), reason: reason.into() }
     }
 
     pub(super) fn unsupported(
@@ -73,9 +70,7 @@ impl TokenizerError {
     /// An error in reading metadata, less the file's name: whoever opened the file adds it.
     pub(super) fn from_metadata(error: WeightsError) -> Self {
         match error {
-            WeightsError::Malformed {
-                subject, reason, ..
-            } => Self::Malformed { subject, reason },
+            WeightsError::Malformed { subject, reason, .. } => Self::Malformed { subject, reason },
             other => Self::malformed("metadata", other.to_string()),
         }
     }

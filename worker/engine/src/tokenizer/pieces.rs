@@ -39,9 +39,7 @@ impl Pieces {
                 rule.append_bytes(&token, added.is_some(), &mut pieces.bytes);
             }
             pieces.ends.push(pieces.bytes.len());
-            pieces
-                .special
-                .push(added.is_some_and(|token| token.special));
+            pieces.special.push(added.is_some_and(|token| token.special));
         }
         Ok(pieces)
     }

@@ -73,30 +73,19 @@ impl Rule {
         let (mut byte_fallback, mut fused, mut leading_spaces) = (false, false, 0);
         for decoder in decoders {
             match decoder {
-                Written::Replace {
-                    pattern: Pattern::String(pattern),
-                    content,
-                } if !fused => {
+                Written::Replace { pattern: Pattern::String(pattern), content } if !fused => {
                     replacements.push((pattern, content));
                 }
                 Written::ByteFallback if !fused => byte_fallback = true,
                 Written::Fuse => fused = true,
-                Written::Strip {
-                    content: ' ',
-                    start,
-                    stop: 0,
-                } if fused => leading_spaces = start,
+                Written::Strip { content: ' ', start, stop: 0 } if fused => leading_spaces = start,
                 other => return Err(unsupported(&other)),
             }
         }
         if !fused {
             return Err(TokenizerError::malformed("decoder", "has no Fuse step"));
         }
-        Ok(Self::Pieces {
-            replacements,
-            byte_fallback,
-            leading_spaces,
-        })
+        Ok(Self::Pieces { replacements, byte_fallback, leading_spaces })
     }
 
     /// Spaces that are taken from the beginning of a text, if they are there.
@@ -120,11 +109,7 @@ impl Rule {
                     out.extend_from_slice(token.as_bytes());
                 }
             }
-            Self::Pieces {
-                replacements,
-                byte_fallback,
-                ..
-            } => {
+            Self::Pieces { replacements, byte_fallback, .. } => {
                 let mut text = token.to_owned();
                 for (from, to) in replacements {
                     text = text.replace(from, to);
@@ -152,19 +137,14 @@ fn level_byte(c: char) -> Option<u8> {
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     match u32::from(c) {
         code @ 0..0x100 => Some(code as u8).filter(printable),
-        code => (0..=u8::MAX)
-            .filter(|byte| !printable(byte))
-            .nth((code - 0x100) as usize),
+        code => (0..=u8::MAX).filter(|byte| !printable(byte)).nth((code - 0x100) as usize),
     }
 }
 
 fn unsupported(decoder: &Written) -> TokenizerError {
     let value = match decoder {
         Written::Other { kind } => kind.clone(),
-        Written::Replace {
-            pattern: Pattern::Regex(regex),
-            ..
-        } => format!("Replace of /{regex}/"),
+        Written::Replace { pattern: Pattern::Regex(regex), .. } => format!("Replace of /{regex}/"),
         other => format!("{other:?}"),
     };
     let supported = "ByteLevel, or Replace, ByteFallback, Fuse, Strip in this order";

@@ -21,14 +21,9 @@ pub(super) fn build(vocabulary: Vocabulary) -> Result<Tokenizer, TokenizerError>
 
 fn assemble(vocabulary: &Vocabulary) -> tokenizers::Result<Tokenizer> {
     let pieces = &vocabulary.pieces;
-    let ids: Vocab = (0..)
-        .zip(pieces)
-        .map(|(id, piece)| (piece.text.clone(), id))
-        .collect();
-    let mut bpe = BPE::builder()
-        .vocab_and_merges(ids, merges(pieces))
-        .byte_fallback(true)
-        .fuse_unk(true);
+    let ids: Vocab = (0..).zip(pieces).map(|(id, piece)| (piece.text.clone(), id)).collect();
+    let mut bpe =
+        BPE::builder().vocab_and_merges(ids, merges(pieces)).byte_fallback(true).fuse_unk(true);
     if let Some(unknown) = vocabulary.unk_id {
         bpe = bpe.unk_token(pieces[unknown as usize].text.clone());
     }
@@ -62,9 +57,7 @@ fn merges(pieces: &[Piece]) -> Merges {
     }
     cuts.sort_unstable_by(|(a, a_left, _), (b, b_left, _)| {
         let by_score = pieces[*b].score.total_cmp(&pieces[*a].score);
-        by_score
-            .then(a.cmp(b))
-            .then(b_left.len().cmp(&a_left.len()))
+        by_score.then(a.cmp(b)).then(b_left.len().cmp(&a_left.len()))
     });
     let merge = |(_, left, right): (usize, &str, &str)| (left.to_owned(), right.to_owned());
     cuts.into_iter().map(merge).collect()
@@ -98,10 +91,7 @@ fn template(vocabulary: &Vocabulary) -> tokenizers::Result<PostProcessorWrapper>
     let text = |id: u32| vocabulary.pieces[id as usize].text.as_str();
     let mut single = vec![json!({ "Sequence": { "id": "A", "type_id": 0 } })];
     let mut special_tokens = serde_json::Map::new();
-    for (id, at) in [
-        (vocabulary.prefix_id, 0),
-        (vocabulary.suffix_id, usize::MAX),
-    ] {
+    for (id, at) in [(vocabulary.prefix_id, 0), (vocabulary.suffix_id, usize::MAX)] {
         let Some(id) = id else { continue };
         let token = text(id);
         let at = at.min(single.len());

@@ -22,11 +22,8 @@ impl StreamDecoder {
     /// The context decides whether a leading space is the text's own: it is unless nothing but
     /// special tokens went before. A character begun there is completed in the first text given out.
     pub fn new(tokenizer: &Tokenizer, context: &[u32], skip_special: bool) -> Self {
-        let mut stream = Self {
-            held: Vec::new(),
-            leading_spaces: tokenizer.leading_spaces,
-            skip_special,
-        };
+        let mut stream =
+            Self { held: Vec::new(), leading_spaces: tokenizer.leading_spaces, skip_special };
         // A byte that begins a character and is no space settles all that went before it, so of a
         // long prompt only the end is looked at.
         let settles = |byte: &u8| *byte != b' ' && !(0x80..0xC0).contains(byte);

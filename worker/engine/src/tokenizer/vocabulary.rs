@@ -66,11 +66,7 @@ impl Vocabulary {
             let usual = key == "escape_whitespaces";
             if let Some(value) = keys.get(key, Metadata::flag)?.filter(|flag| *flag != usual) {
                 let subject = format!("tokenizer.ggml.{key} =");
-                return Err(TokenizerError::unsupported(
-                    &subject,
-                    value,
-                    usual.to_string(),
-                ));
+                return Err(TokenizerError::unsupported(&subject, value, usual.to_string()));
             }
         }
         let pieces = pieces(&keys)?;
@@ -90,9 +86,7 @@ impl Vocabulary {
                 .into_iter()
                 .flatten()
                 .collect(),
-            space_prefix: keys
-                .get("add_space_prefix", Metadata::flag)?
-                .unwrap_or(true),
+            space_prefix: keys.get("add_space_prefix", Metadata::flag)?.unwrap_or(true),
             pieces,
         };
         vocabulary.check_total()?;
@@ -139,10 +133,7 @@ impl<'a> Keys<'a> {
             Some(id) if id == u64::from(u32::MAX) => Ok(None),
             Some(id) if id >= vocab_size as u64 => {
                 let reason = format!("is {id}; the vocabulary has {vocab_size} tokens");
-                Err(TokenizerError::malformed(
-                    format!("tokenizer.ggml.{name}"),
-                    reason,
-                ))
+                Err(TokenizerError::malformed(format!("tokenizer.ggml.{name}"), reason))
             }
             id => Ok(id.and_then(|id| u32::try_from(id).ok())),
         }
@@ -150,22 +141,13 @@ impl<'a> Keys<'a> {
 }
 
 fn pieces(keys: &Keys<'_>) -> Result<Vec<Piece>, TokenizerError> {
-    let texts = keys
-        .get("tokens", Metadata::texts)?
-        .ok_or_else(|| missing("tokens"))?;
-    let scores = keys
-        .get("scores", Metadata::floats)?
-        .ok_or_else(|| missing("scores"))?;
-    let kinds = keys
-        .get("token_type", Metadata::ints)?
-        .ok_or_else(|| missing("token_type"))?;
+    let texts = keys.get("tokens", Metadata::texts)?.ok_or_else(|| missing("tokens"))?;
+    let scores = keys.get("scores", Metadata::floats)?.ok_or_else(|| missing("scores"))?;
+    let kinds = keys.get("token_type", Metadata::ints)?.ok_or_else(|| missing("token_type"))?;
     for (name, len) in [("scores", scores.len()), ("token_type", kinds.len())] {
         if len != texts.len() {
             let reason = format!("has {len} items for {} tokens", texts.len());
-            return Err(TokenizerError::malformed(
-                format!("tokenizer.ggml.{name}"),
-                reason,
-            ));
+            return Err(TokenizerError::malformed(format!("tokenizer.ggml.{name}"), reason));
         }
     }
     let mut seen = HashSet::with_capacity(texts.len());
@@ -190,11 +172,7 @@ fn pieces(keys: &Keys<'_>) -> Result<Vec<Piece>, TokenizerError> {
         if kind == Kind::Byte && fallback_byte(text).is_none() {
             return wrong(format!("is {text:?}, but a byte is written like <0x0A>"));
         }
-        pieces.push(Piece {
-            text: text.clone(),
-            score,
-            kind,
-        });
+        pieces.push(Piece { text: text.clone(), score, kind });
     }
     Ok(pieces)
 }

@@ -80,10 +80,7 @@ impl ModelConfig {
             let reason = format!("is {}; rotary embeddings need an even width", self.head_dim);
             return Err(source.malformed("head_dim", reason));
         }
-        for (key, value) in [
-            ("rms_norm_eps", self.rms_norm_eps),
-            ("rope_theta", self.rope_theta),
-        ] {
+        for (key, value) in [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)] {
             if !(value.is_finite() && value > 0.0) {
                 let reason = format!("is {value}; must be a positive finite number");
                 return Err(source.malformed(key, reason));

@@ -92,10 +92,7 @@ mod tests {
         let row: Vec<u8> = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
         let mut out = vec![0.0; bits.len()];
         decode_row(Dtype::F16, &row, &mut out);
-        let expected: Vec<f32> = bits
-            .iter()
-            .map(|bits| f16::from_bits(*bits).to_f32())
-            .collect();
+        let expected: Vec<f32> = bits.iter().map(|bits| f16::from_bits(*bits).to_f32()).collect();
         assert_eq!(out, expected);
     }
 

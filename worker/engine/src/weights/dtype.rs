@@ -4,10 +4,7 @@ use std::fmt;
 
 /// How the elements of a tensor are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(
-    non_camel_case_types,
-    reason = "the names that both file formats use for these types"
-)]
+#[allow(non_camel_case_types, reason = "the names that both file formats use for these types")]
 pub enum Dtype {
     /// IEEE 754 single precision.
     F32,

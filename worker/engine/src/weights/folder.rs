@@ -33,19 +33,16 @@ impl Folder for DiskFolder {
         match FileReader::open(&path) {
             Ok(reader) => Ok(Some(Source::new(name, reader))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(WeightsError::Io {
-                file: name,
-                what: "the file".to_owned(),
-                source,
-            }),
+            Err(source) => {
+                Err(WeightsError::Io { file: name, what: "the file".to_owned(), source })
+            }
         }
     }
 
     fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }

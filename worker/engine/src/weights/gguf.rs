@@ -41,11 +41,7 @@ impl Gguf {
         let num_keys = cursor.u64("the metadata count")?;
         let metadata = Metadata::parse(&mut cursor, num_keys)?;
         let tensors = directory::parse(&mut cursor, &source, num_tensors, &metadata)?;
-        Ok(Self {
-            source,
-            metadata,
-            tensors,
-        })
+        Ok(Self { source, metadata, tensors })
     }
 
     /// The metadata.
@@ -73,9 +69,7 @@ impl Gguf {
             };
             let rows = match rows {
                 Rows::Plain => RowOrder::Canonical,
-                Rows::Rotary => RowOrder::Interleaved {
-                    head_dim: config.head_dim,
-                },
+                Rows::Rotary => RowOrder::Interleaved { head_dim: config.head_dim },
             };
             canonical.insert(name.clone(), tensor.clone().renamed(name, rows));
         }
@@ -100,9 +94,7 @@ fn check_version(cursor: &mut Cursor<'_>) -> Result<(), WeightsError> {
         // The version of a big-endian file has its bytes the other way round.
         version if (1..=3).contains(&version.swap_bytes()) => {
             let what = "byte order";
-            Err(cursor
-                .source()
-                .unsupported(what, "big endian", "little endian"))
+            Err(cursor.source().unsupported(what, "big endian", "little endian"))
         }
         version => Err(cursor.source().unsupported("GGUF version", version, "2, 3")),
     }

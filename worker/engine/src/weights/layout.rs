@@ -64,10 +64,9 @@ pub(super) fn check(
     }
     match found.into_keys().find(|name| !is_redundant(config, name)) {
         None => Ok(kept),
-        Some(tensor) => Err(WeightsError::UnexpectedTensor {
-            file: source.name().to_owned(),
-            tensor,
-        }),
+        Some(tensor) => {
+            Err(WeightsError::UnexpectedTensor { file: source.name().to_owned(), tensor })
+        }
     }
 }
 

@@ -40,11 +40,7 @@ impl ModelFiles {
         let name = path.display().to_string();
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => WeightsError::NotFound { path: name.clone() },
-            _ => WeightsError::Io {
-                file: name.clone(),
-                what: "it".to_owned(),
-                source,
-            },
+            _ => WeightsError::Io { file: name.clone(), what: "it".to_owned(), source },
         };
         if fs::metadata(path).map_err(failed)?.is_dir() {
             return Self::from_folder(&DiskFolder(path.to_owned()));
@@ -143,10 +139,8 @@ impl ModelFiles {
     }
 
     fn tensor(&self, name: &str) -> Result<&StoredTensor, WeightsError> {
-        let unknown = || WeightsError::UnknownTensor {
-            model: self.name.clone(),
-            tensor: name.to_owned(),
-        };
+        let unknown =
+            || WeightsError::UnknownTensor { model: self.name.clone(), tensor: name.to_owned() };
         self.tensors.get(name).ok_or_else(unknown)
     }
 }
@@ -166,17 +160,12 @@ fn for_model(tokenizer: Tokenizer, config: &ModelConfig) -> Arc<Tokenizer> {
 }
 
 fn at(source: &Source, error: TokenizerError) -> WeightsError {
-    WeightsError::Tokenizer {
-        file: source.name().to_owned(),
-        source: error,
-    }
+    WeightsError::Tokenizer { file: source.name().to_owned(), source: error }
 }
 
 /// Opens a file that a model folder must have.
 fn open_file(folder: &dyn Folder, file: &str) -> Result<Source, WeightsError> {
-    folder
-        .open(file)?
-        .ok_or_else(|| not_a_model_folder(folder, file))
+    folder.open(file)?.ok_or_else(|| not_a_model_folder(folder, file))
 }
 
 fn not_a_model_folder(folder: &dyn Folder, missing: &str) -> WeightsError {
@@ -201,9 +190,7 @@ fn not_a_model_folder(folder: &dyn Folder, missing: &str) -> WeightsError {
 }
 
 fn not_a_model_file(path: &Path) -> WeightsError {
-    let pickled = ["bin", "pt", "pth", "ckpt"]
-        .iter()
-        .any(|end| has_extension(path, end));
+    let pickled = ["bin", "pt", "pth", "ckpt"].iter().any(|end| has_extension(path, end));
     let advice = if has_extension(path, "safetensors") || has_extension(path, "json") {
         "pass the folder that holds it together with config.json and tokenizer.json"
     } else if pickled {
@@ -219,6 +206,5 @@ fn not_a_model_file(path: &Path) -> WeightsError {
 }
 
 fn has_extension(path: &Path, extension: &str) -> bool {
-    path.extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case(extension))
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }

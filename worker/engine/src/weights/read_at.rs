@@ -33,10 +33,7 @@ impl FileReader {
     pub fn open(path: &Path) -> io::Result<Self> {
         // Asked before opening: to open a pipe is to wait for its writer.
         if !fs::metadata(path)?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let file = File::open(path)?;
         let len = file.metadata()?.len();

@@ -13,10 +13,7 @@ pub struct Source {
 impl Source {
     /// Names `reader` as `name`, the path or label to be used in errors.
     pub fn new(name: impl Into<String>, reader: impl ReadAt + 'static) -> Self {
-        Self {
-            name: name.into(),
-            reader: Box::new(reader),
-        }
+        Self { name: name.into(), reader: Box::new(reader) }
     }
 
     /// The name used in errors.
@@ -49,13 +46,11 @@ impl Source {
     /// Fills `buf` with the bytes at `offset`.
     pub fn read_into(&self, buf: &mut [u8], offset: u64, what: &str) -> Result<(), WeightsError> {
         self.check(offset, buf.len() as u64, what)?;
-        self.reader
-            .read_exact_at(buf, offset)
-            .map_err(|source| WeightsError::Io {
-                file: self.name.clone(),
-                what: what.to_owned(),
-                source,
-            })
+        self.reader.read_exact_at(buf, offset).map_err(|source| WeightsError::Io {
+            file: self.name.clone(),
+            what: what.to_owned(),
+            source,
+        })
     }
 
     /// Reads the whole file, if it is no larger than `limit` bytes.
@@ -106,9 +101,6 @@ impl Source {
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source")
-            .field("name", &self.name)
-            .field("len", &self.len())
-            .finish()
+        f.debug_struct("Source").field("name", &self.name).field("len", &self.len()).finish()
     }
 }

@@ -94,15 +94,7 @@ impl StoredTensor {
         let row_bytes = dtype.row_bytes(row_len).ok_or_else(too_large)?;
         let bytes = num_rows.checked_mul(row_bytes).ok_or_else(too_large)?;
         source.check(offset, bytes as u64, name)?;
-        Ok(Self {
-            offset,
-            rows: RowOrder::Canonical,
-            num_rows,
-            row_len,
-            row_bytes,
-            source,
-            info,
-        })
+        Ok(Self { offset, rows: RowOrder::Canonical, num_rows, row_len, row_bytes, source, info })
     }
 
     /// The same tensor under its canonical name, with its rows put in order when they are read.
@@ -145,11 +137,7 @@ impl StoredTensor {
             bytes[start..start + self.row_bytes].copy_from_slice(stored);
             Ok(())
         })?;
-        Ok(RawTensor {
-            dtype: self.info.dtype,
-            shape: self.info.shape.clone(),
-            bytes,
-        })
+        Ok(RawTensor { dtype: self.info.dtype, shape: self.info.shape.clone(), bytes })
     }
 
     /// Calls `take` with every row's canonical index and its stored bytes, in file order.

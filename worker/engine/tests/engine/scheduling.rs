@@ -33,8 +33,6 @@ struct Known {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..Default::default() })]
-
     #[test]
     fn every_plan_keeps_its_promises(
         happenings in prop::collection::vec(happening(), 1..80),

@@ -38,8 +38,8 @@ fn records() -> Option<Vec<Record>> {
 }
 
 /// Checks the model at `path`: logits after the prompt within `tolerance`, and greedy ids up to the first
-/// place where two tokens are closer than the tolerance can tell apart.
-fn check(path: &Path, records: &[Record], tolerance: f32) {
+/// place where two tokens are closer than the tolerance can tell apart, which must be `least` or later.
+fn check(path: &Path, records: &[Record], tolerance: f32, least: usize) {
     let model = load(path);
     for record in records {
         assert_eq!(model.tokenizer.encode(&record.prompt, true).unwrap(), record.prompt_ids);
@@ -62,7 +62,7 @@ fn check(path: &Path, records: &[Record], tolerance: f32) {
         let client = &run(&model, ROOMY, &[greedy])[0];
         let margins = &record.greedy_logprob_and_margin;
         let sure = margins.iter().take_while(|(_, m)| *m > 2.0 * tolerance).count();
-        assert!(sure >= 8, "{}: the margins allow {sure} tokens", path.display());
+        assert!(sure >= least, "{}: the margins allow {sure} tokens", path.display());
         assert_eq!(client.ids()[..sure], record.greedy_ids[..sure], "{}", path.display());
         if sure == count {
             assert_eq!(client.text().trim_end(), record.greedy_text.trim_end());
@@ -73,8 +73,8 @@ fn check(path: &Path, records: &[Record], tolerance: f32) {
 #[test]
 fn safetensors_and_gguf_give_the_same_answers_as_an_independent_forward() {
     let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
-    check(&folder, &records, EXACT_TOLERANCE);
-    check(&folder.join("stories260K.gguf"), &records, EXACT_TOLERANCE);
+    check(&folder, &records, EXACT_TOLERANCE, 30);
+    check(&folder.join("stories260K.gguf"), &records, EXACT_TOLERANCE, 30);
 }
 
 #[test]

@@ -100,13 +100,7 @@ fn rope_theta(keys: &Keys<'_>) -> Result<f64, WeightsError> {
         }
         rope.accept_only("partial_rotary_factor", &[json!(1)])?;
         rope.accept_only("factor", &[json!(1)])?;
-        let known = [
-            "rope_type",
-            "type",
-            "rope_theta",
-            "partial_rotary_factor",
-            "factor",
-        ];
+        let known = ["rope_type", "type", "rope_theta", "partial_rotary_factor", "factor"];
         for name in rope.names().filter(|name| !known.contains(name)) {
             rope.accept_only(name, &[])?;
         }
@@ -136,9 +130,5 @@ fn default_head_dim(
 
 /// An absent key means transformers' default for Llama; null means that there is none.
 fn token_ids(keys: &Keys<'_>, key: &str, default: u32) -> Result<Vec<u32>, WeightsError> {
-    if keys.has(key) {
-        keys.ids(key)
-    } else {
-        Ok(vec![default])
-    }
+    if keys.has(key) { keys.ids(key) } else { Ok(vec![default]) }
 }

@@ -26,11 +26,7 @@ impl<'a> Keys<'a> {
     pub(super) fn object(&self, key: &'static str) -> Result<Option<Self>, WeightsError> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Self {
-                source: self.source,
-                map,
-                path: key,
-            })),
+            Some(Value::Object(map)) => Ok(Some(Self { source: self.source, map, path: key })),
             Some(other) => Err(self.wrong(key, "an object", other)),
         }
     }
@@ -56,8 +52,7 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn required_count(&self, key: &str) -> Result<usize, WeightsError> {
-        self.count(key)?
-            .ok_or_else(|| self.source.malformed(key, "is missing"))
+        self.count(key)?.ok_or_else(|| self.source.malformed(key, "is missing"))
     }
 
     pub(super) fn number(&self, key: &str) -> Result<Option<f64>, WeightsError> {
@@ -75,14 +70,10 @@ impl<'a> Keys<'a> {
     /// A token id, or a list of them.
     pub(super) fn ids(&self, key: &str) -> Result<Vec<u32>, WeightsError> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = self.convert(
-            key,
-            "a token id or a list of token ids",
-            |value| match value {
-                Value::Array(values) => values.iter().map(id).collect(),
-                value => Some(vec![id(value)?]),
-            },
-        )?;
+        let ids = self.convert(key, "a token id or a list of token ids", |value| match value {
+            Value::Array(values) => values.iter().map(id).collect(),
+            value => Some(vec![id(value)?]),
+        })?;
         Ok(ids.unwrap_or_default())
     }
 
@@ -93,9 +84,7 @@ impl<'a> Keys<'a> {
                 let mut supported: Vec<_> = accepted.iter().map(Value::to_string).collect();
                 supported.push("null or absent".to_owned());
                 let subject = format!("{} =", self.full(key));
-                Err(self
-                    .source
-                    .unsupported(subject, value, supported.join(", ")))
+                Err(self.source.unsupported(subject, value, supported.join(", ")))
             }
             _ => Ok(()),
         }
@@ -118,8 +107,7 @@ impl<'a> Keys<'a> {
             shown.truncate(end);
             shown.push_str("...");
         }
-        self.source
-            .malformed(&self.full(key), format!("is {shown}; expected {wanted}"))
+        self.source.malformed(&self.full(key), format!("is {shown}; expected {wanted}"))
     }
 
     fn full(&self, key: &str) -> String {

@@ -84,8 +84,7 @@ impl Keys<'_> {
     }
 
     fn missing(&self, key: &str) -> WeightsError {
-        self.metadata
-            .malformed(&format!("{PREFIX}{key}"), "is missing")
+        self.metadata.malformed(&format!("{PREFIX}{key}"), "is missing")
     }
 }
 
@@ -118,12 +117,8 @@ fn refuse_other_models(source: &Source, metadata: &Metadata) -> Result<(), Weigh
 
 /// Whether a key of a feature that is not implemented says that the feature is off.
 fn neutral(name: &str, value: &Value) -> bool {
-    let off = |value: &Value| {
-        matches!(
-            value,
-            Value::Unsigned(0) | Value::Signed(0) | Value::Bool(false)
-        )
-    };
+    let off =
+        |value: &Value| matches!(value, Value::Unsigned(0) | Value::Signed(0) | Value::Bool(false));
     let one = |value: &Value| matches!(value, Value::Float(x) if *x == 1.0);
     match name {
         "rope.scaling.type" => *value == Value::Text("none".to_owned()),
@@ -161,10 +156,7 @@ fn head_dim(keys: &Keys<'_>, hidden_size: usize, num_heads: usize) -> Result<usi
 
 /// The number of tokens listed, which a key may repeat.
 fn vocab_size(keys: &Keys<'_>) -> Result<usize, WeightsError> {
-    let tokens = keys
-        .metadata
-        .texts("tokenizer.ggml.tokens")?
-        .map(<[_]>::len);
+    let tokens = keys.metadata.texts("tokenizer.ggml.tokens")?.map(<[_]>::len);
     match (keys.count("vocab_size")?, tokens) {
         (Some(size), Some(tokens)) if size != tokens => {
             let reason = format!("is {size}, but tokenizer.ggml.tokens lists {tokens}");
@@ -179,10 +171,7 @@ fn vocab_size(keys: &Keys<'_>) -> Result<usize, WeightsError> {
 fn eos_token_ids(metadata: &Metadata) -> Result<Vec<u32>, WeightsError> {
     let mut ids = Vec::new();
     for name in ["eos", "eot", "eom"] {
-        ids.extend(token_id(
-            metadata,
-            &format!("tokenizer.ggml.{name}_token_id"),
-        )?);
+        ids.extend(token_id(metadata, &format!("tokenizer.ggml.{name}_token_id"))?);
     }
     Ok(ids)
 }

@@ -15,12 +15,7 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
-        Self {
-            source,
-            position: 0,
-            window: Vec::new(),
-            window_start: 0,
-        }
+        Self { source, position: 0, window: Vec::new(), window_start: 0 }
     }
 
     pub(super) fn source(&self) -> &'a Source {
@@ -70,8 +65,7 @@ impl<'a> Cursor<'a> {
         self.source.check(self.position, len, what)?;
         // The file holds this many bytes, so the length fits wherever the file could be loaded.
         let len = usize::try_from(len).map_err(|_| {
-            self.source
-                .malformed(what, format!("{len} bytes do not fit in memory"))
+            self.source.malformed(what, format!("{len} bytes do not fit in memory"))
         })?;
         let mut bytes = vec![0; len];
         self.fill(&mut bytes, what)?;
@@ -85,9 +79,7 @@ impl<'a> Cursor<'a> {
         size: u64,
         what: &str,
     ) -> Result<usize, WeightsError> {
-        let fits = count
-            .checked_mul(size)
-            .is_some_and(|bytes| bytes <= self.remaining());
+        let fits = count.checked_mul(size).is_some_and(|bytes| bytes <= self.remaining());
         usize::try_from(count).ok().filter(|_| fits).ok_or_else(|| {
             let reason = format!(
                 "claims {count} items of {size} bytes or more, but {} bytes are left in the file",

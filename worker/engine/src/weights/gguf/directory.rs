@@ -33,9 +33,8 @@ pub(super) fn parse(
 ) -> Result<Vec<StoredTensor>, WeightsError> {
     let alignment = alignment(source, metadata)?;
     let count = cursor.check_count(count, MIN_ENTRY, "the tensor count")?;
-    let entries = (0..count)
-        .map(|index| parse_entry(cursor, index))
-        .collect::<Result<Vec<_>, _>>()?;
+    let entries =
+        (0..count).map(|index| parse_entry(cursor, index)).collect::<Result<Vec<_>, _>>()?;
     refuse_duplicates(source, &entries)?;
     let data_start = cursor.position().next_multiple_of(alignment);
     let tensors = entries

@@ -22,10 +22,7 @@ pub(super) fn canonical(name: &str) -> Option<(String, Rows)> {
     }
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
     // Written the one way it can be written: "01" and "+1" would be second names for layer 1.
-    let number: usize = layer
-        .parse()
-        .ok()
-        .filter(|n: &usize| n.to_string() == layer)?;
+    let number: usize = layer.parse().ok().filter(|n: &usize| n.to_string() == layer)?;
     let (part, rows) = match part {
         "attn_norm.weight" => ("input_layernorm", Rows::Plain),
         "attn_q.weight" => ("self_attn.q_proj", Rows::Rotary),

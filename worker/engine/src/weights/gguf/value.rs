@@ -106,10 +106,7 @@ impl Scalar {
 
 /// The double nearest to the shortest decimal that identifies `value`.
 fn shortest(value: f32) -> f64 {
-    value
-        .to_string()
-        .parse()
-        .unwrap_or_else(|_| f64::from(value))
+    value.to_string().parse().unwrap_or_else(|_| f64::from(value))
 }
 
 impl Value {

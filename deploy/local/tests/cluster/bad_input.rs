@@ -1,0 +1,126 @@
+//! Bad requests get an error that names field, value and limit, and touch nobody else's.
+
+use std::time::Duration;
+
+use stoker_proto::v1::{
+    Chat, ChatMessage, GenerateRequest, Guided, Resume, Routing, Sampling, StopCondition, Stopping,
+    TokenIds, generate_request::Input, guided::Form, stop_condition::Kind,
+};
+use stoker_shared::ServiceError;
+use tonic::{Code, Request, Status};
+
+use crate::support::{answer, cluster, inference, request};
+
+/// The fields that a status complains of.
+fn fields(status: &Status) -> Vec<String> {
+    match ServiceError::from(status) {
+        ServiceError::Invalid(violations) => violations.into_iter().map(|v| v.field).collect(),
+        ServiceError::Unsupported(field) => vec![field],
+        other => vec![format!("{other:?}")],
+    }
+}
+
+fn with(change: impl FnOnce(&mut GenerateRequest)) -> GenerateRequest {
+    let mut wrong = request("Once", 1, 4);
+    change(&mut wrong);
+    wrong
+}
+
+fn sampled(change: impl FnOnce(&mut Sampling)) -> GenerateRequest {
+    with(|r| change(r.sampling.get_or_insert_default()))
+}
+
+fn stopped(change: impl FnOnce(&mut Stopping)) -> GenerateRequest {
+    with(|r| change(r.stopping.get_or_insert_default()))
+}
+
+fn stop(text: &str) -> StopCondition {
+    StopCondition { kind: Some(Kind::Text(text.into())) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bad_request_is_refused_by_name_and_nobody_else_notices() {
+    let cluster = cluster(1).await;
+    let address = cluster.address().to_string();
+    let mut client = inference(&address).await;
+    let undisturbed = answer(&mut client, request("A fox", 5, 200)).await.unwrap();
+    let mut other = client.clone();
+    let bystander = tokio::spawn(async move { answer(&mut other, request("A fox", 5, 200)).await });
+
+    let invalid = Code::InvalidArgument;
+    let unsupported = Code::Unimplemented;
+    let cases = [
+        (with(|r| r.input = None), invalid, "input"),
+        (with(|r| r.input = Some(Input::Prompt(String::new()))), invalid, "prompt"),
+        (with(|r| r.input = Some(Input::Prompt("word ".repeat(20_000)))), invalid, "prompt"),
+        (with(|r| r.input = Some(Input::TokenIds(TokenIds::default()))), invalid, "token_ids"),
+        (
+            with(|r| r.input = Some(Input::TokenIds(TokenIds { ids: vec![1, 4_000_000] }))),
+            invalid,
+            "token_ids[1]",
+        ),
+        (with(|r| r.request_id = "two words".into()), invalid, "request_id"),
+        (sampled(|s| s.temperature = Some(f32::NAN)), invalid, "sampling.temperature"),
+        (sampled(|s| s.temperature = Some(-0.5)), invalid, "sampling.temperature"),
+        (sampled(|s| s.temperature = Some(1e30)), invalid, "sampling.temperature"),
+        (sampled(|s| s.top_p = Some(0.0)), invalid, "sampling.top_p"),
+        (sampled(|s| s.min_p = Some(f32::INFINITY)), invalid, "sampling.min_p"),
+        (stopped(|s| s.max_tokens = Some(0)), invalid, "stopping.max_tokens"),
+        (stopped(|s| s.conditions = vec![stop("x"); 17]), invalid, "stopping.conditions"),
+        (stopped(|s| s.conditions = vec![stop("")]), invalid, "stopping.conditions[0]"),
+        (
+            stopped(|s| s.conditions = vec![stop(&"x".repeat(257))]),
+            invalid,
+            "stopping.conditions[0]",
+        ),
+        (
+            with(|r| {
+                r.routing = Some(Routing { resume: Some(Resume::default()), ..Routing::default() });
+            }),
+            invalid,
+            "routing",
+        ),
+        (sampled(|s| s.num_sequences = Some(3)), unsupported, "sampling.num_sequences"),
+        (sampled(|s| s.presence_penalty = Some(1.0)), unsupported, "sampling.presence_penalty"),
+        (
+            with(|r| r.guided = Some(Guided { form: Some(Form::JsonObject(true)) })),
+            unsupported,
+            "guided",
+        ),
+        (
+            with(|r| {
+                let messages = vec![ChatMessage { role: "user".into(), ..ChatMessage::default() }];
+                r.input = Some(Input::Chat(Chat { messages, ..Chat::default() }));
+            }),
+            unsupported,
+            "chat",
+        ),
+    ];
+    for (request, code, field) in cases {
+        let status = answer(&mut client, request.clone()).await.unwrap_err();
+        assert_eq!(status.code(), code, "{field}: {status:?}");
+        assert_eq!(fields(&status), [field], "{status:?}");
+    }
+
+    let unknown = with(|r| r.model = "gpt".into());
+    let status = answer(&mut client, unknown).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(status.message().contains("`gpt`") && status.message().contains("storyteller"));
+
+    // Over the size limit of a message: a clean status, and the connection lives.
+    let huge = with(|r| r.input = Some(Input::Prompt("x".repeat(5 << 20))));
+    let status = answer(&mut client, huge).await.unwrap_err();
+    assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status:?}");
+
+    let mut late = Request::new(request("A fox", 5, 900));
+    late.set_timeout(Duration::from_millis(1));
+    let late = match client.generate(late).await {
+        Ok(stream) => crate::support::read(stream.into_inner(), || ()).await.unwrap_err(),
+        Err(status) => status,
+    };
+    assert_eq!(late.code(), Code::DeadlineExceeded, "{late:?}");
+
+    let bystander = bystander.await.unwrap().unwrap();
+    assert_eq!(bystander.ids, undisturbed.ids);
+    assert_eq!(cluster.shutdown(Duration::from_secs(30)).await, 0);
+}

@@ -1,0 +1,113 @@
+//! Workers that drain and clients that leave, with everybody else untouched.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures::{StreamExt, future::join_all};
+use stoker_proto::v1::{FinishReason, Load, WatchLoadRequest, control_client::ControlClient};
+use tokio::{sync::mpsc, time::timeout};
+use tonic::transport::Channel;
+
+use crate::support::{Process, answer, control, inference, read, request};
+
+const STREAMS: usize = 200;
+const TOKENS: u32 = 48;
+/// Far longer than anything here takes: a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until the load is as `wanted`.
+async fn load_becomes(client: &mut ControlClient<Channel>, wanted: impl Fn(&Load) -> bool) {
+    let watch = client.watch_load(WatchLoadRequest::default()).await.unwrap();
+    let mut loads = watch.into_inner();
+    let wait = async { while !wanted(&loads.next().await.unwrap().unwrap()) {} };
+    timeout(PATIENCE, wait).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_drains_loses_no_stream() {
+    let leaving = Process::start("stoker-worker", &["--model", "storyteller"]);
+    let staying = Process::start("stoker-worker", &["--model", "storyteller"]);
+    let workers = format!("{},{}", leaving.address, staying.address);
+    let router = Process::start("stoker-router", &["--workers", &workers]);
+    let mut router_control = control(&router.address).await;
+    // Both are there once the cluster's blocks are twice a worker's.
+    let mut worker_control = control(&staying.address).await;
+    let info = worker_control.get_model_info(stoker_proto::v1::GetModelInfoRequest::default());
+    let blocks = info.await.unwrap().into_inner().capacity.unwrap().kv_blocks;
+    load_becomes(&mut router_control, |load| load.total_kv_blocks == 2 * blocks).await;
+
+    let client = inference(&router.address).await;
+    let (token, mut tokens) = mpsc::unbounded_channel();
+    let streams: Vec<_> = (0..STREAMS)
+        .map(|i| {
+            let (mut client, token) = (client.clone(), token.clone());
+            tokio::spawn(async move {
+                let request = request(&format!("Story {i}: once there was"), i as u64, TOKENS);
+                let stream = client.generate(request).await?.into_inner();
+                read(stream, || token.send(()).unwrap()).await
+            })
+        })
+        .collect();
+    // In the middle of it all: a quarter of the tokens is there.
+    for _ in 0..STREAMS * TOKENS as usize / 4 {
+        timeout(PATIENCE, tokens.recv()).await.unwrap().unwrap();
+    }
+    let leaving_address = leaving.address.clone();
+    leaving.terminate();
+    let answers = timeout(PATIENCE, join_all(streams)).await.unwrap();
+    let answers: Vec<_> = answers.into_iter().map(|a| a.unwrap().unwrap()).collect();
+    let status = tokio::task::spawn_blocking(|| leaving.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0), "a drained worker leaves in good order");
+
+    let served: HashSet<_> = answers.iter().map(|a| a.accepted.worker.clone()).collect();
+    assert_eq!(served.len(), 2, "both workers had a part: {served:?}");
+    assert!(served.contains(&leaving_address));
+    for (i, a) in answers.iter().enumerate() {
+        assert_eq!(a.ids.len(), TOKENS as usize, "stream {i}");
+        assert_eq!(a.finished.reason(), FinishReason::Length);
+    }
+
+    // The one that stayed says the same alone: same text on either worker, in any company.
+    let mut alone = inference(&staying.address).await;
+    for (i, a) in answers.iter().enumerate().step_by(9) {
+        let request = request(&format!("Story {i}: once there was"), i as u64, TOKENS);
+        let again = answer(&mut alone, request).await.unwrap();
+        assert_eq!((again.ids, again.text), (a.ids.clone(), a.text.clone()), "stream {i}");
+    }
+    load_becomes(&mut worker_control, |load| {
+        load.running == 0 && load.free_kv_blocks == load.total_kv_blocks
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_frees_its_blocks() {
+    let worker = Process::start("stoker-worker", &["--model", "storyteller"]);
+    let router = Process::start("stoker-router", &["--workers", &worker.address]);
+    let mut worker_control = control(&worker.address).await;
+    let mut router_control = control(&router.address).await;
+    load_becomes(&mut router_control, |load| load.total_kv_blocks > 0).await;
+
+    let mut client = inference(&router.address).await;
+    let mut streams = Vec::new();
+    for seed in 0..20 {
+        let long = request("Once upon a time", seed, 900);
+        let mut stream = client.generate(long).await.unwrap().into_inner();
+        // Accepted, and a first token: it runs.
+        stream.next().await.unwrap().unwrap();
+        stream.next().await.unwrap().unwrap();
+        streams.push(stream);
+    }
+    let before = step(&mut worker_control).await;
+    drop(streams);
+    load_becomes(&mut worker_control, |load| {
+        load.running == 0 && load.waiting == 0 && load.free_kv_blocks == load.total_kv_blocks
+    })
+    .await;
+    let steps = step(&mut worker_control).await - before;
+    assert!(steps < 800, "they were cancelled, not finished: {steps} steps");
+}
+
+async fn step(client: &mut ControlClient<Channel>) -> u64 {
+    let watch = client.watch_load(WatchLoadRequest::default()).await.unwrap();
+    watch.into_inner().next().await.unwrap().unwrap().step
+}

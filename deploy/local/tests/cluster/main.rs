@@ -1,0 +1,9 @@
+//! The cluster as its users see it: real processes, real sockets, the bundled model.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
+mod bad_input;
+mod command_line;
+mod contract;
+mod departures;
+mod support;
