@@ -4,7 +4,7 @@ pub mod cast;
 pub mod grammar;
 
 use crate::make::dice::Dice;
-use grammar::{GrammarError, Plot, Rules};
+use grammar::{GrammarError, Plot, Rules, Slots};
 
 const COMMON: &str = include_str!("../../grammar/common.txt");
 const PLOTS: &[&str] = &[
@@ -40,10 +40,16 @@ impl Storyteller {
 
     /// Story number `index` of the corpus with this `seed`.
     pub fn story(&self, seed: u64, index: u64) -> Result<String, GrammarError> {
+        self.tell(seed, index).map(|(story, _)| story)
+    }
+
+    /// The same with what its slots stood for: who the hero was, what was lost.
+    pub fn tell(&self, seed: u64, index: u64) -> Result<(String, Slots), GrammarError> {
         let mut dice = Dice::nth(seed, index);
         let mut slots = cast::cast(&mut dice);
         let plot = &self.plots[dice.below(self.plots.len())];
-        plot.tell(&self.rules, &mut slots, &mut dice)
+        let story = plot.tell(&self.rules, &mut slots, &mut dice)?;
+        Ok((story, slots))
     }
 
     /// Number of plots.
