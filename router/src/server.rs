@@ -68,7 +68,7 @@ impl Control for Server {
         request: Request<WatchLoadRequest>,
     ) -> Result<Response<Self::WatchLoadStream>, Status> {
         let asked = duration("min_interval", request.get_ref().min_interval)?;
-        let interval = asked.unwrap_or(LOAD_INTERVAL).max(LEAST_LOAD_INTERVAL);
+        let interval = asked.unwrap_or(LOAD_INTERVAL).clamp(LEAST_LOAD_INTERVAL, LOAD_HEARTBEAT);
         let cut = self.gate.cut().clone().cancelled_owned();
         let loads = loads(self.pool.clone(), self.gate.clone(), interval).take_until(cut);
         Ok(Response::new(loads.map(Ok).boxed()))

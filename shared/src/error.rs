@@ -10,6 +10,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 /// Tells gRPC clients with a retry policy when to come back.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// Told apart from other reasons to be unavailable, since a retry elsewhere costs nobody anything.
+const DRAINING: &str = "DRAINING";
+/// Somebody else is there.
+const AT_ONCE: Duration = Duration::ZERO;
 /// The `domain` of our `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "stoker";
 
@@ -52,6 +56,9 @@ pub enum ServiceError {
         /// When to come back.
         retry_after: Duration,
     },
+    /// Whoever was asked is about to stop and did nothing; another one can serve this at once.
+    #[error("{0} is draining")]
+    Draining(String),
     /// The caller's deadline passed.
     #[error("deadline exceeded {stage}")]
     DeadlineExceeded {
@@ -92,7 +99,7 @@ impl ServiceError {
 
     /// Whether the same request may succeed on another worker.
     pub fn is_retryable_elsewhere(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Overloaded { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Overloaded { .. } | Self::Draining(_))
     }
 
     /// A stable name for logs, metrics and `google.rpc.ErrorInfo.reason`.
@@ -102,6 +109,7 @@ impl ServiceError {
             Self::UnknownModel { .. } => "UNKNOWN_MODEL",
             Self::Overloaded { .. } => "OVERLOADED",
             Self::Unavailable { .. } => "UNAVAILABLE",
+            Self::Draining(_) => DRAINING,
             Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
             Self::Cancelled => "CANCELLED",
             Self::Unsupported(_) => "UNSUPPORTED",
@@ -114,7 +122,7 @@ impl ServiceError {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::UnknownModel { .. } => Code::NotFound,
             Self::Overloaded { .. } => Code::ResourceExhausted,
-            Self::Unavailable { .. } => Code::Unavailable,
+            Self::Unavailable { .. } | Self::Draining(_) => Code::Unavailable,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
             Self::Unsupported(_) => Code::Unimplemented,
@@ -129,6 +137,7 @@ impl ServiceError {
                 vec![("model", model.clone()), ("available", available.join("\n"))]
             }
             Self::Overloaded { what, .. } => vec![("what", what.clone())],
+            Self::Draining(who) => vec![("who", who.clone())],
             Self::DeadlineExceeded { stage } => vec![("stage", stage.clone())],
             Self::Unsupported(field) => vec![("field", field.clone())],
             Self::Internal(cause) => vec![("cause", cause.clone())],
@@ -153,6 +162,10 @@ impl From<ServiceError> for Status {
             | ServiceError::Unavailable { retry_after, .. } => {
                 details.set_retry_info(Some(*retry_after));
                 pushback = Some(*retry_after);
+            }
+            ServiceError::Draining(_) => {
+                details.set_retry_info(Some(AT_ONCE));
+                pushback = Some(AT_ONCE);
             }
             _ => {}
         }
@@ -214,7 +227,10 @@ impl From<&Status> for ServiceError {
             }
             Code::Cancelled => Self::Cancelled,
             Code::Unimplemented => Self::Unsupported(field("field").unwrap_or_else(message)),
-            Code::Unavailable => Self::Unavailable { reason: message(), retry_after },
+            Code::Unavailable => match field("who") {
+                Some(who) => Self::Draining(who),
+                None => Self::Unavailable { reason: message(), retry_after },
+            },
             _ => Self::Internal(field("cause").unwrap_or_else(message)),
         }
     }
@@ -236,6 +252,7 @@ mod tests {
             ServiceError::UnknownModel { model: "x".into(), available: vec![] },
             ServiceError::Overloaded { what: "512 requests wait".into(), retry_after: after },
             ServiceError::Unavailable { reason: "draining".into(), retry_after: after },
+            ServiceError::Draining("worker-1".into()),
             ServiceError::DeadlineExceeded { stage: "while queued".into() },
             ServiceError::Cancelled,
             ServiceError::Unsupported("guided".into()),

@@ -16,6 +16,12 @@ pub const MAX_SEQUENCES: u32 = 16;
 pub const MAX_TOP_CANDIDATES: u32 = 20;
 /// Characters of a request id.
 pub const MAX_REQUEST_ID: usize = 128;
+/// Bytes of a model's name and of other short texts.
+pub const MAX_NAME_BYTES: usize = 256;
+/// Tokens with a bias.
+pub const MAX_LOGIT_BIAS: usize = 1024;
+/// Violations that one error names.
+pub const MAX_VIOLATIONS: usize = 12;
 /// The least urgent priority.
 pub const MAX_PRIORITY: u32 = 1000;
 
@@ -30,11 +36,16 @@ pub fn generate(request: &GenerateRequest) -> Result<(), ServiceError> {
     if found.0.is_empty() { Ok(()) } else { Err(ServiceError::Invalid(found.0)) }
 }
 
+/// What is wrong, up to [`MAX_VIOLATIONS`] of it.
 #[derive(Default)]
 struct Violations(Vec<Violation>);
 
 impl Violations {
     fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        // An error travels in HTTP headers, which are small: enough is enough.
+        if self.0.len() >= MAX_VIOLATIONS {
+            return;
+        }
         self.0.push(Violation { field: field.into(), description: description.into() });
     }
 
@@ -57,6 +68,11 @@ fn identity(request: &GenerateRequest, found: &mut Violations) {
             "request_id",
             format!("{} bytes; use at most {MAX_REQUEST_ID} printable ASCII characters", id.len()),
         );
+    }
+    for (field, text) in [("model", &request.model), ("cache_salt", &request.cache_salt)] {
+        if text.len() > MAX_NAME_BYTES {
+            found.add(field, format!("{} bytes; at most {MAX_NAME_BYTES}", text.len()));
+        }
     }
     if request.priority.is_some_and(|p| p > MAX_PRIORITY) {
         let value = request.priority.unwrap_or_default();
@@ -91,6 +107,11 @@ fn sampling(request: &GenerateRequest, found: &mut Violations) {
     if let Some(n) = s.num_sequences.filter(|n| !(1..=MAX_SEQUENCES).contains(n)) {
         found.add("sampling.num_sequences", format!("{n} is not from 1 to {MAX_SEQUENCES}"));
     }
+    if s.logit_bias.len() > MAX_LOGIT_BIAS {
+        let count = s.logit_bias.len();
+        found.add("sampling.logit_bias", format!("{count} of them; at most {MAX_LOGIT_BIAS}"));
+        return;
+    }
     for (token, bias) in &s.logit_bias {
         let field = format!("sampling.logit_bias[{token}]");
         found.range(&field, Some(*bias), -100.0, false, 100.0);
@@ -110,6 +131,7 @@ fn stopping(request: &GenerateRequest, found: &mut Violations) {
     if s.conditions.len() > MAX_STOP_CONDITIONS {
         let count = s.conditions.len();
         found.add("stopping.conditions", format!("{count} of them; at most {MAX_STOP_CONDITIONS}"));
+        return;
     }
     for (i, condition) in s.conditions.iter().enumerate() {
         let field = format!("stopping.conditions[{i}]");
@@ -190,7 +212,7 @@ mod tests {
             };
             let stopping = Stopping {
                 max_tokens: Some(0),
-                conditions: vec![StopCondition::default(); 17],
+                conditions: vec![StopCondition::default(); 16],
                 ..Default::default()
             };
             let found = fields(&request(sampling, stopping));
@@ -202,8 +224,7 @@ mod tests {
                 "sampling.num_sequences",
                 "sampling.logit_bias[3]",
                 "stopping.max_tokens",
-                "stopping.conditions",
-                "stopping.conditions[16]",
+                "stopping.conditions[0]",
             ] {
                 assert!(found.iter().any(|f| f == field), "{field} with {bad}: {found:?}");
             }
@@ -215,5 +236,19 @@ mod tests {
         assert_eq!(fields(&GenerateRequest::default()), ["input"]);
         let long = GenerateRequest { request_id: "x".repeat(129), ..Default::default() };
         assert_eq!(fields(&long), ["request_id", "input"]);
+    }
+
+    #[test]
+    fn an_error_stays_small_however_much_is_wrong() {
+        let many = request(
+            Sampling {
+                logit_bias: (0..1000).map(|t| (t, f32::NAN)).collect(),
+                ..Default::default()
+            },
+            Stopping { conditions: vec![StopCondition::default(); 100_000], ..Default::default() },
+        );
+        assert_eq!(fields(&many).len(), MAX_VIOLATIONS);
+        let long = GenerateRequest { model: "x".repeat(300), ..Default::default() };
+        assert_eq!(fields(&long), ["model", "input"]);
     }
 }

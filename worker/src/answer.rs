@@ -84,8 +84,9 @@ impl Answer {
                 (Err(ServiceError::Internal(failure.to_string())), State::Over)
             }
             None => {
-                let cause = "the engine stopped before the answer was complete";
-                (Err(ServiceError::Internal(cause.into())), State::Over)
+                // Another worker may do better.
+                let cause = "the worker's engine stopped before the answer was complete";
+                (Err(ServiceError::unavailable(cause)), State::Over)
             }
         }
     }

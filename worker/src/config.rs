@@ -33,7 +33,7 @@ pub struct WorkerConfig {
     )]
     pub max_num_batched_tokens: u32,
 
-    /// Requests that may wait for a place; beyond it they are refused with RESOURCE_EXHAUSTED
+    /// Requests that may wait beside --max-num-seqs that run; more are refused with RESOURCE_EXHAUSTED
     #[arg(
         long,
         env = "STOKER_MAX_NUM_QUEUED_REQS",

@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, watch};
 /// What the thread is told.
 enum Command {
     Submit(Box<Request>, Events),
+    Stop,
 }
 
-/// Hands requests to the thread and reads its load. When the last handle goes, the thread finishes
-/// what runs and ends.
+/// Hands requests to the thread and reads its load.
 #[derive(Clone)]
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
@@ -51,27 +51,32 @@ pub fn spawn(
     Ok((EngineHandle { commands, load, room }, EngineThread(thread)))
 }
 
-/// Steps while there is work, takes commands in between, and sleeps while there is neither.
+/// Steps while there is work, takes commands in between, and sleeps while there is neither. Ends when it is
+/// told to, or when the last handle is gone and all work is done.
 fn serve(mut engine: Engine, mut inbox: mpsc::Receiver<Command>, publish: &watch::Sender<Load>) {
     let mut idle = true;
     loop {
         publish.send_replace(engine.load());
         if idle {
-            let Some(command) = inbox.blocking_recv() else { return };
-            take(&mut engine, command);
+            match inbox.blocking_recv() {
+                Some(Command::Submit(request, events)) => submit(&mut engine, *request, events),
+                Some(Command::Stop) | None => return,
+            }
         }
         while let Ok(command) = inbox.try_recv() {
-            take(&mut engine, command);
+            match command {
+                Command::Submit(request, events) => submit(&mut engine, *request, events),
+                Command::Stop => return,
+            }
         }
         idle = !engine.step();
     }
 }
 
-fn take(engine: &mut Engine, command: Command) {
-    let Command::Submit(request, events) = command;
+fn submit(engine: &mut Engine, request: Request, events: Events) {
     // Admission has checked the length against the same limit; if it were refused all the same, the
     // stream would end without a last event, which its reader reports.
-    if let Err(error) = engine.submit(*request, Box::new(events)) {
+    if let Err(error) = engine.submit(request, Box::new(events)) {
         tracing::error!(%error, "the engine refused an admitted request");
     }
 }
@@ -87,6 +92,12 @@ impl EngineHandle {
         let command = Command::Submit(Box::new(request), Events(sender));
         self.commands.send(command).await.map_err(|_| Stopped)?;
         Ok(receiver)
+    }
+
+    /// Ends the thread before its next step, whatever runs: connections may hold handles for long.
+    pub async fn stop(&self) {
+        // Fails if it has ended already.
+        let _ = self.commands.send(Command::Stop).await;
     }
 
     /// The longest sequence that can run, prompt and answer together.

@@ -45,7 +45,7 @@ impl Inflight {
         // Counted before the look at `draining`: a drain that begins in between waits for this call.
         let token = self.tracker.token();
         if *self.draining.borrow() {
-            return Err(ServiceError::unavailable("the worker is draining"));
+            return Err(ServiceError::Draining("the worker".into()));
         }
         let permit =
             Arc::clone(&self.places).try_acquire_owned().map_err(|_| ServiceError::Overloaded {
@@ -97,7 +97,7 @@ mod tests {
         assert!(matches!(inflight.enter(), Err(ServiceError::Overloaded { .. })));
         let mut drain = std::pin::pin!(inflight.drain(None));
         assert!(futures::poll!(drain.as_mut()).is_pending());
-        assert!(matches!(inflight.enter(), Err(ServiceError::Unavailable { .. })));
+        assert!(matches!(inflight.enter(), Err(ServiceError::Draining(_))));
         drop(place);
         assert_eq!(drain.await, 0);
     }

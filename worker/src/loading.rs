@@ -2,10 +2,9 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use stoker_engine::{
-    Model,
+    Model, model,
     weights::{ModelFiles, WeightsError},
 };
 
@@ -57,7 +56,7 @@ pub fn load(source: &ModelSource) -> Result<Model, LoadError> {
     };
     let bar = ProgressBar::no_length().with_style(style()).with_prefix(source.name());
     let model = files.and_then(|files| {
-        Model::load(&files, &Device::flex(), |progress| {
+        Model::load(&files, &model::cpu(), |progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
         })

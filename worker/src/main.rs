@@ -77,8 +77,13 @@ async fn run(cli: Cli) -> Result<(), (u8, String)> {
     // Bound before the model is loaded: a port in use is known at once.
     let listener = serve::bind(cli.listen).await.map_err(|error| usage(error.to_string()))?;
     let name = cli.model_name.unwrap_or_else(|| source.name());
-    let model = tokio::task::spawn_blocking(move || stoker_worker::load(&source))
-        .await
+    let loading = tokio::task::spawn_blocking(move || stoker_worker::load(&source));
+    let model = tokio::select! {
+        loaded = loading => loaded,
+        // The thread that loads cannot be asked to stop.
+        _ = signals.next() => std::process::exit(1),
+    };
+    let model = model
         .map_err(|error| (1, format!("loading failed: {error}")))?
         .map_err(|error| usage(error.to_string()))?;
     let drain_timeout = cli.worker.drain_timeout;

@@ -13,7 +13,7 @@ use crate::{
     WorkerConfig,
     config::ConfigError,
     control::ControlService,
-    engine_thread::{self, EngineThread},
+    engine_thread::{self, EngineHandle, EngineThread},
     inflight::Inflight,
     service::Worker,
 };
@@ -43,7 +43,8 @@ pub struct RunningWorker {
     health: HealthState,
     stop: CancellationToken,
     server: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
-    engine: EngineThread,
+    engine: EngineHandle,
+    thread: EngineThread,
     engine_ended: CancellationToken,
 }
 
@@ -63,6 +64,7 @@ pub async fn start(
     let engine_ended = CancellationToken::new();
     let mut load = engine.load();
     let ended = engine_ended.clone();
+    let handle = engine.clone();
 
     let inflight = Inflight::new(limit);
     let worker = Worker {
@@ -91,9 +93,19 @@ pub async fn start(
         .serve_with_incoming_shutdown(serve::incoming(listener), stop.clone().cancelled_owned());
     health.set_serving(true).await;
     let reporter = health.clone();
+    let mut draining = inflight.draining();
     tokio::spawn(async move {
         // The channel closes when the engine's thread ends, which it does by itself only if it panics.
-        while load.changed().await.is_ok() {}
+        let engine_ends = async { while load.changed().await.is_ok() {} };
+        let mut engine_ends = std::pin::pin!(engine_ends);
+        tokio::select! {
+            () = &mut engine_ends => {}
+            // However the drain began, probes are told.
+            _ = draining.wait_for(|draining| *draining) => {
+                reporter.set_serving(false).await;
+                engine_ends.await;
+            }
+        }
         ended.cancel();
         reporter.set_serving(false).await;
     });
@@ -104,7 +116,8 @@ pub async fn start(
         health,
         stop,
         server: AbortOnDropHandle::new(tokio::spawn(serving)),
-        engine: thread,
+        engine: handle,
+        thread,
         engine_ended,
     })
 }
@@ -135,7 +148,8 @@ impl RunningWorker {
         self.stop.cancel();
         // Whoever does not close by then is left behind.
         let _ = tokio::time::timeout(GOODBYE, self.server).await;
-        self.engine.join().await;
+        self.engine.stop().await;
+        self.thread.join().await;
         unfinished
     }
 }

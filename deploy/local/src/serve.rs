@@ -12,7 +12,8 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
     let start = Cluster::start(args.listen, args.cluster.model, workers, args.worker);
     let cluster = tokio::select! {
         started = start => started?,
-        signal = signals.next() => return Err(Error::Failed(format!("{signal} while starting"))),
+        // The thread that loads cannot be asked to stop.
+        _ = signals.next() => std::process::exit(1),
     };
     let address = cluster.address();
     println!("Serving {name} with {workers} workers on {address}");

@@ -33,7 +33,7 @@ fn crates_know_only_whom_they_may() {
         ("proto", &["stoker-"][..]),
         ("shared", &["stoker-router", "stoker-worker", "stoker-engine", "stoker-ops", "burn"]),
         ("router", &["stoker-worker", "stoker-engine", "stoker-ops", "burn", "tokenizers"]),
-        ("worker", &["stoker-router"]),
+        ("worker", &["stoker-router", "burn"]),
         (
             "worker/engine",
             &["stoker-router", "stoker-worker", "stoker-shared", "stoker-proto", "tokio", "tonic"],

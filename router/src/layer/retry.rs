@@ -106,7 +106,8 @@ impl<S: Generate> Attempts<S> {
         let again = error.is_retryable_elsewhere()
             && self.call.attempt <= self.retry.most
             && !self.call.deadline.is_over()
-            && self.retry.budget.withdraw();
+            // A worker that drains did nothing for the call: going elsewhere is no extra load.
+            && (matches!(error, ServiceError::Draining(_)) || self.retry.budget.withdraw());
         if again {
             debug!(parent: &self.call.span, %error, "trying another worker");
             Ok(())

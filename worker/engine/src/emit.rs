@@ -13,7 +13,7 @@ pub struct Emitter {
 }
 
 /// What a token brought.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Emitted {
     /// Text that is certain now.
     pub text: String,

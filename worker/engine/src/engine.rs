@@ -96,9 +96,12 @@ impl Engine {
         let longest =
             request.stopping.max_tokens.map_or(room, |n| prompt.saturating_add(n).min(room));
 
+        if prompt >= room {
+            // No place for an answer, and no positions beyond the context.
+            return Err(TooLong { needed: blocks_for(prompt + 1), total: blocks_for(room) });
+        }
         let id = SequenceId(self.next_id);
-        // A prompt as long as the room leaves no place for an answer; `add` refuses a longer one.
-        self.scheduler.add(id, prompt, longest.max(prompt + 1))?;
+        self.scheduler.add(id, prompt, longest)?;
         self.next_id += 1;
         let sequence = Sequence::new(request, longest, &model.tokenizer, sink);
         self.sequences.insert(id, sequence);

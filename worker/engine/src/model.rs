@@ -23,6 +23,11 @@ pub const DEVICE_CLASS: &str = "cpu";
 /// How weights are kept, as the digest and `GetModelInfo` name it.
 pub const QUANTIZATION: &str = "none";
 
+/// The device that every machine has.
+pub fn cpu() -> Device {
+    Device::flex()
+}
+
 /// A loaded model. Its tensors are shared: an engine that clones it copies nothing.
 #[derive(Clone)]
 pub struct Model {

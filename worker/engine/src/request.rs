@@ -28,7 +28,7 @@ pub struct Stopping {
     pub token_ids: Vec<u32>,
     /// Go on after the model's end-of-text token.
     pub ignore_eos: bool,
-    /// Keep a matched string in the text.
+    /// Keep what ended the text, string or token, in it.
     pub include_stop: bool,
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::{
-    emit::Emitter,
+    emit::{Emitted, Emitter},
     request::{Event, Finish, FinishReason, Request, Sink, Timings},
     sampling::Sampling,
     tokenizer::Tokenizer,
@@ -19,6 +19,7 @@ pub struct Sequence {
     /// Length at which it ends.
     longest: usize,
     stop_ids: Vec<u32>,
+    include_stop: bool,
     emitter: Emitter,
     sink: Box<dyn Sink>,
     clock: Clock,
@@ -46,7 +47,8 @@ impl Sequence {
         if !stopping.ignore_eos {
             stop_ids.extend_from_slice(tokenizer.eos_ids());
         }
-        let emitter = Emitter::new(tokenizer, &prompt, stopping.strings, stopping.include_stop);
+        let include_stop = stopping.include_stop;
+        let emitter = Emitter::new(tokenizer, &prompt, stopping.strings, include_stop);
         let clock = Clock { arrived, scheduled: None, first_token: None, steps: 0, preemptions: 0 };
         Self {
             prompt_tokens: prompt.len(),
@@ -54,6 +56,7 @@ impl Sequence {
             sampling,
             longest,
             stop_ids,
+            include_stop,
             emitter,
             sink,
             clock,
@@ -80,10 +83,15 @@ impl Sequence {
     pub(crate) fn push(&mut self, id: u32, tokenizer: &Tokenizer, now: Instant) -> bool {
         self.clock.first_token.get_or_insert(now);
         self.tokens.push(id);
-        let emitted = self.emitter.push(tokenizer, id);
+        let stopped = self.stop_ids.contains(&id);
+        let emitted = if stopped && !self.include_stop {
+            Emitted::default()
+        } else {
+            self.emitter.push(tokenizer, id)
+        };
         let reason = match emitted.stop {
             Some(stop) => Some(FinishReason::StopString(stop)),
-            None if self.stop_ids.contains(&id) => Some(FinishReason::StopToken(id)),
+            None if stopped => Some(FinishReason::StopToken(id)),
             None if self.tokens.len() >= self.longest => Some(FinishReason::Length),
             None => None,
         };

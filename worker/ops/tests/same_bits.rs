@@ -130,6 +130,36 @@ fn prefill_equals_decode_in_attention() {
     }
 }
 
+/// A hash of bits (FNV-1a over words).
+fn hash(values: &[f32]) -> u64 {
+    bits(values)
+        .into_iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[test]
+fn every_operation_has_these_bits() {
+    // Golden: if one of these changes, the same request gives another answer than on workers of an
+    // earlier version, and NUMERICS_VERSION must go up with it.
+    let isa = Isa::best();
+    let k = 100;
+    let (x, w, up) = (numbers(3 * k, 21), numbers(7 * k, 22), numbers(7 * k, 23));
+    let (weight, up) = (Matrix { data: &w, k }, Matrix { data: &up, k });
+    let s = sequence(40);
+    let queries = numbers(2 * G * GROUP * D, 24);
+    let mut turned = numbers(2 * D, 25);
+    rotate(isa, &mut turned, &rope::table(8, D, 1e4), &[3, 7], D);
+    let hashes = [
+        hash(&linear(isa, &x, weight)),
+        hash(&swiglu(isa, &x, weight, up)),
+        hash(&rms_norm(isa, &x, &w[..k], 1e-5)),
+        hash(&attend(isa, &s, &queries, &[20, 39])),
+        hash(&turned),
+    ];
+    assert_eq!(stoker_ops::NUMERICS_VERSION, 1);
+    assert_eq!(hashes, [0; 5]);
+}
+
 #[test]
 fn rotation_agrees_and_keeps_lengths() {
     let d = 32;

@@ -62,7 +62,7 @@ impl ModelConfig {
             ("num_key_value_heads", self.num_kv_heads, 1 << 14),
             ("head_dim", self.head_dim, 1 << 12),
             ("vocab_size", self.vocab_size, 1 << 24),
-            ("max_position_embeddings", self.context_length, 1 << 28),
+            ("max_position_embeddings", self.context_length, 1 << 24),
         ] {
             if value == 0 || value > limit {
                 let reason = format!("is {value}; must be between 1 and {limit}");
@@ -75,6 +75,15 @@ impl ModelConfig {
                 self.num_kv_heads, self.num_heads
             );
             return Err(source.malformed("num_key_value_heads", reason));
+        }
+        // A table of angles is made for all positions: four bytes an element, at most half a gigabyte.
+        if self.context_length * self.head_dim > 1 << 27 {
+            let most = (1 << 27) / self.head_dim;
+            let reason = format!(
+                "is {}; at a head_dim of {} at most {most}",
+                self.context_length, self.head_dim
+            );
+            return Err(source.malformed("max_position_embeddings", reason));
         }
         if !self.head_dim.is_multiple_of(2) {
             let reason = format!("is {}; rotary embeddings need an even width", self.head_dim);

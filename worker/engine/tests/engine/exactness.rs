@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use stoker_engine::{Engine, EngineConfig, FinishReason, Model, Request, Sampling};
 
-use crate::support::{Client, ROOMY, data, load, request, run, stories, write_random};
+use crate::support::{Client, ROOMY, load, request, run, stories, write_random};
 
 /// Prompts of many lengths, half of them greedy.
 fn requests(model: &Model, count: usize, longest_prompt: usize, tokens: usize) -> Vec<Request> {
@@ -34,7 +34,7 @@ fn alone(model: &Model, requests: &[Request]) -> Vec<Vec<u32>> {
 
 #[test]
 fn batched_equals_alone() {
-    let Some(model) = stories() else { return };
+    let model = stories();
     let requests = requests(&model, 24, 90, 40);
     let answers = ids(&run(&model, ROOMY, &requests));
     assert!(answers.iter().all(|a| a.len() == 40));
@@ -43,7 +43,7 @@ fn batched_equals_alone() {
 
 #[test]
 fn chunked_equals_whole_and_preempted_equals_not() {
-    let Some(model) = stories() else { return };
+    let model = stories();
     let requests = requests(&model, 12, 120, 60);
     let want = ids(&run(&model, ROOMY, &requests));
     for max_num_batched_tokens in [12, 17, 64] {
@@ -62,8 +62,6 @@ fn chunked_equals_whole_and_preempted_equals_not() {
 fn at_real_widths_too() {
     for (hidden, inner, tied) in [(64, 172, false), (2048, 5632, true)] {
         let folder = tempfile::tempdir().unwrap();
-        let Some(tokenizer) = data("models/stories260K/tokenizer.json") else { return };
-        std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).unwrap();
         write_random(folder.path(), hidden, inner, tied);
         let model = load(folder.path());
         let requests = requests(&model, 7, 30, 6);
@@ -78,7 +76,7 @@ fn at_real_widths_too() {
 
 #[test]
 fn seeds_matter_and_repeat() {
-    let Some(model) = stories() else { return };
+    let model = stories();
     let seeded = |seed| request(&[1], Sampling { seed, ..Sampling::default() }, 30);
     let answers = ids(&run(&model, ROOMY, &[seeded(1), seeded(2), seeded(1)]));
     assert_eq!(answers[0], answers[2]);
@@ -87,7 +85,7 @@ fn seeds_matter_and_repeat() {
 
 #[test]
 fn a_client_that_leaves_frees_its_blocks_before_the_next_step() {
-    let Some(model) = stories() else { return };
+    let model = stories();
     let mut engine = Engine::new(model, ROOMY);
     let (stays, leaves) = (Client::default(), Client::default());
     for client in [&stays, &leaves] {
@@ -110,7 +108,7 @@ fn a_client_that_leaves_frees_its_blocks_before_the_next_step() {
 
 #[test]
 fn the_end_of_the_context_is_a_limit() {
-    let Some(model) = stories() else { return };
+    let model = stories();
     let room = model.config.context_length;
     let mut endless = request(&vec![5; room - 3], Sampling::greedy(), 1);
     endless.stopping.max_tokens = None;
@@ -134,7 +132,7 @@ proptest! {
         kv_blocks in 12usize..40,
         count in 1usize..9,
     ) {
-        let Some(model) = stories() else { return Ok(()) };
+        let model = stories();
         let requests = requests(&model, count, 60, 24);
         let config = EngineConfig {
             max_num_seqs, max_num_batched_tokens: max_num_seqs + extra, kv_blocks };

@@ -34,9 +34,10 @@ pub fn load(path: &Path) -> Model {
     Model::load(&ModelFiles::open(path).unwrap(), &Device::flex(), |_| ()).unwrap()
 }
 
-/// A small trained model: the one from the data folder, or nothing to test with.
-pub fn stories() -> Option<Model> {
-    data("models/stories260K").map(|path| load(&path))
+/// The bundled model.
+pub fn stories() -> Model {
+    let files = ModelFiles::embedded("storyteller", storyteller::model()).unwrap();
+    Model::load(&files, &Device::flex(), |_| ()).unwrap()
 }
 
 /// Collects what a sequence is told.
@@ -116,7 +117,10 @@ pub const ROOMY: EngineConfig =
 
 /// A model of one layer with random weights, written as bf16 SafeTensors into `folder`.
 pub fn write_random(folder: &Path, hidden: usize, inner: usize, tied: bool) {
-    let (heads, kv_heads, vocab) = (hidden / 64, (hidden / 64 / 4).max(1), 512);
+    let (heads, kv_heads, vocab) = (hidden / 64, (hidden / 64 / 4).max(1), 1024);
+    // Any tokenizer of that size will do.
+    let tokenizer = storyteller::file(storyteller::model(), "tokenizer.json").unwrap();
+    std::fs::write(folder.join("tokenizer.json"), tokenizer).unwrap();
     let q = heads * 64;
     let kv = kv_heads * 64;
     let layer = "model.layers.0";

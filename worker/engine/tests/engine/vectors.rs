@@ -81,12 +81,12 @@ fn safetensors_and_gguf_give_the_same_answers_as_an_independent_forward() {
 fn rounded_weights_stay_close() {
     let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
     // f16 keeps eleven bits of a weight, bf16 and Q8_0 about eight: logits move by so much.
-    for (file, tolerance) in [
-        ("stories260K-f16.gguf", 0.02),
-        ("stories260K-bf16.gguf", 0.12),
-        ("stories260K-q8_0.gguf", 0.12),
+    for (file, tolerance, least) in [
+        ("stories260K-f16.gguf", 0.02, 8),
+        ("stories260K-bf16.gguf", 0.12, 3),
+        ("stories260K-q8_0.gguf", 0.12, 3),
     ] {
-        check(&folder.join(file), &records, tolerance);
+        check(&folder.join(file), &records, tolerance, least);
     }
 }
 
