@@ -101,7 +101,7 @@ pub async fn start(
         tokio::select! {
             () = &mut engine_ends => {}
             // However the drain began, probes are told.
-            _ = draining.wait_for(|draining| *draining) => {
+            () = async { drop(draining.wait_for(|draining| *draining).await) } => {
                 reporter.set_serving(false).await;
                 engine_ends.await;
             }
