@@ -149,7 +149,7 @@ mod tests {
     fn values_out_of_range_name_the_flag() {
         for (flag, value) in [
             ("--max-num-seqs", "0"),
-            ("--max-num-batched-tokens", "-1"),
+            ("--max-num-batched-tokens", "none"),
             ("--kv-cache-memory", "much"),
             ("--drain-timeout", "1"),
         ] {

@@ -1,5 +1,7 @@
 //! `stoker serve`: a cluster that stays.
 
+use std::io::{self, Write};
+
 use stoker_shared::shutdown::Signals;
 
 use crate::{cli::ServeArgs, cluster::Cluster, error::Error};
@@ -16,14 +18,14 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
         _ = signals.next() => std::process::exit(1),
     };
     let address = cluster.address();
-    println!("Serving {name} with {workers} workers on {address}");
-    println!();
-    println!("  stoker generate \"Once upon a time\" --endpoint {address}");
-    println!(
-        "  grpcurl -plaintext -d '{{\"prompt\": \"Once upon a time\"}}' {address} \
-         stoker.v1.Inference/Generate"
+    let hello = format!(
+        "Serving {name} with {workers} workers on {address}\n\n  \
+           stoker generate \"Once upon a time\" --endpoint {address}\n  \
+           grpcurl -plaintext -d '{{\"prompt\": \"Once upon a time\"}}' {address} \
+           stoker.v1.Inference/Generate\n\n"
     );
-    println!();
+    // A reader that has seen enough is no reason to end.
+    let _ = io::stdout().write_all(hello.as_bytes());
 
     let signal = signals.next().await;
     eprintln!("{signal}: finishing what runs, for at most {drain_timeout:?}; again to end at once");

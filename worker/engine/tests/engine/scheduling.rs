@@ -121,7 +121,7 @@ proptest! {
 fn decoding_goes_before_prompts_and_long_prompts_come_in_chunks() {
     let limits = Limits { max_num_seqs: 4, max_num_batched_tokens: 10 };
     let mut scheduler = Scheduler::new(limits, BlockPool::new(100));
-    let mut step = |scheduler: &mut Scheduler| {
+    let step = |scheduler: &mut Scheduler| {
         let plan = scheduler.plan();
         for slice in &plan.slices {
             scheduler.ran(slice, slice.samples);
