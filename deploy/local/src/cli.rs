@@ -64,7 +64,7 @@ pub struct GenerateArgs {
     pub prompt: String,
 
     /// New tokens at most
-    #[arg(long, env = "STOKER_MAX_TOKENS", default_value_t = 256, value_name = "TOKENS")]
+    #[arg(long, env = "STOKER_MAX_TOKENS", default_value_t = 400, value_name = "TOKENS")]
     pub max_tokens: u32,
 
     /// 0 always takes the likeliest token; more makes for more surprises
