@@ -68,7 +68,7 @@ pub struct GenerateArgs {
     pub max_tokens: u32,
 
     /// 0 always takes the likeliest token; more makes for more surprises
-    #[arg(long, env = "STOKER_TEMPERATURE", default_value_t = 0.7, value_name = "NUMBER")]
+    #[arg(long, env = "STOKER_TEMPERATURE", default_value_t = 0.5, value_name = "NUMBER")]
     pub temperature: f32,
 
     /// The same seed gives the same text again [default: another one each time]

@@ -55,9 +55,9 @@ impl Recipe {
             draft: Plan {
                 config: ModelConfig::draft(),
                 seed: 2,
-                schedule: Schedule(vec![(0, 1e-5), (200, 4e-3), (920, 3.7e-3), (1820, 1e-5)]),
+                schedule: Schedule(vec![(0, 1e-5), (200, 3e-3), (1000, 1.5e-3), (3020, 1e-5)]),
                 phases: vec![
-                    Phase { steps: 1800, rows: 8, length: 320 },
+                    Phase { steps: 3000, rows: 8, length: 320 },
                     Phase { steps: 20, rows: 4, length: 1024 },
                 ],
             },
