@@ -1,7 +1,7 @@
 //! The operations a decoder is made of, as a burn backend extension.
 //!
 //! [`ops`] says what there is: a trait that every backend implements, and the same over burn tensors.
-//! [`reference`] says what each must compute, in plain burn operations. [`cpu`] is the implementation
+//! [`mod@reference`] says what each must compute, in plain burn operations. [`cpu`] is the implementation
 //! for burn's CPU backend. This crate is the only one with `unsafe` code.
 //!
 //! **Exactness.** Every operation gives a row the same bits whatever other rows ride along, however the
