@@ -80,11 +80,14 @@ fn safetensors_and_gguf_give_the_same_answers_as_an_independent_forward() {
 #[test]
 fn rounded_weights_stay_close() {
     let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
-    // f16 keeps eleven bits of a weight, bf16 and Q8_0 about eight: logits move by so much.
+    // f16 keeps eleven bits of a weight, bf16 and Q8_0 about eight, Q5_1 and Q4_0 what they are named
+    // for: logits move by so much.
     for (file, tolerance, least) in [
         ("stories260K-f16.gguf", 0.02, 8),
         ("stories260K-bf16.gguf", 0.12, 3),
         ("stories260K-q8_0.gguf", 0.12, 3),
+        ("stories260K-q5_1.gguf", 0.5, 1),
+        ("stories260K-q4_0.gguf", 1.0, 0),
     ] {
         check(&folder.join(file), &records, tolerance, least);
     }
