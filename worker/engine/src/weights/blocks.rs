@@ -1,8 +1,8 @@
 //! Quantised blocks: where each type keeps the bits of its elements, and one rule that decodes them all.
 //!
 //! An element is `scale * (quant - zero) + offset`. Types differ in where the bits of a quant lie and
-//! in what the scales are made of; both are data here. The products and sums are those of the
-//! reference decoders, in their order, so the results are theirs bit for bit.
+//! in what the scales are made of; both are data here. All products fit into the 24 bits of a float,
+//! so only the sum rounds, and every decoder that computes in f32 has these results bit for bit.
 
 use half::f16;
 
@@ -178,11 +178,12 @@ impl BlockLayout {
         for plane in self.planes {
             let per_byte = 8 / plane.width;
             let mask = 0xFF >> (8 - plane.width);
-            for (run, quants) in quants.chunks_exact_mut(plane.run).enumerate() {
-                let start = plane.at + run / per_byte * plane.run;
-                let shift = run % per_byte * plane.width;
-                for (quant, byte) in quants.iter_mut().zip(&block[start..start + plane.run]) {
-                    *quant ^= (byte >> shift & mask) << plane.lift;
+            let bytes = block[plane.at..].chunks_exact(plane.run);
+            for (bytes, quants) in bytes.zip(quants.chunks_exact_mut(plane.run * per_byte)) {
+                for (turn, quants) in quants.chunks_exact_mut(plane.run).enumerate() {
+                    for (quant, byte) in quants.iter_mut().zip(bytes) {
+                        *quant ^= (byte >> (turn * plane.width) & mask) << plane.lift;
+                    }
                 }
             }
         }
