@@ -34,8 +34,9 @@ struct Pair {
 }
 
 static PAIRS: LazyLock<Vec<Pair>> = LazyLock::new(|| {
+    let trained = trained();
     let pair = |form: Form| {
-        let file = trained(&form);
+        let file = form.file(&trained);
         let ours = open(&exported(&file, form.pre)).unwrap();
         let theirs = tokenizers::Tokenizer::from_bytes(file.to_string()).unwrap();
         Pair { pre: form.pre, ours, theirs, file }
@@ -90,11 +91,23 @@ fn any_text() -> impl Strategy<Value = String> {
         1 => "[🦙👩🏽\u{200d}🚀é½Ⅻ٣e\u{301}o\u{308}]{1,6}",
         1 => "[\u{a0}\u{2003}\u{3000}\u{85}\u{feff}]{1,3}",
         2 => prop::sample::select(vec![
-            "I'm", "DON'T", "we'll", "it's ", "'S", "x'y", "zebrafish", " zebrafish", " the",
+            "I'm", "DON'T", "we'll", "it's ", "'S", "x'y", "'Tis", "aBc/\n", "zebrafish", " zebrafish", " the",
         ]).prop_map(str::to_owned),
+        6 => corpus_slice(),
         1 => prop::sample::select(EXTRA.map(|(token, _)| token).to_vec()).prop_map(str::to_owned),
     ];
     prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+}
+
+/// Some of the text that the vocabulary was learned from, where its long tokens are at home.
+fn corpus_slice() -> impl Strategy<Value = String> {
+    static CHARS: LazyLock<Vec<Vec<char>>> =
+        LazyLock::new(|| corpus().iter().map(|text| text.chars().collect()).collect());
+    (0..CHARS.len(), 0.0..1.0, 1..40_usize).prop_map(|(which, start, len)| {
+        let chars = &CHARS[which];
+        let start = (start * chars.len() as f64) as usize;
+        chars[start..].iter().take(len).collect()
+    })
 }
 
 /// As many cases as PROPTEST_CASES says, or else `usual`.

@@ -128,7 +128,8 @@ pub(crate) fn corpus() -> Vec<String> {
         "привет мир, как дела? Это хорошо.",
         "你好世界 今天天气很好 ひらがな カタカナ 안녕하세요 세계",
         "1 12 123 1234 12345 3.14159 2024-01-02 0x1F ½ Ⅻ ٣٤٥",
-        "I'm you're they've we'll he'd it's DON'T WE'LL",
+        "I'm you're they've we'll he'd it's DON'T WE'LL x'Sam 'Tis she'Dares",
+        "https://a/b/\nc/\r\n  d //\n\n camelCase HTTPServer aBC Été\n#include<b>$x _y",
         "    if x == y:\r\n\t\treturn x / y  // 100%\r\n\r\n",
     ] {
         texts.push(words.repeat(20));
@@ -136,24 +137,27 @@ pub(crate) fn corpus() -> Vec<String> {
     texts
 }
 
-/// A tokenizer.json with a vocabulary trained on the corpus, and the extra tokens after it.
-pub(crate) fn trained(form: &Form) -> Value {
+/// A vocabulary with the extra tokens after it, as a tokenizer.json that splits nothing.
+///
+/// It was trained without splits, so its tokens reach over every border that a split may draw: texts
+/// that are split at another place become other tokens.
+pub(crate) fn trained() -> Value {
     let untrained = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": form.normalizer, "pre_tokenizer": form.pre_tokenizer,
+        "normalizer": null, "pre_tokenizer": byte_level(false),
         "post_processor": null, "decoder": byte_level(true),
         "model": { "type": "BPE", "vocab": {}, "merges": [] },
     });
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(untrained.to_string()).unwrap();
     let trainer = BpeTrainerBuilder::new()
-        .vocab_size(900)
+        .vocab_size(1500)
+        .max_token_length(Some(8))
         .show_progress(false)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let mut trainer = TrainerWrapper::BpeTrainer(trainer);
     tokenizer.train(&mut trainer, corpus().iter()).unwrap();
     let mut file: Value = serde_json::from_str(&tokenizer.to_string(false).unwrap()).unwrap();
-    file["model"]["ignore_merges"] = json!(form.ignore_merges);
     let first = file["model"]["vocab"].as_object().unwrap().len();
     for (id, (token, kind)) in (first..).zip(EXTRA) {
         match kind {
@@ -166,6 +170,17 @@ pub(crate) fn trained(form: &Form) -> Value {
         }
     }
     file
+}
+
+impl Form {
+    /// The tokenizer.json of a model that splits texts this way and has that vocabulary.
+    pub(crate) fn file(&self, trained: &Value) -> Value {
+        let mut file = trained.clone();
+        file["normalizer"] = self.normalizer.clone();
+        file["pre_tokenizer"] = self.pre_tokenizer.clone();
+        file["model"]["ignore_merges"] = json!(self.ignore_merges);
+        file
+    }
 }
 
 /// The tokens by id.
