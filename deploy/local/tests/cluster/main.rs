@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 mod bad_input;
+mod clients;
 mod command_line;
 mod contract;
 mod departures;
