@@ -23,11 +23,11 @@ Examples:
     stoker-loadtest --requests 500 --save-digests quiet.jsonl
     stoker-loadtest --requests 500 --expect quiet.jsonl
 
-A request's latency counts from when it was meant to begin: with --rate, waiting for a free stream is part
-of it. Latencies are those of complete answers; whatever failed is counted and named.
+A request's latency counts from when it was meant to begin: with --rate, waiting for a free
+stream is part of it. Latencies are of complete answers; whatever failed is counted and named.
 
-Exit codes: 0 if every answer came, complete and as expected; 1 if one did not, or after Ctrl-C, which
-prints what is known; 2 for bad usage. The JSON file is described in loadtest/README.md.";
+Exit codes: 0 if every answer came, complete and as expected; 1 if one did not, or after Ctrl-C,
+which prints what is known; 2 for bad usage. loadtest/README.md describes the JSON file.";
 
 /// Loads a cluster, measures what its clients see, and checks that no answer is lost or altered
 #[derive(Debug, Parser)]
@@ -139,7 +139,8 @@ pub struct RequestArgs {
     )]
     pub prompts: Option<PathBuf>,
 
-    /// Prompts of IN tokens, no two alike, and answers of exactly OUT; either may be a range, 100-400:64
+    /// Prompts of IN tokens and answers of OUT, as far as the context reaches; either may be a range,
+    /// 100-400:64
     #[arg(
         long,
         env = "STOKER_LOADTEST_SYNTHETIC",

@@ -154,11 +154,6 @@ pub struct Stages {
 }
 
 impl Results {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Requests that came to any end.
     pub fn count(&self) -> u64 {
         self.complete + self.failed()

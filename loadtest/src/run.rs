@@ -100,7 +100,7 @@ pub async fn pass(
     }
     drop(done);
 
-    let mut results = Results::new();
+    let mut results = Results::default();
     let mut count = |outcome: Outcome, results: &mut Results| {
         each(&outcome);
         results.add(&outcome);

@@ -1,4 +1,4 @@
-//! Prompts of exactly so many tokens, made of words, no two alike.
+//! Prompts of exactly so many tokens, made of words.
 //!
 //! Tokenizers differ, so the cluster is asked which words it takes for one token. A prompt is drawn from
 //! those by a hash of the seed and the request's number: it is the same in every run.

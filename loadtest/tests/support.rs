@@ -50,6 +50,8 @@ pub enum Script {
     Refuse(ServiceError),
     /// That many tokens, then an error.
     Lose(u32, ServiceError),
+    /// That many tokens, then the end, without a last event.
+    Truncate(u32),
     /// Nothing, not even headers.
     Hang,
     /// The answer, that much later.
@@ -162,7 +164,7 @@ impl Inference for Service {
         };
         let ids: Vec<u32> = (0..TOKENS).map(|i| (seed as u32) * 100 + i).collect();
         let mut pieces: Vec<Vec<u32>> = ids.iter().map(|id| vec![*id]).collect();
-        let mut error = None;
+        let mut last = Some(Ok(finished()));
         match (self.0.choose)(seed, before) {
             Script::Answer => {}
             Script::Regroup => pieces = ids.chunks(4).map(<[u32]>::to_vec).collect(),
@@ -171,7 +173,11 @@ impl Inference for Service {
             Script::Refuse(refusal) => return Err(refusal.into()),
             Script::Lose(tokens, loss) => {
                 pieces.truncate(tokens as usize);
-                error = Some(loss);
+                last = Some(Err(Status::from(loss)));
+            }
+            Script::Truncate(tokens) => {
+                pieces.truncate(tokens as usize);
+                last = None;
             }
             Script::Hang => std::future::pending().await,
             Script::Late(time) => tokio::time::sleep(time).await,
@@ -191,11 +197,7 @@ impl Inference for Service {
             let text = ids.iter().map(|id| format!("{id} ")).collect();
             Event::Token(TokenDelta { ids, text, logprobs: Vec::new() })
         });
-        let last = match error {
-            Some(error) => Err(Status::from(error)),
-            None => Ok(finished()),
-        };
-        let events = [accepted].into_iter().chain(tokens).map(Ok).chain([last]);
+        let events = [accepted].into_iter().chain(tokens).map(Ok).chain(last);
         let events = stream::iter(events.map(|event| {
             event.map(|event| GenerateResponse { choice: 0, event: Some(event), attempt: 0 })
         }));
