@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, process::ExitCode, str::FromStr};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use stoker_router::RouterConfig;
 use stoker_shared::{
-    discovery, serve,
+    config, discovery, serve,
     shutdown::Signals,
     telemetry::{self, LogArgs},
 };
@@ -80,7 +80,7 @@ impl fmt::Display for Address {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = config::parse();
     if cli.workers.is_empty() {
         let hint = "no workers are given: use --workers host:port,host:port or set STOKER_WORKERS";
         Cli::command().error(ErrorKind::MissingRequiredArgument, hint).exit();

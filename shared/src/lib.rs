@@ -1,5 +1,7 @@
-//! What router and worker both need: errors, discovery, telemetry, deadlines, validation, serving.
+//! What router and worker both need: configuration, errors, discovery, telemetry, deadlines, validation,
+//! serving.
 
+pub mod config;
 pub mod deadline;
 pub mod discovery;
 pub mod duration;

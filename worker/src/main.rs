@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use stoker_shared::{
-    VERSION, serve,
+    VERSION, config, serve,
     shutdown::Signals,
     telemetry::{self, LogArgs},
 };
@@ -55,7 +55,7 @@ const USAGE: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = config::parse();
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {

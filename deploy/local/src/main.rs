@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use stoker::{
     cli::{Cli, Command},
     generate, serve,
@@ -11,7 +10,7 @@ use stoker_shared::telemetry;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     let level = match cli.command {
         Command::Generate(_) => "warn",
         Command::Serve(_) => "info",

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod command_line;
+mod configuration;
 mod contract;
 mod departures;
 mod support;
