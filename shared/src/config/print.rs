@@ -2,37 +2,48 @@
 
 use std::fmt::Write;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
 
 use super::{Loaded, is_key};
 
+/// One option, and what was read for its command.
+type Read<'a> = (&'a Arg, &'a ArgMatches);
+
 /// Every option of the command that was called, with its help, its source and its value.
 pub(super) fn toml(loaded: &Loaded) -> String {
-    let (mut command, mut matches) = (&loaded.command, &loaded.matches);
-    while let Some((name, below)) = matches.subcommand()
-        && let Some(sub) = command.find_subcommand(name)
-    {
-        (command, matches) = (sub, below);
-    }
     let mut text = String::new();
-    for (heading, args) in by_heading(command) {
+    for (heading, options) in by_heading(loaded) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "# {heading}\n");
-        for arg in args {
+        for (arg, matches) in options {
             option(&mut text, loaded, matches, arg);
         }
     }
     text
 }
 
-/// The options in their groups, in the order of `--help`.
-fn by_heading(command: &Command) -> Vec<(&str, Vec<&Arg>)> {
-    let mut groups: Vec<(&str, Vec<&Arg>)> = Vec::new();
-    for arg in command.get_arguments().filter(|arg| is_key(arg)) {
-        let heading = arg.get_help_heading().unwrap_or("Options");
-        match groups.iter_mut().find(|(known, _)| *known == heading) {
-            Some((_, args)) => args.push(arg),
-            None => groups.push((heading, vec![arg])),
+/// The options of the subcommand and of those above it, in their groups, in the order of `--help`.
+fn by_heading(loaded: &Loaded) -> Vec<(&str, Vec<Read<'_>>)> {
+    let mut levels = vec![(&loaded.command, &loaded.matches)];
+    while let Some(&(command, matches)) = levels.last()
+        && let Some((name, below)) = matches.subcommand()
+        && let Some(sub) = command.find_subcommand(name)
+    {
+        levels.push((sub, below));
+    }
+    let mut groups: Vec<(&str, Vec<Read<'_>>)> = Vec::new();
+    for (command, matches) in levels.into_iter().rev() {
+        for arg in command.get_arguments().filter(|arg| is_key(arg)) {
+            let mut known = groups.iter().flat_map(|(_, options)| options);
+            if known.any(|(known, _)| known.get_long() == arg.get_long()) {
+                // A global option is in every command, with the same value.
+                continue;
+            }
+            let heading = arg.get_help_heading().unwrap_or("Options");
+            match groups.iter_mut().find(|(known, _)| *known == heading) {
+                Some((_, options)) => options.push((arg, matches)),
+                None => groups.push((heading, vec![(arg, matches)])),
+            }
         }
     }
     groups
