@@ -6,7 +6,7 @@ use clap::Parser;
 use stoker_shared::{
     VERSION, config, serve,
     shutdown::Signals,
-    telemetry::{self, LogArgs},
+    telemetry::{Telemetry, TelemetryArgs},
 };
 use stoker_worker::{ModelSource, WorkerConfig};
 use tracing::{error, info};
@@ -39,7 +39,7 @@ struct Cli {
     worker: WorkerConfig,
 
     #[command(flatten)]
-    log: LogArgs,
+    telemetry: TelemetryArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -67,7 +67,8 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), (u8, String)> {
     let usage = |message: String| (USAGE, message);
-    telemetry::init(&cli.log, "info").map_err(usage)?;
+    let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info").await;
+    let mut telemetry = telemetry.map_err(usage)?;
     let Some(source) = cli.model else {
         let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, or \
                     `storyteller` for the bundled model";
@@ -92,6 +93,7 @@ async fn run(cli: Cli) -> Result<(), (u8, String)> {
         stoker_worker::start(cli.worker, Arc::new(model), name.clone(), cli.worker_id, listener)
             .await
             .map_err(|error| usage(error.to_string()))?;
+    telemetry.serve_metrics(|registry| worker.register_metrics(registry));
     info!(address = %worker.address(), worker = worker.id(), model = name, parameters, digest, "serving");
 
     tokio::select! {
@@ -103,6 +105,7 @@ async fn run(cli: Cli) -> Result<(), (u8, String)> {
     }
     tokio::select! {
         unfinished = worker.shutdown(drain_timeout) => {
+            telemetry.shutdown().await;
             info!(unfinished, "stopped");
             Ok(())
         }

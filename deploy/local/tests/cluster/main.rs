@@ -8,3 +8,4 @@ mod configuration;
 mod contract;
 mod departures;
 mod support;
+mod telemetry;
