@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod record;
 pub mod running;
 pub mod service;
+pub mod simulate;
 
 pub use config::WorkerConfig;
 pub use loading::{LoadError, ModelSource, load};

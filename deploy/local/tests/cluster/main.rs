@@ -7,5 +7,6 @@ mod command_line;
 mod configuration;
 mod contract;
 mod departures;
+mod simulated;
 mod support;
 mod telemetry;
