@@ -7,6 +7,8 @@ mod file;
 mod print;
 
 use std::{
+    cmp::Ordering,
+    env,
     ffi::OsString,
     fmt,
     io::{self, Write},
@@ -14,13 +16,20 @@ use std::{
     process,
 };
 
-use clap::{Arg, ArgAction, ArgMatches, Command, Parser, value_parser};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, Parser,
+    builder::{OsStr, Resettable},
+    parser::ValueSource,
+    value_parser,
+};
 
 use file::File;
 
 /// The flags that every program gets from here; a file cannot set them.
 const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print-config";
+/// Takes an option its variable.
+const NO_VARIABLE: Resettable<OsStr> = Resettable::Reset;
 /// What a shell expects after bad usage.
 const BAD_USAGE: i32 = 2;
 
@@ -30,10 +39,8 @@ pub fn parse<T: Parser>() -> T {
     T::from_arg_matches(&matches(T::command())).unwrap_or_else(|error| error.exit())
 }
 
-/// What [`parse`] reads, with the source of every value: an explicit flag may have to win over another
-/// option from the environment.
-pub fn matches(command: Command) -> ArgMatches {
-    let loaded = match load(command, std::env::args_os()) {
+fn matches(command: Command) -> ArgMatches {
+    let loaded = match load(command, env::args_os()) {
         Ok(loaded) => loaded,
         Err(Error::Usage(error)) => error.exit(),
         Err(error) => {
@@ -94,16 +101,17 @@ fn load(
     arguments: impl IntoIterator<Item: Into<OsString>>,
 ) -> Result<Loaded, Error> {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    let mut command = command.arg(config_flag()).arg(print_config_flag());
-    let matches = command.clone().try_get_matches_from(&arguments)?;
-    let file = match matches.get_one::<PathBuf>(CONFIG) {
-        None => File::default(),
-        Some(path) => {
-            let file = read(path, &command)?;
-            command = with_defaults(command, &file);
-            file
-        }
+    let command = command.arg(config_flag()).arg(print_config_flag());
+    let explicit = match without_environment(command.clone()).try_get_matches_from(&arguments) {
+        Ok(explicit) => explicit,
+        // Help is shown by the whole command, which names the environment.
+        Err(_) => command.clone().try_get_matches_from(&arguments)?,
     };
+    let file = match explicit.get_one::<PathBuf>(CONFIG) {
+        None => File::default(),
+        Some(path) => read(path, &command)?,
+    };
+    let mut command = with_sources(command, Some(&explicit), &file);
     let matches = command.try_get_matches_from_mut(&arguments)?;
     Ok(Loaded { command, matches, file })
 }
@@ -143,15 +151,47 @@ fn read(path: &Path, command: &Command) -> Result<File, Error> {
         .map_err(|mistakes| Error::Wrong(mistakes.into_iter().map(wrong).collect()))
 }
 
+/// The same command, deaf to the environment but for the flags from here.
+fn without_environment(command: Command) -> Command {
+    command
+        .mut_args(|arg| if is_key(&arg) { arg.env(NO_VARIABLE) } else { arg })
+        .mut_subcommands(without_environment)
+}
+
 /// The same command, where what the file says is the default. A key belongs to every subcommand that has
-/// such an option.
-fn with_defaults(command: Command, file: &File) -> Command {
+/// such an option. Of options that conflict, one from a stronger source silences the others: a flag must
+/// not fail because of a variable or a key that it overrules.
+fn with_sources(command: Command, explicit: Option<&ArgMatches>, file: &File) -> Command {
+    let strength = |arg: &Arg| {
+        let given = |matches: &ArgMatches| matches.value_source(arg.get_id().as_str());
+        let in_environment = arg.get_env().is_some_and(|name| env::var_os(name).is_some());
+        let in_file = arg.get_long().is_some_and(|long| file.get(long).is_some());
+        match explicit.and_then(given) {
+            Some(ValueSource::CommandLine) => 3,
+            _ if in_environment => 2,
+            _ => u8::from(in_file),
+        }
+    };
+    let mut silenced = Vec::new();
+    for arg in command.get_arguments() {
+        for other in command.get_arg_conflicts_with(arg) {
+            match strength(arg).cmp(&strength(other)) {
+                Ordering::Greater => silenced.push(other.get_id().clone()),
+                Ordering::Less => silenced.push(arg.get_id().clone()),
+                Ordering::Equal => {}
+            }
+        }
+    }
     command
         .mut_args(|arg| match arg.get_long().and_then(|long| file.get(long)) {
+            _ if silenced.contains(arg.get_id()) => arg.env(NO_VARIABLE),
             Some(entry) if is_key(&arg) => arg.default_values(entry.values.clone()),
             _ => arg,
         })
-        .mut_subcommands(|sub| with_defaults(sub, file))
+        .mut_subcommands(|sub| {
+            let below = explicit.and_then(|matches| matches.subcommand_matches(sub.get_name()));
+            with_sources(sub, below, file)
+        })
 }
 
 #[cfg(test)]
@@ -183,6 +223,8 @@ mod tests {
         share: f32,
         #[arg(long)]
         loud: bool,
+        #[arg(long, conflicts_with = "name")]
+        number: Option<u32>,
         #[command(subcommand)]
         sub: Option<Sub>,
     }
@@ -237,7 +279,8 @@ mod tests {
             loud = true
         ";
         let (sub, name, peers) = (None, Some("x".into()), vec!["a:1".into(), "b:2".into()]);
-        let cli = Cli { many: 7, name, peers, colour: Colour::Green, share: 0.25, loud: true, sub };
+        let (colour, number) = (Colour::Green, None);
+        let cli = Cli { many: 7, name, peers, colour, share: 0.25, loud: true, number, sub };
         assert_eq!(parsed(all, &[]), cli);
         assert_eq!(parsed("peers = 'a:1,b:2'", &[]).peers, ["a:1", "b:2"]);
         assert_eq!(parsed("peers = []\nloud = false", &[]), parsed("", &[]));
@@ -248,6 +291,20 @@ mod tests {
         let text = "many = 2\npeers = ['a:1', 'b:2']\nname = 'file'";
         let cli = parsed(text, &["--many", "3", "--peers", "c:3"]);
         assert_eq!((cli.many, cli.peers, cli.name), (3, vec!["c:3".into()], Some("file".into())));
+    }
+
+    #[test]
+    fn of_options_that_conflict_the_stronger_source_decides() {
+        for (text, flags, name, number) in [
+            ("name = 'x'", &["--number", "1"][..], None, Some(1)),
+            ("number = 1", &["--name", "x"], Some("x".to_owned()), None),
+            ("number = 1", &[], None, Some(1)),
+        ] {
+            let cli = parsed(text, flags);
+            assert_eq!((cli.name, cli.number), (name, number), "{text} {flags:?}");
+        }
+        let both = load_file("", &["--name", "x", "--number", "1"]).unwrap_err().to_string();
+        assert!(both.contains("cannot be used with"), "{both}");
     }
 
     #[test]

@@ -2,11 +2,8 @@
 
 use std::net::SocketAddr;
 
-use clap::{
-    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind,
-    parser::ValueSource,
-};
-use stoker_shared::{VERSION, config, telemetry::LogArgs};
+use clap::{Args, Parser, Subcommand};
+use stoker_shared::{VERSION, telemetry::LogArgs};
 use stoker_worker::{ModelSource, WorkerConfig};
 
 const EXAMPLES: &str = "\
@@ -29,38 +26,6 @@ pub struct Cli {
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
-}
-
-impl Cli {
-    /// Reads the command line over the environment over a file. Ends the process if something is wrong.
-    pub fn read() -> Self {
-        let matches = config::matches(Self::command());
-        let cli = Self::from_arg_matches(&matches);
-        let cli = cli.and_then(|cli| match matches.subcommand() {
-            Some((_, below)) => cli.settle(below),
-            None => Ok(cli),
-        });
-        cli.unwrap_or_else(|error| error.exit())
-    }
-
-    /// Decides between a cluster that is up and one to start. An explicit flag wins over the environment,
-    /// which often has both.
-    fn settle(mut self, matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let Command::Generate(generate) = &mut self.command else { return Ok(self) };
-        let explicit = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
-        let start = ["model", "num_workers"].into_iter().find(|id| explicit(id));
-        match (explicit("endpoint"), start) {
-            (true, Some(id)) => {
-                let flag = id.replace('_', "-");
-                let text =
-                    format!("--{flag} is for a cluster to start, --endpoint for one that is up");
-                return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
-            }
-            (false, Some(_)) => generate.endpoint = None,
-            (_, None) => {}
-        }
-        Ok(self)
-    }
 }
 
 /// What to do.
@@ -119,7 +84,12 @@ pub struct GenerateArgs {
     pub json: bool,
 
     /// Use a cluster that is already up, at this address
-    #[arg(long, env = "STOKER_ENDPOINT", value_name = "ADDR")]
+    #[arg(
+        long,
+        env = "STOKER_ENDPOINT",
+        value_name = "ADDR",
+        conflicts_with_all = ["model", "num_workers"]
+    )]
     pub endpoint: Option<String>,
 
     /// The cluster to start otherwise.
@@ -141,40 +111,4 @@ pub struct ServeArgs {
     /// How its workers work.
     #[command(flatten)]
     pub worker: WorkerConfig,
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use super::*;
-
-    /// The endpoint that is left of a command line whose `from_file` options have a default from elsewhere.
-    fn endpoint(
-        flags: &[&str],
-        elsewhere: &[(&'static str, &'static str)],
-    ) -> Option<Option<String>> {
-        let command = Cli::command().mut_subcommand("generate", |generate| {
-            elsewhere.iter().fold(generate, |command, (id, value)| {
-                command.mut_arg(id, |arg| arg.default_value(value))
-            })
-        });
-        let line = [&["stoker", "generate", "x"], flags].concat();
-        let matches = command.try_get_matches_from(line).unwrap();
-        let cli = Cli::from_arg_matches(&matches).unwrap();
-        match cli.settle(matches.subcommand().unwrap().1).ok()?.command {
-            Command::Generate(args) => Some(args.endpoint),
-            Command::Serve(_) => None,
-        }
-    }
-
-    #[test]
-    fn an_explicit_flag_decides_between_an_endpoint_and_a_cluster() {
-        let (here, there) = (Some(Some("a:1".into())), Some(Some("b:2".into())));
-        assert_eq!(endpoint(&["--endpoint", "a:1"], &[("model", "x")]), here);
-        assert_eq!(endpoint(&["--model", "x"], &[("endpoint", "b:2")]), Some(None));
-        assert_eq!(endpoint(&["--num-workers", "1"], &[("endpoint", "b:2")]), Some(None));
-        assert_eq!(endpoint(&[], &[("endpoint", "b:2"), ("model", "x")]), there);
-        assert_eq!(endpoint(&["--endpoint", "a:1", "--model", "x"], &[]), None, "a conflict");
-    }
 }

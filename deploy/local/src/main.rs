@@ -6,11 +6,11 @@ use stoker::{
     cli::{Cli, Command},
     generate, serve,
 };
-use stoker_shared::telemetry;
+use stoker_shared::{config, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::read();
+    let cli: Cli = config::parse();
     let level = match cli.command {
         Command::Generate(_) => "warn",
         Command::Serve(_) => "info",

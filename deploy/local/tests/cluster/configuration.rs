@@ -167,3 +167,21 @@ fn a_wrong_file_names_line_and_key_and_exits_with_2() {
         assert!(error.contains("stoker.toml:3: drain-timeout = 1: "), "{error}");
     }
 }
+
+#[test]
+fn a_flag_is_not_stopped_by_a_variable_that_it_overrules() {
+    let run = |flags: &[&str], environment: &[(&str, &str)]| {
+        let mut command = program("stoker");
+        command.args(["generate", "Once", "--print-config"]).args(flags);
+        let output = command.envs(environment.iter().copied()).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{error}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let both = [("STOKER_MODEL", "/a"), ("STOKER_NUM_WORKERS", "3")];
+    let printed = run(&["--endpoint", "a:1"], &both);
+    assert_eq!(value(&printed, "endpoint").0, "a:1");
+    let printed = run(&["--model", "/b"], &[("STOKER_ENDPOINT", "a:1")]);
+    assert_eq!(value(&printed, "model").0, "/b");
+    assert!(printed.contains("# not set\n# endpoint = "), "{printed}");
+}
