@@ -5,9 +5,9 @@ use std::{fmt, net::SocketAddr, process::ExitCode, str::FromStr};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use stoker_router::RouterConfig;
 use stoker_shared::{
-    discovery, serve,
+    config, discovery, serve,
     shutdown::Signals,
-    telemetry::{self, LogArgs},
+    telemetry::{Telemetry, TelemetryArgs},
 };
 use tracing::{info, warn};
 
@@ -20,6 +20,8 @@ Examples:
     stoker-router --workers 127.0.0.1:50052,127.0.0.1:50053
   Reachable from elsewhere, logs for a machine:
     stoker-router --listen 0.0.0.0:50051 --workers worker-0:50052 --log-format json
+  Metrics for Prometheus, traces for a collector:
+    stoker-router --workers worker-0:50052 --metrics-listen 0.0.0.0:9090 --otlp-endpoint http://otel:4317
   Shed early under load:
     stoker-router --workers worker-0:50052 --max-concurrent 256 --queue-size 64 --queue-timeout 2s";
 
@@ -51,7 +53,7 @@ struct Cli {
     router: RouterConfig,
 
     #[command(flatten)]
-    log: LogArgs,
+    telemetry: TelemetryArgs,
 }
 
 /// `host:port`.
@@ -80,7 +82,7 @@ impl fmt::Display for Address {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = config::parse();
     if cli.workers.is_empty() {
         let hint = "no workers are given: use --workers host:port,host:port or set STOKER_WORKERS";
         Cli::command().error(ErrorKind::MissingRequiredArgument, hint).exit();
@@ -95,7 +97,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<ExitCode, String> {
-    telemetry::init(&cli.log, "info")?;
+    let mut telemetry = Telemetry::start("stoker-router", &cli.telemetry, "info").await?;
     let mut signals = Signals::catch().map_err(|error| error.to_string())?;
     let listener = serve::bind(cli.listen).await.map_err(|error| error.to_string())?;
 
@@ -105,6 +107,7 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
     let router = stoker_router::start(cli.router, discovery::static_list(workers), listener)
         .await
         .map_err(|error| error.to_string())?;
+    telemetry.serve_metrics(|registry| router.register_metrics(registry));
     info!(address = %router.address(), workers = known, "listening");
 
     let signal = signals.next().await;
@@ -114,6 +117,7 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
             if unfinished > 0 {
                 warn!(unfinished, "the time to drain is over");
             }
+            telemetry.shutdown().await;
             info!("stopped");
             Ok(ExitCode::SUCCESS)
         }

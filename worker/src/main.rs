@@ -4,9 +4,9 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use stoker_shared::{
-    VERSION, serve,
+    VERSION, config, serve,
     shutdown::Signals,
-    telemetry::{self, LogArgs},
+    telemetry::{Telemetry, TelemetryArgs},
 };
 use stoker_worker::{ModelSource, WorkerConfig, simulate::SimulatedDevice};
 use tracing::{error, info};
@@ -44,7 +44,7 @@ struct Cli {
     worker: WorkerConfig,
 
     #[command(flatten)]
-    log: LogArgs,
+    telemetry: TelemetryArgs,
 }
 
 const EXAMPLES: &str = r#"Examples:
@@ -65,7 +65,7 @@ const USAGE: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = config::parse();
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {
@@ -77,7 +77,8 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), (u8, String)> {
     let usage = |message: String| (USAGE, message);
-    telemetry::init(&cli.log, "info").map_err(usage)?;
+    let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info").await;
+    let mut telemetry = telemetry.map_err(usage)?;
     let simulated = cli.simulate.map(|device| ModelSource::Simulated(device.0));
     let Some(source) = simulated.or(cli.model) else {
         let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, or \
@@ -103,6 +104,7 @@ async fn run(cli: Cli) -> Result<(), (u8, String)> {
         stoker_worker::start(cli.worker, Arc::new(model), name.clone(), cli.worker_id, listener)
             .await
             .map_err(|error| usage(error.to_string()))?;
+    telemetry.serve_metrics(|registry| worker.register_metrics(registry));
     info!(address = %worker.address(), worker = worker.id(), model = name, parameters, digest, "serving");
 
     tokio::select! {
@@ -114,6 +116,7 @@ async fn run(cli: Cli) -> Result<(), (u8, String)> {
     }
     tokio::select! {
         unfinished = worker.shutdown(drain_timeout) => {
+            telemetry.shutdown().await;
             info!(unfinished, "stopped");
             Ok(())
         }

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus_client::registry::Registry;
 use stoker_engine::Model;
 use stoker_proto::v1::{control_server::ControlServer, inference_server::InferenceServer};
 use stoker_shared::serve::{self, HealthState, MAX_REQUEST_BYTES};
@@ -15,6 +16,7 @@ use crate::{
     control::ControlService,
     engine_thread::{self, EngineHandle, EngineThread},
     inflight::Inflight,
+    metrics::Metrics,
     service::Worker,
 };
 
@@ -38,6 +40,8 @@ pub enum StartError {
 /// A worker that serves. Dropping it stops it without a drain.
 pub struct RunningWorker {
     id: Arc<str>,
+    model_name: Arc<str>,
+    metrics: Metrics,
     address: SocketAddr,
     inflight: Inflight,
     health: HealthState,
@@ -60,19 +64,28 @@ pub async fn start(
     let id: Arc<str> = id.unwrap_or_else(|| address.to_string()).into();
     let engine_config = config.engine(&model.config)?;
     let limit = config.max_num_seqs as usize + config.max_num_queued_reqs as usize;
-    let (engine, thread) = engine_thread::spawn(&id, Arc::clone(&model), engine_config, limit)?;
+    let metrics = Metrics::default();
+    let (engine, thread) = engine_thread::spawn(
+        &id,
+        Arc::clone(&model),
+        engine_config,
+        limit,
+        metrics.step_duration.clone(),
+    )?;
     let engine_ended = CancellationToken::new();
     let mut load = engine.load();
     let ended = engine_ended.clone();
     let handle = engine.clone();
 
     let inflight = Inflight::new(limit);
+    let model_name: Arc<str> = model_name.into();
     let worker = Worker {
         id: Arc::clone(&id),
-        model_name: model_name.into(),
+        model_name: Arc::clone(&model_name),
         model,
         engine,
         inflight: inflight.clone(),
+        metrics: metrics.clone(),
     };
     let (health, health_service) = HealthState::new().await;
     let mut routes = RoutesBuilder::default();
@@ -111,6 +124,8 @@ pub async fn start(
     });
     Ok(RunningWorker {
         id,
+        model_name,
+        metrics,
         address,
         inflight,
         health,
@@ -131,6 +146,11 @@ impl RunningWorker {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Adds its metrics to `registry`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry, &self.model_name, &self.id, self.engine.load());
     }
 
     /// Resolves if the engine fails, after which the worker can serve nobody.

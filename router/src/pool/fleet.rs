@@ -122,6 +122,11 @@ impl Fleet {
         self.states.iter().filter_map(|(_, state)| state.worker().map(|worker| (worker, state)))
     }
 
+    /// What every candidate is good for.
+    pub(crate) fn states(&self) -> impl Iterator<Item = &State> {
+        self.states.iter().map(|(_, state)| state)
+    }
+
     /// The load of all live workers together.
     pub(crate) fn load(&self) -> Load {
         self.live().map(|worker| worker.load()).fold(Load::default(), |sum, one| Load {

@@ -5,8 +5,10 @@
 mod bad_input;
 mod clients;
 mod command_line;
+mod configuration;
 mod contract;
 mod departures;
 mod load_test;
 mod simulated;
 mod support;
+mod telemetry;
