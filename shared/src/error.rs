@@ -3,7 +3,7 @@
 //! Inner code returns [`ServiceError`]; the edge of each process turns it into a status with details.
 //! The router reads a worker's status back into the same type, so a cause survives the hop.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, error::Error, time::Duration};
 
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -145,6 +145,16 @@ impl ServiceError {
         };
         entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
     }
+}
+
+/// The innermost cause of an error, which is the one that helps: `connection refused`, not `transport
+/// error`.
+pub fn root_cause(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 impl From<ServiceError> for Status {

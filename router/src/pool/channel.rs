@@ -1,6 +1,6 @@
 //! The connection to a worker: one HTTP/2 connection that carries all of its streams.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
@@ -32,14 +32,4 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::
         .http2_max_local_error_reset_streams(None)
         .connect()
         .await
-}
-
-/// The innermost cause of an error, which is the one that helps: `connection refused`, not `transport
-/// error`.
-pub(crate) fn root_cause(error: &dyn Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
