@@ -1,5 +1,6 @@
 //! What router and worker both need: errors, discovery, telemetry, deadlines, validation, serving.
 
+pub mod backoff;
 pub mod deadline;
 pub mod discovery;
 pub mod duration;
