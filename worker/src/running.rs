@@ -3,7 +3,9 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use stoker_engine::Model;
-use stoker_proto::v1::{control_server::ControlServer, inference_server::InferenceServer};
+use stoker_proto::v1::{
+    ModelInfo, control_server::ControlServer, inference_server::InferenceServer,
+};
 use stoker_shared::serve::{self, HealthState, MAX_REQUEST_BYTES};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -39,6 +41,7 @@ pub enum StartError {
 pub struct RunningWorker {
     id: Arc<str>,
     address: SocketAddr,
+    control: ControlService,
     inflight: Inflight,
     health: HealthState,
     stop: CancellationToken,
@@ -74,15 +77,13 @@ pub async fn start(
         engine,
         inflight: inflight.clone(),
     };
+    let control = ControlService { worker: worker.clone(), config };
     let (health, health_service) = HealthState::new().await;
     let mut routes = RoutesBuilder::default();
     routes
+        .add_service(InferenceServer::new(worker).max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(
-            InferenceServer::new(worker.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-        )
-        .add_service(
-            ControlServer::new(ControlService { worker, config })
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
+            ControlServer::new(control.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
         );
     let routes = serve::with_reflection(routes, health_service)
         .map_err(|error| StartError::Reflection(error.to_string()))?;
@@ -112,6 +113,7 @@ pub async fn start(
     Ok(RunningWorker {
         id,
         address,
+        control,
         inflight,
         health,
         stop,
@@ -131,6 +133,18 @@ impl RunningWorker {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it answers to `GetModelInfo`.
+    pub fn info(&self) -> ModelInfo {
+        self.control.model_info()
+    }
+
+    /// Resolves once it takes no new calls, however that began.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut draining = self.inflight.draining();
+        // Fails when the worker is gone, which is the end as well.
+        async move { drop(draining.wait_for(|draining| *draining).await) }
     }
 
     /// Resolves if the engine fails, after which the worker can serve nobody.

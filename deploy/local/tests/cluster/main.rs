@@ -6,4 +6,7 @@ mod bad_input;
 mod command_line;
 mod contract;
 mod departures;
+mod discovery;
+#[path = "../../../../shared/tests/etcd/server.rs"]
+mod etcd_server;
 mod support;
