@@ -9,4 +9,5 @@ mod departures;
 mod discovery;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
+mod simulated;
 mod support;
