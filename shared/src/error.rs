@@ -161,6 +161,16 @@ impl ServiceError {
     }
 }
 
+/// The innermost cause of an error, which is the one that helps: `connection refused`, not `transport
+/// error`.
+pub fn root_cause(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
 impl From<ServiceError> for Status {
     fn from(error: ServiceError) -> Self {
         let mut details = ErrorDetails::new();

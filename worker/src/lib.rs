@@ -4,6 +4,8 @@
 //! device in [`engine_thread`], and its tokens stream back through [`answer`]. What came of it is told by [`record`].
 
 pub mod admit;
+#[cfg(feature = "etcd")]
+pub mod announce;
 pub mod answer;
 pub mod config;
 pub mod control;

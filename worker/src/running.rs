@@ -4,7 +4,9 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use stoker_engine::Model;
-use stoker_proto::v1::{control_server::ControlServer, inference_server::InferenceServer};
+use stoker_proto::v1::{
+    ModelInfo, control_server::ControlServer, inference_server::InferenceServer,
+};
 use stoker_shared::serve::{self, HealthState, MAX_REQUEST_BYTES};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -43,6 +45,7 @@ pub struct RunningWorker {
     model_name: Arc<str>,
     metrics: Metrics,
     address: SocketAddr,
+    control: ControlService,
     inflight: Inflight,
     health: HealthState,
     stop: CancellationToken,
@@ -87,15 +90,13 @@ pub async fn start(
         inflight: inflight.clone(),
         metrics: metrics.clone(),
     };
+    let control = ControlService { worker: worker.clone(), config };
     let (health, health_service) = HealthState::new().await;
     let mut routes = RoutesBuilder::default();
     routes
+        .add_service(InferenceServer::new(worker).max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(
-            InferenceServer::new(worker.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-        )
-        .add_service(
-            ControlServer::new(ControlService { worker, config })
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
+            ControlServer::new(control.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
         );
     let routes = serve::with_reflection(routes, health_service)
         .map_err(|error| StartError::Reflection(error.to_string()))?;
@@ -127,6 +128,7 @@ pub async fn start(
         model_name,
         metrics,
         address,
+        control,
         inflight,
         health,
         stop,
@@ -151,6 +153,18 @@ impl RunningWorker {
     /// Adds its metrics to `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.metrics.register(registry, &self.model_name, &self.id, self.engine.load());
+    }
+
+    /// What it answers to `GetModelInfo`.
+    pub fn info(&self) -> ModelInfo {
+        self.control.model_info()
+    }
+
+    /// Resolves once it takes no new calls, however that began.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut draining = self.inflight.draining();
+        // Fails when the worker is gone, which is the end as well.
+        async move { drop(draining.wait_for(|draining| *draining).await) }
     }
 
     /// Resolves if the engine fails, after which the worker can serve nobody.
