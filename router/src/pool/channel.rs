@@ -4,8 +4,9 @@ use std::{error::Error, time::Duration};
 
 use tonic::transport::{Channel, Endpoint};
 
-/// The largest event that is read, in bytes: log probabilities of a long prompt come in one.
-pub(crate) const MAX_EVENT_BYTES: usize = 64 << 20;
+/// The largest event that is read, in bytes: far above the largest that is sent, a part of the log
+/// probabilities of a prompt.
+pub(crate) const MAX_EVENT_BYTES: usize = 16 << 20;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A worker that is gone without a word is noticed within 15 s, also while nothing is asked of it.
