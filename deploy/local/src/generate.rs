@@ -3,7 +3,7 @@
 use std::{io, time::Instant};
 
 use stoker_proto::v1::{
-    GenerateRequest, Sampling, StopCondition, Stopping, generate_request::Input,
+    GenerateRequest, ResponseOptions, Sampling, StopCondition, Stopping, generate_request::Input,
     generate_response::Event, stop_condition::Kind,
 };
 use stoker_shared::validate;
@@ -46,12 +46,18 @@ fn request(args: &GenerateArgs) -> GenerateRequest {
         sampling: Some(Sampling {
             temperature: Some(args.temperature),
             seed: args.seed,
+            num_sequences: args.num_sequences,
             ..Sampling::default()
         }),
         stopping: Some(Stopping {
             max_tokens: Some(args.max_tokens),
             conditions: args.stop.iter().map(condition).collect(),
             ..Stopping::default()
+        }),
+        response: args.logprobs.map(|top_candidates| ResponseOptions {
+            output_logprobs: true,
+            top_candidates,
+            prompt_logprobs: false,
         }),
         ..GenerateRequest::default()
     }
@@ -68,6 +74,7 @@ async fn stream(
     let mut output = Output::new(args.json);
     let mut by = Answerer::default();
     while let Some(response) = events.message().await? {
+        let choice = response.choice;
         let printed = match response.event {
             Some(Event::Accepted(accepted)) => {
                 by = Answerer {
@@ -80,15 +87,17 @@ async fn stream(
             }
             Some(Event::Token(delta)) => {
                 first_token.get_or_insert_with(Instant::now);
-                output.piece(&delta)
+                output.piece(choice, &delta)
             }
+            // Others go on.
+            Some(Event::Finished(end)) if end.usage.is_none() => output.ended(choice, &end),
             Some(Event::Finished(end)) => {
                 let first = first_token.unwrap_or_else(Instant::now);
                 let seen = Seen {
                     first_token: (first - begun).as_secs_f64(),
                     rest: first.elapsed().as_secs_f64(),
                 };
-                return quietly(output.finished(&by, &end, seen));
+                return quietly(output.finished(choice, &by, &end, seen));
             }
             Some(Event::Prompt(_)) | None => Ok(()),
         };
