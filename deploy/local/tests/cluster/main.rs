@@ -7,4 +7,5 @@ mod command_line;
 mod contract;
 mod departures;
 mod sampling;
+mod simulated;
 mod support;
