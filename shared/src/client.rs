@@ -32,8 +32,9 @@ use crate::{
     error::{code_name, root_cause},
 };
 
-/// The largest event that is read, in bytes: log probabilities of a long prompt come in one.
-pub const MAX_EVENT_BYTES: usize = 64 << 20;
+/// The largest event that is read, in bytes: far above the largest that is sent, a part of the log
+/// probabilities of a prompt.
+pub const MAX_EVENT_BYTES: usize = 16 << 20;
 /// What all streams of a connection may leave unread, in bytes: as much as HTTP/2 allows. Unread data of
 /// slow readers counts against every stream of the connection, and h2 closes a connection whose small
 /// unread frames outweigh half of it.

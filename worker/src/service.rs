@@ -44,7 +44,12 @@ pub struct Worker {
 impl Worker {
     /// What requests are checked against.
     pub fn admission(&self) -> Admission<'_> {
-        Admission { model: &self.model, name: &self.model_name, room: self.engine.room() }
+        Admission {
+            model: &self.model,
+            name: &self.model_name,
+            room: self.engine.room(),
+            max_num_seqs: self.engine.max_num_seqs(),
+        }
     }
 
     async fn admit(
@@ -82,6 +87,7 @@ impl Worker {
                 prompt_tokens: admitted.prompt.len() as u32,
             },
             attempt,
+            tokenizer: Arc::clone(&self.model.tokenizer),
             arrived,
             tokenize: admitted.arrived - arrived,
             deadline,

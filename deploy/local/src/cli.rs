@@ -83,6 +83,14 @@ pub struct GenerateArgs {
     #[arg(long, env = "STOKER_JSON")]
     pub json: bool,
 
+    /// So many continuations of the prompt, which is computed once; needs --json, which says whose each piece is
+    #[arg(long, env = "STOKER_NUM_SEQUENCES", value_name = "COUNT", requires = "json")]
+    pub num_sequences: Option<u32>,
+
+    /// Log probabilities of new tokens, and of so many likeliest ones beside each; needs --json
+    #[arg(long, env = "STOKER_LOGPROBS", value_name = "COUNT", requires = "json")]
+    pub logprobs: Option<u32>,
+
     /// Use a cluster that is already up, at this address
     #[arg(
         long,

@@ -3,7 +3,7 @@
 use std::{io, time::Instant};
 
 use stoker_proto::v1::{
-    GenerateRequest, Sampling, StopCondition, Stopping, generate_request::Input,
+    GenerateRequest, ResponseOptions, Sampling, StopCondition, Stopping, generate_request::Input,
     generate_response::Event, stop_condition::Kind,
 };
 use stoker_shared::{
@@ -49,12 +49,18 @@ fn request(args: &GenerateArgs) -> GenerateRequest {
         sampling: Some(Sampling {
             temperature: Some(args.temperature),
             seed: args.seed,
+            num_sequences: args.num_sequences,
             ..Sampling::default()
         }),
         stopping: Some(Stopping {
             max_tokens: Some(args.max_tokens),
             conditions: args.stop.iter().map(condition).collect(),
             ..Stopping::default()
+        }),
+        response: args.logprobs.map(|top_candidates| ResponseOptions {
+            output_logprobs: true,
+            top_candidates,
+            prompt_logprobs: false,
         }),
         ..GenerateRequest::default()
     }
@@ -71,6 +77,7 @@ async fn stream(
     let mut output = Output::new(args.json);
     let mut by = Answerer::default();
     while let Some(event) = answer.next().await? {
+        let choice = event.choice;
         let printed = match event.kind {
             Event::Accepted(accepted) => {
                 by = Answerer {
@@ -83,15 +90,17 @@ async fn stream(
             }
             Event::Token(delta) => {
                 first_token.get_or_insert_with(Instant::now);
-                output.piece(&delta)
+                output.piece(choice, &delta)
             }
+            // Others go on.
+            Event::Finished(end) if end.usage.is_none() => output.ended(choice, &end),
             Event::Finished(end) => {
                 let first = first_token.unwrap_or_else(Instant::now);
                 let seen = Seen {
                     first_token: (first - begun).as_secs_f64(),
                     rest: first.elapsed().as_secs_f64(),
                 };
-                output.finished(&by, &end, seen)
+                output.finished(choice, &by, &end, seen)
             }
             Event::Prompt(_) => Ok(()),
         };

@@ -67,7 +67,7 @@ fn kernels_and_unsafe_code_stay_in_ops() {
 
 #[test]
 fn the_scheduler_is_pure() {
-    for file in ["scheduler.rs", "blocks.rs"] {
+    for file in ["scheduler.rs", "scheduler/entry.rs", "blocks.rs"] {
         let text = fs::read_to_string(root().join("worker/engine/src").join(file)).unwrap();
         for word in ["burn::", "Tensor", "Instant", "async ", "thread::"] {
             assert!(!text.contains(word), "{file} has {word}");

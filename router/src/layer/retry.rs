@@ -147,7 +147,7 @@ impl<S: Generate> Begun<S> {
                     return Some(Ok(event));
                 }
                 (Ok(event), _) => {
-                    // From here on text is out, and only a resume could go on.
+                    // From here on a part of the answer is out, and only a resume could go on.
                     self.attempts = None;
                     return Some(Ok(event));
                 }
@@ -176,10 +176,11 @@ mod tests {
 
     use std::sync::Mutex;
 
+    use stoker_proto::v1::PromptLogprobs;
     use tower::service_fn;
 
     use super::*;
-    use crate::layer::support::{accepted, call, events, finished, token};
+    use crate::layer::support::{accepted, call, event, events, finished, token};
 
     type Answer = Result<Vec<Result<GenerateResponse, ServiceError>>, ServiceError>;
 
@@ -223,11 +224,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn never_after_the_first_token() {
-        let (items, calls) =
-            run(vec![Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(down())])]).await;
-        assert_eq!(calls, 1);
-        assert_eq!(items.last(), Some(&Err(down())));
+    async fn never_after_a_part_of_the_answer() {
+        let prompt = event(Event::Prompt(PromptLogprobs::default()));
+        for part in [token(), prompt] {
+            let (items, calls) =
+                run(vec![Ok(vec![Ok(accepted("a", 1)), Ok(part), Err(down())])]).await;
+            assert_eq!(calls, 1);
+            assert_eq!(items.last(), Some(&Err(down())));
+        }
     }
 
     #[tokio::test]

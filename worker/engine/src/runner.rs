@@ -17,8 +17,8 @@ pub struct Part<'a> {
     pub start: usize,
     /// The sequence's blocks, enough for all positions up to the last of them.
     pub table: &'a [Block],
-    /// Whether the last token's logits are wanted.
-    pub samples: bool,
+    /// How many of the last tokens want their logits.
+    pub logits: usize,
 }
 
 /// Runs steps of one model on one device.
@@ -58,16 +58,16 @@ impl Runner {
         &self.model
     }
 
-    /// Runs one step. Returns a row of logits, `[vocab]`, for every part that samples, in order.
+    /// Runs one step. Returns a row of logits, `[vocab]`, for every token that wants one, in order.
     pub fn run(&mut self, parts: &[Part]) -> Vec<Vec<f32>> {
         match &mut self.device {
             Computes::Simulator(simulator) => simulator.run(parts),
             Computes::Network { decoder, device, caches } => {
                 let step = Step::new(parts);
                 let tokens = step.tokens(device);
-                let (ids, sampled) = (ints(step.ids, device), ints(step.sampled, device));
+                let (ids, wanted) = (ints(step.ids, device), ints(step.wanted, device));
                 let (logits, written) =
-                    decoder.forward(ids, &tokens, std::mem::take(caches), sampled);
+                    decoder.forward(ids, &tokens, std::mem::take(caches), wanted);
                 *caches = written;
                 let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
                 logits.chunks_exact(self.model.config.vocab_size).map(<[f32]>::to_vec).collect()
@@ -84,7 +84,7 @@ struct Step {
     slots: Vec<i32>,
     rows: Vec<i32>,
     /// Indices of the tokens whose logits are wanted.
-    sampled: Vec<i32>,
+    wanted: Vec<i32>,
     /// `[parts, width]`, padded with zeros.
     tables: Vec<i32>,
     width: usize,
@@ -102,9 +102,8 @@ impl Step {
                 step.slots.push((block * KV_BLOCK + position % KV_BLOCK) as i32);
                 step.rows.push(row as i32);
             }
-            if part.samples {
-                step.sampled.push(step.ids.len() as i32 - 1);
-            }
+            let end = step.ids.len();
+            step.wanted.extend((end - part.logits..end).map(|token| token as i32));
             step.tables.extend(part.table.iter().map(|b| b.number() as i32));
             step.tables.resize((row + 1) * width, 0);
         }

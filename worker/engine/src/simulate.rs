@@ -95,8 +95,11 @@ impl Simulator {
     /// Takes the time of a step, then answers like [`crate::runner::Runner::run`].
     pub(crate) fn run(&self, parts: &[Part]) -> Vec<Vec<f32>> {
         let end = Instant::now() + self.profile.cost(parts);
-        let sampling = parts.iter().filter(|part| part.samples);
-        let logits = sampling.map(|part| self.logits(part.start + part.ids.len())).collect();
+        let wanted = parts.iter().flat_map(|part| {
+            let end = part.start + part.ids.len();
+            end - part.logits..end
+        });
+        let logits = wanted.map(|position| self.logits(position + 1)).collect();
         thread::sleep(end.saturating_duration_since(Instant::now()));
         logits
     }
@@ -138,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_step_costs_what_its_tokens_cost() {
-        let part = |start, ids| Part { ids, start, table: &[], samples: true };
+        let part = |start, ids| Part { ids, start, table: &[], logits: 1 };
         let (prompt, token) = ([1; 300], [1; 1]);
         // A chunk of 300 after 200, and two that decode at 1,000.
         let parts = [part(200, &prompt[..]), part(999, &token[..]), part(999, &token[..])];

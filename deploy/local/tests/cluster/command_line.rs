@@ -69,6 +69,32 @@ fn json_has_an_object_a_line_and_the_outcome_last() {
 }
 
 #[test]
+fn several_continuations_and_log_probabilities_come_as_json() {
+    let story = ["generate", "Once upon a time", "--seed", "4", "--max-tokens", "12"];
+    let (code, out, error) =
+        stoker(&[&story[..], &["--json", "--num-sequences", "3", "--logprobs", "2"]].concat());
+    assert_eq!(code, Some(0), "{error}");
+    let lines: Vec<serde_json::Value> =
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3 * 12 + 3);
+    let (ends, pieces): (Vec<_>, Vec<_>) =
+        lines.iter().partition(|line| line.get("finish_reason").is_some());
+    let of_first = pieces.iter().filter(|piece| piece["choice"] == 0);
+    let text: String = of_first.map(|piece| piece["text"].as_str().unwrap()).collect();
+    assert_eq!(stoker(&story).1.trim_end(), text.trim_end());
+    for piece in pieces {
+        assert_eq!(piece["logprobs"][0]["id"], piece["token_ids"][0]);
+        assert_eq!(piece["logprobs"][0]["top"].as_array().unwrap().len(), 2);
+    }
+    assert_eq!(ends.iter().filter(|end| end.get("usage").is_some()).count(), 1);
+    assert_eq!(lines.last().unwrap()["usage"]["completion_tokens"], 36);
+    // As text they would be mixed up.
+    let (code, _, error) = stoker(&[&story[..], &["--num-sequences", "3"]].concat());
+    assert_eq!(code, Some(2));
+    assert!(error.contains("--json"), "{error}");
+}
+
+#[test]
 fn serve_stays_up_answers_and_drains() {
     let mut server = program("stoker")
         .args(["serve", "--listen", "127.0.0.1:0"])

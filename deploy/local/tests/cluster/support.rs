@@ -77,6 +77,7 @@ pub async fn read(
                 each();
             }
             Event::Finished(finished) => {
+                assert!(finished.usage.is_some(), "one continuation ends once");
                 assert!(stream.next().await.is_none(), "the finish is the last event");
                 return Ok(Answer { accepted: accepted.unwrap(), ids, text, finished });
             }
