@@ -46,7 +46,7 @@ impl Control for ControlService {
         Ok(Response::new(ModelInfo {
             model: worker.model_name.to_string(),
             digest: model.digest.clone(),
-            architecture: "LlamaForCausalLM".into(),
+            architecture: model.config.family.architecture().into(),
             parameters: model.parameters,
             context_length: worker.engine.room() as u32,
             vocab_size: model.config.vocab_size as u32,
