@@ -4,6 +4,7 @@
 
 mod emitting;
 mod exactness;
+mod families;
 mod scheduling;
 mod support;
 mod vectors;
