@@ -6,4 +6,5 @@ mod bad_input;
 mod command_line;
 mod contract;
 mod departures;
+mod simulated;
 mod support;
