@@ -10,16 +10,13 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use stoker_proto::v1::{
     GenerateResponse, Routing, generate_response::Event, inference_client::InferenceClient,
 };
-use stoker_shared::{ServiceError, deadline::Deadline};
+use stoker_shared::{ServiceError, client::MAX_EVENT_BYTES, deadline::Deadline, error::root_cause};
 use tonic::{Request, Status, Streaming, TimeoutExpired};
 use tower::Service;
 
 use crate::{
     call::{Call, EventStream},
-    pool::{
-        channel::{MAX_EVENT_BYTES, root_cause},
-        worker::Worker,
-    },
+    pool::worker::Worker,
 };
 
 /// A call and the worker that was chosen for it.

@@ -1,5 +1,6 @@
-//! What router and worker both need: errors, discovery, telemetry, deadlines, validation, serving.
+//! What more than one program needs: errors, discovery, telemetry, deadlines, validation, serving, a client.
 
+pub mod client;
 pub mod deadline;
 pub mod discovery;
 pub mod duration;

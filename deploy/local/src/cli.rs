@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
-use stoker_shared::{VERSION, telemetry::LogArgs};
+use stoker_shared::{VERSION, client::Address, telemetry::LogArgs};
 use stoker_worker::{ModelSource, WorkerConfig};
 
 const EXAMPLES: &str = "\
@@ -90,7 +90,7 @@ pub struct GenerateArgs {
         value_name = "ADDR",
         conflicts_with_all = ["model", "workers"]
     )]
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Address>,
 
     /// The cluster to start otherwise.
     #[command(flatten)]

@@ -5,7 +5,7 @@ use std::{convert::Infallible, mem, sync::Arc, time::Duration};
 use stoker_proto::v1::{
     GetModelInfoRequest, Load, ModelInfo, WatchLoadRequest, control_client::ControlClient,
 };
-use stoker_shared::discovery::Candidate;
+use stoker_shared::{discovery::Candidate, error::root_cause};
 use tokio::{sync::mpsc, time::timeout};
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::{
     Report, State,
     backoff::Backoff,
-    channel::{connect, root_cause},
+    channel::connect,
     worker::{Outstanding, Worker},
 };
 

@@ -3,8 +3,10 @@
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 mod bad_input;
+mod clients;
 mod command_line;
 mod contract;
 mod departures;
+mod load_test;
 mod simulated;
 mod support;
