@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream, stream::BoxStream};
-use stoker_engine::{
-    Load as EngineLoad,
-    model::{DEVICE_CLASS, QUANTIZATION},
-};
+use stoker_engine::{Load as EngineLoad, model::QUANTIZATION};
 use stoker_ops::KV_BLOCK;
 use stoker_proto::v1::{
     Capacity, DetokenizeRequest, DetokenizeResponse, DrainRequest, DrainResponse,
@@ -51,7 +48,7 @@ impl Control for ControlService {
             context_length: worker.engine.room() as u32,
             vocab_size: model.config.vocab_size as u32,
             quantization: QUANTIZATION.into(),
-            device_class: DEVICE_CLASS.into(),
+            device_class: model.network.device_class().into(),
             chat_template: model.chat_template.clone().unwrap_or_default(),
             eos_token_ids: model.config.eos_token_ids.clone(),
             bos_token_id: model.config.bos_token_id,

@@ -12,6 +12,7 @@ pub mod inflight;
 pub mod loading;
 pub mod running;
 pub mod service;
+pub mod simulate;
 
 pub use config::WorkerConfig;
 pub use loading::{LoadError, ModelSource, load};

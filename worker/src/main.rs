@@ -8,7 +8,7 @@ use stoker_shared::{
     shutdown::Signals,
     telemetry::{self, LogArgs},
 };
-use stoker_worker::{ModelSource, WorkerConfig};
+use stoker_worker::{ModelSource, WorkerConfig, simulate::SimulatedDevice};
 use tracing::{error, info};
 
 /// Serves one model over gRPC
@@ -22,6 +22,11 @@ struct Cli {
     /// bundled model
     #[arg(long, env = "STOKER_MODEL", value_name = "PATH")]
     model: Option<ModelSource>,
+
+    /// Serve without a model: the protocol, scheduler and cache are real, the device is a clock and the text
+    /// is made up; a name (instant, small, large) or a line of TOML (see below)
+    #[arg(long, env = "STOKER_SIMULATE", value_name = "PROFILE", conflicts_with = "model")]
+    simulate: Option<SimulatedDevice>,
 
     /// What requests call the model [default: the last part of its path]
     #[arg(long, env = "STOKER_MODEL_NAME", value_name = "NAME")]
@@ -42,13 +47,18 @@ struct Cli {
     log: LogArgs,
 }
 
-const EXAMPLES: &str = "\
-Examples:
+const EXAMPLES: &str = r#"Examples:
   stoker-worker --model storyteller
   stoker-worker --model ./TinyLlama-1.1B --listen 0.0.0.0:50052 --max-num-seqs 32
   stoker-worker --model ./model.gguf --kv-cache-memory 8GiB
+  stoker-worker --simulate large
+  stoker-worker --simulate 'step = "8ms", prefill_token = "25us", decode_token = "50us"'
 
-Exit codes: 0 after a drain, 1 for a failure while serving, 2 for bad usage.";
+Profiles: every step takes `step`, and `prefill_token` for each prompt token, `decode_token` for each
+sequence that decodes, `context_token` for each token in the cache that is attended to. Answers end after
+`answer_tokens` on average (0: at the limit only) in a context of `context_length` tokens.
+
+Exit codes: 0 after a drain, 1 for a failure while serving, 2 for bad usage."#;
 
 /// Bad usage: the command line, the model or the address.
 const USAGE: u8 = 2;
@@ -68,7 +78,8 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), (u8, String)> {
     let usage = |message: String| (USAGE, message);
     telemetry::init(&cli.log, "info").map_err(usage)?;
-    let Some(source) = cli.model else {
+    let simulated = cli.simulate.map(|device| ModelSource::Simulated(device.0));
+    let Some(source) = simulated.or(cli.model) else {
         let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, or \
                     `storyteller` for the bundled model";
         return Err(usage(format!("--model is missing: give {hint}")));

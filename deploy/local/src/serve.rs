@@ -27,7 +27,10 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
     // A reader that has seen enough is no reason to end.
     let _ = io::stdout().write_all(hello.as_bytes());
 
-    let signal = signals.next().await;
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        () = cluster.failed() => return Err(Error::Failed("the engine failed; see above".into())),
+    };
     eprintln!("{signal}: finishing what runs, for at most {drain_timeout:?}; again to end at once");
     tokio::select! {
         unfinished = cluster.shutdown(drain_timeout) => match unfinished {

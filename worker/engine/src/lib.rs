@@ -11,6 +11,7 @@ pub mod runner;
 pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
+pub mod simulate;
 pub mod tokenizer;
 pub mod weights;
 

@@ -8,6 +8,7 @@ mod keep;
 mod noise;
 
 pub use noise::Noise;
+pub(crate) use noise::mix64;
 
 use crate::request::Failure;
 

@@ -8,4 +8,5 @@ mod command_line;
 mod contract;
 mod departures;
 mod load_test;
+mod simulated;
 mod support;
