@@ -117,6 +117,20 @@ impl ServiceError {
         }
     }
 
+    /// The name of the gRPC status that it becomes, as logs and metrics show it.
+    pub fn code_name(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "INVALID_ARGUMENT",
+            Self::UnknownModel { .. } => "NOT_FOUND",
+            Self::Overloaded { .. } => "RESOURCE_EXHAUSTED",
+            Self::Unavailable { .. } | Self::Draining(_) => "UNAVAILABLE",
+            Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
+            Self::Cancelled => "CANCELLED",
+            Self::Unsupported(_) => "UNIMPLEMENTED",
+            Self::Internal(_) => "INTERNAL",
+        }
+    }
+
     fn code(&self) -> Code {
         match self {
             Self::Invalid(_) => Code::InvalidArgument,
@@ -145,6 +159,16 @@ impl ServiceError {
         };
         entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
     }
+}
+
+/// The innermost cause of an error, which is the one that helps: `connection refused`, not `transport
+/// error`.
+pub fn root_cause(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 impl From<ServiceError> for Status {

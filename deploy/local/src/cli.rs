@@ -49,12 +49,12 @@ pub struct ClusterArgs {
     /// Workers behind the router; they share one copy of the weights
     #[arg(
         long,
-        env = "STOKER_WORKERS",
+        env = "STOKER_NUM_WORKERS",
         default_value_t = 2,
         value_parser = clap::value_parser!(u16).range(1..=64),
         value_name = "COUNT"
     )]
-    pub workers: u16,
+    pub num_workers: u16,
 }
 
 /// `stoker generate`
@@ -88,7 +88,7 @@ pub struct GenerateArgs {
         long,
         env = "STOKER_ENDPOINT",
         value_name = "ADDR",
-        conflicts_with_all = ["model", "workers"]
+        conflicts_with_all = ["model", "num_workers"]
     )]
     pub endpoint: Option<Address>,
 

@@ -29,7 +29,7 @@ pub async fn run(args: GenerateArgs) -> Result<(), Error> {
         Some(address) => (None, address.clone()),
         None => {
             let listen = ([127, 0, 0, 1], 0).into();
-            let (model, workers) = (args.cluster.model.clone(), args.cluster.workers);
+            let (model, workers) = (args.cluster.model.clone(), args.cluster.num_workers);
             let cluster = Cluster::start(listen, model, workers, WorkerConfig::default()).await?;
             let address = Address::from(cluster.address());
             (Some(cluster), address)

@@ -53,6 +53,8 @@ pub struct Load {
     pub total_blocks: usize,
     /// Steps done.
     pub step: u64,
+    /// Times that a sequence was preempted.
+    pub preemptions: u64,
 }
 
 /// One model, its cache, and the sequences that run on it. Lives on one thread.
@@ -63,6 +65,7 @@ pub struct Engine {
     sequences: HashMap<SequenceId, Sequence>,
     next_id: u64,
     steps: u64,
+    preemptions: u64,
 }
 
 impl Engine {
@@ -80,6 +83,7 @@ impl Engine {
             sequences: HashMap::new(),
             next_id: 0,
             steps: 0,
+            preemptions: 0,
         }
     }
 
@@ -112,6 +116,7 @@ impl Engine {
     pub fn step(&mut self) -> bool {
         self.drop_abandoned();
         let plan = self.scheduler.plan();
+        self.preemptions += plan.preempted.len() as u64;
         for id in &plan.preempted {
             if let Some(sequence) = self.sequences.get_mut(id) {
                 sequence.preempted();
@@ -135,6 +140,7 @@ impl Engine {
             free_blocks: self.blocks.free(),
             total_blocks: self.blocks.total(),
             step: self.steps,
+            preemptions: self.preemptions,
         }
     }
 

@@ -5,8 +5,13 @@
 mod bad_input;
 mod clients;
 mod command_line;
+mod configuration;
 mod contract;
 mod departures;
+mod discovery;
+#[path = "../../../../shared/tests/etcd/server.rs"]
+mod etcd_server;
 mod load_test;
 mod simulated;
 mod support;
+mod telemetry;
