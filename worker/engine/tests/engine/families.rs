@@ -93,7 +93,7 @@ fn logits(model: &Model, prompts: &[&[u32]], chunk: usize) -> Vec<BTreeMap<usize
                 ids: &prompts[prompt][start..end(prompt)],
                 start,
                 table: &tables[prompt],
-                samples: true,
+                logits: 1,
             })
             .collect();
         for (&prompt, logits) in running.iter().zip(runner.run(&parts)) {
