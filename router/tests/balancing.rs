@@ -1,6 +1,7 @@
 //! Load goes where there is room, and what was reserved is given back to the last token.
 
 use futures::{StreamExt, future::join_all};
+use stoker_proto::v1::{GenerateRequest, Sampling};
 use stoker_shared::ServiceError;
 
 use crate::support::{
@@ -22,6 +23,23 @@ async fn the_worker_with_less_to_do_is_preferred() {
         streams.push(cluster.generate(ask(100)).await.unwrap());
     }
     assert_eq!((long.requests().len(), short.requests().len()), (1, 20));
+}
+
+#[tokio::test]
+async fn every_continuation_is_work() {
+    let worker = FakeWorker::new("a").always(Script::Stall(1));
+    let cluster = Cluster::of(&[&worker]).await;
+    let sampling = Some(Sampling { num_sequences: Some(3), ..Default::default() });
+    let three = GenerateRequest { sampling, ..ask(100) };
+    let stream = cluster.generate(three).await.unwrap();
+    // Each has made one of its hundred tokens, so the prompt is read.
+    let mut stream = stream.take(4);
+    while let Some(event) = soon(stream.next()).await {
+        event.unwrap();
+    }
+    cluster.until(|w| w[0].outstanding_tokens == 3 * 99 && w[0].streams == 1).await;
+    drop(stream);
+    cluster.until(|w| w[0].outstanding_tokens == 0 && w[0].streams == 0).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use stoker_proto::v1::{GenerateRequest, Routing, Sampling, Timings, generate_request::Input};
+use stoker_proto::v1::{
+    GenerateRequest, Routing, Sampling, Timings, generate_request::Input, generate_response::Event,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -44,6 +46,35 @@ async fn timings_sum_to_the_wall_time() {
     let sum = of(timings.admission) + of(timings.route) + of(timings.worker_total);
     assert_eq!(sum, total);
     assert!(!total.is_zero() && total <= wall, "{total:?} of {wall:?}");
+}
+
+#[tokio::test]
+async fn continuations_end_one_by_one_and_the_last_ends_the_stream() {
+    let worker = FakeWorker::new("a");
+    let cluster = Cluster::of(&[&worker]).await;
+    let sampling = Some(Sampling { num_sequences: Some(3), ..Default::default() });
+    let three = GenerateRequest { sampling, ..ask(5) };
+    let (events, error) = collect(cluster.generate(three.clone()).await.unwrap()).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(tokens(&events), 15);
+    let ends: Vec<_> = events[16..]
+        .iter()
+        .map(|end| match &end.event {
+            Some(Event::Finished(f)) => (end.choice, f.usage.is_some(), f.timings.is_some()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(ends, [(2, false, false), (1, false, false), (0, true, true)]);
+    // Only the last has the router's own stages.
+    assert!(finished(&events).timings.unwrap().total.is_some());
+
+    // Two ends of three are no answer.
+    worker.script(|_| Script::Unfinished);
+    let (events, error) = collect(cluster.generate(three).await.unwrap()).await;
+    assert_eq!(events.len(), 1 + 15 + 2);
+    let error = error.unwrap();
+    assert_eq!(error.code(), Code::Unavailable);
+    assert!(error.message().contains("ended the answer early"), "{error:?}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Durations as people write them on a command line: `500ms`, `30s`, `5m`, `1h`.
+//! Durations as people write them on a command line: `20us`, `500ms`, `30s`, `5m`, `1h`.
 
 use std::time::Duration;
 
@@ -6,20 +6,24 @@ use std::time::Duration;
 pub fn parse(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (amount, unit) = text.split_at(digits);
-    let millis_each = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err("write a whole number and ms, s, m or h, for instance 30s".into()),
+    let nanos_each = match unit {
+        "ns" => 1,
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        _ => return Err(USAGE.into()),
     };
     amount
         .parse::<u64>()
         .ok()
-        .and_then(|amount| amount.checked_mul(millis_each))
-        .map(Duration::from_millis)
-        .ok_or_else(|| "write a whole number and ms, s, m or h, for instance 30s".into())
+        .and_then(|amount| amount.checked_mul(nanos_each))
+        .map(Duration::from_nanos)
+        .ok_or_else(|| USAGE.into())
 }
+
+const USAGE: &str = "write a whole number and ns, us, ms, s, m or h, for instance 30s";
 
 #[cfg(test)]
 mod tests {
@@ -27,6 +31,8 @@ mod tests {
 
     #[test]
     fn reads_every_unit_and_nothing_else() {
+        assert_eq!(parse("15ns"), Ok(Duration::from_nanos(15)));
+        assert_eq!(parse("20us"), Ok(Duration::from_micros(20)));
         assert_eq!(parse("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(parse("5m"), Ok(Duration::from_secs(300)));

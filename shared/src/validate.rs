@@ -112,7 +112,10 @@ fn sampling(request: &GenerateRequest, found: &mut Violations) {
         found.add("sampling.logit_bias", format!("{count} of them; at most {MAX_LOGIT_BIAS}"));
         return;
     }
-    for (token, bias) in &s.logit_bias {
+    // The order of a map is chance, and an error should be the same each time.
+    let mut biased: Vec<_> = s.logit_bias.iter().collect();
+    biased.sort_unstable_by_key(|(token, _)| **token);
+    for (token, bias) in biased {
         let field = format!("sampling.logit_bias[{token}]");
         found.range(&field, Some(*bias), -100.0, false, 100.0);
     }
@@ -149,11 +152,19 @@ fn stopping(request: &GenerateRequest, found: &mut Violations) {
 }
 
 fn response(request: &GenerateRequest, found: &mut Violations) {
-    if let Some(r) = &request.response
-        && r.top_candidates > MAX_TOP_CANDIDATES
-    {
+    if let Some(r) = request.response.filter(|r| r.top_candidates > 0) {
         let value = r.top_candidates;
-        found.add("response.top_candidates", format!("{value} is above {MAX_TOP_CANDIDATES}"));
+        if value > MAX_TOP_CANDIDATES {
+            found.add("response.top_candidates", format!("{value} is above {MAX_TOP_CANDIDATES}"));
+        }
+        if !(r.output_logprobs || r.prompt_logprobs) {
+            found.add(
+                "response.top_candidates",
+                format!(
+                    "{value} of them beside nothing; set `output_logprobs`, `prompt_logprobs` or both"
+                ),
+            );
+        }
     }
     if let Some(Form::Choice(choices)) = request.guided.as_ref().and_then(|g| g.form.as_ref())
         && choices.options.is_empty()
@@ -164,7 +175,7 @@ fn response(request: &GenerateRequest, found: &mut Violations) {
 
 #[cfg(test)]
 mod tests {
-    use stoker_proto::v1::{Sampling, StopCondition, Stopping};
+    use stoker_proto::v1::{ResponseOptions, Sampling, StopCondition, Stopping};
 
     use super::*;
 
@@ -229,6 +240,58 @@ mod tests {
                 assert!(found.iter().any(|f| f == field), "{field} with {bad}: {found:?}");
             }
         }
+    }
+
+    #[test]
+    fn penalties_and_lengths_have_limits() {
+        let limits = Sampling {
+            frequency_penalty: Some(-2.0),
+            presence_penalty: Some(2.0),
+            repetition_penalty: Some(10.0),
+            num_sequences: Some(MAX_SEQUENCES),
+            logit_bias: (0..MAX_LOGIT_BIAS as u32).map(|token| (token, -100.0)).collect(),
+            ..Default::default()
+        };
+        let short = Stopping { max_tokens: Some(3), min_tokens: Some(3), ..Default::default() };
+        assert_eq!(fields(&request(limits, short)), Vec::<String>::new());
+
+        let beyond = Sampling {
+            frequency_penalty: Some(-2.1),
+            presence_penalty: Some(2.1),
+            repetition_penalty: Some(0.0),
+            num_sequences: Some(0),
+            logit_bias: (0..=MAX_LOGIT_BIAS as u32).map(|token| (token, 0.0)).collect(),
+            ..Default::default()
+        };
+        let contradictory =
+            Stopping { max_tokens: Some(3), min_tokens: Some(4), ..Default::default() };
+        assert_eq!(
+            fields(&request(beyond, contradictory)),
+            [
+                "sampling.frequency_penalty",
+                "sampling.presence_penalty",
+                "sampling.repetition_penalty",
+                "sampling.num_sequences",
+                "sampling.logit_bias",
+                "stopping.min_tokens",
+            ]
+        );
+    }
+
+    #[test]
+    fn candidates_stand_beside_log_probabilities() {
+        let with = |response| GenerateRequest {
+            response: Some(response),
+            ..request(Sampling::default(), Stopping::default())
+        };
+        let options = |top_candidates, output_logprobs| ResponseOptions {
+            output_logprobs,
+            top_candidates,
+            prompt_logprobs: false,
+        };
+        assert_eq!(fields(&with(options(20, true))), Vec::<String>::new());
+        assert_eq!(fields(&with(options(21, true))), ["response.top_candidates"]);
+        assert_eq!(fields(&with(options(1, false))), ["response.top_candidates"]);
     }
 
     #[test]

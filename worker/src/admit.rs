@@ -1,8 +1,8 @@
 //! From a request on the wire to one that the engine can run: checks, defaults, tokens.
 
-use std::time::Instant;
+use std::{num::NonZeroU32, time::Instant};
 
-use stoker_engine::{Model, Request, Sampling, Stopping};
+use stoker_engine::{Adjustments, Logprobs, Model, Request, Sampling, Stopping};
 use stoker_proto::v1::{
     self as proto, GenerateRequest, generate_request::Input, stop_condition::Kind,
 };
@@ -16,6 +16,8 @@ pub struct Admission<'a> {
     pub name: &'a str,
     /// The longest sequence that can run, prompt and answer together.
     pub room: usize,
+    /// Sequences in one batch.
+    pub max_num_seqs: usize,
 }
 
 impl Admission<'_> {
@@ -24,10 +26,21 @@ impl Admission<'_> {
         validate::generate(&request)?;
         self.check_model(&request.model)?;
         refuse_unsupported(&request)?;
-        let sampling = sampling(&request.sampling.unwrap_or_default());
+        let wanted = request.sampling.unwrap_or_default();
+        let num_sequences = self.num_sequences(&wanted)?;
+        let adjustments = self.adjustments(&wanted)?;
         let stopping = self.stopping(request.stopping.unwrap_or_default())?;
         let prompt = self.tokens(request.input)?;
-        Ok(Request { prompt, sampling, stopping, arrived: Instant::now() })
+        self.check_least(stopping.min_tokens, prompt.len())?;
+        Ok(Request {
+            prompt,
+            sampling: sampling(&wanted),
+            adjustments,
+            num_sequences,
+            stopping,
+            logprobs: logprobs(request.response.unwrap_or_default()),
+            arrived: Instant::now(),
+        })
     }
 
     /// An empty name means the only model there is.
@@ -77,19 +90,67 @@ impl Admission<'_> {
 
     /// Ids index the embedding, so every one is checked.
     pub fn check_vocabulary(&self, field: &str, ids: &[u32]) -> Result<(), ServiceError> {
+        let mut ids = ids.iter().enumerate();
+        ids.try_for_each(|(i, id)| self.check_token(|| format!("{field}[{i}]"), *id))
+    }
+
+    fn check_token(&self, field: impl FnOnce() -> String, id: u32) -> Result<(), ServiceError> {
         let size = self.model.config.vocab_size;
-        match ids.iter().enumerate().find(|(_, id)| **id as usize >= size) {
-            None => Ok(()),
-            Some((i, id)) => Err(ServiceError::invalid(
-                format!("{field}[{i}]"),
-                format!("{id} is not below {size}, the size of the vocabulary"),
-            )),
+        if (id as usize) < size {
+            return Ok(());
         }
+        let problem = format!("{id} is not below {size}, the size of the vocabulary");
+        Err(ServiceError::invalid(field(), problem))
+    }
+
+    /// All sequences of a request run in one batch.
+    fn num_sequences(&self, wanted: &proto::Sampling) -> Result<NonZeroU32, ServiceError> {
+        let count = wanted.num_sequences.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let limit = self.max_num_seqs;
+        if count.get() as usize <= limit {
+            return Ok(count);
+        }
+        Err(ServiceError::invalid(
+            "sampling.num_sequences",
+            format!("{count} is above {limit}, what a batch of this worker holds (--max-num-seqs)"),
+        ))
+    }
+
+    fn adjustments(&self, wanted: &proto::Sampling) -> Result<Adjustments, ServiceError> {
+        let mut bias: Vec<_> = wanted.logit_bias.iter().map(|(id, bias)| (*id, *bias)).collect();
+        // The order of a map is chance, and an error should be the same each time.
+        bias.sort_unstable_by_key(|(id, _)| *id);
+        for (id, _) in &bias {
+            self.check_token(|| format!("sampling.logit_bias[{id}]"), *id)?;
+        }
+        let default = Adjustments::default();
+        Ok(Adjustments {
+            bias,
+            repetition_penalty: wanted.repetition_penalty.unwrap_or(default.repetition_penalty),
+            frequency_penalty: wanted.frequency_penalty.unwrap_or(default.frequency_penalty),
+            presence_penalty: wanted.presence_penalty.unwrap_or(default.presence_penalty),
+        })
+    }
+
+    /// A least length is a promise, so there must be room for it.
+    fn check_least(&self, min_tokens: usize, prompt: usize) -> Result<(), ServiceError> {
+        let left = self.room.saturating_sub(prompt);
+        if min_tokens <= left {
+            return Ok(());
+        }
+        Err(ServiceError::invalid(
+            "stopping.min_tokens",
+            format!(
+                "{min_tokens} is above {left}, what a prompt of {prompt} tokens leaves in a context of {}",
+                self.room
+            ),
+        ))
     }
 
     fn stopping(&self, wanted: proto::Stopping) -> Result<Stopping, ServiceError> {
         let mut stopping = Stopping {
             max_tokens: wanted.max_tokens.map(|n| n as usize),
+            min_tokens: wanted.min_tokens.unwrap_or_default() as usize,
             ignore_eos: wanted.ignore_eos,
             include_stop: wanted.include_stop_in_output,
             ..Stopping::default()
@@ -98,7 +159,7 @@ impl Admission<'_> {
             match condition.kind {
                 Some(Kind::Text(text)) => stopping.strings.push(text),
                 Some(Kind::TokenId(id)) => {
-                    self.check_vocabulary(&format!("stopping.conditions[{i}].token_id"), &[id])?;
+                    self.check_token(|| format!("stopping.conditions[{i}].token_id"), id)?;
                     stopping.token_ids.push(id);
                 }
                 None => {}
@@ -120,28 +181,17 @@ fn sampling(wanted: &proto::Sampling) -> Sampling {
     }
 }
 
+fn logprobs(wanted: proto::ResponseOptions) -> Logprobs {
+    Logprobs {
+        output: wanted.output_logprobs,
+        prompt: wanted.prompt_logprobs,
+        top: wanted.top_candidates as usize,
+    }
+}
+
 /// Fields of the contract that this version cannot serve are refused, never ignored.
 fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ServiceError> {
-    let sampling = request.sampling.as_ref();
-    let stopping = request.stopping.as_ref();
-    let response = request.response.as_ref();
-    let differs = |value: Option<f32>, neutral: f32| value.is_some_and(|v| v != neutral);
     let used = [
-        ("sampling.frequency_penalty", sampling.is_some_and(|s| differs(s.frequency_penalty, 0.0))),
-        ("sampling.presence_penalty", sampling.is_some_and(|s| differs(s.presence_penalty, 0.0))),
-        (
-            "sampling.repetition_penalty",
-            sampling.is_some_and(|s| differs(s.repetition_penalty, 1.0)),
-        ),
-        (
-            "sampling.num_sequences",
-            sampling.is_some_and(|s| s.num_sequences.is_some_and(|n| n > 1)),
-        ),
-        ("sampling.logit_bias", sampling.is_some_and(|s| !s.logit_bias.is_empty())),
-        ("stopping.min_tokens", stopping.is_some_and(|s| s.min_tokens.is_some_and(|n| n > 0))),
-        ("response.output_logprobs", response.is_some_and(|r| r.output_logprobs)),
-        ("response.top_candidates", response.is_some_and(|r| r.top_candidates > 0)),
-        ("response.prompt_logprobs", response.is_some_and(|r| r.prompt_logprobs)),
         ("guided", request.guided.as_ref().is_some_and(|g| g.form.is_some())),
         ("priority", request.priority.is_some()),
         ("cache_salt", !request.cache_salt.is_empty()),

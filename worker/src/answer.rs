@@ -1,12 +1,17 @@
 //! The stream of one answer: from the engine's events to those on the wire.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{Stream, stream};
-use stoker_engine::{Event, Finish, FinishReason};
+use stoker_engine::{
+    Event, Finish, FinishReason, Summary, Token, TokenLogprob, tokenizer::Tokenizer,
+};
 use stoker_proto::v1::{
-    self as proto, Accepted, GenerateResponse, TokenDelta, finished::Matched,
-    generate_response::Event as Wire,
+    self as proto, Accepted, Candidate, GenerateResponse, PromptLogprobs, TokenDelta,
+    finished::Matched, generate_response::Event as Wire,
 };
 use stoker_shared::{ServiceError, deadline::Deadline};
 use tokio::sync::mpsc;
@@ -18,6 +23,8 @@ pub struct Answer {
     pub accepted: Accepted,
     /// Stamped on every event.
     pub attempt: u32,
+    /// Spells candidates.
+    pub tokenizer: Arc<Tokenizer>,
     /// When the call came in.
     pub arrived: Instant,
     /// Checks and tokenising.
@@ -36,7 +43,7 @@ enum State {
 }
 
 impl Answer {
-    /// The stream. Dropping it cancels the sequence.
+    /// The stream. Dropping it cancels the request.
     pub fn stream(
         self,
         events: mpsc::Receiver<Event>,
@@ -44,12 +51,12 @@ impl Answer {
         let state = State::Accepted(self.accepted.clone());
         stream::unfold((self, events, state), |(answer, mut events, state)| async move {
             let (item, state) = match state {
-                State::Accepted(accepted) => (Ok(Wire::Accepted(accepted)), State::Running),
+                State::Accepted(accepted) => (Ok((0, Wire::Accepted(accepted))), State::Running),
                 State::Running => answer.next(&mut events).await,
                 State::Over => return None,
             };
-            let item = item.map(|event| GenerateResponse {
-                choice: 0,
+            let item = item.map(|(choice, event)| GenerateResponse {
+                choice,
                 event: Some(event),
                 attempt: answer.attempt,
             });
@@ -57,10 +64,11 @@ impl Answer {
         })
     }
 
+    /// The next event with the choice that it belongs to, and where the stream stands after it.
     async fn next(
         &self,
         events: &mut mpsc::Receiver<Event>,
-    ) -> (Result<Wire, ServiceError>, State) {
+    ) -> (Result<(u32, Wire), ServiceError>, State) {
         let event = tokio::select! {
             // Tokens that are there are sent, even if the deadline passed in the meantime.
             biased;
@@ -75,11 +83,19 @@ impl Answer {
             }
         };
         match event {
-            Some(Event::Token { ids, text }) => {
-                let delta = TokenDelta { ids, text, logprobs: Vec::new() };
-                (Ok(Wire::Token(delta)), State::Running)
+            Some(Event::Prompt(tokens)) => {
+                let tokens = tokens.into_iter().map(|token| self.logprob(token)).collect();
+                (Ok((0, Wire::Prompt(PromptLogprobs { tokens }))), State::Running)
             }
-            Some(Event::Finished(finish)) => (Ok(self.finished(finish)), State::Over),
+            Some(Event::Token(Token { choice, id, text, logprob })) => {
+                let logprobs = logprob.into_iter().map(|token| self.logprob(token)).collect();
+                let delta = TokenDelta { ids: vec![id], text, logprobs };
+                (Ok((choice, Wire::Token(delta))), State::Running)
+            }
+            Some(Event::Finished(finish)) => {
+                let state = if finish.summary.is_some() { State::Over } else { State::Running };
+                (Ok((finish.choice, self.finished(finish))), state)
+            }
             Some(Event::Failed(failure)) => {
                 (Err(ServiceError::Internal(failure.to_string())), State::Over)
             }
@@ -101,30 +117,46 @@ impl Answer {
             }
             FinishReason::Length => (proto::FinishReason::Length, None),
         };
-        let total = self.arrived.elapsed();
-        let timings = finish.timings;
-        // The way from the engine to here counts as decode, so that the stages add up.
-        let first_token = self.tokenize + timings.queue + timings.prefill;
         Wire::Finished(proto::Finished {
             reason: reason.into(),
             matched,
-            usage: Some(proto::Usage {
-                prompt_tokens: finish.prompt_tokens as u32,
-                completion_tokens: finish.completion_tokens as u32,
+            usage: finish.summary.map(|summary| proto::Usage {
+                prompt_tokens: summary.prompt_tokens as u32,
+                completion_tokens: summary.completion_tokens as u32,
                 cached_prompt_tokens: 0,
             }),
-            timings: Some(proto::Timings {
-                tokenize: wire(self.tokenize),
-                queue: wire(timings.queue),
-                prefill: wire(timings.prefill),
-                decode: wire(total.saturating_sub(first_token)),
-                worker_total: wire(total),
-                time_to_first_token: wire(first_token),
-                steps: timings.steps,
-                preemptions: timings.preemptions,
-                ..proto::Timings::default()
-            }),
+            timings: finish.summary.map(|summary| self.timings(&summary)),
         })
+    }
+
+    fn timings(&self, summary: &Summary) -> proto::Timings {
+        let total = self.arrived.elapsed();
+        let timings = summary.timings;
+        // The way from the engine to here counts as decode, so that the stages add up.
+        let first_token = self.tokenize + timings.queue + timings.prefill;
+        proto::Timings {
+            tokenize: wire(self.tokenize),
+            queue: wire(timings.queue),
+            prefill: wire(timings.prefill),
+            decode: wire(total.saturating_sub(first_token)),
+            worker_total: wire(total),
+            time_to_first_token: wire(first_token),
+            steps: timings.steps,
+            preemptions: timings.preemptions,
+            ..proto::Timings::default()
+        }
+    }
+
+    fn logprob(&self, token: TokenLogprob) -> proto::TokenLogprob {
+        let candidate = |(id, logprob)| {
+            let bytes = self.tokenizer.token_bytes(id).unwrap_or_default();
+            Candidate { id, logprob, text: String::from_utf8_lossy(bytes).into_owned() }
+        };
+        proto::TokenLogprob {
+            id: token.id,
+            logprob: token.logprob,
+            top: token.top.into_iter().map(candidate).collect(),
+        }
     }
 }
 

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream, stream::BoxStream};
-use stoker_engine::{
-    Load as EngineLoad,
-    model::{DEVICE_CLASS, QUANTIZATION},
-};
+use stoker_engine::{Load as EngineLoad, model::QUANTIZATION};
 use stoker_ops::KV_BLOCK;
 use stoker_proto::v1::{
     Capacity, DetokenizeRequest, DetokenizeResponse, DrainRequest, DrainResponse,
@@ -27,6 +24,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The control service of one worker.
+#[derive(Clone)]
 pub struct ControlService {
     /// What it controls.
     pub worker: Worker,
@@ -34,24 +32,20 @@ pub struct ControlService {
     pub config: WorkerConfig,
 }
 
-#[tonic::async_trait]
-impl Control for ControlService {
-    async fn get_model_info(
-        &self,
-        request: Request<GetModelInfoRequest>,
-    ) -> Result<Response<ModelInfo>, Status> {
+impl ControlService {
+    /// What the worker says about its model and itself.
+    pub fn model_info(&self) -> ModelInfo {
         let worker = &self.worker;
-        worker.admission().check_model(&request.get_ref().model)?;
         let (model, load) = (&worker.model, *worker.engine.load().borrow());
-        Ok(Response::new(ModelInfo {
+        ModelInfo {
             model: worker.model_name.to_string(),
             digest: model.digest.clone(),
-            architecture: "LlamaForCausalLM".into(),
+            architecture: model.config.family.architecture().into(),
             parameters: model.parameters,
             context_length: worker.engine.room() as u32,
             vocab_size: model.config.vocab_size as u32,
             quantization: QUANTIZATION.into(),
-            device_class: DEVICE_CLASS.into(),
+            device_class: model.network.device_class().into(),
             chat_template: model.chat_template.clone().unwrap_or_default(),
             eos_token_ids: model.config.eos_token_ids.clone(),
             bos_token_id: model.config.bos_token_id,
@@ -64,7 +58,18 @@ impl Control for ControlService {
                 kv_block_size: KV_BLOCK as u32,
                 max_num_queued_reqs: self.config.max_num_queued_reqs,
             }),
-        }))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    async fn get_model_info(
+        &self,
+        request: Request<GetModelInfoRequest>,
+    ) -> Result<Response<ModelInfo>, Status> {
+        self.worker.admission().check_model(&request.get_ref().model)?;
+        Ok(Response::new(self.model_info()))
     }
 
     type WatchLoadStream = BoxStream<'static, Result<Load, Status>>;

@@ -4,9 +4,13 @@ use std::{
     io,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
-use stoker_engine::{Engine, EngineConfig, Event, Load, Model, Request, Sink};
+use prometheus_client::metrics::histogram::Histogram;
+use stoker_engine::{
+    Engine, EngineConfig, Event, Load, Model, Request, Sink, request::PROMPT_PART,
+};
 use tokio::sync::{mpsc, watch};
 
 /// What the thread is told.
@@ -21,6 +25,7 @@ pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
     load: watch::Receiver<Load>,
     room: usize,
+    max_num_seqs: usize,
 }
 
 /// The thread itself, to wait for.
@@ -31,12 +36,14 @@ pub struct EngineThread(JoinHandle<()>);
 #[error("the engine has stopped")]
 pub struct Stopped;
 
-/// Starts the thread. At most `queue` submissions wait for it to take them.
+/// Starts the thread. At most `queue` submissions wait for it to take them. `steps` takes the seconds of each
+/// step.
 pub fn spawn(
     name: &str,
     model: Arc<Model>,
     config: EngineConfig,
     queue: usize,
+    steps: Histogram,
 ) -> io::Result<(EngineHandle, EngineThread)> {
     let (commands, inbox) = mpsc::channel(queue.max(1));
     let idle =
@@ -46,14 +53,20 @@ pub fn spawn(
     let thread = thread::Builder::new().name(format!("engine {name}")).spawn(move || {
         // Made here: what belongs to the device is never touched by another thread.
         let engine = Engine::new(Model::clone(&model), config);
-        serve(engine, inbox, &publish);
+        serve(engine, inbox, &publish, &steps);
     })?;
-    Ok((EngineHandle { commands, load, room }, EngineThread(thread)))
+    let max_num_seqs = config.max_num_seqs;
+    Ok((EngineHandle { commands, load, room, max_num_seqs }, EngineThread(thread)))
 }
 
 /// Steps while there is work, takes commands in between, and sleeps while there is neither. Ends when it is
 /// told to, or when the last handle is gone and all work is done.
-fn serve(mut engine: Engine, mut inbox: mpsc::Receiver<Command>, publish: &watch::Sender<Load>) {
+fn serve(
+    mut engine: Engine,
+    mut inbox: mpsc::Receiver<Command>,
+    publish: &watch::Sender<Load>,
+    steps: &Histogram,
+) {
     let mut idle = true;
     loop {
         publish.send_replace(engine.load());
@@ -69,7 +82,11 @@ fn serve(mut engine: Engine, mut inbox: mpsc::Receiver<Command>, publish: &watch
                 Command::Stop => return,
             }
         }
+        let began = Instant::now();
         idle = !engine.step();
+        if !idle {
+            steps.observe(began.elapsed().as_secs_f64());
+        }
     }
 }
 
@@ -85,10 +102,12 @@ impl EngineHandle {
     /// Submits a request; its events come out of the receiver. Dropping the receiver cancels it before the
     /// next step.
     pub async fn submit(&self, request: Request) -> Result<mpsc::Receiver<Event>, Stopped> {
-        // One event a token and one at the end: the channel can never be full, so a slow reader
-        // stops nobody, and it can hold no more than its own answer.
-        let limit = request.stopping.max_tokens.unwrap_or(self.room).min(self.room);
-        let (sender, receiver) = mpsc::channel(limit + 2);
+        // One event a token and one at the end of each sequence, and the parts of the prompt: the channel can
+        // never be full, so a slow reader stops nobody, and it can hold no more than its own answer.
+        let longest = request.stopping.max_tokens.unwrap_or(self.room).min(self.room);
+        let answers = (longest + 1) * request.num_sequences.get() as usize;
+        let prompt = request.prompt.len() / PROMPT_PART + 1;
+        let (sender, receiver) = mpsc::channel(answers + prompt);
         let command = Command::Submit(Box::new(request), Events(sender));
         self.commands.send(command).await.map_err(|_| Stopped)?;
         Ok(receiver)
@@ -105,6 +124,11 @@ impl EngineHandle {
         self.room
     }
 
+    /// Sequences in one batch.
+    pub fn max_num_seqs(&self) -> usize {
+        self.max_num_seqs
+    }
+
     /// The load after every step. It closes when the thread ends.
     pub fn load(&self) -> watch::Receiver<Load> {
         self.load.clone()
@@ -118,7 +142,7 @@ impl EngineThread {
     }
 }
 
-/// The events of one sequence, on their way to its stream.
+/// The events of one request, on their way to its stream.
 struct Events(mpsc::Sender<Event>);
 
 impl Sink for Events {

@@ -5,8 +5,11 @@ use std::{path::PathBuf, str::FromStr};
 use indicatif::{ProgressBar, ProgressStyle};
 use stoker_engine::{
     Model, model,
+    simulate::Profile,
     weights::{ModelFiles, WeightsError},
 };
+
+use crate::simulate;
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub enum ModelSource {
     Bundled,
     /// A folder of SafeTensors, config.json and tokenizer.json, or a GGUF file.
     Path(PathBuf),
+    /// No model: a device that is simulated by a profile.
+    Simulated(Profile),
 }
 
 /// The name of the bundled model, on the command line and in requests.
@@ -38,6 +43,7 @@ impl ModelSource {
     pub fn name(&self) -> String {
         match self {
             Self::Bundled => BUNDLED.into(),
+            Self::Simulated(_) => simulate::NAME.into(),
             Self::Path(path) => {
                 let path = path.canonicalize().unwrap_or_else(|_| path.clone());
                 let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
@@ -53,6 +59,9 @@ pub fn load(source: &ModelSource) -> Result<Model, LoadError> {
     let files = match source {
         ModelSource::Bundled => ModelFiles::embedded(BUNDLED, storyteller::model()),
         ModelSource::Path(path) => ModelFiles::open(path),
+        ModelSource::Simulated(profile) => {
+            return simulate::model(*profile).map_err(|error| LoadError(Box::new(error)));
+        }
     };
     let bar = ProgressBar::no_length().with_style(style()).with_prefix(source.name());
     let model = files.and_then(|files| {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
-use stoker_shared::{VERSION, telemetry::LogArgs};
+use stoker_shared::{VERSION, client::Address, telemetry::LogArgs};
 use stoker_worker::{ModelSource, WorkerConfig};
 
 const EXAMPLES: &str = "\
@@ -49,12 +49,12 @@ pub struct ClusterArgs {
     /// Workers behind the router; they share one copy of the weights
     #[arg(
         long,
-        env = "STOKER_WORKERS",
+        env = "STOKER_NUM_WORKERS",
         default_value_t = 2,
         value_parser = clap::value_parser!(u16).range(1..=64),
         value_name = "COUNT"
     )]
-    pub workers: u16,
+    pub num_workers: u16,
 }
 
 /// `stoker generate`
@@ -83,14 +83,22 @@ pub struct GenerateArgs {
     #[arg(long, env = "STOKER_JSON")]
     pub json: bool,
 
+    /// So many continuations of the prompt, which is computed once; needs --json, which says whose each piece is
+    #[arg(long, env = "STOKER_NUM_SEQUENCES", value_name = "COUNT", requires = "json")]
+    pub num_sequences: Option<u32>,
+
+    /// Log probabilities of new tokens, and of so many likeliest ones beside each; needs --json
+    #[arg(long, env = "STOKER_LOGPROBS", value_name = "COUNT", requires = "json")]
+    pub logprobs: Option<u32>,
+
     /// Use a cluster that is already up, at this address
     #[arg(
         long,
         env = "STOKER_ENDPOINT",
         value_name = "ADDR",
-        conflicts_with_all = ["model", "workers"]
+        conflicts_with_all = ["model", "num_workers"]
     )]
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Address>,
 
     /// The cluster to start otherwise.
     #[command(flatten)]

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::future::join_all;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, join_all, select_all},
+};
 use stoker_router::{RouterConfig, RunningRouter};
 use stoker_shared::{
     discovery::{Candidate, Registration, Registry, WorkerId},
@@ -66,6 +69,13 @@ impl Cluster {
     /// Where the router listens.
     pub fn address(&self) -> SocketAddr {
         self.router.address()
+    }
+
+    /// Resolves if the engine of a worker fails. They share a model: what ends one will end the others.
+    pub async fn failed(&self) {
+        let never = Box::pin(std::future::pending()) as BoxFuture<()>;
+        let failures = self.workers.iter().map(|(worker, _)| worker.failed().boxed());
+        select_all(failures.chain([never])).await;
     }
 
     /// Takes no new calls, lets running streams finish for `timeout`, and stops. Answers how many streams

@@ -3,7 +3,9 @@
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
-use stoker_proto::v1::{FinishReason, Finished, TokenDelta, finished::Matched};
+use stoker_proto::v1::{
+    Candidate, FinishReason, Finished, TokenDelta, TokenLogprob, finished::Matched,
+};
 
 /// Dims what is not new text, and back.
 const DIM: &str = "\x1b[2m";
@@ -12,16 +14,43 @@ const PLAIN: &str = "\x1b[0m";
 /// One piece of text.
 #[derive(Serialize)]
 struct Piece<'a> {
+    choice: u32,
     text: &'a str,
     token_ids: &'a [u32],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logprobs: Vec<Logprob<'a>>,
 }
 
-/// The outcome.
+/// How likely a token was, and those that were likeliest.
 #[derive(Serialize)]
-struct Outcome<'a> {
+struct Logprob<'a> {
+    id: u32,
+    logprob: f32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    top: Vec<Likely<'a>>,
+}
+
+#[derive(Serialize)]
+struct Likely<'a> {
+    id: u32,
+    logprob: f32,
+    text: &'a str,
+}
+
+/// The end of one continuation.
+#[derive(Serialize)]
+struct End<'a> {
+    choice: u32,
     finish_reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     matched_stop: Option<&'a str>,
+}
+
+/// The outcome: the last end, and what all came to.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    #[serde(flatten)]
+    end: End<'a>,
     usage: Usage,
     timings: Timings,
     worker: &'a str,
@@ -98,20 +127,32 @@ impl Output {
     }
 
     /// A piece of text, at once.
-    pub fn piece(&mut self, delta: &TokenDelta) -> io::Result<()> {
+    pub fn piece(&mut self, choice: u32, delta: &TokenDelta) -> io::Result<()> {
         if self.json {
-            self.line(&Piece { text: &delta.text, token_ids: &delta.ids })?;
+            let logprobs = delta.logprobs.iter().map(logprob).collect();
+            self.line(&Piece { choice, text: &delta.text, token_ids: &delta.ids, logprobs })?;
         } else {
             self.out.write_all(delta.text.as_bytes())?;
         }
         self.out.flush()
     }
 
+    /// The end of one continuation while others go on.
+    pub fn ended(&mut self, choice: u32, finished: &Finished) -> io::Result<()> {
+        if self.json { self.line(&end(choice, finished)) } else { Ok(()) }
+    }
+
     /// The outcome: an object, or a line on standard error.
-    pub fn finished(&mut self, by: &Answerer, end: &Finished, seen: Seen) -> io::Result<()> {
+    pub fn finished(
+        &mut self,
+        choice: u32,
+        by: &Answerer,
+        end: &Finished,
+        seen: Seen,
+    ) -> io::Result<()> {
         let usage = end.usage.unwrap_or_default();
         if self.json {
-            return self.line(&outcome(by, end));
+            return self.line(&outcome(choice, by, end));
         }
         writeln!(self.out)?;
         self.out.flush()?;
@@ -139,25 +180,40 @@ impl Output {
     }
 }
 
-fn outcome<'a>(by: &'a Answerer, end: &'a Finished) -> Outcome<'a> {
-    let usage = end.usage.unwrap_or_default();
-    let timings = end.timings.unwrap_or_default();
+fn logprob(token: &TokenLogprob) -> Logprob<'_> {
+    Logprob { id: token.id, logprob: token.logprob, top: token.top.iter().map(likely).collect() }
+}
+
+fn likely(candidate: &Candidate) -> Likely<'_> {
+    Likely { id: candidate.id, logprob: candidate.logprob, text: &candidate.text }
+}
+
+fn end(choice: u32, finished: &Finished) -> End<'_> {
+    End {
+        choice,
+        finish_reason: match finished.reason() {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled => "cancelled",
+            FinishReason::Unspecified => "unknown",
+        },
+        matched_stop: match &finished.matched {
+            Some(Matched::StopText(text)) => Some(text),
+            _ => None,
+        },
+    }
+}
+
+fn outcome<'a>(choice: u32, by: &'a Answerer, finished: &'a Finished) -> Outcome<'a> {
+    let usage = finished.usage.unwrap_or_default();
+    let timings = finished.timings.unwrap_or_default();
     let seconds = |duration: Option<_>| {
         duration
             .and_then(|d: prost_types::Duration| std::time::Duration::try_from(d).ok())
             .map_or(0.0, |d| d.as_secs_f64())
     };
     Outcome {
-        finish_reason: match end.reason() {
-            FinishReason::Stop => "stop",
-            FinishReason::Length => "length",
-            FinishReason::Cancelled => "cancelled",
-            FinishReason::Unspecified => "unknown",
-        },
-        matched_stop: match &end.matched {
-            Some(Matched::StopText(text)) => Some(text),
-            _ => None,
-        },
+        end: end(choice, finished),
         usage: Usage {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,

@@ -10,7 +10,7 @@ use crate::{cli::ServeArgs, cluster::Cluster, error::Error};
 pub async fn run(args: ServeArgs) -> Result<(), Error> {
     let mut signals = Signals::catch().map_err(|error| Error::Failed(error.to_string()))?;
     let drain_timeout = args.worker.drain_timeout;
-    let (name, workers) = (args.cluster.model.name(), args.cluster.workers);
+    let (name, workers) = (args.cluster.model.name(), args.cluster.num_workers);
     let start = Cluster::start(args.listen, args.cluster.model, workers, args.worker);
     let cluster = tokio::select! {
         started = start => started?,
@@ -27,7 +27,10 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
     // A reader that has seen enough is no reason to end.
     let _ = io::stdout().write_all(hello.as_bytes());
 
-    let signal = signals.next().await;
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        () = cluster.failed() => return Err(Error::Failed("the engine failed; see above".into())),
+    };
     eprintln!("{signal}: finishing what runs, for at most {drain_timeout:?}; again to end at once");
     tokio::select! {
         unfinished = cluster.shutdown(drain_timeout) => match unfinished {

@@ -52,9 +52,10 @@ where
             call.tried.with(|tried| {
                 let worker = model.choose(tried).ok_or_else(|| fleet.nobody())?;
                 tried.push(worker.id.clone());
-                let (prompt, answer) = estimate(&call.request, worker.info.context_length);
                 // Reserved before dispatch, so that calls that come at once do not all see an idle worker.
-                Ok((worker.clone(), Reservation::new(worker, prompt, answer)))
+                let (prompt, answer) = estimate(&call.request, worker.info.context_length);
+                let choices = choices(&call.request);
+                Ok((worker.clone(), Reservation::new(worker, prompt, answer, choices)))
             })
         });
         let (worker, reservation) = match reserved {
@@ -70,7 +71,12 @@ where
     }
 }
 
-/// Tokens of prompt and answer, as far as somebody without a tokenizer can tell.
+/// Continuations to expect.
+fn choices(request: &GenerateRequest) -> u32 {
+    request.sampling.as_ref().and_then(|s| s.num_sequences).unwrap_or(1)
+}
+
+/// Tokens of the prompt and of each continuation, as far as somebody without a tokenizer can tell.
 fn estimate(request: &GenerateRequest, context_length: u32) -> (u64, u64) {
     let of_text = |bytes: usize| (bytes as u64).div_ceil(4);
     let prompt = match &request.input {
@@ -80,21 +86,21 @@ fn estimate(request: &GenerateRequest, context_length: u32) -> (u64, u64) {
         None => 0,
     };
     let longest = request.stopping.as_ref().and_then(|s| s.max_tokens);
-    let choices = request.sampling.as_ref().and_then(|s| s.num_sequences);
     let mut answer = longest.map_or(USUAL_ANSWER, u64::from);
     if context_length > 0 {
         // Many ask for far more than there is room for.
         answer = answer.min(context_length.into());
     }
-    (prompt, answer * u64::from(choices.unwrap_or(1)))
+    (prompt, answer)
 }
 
 impl Observe for Reservation {
     fn event(&mut self, event: &mut GenerateResponse) {
         match &event.event {
             Some(Event::Accepted(accepted)) => self.prompt_is(accepted.prompt_tokens.into()),
-            Some(Event::Token(delta)) => self.made(delta.ids.len() as u64),
-            _ => {}
+            Some(Event::Token(delta)) => self.made(event.choice, delta.ids.len() as u64),
+            Some(Event::Finished(_)) => self.finished(event.choice),
+            Some(Event::Prompt(_)) | None => {}
         }
     }
 }
@@ -115,7 +121,8 @@ mod tests {
             sampling: Some(Sampling { num_sequences: Some(3), ..Default::default() }),
             ..Default::default()
         };
-        assert_eq!(estimate(&exact, 0), (9, 300));
-        assert_eq!(estimate(&exact, 50), (9, 150), "no more than the context holds");
+        assert_eq!((estimate(&exact, 0), choices(&exact)), ((9, 100), 3));
+        assert_eq!(estimate(&exact, 50), (9, 50), "no more than the context holds");
+        assert_eq!(choices(&request()), 1);
     }
 }

@@ -106,7 +106,7 @@ mod tests {
     #[tokio::test]
     async fn the_better_of_two_is_chosen_every_time() {
         let model = model(2);
-        let _busy = Reservation::new(&model.live[0], 10, 10);
+        let _busy = Reservation::new(&model.live[0], 10, 10, 1);
         for _ in 0..100 {
             assert_eq!(model.choose(&[]).unwrap().id.as_str(), "1");
         }
@@ -116,7 +116,7 @@ mod tests {
     async fn a_thousand_workers_are_loaded_evenly() {
         let model = model(1_000);
         let held: Vec<_> =
-            (0..20_000).map(|_| Reservation::new(model.choose(&[]).unwrap(), 0, 1)).collect();
+            (0..20_000).map(|_| Reservation::new(model.choose(&[]).unwrap(), 0, 1, 1)).collect();
         let most = model.live.iter().map(|w| w.outstanding.tokens()).max().unwrap();
         // 20 each on average. One random choice would put about 35 on somebody.
         assert!(most <= 25, "{most}");

@@ -64,44 +64,66 @@ pub(crate) struct Reservation {
     /// Keeps the connection too, when the worker is no longer known otherwise.
     worker: Arc<Worker>,
     prompt: u64,
-    answer: u64,
+    /// What each continuation has still to make.
+    answers: Vec<u64>,
 }
 
 impl Reservation {
-    /// Reserves an estimate, in tokens.
-    pub(crate) fn new(worker: &Arc<Worker>, prompt: u64, answer: u64) -> Self {
+    /// Reserves an estimate: tokens of the prompt, and of each of `choices` continuations.
+    pub(crate) fn new(worker: &Arc<Worker>, prompt: u64, answer: u64, choices: u32) -> Self {
+        let reservation =
+            Self { worker: Arc::clone(worker), prompt, answers: vec![answer; choices as usize] };
         let outstanding = &worker.outstanding;
-        outstanding.tokens.fetch_add(prompt + answer, Ordering::Relaxed);
+        outstanding.tokens.fetch_add(reservation.tokens(), Ordering::Relaxed);
         outstanding.streams.fetch_add(1, Ordering::Relaxed);
-        Self { worker: Arc::clone(worker), prompt, answer }
+        reservation
     }
 
     /// The worker counted the prompt.
     pub(crate) fn prompt_is(&mut self, tokens: u64) {
-        self.set(tokens, self.answer);
+        self.change(|this| this.prompt = tokens);
     }
 
     /// The worker made tokens, so it has read the prompt too.
-    pub(crate) fn made(&mut self, tokens: u64) {
-        // An answer longer than expected is still work: it counts as one token until it ends.
-        self.set(0, self.answer.saturating_sub(tokens).max(1));
+    pub(crate) fn made(&mut self, choice: u32, tokens: u64) {
+        self.change(|this| {
+            this.prompt = 0;
+            if let Some(answer) = this.answers.get_mut(choice as usize) {
+                // An answer longer than expected is still work: it counts as one token until it ends.
+                *answer = answer.saturating_sub(tokens).max(1);
+            }
+        });
     }
 
-    fn set(&mut self, prompt: u64, answer: u64) {
-        let (before, now) = (self.prompt + self.answer, prompt + answer);
+    /// A continuation has ended; others may go on.
+    pub(crate) fn finished(&mut self, choice: u32) {
+        self.change(|this| {
+            if let Some(answer) = this.answers.get_mut(choice as usize) {
+                *answer = 0;
+            }
+        });
+    }
+
+    fn tokens(&self) -> u64 {
+        self.prompt + self.answers.iter().sum::<u64>()
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Self)) {
+        let before = self.tokens();
+        change(self);
+        let now = self.tokens();
         let tokens = &self.worker.outstanding.tokens;
         if now >= before {
             tokens.fetch_add(now - before, Ordering::Relaxed);
         } else {
             tokens.fetch_sub(before - now, Ordering::Relaxed);
         }
-        (self.prompt, self.answer) = (prompt, answer);
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.set(0, 0);
+        self.worker.outstanding.tokens.fetch_sub(self.tokens(), Ordering::Relaxed);
         self.worker.outstanding.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -123,17 +145,36 @@ pub(crate) mod tests {
     async fn a_reservation_follows_the_work_and_leaves_nothing() {
         let worker = worker("a", "m", "");
         let tokens = || worker.outstanding.tokens();
-        let mut first = Reservation::new(&worker, 10, 100);
-        let second = Reservation::new(&worker, 1, 1);
+        let mut first = Reservation::new(&worker, 10, 100, 1);
+        let second = Reservation::new(&worker, 1, 1, 1);
         assert_eq!((tokens(), worker.outstanding.streams()), (112, 2));
         first.prompt_is(30);
         assert_eq!(tokens(), 132);
-        first.made(1);
+        first.made(0, 1);
         assert_eq!(tokens(), 101, "the prompt is read, one token is made");
-        first.made(500);
+        first.made(0, 500);
         assert_eq!(tokens(), 3, "longer than expected, but not over");
         drop(first);
         drop(second);
+        assert_eq!((tokens(), worker.outstanding.streams()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn every_continuation_is_reserved_and_released_by_itself() {
+        let worker = worker("a", "m", "");
+        let tokens = || worker.outstanding.tokens();
+        let mut three = Reservation::new(&worker, 10, 100, 3);
+        assert_eq!((tokens(), worker.outstanding.streams()), (310, 1));
+        three.made(1, 30);
+        assert_eq!(tokens(), 270, "the prompt is read, choice 1 has 70 to go");
+        three.finished(1);
+        three.finished(0);
+        assert_eq!(tokens(), 100);
+        // A worker that counts wrong changes nothing.
+        three.made(7, 5);
+        three.finished(7);
+        assert_eq!(tokens(), 100);
+        drop(three);
         assert_eq!((tokens(), worker.outstanding.streams()), (0, 0));
     }
 }

@@ -29,8 +29,10 @@ use super::soon;
 /// What a worker does with one request.
 #[derive(Clone)]
 pub enum Script {
-    /// As many tokens as the request allows, and the last event.
+    /// As many tokens as the request allows in each continuation, and their ends.
     Answer,
+    /// The same, but one of the ends does not come.
+    Unfinished,
     /// A status instead of a stream.
     Refuse(ServiceError),
     /// Nothing at all, not even headers.
@@ -215,9 +217,14 @@ impl Inference for Service {
             Script::Refuse(error) => return Err(error.into()),
             Script::Hang => std::future::pending().await,
             Script::Answer => {
-                let last = answer.last();
-                let tokens = answer.tokens;
-                answer.events(tokens).chain(stream::iter([Ok(last)])).boxed()
+                let (tokens, ends) = (answer.tokens, answer.ends());
+                answer.events(tokens).chain(stream::iter(ends.map(Ok))).boxed()
+            }
+            Script::Unfinished => {
+                let (tokens, ends) = (answer.tokens, answer.ends());
+                let all_but_last = answer.choices as usize - 1;
+                let ends = stream::iter(ends.take(all_but_last).map(Ok));
+                answer.events(tokens).chain(ends).boxed()
             }
             Script::Stall(tokens) => answer.events(tokens).chain(stream::pending()).boxed(),
             Script::Fail(tokens, error) => {
@@ -238,13 +245,12 @@ impl Inference for Service {
             }
             Script::Truncate(tokens) => answer.events(tokens).boxed(),
             Script::Ghosts => {
-                let last = answer.last();
-                let tokens = answer.tokens;
+                let (tokens, ends) = (answer.tokens, answer.ends());
                 let ghost = |event: &GenerateResponse| GenerateResponse {
                     attempt: event.attempt + 1,
                     ..event.clone()
                 };
-                let real = answer.events(tokens).chain(stream::iter([Ok(last)]));
+                let real = answer.events(tokens).chain(stream::iter(ends.map(Ok)));
                 real.flat_map(move |event: Result<GenerateResponse, Status>| {
                     let event = event.unwrap();
                     stream::iter([Ok(ghost(&event)), Ok(event)])
@@ -262,6 +268,7 @@ struct Answer {
     attempt: u32,
     accepted: Accepted,
     tokens: u32,
+    choices: u32,
 }
 
 impl Answer {
@@ -277,43 +284,52 @@ impl Answer {
                 prompt_tokens: 4,
             },
             tokens: request.stopping.as_ref().and_then(|s| s.max_tokens).unwrap_or(3),
+            choices: sampling.num_sequences.unwrap_or(1),
         }
     }
 
-    fn event(&self, event: Event) -> GenerateResponse {
-        GenerateResponse { choice: 0, event: Some(event), attempt: self.attempt }
+    fn event(&self, choice: u32, event: Event) -> GenerateResponse {
+        GenerateResponse { choice, event: Some(event), attempt: self.attempt }
     }
 
-    /// Accepted, and `tokens` tokens.
+    /// Accepted, and `tokens` tokens of each continuation in turn.
     fn events(self, tokens: u32) -> impl Stream<Item = Result<GenerateResponse, Status>> + Send {
-        let first = self.event(Event::Accepted(self.accepted.clone()));
-        let rest = stream::iter(0..tokens).map(move |i| {
-            Ok(self.event(Event::Token(TokenDelta {
-                ids: vec![i],
-                text: "x".into(),
-                ..Default::default()
-            })))
+        let first = self.event(0, Event::Accepted(self.accepted.clone()));
+        let choices = self.choices;
+        let all = (0..tokens).flat_map(move |i| (0..choices).map(move |choice| (i, choice)));
+        let rest = stream::iter(all).map(move |(i, choice)| {
+            let delta = TokenDelta { ids: vec![i], text: "x".into(), ..Default::default() };
+            Ok(self.event(choice, Event::Token(delta)))
         });
         stream::iter([Ok(first)]).chain(rest)
     }
 
-    fn last(&self) -> GenerateResponse {
-        let spent = |millis| Duration::from_millis(millis).try_into().ok();
-        self.event(Event::Finished(Finished {
-            reason: FinishReason::Length.into(),
-            usage: Some(Usage {
-                prompt_tokens: 4,
-                completion_tokens: self.tokens,
-                ..Default::default()
-            }),
-            timings: Some(Timings {
-                // Less than a real call can take, so that there is something left to account for.
-                worker_total: Duration::from_micros(1).try_into().ok(),
-                queue: spent(0),
-                ..Default::default()
-            }),
+    /// The ends, the first continuation's last: that one tells what all came to.
+    fn ends(&self) -> impl Iterator<Item = GenerateResponse> + Send + use<> {
+        let answer = self.clone();
+        (0..self.choices).rev().map(move |choice| {
+            let (usage, timings) = match choice {
+                0 => (Some(answer.usage()), Some(Answer::timings())),
+                _ => (None, None),
+            };
+            let reason = FinishReason::Length.into();
+            let end = Finished { reason, usage, timings, ..Default::default() };
+            answer.event(choice, Event::Finished(end))
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        let completion_tokens = self.tokens * self.choices;
+        Usage { prompt_tokens: 4, completion_tokens, ..Default::default() }
+    }
+
+    fn timings() -> Timings {
+        Timings {
+            // Less than a real call can take, so that there is something left to account for.
+            worker_total: Duration::from_micros(1).try_into().ok(),
+            queue: Duration::ZERO.try_into().ok(),
             ..Default::default()
-        }))
+        }
     }
 }
 

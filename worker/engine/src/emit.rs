@@ -46,6 +46,13 @@ impl Emitter {
         Emitted { text, stop: None }
     }
 
+    /// Takes the next token where no stop string counts: its text is certain at once, and none that begins in
+    /// it will be found.
+    pub fn pass(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
+        self.decoder.push_into(tokenizer, id, &mut self.held);
+        std::mem::take(&mut self.held)
+    }
+
     /// Ends the text: what was held back is certain now.
     pub fn finish(&mut self) -> String {
         self.decoder.finish_into(&mut self.held);

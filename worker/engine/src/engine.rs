@@ -4,13 +4,16 @@ use std::{collections::HashMap, time::Instant};
 
 use crate::{
     blocks::BlockPool,
+    group::{Progress, SequenceGroup},
     model::Model,
     request::{Request, Sink},
     runner::{Part, Runner},
-    scheduler::{Limits, Plan, Scheduler, SequenceId, Slice, TooLong, blocks_for},
-    sequence::Sequence,
+    scheduler::{Limits, Plan, Refused, Scheduler, Size, Slice, blocks_for},
     weights::ModelConfig,
 };
+
+/// What the logits of prompts, where they are asked for, may take in one step, in bytes.
+const PROMPT_LOGITS_BYTES: usize = 32 << 20;
 
 /// How large an engine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,33 +56,39 @@ pub struct Load {
     pub total_blocks: usize,
     /// Steps done.
     pub step: u64,
+    /// Times that a sequence was preempted.
+    pub preemptions: u64,
 }
 
-/// One model, its cache, and the sequences that run on it. Lives on one thread.
+/// One model, its cache, and the requests that run on it. Lives on one thread.
 pub struct Engine {
     runner: Runner,
     scheduler: Scheduler,
     blocks: BlockPool,
-    sequences: HashMap<SequenceId, Sequence>,
-    next_id: u64,
+    requests: HashMap<u64, SequenceGroup>,
+    next_request: u64,
     steps: u64,
+    preemptions: u64,
 }
 
 impl Engine {
     /// Allocates the cache.
     pub fn new(model: Model, config: EngineConfig) -> Self {
         let blocks = BlockPool::new(u32::try_from(config.kv_blocks).unwrap_or(u32::MAX));
+        let row_bytes = model.config.vocab_size * size_of::<f32>();
         let limits = Limits {
             max_num_seqs: config.max_num_seqs,
             max_num_batched_tokens: config.max_num_batched_tokens.max(config.max_num_seqs),
+            max_prompt_logits: (PROMPT_LOGITS_BYTES / row_bytes.max(1)).max(1),
         };
         Self {
             runner: Runner::new(model, blocks.total()),
             scheduler: Scheduler::new(limits, blocks.clone()),
             blocks,
-            sequences: HashMap::new(),
-            next_id: 0,
+            requests: HashMap::new(),
+            next_request: 0,
             steps: 0,
+            preemptions: 0,
         }
     }
 
@@ -89,7 +98,7 @@ impl Engine {
     }
 
     /// Takes a request. Its events go to `sink`, from the next step on.
-    pub fn submit(&mut self, request: Request, sink: Box<dyn Sink>) -> Result<SequenceId, TooLong> {
+    pub fn submit(&mut self, request: Request, sink: Box<dyn Sink>) -> Result<(), Refused> {
         let model = self.runner.model();
         let room = model.config.context_length.min(self.blocks.total() * stoker_ops::KV_BLOCK);
         let prompt = request.prompt.len();
@@ -98,23 +107,31 @@ impl Engine {
 
         if prompt >= room {
             // No place for an answer, and no positions beyond the context.
-            return Err(TooLong { needed: blocks_for(prompt + 1), total: blocks_for(room) });
+            let (needed, total) = (blocks_for(prompt + 1), blocks_for(room));
+            return Err(Refused::TooLong { needed, total });
         }
-        let id = SequenceId(self.next_id);
-        self.scheduler.add(id, prompt, longest)?;
-        self.next_id += 1;
-        let sequence = Sequence::new(request, longest, &model.tokenizer, sink);
-        self.sequences.insert(id, sequence);
-        Ok(id)
+        let size = Size {
+            prompt,
+            longest,
+            num_sequences: request.num_sequences.get(),
+            prompt_logits: request.logprobs.prompt,
+        };
+        let id = self.next_request;
+        self.scheduler.add(id, size)?;
+        self.next_request += 1;
+        let group = SequenceGroup::new(&request, longest, &model.tokenizer, sink);
+        self.requests.insert(id, group);
+        Ok(())
     }
 
     /// Drops what nobody listens to, then runs one step. False if there was nothing to do.
     pub fn step(&mut self) -> bool {
         self.drop_abandoned();
         let plan = self.scheduler.plan();
+        self.preemptions += plan.preempted.len() as u64;
         for id in &plan.preempted {
-            if let Some(sequence) = self.sequences.get_mut(id) {
-                sequence.preempted();
+            if let Some(group) = self.requests.get_mut(&id.request) {
+                group.preempted();
             }
         }
         if plan.slices.is_empty() {
@@ -135,58 +152,61 @@ impl Engine {
             free_blocks: self.blocks.free(),
             total_blocks: self.blocks.total(),
             step: self.steps,
+            preemptions: self.preemptions,
         }
     }
 
-    /// Drops sequences whose listener is gone; their blocks go home at once.
+    /// Drops requests whose listener is gone; their blocks go home at once.
     pub fn drop_abandoned(&mut self) {
         let scheduler = &mut self.scheduler;
-        self.sequences.retain(|id, sequence| {
-            let keep = !sequence.is_abandoned();
+        self.requests.retain(|id, group| {
+            let keep = !group.is_abandoned();
             if !keep {
-                scheduler.remove(*id);
+                scheduler.remove_request(*id);
             }
             keep
         });
     }
 
-    /// Runs the model over the plan. One row of logits for every slice that samples.
+    /// Runs the model over the plan. A row of logits for every token that wants one.
     fn run(&mut self, plan: &Plan) -> Vec<Vec<f32>> {
         let now = Instant::now();
         for slice in &plan.slices {
-            if let Some(sequence) = self.sequences.get_mut(&slice.id) {
-                sequence.scheduled(now);
+            if let Some(group) = self.requests.get_mut(&slice.id.request) {
+                group.scheduled(self.steps, now);
             }
         }
-        let part = |slice: &Slice| Part {
-            ids: &self.sequences[&slice.id].tokens[slice.start..slice.start + slice.length],
-            start: slice.start,
-            table: self.scheduler.table(slice.id),
-            samples: slice.samples,
+        let part = |slice: &Slice| {
+            let tokens = self.requests[&slice.id.request].tokens(slice.id.choice);
+            Part {
+                ids: &tokens[slice.start..slice.start + slice.length],
+                start: slice.start,
+                table: self.scheduler.table(slice.id),
+                logits: slice.logits,
+            }
         };
         let parts: Vec<_> = plan.slices.iter().map(part).collect();
         self.runner.run(&parts)
     }
 
-    /// Draws a token for every slice that samples, and ends the sequences that are done.
+    /// Draws a token for every slice that samples, and ends what is done.
     fn draw(&mut self, plan: &Plan, logits: &[Vec<f32>]) {
         let now = Instant::now();
-        let mut logits = logits.iter();
+        let mut rest = logits;
         for slice in &plan.slices {
+            let (logits, others) = rest.split_at(slice.logits);
+            rest = others;
             self.scheduler.ran(slice, slice.samples);
-            let Some(sequence) = self.sequences.get_mut(&slice.id) else { continue };
-            let Some(row) = slice.samples.then(|| logits.next()).flatten() else { continue };
+            // Gone if another of its sequences failed in this step.
+            let Some(group) = self.requests.get_mut(&slice.id.request) else { continue };
             let tokenizer = &self.runner.model().tokenizer;
-            let ended = match sequence.sampling.draw(row, sequence.tokens.len()) {
-                Ok(token) => sequence.push(token, tokenizer, now),
-                Err(failure) => {
-                    sequence.fail(failure);
-                    true
+            match group.advance(slice, logits, tokenizer, now) {
+                Progress::GoesOn => {}
+                Progress::SequenceEnded => self.scheduler.remove(slice.id),
+                Progress::Over => {
+                    self.scheduler.remove_request(slice.id.request);
+                    self.requests.remove(&slice.id.request);
                 }
-            };
-            if ended {
-                self.scheduler.remove(slice.id);
-                self.sequences.remove(&slice.id);
             }
         }
     }

@@ -5,16 +5,20 @@
 pub mod blocks;
 pub mod emit;
 pub mod engine;
+pub mod group;
 pub mod model;
 pub mod request;
 pub mod runner;
 pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
+pub mod simulate;
 pub mod tokenizer;
 pub mod weights;
 
 pub use engine::{Engine, EngineConfig, Load};
 pub use model::Model;
-pub use request::{Event, Failure, Finish, FinishReason, Request, Sink, Stopping, Timings};
-pub use sampling::Sampling;
+pub use request::{
+    Event, Failure, Finish, FinishReason, Request, Sink, Stopping, Summary, Timings, Token,
+};
+pub use sampling::{Adjustments, Logprobs, Sampling, TokenLogprob};

@@ -7,6 +7,7 @@ mod layer;
 mod linear;
 mod mlp;
 mod norm;
+mod rope;
 
 use std::sync::Arc;
 
@@ -14,14 +15,32 @@ use burn::tensor::{Device, Tensor, TensorData};
 pub use decoder::Decoder;
 
 use crate::{
+    simulate::Profile,
     tokenizer::Tokenizer,
     weights::{ModelConfig, ModelFiles, WeightsError},
 };
 
-/// The kind of device, as the digest and `GetModelInfo` name it.
-pub const DEVICE_CLASS: &str = "cpu";
 /// How weights are kept, as the digest and `GetModelInfo` name it.
 pub const QUANTIZATION: &str = "none";
+
+/// What turns tokens into logits.
+#[derive(Clone)]
+pub enum Network {
+    /// Weights on a device.
+    Decoder(Box<Decoder>, Device),
+    /// A device that takes its time and needs no weights.
+    Simulated(Profile),
+}
+
+impl Network {
+    /// The kind of device, as the digest and `GetModelInfo` name it.
+    pub fn device_class(&self) -> &'static str {
+        match self {
+            Self::Decoder(..) => "cpu",
+            Self::Simulated(_) => "simulated",
+        }
+    }
+}
 
 /// The device that every machine has.
 pub fn cpu() -> Device {
@@ -32,7 +51,7 @@ pub fn cpu() -> Device {
 #[derive(Clone)]
 pub struct Model {
     /// The network.
-    pub decoder: Decoder,
+    pub network: Network,
     /// Its shape and constants.
     pub config: ModelConfig,
     /// Its vocabulary.
@@ -43,8 +62,6 @@ pub struct Model {
     pub digest: String,
     /// Number of weights; a tied head counts once.
     pub parameters: u64,
-    /// Where its tensors live.
-    pub device: Device,
 }
 
 /// How far loading is: bytes of f32 weights.
@@ -74,14 +91,28 @@ impl Model {
         };
         let decoder = Decoder::read(files.config(), &mut reader)?;
         Ok(Self {
-            decoder,
+            network: Network::Decoder(Box::new(decoder), device.clone()),
             config: files.config().clone(),
             tokenizer: Arc::clone(files.tokenizer()),
             chat_template: files.chat_template().map(str::to_owned),
             digest: reader.digest.finish(),
             parameters,
-            device: device.clone(),
         })
+    }
+
+    /// A model of `profile` that speaks the vocabulary of `tokenizer`, which requests end with `eos`.
+    pub fn simulated(profile: Profile, tokenizer: Tokenizer, eos: u32) -> Self {
+        let vocab_size = tokenizer.vocab_size();
+        let config = profile.config(vocab_size, eos);
+        let tokenizer = tokenizer.for_model(vocab_size, &config.eos_token_ids);
+        Self {
+            digest: digest::simulated(&profile, &tokenizer),
+            network: Network::Simulated(profile),
+            config,
+            tokenizer: Arc::new(tokenizer),
+            chat_template: None,
+            parameters: 0,
+        }
     }
 }
 

@@ -1,18 +1,28 @@
 //! What goes into the engine, and what comes out.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
-use crate::sampling::Sampling;
+use crate::sampling::{Adjustments, Logprobs, Sampling, TokenLogprob};
 
 /// A request, checked against the model's limits and tokenised.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// At least one token id below the vocabulary's size, and fewer than the longest sequence.
     pub prompt: Vec<u32>,
-    /// How tokens are drawn.
+    /// How tokens are drawn; of several sequences, those of the first.
     pub sampling: Sampling,
+    /// What is done to logits before.
+    pub adjustments: Adjustments,
+    /// Sequences that continue the prompt. They differ in their choice, which counts up from that of
+    /// `sampling`.
+    pub num_sequences: NonZeroU32,
     /// When to stop.
     pub stopping: Stopping,
+    /// Which log probabilities are wanted.
+    pub logprobs: Logprobs,
     /// When it began to wait; `Timings::queue` counts from here.
     pub arrived: Instant,
 }
@@ -22,6 +32,9 @@ pub struct Request {
 pub struct Stopping {
     /// New tokens at most; the end of the context is a limit of its own.
     pub max_tokens: Option<usize>,
+    /// So many new tokens come in any case, unless the context ends: before, tokens that end the text are not
+    /// drawn and strings that end it are not looked for.
+    pub min_tokens: usize,
     /// Strings that end the text.
     pub strings: Vec<String>,
     /// Tokens that end the text, besides the model's own.
@@ -32,30 +45,53 @@ pub struct Stopping {
     pub include_stop: bool,
 }
 
-/// What a sequence's client is told.
+/// What a request's client is told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// New tokens, and the text that is certain now.
-    Token {
-        /// Every id since the last event.
-        ids: Vec<u32>,
-        /// Whole characters; empty while a character or a stop string may still complete.
-        text: String,
-    },
-    /// The end.
+    /// Tokens of the prompt but the first, in order: all of them before the first new token, in parts of at
+    /// most [`PROMPT_PART`].
+    Prompt(Vec<TokenLogprob>),
+    /// A new token.
+    Token(Token),
+    /// The end of a sequence.
     Finished(Finish),
-    /// This sequence could not go on; others are not touched.
+    /// The request could not go on; others are not touched.
     Failed(Failure),
+}
+
+/// Tokens in one [`Event::Prompt`], at most: a message to a client must not become too long for it.
+pub const PROMPT_PART: usize = 256;
+
+/// A new token, and the text that is certain now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// Which of the request's sequences it continues.
+    pub choice: u32,
+    /// The token.
+    pub id: u32,
+    /// Whole characters; empty while a character or a stop string may still complete.
+    pub text: String,
+    /// How likely it was, if that is wanted.
+    pub logprob: Option<TokenLogprob>,
 }
 
 /// How a sequence ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finish {
+    /// Which of the request's sequences.
+    pub choice: u32,
     /// Why.
     pub reason: FinishReason,
-    /// Tokens of the prompt.
+    /// With the last of the request's sequences to end: what all of them came to.
+    pub summary: Option<Summary>,
+}
+
+/// What a request came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Tokens of the prompt, which all sequences share.
     pub prompt_tokens: usize,
-    /// Tokens drawn.
+    /// Tokens drawn, of all sequences.
     pub completion_tokens: usize,
     /// Where the time went.
     pub timings: Timings,
@@ -72,7 +108,7 @@ pub enum FinishReason {
     Length,
 }
 
-/// Where a sequence's time went. `queue + prefill + decode` is all of it.
+/// Where a request's time went. `queue + prefill + decode` is all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timings {
     /// From arrival to the first step it took part in.
@@ -83,11 +119,11 @@ pub struct Timings {
     pub decode: Duration,
     /// Steps it took part in.
     pub steps: u32,
-    /// Times it was preempted and computed again.
+    /// Times a sequence of it was preempted and computed again.
     pub preemptions: u32,
 }
 
-/// Why a sequence could not go on.
+/// Why a request could not go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The model gave something that is not a number.
@@ -100,10 +136,10 @@ pub enum Failure {
     },
 }
 
-/// Where a sequence's events go. It must not block: it is called on the device's thread.
+/// Where a request's events go. It must not block: it is called on the device's thread.
 pub trait Sink: Send {
     /// Takes an event.
     fn send(&mut self, event: Event);
-    /// Whether nobody listens any more; the sequence is dropped before the next step.
+    /// Whether nobody listens any more; the request is dropped before the next step.
     fn is_closed(&self) -> bool;
 }

@@ -3,7 +3,11 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use stoker_ops::{Cache, KV_BLOCK, Tokens};
 
-use crate::{blocks::Block, model::Model};
+use crate::{
+    blocks::Block,
+    model::{Decoder, Model, Network},
+    simulate::Simulator,
+};
 
 /// What runs of one sequence in a step.
 pub struct Part<'a> {
@@ -13,23 +17,40 @@ pub struct Part<'a> {
     pub start: usize,
     /// The sequence's blocks, enough for all positions up to the last of them.
     pub table: &'a [Block],
-    /// Whether the last token's logits are wanted.
-    pub samples: bool,
+    /// How many of the last tokens want their logits.
+    pub logits: usize,
 }
 
 /// Runs steps of one model on one device.
 pub struct Runner {
     model: Model,
-    caches: Vec<Cache>,
+    device: Computes,
+}
+
+/// What computes.
+enum Computes {
+    /// A network, with a cache for each layer.
+    Network { decoder: Box<Decoder>, device: Device, caches: Vec<Cache> },
+    /// Nothing but a clock.
+    Simulator(Simulator),
 }
 
 impl Runner {
     /// Allocates a cache of `blocks` for `model`, zeroed.
     pub fn new(model: Model, blocks: usize) -> Self {
-        let shape = [blocks, model.config.num_kv_heads, KV_BLOCK, model.config.head_dim];
-        let caches =
-            (0..model.config.num_layers).map(|_| Cache::new(shape, &model.device)).collect();
-        Self { model, caches }
+        let config = &model.config;
+        let device = match model.network.clone() {
+            Network::Decoder(decoder, device) => {
+                let shape = [blocks, config.num_kv_heads, KV_BLOCK, config.head_dim];
+                let cache = |_| Cache::new(shape, &device);
+                let caches = (0..config.num_layers).map(cache).collect();
+                Computes::Network { decoder, device, caches }
+            }
+            Network::Simulated(profile) => {
+                Computes::Simulator(Simulator::new(profile, config, &model.tokenizer))
+            }
+        };
+        Self { model, device }
     }
 
     /// The model.
@@ -37,21 +58,21 @@ impl Runner {
         &self.model
     }
 
-    /// Runs one step. Returns a row of logits, `[vocab]`, for every part that samples, in order.
+    /// Runs one step. Returns a row of logits, `[vocab]`, for every token that wants one, in order.
     pub fn run(&mut self, parts: &[Part]) -> Vec<Vec<f32>> {
-        let step = Step::new(parts);
-        let device = &self.model.device;
-        let tokens = step.tokens(device);
-        let caches = std::mem::take(&mut self.caches);
-        let (logits, caches) = self.model.decoder.forward(
-            ints(step.ids, device),
-            &tokens,
-            caches,
-            ints(step.sampled, device),
-        );
-        self.caches = caches;
-        let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-        logits.chunks_exact(self.model.config.vocab_size).map(<[f32]>::to_vec).collect()
+        match &mut self.device {
+            Computes::Simulator(simulator) => simulator.run(parts),
+            Computes::Network { decoder, device, caches } => {
+                let step = Step::new(parts);
+                let tokens = step.tokens(device);
+                let (ids, wanted) = (ints(step.ids, device), ints(step.wanted, device));
+                let (logits, written) =
+                    decoder.forward(ids, &tokens, std::mem::take(caches), wanted);
+                *caches = written;
+                let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+                logits.chunks_exact(self.model.config.vocab_size).map(<[f32]>::to_vec).collect()
+            }
+        }
     }
 }
 
@@ -63,7 +84,7 @@ struct Step {
     slots: Vec<i32>,
     rows: Vec<i32>,
     /// Indices of the tokens whose logits are wanted.
-    sampled: Vec<i32>,
+    wanted: Vec<i32>,
     /// `[parts, width]`, padded with zeros.
     tables: Vec<i32>,
     width: usize,
@@ -81,9 +102,8 @@ impl Step {
                 step.slots.push((block * KV_BLOCK + position % KV_BLOCK) as i32);
                 step.rows.push(row as i32);
             }
-            if part.samples {
-                step.sampled.push(step.ids.len() as i32 - 1);
-            }
+            let end = step.ids.len();
+            step.wanted.extend((end - part.logits..end).map(|token| token as i32));
             step.tables.extend(part.table.iter().map(|b| b.number() as i32));
             step.tables.resize((row + 1) * width, 0);
         }

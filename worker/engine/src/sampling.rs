@@ -4,10 +4,17 @@
 //! a Gumbel variable made from (seed, choice, position, token) alone. This is exactly a draw from the
 //! softmax, and it depends on nothing but the request: not on the batch, the worker, or earlier draws.
 
+mod adjust;
 mod keep;
+mod logprobs;
 mod noise;
+mod sampler;
 
+pub use adjust::Adjustments;
+pub use logprobs::{Logprobs, TokenLogprob};
 pub use noise::Noise;
+pub(crate) use noise::mix64;
+pub(crate) use sampler::{Drawn, Sampler};
 
 use crate::request::Failure;
 
@@ -40,14 +47,12 @@ impl Sampling {
         Self { temperature: 0.0, ..Self::default() }
     }
 
-    /// Draws the token at `position` of the sequence from `logits [vocab]`. Ties go to the lowest id.
-    pub fn draw(&self, logits: &[f32], position: usize) -> Result<u32, Failure> {
-        if let Some(token) = logits.iter().position(|l| !l.is_finite()) {
-            return Err(Failure::NotFinite { token: token as u32, position });
-        }
+    /// Draws the token at `position` of the sequence from `logits [vocab]`, finite or -∞ for tokens that may
+    /// not come. Ties go to the lowest id.
+    fn pick(&self, logits: &[f32], position: usize) -> u32 {
         let greedy = argmax(logits.iter().map(|l| f64::from(*l)));
         if self.temperature == 0.0 {
-            return Ok(greedy);
+            return greedy;
         }
         let noise = Noise::new(self.seed, self.choice, position);
         let temperature = f64::from(self.temperature);
@@ -67,7 +72,15 @@ impl Sampling {
             None => (0..logits.len() as u32).for_each(&mut consider),
             Some(kept) => kept.into_iter().for_each(&mut consider),
         }
-        Ok(best.0)
+        best.0
+    }
+}
+
+/// Fails for what only a broken model gives, when the token at `position` is to come from it.
+pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<(), Failure> {
+    match logits.iter().position(|logit| !logit.is_finite()) {
+        Some(token) => Err(Failure::NotFinite { token: token as u32, position }),
+        None => Ok(()),
     }
 }
 
@@ -89,7 +102,7 @@ mod tests {
     fn draws(sampling: Sampling, logits: &[f32], count: usize) -> Vec<usize> {
         let mut seen = vec![0; logits.len()];
         for position in 0..count {
-            seen[sampling.draw(logits, position).map_or(0, |t| t as usize)] += 1;
+            seen[sampling.pick(logits, position) as usize] += 1;
         }
         seen
     }
@@ -135,8 +148,8 @@ mod tests {
     fn greedy_takes_the_lowest_of_equals_and_ignores_the_seed() {
         let logits = [0.5f32, 2.0, 2.0, -1.0];
         let seeded = Sampling { seed: 9, ..Sampling::greedy() };
-        assert_eq!(Sampling::greedy().draw(&logits, 3), Ok(1));
-        assert_eq!(seeded.draw(&logits, 3), Ok(1));
+        assert_eq!(Sampling::greedy().pick(&logits, 3), 1);
+        assert_eq!(seeded.pick(&logits, 3), 1);
     }
 
     #[test]
@@ -147,14 +160,17 @@ mod tests {
             let noise = Noise::new(3, 0, position);
             let scores = logits.iter().enumerate();
             let scores = scores.map(|(t, l)| f64::from(*l) + noise.of(t as u32));
-            assert_eq!(sampling.draw(&logits, position), Ok(argmax(scores)));
+            assert_eq!(sampling.pick(&logits, position), argmax(scores));
         }
     }
 
     #[test]
-    fn not_a_number_is_named() {
-        let logits = [0.0, f32::NAN];
-        let failure = Failure::NotFinite { token: 1, position: 4 };
-        assert_eq!(Sampling::default().draw(&logits, 4), Err(failure));
+    fn what_may_not_come_is_never_drawn() {
+        let logits = [3.0f32, f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY];
+        for (top_k, top_p, min_p) in [(0, 1.0, 0.0), (3, 1.0, 0.0), (0, 0.99, 0.0), (0, 1.0, 0.1)] {
+            let hot = Sampling { temperature: 100.0, top_k, top_p, min_p, ..Sampling::default() };
+            let seen = draws(hot, &logits, 2_000);
+            assert!(seen[1] == 0 && seen[3] == 0 && seen[2] > 0, "{hot:?}: {seen:?}");
+        }
     }
 }

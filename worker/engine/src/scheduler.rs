@@ -1,22 +1,34 @@
 //! Which tokens of which sequences run in the next step. Pure: integers in, a plan out.
 //!
 //! Iteration-level batching. Every step decodes one token for each sequence that is past its prompt,
-//! then fills the token budget with chunks of prompts, then lets new sequences in, first come, first
-//! served. A sequence gets the blocks of everything it has to compute when it enters, so only decoding
-//! can run out of them; then the youngest gives all of its blocks back and is computed again later.
+//! then fills the token budget with chunks of prompts, then lets new requests in, first come, first
+//! served. A sequence gets the blocks of everything it has to compute when it enters, so only decoding and
+//! forks can run out of them; then the youngest gives all of its blocks back and is computed again later.
+//!
+//! A request for several sequences runs as one until its prompt is computed; then it forks. The forks
+//! share the full blocks of the prompt, which nobody writes any more, and each computes the rest, one to
+//! [`KV_BLOCK`] tokens, into a block of its own. Their places in the batch are kept from the beginning.
 //!
 //! The oldest sequence is never preempted, and one sequence alone always fits ([`Scheduler::add`]
 //! checks), so every step makes progress and nobody starves.
 
+mod entry;
+
 use std::collections::VecDeque;
 
+use entry::{Budget, Entry, full_blocks};
 use stoker_ops::KV_BLOCK;
 
 use crate::blocks::{Block, BlockPool};
 
 /// Names a sequence within its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SequenceId(pub u64);
+pub struct SequenceId {
+    /// The request that it belongs to.
+    pub request: u64,
+    /// Which of the request's sequences it is, from 0.
+    pub choice: u32,
+}
 
 /// Limits of one step.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +37,21 @@ pub struct Limits {
     pub max_num_seqs: usize,
     /// Tokens in a step; at least `max_num_seqs`, so that all can decode.
     pub max_num_batched_tokens: usize,
+    /// Rows of prompt logits in a step, at least 1: they are large, and come beside those that are drawn from.
+    pub max_prompt_logits: usize,
+}
+
+/// What a request is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Tokens of the prompt, at least one.
+    pub prompt: usize,
+    /// Tokens that each sequence may grow to, prompt included.
+    pub longest: usize,
+    /// Sequences that continue the prompt, at least one.
+    pub num_sequences: u32,
+    /// Whether logits are wanted at every position of the prompt.
+    pub prompt_logits: bool,
 }
 
 /// One sequence's part in a step.
@@ -36,28 +63,20 @@ pub struct Slice {
     pub start: usize,
     /// Tokens to run.
     pub length: usize,
+    /// How many of the last of them want their logits: those of the prompt that were asked for and not had
+    /// yet, and the one to draw from.
+    pub logits: usize,
     /// Whether the last of them ends what is known of the sequence, so that a token is to be drawn.
     pub samples: bool,
 }
 
-/// Sequences that a call to [`Scheduler::plan`] moved.
+/// What to do in a step, and who was moved by a call to [`Scheduler::plan`].
 #[derive(Debug, Default)]
 pub struct Plan {
     /// What to run.
     pub slices: Vec<Slice>,
     /// Sequences that gave their blocks back and will be computed again.
     pub preempted: Vec<SequenceId>,
-}
-
-/// A sequence as the scheduler sees it.
-#[derive(Debug)]
-struct Entry {
-    id: SequenceId,
-    /// Tokens known: prompt and generated.
-    known: usize,
-    /// Tokens whose keys and values are in the cache.
-    computed: usize,
-    table: Vec<Block>,
 }
 
 /// Plans steps.
@@ -67,18 +86,29 @@ pub struct Scheduler {
     blocks: BlockPool,
     /// In order of arrival, the oldest first.
     running: Vec<Entry>,
-    /// In order of arrival; the preempted stand at the front, since they are older.
+    /// In order of arrival, all younger than those that run. They hold no blocks.
     waiting: VecDeque<Entry>,
 }
 
-/// A sequence that could never run to its end.
+/// A request that could never run to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{needed} KV blocks needed, {total} exist")]
-pub struct TooLong {
-    /// Blocks for its longest state.
-    pub needed: usize,
-    /// Blocks there are.
-    pub total: usize,
+pub enum Refused {
+    /// One sequence alone would not fit.
+    #[error("{needed} KV blocks needed, {total} exist")]
+    TooLong {
+        /// Blocks for its longest state.
+        needed: usize,
+        /// Blocks there are.
+        total: usize,
+    },
+    /// They would not fit into one batch.
+    #[error("{wanted} sequences wanted, a batch has {limit}")]
+    TooMany {
+        /// Sequences of the request.
+        wanted: u32,
+        /// Sequences in a batch.
+        limit: usize,
+    },
 }
 
 impl Scheduler {
@@ -87,103 +117,132 @@ impl Scheduler {
         Self { limits, blocks, running: Vec::new(), waiting: VecDeque::new() }
     }
 
-    /// Queues a sequence of `known` tokens that may grow to `longest`.
-    pub fn add(&mut self, id: SequenceId, known: usize, longest: usize) -> Result<(), TooLong> {
-        let needed = blocks_for(longest);
-        let total = self.blocks.total();
+    /// Queues a request. Its sequences are named by their choice, in order.
+    pub fn add(&mut self, request: u64, size: Size) -> Result<(), Refused> {
+        let (needed, total) = (blocks_for(size.longest), self.blocks.total());
         if needed > total {
-            return Err(TooLong { needed, total });
+            return Err(Refused::TooLong { needed, total });
         }
-        self.waiting.push_back(Entry { id, known, computed: 0, table: Vec::new() });
+        let (wanted, limit) = (size.num_sequences, self.limits.max_num_seqs);
+        if wanted as usize > limit {
+            return Err(Refused::TooMany { wanted, limit });
+        }
+        self.waiting.push_back(Entry::new(request, size));
         Ok(())
     }
 
     /// Plans the next step. Call [`Self::ran`] for each slice that ran.
     pub fn plan(&mut self) -> Plan {
         let mut plan = Plan::default();
-        let mut budget = self.limits.max_num_batched_tokens;
+        let mut budget = Budget {
+            tokens: self.limits.max_num_batched_tokens,
+            prompt_logits: self.limits.max_prompt_logits,
+        };
+        self.make_room(&mut plan);
         self.plan_decode(&mut plan, &mut budget);
         self.plan_prefill(&mut plan, &mut budget);
         self.admit(&mut plan, &mut budget);
         plan
     }
 
-    /// One token for each sequence that has all but its last token computed.
-    fn plan_decode(&mut self, plan: &mut Plan, budget: &mut usize) {
+    /// Blocks for all that is known of those that run, the oldest first.
+    fn make_room(&mut self, plan: &mut Plan) {
         let mut i = 0;
-        while i < self.running.len() && *budget > 0 {
-            if self.running[i].left() == 1 && self.grow_or_preempt(i, plan) {
-                self.running[i].run(1, plan, budget);
-            }
-            // A sequence that preempted itself was the last, and `i` is past the end.
+        // Whoever lacks blocks takes those of the youngest, who may be itself: the list gets shorter.
+        while i < self.running.len() {
+            self.grow_or_preempt(i, plan);
             i += 1;
         }
     }
 
-    /// Chunks of prompts that are under way.
-    fn plan_prefill(&mut self, plan: &mut Plan, budget: &mut usize) {
-        for entry in &mut self.running {
-            let chunk = entry.left().min(*budget);
-            if entry.left() > 1 && chunk > 0 {
-                entry.run(chunk, plan, budget);
-            }
+    /// One token for each sequence that has all but its last token computed.
+    fn plan_decode(&self, plan: &mut Plan, budget: &mut Budget) {
+        for entry in self.running.iter().filter(|entry| entry.left() == 1) {
+            entry.run(plan, budget);
         }
     }
 
-    /// New sequences, as long as there are tokens, places and blocks for them.
-    fn admit(&mut self, plan: &mut Plan, budget: &mut usize) {
-        while *budget > 0 && self.running.len() < self.limits.max_num_seqs {
+    /// Chunks of prompts that are under way.
+    fn plan_prefill(&self, plan: &mut Plan, budget: &mut Budget) {
+        for entry in self.running.iter().filter(|entry| entry.left() > 1) {
+            entry.run(plan, budget);
+        }
+    }
+
+    /// New requests, as long as there are tokens, places and blocks for them.
+    fn admit(&mut self, plan: &mut Plan, budget: &mut Budget) {
+        while budget.tokens > 0 {
             let Some(mut entry) = self.waiting.pop_front() else { return };
-            let Some(table) = self.blocks.take(blocks_for(entry.known)) else {
+            let Some((shared, own)) = self.room_for(&entry) else {
                 self.waiting.push_front(entry);
                 return;
             };
-            entry.table = table;
-            let chunk = entry.left().min(*budget);
-            entry.run(chunk, plan, budget);
+            entry.computed = shared.len() * KV_BLOCK;
+            entry.table = shared;
+            entry.table.extend(own);
+            entry.run(plan, budget);
             self.running.push(entry);
         }
     }
 
-    /// Makes room for all known tokens of the `i`th, if need be at the cost of the youngest. False if the
-    /// `i`th was the youngest itself.
-    fn grow_or_preempt(&mut self, i: usize, plan: &mut Plan) -> bool {
-        loop {
-            let entry = &mut self.running[i];
+    /// Blocks for all that is known of a sequence that waits, if they and its places are free: those that it
+    /// shares with a sequence of the same request, and its own.
+    fn room_for(&self, entry: &Entry) -> Option<(Vec<Block>, Vec<Block>)> {
+        if self.running() + entry.places() > self.limits.max_num_seqs {
+            return None;
+        }
+        let full = full_blocks(entry.prompt);
+        let sibling = self.running.iter().find(|other| {
+            other.id.request == entry.id.request && other.computed >= full * KV_BLOCK
+        });
+        let shared = sibling.map_or_else(Vec::new, |sibling| sibling.table[..full].to_vec());
+        let own = self.blocks.take(blocks_for(entry.known) - shared.len())?;
+        Some((shared, own))
+    }
+
+    /// Makes room for all known tokens of the `i`th, if need be at the cost of the youngest, which may be the
+    /// `i`th itself.
+    fn grow_or_preempt(&mut self, i: usize, plan: &mut Plan) {
+        while let Some(entry) = self.running.get_mut(i) {
             let missing = blocks_for(entry.known) - entry.table.len();
             if let Some(blocks) = self.blocks.take(missing) {
                 entry.table.extend(blocks);
-                return true;
+                return;
             }
-            let youngest = self.running.len() - 1;
             self.preempt_youngest(plan);
-            if youngest == i {
-                return false;
-            }
         }
     }
 
     fn preempt_youngest(&mut self, plan: &mut Plan) {
         if let Some(mut entry) = self.running.pop() {
-            entry.table.clear();
-            entry.computed = 0;
+            entry.reset();
             plan.preempted.push(entry.id);
             self.waiting.push_front(entry);
         }
     }
 
-    /// Records that a slice ran, and that a token was drawn after it if `grew`.
+    /// Records that a slice ran, and that a token was drawn after it if `grew`. A prompt that is computed now
+    /// forks.
     pub fn ran(&mut self, slice: &Slice, grew: bool) {
-        if let Some(entry) = self.running.iter_mut().find(|e| e.id == slice.id) {
-            entry.computed += slice.length;
-            entry.known += usize::from(grew);
-        }
+        let Some(i) = self.running.iter().position(|e| e.id == slice.id) else { return };
+        let forks = self.running[i].ran(slice.length, grew);
+        // As old as the one they come from.
+        self.running.splice(i + 1..i + 1, forks);
     }
 
     /// Forgets a sequence, wherever it stands; its blocks go home.
     pub fn remove(&mut self, id: SequenceId) {
-        self.running.retain(|e| e.id != id);
-        self.waiting.retain(|e| e.id != id);
+        self.retain(|other| other != id);
+    }
+
+    /// Forgets all sequences of a request.
+    pub fn remove_request(&mut self, request: u64) {
+        self.retain(|other| other.request != request);
+    }
+
+    fn retain(&mut self, stays: impl Fn(SequenceId) -> bool) {
+        self.running.retain(|e| stays(e.id));
+        self.waiting.retain(|e| stays(e.id));
     }
 
     /// The blocks of a running sequence, in order.
@@ -191,32 +250,19 @@ impl Scheduler {
         self.running.iter().find(|e| e.id == id).map_or(&[], |e| &e.table)
     }
 
-    /// Sequences in the batch.
+    /// Sequences in the batch, with those whose places are kept.
     pub fn running(&self) -> usize {
-        self.running.len()
+        self.running.iter().map(Entry::places).sum()
     }
 
     /// Sequences that wait for a place.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.iter().map(Entry::places).sum()
     }
 
     /// Tokens still to compute, of all sequences.
     pub fn queued_tokens(&self) -> usize {
-        self.running.iter().chain(&self.waiting).map(Entry::left).sum()
-    }
-}
-
-impl Entry {
-    /// Tokens known but not computed. At least one: the newest is drawn, not yet run.
-    fn left(&self) -> usize {
-        self.known - self.computed
-    }
-
-    fn run(&self, length: usize, plan: &mut Plan, budget: &mut usize) {
-        *budget -= length;
-        let samples = length == self.left();
-        plan.slices.push(Slice { id: self.id, start: self.computed, length, samples });
+        self.running.iter().chain(&self.waiting).map(Entry::left_with_forks).sum()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stoker_proto::v1::{
-    Chat, ChatMessage, GenerateRequest, Guided, Resume, Routing, Sampling, StopCondition, Stopping,
-    TokenIds, generate_request::Input, guided::Form, stop_condition::Kind,
+    Chat, ChatMessage, GenerateRequest, Guided, ResponseOptions, Resume, Routing, Sampling,
+    StopCondition, Stopping, TokenIds, generate_request::Input, guided::Form, stop_condition::Kind,
 };
 use stoker_shared::ServiceError;
 use tonic::{Code, Request, Status};
@@ -32,6 +32,11 @@ fn sampled(change: impl FnOnce(&mut Sampling)) -> GenerateRequest {
 
 fn stopped(change: impl FnOnce(&mut Stopping)) -> GenerateRequest {
     with(|r| change(r.stopping.get_or_insert_default()))
+}
+
+fn candidates(request: &mut GenerateRequest, top_candidates: u32, output_logprobs: bool) {
+    let prompt_logprobs = false;
+    request.response = Some(ResponseOptions { output_logprobs, top_candidates, prompt_logprobs });
 }
 
 fn stop(text: &str) -> StopCondition {
@@ -80,8 +85,37 @@ async fn every_bad_request_is_refused_by_name_and_nobody_else_notices() {
             invalid,
             "routing",
         ),
-        (sampled(|s| s.num_sequences = Some(3)), unsupported, "sampling.num_sequences"),
-        (sampled(|s| s.presence_penalty = Some(1.0)), unsupported, "sampling.presence_penalty"),
+        (sampled(|s| s.frequency_penalty = Some(2.5)), invalid, "sampling.frequency_penalty"),
+        (sampled(|s| s.presence_penalty = Some(-3.0)), invalid, "sampling.presence_penalty"),
+        (sampled(|s| s.repetition_penalty = Some(0.0)), invalid, "sampling.repetition_penalty"),
+        (sampled(|s| s.num_sequences = Some(0)), invalid, "sampling.num_sequences"),
+        (sampled(|s| s.num_sequences = Some(17)), invalid, "sampling.num_sequences"),
+        (
+            sampled(|s| s.logit_bias = [(7, 1.0), (4_000_000, 1.0)].into()),
+            invalid,
+            "sampling.logit_bias[4000000]",
+        ),
+        (sampled(|s| s.logit_bias = [(7, 100.5)].into()), invalid, "sampling.logit_bias[7]"),
+        (
+            sampled(|s| s.logit_bias = (0..1025).map(|token| (token, 1.0)).collect()),
+            invalid,
+            "sampling.logit_bias",
+        ),
+        (stopped(|s| s.min_tokens = Some(5)), invalid, "stopping.min_tokens"),
+        (
+            stopped(|s| (s.min_tokens, s.max_tokens) = (Some(2000), None)),
+            invalid,
+            "stopping.min_tokens",
+        ),
+        (
+            stopped(|s| {
+                s.conditions = vec![StopCondition { kind: Some(Kind::TokenId(4_000_000)) }];
+            }),
+            invalid,
+            "stopping.conditions[0].token_id",
+        ),
+        (with(|r| candidates(r, 21, true)), invalid, "response.top_candidates"),
+        (with(|r| candidates(r, 2, false)), invalid, "response.top_candidates"),
         (
             with(|r| r.guided = Some(Guided { form: Some(Form::JsonObject(true)) })),
             unsupported,

@@ -35,7 +35,7 @@ fn one_command_tells_a_story() {
     for part in ["40 tokens", "first after", "tokens/s", "served by worker-"] {
         assert!(summary.contains(part), "{part} is missing: {summary}");
     }
-    let (_, again, _) = stoker(&[&story[..], &["--workers", "1"]].concat());
+    let (_, again, _) = stoker(&[&story[..], &["--num-workers", "1"]].concat());
     assert_eq!(again, text, "a seed tells the same story again, on any worker");
     let (_, greedy, _) = stoker(&["generate", "Once upon a time", "--temperature", "0"]);
     assert_ne!(greedy, text);
@@ -66,6 +66,32 @@ fn json_has_an_object_a_line_and_the_outcome_last() {
     assert_eq!(code, Some(0));
     let last: serde_json::Value = serde_json::from_str(cut.lines().last().unwrap()).unwrap();
     assert_eq!((&last["finish_reason"], &last["matched_stop"]), (&"stop".into(), &stop.into()));
+}
+
+#[test]
+fn several_continuations_and_log_probabilities_come_as_json() {
+    let story = ["generate", "Once upon a time", "--seed", "4", "--max-tokens", "12"];
+    let (code, out, error) =
+        stoker(&[&story[..], &["--json", "--num-sequences", "3", "--logprobs", "2"]].concat());
+    assert_eq!(code, Some(0), "{error}");
+    let lines: Vec<serde_json::Value> =
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3 * 12 + 3);
+    let (ends, pieces): (Vec<_>, Vec<_>) =
+        lines.iter().partition(|line| line.get("finish_reason").is_some());
+    let of_first = pieces.iter().filter(|piece| piece["choice"] == 0);
+    let text: String = of_first.map(|piece| piece["text"].as_str().unwrap()).collect();
+    assert_eq!(stoker(&story).1.trim_end(), text.trim_end());
+    for piece in pieces {
+        assert_eq!(piece["logprobs"][0]["id"], piece["token_ids"][0]);
+        assert_eq!(piece["logprobs"][0]["top"].as_array().unwrap().len(), 2);
+    }
+    assert_eq!(ends.iter().filter(|end| end.get("usage").is_some()).count(), 1);
+    assert_eq!(lines.last().unwrap()["usage"]["completion_tokens"], 36);
+    // As text they would be mixed up.
+    let (code, _, error) = stoker(&[&story[..], &["--num-sequences", "3"]].concat());
+    assert_eq!(code, Some(2));
+    assert!(error.contains("--json"), "{error}");
 }
 
 #[test]
@@ -118,7 +144,7 @@ fn bad_usage_says_what_to_do_and_exits_with_2() {
         (vec!["generate", "x", "--max-tokens", "0"], vec!["max_tokens", "0"]),
         (vec!["generate", "x", "--max-tokens", "many"], vec!["--max-tokens", "many"]),
         (vec!["generate", "x", "--stop", ""], vec!["stopping.conditions[0]"]),
-        (vec!["generate", "x", "--workers", "0"], vec!["--workers", "0"]),
+        (vec!["generate", "x", "--num-workers", "0"], vec!["--num-workers", "0"]),
         (vec!["generate", "x", "--model", "/no/such"], vec!["--model", "/no/such"]),
         (vec!["generate", "x", "--model", &empty], vec![&empty, "config.json"]),
         (vec!["generate", "x", "--model", &no_tokenizer], vec![&no_tokenizer, "tokenizer.json"]),

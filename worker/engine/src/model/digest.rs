@@ -4,7 +4,16 @@ use std::fmt::Write;
 
 use stoker_ops::NUMERICS_VERSION;
 
-use crate::weights::ModelFiles;
+use crate::{simulate::Profile, tokenizer::Tokenizer, weights::ModelFiles};
+
+/// Names a simulated model by what decides its answers; how fast they come does not.
+pub(super) fn simulated(profile: &Profile, tokenizer: &Tokenizer) -> String {
+    let mut digest = Digest(blake3::Hasher::new());
+    digest.field("device", b"simulated");
+    digest.field("answer", &profile.answer_tokens.to_le_bytes());
+    digest.field("tokenizer", tokenizer.fingerprint().as_bytes());
+    digest.finish()
+}
 
 /// Hashes what decides an answer: numerics, device class, configuration, vocabulary, effective weights.
 pub(super) struct Digest(blake3::Hasher);
@@ -13,7 +22,7 @@ impl Digest {
     pub(super) fn new(files: &ModelFiles) -> Self {
         let mut digest = Self(blake3::Hasher::new());
         digest.field("numerics", &NUMERICS_VERSION.to_le_bytes());
-        digest.field("device", crate::model::DEVICE_CLASS.as_bytes());
+        digest.field("device", b"cpu");
         digest.field("quantization", crate::model::QUANTIZATION.as_bytes());
         let mut text = String::new();
         // Writing to a string cannot fail.

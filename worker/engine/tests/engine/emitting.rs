@@ -67,15 +67,14 @@ fn stop_strings_and_ids_end_a_sequence() {
     let stop = &text[at - 2..at + 3];
     let stopped = until(Stopping { strings: vec![stop.to_owned()], ..Stopping::default() });
     assert_eq!(stopped.text(), text[..text.find(stop).unwrap()]);
-    let reason = stopped.finish().unwrap().reason;
-    assert_eq!(reason, FinishReason::StopString(stop.to_owned()));
+    assert_eq!(stopped.reasons(), [(0, FinishReason::StopString(stop.to_owned()))]);
 
     let first = whole.ids()[0];
     let stopped = until(Stopping { token_ids: vec![first], ..Stopping::default() });
     assert_eq!((stopped.ids(), stopped.text()), (vec![first], String::new()));
-    assert_eq!(stopped.finish().unwrap().reason, FinishReason::StopToken(first));
-    assert_eq!(stopped.finish().unwrap().completion_tokens, 1);
-    assert_eq!(stopped.finish().unwrap().prompt_tokens, prompt.len());
+    assert_eq!(stopped.reasons(), [(0, FinishReason::StopToken(first))]);
+    assert_eq!(stopped.summary().completion_tokens, 1);
+    assert_eq!(stopped.summary().prompt_tokens, prompt.len());
 }
 
 proptest! {

@@ -1,11 +1,14 @@
 //! A token depends on its request alone: batched, chunked or preempted, the answer is the same.
 
 use proptest::prelude::*;
-use stoker_engine::{Engine, EngineConfig, FinishReason, Model, Request, Sampling};
+use stoker_engine::{
+    Adjustments, Engine, EngineConfig, FinishReason, Logprobs, Model, Request, Sampling, Stopping,
+    Token, TokenLogprob, scheduler::Refused,
+};
 
-use crate::support::{Client, ROOMY, load, request, run, stories, write_random};
+use crate::support::{Client, ROOMY, load, request, run, several, stories, write_random};
 
-/// Prompts of many lengths, half of them greedy.
+/// Prompts of many lengths, half of them greedy, with every wish of the contract in some.
 fn requests(model: &Model, count: usize, longest_prompt: usize, tokens: usize) -> Vec<Request> {
     let vocab = model.config.vocab_size as u32;
     (0..count)
@@ -18,9 +21,44 @@ fn requests(model: &Model, count: usize, longest_prompt: usize, tokens: usize) -
                 1 => Sampling { seed: i as u64, temperature: 0.9, ..Sampling::default() },
                 _ => Sampling { seed: i as u64, top_k: 40, top_p: 0.9, ..Sampling::default() },
             };
-            request(&prompt, sampling, tokens)
+            let plain = request(&prompt, sampling, tokens);
+            several(if i % 5 == 2 { 3 } else { 1 }, wishing(i, plain))
         })
         .collect()
+}
+
+/// `request` with what changes a draw or comes beside it, in every combination over `i`.
+fn wishing(i: usize, request: Request) -> Request {
+    let adjustments = match i % 3 {
+        0 => Adjustments::default(),
+        _ => Adjustments {
+            bias: vec![(5, 2.0), (17, -3.0)],
+            repetition_penalty: 1.3,
+            frequency_penalty: 0.4,
+            presence_penalty: -0.2,
+        },
+    };
+    let logprobs = Logprobs { output: i.is_multiple_of(2), prompt: i % 4 < 2, top: i % 3 };
+    // As many as there can be: nothing ends the answer, but something is masked.
+    let min_tokens = if i % 7 < 3 { request.stopping.max_tokens.unwrap() } else { 0 };
+    let token_ids = if min_tokens > 0 { vec![3, 4, 13] } else { vec![] };
+    let stopping = Stopping { min_tokens, token_ids, ..request.stopping };
+    Request { adjustments, logprobs, stopping, ..request }
+}
+
+/// All that a client is told that a text is made of.
+#[derive(Debug, Clone, PartialEq)]
+struct Answer {
+    prompt: Vec<TokenLogprob>,
+    choices: Vec<Vec<Token>>,
+}
+
+fn answers(clients: &[Client]) -> Vec<Answer> {
+    let answer = |client: &Client| Answer {
+        prompt: client.prompt_logprobs().concat(),
+        choices: (0..3).map(|choice| client.tokens(choice)).collect(),
+    };
+    clients.iter().map(answer).collect()
 }
 
 fn ids(clients: &[Client]) -> Vec<Vec<u32>> {
@@ -28,34 +66,38 @@ fn ids(clients: &[Client]) -> Vec<Vec<u32>> {
 }
 
 /// Each request in an engine of its own.
-fn alone(model: &Model, requests: &[Request]) -> Vec<Vec<u32>> {
-    requests.iter().map(|r| ids(&run(model, ROOMY, std::slice::from_ref(r))).remove(0)).collect()
+fn alone(model: &Model, requests: &[Request]) -> Vec<Answer> {
+    let one = |r| answers(&run(model, ROOMY, std::slice::from_ref(r))).remove(0);
+    requests.iter().map(one).collect()
 }
 
 #[test]
 fn batched_equals_alone() {
     let model = stories();
     let requests = requests(&model, 24, 90, 40);
-    let answers = ids(&run(&model, ROOMY, &requests));
-    assert!(answers.iter().all(|a| a.len() == 40));
-    assert_eq!(answers, alone(&model, &requests));
+    let clients = run(&model, ROOMY, &requests);
+    assert!(ids(&clients).iter().all(|ids| ids.len() == 40));
+    assert_eq!(answers(&clients), alone(&model, &requests));
 }
 
 #[test]
 fn chunked_equals_whole_and_preempted_equals_not() {
     let model = stories();
     let requests = requests(&model, 12, 120, 60);
-    let want = ids(&run(&model, ROOMY, &requests));
+    let want = answers(&run(&model, ROOMY, &requests));
     for max_num_batched_tokens in [12, 17, 64] {
         let config = EngineConfig { max_num_batched_tokens, max_num_seqs: 12, ..ROOMY };
-        assert_eq!(ids(&run(&model, config, &requests)), want, "{max_num_batched_tokens} a step");
+        let got = answers(&run(&model, config, &requests));
+        assert_eq!(got, want, "{max_num_batched_tokens} a step");
     }
     // 24 blocks hold two of the longest sequences: the rest is preempted again and again.
     let tight = EngineConfig { kv_blocks: 24, ..ROOMY };
     let clients = run(&model, tight, &requests);
-    let preemptions: u32 = clients.iter().map(|c| c.finish().unwrap().timings.preemptions).sum();
-    assert!(preemptions > 0, "this test must preempt");
-    assert_eq!(ids(&clients), want);
+    let preemptions = |c: &Client| c.summary().timings.preemptions;
+    assert!(clients.iter().map(preemptions).sum::<u32>() > 0, "this test must preempt");
+    let forked = clients.iter().filter(|c| !c.tokens(1).is_empty());
+    assert!(forked.map(preemptions).sum::<u32>() > 0, "forks too");
+    assert_eq!(answers(&clients), want);
 }
 
 #[test]
@@ -66,10 +108,11 @@ fn at_real_widths_too() {
         let model = load(folder.path());
         let requests = requests(&model, 7, 30, 6);
         let want = alone(&model, &requests);
-        assert_eq!(ids(&run(&model, ROOMY, &requests)), want, "batched at {hidden}");
+        assert_eq!(answers(&run(&model, ROOMY, &requests)), want, "batched at {hidden}");
         let chunks = EngineConfig { max_num_batched_tokens: 9, max_num_seqs: 7, ..ROOMY };
-        assert_eq!(ids(&run(&model, chunks, &requests)), want, "chunked at {hidden}");
-        let drawn: std::collections::HashSet<u32> = want.into_iter().flatten().collect();
+        assert_eq!(answers(&run(&model, chunks, &requests)), want, "chunked at {hidden}");
+        let tokens = want.into_iter().flat_map(|answer| answer.choices.concat());
+        let drawn: std::collections::HashSet<u32> = tokens.map(|token| token.id).collect();
         assert!(drawn.len() > 10, "random weights should not always say the same: {drawn:?}");
     }
 }
@@ -78,9 +121,9 @@ fn at_real_widths_too() {
 fn seeds_matter_and_repeat() {
     let model = stories();
     let seeded = |seed| request(&[1], Sampling { seed, ..Sampling::default() }, 30);
-    let answers = ids(&run(&model, ROOMY, &[seeded(1), seeded(2), seeded(1)]));
-    assert_eq!(answers[0], answers[2]);
-    assert_ne!(answers[0], answers[1]);
+    let ids = ids(&run(&model, ROOMY, &[seeded(1), seeded(2), seeded(1)]));
+    assert_eq!(ids[0], ids[2]);
+    assert_ne!(ids[0], ids[1]);
 }
 
 #[test]
@@ -113,13 +156,13 @@ fn the_end_of_the_context_is_a_limit() {
     let mut endless = request(&vec![5; room - 3], Sampling::greedy(), 1);
     endless.stopping.max_tokens = None;
     let client = &run(&model, ROOMY, &[endless])[0];
-    assert_eq!(client.finish().unwrap().reason, FinishReason::Length);
+    assert_eq!(client.reasons(), [(0, FinishReason::Length)]);
     assert_eq!(client.ids().len(), 3);
 
     let mut engine = Engine::new(model, EngineConfig { kv_blocks: 4, ..ROOMY });
     let sink = Box::new(Client::default());
     let refused = engine.submit(request(&[1; 64], Sampling::greedy(), 1), sink).unwrap_err();
-    assert_eq!((refused.needed, refused.total), (5, 4));
+    assert_eq!(refused, Refused::TooLong { needed: 5, total: 4 });
 }
 
 proptest! {
@@ -127,7 +170,7 @@ proptest! {
 
     #[test]
     fn whatever_the_limits(
-        max_num_seqs in 1usize..9,
+        max_num_seqs in 3usize..9,
         extra in 0usize..40,
         kv_blocks in 12usize..40,
         count in 1usize..9,
@@ -136,6 +179,7 @@ proptest! {
         let requests = requests(&model, count, 60, 24);
         let config = EngineConfig {
             max_num_seqs, max_num_batched_tokens: max_num_seqs + extra, kv_blocks };
-        prop_assert_eq!(ids(&run(&model, config, &requests)), ids(&run(&model, ROOMY, &requests)));
+        let got = answers(&run(&model, config, &requests));
+        prop_assert_eq!(got, answers(&run(&model, ROOMY, &requests)));
     }
 }

@@ -2,8 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+mod adjusting;
+mod choices;
 mod emitting;
 mod exactness;
+mod families;
+mod logprobs;
 mod scheduling;
 mod support;
 mod vectors;

@@ -1,35 +1,255 @@
-//! What every plan must keep to, under random arrivals, lengths and departures.
+//! What every plan must keep to, under random arrivals, lengths, forks and departures.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestCaseError};
 use stoker_engine::{
-    blocks::BlockPool,
-    scheduler::{Limits, Scheduler, SequenceId, blocks_for},
+    blocks::{Block, BlockPool},
+    scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, blocks_for},
 };
 use stoker_ops::KV_BLOCK;
 
 /// What happens between two steps.
 #[derive(Debug, Clone)]
 enum Happening {
-    Arrives { prompt: usize, tokens: usize },
-    Leaves { which: usize },
+    Arrives {
+        prompt: usize,
+        tokens: usize,
+        num_sequences: u32,
+        prompt_logits: bool,
+    },
+    Leaves {
+        which: usize,
+    },
+    /// The next token that is drawn, or one soon after it, ends its sequence.
+    Stops,
     Nothing,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
+    let arrives =
+        (1usize..100, 1usize..60, prop_oneof![2 => Just(1u32), 1 => 1u32..6], any::<bool>());
     prop_oneof![
-        3 => (1usize..100, 1usize..60).prop_map(|(prompt, tokens)| Happening::Arrives { prompt, tokens }),
+        3 => arrives.prop_map(|(prompt, tokens, num_sequences, prompt_logits)| {
+            Happening::Arrives { prompt, tokens, num_sequences, prompt_logits }
+        }),
         1 => (0usize..50).prop_map(|which| Happening::Leaves { which }),
+        1 => Just(Happening::Stops),
         4 => Just(Happening::Nothing),
     ]
 }
 
-/// A sequence as the test knows it.
+/// A request as the test knows it.
 struct Known {
-    tokens: usize,
-    computed: usize,
-    longest: usize,
+    size: Size,
+    /// Tokens known of each sequence that has parted and not ended.
+    tokens: BTreeMap<u32, usize>,
+    forked: bool,
+    was_preempted: bool,
+    /// How often each position of the prompt was computed, by all sequences together, and its logits shown.
+    computed: Vec<usize>,
+    shown: Vec<usize>,
+}
+
+/// What a slot of the cache holds: whose token, and at which position. The prompt is everybody's.
+type Content = (u64, Option<u32>, usize);
+
+/// The scheduler, and everything it decides about.
+struct World {
+    scheduler: Scheduler,
+    pool: BlockPool,
+    limits: Limits,
+    alive: BTreeMap<u64, Known>,
+    cache: HashMap<(u32, usize), Content>,
+    next: u64,
+    stops: usize,
+}
+
+impl World {
+    fn new(limits: Limits, blocks: u32) -> Self {
+        let pool = BlockPool::new(blocks);
+        let scheduler = Scheduler::new(limits, pool.clone());
+        let (alive, cache) = Default::default();
+        Self { scheduler, pool, limits, alive, cache, next: 0, stops: 0 }
+    }
+
+    fn happens(&mut self, happening: Happening) -> Result<(), TestCaseError> {
+        match happening {
+            Happening::Arrives { prompt, tokens, num_sequences, prompt_logits } => {
+                let size = Size { prompt, longest: prompt + tokens, num_sequences, prompt_logits };
+                let fits = blocks_for(size.longest) <= self.pool.total()
+                    && num_sequences as usize <= self.limits.max_num_seqs;
+                prop_assert_eq!(self.scheduler.add(self.next, size).is_ok(), fits);
+                if fits {
+                    let known = Known {
+                        size,
+                        tokens: [(0, prompt)].into(),
+                        forked: false,
+                        was_preempted: false,
+                        computed: vec![0; prompt],
+                        shown: vec![0; prompt],
+                    };
+                    self.alive.insert(self.next, known);
+                }
+                self.next += 1;
+            }
+            Happening::Leaves { which } => {
+                if let Some(request) = self.alive.keys().nth(which).copied() {
+                    self.scheduler.remove_request(request);
+                    self.alive.remove(&request);
+                }
+            }
+            Happening::Stops => self.stops += 1,
+            Happening::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), TestCaseError> {
+        let plan = self.scheduler.plan();
+        for id in &plan.preempted {
+            self.alive.get_mut(&id.request).unwrap().was_preempted = true;
+        }
+        self.check_limits(&plan)?;
+        let holders = self.check_blocks()?;
+        let mut planned = HashSet::new();
+        for slice in &plan.slices {
+            prop_assert!(planned.insert(slice.id), "at most one slice a sequence");
+            self.write(slice, &holders)?;
+        }
+        for slice in &plan.slices {
+            self.read(slice)?;
+        }
+        for slice in &plan.slices {
+            self.ran(slice)?;
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self, plan: &Plan) -> Result<(), TestCaseError> {
+        prop_assert!(self.alive.is_empty() || !plan.slices.is_empty(), "every step makes progress");
+        prop_assert!(self.scheduler.running() <= self.limits.max_num_seqs);
+        let tokens: usize = plan.slices.iter().map(|s| s.length).sum();
+        prop_assert!(tokens <= self.limits.max_num_batched_tokens);
+        let shown: usize = plan.slices.iter().map(|s| s.logits - usize::from(s.samples)).sum();
+        prop_assert!(shown <= self.limits.max_prompt_logits);
+        Ok(())
+    }
+
+    /// Who holds each block, and at which place of its table.
+    fn check_blocks(&self) -> Result<HashMap<u32, Vec<(SequenceId, usize)>>, TestCaseError> {
+        let mut holders: HashMap<u32, Vec<_>> = HashMap::new();
+        for (request, known) in &self.alive {
+            for choice in known.tokens.keys() {
+                let id = SequenceId { request: *request, choice: *choice };
+                for (place, block) in self.scheduler.table(id).iter().enumerate() {
+                    holders.entry(block.number()).or_default().push((id, place));
+                }
+            }
+        }
+        let free = self.pool.free();
+        prop_assert_eq!(free + holders.len(), self.pool.total(), "no block is lost");
+        for held in holders.values().filter(|held| held.len() > 1) {
+            let (first, place) = held[0];
+            let full = (self.alive[&first.request].size.prompt - 1) / KV_BLOCK;
+            prop_assert!(place < full, "only full blocks of a prompt are shared");
+            prop_assert!(
+                held.iter().all(|(id, p)| (id.request, *p) == (first.request, place)),
+                "and only by sequences of one request, in one place: {:?}",
+                held
+            );
+        }
+        Ok(holders)
+    }
+
+    /// The token of a sequence at a position.
+    fn content(&self, id: SequenceId, position: usize) -> Content {
+        let in_prompt = position < self.alive[&id.request].size.prompt;
+        (id.request, (!in_prompt).then_some(id.choice), position)
+    }
+
+    fn slot(&self, id: SequenceId, position: usize) -> (u32, usize) {
+        let block = &self.scheduler.table(id)[position / KV_BLOCK];
+        (block.number(), position % KV_BLOCK)
+    }
+
+    fn write(
+        &mut self,
+        slice: &Slice,
+        holders: &HashMap<u32, Vec<(SequenceId, usize)>>,
+    ) -> Result<(), TestCaseError> {
+        prop_assert!(slice.length > 0);
+        for position in slice.start..slice.start + slice.length {
+            let slot = self.slot(slice.id, position);
+            prop_assert_eq!(holders[&slot.0].len(), 1, "nobody writes what another reads");
+            let content = self.content(slice.id, position);
+            self.cache.insert(slot, content);
+            let known = self.alive.get_mut(&slice.id.request).unwrap();
+            if let Some(times) = known.computed.get_mut(position) {
+                *times += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// What attention looks at is what this sequence, or its prompt, put there.
+    fn read(&self, slice: &Slice) -> Result<(), TestCaseError> {
+        for position in 0..slice.start + slice.length {
+            let found = self.cache.get(&self.slot(slice.id, position));
+            prop_assert_eq!(found, Some(&self.content(slice.id, position)));
+        }
+        Ok(())
+    }
+
+    fn ran(&mut self, slice: &Slice) -> Result<(), TestCaseError> {
+        self.scheduler.ran(slice, slice.samples);
+        let id = slice.id;
+        let known = self.alive.get_mut(&id.request).unwrap();
+        let end = slice.start + slice.length;
+        let (size, tokens) = (known.size, known.tokens.get_mut(&id.choice).unwrap());
+        prop_assert_eq!(slice.samples, end == *tokens);
+        let drawn_from = usize::from(slice.samples);
+        for position in end - slice.logits..end - drawn_from {
+            prop_assert!(size.prompt_logits && position < size.prompt - 1);
+            known.shown[position] += 1;
+        }
+        if !slice.samples {
+            return Ok(());
+        }
+        *tokens += 1;
+        let mut ended = *tokens >= size.longest;
+        if self.stops > 0 {
+            self.stops -= 1;
+            ended = true;
+        }
+        if !known.forked {
+            known.forked = true;
+            known.tokens.extend((1..size.num_sequences).map(|choice| (choice, size.prompt)));
+        }
+        if ended {
+            self.scheduler.remove(id);
+            known.tokens.remove(&id.choice);
+        }
+        if known.tokens.is_empty() {
+            let known = self.alive.remove(&id.request).unwrap();
+            check_economy(&known)?;
+        }
+        Ok(())
+    }
+}
+
+/// Of a request that is done: the prompt was computed once, and so were its logits.
+fn check_economy(known: &Known) -> Result<(), TestCaseError> {
+    let Size { prompt, num_sequences, prompt_logits, .. } = known.size;
+    let times = usize::from(prompt_logits);
+    prop_assert!(known.shown[..prompt - 1].iter().all(|shown| *shown == times));
+    if !known.was_preempted {
+        let shared = (prompt - 1) / KV_BLOCK * KV_BLOCK;
+        prop_assert!(known.computed[..shared].iter().all(|computed| *computed == 1));
+        let each = num_sequences as usize;
+        prop_assert!(known.computed[shared..].iter().all(|computed| *computed == each));
+    }
+    Ok(())
 }
 
 proptest! {
@@ -38,102 +258,122 @@ proptest! {
         happenings in prop::collection::vec(happening(), 1..80),
         max_num_seqs in 1usize..12,
         extra_tokens in 0usize..60,
+        max_prompt_logits in 1usize..40,
         blocks in 10u32..60,
     ) {
-        let pool = BlockPool::new(blocks);
-        let limits = Limits { max_num_seqs, max_num_batched_tokens: max_num_seqs + extra_tokens };
-        let mut scheduler = Scheduler::new(limits, pool.clone());
-        let mut alive: HashMap<SequenceId, Known> = HashMap::new();
-        let mut next = 0;
-        let mut happenings = happenings.into_iter();
-        let mut steps_left = 60_000;
-        let mut arrivals_over = false;
-
-        while !(arrivals_over && alive.is_empty()) {
-            steps_left -= 1;
-            prop_assert!(steps_left > 0, "starved: {} never end", alive.len());
-            match happenings.next() {
-                Some(Happening::Arrives { prompt, tokens }) => {
-                    let id = SequenceId(next);
-                    next += 1;
-                    let longest = prompt + tokens;
-                    let accepted = scheduler.add(id, prompt, longest).is_ok();
-                    prop_assert_eq!(accepted, blocks_for(longest) <= blocks as usize);
-                    if accepted {
-                        alive.insert(id, Known { tokens: prompt, computed: 0, longest });
-                    }
-                }
-                Some(Happening::Leaves { which }) => {
-                    let mut ids: Vec<_> = alive.keys().copied().collect();
-                    ids.sort();
-                    if let Some(id) = ids.get(which).copied() {
-                        scheduler.remove(id);
-                        alive.remove(&id);
-                    }
-                }
-                Some(Happening::Nothing) => {}
-                None => arrivals_over = true,
-            }
-
-            let plan = scheduler.plan();
-            for id in &plan.preempted {
-                alive.get_mut(id).unwrap().computed = 0;
-                prop_assert!(plan.slices.iter().all(|s| s.id != *id || s.start == 0));
-            }
-            prop_assert!(alive.is_empty() || !plan.slices.is_empty(), "every step makes progress");
-            prop_assert!(scheduler.running() <= max_num_seqs);
-            let tokens: usize = plan.slices.iter().map(|s| s.length).sum();
-            prop_assert!(tokens <= limits.max_num_batched_tokens);
-
-            let mut held = HashSet::new();
-            let mut in_tables = 0;
-            for id in alive.keys() {
-                let table = scheduler.table(*id);
-                in_tables += table.len();
-                held.extend(table.iter().map(stoker_engine::blocks::Block::number));
-            }
-            prop_assert_eq!(held.len(), in_tables, "no block in two tables");
-            prop_assert_eq!(pool.free() + in_tables, pool.total(), "no block is lost");
-
-            let mut planned = HashSet::new();
-            for slice in &plan.slices {
-                prop_assert!(planned.insert(slice.id), "at most one slice a sequence");
-                let known = alive.get_mut(&slice.id).unwrap();
-                prop_assert_eq!(slice.start, known.computed, "nothing is skipped or run twice");
-                prop_assert!(slice.length > 0);
-                known.computed += slice.length;
-                prop_assert!(scheduler.table(slice.id).len() * KV_BLOCK >= known.computed);
-                prop_assert_eq!(slice.samples, known.computed == known.tokens);
-                scheduler.ran(slice, slice.samples);
-                known.tokens += usize::from(slice.samples);
-                if known.tokens >= known.longest {
-                    scheduler.remove(slice.id);
-                    alive.remove(&slice.id);
-                }
-            }
+        let max_num_batched_tokens = max_num_seqs + extra_tokens;
+        let limits = Limits { max_num_seqs, max_num_batched_tokens, max_prompt_logits };
+        let mut world = World::new(limits, blocks);
+        for happening in happenings {
+            world.happens(happening)?;
+            world.step()?;
         }
-        prop_assert_eq!(pool.free(), pool.total(), "every block comes home");
-        prop_assert_eq!(scheduler.queued_tokens(), 0);
+        let mut steps_left = 60_000;
+        while !world.alive.is_empty() {
+            steps_left -= 1;
+            prop_assert!(steps_left > 0, "starved: {} never end", world.alive.len());
+            world.step()?;
+        }
+        prop_assert_eq!(world.pool.free(), world.pool.total(), "every block comes home");
+        prop_assert_eq!(world.scheduler.queued_tokens(), 0);
     }
+}
+
+fn limits(max_num_seqs: usize, max_num_batched_tokens: usize) -> Limits {
+    Limits { max_num_seqs, max_num_batched_tokens, max_prompt_logits: 8 }
+}
+
+fn single(prompt: usize) -> Size {
+    Size { prompt, longest: prompt + 20, num_sequences: 1, prompt_logits: false }
+}
+
+/// Plans and runs a step: (request, choice, start, length, logits) of each slice.
+fn step(scheduler: &mut Scheduler) -> Vec<(u64, u32, usize, usize, usize)> {
+    let plan = scheduler.plan();
+    for slice in &plan.slices {
+        scheduler.ran(slice, slice.samples);
+    }
+    let slice = |s: &Slice| (s.id.request, s.id.choice, s.start, s.length, s.logits);
+    plan.slices.iter().map(slice).collect()
 }
 
 #[test]
 fn decoding_goes_before_prompts_and_long_prompts_come_in_chunks() {
-    let limits = Limits { max_num_seqs: 4, max_num_batched_tokens: 10 };
-    let mut scheduler = Scheduler::new(limits, BlockPool::new(100));
-    let step = |scheduler: &mut Scheduler| {
-        let plan = scheduler.plan();
-        for slice in &plan.slices {
-            scheduler.ran(slice, slice.samples);
-        }
-        plan.slices.iter().map(|s| (s.id.0, s.start, s.length, s.samples)).collect::<Vec<_>>()
+    let mut scheduler = Scheduler::new(limits(4, 10), BlockPool::new(100));
+    scheduler.add(0, single(3)).unwrap();
+    assert_eq!(step(&mut scheduler), [(0, 0, 0, 3, 1)]);
+    scheduler.add(1, single(25)).unwrap();
+    scheduler.add(2, single(2)).unwrap();
+    assert_eq!(step(&mut scheduler), [(0, 0, 3, 1, 1), (1, 0, 0, 9, 0)]);
+    assert_eq!(step(&mut scheduler), [(0, 0, 4, 1, 1), (1, 0, 9, 9, 0)]);
+    assert_eq!(step(&mut scheduler), [(0, 0, 5, 1, 1), (1, 0, 18, 7, 1), (2, 0, 0, 2, 1)]);
+    assert_eq!(step(&mut scheduler), [(0, 0, 6, 1, 1), (1, 0, 25, 1, 1), (2, 0, 2, 1, 1)]);
+}
+
+#[test]
+fn forks_share_full_blocks_and_keep_their_places() {
+    let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(100));
+    scheduler.add(0, Size { num_sequences: 3, ..single(37) }).unwrap();
+    scheduler.add(1, Size { num_sequences: 2, ..single(2) }).unwrap();
+    scheduler.add(2, single(2)).unwrap();
+    // There is a place left, but two are wanted, and nobody overtakes.
+    assert_eq!(step(&mut scheduler), [(0, 0, 0, 37, 1)]);
+    assert_eq!((scheduler.running(), scheduler.waiting()), (3, 3));
+    let forks = [(0, 0, 37, 1, 1), (0, 1, 32, 5, 1), (0, 2, 32, 5, 1)];
+    assert_eq!(step(&mut scheduler), forks);
+    let numbers = |choice| {
+        let table = scheduler.table(SequenceId { request: 0, choice });
+        table.iter().map(Block::number).collect::<Vec<_>>()
     };
-    scheduler.add(SequenceId(0), 3, 50).unwrap();
-    assert_eq!(step(&mut scheduler), [(0, 0, 3, true)]);
-    scheduler.add(SequenceId(1), 25, 50).unwrap();
-    scheduler.add(SequenceId(2), 2, 50).unwrap();
-    assert_eq!(step(&mut scheduler), [(0, 3, 1, true), (1, 0, 9, false)]);
-    assert_eq!(step(&mut scheduler), [(0, 4, 1, true), (1, 9, 9, false)]);
-    assert_eq!(step(&mut scheduler), [(0, 5, 1, true), (1, 18, 7, true), (2, 0, 2, true)]);
-    assert_eq!(step(&mut scheduler), [(0, 6, 1, true), (1, 25, 1, true), (2, 2, 1, true)]);
+    assert_eq!([numbers(0), numbers(1), numbers(2)], [[0, 1, 2], [0, 1, 3], [0, 1, 4]]);
+
+    scheduler.remove(SequenceId { request: 0, choice: 1 });
+    let all = [(0, 0, 38, 1, 1), (0, 2, 37, 1, 1), (1, 0, 0, 2, 1)];
+    assert_eq!(step(&mut scheduler), all);
+    assert_eq!((scheduler.running(), scheduler.waiting()), (4, 1));
+}
+
+#[test]
+fn a_fork_that_was_preempted_shares_again() {
+    // Two full blocks of prompt, and three for what each sequence has to itself.
+    let pool = BlockPool::new(5);
+    let mut scheduler = Scheduler::new(limits(4, 60), pool.clone());
+    scheduler.add(0, Size { num_sequences: 4, ..single(33) }).unwrap();
+    step(&mut scheduler);
+    let plan = scheduler.plan();
+    let youngest = SequenceId { request: 0, choice: 3 };
+    assert_eq!(plan.preempted, [youngest], "there is no block for it");
+    assert_eq!((scheduler.running(), scheduler.waiting(), pool.free()), (3, 1, 0));
+    plan.slices.iter().for_each(|slice| scheduler.ran(slice, slice.samples));
+
+    scheduler.remove(SequenceId { request: 0, choice: 1 });
+    let back = step(&mut scheduler);
+    assert_eq!(back.last(), Some(&(0, 3, 32, 1, 1)), "one token of the prompt, not all 33");
+    let shared = |id| scheduler.table(id)[..2].iter().map(Block::number).collect::<Vec<_>>();
+    assert_eq!(shared(youngest), shared(SequenceId { request: 0, choice: 0 }));
+    assert_eq!(pool.free(), 0);
+}
+
+#[test]
+fn prompt_logits_have_a_budget_of_their_own() {
+    let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(100));
+    scheduler.add(0, Size { prompt_logits: true, ..single(20) }).unwrap();
+    scheduler.add(1, Size { prompt_logits: true, ..single(3) }).unwrap();
+    scheduler.add(2, single(30)).unwrap();
+    // Eight rows in a step; those who want none are not held up.
+    assert_eq!(step(&mut scheduler), [(0, 0, 0, 8, 8), (2, 0, 0, 30, 1)]);
+    assert_eq!(step(&mut scheduler), [(2, 0, 30, 1, 1), (0, 0, 8, 8, 8)]);
+    // Of the last three and the one to draw from; two and one of the other.
+    let both = [(2, 0, 31, 1, 1), (0, 0, 16, 4, 4), (1, 0, 0, 3, 3)];
+    assert_eq!(step(&mut scheduler), both);
+}
+
+#[test]
+fn what_can_never_run_is_refused() {
+    let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(4));
+    let long = Size { longest: 65, ..single(3) };
+    assert_eq!(scheduler.add(0, long), Err(Refused::TooLong { needed: 5, total: 4 }));
+    let many = Size { num_sequences: 5, ..single(3) };
+    assert_eq!(scheduler.add(0, many), Err(Refused::TooMany { wanted: 5, limit: 4 }));
+    assert_eq!((scheduler.waiting(), scheduler.queued_tokens()), (0, 0));
 }

@@ -1,6 +1,7 @@
 //! Models to run and a client that collects.
 
 use std::{
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -12,8 +13,8 @@ use std::{
 use burn::tensor::Device;
 use safetensors::{Dtype, tensor::TensorView};
 use stoker_engine::{
-    Engine, EngineConfig, Event, Finish, Model, Request, Sampling, Sink, Stopping,
-    weights::ModelFiles,
+    Adjustments, Engine, EngineConfig, Event, FinishReason, Logprobs, Model, Request, Sampling,
+    Sink, Stopping, Summary, Token, TokenLogprob, weights::ModelFiles,
 };
 
 /// The folder of real models, or `None` with a word about it where only the project is there.
@@ -62,36 +63,86 @@ impl Client {
         self.gone.store(true, Ordering::Relaxed);
     }
 
+    pub fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap().clone()
+    }
+
+    /// The tokens of one continuation.
+    pub fn tokens(&self, choice: u32) -> Vec<Token> {
+        let tokens = self.events().into_iter().filter_map(|event| match event {
+            Event::Token(token) if token.choice == choice => Some(token),
+            _ => None,
+        });
+        tokens.collect()
+    }
+
+    pub fn ids_of(&self, choice: u32) -> Vec<u32> {
+        self.tokens(choice).iter().map(|token| token.id).collect()
+    }
+
+    pub fn text_of(&self, choice: u32) -> String {
+        self.tokens(choice).into_iter().map(|token| token.text).collect()
+    }
+
+    /// Of the first continuation.
     pub fn ids(&self) -> Vec<u32> {
-        let events = self.events.lock().unwrap();
-        let ids = events.iter().filter_map(|e| match e {
-            Event::Token { ids, .. } => Some(ids.clone()),
-            _ => None,
-        });
-        ids.flatten().collect()
+        self.ids_of(0)
     }
 
+    /// Of the first continuation.
     pub fn text(&self) -> String {
-        let events = self.events.lock().unwrap();
-        let texts = events.iter().filter_map(|e| match e {
-            Event::Token { text, .. } => Some(text.as_str()),
-            _ => None,
-        });
-        texts.collect()
+        self.text_of(0)
     }
 
-    pub fn finish(&self) -> Option<Finish> {
-        self.events.lock().unwrap().iter().find_map(|e| match e {
-            Event::Finished(finish) => Some(finish.clone()),
+    /// The parts in which the prompt's came.
+    pub fn prompt_logprobs(&self) -> Vec<Vec<TokenLogprob>> {
+        let parts = self.events().into_iter().filter_map(|event| match event {
+            Event::Prompt(part) => Some(part),
             _ => None,
-        })
+        });
+        parts.collect()
+    }
+
+    /// Which continuations ended, in order, and why.
+    pub fn reasons(&self) -> Vec<(u32, FinishReason)> {
+        let reasons = self.events().into_iter().filter_map(|event| match event {
+            Event::Finished(finish) => Some((finish.choice, finish.reason)),
+            _ => None,
+        });
+        reasons.collect()
+    }
+
+    /// What the last event says of the whole request.
+    pub fn summary(&self) -> Summary {
+        let finishes = self.events().into_iter().filter_map(|event| match event {
+            Event::Finished(finish) => Some(finish.summary),
+            _ => None,
+        });
+        let mut summaries: Vec<_> = finishes.collect();
+        let last = summaries.pop().unwrap().unwrap();
+        assert!(summaries.iter().all(Option::is_none), "only the last end carries a summary");
+        assert!(matches!(self.events().last(), Some(Event::Finished(_))));
+        last
     }
 }
 
 pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request {
     let stopping =
         Stopping { max_tokens: Some(max_tokens), ignore_eos: true, ..Stopping::default() };
-    Request { prompt: prompt.to_vec(), sampling, stopping, arrived: Instant::now() }
+    Request {
+        prompt: prompt.to_vec(),
+        sampling,
+        adjustments: Adjustments::default(),
+        num_sequences: NonZeroU32::MIN,
+        stopping,
+        logprobs: Logprobs::default(),
+        arrived: Instant::now(),
+    }
+}
+
+/// The same for several sequences.
+pub fn several(count: u32, request: Request) -> Request {
+    Request { num_sequences: NonZeroU32::new(count).unwrap(), ..request }
 }
 
 /// Runs all requests together to their end, and checks that every block came home.

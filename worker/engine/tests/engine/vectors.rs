@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use stoker_engine::{
-    Model, Sampling,
+    Logprobs, Model, Request, Sampling,
     blocks::BlockPool,
     runner::{Part, Runner},
 };
@@ -46,7 +46,7 @@ fn check(path: &Path, records: &[Record], tolerance: f32, least: usize) {
 
         let pool = BlockPool::new(16);
         let table = pool.take(16).unwrap();
-        let part = Part { ids: &record.prompt_ids, start: 0, table: &table, samples: true };
+        let part = Part { ids: &record.prompt_ids, start: 0, table: &table, logits: 1 };
         let logits = &Runner::new(model.clone(), 16).run(&[part])[0];
         for (id, want) in &record.top8 {
             let got = logits[*id as usize];
@@ -75,6 +75,34 @@ fn safetensors_and_gguf_give_the_same_answers_as_an_independent_forward() {
     let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
     check(&folder, &records, EXACT_TOLERANCE, 30);
     check(&folder.join("stories260K.gguf"), &records, EXACT_TOLERANCE, 30);
+}
+
+#[test]
+fn log_probabilities_match_an_independent_forward() {
+    let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
+    let model = load(&folder);
+    for record in records {
+        let logprobs = Logprobs { output: true, prompt: false, top: record.top8.len() };
+        // Hot, cut to the likeliest, and a candidate forbidden: what is told is the model's own all the same.
+        let sampling = Sampling { temperature: 3.0, top_k: 1, ..Sampling::default() };
+        let mut request = Request { logprobs, ..request(&record.prompt_ids, sampling, 8) };
+        let mut losers = record.top8.iter().filter(|(id, _)| !record.greedy_ids[..8].contains(id));
+        request.adjustments.bias = vec![(losers.next().unwrap().0, -100.0)];
+        let tokens = run(&model, ROOMY, &[request])[0].tokens(0);
+        let first = tokens[0].logprob.as_ref().unwrap();
+        let ids: Vec<_> = first.top.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, record.top8.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+        let (likeliest, greatest) = (first.top[0].1, record.top8[0].1);
+        for ((_, logprob), (_, logit)) in first.top.iter().zip(&record.top8) {
+            let difference = (likeliest - logprob) - (greatest - logit);
+            assert!(difference.abs() <= 2.0 * EXACT_TOLERANCE, "{}: {difference}", record.prompt);
+        }
+        for (token, (want, _)) in tokens.iter().zip(&record.greedy_logprob_and_margin) {
+            let got = token.logprob.as_ref().unwrap();
+            assert_eq!(got.id, token.id);
+            assert!((got.logprob - want).abs() < 1e-3, "{}: {got:?}, {want}", record.prompt);
+        }
+    }
 }
 
 #[test]

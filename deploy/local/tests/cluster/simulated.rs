@@ -1,0 +1,84 @@
+//! Workers without a model: a thousand of them behind one router.
+
+use std::collections::HashMap;
+
+use futures::{StreamExt, stream};
+use stoker::cluster::Cluster;
+use stoker_proto::v1::GetModelInfoRequest;
+use stoker_worker::{ModelSource, WorkerConfig, simulate::SimulatedDevice};
+
+use crate::support::{Process, answer, control, inference, program, request};
+
+const WORKERS: u16 = 1_000;
+const REQUESTS: usize = 4_000;
+/// Requests in flight at once, over a few connections.
+const AT_ONCE: usize = 400;
+const CONNECTIONS: usize = 4;
+const TOKENS: u32 = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_workers_share_the_load_and_agree() {
+    let device: SimulatedDevice = r#"step = "1ms", decode_token = "100us""#.parse().unwrap();
+    let any = ([127, 0, 0, 1], 0).into();
+    let source = ModelSource::Simulated(device.0);
+    let cluster = Cluster::start(any, source, WORKERS, WorkerConfig::default()).await.unwrap();
+    let address = cluster.address().to_string();
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        clients.push(inference(&address).await);
+    }
+
+    let answers = stream::iter(0..REQUESTS).map(|i| {
+        let mut client = clients[i % CONNECTIONS].clone();
+        // Every seed twice, far apart.
+        let seed = (i % (REQUESTS / 2)) as u64;
+        async move { (seed, answer(&mut client, request("Once", seed, TOKENS)).await.unwrap()) }
+    });
+    let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
+
+    let (mut served, mut texts) = (HashMap::<_, usize>::new(), HashMap::new());
+    for (seed, answer) in answers {
+        assert_eq!(answer.ids.len(), TOKENS as usize);
+        *served.entry(answer.accepted.worker).or_default() += 1;
+        let known = texts.entry(seed).or_insert_with(|| answer.text.clone());
+        assert_eq!(known, &answer.text, "seed {seed} says the same on every worker");
+    }
+    // Blind chance would leave 18 of a thousand out and give one 13; the choice of the less loaded of two
+    // does better, but how much better depends on how many are in flight.
+    let most = served.values().max().copied().unwrap_or_default();
+    assert!(served.len() > 900 && most <= 16, "{} workers, at most {most}", served.len());
+    assert_eq!(texts.len(), REQUESTS / 2);
+    let distinct: std::collections::HashSet<_> = texts.values().collect();
+    assert!(distinct.len() > REQUESTS / 4, "seeds matter: {} texts", distinct.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_serves_by_a_line_of_toml() {
+    let line = r#"step = "1ms", answer_tokens = 10, context_length = 300"#;
+    let worker = Process::start("stoker-worker", &["--simulate", line]);
+    let info = control(&worker.address).await.get_model_info(GetModelInfoRequest::default()).await;
+    let info = info.unwrap().into_inner();
+    assert_eq!((info.model.as_str(), info.device_class.as_str()), ("simulated", "simulated"));
+    assert_eq!(info.context_length, 300);
+
+    let mut client = inference(&worker.address).await;
+    let mut lengths = Vec::new();
+    for seed in 0..200 {
+        let mut endless = request("Once", seed, 250);
+        endless.stopping.as_mut().unwrap().ignore_eos = false;
+        lengths.push(answer(&mut client, endless).await.unwrap().ids.len());
+    }
+    let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
+    // Ten on average, with a deviation of ten: of two hundred, 0.7.
+    assert!((7.0..13.0).contains(&mean), "{mean}");
+}
+
+#[test]
+fn a_profile_that_is_none_is_refused() {
+    for (profile, part) in [("huge", "instant, large, small"), (r#"stop = "5ms""#, "stop")] {
+        let output = program("stoker-worker").args(["--simulate", profile]).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("--simulate") && message.contains(part), "{message}");
+    }
+}

@@ -1,0 +1,182 @@
+//! One request on its way through the engine: its sequences, its clock, and who listens.
+
+use std::time::Instant;
+
+use crate::{
+    request::{Event, Failure, Finish, PROMPT_PART, Request, Sink, Summary, Timings},
+    sampling::{TokenLogprob, check_finite},
+    scheduler::Slice,
+    sequence::Sequence,
+    tokenizer::Tokenizer,
+};
+
+/// The sequences of one request.
+pub struct SequenceGroup {
+    /// By choice.
+    sequences: Vec<Sequence>,
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    /// Sequences that have not ended.
+    unfinished: usize,
+    /// Candidates beside each log probability.
+    top: usize,
+    /// Those of the prompt, if they are wanted and not told yet.
+    prompt_logprobs: Option<Vec<TokenLogprob>>,
+    sink: Box<dyn Sink>,
+    clock: Clock,
+}
+
+/// Where a request stands after a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// All goes on.
+    GoesOn,
+    /// The slice's sequence has ended, others go on.
+    SequenceEnded,
+    /// Nothing is left to do.
+    Over,
+}
+
+/// When things happened.
+struct Clock {
+    arrived: Instant,
+    scheduled: Option<Instant>,
+    first_token: Option<Instant>,
+    /// The last step it took part in.
+    step: Option<u64>,
+    steps: u32,
+    preemptions: u32,
+}
+
+impl SequenceGroup {
+    /// The sequences of `request`, at most `longest` tokens each, prompt included.
+    pub(crate) fn new(
+        request: &Request,
+        longest: usize,
+        tokenizer: &Tokenizer,
+        sink: Box<dyn Sink>,
+    ) -> Self {
+        let sequences: Vec<_> = (0..request.num_sequences.get())
+            .map(|choice| Sequence::new(request, choice, longest, tokenizer))
+            .collect();
+        Self {
+            unfinished: sequences.len(),
+            sequences,
+            prompt_tokens: request.prompt.len(),
+            completion_tokens: 0,
+            top: request.logprobs.top,
+            prompt_logprobs: request.logprobs.prompt.then(Vec::new),
+            sink,
+            clock: Clock::new(request.arrived),
+        }
+    }
+
+    /// Whether nobody listens any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.sink.is_closed()
+    }
+
+    /// Prompt and everything drawn of one sequence.
+    pub(crate) fn tokens(&self, choice: u32) -> &[u32] {
+        self.sequences[choice as usize].tokens()
+    }
+
+    /// Notes that it takes part in `step`, which begins now.
+    pub(crate) fn scheduled(&mut self, step: u64, now: Instant) {
+        self.clock.scheduled.get_or_insert(now);
+        if self.clock.step.replace(step) != Some(step) {
+            self.clock.steps += 1;
+        }
+    }
+
+    /// Notes that a sequence lost its blocks.
+    pub(crate) fn preempted(&mut self) {
+        self.clock.preemptions += 1;
+    }
+
+    /// Takes the logits that a slice wanted, a row of `[vocab]` each, and tells the client what comes of them.
+    pub(crate) fn advance(
+        &mut self,
+        slice: &Slice,
+        logits: &[Vec<f32>],
+        tokenizer: &Tokenizer,
+        now: Instant,
+    ) -> Progress {
+        let (prompt, sampled) = logits.split_at(logits.len() - usize::from(slice.samples));
+        let progress = self.note_prompt(slice, prompt).and_then(|()| match sampled.first() {
+            Some(row) => self.draw(slice.id.choice, row, tokenizer, now),
+            None => Ok(Progress::GoesOn),
+        });
+        progress.unwrap_or_else(|failure| {
+            self.sink.send(Event::Failed(failure));
+            Progress::Over
+        })
+    }
+
+    /// Keeps how likely tokens of the prompt were. `logits` are those after the positions from
+    /// `slice.start + slice.length - slice.logits` on.
+    fn note_prompt(&mut self, slice: &Slice, logits: &[Vec<f32>]) -> Result<(), Failure> {
+        let Some(known) = &mut self.prompt_logprobs else { return Ok(()) };
+        let tokens = self.sequences[slice.id.choice as usize].tokens();
+        let first = slice.start + slice.length - slice.logits + 1;
+        for (position, row) in (first..).zip(logits) {
+            check_finite(row, position)?;
+            known.push(TokenLogprob::of(row, tokens[position], self.top));
+        }
+        Ok(())
+    }
+
+    fn draw(
+        &mut self,
+        choice: u32,
+        logits: &[f32],
+        tokenizer: &Tokenizer,
+        now: Instant,
+    ) -> Result<Progress, Failure> {
+        let (token, reason) = self.sequences[choice as usize].draw(logits, tokenizer)?;
+        self.clock.first_token.get_or_insert(now);
+        self.completion_tokens += 1;
+        self.tell_prompt();
+        self.sink.send(Event::Token(token));
+        let Some(reason) = reason else { return Ok(Progress::GoesOn) };
+        self.unfinished -= 1;
+        let summary = (self.unfinished == 0).then(|| Summary {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens,
+            timings: self.clock.timings(now),
+        });
+        self.sink.send(Event::Finished(Finish { choice, reason, summary }));
+        Ok(if self.unfinished == 0 { Progress::Over } else { Progress::SequenceEnded })
+    }
+
+    /// Once, and even if there is nothing to tell of a prompt of one token: it was asked for.
+    fn tell_prompt(&mut self) {
+        let Some(mut left) = self.prompt_logprobs.take() else { return };
+        loop {
+            let rest = left.split_off(left.len().min(PROMPT_PART));
+            self.sink.send(Event::Prompt(left));
+            if rest.is_empty() {
+                return;
+            }
+            left = rest;
+        }
+    }
+}
+
+impl Clock {
+    fn new(arrived: Instant) -> Self {
+        Self { arrived, scheduled: None, first_token: None, step: None, steps: 0, preemptions: 0 }
+    }
+
+    fn timings(&self, end: Instant) -> Timings {
+        let scheduled = self.scheduled.unwrap_or(end);
+        let first_token = self.first_token.unwrap_or(end);
+        Timings {
+            queue: scheduled.saturating_duration_since(self.arrived),
+            prefill: first_token - scheduled,
+            decode: end - first_token,
+            steps: self.steps,
+            preemptions: self.preemptions,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What is done to logits before a token is drawn from them: bias, penalties, and tokens that may not come
+//! yet.
+//!
+//! Everything is computed from the token ids of one sequence, each logit by itself, in f32 and in one order,
+//! so the result depends on the sequence alone.
+
+use std::{borrow::Cow, collections::HashMap};
+
+/// Changes to logits that a request asks for, in the order in which they are made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adjustments {
+    /// (token, what is added to its logit), each token once.
+    pub bias: Vec<(u32, f32)>,
+    /// Divides logits above zero of tokens in prompt or output, and multiplies those below; 1 does nothing.
+    pub repetition_penalty: f32,
+    /// Subtracted as often as the token is in the output; 0 does nothing.
+    pub frequency_penalty: f32,
+    /// Subtracted once if the token is in the output; 0 does nothing.
+    pub presence_penalty: f32,
+}
+
+impl Default for Adjustments {
+    fn default() -> Self {
+        Self {
+            bias: Vec::new(),
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+        }
+    }
+}
+
+impl Adjustments {
+    fn repeats_matter(&self) -> bool {
+        self.repetition_penalty != 1.0
+    }
+
+    fn output_matters(&self) -> bool {
+        self.repeats_matter() || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
+    }
+
+    /// The logit of a token that is `count` times in the output, and else in the prompt.
+    fn penalised(&self, logit: f32, count: u32) -> f32 {
+        let mut logit = match logit {
+            above if above > 0.0 => above / self.repetition_penalty,
+            below => below * self.repetition_penalty,
+        };
+        logit -= self.frequency_penalty * count as f32;
+        if count > 0 {
+            logit -= self.presence_penalty;
+        }
+        // A penalty close to zero can leave the range of f32; infinity is for tokens that may not come.
+        logit.clamp(f32::MIN, f32::MAX)
+    }
+}
+
+/// The adjustments of one sequence as it grows.
+#[derive(Debug)]
+pub(super) struct Adjuster {
+    wanted: Adjustments,
+    /// How often a token is in the output, 0 for those of the prompt alone; only what a penalty looks at.
+    counts: HashMap<u32, u32>,
+    /// Tokens that may not be drawn before `masked_until`.
+    masked: Vec<u32>,
+    masked_until: usize,
+}
+
+impl Adjuster {
+    /// For a sequence that begins with `prompt`, in which no token of `masked` may be drawn at a position
+    /// before `masked_until`.
+    pub(super) fn new(
+        wanted: Adjustments,
+        prompt: &[u32],
+        masked: Vec<u32>,
+        masked_until: usize,
+    ) -> Self {
+        let prompt = if wanted.repeats_matter() { prompt } else { &[] };
+        let counts = prompt.iter().map(|token| (*token, 0)).collect();
+        Self { wanted, counts, masked, masked_until }
+    }
+
+    /// Takes note of a token of the output.
+    pub(super) fn push(&mut self, token: u32) {
+        if self.wanted.output_matters() {
+            *self.counts.entry(token).or_default() += 1;
+        }
+    }
+
+    /// `logits [vocab]` as the token at `position` is to be drawn from them; copied only if something changes.
+    pub(super) fn apply<'a>(&self, logits: &'a [f32], position: usize) -> Cow<'a, [f32]> {
+        let masked = if position < self.masked_until { &self.masked[..] } else { &[] };
+        if self.wanted.bias.is_empty() && self.counts.is_empty() && masked.is_empty() {
+            return Cow::Borrowed(logits);
+        }
+        let mut adjusted = logits.to_vec();
+        let mut change = |token: u32, to: &dyn Fn(f32) -> f32| {
+            if let Some(logit) = adjusted.get_mut(token as usize) {
+                *logit = to(*logit);
+            }
+        };
+        for (token, bias) in &self.wanted.bias {
+            change(*token, &|logit| logit + bias);
+        }
+        for (token, count) in &self.counts {
+            change(*token, &|logit| self.wanted.penalised(logit, *count));
+        }
+        for token in masked {
+            change(*token, &|_| f32::NEG_INFINITY);
+        }
+        Cow::Owned(adjusted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 6] = [2.0, -2.0, 0.5, 0.0, -1.0, 3.0];
+
+    /// What `wanted` makes of the logits after this prompt and output.
+    fn after(wanted: Adjustments, prompt: &[u32], output: &[u32]) -> Vec<f32> {
+        let mut adjuster = Adjuster::new(wanted, prompt, Vec::new(), 0);
+        output.iter().for_each(|token| adjuster.push(*token));
+        adjuster.apply(&LOGITS, prompt.len() + output.len()).into_owned()
+    }
+
+    #[test]
+    fn repetition_counts_prompt_and_output_once() {
+        let wanted = Adjustments { repetition_penalty: 2.0, ..Adjustments::default() };
+        // 0 and 1 are in the prompt, 1, 2 and 4 in the output.
+        assert_eq!(after(wanted, &[0, 1, 1], &[1, 2, 4, 4]), [1.0, -4.0, 0.25, 0.0, -2.0, 3.0]);
+    }
+
+    #[test]
+    fn frequency_and_presence_count_the_output_alone() {
+        let frequency = Adjustments { frequency_penalty: 0.5, ..Adjustments::default() };
+        assert_eq!(after(frequency, &[0, 0, 5], &[1, 2, 2, 2]), [2.0, -2.5, -1.0, 0.0, -1.0, 3.0]);
+        let presence = Adjustments { presence_penalty: -1.5, ..Adjustments::default() };
+        assert_eq!(after(presence, &[0, 0, 5], &[1, 2, 2, 2]), [2.0, -0.5, 2.0, 0.0, -1.0, 3.0]);
+    }
+
+    #[test]
+    fn all_together_go_in_one_order() {
+        let wanted = Adjustments {
+            bias: vec![(1, 4.0), (3, -1.0), (5, 0.25)],
+            repetition_penalty: 1.3,
+            frequency_penalty: 0.7,
+            presence_penalty: 0.2,
+        };
+        let (prompt, output) = ([5u32, 3], [1u32, 1, 3, 0]);
+        // The definition, token by token, by scanning the ids.
+        let want: Vec<f32> = (0u32..)
+            .zip(LOGITS)
+            .map(|(token, logit)| {
+                let bias = wanted.bias.iter().find(|(t, _)| *t == token).map_or(0.0, |(_, b)| *b);
+                let mut x = logit + bias;
+                let times = output.iter().filter(|t| **t == token).count();
+                if times > 0 || prompt.contains(&token) {
+                    x = if x > 0.0 { x / 1.3 } else { x * 1.3 };
+                }
+                x -= 0.7 * times as f32;
+                x - if times > 0 { 0.2 } else { 0.0 }
+            })
+            .collect();
+        assert_eq!(after(wanted, &prompt, &output), want);
+    }
+
+    #[test]
+    fn masked_tokens_come_free_at_their_position() {
+        let adjuster = Adjuster::new(Adjustments::default(), &[1], vec![5, 0], 4);
+        let masked = [f32::NEG_INFINITY, -2.0, 0.5, 0.0, -1.0, f32::NEG_INFINITY];
+        assert_eq!(*adjuster.apply(&LOGITS, 3), masked);
+        assert!(matches!(adjuster.apply(&LOGITS, 4), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn without_a_wish_nothing_is_kept_or_copied() {
+        let mut adjuster = Adjuster::new(Adjustments::default(), &[1, 2, 3], vec![2], 0);
+        adjuster.push(4);
+        assert!(adjuster.counts.is_empty());
+        assert!(matches!(adjuster.apply(&LOGITS, 4), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn extremes_stay_numbers() {
+        for repetition_penalty in [f32::MIN_POSITIVE, 1e-30, 10.0] {
+            let wanted = Adjustments { repetition_penalty, ..Adjustments::default() };
+            for logit in [f32::MAX, f32::MIN, 30.0, -30.0, 0.0] {
+                assert!(wanted.penalised(logit, u32::MAX).is_finite());
+            }
+        }
+    }
+}

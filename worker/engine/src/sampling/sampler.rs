@@ -1,0 +1,89 @@
+//! Draws the tokens of one sequence, with everything its request asked for.
+
+use super::{Adjustments, Logprobs, Sampling, TokenLogprob, adjust::Adjuster, check_finite};
+use crate::request::Failure;
+
+/// How one sequence's tokens are drawn, and what that depends on.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    sampling: Sampling,
+    adjuster: Adjuster,
+    logprobs: Logprobs,
+}
+
+/// A token that was drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Drawn {
+    /// Its id.
+    pub(crate) id: u32,
+    /// How likely it was, if that is wanted.
+    pub(crate) logprob: Option<TokenLogprob>,
+}
+
+impl Sampler {
+    /// For a sequence that begins with `prompt`; no token of `masked` is drawn before `masked_until`, a
+    /// position in the sequence.
+    pub(crate) fn new(
+        sampling: Sampling,
+        adjustments: Adjustments,
+        logprobs: Logprobs,
+        prompt: &[u32],
+        masked: Vec<u32>,
+        masked_until: usize,
+    ) -> Self {
+        let adjuster = Adjuster::new(adjustments, prompt, masked, masked_until);
+        Self { sampling, adjuster, logprobs }
+    }
+
+    /// Draws the token at `position` of the sequence from `logits [vocab]`, and takes note of it.
+    pub(crate) fn draw(&mut self, logits: &[f32], position: usize) -> Result<Drawn, Failure> {
+        check_finite(logits, position)?;
+        let id = self.sampling.pick(&self.adjuster.apply(logits, position), position);
+        self.adjuster.push(id);
+        let wanted = self.logprobs.output;
+        let logprob = wanted.then(|| TokenLogprob::of(logits, id, self.logprobs.top));
+        Ok(Drawn { id, logprob })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn probabilities_are_the_models_own() {
+        let logits = [2.0f32, 1.0, 0.0, -1.0];
+        let plain = TokenLogprob::of(&logits, 1, 3);
+        // Everything that changes the draw, so that token 1 is certain.
+        let sampling = Sampling { temperature: 0.3, top_k: 1, ..Sampling::default() };
+        let adjustments = Adjustments {
+            bias: vec![(1, 50.0)],
+            repetition_penalty: 1.7,
+            ..Adjustments::default()
+        };
+        let logprobs = Logprobs { output: true, prompt: false, top: 3 };
+        let mut sampler = Sampler::new(sampling, adjustments, logprobs, &[1, 0], vec![0], 9);
+        assert_eq!(sampler.draw(&logits, 2).unwrap(), Drawn { id: 1, logprob: Some(plain) });
+    }
+
+    #[test]
+    fn penalties_follow_the_draws() {
+        let logits = [2.0f32, 1.9, 1.5, -1.0];
+        let adjustments = Adjustments { presence_penalty: 0.2, ..Adjustments::default() };
+        let none = Logprobs::default();
+        let mut sampler = Sampler::new(Sampling::greedy(), adjustments, none, &[0], vec![], 0);
+        let drawn: Vec<_> = (1..5).map(|at| sampler.draw(&logits, at).unwrap().id).collect();
+        assert_eq!(drawn, [0, 1, 0, 0], "each but the last two is lowered once");
+    }
+
+    #[test]
+    fn not_a_number_is_named() {
+        let none = Logprobs::default();
+        let greedy = Sampling::greedy();
+        let mut sampler = Sampler::new(greedy, Adjustments::default(), none, &[0], vec![], 0);
+        let failure = Failure::NotFinite { token: 1, position: 4 };
+        assert_eq!(sampler.draw(&[0.0, f32::NAN], 4), Err(failure));
+    }
+}

@@ -1,0 +1,126 @@
+//! A sequence as the scheduler sees it: what is known of it, what is computed, and its part in a step.
+
+use std::{mem, ops::Range};
+
+use stoker_ops::KV_BLOCK;
+
+use super::{Plan, SequenceId, Size, Slice};
+use crate::blocks::Block;
+
+/// What is left of a step's limits.
+pub(super) struct Budget {
+    pub(super) tokens: usize,
+    pub(super) prompt_logits: usize,
+}
+
+/// A sequence as the scheduler sees it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: SequenceId,
+    /// Tokens of the prompt.
+    pub(super) prompt: usize,
+    /// Tokens known: prompt and generated.
+    pub(super) known: usize,
+    /// Tokens whose keys and values are in the cache.
+    pub(super) computed: usize,
+    pub(super) table: Vec<Block>,
+    /// Sequences that fork off once the prompt is computed.
+    forks: u32,
+    /// Positions whose logits are wanted besides those that are drawn from.
+    prompt_logits: Range<usize>,
+}
+
+impl Entry {
+    /// All of a request, before anything is computed.
+    pub(super) fn new(request: u64, size: Size) -> Self {
+        // The last one's logits are drawn from in any case.
+        let wanted = if size.prompt_logits { size.prompt.saturating_sub(1) } else { 0 };
+        Self {
+            id: SequenceId { request, choice: 0 },
+            prompt: size.prompt,
+            known: size.prompt,
+            computed: 0,
+            table: Vec::new(),
+            forks: size.num_sequences.saturating_sub(1),
+            prompt_logits: 0..wanted,
+        }
+    }
+
+    /// Tokens known but not computed. At least one: the newest is drawn, not yet run.
+    pub(super) fn left(&self) -> usize {
+        self.known - self.computed
+    }
+
+    pub(super) fn left_with_forks(&self) -> usize {
+        let of_a_fork = self.prompt - full_blocks(self.prompt) * KV_BLOCK;
+        self.left() + self.forks as usize * of_a_fork
+    }
+
+    /// Places in the batch that it takes or keeps.
+    pub(super) fn places(&self) -> usize {
+        1 + self.forks as usize
+    }
+
+    /// Plans as much of it as the budget allows, if any.
+    pub(super) fn run(&self, plan: &mut Plan, budget: &mut Budget) {
+        let wanted = &self.prompt_logits;
+        let within_logits = if wanted.len() <= budget.prompt_logits {
+            self.known
+        } else {
+            wanted.start + budget.prompt_logits
+        };
+        let length = self.left().min(budget.tokens).min(within_logits - self.computed);
+        if length == 0 {
+            return;
+        }
+        let end = self.computed + length;
+        let prompt_logits = end.min(wanted.end).saturating_sub(wanted.start);
+        let samples = end == self.known;
+        budget.tokens -= length;
+        budget.prompt_logits -= prompt_logits;
+        plan.slices.push(Slice {
+            id: self.id,
+            start: self.computed,
+            length,
+            logits: prompt_logits + usize::from(samples),
+            samples,
+        });
+    }
+
+    /// Records that `length` tokens ran, and that one was drawn after them if `grew`. Answers the sequences
+    /// that part from this one because its prompt is computed now.
+    pub(super) fn ran(&mut self, length: usize, grew: bool) -> Vec<Self> {
+        self.computed += length;
+        self.known += usize::from(grew);
+        let wanted = &mut self.prompt_logits;
+        wanted.start = wanted.start.max(self.computed).min(wanted.end);
+        if self.computed < self.prompt { Vec::new() } else { self.fork() }
+    }
+
+    /// Gives all blocks back.
+    pub(super) fn reset(&mut self) {
+        self.table.clear();
+        self.computed = 0;
+    }
+
+    /// The sequences that part from this one now. Blocks of their own they take at the next plan.
+    fn fork(&mut self) -> Vec<Self> {
+        let shared = &self.table[..full_blocks(self.prompt)];
+        (1..=mem::take(&mut self.forks))
+            .map(|choice| Self {
+                id: SequenceId { choice, ..self.id },
+                prompt: self.prompt,
+                known: self.prompt,
+                computed: shared.len() * KV_BLOCK,
+                table: shared.to_vec(),
+                forks: 0,
+                prompt_logits: 0..0,
+            })
+            .collect()
+    }
+}
+
+/// Blocks of a prompt that its sequences share: full ones, but for its last token, after which each draws.
+pub(super) fn full_blocks(prompt: usize) -> usize {
+    prompt.saturating_sub(1) / KV_BLOCK
+}
