@@ -147,7 +147,7 @@ fn chosen_alike(model: &Model, record: &Record) -> usize {
     let (mut ids, mut start) = (&record.prompt_ids[..], 0);
     let mut alike = 0;
     for next in record.greedy_ids.chunks(1) {
-        let part = Part { ids, start, table: &table, samples: true };
+        let part = Part { ids, start, table: &table, logits: 1 };
         let logits = &runner.run(&[part])[0];
         let largest = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
         alike += usize::from(largest == Some(next[0] as usize));
