@@ -127,9 +127,10 @@ pub(crate) fn corpus() -> Vec<String> {
         "Ein café für Zoë, naïve Größen, señor",
         "привет мир, как дела? Это хорошо.",
         "你好世界 今天天气很好 ひらがな カタカナ 안녕하세요 세계",
+        "a\u{840}b\u{841}\u{842} x\u{800}\u{801}y \u{9FA6}\u{4E00}z",
         "1 12 123 1234 12345 3.14159 2024-01-02 0x1F ½ Ⅻ ٣٤٥",
         "I'm you're they've we'll he'd it's DON'T WE'LL x'Sam 'Tis she'Dares",
-        "https://a/b/\nc/\r\n  d //\n\n camelCase HTTPServer aBC Été\n#include<b>$x _y",
+        "https://a/b/\nc/\r\n  d //\n\n camelCase HTTPServer aBC Été\n#include<b>$x _y */\n/z;\r\n//w",
         "    if x == y:\r\n\t\treturn x / y  // 100%\r\n\r\n",
     ] {
         texts.push(words.repeat(20));
