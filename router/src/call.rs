@@ -4,12 +4,14 @@ mod observed;
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use futures::Stream;
 use stoker_proto::v1::{GenerateRequest, GenerateResponse, Timings, generate_response::Event};
-use stoker_shared::{ServiceError, deadline::Deadline, discovery::WorkerId};
+use stoker_shared::{
+    ServiceError, deadline::Deadline, discovery::WorkerId, telemetry::trace::TraceSpan,
+};
 use tokio::time::Instant;
 use tower::Service;
 use tracing::Span;
@@ -25,9 +27,15 @@ pub(crate) type EventStream =
 pub(crate) struct Call {
     pub(crate) request: GenerateRequest,
     pub(crate) deadline: Deadline,
+    /// What is wrong with its headers. Refused below the layers that tell about it.
+    pub(crate) malformed: Option<ServiceError>,
     pub(crate) arrived: Instant,
-    /// The span of the request; layers record here what only they know.
+    /// The request in the log; layers record here what only they know.
     pub(crate) span: Span,
+    /// The request in its trace; the caller's span at first.
+    pub(crate) trace: TraceSpan,
+    /// The model that will answer, once it is found.
+    pub(crate) served: Arc<OnceLock<Arc<str>>>,
     /// Counts from 1; a worker repeats it in every event.
     pub(crate) attempt: u32,
     pub(crate) tried: Tried,
@@ -35,7 +43,17 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn new(request: GenerateRequest, deadline: Deadline, arrived: Instant) -> Self {
-        Self { request, deadline, arrived, span: Span::none(), attempt: 1, tried: Tried::default() }
+        Self {
+            request,
+            deadline,
+            malformed: None,
+            arrived,
+            span: Span::none(),
+            trace: TraceSpan::default(),
+            served: Arc::default(),
+            attempt: 1,
+            tried: Tried::default(),
+        }
     }
 }
 

@@ -4,22 +4,29 @@ use std::{
     error::Error,
     sync::Arc,
     task::{Context, Poll},
+    time::SystemTime,
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use stoker_proto::v1::{
     GenerateResponse, Routing, generate_response::Event, inference_client::InferenceClient,
 };
-use stoker_shared::{ServiceError, deadline::Deadline};
+use stoker_shared::{
+    ServiceError,
+    client::MAX_EVENT_BYTES,
+    deadline::Deadline,
+    error::root_cause,
+    telemetry::{
+        names::{attribute, span},
+        trace::{SpanKind, TraceSpan},
+    },
+};
 use tonic::{Request, Status, Streaming, TimeoutExpired};
 use tower::Service;
 
 use crate::{
     call::{Call, EventStream},
-    pool::{
-        channel::{MAX_EVENT_BYTES, root_cause},
-        worker::Worker,
-    },
+    pool::worker::Worker,
 };
 
 /// A call and the worker that was chosen for it.
@@ -51,18 +58,21 @@ impl Service<Dispatch> for Endpoint {
 async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, ServiceError> {
     call.span.record("worker", worker.id.as_str());
     call.request.routing = Some(Routing { attempt: call.attempt, ..Default::default() });
+    let attempt = Attempt::new(&call.trace, &worker, call.attempt);
     let mut request = Request::new(call.request);
     call.deadline.forward(&mut request);
+    attempt.0.forward(request.metadata_mut());
     let response = InferenceClient::new(worker.channel.clone())
         .max_decoding_message_size(MAX_EVENT_BYTES)
         .generate(request)
         .await
-        .map_err(|status| read(&status, &worker, call.deadline))?;
+        .map_err(|status| attempt.failed(read(&status, &worker, call.deadline)))?;
 
     let mut events = Events {
         messages: response.into_inner(),
         worker,
-        attempt: call.attempt,
+        number: call.attempt,
+        attempt,
         deadline: call.deadline,
         complete: false,
     };
@@ -77,11 +87,36 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     Ok(stream::iter([Ok(first)]).chain(rest).boxed())
 }
 
+/// One attempt in the trace of its request. Ends when it is dropped.
+struct Attempt(TraceSpan);
+
+impl Attempt {
+    fn new(request: &TraceSpan, worker: &Worker, number: u32) -> Self {
+        let attempt = request.child(span::ATTEMPT, SpanKind::Client, SystemTime::now());
+        if attempt.is_recording() {
+            attempt.set(attribute::WORKER, worker.id.as_str().to_owned());
+            attempt.set(attribute::ATTEMPT, i64::from(number));
+            attempt.set(attribute::RPC_SYSTEM, "grpc");
+        }
+        Self(attempt)
+    }
+
+    fn failed(&self, error: ServiceError) -> ServiceError {
+        if self.0.is_recording() {
+            self.0.set(attribute::ERROR_TYPE, error.reason());
+            self.0.set(attribute::RPC_STATUS, error.code_name());
+            self.0.fail(error.to_string());
+        }
+        error
+    }
+}
+
 /// What the worker sends.
 struct Events {
     messages: Streaming<GenerateResponse>,
     worker: Arc<Worker>,
-    attempt: u32,
+    number: u32,
+    attempt: Attempt,
     deadline: Deadline,
     /// The last event has come.
     complete: bool,
@@ -92,7 +127,7 @@ impl Events {
         loop {
             match self.messages.message().await {
                 // The fence: what another attempt made must not reach the client.
-                Ok(Some(event)) if event.attempt != self.attempt => {}
+                Ok(Some(event)) if event.attempt != self.number => {}
                 Ok(Some(event)) => {
                     self.complete |=
                         matches!(&event.event, Some(Event::Finished(f)) if f.usage.is_some());
@@ -101,12 +136,13 @@ impl Events {
                 Ok(None) if self.complete => return None,
                 Ok(None) => {
                     self.complete = true;
-                    return Some(Err(ServiceError::unavailable(format!(
-                        "worker {} ended the answer early",
-                        self.worker.id
-                    ))));
+                    let what = format!("worker {} ended the answer early", self.worker.id);
+                    return Some(Err(self.attempt.failed(ServiceError::unavailable(what))));
                 }
-                Err(status) => return Some(Err(read(&status, &self.worker, self.deadline))),
+                Err(status) => {
+                    let error = read(&status, &self.worker, self.deadline);
+                    return Some(Err(self.attempt.failed(error)));
+                }
             }
         }
     }

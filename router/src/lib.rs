@@ -6,6 +6,7 @@ mod call;
 mod config;
 mod endpoint;
 mod layer;
+mod metrics;
 mod pool;
 mod running;
 mod server;

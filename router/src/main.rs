@@ -1,13 +1,18 @@
 //! `stoker-router`: the command line of the router.
 
-use std::{fmt, net::SocketAddr, process::ExitCode, str::FromStr};
+use std::{net::SocketAddr, process::ExitCode};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use stoker_router::RouterConfig;
 use stoker_shared::{
-    discovery, serve,
+    config,
+    discovery::{
+        self, Address,
+        etcd::{self, EtcdConfig},
+    },
+    serve,
     shutdown::Signals,
-    telemetry::{self, LogArgs},
+    telemetry::{Telemetry, TelemetryArgs},
 };
 use tracing::{info, warn};
 
@@ -20,6 +25,10 @@ Examples:
     stoker-router --workers 127.0.0.1:50052,127.0.0.1:50053
   Reachable from elsewhere, logs for a machine:
     stoker-router --listen 0.0.0.0:50051 --workers worker-0:50052 --log-format json
+  Metrics for Prometheus, traces for a collector:
+    stoker-router --workers worker-0:50052 --metrics-listen 0.0.0.0:9090 --otlp-endpoint http://otel:4317
+  Workers that come and go, found through etcd:
+    stoker-router --etcd http://etcd-0:2379,http://etcd-1:2379
   Shed early under load:
     stoker-router --workers worker-0:50052 --max-concurrent 256 --queue-size 64 --queue-timeout 2s";
 
@@ -37,10 +46,11 @@ struct Cli {
     )]
     listen: SocketAddr,
 
-    /// The workers to send to, as host:port, separated by commas
+    /// The workers to send to, as host:port, separated by commas; or let --etcd find them
     #[arg(
         long,
         env = "STOKER_WORKERS",
+        conflicts_with = "etcd",
         value_delimiter = ',',
         value_name = "ADDR,ADDR",
         help_heading = "Network"
@@ -48,42 +58,20 @@ struct Cli {
     workers: Vec<Address>,
 
     #[command(flatten)]
+    etcd: EtcdConfig,
+
+    #[command(flatten)]
     router: RouterConfig,
 
     #[command(flatten)]
-    log: LogArgs,
-}
-
-/// `host:port`.
-#[derive(Debug, Clone)]
-struct Address(String);
-
-impl FromStr for Address {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let usage = "write it as host:port, for instance 127.0.0.1:50052";
-        let authority: http::uri::Authority = text.parse().map_err(|_| usage)?;
-        let plain = !authority.as_str().contains('@') && !authority.host().is_empty();
-        match authority.port_u16() {
-            Some(1..) if plain => Ok(Self(text.to_owned())),
-            _ => Err(usage),
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+    telemetry: TelemetryArgs,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if cli.workers.is_empty() {
-        let hint = "no workers are given: use --workers host:port,host:port or set STOKER_WORKERS";
-        Cli::command().error(ErrorKind::MissingRequiredArgument, hint).exit();
+    let cli: Cli = config::parse();
+    if let Some((kind, hint)) = wrong_sources(&cli) {
+        Cli::command().error(kind, hint).exit();
     }
     match run(cli).await {
         Ok(code) => code,
@@ -94,18 +82,42 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Workers come from one source, and there must be one. Not left to clap, which does not look at what a
+/// configuration file says.
+fn wrong_sources(cli: &Cli) -> Option<(ErrorKind, &'static str)> {
+    match (!cli.workers.is_empty(), cli.etcd.is_given()) {
+        (true, true) => {
+            let hint =
+                "--workers and --etcd are both given: name the workers, or let etcd find them";
+            Some((ErrorKind::ArgumentConflict, hint))
+        }
+        (false, false) => {
+            let hint = "no workers are given: name them with --workers host:port,host:port (or \
+                        STOKER_WORKERS), or let --etcd http://host:port find them";
+            Some((ErrorKind::MissingRequiredArgument, hint))
+        }
+        _ => None,
+    }
+}
+
 async fn run(cli: Cli) -> Result<ExitCode, String> {
-    telemetry::init(&cli.log, "info")?;
+    let mut telemetry = Telemetry::start("stoker-router", &cli.telemetry, "info").await?;
     let mut signals = Signals::catch().map_err(|error| error.to_string())?;
     let listener = serve::bind(cli.listen).await.map_err(|error| error.to_string())?;
 
-    let workers: Vec<_> = cli.workers.into_iter().map(|address| address.0).collect();
-    let known = workers.join(",");
+    let (workers, changes) = if cli.etcd.is_given() {
+        let EtcdConfig { etcd_prefix, .. } = &cli.etcd;
+        (format!("those under {etcd_prefix} in etcd {}", cli.etcd.servers()), etcd::watch(cli.etcd))
+    } else {
+        let workers: Vec<_> = cli.workers.into_iter().map(String::from).collect();
+        (workers.join(","), discovery::static_list(workers))
+    };
     let drain_timeout = cli.router.drain_timeout;
-    let router = stoker_router::start(cli.router, discovery::static_list(workers), listener)
+    let router = stoker_router::start(cli.router, changes, listener)
         .await
         .map_err(|error| error.to_string())?;
-    info!(address = %router.address(), workers = known, "listening");
+    telemetry.serve_metrics(|registry| router.register_metrics(registry));
+    info!(address = %router.address(), workers, "listening");
 
     let signal = signals.next().await;
     info!(signal, timeout = ?drain_timeout, "draining; a second signal ends at once");
@@ -114,6 +126,7 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
             if unfinished > 0 {
                 warn!(unfinished, "the time to drain is over");
             }
+            telemetry.shutdown().await;
             info!("stopped");
             Ok(ExitCode::SUCCESS)
         }

@@ -1,6 +1,5 @@
 //! The workers that the router knows, and which of them live.
 
-mod backoff;
 mod candidate;
 pub(crate) mod channel;
 mod fleet;
@@ -11,10 +10,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use futures::StreamExt;
 use stoker_shared::discovery::{Candidate, Change, Changes, WorkerId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use fleet::{Fleet, State};
+
+/// A candidate that its source no longer names is forgotten once it was of no use this often in a row. While
+/// it serves, it goes on serving: an etcd that was wiped or paused withdraws everybody.
+const CHANCES: u32 = 5;
 
 /// What a candidate's task tells about it.
 struct Report {
@@ -36,7 +39,8 @@ impl Pool {
     pub(crate) fn follow(changes: Changes) -> Self {
         let (publish, fleet) = watch::channel(Arc::default());
         let (reports, inbox) = mpsc::channel(256);
-        let manager = Manager { candidates: HashMap::new(), generation: 0, reports, publish };
+        let manager =
+            Manager { candidates: HashMap::new(), generation: 0, trouble: None, reports, publish };
         let task = tokio::spawn(manager.run(changes, inbox));
         Self { fleet, _manager: Arc::new(AbortOnDropHandle::new(task)) }
     }
@@ -56,14 +60,23 @@ impl Pool {
 struct Manager {
     candidates: HashMap<WorkerId, Followed>,
     generation: u64,
+    /// What keeps the source from naming workers.
+    trouble: Option<String>,
     reports: mpsc::Sender<Report>,
     publish: watch::Sender<Arc<Fleet>>,
 }
 
 /// Dropping it stops the task. Streams that run on the worker hold the worker themselves.
 struct Followed {
+    address: String,
     generation: u64,
     state: State,
+    /// Its source no longer names it.
+    withdrawn: bool,
+    /// How often in a row it was of no use.
+    misses: u32,
+    /// Ends its wait for another try.
+    retry: Arc<Notify>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -90,34 +103,72 @@ impl Manager {
     fn change(&mut self, change: Change) {
         match change {
             Change::Insert(candidate) => self.insert(candidate),
-            Change::Remove(id) => {
-                if self.candidates.remove(&id).is_some() {
-                    tracing::info!(worker = %id, "withdrawn");
-                }
-            }
+            Change::Remove(id) => self.withdraw(&id),
+            Change::Trouble(trouble) => self.trouble = trouble,
         }
     }
 
     fn insert(&mut self, candidate: Candidate) {
+        if let Some(followed) = self.candidates.get_mut(&candidate.id)
+            && followed.address == candidate.address
+        {
+            followed.withdrawn = false;
+            followed.misses = 0;
+            followed.retry.notify_one();
+            return;
+        }
         self.generation += 1;
         let generation = self.generation;
         let id = candidate.id.clone();
-        let task = tokio::spawn(candidate::follow(candidate, generation, self.reports.clone()));
-        let followed =
-            Followed { generation, state: State::unknown(), _task: AbortOnDropHandle::new(task) };
+        let address = candidate.address.clone();
+        let retry = Arc::new(Notify::new());
+        let follow =
+            candidate::follow(candidate, generation, Arc::clone(&retry), self.reports.clone());
+        let followed = Followed {
+            address,
+            generation,
+            state: State::unknown(),
+            withdrawn: false,
+            misses: 0,
+            retry,
+            _task: AbortOnDropHandle::new(tokio::spawn(follow)),
+        };
         self.candidates.insert(id, followed);
+    }
+
+    fn withdraw(&mut self, id: &WorkerId) {
+        if let Some(followed) = self.candidates.get_mut(id) {
+            followed.withdrawn = true;
+            tracing::info!(worker = %id, "withdrawn; stays in use for as long as it answers");
+            self.forget_if_lost(id);
+        }
     }
 
     fn report(&mut self, report: Report) {
         if let Some(followed) = self.candidates.get_mut(&report.id)
             && followed.generation == report.generation
         {
+            let of_use = !matches!(report.state, State::Gone { .. });
+            followed.misses = if of_use { 0 } else { followed.misses.saturating_add(1) };
             followed.state = report.state;
+            self.forget_if_lost(&report.id);
+        }
+    }
+
+    fn forget_if_lost(&mut self, id: &WorkerId) {
+        let lost = |followed: &Followed| {
+            // Addresses are given to others in time.
+            let stranger = followed.state.worker().is_some_and(|w| w.info.worker != id.as_str());
+            followed.withdrawn && (stranger || followed.misses >= CHANCES)
+        };
+        if self.candidates.get(id).is_some_and(lost) {
+            self.candidates.remove(id);
+            tracing::info!(worker = %id, "forgotten: withdrawn, and it does not answer");
         }
     }
 
     fn publish(&self) {
         let states = self.candidates.iter().map(|(id, c)| (id, &c.state));
-        self.publish.send_replace(Arc::new(Fleet::new(states)));
+        self.publish.send_replace(Arc::new(Fleet::new(states, self.trouble.clone())));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus_client::registry::Registry;
 use stoker_proto::v1::{control_server::ControlServer, inference_server::InferenceServer};
 use stoker_shared::{
     discovery::{Changes, WorkerId},
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 use crate::{
     RouterConfig,
     layer::gate::Gate,
+    metrics::Metrics,
     pool::{Pool, State},
     server::Server,
     stack,
@@ -42,6 +44,7 @@ pub struct RunningRouter {
     address: SocketAddr,
     pool: Pool,
     gate: Gate,
+    metrics: Metrics,
     health: HealthState,
     stop: CancellationToken,
     server: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
@@ -72,8 +75,9 @@ pub async fn start(
     let address = listener.local_addr()?;
     let pool = Pool::follow(changes);
     let gate = Gate::default();
+    let metrics = Metrics::default();
     let server = Server {
-        stack: stack::build(&config, &pool, &gate),
+        stack: stack::build(&config, &pool, &gate, &metrics),
         pool: pool.clone(),
         gate: gate.clone(),
     };
@@ -97,6 +101,7 @@ pub async fn start(
         address,
         pool,
         gate,
+        metrics,
         health,
         stop,
         server: AbortOnDropHandle::new(tokio::spawn(serving)),
@@ -108,6 +113,11 @@ impl RunningRouter {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Adds its metrics to `registry`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry, &self.pool);
     }
 
     /// Waits until at least `workers` workers take requests.

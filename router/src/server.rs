@@ -12,6 +12,7 @@ use stoker_proto::v1::{
 use stoker_shared::{
     ServiceError,
     deadline::{Deadline, arrived},
+    telemetry::trace::TraceSpan,
 };
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, transport::Channel};
@@ -43,8 +44,12 @@ impl Inference for Server {
         &self,
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let (deadline, arrived) = (Deadline::of(&request)?, arrived(&request));
-        let call = Call::new(request.into_inner(), deadline, arrived);
+        let (deadline, malformed) = match Deadline::of(&request) {
+            Ok(deadline) => (deadline, None),
+            Err(error) => (Deadline::NEVER, Some(error)),
+        };
+        let (arrived, trace) = (arrived(&request), TraceSpan::of_caller(request.metadata()));
+        let call = Call { malformed, trace, ..Call::new(request.into_inner(), deadline, arrived) };
         let events = self.stack.clone().oneshot(call).await?;
         Ok(Response::new(events.map_err(Status::from).boxed()))
     }

@@ -17,6 +17,7 @@ use crate::{
         trace::Trace,
         validate::Validate,
     },
+    metrics::Metrics,
     pool::Pool,
 };
 
@@ -25,14 +26,14 @@ pub(crate) type Stack = BoxCloneSyncService<Call, EventStream, ServiceError>;
 
 /// Builds the stack. A stream that a layer returns is part of its job: what it holds for a call (a place,
 /// a permit, a reservation) it holds until the last event.
-pub(crate) fn build(config: &RouterConfig, pool: &Pool, gate: &Gate) -> Stack {
-    let gate = gate.clone();
-    let places = Places::new(config);
+pub(crate) fn build(config: &RouterConfig, pool: &Pool, gate: &Gate, metrics: &Metrics) -> Stack {
+    let (gate, retries, requests) = (gate.clone(), metrics.clone(), metrics.clone());
+    let places = Places::new(config, metrics.clone());
     let (attempts, budget) = (config.retry_attempts, Budget::default());
 
     let stack = ServiceBuilder::new()
-        // Outermost, so that whatever happens to a request is in its span and in its line of the log.
-        .layer_fn(Trace::new)
+        // Outermost, so that whatever happens to a request is in its span, its line of the log and the metrics.
+        .layer_fn(move |next| Trace::new(next, requests.clone()))
         // A router that drains refuses before it does any work, and counts who is still inside.
         .layer_fn(move |next| Gated::new(next, gate.clone()))
         // What cannot succeed must not wait in a queue first.
@@ -48,7 +49,7 @@ pub(crate) fn build(config: &RouterConfig, pool: &Pool, gate: &Gate) -> Stack {
         // Resume goes here: it goes on after the first token, where a retry must not.
         //
         // Above the choice of a worker, so that every attempt chooses anew.
-        .layer_fn(move |next| Retry::new(next, attempts, budget.clone()))
+        .layer_fn(move |next| Retry::new(next, attempts, budget.clone(), retries.clone()))
         // Circuit breakers and prefix affinity go here: they say who may be chosen, and who is worth it.
         //
         // Innermost, since it counts what really is under way at a worker.

@@ -46,7 +46,10 @@ fn bad_usage_names_flag_and_value_and_exits_with_2() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for (arguments, expected) in [
-        (vec![], vec!["no workers are given", "STOKER_WORKERS"]),
+        (vec![], vec!["no workers are given", "STOKER_WORKERS", "--etcd"]),
+        (vec!["--workers", "a:1", "--etcd", "http://b:1"], vec!["--workers", "--etcd"]),
+        (vec!["--etcd", "b:1"], vec!["--etcd", "b:1", "http://host:port"]),
+        (vec!["--etcd", "https://b:1"], vec!["--etcd", "https://b:1", "TLS"]),
         (vec!["--workers", "nowhere"], vec!["--workers", "nowhere", "host:port"]),
         (vec!["--workers", "http://a:1"], vec!["--workers", "http://a:1", "host:port"]),
         (vec!["--workers", "a:0"], vec!["--workers", "a:0"]),

@@ -1,11 +1,13 @@
 //! Workers that come, go, drain and come back.
 
-use futures::StreamExt;
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, channel::mpsc, stream};
 use stoker_proto::v1::{
     DetokenizeRequest, GetModelInfoRequest, Load, TokenizeRequest, WatchLoadRequest,
 };
-use stoker_router::RouterConfig;
-use stoker_shared::discovery::{Candidate, Registry, WorkerId};
+use stoker_router::{RouterConfig, WorkerView};
+use stoker_shared::discovery::{Candidate, Change, Registry, WorkerId};
 use tonic::Code;
 
 use crate::support::{
@@ -79,21 +81,92 @@ async fn a_draining_worker_gets_nothing_new_and_finishes_what_it_has() {
 }
 
 #[tokio::test]
-async fn a_withdrawn_worker_finishes_what_it_has() {
+async fn a_withdrawn_worker_serves_until_it_dies_and_is_forgotten() {
     let registry = Registry::default();
-    let worker = FakeWorker::new("a").always(Script::Stall(2));
+    let (kept, worker) = (FakeWorker::new("kept"), FakeWorker::new("a"));
+    let _kept = registry.register(candidate("kept", &kept));
     let registration = registry.register(candidate("a", &worker));
     let cluster = Cluster::following(RouterConfig::default(), registry.watch()).await;
+    soon(cluster.router.wait_ready(2)).await;
+    drop(registration);
+    // Whoever is new now was announced after the withdrawal, so that one is known too.
+    let marker = FakeWorker::new("marker");
+    let _marker = registry.register(candidate("marker", &marker));
+    soon(cluster.router.wait_ready(3)).await;
+    let before = worker.requests().len();
+    for _ in 0..100 {
+        assert_eq!(tokens(&collect(cluster.generate(ask(1)).await.unwrap()).await.0), 1);
+    }
+    assert!(worker.requests().len() > before, "it still has its part");
+    drop(worker);
+    let names = |workers: &[WorkerView]| {
+        workers.iter().map(|worker| worker.id.to_string()).collect::<BTreeSet<_>>()
+    };
+    let others = BTreeSet::from(["kept", "marker"].map(String::from));
+    cluster.until(|workers| names(workers) == others).await;
+    // One that is not withdrawn is never given up.
+    drop(kept);
+    cluster.until(|workers| workers.iter().any(|w| w.id.as_str() == "kept" && !w.live)).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_announced_again_keeps_its_connection() {
+    let (source, changes) = mpsc::unbounded();
+    let (worker, marker) = (FakeWorker::new("a"), FakeWorker::new("marker"));
+    let tell = |change| source.unbounded_send(change).unwrap();
+    tell(Change::Insert(candidate("a", &worker)));
+    let cluster = Cluster::following(RouterConfig::default(), changes.boxed()).await;
     soon(cluster.router.wait_ready(1)).await;
-    let mut stream = cluster.generate(ask(9)).await.unwrap();
-    soon(stream.next()).await.unwrap().unwrap();
+    collect(cluster.generate(ask(1)).await.unwrap()).await;
+    for _ in 0..10 {
+        tell(Change::Insert(candidate("a", &worker)));
+        tell(Change::Remove(WorkerId::new("a")));
+        tell(Change::Insert(candidate("a", &worker)));
+    }
+    // Known later than all of this.
+    tell(Change::Insert(candidate("marker", &marker)));
+    soon(cluster.router.wait_ready(2)).await;
+    for _ in 0..100 {
+        collect(cluster.generate(ask(1)).await.unwrap()).await;
+    }
+    assert!(worker.requests().len() > 1);
+    assert_eq!(worker.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_withdrawn_address_that_somebody_else_has_is_forgotten() {
+    let registry = Registry::default();
+    let gone = FakeWorker::new("a");
+    let address = gone.address;
+    let registration = registry.register(candidate("a", &gone));
+    let cluster = Cluster::following(RouterConfig::default(), registry.watch()).await;
+    soon(cluster.router.wait_ready(1)).await;
+    drop(gone);
+    cluster.until(|workers| !workers[0].live).await;
+    let _stranger = FakeWorker::at(address, "stranger", "story");
+    soon(cluster.router.wait_ready(1)).await;
     drop(registration);
     cluster.until(<[_]>::is_empty).await;
-    assert_eq!(cluster.generate(ask(1)).await.unwrap_err().code(), Code::Unavailable);
-    for _ in 0..2 {
-        soon(stream.next()).await.unwrap().unwrap();
-    }
-    worker.open(1).await;
+}
+
+#[tokio::test]
+async fn what_keeps_the_source_from_naming_workers_is_told() {
+    let trouble = Change::Trouble(Some("etcd http://a:1 cannot be reached: refused".into()));
+    let changes = stream::iter([trouble]).chain(stream::pending()).boxed();
+    let cluster = Cluster::following(RouterConfig::default(), changes).await;
+    let told = async {
+        loop {
+            let status = cluster.generate(ask(1)).await.unwrap_err();
+            assert_eq!(status.code(), Code::Unavailable);
+            if status
+                .message()
+                .ends_with("none is known; etcd http://a:1 cannot be reached: refused")
+            {
+                break;
+            }
+        }
+    };
+    soon(told).await;
 }
 
 #[tokio::test]

@@ -1,13 +1,19 @@
 //! Who is there: a stream of changes, whatever its source.
 //!
-//! Two sources live here: a static list, and a registry inside the process. Both give candidates; whether
-//! a candidate lives is for the router to find out.
+//! Three sources live here: a static list, a registry inside the process, and [`etcd`]. All give candidates;
+//! whether a candidate lives is for the router to find out.
+
+mod address;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 
 use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
+
+pub use address::{Address, NotAnAddress};
 
 /// Names a worker for as long as it lives. Unique in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,10 +49,12 @@ pub struct Candidate {
 /// One change of the set of candidates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A candidate is new, or has another address.
+    /// A candidate is new, has another address, or announced itself again.
     Insert(Candidate),
-    /// A candidate is gone: a hint, not the truth. Streams that run there go on.
+    /// A candidate is no longer named: a hint, not the truth. It may be alive and well.
     Remove(WorkerId),
+    /// What keeps the source from naming anybody, for people; nothing if it names somebody.
+    Trouble(Option<String>),
 }
 
 /// Changes from any source. It never ends while the source lives.

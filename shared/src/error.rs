@@ -3,7 +3,7 @@
 //! Inner code returns [`ServiceError`]; the edge of each process turns it into a status with details.
 //! The router reads a worker's status back into the same type, so a cause survives the hop.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, error::Error, time::Duration};
 
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -117,6 +117,20 @@ impl ServiceError {
         }
     }
 
+    /// The name of the gRPC status that it becomes, as logs and metrics show it.
+    pub fn code_name(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "INVALID_ARGUMENT",
+            Self::UnknownModel { .. } => "NOT_FOUND",
+            Self::Overloaded { .. } => "RESOURCE_EXHAUSTED",
+            Self::Unavailable { .. } | Self::Draining(_) => "UNAVAILABLE",
+            Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
+            Self::Cancelled => "CANCELLED",
+            Self::Unsupported(_) => "UNIMPLEMENTED",
+            Self::Internal(_) => "INTERNAL",
+        }
+    }
+
     fn code(&self) -> Code {
         match self {
             Self::Invalid(_) => Code::InvalidArgument,
@@ -145,6 +159,16 @@ impl ServiceError {
         };
         entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
     }
+}
+
+/// The innermost cause of an error, which is the one that helps: `connection refused`, not `transport
+/// error`.
+pub fn root_cause(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 impl From<ServiceError> for Status {
@@ -233,6 +257,39 @@ impl From<&Status> for ServiceError {
             },
             _ => Self::Internal(field("cause").unwrap_or_else(message)),
         }
+    }
+}
+
+/// The innermost cause of an error, which is the one that helps: `connection refused`, not `transport
+/// error`.
+pub fn root_cause(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// A code as gRPC spells it, for instance `RESOURCE_EXHAUSTED`.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

@@ -1,5 +1,9 @@
-//! What router and worker both need: errors, discovery, telemetry, deadlines, validation, serving.
+//! What more than one program needs: configuration, errors, discovery, telemetry, deadlines, validation,
+//! serving, a client.
 
+pub mod backoff;
+pub mod client;
+pub mod config;
 pub mod deadline;
 pub mod discovery;
 pub mod duration;

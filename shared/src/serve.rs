@@ -34,11 +34,18 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody else is there.
-    #[error("--listen {0}: the port is in use; choose another, or port 0 for any free one")]
-    InUse(SocketAddr),
+    #[error("{flag} {address}: the port is in use; choose another, or port 0 for any free one")]
+    InUse {
+        /// Who asked for it.
+        flag: &'static str,
+        /// What was asked for.
+        address: SocketAddr,
+    },
     /// Anything else.
-    #[error("--listen {address}: {source}")]
+    #[error("{flag} {address}: {source}")]
     Other {
+        /// Who asked for it.
+        flag: &'static str,
         /// What was asked for.
         address: SocketAddr,
         /// What the system said.
@@ -46,11 +53,16 @@ pub enum BindError {
     },
 }
 
-/// Listens on `address`.
+/// Listens on the `address` of `--listen`.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    bind_for("--listen", address).await
+}
+
+/// Listens on the `address` of `flag`, which errors name.
+pub async fn bind_for(flag: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse(address),
-        _ => BindError::Other { address, source },
+        io::ErrorKind::AddrInUse => BindError::InUse { flag, address },
+        _ => BindError::Other { flag, address, source },
     })
 }
 

@@ -1,51 +1,89 @@
-//! Logs: one line an event on standard error, as text or JSON.
+//! What a process tells about itself: logs, traces, metrics.
+//!
+//! Logs are one line an event on standard error. Traces go to a collector when somebody asks for it, with
+//! `--otlp-endpoint` or OpenTelemetry's own variables. Metrics are read over HTTP, on a port of their own.
+//! Every name that leaves the process stands in [`names`]. What users write is never in any of them.
 
-use clap::{Args, ValueEnum};
-use tracing_subscriber::{EnvFilter, fmt};
+mod export;
+mod log;
+pub mod metrics;
+pub mod names;
+pub mod trace;
 
-/// How to log.
+use std::net::SocketAddr;
+
+use clap::Args;
+use prometheus_client::{
+    metrics::{counter::Counter, info::Info},
+    registry::Registry,
+};
+use tokio::net::TcpListener;
+
+pub use log::{LogArgs, LogFormat, init};
+
+use crate::{VERSION, serve};
+use export::Exporter;
+
+/// What to tell, and to whom.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Logging")]
-pub struct LogArgs {
-    /// What to log: a level, or directives such as `info,stoker_router=debug` [default: info; warn
-    /// for a command that ends by itself]
-    #[arg(long, env = "STOKER_LOG", value_name = "FILTER", global = true)]
-    pub log: Option<String>,
+pub struct TelemetryArgs {
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
 
-    /// The form of a log line
-    #[arg(
-        long,
-        env = "STOKER_LOG_FORMAT",
-        default_value = "text",
-        value_name = "FORMAT",
-        global = true
-    )]
-    pub log_format: LogFormat,
+    /// Send traces to an OpenTelemetry collector, as http://host:port of its gRPC receiver; OTEL_*
+    /// variables are followed too [default: OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere]
+    #[arg(long, env = "STOKER_OTLP_ENDPOINT", value_name = "URL", help_heading = "Telemetry")]
+    pub otlp_endpoint: Option<String>,
+
+    /// Serve metrics over HTTP, at /metrics, for Prometheus; port 0 takes any free one [default: nowhere]
+    #[arg(long, env = "STOKER_METRICS_LISTEN", value_name = "ADDR", help_heading = "Telemetry")]
+    pub metrics_listen: Option<SocketAddr>,
 }
 
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
+/// The telemetry of a process that runs.
+pub struct Telemetry {
+    exporter: Option<Exporter>,
+    listener: Option<TcpListener>,
+    endpoint: Option<metrics::Endpoint>,
 }
 
-/// Starts to log, by default what `level` says. Fails on a filter that cannot be read, with what is
-/// wrong in it.
-pub fn init(args: &LogArgs, level: &str) -> Result<(), String> {
-    let wanted = args.log.as_deref().unwrap_or(level);
-    let filter = EnvFilter::builder()
-        .parse(wanted)
-        .map_err(|error| format!("--log `{wanted}`: {error}; try `info` or `debug`"))?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let outcome = match args.log_format {
-        LogFormat::Text => {
-            use std::io::IsTerminal;
-            builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+impl Telemetry {
+    /// Starts to log, by default what `level` says, and to trace under the name `service`, and takes the port
+    /// for metrics. Needs tokio. Fails with what is wrong with which flag or variable.
+    pub async fn start(
+        service: &'static str,
+        args: &TelemetryArgs,
+        level: &str,
+    ) -> Result<Self, String> {
+        log::init(&args.log, level)?;
+        let listener = match args.metrics_listen {
+            None => None,
+            Some(address) => {
+                let bound = serve::bind_for("--metrics-listen", address).await;
+                Some(bound.map_err(|error| error.to_string())?)
+            }
+        };
+        let exporter = Exporter::start(service, args.otlp_endpoint.as_deref())?;
+        Ok(Self { exporter, listener, endpoint: None })
+    }
+
+    /// Serves the process's own metrics and those that `register` adds, if anybody asked for it.
+    pub fn serve_metrics(&mut self, register: impl FnOnce(&mut Registry)) {
+        let Some(listener) = self.listener.take() else { return };
+        let mut registry = Registry::default();
+        let version = [(names::label::VERSION, VERSION)];
+        names::BUILD.register(&mut registry, Info::new(version));
+        let dropped = self.exporter.as_ref().map_or_else(Counter::default, Exporter::dropped);
+        names::SPANS_DROPPED.register(&mut registry, dropped);
+        register(&mut registry);
+        self.endpoint = Some(metrics::Endpoint::serve(listener, registry));
+    }
+
+    /// Sends what spans are left, for a moment at most.
+    pub async fn shutdown(self) {
+        if let Some(exporter) = self.exporter {
+            exporter.flush().await;
         }
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    outcome.map_err(|error| error.to_string())
+    }
 }

@@ -55,6 +55,12 @@ impl Admission<'_> {
     fn tokens(&self, input: Option<Input>) -> Result<Vec<u32>, ServiceError> {
         let (field, ids) = match input {
             Some(Input::Prompt(text)) => {
+                // Before the text is tokenised, which takes time with its length.
+                let least = self.model.tokenizer.least_tokens(text.len());
+                if least >= self.room {
+                    let size = format!("{} bytes are at least {least} tokens", text.len());
+                    return Err(self.too_long("prompt", &size));
+                }
                 let ids = self.model.tokenizer.encode(&text, true);
                 ("prompt", ids.map_err(|error| ServiceError::invalid("prompt", error.to_string()))?)
             }
@@ -69,17 +75,17 @@ impl Admission<'_> {
             return Err(ServiceError::invalid(field, "has no tokens; send some text"));
         }
         if ids.len() >= self.room {
-            return Err(ServiceError::invalid(
-                field,
-                format!(
-                    "{} tokens; at most {} leave room for an answer in a context of {}",
-                    ids.len(),
-                    self.room - 1,
-                    self.room
-                ),
-            ));
+            return Err(self.too_long(field, &format!("{} tokens", ids.len())));
         }
         Ok(ids)
+    }
+
+    fn too_long(&self, field: &str, size: &str) -> ServiceError {
+        let (room, most) = (self.room, self.room.saturating_sub(1));
+        let reason = format!(
+            "{size}; at most {most} tokens leave room for an answer in a context of {room}"
+        );
+        ServiceError::invalid(field, reason)
     }
 
     /// Ids index the embedding, so every one is checked.

@@ -24,6 +24,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The control service of one worker.
+#[derive(Clone)]
 pub struct ControlService {
     /// What it controls.
     pub worker: Worker,
@@ -31,16 +32,12 @@ pub struct ControlService {
     pub config: WorkerConfig,
 }
 
-#[tonic::async_trait]
-impl Control for ControlService {
-    async fn get_model_info(
-        &self,
-        request: Request<GetModelInfoRequest>,
-    ) -> Result<Response<ModelInfo>, Status> {
+impl ControlService {
+    /// What the worker says about its model and itself.
+    pub fn model_info(&self) -> ModelInfo {
         let worker = &self.worker;
-        worker.admission().check_model(&request.get_ref().model)?;
         let (model, load) = (&worker.model, *worker.engine.load().borrow());
-        Ok(Response::new(ModelInfo {
+        ModelInfo {
             model: worker.model_name.to_string(),
             digest: model.digest.clone(),
             architecture: "LlamaForCausalLM".into(),
@@ -61,7 +58,18 @@ impl Control for ControlService {
                 kv_block_size: KV_BLOCK as u32,
                 max_num_queued_reqs: self.config.max_num_queued_reqs,
             }),
-        }))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    async fn get_model_info(
+        &self,
+        request: Request<GetModelInfoRequest>,
+    ) -> Result<Response<ModelInfo>, Status> {
+        self.worker.admission().check_model(&request.get_ref().model)?;
+        Ok(Response::new(self.model_info()))
     }
 
     type WatchLoadStream = BoxStream<'static, Result<Load, Status>>;

@@ -4,8 +4,10 @@ use std::{
     io,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
+use prometheus_client::metrics::histogram::Histogram;
 use stoker_engine::{
     Engine, EngineConfig, Event, Load, Model, Request, Sink, request::PROMPT_PART,
 };
@@ -34,12 +36,14 @@ pub struct EngineThread(JoinHandle<()>);
 #[error("the engine has stopped")]
 pub struct Stopped;
 
-/// Starts the thread. At most `queue` submissions wait for it to take them.
+/// Starts the thread. At most `queue` submissions wait for it to take them. `steps` takes the seconds of each
+/// step.
 pub fn spawn(
     name: &str,
     model: Arc<Model>,
     config: EngineConfig,
     queue: usize,
+    steps: Histogram,
 ) -> io::Result<(EngineHandle, EngineThread)> {
     let (commands, inbox) = mpsc::channel(queue.max(1));
     let idle =
@@ -49,7 +53,7 @@ pub fn spawn(
     let thread = thread::Builder::new().name(format!("engine {name}")).spawn(move || {
         // Made here: what belongs to the device is never touched by another thread.
         let engine = Engine::new(Model::clone(&model), config);
-        serve(engine, inbox, &publish);
+        serve(engine, inbox, &publish, &steps);
     })?;
     let max_num_seqs = config.max_num_seqs;
     Ok((EngineHandle { commands, load, room, max_num_seqs }, EngineThread(thread)))
@@ -57,7 +61,12 @@ pub fn spawn(
 
 /// Steps while there is work, takes commands in between, and sleeps while there is neither. Ends when it is
 /// told to, or when the last handle is gone and all work is done.
-fn serve(mut engine: Engine, mut inbox: mpsc::Receiver<Command>, publish: &watch::Sender<Load>) {
+fn serve(
+    mut engine: Engine,
+    mut inbox: mpsc::Receiver<Command>,
+    publish: &watch::Sender<Load>,
+    steps: &Histogram,
+) {
     let mut idle = true;
     loop {
         publish.send_replace(engine.load());
@@ -73,7 +82,11 @@ fn serve(mut engine: Engine, mut inbox: mpsc::Receiver<Command>, publish: &watch
                 Command::Stop => return,
             }
         }
+        let began = Instant::now();
         idle = !engine.step();
+        if !idle {
+            steps.observe(began.elapsed().as_secs_f64());
+        }
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
-use clap::Parser;
+use clap::{Parser, builder::NonEmptyStringValueParser};
 use stoker_shared::{
-    VERSION, serve,
+    VERSION, config, serve,
     shutdown::Signals,
-    telemetry::{self, LogArgs},
+    telemetry::{Telemetry, TelemetryArgs},
 };
-use stoker_worker::{ModelSource, WorkerConfig, simulate::SimulatedDevice};
+use stoker_worker::{
+    ModelSource, WorkerConfig, announce::AnnounceConfig, simulate::SimulatedDevice,
+};
 use tracing::{error, info};
 
 /// Serves one model over gRPC
@@ -36,21 +38,31 @@ struct Cli {
     #[arg(long, env = "STOKER_LISTEN", default_value = "127.0.0.1:50052", value_name = "ADDR")]
     listen: SocketAddr,
 
-    /// Names this worker in logs and answers [default: its address]
-    #[arg(long, env = "STOKER_WORKER_ID", value_name = "NAME")]
+    /// Names this worker in logs, answers and etcd; no other may have it [default: its address]
+    #[arg(
+        long,
+        env = "STOKER_WORKER_ID",
+        value_parser = NonEmptyStringValueParser::new(),
+        value_name = "NAME"
+    )]
     worker_id: Option<String>,
+
+    #[command(flatten)]
+    announce: AnnounceConfig,
 
     #[command(flatten)]
     worker: WorkerConfig,
 
     #[command(flatten)]
-    log: LogArgs,
+    telemetry: TelemetryArgs,
 }
 
 const EXAMPLES: &str = r#"Examples:
   stoker-worker --model storyteller
   stoker-worker --model ./TinyLlama-1.1B --listen 0.0.0.0:50052 --max-num-seqs 32
   stoker-worker --model ./model.gguf --kv-cache-memory 8GiB
+  stoker-worker --model storyteller --listen 0.0.0.0:50052 --advertise worker-0:50052 \
+      --etcd http://etcd-0:2379,http://etcd-1:2379
   stoker-worker --simulate large
   stoker-worker --simulate 'step = "8ms", prefill_token = "25us", decode_token = "50us"'
 
@@ -65,7 +77,7 @@ const USAGE: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = config::parse();
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {
@@ -77,7 +89,8 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), (u8, String)> {
     let usage = |message: String| (USAGE, message);
-    telemetry::init(&cli.log, "info").map_err(usage)?;
+    let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info").await;
+    let mut telemetry = telemetry.map_err(usage)?;
     let simulated = cli.simulate.map(|device| ModelSource::Simulated(device.0));
     let Some(source) = simulated.or(cli.model) else {
         let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, or \
@@ -87,6 +100,8 @@ async fn run(cli: Cli) -> Result<(), (u8, String)> {
     let mut signals = Signals::catch().map_err(|error| (1, error.to_string()))?;
     // Bound before the model is loaded: a port in use is known at once.
     let listener = serve::bind(cli.listen).await.map_err(|error| usage(error.to_string()))?;
+    let bound = listener.local_addr().map_err(|error| (1, error.to_string()))?;
+    let address = cli.announce.address(bound).map_err(|error| usage(error.to_string()))?;
     let name = cli.model_name.unwrap_or_else(|| source.name());
     let loading = tokio::task::spawn_blocking(move || stoker_worker::load(&source));
     let model = tokio::select! {
@@ -99,21 +114,31 @@ async fn run(cli: Cli) -> Result<(), (u8, String)> {
         .map_err(|error| usage(error.to_string()))?;
     let drain_timeout = cli.worker.drain_timeout;
     let (digest, parameters) = (model.digest.clone(), model.parameters);
+    let id = cli.worker_id.unwrap_or_else(|| address.to_string());
     let worker =
-        stoker_worker::start(cli.worker, Arc::new(model), name.clone(), cli.worker_id, listener)
+        stoker_worker::start(cli.worker, Arc::new(model), name.clone(), Some(id), listener)
             .await
             .map_err(|error| usage(error.to_string()))?;
+    telemetry.serve_metrics(|registry| worker.register_metrics(registry));
     info!(address = %worker.address(), worker = worker.id(), model = name, parameters, digest, "serving");
+    let announcement = cli.announce.announce(address, &worker);
 
     tokio::select! {
         signal = signals.next() => info!(signal, "draining; again to end at once"),
         () = worker.failed() => {
             error!("the engine failed; see above");
+            announcement.withdraw().await;
             return Err((1, "the engine failed".into()));
         }
     }
+    let leave = async {
+        // Nobody should come who finds us now.
+        announcement.withdraw().await;
+        worker.shutdown(drain_timeout).await
+    };
     tokio::select! {
-        unfinished = worker.shutdown(drain_timeout) => {
+        unfinished = leave => {
+            telemetry.shutdown().await;
             info!(unfinished, "stopped");
             Ok(())
         }

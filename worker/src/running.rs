@@ -2,8 +2,11 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus_client::registry::Registry;
 use stoker_engine::Model;
-use stoker_proto::v1::{control_server::ControlServer, inference_server::InferenceServer};
+use stoker_proto::v1::{
+    ModelInfo, control_server::ControlServer, inference_server::InferenceServer,
+};
 use stoker_shared::serve::{self, HealthState, MAX_REQUEST_BYTES};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -15,6 +18,7 @@ use crate::{
     control::ControlService,
     engine_thread::{self, EngineHandle, EngineThread},
     inflight::Inflight,
+    metrics::Metrics,
     service::Worker,
 };
 
@@ -38,7 +42,10 @@ pub enum StartError {
 /// A worker that serves. Dropping it stops it without a drain.
 pub struct RunningWorker {
     id: Arc<str>,
+    model_name: Arc<str>,
+    metrics: Metrics,
     address: SocketAddr,
+    control: ControlService,
     inflight: Inflight,
     health: HealthState,
     stop: CancellationToken,
@@ -60,29 +67,36 @@ pub async fn start(
     let id: Arc<str> = id.unwrap_or_else(|| address.to_string()).into();
     let engine_config = config.engine(&model.config)?;
     let limit = config.max_num_seqs as usize + config.max_num_queued_reqs as usize;
-    let (engine, thread) = engine_thread::spawn(&id, Arc::clone(&model), engine_config, limit)?;
+    let metrics = Metrics::default();
+    let (engine, thread) = engine_thread::spawn(
+        &id,
+        Arc::clone(&model),
+        engine_config,
+        limit,
+        metrics.step_duration.clone(),
+    )?;
     let engine_ended = CancellationToken::new();
     let mut load = engine.load();
     let ended = engine_ended.clone();
     let handle = engine.clone();
 
     let inflight = Inflight::new(limit);
+    let model_name: Arc<str> = model_name.into();
     let worker = Worker {
         id: Arc::clone(&id),
-        model_name: model_name.into(),
+        model_name: Arc::clone(&model_name),
         model,
         engine,
         inflight: inflight.clone(),
+        metrics: metrics.clone(),
     };
+    let control = ControlService { worker: worker.clone(), config };
     let (health, health_service) = HealthState::new().await;
     let mut routes = RoutesBuilder::default();
     routes
+        .add_service(InferenceServer::new(worker).max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(
-            InferenceServer::new(worker.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-        )
-        .add_service(
-            ControlServer::new(ControlService { worker, config })
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
+            ControlServer::new(control.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
         );
     let routes = serve::with_reflection(routes, health_service)
         .map_err(|error| StartError::Reflection(error.to_string()))?;
@@ -111,7 +125,10 @@ pub async fn start(
     });
     Ok(RunningWorker {
         id,
+        model_name,
+        metrics,
         address,
+        control,
         inflight,
         health,
         stop,
@@ -131,6 +148,23 @@ impl RunningWorker {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Adds its metrics to `registry`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry, &self.model_name, &self.id, self.engine.load());
+    }
+
+    /// What it answers to `GetModelInfo`.
+    pub fn info(&self) -> ModelInfo {
+        self.control.model_info()
+    }
+
+    /// Resolves once it takes no new calls, however that began.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut draining = self.inflight.draining();
+        // Fails when the worker is gone, which is the end as well.
+        async move { drop(draining.wait_for(|draining| *draining).await) }
     }
 
     /// Resolves if the engine fails, after which the worker can serve nobody.

@@ -14,8 +14,12 @@ use stoker_shared::{
     guarded::Guarded,
 };
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
-use crate::{admit::Admission, answer::Answer, engine_thread::EngineHandle, inflight::Inflight};
+use crate::{
+    admit::Admission, answer::Answer, engine_thread::EngineHandle, inflight::Inflight,
+    metrics::Metrics, record::Record,
+};
 
 /// Prompts of fewer bytes are tokenised at once; for longer ones the async threads are spared.
 const LONG_PROMPT: usize = 4096;
@@ -33,6 +37,8 @@ pub struct Worker {
     pub engine: EngineHandle,
     /// The calls under way.
     pub inflight: Inflight,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Worker {
@@ -63,7 +69,7 @@ impl Worker {
     async fn start(
         &self,
         call: Request<GenerateRequest>,
-    ) -> Result<BoxStream<'static, Result<GenerateResponse, Status>>, ServiceError> {
+    ) -> Result<BoxStream<'static, Result<GenerateResponse, ServiceError>>, ServiceError> {
         let arrived = deadline::arrived(&call).into_std();
         let deadline = Deadline::of(&call)?;
         let place = self.inflight.enter()?;
@@ -89,8 +95,7 @@ impl Worker {
         };
         let events = self.engine.submit(admitted).await;
         let events = events.map_err(|error| ServiceError::unavailable(error.to_string()))?;
-        let stream = answer.stream(events).map(|item| item.map_err(Status::from));
-        Ok(Guarded::new(stream, place).boxed())
+        Ok(Guarded::new(answer.stream(events), place).boxed())
     }
 }
 
@@ -102,6 +107,22 @@ impl Inference for Worker {
         &self,
         call: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        Ok(Response::new(self.start(call).await?))
+        let mut record = Record::begin(&call, self);
+        let stream = match self.start(call).instrument(record.log().clone()).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                record.failed(&error);
+                return Err(error.into());
+            }
+        };
+        let mut record = Some(record);
+        let told = stream.map(move |item| {
+            // Over with its last event, not only once the stream is dropped.
+            if record.as_mut().is_some_and(|record| record.event(&item)) {
+                record = None;
+            }
+            item.map_err(Status::from)
+        });
+        Ok(Response::new(told.boxed()))
     }
 }

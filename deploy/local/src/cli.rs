@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
-use stoker_shared::{VERSION, telemetry::LogArgs};
+use stoker_shared::{VERSION, client::Address, telemetry::LogArgs};
 use stoker_worker::{ModelSource, WorkerConfig};
 
 const EXAMPLES: &str = "\
@@ -49,12 +49,12 @@ pub struct ClusterArgs {
     /// Workers behind the router; they share one copy of the weights
     #[arg(
         long,
-        env = "STOKER_WORKERS",
+        env = "STOKER_NUM_WORKERS",
         default_value_t = 2,
         value_parser = clap::value_parser!(u16).range(1..=64),
         value_name = "COUNT"
     )]
-    pub workers: u16,
+    pub num_workers: u16,
 }
 
 /// `stoker generate`
@@ -96,9 +96,9 @@ pub struct GenerateArgs {
         long,
         env = "STOKER_ENDPOINT",
         value_name = "ADDR",
-        conflicts_with_all = ["model", "workers"]
+        conflicts_with_all = ["model", "num_workers"]
     )]
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Address>,
 
     /// The cluster to start otherwise.
     #[command(flatten)]

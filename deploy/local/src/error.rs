@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
-use stoker_shared::ServiceError;
-use tonic::Status;
+use stoker_shared::{
+    ServiceError,
+    client::{CallError, ConnectError},
+};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -12,8 +14,11 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// The cluster refused the request or could not finish it.
-    #[error("{}: {}", .0.code(), .0.message())]
-    Request(Box<Status>),
+    #[error(transparent)]
+    Request(#[from] CallError),
+    /// There is no cluster.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -24,14 +29,8 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
-            Self::Request(_) | Self::Failed(_) => ExitCode::from(1),
+            Self::Request(_) | Self::Connect(_) | Self::Failed(_) => ExitCode::from(1),
         }
-    }
-}
-
-impl From<Status> for Error {
-    fn from(status: Status) -> Self {
-        Self::Request(Box::new(status))
     }
 }
 

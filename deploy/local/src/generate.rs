@@ -6,12 +6,15 @@ use stoker_proto::v1::{
     GenerateRequest, ResponseOptions, Sampling, StopCondition, Stopping, generate_request::Input,
     generate_response::Event, stop_condition::Kind,
 };
-use stoker_shared::validate;
+use stoker_shared::{
+    client::{Address, Client},
+    deadline::Deadline,
+    validate,
+};
 use stoker_worker::WorkerConfig;
 
 use crate::{
     cli::GenerateArgs,
-    client::Client,
     cluster::Cluster,
     error::Error,
     output::{Answerer, Output, Seen},
@@ -26,9 +29,9 @@ pub async fn run(args: GenerateArgs) -> Result<(), Error> {
         Some(address) => (None, address.clone()),
         None => {
             let listen = ([127, 0, 0, 1], 0).into();
-            let (model, workers) = (args.cluster.model.clone(), args.cluster.workers);
+            let (model, workers) = (args.cluster.model.clone(), args.cluster.num_workers);
             let cluster = Cluster::start(listen, model, workers, WorkerConfig::default()).await?;
-            let address = cluster.address().to_string();
+            let address = Address::from(cluster.address());
             (Some(cluster), address)
         }
     };
@@ -64,19 +67,19 @@ fn request(args: &GenerateArgs) -> GenerateRequest {
 }
 
 async fn stream(
-    mut client: Client,
+    client: Client,
     request: GenerateRequest,
     args: &GenerateArgs,
 ) -> Result<(), Error> {
     let begun = Instant::now();
     let mut first_token = None;
-    let mut events = client.generate(request).await?;
+    let mut answer = client.generate(request, Deadline::NEVER).await?;
     let mut output = Output::new(args.json);
     let mut by = Answerer::default();
-    while let Some(response) = events.message().await? {
-        let choice = response.choice;
-        let printed = match response.event {
-            Some(Event::Accepted(accepted)) => {
+    while let Some(event) = answer.next().await? {
+        let choice = event.choice;
+        let printed = match event.kind {
+            Event::Accepted(accepted) => {
                 by = Answerer {
                     worker: accepted.worker,
                     model: accepted.model,
@@ -85,27 +88,27 @@ async fn stream(
                 };
                 output.prompt(&args.prompt)
             }
-            Some(Event::Token(delta)) => {
+            Event::Token(delta) => {
                 first_token.get_or_insert_with(Instant::now);
                 output.piece(choice, &delta)
             }
             // Others go on.
-            Some(Event::Finished(end)) if end.usage.is_none() => output.ended(choice, &end),
-            Some(Event::Finished(end)) => {
+            Event::Finished(end) if end.usage.is_none() => output.ended(choice, &end),
+            Event::Finished(end) => {
                 let first = first_token.unwrap_or_else(Instant::now);
                 let seen = Seen {
                     first_token: (first - begun).as_secs_f64(),
                     rest: first.elapsed().as_secs_f64(),
                 };
-                return quietly(output.finished(choice, &by, &end, seen));
+                output.finished(choice, &by, &end, seen)
             }
-            Some(Event::Prompt(_)) | None => Ok(()),
+            Event::Prompt(_) => Ok(()),
         };
         if printed.is_err() {
             return quietly(printed);
         }
     }
-    Err(Error::Failed("the stream ended without an outcome".into()))
+    Ok(())
 }
 
 /// A reader that has seen enough, such as `head`, is no failure.

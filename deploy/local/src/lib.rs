@@ -4,7 +4,6 @@
 //! discovery stays inside the process.
 
 pub mod cli;
-pub mod client;
 pub mod cluster;
 pub mod error;
 pub mod generate;

@@ -2,16 +2,15 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use stoker::{
     cli::{Cli, Command},
     generate, serve,
 };
-use stoker_shared::telemetry;
+use stoker_shared::{config, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = config::parse();
     let level = match cli.command {
         Command::Generate(_) => "warn",
         Command::Serve(_) => "info",

@@ -10,7 +10,7 @@ use crate::{cli::ServeArgs, cluster::Cluster, error::Error};
 pub async fn run(args: ServeArgs) -> Result<(), Error> {
     let mut signals = Signals::catch().map_err(|error| Error::Failed(error.to_string()))?;
     let drain_timeout = args.worker.drain_timeout;
-    let (name, workers) = (args.cluster.model.name(), args.cluster.workers);
+    let (name, workers) = (args.cluster.model.name(), args.cluster.num_workers);
     let start = Cluster::start(args.listen, args.cluster.model, workers, args.worker);
     let cluster = tokio::select! {
         started = start => started?,

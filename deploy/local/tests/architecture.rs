@@ -39,6 +39,7 @@ fn crates_know_only_whom_they_may() {
             &["stoker-router", "stoker-worker", "stoker-shared", "stoker-proto", "tokio", "tonic"],
         ),
         ("worker/ops", &["stoker-", "tokio", "tonic"]),
+        ("loadtest", &["stoker-router", "stoker-worker", "stoker-engine", "stoker-ops", "burn"]),
     ] {
         let manifest = manifest(package);
         let dependencies = manifest.split("[dependencies]").nth(1).unwrap();

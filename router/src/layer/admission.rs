@@ -3,12 +3,12 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures::{FutureExt, future::BoxFuture};
 use stoker_proto::v1::GenerateResponse;
-use stoker_shared::{ServiceError, deadline::Deadline};
+use stoker_shared::{ServiceError, deadline::Deadline, telemetry::names::span};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -18,6 +18,7 @@ use tower::{Service, ServiceExt};
 use crate::{
     RouterConfig,
     call::{Call, EventStream, Generate, Observe, last_timings, observe},
+    metrics::Metrics,
 };
 
 /// The places that all calls share.
@@ -27,14 +28,16 @@ pub(crate) struct Places {
     running: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     config: Arc<RouterConfig>,
+    metrics: Metrics,
 }
 
 impl Places {
-    pub(crate) fn new(config: &RouterConfig) -> Self {
+    pub(crate) fn new(config: &RouterConfig, metrics: Metrics) -> Self {
         Self {
             running: Arc::new(Semaphore::new(config.max_concurrent as usize)),
             waiting: Arc::new(Semaphore::new(config.queue_size as usize)),
             config: Arc::new(config.clone()),
+            metrics,
         }
     }
 
@@ -47,6 +50,7 @@ impl Places {
         let Ok(_queued) = self.waiting.try_acquire() else {
             return Err(self.refused("wait already"));
         };
+        let _counted = self.metrics.queued();
         let limit = self.config.queue_timeout;
         let patience = deadline.remaining().map_or(limit, |left| left.min(limit));
         match tokio::time::timeout(patience, self.running.clone().acquire_owned()).await {
@@ -99,9 +103,12 @@ impl<S: Generate> Service<Call> for Admission<S> {
         let next = self.next.clone();
         let places = self.places.clone();
         async move {
-            let came = Instant::now();
-            let permit = places.take(call.deadline).await?;
+            let (came, clock) = (Instant::now(), SystemTime::now());
+            let (metrics, deadline) = (places.metrics.clone(), call.deadline);
+            let permit = places.take(deadline).await?;
             let waited = came.elapsed();
+            metrics.admitted(waited);
+            call.trace.stage(span::ADMISSION, clock, waited);
             let stream = next.oneshot(call).await?;
             Ok(observe(stream, Admitted { waited, _permit: permit }))
         }
@@ -144,7 +151,7 @@ mod tests {
 
     /// Answers with a stream that never ends by itself.
     fn endless(config: &RouterConfig) -> (Admission<impl Generate>, Places) {
-        let places = Places::new(config);
+        let places = Places::new(config, Metrics::default());
         let below = service_fn(|_: Call| async {
             let tokens = stream::iter([Ok(token())]).chain(stream::pending());
             Ok::<_, ServiceError>(tokens.boxed())
@@ -154,7 +161,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_place_is_held_until_the_last_event() {
-        let places = Places::new(&config(1, 0));
+        let places = Places::new(&config(1, 0), Metrics::default());
         let below = service_fn(|_: Call| async {
             Ok::<_, ServiceError>(events([Ok(token()), Ok(finished())]))
         });
@@ -189,7 +196,7 @@ mod tests {
             order.send(call.request.request_id).unwrap();
             async { Ok::<_, ServiceError>(events([Ok(finished())])) }
         });
-        let admission = Admission::new(below, Places::new(&config(1, 100)));
+        let admission = Admission::new(below, Places::new(&config(1, 100), Metrics::default()));
         let calls = (0..50).map(|i| {
             let mut call = call();
             call.request.request_id = i.to_string();

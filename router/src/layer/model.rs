@@ -38,6 +38,8 @@ impl<S: Generate> Service<Call> for ModelLookup<S> {
         match fleet.model(&call.request.model) {
             Ok(model) => {
                 call.span.record("model", model.name());
+                // Looked up once a request, so nobody has set it before.
+                let _ = call.served.set(model.name().into());
                 if call.request.model.is_empty() {
                     call.request.model = model.name().to_owned();
                 }

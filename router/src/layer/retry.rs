@@ -14,7 +14,10 @@ use stoker_shared::ServiceError;
 use tower::{Service, ServiceExt};
 use tracing::debug;
 
-use crate::call::{Call, EventStream, Generate};
+use crate::{
+    call::{Call, EventStream, Generate},
+    metrics::Metrics,
+};
 
 /// Every request pays one in, and a retry costs five: at most 20 % extra load, however bad it gets.
 const RETRY_COST: u32 = 5;
@@ -51,11 +54,12 @@ pub(crate) struct Retry<S> {
     next: S,
     most: u32,
     budget: Budget,
+    metrics: Metrics,
 }
 
 impl<S> Retry<S> {
-    pub(crate) fn new(next: S, most: u32, budget: Budget) -> Self {
-        Self { next, most, budget }
+    pub(crate) fn new(next: S, most: u32, budget: Budget, metrics: Metrics) -> Self {
+        Self { next, most, budget, metrics }
     }
 }
 
@@ -110,6 +114,7 @@ impl<S: Generate> Attempts<S> {
             && (matches!(error, ServiceError::Draining(_)) || self.retry.budget.withdraw());
         if again {
             debug!(parent: &self.call.span, %error, "trying another worker");
+            self.retry.metrics.retried(&error);
             Ok(())
         } else {
             Err(error)
@@ -199,7 +204,7 @@ mod tests {
 
     async fn run(list: Vec<Answer>) -> (Vec<Result<GenerateResponse, ServiceError>>, u32) {
         let (below, calls) = answers(list);
-        let retry = Retry::new(below, 3, Budget::default());
+        let retry = Retry::new(below, 3, Budget::default(), Metrics::default());
         let items = match retry.oneshot(call()).await {
             Ok(stream) => stream.collect().await,
             Err(error) => vec![Err(error)],
@@ -250,7 +255,7 @@ mod tests {
             counted.fetch_add(1, Ordering::Relaxed);
             async { Err::<EventStream, _>(down()) }
         });
-        let retry = Retry::new(below, 3, Budget::default());
+        let retry = Retry::new(below, 3, Budget::default(), Metrics::default());
         for _ in 0..1_000 {
             assert!(retry.clone().oneshot(call()).await.is_err());
         }

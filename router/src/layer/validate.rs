@@ -1,4 +1,4 @@
-//! Refuses what cannot be right, and fixes the seed.
+//! Refuses what cannot be right, headers included, and fixes the seed.
 
 use std::task::{Context, Poll};
 
@@ -29,7 +29,8 @@ impl<S: Generate> Service<Call> for Validate<S> {
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
-        match check(&call.request) {
+        let checked = call.malformed.take().map_or_else(|| check(&call.request), Err);
+        match checked {
             Ok(()) => {
                 let sampling = call.request.sampling.get_or_insert_default();
                 // Drawn here, once, so that every worker that may have to answer draws the same tokens.

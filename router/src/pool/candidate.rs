@@ -5,15 +5,17 @@ use std::{convert::Infallible, mem, sync::Arc, time::Duration};
 use stoker_proto::v1::{
     GetModelInfoRequest, Load, ModelInfo, WatchLoadRequest, control_client::ControlClient,
 };
-use stoker_shared::discovery::Candidate;
-use tokio::{sync::mpsc, time::timeout};
+use stoker_shared::{backoff::Backoff, discovery::Candidate, error::root_cause};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::timeout,
+};
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use super::{
     Report, State,
-    backoff::Backoff,
-    channel::{connect, root_cause},
+    channel::connect,
     worker::{Outstanding, Worker},
 };
 
@@ -22,8 +24,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Load comes at least once a second: this long without any means trouble.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Looks after `candidate` until it is aborted.
-pub(super) async fn follow(candidate: Candidate, generation: u64, reports: mpsc::Sender<Report>) {
+/// Looks after `candidate` until it is aborted. While it is of no use, `retry` asks for another try at once.
+pub(super) async fn follow(
+    candidate: Candidate,
+    generation: u64,
+    retry: Arc<Notify>,
+    reports: mpsc::Sender<Report>,
+) {
     let mut follower = Follower {
         candidate,
         generation,
@@ -44,7 +51,10 @@ pub(super) async fn follow(candidate: Candidate, generation: u64, reports: mpsc:
         }
         let last = follower.last.clone();
         follower.report(State::Gone { reason, last }).await;
-        tokio::time::sleep(follower.backoff.next()).await;
+        tokio::select! {
+            () = tokio::time::sleep(follower.backoff.next_wait()) => {}
+            () = retry.notified() => follower.backoff = Backoff::default(),
+        }
     }
 }
 

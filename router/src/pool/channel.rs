@@ -1,12 +1,9 @@
 //! The connection to a worker: one HTTP/2 connection that carries all of its streams.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
+use stoker_shared::client::CONNECTION_WINDOW;
 use tonic::transport::{Channel, Endpoint};
-
-/// The largest event that is read, in bytes: far above the largest that is sent, a part of the log
-/// probabilities of a prompt.
-pub(crate) const MAX_EVENT_BYTES: usize = 16 << 20;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A worker that is gone without a word is noticed within 15 s, also while nothing is asked of it.
@@ -14,9 +11,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// What one client that does not read may keep in memory here, in bytes.
 const STREAM_WINDOW: u32 = 32 << 10;
-/// What all of them may keep, in bytes: as much as HTTP/2 allows. Unread data of slow clients counts against
-/// every stream of the connection, and h2 closes a connection whose small unread frames outweigh half of it.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// Connects to `host:port`.
 pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
@@ -33,14 +27,4 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::
         .http2_max_local_error_reset_streams(None)
         .connect()
         .await
-}
-
-/// The innermost cause of an error, which is the one that helps: `connection refused`, not `transport
-/// error`.
-pub(crate) fn root_cause(error: &dyn Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

@@ -38,7 +38,7 @@ impl State {
         }
     }
 
-    fn worker(&self) -> Option<&Arc<Worker>> {
+    pub(super) fn worker(&self) -> Option<&Arc<Worker>> {
         match self {
             Self::Gone { last, .. } => last.as_ref(),
             Self::Draining(worker) | Self::Live(worker) => Some(worker),
@@ -52,11 +52,16 @@ pub(crate) struct Fleet {
     /// Every model that a candidate serves, or served when it was last heard.
     models: BTreeMap<String, Model>,
     states: Vec<(WorkerId, State)>,
+    /// What keeps the source of candidates from naming any.
+    trouble: Option<String>,
 }
 
 impl Fleet {
-    pub(super) fn new<'a>(states: impl Iterator<Item = (&'a WorkerId, &'a State)>) -> Self {
-        let mut fleet = Self::default();
+    pub(super) fn new<'a>(
+        states: impl Iterator<Item = (&'a WorkerId, &'a State)>,
+        trouble: Option<String>,
+    ) -> Self {
+        let mut fleet = Self { trouble, ..Self::default() };
         for (id, state) in states {
             if let Some(worker) = state.worker() {
                 let name = &worker.info.model;
@@ -109,6 +114,7 @@ impl Fleet {
             count if count > told.len() => told.push(format!("{} more", count - told.len())),
             _ => {}
         }
+        told.extend(self.trouble.clone());
         ServiceError::unavailable(format!("no worker is ready; {}", told.join("; ")))
     }
 
@@ -120,6 +126,11 @@ impl Fleet {
     /// Every candidate that was ever usable.
     pub(crate) fn seen(&self) -> impl Iterator<Item = (&Arc<Worker>, &State)> {
         self.states.iter().filter_map(|(_, state)| state.worker().map(|worker| (worker, state)))
+    }
+
+    /// What every candidate is good for.
+    pub(crate) fn states(&self) -> impl Iterator<Item = &State> {
+        self.states.iter().map(|(_, state)| state)
     }
 
     /// The load of all live workers together.
@@ -145,7 +156,7 @@ mod tests {
 
     fn fleet(states: Vec<State>) -> Fleet {
         let ids: Vec<_> = (0..states.len()).map(|i| WorkerId::new(format!("w{i}"))).collect();
-        Fleet::new(ids.iter().zip(&states))
+        Fleet::new(ids.iter().zip(&states), None)
     }
 
     fn gone(last: Option<Arc<Worker>>) -> State {
@@ -178,5 +189,7 @@ mod tests {
     fn names_a_few_troubles_and_counts_the_rest() {
         let why = fleet(vec![gone(None); 5]).nobody().to_string();
         assert_eq!(why, "no worker is ready; w0: refused; w1: refused; w2: refused; 2 more");
+        let why = Fleet::new([].into_iter(), Some("etcd is away".into())).nobody().to_string();
+        assert_eq!(why, "no worker is ready; none is known; etcd is away");
     }
 }

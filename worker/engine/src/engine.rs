@@ -56,6 +56,8 @@ pub struct Load {
     pub total_blocks: usize,
     /// Steps done.
     pub step: u64,
+    /// Times that a sequence was preempted.
+    pub preemptions: u64,
 }
 
 /// One model, its cache, and the requests that run on it. Lives on one thread.
@@ -66,6 +68,7 @@ pub struct Engine {
     requests: HashMap<u64, SequenceGroup>,
     next_request: u64,
     steps: u64,
+    preemptions: u64,
 }
 
 impl Engine {
@@ -85,6 +88,7 @@ impl Engine {
             requests: HashMap::new(),
             next_request: 0,
             steps: 0,
+            preemptions: 0,
         }
     }
 
@@ -124,6 +128,7 @@ impl Engine {
     pub fn step(&mut self) -> bool {
         self.drop_abandoned();
         let plan = self.scheduler.plan();
+        self.preemptions += plan.preempted.len() as u64;
         for id in &plan.preempted {
             if let Some(group) = self.requests.get_mut(&id.request) {
                 group.preempted();
@@ -147,6 +152,7 @@ impl Engine {
             free_blocks: self.blocks.free(),
             total_blocks: self.blocks.total(),
             step: self.steps,
+            preemptions: self.preemptions,
         }
     }
 

@@ -4,9 +4,12 @@
 //! bytes: a token then costs the same wherever it stands in a text, and a stream of deltas is the
 //! decoded text by construction.
 
+mod byte_level;
 mod error;
+mod least;
 mod pieces;
 mod rule;
+mod split;
 mod spm;
 mod stream;
 mod vocabulary;
@@ -22,7 +25,7 @@ pub use stream::StreamDecoder;
 use crate::weights::gguf::Metadata;
 use pieces::Pieces;
 use rule::Rule;
-use vocabulary::Vocabulary;
+use vocabulary::Keys;
 
 /// A model's tokenizer. Shared between threads; nothing in it changes.
 pub struct Tokenizer {
@@ -33,6 +36,8 @@ pub struct Tokenizer {
     /// Ids from here on are not in the model's embedding table.
     model_vocab: usize,
     eos_ids: Vec<u32>,
+    /// The most bytes of a text that a token can stand for, where that is limited.
+    longest_token: Option<usize>,
 }
 
 impl Tokenizer {
@@ -65,11 +70,19 @@ impl Tokenizer {
 
     /// Builds the tokenizer that a GGUF file's metadata describes.
     pub fn from_gguf(metadata: &Metadata) -> Result<Self, TokenizerError> {
-        let vocabulary = Vocabulary::from_metadata(metadata)?;
-        let eos_ids = vocabulary.eos_ids.clone();
-        let mut tokenizer = Self::new(spm::build(vocabulary)?)?;
-        tokenizer.eos_ids = eos_ids;
-        Ok(tokenizer)
+        let keys = Keys { metadata };
+        Self::new(match keys.required("model", Metadata::text)? {
+            "llama" => spm::build(&keys)?,
+            "gpt2" => byte_level::build(&keys)?,
+            other => {
+                let subject = "tokenizer.ggml.model =";
+                return Err(TokenizerError::unsupported(
+                    subject,
+                    error::shown(other),
+                    "llama, gpt2",
+                ));
+            }
+        })
     }
 
     fn new(inner: tokenizers::Tokenizer) -> Result<Self, TokenizerError> {
@@ -77,6 +90,7 @@ impl Tokenizer {
         let pieces = Pieces::of(&inner, &rule)?;
         Ok(Self {
             leading_spaces: rule.leading_spaces(),
+            longest_token: least::longest_token(&inner, &rule, &pieces),
             model_vocab: pieces.len(),
             eos_ids: Vec::new(),
             pieces,
@@ -116,6 +130,15 @@ impl Tokenizer {
                 model_vocab: self.model_vocab,
             }),
         }
+    }
+
+    /// The least number of tokens that a text of `bytes` bytes becomes: never more than
+    /// [`encode`](Self::encode) gives, and known without looking at the text.
+    ///
+    /// It is what many bytes would be in the longest tokens, and 0 for a tokenizer under which any
+    /// length of text can be one token.
+    pub fn least_tokens(&self, bytes: usize) -> usize {
+        self.longest_token.map_or(0, |longest| bytes.div_ceil(longest.max(1)))
     }
 
     /// Decodes a whole text; with `skip_special` without its special tokens.

@@ -5,6 +5,7 @@
 //! shape is checked against the size of the file before anything is allocated for it, and whatever
 //! would change the mathematics without being implemented is refused by name.
 
+mod blocks;
 mod chat_template;
 mod config;
 mod decode;

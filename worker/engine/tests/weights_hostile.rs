@@ -1,6 +1,8 @@
 //! Damaged files: whatever is cut off or overwritten, the result is a model or a clean error.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "weights_support/bounded.rs"]
+mod bounded;
 #[path = "weights_support/counting.rs"]
 mod counting;
 #[path = "weights_support/folder_builder.rs"]
@@ -9,26 +11,14 @@ mod folder_builder;
 #[allow(dead_code, reason = "another test writes the values not written here")]
 mod gguf_builder;
 
-use counting::{Counting, Reads};
+use bounded::{cases, read_all, read_gguf};
+use counting::Reads;
 use folder_builder::{FolderBuilder, MemoryFolder};
 use gguf_builder::GgufBuilder;
 use proptest::prelude::*;
-use stoker_engine::weights::{ModelFiles, Source, WeightsError};
+use stoker_engine::weights::{ModelFiles, WeightsError};
 
-/// Opens a GGUF file and reads all of it.
-///
-/// Nothing is read that is not there, so no buffer is larger than the file.
-fn read_gguf(file: Vec<u8>) -> Result<(), WeightsError> {
-    let (len, reads) = (file.len() as u64, Reads::default());
-    let source = Source::new("tiny.gguf", Counting::new(file, reads.clone()));
-    let result = ModelFiles::from_gguf(source).and_then(|model| read_all(&model));
-    assert!(reads.largest() <= len, "a read of {} bytes", reads.largest());
-    // The header with what lies in the same window, then every tensor in both forms.
-    assert!(reads.total() <= 3 * len, "{} bytes read of {len}", reads.total());
-    result
-}
-
-/// Opens a folder and reads all of it, under the same limits.
+/// Opens a folder and reads all of it, under limits like those of a GGUF file.
 fn read_folder(folder: &MemoryFolder) -> Result<(), WeightsError> {
     let sizes = || folder.files.iter().map(|(_, bytes)| bytes.len() as u64);
     let result = ModelFiles::from_folder(folder).and_then(|model| read_all(&model));
@@ -36,18 +26,6 @@ fn read_folder(folder: &MemoryFolder) -> Result<(), WeightsError> {
     // Every tensor is read in both forms.
     assert!(folder.reads.total() <= 2 * sizes().sum::<u64>());
     result
-}
-
-fn read_all(model: &ModelFiles) -> Result<(), WeightsError> {
-    if let Ok(ids) = model.tokenizer().encode("a <s> \0é a", true) {
-        model.tokenizer().decode(&ids, false);
-    }
-    for tensor in model.tensors() {
-        let values = model.read_f32(&tensor.name)?;
-        assert_eq!(values.len(), tensor.shape.iter().product::<usize>());
-        model.read_raw(&tensor.name)?;
-    }
-    Ok(())
 }
 
 #[test]
@@ -151,7 +129,7 @@ fn apply(bytes: &mut [u8], damage: &[(f64, u8)]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(cases(2000))]
 
     #[test]
     fn random_bytes_in_a_gguf_header_do_no_harm(damage in damage()) {

@@ -35,7 +35,7 @@ fn one_command_tells_a_story() {
     for part in ["40 tokens", "first after", "tokens/s", "served by worker-"] {
         assert!(summary.contains(part), "{part} is missing: {summary}");
     }
-    let (_, again, _) = stoker(&[&story[..], &["--workers", "1"]].concat());
+    let (_, again, _) = stoker(&[&story[..], &["--num-workers", "1"]].concat());
     assert_eq!(again, text, "a seed tells the same story again, on any worker");
     let (_, greedy, _) = stoker(&["generate", "Once upon a time", "--temperature", "0"]);
     assert_ne!(greedy, text);
@@ -144,7 +144,7 @@ fn bad_usage_says_what_to_do_and_exits_with_2() {
         (vec!["generate", "x", "--max-tokens", "0"], vec!["max_tokens", "0"]),
         (vec!["generate", "x", "--max-tokens", "many"], vec!["--max-tokens", "many"]),
         (vec!["generate", "x", "--stop", ""], vec!["stopping.conditions[0]"]),
-        (vec!["generate", "x", "--workers", "0"], vec!["--workers", "0"]),
+        (vec!["generate", "x", "--num-workers", "0"], vec!["--num-workers", "0"]),
         (vec!["generate", "x", "--model", "/no/such"], vec!["--model", "/no/such"]),
         (vec!["generate", "x", "--model", &empty], vec![&empty, "config.json"]),
         (vec!["generate", "x", "--model", &no_tokenizer], vec![&no_tokenizer, "tokenizer.json"]),

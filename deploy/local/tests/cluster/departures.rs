@@ -19,7 +19,7 @@ const LONG: u32 = 1000;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until the load is as `wanted`.
-async fn load_becomes(client: &mut ControlClient<Channel>, wanted: impl Fn(&Load) -> bool) {
+pub async fn load_becomes(client: &mut ControlClient<Channel>, wanted: impl Fn(&Load) -> bool) {
     let watch = client.watch_load(WatchLoadRequest::default()).await.unwrap();
     let mut loads = watch.into_inner();
     let wait = async { while !wanted(&loads.next().await.unwrap().unwrap()) {} };

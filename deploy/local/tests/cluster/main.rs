@@ -3,9 +3,16 @@
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 mod bad_input;
+mod clients;
 mod command_line;
+mod configuration;
 mod contract;
 mod departures;
+mod discovery;
+#[path = "../../../../shared/tests/etcd/server.rs"]
+mod etcd_server;
+mod load_test;
 mod sampling;
 mod simulated;
 mod support;
+mod telemetry;

@@ -108,24 +108,32 @@ pub struct Process {
     child: Child,
     /// Where it listens.
     pub address: String,
+    /// Where its metrics are, if it was asked to serve them.
+    pub metrics: Option<String>,
 }
 
 impl Process {
     /// Starts `name` on a free port and waits until its log tells the address.
     pub fn start(name: &str, arguments: &[&str]) -> Self {
-        let mut child = program(name)
+        let mut command = program(name);
+        command.args(arguments);
+        Self::spawn(command)
+    }
+
+    /// Starts a server program on a free port and waits until its log tells the address.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
-            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
-        let address = address_in(&mut log);
+        let (address, metrics) = addresses_in(&mut log);
         // Somebody has to read on, or the process would stop at a full pipe.
         thread::spawn(move || {
             log.lines().map_while(Result::ok).for_each(|line| eprintln!("{line}"))
         });
-        Self { child, address }
+        Self { child, address, metrics }
     }
 
     /// Asks it to stop.
@@ -151,14 +159,19 @@ impl Drop for Process {
     }
 }
 
-fn address_in(log: &mut BufReader<ChildStderr>) -> String {
+/// Where it listens, and where its metrics are, which it tells before.
+fn addresses_in(log: &mut BufReader<ChildStderr>) -> (String, Option<String>) {
     let mut seen = String::new();
+    let mut metrics = None;
     loop {
         let mut line = String::new();
         assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it listened:\n{seen}");
         let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if let Some(url) = entry["url"].as_str() {
+            metrics = Some(url.to_owned());
+        }
         if let Some(address) = entry["address"].as_str() {
-            return address.to_owned();
+            return (address.to_owned(), metrics);
         }
         seen.push_str(&line);
     }

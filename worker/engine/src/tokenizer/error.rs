@@ -75,3 +75,11 @@ impl TokenizerError {
         }
     }
 }
+
+/// A text from a file as errors show it: quoted, and no more than its beginning.
+pub(super) fn shown(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+    }
+}

@@ -134,11 +134,24 @@ pub(super) fn fallback_byte(token: &str) -> Option<u8> {
 ///
 /// Printable bytes of Latin-1 stand for themselves; the 68 others are numbered from U+0100 on.
 fn level_byte(c: char) -> Option<u8> {
-    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     match u32::from(c) {
-        code @ 0..0x100 => Some(code as u8).filter(printable),
-        code => (0..=u8::MAX).filter(|byte| !printable(byte)).nth((code - 0x100) as usize),
+        code @ 0..0x100 => Some(code as u8).filter(is_printable),
+        code => (0..=u8::MAX).filter(|byte| !is_printable(byte)).nth((code - 0x100) as usize),
     }
+}
+
+/// The character of the byte-level alphabet that stands for a byte.
+pub(super) fn level_char(byte: u8) -> char {
+    if is_printable(&byte) {
+        return char::from(byte);
+    }
+    let number = (0..byte).filter(|byte| !is_printable(byte)).count();
+    // At most 68 characters after U+0100, all of which exist.
+    char::from_u32(0x100 + number as u32).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+fn is_printable(byte: &u8) -> bool {
+    matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)
 }
 
 fn unsupported(decoder: &Written) -> TokenizerError {
@@ -171,5 +184,6 @@ mod tests {
         assert_eq!(bytes, (0..=u8::MAX).collect::<Vec<_>>());
         assert_eq!(level_byte('Ġ'), Some(b' '));
         assert_eq!(level_byte('Ċ'), Some(b'\n'));
+        assert!((0..=u8::MAX).all(|byte| level_byte(level_char(byte)) == Some(byte)));
     }
 }

@@ -1,45 +1,109 @@
 //! A SentencePiece vocabulary as byte-pair encoding: the same merges, in the order of their scores.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
-use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::models::bpe::{BPE, Merges};
 use tokenizers::normalizers::{Prepend, Replace, Sequence};
-use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
+use tokenizers::{DecoderWrapper, NormalizerWrapper, Tokenizer};
 
 use super::TokenizerError;
-use super::vocabulary::{Kind, Piece, Vocabulary};
+use super::error::shown;
+use super::rule::fallback_byte;
+use super::vocabulary::{Keys, Kind, Piece, Vocabulary};
+use crate::weights::gguf::Metadata;
 
 /// What SentencePiece writes for a space.
 const SPACE: &str = "\u{2581}";
+/// Longer than any piece that SentencePiece trains; cutting a piece takes time with its square.
+const MAX_PIECE_BYTES: usize = 256;
+/// The most memory that merges may take for each byte of the vocabulary. Real ones take about five; a
+/// vocabulary of one letter in every length takes what its number of tokens squared is.
+const MAX_MERGE_GROWTH: usize = 64;
 
-/// Builds the tokenizer.
-pub(super) fn build(vocabulary: Vocabulary) -> Result<Tokenizer, TokenizerError> {
-    assemble(&vocabulary)
+/// What is special to a SentencePiece vocabulary.
+struct Rules {
+    unk_id: Option<u32>,
+    /// Whether texts are tokenised as if they began with a space.
+    space_prefix: bool,
+    merges: Merges,
+}
+
+/// Builds the tokenizer. Absent keys mean what they mean for Llama 2.
+pub(super) fn build(keys: &Keys<'_>) -> Result<Tokenizer, TokenizerError> {
+    keys.accept_only("remove_extra_whitespaces", false)?;
+    keys.accept_only("escape_whitespaces", true)?;
+    let vocabulary = Vocabulary::read(keys, true)?;
+    let pieces = &vocabulary.pieces;
+    let rules = Rules {
+        unk_id: unk_id(keys, pieces)?,
+        space_prefix: keys.get("add_space_prefix", Metadata::flag)?.unwrap_or(true),
+        merges: merges(pieces, &scores(keys, pieces)?)?,
+    };
+    check_total(pieces, rules.unk_id)?;
+    assemble(&vocabulary, rules)
         .map_err(|error| TokenizerError::malformed("the vocabulary", error.to_string()))
 }
 
-fn assemble(vocabulary: &Vocabulary) -> tokenizers::Result<Tokenizer> {
-    let pieces = &vocabulary.pieces;
-    let ids: Vocab = (0..).zip(pieces).map(|(id, piece)| (piece.text.clone(), id)).collect();
-    let mut bpe =
-        BPE::builder().vocab_and_merges(ids, merges(pieces)).byte_fallback(true).fuse_unk(true);
-    if let Some(unknown) = vocabulary.unk_id {
-        bpe = bpe.unk_token(pieces[unknown as usize].text.clone());
+fn assemble(vocabulary: &Vocabulary, rules: Rules) -> tokenizers::Result<Tokenizer> {
+    let mut bpe = BPE::builder()
+        .vocab_and_merges(vocabulary.ids(), rules.merges)
+        .byte_fallback(true)
+        .fuse_unk(true);
+    if let Some(unknown) = rules.unk_id {
+        bpe = bpe.unk_token(vocabulary.pieces[unknown as usize].text.clone());
     }
     let mut tokenizer = Tokenizer::new(bpe.build()?);
-    tokenizer.with_normalizer(Some(normalizer(vocabulary.space_prefix)?))?;
-    tokenizer.with_decoder(Some(decoder(vocabulary.space_prefix)?));
-    tokenizer.with_post_processor(Some(template(vocabulary)?));
-    tokenizer.add_tokens(pieces.iter().filter_map(added_token))?;
+    tokenizer.with_normalizer(Some(normalizer(rules.space_prefix)?))?;
+    tokenizer.with_decoder(Some(decoder(rules.space_prefix)?));
+    tokenizer.with_post_processor(Some(vocabulary.template()?));
+    tokenizer.add_tokens(vocabulary.added_tokens())?;
     Ok(tokenizer)
+}
+
+fn unk_id(keys: &Keys<'_>, pieces: &[Piece]) -> Result<Option<u32>, TokenizerError> {
+    let named = keys.id("unknown_token_id", pieces.len())?;
+    Ok(named.or_else(|| {
+        let unknown = pieces.iter().position(|piece| piece.kind == Kind::Unknown);
+        unknown.and_then(|id| u32::try_from(id).ok())
+    }))
+}
+
+/// The higher a piece's score, the earlier it is merged.
+fn scores(keys: &Keys<'_>, pieces: &[Piece]) -> Result<Vec<f32>, TokenizerError> {
+    let scores = keys.required("scores", Metadata::floats)?;
+    keys.check_len("scores", scores.len(), pieces.len())?;
+    match scores.iter().position(|score| score.is_nan()) {
+        None => Ok(scores),
+        Some(id) => Err(TokenizerError::malformed(format!("token {id}"), "has NaN for a score")),
+    }
+}
+
+/// Refuses a vocabulary that would silently drop characters it cannot spell.
+fn check_total(pieces: &[Piece], unk_id: Option<u32>) -> Result<(), TokenizerError> {
+    let mut bytes = HashSet::new();
+    for (id, piece) in pieces.iter().enumerate().filter(|(_, piece)| piece.kind == Kind::Byte) {
+        let Some(byte) = fallback_byte(&piece.text) else {
+            let reason = format!("is {}, but a byte is written like <0x0A>", shown(&piece.text));
+            return Err(TokenizerError::malformed(format!("token {id}"), reason));
+        };
+        bytes.insert(byte);
+    }
+    if unk_id.is_none() && bytes.len() < 256 {
+        let reason = format!(
+            "has no unknown token and only {} of 256 byte tokens, so it cannot spell every text",
+            bytes.len()
+        );
+        return Err(TokenizerError::malformed("tokenizer.ggml.tokens", reason));
+    }
+    Ok(())
 }
 
 /// The merges that lead to each piece: every way to cut it into two pieces, best score first.
 ///
 /// SentencePiece takes the leftmost of equal scores. A rank cannot say that, but pieces of equal score
 /// are runs of spaces, which end up the same; the order by id and cut is there to be an order.
-fn merges(pieces: &[Piece]) -> Merges {
+fn merges(pieces: &[Piece], scores: &[f32]) -> Result<Merges, TokenizerError> {
     let mergeable: HashMap<&str, usize> = pieces
         .iter()
         .enumerate()
@@ -47,20 +111,39 @@ fn merges(pieces: &[Piece]) -> Merges {
         .map(|(id, piece)| (piece.text.as_str(), id))
         .collect();
     let mut cuts = Vec::new();
+    let mut room =
+        MAX_MERGE_GROWTH * pieces.iter().map(|piece| 16 + piece.text.len()).sum::<usize>();
     for (&text, &id) in &mergeable {
+        if text.len() > MAX_PIECE_BYTES {
+            let reason = format!(
+                "is {} bytes long; at most {MAX_PIECE_BYTES} can be merged from others",
+                text.len()
+            );
+            return Err(TokenizerError::malformed(format!("token {id}"), reason));
+        }
         for (at, _) in text.char_indices().skip(1) {
             let (left, right) = text.split_at(at);
             if mergeable.contains_key(left) && mergeable.contains_key(right) {
+                let bytes = size_of::<(String, String)>() + text.len();
+                room = room.checked_sub(bytes).ok_or_else(too_many_merges)?;
                 cuts.push((id, left, right));
             }
         }
     }
     cuts.sort_unstable_by(|(a, a_left, _), (b, b_left, _)| {
-        let by_score = pieces[*b].score.total_cmp(&pieces[*a].score);
+        let by_score = scores[*b].total_cmp(&scores[*a]);
         by_score.then(a.cmp(b)).then(b_left.len().cmp(&a_left.len()))
     });
     let merge = |(_, left, right): (usize, &str, &str)| (left.to_owned(), right.to_owned());
-    cuts.into_iter().map(merge).collect()
+    Ok(cuts.into_iter().map(merge).collect())
+}
+
+fn too_many_merges() -> TokenizerError {
+    let reason = format!(
+        "can be merged from each other in so many ways that the list takes more than \
+         {MAX_MERGE_GROWTH} times their size"
+    );
+    TokenizerError::malformed("tokenizer.ggml.tokens", reason)
 }
 
 /// Spaces become visible, and a text gets one in front.
@@ -84,39 +167,4 @@ fn decoder(space_prefix: bool) -> tokenizers::Result<DecoderWrapper> {
     }
     let decoder = json!({ "type": "Sequence", "decoders": steps });
     Ok(serde_json::from_value(decoder)?)
-}
-
-/// A whole text: the beginning token, the text, the end token.
-fn template(vocabulary: &Vocabulary) -> tokenizers::Result<PostProcessorWrapper> {
-    let text = |id: u32| vocabulary.pieces[id as usize].text.as_str();
-    let mut single = vec![json!({ "Sequence": { "id": "A", "type_id": 0 } })];
-    let mut special_tokens = serde_json::Map::new();
-    for (id, at) in [(vocabulary.prefix_id, 0), (vocabulary.suffix_id, usize::MAX)] {
-        let Some(id) = id else { continue };
-        let token = text(id);
-        let at = at.min(single.len());
-        single.insert(at, json!({ "SpecialToken": { "id": token, "type_id": 0 } }));
-        let entry = json!({ "id": token, "ids": [id], "tokens": [token] });
-        special_tokens.insert(token.to_owned(), entry);
-    }
-    let template = json!({
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [
-            { "Sequence": { "id": "A", "type_id": 0 } },
-            { "Sequence": { "id": "B", "type_id": 1 } },
-        ],
-        "special_tokens": special_tokens,
-    });
-    Ok(serde_json::from_value(template)?)
-}
-
-/// The token as one to be found in texts before anything is merged, if it is of that kind.
-fn added_token(piece: &Piece) -> Option<AddedToken> {
-    let special = match piece.kind {
-        Kind::Control | Kind::Unknown => true,
-        Kind::UserDefined => false,
-        Kind::Normal | Kind::Unused | Kind::Byte => return None,
-    };
-    Some(AddedToken::from(piece.text.clone(), special).normalized(false))
 }

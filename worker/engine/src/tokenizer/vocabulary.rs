@@ -1,16 +1,20 @@
-//! The SentencePiece vocabulary in GGUF metadata.
+//! The vocabulary in GGUF metadata: its tokens, and what stands before and after a whole text.
 
 use std::collections::HashSet;
 
+use serde_json::json;
+use tokenizers::models::bpe::Vocab;
+use tokenizers::{AddedToken, PostProcessorWrapper};
+
 use super::TokenizerError;
-use super::rule::fallback_byte;
+use super::error::shown;
 use crate::weights::WeightsError;
 use crate::weights::gguf::Metadata;
 
-/// Longer than any piece that SentencePiece trains; splitting a piece takes time with its square.
-const MAX_PIECE_BYTES: usize = 1024;
+/// Longer than any token of any model; tokens are looked up and shown whole.
+const MAX_TOKEN_BYTES: usize = 1024;
 
-/// What a piece is for.
+/// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Part of texts, found by merging.
@@ -31,94 +35,90 @@ pub(super) enum Kind {
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     pub(super) text: String,
-    /// The higher, the earlier it is merged.
-    pub(super) score: f32,
     pub(super) kind: Kind,
 }
 
-/// A SentencePiece vocabulary; ids are indices into `pieces`.
+/// A vocabulary; ids are indices into `pieces`.
 #[derive(Debug, Clone)]
 pub(super) struct Vocabulary {
     pub(super) pieces: Vec<Piece>,
-    pub(super) unk_id: Option<u32>,
     /// Put before a whole text.
-    pub(super) prefix_id: Option<u32>,
+    prefix_id: Option<u32>,
     /// Put after a whole text.
-    pub(super) suffix_id: Option<u32>,
-    pub(super) eos_ids: Vec<u32>,
-    /// Whether texts are tokenised as if they began with a space.
-    pub(super) space_prefix: bool,
+    suffix_id: Option<u32>,
 }
 
 impl Vocabulary {
-    /// Reads the `tokenizer.ggml.` keys; absent ones mean what they mean for Llama.
-    pub(super) fn from_metadata(metadata: &Metadata) -> Result<Self, TokenizerError> {
-        let keys = Keys { metadata };
-        match keys.get("model", Metadata::text)? {
-            Some("llama") => {}
-            Some(other) => {
-                let subject = "tokenizer.ggml.model =";
-                return Err(TokenizerError::unsupported(subject, other, "llama"));
+    /// Reads the `tokenizer.ggml.` keys that every vocabulary has.
+    ///
+    /// Whether a file that does not say so wants the beginning token before a text is for `adds_bos`.
+    pub(super) fn read(keys: &Keys<'_>, adds_bos: bool) -> Result<Self, TokenizerError> {
+        let pieces = pieces(keys)?;
+        let end = |flag: &str, usual: bool, name: &str| {
+            let asked = keys.get(flag, Metadata::flag)?;
+            match keys.id(name, pieces.len())? {
+                None if asked == Some(true) => {
+                    let reason = format!("is true, but tokenizer.ggml.{name} is missing");
+                    Err(TokenizerError::malformed(format!("tokenizer.ggml.{flag}"), reason))
+                }
+                id => Ok(id.filter(|_| asked.unwrap_or(usual))),
             }
-            None => return Err(missing("model")),
-        }
-        for key in ["remove_extra_whitespaces", "escape_whitespaces"] {
-            let usual = key == "escape_whitespaces";
-            if let Some(value) = keys.get(key, Metadata::flag)?.filter(|flag| *flag != usual) {
-                let subject = format!("tokenizer.ggml.{key} =");
-                return Err(TokenizerError::unsupported(&subject, value, usual.to_string()));
-            }
-        }
-        let pieces = pieces(&keys)?;
-        let id = |name: &str| keys.id(name, pieces.len());
-        let (bos_id, eos_id) = (id("bos_token_id")?, id("eos_token_id")?);
-        let unk_id = id("unknown_token_id")?;
-        let add_bos = keys.get("add_bos_token", Metadata::flag)?.unwrap_or(true);
-        let add_eos = keys.get("add_eos_token", Metadata::flag)?.unwrap_or(false);
-        let vocabulary = Self {
-            unk_id: unk_id.or_else(|| {
-                let unknown = pieces.iter().position(|piece| piece.kind == Kind::Unknown);
-                unknown.and_then(|id| u32::try_from(id).ok())
-            }),
-            prefix_id: bos_id.filter(|_| add_bos),
-            suffix_id: eos_id.filter(|_| add_eos),
-            eos_ids: [eos_id, id("eot_token_id")?, id("eom_token_id")?]
-                .into_iter()
-                .flatten()
-                .collect(),
-            space_prefix: keys.get("add_space_prefix", Metadata::flag)?.unwrap_or(true),
-            pieces,
         };
-        vocabulary.check_total()?;
-        Ok(vocabulary)
+        let prefix_id = end("add_bos_token", adds_bos, "bos_token_id")?;
+        let suffix_id = end("add_eos_token", false, "eos_token_id")?;
+        Ok(Self { pieces, prefix_id, suffix_id })
     }
 
-    /// Refuses a vocabulary that would silently drop characters it cannot spell.
-    fn check_total(&self) -> Result<(), TokenizerError> {
-        let bytes: HashSet<_> = self
-            .pieces
-            .iter()
-            .filter(|piece| piece.kind == Kind::Byte)
-            .filter_map(|piece| fallback_byte(&piece.text))
-            .collect();
-        if self.unk_id.is_none() && bytes.len() < 256 {
-            let reason = format!(
-                "has no unknown token and only {} of 256 byte tokens, so it cannot spell every text",
-                bytes.len()
-            );
-            return Err(TokenizerError::malformed("tokenizer.ggml.tokens", reason));
+    /// The ids by token.
+    pub(super) fn ids(&self) -> Vocab {
+        (0..).zip(&self.pieces).map(|(id, piece)| (piece.text.clone(), id)).collect()
+    }
+
+    /// The tokens that are found in texts before anything is merged.
+    pub(super) fn added_tokens(&self) -> impl Iterator<Item = AddedToken> {
+        self.pieces.iter().filter_map(|piece| {
+            let special = match piece.kind {
+                Kind::Control | Kind::Unknown => true,
+                Kind::UserDefined => false,
+                Kind::Normal | Kind::Unused | Kind::Byte => return None,
+            };
+            Some(AddedToken::from(piece.text.clone(), special).normalized(false))
+        })
+    }
+
+    /// What makes a text whole: the beginning token, the text, the end token.
+    pub(super) fn template(&self) -> tokenizers::Result<PostProcessorWrapper> {
+        let text = |id: u32| self.pieces[id as usize].text.as_str();
+        let mut single = vec![json!({ "Sequence": { "id": "A", "type_id": 0 } })];
+        let mut special_tokens = serde_json::Map::new();
+        for (id, at) in [(self.prefix_id, 0), (self.suffix_id, usize::MAX)] {
+            let Some(id) = id else { continue };
+            let token = text(id);
+            let at = at.min(single.len());
+            single.insert(at, json!({ "SpecialToken": { "id": token, "type_id": 0 } }));
+            let entry = json!({ "id": token, "ids": [id], "tokens": [token] });
+            special_tokens.insert(token.to_owned(), entry);
         }
-        Ok(())
+        let template = json!({
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [
+                { "Sequence": { "id": "A", "type_id": 0 } },
+                { "Sequence": { "id": "B", "type_id": 1 } },
+            ],
+            "special_tokens": special_tokens,
+        });
+        Ok(serde_json::from_value(template)?)
     }
 }
 
 /// Keys under `tokenizer.ggml.`.
-struct Keys<'a> {
-    metadata: &'a Metadata,
+pub(super) struct Keys<'a> {
+    pub(super) metadata: &'a Metadata,
 }
 
 impl<'a> Keys<'a> {
-    fn get<T>(
+    pub(super) fn get<T>(
         &self,
         name: &str,
         read: impl Fn(&'a Metadata, &str) -> Result<Option<T>, WeightsError>,
@@ -127,8 +127,17 @@ impl<'a> Keys<'a> {
         read(self.metadata, &key).map_err(TokenizerError::from_metadata)
     }
 
+    pub(super) fn required<T>(
+        &self,
+        name: &str,
+        read: impl Fn(&'a Metadata, &str) -> Result<Option<T>, WeightsError>,
+    ) -> Result<T, TokenizerError> {
+        let missing = || TokenizerError::malformed(format!("tokenizer.ggml.{name}"), "is missing");
+        self.get(name, read)?.ok_or_else(missing)
+    }
+
     /// A token id; converters write 2^32 - 1 for "none".
-    fn id(&self, name: &str, vocab_size: usize) -> Result<Option<u32>, TokenizerError> {
+    pub(super) fn id(&self, name: &str, vocab_size: usize) -> Result<Option<u32>, TokenizerError> {
         match self.get(name, Metadata::count)? {
             Some(id) if id == u64::from(u32::MAX) => Ok(None),
             Some(id) if id >= vocab_size as u64 => {
@@ -138,41 +147,54 @@ impl<'a> Keys<'a> {
             id => Ok(id.and_then(|id| u32::try_from(id).ok())),
         }
     }
+
+    /// Refuses a flag that is neither absent nor as it is implemented.
+    pub(super) fn accept_only(&self, name: &str, usual: bool) -> Result<(), TokenizerError> {
+        match self.get(name, Metadata::flag)?.filter(|flag| *flag != usual) {
+            None => Ok(()),
+            Some(value) => {
+                let subject = format!("tokenizer.ggml.{name} =");
+                Err(TokenizerError::unsupported(&subject, value, usual.to_string()))
+            }
+        }
+    }
+
+    /// Refuses a list about the tokens that is not as long as theirs.
+    pub(super) fn check_len(
+        &self,
+        name: &str,
+        len: usize,
+        tokens: usize,
+    ) -> Result<(), TokenizerError> {
+        if len == tokens {
+            return Ok(());
+        }
+        let reason = format!("has {len} items for {tokens} tokens");
+        Err(TokenizerError::malformed(format!("tokenizer.ggml.{name}"), reason))
+    }
 }
 
 fn pieces(keys: &Keys<'_>) -> Result<Vec<Piece>, TokenizerError> {
-    let texts = keys.get("tokens", Metadata::texts)?.ok_or_else(|| missing("tokens"))?;
-    let scores = keys.get("scores", Metadata::floats)?.ok_or_else(|| missing("scores"))?;
-    let kinds = keys.get("token_type", Metadata::ints)?.ok_or_else(|| missing("token_type"))?;
-    for (name, len) in [("scores", scores.len()), ("token_type", kinds.len())] {
-        if len != texts.len() {
-            let reason = format!("has {len} items for {} tokens", texts.len());
-            return Err(TokenizerError::malformed(format!("tokenizer.ggml.{name}"), reason));
-        }
-    }
+    let texts = keys.required("tokens", Metadata::texts)?;
+    let kinds = keys.required("token_type", Metadata::ints)?;
+    keys.check_len("token_type", kinds.len(), texts.len())?;
     let mut seen = HashSet::with_capacity(texts.len());
     let mut pieces = Vec::with_capacity(texts.len());
-    for (id, ((text, score), kind)) in texts.iter().zip(scores).zip(kinds).enumerate() {
+    for (id, (text, kind)) in texts.iter().zip(kinds).enumerate() {
         let wrong = |reason: String| Err(TokenizerError::malformed(format!("token {id}"), reason));
-        if text.len() > MAX_PIECE_BYTES {
+        if text.len() > MAX_TOKEN_BYTES {
             return wrong(format!(
-                "is {} bytes long; at most {MAX_PIECE_BYTES} are accepted",
+                "is {} bytes long; at most {MAX_TOKEN_BYTES} are accepted",
                 text.len()
             ));
         }
         if !seen.insert(text) {
-            return wrong(format!("is {text:?}, which another token is too"));
-        }
-        if score.is_nan() {
-            return wrong("has NaN for a score".to_owned());
+            return wrong(format!("is {}, which another token is too", shown(text)));
         }
         let Some(kind) = Kind::from_id(kind) else {
             return wrong(format!("has the unknown type {kind}"));
         };
-        if kind == Kind::Byte && fallback_byte(text).is_none() {
-            return wrong(format!("is {text:?}, but a byte is written like <0x0A>"));
-        }
-        pieces.push(Piece { text: text.clone(), score, kind });
+        pieces.push(Piece { text: text.clone(), kind });
     }
     Ok(pieces)
 }
@@ -189,8 +211,4 @@ impl Kind {
             _ => return None,
         })
     }
-}
-
-fn missing(name: &str) -> TokenizerError {
-    TokenizerError::malformed(format!("tokenizer.ggml.{name}"), "is missing")
 }

@@ -1,4 +1,4 @@
-//! Stored elements to f32, exactly: every type read here is a subset of f32 except the products of Q8_0.
+//! Stored elements to f32, exactly: what is no product of a quantised block is a subset of f32.
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
@@ -11,20 +11,11 @@ use super::Dtype;
 /// - out: as many elements as the row holds
 pub(super) fn decode_row(dtype: Dtype, row: &[u8], out: &mut [f32]) {
     debug_assert_eq!(dtype.row_bytes(out.len()), Some(row.len()));
-    match dtype {
-        Dtype::F32 => each(row, out, f32::from_le_bytes),
-        Dtype::F16 => decode_f16(row, out),
-        Dtype::BF16 => each(row, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
-        Dtype::Q8_0 => {
-            let blocks = row.chunks_exact(dtype.block_bytes());
-            for (block, out) in blocks.zip(out.chunks_exact_mut(dtype.block_len())) {
-                let (scale, quants) = block.split_at(2);
-                let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
-                for (quant, out) in quants.iter().zip(out) {
-                    *out = scale * f32::from(quant.cast_signed());
-                }
-            }
-        }
+    match (dtype, dtype.layout()) {
+        (_, Some(layout)) => layout.decode(row, out),
+        (Dtype::F32, None) => each(row, out, f32::from_le_bytes),
+        (Dtype::BF16, None) => each(row, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+        (_, None) => decode_f16(row, out),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::blocks::{self, BlockLayout};
+
 /// How the elements of a tensor are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types, reason = "the names that both file formats use for these types")]
@@ -14,23 +16,52 @@ pub enum Dtype {
     BF16,
     /// Blocks of 32 signed bytes under one half-precision scale.
     Q8_0,
+    /// Blocks of 32 elements in 4 bits around zero.
+    Q4_0,
+    /// Blocks of 32 elements in 4 bits above a minimum.
+    Q4_1,
+    /// Blocks of 32 elements in 5 bits around zero.
+    Q5_0,
+    /// Blocks of 32 elements in 5 bits above a minimum.
+    Q5_1,
+    /// Blocks of 256 elements in 4 bits, with a scale and a minimum for each 32.
+    Q4_K,
+    /// Blocks of 256 elements in 5 bits, with a scale and a minimum for each 32.
+    Q5_K,
+    /// Blocks of 256 elements in 6 bits around zero, with a scale for each 16.
+    Q6_K,
 }
 
 impl Dtype {
+    /// The layout of a block; `None` for the types whose elements are stored one by one.
+    pub(super) const fn layout(self) -> Option<&'static BlockLayout> {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => None,
+            Self::Q8_0 => Some(&blocks::Q8_0),
+            Self::Q4_0 => Some(&blocks::Q4_0),
+            Self::Q4_1 => Some(&blocks::Q4_1),
+            Self::Q5_0 => Some(&blocks::Q5_0),
+            Self::Q5_1 => Some(&blocks::Q5_1),
+            Self::Q4_K => Some(&blocks::Q4_K),
+            Self::Q5_K => Some(&blocks::Q5_K),
+            Self::Q6_K => Some(&blocks::Q6_K),
+        }
+    }
+
     /// Elements that are stored together; rows are a multiple of it.
     pub const fn block_len(self) -> usize {
-        match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 => 32,
+        match self.layout() {
+            Some(layout) => layout.len,
+            None => 1,
         }
     }
 
     /// Bytes that one block takes.
     pub const fn block_bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
-            Self::Q8_0 => 2 + 32,
+        match self.layout() {
+            Some(layout) => layout.bytes,
+            None if matches!(self, Self::F32) => 4,
+            None => 2,
         }
     }
 

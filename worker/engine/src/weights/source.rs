@@ -79,7 +79,7 @@ impl Source {
     pub(super) fn malformed(&self, subject: &str, reason: impl Into<String>) -> WeightsError {
         WeightsError::Malformed {
             file: self.name.clone(),
-            subject: subject.to_owned(),
+            subject: brief(subject.to_owned()),
             reason: reason.into(),
         }
     }
@@ -92,11 +92,20 @@ impl Source {
     ) -> WeightsError {
         WeightsError::Unsupported {
             file: self.name.clone(),
-            subject: subject.into(),
-            value: value.to_string(),
+            subject: brief(subject.into()),
+            value: brief(value.to_string()),
             supported: supported.into(),
         }
     }
+}
+
+/// The beginning of a text from a file: a key can be as long as the file says.
+fn brief(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(200) {
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
 }
 
 impl fmt::Debug for Source {

@@ -4,6 +4,11 @@
 #[derive(Clone)]
 pub(crate) struct Written(u32, Vec<u8>);
 
+/// Any bytes as a value of type `kind`.
+pub(crate) fn raw_value(kind: u32, bytes: Vec<u8>) -> Written {
+    Written(kind, bytes)
+}
+
 pub(crate) fn u32_value(value: u32) -> Written {
     Written(4, value.to_le_bytes().to_vec())
 }
@@ -26,6 +31,23 @@ pub(crate) fn array_value(kind: u32, count: u64, items: &[u8]) -> Written {
     bytes.extend(count.to_le_bytes());
     bytes.extend_from_slice(items);
     Written(9, bytes)
+}
+
+/// A list of texts, of bytes that need not be UTF-8.
+pub(crate) fn texts_value<T: AsRef<[u8]>>(texts: impl IntoIterator<Item = T>) -> Written {
+    let (mut count, mut items) = (0, Vec::new());
+    for item in texts {
+        count += 1;
+        items.extend((item.as_ref().len() as u64).to_le_bytes());
+        items.extend_from_slice(item.as_ref());
+    }
+    array_value(8, count, &items)
+}
+
+/// A list of 32-bit integers.
+pub(crate) fn ints_value(items: &[i32]) -> Written {
+    let bytes: Vec<u8> = items.iter().flat_map(|item| item.to_le_bytes()).collect();
+    array_value(5, items.len() as u64, &bytes)
 }
 
 /// A tensor: its name, its dimensions with the fastest-varying first, its type and its data.
@@ -51,16 +73,25 @@ pub(crate) struct GgufBuilder {
 const TOKENS: [&str; 5] = ["<unk>", "<s>", "</s>", "\u{2581}", "a"];
 
 impl GgufBuilder {
+    /// A file without anything in it.
+    pub(crate) fn empty() -> Self {
+        Self { version: 3, alignment: 32, metadata: Vec::new(), tensors: Vec::new() }
+    }
+
     /// A model with one layer, two heads of width 4 over one, 8 wide, 32 in the feed-forward layer.
     pub(crate) fn tiny() -> Self {
-        let mut builder =
-            Self { version: 3, alignment: 32, metadata: Vec::new(), tensors: Vec::new() };
+        Self::tiny_with(32)
+    }
+
+    /// A tiny model with a feed-forward layer of `inner`.
+    pub(crate) fn tiny_with(inner: u32) -> Self {
+        let mut builder = Self::empty();
         builder.set("general.architecture", text_value("llama"));
         for (key, value) in [
             ("context_length", 16),
             ("embedding_length", 8),
             ("block_count", 1),
-            ("feed_forward_length", 32),
+            ("feed_forward_length", inner),
             ("attention.head_count", 2),
             ("attention.head_count_kv", 1),
             ("rope.dimension_count", 4),
@@ -69,13 +100,12 @@ impl GgufBuilder {
         }
         builder.set("llama.attention.layer_norm_rms_epsilon", f32_value(1e-5));
         builder.set("tokenizer.ggml.model", text_value("llama"));
-        let tokens: Vec<u8> = TOKENS.iter().flat_map(|token| text(token)).collect();
-        builder.set("tokenizer.ggml.tokens", array_value(8, 5, &tokens));
+        builder.set("tokenizer.ggml.tokens", texts_value(TOKENS));
         builder.set("tokenizer.ggml.scores", array_value(6, 5, &[0; 20]));
-        let kinds = [2_i32, 3, 3, 1, 1].map(i32::to_le_bytes).concat();
-        builder.set("tokenizer.ggml.token_type", array_value(5, 5, &kinds));
+        builder.set("tokenizer.ggml.token_type", ints_value(&[2, 3, 3, 1, 1]));
         builder.set("tokenizer.ggml.bos_token_id", u32_value(1));
         builder.set("tokenizer.ggml.eos_token_id", u32_value(2));
+        let inner = u64::from(inner);
         for (name, dims) in [
             ("token_embd", &[8, 5][..]),
             ("blk.0.attn_norm", &[8]),
@@ -84,9 +114,9 @@ impl GgufBuilder {
             ("blk.0.attn_v", &[8, 4]),
             ("blk.0.attn_output", &[8, 8]),
             ("blk.0.ffn_norm", &[8]),
-            ("blk.0.ffn_gate", &[8, 32]),
-            ("blk.0.ffn_up", &[8, 32]),
-            ("blk.0.ffn_down", &[32, 8]),
+            ("blk.0.ffn_gate", &[8, inner]),
+            ("blk.0.ffn_up", &[8, inner]),
+            ("blk.0.ffn_down", &[inner, 8]),
             ("output_norm", &[8]),
         ] {
             builder.add_f32(&format!("{name}.weight"), dims);

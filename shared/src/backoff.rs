@@ -1,14 +1,14 @@
-//! How long to wait before a worker is tried again.
+//! How long to wait before a peer that failed is tried again.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Doubles from 50 ms to 5 s. Each wait is drawn from the upper half, so that routers do not reconnect
-/// to a restarted worker in step.
+/// Doubles from 50 ms to 5 s. Each wait is drawn from the upper half, so that those who lost the same peer
+/// do not come back to it in step.
 #[derive(Debug)]
-pub(crate) struct Backoff(Duration);
+pub struct Backoff(Duration);
 
 impl Default for Backoff {
     fn default() -> Self {
@@ -18,7 +18,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next wait.
-    pub(crate) fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let wait = self.0.mul_f64(rand::random_range(0.5..=1.0));
         self.0 = (self.0 * 2).min(LONGEST);
         wait
@@ -34,7 +34,7 @@ mod tests {
         let mut backoff = Backoff::default();
         for expected in [50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
             let expected = Duration::from_millis(expected);
-            let wait = backoff.next();
+            let wait = backoff.next_wait();
             assert!(wait >= expected / 2 && wait <= expected, "{wait:?}");
         }
     }

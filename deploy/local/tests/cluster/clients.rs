@@ -1,0 +1,160 @@
+//! Clients that are not ours: the commands of the documentation, as they stand there.
+
+use std::{
+    collections::HashSet,
+    env, fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use crate::support::program;
+
+/// The address that the documentation uses.
+const DOCUMENTED: &str = "127.0.0.1:50051";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// `stoker serve` on a free port. Killed when it is dropped.
+struct Served {
+    process: Child,
+    address: String,
+}
+
+impl Served {
+    fn start() -> Self {
+        let mut process = program("stoker")
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut first = String::new();
+        let mut out = BufReader::new(process.stdout.take().unwrap());
+        out.read_line(&mut first).unwrap();
+        let address = first.trim_end().rsplit(' ').next().unwrap().to_owned();
+        Self { process, address }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The commands in the shell blocks of a document that begin with `word`, each in one line.
+fn commands(document: &str, word: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(document)).unwrap();
+    let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks
+        .flat_map(|block| {
+            let joined = block.replace("\\\n", " ");
+            joined.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .filter(|line| line.starts_with(word))
+        .collect()
+}
+
+/// Runs a command of the documentation on another cluster and with another program; answers its exit code,
+/// standard output and standard error.
+fn shell(command: &str, with: (&str, &Path), served: &Served) -> (Option<i32>, String, String) {
+    let (word, program) = with;
+    let command = command.replace(DOCUMENTED, &served.address);
+    let command = command.replacen(word, &program.display().to_string(), 1);
+    let output = Command::new("sh").args(["-c", &command]).current_dir(root()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// The program that `variable` names, or that is called `name`, if `works` finds no fault with it.
+fn find(variable: &str, name: &str, works: &[&str]) -> Option<PathBuf> {
+    let path = PathBuf::from(env::var_os(variable).unwrap_or_else(|| name.into()));
+    let tried =
+        Command::new(&path).args(works).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let found = tried.is_ok_and(|status| status.success());
+    if !found {
+        eprintln!("SKIPPED: `{} {}` fails; set {variable}", path.display(), works.join(" "));
+    }
+    found.then_some(path)
+}
+
+#[test]
+fn grpcurl_finds_its_way_by_the_readme() {
+    let Some(grpcurl) = find("STOKER_TEST_GRPCURL", "grpcurl", &["-version"]) else { return };
+    let served = Served::start();
+    let commands = commands("README.md", "grpcurl ");
+    let run = |part: &str| {
+        let command = commands.iter().find(|command| command.contains(part));
+        let command = command.unwrap_or_else(|| panic!("the README has no grpcurl {part}"));
+        let (code, out, error) = shell(command, ("grpcurl", &grpcurl), &served);
+        assert_eq!(code, Some(0), "{command}: {error}");
+        out
+    };
+    let services = run(" list");
+    for service in ["stoker.v1.Inference", "stoker.v1.Control", "grpc.health.v1.Health"] {
+        assert!(services.contains(service), "{service}: {services}");
+    }
+    let described = run(" describe ");
+    for part in ["optional float temperature", "optional uint64 seed"] {
+        assert!(described.contains(part), "{part}: {described}");
+    }
+    assert!(run("Health/Check").contains("\"SERVING\""));
+    let answer = run("Inference/Generate");
+    for part in ["\"accepted\"", "\"text\"", "FINISH_REASON", "\"completionTokens\""] {
+        assert!(answer.contains(part), "{part}: {answer}");
+    }
+}
+
+#[test]
+fn the_python_clients_do_what_their_readme_says() {
+    let works = ["-c", "import grpc, grpc_tools, grpc_status"];
+    let Some(python) = find("STOKER_TEST_PYTHON", "python3", &works) else { return };
+    let served = Served::start();
+    let with = ("python3", python.as_path());
+    let documented = |script: &str| {
+        let commands = commands("examples/python/README.md", "python3 examples/python/");
+        let command = commands.iter().find(|command| command.contains(script)).cloned();
+        command.unwrap_or_else(|| panic!("its README does not run {script}"))
+    };
+
+    let generate = documented("generate.py");
+    let (code, text, error) = shell(&format!("{generate} --seed 4"), with, &served);
+    assert_eq!(code, Some(0), "{error}");
+    // The same text as our own client gets.
+    let ours = program("stoker")
+        .args(["generate", "Once upon a time", "--seed", "4", "--max-tokens", "200"])
+        .args(["--endpoint", &served.address])
+        .output()
+        .unwrap();
+    assert_eq!(text.trim_end(), String::from_utf8(ours.stdout).unwrap().trim_end());
+    // What is wrong with a request is told by field.
+    let (code, text, error) = shell(&format!("{generate} --temperature 101"), with, &served);
+    assert_eq!((code, text.as_str()), (Some(1), ""));
+    for part in ["INVALID_ARGUMENT", "\n  sampling.temperature: 101", "at most 100"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+
+    let many = documented("many.py");
+    let texts = || {
+        let (code, out, error) = shell(&many, with, &served);
+        assert_eq!(code, Some(0), "{out}{error}");
+        let mut objects: Vec<serde_json::Value> =
+            out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        objects.sort_by_key(|object| object["index"].as_u64());
+        objects
+    };
+    let objects = texts();
+    assert_eq!(objects.len(), 40);
+    let workers: HashSet<_> = objects.iter().map(|o| o["worker"].as_str().unwrap()).collect();
+    assert_eq!(workers.len(), 2, "both had a part: {workers:?}");
+    for (one, again) in objects.iter().zip(texts()) {
+        assert_eq!(one["text_sha256"], again["text_sha256"], "{one} {again}");
+    }
+    let (code, out, _) = shell(&format!("{many} --deadline 0.001"), with, &served);
+    assert_eq!(code, Some(1));
+    assert_eq!(out.lines().count(), 40, "an object for each that failed, too: {out}");
+}

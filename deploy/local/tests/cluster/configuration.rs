@@ -1,0 +1,187 @@
+//! Where options come from: defaults, a file, the environment and flags, for every option of every program.
+
+use std::{fs, path::Path, process::Output};
+
+use tempfile::TempDir;
+
+use crate::support::program;
+
+/// What is started, and the subcommand that has options of its own.
+const PROGRAMS: [(&str, Option<&str>); 3] =
+    [("stoker-router", None), ("stoker-worker", None), ("stoker", Some("serve"))];
+
+/// Three values each, no two neighbours alike. Every option takes those of one row, or says which it takes.
+const SAMPLES: [[&str; 3]; 5] = [
+    ["3", "4", "5"],
+    ["3s", "4s", "5s"],
+    ["127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5"],
+    ["http://127.0.0.1:3", "http://127.0.0.1:4", "http://127.0.0.1:5"],
+    ["instant", "small", "large"],
+];
+
+/// A program, asked what its configuration is.
+struct Asked {
+    name: &'static str,
+    sub: Option<&'static str>,
+    folder: TempDir,
+}
+
+impl Asked {
+    fn all() -> impl Iterator<Item = Self> {
+        PROGRAMS.into_iter().map(|(name, sub)| Self {
+            name,
+            sub,
+            folder: tempfile::tempdir().unwrap(),
+        })
+    }
+
+    fn run(&self, flags: &[&str], environment: &[(&str, &str)]) -> Output {
+        let mut command = program(self.name);
+        command.args(self.sub).args(flags).envs(environment.iter().copied());
+        command.output().unwrap()
+    }
+
+    /// What `--print-config` prints.
+    fn print(&self, flags: &[&str], environment: &[(&str, &str)]) -> String {
+        let output = self.run(&[&["--print-config"], flags].concat(), environment);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} {flags:?} {environment:?}: {error}", self.name);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn file(&self, text: &str) -> String {
+        let path = self.folder.path().join("stoker.toml");
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Every option that a file may set, by its long name, and whether it takes a value.
+    fn options(&self) -> Vec<(String, bool)> {
+        let help = String::from_utf8(self.run(&["--help"], &[]).stdout).unwrap();
+        let flags = help.lines().filter_map(|line| line.trim().strip_prefix("--"));
+        let flags = flags.map(|flag| match flag.split_once(' ') {
+            Some((name, rest)) => (name.to_owned(), rest.starts_with('<')),
+            None => (flag.to_owned(), false),
+        });
+        flags.filter(|(name, _)| !matches!(name.as_str(), "config" | "print-config")).collect()
+    }
+
+    /// Values that the option takes.
+    fn samples(&self, option: &str) -> [String; 3] {
+        let offered = self.run(&["--print-config", &format!("--{option}=?")], &[]);
+        let said = String::from_utf8_lossy(&offered.stderr).into_owned();
+        if let Some((_, list)) = said.split_once("[possible values: ") {
+            let list: Vec<_> = list.split(']').next().unwrap().split(", ").collect();
+            return [list[0].into(), list[1].into(), list[0].into()];
+        }
+        let takes = |sample: &str| {
+            self.run(&["--print-config", &format!("--{option}={sample}")], &[]).status.success()
+        };
+        let row = SAMPLES.iter().find(|row| takes(row[0]));
+        row.unwrap_or_else(|| panic!("SAMPLES has nothing for {} --{option}", self.name))
+            .map(Into::into)
+    }
+}
+
+/// The value of `key` in a printed configuration, and the comment above it.
+fn value(printed: &str, key: &str) -> (String, String) {
+    let table: toml::Table = printed.parse().unwrap_or_else(|e| panic!("{e} in:\n{printed}"));
+    let start = format!("{key} = ");
+    let lines: Vec<_> = printed.lines().collect();
+    let at = lines.iter().position(|line| line.starts_with(&start));
+    let source = lines[at.unwrap_or_else(|| panic!("{key} is not in:\n{printed}")) - 1];
+    let text = |value: &toml::Value| match value {
+        toml::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let value = match &table[key] {
+        toml::Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
+        one => text(one),
+    };
+    (value, source.to_owned())
+}
+
+#[test]
+fn the_environment_wins_over_a_file_and_a_flag_over_both() {
+    for asked in Asked::all() {
+        let options = asked.options();
+        assert!(options.len() >= 8, "{options:?}");
+        for (option, takes_value) in options {
+            let twin = format!("STOKER_{}", option.replace('-', "_").to_uppercase());
+            let (samples, in_file, flag) = if takes_value {
+                let samples = asked.samples(&option);
+                let (in_file, flag) =
+                    (format!("{:?}", samples[0]), format!("--{option}={}", samples[2]));
+                (samples, in_file, flag)
+            } else {
+                let samples = ["true", "false", "true"].map(Into::into);
+                (samples, "true".into(), format!("--{option}"))
+            };
+            let file = asked.file(&format!("# a comment\n{option} = {in_file}\n"));
+            let config = ["--config", &file];
+            let with_flag = ["--config", &file, &flag];
+            let environment = [(twin.as_str(), samples[1].as_str())];
+
+            let from_file = value(&asked.print(&config, &[]), &option);
+            assert_eq!(from_file, (samples[0].clone(), format!("# from {file}:2")));
+            let from_env = value(&asked.print(&config, &environment), &option);
+            assert_eq!(from_env, (samples[1].clone(), format!("# from the environment, {twin}")));
+            let from_flag = value(&asked.print(&with_flag, &environment), &option);
+            assert_eq!(from_flag, (samples[2].clone(), format!("# from --{option}")));
+        }
+    }
+}
+
+#[test]
+fn a_printed_configuration_reads_back_as_the_same() {
+    for asked in Asked::all() {
+        let first = asked.print(&["--drain-timeout", "7s"], &[("STOKER_LOG_FORMAT", "json")]);
+        let file = asked.file(&first);
+        let again = asked.print(&["--config", &file], &[]);
+        let table = |text: &str| text.parse::<toml::Table>().unwrap();
+        assert_eq!(table(&first), table(&again));
+        assert_eq!(value(&again, "drain-timeout").0, "7s");
+        assert_eq!(value(&again, "log-format").0, "json");
+        let by_environment = asked.print(&[], &[("STOKER_CONFIG", &file)]);
+        assert_eq!(again, by_environment, "the file can be named by the environment too");
+    }
+}
+
+#[test]
+fn a_wrong_file_names_line_and_key_and_exits_with_2() {
+    let missing = Path::new("/no/such.toml").to_str().unwrap().to_owned();
+    for asked in Asked::all() {
+        let wrong = asked.file("drain-timeout = '1s'\ndrain-timeuot = '1s'\ndrain-timeout2 = 1\n");
+        for (file, expected) in [
+            (&wrong, "stoker.toml:2: unknown key `drain-timeuot`; did you mean `drain-timeout`?"),
+            (&missing, "--config /no/such.toml: "),
+        ] {
+            let output = asked.run(&["--config", file], &[]);
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{error}");
+            assert!(error.contains(expected), "{error}");
+        }
+        let value = asked.file("\n\ndrain-timeout = 1\n");
+        let output = asked.run(&["--config", &value], &[]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains("stoker.toml:3: drain-timeout = 1: "), "{error}");
+    }
+}
+
+#[test]
+fn a_flag_is_not_stopped_by_a_variable_that_it_overrules() {
+    let run = |flags: &[&str], environment: &[(&str, &str)]| {
+        let mut command = program("stoker");
+        command.args(["generate", "Once", "--print-config"]).args(flags);
+        let output = command.envs(environment.iter().copied()).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{error}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let both = [("STOKER_MODEL", "/a"), ("STOKER_NUM_WORKERS", "3")];
+    let printed = run(&["--endpoint", "a:1"], &both);
+    assert_eq!(value(&printed, "endpoint").0, "a:1");
+    let printed = run(&["--model", "/b"], &[("STOKER_ENDPOINT", "a:1")]);
+    assert_eq!(value(&printed, "model").0, "/b");
+    assert!(printed.contains("# not set\n# endpoint = "), "{printed}");
+}

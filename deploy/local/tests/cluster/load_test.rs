@@ -1,0 +1,78 @@
+//! `stoker-loadtest` on clusters with the bundled model: exact lengths, equal answers, and none lost in silence.
+
+use std::{process::Output, time::Duration};
+
+use serde_json::Value;
+use tokio::{process::Command, time::timeout};
+
+use crate::{
+    departures::load_becomes,
+    support::{Process, cluster, control, program},
+};
+
+/// Far longer than anything here takes: a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+fn load_test(address: &str, arguments: &str) -> Command {
+    let mut command = program("stoker-loadtest");
+    command.args(["--endpoint", address, "--json", "-"]).args(arguments.split_whitespace());
+    let mut command = Command::from(command);
+    command.kill_on_drop(true);
+    command
+}
+
+async fn run(mut command: Command) -> (Option<i32>, Value) {
+    let Output { status, stdout, stderr } =
+        timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    eprintln!("{}", String::from_utf8_lossy(&stderr));
+    (status.code(), serde_json::from_slice(&stdout).unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undisturbed_cluster_gives_the_same_answers_twice() {
+    let cluster = cluster(2).await;
+    let address = cluster.address().to_string();
+    let load = "--verify --requests 80 --concurrency 12 --connections 2 --synthetic 24:16-40";
+    let (code, json) = run(load_test(&address, load)).await;
+    assert_eq!(code, Some(0), "{json:#}");
+    assert_eq!((&json["verify"]["matched"], &json["model"]), (&80.into(), &"storyteller".into()));
+    // Words that are one token each: a prompt is as long as it was asked to be.
+    assert_eq!(json["tokens"]["prompt"], 80 * 24);
+    let tokens = json["tokens"]["completion"].as_u64().unwrap();
+    assert!((80 * 16..=80 * 40).contains(&tokens), "{tokens}");
+    let workers = json["workers"].as_object().unwrap();
+    assert_eq!(workers.len(), 2, "{workers:?}");
+    assert_eq!(workers.values().map(|n| n.as_u64().unwrap()).sum::<u64>(), 80);
+    // A slow answer explains itself.
+    let stages = json["stages_mean_seconds"].as_object().unwrap();
+    let sum: f64 = stages.values().map(|seconds| seconds.as_f64().unwrap()).sum();
+    let whole = json["latency_seconds"]["end_to_end"]["mean"].as_f64().unwrap();
+    assert!((sum / whole - 1.0).abs() < 0.01, "the stages add up: {sum} of {whole}");
+    assert_eq!(cluster.shutdown(Duration::from_secs(30)).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_a_killed_worker_are_counted_as_lost() {
+    let doomed = Process::start("stoker-worker", &["--model", "storyteller"]);
+    let other = Process::start("stoker-worker", &["--model", "storyteller"]);
+    let workers = format!("{},{}", doomed.address, other.address);
+    let router = Process::start("stoker-router", &["--workers", &workers]);
+    let mut cluster = control(&router.address).await;
+    load_becomes(&mut cluster, |load| load.total_kv_blocks > 0).await;
+    let mut watched = control(&doomed.address).await;
+
+    // Long enough to be killed half-way.
+    let command = load_test(&router.address, "--requests 24 --concurrency 24 --synthetic 16:400");
+    let load = tokio::spawn(run(command));
+    // A step is a token for each that runs.
+    load_becomes(&mut watched, |load| load.running > 2 && load.step > 20).await;
+    drop(doomed);
+    let (code, json) = load.await.unwrap();
+    assert_eq!(code, Some(1), "{json:#}");
+    let count = |what: &str| json["requests"][what].as_u64().unwrap();
+    assert_eq!(count("sent"), 24);
+    assert_eq!(count("complete") + count("refused") + count("lost"), 24, "{json:#}");
+    assert!(count("lost") > 0, "what ran there is lost, and said to be: {json:#}");
+    assert!(count("complete") > 0, "the other worker's answers came: {json:#}");
+    assert_eq!(json["errors"][0]["code"], "UNAVAILABLE", "{json:#}");
+}

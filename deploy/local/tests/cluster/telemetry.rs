@@ -1,0 +1,366 @@
+//! What the processes tell: one trace over client, router and worker, and metrics that move as they should.
+
+use std::{collections::BTreeMap, net::SocketAddr, process::Command, time::Duration};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::{Span, span::SpanKind},
+};
+use stoker_proto::v1::GenerateRequest;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status, transport::Server};
+
+use crate::support::{Process, answer, inference, program, read, request};
+
+/// Far longer than anything here takes: a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A span, and the process that made it.
+#[derive(Debug, Clone)]
+struct Told {
+    resource: Vec<KeyValue>,
+    span: Span,
+}
+
+impl Told {
+    fn attribute(&self, key: &str) -> Option<String> {
+        find(&self.span.attributes, key)
+    }
+}
+
+fn find(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let found = attributes.iter().find(|attribute| attribute.key == key)?;
+    Some(match found.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => text.clone(),
+        Value::IntValue(number) => number.to_string(),
+        Value::DoubleValue(number) => number.to_string(),
+        other => format!("{other:?}"),
+    })
+}
+
+/// A collector on a real socket.
+struct Collector {
+    address: SocketAddr,
+    spans: mpsc::UnboundedReceiver<Told>,
+}
+
+struct Inbox(mpsc::UnboundedSender<Told>);
+
+#[tonic::async_trait]
+impl TraceService for Inbox {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        if request.metadata().get("x-token").is_none_or(|token| token != "secret") {
+            return Err(Status::unauthenticated("OTEL_EXPORTER_OTLP_HEADERS did not arrive"));
+        }
+        for from in request.into_inner().resource_spans {
+            let resource = from.resource.unwrap().attributes;
+            for span in from.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                self.0.send(Told { resource: resource.clone(), span }).unwrap();
+            }
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (inbox, spans) = mpsc::unbounded_channel();
+        let server = Server::builder()
+            .add_service(TraceServiceServer::new(Inbox(inbox)))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        Self { address, spans }
+    }
+
+    /// Everything that comes until `enough` of it is there.
+    async fn until(&mut self, enough: impl Fn(&[Told]) -> bool) -> Vec<Told> {
+        let mut told = Vec::new();
+        while !enough(&told) {
+            let next = timeout(PATIENCE, self.spans.recv()).await;
+            told.push(next.unwrap_or_else(|_| panic!("no more came after {told:#?}")).unwrap());
+        }
+        told
+    }
+}
+
+/// A program that tells spans at once.
+fn traced(name: &str, arguments: &[&str]) -> Command {
+    let mut command = program(name);
+    command.args(arguments).env("OTEL_BSP_SCHEDULE_DELAY", "50");
+    command.env("OTEL_EXPORTER_OTLP_HEADERS", "x-token=secret");
+    command
+}
+
+fn from_client(traceparent: &'static str) -> Request<GenerateRequest> {
+    let mut request = Request::new(request("Once upon a time", 1, 8));
+    request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
+    request.metadata_mut().insert("tracestate", "vendor=1".parse().unwrap());
+    request
+}
+
+const TRACE: [u8; 16] = [
+    0x0a, 0xf7, 0x65, 0x19, 0x16, 0xcd, 0x43, 0xdd, 0x84, 0x48, 0xeb, 0x21, 0x1c, 0x80, 0x31, 0x9c,
+];
+const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+const NOT_SAMPLED: &str = "00-11111111111111111111111111111111-b7ad6b7169203331-00";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_router_and_worker_are_one_trace() {
+    let mut collector = Collector::start().await;
+    let endpoint = format!("http://{}", collector.address);
+    let mut worker = traced("stoker-worker", &["--model", "storyteller", "--worker-id", "w"]);
+    // By the environment alone...
+    worker.env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint).env("OTEL_SERVICE_NAME", "my-worker");
+    worker.env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test");
+    let worker = Process::spawn(worker);
+    // ...and by a flag, which wins.
+    let workers = ["--workers", &worker.address, "--otlp-endpoint", &endpoint];
+    let mut router = traced("stoker-router", &workers);
+    router.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+    let router = Process::spawn(router);
+
+    let mut client = inference(&router.address).await;
+    let ready = answer(&mut client, request("Once", 1, 1)).await;
+    assert!(ready.is_ok() || ready.is_err_and(|status| status.code() == Code::Unavailable));
+    // The router may still be looking for its worker.
+    while client.generate(request("Once", 1, 1)).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    let unseen = client.generate(from_client(NOT_SAMPLED)).await.unwrap();
+    read(unseen.into_inner(), || ()).await.unwrap();
+    let seen = client.generate(from_client(SAMPLED)).await.unwrap();
+    let told = read(seen.into_inner(), || ()).await.unwrap();
+
+    let of_trace = |told: &[Told]| -> Vec<Told> {
+        told.iter().filter(|t| t.span.trace_id == TRACE).cloned().collect()
+    };
+    let all = collector.until(|told| of_trace(told).len() >= 8).await;
+    let spans = of_trace(&all);
+    let names: Vec<_> = spans.iter().map(|t| t.span.name.as_str()).collect();
+    let one = |name: &str, kind: SpanKind, parent: &[u8]| -> &Told {
+        let kind = kind as i32;
+        let mut found = spans
+            .iter()
+            .filter(|t| t.span.name == name && t.span.kind == kind)
+            .filter(|t| t.span.parent_span_id == parent);
+        let one = found.next().unwrap_or_else(|| panic!("no {name} in {names:?}"));
+        assert!(found.next().is_none(), "{name} twice in {names:?}");
+        one
+    };
+    let root = [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31];
+    let at_router = one("text_completion storyteller", SpanKind::Server, &root);
+    one("admission", SpanKind::Internal, &at_router.span.span_id);
+    let attempt = one("attempt", SpanKind::Client, &at_router.span.span_id);
+    let at_worker = one("text_completion storyteller", SpanKind::Server, &attempt.span.span_id);
+    let mut end = at_worker.span.start_time_unix_nano;
+    for stage in ["tokenize", "queue", "prefill", "decode"] {
+        let stage = one(stage, SpanKind::Internal, &at_worker.span.span_id);
+        assert_eq!(stage.span.start_time_unix_nano, end, "stages follow each other");
+        end = stage.span.end_time_unix_nano;
+    }
+
+    for span in &spans {
+        assert_eq!(span.span.trace_state, "vendor=1");
+    }
+    for (span, key, value) in [
+        (at_router, "gen_ai.operation.name", "text_completion"),
+        (at_router, "gen_ai.request.id", told.accepted.request_id.as_str()),
+        (at_router, "gen_ai.request.model", "storyteller"),
+        (at_router, "gen_ai.usage.output_tokens", "8"),
+        (at_router, "rpc.response.status_code", "OK"),
+        (attempt, "stoker.worker.id", worker.address.as_str()),
+        (attempt, "stoker.attempt", "1"),
+        (at_worker, "gen_ai.request.id", told.accepted.request_id.as_str()),
+        (at_worker, "stoker.worker.id", "w"),
+        (at_worker, "gen_ai.usage.output_tokens", "8"),
+    ] {
+        assert_eq!(span.attribute(key).as_deref(), Some(value), "{key} of {}", span.span.name);
+    }
+    assert!(at_router.attribute("gen_ai.latency.time_to_first_token").is_some());
+    assert_eq!(find(&at_router.resource, "service.name").as_deref(), Some("stoker-router"));
+    assert_eq!(find(&at_worker.resource, "service.name").as_deref(), Some("my-worker"));
+    let environment = find(&at_worker.resource, "deployment.environment.name");
+    assert_eq!(environment.as_deref(), Some("test"));
+
+    // What users write stays here, and an unsampled trace is nobody's business.
+    assert!(!format!("{all:?}").contains("Once upon"), "a prompt left the process");
+    assert!(all.iter().all(|t| t.span.trace_id != [0x11; 16]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_never_answers_costs_spans_and_nothing_else() {
+    // Connections are taken by the system, and nobody ever reads.
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = deaf.local_addr().unwrap().to_string();
+    let arguments = ["--model", "storyteller", "--otlp-endpoint", &endpoint];
+    let mut command = traced("stoker-worker", &arguments);
+    command.args(["--metrics-listen", "127.0.0.1:0"]);
+    command.env("OTEL_BSP_MAX_QUEUE_SIZE", "2").env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1");
+    let worker = Process::spawn(command);
+    let mut client = inference(&worker.address).await;
+    for _ in 0..5 {
+        answer(&mut client, request("Once", 1, 2)).await.unwrap();
+    }
+    let dropped = |metrics: &Metrics| metrics["stoker_spans_dropped_total"] >= 1.0;
+    metrics_become(&worker, dropped).await;
+    worker.terminate();
+    let ended = tokio::task::spawn_blocking(|| worker.wait());
+    assert_eq!(timeout(PATIENCE, ended).await.unwrap().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_collector_that_cannot_be_used_is_refused_at_once() {
+    for (name, value, expected) in [
+        ("STOKER_OTLP_ENDPOINT", "https://a:1", "--otlp-endpoint https://a:1: "),
+        (
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "http/protobuf",
+            "OTEL_EXPORTER_OTLP_PROTOCOL http/protobuf: ",
+        ),
+    ] {
+        let mut command = program("stoker-router");
+        command.args(["--workers", "a:1"]);
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1").env(name, value);
+        let output = command.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// Samples by name and labels.
+type Metrics = BTreeMap<String, f64>;
+
+async fn scrape(process: &Process) -> Metrics {
+    let url = process.metrics.as_deref().unwrap().strip_prefix("http://").unwrap();
+    let (host, path) = url.split_once('/').unwrap();
+    let mut socket = TcpStream::connect(host).await.unwrap();
+    let ask = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    socket.write_all(ask.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    socket.read_to_string(&mut said).await.unwrap();
+    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(body.trim_end().ends_with("# EOF"), "{body}");
+    let samples = body.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), value.parse().unwrap_or_else(|e| panic!("{e}: {line}")))
+    };
+    samples.map(sample).collect()
+}
+
+/// Reads metrics until they are as they should be: a request is counted a moment after its last event.
+async fn metrics_become(process: &Process, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
+    let mut last = Metrics::new();
+    let reads = async {
+        loop {
+            last = scrape(process).await;
+            if wanted(&last) {
+                break;
+            }
+        }
+    };
+    let in_time = timeout(PATIENCE, reads).await.is_ok();
+    assert!(in_time, "{last:#?}");
+    last
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_move_with_requests_good_and_bad() {
+    let any = ["--metrics-listen", "127.0.0.1:0"];
+    let worker = ["--model", "storyteller", "--worker-id", "w"];
+    let worker = Process::start("stoker-worker", &[&worker[..], &any].concat());
+    let router = ["--workers", worker.address.as_str()];
+    let router = Process::start("stoker-router", &[&router[..], &any].concat());
+    metrics_become(&router, |m| m["stoker_router_workers{state=\"live\"}"] == 1.0).await;
+
+    let mut client = inference(&router.address).await;
+    let mut prompt = 0;
+    for seed in 0..3 {
+        let answer = answer(&mut client, request("Once upon a time", seed, 8)).await.unwrap();
+        prompt += answer.accepted.prompt_tokens;
+    }
+    let elsewhere = GenerateRequest { model: "other".into(), ..request("Once", 1, 8) };
+    let status = answer(&mut client, elsewhere).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(
+        answer(&mut client, request("", 1, 8)).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    let mut malformed = Request::new(request("Once", 1, 8));
+    malformed.metadata_mut().insert("grpc-timeout", "soon".parse().unwrap());
+    assert_eq!(client.generate(malformed).await.unwrap_err().code(), Code::InvalidArgument);
+    // One that its client leaves.
+    let mut left = client.generate(request("Once", 1, 1000)).await.unwrap().into_inner();
+    left.message().await.unwrap();
+    drop(left);
+
+    let ended = |m: &Metrics, code: &str| {
+        let sum = m.iter().filter(|(name, _)| name.starts_with("stoker_router_requests_total{"));
+        sum.filter(|(name, _)| name.contains(code)).map(|(_, value)| value).sum::<f64>()
+    };
+    let router = metrics_become(&router, |m| ended(m, "code=") == 7.0).await;
+    for (name, value) in [
+        ("stoker_router_requests_total{model=\"storyteller\",code=\"OK\"}", 3.0),
+        ("stoker_router_requests_total{model=\"storyteller\",code=\"CANCELLED\"}", 1.0),
+        ("stoker_router_requests_total{model=\"(unknown)\",code=\"NOT_FOUND\"}", 1.0),
+        ("stoker_router_requests_total{model=\"(unknown)\",code=\"INVALID_ARGUMENT\"}", 2.0),
+        ("stoker_router_rejections_total{reason=\"UNKNOWN_MODEL\"}", 1.0),
+        ("stoker_router_rejections_total{reason=\"INVALID\"}", 2.0),
+        ("stoker_router_requests_in_flight", 0.0),
+        ("stoker_router_requests_queued", 0.0),
+        ("stoker_router_request_duration_seconds_count{model=\"storyteller\"}", 3.0),
+        ("stoker_router_request_duration_seconds_bucket{le=\"+Inf\",model=\"storyteller\"}", 3.0),
+        ("stoker_spans_dropped_total", 0.0),
+    ] {
+        assert_eq!(router.get(name), Some(&value), "{name} in {router:#?}");
+    }
+    assert!(router["stoker_router_generated_tokens_total{model=\"storyteller\"}"] >= 24.0);
+    assert!(
+        router["stoker_router_time_to_first_token_seconds_count{model=\"storyteller\"}"] >= 3.0
+    );
+
+    let of = |name: &str, more: &str| format!("{name}{{model=\"storyteller\",worker=\"w\"{more}}}");
+    let over = of("stoker_worker_requests_total", ",outcome=\"CANCELLED\"");
+    let idle = of("stoker_worker_requests_running", "");
+    let worker = metrics_become(&worker, |m| m.get(&over) == Some(&1.0) && m[&idle] == 0.0).await;
+    for (name, value) in [
+        (of("stoker_worker_requests_total", ",outcome=\"length\""), 3.0),
+        (of("stoker_worker_queue_time_seconds_count", ""), 3.0),
+        (of("stoker_worker_kv_cache_usage_ratio", ""), 0.0),
+        (of("stoker_worker_preemptions_total", ""), 0.0),
+    ] {
+        assert_eq!(worker.get(&name), Some(&value), "{name} in {worker:#?}");
+    }
+    assert!(worker[&of("stoker_worker_prompt_tokens_total", "")] >= f64::from(prompt));
+    let steps = worker[&of("stoker_worker_steps_total", "")];
+    assert!(steps >= 24.0 && steps == worker[&of("stoker_worker_step_duration_seconds_count", "")]);
+}
+
+#[test]
+fn a_port_for_metrics_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let mut command = program("stoker-router");
+    let output = command.args(["--workers", "a:1", "--metrics-listen", &taken]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains(&format!("--metrics-listen {taken}: the port is in use")), "{error}");
+}

@@ -1,0 +1,195 @@
+//! The command: reads what it is given, connects, makes one pass or two, and says what came of it.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use stoker_proto::v1::{GenerateRequest, Sampling, generate_request::Input};
+use stoker_shared::{client::Client, shutdown::Signals, validate};
+
+use crate::{
+    cli::Cli,
+    error::Error,
+    plan::Plan,
+    progress::Progress,
+    prompts, report,
+    run::{self, Load},
+    schedule::{Arrivals, End},
+    summary::{Config, Summary},
+    verify::{Comparison, Digests},
+};
+
+const CONCURRENCY: usize = 16;
+/// With a rate: what may pile up.
+const OPEN_CONCURRENCY: usize = 1_024;
+const REQUESTS: u64 = 100;
+/// Few servers and proxies allow less.
+const STREAMS_PER_CONNECTION: usize = 100;
+
+/// Runs the load test and prints what came of it. Succeeds with 1 if an answer failed or differs.
+pub async fn run(cli: &Cli) -> Result<ExitCode, Error> {
+    // All that can be wrong without a cluster comes first.
+    check(cli)?;
+    let prompts = cli.request.prompts.as_deref().map(prompts::read).transpose()?;
+    let expected = cli.verify.expect.as_deref().map(Digests::read).transpose()?;
+    let save = cli.verify.save_digests.as_deref();
+    let save = save.map(|path| Output::open("--save-digests", path)).transpose()?;
+    let json = cli.json.as_deref().filter(|path| *path != Path::new("-"));
+    let json = json.map(|path| Output::open("--json", path)).transpose()?;
+    let mut load = load(cli, expected.as_ref().map(Digests::len));
+    let connections = connections(cli, load);
+
+    let client = Client::connect_many(&cli.cluster.endpoint, connections).await?;
+    let plan = Arc::new(Plan::new(cli, prompts, &client).await?);
+    if let (Some(expected), Some(path), End::Requests(requests)) =
+        (&expected, &cli.verify.expect, load.arrivals.end)
+    {
+        expected.check(&plan, requests, path)?;
+    }
+
+    let mut signals = Signals::catch()?;
+    let expected = if cli.verify.verify {
+        eprintln!("pass 1 of 2: what the answers are, undisturbed");
+        let mut digests = Digests::default();
+        let mut progress = Progress::new(load.arrivals.end);
+        let first = run::pass(&client, &plan, load, &mut progress, &mut signals, |outcome| {
+            digests.record(&plan, outcome);
+        })
+        .await;
+        drop(progress);
+        if !first.is_good() {
+            eprintln!("pass 1 was disturbed, so there is nothing to compare a second one with");
+            return finish(cli, Summary::new(config(cli, load, connections), first, None), json);
+        }
+        // As many as the first pass sent in its time.
+        load.arrivals.end = End::Requests(digests.len());
+        eprintln!("pass 2 of 2: are they the same again?");
+        Some(digests)
+    } else {
+        expected
+    };
+
+    let mut comparison = expected.map(Comparison::new);
+    let mut digests = save.as_ref().map(|_| Digests::default());
+    let mut progress = Progress::new(load.arrivals.end);
+    let pass = run::pass(&client, &plan, load, &mut progress, &mut signals, |outcome| {
+        if let Some(comparison) = &mut comparison {
+            comparison.add(outcome);
+        }
+        if let Some(digests) = &mut digests {
+            digests.record(&plan, outcome);
+        }
+    })
+    .await;
+    drop(progress);
+    if let (Some(save), Some(digests)) = (save, digests) {
+        if pass.is_good() {
+            save.write(|file| digests.write(file))?;
+        } else {
+            eprintln!("--save-digests: not written, since answers are missing");
+        }
+    }
+    let verdict = comparison.map(|comparison| comparison.end(pass.sent()));
+    finish(cli, Summary::new(config(cli, load, connections), pass, verdict), json)
+}
+
+/// Fails if the cluster would refuse every request.
+fn check(cli: &Cli) -> Result<(), Error> {
+    let request = GenerateRequest {
+        model: cli.cluster.model.clone(),
+        input: Some(Input::Prompt("x".into())),
+        sampling: Some(Sampling { temperature: cli.request.temperature, ..Sampling::default() }),
+        ..GenerateRequest::default()
+    };
+    Ok(validate::generate(&request)?)
+}
+
+fn load(cli: &Cli, expected: Option<u64>) -> Load {
+    let args = &cli.load;
+    let streams = if args.rate.is_some() { OPEN_CONCURRENCY } else { CONCURRENCY };
+    let end = match (args.duration, args.requests) {
+        (Some(duration), _) => End::After(duration),
+        (None, Some(requests)) => End::Requests(requests.get()),
+        (None, None) => End::Requests(expected.unwrap_or(REQUESTS)),
+    };
+    Load {
+        concurrency: args.concurrency.or(NonZeroUsize::new(streams)).unwrap_or(NonZeroUsize::MIN),
+        arrivals: Arrivals { rate: args.rate, seed: cli.request.seed, end },
+        deadline: args.deadline,
+    }
+}
+
+fn connections(cli: &Cli, load: Load) -> NonZeroUsize {
+    let wanted = load.streams().div_ceil(STREAMS_PER_CONNECTION);
+    cli.cluster.connections.or(NonZeroUsize::new(wanted)).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn config(cli: &Cli, load: Load, connections: NonZeroUsize) -> Config {
+    let path = |path: &PathBuf| path.display().to_string();
+    let request = &cli.request;
+    let (requests, duration) = match load.arrivals.end {
+        End::Requests(count) => (Some(count), None),
+        End::After(time) => (None, Some(time.as_secs_f64())),
+    };
+    Config {
+        endpoint: cli.cluster.endpoint.to_string(),
+        connections: connections.get(),
+        concurrency: load.concurrency.get(),
+        rate: load.arrivals.rate,
+        requests,
+        duration_seconds: duration,
+        deadline_seconds: load.deadline.map(|time| time.as_secs_f64()),
+        prompts: request.prompts.as_ref().map(path),
+        synthetic: request.prompts.is_none().then(|| request.synthetic.to_string()),
+        max_tokens: request.max_tokens.map(|tokens| tokens.get()),
+        ignore_eos: request.ignore_eos || request.prompts.is_none(),
+        temperature: request.temperature,
+        seed: request.seed,
+        verify: cli.verify.verify,
+        expect: cli.verify.expect.as_ref().map(path),
+    }
+}
+
+/// Prints and writes what came of it.
+fn finish(cli: &Cli, summary: Summary, json: Option<Output>) -> Result<ExitCode, Error> {
+    let object = serde_json::to_string_pretty(&summary).map_err(io::Error::from)?;
+    if let Some(json) = json {
+        json.write(|mut file| writeln!(file, "{object}"))?;
+    }
+    let text = match &cli.json {
+        Some(path) if path == Path::new("-") => format!("{object}\n"),
+        _ => report::table(&summary),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // A reader that has seen enough is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
+    Ok(if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A file to write in the end. It is opened at once: nobody should learn after an hour that it cannot be.
+struct Output {
+    flag: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+impl Output {
+    fn open(flag: &'static str, path: &Path) -> Result<Self, Error> {
+        // What is there stays until there is something better.
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(Error::file(flag, path))?;
+        Ok(Self { flag, path: path.to_owned(), file })
+    }
+
+    fn write(self, write: impl FnOnce(File) -> io::Result<()>) -> Result<(), Error> {
+        let Self { flag, path, file } = self;
+        file.set_len(0).and_then(|()| write(file)).map_err(Error::file(flag, path))
+    }
+}

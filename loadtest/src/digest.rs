@@ -1,0 +1,107 @@
+//! Names for requests and answers by what they hold, so that two runs can be compared in little memory.
+
+use std::{fmt, str::FromStr};
+
+use prost::Message;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use stoker_proto::v1::{FinishReason, GenerateRequest};
+
+/// 128 bits of a BLAKE3 hash, written as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 16]);
+
+impl Digest {
+    /// Names a request, whatever it is called in logs.
+    pub fn of_request(request: &GenerateRequest) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("stoker-loadtest request 1");
+        // A load test sets no map, so that equal requests have equal bytes.
+        hasher.update(&request.encode_to_vec());
+        Self::end(&hasher)
+    }
+
+    /// Names an answer: its tokens, its text and why it ended, however they were cut into events.
+    pub fn of_answer(ids: &[u32], text: &str, reason: FinishReason) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("stoker-loadtest answer 1");
+        hasher.update(&(reason as i32).to_le_bytes());
+        hasher.update(&(ids.len() as u64).to_le_bytes());
+        for id in ids {
+            hasher.update(&id.to_le_bytes());
+        }
+        hasher.update(text.as_bytes());
+        Self::end(&hasher)
+    }
+
+    fn end(hasher: &blake3::Hasher) -> Self {
+        let mut bytes = [0; 16];
+        hasher.finalize_xof().fill(&mut bytes);
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+impl FromStr for Digest {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "a digest has 32 hexadecimal digits";
+        let plain = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let bits = u128::from_str_radix(text, 16).map_err(|_| wrong)?;
+        if plain { Ok(Self(bits.to_be_bytes())) } else { Err(wrong) }
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn anything_that_differs_shows() {
+        let of = Digest::of_answer;
+        let one = of(&[1, 2], "ab", FinishReason::Stop);
+        assert_eq!(one, of(&[1, 2], "ab", FinishReason::Stop));
+        for other in [
+            of(&[2, 1], "ab", FinishReason::Stop),
+            of(&[1, 2, 3], "ab", FinishReason::Stop),
+            of(&[1, 2], "ac", FinishReason::Stop),
+            of(&[1, 2], "ab", FinishReason::Length),
+            // The same bytes, with the border elsewhere.
+            of(&[1], "\u{2}\0\0\0ab", FinishReason::Stop),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+
+    #[test]
+    fn a_digest_survives_its_text() {
+        let digest = Digest::of_request(&GenerateRequest::default());
+        assert_eq!(digest.to_string().parse::<Digest>(), Ok(digest));
+        for bad in ["", "00", &"g".repeat(32), &"0".repeat(33), &format!("+{}", "0".repeat(31))] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Why a load test could not be done, and what the shell is told.
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use stoker_shared::{
+    ServiceError,
+    client::{CallError, ConnectError},
+};
+
+/// Why a load test could not be done. Calls that fail are no such reason: they are counted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A flag, or a file that it names, is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// A file that a flag names cannot be read or written.
+    #[error("{flag} {}: {source}", .path.display())]
+    File {
+        /// For instance `--prompts`.
+        flag: &'static str,
+        /// What it names.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no cluster.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The cluster would not tokenise what synthetic prompts are made of.
+    #[error("--synthetic needs the cluster's tokenizer: {0}")]
+    Tokenize(CallError),
+    /// The system did not let us.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+impl Error {
+    /// 1 if the cluster or the system failed, 2 for bad usage.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) | Self::File { .. } => ExitCode::from(2),
+            Self::Connect(_) | Self::Tokenize(_) | Self::System(_) => ExitCode::from(1),
+        }
+    }
+
+    pub(crate) fn file(
+        flag: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { flag, path, source }
+    }
+}
+
+impl From<ServiceError> for Error {
+    /// A request that is wrong before it is sent is bad usage.
+    fn from(error: ServiceError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}

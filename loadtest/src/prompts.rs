@@ -1,0 +1,91 @@
+//! Prompts from a file: one a line, or JSON lines.
+
+use std::{fs, num::NonZeroU32, path::Path};
+
+use serde::Deserialize;
+
+use crate::error::Error;
+
+/// What to continue.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Prompt {
+    /// The text; never empty.
+    #[serde(rename = "prompt")]
+    pub text: String,
+    /// New tokens at most, instead of what the command line says.
+    #[serde(default)]
+    pub max_tokens: Option<NonZeroU32>,
+}
+
+/// Reads the prompts of a file: JSON lines if its name ends in `.jsonl`, else one a line. Blank lines are
+/// skipped; there is at least one prompt.
+pub fn read(path: &Path) -> Result<Vec<Prompt>, Error> {
+    let flag = "--prompts";
+    let text = fs::read_to_string(path).map_err(Error::file(flag, path))?;
+    let json = path.extension().is_some_and(|extension| extension == "jsonl");
+    let mut prompts = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let prompt = if json {
+            object(line).map_err(|what| {
+                Error::Usage(format!("{flag} {}, line {}: {what}", path.display(), number + 1))
+            })?
+        } else {
+            Prompt { text: line.to_owned(), max_tokens: None }
+        };
+        prompts.push(prompt);
+    }
+    if prompts.is_empty() {
+        return Err(Error::Usage(format!("{flag} {}: holds no prompt", path.display())));
+    }
+    Ok(prompts)
+}
+
+fn object(line: &str) -> Result<Prompt, String> {
+    let example = r#"write {"prompt": "Once upon a time", "max_tokens": 64}"#;
+    let prompt: Prompt =
+        serde_json::from_str(line).map_err(|error| format!("{error}; {example}"))?;
+    if prompt.text.is_empty() { Err(format!("the prompt is empty; {example}")) } else { Ok(prompt) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn read_as(suffix: &str, text: &str) -> Result<Vec<Prompt>, String> {
+        let file = tempfile::Builder::new().suffix(suffix).tempfile().unwrap();
+        fs::write(file.path(), text).unwrap();
+        read(file.path()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn lines_and_json_lines_are_read() {
+        let prompt =
+            |text: &str, max| Prompt { text: text.into(), max_tokens: NonZeroU32::new(max) };
+        let lines = read_as(".txt", "Once\n\n  {a} \r\nTwice").unwrap();
+        assert_eq!(lines, [prompt("Once", 0), prompt("  {a} ", 0), prompt("Twice", 0)]);
+        let objects =
+            "{\"prompt\": \"a\\nb\", \"max_tokens\": 7}\n\n{\"id\": 3, \"prompt\": \"c\"}\n";
+        assert_eq!(read_as(".jsonl", objects).unwrap(), [prompt("a\nb", 7), prompt("c", 0)]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (suffix, text, parts) in [
+            (".txt", "\n \n", &["holds no prompt"][..]),
+            (".jsonl", "{\"prompt\": \"a\"}\n{\"text\": \"b\"}", &["line 2", "prompt"]),
+            (".jsonl", "{\"prompt\": \"\"}", &["line 1", "empty"]),
+            (".jsonl", "{\"prompt\": \"a\", \"max_tokens\": 0}", &["line 1", "zero"]),
+            (".jsonl", "Once upon a time", &["line 1", "{\"prompt\""]),
+        ] {
+            let error = read_as(suffix, text).unwrap_err();
+            assert!(error.starts_with("--prompts "), "{error}");
+            for part in parts {
+                assert!(error.contains(part), "{part:?} is missing: {error}");
+            }
+        }
+        let error = read(Path::new("/no/such.txt")).unwrap_err().to_string();
+        assert!(error.contains("--prompts /no/such.txt"), "{error}");
+    }
+}

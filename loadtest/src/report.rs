@@ -1,0 +1,234 @@
+//! The table for people.
+
+use std::fmt::Write;
+
+use crate::summary::{Config, Percentiles, Summary};
+
+/// Workers that are named; of more there is a count.
+const MAX_WORKERS: usize = 8;
+/// Columns of text before the first number.
+const NAMES: usize = 20;
+const COLUMN: usize = 10;
+
+/// The table, with a line break at its end.
+pub fn table(summary: &Summary) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = write(summary, &mut out);
+    out
+}
+
+fn write(summary: &Summary, out: &mut String) -> std::fmt::Result {
+    let Summary { requests, tokens, per_second, latency_seconds, .. } = summary;
+    writeln!(out, "{}\n", headline(summary))?;
+
+    row(out, "", &["count", "a second"])?;
+    let count = |out: &mut String, name, count, rate: Option<f64>| {
+        row(out, name, &[&thousands(count), &rate.map(decimal).unwrap_or_default()])
+    };
+    count(out, "answers complete", requests.complete, Some(per_second.requests))?;
+    count(out, "requests refused", requests.refused, None)?;
+    count(out, "answers lost", requests.lost, None)?;
+    if requests.cut_off > 0 {
+        count(out, "cut off by a signal", requests.cut_off, None)?;
+    }
+    count(out, "tokens in", tokens.prompt, Some(per_second.prompt_tokens))?;
+    if tokens.cached_prompt > 0 {
+        count(out, "  of them cached", tokens.cached_prompt, None)?;
+    }
+    count(out, "tokens out", tokens.completion, Some(per_second.completion_tokens))?;
+    for (name, value) in [
+        ("preemptions", summary.preemptions),
+        ("resumes", summary.resumes),
+        ("tokens drafted", summary.drafted_tokens),
+        ("  of them accepted", summary.accepted_tokens),
+    ] {
+        if value > 0 {
+            count(out, name, value, None)?;
+        }
+    }
+
+    if requests.complete > 0 {
+        writeln!(out)?;
+        row(out, "latency, ms", &["mean", "p50", "p90", "p99", "p99.9", "max"])?;
+        for (name, values) in [
+            ("time to first token", &latency_seconds.time_to_first_token),
+            ("between tokens", &latency_seconds.inter_token),
+            ("time per token", &latency_seconds.time_per_output_token),
+            ("whole answer", &latency_seconds.end_to_end),
+            ("sent too late by", &latency_seconds.send_lag),
+        ] {
+            latency(out, name, values.as_ref())?;
+        }
+        writeln!(out)?;
+        stages(out, summary)?;
+    }
+    workers(out, summary)?;
+    errors(out, summary)?;
+    verification(out, summary)
+}
+
+fn headline(summary: &Summary) -> String {
+    let Config { endpoint, connections, concurrency, rate, seed, .. } = &summary.config;
+    let model = if summary.model.is_empty() { "Nobody" } else { &summary.model };
+    let streams = plural(*concurrency as u64, "stream");
+    let pace = match rate {
+        Some(rate) => format!("{} requests a second in at most {streams}", decimal(*rate)),
+        None => format!("{streams} at once"),
+    };
+    let what = match (&summary.config.prompts, &summary.config.synthetic) {
+        (Some(path), _) => format!("prompts of {path}"),
+        (None, Some(shape)) => format!("synthetic {shape}"),
+        (None, None) => String::new(),
+    };
+    let early = if summary.interrupted { ", ended early by a signal" } else { "" };
+    format!(
+        "{model} at {endpoint}: {pace} over {}, {what}, seed {seed}; {} s{early}",
+        plural(*connections as u64, "connection"),
+        decimal(summary.seconds)
+    )
+}
+
+fn row(out: &mut String, name: &str, cells: &[&str]) -> std::fmt::Result {
+    let mut line = format!("{name:<NAMES$}");
+    for cell in cells {
+        write!(line, " {cell:>COLUMN$}")?;
+    }
+    writeln!(out, "{}", line.trim_end())
+}
+
+fn latency(out: &mut String, name: &str, values: Option<&Percentiles>) -> std::fmt::Result {
+    let Some(v) = values else { return Ok(()) };
+    // One precision a row, so that the points stand below each other.
+    let digits = if v.max < 0.1 { 2 } else { usize::from(v.max < 10.0) };
+    let cells = [v.mean, v.p50, v.p90, v.p99, v.p99_9, v.max].map(|s| millis(s, digits));
+    row(out, name, &cells.each_ref().map(String::as_str))
+}
+
+fn stages(out: &mut String, summary: &Summary) -> std::fmt::Result {
+    let stages = &summary.stages_mean_seconds;
+    let all = [
+        ("admission", stages.admission),
+        ("route", stages.route),
+        ("tokenize", stages.tokenize),
+        ("queue", stages.queue),
+        ("prefill", stages.prefill),
+        ("decode", stages.decode),
+        ("resume", stages.resume),
+        ("elsewhere", stages.elsewhere),
+    ];
+    let total: f64 = all.iter().map(|(_, seconds)| seconds).sum();
+    row(out, "an answer's time", &["ms", "share"])?;
+    for (name, seconds) in all {
+        if seconds > 0.0 {
+            let share = format!("{:.1} %", 100.0 * seconds / total);
+            row(out, name, &[&millis(seconds, 2), &share])?;
+        }
+    }
+    Ok(())
+}
+
+fn workers(out: &mut String, summary: &Summary) -> std::fmt::Result {
+    let workers = &summary.workers;
+    if workers.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    row(out, "workers", &["answers"])?;
+    if workers.len() <= MAX_WORKERS {
+        return workers.iter().try_for_each(|(name, n)| row(out, name, &[&thousands(*n)]));
+    }
+    let least = workers.values().min().copied().unwrap_or_default();
+    let most = workers.values().max().copied().unwrap_or_default();
+    let name = format!("each of {}", workers.len());
+    row(out, &name, &[&format!("{} to {}", thousands(least), thousands(most))])
+}
+
+fn errors(out: &mut String, summary: &Summary) -> std::fmt::Result {
+    if summary.errors.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    row(out, "failures", &["count"])?;
+    for error in &summary.errors {
+        row(out, error.code, &[&thousands(error.count)])?;
+        writeln!(out, "  request {}: {}", error.request, error.example)?;
+    }
+    Ok(())
+}
+
+fn verification(out: &mut String, summary: &Summary) -> std::fmt::Result {
+    let Some(verdict) = &summary.verify else { return Ok(()) };
+    writeln!(out)?;
+    row(out, "verification", &["answers"])?;
+    row(out, "as expected", &[&thousands(verdict.matched)])?;
+    row(out, "different", &[&thousands(verdict.mismatched)])?;
+    row(out, "missing", &[&thousands(verdict.missing)])?;
+    for m in &verdict.mismatches {
+        writeln!(out, "  request {} (seed {}, worker {}):", m.index, m.seed, m.worker)?;
+        for (which, shown) in [("expected", &m.expected), ("got     ", &m.actual)] {
+            writeln!(
+                out,
+                "    {which} {}, {:?}",
+                plural(shown.tokens.into(), "token"),
+                shown.text
+            )?;
+        }
+    }
+    let described = verdict.mismatches.len() as u64;
+    if verdict.mismatched > described {
+        writeln!(out, "  and {} more", thousands(verdict.mismatched - described))?;
+    }
+    Ok(())
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn thousands(number: u64) -> String {
+    group(&number.to_string())
+}
+
+fn millis(seconds: f64, digits: usize) -> String {
+    group_decimal(&format!("{:.digits$}", seconds * 1e3))
+}
+
+/// Three digits that count, at least.
+fn decimal(number: f64) -> String {
+    let digits = if number >= 100.0 { 0 } else { usize::from(number < 10.0) + 1 };
+    group_decimal(&format!("{number:.digits$}"))
+}
+
+fn group_decimal(text: &str) -> String {
+    match text.split_once('.') {
+        Some((whole, rest)) => format!("{}.{rest}", group(whole)),
+        None => group(text),
+    }
+}
+
+fn group(digits: &str) -> String {
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn plural(count: u64, what: &str) -> String {
+    format!("{} {what}{}", thousands(count), if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_and_rounded() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0.5, 12.34, 123.4, 1234.5].map(decimal), ["0.50", "12.3", "123", "1,234"]);
+        assert_eq!(millis(1.234_56, 1), "1,234.6");
+        assert_eq!(millis(0.001_234, 2), "1.23");
+        assert_eq!([plural(1, "token"), plural(2_000, "token")], ["1 token", "2,000 tokens"]);
+    }
+}

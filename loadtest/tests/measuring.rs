@@ -1,0 +1,194 @@
+//! What is counted and measured, and how it is told.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use stoker_shared::ServiceError;
+
+use crate::support::{Files, PROMPT_TOKENS, Script, Server, TOKENS, alone, end, run, start};
+
+const LATENCIES: [&str; 4] =
+    ["time_to_first_token", "inter_token", "time_per_output_token", "end_to_end"];
+
+#[tokio::test]
+async fn every_request_is_counted_once_and_every_failure_is_named() {
+    let server = Server::new(|seed, _| match seed % 10 {
+        1 => Script::Refuse(ServiceError::unavailable("no worker is ready")),
+        2 => Script::Lose(2, ServiceError::unavailable("worker 7 ended the answer early")),
+        3 => Script::Skip,
+        4 if seed == 4 => Script::Hang,
+        5 => Script::Truncate(3),
+        _ => Script::Answer,
+    })
+    .await;
+    let files = Files::new();
+    let ran = run(&server, &files, "--requests 50 --concurrency 8 --deadline 3s").await;
+    assert_eq!(ran.code, Some(1), "{}", ran.errors);
+    assert_eq!(server.requests(), 50);
+    // Refused: five UNAVAILABLE and one without any answer. Lost: five that broke, five that
+    // ended early, five with a hole.
+    for (path, count) in [
+        ("requests.sent", 50),
+        ("requests.complete", 29),
+        ("requests.refused", 6),
+        ("requests.lost", 15),
+        ("requests.cut_off", 0),
+        ("tokens.prompt", 29 * u64::from(PROMPT_TOKENS)),
+        ("tokens.cached_prompt", 29),
+        ("tokens.completion", 29 * u64::from(TOKENS)),
+        ("tokens.lost", 5 * 2 + 5 * 3 + 5 * u64::from(TOKENS - 1)),
+        ("finish_reasons.length", 29),
+    ] {
+        assert_eq!(ran.count(path), count, "{path}: {}", ran.table);
+    }
+    let errors = ran.at("errors").as_array().unwrap();
+    let named: Vec<_> = errors
+        .iter()
+        .map(|error| (error["code"].as_str().unwrap(), error["count"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(named, [("DEADLINE_EXCEEDED", 1), ("INTERNAL", 5), ("UNAVAILABLE", 15)]);
+    let example = errors[1]["example"].as_str().unwrap();
+    assert!(example.contains("5 tokens came of the 6"), "{example}");
+    for part in ["scripted at ", "requests refused", "answers lost", "UNAVAILABLE", "INTERNAL"] {
+        assert!(ran.table.contains(part), "{part} is missing:\n{}", ran.table);
+    }
+    assert_eq!(ran.errors, "", "nothing on standard error where there is no terminal");
+}
+
+#[tokio::test]
+async fn latencies_are_of_complete_answers_and_in_order() {
+    let server = Server::new(|_, _| Script::Answer).await;
+    let ran = run(&server, &Files::new(), "--requests 200 --concurrency 10").await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    for name in LATENCIES {
+        let latency = ran.at(&format!("latency_seconds.{name}"));
+        let value = |key: &str| latency[key].as_f64().unwrap();
+        let count = if name == "inter_token" { 200 * u64::from(TOKENS - 1) } else { 200 };
+        assert_eq!(latency["count"], count, "{name}");
+        let rising = ["min", "p50", "p90", "p99", "p99_9", "max"].map(value);
+        assert!(rising.is_sorted(), "{name}: {rising:?}");
+        assert!(value("min") <= value("mean") && value("mean") <= value("max"), "{latency}");
+    }
+    let max = |name: &str| ran.at(&format!("latency_seconds.{name}.max")).as_f64().unwrap();
+    assert!(max("time_to_first_token") <= max("end_to_end"));
+    assert!(max("end_to_end") <= 1.002 * ran.at("seconds").as_f64().unwrap());
+    assert!(ran.at("latency_seconds.send_lag").is_null(), "no lag without a rate");
+    let rate = ran.at("per_second.completion_tokens").as_f64().unwrap();
+    let tokens = rate * ran.at("seconds").as_f64().unwrap();
+    assert!((tokens - 200.0 * f64::from(TOKENS)).abs() < 1e-6, "{tokens}");
+    // What the server says of itself, in the mean.
+    for (stage, seconds) in [("queue", 0.002), ("prefill", 0.003), ("decode", 0.005)] {
+        let told = ran.at(&format!("stages_mean_seconds.{stage}")).as_f64().unwrap();
+        assert!((told - seconds).abs() < 1e-9, "{stage}: {told}");
+    }
+    assert_eq!(ran.at("workers"), &serde_json::json!({"worker-0": 100, "worker-1": 100}));
+}
+
+#[tokio::test]
+async fn a_latency_counts_from_the_moment_that_was_meant() {
+    // One stream, and an answer that keeps it busy while all others should begin.
+    let server = Server::new(|seed, _| match seed {
+        0 => Script::Late(Duration::from_millis(500)),
+        _ => Script::Answer,
+    })
+    .await;
+    let load = "--rate 1000 --requests 20 --concurrency 1";
+    let ran = run(&server, &Files::new(), load).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    let of =
+        |name: &str, key: &str| ran.at(&format!("latency_seconds.{name}.{key}")).as_f64().unwrap();
+    assert!(of("end_to_end", "p50") > 0.3, "they waited for the first: {}", ran.table);
+    assert!(of("send_lag", "p50") > 0.3 && of("send_lag", "min") < 0.3, "{}", ran.table);
+    assert!(ran.table.contains("sent too late by"), "{}", ran.table);
+}
+
+#[tokio::test]
+async fn streams_and_connections_are_as_many_as_asked() {
+    let server = Server::new(|_, _| Script::Together(12)).await;
+    let load = "--requests 60 --concurrency 12 --connections 3";
+    let ran = run(&server, &Files::new(), load).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    assert_eq!((server.most_open(), server.connections()), (12, 3));
+    assert!(ran.table.contains("12 streams at once over 3 connections"), "{}", ran.table);
+}
+
+#[tokio::test]
+async fn a_duration_sends_until_it_is_over_and_waits_for_answers() {
+    let server = Server::new(|_, _| Script::Answer).await;
+    let ran = run(&server, &Files::new(), "--duration 200ms --concurrency 2").await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    assert!(ran.count("requests.sent") > 2);
+    assert_eq!(ran.count("requests.complete"), u64::from(server.requests()));
+    assert!(ran.at("seconds").as_f64().unwrap() >= 0.2);
+}
+
+#[tokio::test]
+async fn a_signal_ends_it_with_what_is_known() {
+    let server = Server::new(|seed, _| if seed < 10 { Script::Answer } else { Script::Hang }).await;
+    let files = Files::new();
+    let program = start(&server, &files, "--requests 1000 --concurrency 4");
+    server.open(4).await;
+    while server.requests() < 14 {
+        tokio::task::yield_now().await;
+    }
+    kill(Pid::from_raw(program.id().unwrap().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let ran = end(program, &files).await;
+    assert_eq!(ran.code, Some(1), "{}", ran.errors);
+    assert_eq!((ran.count("requests.complete"), ran.count("requests.cut_off")), (10, 4));
+    assert_eq!(ran.at("interrupted"), &Value::Bool(true));
+    assert!(ran.table.contains("ended early by a signal"), "{}", ran.table);
+    server.open(0).await;
+}
+
+#[tokio::test]
+async fn the_json_file_keeps_its_shape() {
+    let server = Server::new(|seed, _| match seed {
+        0 => Script::Refuse(ServiceError::unavailable("not now")),
+        1 => Script::Alter,
+        _ => Script::Answer,
+    })
+    .await;
+    let files = Files::new();
+    let quiet = Server::new(|_, _| Script::Answer).await;
+    run(&quiet, &files, "--requests 3 --save-digests quiet.jsonl").await;
+    let ran = run(&server, &files, "--expect quiet.jsonl --rate 1000").await;
+    let mut keys = BTreeSet::new();
+    paths("", &ran.json, &mut keys);
+    let known: BTreeSet<String> = include_str!("json_keys.txt").lines().map(Into::into).collect();
+    let new: Vec<_> = keys.difference(&known).collect();
+    let gone: Vec<_> = known.difference(&keys).collect();
+    assert!(new.is_empty() && gone.is_empty(), "new: {new:?}\ngone: {gone:?}");
+    assert_eq!(ran.json["version"], 1);
+
+    // Instead of the table, too.
+    let endpoint = quiet.address.to_string();
+    let flags =
+        ["--endpoint", &endpoint, "--prompts", "prompts.txt", "--requests", "2", "--json", "-"];
+    let (_, printed, _) = alone(&flags, &files.path("")).await;
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(printed["requests"]["complete"], 2);
+}
+
+/// Every path that leads to a value; `[]` for an entry of a list.
+fn paths(path: &str, value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                let dot = if path.is_empty() { "" } else { "." };
+                // Workers have names of their own.
+                let key = if path == "workers" { "*" } else { key };
+                paths(&format!("{path}{dot}{key}"), value, found);
+            }
+        }
+        Value::Array(entries) => {
+            entries.iter().for_each(|entry| paths(&format!("{path}[]"), entry, found));
+        }
+        _ => {
+            found.insert(path.to_owned());
+        }
+    }
+}

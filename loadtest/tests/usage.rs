@@ -1,0 +1,92 @@
+//! Flags, their environment twins, and what bad usage is told.
+
+use crate::support::{Files, Script, Server, alone, program};
+
+#[tokio::test]
+async fn bad_usage_names_the_flag_the_value_and_what_to_do() {
+    let files = Files::new();
+    files.write("empty.txt", "\n\n");
+    files.write("bad.jsonl", "{\"prompt\": \"a\"}\n{\"text\": \"b\"}\n");
+    for (arguments, parts) in [
+        ("--endpoint router", &["--endpoint", "router", "host:port"][..]),
+        ("--endpoint https://router:1", &["--endpoint", "TLS"]),
+        ("--concurrency 0", &["--concurrency", "0"]),
+        ("--connections 0", &["--connections", "0"]),
+        ("--requests 0", &["--requests", "0"]),
+        ("--requests 5 --duration 5s", &["--requests", "--duration", "cannot be used"]),
+        ("--duration 5", &["--duration", "5", "30s"]),
+        ("--deadline soon", &["--deadline", "soon", "30s"]),
+        ("--rate 0", &["--rate", "0", "0.001"]),
+        ("--rate inf", &["--rate", "inf"]),
+        ("--synthetic 128", &["--synthetic", "128", "IN:OUT"]),
+        ("--synthetic 5-2:1", &["--synthetic", "5-2:1"]),
+        ("--synthetic 8:8 --prompts prompts.txt", &["--synthetic", "--prompts"]),
+        ("--max-tokens 8", &["--prompts"]),
+        ("--max-tokens 0 --prompts prompts.txt", &["--max-tokens", "0"]),
+        ("--prompts nowhere.txt", &["--prompts nowhere.txt", "No such file"]),
+        ("--prompts empty.txt", &["--prompts empty.txt", "no prompt"]),
+        ("--prompts bad.jsonl", &["bad.jsonl", "line 2", "prompt"]),
+        ("--temperature=-1", &["sampling.temperature", "-1"]),
+        ("--temperature NaN", &["sampling.temperature", "NaN"]),
+        ("--verify --expect x", &["--verify", "--expect"]),
+        ("--verify --save-digests x", &["--verify", "--save-digests"]),
+        ("--expect x --duration 1s", &["--expect", "--duration"]),
+        ("--json nowhere/results.json", &["--json nowhere/results.json", "No such file"]),
+        ("--save-digests nowhere/x", &["--save-digests nowhere/x", "No such file"]),
+    ] {
+        let arguments: Vec<_> = arguments.split_whitespace().collect();
+        let (code, out, error) = alone(&arguments, &files.path("")).await;
+        assert_eq!(code, Some(2), "{arguments:?}: {error}");
+        assert_eq!(out, "", "{arguments:?}");
+        for part in parts {
+            assert!(error.contains(part), "{arguments:?} should say {part:?}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_told_with_the_address() {
+    // A port that was free a moment ago.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let (code, _, error) = alone(&["--endpoint", &address], &Files::new().path("")).await;
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains(&address) && error.contains("stoker serve"), "{error}");
+}
+
+#[tokio::test]
+async fn synthetic_prompts_without_a_tokenizer_say_why() {
+    let server = Server::new(|_, _| Script::Answer).await;
+    let endpoint = server.address.to_string();
+    let (code, _, error) = alone(&["--endpoint", &endpoint], &Files::new().path("")).await;
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("--synthetic") && error.contains("UNIMPLEMENTED"), "{error}");
+}
+
+#[tokio::test]
+async fn every_flag_has_its_environment_twin_and_it_counts() {
+    let files = Files::new();
+    let (code, help, _) = alone(&["--help"], &files.path("")).await;
+    assert_eq!(code, Some(0));
+    let flags = help.lines().filter_map(|line| line.trim().strip_prefix("--"));
+    let flags: Vec<_> = flags.map(|flag| flag.split([' ', '=']).next().unwrap()).collect();
+    assert_eq!(flags.len(), 18, "{flags:?}");
+    // Lines are wrapped anywhere.
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for flag in flags {
+        let twin = format!("[env: STOKER_LOADTEST_{}=", flag.replace('-', "_").to_uppercase());
+        assert!(words.contains(&twin), "{twin} is missing");
+    }
+
+    let server = Server::new(|_, _| Script::Answer).await;
+    let output = program()
+        .env("STOKER_LOADTEST_ENDPOINT", server.address.to_string())
+        .env("STOKER_LOADTEST_PROMPTS", files.path("prompts.txt"))
+        .env("STOKER_LOADTEST_REQUESTS", "7")
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(server.requests(), 7);
+}

@@ -1,0 +1,250 @@
+//! What the router counts. Everything is counted once a request, nothing once a token.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::DescriptorEncoder,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use stoker_shared::{
+    ServiceError,
+    telemetry::{
+        metrics::Metric,
+        names::{label, router as names},
+    },
+};
+use tokio::sync::watch;
+
+use crate::pool::{Fleet, Pool, State};
+
+/// A label and a value out of a few that this program knows.
+type Known = [(&'static str, &'static str); 1];
+/// A label and the name of a model.
+type OfModel = [(&'static str, Arc<str>); 1];
+type Histograms = Family<OfModel, Histogram, Metric>;
+
+/// All of it. Clones count together.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    requests: Family<(OfModel, Known), Counter>,
+    rejections: Family<Known, Counter>,
+    retries: Family<Known, Counter>,
+    in_flight: Gauge,
+    queued: Gauge,
+    prompt_tokens: Family<OfModel, Counter>,
+    generated_tokens: Family<OfModel, Counter>,
+    duration: Histograms,
+    admission_wait: Histogram,
+    first_token: Histograms,
+    next_token: Histograms,
+}
+
+/// What one request has come to.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The name of a model that is served.
+    pub(crate) model: Option<Arc<str>>,
+    /// A gRPC status.
+    pub(crate) code: &'static str,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) tokens: u64,
+    /// From arrival to the first token.
+    pub(crate) first_token: Option<Duration>,
+    /// From arrival to the end.
+    pub(crate) total: Duration,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            rejections: Family::default(),
+            retries: Family::default(),
+            in_flight: Gauge::default(),
+            queued: Gauge::default(),
+            prompt_tokens: Family::default(),
+            generated_tokens: Family::default(),
+            duration: Family::new_with_constructor(names::DURATION),
+            admission_wait: names::ADMISSION_WAIT.histogram(),
+            first_token: Family::new_with_constructor(names::FIRST_TOKEN_TIME),
+            next_token: Family::new_with_constructor(names::TOKEN_TIME),
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds everything to `registry`, with the state of the workers in `pool`.
+    pub(crate) fn register(&self, registry: &mut Registry, pool: &Pool) {
+        names::REQUESTS.register(registry, self.requests.clone());
+        names::REJECTIONS.register(registry, self.rejections.clone());
+        names::RETRIES.register(registry, self.retries.clone());
+        names::IN_FLIGHT.register(registry, self.in_flight.clone());
+        names::QUEUED.register(registry, self.queued.clone());
+        names::PROMPT_TOKENS.register(registry, self.prompt_tokens.clone());
+        names::GENERATED_TOKENS.register(registry, self.generated_tokens.clone());
+        names::DURATION.register(registry, self.duration.clone());
+        names::ADMISSION_WAIT.register(registry, self.admission_wait.clone());
+        names::FIRST_TOKEN_TIME.register(registry, self.first_token.clone());
+        names::TOKEN_TIME.register(registry, self.next_token.clone());
+        registry.register_collector(Box::new(Workers(pool.watch())));
+    }
+
+    /// A request has arrived; it is in flight until what this returns is dropped.
+    pub(crate) fn arrived(&self) -> Counted {
+        Counted::new(&self.in_flight)
+    }
+
+    /// A request waits for a place until what this returns is dropped.
+    pub(crate) fn queued(&self) -> Counted {
+        Counted::new(&self.queued)
+    }
+
+    /// A request got a place.
+    pub(crate) fn admitted(&self, waited: Duration) {
+        self.admission_wait.observe(waited.as_secs_f64());
+    }
+
+    /// A request goes to another worker because of `error`.
+    pub(crate) fn retried(&self, error: &ServiceError) {
+        self.retries.get_or_create(&[(label::REASON, error.reason())]).inc();
+    }
+
+    /// A request was refused before a worker accepted it.
+    pub(crate) fn rejected(&self, error: &ServiceError) {
+        self.rejections.get_or_create(&[(label::REASON, error.reason())]).inc();
+    }
+
+    /// A request is over.
+    pub(crate) fn over(&self, ended: Ended) {
+        let model = ended.model.unwrap_or_else(|| label::UNKNOWN_MODEL.into());
+        let model: OfModel = [(label::MODEL, model)];
+        if ended.prompt_tokens > 0 {
+            self.prompt_tokens.get_or_create(&model).inc_by(ended.prompt_tokens);
+        }
+        if ended.tokens > 0 {
+            self.generated_tokens.get_or_create(&model).inc_by(ended.tokens);
+        }
+        if let Some(first) = ended.first_token {
+            self.first_token.get_or_create(&model).observe(first.as_secs_f64());
+            if ended.tokens > 1 {
+                let rest = ended.total.saturating_sub(first).as_secs_f64();
+                let each = rest / (ended.tokens - 1) as f64;
+                self.next_token.get_or_create(&model).observe(each);
+            }
+        }
+        if ended.code == OK {
+            self.duration.get_or_create(&model).observe(ended.total.as_secs_f64());
+        }
+        self.requests.get_or_create(&(model, [(label::CODE, ended.code)])).inc();
+    }
+}
+
+/// The gRPC status of a stream that ended well.
+pub(crate) const OK: &str = "OK";
+
+/// Counts one up for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Counts the workers when somebody looks.
+#[derive(Debug)]
+struct Workers(watch::Receiver<Arc<Fleet>>);
+
+impl Collector for Workers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let fleet = Arc::clone(&self.0.borrow());
+        let workers = Family::<Known, Gauge>::default();
+        for state in ["live", "draining", "gone"] {
+            workers.get_or_create_owned(&[(label::STATE, state)]);
+        }
+        for state in fleet.states() {
+            let state = match state {
+                State::Live(_) => "live",
+                State::Draining(_) => "draining",
+                State::Gone { .. } => "gone",
+            };
+            workers.get_or_create(&[(label::STATE, state)]).inc();
+        }
+        names::WORKERS.encode(&mut encoder, &workers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{StreamExt, stream};
+    use stoker_shared::telemetry::metrics::exposition;
+
+    use super::*;
+
+    fn ended(model: Option<&str>, code: &'static str) -> Ended {
+        Ended {
+            model: model.map(Into::into),
+            code,
+            prompt_tokens: 5,
+            tokens: 11,
+            first_token: Some(Duration::from_millis(200)),
+            total: Duration::from_millis(1_200),
+        }
+    }
+
+    /// Every family that `metrics` tells, with its samples.
+    fn shown(metrics: &Metrics) -> String {
+        let mut registry = Registry::default();
+        metrics.register(&mut registry, &Pool::follow(stream::pending().boxed()));
+        exposition(&registry)
+    }
+
+    #[tokio::test]
+    async fn every_name_is_used_and_no_other() {
+        let metrics = Metrics::default();
+        metrics.over(ended(Some("m"), OK));
+        metrics.rejected(&ServiceError::Cancelled);
+        metrics.retried(&ServiceError::Cancelled);
+        let text = shown(&metrics);
+        let mut told: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
+        told.sort_unstable();
+        let mut named: Vec<_> = names::ALL.iter().map(Metric::type_line).collect();
+        named.sort_unstable();
+        assert_eq!(told, named);
+    }
+
+    #[tokio::test]
+    async fn a_request_moves_what_it_should() {
+        let metrics = Metrics::default();
+        let flying = metrics.arrived();
+        metrics.over(ended(Some("m"), OK));
+        metrics.over(ended(None, "UNAVAILABLE"));
+        let text = shown(&metrics);
+        for line in [
+            "stoker_router_requests_total{model=\"m\",code=\"OK\"} 1",
+            "stoker_router_requests_total{model=\"(unknown)\",code=\"UNAVAILABLE\"} 1",
+            "stoker_router_prompt_tokens_total{model=\"m\"} 5",
+            "stoker_router_generated_tokens_total{model=\"m\"} 11",
+            "stoker_router_time_to_first_token_seconds_sum{model=\"m\"} 0.2",
+            "stoker_router_time_per_output_token_seconds_sum{model=\"m\"} 0.1",
+            "stoker_router_request_duration_seconds_count{model=\"m\"} 1",
+            "stoker_router_requests_in_flight 1",
+            "stoker_router_workers{state=\"live\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
+        }
+        assert!(!text.contains("duration_seconds_count{model=\"(unknown)\"}"), "{text}");
+        drop(flying);
+        assert!(shown(&metrics).contains("stoker_router_requests_in_flight 0"));
+    }
+}

@@ -1,0 +1,17 @@
+//! Workers that announce themselves in etcd.
+//!
+//! A worker holds one key, under a lease that it keeps alive: [`register`]. A router lists all of them, watches
+//! for changes, and lists again from time to time: [`watch`]. Both try for as long as they live, and outlast an
+//! etcd that is away, paused, restarted or wiped. The value of a key is a [`Record`].
+
+mod attempts;
+mod config;
+mod failure;
+mod record;
+mod register;
+mod watch;
+
+pub use config::{Endpoint, EtcdConfig, NotAnEndpoint};
+pub use record::{Capacity, Record};
+pub use register::{Registration, register};
+pub use watch::watch;

@@ -1,0 +1,137 @@
+//! Which server of etcd to ask next, when, and what to say about it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use etcd_client::{Client, ConnectOptions};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{Endpoint, failure::Failure};
+use crate::backoff::Backoff;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A server that is gone without a word is noticed within 15 s. etcd wants no more than a ping in 5 s.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// A session that lasted this long earns another try at once; one that keeps failing must not spin.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Goes from server to server, one at a time: with one server in a client there is no doubt whose failure it
+/// was, and none that is down gets a share of the calls. Each trouble is told once, not at every attempt.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    endpoints: Vec<Endpoint>,
+    turn: usize,
+    backoff: Backoff,
+    /// When the running session became good for something.
+    since: Option<Instant>,
+    troubles: BTreeMap<Endpoint, String>,
+}
+
+impl Attempts {
+    pub(super) fn new(endpoints: Vec<Endpoint>) -> Self {
+        let (backoff, troubles) = (Backoff::default(), BTreeMap::new());
+        Self { endpoints, turn: 0, backoff, since: None, troubles }
+    }
+
+    /// How many servers take turns.
+    pub(super) fn servers(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// The server whose turn it is.
+    pub(super) fn endpoint(&self) -> &str {
+        self.endpoints.get(self.turn).map_or("(none)", Endpoint::as_str)
+    }
+
+    /// A client of that server. Connects when it is first used.
+    pub(super) async fn client(&self) -> Result<Client, Failure> {
+        let options = ConnectOptions::new()
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+            .with_keep_alive_while_idle(false)
+            // A server that is cut off from the others says so, instead of serving what is old.
+            .with_require_leader(true);
+        Ok(Client::connect([self.endpoint()], Some(options)).await?)
+    }
+
+    /// The session is good for something.
+    pub(super) fn succeeded(&mut self) {
+        if !self.troubles.is_empty() {
+            info!(etcd = self.endpoint(), "etcd answers again");
+            self.troubles.clear();
+        }
+        self.since = Some(Instant::now());
+    }
+
+    /// The session is over. Answers how long to wait before the next one, with the next server.
+    pub(super) fn failed(&mut self, failure: &Failure) -> Duration {
+        if self.since.take().is_some_and(|since| since.elapsed() >= SETTLED) {
+            self.backoff = Backoff::default();
+        }
+        if let Some(endpoint) = self.endpoints.get(self.turn) {
+            let reason = failure.to_string();
+            let told = self.troubles.insert(endpoint.clone(), reason.clone());
+            if told.as_ref() == Some(&reason) {
+                debug!(etcd = %endpoint, reason, "etcd is still of no use");
+            } else {
+                warn!(etcd = %endpoint, reason, "etcd is of no use, trying again");
+            }
+        }
+        self.turn = (self.turn + 1) % self.endpoints.len().max(1);
+        self.backoff.next_wait()
+    }
+
+    /// What is wrong with every server that was tried since the last success.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let each =
+            self.troubles.iter().map(|(endpoint, reason)| format!("etcd {endpoint} {reason}"));
+        each.reduce(|all, one| format!("{all}; {one}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::{super::failure::ANSWER, *};
+
+    fn refused() -> Failure {
+        Failure::Unreachable("refused".into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn servers_take_turns_and_every_trouble_is_known() {
+        let servers = ["http://a:1", "http://b:1"].map(|url| url.parse().unwrap());
+        let mut attempts = Attempts::new(servers.into());
+        assert_eq!((attempts.endpoint(), attempts.trouble()), ("http://a:1", None));
+        attempts.failed(&refused());
+        assert_eq!(attempts.endpoint(), "http://b:1");
+        attempts.failed(&Failure::Silent(ANSWER));
+        assert_eq!(attempts.endpoint(), "http://a:1");
+        assert_eq!(
+            attempts.trouble().unwrap(),
+            "etcd http://a:1 cannot be reached: refused; etcd http://b:1 gave no answer for 5s"
+        );
+        attempts.succeeded();
+        assert_eq!(attempts.trouble(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_session_that_lasted_earns_a_try_at_once() {
+        let mut attempts = Attempts::new(vec!["http://a:1".parse().unwrap()]);
+        let mut wait = Duration::ZERO;
+        for _ in 0..20 {
+            attempts.succeeded();
+            wait = attempts.failed(&refused());
+        }
+        assert!(
+            wait > Duration::from_secs(2),
+            "a session that fails at once does not spin: {wait:?}"
+        );
+        attempts.succeeded();
+        tokio::time::advance(SETTLED).await;
+        wait = attempts.failed(&refused());
+        assert!(wait <= Duration::from_millis(50), "{wait:?}");
+    }
+}

@@ -1,0 +1,149 @@
+//! Where etcd is, and which part of it is ours.
+
+use std::{fmt, str::FromStr};
+
+use clap::Args;
+
+use crate::discovery::Address;
+
+/// Where etcd is, and which part of it is ours.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct EtcdConfig {
+    /// The etcd through which workers and routers find each other: its servers as http://host:port, separated
+    /// by commas
+    #[arg(
+        long,
+        env = "STOKER_ETCD",
+        value_delimiter = ',',
+        value_name = "URL,URL",
+        help_heading = "Discovery"
+    )]
+    pub etcd: Vec<Endpoint>,
+
+    /// What the keys of this cluster's workers begin with; clusters that share an etcd need one each
+    #[arg(
+        long,
+        env = "STOKER_ETCD_PREFIX",
+        default_value = "/stoker/v1/workers/",
+        value_parser = prefix,
+        value_name = "PREFIX",
+        help_heading = "Discovery"
+    )]
+    pub etcd_prefix: String,
+}
+
+impl EtcdConfig {
+    /// Whether there is an etcd to use.
+    pub fn is_given(&self) -> bool {
+        !self.etcd.is_empty()
+    }
+
+    /// The servers as text, for logs.
+    pub fn servers(&self) -> String {
+        let servers: Vec<_> = self.etcd.iter().map(Endpoint::as_str).collect();
+        servers.join(",")
+    }
+}
+
+/// One server: `http://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint(String);
+
+impl Endpoint {
+    /// As it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Text that names no server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnEndpoint {
+    /// A URL that asks for TLS.
+    #[error("TLS to etcd is not supported by this version; write it as http://host:port")]
+    Tls,
+    /// Anything else.
+    #[error("write it as http://host:port, for instance http://127.0.0.1:2379")]
+    Malformed,
+}
+
+impl FromStr for Endpoint {
+    type Err = NotAnEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, NotAnEndpoint> {
+        if text.starts_with("https://") {
+            return Err(NotAnEndpoint::Tls);
+        }
+        let address = text.strip_prefix("http://").ok_or(NotAnEndpoint::Malformed)?;
+        let address = address.strip_suffix('/').unwrap_or(address);
+        let address: Address = address.parse().map_err(|_| NotAnEndpoint::Malformed)?;
+        Ok(Self(format!("http://{address}")))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Ends it with one slash, so that the workers of `/a` are not also those of `/ab`.
+fn prefix(text: &str) -> Result<String, &'static str> {
+    let name = text.trim_end_matches('/');
+    if name.is_empty() {
+        return Err(
+            "all keys of etcd would be taken for workers; write for instance /stoker/v1/workers/",
+        );
+    }
+    Ok(format!("{name}/"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        etcd: EtcdConfig,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<EtcdConfig, String> {
+        let arguments = [&["program"], arguments].concat();
+        Cli::try_parse_from(arguments).map(|cli| cli.etcd).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn servers_are_urls_with_a_port() {
+        let config = parse(&["--etcd", "http://127.0.0.1:2379,http://etcd-0.etcd:2379/"]).unwrap();
+        assert!(config.is_given());
+        assert_eq!(config.servers(), "http://127.0.0.1:2379,http://etcd-0.etcd:2379");
+        assert!(!parse(&[]).unwrap().is_given());
+        for (bad, why) in [
+            ("127.0.0.1:2379", "http://host:port"),
+            ("http://127.0.0.1", "http://host:port"),
+            ("http://me:secret@host:2379", "http://host:port"),
+            ("http://host:2379/v3", "http://host:port"),
+            ("https://host:2379", "TLS"),
+            ("", "http://host:port"),
+        ] {
+            let error = parse(&["--etcd", bad]).unwrap_err();
+            assert!(error.contains(why) && error.contains("--etcd"), "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_a_path_of_its_own() {
+        let prefix = |given| parse(&["--etcd-prefix", given]).map(|config| config.etcd_prefix);
+        assert_eq!(parse(&[]).unwrap().etcd_prefix, "/stoker/v1/workers/");
+        assert_eq!(prefix("/a").unwrap(), "/a/");
+        assert_eq!(prefix("a/b//").unwrap(), "a/b/");
+        for bad in ["", "/"] {
+            assert!(prefix(bad).unwrap_err().contains("--etcd-prefix"));
+        }
+    }
+}

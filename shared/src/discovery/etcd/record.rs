@@ -1,0 +1,145 @@
+//! What a worker says about itself in etcd: a JSON object under the prefix and its id.
+
+use serde::{Deserialize, Serialize};
+use stoker_proto::v1::{self as proto, ModelInfo};
+
+use crate::discovery::{Address, Candidate, WorkerId};
+
+/// The value of a worker's key. Only the address is needed to use the worker, which tells the rest itself; the
+/// rest is for people and tools that read etcd. Fields of later versions are skipped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Where it can be dialled.
+    pub address: Address,
+    /// What requests call its model.
+    #[serde(default)]
+    pub model: String,
+    /// Workers of one digest give the same answers.
+    #[serde(default)]
+    pub digest: String,
+    /// How much it can do.
+    #[serde(default)]
+    pub capacity: Capacity,
+    /// Of the worker's program.
+    #[serde(default)]
+    pub version: String,
+}
+
+/// `stoker.v1.Capacity`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Capacity {
+    /// Sequences in one batch.
+    pub max_num_seqs: u32,
+    /// Tokens in one step.
+    pub max_num_batched_tokens: u32,
+    /// Blocks of the KV cache.
+    pub kv_blocks: u32,
+    /// Tokens in one of them.
+    pub kv_block_size: u32,
+    /// Requests that may wait.
+    pub max_num_queued_reqs: u32,
+}
+
+impl From<proto::Capacity> for Capacity {
+    fn from(capacity: proto::Capacity) -> Self {
+        Self {
+            max_num_seqs: capacity.max_num_seqs,
+            max_num_batched_tokens: capacity.max_num_batched_tokens,
+            kv_blocks: capacity.kv_blocks,
+            kv_block_size: capacity.kv_block_size,
+            max_num_queued_reqs: capacity.max_num_queued_reqs,
+        }
+    }
+}
+
+impl Record {
+    /// What a worker at `address` says, which answers `GetModelInfo` with `info`.
+    pub fn new(address: Address, info: ModelInfo) -> Self {
+        Self {
+            address,
+            model: info.model,
+            digest: info.digest,
+            capacity: info.capacity.map(Capacity::from).unwrap_or_default(),
+            version: info.version,
+        }
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("text and numbers can always be written")
+    }
+}
+
+/// What is wrong with a key or its value.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Malformed {
+    #[error("the key has no worker's name after the prefix")]
+    Key,
+    #[error("the value is no record: {0}")]
+    Value(#[from] serde_json::Error),
+}
+
+/// The worker that `key` names.
+pub(super) fn worker(prefix: &str, key: &[u8]) -> Result<WorkerId, Malformed> {
+    let name = std::str::from_utf8(key).ok().and_then(|key| key.strip_prefix(prefix));
+    name.filter(|name| !name.is_empty()).map(WorkerId::new).ok_or(Malformed::Key)
+}
+
+/// The candidate that a key and its value announce.
+pub(super) fn read(prefix: &str, key: &[u8], value: &[u8]) -> Result<Candidate, Malformed> {
+    let id = worker(prefix, key)?;
+    let record: Record = serde_json::from_slice(value)?;
+    Ok(Candidate { id, address: record.address.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let capacity =
+            proto::Capacity { max_num_seqs: 64, kv_blocks: 128, ..proto::Capacity::default() };
+        let info = ModelInfo {
+            model: "story".into(),
+            digest: "d1".into(),
+            version: "0.1.0".into(),
+            capacity: Some(capacity),
+            ..ModelInfo::default()
+        };
+        let json = Record::new("host:1".parse().unwrap(), info).to_json();
+        assert_eq!(
+            json,
+            r#"{"address":"host:1","model":"story","digest":"d1","capacity":{"max_num_seqs":64,"max_num_batched_tokens":0,"kv_blocks":128,"kv_block_size":0,"max_num_queued_reqs":0},"version":"0.1.0"}"#,
+        );
+        let candidate = read("/w/", b"/w/127.0.0.1:1/a", json.as_bytes()).unwrap();
+        assert_eq!(candidate.id.as_str(), "127.0.0.1:1/a");
+        assert_eq!(candidate.address, "host:1");
+    }
+
+    #[test]
+    fn later_versions_may_say_more_or_less() {
+        let more = br#"{"address": "host:1", "zone": {"name": "b"}, "capacity": {"gpus": 8}}"#;
+        assert_eq!(read("/w/", b"/w/a", more).unwrap().address, "host:1");
+        assert!(read("/w/", b"/w/a", br#"{"address": "host:1"}"#).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_record_says_why() {
+        for (key, value, why) in [
+            (&b"/w/a"[..], &b""[..], "EOF"),
+            (b"/w/a", b"\xff", "expected value"),
+            (b"/w/a", b"[]", "invalid length"),
+            (b"/w/a", b"{}", "missing field `address`"),
+            (b"/w/a", br#"{"address": "nowhere"}"#, "host:port"),
+            (b"/w/a", br#"{"address": 7}"#, "invalid type"),
+            (b"/w/", br#"{"address": "host:1"}"#, "no worker's name"),
+            (b"/w/\xff", br#"{"address": "host:1"}"#, "no worker's name"),
+        ] {
+            let error = read("/w/", key, value).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Metrics: how one of [`names`](super::names) is registered, and the port where Prometheus reads them.
+
+use std::sync::Arc;
+
+use axum::{Router, http::header::CONTENT_TYPE, routing::get};
+use prometheus_client::{
+    encoding::{DescriptorEncoder, EncodeMetric, text},
+    metrics::{family::MetricConstructor, histogram::Histogram},
+    registry::{self, Registry, Unit},
+};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One metric family, as it is told to Prometheus.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Without what follows from unit and kind.
+    pub(super) name: &'static str,
+    /// A base unit, which the name ends with.
+    pub(super) unit: Option<&'static str>,
+    pub(super) kind: Kind,
+    /// The labels, in order.
+    pub labels: &'static [&'static str],
+    /// One sentence, without its full stop.
+    pub(super) help: &'static str,
+}
+
+/// What a metric can do.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// Only goes up; its name ends with `_total`.
+    Counter,
+    Gauge,
+    Histogram {
+        /// Upper bounds, in the metric's unit.
+        buckets: &'static [f64],
+    },
+    /// Always 1; its name ends with `_info`.
+    Info,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram { .. } => "histogram",
+            Self::Info => "info",
+        }
+    }
+}
+
+impl Metric {
+    /// Adds `metric` to `registry` under this name.
+    pub fn register(&self, registry: &mut Registry, metric: impl registry::Metric) {
+        match self.unit() {
+            Some(unit) => registry.register_with_unit(self.name, self.help, unit, metric),
+            None => registry.register(self.name, self.help, metric),
+        }
+    }
+
+    /// Tells `metric`, made for one look, under this name.
+    pub fn encode(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        metric: &impl EncodeMetric,
+    ) -> std::fmt::Result {
+        let (unit, help) = (self.unit(), format!("{}.", self.help));
+        let kind = metric.metric_type();
+        metric.encode(encoder.encode_descriptor(self.name, &help, unit.as_ref(), kind)?)
+    }
+
+    /// An empty histogram of this metric's buckets.
+    pub fn histogram(&self) -> Histogram {
+        match self.kind {
+            Kind::Histogram { buckets } => Histogram::new(buckets.iter().copied()),
+            _ => Histogram::new([]),
+        }
+    }
+
+    /// The name of its samples, as queries have it; that of a histogram without `_bucket`.
+    pub fn full_name(&self) -> String {
+        let suffix = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram { .. } => "",
+        };
+        format!("{}{suffix}", self.family())
+    }
+
+    /// What it says of itself after `# TYPE`.
+    pub fn type_line(&self) -> String {
+        format!("{} {}", self.family(), self.kind.name())
+    }
+
+    fn family(&self) -> String {
+        let unit = self.unit.map(|unit| format!("_{unit}")).unwrap_or_default();
+        format!("{}{unit}", self.name)
+    }
+
+    fn unit(&self) -> Option<Unit> {
+        self.unit.map(|unit| Unit::Other(unit.into()))
+    }
+}
+
+impl MetricConstructor<Histogram> for Metric {
+    fn new_metric(&self) -> Histogram {
+        self.histogram()
+    }
+}
+
+/// The text that Prometheus reads.
+pub fn exposition(registry: &Registry) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = text::encode(&mut text, registry);
+    text
+}
+
+/// The port for metrics. Dropping it closes the port.
+pub struct Endpoint {
+    _server: AbortOnDropHandle<()>,
+}
+
+impl Endpoint {
+    /// Answers `GET /metrics` on `listener`.
+    pub(super) fn serve(listener: TcpListener, registry: Registry) -> Self {
+        let registry = Arc::new(registry);
+        let scrape = move || {
+            let text = exposition(&registry);
+            async { ([(CONTENT_TYPE, OPEN_METRICS)], text) }
+        };
+        let app = Router::new().route("/metrics", get(scrape));
+        match listener.local_addr() {
+            Ok(address) => tracing::info!(url = %format!("http://{address}/metrics"), "metrics"),
+            Err(error) => tracing::warn!(%error, "the port for metrics has no address"),
+        }
+        let server = async {
+            if let Err(error) = axum::serve(listener, app).await {
+                tracing::warn!(%error, "metrics are no longer served");
+            }
+        };
+        Self { _server: AbortOnDropHandle::new(tokio::spawn(server)) }
+    }
+}

@@ -1,0 +1,273 @@
+//! Discovery through a real etcd, with everything that may happen to it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod server;
+mod view;
+
+use std::{future::pending, time::Duration};
+
+use serde_json::Value;
+use stoker_proto::v1::{Capacity, ModelInfo};
+use stoker_shared::discovery::{
+    Change, WorkerId,
+    etcd::{self, EtcdConfig, Record, Registration},
+};
+
+use server::Etcd;
+use view::{View, etcd_has, keys, put, remove};
+
+const PREFIX: &str = "/stoker/test/workers/";
+/// Nothing outlives it in any test.
+const LONG: Duration = Duration::from_secs(60);
+/// The shortest that etcd knows.
+const SHORT: Duration = Duration::from_secs(1);
+
+fn config(etcd: &Etcd) -> EtcdConfig {
+    EtcdConfig { etcd: vec![etcd.url().parse().unwrap()], etcd_prefix: PREFIX.into() }
+}
+
+fn announce_with(
+    config: EtcdConfig,
+    worker: &str,
+    address: &str,
+    lease_ttl: Duration,
+) -> Registration {
+    let capacity = Capacity { max_num_seqs: 64, kv_blocks: 128, ..Capacity::default() };
+    let info = ModelInfo {
+        model: "story".into(),
+        digest: "d1".into(),
+        version: "0.1.0".into(),
+        capacity: Some(capacity),
+        ..ModelInfo::default()
+    };
+    let record = Record::new(address.parse().unwrap(), info);
+    etcd::register(config, lease_ttl, &WorkerId::new(worker), &record, pending())
+}
+
+fn announce(etcd: &Etcd, worker: &str, address: &str) -> Registration {
+    announce_with(config(etcd), worker, address, LONG)
+}
+
+fn follow(etcd: &Etcd) -> View {
+    View::new(etcd::watch(config(etcd)))
+}
+
+#[tokio::test]
+async fn a_worker_is_found_and_leaves_at_once() {
+    for etcd in Etcd::each() {
+        let mut view = follow(&etcd);
+        view.until(|v| v.trouble_says(&[etcd.url(), "has no key under", PREFIX])).await;
+        let worker = announce(&etcd, "a", "host:1");
+        view.until(|v| v.has("a", "host:1") && v.trouble.is_none()).await;
+
+        let [key] = &keys(&etcd).await[..] else { panic!("one key") };
+        assert_eq!(key.name, format!("{PREFIX}a"));
+        let record: Value = serde_json::from_slice(&key.value).unwrap();
+        assert_eq!((&record["address"], &record["model"]), (&"host:1".into(), &"story".into()));
+        assert_eq!((&record["digest"], &record["version"]), (&"d1".into(), &"0.1.0".into()));
+        assert_eq!(record["capacity"]["kv_blocks"], 128);
+
+        worker.withdraw().await;
+        assert!(keys(&etcd).await.is_empty(), "gone when `withdraw` returns, not with the lease");
+        view.until(View::is_empty).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_ends_its_service_leaves() {
+    for etcd in Etcd::each() {
+        let (drain, drained) = tokio::sync::oneshot::channel::<()>();
+        let record = Record::new("host:1".parse().unwrap(), ModelInfo::default());
+        let end = async { drop(drained.await) };
+        let _held = etcd::register(config(&etcd), LONG, &WorkerId::new("a"), &record, end);
+        let mut view = follow(&etcd);
+        view.until(|v| v.has("a", "host:1")).await;
+        drain.send(()).unwrap();
+        view.until(View::is_empty).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_goes_with_its_lease() {
+    for etcd in Etcd::each() {
+        let worker = announce_with(config(&etcd), "a", "host:1", SHORT);
+        let mut view = follow(&etcd);
+        view.until(|v| v.has("a", "host:1")).await;
+        // No goodbye.
+        drop(worker);
+        view.until(View::is_empty).await;
+        assert!(keys(&etcd).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_killed_and_started_again_loses_nobody() {
+    for mut etcd in Etcd::each() {
+        let a = announce(&etcd, "a", "host:1");
+        let mut view = follow(&etcd);
+        view.until(|v| v.has("a", "host:1")).await;
+        etcd.kill();
+        view.until(|v| v.trouble_says(&[etcd.url(), "cannot be reached", "refused"])).await;
+        assert!(has_a(&view), "the last that was known stays");
+        // Comes while etcd is away, and goes on trying.
+        let _b = announce(&etcd, "b", "host:2");
+        etcd.start();
+        view.until(|v| v.has("b", "host:2") && v.trouble.is_none()).await;
+        let gone: Vec<_> = view.seen.iter().filter(|c| matches!(c, Change::Remove(_))).collect();
+        assert!(gone.is_empty(), "{gone:?}");
+        // Whoever was there before has found it again too.
+        a.withdraw().await;
+        view.until(|v| !has_a(v)).await;
+        assert!(view.has("b", "host:2"));
+    }
+}
+
+fn has_a(view: &View) -> bool {
+    view.has("a", "host:1")
+}
+
+#[tokio::test]
+async fn an_etcd_that_paused_past_the_lease_gets_its_workers_back() {
+    for etcd in Etcd::each() {
+        let _a = announce_with(config(&etcd), "a", "host:1", SHORT);
+        let mut view = follow(&etcd);
+        view.until(has_a).await;
+        let before = keys(&etcd).await[0].lease;
+        etcd.pause();
+        // Not to wait for anything: to be paused for longer than the lease is what this is about.
+        tokio::time::sleep(3 * SHORT).await;
+        etcd.go_on();
+        etcd_has(&etcd, "under another lease", |all| all.iter().any(|key| key.lease != before))
+            .await;
+        sees_what_comes_next(&etcd, &mut view).await;
+        assert!(has_a(&view));
+    }
+}
+
+#[tokio::test]
+async fn an_etcd_that_was_wiped_gets_its_workers_back() {
+    for mut etcd in Etcd::each() {
+        let _a = announce(&etcd, "a", "host:1");
+        let mut view = follow(&etcd);
+        view.until(has_a).await;
+        // Far above the revision that the new one begins with.
+        for _ in 0..20 {
+            put(&etcd, "/elsewhere", "").await;
+        }
+        etcd.kill();
+        etcd.wipe();
+        etcd.start();
+        etcd_has(&etcd, "the worker again", |all| all.len() == 1).await;
+        sees_what_comes_next(&etcd, &mut view).await;
+        assert!(has_a(&view));
+    }
+}
+
+/// The view goes on, and has seen everything up to now.
+async fn sees_what_comes_next(etcd: &Etcd, view: &mut View) {
+    let _next = announce(etcd, "next", "host:9");
+    view.until(|v| v.has("next", "host:9")).await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_comes_last_is_found() {
+    for mut etcd in Etcd::each_stopped() {
+        let mut view = follow(&etcd);
+        view.until(|v| v.trouble_says(&[etcd.url(), "cannot be reached", "refused"])).await;
+        let _a = announce(&etcd, "a", "host:1");
+        etcd.start();
+        view.until(|v| has_a(v) && v.trouble.is_none()).await;
+    }
+}
+
+#[tokio::test]
+async fn one_server_of_several_is_enough() {
+    for etcd in Etcd::each() {
+        let Some(stopped) = Etcd::each_stopped().next() else { return };
+        let mut both = config(&stopped);
+        both.etcd.extend(config(&etcd).etcd);
+        let a = announce_with(both.clone(), "a", "host:1", LONG);
+        let mut view = View::new(etcd::watch(both));
+        view.until(has_a).await;
+        a.withdraw().await;
+        assert!(keys(&etcd).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_record_is_skipped() {
+    for etcd in Etcd::each() {
+        for (name, value) in [
+            ("bad", "no JSON"),
+            ("worse", r#"{"address": "nowhere"}"#),
+            ("good", r#"{"address": "host:1", "of a later version": [1]}"#),
+            ("", r#"{"address": "host:2"}"#),
+        ] {
+            put(&etcd, &format!("{PREFIX}{name}"), value).await;
+        }
+        // The neighbour's, whose prefix only begins like ours.
+        put(&etcd, &format!("{}-2/b", PREFIX.trim_end_matches('/')), r#"{"address": "h:1"}"#).await;
+        let mut view = follow(&etcd);
+        view.until(|v| v.has("good", "host:1")).await;
+        assert_eq!(view.workers.len(), 1, "{view:?}");
+        // While they are watched.
+        put(&etcd, &format!("{PREFIX}new"), "\u{0}").await;
+        put(&etcd, &format!("{PREFIX}bad"), r#"{"address": "host:3"}"#).await;
+        put(&etcd, &format!("{PREFIX}good"), "broken").await;
+        view.until(|v| v.has("bad", "host:3") && v.workers.len() == 1).await;
+        remove(&etcd, &format!("{PREFIX}bad")).await;
+        view.until(View::is_empty).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_may_come_back_at_another_address() {
+    for etcd in Etcd::each() {
+        let dead = announce_with(config(&etcd), "a", "host:1", SHORT);
+        let mut view = follow(&etcd);
+        view.until(has_a).await;
+        drop(dead);
+        // At once: the key of the life before is still there, and its lease must not take the new one along.
+        let _second = announce(&etcd, "a", "host:2");
+        view.until(|v| v.has("a", "host:2")).await;
+        let dying = announce_with(config(&etcd), "dying", "host:3", SHORT);
+        view.until(|v| v.has("dying", "host:3")).await;
+        drop(dying);
+        // A lease that began later is over, so the first one is too.
+        view.until(|v| !v.has("dying", "host:3")).await;
+        assert!(view.has("a", "host:2"));
+    }
+}
+
+#[tokio::test]
+async fn two_workers_of_one_id_do_not_take_turns() {
+    for etcd in Etcd::each() {
+        let first = announce_with(config(&etcd), "a", "host:1", SHORT);
+        let mut view = follow(&etcd);
+        view.until(has_a).await;
+        let second = announce_with(config(&etcd), "a", "host:2", SHORT);
+        view.until(|v| v.has("a", "host:2")).await;
+        let dying = announce_with(config(&etcd), "dying", "host:3", SHORT);
+        view.until(|v| v.has("dying", "host:3")).await;
+        drop(dying);
+        // Several signs of life of the first one later.
+        view.until(|v| !v.has("dying", "host:3")).await;
+        assert!(view.has("a", "host:2"));
+        // The id is free again.
+        second.withdraw().await;
+        view.until(has_a).await;
+        first.withdraw().await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_somebody_deletes_comes_back() {
+    for etcd in Etcd::each() {
+        let _a = announce_with(config(&etcd), "a", "host:1", SHORT);
+        let mut view = follow(&etcd);
+        view.until(has_a).await;
+        remove(&etcd, &format!("{PREFIX}a")).await;
+        view.until(View::is_empty).await;
+        view.until(has_a).await;
+    }
+}

@@ -1,0 +1,66 @@
+//! Reads whole models and holds what they cost to limits: bytes read and memory taken.
+
+use std::sync::{Mutex, PoisonError};
+
+use peak_alloc::PeakAlloc;
+use proptest::prelude::ProptestConfig;
+use stoker_engine::weights::{ModelFiles, Source, WeightsError};
+
+use crate::counting::{Counting, Reads};
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// Memory is that of the process, so only one model is read at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// What the machinery takes for the smallest file: windows, patterns that split texts.
+const BASE: usize = 32 << 20;
+/// Memory for each byte of a file: a token of few bytes has entries in several tables.
+const GROWTH: usize = 128;
+
+/// Opens a GGUF file and reads all of it.
+///
+/// Nothing is read that is not there, so no buffer is larger than the file.
+pub(crate) fn read_gguf(file: Vec<u8>) -> Result<(), WeightsError> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (len, reads) = (file.len(), Reads::default());
+    let source = Source::new("tiny.gguf", Counting::new(file, reads.clone()));
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    let result = ModelFiles::from_gguf(source).and_then(|model| read_all(&model));
+    let memory = MEMORY.peak_usage().saturating_sub(before);
+    assert!(memory <= BASE + GROWTH * len, "{memory} bytes of memory for a file of {len}");
+    assert!(reads.largest() <= len as u64, "a read of {} bytes", reads.largest());
+    // The header with what lies in the same window, then every tensor in both forms.
+    assert!(reads.total() <= 3 * len as u64, "{} bytes read of {len}", reads.total());
+    if let Err(error) = &result {
+        let message = error.to_string();
+        assert!(message.starts_with("tiny.gguf: "), "{message:?} does not name the file");
+        assert!(message.len() < 2000, "a message of {} bytes", message.len());
+    }
+    result
+}
+
+/// Reads every tensor in both forms, and uses the tokenizer.
+pub(crate) fn read_all(model: &ModelFiles) -> Result<(), WeightsError> {
+    for text in ["a <s> \0é a", "abababaaab ababa", "<|a|>1234\r\n  'S"] {
+        if let Ok(ids) = model.tokenizer().encode(text, true) {
+            model.tokenizer().decode(&ids, false);
+        }
+    }
+    for tensor in model.tensors() {
+        let values = model.read_f32(&tensor.name)?;
+        assert_eq!(values.len(), tensor.shape.iter().product::<usize>());
+        model.read_raw(&tensor.name)?;
+    }
+    Ok(())
+}
+
+/// As many cases as PROPTEST_CASES says, or else `usual`.
+pub(crate) fn cases(usual: u32) -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(usual),
+    }
+}

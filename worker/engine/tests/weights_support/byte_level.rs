@@ -1,0 +1,222 @@
+//! Byte-level vocabularies: trained here, written as the tokenizer.json of models and as GGUF.
+
+use serde_json::{Value, json};
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::BpeTrainerBuilder;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use crate::gguf_builder::{GgufBuilder, ints_value, text_value, texts_value, u32_value};
+
+const NORMAL: i32 = 1;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
+
+/// What follows the trained tokens: whole words that no merge leads to, then added tokens.
+pub(crate) const EXTRA: [(&str, i32); 7] = [
+    ("zebrafish", NORMAL),
+    ("Ġzebrafish", NORMAL),
+    ("<|begin|>", CONTROL),
+    ("<|end|>", CONTROL),
+    ("<|é▁turn|>", CONTROL),
+    ("<tool call>", USER_DEFINED),
+    ("[PAD0]", UNUSED),
+];
+
+/// Splits matches of a pattern off, as a tokenizer.json writes it.
+fn split(pattern: &str) -> Value {
+    json!({
+        "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false,
+    })
+}
+
+fn byte_level(use_regex: bool) -> Value {
+    json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex,
+    })
+}
+
+fn sequence(steps: &[Value]) -> Value {
+    json!({ "type": "Sequence", "pretokenizers": steps })
+}
+
+/// A way to split texts, as the models with that `tokenizer.ggml.pre` write it in tokenizer.json.
+pub(crate) struct Form {
+    pub(crate) pre: &'static str,
+    normalizer: Value,
+    pre_tokenizer: Value,
+    ignore_merges: bool,
+}
+
+pub(crate) fn forms() -> Vec<Form> {
+    let digits = json!({ "type": "Digits", "individual_digits": true });
+    let gpt_2 = byte_level(true);
+    let one_pattern = |pattern: &str| sequence(&[split(pattern), byte_level(false)]);
+    let form = |pre, normalizer, pre_tokenizer, ignore_merges| Form {
+        pre,
+        normalizer,
+        pre_tokenizer,
+        ignore_merges,
+    };
+    vec![
+        form("gpt-2", json!(null), gpt_2.clone(), false),
+        form(
+            "llama-bpe",
+            json!(null),
+            one_pattern(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
+            true,
+        ),
+        form(
+            "qwen2",
+            json!({ "type": "NFC" }),
+            one_pattern(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
+            false,
+        ),
+        form(
+            "tekken",
+            json!(null),
+            one_pattern(
+                r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
+            true,
+        ),
+        form("smollm", json!(null), sequence(&[digits.clone(), gpt_2]), false),
+        form(
+            "deepseek-coder",
+            json!({ "type": "Sequence", "normalizers": [] }),
+            sequence(&[
+                split("[\r\n]"),
+                split(r"\s?\p{L}+"),
+                split(r"\s?\p{P}+"),
+                split("[一-龥ࠀ-一가-\u{D7FF}]+"),
+                digits,
+                byte_level(false),
+            ]),
+            false,
+        ),
+        form(
+            "deepseek-v3",
+            json!({ "type": "Sequence", "normalizers": [] }),
+            sequence(&[
+                split(r"\p{N}{1,3}"),
+                split("[一-龥぀-ゟ゠-ヿ]+"),
+                split(
+                    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+                ),
+                byte_level(false),
+            ]),
+            false,
+        ),
+    ]
+}
+
+/// Text to learn merges from: prose, code and some of every script that the tests use.
+pub(crate) fn corpus() -> Vec<String> {
+    let files = [
+        include_str!("../../../../README.md"),
+        include_str!("../../../../docs/decisions.md"),
+        include_str!("../../src/tokenizer/stream.rs"),
+        include_str!("../../src/weights/tensor.rs"),
+    ];
+    let mut texts: Vec<_> = files.map(str::to_owned).to_vec();
+    for words in [
+        "Ein café für Zoë, naïve Größen, señor",
+        "привет мир, как дела? Это хорошо.",
+        "你好世界 今天天气很好 ひらがな カタカナ 안녕하세요 세계",
+        "1 12 123 1234 12345 3.14159 2024-01-02 0x1F ½ Ⅻ ٣٤٥",
+        "I'm you're they've we'll he'd it's DON'T WE'LL x'Sam 'Tis she'Dares",
+        "https://a/b/\nc/\r\n  d //\n\n camelCase HTTPServer aBC Été\n#include<b>$x _y",
+        "    if x == y:\r\n\t\treturn x / y  // 100%\r\n\r\n",
+    ] {
+        texts.push(words.repeat(20));
+    }
+    texts
+}
+
+/// A vocabulary with the extra tokens after it, as a tokenizer.json that splits nothing.
+///
+/// It was trained without splits, so its tokens reach over every border that a split may draw: texts
+/// that are split at another place become other tokens.
+pub(crate) fn trained() -> Value {
+    let untrained = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": byte_level(false),
+        "post_processor": null, "decoder": byte_level(true),
+        "model": { "type": "BPE", "vocab": {}, "merges": [] },
+    });
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(untrained.to_string()).unwrap();
+    let trainer = BpeTrainerBuilder::new()
+        .vocab_size(1500)
+        .max_token_length(Some(8))
+        .show_progress(false)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let mut trainer = TrainerWrapper::BpeTrainer(trainer);
+    tokenizer.train(&mut trainer, corpus().iter()).unwrap();
+    let mut file: Value = serde_json::from_str(&tokenizer.to_string(false).unwrap()).unwrap();
+    let first = file["model"]["vocab"].as_object().unwrap().len();
+    for (id, (token, kind)) in (first..).zip(EXTRA) {
+        match kind {
+            NORMAL => file["model"]["vocab"][token] = json!(id),
+            CONTROL | USER_DEFINED => file["added_tokens"].as_array_mut().unwrap().push(json!({
+                "id": id, "content": token, "special": kind == CONTROL, "normalized": false,
+                "single_word": false, "lstrip": false, "rstrip": false,
+            })),
+            _ => {}
+        }
+    }
+    file
+}
+
+impl Form {
+    /// The tokenizer.json of a model that splits texts this way and has that vocabulary.
+    pub(crate) fn file(&self, trained: &Value) -> Value {
+        let mut file = trained.clone();
+        file["normalizer"] = self.normalizer.clone();
+        file["pre_tokenizer"] = self.pre_tokenizer.clone();
+        file["model"]["ignore_merges"] = json!(self.ignore_merges);
+        file
+    }
+}
+
+/// The tokens by id.
+pub(crate) fn tokens(file: &Value) -> Vec<String> {
+    let vocab = file["model"]["vocab"].as_object().unwrap();
+    let trained = vocab.len() - EXTRA.iter().filter(|(_, kind)| *kind == NORMAL).count();
+    let mut tokens = vec![String::new(); trained];
+    for (token, id) in vocab {
+        if let Some(place) = tokens.get_mut(id.as_u64().unwrap() as usize) {
+            place.clone_from(token);
+        }
+    }
+    tokens.extend(EXTRA.map(|(token, _)| token.to_owned()));
+    tokens
+}
+
+/// The merges as GGUF writes them.
+pub(crate) fn merges(file: &Value) -> Vec<String> {
+    let merges = file["model"]["merges"].as_array().unwrap().iter();
+    let text = |token: &Value| token.as_str().unwrap().to_owned();
+    merges.map(|pair| format!("{} {}", text(&pair[0]), text(&pair[1]))).collect()
+}
+
+/// The same vocabulary as a converter writes it into GGUF.
+pub(crate) fn exported(file: &Value, pre: &str) -> GgufBuilder {
+    let tokens = tokens(file);
+    let mut kinds = vec![NORMAL; tokens.len() - EXTRA.len()];
+    kinds.extend(EXTRA.map(|(_, kind)| kind));
+    let id = |token: &str| tokens.iter().position(|t| t == token).unwrap() as u32;
+    let mut builder = GgufBuilder::empty();
+    builder.set("tokenizer.ggml.model", text_value("gpt2"));
+    builder.set("tokenizer.ggml.pre", text_value(pre));
+    builder.set("tokenizer.ggml.bos_token_id", u32_value(id("<|begin|>")));
+    builder.set("tokenizer.ggml.eos_token_id", u32_value(id("<|end|>")));
+    builder.set("tokenizer.ggml.tokens", texts_value(&tokens));
+    builder.set("tokenizer.ggml.token_type", ints_value(&kinds));
+    builder.set("tokenizer.ggml.merges", texts_value(merges(file)));
+    builder
+}

@@ -1,0 +1,172 @@
+//! What a worker counts: per request when it is over, per step on the engine's thread, and the engine's load
+//! when somebody looks.
+
+use std::{fmt, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::DescriptorEncoder,
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::ConstGauge,
+        histogram::Histogram,
+    },
+    registry::Registry,
+};
+use stoker_engine::Load;
+use stoker_shared::telemetry::names::{label, worker as names};
+use tokio::sync::watch;
+
+/// All of it. Clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Seconds of each step.
+    pub step_duration: Histogram,
+    requests: Family<[(&'static str, &'static str); 1], Counter>,
+    prompt_tokens: Counter,
+    generated_tokens: Counter,
+    duration: Histogram,
+    first_token: Histogram,
+    tokenize: Histogram,
+    queue: Histogram,
+    prefill: Histogram,
+    decode: Histogram,
+}
+
+/// Where one answered request's time went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stages {
+    /// Checks and tokens.
+    pub tokenize: Duration,
+    /// Waiting for a place in the batch.
+    pub queue: Duration,
+    /// To the first token.
+    pub prefill: Duration,
+    /// To the last one.
+    pub decode: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            step_duration: names::STEP_DURATION.histogram(),
+            requests: Family::default(),
+            prompt_tokens: Counter::default(),
+            generated_tokens: Counter::default(),
+            duration: names::DURATION.histogram(),
+            first_token: names::FIRST_TOKEN_TIME.histogram(),
+            tokenize: names::TOKENIZE_TIME.histogram(),
+            queue: names::QUEUE_TIME.histogram(),
+            prefill: names::PREFILL_TIME.histogram(),
+            decode: names::DECODE_TIME.histogram(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds everything to `registry`, with the engine's `load`, labelled with model and worker.
+    pub fn register(
+        &self,
+        registry: &mut Registry,
+        model: &str,
+        worker: &str,
+        load: watch::Receiver<Load>,
+    ) {
+        let labels = [(label::MODEL, model), (label::WORKER, worker)];
+        let labels = labels.into_iter().map(|(key, value)| (key.into(), value.to_owned().into()));
+        let registry = registry.sub_registry_with_labels(labels);
+        names::STEP_DURATION.register(registry, self.step_duration.clone());
+        names::REQUESTS.register(registry, self.requests.clone());
+        names::PROMPT_TOKENS.register(registry, self.prompt_tokens.clone());
+        names::GENERATED_TOKENS.register(registry, self.generated_tokens.clone());
+        names::DURATION.register(registry, self.duration.clone());
+        names::FIRST_TOKEN_TIME.register(registry, self.first_token.clone());
+        names::TOKENIZE_TIME.register(registry, self.tokenize.clone());
+        names::QUEUE_TIME.register(registry, self.queue.clone());
+        names::PREFILL_TIME.register(registry, self.prefill.clone());
+        names::DECODE_TIME.register(registry, self.decode.clone());
+        registry.register_collector(Box::new(EngineLoad(load)));
+    }
+
+    /// A request is over.
+    pub fn over(&self, outcome: &'static str, prompt: u64, generated: u64, stages: Option<Stages>) {
+        self.requests.get_or_create(&[(label::OUTCOME, outcome)]).inc();
+        self.prompt_tokens.inc_by(prompt);
+        self.generated_tokens.inc_by(generated);
+        let Some(stages) = stages else { return };
+        for (histogram, took) in [
+            (&self.duration, stages.total),
+            (&self.first_token, stages.tokenize + stages.queue + stages.prefill),
+            (&self.tokenize, stages.tokenize),
+            (&self.queue, stages.queue),
+            (&self.prefill, stages.prefill),
+            (&self.decode, stages.decode),
+        ] {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+}
+
+/// Reads the load when somebody looks, so that steps cost nothing.
+#[derive(Debug)]
+struct EngineLoad(watch::Receiver<Load>);
+
+impl Collector for EngineLoad {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let load = *self.0.borrow();
+        let used = load.total_blocks.saturating_sub(load.free_blocks) as f64;
+        let usage = used / load.total_blocks.max(1) as f64;
+        for (name, value) in [
+            (names::RUNNING, load.running),
+            (names::WAITING, load.waiting),
+            (names::TOKENS_QUEUED, load.queued_tokens),
+            (names::KV_BLOCKS, load.total_blocks),
+            (names::KV_BLOCKS_FREE, load.free_blocks),
+        ] {
+            name.encode(&mut encoder, &ConstGauge::new(value as u64))?;
+        }
+        names::KV_USAGE.encode(&mut encoder, &ConstGauge::new(usage))?;
+        names::STEPS.encode(&mut encoder, &ConstCounter::new(load.step))?;
+        names::PREEMPTIONS.encode(&mut encoder, &ConstCounter::new(load.preemptions))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stoker_shared::telemetry::metrics::{Metric, exposition};
+
+    use super::*;
+
+    #[test]
+    fn every_name_is_used_and_no_other_and_all_know_model_and_worker() {
+        let metrics = Metrics::default();
+        let stages = Stages { queue: Duration::from_secs(1), ..Stages::default() };
+        metrics.over("stop", 3, 4, Some(stages));
+        let load = Load { free_blocks: 3, total_blocks: 4, step: 7, ..Load::default() };
+        let mut registry = Registry::default();
+        metrics.register(&mut registry, "m", "w", watch::channel(load).1);
+        let text = exposition(&registry);
+
+        let mut told: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
+        told.sort_unstable();
+        let mut named: Vec<_> = names::ALL.iter().map(Metric::type_line).collect();
+        named.sort_unstable();
+        assert_eq!(told, named);
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(line.contains("{model=\"m\",worker=\"w\""), "{line}");
+        }
+        for line in [
+            "stoker_worker_requests_total{model=\"m\",worker=\"w\",outcome=\"stop\"} 1",
+            "stoker_worker_generated_tokens_total{model=\"m\",worker=\"w\"} 4",
+            "stoker_worker_kv_cache_usage_ratio{model=\"m\",worker=\"w\"} 0.25",
+            "stoker_worker_steps_total{model=\"m\",worker=\"w\"} 7",
+            "stoker_worker_queue_time_seconds_sum{model=\"m\",worker=\"w\"} 1.0",
+            "stoker_worker_time_to_first_token_seconds_sum{model=\"m\",worker=\"w\"} 1.0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
+        }
+    }
+}
