@@ -119,16 +119,7 @@ impl ServiceError {
 
     /// The name of the gRPC status that it becomes, as logs and metrics show it.
     pub fn code_name(&self) -> &'static str {
-        match self {
-            Self::Invalid(_) => "INVALID_ARGUMENT",
-            Self::UnknownModel { .. } => "NOT_FOUND",
-            Self::Overloaded { .. } => "RESOURCE_EXHAUSTED",
-            Self::Unavailable { .. } | Self::Draining(_) => "UNAVAILABLE",
-            Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
-            Self::Cancelled => "CANCELLED",
-            Self::Unsupported(_) => "UNIMPLEMENTED",
-            Self::Internal(_) => "INTERNAL",
-        }
+        code_name(self.code())
     }
 
     fn code(&self) -> Code {
@@ -258,16 +249,6 @@ impl From<&Status> for ServiceError {
             _ => Self::Internal(field("cause").unwrap_or_else(message)),
         }
     }
-}
-
-/// The innermost cause of an error, which is the one that helps: `connection refused`, not `transport
-/// error`.
-pub fn root_cause(error: &dyn Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 /// A code as gRPC spells it, for instance `RESOURCE_EXHAUSTED`.

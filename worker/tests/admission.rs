@@ -7,7 +7,7 @@ use stoker_worker::{ModelSource, admit::Admission, load};
 /// The words of the refusal of a prompt where `room` tokens fit; none if it is admitted.
 fn refusal(prompt: String, room: usize) -> Option<String> {
     let model = load(&ModelSource::Bundled).unwrap();
-    let admission = Admission { model: &model, name: "storyteller", room, max_num_seqs: 1 };
+    let admission = Admission { model: &model, name: "storyteller", room, max_num_seqs: 4 };
     let input = Some(Input::Prompt(prompt));
     let request = GenerateRequest { input, ..GenerateRequest::default() };
     admission.admit(request).err().map(|error| error.to_string())

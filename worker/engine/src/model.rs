@@ -7,6 +7,7 @@ mod layer;
 mod linear;
 mod mlp;
 mod norm;
+mod rope;
 
 use std::sync::Arc;
 

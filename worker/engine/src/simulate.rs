@@ -10,7 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{runner::Part, sampling::mix64, tokenizer::Tokenizer, weights::ModelConfig};
+use crate::{
+    runner::Part,
+    sampling::mix64,
+    tokenizer::Tokenizer,
+    weights::{Family, ModelConfig, RopeScaling},
+};
 
 /// Tokens to choose from at each position.
 const CANDIDATES: u64 = 8;
@@ -52,6 +57,7 @@ impl Profile {
     /// The shape of the smallest model there could be: 1 KiB of cache a token.
     pub(crate) fn config(&self, vocab_size: usize, eos: u32) -> ModelConfig {
         ModelConfig {
+            family: Family::Llama,
             hidden_size: 128,
             intermediate_size: 128,
             num_layers: 1,
@@ -62,6 +68,12 @@ impl Profile {
             context_length: self.context_length as usize,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
+            windows: Vec::new(),
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
             tie_embeddings: true,
             bos_token_id: None,
             eos_token_ids: vec![eos],

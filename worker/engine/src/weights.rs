@@ -17,10 +17,11 @@ mod layout;
 mod model;
 mod read_at;
 mod safetensors;
+mod shards;
 mod source;
 mod tensor;
 
-pub use config::ModelConfig;
+pub use config::{Family, Llama3Scaling, ModelConfig, RopeScaling};
 pub use dtype::Dtype;
 pub use error::WeightsError;
 pub use folder::{DiskFolder, EmbeddedFolder, Folder};

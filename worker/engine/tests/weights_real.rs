@@ -5,7 +5,7 @@
 mod data;
 
 use data::shared_data;
-use stoker_engine::weights::{Dtype, ModelConfig, ModelFiles, tensor_shapes};
+use stoker_engine::weights::{Dtype, Family, ModelConfig, ModelFiles, RopeScaling, tensor_shapes};
 
 const MODEL: &str = "models/stories260K";
 
@@ -133,6 +133,7 @@ fn both_containers_describe_the_same_model() {
         return;
     };
     let config = ModelConfig {
+        family: Family::Llama,
         hidden_size: 64,
         intermediate_size: 172,
         num_layers: 5,
@@ -143,6 +144,12 @@ fn both_containers_describe_the_same_model() {
         context_length: 512,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::None,
+        windows: Vec::new(),
+        qkv_bias: false,
+        output_bias: false,
+        mlp_bias: false,
+        qk_norm: false,
         tie_embeddings: true,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],

@@ -2,11 +2,13 @@
 //!
 //! Every implementation is tested against these, within rounding.
 
+use std::num::NonZeroUsize;
+
 use burn::tensor::{Int, Tensor, activation, s};
 
 use crate::{
     KV_BLOCK,
-    ops::{Cache, Qkv, Tokens},
+    ops::{Cache, Qkv, Tokens, Weight},
 };
 
 /// See [`crate::ops::DecoderOps::rms_norm`].
@@ -16,17 +18,21 @@ pub fn rms_norm(x: Tensor<2>, gain: Tensor<1>, epsilon: f32) -> Tensor<2> {
 }
 
 /// See [`crate::ops::DecoderOps::linear`].
-pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    x.matmul(weight.transpose())
+pub fn linear(x: Tensor<2>, weight: Weight) -> Tensor<2> {
+    let y = x.matmul(weight.matrix.transpose());
+    match weight.bias {
+        None => y,
+        Some(bias) => y + bias.unsqueeze(),
+    }
 }
 
 /// See [`crate::ops::DecoderOps::linear_add`].
-pub fn linear_add(x: Tensor<2>, weight: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+pub fn linear_add(x: Tensor<2>, weight: Weight, residual: Tensor<2>) -> Tensor<2> {
     residual + linear(x, weight)
 }
 
 /// See [`crate::ops::DecoderOps::swiglu`].
-pub fn swiglu(x: Tensor<2>, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+pub fn swiglu(x: Tensor<2>, gate: Weight, up: Weight) -> Tensor<2> {
     activation::silu(linear(x.clone(), gate)) * linear(x, up)
 }
 
@@ -55,9 +61,17 @@ pub fn project_and_append(
         let n = y.dims()[1];
         y.reshape([t, n / d, d])
     };
-    let q = heads(linear(x.clone(), weights.query));
-    let k = heads(linear(x.clone(), weights.key));
+    let mut q = heads(linear(x.clone(), weights.query));
+    let mut k = heads(linear(x.clone(), weights.key));
     let v = heads(linear(x, weights.value));
+    if let Some(norm) = weights.norm {
+        let normed = |x: Tensor<3>, gain| {
+            let shape = x.dims();
+            rms_norm(x.reshape([shape[0] * shape[1], d]), gain, norm.epsilon).reshape(shape)
+        };
+        q = normed(q, norm.query);
+        k = normed(k, norm.key);
+    }
     let q = rotate(q, rope.clone(), tokens.positions.clone());
     let k = rotate(k, rope, tokens.positions.clone());
 
@@ -74,7 +88,12 @@ pub fn project_and_append(
 }
 
 /// See [`crate::ops::DecoderOps::paged_attention`].
-pub fn paged_attention(queries: Tensor<3>, tokens: &Tokens, cache: &Cache) -> Tensor<2> {
+pub fn paged_attention(
+    queries: Tensor<3>,
+    tokens: &Tokens,
+    cache: &Cache,
+    window: Option<NonZeroUsize>,
+) -> Tensor<2> {
     let [t, h, d] = queries.dims();
     let [_, g, _, _] = cache.keys.dims();
     let positions: Vec<i32> = ints(tokens.positions.clone());
@@ -82,19 +101,20 @@ pub fn paged_attention(queries: Tensor<3>, tokens: &Tokens, cache: &Cache) -> Te
     let outputs: Vec<Tensor<2>> = (0..t)
         .map(|i| {
             let length = positions[i] as usize + 1;
+            let first = window.map_or(0, |window| length.saturating_sub(window.get()));
             let row = rows[i] as usize;
             let blocks = length.div_ceil(KV_BLOCK);
             let table = tokens.tables.clone().slice(s![row..row + 1, 0..blocks]).reshape([blocks]);
-            // [blocks, g, KV_BLOCK, d] -> [g, length, d] -> [h, length, d]
+            // [blocks, g, KV_BLOCK, d] -> [g, seen, d] -> [h, seen, d]
             let gather = |from: &Tensor<4>| -> Tensor<3> {
                 from.clone()
                     .select(0, table.clone())
                     .swap_dims(0, 1)
                     .reshape([g, blocks * KV_BLOCK, d])
-                    .slice(s![.., 0..length])
+                    .slice(s![.., first..length])
                     .unsqueeze_dim::<4>(1)
                     .repeat_dim(1, h / g)
-                    .reshape([h, length, d])
+                    .reshape([h, length - first, d])
             };
             let q = queries.clone().slice(s![i..i + 1]).reshape([h, 1, d]);
             let scores = q.matmul(gather(&cache.keys).swap_dims(1, 2)) / (d as f32).sqrt();

@@ -1,11 +1,13 @@
 //! Each operation should match its reference in plain burn operations, whatever the shape.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::num::NonZeroUsize;
+
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use stoker_ops::{
     Cache, KV_BLOCK, Tokens,
-    ops::{self, Qkv},
+    ops::{self, HeadNorm, Qkv, Weight},
     reference, rope,
 };
 
@@ -32,6 +34,16 @@ fn assert_close<const D: usize>(got: Tensor<D>, want: Tensor<D>) {
     for (i, (a, b)) in got.iter().zip(&want).enumerate() {
         assert!((a - b).abs() <= TOLERANCE * size, "element {i}: {a} is not {b}");
     }
+}
+
+/// A linear map of `n` outputs over `k` inputs.
+fn weight(n: usize, k: usize, biased: bool) -> Weight {
+    Weight { matrix: random([n, k]), bias: biased.then(|| random([n])) }
+}
+
+fn angles(positions: usize, d: usize) -> Tensor<2> {
+    let table = rope::table(positions, &rope::frequencies(d, 1e4));
+    Tensor::from_data(TensorData::new(table, [positions, d]), &device())
 }
 
 /// Sequences with `lengths` new tokens each, on top of `cached` old ones, in shuffled blocks.
@@ -78,8 +90,14 @@ proptest! {
     }
 
     #[test]
-    fn linear_and_swiglu(t in 1usize..34, n in 1usize..70, k in 1usize..200) {
-        let (x, w, up, residual) = (random([t, k]), random([n, k]), random([n, k]), random([t, n]));
+    fn linear_and_swiglu(
+        t in 1usize..34,
+        n in 1usize..70,
+        k in 1usize..200,
+        biased in any::<bool>(),
+    ) {
+        let (x, residual) = (random([t, k]), random([t, n]));
+        let (w, up) = (weight(n, k, biased), weight(n, k, biased));
         assert_close(ops::linear(x.clone(), w.clone()), reference::linear(x.clone(), w.clone()));
         assert_close(
             ops::linear_add(x.clone(), w.clone(), residual.clone()),
@@ -98,15 +116,24 @@ proptest! {
         group in 1usize..4,
         half in 1usize..20,
         k in 1usize..80,
+        biased in any::<bool>(),
+        normed in any::<bool>(),
+        window in prop::option::of(1usize..70),
     ) {
         let (lengths, cached): (Vec<_>, Vec<_>) = sequences.into_iter().unzip();
         let (tokens, blocks) = tokens(&lengths, &cached);
         let (h, d) = (g * group, half * 2);
         let t: usize = lengths.iter().sum();
         let x = random([t, k]);
-        let weights =
-            Qkv { query: random([h * d, k]), key: random([g * d, k]), value: random([g * d, k]) };
-        let angles = Tensor::from_data(TensorData::new(rope::table(64, d, 1e4), [64, d]), &device());
+        let norm = || HeadNorm { query: random([d]), key: random([d]), epsilon: 0.5 };
+        let weights = Qkv {
+            query: weight(h * d, k, biased),
+            key: weight(g * d, k, biased),
+            value: weight(g * d, k, biased),
+            norm: normed.then(norm),
+        };
+        let angles = angles(64, d);
+        let window = window.and_then(NonZeroUsize::new);
         let data = (random([blocks, g, KV_BLOCK, d]), random([blocks, g, KV_BLOCK, d]));
         let cache = || Cache { keys: data.0.clone(), values: data.1.clone() };
 
@@ -118,8 +145,8 @@ proptest! {
         assert_close(after.keys.clone(), after_want.keys);
         assert_close(after.values.clone(), after_want.values);
         assert_close(
-            ops::paged_attention(q.clone(), &tokens, &after),
-            reference::paged_attention(q, &tokens, &after),
+            ops::paged_attention(q.clone(), &tokens, &after, window),
+            reference::paged_attention(q, &tokens, &after, window),
         );
     }
 }
@@ -134,9 +161,10 @@ fn an_append_to_the_only_handle_is_in_place() {
         primitive.as_slice::<f32>().unwrap().as_ptr() as usize
     };
     let before = address(&keys);
-    let weights = Qkv { query: random([8, 5]), key: random([8, 5]), value: random([8, 5]) };
-    let angles = Tensor::from_data(TensorData::new(rope::table(4, 8, 1e4), [4, 8]), &device());
+    let weight = || Weight::from(random([8, 5]));
+    let weights = Qkv { query: weight(), key: weight(), value: weight(), norm: None };
     let cache = Cache { keys, values };
-    let (_, cache) = ops::project_and_append(random([3, 5]), weights, angles, &tokens, cache);
+    let x = random([3, 5]);
+    let (_, cache) = ops::project_and_append(x, weights, angles(4, 8), &tokens, cache);
     assert_eq!(address(&cache.keys), before);
 }

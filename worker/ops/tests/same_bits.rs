@@ -1,6 +1,8 @@
 //! A row's bits do not depend on the batch, the threads or the instruction set.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::num::NonZeroUsize;
+
 use stoker_ops::cpu::{
     attention::{Paged, paged_attention},
     isa::Isa,
@@ -35,8 +37,9 @@ fn batched_equals_alone() {
     for k in WIDTHS {
         let n = 37;
         let weight = numbers(n * k, 1);
-        let up = numbers(n * k, 2);
-        let (weight, up) = (Matrix { data: &weight, k }, Matrix { data: &up, k });
+        let (up, bias) = (numbers(n * k, 2), numbers(n, 12));
+        let matrix = |data| Matrix { data, k, bias: Some(&bias) };
+        let (weight, up) = (matrix(&weight), matrix(&up));
         let x = numbers(33 * k, 3);
         for isa in Isa::available() {
             for rows in [1, 2, 3, 4, 5, 8, 33] {
@@ -60,11 +63,12 @@ fn every_instruction_set_and_thread_count_agrees() {
     let three = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     for k in WIDTHS.into_iter().chain([1, 15, 17, 172]) {
         let (x, w, up) = (numbers(5 * k, 4), numbers(40 * k, 5), numbers(40 * k, 6));
-        let gain = numbers(k, 7);
+        let (gain, bias) = (numbers(k, 7), numbers(40, 13));
         let outcome = |isa: Isa| {
-            let (weight, up) = (Matrix { data: &w, k }, Matrix { data: &up, k });
-            let mut all = linear(isa, &x, weight);
-            all.extend(swiglu(isa, &x, weight, up));
+            let matrix = |data, bias| Matrix { data, k, bias };
+            let mut all = linear(isa, &x, matrix(&w, None));
+            all.extend(linear(isa, &x, matrix(&w, Some(&bias))));
+            all.extend(swiglu(isa, &x, matrix(&w, None), matrix(&up, Some(&bias))));
             all.extend(rms_norm(isa, &x, &gain, 1e-5));
             bits(&all)
         };
@@ -98,6 +102,16 @@ fn sequence(length: usize) -> Sequence {
 }
 
 fn attend(isa: Isa, s: &Sequence, queries: &[f32], positions: &[i32]) -> Vec<f32> {
+    attend_within(isa, s, queries, positions, None)
+}
+
+fn attend_within(
+    isa: Isa,
+    s: &Sequence,
+    queries: &[f32],
+    positions: &[i32],
+    window: Option<usize>,
+) -> Vec<f32> {
     let rows = vec![0; positions.len()];
     let paged = Paged {
         keys: &s.keys,
@@ -108,6 +122,7 @@ fn attend(isa: Isa, s: &Sequence, queries: &[f32], positions: &[i32]) -> Vec<f32
         rows: &rows,
         g: G,
         d: D,
+        window: window.map(|window| NonZeroUsize::new(window).unwrap()),
     };
     paged_attention(isa, queries, paged)
 }
@@ -130,6 +145,55 @@ fn prefill_equals_decode_in_attention() {
     }
 }
 
+/// Windows that end within a tile, at its border, and beyond the sequence.
+const WINDOWS: [usize; 8] = [1, 2, KV_BLOCK - 1, KV_BLOCK, KV_BLOCK + 1, 2 * KV_BLOCK, 37, 500];
+
+#[test]
+fn prefill_equals_decode_in_a_sliding_window() {
+    let length = 3 * KV_BLOCK + 5;
+    let s = sequence(length);
+    let width = G * GROUP * D;
+    let queries = numbers(length * width, 10);
+    let positions: Vec<i32> = (0..length as i32).collect();
+    let unlimited = attend(Isa::best(), &s, &queries, &positions);
+    for window in WINDOWS {
+        let whole = attend_within(Isa::best(), &s, &queries, &positions, Some(window));
+        for p in 0..length {
+            let row = p * width..(p + 1) * width;
+            // As long as nothing is cut off, a window changes no bit; after that it must.
+            let same = bits(&whole[row.clone()]) == bits(&unlimited[row.clone()]);
+            assert_eq!(same, p < window, "window {window} at position {p}");
+            for isa in Isa::available() {
+                let query = &queries[row.clone()];
+                let alone = attend_within(isa, &s, query, &positions[p..=p], Some(window));
+                assert_eq!(bits(&alone), bits(&whole[row.clone()]), "{isa:?}, {window} at {p}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_before_a_sliding_window_is_read() {
+    let length = 3 * KV_BLOCK + 5;
+    let clean = sequence(length);
+    let queries = numbers(G * GROUP * D, 14);
+    for window in WINDOWS {
+        for p in 0..length {
+            let mut s = sequence(length);
+            for before in 0..(p + 1).saturating_sub(window) {
+                let block = s.table[before / KV_BLOCK] as usize;
+                for head in 0..G {
+                    let start = ((block * G + head) * KV_BLOCK + before % KV_BLOCK) * D;
+                    s.keys[start..start + D].fill(f32::NAN);
+                    s.values[start..start + D].fill(f32::NAN);
+                }
+            }
+            let at = |s| attend_within(Isa::best(), s, &queries, &[p as i32], Some(window));
+            assert_eq!(bits(&at(&s)), bits(&at(&clean)), "window {window} at position {p}");
+        }
+    }
+}
+
 /// A hash of bits (FNV-1a over words).
 fn hash(values: &[f32]) -> u64 {
     bits(values)
@@ -144,17 +208,21 @@ fn every_operation_has_these_bits() {
     let isa = Isa::best();
     let k = 100;
     let (x, w, up) = (numbers(3 * k, 21), numbers(7 * k, 22), numbers(7 * k, 23));
-    let (weight, up) = (Matrix { data: &w, k }, Matrix { data: &up, k });
+    let matrix = |data| Matrix { data, k, bias: None };
+    let (weight, up) = (matrix(&w), matrix(&up));
+    let biased = Matrix { bias: Some(&x), ..weight };
     let s = sequence(40);
     let queries = numbers(2 * G * GROUP * D, 24);
     let mut turned = numbers(2 * D, 25);
-    rotate(isa, &mut turned, &rope::table(8, D, 1e4), &[3, 7], D);
+    rotate(isa, &mut turned, &rope::table(8, &rope::frequencies(D, 1e4)), &[3, 7], D);
     let hashes = [
         hash(&linear(isa, &x, weight)),
         hash(&swiglu(isa, &x, weight, up)),
         hash(&rms_norm(isa, &x, &w[..k], 1e-5)),
         hash(&attend(isa, &s, &queries, &[20, 39])),
         hash(&turned),
+        hash(&linear(isa, &x, biased)),
+        hash(&attend_within(isa, &s, &queries, &[20, 39], Some(19))),
     ];
     assert_eq!(stoker_ops::NUMERICS_VERSION, 1);
     assert_eq!(
@@ -165,6 +233,8 @@ fn every_operation_has_these_bits() {
             5_145_260_703_490_255_865,
             15_059_157_064_970_682_642,
             15_547_259_373_706_009_144,
+            7_569_571_810_272_657_698,
+            11_358_515_580_676_696_406,
         ]
     );
 }
@@ -172,7 +242,7 @@ fn every_operation_has_these_bits() {
 #[test]
 fn rotation_agrees_and_keeps_lengths() {
     let d = 32;
-    let table = rope::table(600, d, 1e4);
+    let table = rope::table(600, &rope::frequencies(d, 1e4));
     let x = numbers(3 * 2 * d, 11);
     let positions = [0, 17, 599];
     let rotated = |isa| {

@@ -58,8 +58,12 @@ impl Keys {
     async fn until(&mut self, holds: impl Fn(&BTreeSet<String>) -> bool) {
         while !holds(&self.known) {
             match timeout(PATIENCE, self.changes.next()).await.unwrap().unwrap() {
-                Change::Insert(found) => drop(self.known.insert(found.id.to_string())),
-                Change::Remove(gone) => drop(self.known.remove(gone.as_str())),
+                Change::Insert(found) => {
+                    self.known.insert(found.id.to_string());
+                }
+                Change::Remove(gone) => {
+                    self.known.remove(gone.as_str());
+                }
                 Change::Trouble(_) => {}
             }
         }

@@ -6,10 +6,10 @@ use burn::{
 };
 use stoker_ops::{Cache, Tokens, rope};
 
-use super::{Reader, layer::Layer, linear::Linear, norm::RmsNorm};
+use super::{Reader, layer::Layer, linear::Linear, norm::RmsNorm, rope::frequencies};
 use crate::weights::{ModelConfig, WeightsError};
 
-/// A Llama decoder.
+/// A decoder of the Llama kind: Llama, Mistral and Qwen differ in its constants alone.
 #[derive(Module, Debug)]
 pub struct Decoder {
     /// `[vocab, hidden]`
@@ -31,13 +31,13 @@ impl Decoder {
         let layers = (0..config.num_layers)
             .map(|index| Layer::read(config, reader, index))
             .collect::<Result<_, _>>()?;
-        let norm = RmsNorm::read(config, reader, "model.norm.weight")?;
+        let norm = RmsNorm::read(config, reader, "model.norm", config.hidden_size)?;
         let head = if config.tie_embeddings {
-            Linear { weight: embedding.clone() }
+            Linear { weight: embedding.clone(), bias: None }
         } else {
-            Linear::read(reader, "lm_head.weight", table)?
+            Linear::read(reader, "lm_head", table, false)?
         };
-        let angles = rope::table(config.context_length, config.head_dim, config.rope_theta);
+        let angles = rope::table(config.context_length, &frequencies(config));
         let angles = TensorData::new(angles, [config.context_length, config.head_dim]);
         let rope = Param::from_tensor(Tensor::from_data(angles, reader.device));
         Ok(Self { embedding, layers, norm, head, rope })

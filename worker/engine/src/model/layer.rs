@@ -27,13 +27,13 @@ impl Layer {
     ) -> Result<Self, WeightsError> {
         let prefix = format!("model.layers.{index}");
         let norm = |reader: &mut Reader, name| {
-            RmsNorm::read(config, reader, &format!("{prefix}.{name}.weight"))
+            RmsNorm::read(config, reader, &format!("{prefix}.{name}"), config.hidden_size)
         };
         Ok(Self {
             attention_norm: norm(reader, "input_layernorm")?,
-            attention: Attention::read(config, reader, &prefix)?,
+            attention: Attention::read(config, reader, index)?,
             mlp_norm: norm(reader, "post_attention_layernorm")?,
-            mlp: Mlp::read(config, reader, &prefix)?,
+            mlp: Mlp::read(config, reader, index)?,
         })
     }
 

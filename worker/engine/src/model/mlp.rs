@@ -21,11 +21,13 @@ impl Mlp {
     pub(super) fn read(
         config: &ModelConfig,
         reader: &mut Reader,
-        prefix: &str,
+        layer: usize,
     ) -> Result<Self, WeightsError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let mut linear =
-            |name, shape| Linear::read(reader, &format!("{prefix}.mlp.{name}.weight"), shape);
+        let mut linear = |name, shape| {
+            let name = format!("model.layers.{layer}.mlp.{name}");
+            Linear::read(reader, &name, shape, config.mlp_bias)
+        };
         Ok(Self {
             gate: linear("gate_proj", [inner, hidden])?,
             up: linear("up_proj", [inner, hidden])?,
@@ -35,7 +37,7 @@ impl Mlp {
 
     /// Adds to `residual [tokens, hidden]` what the layer makes of `x [tokens, hidden]`.
     pub fn forward_onto(&self, residual: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
-        let gated = ops::swiglu(x, self.gate.weight.val(), self.up.weight.val());
+        let gated = ops::swiglu(x, self.gate.weight(), self.up.weight());
         self.down.forward_onto(residual, gated)
     }
 }

@@ -1,17 +1,28 @@
-//! The numbers that define a Llama model, whichever file they came from.
+//! The numbers that define a model, whichever file they came from.
 
+mod family;
 mod json;
 mod keys;
 mod metadata;
+mod rope;
 
+use std::num::NonZeroUsize;
+
+pub use family::Family;
 pub(super) use json::{add_generation_config, from_json};
 pub(super) use metadata::from_metadata;
+pub use rope::{Llama3Scaling, RopeScaling};
 
 use super::{Source, WeightsError};
 
-/// The shape and constants of a decoder-only Llama model.
+/// More layers than any model has.
+const MAX_LAYERS: usize = 1 << 12;
+
+/// The shape and constants of a decoder of the Llama kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
+    /// Where it comes from.
+    pub family: Family,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width of the feed-forward layer.
@@ -32,6 +43,19 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How the rotary frequencies are stretched.
+    pub rope_scaling: RopeScaling,
+    /// For each layer the positions that a token sees, its own the last of them, where those are fewer than
+    /// all before it. Empty where no layer has a limit.
+    pub windows: Vec<Option<NonZeroUsize>>,
+    /// Whether the query, key and value projections have a bias.
+    pub qkv_bias: bool,
+    /// Whether the attention's output projection has a bias.
+    pub output_bias: bool,
+    /// Whether the projections of the feed-forward layer have a bias.
+    pub mlp_bias: bool,
+    /// Whether query and key heads are normalised before they are rotated.
+    pub qk_norm: bool,
     /// Whether the embedding table is also the output projection.
     pub tie_embeddings: bool,
     /// The token that begins a sequence.
@@ -51,13 +75,24 @@ impl ModelConfig {
         self.num_kv_heads * self.head_dim
     }
 
-    /// Checks what the rest of the engine relies on; keys are named as in config.json.
-    fn validated(mut self, source: &Source) -> Result<Self, WeightsError> {
+    /// Positions that a token of a layer sees, its own the last of them; `None`: all up to its own.
+    pub fn window(&self, layer: usize) -> Option<NonZeroUsize> {
+        self.windows.get(layer).copied().flatten()
+    }
+
+    /// Checks what the rest of the engine relies on. `name` says what the file calls a number that
+    /// config.json knows by the name given.
+    fn validated(
+        mut self,
+        source: &Source,
+        name: impl Fn(&'static str) -> String,
+    ) -> Result<Self, WeightsError> {
+        let wrong = |key, reason: String| Err(source.malformed(&name(key), reason));
         // Upper limits far above any model, and low enough that products of two fit in 64 bits.
         for (key, value, limit) in [
             ("hidden_size", self.hidden_size, 1 << 20),
             ("intermediate_size", self.intermediate_size, 1 << 22),
-            ("num_hidden_layers", self.num_layers, 1 << 12),
+            ("num_hidden_layers", self.num_layers, MAX_LAYERS),
             ("num_attention_heads", self.num_heads, 1 << 14),
             ("num_key_value_heads", self.num_kv_heads, 1 << 14),
             ("head_dim", self.head_dim, 1 << 12),
@@ -65,44 +100,56 @@ impl ModelConfig {
             ("max_position_embeddings", self.context_length, 1 << 24),
         ] {
             if value == 0 || value > limit {
-                let reason = format!("is {value}; must be between 1 and {limit}");
-                return Err(source.malformed(key, reason));
+                return wrong(key, format!("is {value}; must be between 1 and {limit}"));
             }
         }
         if !self.num_heads.is_multiple_of(self.num_kv_heads) {
+            let (kv_heads, heads) = (self.num_kv_heads, self.num_heads);
             let reason = format!(
-                "is {}, which does not divide num_attention_heads = {}",
-                self.num_kv_heads, self.num_heads
+                "is {kv_heads}, which does not divide {} = {heads}",
+                name("num_attention_heads")
             );
-            return Err(source.malformed("num_key_value_heads", reason));
+            return wrong("num_key_value_heads", reason);
         }
         // A table of angles is made for all positions: four bytes an element, at most half a gigabyte.
         if self.context_length * self.head_dim > 1 << 27 {
             let most = (1 << 27) / self.head_dim;
-            let reason = format!(
-                "is {}; at a head_dim of {} at most {most}",
-                self.context_length, self.head_dim
-            );
-            return Err(source.malformed("max_position_embeddings", reason));
+            let (length, width) = (self.context_length, self.head_dim);
+            let reason = format!("is {length}; for heads that are {width} wide at most {most}");
+            return wrong("max_position_embeddings", reason);
         }
         if !self.head_dim.is_multiple_of(2) {
             let reason = format!("is {}; rotary embeddings need an even width", self.head_dim);
-            return Err(source.malformed("head_dim", reason));
+            return wrong("head_dim", reason);
         }
         for (key, value) in [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)] {
             if !(value.is_finite() && value > 0.0) {
-                let reason = format!("is {value}; must be a positive finite number");
-                return Err(source.malformed(key, reason));
+                return wrong(key, format!("is {value}; must be a positive finite number"));
             }
         }
         self.eos_token_ids.sort_unstable();
         self.eos_token_ids.dedup();
-        for id in self.bos_token_id.iter().chain(&self.eos_token_ids) {
-            if *id as usize >= self.vocab_size {
+        for (key, ids) in [
+            ("bos_token_id", self.bos_token_id.as_slice()),
+            ("eos_token_id", self.eos_token_ids.as_slice()),
+        ] {
+            if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocab_size) {
                 let reason = format!("{id} lies outside the vocabulary of {}", self.vocab_size);
-                return Err(source.malformed("bos_token_id or eos_token_id", reason));
+                return wrong(key, reason);
             }
         }
+        self.windows = windows_that_matter(self.windows, self.context_length);
         Ok(self)
     }
+}
+
+/// Drops windows that reach as far as the context.
+fn windows_that_matter(
+    mut windows: Vec<Option<NonZeroUsize>>,
+    context_length: usize,
+) -> Vec<Option<NonZeroUsize>> {
+    for window in &mut windows {
+        *window = window.filter(|window| window.get() < context_length);
+    }
+    if windows.iter().all(Option::is_none) { Vec::new() } else { windows }
 }

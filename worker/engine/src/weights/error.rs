@@ -93,7 +93,7 @@ pub enum WeightsError {
 
     /// A tensor that the model would have to use, and this engine would leave out.
     #[error(
-        "{file}: tensor {tensor} is not one that a Llama model of this configuration uses; \
+        "{file}: tensor {tensor} is not one that a model of this configuration uses; \
          leaving it out would change the model's answers, so the model is refused"
     )]
     UnexpectedTensor {

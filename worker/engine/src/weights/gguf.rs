@@ -3,6 +3,7 @@
 //! Nothing in the file is believed before it is checked: counts against the bytes that are left,
 //! offsets against the file's size, tensors against each other.
 
+mod architecture;
 mod cursor;
 mod directory;
 mod kind;
@@ -13,6 +14,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use architecture::Architecture;
 pub use metadata::Metadata;
 pub use value::{Array, Scalar, Value};
 
@@ -22,6 +24,8 @@ use cursor::Cursor;
 use names::Rows;
 
 const MAGIC: [u8; 4] = *b"GGUF";
+/// The tensor with a divisor for each rotary frequency.
+const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 /// A parsed GGUF file: its metadata, and where its tensors lie.
 #[derive(Debug)]
@@ -49,9 +53,26 @@ impl Gguf {
         &self.metadata
     }
 
-    /// Whether the file has its own output projection instead of sharing the embeddings.
-    pub(super) fn has_output(&self) -> bool {
-        self.tensors.iter().any(|t| t.info.name == "output.weight")
+    /// Whether there is a tensor of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.iter().any(|tensor| tensor.info.name == name)
+    }
+
+    /// By what the frequency of each rotary pair is divided, where a tensor says so.
+    pub(super) fn rope_divisors(&self, head_dim: usize) -> Result<Option<Vec<f64>>, WeightsError> {
+        let Some(tensor) = self.tensors.iter().find(|tensor| tensor.info.name == ROPE_DIVISORS)
+        else {
+            return Ok(None);
+        };
+        tensor.check_shape(&[head_dim / 2])?;
+        let divisors = tensor.read_f32()?;
+        match divisors.iter().find(|divisor| **divisor <= 0.0) {
+            None => Ok(Some(divisors.into_iter().map(f64::from).collect())),
+            Some(divisor) => {
+                let reason = format!("holds {divisor}; frequencies can be divided by more than 0");
+                Err(self.source.malformed(ROPE_DIVISORS, reason))
+            }
+        }
     }
 
     /// The tensors under their canonical names, with rotary rows marked for reordering.
@@ -59,9 +80,15 @@ impl Gguf {
         &self,
         config: &ModelConfig,
     ) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+        let architecture = Architecture::of(&self.source, &self.metadata)?;
         let mut canonical = BTreeMap::new();
         for tensor in &self.tensors {
-            let Some((name, rows)) = names::canonical(&tensor.info.name) else {
+            // Part of the configuration; llama.cpp reads it for this architecture alone.
+            if tensor.info.name == ROPE_DIVISORS && architecture == Architecture::Llama {
+                continue;
+            }
+            let names = names::canonical(&tensor.info.name, architecture.rotary_rows());
+            let Some((name, rows)) = names else {
                 return Err(WeightsError::UnexpectedTensor {
                     file: self.source.name().to_owned(),
                     tensor: tensor.info.name.clone(),
@@ -71,7 +98,7 @@ impl Gguf {
                 Rows::Plain => RowOrder::Canonical,
                 Rows::Rotary => RowOrder::Interleaved { head_dim: config.head_dim },
             };
-            canonical.insert(name.clone(), tensor.clone().renamed(name, rows));
+            canonical.insert(name.clone(), tensor.clone().renamed(name, rows)?);
         }
         Ok(canonical)
     }

@@ -1,9 +1,12 @@
-//! The tensors that a Llama model of a given configuration is made of, and the check that a file holds them.
+//! The tensors that a model of a given configuration is made of, and the check that its files hold them.
 
 use std::collections::BTreeMap;
 
 use super::tensor::StoredTensor;
-use super::{ModelConfig, Source, WeightsError};
+use super::{ModelConfig, WeightsError};
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
 
 /// The names and shapes of all tensors of a model, layer by layer.
 ///
@@ -11,35 +14,54 @@ use super::{ModelConfig, Source, WeightsError};
 pub fn tensor_shapes(config: &ModelConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
     let table = vec![config.vocab_size, config.hidden_size];
     let norm = vec![config.hidden_size];
-    let head = (!config.tie_embeddings).then(|| ("lm_head.weight".to_owned(), table.clone()));
+    let head = (!config.tie_embeddings).then(|| (HEAD.to_owned(), table.clone()));
     // Lazily: a configuration may claim far more layers than its file holds.
-    [("model.embed_tokens.weight".to_owned(), table)]
+    [(EMBEDDING.to_owned(), table)]
         .into_iter()
         .chain((0..config.num_layers).flat_map(|layer| layer_shapes(config, layer)))
         .chain([("model.norm.weight".to_owned(), norm)])
         .chain(head)
 }
 
-fn layer_shapes(config: &ModelConfig, layer: usize) -> [(String, Vec<usize>); 9] {
+fn layer_shapes(config: &ModelConfig, layer: usize) -> Vec<(String, Vec<usize>)> {
     let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_size(), config.kv_size());
-    [
-        ("input_layernorm", vec![hidden]),
-        ("self_attn.q_proj", vec![q, hidden]),
-        ("self_attn.k_proj", vec![kv, hidden]),
-        ("self_attn.v_proj", vec![kv, hidden]),
-        ("self_attn.o_proj", vec![hidden, q]),
-        ("post_attention_layernorm", vec![hidden]),
-        ("mlp.gate_proj", vec![ffn, hidden]),
-        ("mlp.up_proj", vec![ffn, hidden]),
-        ("mlp.down_proj", vec![hidden, ffn]),
-    ]
-    .map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape))
+    let mut shapes = Vec::new();
+    let mut add = |part: &str, shape: Vec<usize>| {
+        shapes.push((format!("model.layers.{layer}.{part}"), shape));
+    };
+    for (part, out, inputs, biased) in [
+        ("self_attn.q_proj", q, hidden, config.qkv_bias),
+        ("self_attn.k_proj", kv, hidden, config.qkv_bias),
+        ("self_attn.v_proj", kv, hidden, config.qkv_bias),
+        ("self_attn.o_proj", hidden, q, config.output_bias),
+        ("mlp.gate_proj", ffn, hidden, config.mlp_bias),
+        ("mlp.up_proj", ffn, hidden, config.mlp_bias),
+        ("mlp.down_proj", hidden, ffn, config.mlp_bias),
+    ] {
+        add(&format!("{part}.weight"), vec![out, inputs]);
+        if biased {
+            add(&format!("{part}.bias"), vec![out]);
+        }
+    }
+    for (part, width, present) in [
+        ("input_layernorm", hidden, true),
+        ("post_attention_layernorm", hidden, true),
+        ("self_attn.q_norm", config.head_dim, config.qk_norm),
+        ("self_attn.k_norm", config.head_dim, config.qk_norm),
+    ] {
+        if present {
+            add(&format!("{part}.weight"), vec![width]);
+        }
+    }
+    shapes
 }
 
-/// Keeps the tensors that the configuration asks for, and refuses a file with too few, too many or others.
+/// Keeps the tensors that the configuration asks for, and refuses a model with too few, too many or others.
+///
+/// - file: what errors name where a tensor is in no file.
 pub(super) fn check(
-    source: &Source,
+    file: &str,
     config: &ModelConfig,
     mut found: BTreeMap<String, StoredTensor>,
 ) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
@@ -47,34 +69,43 @@ pub(super) fn check(
     for (name, expected) in tensor_shapes(config) {
         let Some(tensor) = found.remove(&name) else {
             return Err(WeightsError::MissingTensor {
-                file: source.name().to_owned(),
+                file: file.to_owned(),
                 tensor: name,
                 expected,
             });
         };
-        if tensor.info.shape != expected {
-            return Err(WeightsError::WrongShape {
-                file: source.name().to_owned(),
-                tensor: name,
-                actual: tensor.info.shape,
-                expected,
-            });
-        }
+        tensor.check_shape(&expected)?;
         kept.insert(name, tensor);
     }
-    match found.into_keys().find(|name| !is_redundant(config, name)) {
-        None => Ok(kept),
-        Some(tensor) => {
-            Err(WeightsError::UnexpectedTensor { file: source.name().to_owned(), tensor })
+    for (name, tensor) in found {
+        if name == HEAD && config.tie_embeddings {
+            check_tied_head(&tensor, kept.get(EMBEDDING))?;
+        } else if !name.ends_with(".rotary_emb.inv_freq") {
+            // The exception is a table that old exports kept; it follows from the configuration.
+            return Err(WeightsError::UnexpectedTensor {
+                file: tensor.file().to_owned(),
+                tensor: name,
+            });
         }
     }
+    Ok(kept)
 }
 
-/// Whether a tensor beyond the expected ones can be left out without changing an answer.
-///
-/// - `rotary_emb.inv_freq` is a table that old exports kept; it follows from `rope_theta`.
-/// - `lm_head.weight` of a tied model: transformers ties after loading, so the embedding wins and a
-///   stored head is never used. Doing otherwise would answer differently from the reference.
-fn is_redundant(config: &ModelConfig, name: &str) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || (config.tie_embeddings && name == "lm_head.weight")
+/// A head stored beside the embedding that it is tied to must be the same: versions of transformers differ
+/// in which of two they use.
+fn check_tied_head(
+    head: &StoredTensor,
+    embedding: Option<&StoredTensor>,
+) -> Result<(), WeightsError> {
+    match embedding {
+        Some(embedding) if !head.stores_the_same(embedding)? => Err(WeightsError::Malformed {
+            file: head.file().to_owned(),
+            subject: HEAD.to_owned(),
+            reason: format!(
+                "is not the same as {EMBEDDING}, but the configuration ties the two; set \
+                 tie_word_embeddings to false if the model has a head of its own, or remove the tensor"
+            ),
+        }),
+        _ => Ok(()),
+    }
 }

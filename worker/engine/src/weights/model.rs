@@ -13,7 +13,7 @@ use super::gguf::{self, Gguf};
 use super::tensor::StoredTensor;
 use super::{
     DiskFolder, EmbeddedFolder, FileReader, Folder, ModelConfig, RawTensor, Source, TensorInfo,
-    WeightsError, layout, safetensors,
+    WeightsError, layout, safetensors, shards,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -35,7 +35,8 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Opens a folder with config.json, tokenizer.json and model.safetensors, or a GGUF file.
+    /// Opens a folder with config.json, tokenizer.json and model.safetensors (or the files that
+    /// model.safetensors.index.json names), or a GGUF file.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         let name = path.display().to_string();
         let failed = |source: io::Error| match source.kind() {
@@ -71,12 +72,11 @@ impl ModelFiles {
         let source = open_file(folder, TOKENIZER)?;
         let json = source.read_all(MAX_TOKENIZER_BYTES)?;
         let tokenizer = Tokenizer::from_json_bytes(&json).map_err(|error| at(&source, error))?;
-        let source = Arc::new(open_file(folder, WEIGHTS)?);
-        let tensors = safetensors::read_tensors(&source)?;
+        let (file, tensors) = open_weights(folder)?;
         Ok(Self {
             name: folder.name(),
             chat_template: chat_template::of_folder(folder)?,
-            tensors: layout::check(&source, &config, tensors)?,
+            tensors: layout::check(&file, &config, tensors)?,
             tokenizer: for_model(tokenizer, &config),
             config,
         })
@@ -93,7 +93,7 @@ impl ModelFiles {
         Ok(Self {
             name: source.name().to_owned(),
             chat_template: chat_template::of_metadata(gguf.metadata())?,
-            tensors: layout::check(&source, &config, tensors)?,
+            tensors: layout::check(source.name(), &config, tensors)?,
             tokenizer: for_model(tokenizer, &config),
             config,
         })
@@ -163,6 +163,21 @@ fn at(source: &Source, error: TokenizerError) -> WeightsError {
     WeightsError::Tokenizer { file: source.name().to_owned(), source: error }
 }
 
+/// Lists the tensors of a folder, in one file or in several; returns them with the name of the file that
+/// should have all of them, or say where they are.
+fn open_weights(
+    folder: &dyn Folder,
+) -> Result<(String, BTreeMap<String, StoredTensor>), WeightsError> {
+    if let Some(source) = folder.open(WEIGHTS)? {
+        let source = Arc::new(source);
+        return Ok((source.name().to_owned(), safetensors::read_tensors(&source)?));
+    }
+    match folder.open(INDEX)? {
+        Some(index) => Ok((index.name().to_owned(), shards::read_tensors(folder, &index)?)),
+        None => Err(not_a_model_folder(folder, WEIGHTS)),
+    }
+}
+
 /// Opens a file that a model folder must have.
 fn open_file(folder: &dyn Folder, file: &str) -> Result<Source, WeightsError> {
     folder.open(file)?.ok_or_else(|| not_a_model_folder(folder, file))
@@ -171,16 +186,12 @@ fn open_file(folder: &dyn Folder, file: &str) -> Result<Source, WeightsError> {
 fn not_a_model_folder(folder: &dyn Folder, missing: &str) -> WeightsError {
     let files = folder.files();
     let with_end = |end: &str| files.iter().find(|name| name.ends_with(end));
-    let advice = if missing == WEIGHTS && files.iter().any(|name| name == INDEX) {
-        "sharded models (model.safetensors.index.json) are not supported yet; save the model as \
-         one model.safetensors"
-            .to_owned()
-    } else if let Some(gguf) = with_end(".gguf") {
+    let advice = if let Some(gguf) = with_end(".gguf") {
         format!("to use {gguf}, pass the path of the file itself")
     } else if let Some(weights) = with_end(".bin").or_else(|| with_end(".pth")) {
         format!("{weights} is not read, since unpickling it runs code; convert it to SafeTensors")
     } else {
-        format!("a model folder has {CONFIG}, {TOKENIZER} and {WEIGHTS}")
+        format!("a model folder has {CONFIG}, {TOKENIZER}, and {WEIGHTS} or {INDEX}")
     };
     WeightsError::NotAModel {
         path: folder.name(),

@@ -98,10 +98,55 @@ impl StoredTensor {
     }
 
     /// The same tensor under its canonical name, with its rows put in order when they are read.
-    pub(super) fn renamed(mut self, name: String, rows: RowOrder) -> Self {
+    ///
+    /// A vector in another order is read as rows of one element, which a type in blocks does not allow.
+    pub(super) fn renamed(mut self, name: String, rows: RowOrder) -> Result<Self, WeightsError> {
         self.info.name = name;
         self.rows = rows;
-        self
+        if let (RowOrder::Interleaved { .. }, [len]) = (rows, self.info.shape.as_slice()) {
+            let dtype = self.info.dtype;
+            let Some(bytes) = dtype.row_bytes(1) else {
+                let subject = format!("vector {} of type", self.info.name);
+                return Err(self.source.unsupported(subject, dtype, "F32, F16, BF16"));
+            };
+            (self.num_rows, self.row_len, self.row_bytes) = (*len, 1, bytes);
+        }
+        Ok(self)
+    }
+
+    /// The file that it lies in.
+    pub(super) fn file(&self) -> &str {
+        self.source.name()
+    }
+
+    /// Fails if the tensor has another shape than the configuration asks for.
+    pub(super) fn check_shape(&self, expected: &[usize]) -> Result<(), WeightsError> {
+        if self.info.shape == expected {
+            return Ok(());
+        }
+        Err(WeightsError::WrongShape {
+            file: self.source.name().to_owned(),
+            tensor: self.info.name.clone(),
+            actual: self.info.shape.clone(),
+            expected: expected.to_vec(),
+        })
+    }
+
+    /// Whether both store the same bytes of the same type in the same shape.
+    pub(super) fn stores_the_same(&self, other: &Self) -> Result<bool, WeightsError> {
+        if self.info.dtype != other.info.dtype || self.info.shape != other.info.shape {
+            return Ok(false);
+        }
+        let (mine, theirs) = (self.byte_range(), other.byte_range());
+        for start in mine.clone().step_by(PIECE_BYTES) {
+            let len = (mine.end - start).min(PIECE_BYTES as u64);
+            let left = self.source.read(start, len, &self.info.name)?;
+            let start = theirs.start + (start - mine.start);
+            if left != other.source.read(start, len, &other.info.name)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The bytes that it takes in the file: `start..end`.

@@ -5,13 +5,32 @@ use stoker_engine::weights::{Folder, Source, WeightsError};
 
 use crate::counting::{Counting, Reads};
 
+/// Name, dtype, shape and data of a tensor.
+pub(crate) type Tensor = (String, &'static str, Vec<u64>, Vec<u8>);
+
 /// The files of a model, held in memory, with their reads counted.
 #[derive(Clone)]
 pub(crate) struct FolderBuilder {
     pub(crate) config: Value,
     pub(crate) tokenizer: Value,
-    /// Name, dtype, shape and data of every tensor.
-    pub(crate) tensors: Vec<(String, &'static str, Vec<u64>, Vec<u8>)>,
+    pub(crate) tensors: Vec<Tensor>,
+}
+
+/// A SafeTensors file.
+pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
+    let mut header = Map::new();
+    let mut data = Vec::new();
+    for (name, dtype, shape, bytes) in tensors {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        data.extend_from_slice(bytes);
+        let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets });
+        header.insert(name.clone(), entry);
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.extend(data);
+    file
 }
 
 impl FolderBuilder {
@@ -65,18 +84,7 @@ impl FolderBuilder {
 
     /// The three files by name.
     pub(crate) fn build(&self) -> MemoryFolder {
-        let mut header = Map::new();
-        let mut data = Vec::new();
-        for (name, dtype, shape, bytes) in &self.tensors {
-            let offsets = [data.len(), data.len() + bytes.len()];
-            data.extend_from_slice(bytes);
-            let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets });
-            header.insert(name.clone(), entry);
-        }
-        let header = Value::Object(header).to_string();
-        let mut weights = (header.len() as u64).to_le_bytes().to_vec();
-        weights.extend_from_slice(header.as_bytes());
-        weights.extend(data);
+        let weights = safetensors(&self.tensors);
         MemoryFolder {
             files: vec![
                 ("config.json", self.config.to_string().into_bytes()),

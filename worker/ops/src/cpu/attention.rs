@@ -1,7 +1,10 @@
 //! Paged attention in one pass: tiles at absolute positions, merged in order with a running maximum.
 //!
 //! A tile is a block of the cache. A token sees the same tiles in the same order in a prefill chunk and
-//! alone in decode, so it gets the same bits.
+//! alone in decode, so it gets the same bits. A sliding window begins at an absolute position too: tiles
+//! that lie before it are skipped, and in the one that it cuts, the positions before it.
+
+use std::{num::NonZeroUsize, ops::Range};
 
 use rayon::slice::ParallelSliceMut;
 
@@ -31,6 +34,16 @@ pub struct Paged<'a> {
     pub g: usize,
     /// Elements of a head.
     pub d: usize,
+    /// Positions that a token sees, its own the last of them; all up to its own without one.
+    pub window: Option<NonZeroUsize>,
+}
+
+impl Paged<'_> {
+    /// The positions that `token` sees.
+    fn seen(&self, token: usize) -> Range<usize> {
+        let end = self.positions[token] as usize + 1;
+        self.window.map_or(0, |window| end.saturating_sub(window.get()))..end
+    }
 }
 
 /// `queries [t, h, d] -> [t, h * d]`.
@@ -43,17 +56,17 @@ pub fn paged_attention(isa: Isa, queries: &[f32], paged: Paged) -> Vec<f32> {
     }
     // A task is a token and a key-value head: the query heads of its group are neighbours.
     let group = queries.len() / (tokens * g);
-    let seen: usize = paged.positions.iter().map(|p| *p as usize + 1).sum();
+    let seen: usize = (0..tokens).map(|token| paged.seen(token).len()).sum();
     let work = 2 * seen * g * group;
     for_each(out.par_chunks_mut(group), work, |(task, out)| {
         let (token, head) = (task / g, task % g);
         let start = paged.rows[token] as usize * paged.blocks;
-        let length = paged.positions[token] as usize + 1;
+        let seen = paged.seen(token);
         isa.run(Heads {
             queries: &queries[task * group..(task + 1) * group],
             out,
-            table: &paged.tables[start..start + length.div_ceil(KV_BLOCK)],
-            length,
+            table: &paged.tables[start..start + seen.end.div_ceil(KV_BLOCK)],
+            seen,
             paged,
             head,
             d,
@@ -67,7 +80,7 @@ struct Heads<'a> {
     queries: &'a [f32],
     out: &'a mut [f32],
     table: &'a [i32],
-    length: usize,
+    seen: Range<usize>,
     paged: Paged<'a>,
     head: usize,
     d: usize,
@@ -82,24 +95,30 @@ impl Kernel for Heads<'_> {
         let tile_size = KV_BLOCK * self.d;
         for (q, out) in self.queries.chunks_exact(self.d).zip(self.out.chunks_exact_mut(self.d)) {
             let (mut peak, mut total) = (f32::NEG_INFINITY, 0.0f32);
-            for (tile, block) in self.table.iter().enumerate() {
+            let first_tile = self.seen.start / KV_BLOCK;
+            for (tile, block) in self.table.iter().enumerate().skip(first_tile) {
                 let start = (*block as usize * self.paged.g + self.head) * tile_size;
                 let keys = &self.paged.keys[start..start + tile_size];
                 let values = &self.paged.values[start..start + tile_size];
-                let seen = (self.length - tile * KV_BLOCK).min(KV_BLOCK);
+                // Of this tile.
+                let first = self.seen.start.saturating_sub(tile * KV_BLOCK);
+                let end = (self.seen.end - tile * KV_BLOCK).min(KV_BLOCK);
+                let keys = keys[first * self.d..].chunks_exact(self.d);
+                let values = values[first * self.d..].chunks_exact(self.d);
 
                 let mut scores = [f32::NEG_INFINITY; KV_BLOCK];
-                for (score, key) in scores[..seen].iter_mut().zip(keys.chunks_exact(self.d)) {
+                let scores = &mut scores[first..end];
+                for (score, key) in scores.iter_mut().zip(keys) {
                     let [product] = dot([key], q);
                     *score = product * scale;
                 }
-                let new_peak = scores[..seen].iter().fold(peak, |a, b| a.max(*b));
+                let new_peak = scores.iter().fold(peak, |a, b| a.max(*b));
                 let shrink = exp(peak - new_peak);
                 total *= shrink;
                 for o in out.iter_mut() {
                     *o *= shrink;
                 }
-                for (score, value) in scores[..seen].iter().zip(values.chunks_exact(self.d)) {
+                for (score, value) in scores.iter().zip(values) {
                     let weight = exp(score - new_peak);
                     total += weight;
                     for (o, v) in out.iter_mut().zip(value) {

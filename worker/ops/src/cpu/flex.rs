@@ -1,5 +1,7 @@
 //! The glue between burn's CPU tensors and the kernels.
 
+use std::num::NonZeroUsize;
+
 use burn::{
     backend::{Flex, tensor::FloatTensor},
     tensor::{Shape, TensorData},
@@ -15,7 +17,7 @@ use super::{
 };
 use crate::{
     KV_BLOCK,
-    ops::{CacheOn, DecoderOps, ProjectedOn, QkvOn, TokensOn},
+    ops::{CacheOn, DecoderOps, HeadNormOn, ProjectedOn, QkvOn, TokensOn, WeightOn},
 };
 
 /// A tensor whose elements lie one after the other, copied only if they did not.
@@ -41,9 +43,34 @@ impl Contiguous {
     fn dim(&self, i: usize) -> usize {
         self.0.layout().shape()[i]
     }
+}
+
+/// A linear map's tensors.
+struct Weights {
+    matrix: Contiguous,
+    bias: Option<Contiguous>,
+}
+
+impl Weights {
+    fn new(weight: WeightOn<Flex>) -> Self {
+        match weight {
+            WeightOn::Plain(matrix) => Self { matrix: Contiguous::new(matrix), bias: None },
+            WeightOn::Biased(matrix, bias) => {
+                Self { matrix: Contiguous::new(matrix), bias: Some(Contiguous::new(bias)) }
+            }
+        }
+    }
+
+    fn outputs(&self) -> usize {
+        self.matrix.dim(0)
+    }
 
     fn matrix(&self) -> Matrix<'_> {
-        Matrix { data: self.floats(), k: self.dim(1) }
+        Matrix {
+            data: self.matrix.floats(),
+            k: self.matrix.dim(1),
+            bias: self.bias.as_ref().map(Contiguous::floats),
+        }
     }
 }
 
@@ -58,24 +85,24 @@ impl DecoderOps for Flex {
         tensor(out, [x.dim(0), x.dim(1)])
     }
 
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let (x, weight) = (Contiguous::new(x), Contiguous::new(weight));
+    fn linear(x: FloatTensor<Self>, weight: WeightOn<Self>) -> FloatTensor<Self> {
+        let (x, weight) = (Contiguous::new(x), Weights::new(weight));
         let out = linear(Isa::best(), x.floats(), weight.matrix());
-        tensor(out, [x.dim(0), weight.dim(0)])
+        tensor(out, [x.dim(0), weight.outputs()])
     }
 
     fn linear_add(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: WeightOn<Self>,
         residual: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let (x, weight) = (Contiguous::new(x), Contiguous::new(weight));
+        let (x, weight) = (Contiguous::new(x), Weights::new(weight));
         let residual = Contiguous::new(residual);
         let mut out = linear(Isa::best(), x.floats(), weight.matrix());
         for (out, residual) in out.iter_mut().zip(residual.floats()) {
             *out += residual;
         }
-        tensor(out, [x.dim(0), weight.dim(0)])
+        tensor(out, [x.dim(0), weight.outputs()])
     }
 
     fn project_and_append(
@@ -88,17 +115,21 @@ impl DecoderOps for Flex {
         let isa = Isa::best();
         let (x, rope) = (Contiguous::new(x), Contiguous::new(rope));
         let (positions, slots) = (Contiguous::new(tokens.positions), Contiguous::new(tokens.slots));
-        let project =
-            |weight: FlexTensor| linear(isa, x.floats(), Contiguous::new(weight).matrix());
+        let project = |weight| linear(isa, x.floats(), Weights::new(weight).matrix());
         let CacheOn { mut keys, mut values } = cache;
         let shape = keys.layout().shape().clone();
         let (g, d) = (shape[1], shape[3]);
 
         let mut queries = project(weights.query);
-        rotate(isa, &mut queries, rope.floats(), positions.ints(), d);
         let mut new_keys = project(weights.key);
-        rotate(isa, &mut new_keys, rope.floats(), positions.ints(), d);
         let new_values = project(weights.value);
+        if let HeadNormOn::Present { query, key, epsilon } = weights.norm {
+            // A head is a row of `d`, whichever token it belongs to.
+            queries = rms_norm(isa, &queries, Contiguous::new(query).floats(), epsilon);
+            new_keys = rms_norm(isa, &new_keys, Contiguous::new(key).floats(), epsilon);
+        }
+        rotate(isa, &mut queries, rope.floats(), positions.ints(), d);
+        rotate(isa, &mut new_keys, rope.floats(), positions.ints(), d);
 
         // In place while this is the only handle; a copy of the whole cache otherwise.
         append(keys.storage_mut(), &new_keys, slots.ints(), g, d);
@@ -111,6 +142,7 @@ impl DecoderOps for Flex {
         queries: FloatTensor<Self>,
         tokens: TokensOn<Self>,
         cache: CacheOn<Self>,
+        window: Option<NonZeroUsize>,
     ) -> FloatTensor<Self> {
         let (queries, tables) = (Contiguous::new(queries), Contiguous::new(tokens.tables));
         let (positions, rows) = (Contiguous::new(tokens.positions), Contiguous::new(tokens.rows));
@@ -124,20 +156,17 @@ impl DecoderOps for Flex {
             rows: rows.ints(),
             g: keys.dim(1),
             d: keys.dim(3),
+            window,
         };
         let out = paged_attention(Isa::best(), queries.floats(), paged);
         tensor(out, [queries.dim(0), queries.dim(1) * queries.dim(2)])
     }
 
-    fn swiglu(
-        x: FloatTensor<Self>,
-        gate: FloatTensor<Self>,
-        up: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
+    fn swiglu(x: FloatTensor<Self>, gate: WeightOn<Self>, up: WeightOn<Self>) -> FloatTensor<Self> {
         let x = Contiguous::new(x);
-        let (gate, up) = (Contiguous::new(gate), Contiguous::new(up));
+        let (gate, up) = (Weights::new(gate), Weights::new(up));
         let out = swiglu(Isa::best(), x.floats(), gate.matrix(), up.matrix());
-        tensor(out, [x.dim(0), gate.dim(0)])
+        tensor(out, [x.dim(0), gate.outputs()])
     }
 }
 

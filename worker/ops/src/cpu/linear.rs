@@ -14,13 +14,15 @@ const TASK: usize = 16;
 /// Rows that share one pass over a weight row.
 const ROWS: usize = 4;
 
-/// A weight matrix, `[n, k]` in rows.
+/// A weight matrix, `[n, k]` in rows, and what is added to its products.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     /// `n * k` elements.
     pub data: &'a [f32],
     /// Inputs.
     pub k: usize,
+    /// `n` elements, where there is a bias.
+    pub bias: Option<&'a [f32]>,
 }
 
 impl Matrix<'_> {
@@ -32,19 +34,29 @@ impl Matrix<'_> {
     fn row(&self, j: usize) -> &[f32] {
         &self.data[j * self.k..(j + 1) * self.k]
     }
+
+    /// Output `j` for every row of `x`. The bias comes on top of the finished sum, never into its lanes.
+    fn column(&self, isa: Isa, x: &[f32], j: usize, out: &mut [f32]) {
+        isa.run(Dots { x, weight: self.row(j), out });
+        if let Some(bias) = self.bias {
+            for out in out {
+                *out += bias[j];
+            }
+        }
+    }
 }
 
 /// `x * weight^T`: `[t, k] -> [t, n]`.
 pub fn linear(isa: Isa, x: &[f32], weight: Matrix) -> Vec<f32> {
-    columns(x, weight, |j, out| isa.run(Dots { x, weight: weight.row(j), out }))
+    columns(x, weight, |j, out| weight.column(isa, x, j, out))
 }
 
 /// `silu(x * gate^T) * (x * up^T)`: `[t, k] -> [t, n]`.
 pub fn swiglu(isa: Isa, x: &[f32], gate: Matrix, up: Matrix) -> Vec<f32> {
     columns(x, gate, |j, out| {
         let mut ups = vec![0.0; out.len()];
-        isa.run(Dots { x, weight: up.row(j), out: &mut ups });
-        isa.run(Dots { x, weight: gate.row(j), out });
+        up.column(isa, x, j, &mut ups);
+        gate.column(isa, x, j, out);
         isa.run(Gate { gates: out, ups: &ups });
     })
 }

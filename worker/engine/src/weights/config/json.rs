@@ -1,8 +1,13 @@
-//! config.json and generation_config.json, read the way transformers reads them for Llama.
+//! config.json and generation_config.json, read the way transformers reads them.
+
+mod known;
+mod rope;
+mod windows;
 
 use serde_json::{Value, json};
 
 use super::ModelConfig;
+use super::family::Family;
 use super::keys::Keys;
 use crate::weights::{Source, WeightsError};
 
@@ -13,29 +18,50 @@ const MAX_BYTES: u64 = 4 << 20;
 pub(in crate::weights) fn from_json(source: &Source) -> Result<ModelConfig, WeightsError> {
     let value = parse(source)?;
     let keys = Keys::new(source, &value)?;
-    refuse_other_models(&keys)?;
+    let family = family(&keys)?;
+    known::refuse_what_is_not_read(&keys, family)?;
+    let defaults = family.defaults();
     let num_heads = keys.required_count("num_attention_heads")?;
     let hidden_size = keys.required_count("hidden_size")?;
-    let head_dim = match keys.count("head_dim")? {
-        Some(head_dim) => head_dim,
-        None => default_head_dim(source, hidden_size, num_heads)?,
-    };
+    let num_layers = keys.required_count("num_hidden_layers")?;
+    let context_length = keys.count("max_position_embeddings")?.unwrap_or(defaults.context_length);
+    let (rope_theta, rope_scaling) = rope::read(&keys)?;
+    let (qkv_bias, output_bias) = attention_biases(&keys, family)?;
     let config = ModelConfig {
+        family,
         hidden_size,
         intermediate_size: keys.required_count("intermediate_size")?,
-        num_layers: keys.required_count("num_hidden_layers")?,
+        num_layers,
         num_heads,
-        num_kv_heads: keys.count("num_key_value_heads")?.unwrap_or(num_heads),
-        head_dim,
+        num_kv_heads: match keys.count("num_key_value_heads")? {
+            Some(count) => count,
+            // Null means one for each query head; only an absent key takes the default.
+            None if keys.has("num_key_value_heads") => num_heads,
+            None => defaults.num_kv_heads.unwrap_or(num_heads),
+        },
+        head_dim: match keys.count("head_dim")? {
+            Some(head_dim) => head_dim,
+            None if keys.has("head_dim") => split_evenly(source, hidden_size, num_heads)?,
+            None => match defaults.head_dim {
+                Some(head_dim) => head_dim,
+                None => split_evenly(source, hidden_size, num_heads)?,
+            },
+        },
         vocab_size: keys.required_count("vocab_size")?,
-        context_length: keys.count("max_position_embeddings")?.unwrap_or(2048),
+        context_length,
         rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-6),
-        rope_theta: rope_theta(&keys)?,
+        rope_theta,
+        rope_scaling,
+        windows: windows::read(&keys, family, num_layers, context_length)?,
+        qkv_bias,
+        output_bias,
+        mlp_bias: family == Family::Llama && keys.flag("mlp_bias")?.unwrap_or(false),
+        qk_norm: family == Family::Qwen3,
         tie_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
-        bos_token_id: token_ids(&keys, "bos_token_id", 1)?.first().copied(),
-        eos_token_ids: token_ids(&keys, "eos_token_id", 2)?,
+        bos_token_id: token_ids(&keys, "bos_token_id", defaults.bos_token_id)?.first().copied(),
+        eos_token_ids: token_ids(&keys, "eos_token_id", defaults.eos_token_id)?,
     };
-    config.validated(source)
+    config.validated(source, str::to_owned)
 }
 
 /// Adds the end tokens that generation_config.json names: chat models end turns with more than `</s>`.
@@ -46,7 +72,7 @@ pub(in crate::weights) fn add_generation_config(
     let value = parse(source)?;
     let keys = Keys::new(source, &value)?;
     config.eos_token_ids.extend(keys.ids("eos_token_id")?);
-    config.validated(source)
+    config.validated(source, str::to_owned)
 }
 
 fn parse(source: &Source) -> Result<Value, WeightsError> {
@@ -55,67 +81,43 @@ fn parse(source: &Source) -> Result<Value, WeightsError> {
         .map_err(|error| source.malformed("the file", format!("is not JSON: {error}")))
 }
 
-/// Refuses every model whose mathematics is not the one implemented.
-fn refuse_other_models(keys: &Keys<'_>) -> Result<(), WeightsError> {
-    match keys.get("architectures") {
-        Some(value) if *value != json!(["LlamaForCausalLM"]) => {
-            let supported = "[\"LlamaForCausalLM\"]";
-            return Err(keys.source.unsupported("architectures =", value, supported));
+/// The family, which `architectures` names, or `model_type` where that is absent. They must agree.
+fn family(keys: &Keys<'_>) -> Result<Family, WeightsError> {
+    let model_type = keys.text("model_type")?;
+    let family = match keys.get("architectures") {
+        Some(value) => {
+            let named = |family: &Family| *value == json!([family.architecture()]);
+            Family::ALL.into_iter().find(named).ok_or_else(|| {
+                let known = Family::ALL.map(|family| format!("[\"{}\"]", family.architecture()));
+                keys.source.unsupported("architectures =", value, known.join(", "))
+            })?
         }
-        None if keys.text("model_type")? != Some("llama") => {
-            let reason = "is missing, and model_type is not \"llama\"";
-            return Err(keys.source.malformed("architectures", reason));
+        None => {
+            let named = |family: &Family| model_type == Some(family.model_type());
+            Family::ALL.into_iter().find(named).ok_or_else(|| {
+                let known = Family::ALL.map(Family::model_type).join(", ");
+                let given = model_type.map_or("absent".to_owned(), |text| format!("{text:?}"));
+                let reason = format!("is missing, and model_type is {given}, not one of {known}");
+                keys.source.malformed("architectures", reason)
+            })?
         }
-        _ => {}
-    }
-    for (key, accepted) in [
-        ("model_type", vec![json!("llama")]),
-        ("hidden_act", vec![json!("silu"), json!("swish")]),
-        ("attention_bias", vec![json!(false)]),
-        ("mlp_bias", vec![json!(false)]),
-        ("quantization_config", vec![]),
-        ("compression_config", vec![]),
-        ("sliding_window", vec![]),
-        ("pretraining_tp", vec![json!(1)]),
-        ("partial_rotary_factor", vec![json!(1)]),
-        ("num_local_experts", vec![json!(0)]),
-        ("logit_scale", vec![json!(1)]),
-        ("final_logit_softcapping", vec![]),
-        ("attn_logit_softcapping", vec![]),
-    ] {
-        keys.accept_only(key, &accepted)?;
-    }
-    Ok(())
+    };
+    keys.accept_only("model_type", &[json!(family.model_type())])?;
+    Ok(family)
 }
 
-/// The rotary base, from the old key or from the newer object; scaled variants are refused.
-fn rope_theta(keys: &Keys<'_>) -> Result<f64, WeightsError> {
-    let mut theta = keys.number("rope_theta")?;
-    for object in ["rope_parameters", "rope_scaling"] {
-        let Some(rope) = keys.object(object)? else {
-            continue;
-        };
-        for kind in ["rope_type", "type"] {
-            rope.accept_only(kind, &[json!("default")])?;
-        }
-        rope.accept_only("partial_rotary_factor", &[json!(1)])?;
-        rope.accept_only("factor", &[json!(1)])?;
-        let known = ["rope_type", "type", "rope_theta", "partial_rotary_factor", "factor"];
-        for name in rope.names().filter(|name| !known.contains(name)) {
-            rope.accept_only(name, &[])?;
-        }
-        if let Some(inner) = rope.number("rope_theta")? {
-            if theta.is_some_and(|outer| outer != inner) {
-                let reason = format!("is {inner}, which contradicts another rope_theta");
-                return Err(keys.source.malformed(object, reason));
-            }
-            theta = Some(inner);
-        }
-    }
-    Ok(theta.unwrap_or(10_000.0))
+/// Whether queries, keys and values have a bias, and whether the output projection has.
+fn attention_biases(keys: &Keys<'_>, family: Family) -> Result<(bool, bool), WeightsError> {
+    let asked = keys.flag("attention_bias")?.unwrap_or(false);
+    Ok(match family {
+        Family::Llama | Family::Qwen3 => (asked, asked),
+        Family::Mistral => (false, false),
+        // Whatever the key says: transformers does not read it there.
+        Family::Qwen2 => (true, false),
+    })
 }
 
-fn default_head_dim(
+fn split_evenly(
     source: &Source,
     hidden_size: usize,
     num_heads: usize,
@@ -128,7 +130,7 @@ fn default_head_dim(
     Ok(hidden_size / num_heads)
 }
 
-/// An absent key means transformers' default for Llama; null means that there is none.
-fn token_ids(keys: &Keys<'_>, key: &str, default: u32) -> Result<Vec<u32>, WeightsError> {
-    if keys.has(key) { keys.ids(key) } else { Ok(vec![default]) }
+/// An absent key means transformers' default; null means that there is none.
+fn token_ids(keys: &Keys<'_>, key: &str, default: Option<u32>) -> Result<Vec<u32>, WeightsError> {
+    if keys.has(key) { keys.ids(key) } else { Ok(default.into_iter().collect()) }
 }

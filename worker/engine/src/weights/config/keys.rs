@@ -52,11 +52,19 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn required_count(&self, key: &str) -> Result<usize, WeightsError> {
-        self.count(key)?.ok_or_else(|| self.source.malformed(key, "is missing"))
+        self.count(key)?.ok_or_else(|| self.malformed(key, "is missing"))
     }
 
     pub(super) fn number(&self, key: &str) -> Result<Option<f64>, WeightsError> {
         self.convert(key, "a number", Value::as_f64)
+    }
+
+    pub(super) fn required_number(&self, key: &str) -> Result<f64, WeightsError> {
+        self.number(key)?.ok_or_else(|| self.malformed(key, "is missing"))
+    }
+
+    pub(super) fn list(&self, key: &str) -> Result<Option<&'a [Value]>, WeightsError> {
+        self.convert(key, "a list", |value| value.as_array().map(Vec::as_slice))
     }
 
     pub(super) fn flag(&self, key: &str) -> Result<Option<bool>, WeightsError> {
@@ -90,6 +98,10 @@ impl<'a> Keys<'a> {
         }
     }
 
+    pub(super) fn malformed(&self, key: &str, reason: impl Into<String>) -> WeightsError {
+        self.source.malformed(&self.full(key), reason)
+    }
+
     fn convert<T>(
         &self,
         key: &str,
@@ -107,7 +119,7 @@ impl<'a> Keys<'a> {
             shown.truncate(end);
             shown.push_str("...");
         }
-        self.source.malformed(&self.full(key), format!("is {shown}; expected {wanted}"))
+        self.malformed(key, format!("is {shown}; expected {wanted}"))
     }
 
     fn full(&self, key: &str) -> String {

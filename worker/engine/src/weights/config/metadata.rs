@@ -1,15 +1,15 @@
-//! The configuration in GGUF metadata, under the `llama.` prefix.
+//! The configuration in GGUF metadata, under the prefix of its architecture.
 
-use super::ModelConfig;
-use crate::weights::gguf::{Gguf, Metadata, Value};
+use std::num::NonZeroUsize;
+
+use super::{MAX_LAYERS, ModelConfig, RopeScaling};
+use crate::weights::gguf::{Architecture, Gguf, Metadata, Value};
 use crate::weights::{Source, WeightsError};
-
-const PREFIX: &str = "llama.";
 
 /// Keys that are read below, and keys that say nothing about the mathematics.
 ///
 /// Any other key under the prefix is refused: it asks for something that would be left out.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 19] = [
     "context_length",
     "embedding_length",
     "block_count",
@@ -20,9 +20,16 @@ const KNOWN: [&str; 13] = [
     "attention.key_length",
     "attention.value_length",
     "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
     "rope.dimension_count",
     "rope.freq_base",
-    // Where the file was converted from; the rows of a "llama" file are interleaved either way.
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scale_linear",
+    // What was done to the model, which its weights and frequencies already show.
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    // Where the file was converted from; the order of rows follows from the architecture either way.
     "tensor_data_layout",
 ];
 
@@ -32,15 +39,18 @@ pub(in crate::weights) fn from_metadata(
     gguf: &Gguf,
 ) -> Result<ModelConfig, WeightsError> {
     let metadata = gguf.metadata();
-    refuse_other_models(source, metadata)?;
-    let keys = Keys { metadata };
+    let architecture = Architecture::of(source, metadata)?;
+    let keys = Keys { source, metadata, architecture };
+    keys.refuse_what_is_not_read()?;
     let num_heads = keys.required("attention.head_count")?;
     let hidden_size = keys.required("embedding_length")?;
+    let num_layers = keys.required("block_count")?;
     let head_dim = head_dim(&keys, hidden_size, num_heads)?;
     let config = ModelConfig {
+        family: architecture.family(),
         hidden_size,
         intermediate_size: keys.required("feed_forward_length")?,
-        num_layers: keys.required("block_count")?,
+        num_layers,
         num_heads,
         num_kv_heads: keys.count("attention.head_count_kv")?.unwrap_or(num_heads),
         head_dim,
@@ -48,71 +58,99 @@ pub(in crate::weights) fn from_metadata(
         context_length: keys.required("context_length")?,
         rms_norm_eps: keys.required_number("attention.layer_norm_rms_epsilon")?,
         rope_theta: keys.number("rope.freq_base")?.unwrap_or(10_000.0),
-        tie_embeddings: !gguf.has_output(),
+        rope_scaling: rope_scaling(&keys, gguf, head_dim)?,
+        windows: windows(&keys, num_layers)?,
+        // The file has no keys for these. A layer without them is found when all tensors are checked.
+        qkv_bias: architecture == Architecture::Qwen2 || gguf.has("blk.0.attn_q.bias"),
+        output_bias: gguf.has("blk.0.attn_output.bias"),
+        mlp_bias: gguf.has("blk.0.ffn_up.bias"),
+        qk_norm: architecture == Architecture::Qwen3,
+        tie_embeddings: !gguf.has("output.weight"),
         bos_token_id: token_id(metadata, "tokenizer.ggml.bos_token_id")?,
         eos_token_ids: eos_token_ids(metadata)?,
     };
-    config.validated(source)
+    config.validated(source, |key| keys.name_of(key))
 }
 
 /// Keys under the prefix.
 struct Keys<'a> {
+    source: &'a Source,
     metadata: &'a Metadata,
+    architecture: Architecture,
 }
 
 impl Keys<'_> {
+    fn full(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture.name())
+    }
+
     fn count(&self, key: &str) -> Result<Option<usize>, WeightsError> {
-        let key = format!("{PREFIX}{key}");
-        let count = self.metadata.count(&key)?;
+        let count = self.metadata.count(&self.full(key))?;
         count
-            .map(|n| {
-                usize::try_from(n).map_err(|_| self.metadata.malformed(&key, format!("is {n}")))
-            })
+            .map(|n| usize::try_from(n).map_err(|_| self.malformed(key, format!("is {n}"))))
             .transpose()
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>, WeightsError> {
-        self.metadata.number(&format!("{PREFIX}{key}"))
+        self.metadata.number(&self.full(key))
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&str>, WeightsError> {
+        self.metadata.text(&self.full(key))
     }
 
     fn required(&self, key: &str) -> Result<usize, WeightsError> {
-        self.count(key)?.ok_or_else(|| self.missing(key))
+        self.count(key)?.ok_or_else(|| self.malformed(key, "is missing"))
     }
 
     fn required_number(&self, key: &str) -> Result<f64, WeightsError> {
-        self.number(key)?.ok_or_else(|| self.missing(key))
+        self.number(key)?.ok_or_else(|| self.malformed(key, "is missing"))
     }
 
-    fn missing(&self, key: &str) -> WeightsError {
-        self.metadata.malformed(&format!("{PREFIX}{key}"), "is missing")
+    fn malformed(&self, key: &str, reason: impl Into<String>) -> WeightsError {
+        self.metadata.malformed(&self.full(key), reason)
     }
-}
 
-fn refuse_other_models(source: &Source, metadata: &Metadata) -> Result<(), WeightsError> {
-    match metadata.text("general.architecture")? {
-        Some("llama") => {}
-        Some(other) => {
-            let subject = "general.architecture =";
-            return Err(source.unsupported(subject, other, "llama"));
+    fn unsupported(&self, key: &str, value: String, supported: &str) -> WeightsError {
+        self.source.unsupported(format!("{} =", self.full(key)), value, supported)
+    }
+
+    /// What a GGUF file calls a key of config.json.
+    fn name_of(&self, key: &'static str) -> String {
+        self.full(match key {
+            "hidden_size" => "embedding_length",
+            "intermediate_size" => "feed_forward_length",
+            "num_hidden_layers" => "block_count",
+            "num_attention_heads" => "attention.head_count",
+            "num_key_value_heads" => "attention.head_count_kv",
+            "head_dim" => "attention.key_length",
+            "max_position_embeddings" => "context_length",
+            "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
+            "rope_theta" => "rope.freq_base",
+            "bos_token_id" => return "tokenizer.ggml.bos_token_id".to_owned(),
+            // End tokens come from three keys.
+            "eos_token_id" => return "tokenizer.ggml.eos_token_id, eot or eom".to_owned(),
+            same => same,
+        })
+    }
+
+    fn refuse_what_is_not_read(&self) -> Result<(), WeightsError> {
+        if let Some(parts) = self.metadata.count("split.count")?.filter(|parts| *parts > 1) {
+            let supported = "a model in one file; merge the parts";
+            return Err(self.source.unsupported("split.count =", parts, supported));
         }
-        None => return Err(metadata.malformed("general.architecture", "is missing")),
-    }
-    if let Some(parts) = metadata.count("split.count")?.filter(|parts| *parts > 1) {
-        let supported = "a model in one file; merge the parts";
-        return Err(source.unsupported("split.count =", parts, supported));
-    }
-    for key in metadata.keys() {
-        let Some(name) = key.strip_prefix(PREFIX) else {
-            continue;
-        };
-        if KNOWN.contains(&name) || metadata.get(key).is_some_and(|value| neutral(name, value)) {
-            continue;
+        let prefix = self.full("");
+        for key in self.metadata.keys() {
+            let (Some(name), Some(value)) = (key.strip_prefix(&prefix), self.metadata.get(key))
+            else {
+                continue;
+            };
+            if !KNOWN.contains(&name) && !neutral(name, value) {
+                return Err(self.unsupported(name, value.brief(), "a file without this key"));
+            }
         }
-        let value = metadata.get(key).map(Value::brief).unwrap_or_default();
-        let subject = format!("{key} =");
-        return Err(source.unsupported(subject, value, "a file without this key"));
+        Ok(())
     }
-    Ok(())
 }
 
 /// Whether a key of a feature that is not implemented says that the feature is off.
@@ -121,13 +159,8 @@ fn neutral(name: &str, value: &Value) -> bool {
         |value: &Value| matches!(value, Value::Unsigned(0) | Value::Signed(0) | Value::Bool(false));
     let one = |value: &Value| matches!(value, Value::Float(x) if *x == 1.0);
     match name {
-        "rope.scaling.type" => *value == Value::Text("none".to_owned()),
-        "rope.scale_linear" | "rope.scaling.factor" | "logit_scale" => one(value),
-        "expert_count"
-        | "expert_used_count"
-        | "attention.sliding_window"
-        | "use_parallel_residual"
-        | "rope.scaling.finetuned" => off(value),
+        "logit_scale" | "rope.scaling.attn_factor" => one(value),
+        "expert_count" | "expert_used_count" | "use_parallel_residual" => off(value),
         "attention.causal" => *value == Value::Bool(true),
         _ => false,
     }
@@ -137,21 +170,66 @@ fn neutral(name: &str, value: &Value) -> bool {
 fn head_dim(keys: &Keys<'_>, hidden_size: usize, num_heads: usize) -> Result<usize, WeightsError> {
     let head_dim = match keys.count("attention.key_length")? {
         Some(length) => length,
-        None if num_heads > 0 && hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
+        None if hidden_size > 0 && num_heads > 0 && hidden_size.is_multiple_of(num_heads) => {
+            hidden_size / num_heads
+        }
         None => {
-            let reason =
-                format!("is {hidden_size}, not a multiple of attention.head_count = {num_heads}");
-            return Err(keys.metadata.malformed("llama.embedding_length", reason));
+            let count = keys.full("attention.head_count");
+            let reason = format!("is {hidden_size}, which {count} = {num_heads} cannot divide");
+            return Err(keys.malformed("embedding_length", reason));
         }
     };
     for key in ["attention.value_length", "rope.dimension_count"] {
         if let Some(other) = keys.count(key)?.filter(|other| *other != head_dim) {
             let reason =
                 format!("is {other}; only heads that are {head_dim} wide throughout are supported");
-            return Err(keys.metadata.malformed(&format!("{PREFIX}{key}"), reason));
+            return Err(keys.malformed(key, reason));
         }
     }
     Ok(head_dim)
+}
+
+/// How the rotary frequencies are stretched: by one factor, by a tensor with one for each pair, or by both.
+fn rope_scaling(
+    keys: &Keys<'_>,
+    gguf: &Gguf,
+    head_dim: usize,
+) -> Result<RopeScaling, WeightsError> {
+    let (key, factor) = match keys.number("rope.scaling.factor")? {
+        // An older spelling.
+        None => ("rope.scale_linear", keys.number("rope.scale_linear")?),
+        factor => ("rope.scaling.factor", factor),
+    };
+    let one_for_all = match keys.text("rope.scaling.type")? {
+        // Without a type, a factor is meant linearly.
+        None | Some("linear") => {
+            RopeScaling::linear(factor.unwrap_or(1.0), |reason| keys.malformed(key, reason))?
+        }
+        Some("none") => RopeScaling::None,
+        Some(other) => {
+            let value = format!("{other:?}");
+            return Err(keys.unsupported("rope.scaling.type", value, "\"none\", \"linear\""));
+        }
+    };
+    Ok(match (gguf.rope_divisors(head_dim)?, one_for_all) {
+        (None, one_for_all) => one_for_all,
+        (Some(divisors), RopeScaling::Linear { factor }) => {
+            RopeScaling::Divisors(divisors.into_iter().map(|divisor| divisor * factor).collect())
+        }
+        (Some(divisors), _) => RopeScaling::Divisors(divisors),
+    })
+}
+
+/// A window on every layer, which only files of the "llama" architecture have: Mistral's.
+fn windows(keys: &Keys<'_>, num_layers: usize) -> Result<Vec<Option<NonZeroUsize>>, WeightsError> {
+    let key = "attention.sliding_window";
+    let window = NonZeroUsize::new(keys.count(key)?.unwrap_or(0));
+    match window {
+        Some(window) if keys.architecture != Architecture::Llama => {
+            Err(keys.unsupported(key, window.to_string(), "0 or absent"))
+        }
+        _ => Ok(vec![window; num_layers.min(MAX_LAYERS)]),
+    }
 }
 
 /// The number of tokens listed, which a key may repeat.
@@ -160,10 +238,10 @@ fn vocab_size(keys: &Keys<'_>) -> Result<usize, WeightsError> {
     match (keys.count("vocab_size")?, tokens) {
         (Some(size), Some(tokens)) if size != tokens => {
             let reason = format!("is {size}, but tokenizer.ggml.tokens lists {tokens}");
-            Err(keys.metadata.malformed("llama.vocab_size", reason))
+            Err(keys.malformed("vocab_size", reason))
         }
         (Some(size), _) | (None, Some(size)) => Ok(size),
-        (None, None) => Err(keys.missing("vocab_size")),
+        (None, None) => Err(keys.malformed("vocab_size", "is missing")),
     }
 }
 

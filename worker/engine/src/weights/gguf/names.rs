@@ -5,12 +5,14 @@
 pub(super) enum Rows {
     /// As in the canonical layout.
     Plain,
-    /// Rotary pairs side by side, as the "llama" architecture stores query and key projections.
+    /// Rotary pairs side by side.
     Rotary,
 }
 
-/// The canonical name of a GGUF tensor; `None` for one that a plain Llama model does not have.
-pub(super) fn canonical(name: &str) -> Option<(String, Rows)> {
+/// The canonical name of a GGUF tensor; `None` for one that a model of the Llama kind does not have.
+///
+/// - rotary: how the architecture stores what makes queries and keys.
+pub(super) fn canonical(name: &str, rotary: Rows) -> Option<(String, Rows)> {
     let top = match name {
         "token_embd.weight" => Some("model.embed_tokens.weight"),
         "output_norm.weight" => Some("model.norm.weight"),
@@ -23,19 +25,23 @@ pub(super) fn canonical(name: &str) -> Option<(String, Rows)> {
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
     // Written the one way it can be written: "01" and "+1" would be second names for layer 1.
     let number: usize = layer.parse().ok().filter(|n: &usize| n.to_string() == layer)?;
-    let (part, rows) = match part {
-        "attn_norm.weight" => ("input_layernorm", Rows::Plain),
-        "attn_q.weight" => ("self_attn.q_proj", Rows::Rotary),
-        "attn_k.weight" => ("self_attn.k_proj", Rows::Rotary),
-        "attn_v.weight" => ("self_attn.v_proj", Rows::Plain),
-        "attn_output.weight" => ("self_attn.o_proj", Rows::Plain),
-        "ffn_norm.weight" => ("post_attention_layernorm", Rows::Plain),
-        "ffn_gate.weight" => ("mlp.gate_proj", Rows::Plain),
-        "ffn_up.weight" => ("mlp.up_proj", Rows::Plain),
-        "ffn_down.weight" => ("mlp.down_proj", Rows::Plain),
+    let (part, kind) = part.split_once('.')?;
+    let (part, rows, has_bias) = match part {
+        "attn_norm" => ("input_layernorm", Rows::Plain, false),
+        "attn_q" => ("self_attn.q_proj", rotary, true),
+        "attn_k" => ("self_attn.k_proj", rotary, true),
+        "attn_v" => ("self_attn.v_proj", Rows::Plain, true),
+        "attn_q_norm" => ("self_attn.q_norm", Rows::Plain, false),
+        "attn_k_norm" => ("self_attn.k_norm", Rows::Plain, false),
+        "attn_output" => ("self_attn.o_proj", Rows::Plain, true),
+        "ffn_norm" => ("post_attention_layernorm", Rows::Plain, false),
+        "ffn_gate" => ("mlp.gate_proj", Rows::Plain, true),
+        "ffn_up" => ("mlp.up_proj", Rows::Plain, true),
+        "ffn_down" => ("mlp.down_proj", Rows::Plain, true),
         _ => return None,
     };
-    Some((format!("model.layers.{number}.{part}.weight"), rows))
+    (kind == "weight" || (kind == "bias" && has_bias))
+        .then(|| (format!("model.layers.{number}.{part}.{kind}"), rows))
 }
 
 #[cfg(test)]
@@ -44,16 +50,21 @@ mod tests {
 
     #[test]
     fn names_map_to_the_canonical_ones() {
-        let name = |name: &str| canonical(name).map(|(name, _)| name);
+        let name = |name: &str| canonical(name, Rows::Rotary).map(|(name, _)| name);
         assert_eq!(name("output.weight").as_deref(), Some("lm_head.weight"));
         assert_eq!(
             name("blk.12.ffn_down.weight").as_deref(),
             Some("model.layers.12.mlp.down_proj.weight")
         );
+        assert_eq!(
+            name("blk.0.attn_q.bias").as_deref(),
+            Some("model.layers.0.self_attn.q_proj.bias")
+        );
         for other in [
             "rope_freqs.weight",
             "blk.01.attn_q.weight",
-            "blk.0.attn_q.bias",
+            "blk.0.attn_q.scale",
+            "blk.0.attn_norm.bias",
             "blk.0.ffn_gate_exps.weight",
             "blk..attn_q.weight",
         ] {
@@ -62,10 +73,13 @@ mod tests {
     }
 
     #[test]
-    fn only_queries_and_keys_are_interleaved() {
-        let rows = |name: &str| canonical(name).map(|(_, rows)| rows);
-        assert_eq!(rows("blk.0.attn_q.weight"), Some(Rows::Rotary));
-        assert_eq!(rows("blk.0.attn_k.weight"), Some(Rows::Rotary));
-        assert_eq!(rows("blk.0.attn_v.weight"), Some(Rows::Plain));
+    fn only_what_makes_queries_and_keys_is_interleaved() {
+        let rows = |name: &str| canonical(name, Rows::Rotary).map(|(_, rows)| rows);
+        for name in ["attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias"] {
+            assert_eq!(rows(&format!("blk.0.{name}")), Some(Rows::Rotary), "{name}");
+        }
+        for name in ["attn_v.weight", "attn_v.bias", "attn_output.weight", "attn_q_norm.weight"] {
+            assert_eq!(rows(&format!("blk.0.{name}")), Some(Rows::Plain), "{name}");
+        }
     }
 }

@@ -1,0 +1,74 @@
+//! SafeTensors in several files: an index says which tensor lies in which, and must be right about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::tensor::StoredTensor;
+use super::{Folder, Source, WeightsError, safetensors};
+
+/// The largest indices in use, of models with experts, are a tenth of this.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// The part of model.safetensors.index.json that matters here.
+#[derive(Deserialize)]
+struct Index {
+    /// The file of each tensor.
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Lists the tensors of all files that the index names.
+pub(super) fn read_tensors(
+    folder: &dyn Folder,
+    index: &Source,
+) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
+    let Index { weight_map } = serde_json::from_slice(&index.read_all(MAX_BYTES)?)
+        .map_err(|error| index.malformed("weight_map", error.to_string()))?;
+    let files: BTreeSet<_> = weight_map.values().map(String::as_str).collect();
+    files.iter().try_for_each(|file| check_name(index, file))?;
+    let mut tensors = BTreeMap::new();
+    for file in files {
+        let shard = Arc::new(open(folder, index, file)?);
+        for (name, tensor) in safetensors::read_tensors(&shard)? {
+            match weight_map.get(&name) {
+                Some(place) if place == file => tensors.insert(name, tensor),
+                Some(place) => {
+                    let reason = format!("lies in {file}, but the index places it in {place}");
+                    return Err(index.malformed(&name, reason));
+                }
+                None => {
+                    let reason = format!("lies in {file}, but the index does not list it");
+                    return Err(index.malformed(&name, reason));
+                }
+            };
+        }
+    }
+    match weight_map.iter().find(|(name, _)| !tensors.contains_key(*name)) {
+        None => Ok(tensors),
+        Some((name, file)) => {
+            let reason = format!("is not in {file}, where the index places it");
+            Err(index.malformed(name, reason))
+        }
+    }
+}
+
+/// Accepts the name of a file in the same folder: an index comes from elsewhere and must not lead out of it.
+fn check_name(index: &Source, file: &str) -> Result<(), WeightsError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if !file.ends_with(".safetensors") || file.starts_with('.') || !file.chars().all(plain) {
+        let reason = format!(
+            "names {file:?}; a shard is a .safetensors file in the same folder, its name made of \
+             letters, digits, dots and dashes"
+        );
+        return Err(index.malformed("weight_map", reason));
+    }
+    Ok(())
+}
+
+fn open(folder: &dyn Folder, index: &Source, file: &str) -> Result<Source, WeightsError> {
+    folder.open(file)?.ok_or_else(|| {
+        let reason = format!("names {file}, which is not there; is the download complete?");
+        index.malformed("weight_map", reason)
+    })
+}
