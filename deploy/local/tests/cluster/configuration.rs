@@ -59,9 +59,11 @@ impl Asked {
     fn options(&self) -> Vec<(String, bool)> {
         let help = String::from_utf8(self.run(&["--help"], &[]).stdout).unwrap();
         let flags = help.lines().filter_map(|line| line.trim().strip_prefix("--"));
-        let flags = flags.map(|flag| match flag.split_once(' ') {
-            Some((name, rest)) => (name.to_owned(), rest.starts_with('<')),
-            None => (flag.to_owned(), false),
+        let flags = flags.filter_map(|flag| match flag.split_once(' ') {
+            Some((name, rest)) if rest.starts_with('<') => Some((name.to_owned(), true)),
+            // A line of an example.
+            Some(_) => None,
+            None => Some((flag.to_owned(), false)),
         });
         flags.filter(|(name, _)| !matches!(name.as_str(), "config" | "print-config")).collect()
     }
