@@ -13,7 +13,7 @@ use crate::support::program;
 /// The address that the documentation uses.
 const DOCUMENTED: &str = "127.0.0.1:50051";
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
@@ -71,7 +71,7 @@ fn shell(command: &str, with: (&str, &Path), served: &Served) -> (Option<i32>, S
 }
 
 /// The program that `variable` names, or that is called `name`, if `works` finds no fault with it.
-fn find(variable: &str, name: &str, works: &[&str]) -> Option<PathBuf> {
+pub fn find(variable: &str, name: &str, works: &[&str]) -> Option<PathBuf> {
     let path = PathBuf::from(env::var_os(variable).unwrap_or_else(|| name.into()));
     let tried =
         Command::new(&path).args(works).stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -31,25 +31,25 @@ const TTL: u64 = 2;
 /// Clients that ask without a pause.
 const CLIENTS: usize = 8;
 
-fn worker(etcd: &Etcd, id: &str) -> Process {
+pub fn worker(etcd: &Etcd, id: &str) -> Process {
     let ttl = format!("{TTL}s");
     let flags = ["--etcd", etcd.url(), "--etcd-prefix", PREFIX, "--etcd-lease-ttl", &ttl];
     let own = ["--model", "storyteller", "--worker-id", id, "--drain-timeout", "120s"];
     Process::start("stoker-worker", &[&flags[..], &own].concat())
 }
 
-fn router(etcd: &Etcd) -> Process {
+pub fn router(etcd: &Etcd) -> Process {
     Process::start("stoker-router", &["--etcd", etcd.url(), "--etcd-prefix", PREFIX])
 }
 
 /// The workers that etcd names.
-struct Keys {
+pub struct Keys {
     changes: Changes,
     known: BTreeSet<String>,
 }
 
 impl Keys {
-    fn of(etcd: &Etcd) -> Self {
+    pub fn of(etcd: &Etcd) -> Self {
         let (etcd, etcd_prefix) = (vec![etcd.url().parse().unwrap()], PREFIX.to_owned());
         let changes = etcd::watch(EtcdConfig { etcd, etcd_prefix });
         Self { changes, known: BTreeSet::new() }
@@ -69,17 +69,17 @@ impl Keys {
         }
     }
 
-    async fn have(&mut self, workers: &[&str]) {
+    pub async fn have(&mut self, workers: &[&str]) {
         self.until(|known| workers.iter().all(|worker| known.contains(*worker))).await;
     }
 
-    async fn have_no_more(&mut self, worker: &str) {
+    pub async fn have_no_more(&mut self, worker: &str) {
         self.until(|known| !known.contains(worker)).await;
     }
 }
 
 /// Waits until the router has exactly `workers` live workers; one has `blocks` blocks.
-async fn live(router: &mut ControlClient<Channel>, workers: u32, blocks: u32) {
+pub async fn live(router: &mut ControlClient<Channel>, workers: u32, blocks: u32) {
     let poll = async {
         loop {
             let info = router.get_model_info(GetModelInfoRequest::default()).await;

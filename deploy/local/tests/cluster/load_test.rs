@@ -13,7 +13,7 @@ use crate::{
 /// Far longer than anything here takes: a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-fn load_test(address: &str, arguments: &str) -> Command {
+pub fn load_test(address: &str, arguments: &str) -> Command {
     let mut command = program("stoker-loadtest");
     command.args(["--endpoint", address, "--json", "-"]).args(arguments.split_whitespace());
     let mut command = Command::from(command);
@@ -21,7 +21,7 @@ fn load_test(address: &str, arguments: &str) -> Command {
     command
 }
 
-async fn run(mut command: Command) -> (Option<i32>, Value) {
+pub async fn run(mut command: Command) -> (Option<i32>, Value) {
     let Output { status, stdout, stderr } =
         timeout(PATIENCE, command.output()).await.unwrap().unwrap();
     eprintln!("{}", String::from_utf8_lossy(&stderr));

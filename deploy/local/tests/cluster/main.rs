@@ -16,3 +16,4 @@ mod sampling;
 mod simulated;
 mod support;
 mod telemetry;
+mod whole;

@@ -1,0 +1,99 @@
+//! The whole contract at once: a real etcd, workers that come and go, and 300 streams of two kinds of clients,
+//! who lose nothing and get what an undisturbed cluster gave them.
+
+use std::{collections::BTreeMap, path::Path, process::Stdio, time::Duration};
+
+use serde_json::Value;
+use stoker_proto::v1::GetModelInfoRequest;
+use tokio::{process::Command, time::timeout};
+
+use crate::{
+    clients::{find, root},
+    departures::load_becomes,
+    discovery::{Keys, live, router, worker},
+    etcd_server::Etcd,
+    load_test::{load_test, run},
+    support::control,
+};
+
+/// Far longer than anything here takes: a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Streams of each kind at once, so that there are 300.
+const EACH: usize = 150;
+/// Requests of each kind.
+const REQUESTS: usize = 300;
+
+/// The answers that the Python client got, by index.
+async fn python(python: &Path, address: &str) -> BTreeMap<u64, Value> {
+    let mut many = Command::new(python);
+    many.arg(root().join("examples/python/many.py"))
+        .args(["--endpoint", address, "--max-tokens", "150", "--seed", "1000"])
+        .args(["--concurrency", &EACH.to_string(), "--requests", &REQUESTS.to_string()])
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true);
+    let output = timeout(PATIENCE, many.output()).await.unwrap().unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{out}");
+    let objects = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    objects.map(|object| (object["index"].as_u64().unwrap(), object)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_hundred_streams_lose_nothing_while_workers_and_etcd_come_and_go() {
+    let works = ["-c", "import grpc, grpc_tools, grpc_status"];
+    let Some(interpreter) = find("STOKER_TEST_PYTHON", "python3", &works) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let digests = folder.path().join("digests.jsonl").display().to_string();
+    let load =
+        format!("--requests {REQUESTS} --concurrency {EACH} --synthetic 16:100-200 --seed 7");
+
+    for mut etcd in Etcd::each() {
+        let mut keys = Keys::of(&etcd);
+        let [a, b, c] = ["a", "b", "c"].map(|id| worker(&etcd, id));
+        let router = router(&etcd);
+        let mut info = control(&a.address).await;
+        let info = info.get_model_info(GetModelInfoRequest::default()).await.unwrap();
+        let blocks = info.into_inner().capacity.unwrap().kv_blocks;
+        let mut view = control(&router.address).await;
+        live(&mut view, 3, blocks).await;
+
+        // What an undisturbed cluster says.
+        let quiet = load_test(&router.address, &format!("{load} --save-digests {digests}"));
+        let (code, json) = run(quiet).await;
+        assert_eq!(code, Some(0), "{json:#}");
+        let quiet = python(&interpreter, &router.address).await;
+        assert_eq!(quiet.len(), REQUESTS);
+
+        let command = load_test(&router.address, &format!("{load} --expect {digests}"));
+        let ours = tokio::spawn(run(command));
+        let (path, address) = (interpreter.clone(), router.address.clone());
+        let theirs = tokio::spawn(async move { python(&path, &address).await });
+        let mut watch = control(&router.address).await;
+        load_becomes(&mut watch, |load| load.running + load.waiting > 250).await;
+
+        // One comes, one leaves, and etcd crashes and comes back.
+        let d = worker(&etcd, "d");
+        keys.have(&["d"]).await;
+        live(&mut view, 4, blocks).await;
+        b.terminate();
+        keys.have_no_more("b").await;
+        etcd.kill();
+        etcd.start();
+        load_becomes(&mut watch, |load| load.running > 0).await;
+        assert!(!ours.is_finished() && !theirs.is_finished(), "all of it was under load");
+        let status = tokio::task::spawn_blocking(|| b.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(0), "the one that left had time to finish");
+
+        let (code, json) = timeout(PATIENCE, ours).await.unwrap().unwrap();
+        assert_eq!(code, Some(0), "{json:#}");
+        assert_eq!(json["verify"]["matched"], REQUESTS, "{json:#}");
+        let theirs = timeout(PATIENCE, theirs).await.unwrap().unwrap();
+        assert_eq!(theirs.len(), REQUESTS);
+        for (index, answer) in &theirs {
+            assert_eq!(answer["text_sha256"], quiet[index]["text_sha256"], "{answer}");
+        }
+        let came = theirs.values().filter(|answer| answer["worker"] == "d").count();
+        assert!(came > 0, "the one that came had a part");
+        drop((a, c, d));
+    }
+}
