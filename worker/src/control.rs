@@ -40,7 +40,7 @@ impl ControlService {
         ModelInfo {
             model: worker.model_name.to_string(),
             digest: model.digest.clone(),
-            architecture: model.config.family.architecture().into(),
+            architecture: model.architecture().into(),
             parameters: model.parameters,
             context_length: worker.engine.room() as u32,
             vocab_size: model.config.vocab_size as u32,

@@ -66,9 +66,10 @@ const EXAMPLES: &str = r#"Examples:
   stoker-worker --simulate large
   stoker-worker --simulate 'step = "8ms", prefill_token = "25us", decode_token = "50us"'
 
-Profiles: every step takes `step`, and `prefill_token` for each prompt token, `decode_token` for each
-sequence that decodes, `context_token` for each token in the cache that is attended to. Answers end after
-`answer_tokens` on average (0: at the limit only) in a context of `context_length` tokens.
+Profiles: every step takes `step`, and `prefill_token` for each prompt token, `decode_token` for
+each sequence that decodes, `context_token` for each token in the cache that is attended to.
+Answers end after `answer_tokens` on average (0: at the limit only) in a context of
+`context_length` tokens.
 
 Exit codes: 0 after a drain, 1 for a failure while serving, 2 for bad usage."#;
 

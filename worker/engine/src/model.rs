@@ -100,6 +100,14 @@ impl Model {
         })
     }
 
+    /// The family as `GetModelInfo` names it, for instance `LlamaForCausalLM`.
+    pub fn architecture(&self) -> &str {
+        match &self.network {
+            Network::Decoder(..) => self.config.family.architecture(),
+            Network::Simulated(_) => "Simulated",
+        }
+    }
+
     /// A model of `profile` that speaks the vocabulary of `tokenizer`, which requests end with `eos`.
     pub fn simulated(profile: Profile, tokenizer: Tokenizer, eos: u32) -> Self {
         let vocab_size = tokenizer.vocab_size();

@@ -59,7 +59,7 @@ async fn a_process_serves_by_a_line_of_toml() {
     let info = control(&worker.address).await.get_model_info(GetModelInfoRequest::default()).await;
     let info = info.unwrap().into_inner();
     assert_eq!((info.model.as_str(), info.device_class.as_str()), ("simulated", "simulated"));
-    assert_eq!(info.context_length, 300);
+    assert_eq!((info.architecture.as_str(), info.context_length), ("Simulated", 300));
 
     let mut client = inference(&worker.address).await;
     let mut lengths = Vec::new();
