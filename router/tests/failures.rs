@@ -9,8 +9,8 @@ use crate::support::{
     worker::{FakeWorker, Script},
 };
 
-fn draining() -> ServiceError {
-    ServiceError::unavailable("draining")
+fn unavailable() -> ServiceError {
+    ServiceError::unavailable("gone")
 }
 
 /// Enough requests for both workers to be the first choice of some.
@@ -19,7 +19,15 @@ const ENOUGH: usize = 20;
 #[tokio::test]
 async fn before_the_first_token_another_worker_answers() {
     let good = FakeWorker::new("good");
-    for script in [Script::Refuse(draining()), Script::Fail(0, draining()), Script::Truncate(0)] {
+    // A worker says itself that it drains, between two reports of its load.
+    let leaves = || ServiceError::Draining("the worker".into());
+    for script in [
+        Script::Refuse(leaves()),
+        Script::Refuse(unavailable()),
+        Script::Fail(0, leaves()),
+        Script::Fail(0, unavailable()),
+        Script::Truncate(0),
+    ] {
         let bad = FakeWorker::new("bad").always(script);
         let cluster = Cluster::of(&[&good, &bad]).await;
         // The retry budget begins with ten.
@@ -38,8 +46,8 @@ async fn before_the_first_token_another_worker_answers() {
 
 #[tokio::test]
 async fn after_the_first_token_the_error_stands() {
-    let a = FakeWorker::new("a").always(Script::Fail(1, draining()));
-    let b = FakeWorker::new("b").always(Script::Fail(1, draining()));
+    let a = FakeWorker::new("a").always(Script::Fail(1, unavailable()));
+    let b = FakeWorker::new("b").always(Script::Fail(1, unavailable()));
     let cluster = Cluster::of(&[&a, &b]).await;
     for _ in 0..ENOUGH {
         let (events, error) = collect(cluster.generate(ask(3)).await.unwrap()).await;
@@ -51,7 +59,7 @@ async fn after_the_first_token_the_error_stands() {
 
 #[tokio::test]
 async fn the_same_worker_is_not_asked_twice_in_a_row() {
-    let workers = ["a", "b"].map(|n| FakeWorker::new(n).always(Script::Refuse(draining())));
+    let workers = ["a", "b"].map(|n| FakeWorker::new(n).always(Script::Refuse(unavailable())));
     let cluster = Cluster::of(&[&workers[0], &workers[1]]).await;
     // As many requests as the retry budget allows at the start.
     for _ in 0..5 {
@@ -84,7 +92,7 @@ async fn a_request_that_is_wrong_is_not_tried_again() {
 
 #[tokio::test]
 async fn a_storm_of_failures_adds_a_fifth_of_load_at_most() {
-    let worker = FakeWorker::new("a").always(Script::Refuse(draining()));
+    let worker = FakeWorker::new("a").always(Script::Refuse(unavailable()));
     let cluster = Cluster::of(&[&worker]).await;
     for _ in 0..200 {
         cluster.generate(ask(3)).await.unwrap_err();

@@ -1,13 +1,17 @@
 //! Workers without a model: a thousand of them behind one router.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use futures::{StreamExt, stream};
 use stoker::cluster::Cluster;
 use stoker_proto::v1::GetModelInfoRequest;
 use stoker_worker::{ModelSource, WorkerConfig, simulate::SimulatedDevice};
+use tonic::Code;
 
-use crate::support::{Process, answer, control, inference, program, request};
+use crate::{
+    departures::load_becomes,
+    support::{Process, answer, control, inference, program, read, request},
+};
 
 const WORKERS: u16 = 1_000;
 const REQUESTS: usize = 4_000;
@@ -71,6 +75,20 @@ async fn a_process_serves_by_a_line_of_toml() {
     let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
     // Ten on average, with a deviation of ten: of two hundred, 0.7.
     assert!((7.0..13.0).contains(&mean), "{mean}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_called_directly_keeps_the_deadline() {
+    // Eighty seconds for all of it.
+    let worker = Process::start("stoker-worker", &["--simulate", r#"step = "20ms""#]);
+    let mut late = tonic::Request::new(request("Once", 1, 4_000));
+    late.set_timeout(Duration::from_millis(500));
+    let stream = inference(&worker.address).await.generate(late).await.unwrap();
+    let mut tokens = 0;
+    let error = read(stream.into_inner(), || tokens += 1).await.unwrap_err();
+    assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
+    assert!(tokens > 0, "what was made in time has come");
+    load_becomes(&mut control(&worker.address).await, |load| load.running == 0).await;
 }
 
 #[test]
