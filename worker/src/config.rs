@@ -3,14 +3,28 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::Args;
-use stoker_engine::{EngineConfig, weights::ModelConfig};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use stoker_engine::{EngineConfig, Model, model::Quantization};
 use stoker_ops::KV_BLOCK;
 use stoker_shared::duration;
 
 /// How a worker works.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct WorkerConfig {
+    /// How weights are kept and multiplied: in 8 bits with a scale for each output, or in f32
+    #[arg(
+        long,
+        env = "STOKER_QUANTIZE",
+        default_value_t = Quantization::default(),
+        value_parser = quantization(),
+        value_name = "KIND",
+        help_heading = "Model"
+    )]
+    pub quantize: Quantization,
+
     /// Sequences in one batch
     #[arg(
         long,
@@ -69,6 +83,7 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
+            quantize: Quantization::default(),
             max_num_seqs: 64,
             max_num_batched_tokens: 512,
             max_num_queued_reqs: 1024,
@@ -76,6 +91,11 @@ impl Default for WorkerConfig {
             drain_timeout: Duration::from_secs(30),
         }
     }
+}
+
+fn quantization() -> impl TypedValueParser<Value = Quantization> {
+    PossibleValuesParser::new(Quantization::ALL.map(Quantization::name))
+        .try_map(|name| name.parse::<Quantization>())
 }
 
 /// A setting that does not fit another, or the model.
@@ -106,7 +126,7 @@ pub enum ConfigError {
 
 impl WorkerConfig {
     /// The size of an engine for `model`.
-    pub fn engine(&self, model: &ModelConfig) -> Result<EngineConfig, ConfigError> {
+    pub fn engine(&self, model: &Model) -> Result<EngineConfig, ConfigError> {
         let (tokens, seqs) = (self.max_num_batched_tokens, self.max_num_seqs);
         if tokens < seqs {
             return Err(ConfigError::FewTokens { tokens, seqs });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream, stream::BoxStream};
-use stoker_engine::{Load as EngineLoad, model::QUANTIZATION};
+use stoker_engine::Load as EngineLoad;
 use stoker_ops::KV_BLOCK;
 use stoker_proto::v1::{
     Capacity, DetokenizeRequest, DetokenizeResponse, DrainRequest, DrainResponse,
@@ -44,7 +44,7 @@ impl ControlService {
             parameters: model.parameters,
             context_length: worker.engine.room() as u32,
             vocab_size: model.config.vocab_size as u32,
-            quantization: QUANTIZATION.into(),
+            quantization: model.quantization.name().into(),
             device_class: model.network.device_class().into(),
             chat_template: model.chat_template.clone().unwrap_or_default(),
             eos_token_ids: model.config.eos_token_ids.clone(),

@@ -4,7 +4,8 @@ use std::{path::PathBuf, str::FromStr};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use stoker_engine::{
-    Model, model,
+    Model,
+    model::{self, Quantization},
     simulate::Profile,
     weights::{ModelFiles, WeightsError},
 };
@@ -55,7 +56,7 @@ impl ModelSource {
 }
 
 /// Loads a model onto the CPU. Shows a bar on a terminal and nothing in a pipe.
-pub fn load(source: &ModelSource) -> Result<Model, LoadError> {
+pub fn load(source: &ModelSource, quantization: Quantization) -> Result<Model, LoadError> {
     let files = match source {
         ModelSource::Bundled => ModelFiles::embedded(BUNDLED, storyteller::model()),
         ModelSource::Path(path) => ModelFiles::open(path),
@@ -65,7 +66,7 @@ pub fn load(source: &ModelSource) -> Result<Model, LoadError> {
     };
     let bar = ProgressBar::no_length().with_style(style()).with_prefix(source.name());
     let model = files.and_then(|files| {
-        Model::load(&files, &model::cpu(), |progress| {
+        Model::load(&files, &model::cpu(), quantization, |progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
         })

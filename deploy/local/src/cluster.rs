@@ -38,7 +38,8 @@ impl Cluster {
         // Bound before the model is loaded: a port in use is known at once.
         let listener = serve::bind(listen).await.map_err(|error| usage(&error))?;
         let name = source.name();
-        let model = tokio::task::spawn_blocking(move || stoker_worker::load(&source))
+        let quantize = config.quantize;
+        let model = tokio::task::spawn_blocking(move || stoker_worker::load(&source, quantize))
             .await
             .map_err(|error| Error::Failed(format!("loading failed: {error}")))?
             .map_err(|error| usage(&error))?;

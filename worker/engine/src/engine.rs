@@ -7,7 +7,7 @@ use crate::{
     group::{Progress, SequenceGroup},
     model::Model,
     request::{Request, Sink},
-    runner::{Part, Runner},
+    runner::{Logits, Part, Runner},
     scheduler::{Limits, Plan, Refused, Scheduler, Size, Slice, blocks_for},
     weights::ModelConfig,
 };
@@ -28,15 +28,16 @@ pub struct EngineConfig {
 
 impl EngineConfig {
     /// Bytes that one block takes in all layers.
-    pub fn block_bytes(config: &ModelConfig) -> usize {
+    pub fn block_bytes(model: &Model) -> usize {
+        let config = &model.config;
         let elements = 2 * config.num_layers * config.kv_size() * stoker_ops::KV_BLOCK;
         elements * size_of::<f32>()
     }
 
     /// Blocks that `bytes` hold, but no more than `max_num_seqs` sequences of full length can use.
-    pub fn blocks_within(bytes: u64, max_num_seqs: usize, config: &ModelConfig) -> usize {
-        let affordable = bytes / Self::block_bytes(config) as u64;
-        let useful = blocks_for(config.context_length).saturating_mul(max_num_seqs);
+    pub fn blocks_within(bytes: u64, max_num_seqs: usize, model: &Model) -> usize {
+        let affordable = bytes / Self::block_bytes(model) as u64;
+        let useful = blocks_for(model.config.context_length).saturating_mul(max_num_seqs);
         usize::try_from(affordable).unwrap_or(usize::MAX).min(useful)
     }
 }
@@ -169,7 +170,7 @@ impl Engine {
     }
 
     /// Runs the model over the plan. A row of logits for every token that wants one.
-    fn run(&mut self, plan: &Plan) -> Vec<Vec<f32>> {
+    fn run(&mut self, plan: &Plan) -> Logits {
         let now = Instant::now();
         for slice in &plan.slices {
             if let Some(group) = self.requests.get_mut(&slice.id.request) {
@@ -190,17 +191,16 @@ impl Engine {
     }
 
     /// Draws a token for every slice that samples, and ends what is done.
-    fn draw(&mut self, plan: &Plan, logits: &[Vec<f32>]) {
+    fn draw(&mut self, plan: &Plan, logits: &Logits) {
         let now = Instant::now();
-        let mut rest = logits;
+        let mut rest = logits.rows();
         for slice in &plan.slices {
-            let (logits, others) = rest.split_at(slice.logits);
-            rest = others;
+            let rows: Vec<_> = rest.by_ref().take(slice.logits).collect();
             self.scheduler.ran(slice, slice.samples);
             // Gone if another of its sequences failed in this step.
             let Some(group) = self.requests.get_mut(&slice.id.request) else { continue };
             let tokenizer = &self.runner.model().tokenizer;
-            match group.advance(slice, logits, tokenizer, now) {
+            match group.advance(slice, &rows, tokenizer, now) {
                 Progress::GoesOn => {}
                 Progress::SequenceEnded => self.scheduler.remove(slice.id),
                 Progress::Over => {

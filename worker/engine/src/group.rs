@@ -98,7 +98,7 @@ impl SequenceGroup {
     pub(crate) fn advance(
         &mut self,
         slice: &Slice,
-        logits: &[Vec<f32>],
+        logits: &[&[f32]],
         tokenizer: &Tokenizer,
         now: Instant,
     ) -> Progress {
@@ -115,7 +115,7 @@ impl SequenceGroup {
 
     /// Keeps how likely tokens of the prompt were. `logits` are those after the positions from
     /// `slice.start + slice.length - slice.logits` on.
-    fn note_prompt(&mut self, slice: &Slice, logits: &[Vec<f32>]) -> Result<(), Failure> {
+    fn note_prompt(&mut self, slice: &Slice, logits: &[&[f32]]) -> Result<(), Failure> {
         let Some(known) = &mut self.prompt_logprobs else { return Ok(()) };
         let tokens = self.sequences[slice.id.choice as usize].tokens();
         let first = slice.start + slice.length - slice.logits + 1;

@@ -7,21 +7,20 @@ mod layer;
 mod linear;
 mod mlp;
 mod norm;
+mod quantization;
 mod rope;
 
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 pub use decoder::Decoder;
+pub use quantization::Quantization;
 
 use crate::{
     simulate::Profile,
     tokenizer::Tokenizer,
     weights::{ModelConfig, ModelFiles, WeightsError},
 };
-
-/// How weights are kept, as the digest and `GetModelInfo` name it.
-pub const QUANTIZATION: &str = "none";
 
 /// What turns tokens into logits.
 #[derive(Clone)]
@@ -54,6 +53,8 @@ pub struct Model {
     pub network: Network,
     /// Its shape and constants.
     pub config: ModelConfig,
+    /// How its weights are kept.
+    pub quantization: Quantization,
     /// Its vocabulary.
     pub tokenizer: Arc<Tokenizer>,
     /// How its conversations are written, as a Jinja template, where the model has one.
@@ -78,6 +79,7 @@ impl Model {
     pub fn load(
         files: &ModelFiles,
         device: &Device,
+        quantization: Quantization,
         mut report: impl FnMut(Progress),
     ) -> Result<Self, WeightsError> {
         let parameters =
@@ -85,7 +87,7 @@ impl Model {
         let mut reader = Reader {
             files,
             device,
-            digest: digest::Digest::new(files),
+            digest: digest::Digest::new(files, quantization),
             progress: Progress { done: 0, total: parameters * size_of::<f32>() as u64 },
             report: &mut report,
         };
@@ -93,6 +95,7 @@ impl Model {
         Ok(Self {
             network: Network::Decoder(Box::new(decoder), device.clone()),
             config: files.config().clone(),
+            quantization,
             tokenizer: Arc::clone(files.tokenizer()),
             chat_template: files.chat_template().map(str::to_owned),
             digest: reader.digest.finish(),
@@ -117,6 +120,7 @@ impl Model {
             digest: digest::simulated(&profile, &tokenizer),
             network: Network::Simulated(profile),
             config,
+            quantization: Quantization::None,
             tokenizer: Arc::new(tokenizer),
             chat_template: None,
             parameters: 0,

@@ -1,5 +1,7 @@
 //! From a plan to logits: builds a step's tensors, runs the model, keeps the cache.
 
+use std::slice::ChunksExact;
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use stoker_ops::{Cache, KV_BLOCK, Tokens};
 
@@ -25,6 +27,29 @@ pub struct Part<'a> {
 pub struct Runner {
     model: Model,
     device: Computes,
+}
+
+/// What a step computes: a row of `[vocab]` for every token that wants one, in order.
+pub struct Logits {
+    values: Vec<f32>,
+    vocab: usize,
+}
+
+impl Logits {
+    /// Takes rows of `vocab` values, one after the other.
+    pub(crate) fn new(values: Vec<f32>, vocab: usize) -> Self {
+        Self { values, vocab: vocab.max(1) }
+    }
+
+    /// Row `index`.
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.vocab..(index + 1) * self.vocab]
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> ChunksExact<'_, f32> {
+        self.values.chunks_exact(self.vocab)
+    }
 }
 
 /// What computes.
@@ -58,8 +83,8 @@ impl Runner {
         &self.model
     }
 
-    /// Runs one step. Returns a row of logits, `[vocab]`, for every token that wants one, in order.
-    pub fn run(&mut self, parts: &[Part]) -> Vec<Vec<f32>> {
+    /// Runs one step.
+    pub fn run(&mut self, parts: &[Part]) -> Logits {
         match &mut self.device {
             Computes::Simulator(simulator) => simulator.run(parts),
             Computes::Network { decoder, device, caches } => {
@@ -69,8 +94,9 @@ impl Runner {
                 let (logits, written) =
                     decoder.forward(ids, &tokens, std::mem::take(caches), wanted);
                 *caches = written;
-                let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-                logits.chunks_exact(self.model.config.vocab_size).map(<[f32]>::to_vec).collect()
+                let logits = logits.into_data();
+                let values = logits.try_into_vec().expect("operations give logits in f32");
+                Logits::new(values, self.model.config.vocab_size)
             }
         }
     }

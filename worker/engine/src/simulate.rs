@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    runner::Part,
+    runner::{Logits, Part},
     sampling::mix64,
     tokenizer::Tokenizer,
     weights::{Family, ModelConfig, RopeScaling},
@@ -105,15 +105,15 @@ impl Simulator {
     }
 
     /// Takes the time of a step, then answers like [`crate::runner::Runner::run`].
-    pub(crate) fn run(&self, parts: &[Part]) -> Vec<Vec<f32>> {
+    pub(crate) fn run(&self, parts: &[Part]) -> Logits {
         let end = Instant::now() + self.profile.cost(parts);
         let wanted = parts.iter().flat_map(|part| {
             let end = part.start + part.ids.len();
             end - part.logits..end
         });
-        let logits = wanted.map(|position| self.logits(position + 1)).collect();
+        let logits = wanted.flat_map(|position| self.logits(position + 1)).collect();
         thread::sleep(end.saturating_duration_since(Instant::now()));
-        logits
+        Logits::new(logits, self.vocab_size)
     }
 
     /// A row for the token at `position`: a few words, all equally likely, and perhaps an end.

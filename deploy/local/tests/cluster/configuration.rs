@@ -11,12 +11,14 @@ const PROGRAMS: [(&str, Option<&str>); 3] =
     [("stoker-router", None), ("stoker-worker", None), ("stoker", Some("serve"))];
 
 /// Three values each, no two neighbours alike. Every option takes those of one row, or says which it takes.
-const SAMPLES: [[&str; 3]; 5] = [
+const SAMPLES: [[&str; 3]; 6] = [
     ["3", "4", "5"],
     ["3s", "4s", "5s"],
     ["127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5"],
     ["http://127.0.0.1:3", "http://127.0.0.1:4", "http://127.0.0.1:5"],
     ["instant", "small", "large"],
+    // There are but two.
+    ["int8", "none", "int8"],
 ];
 
 /// A program, asked what its configuration is.

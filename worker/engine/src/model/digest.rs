@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use stoker_ops::NUMERICS_VERSION;
 
+use super::Quantization;
 use crate::{simulate::Profile, tokenizer::Tokenizer, weights::ModelFiles};
 
 /// Names a simulated model by what decides its answers; how fast they come does not.
@@ -19,11 +20,11 @@ pub(super) fn simulated(profile: &Profile, tokenizer: &Tokenizer) -> String {
 pub(super) struct Digest(blake3::Hasher);
 
 impl Digest {
-    pub(super) fn new(files: &ModelFiles) -> Self {
+    pub(super) fn new(files: &ModelFiles, quantization: Quantization) -> Self {
         let mut digest = Self(blake3::Hasher::new());
         digest.field("numerics", &NUMERICS_VERSION.to_le_bytes());
         digest.field("device", b"cpu");
-        digest.field("quantization", crate::model::QUANTIZATION.as_bytes());
+        digest.field("quantization", quantization.name().as_bytes());
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = write!(text, "{:?}", files.config());

@@ -96,8 +96,8 @@ fn logits(model: &Model, prompts: &[&[u32]], chunk: usize) -> Vec<BTreeMap<usize
                 logits: 1,
             })
             .collect();
-        for (&prompt, logits) in running.iter().zip(runner.run(&parts)) {
-            found[prompt].insert(end(prompt) - 1, logits);
+        for (&prompt, logits) in running.iter().zip(runner.run(&parts).rows()) {
+            found[prompt].insert(end(prompt) - 1, logits.to_vec());
         }
     }
     found

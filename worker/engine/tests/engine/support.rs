@@ -14,7 +14,7 @@ use burn::tensor::Device;
 use safetensors::{Dtype, tensor::TensorView};
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, FinishReason, Logprobs, Model, Request, Sampling,
-    Sink, Stopping, Summary, Token, TokenLogprob, weights::ModelFiles,
+    Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, weights::ModelFiles,
 };
 
 /// The folder of real models, or `None` with a word about it where only the project is there.
@@ -31,14 +31,21 @@ pub fn data(path: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// The model at `path`, in f32.
 pub fn load(path: &Path) -> Model {
-    Model::load(&ModelFiles::open(path).unwrap(), &Device::flex(), |_| ()).unwrap()
+    load_as(path, Quantization::None)
+}
+
+/// The model at `path`.
+pub fn load_as(path: &Path, quantization: Quantization) -> Model {
+    let files = ModelFiles::open(path).unwrap();
+    Model::load(&files, &Device::flex(), quantization, |_| ()).unwrap()
 }
 
 /// The bundled model.
 pub fn stories() -> Model {
     let files = ModelFiles::embedded("storyteller", storyteller::model()).unwrap();
-    Model::load(&files, &Device::flex(), |_| ()).unwrap()
+    Model::load(&files, &Device::flex(), Quantization::None, |_| ()).unwrap()
 }
 
 /// Collects what a sequence is told.
