@@ -12,6 +12,7 @@ pub mod control;
 pub mod engine_thread;
 pub mod inflight;
 pub mod loading;
+pub mod memory;
 pub mod metrics;
 pub mod record;
 pub mod running;
