@@ -10,6 +10,8 @@ pub mod answer;
 pub mod config;
 pub mod control;
 pub mod engine_thread;
+pub mod eval;
+pub mod failure;
 pub mod inflight;
 pub mod loading;
 pub mod memory;

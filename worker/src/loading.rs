@@ -98,7 +98,7 @@ fn load_within(
 }
 
 /// Opens the files of a model that has some.
-fn open(source: &ModelSource) -> Result<ModelFiles, WeightsError> {
+pub(crate) fn open(source: &ModelSource) -> Result<ModelFiles, WeightsError> {
     match source {
         ModelSource::Path(path) => ModelFiles::open(path),
         // A simulated device has the vocabulary of the bundled model, and no weights.
@@ -109,7 +109,11 @@ fn open(source: &ModelSource) -> Result<ModelFiles, WeightsError> {
 }
 
 /// Reads all weights. Shows a bar on a terminal and nothing in a pipe.
-fn read(files: &ModelFiles, name: &str, quantization: Quantization) -> Result<Model, WeightsError> {
+pub(crate) fn read(
+    files: &ModelFiles,
+    name: &str,
+    quantization: Quantization,
+) -> Result<Model, WeightsError> {
     let bar = ProgressBar::no_length().with_style(style()).with_prefix(name.to_owned());
     let model = Model::load(files, &model::cpu(), quantization, |progress| {
         bar.set_length(progress.total);
