@@ -6,6 +6,7 @@ mod adjusting;
 mod choices;
 mod emitting;
 mod exactness;
+mod failing;
 mod families;
 mod logprobs;
 mod scheduling;
