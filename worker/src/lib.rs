@@ -17,6 +17,7 @@ pub mod loading;
 pub mod memory;
 pub mod metrics;
 pub mod record;
+pub mod roofline;
 pub mod running;
 pub mod service;
 pub mod simulate;

@@ -1,0 +1,99 @@
+//! The command line of `roofline`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, builder::PossibleValuesParser};
+use stoker_engine::shapes;
+
+use crate::ModelSource;
+
+const EXAMPLES: &str = "\
+Examples:
+  stoker-worker roofline
+  stoker-worker roofline --shape llama-3-8b --hardware h200
+  stoker-worker bench --json bench.json && stoker-worker roofline --last bench.json
+
+A step that decodes reads all weights once and the keys and values of every sequence, and multiplies every
+weight by every sequence. Memory can give so many steps a second, arithmetic so many; the lower is the ceiling.
+Keys and values are f32 beside weights in f32, otherwise 16 bits. Attention is reckoned in bf16 where the
+weights are bf16 or int8 and the hardware's rate for it is known, otherwise in f32. Caches, launches, and
+everything that is not a product are left out: nothing real reaches a ceiling.
+
+`measured` measures this machine, for some seconds. Figures of other hardware are its vendor's, without
+sparsity. What is not known is `-`, and the ceiling is then that of the other.
+
+Exit codes: 0, 1 for a failure, 2 for bad usage.";
+
+/// `stoker-worker roofline`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RooflineArgs {
+    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for the
+    /// bundled model; only its shape is read
+    #[arg(long, env = "STOKER_MODEL", value_name = "PATH")]
+    pub model: Option<ModelSource>,
+
+    /// The shape of a known model, without its files
+    #[arg(
+        long,
+        env = "STOKER_ROOFLINE_SHAPE",
+        default_value = shapes::NAMES[0],
+        value_parser = PossibleValuesParser::new(shapes::NAMES),
+        conflicts_with = "model",
+        value_name = "NAME"
+    )]
+    pub shape: String,
+
+    /// This machine, or one that is known by its figures
+    #[arg(
+        long,
+        env = "STOKER_ROOFLINE_HARDWARE",
+        default_value = "measured",
+        value_enum,
+        value_name = "NAME"
+    )]
+    pub hardware: HardwareName,
+
+    /// Positions that every sequence holds [default: 512, or the model's context if that is less]
+    #[arg(long, env = "STOKER_ROOFLINE_CONTEXT", value_name = "TOKENS")]
+    pub context: Option<u64>,
+
+    /// Rows that `bench --json` wrote: each beside the ceiling for its batch and context
+    #[arg(long, env = "STOKER_ROOFLINE_LAST", value_name = "FILE")]
+    pub last: Option<PathBuf>,
+
+    /// Write everything to this file as a JSON object
+    #[arg(long, env = "STOKER_ROOFLINE_JSON", value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl Default for RooflineArgs {
+    /// The first shape on this machine.
+    fn default() -> Self {
+        Self {
+            model: None,
+            shape: shapes::NAMES[0].to_owned(),
+            hardware: HardwareName::Measured,
+            context: None,
+            last: None,
+            json: None,
+        }
+    }
+}
+
+/// Whose figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HardwareName {
+    /// This machine, measured now
+    Measured,
+    /// NVIDIA GeForce RTX 4090
+    #[value(name = "rtx-4090")]
+    Rtx4090,
+    /// NVIDIA H100 SXM
+    H100,
+    /// NVIDIA H200 SXM
+    H200,
+    /// Apple M3 Max with 40 GPU cores
+    #[value(name = "m3-max")]
+    M3Max,
+}

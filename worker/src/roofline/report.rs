@@ -1,0 +1,127 @@
+//! The table for people, which is the JSON object too.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Bound, Ceiling, Hardware, Standing};
+
+/// What was reckoned.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The name of the model or its shape.
+    pub model: String,
+    /// Positions that every sequence holds.
+    pub context: u64,
+    /// What the machine can do.
+    pub hardware: Hardware,
+    /// For each kind of weights and batch.
+    pub ceilings: Vec<Ceiling>,
+    /// Where what was measured last stands, if it was given.
+    pub last: Option<Vec<Standing>>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { model, context, hardware, ceilings, last } = self;
+        let about = if hardware.measured { "computed from it" } else { "computed, not measured" };
+        writeln!(f, "{model} at a context of {context} on {}: {about}", hardware.name)?;
+        writeln!(f, "{} ({})\n", figures(hardware), hardware.source)?;
+        writeln!(f, "tokens a second, all sequences together")?;
+        writeln!(f, "weights  batch     memory    compute    ceiling  bound by")?;
+        for ceiling in ceilings {
+            let Ceiling { batch, memory_tokens_per_second, tokens_per_second, .. } = ceiling;
+            let compute = ceiling.compute_tokens_per_second.map_or_else(|| "-".into(), decimal);
+            let note = if ceiling.too_large { " (more than its memory holds)" } else { "" };
+            writeln!(
+                f,
+                "{:7}  {batch:5}  {:>9}  {compute:>9}  {:>9}  {}{note}",
+                ceiling.weights.name(),
+                decimal(*memory_tokens_per_second),
+                decimal(*tokens_per_second),
+                bound(ceiling.bound),
+            )?;
+        }
+        match last {
+            None => Ok(()),
+            Some(standings) => write_last(f, standings),
+        }
+    }
+}
+
+fn write_last(f: &mut fmt::Formatter<'_>, standings: &[Standing]) -> fmt::Result {
+    writeln!(f, "\nthe last run, medians")?;
+    writeln!(
+        f,
+        "scenario      format       weights  batch  context   tokens/s    ceiling  share %  bound by"
+    )?;
+    for standing in standings {
+        let Standing { scenario, format, context, tokens_per_second, ceiling, share } = standing;
+        writeln!(
+            f,
+            "{scenario:12}  {format:11}  {:7}  {:5}  {context:7}  {:>9}  {:>9}  {:>7.1}  {}",
+            ceiling.weights.name(),
+            ceiling.batch,
+            decimal(*tokens_per_second),
+            decimal(ceiling.tokens_per_second),
+            100.0 * share,
+            bound(ceiling.bound),
+        )?;
+    }
+    Ok(())
+}
+
+/// Bandwidth and rates, in units that fit GPUs and laptops alike.
+fn figures(hardware: &Hardware) -> String {
+    let rate = |name: &str, rate: Option<f64>| match rate {
+        None => format!("- in {name}"),
+        Some(rate) if rate < 1e12 => format!("{} billion in {name}", decimal(rate / 1e9)),
+        Some(rate) => format!("{} trillion in {name}", decimal(rate / 1e12)),
+    };
+    format!(
+        "{} GB/s; operations a second: {}, {}, {}",
+        decimal(hardware.bytes_per_second / 1e9),
+        rate("f32", hardware.f32_ops_per_second),
+        rate("bf16", hardware.bf16_ops_per_second),
+        rate("int8", hardware.int8_ops_per_second),
+    )
+}
+
+fn bound(bound: Bound) -> &'static str {
+    match bound {
+        Bound::Memory => "memory",
+        Bound::Compute => "compute",
+    }
+}
+
+/// Small numbers with a digit after the point, large ones without.
+fn decimal(number: f64) -> String {
+    if number < 1000.0 { format!("{number:.1}") } else { format!("{number:.0}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::roofline::{RooflineArgs, cli::HardwareName, reckon};
+
+    #[test]
+    fn the_table_says_what_is_computed_and_from_what() {
+        let args = RooflineArgs { hardware: HardwareName::H200, ..RooflineArgs::default() };
+        let report = reckon(&args).map(|report| report.to_string()).unwrap_or_default();
+        for part in [
+            "tinyllama-1.1b at a context of 512 on NVIDIA H200 SXM: computed, not measured",
+            "4800 GB/s; operations a second: 67.0 trillion in f32",
+            "NVIDIA H200 Tensor Core GPU Datasheet",
+            "weights  batch     memory    compute    ceiling  bound by",
+        ] {
+            assert!(report.contains(part), "{part:?} is not in\n{report}");
+        }
+        assert_eq!(report.lines().count(), 5 + 9, "{report}");
+    }
+
+    #[test]
+    fn a_context_beyond_the_model_is_refused() {
+        let args = RooflineArgs { context: Some(4096), ..RooflineArgs::default() };
+        let error = reckon(&args).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("--context 4096 is not from 1 to 2048"), "{error}");
+    }
+}

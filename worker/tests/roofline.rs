@@ -1,0 +1,99 @@
+//! `roofline`: this machine measured, a benchmark's rows beside it, and what is wrong with either.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+
+use clap::{CommandFactory, Parser};
+use serde_json::{Value, json};
+use stoker_worker::{
+    ModelSource,
+    roofline::{self, Bound, Kind, RooflineArgs},
+};
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(flatten)]
+    roofline: RooflineArgs,
+}
+
+fn args(line: &str) -> RooflineArgs {
+    Cli::try_parse_from(["roofline"].into_iter().chain(line.split_whitespace())).unwrap().roofline
+}
+
+#[test]
+fn the_defaults_of_flags_and_code_agree() {
+    assert_eq!(format!("{:?}", args("")), format!("{:?}", RooflineArgs::default()));
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn this_machine_is_measured_and_its_last_run_stands_below_the_ceiling() {
+    let folder = tempfile::tempdir().unwrap();
+    let (last, out) = (folder.path().join("bench.json"), folder.path().join("roofline.json"));
+    let row = |run: u64, speed: f64| {
+        json!({
+            "model": "storyteller", "scenario": "short", "format": "safetensors", "quantize": "none",
+            "device": "cpu", "threads": 2, "batch": 8, "context": 64, "run": run,
+            "load_seconds": 0.1, "prompt_tokens": 32, "output_tokens": 64, "ttft_seconds": 0.1,
+            "tpot_seconds": 0.1, "decode_tokens_per_second": speed,
+            "prefill_tokens_per_second": null, "peak_rss_bytes": null,
+            "read_rate_bytes_per_second": 1e10, "read_rate_ratio": 0.5,
+        })
+    };
+    fs::write(&last, json!([row(1, 3.0), row(2, 1.0), row(3, 2.0)]).to_string()).unwrap();
+    let args = RooflineArgs {
+        model: Some(ModelSource::Bundled),
+        last: Some(last),
+        json: Some(out.clone()),
+        ..RooflineArgs::default()
+    };
+    roofline::run(args).unwrap();
+    let report: Value = serde_json::from_str(&fs::read_to_string(out).unwrap()).unwrap();
+    assert_eq!(report["model"], "storyteller");
+    assert_eq!(report["hardware"]["measured"], true);
+    // Any machine that builds this reads and multiplies faster than a gigabyte or a billion a second.
+    assert!(report["hardware"]["bytes_per_second"].as_f64().unwrap() > 1e9, "{report}");
+    assert!(report["hardware"]["f32_ops_per_second"].as_f64().unwrap() > 1e9, "{report}");
+    assert_eq!(report["ceilings"].as_array().unwrap().len(), 9);
+    let standing = &report["last"][0];
+    assert_eq!((&standing["tokens_per_second"], &standing["context"]), (&json!(2.0), &json!(64)));
+    let ceiling = standing["ceiling"]["tokens_per_second"].as_f64().unwrap();
+    assert_eq!(standing["share"].as_f64(), Some(2.0 / ceiling));
+    assert!(ceiling > 100.0, "{report}");
+}
+
+#[test]
+fn one_sequence_is_bound_by_memory_on_every_gpu() {
+    for hardware in ["rtx-4090", "h100", "h200", "m3-max"] {
+        let report = roofline::reckon(&args(&format!("--hardware {hardware}"))).unwrap();
+        for (ceiling, kind) in report.ceilings.iter().step_by(3).zip(Kind::ALL) {
+            assert_eq!((ceiling.batch, ceiling.weights), (1, kind));
+            assert_eq!(ceiling.bound, Bound::Memory, "{report}");
+            let memory = report.hardware.bytes_per_second / ceiling.memory_tokens_per_second;
+            // Weights of 1.03 billion elements, and little beside them.
+            let element = memory / 1.034_420_224e9;
+            let expected = [4.0, 2.0, 1.0][kind as usize];
+            assert!((1.0..1.02).contains(&(element / expected)), "{report}");
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("wrong.json");
+    fs::write(&wrong, "{}").unwrap();
+    let absent = folder.path().join("absent");
+    for (line, part) in [
+        (format!("--last {}", wrong.display()), "bench --json"),
+        (format!("--last {}", absent.display()), "--last"),
+        (format!("--json {}/x", absent.display()), "--json"),
+        (format!("--model {}", absent.display()), "--model"),
+        ("--context 0".to_owned(), "--context 0 is not from 1 to 2048"),
+    ] {
+        let (code, message) = roofline::run(args(&line)).unwrap_err();
+        assert!(code == 2 && message.contains(part), "{part:?} is not in {message:?}");
+    }
+    let message = Cli::try_parse_from(["roofline", "--shape", "gpt-9"]).unwrap_err().to_string();
+    assert!(message.contains("llama-3-8b"), "{message}");
+}
