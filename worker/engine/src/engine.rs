@@ -31,7 +31,7 @@ impl EngineConfig {
     pub fn block_bytes(model: &Model) -> usize {
         let config = &model.config;
         let elements = 2 * config.num_layers * config.kv_size() * stoker_ops::KV_BLOCK;
-        elements * size_of::<f32>()
+        elements * model.cache_kind().bytes()
     }
 
     /// Blocks that `bytes` hold, but no more than `max_num_seqs` sequences of full length can use.
