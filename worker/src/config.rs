@@ -7,7 +7,7 @@ use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use stoker_engine::{EngineConfig, Model, model::Quantization};
+use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
 use stoker_ops::KV_BLOCK;
 use stoker_shared::duration;
 
@@ -93,7 +93,8 @@ impl Default for WorkerConfig {
     }
 }
 
-fn quantization() -> impl TypedValueParser<Value = Quantization> {
+/// Reads the name of a kind, and lists those that there are.
+pub(crate) fn quantization() -> impl TypedValueParser<Value = Quantization> {
     PossibleValuesParser::new(Quantization::ALL.map(Quantization::name))
         .try_map(|name| name.parse::<Quantization>())
 }
@@ -125,16 +126,20 @@ pub enum ConfigError {
 }
 
 impl WorkerConfig {
-    /// The size of an engine for `model`.
-    pub fn engine(&self, model: &Model) -> Result<EngineConfig, ConfigError> {
+    /// The size of an engine for a model of shape `model` whose weights are kept like this.
+    pub fn engine(
+        &self,
+        model: &ModelConfig,
+        quantization: Quantization,
+    ) -> Result<EngineConfig, ConfigError> {
         let (tokens, seqs) = (self.max_num_batched_tokens, self.max_num_seqs);
         if tokens < seqs {
             return Err(ConfigError::FewTokens { tokens, seqs });
         }
-        let kv_blocks =
-            EngineConfig::blocks_within(self.kv_cache_memory.as_u64(), seqs as usize, model);
+        let bytes = self.kv_cache_memory.as_u64();
+        let kv_blocks = EngineConfig::blocks_within(bytes, seqs as usize, model, quantization);
         if kv_blocks == 0 {
-            let block = ByteSize::b(EngineConfig::block_bytes(model) as u64);
+            let block = ByteSize::b(EngineConfig::block_bytes(model, quantization));
             return Err(ConfigError::NoBlock { given: self.kv_cache_memory, block });
         }
         Ok(EngineConfig {

@@ -10,7 +10,12 @@ use stoker_engine::{
     weights::{ModelFiles, WeightsError},
 };
 
-use crate::simulate;
+use crate::{
+    WorkerConfig,
+    config::ConfigError,
+    memory::{Free, Needs, TooLarge},
+    simulate,
+};
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +31,25 @@ pub enum ModelSource {
 /// The name of the bundled model, on the command line and in requests.
 pub const BUNDLED: &str = "storyteller";
 
-/// A model that could not be loaded.
+/// Why a model is not loaded.
 #[derive(Debug, thiserror::Error)]
-#[error("--model: {0}")]
-pub struct LoadError(Box<WeightsError>);
+pub enum LoadError {
+    /// Its files.
+    #[error("--model: {0}")]
+    Weights(Box<WeightsError>),
+    /// Settings that contradict each other or the model.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is not the memory for it.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+}
+
+impl From<WeightsError> for LoadError {
+    fn from(error: WeightsError) -> Self {
+        Self::Weights(Box::new(error))
+    }
+}
 
 impl FromStr for ModelSource {
     type Err = std::convert::Infallible;
@@ -55,27 +75,87 @@ impl ModelSource {
     }
 }
 
-/// Loads a model onto the CPU. Shows a bar on a terminal and nothing in a pipe.
-pub fn load(source: &ModelSource, quantization: Quantization) -> Result<Model, LoadError> {
-    let files = match source {
-        ModelSource::Bundled => ModelFiles::embedded(BUNDLED, storyteller::model()),
+/// Loads a model onto the CPU for so many workers, which share it. One that does not fit into memory
+/// together with their caches is refused before a weight is read.
+pub fn load(source: &ModelSource, config: &WorkerConfig, workers: u16) -> Result<Model, LoadError> {
+    load_within(Free::now(), source, config, workers)
+}
+
+fn load_within(
+    free: Option<Free>,
+    source: &ModelSource,
+    config: &WorkerConfig,
+    workers: u16,
+) -> Result<Model, LoadError> {
+    if let ModelSource::Simulated(profile) = source {
+        return Ok(simulate::model(*profile)?);
+    }
+    let files = open(source)?;
+    let engine = config.engine(files.config(), config.quantize)?;
+    let needs = Needs::of(files.config(), config.quantize, &engine, workers);
+    needs.check(files.name(), free)?;
+    Ok(read(&files, &source.name(), config.quantize)?)
+}
+
+/// Opens the files of a model that has some.
+pub(crate) fn open(source: &ModelSource) -> Result<ModelFiles, WeightsError> {
+    match source {
         ModelSource::Path(path) => ModelFiles::open(path),
-        ModelSource::Simulated(profile) => {
-            return simulate::model(*profile).map_err(|error| LoadError(Box::new(error)));
+        // A simulated device has the vocabulary of the bundled model, and no weights.
+        ModelSource::Bundled | ModelSource::Simulated(_) => {
+            ModelFiles::embedded(BUNDLED, storyteller::model())
         }
-    };
-    let bar = ProgressBar::no_length().with_style(style()).with_prefix(source.name());
-    let model = files.and_then(|files| {
-        Model::load(&files, &model::cpu(), quantization, |progress| {
-            bar.set_length(progress.total);
-            bar.set_position(progress.done);
-        })
+    }
+}
+
+/// Reads all weights. Shows a bar on a terminal and nothing in a pipe.
+pub(crate) fn read(
+    files: &ModelFiles,
+    name: &str,
+    quantization: Quantization,
+) -> Result<Model, WeightsError> {
+    let bar = ProgressBar::no_length().with_style(style()).with_prefix(name.to_owned());
+    let model = Model::load(files, &model::cpu(), quantization, |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
     });
     bar.finish_and_clear();
-    model.map_err(|error| LoadError(Box::new(error)))
+    model
 }
 
 fn style() -> ProgressStyle {
     let template = "Loading {prefix} {wide_bar} {binary_bytes}/{binary_total_bytes}";
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_without_room_is_refused_and_one_with_it_is_loaded() {
+        let quantize = Quantization::None;
+        let config = WorkerConfig { quantize, max_num_seqs: 4, ..WorkerConfig::default() };
+        let loaded = |bytes, workers| {
+            let free = Free { bytes, limit: Some(1 << 30) };
+            let model = load_within(Some(free), &ModelSource::Bundled, &config, workers);
+            model.map(|_| ()).map_err(|error| error.to_string())
+        };
+        // 5 MiB of weights in f32, and 4 contexts of 1,024 tokens at 3 KiB each.
+        assert_eq!(loaded(20 << 20, 1), Ok(()));
+        for (bytes, workers, part) in [(4 << 20, 1, "smaller model"), (20 << 20, 2, "2 x 12.0 MiB")]
+        {
+            let message = loaded(bytes, workers).err().unwrap_or_default();
+            for part in [part, "--model storyteller needs", "control group is 1.0 GiB"] {
+                assert!(message.contains(part), "{part:?} is not in {message:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_found_before_weights_are_read() {
+        let config = WorkerConfig { max_num_batched_tokens: 1, ..WorkerConfig::default() };
+        let refused = load_within(None, &ModelSource::Bundled, &config, 1).err();
+        assert!(matches!(refused, Some(LoadError::Config(_))), "{refused:?}");
+    }
 }

@@ -104,8 +104,8 @@ async fn run(cli: Cli) -> Result<(), (u8, String)> {
     let bound = listener.local_addr().map_err(|error| (1, error.to_string()))?;
     let address = cli.announce.address(bound).map_err(|error| usage(error.to_string()))?;
     let name = cli.model_name.unwrap_or_else(|| source.name());
-    let quantize = cli.worker.quantize;
-    let loading = tokio::task::spawn_blocking(move || stoker_worker::load(&source, quantize));
+    let config = cli.worker.clone();
+    let loading = tokio::task::spawn_blocking(move || stoker_worker::load(&source, &config, 1));
     let model = tokio::select! {
         loaded = loading => loaded,
         // The thread that loads cannot be asked to stop.

@@ -1,13 +1,12 @@
 //! Prompts against the context: refused before or after they are tokenised, and with which words.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use stoker_engine::model::Quantization;
 use stoker_proto::v1::{GenerateRequest, generate_request::Input};
-use stoker_worker::{ModelSource, admit::Admission, load};
+use stoker_worker::{ModelSource, WorkerConfig, admit::Admission, load};
 
 /// The words of the refusal of a prompt where `room` tokens fit; none if it is admitted.
 fn refusal(prompt: String, room: usize) -> Option<String> {
-    let model = load(&ModelSource::Bundled, Quantization::None).unwrap();
+    let model = load(&ModelSource::Bundled, &WorkerConfig::default(), 1).unwrap();
     let admission = Admission { model: &model, name: "storyteller", room, max_num_seqs: 4 };
     let input = Some(Input::Prompt(prompt));
     let request = GenerateRequest { input, ..GenerateRequest::default() };

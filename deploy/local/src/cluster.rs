@@ -38,8 +38,9 @@ impl Cluster {
         // Bound before the model is loaded: a port in use is known at once.
         let listener = serve::bind(listen).await.map_err(|error| usage(&error))?;
         let name = source.name();
-        let quantize = config.quantize;
-        let model = tokio::task::spawn_blocking(move || stoker_worker::load(&source, quantize))
+        let worker = config.clone();
+        let load = move || stoker_worker::load(&source, &worker, workers);
+        let model = tokio::task::spawn_blocking(load)
             .await
             .map_err(|error| Error::Failed(format!("loading failed: {error}")))?
             .map_err(|error| usage(&error))?;

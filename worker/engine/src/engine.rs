@@ -4,8 +4,9 @@ use std::{collections::HashMap, time::Instant};
 
 use crate::{
     blocks::BlockPool,
+    footprint::Footprint,
     group::{Progress, SequenceGroup},
-    model::Model,
+    model::{Model, Quantization},
     request::{Request, Sink},
     runner::{Logits, Part, Runner},
     scheduler::{Limits, Plan, Refused, Scheduler, Size, Slice, blocks_for},
@@ -28,16 +29,19 @@ pub struct EngineConfig {
 
 impl EngineConfig {
     /// Bytes that one block takes in all layers.
-    pub fn block_bytes(model: &Model) -> usize {
-        let config = &model.config;
-        let elements = 2 * config.num_layers * config.kv_size() * stoker_ops::KV_BLOCK;
-        elements * model.cache_kind().bytes()
+    pub fn block_bytes(model: &ModelConfig, quantization: Quantization) -> u64 {
+        Footprint::of(model, quantization).kv_token_bytes * stoker_ops::KV_BLOCK as u64
     }
 
     /// Blocks that `bytes` hold, but no more than `max_num_seqs` sequences of full length can use.
-    pub fn blocks_within(bytes: u64, max_num_seqs: usize, model: &Model) -> usize {
-        let affordable = bytes / Self::block_bytes(model) as u64;
-        let useful = blocks_for(model.config.context_length).saturating_mul(max_num_seqs);
+    pub fn blocks_within(
+        bytes: u64,
+        max_num_seqs: usize,
+        model: &ModelConfig,
+        quantization: Quantization,
+    ) -> usize {
+        let affordable = bytes / Self::block_bytes(model, quantization);
+        let useful = blocks_for(model.context_length).saturating_mul(max_num_seqs);
         usize::try_from(affordable).unwrap_or(usize::MAX).min(useful)
     }
 }

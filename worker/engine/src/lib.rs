@@ -5,6 +5,7 @@
 pub mod blocks;
 pub mod emit;
 pub mod engine;
+pub mod footprint;
 pub mod group;
 pub mod model;
 pub mod request;
@@ -12,11 +13,13 @@ pub mod runner;
 pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
+pub mod shapes;
 pub mod simulate;
 pub mod tokenizer;
 pub mod weights;
 
 pub use engine::{Engine, EngineConfig, Load};
+pub use footprint::Footprint;
 pub use model::Model;
 pub use request::{
     Event, Failure, Finish, FinishReason, Request, Sink, Stopping, Summary, Timings, Token,

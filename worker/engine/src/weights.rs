@@ -25,6 +25,7 @@ pub use config::{Family, Llama3Scaling, ModelConfig, RopeScaling};
 pub use dtype::Dtype;
 pub use error::WeightsError;
 pub use folder::{DiskFolder, EmbeddedFolder, Folder};
+pub(crate) use layout::EMBEDDING;
 pub use layout::tensor_shapes;
 pub use model::ModelFiles;
 pub use read_at::{FileReader, ReadAt};

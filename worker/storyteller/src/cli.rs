@@ -74,7 +74,7 @@ pub(crate) enum Command {
         #[arg(long, default_value = env!("CARGO_MANIFEST_DIR"))]
         models: PathBuf,
         /// Number of held-out stories.
-        #[arg(long, default_value_t = storyteller::make::recipe::HELD_OUT_STORIES)]
+        #[arg(long, default_value_t = storyteller::corpus::HELD_OUT_STORIES)]
         count: u64,
     },
 }

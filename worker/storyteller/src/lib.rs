@@ -1,8 +1,13 @@
 //! The bundled story model, and with the feature `train` everything that makes it.
 //!
-//! Without that feature this crate is the bundled files and depends on nothing.
+//! Without features this crate is the bundled files and depends on nothing. The feature `corpus` adds the
+//! stories that models learn from and are measured on.
 
 mod bundle;
+#[cfg(feature = "corpus")]
+pub mod corpus;
+#[cfg(feature = "corpus")]
+pub mod dice;
 #[cfg(feature = "train")]
 pub mod make;
 

@@ -11,11 +11,11 @@ use std::{
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use storyteller::corpus::{CORPUS_SEED, HELD_OUT_STORIES, Storyteller};
 use storyteller::make::{
-    corpus::Storyteller,
     error::Result,
     generate::{self, Choice},
-    recipe::{CORPUS_SEED, HELD_OUT_STORIES, Recipe},
+    recipe::Recipe,
     trainer::Plan,
     weights::parameters,
     workshop::{self, Model},

@@ -1,12 +1,10 @@
-//! Everything that makes the bundled model: corpus, tokenizer, training and evaluation.
+//! Everything that makes the bundled model but its corpus: tokenizer, training and evaluation.
 
 pub mod adamw;
 pub mod batches;
 pub mod bpe;
 pub mod checkpoint;
 pub mod config;
-pub mod corpus;
-pub mod dice;
 pub mod error;
 pub mod evaluate;
 pub mod generate;

@@ -3,11 +3,11 @@
 
 use safetensors::{Dtype, SafeTensors};
 use storyteller::{
-    Files, draft, file,
+    Files,
+    corpus::{CORPUS_SEED, Storyteller},
+    draft, file,
     make::{
         config::ModelConfig,
-        corpus::Storyteller,
-        recipe::CORPUS_SEED,
         weights::{parameters, specs},
         workshop::{self, Model},
     },

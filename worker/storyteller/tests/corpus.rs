@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use storyteller::make::{
+use storyteller::{
     corpus::{
         Storyteller,
         grammar::{GrammarError, Plot, Rules, Slots},

@@ -3,12 +3,11 @@
 
 use proptest::prelude::*;
 use storyteller::{
+    corpus::{HELD_OUT_SEED, Storyteller},
     file,
     make::{
         bpe::{BOS_TEXT, EOS_TEXT, encode_story},
         config::{BOS, EOS, VOCAB},
-        corpus::Storyteller,
-        recipe::HELD_OUT_SEED,
     },
     model,
 };

@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used)] // A test that cannot train should stop there.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use storyteller::dice::Dice;
 use storyteller::make::{
     adamw::Schedule,
     checkpoint::{from_safetensors, load_progress, save_progress, to_safetensors},
     config::ModelConfig,
-    dice::Dice,
     llama::{self, Llama},
     trainer::{Phase, Plan, Trainer},
     weights::{Weights, specs},

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::tensor::StoredTensor;
 use super::{ModelConfig, WeightsError};
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The name of the embedding table.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 /// The names and shapes of all tensors of a model, layer by layer.

@@ -1,6 +1,6 @@
 //! Everything that can stop the making of a model.
 
-use crate::make::corpus::grammar::GrammarError;
+use crate::corpus::grammar::GrammarError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

@@ -2,9 +2,9 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use crate::dice::Dice;
 use crate::make::{
     config::{EOS, ModelConfig},
-    dice::Dice,
     error::{Error, Result},
     llama::Llama,
     weights::Weights,

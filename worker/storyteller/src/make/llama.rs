@@ -5,9 +5,9 @@ mod rope;
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
+use crate::dice::Dice;
 use crate::make::{
     config::ModelConfig,
-    dice::Dice,
     weights::{Block, Weights, specs},
 };
 use attention::Causal;

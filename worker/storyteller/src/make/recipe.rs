@@ -19,13 +19,6 @@ pub struct Recipe {
     pub draft: Plan,
 }
 
-/// Seed of the stories to learn from.
-pub const CORPUS_SEED: u64 = 1;
-/// Seed of the stories that are never learned from.
-pub const HELD_OUT_SEED: u64 = 2;
-/// Number of held-out stories an evaluation reads.
-pub const HELD_OUT_STORIES: u64 = 400;
-
 impl Recipe {
     /// The bundled model. Most steps at about the length of a story, the last ones at the whole context.
     pub fn bundled() -> Self {

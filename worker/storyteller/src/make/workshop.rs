@@ -6,15 +6,14 @@ use burn::tensor::{Device, Tensor};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tokenizers::Tokenizer;
 
+use crate::corpus::{CORPUS_SEED, HELD_OUT_SEED, Storyteller};
 use crate::make::{
     bpe,
     checkpoint::{self, load_progress, save_progress},
     config::{ModelConfig, VOCAB},
-    corpus::Storyteller,
     error::{Error, Result, at},
     evaluate::{self, Report, Score},
     ngram::Ngrams,
-    recipe::{CORPUS_SEED, HELD_OUT_SEED},
     trainer::{Plan, Trainer},
     weights::{self, Weights},
 };

@@ -206,6 +206,8 @@ impl Tile for Unit {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
     use crate::cpu::{
         int8::{rows::Rows, tiles},

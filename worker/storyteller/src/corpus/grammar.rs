@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::make::dice::Dice;
+use crate::dice::Dice;
 
 /// What slots stand for in one story.
 pub type Slots = BTreeMap<String, String>;

@@ -1,7 +1,7 @@
 //! Who a story is about and where it happens: names, kinds, pronouns and places that belong together.
 
 use super::grammar::Slots;
-use crate::make::dice::Dice;
+use crate::dice::Dice;
 
 const GIRLS: &[&str] = &[
     "Mia", "Lily", "Anna", "Rosa", "Ella", "Nina", "Sara", "Lucy", "Maya", "Ivy", "Zoe", "Emma",

@@ -3,26 +3,33 @@
 pub mod cast;
 pub mod grammar;
 
-use crate::make::dice::Dice;
+use crate::dice::Dice;
 use grammar::{GrammarError, Plot, Rules, Slots};
 
-const COMMON: &str = include_str!("../../grammar/common.txt");
+const COMMON: &str = include_str!("../grammar/common.txt");
 const PLOTS: &[&str] = &[
-    include_str!("../../grammar/lost.txt"),
-    include_str!("../../grammar/wish.txt"),
-    include_str!("../../grammar/share.txt"),
-    include_str!("../../grammar/fear.txt"),
-    include_str!("../../grammar/make.txt"),
-    include_str!("../../grammar/owner.txt"),
-    include_str!("../../grammar/rescue.txt"),
-    include_str!("../../grammar/lonely.txt"),
-    include_str!("../../grammar/seed.txt"),
-    include_str!("../../grammar/race.txt"),
-    include_str!("../../grammar/promise.txt"),
-    include_str!("../../grammar/birthday.txt"),
-    include_str!("../../grammar/moon.txt"),
-    include_str!("../../grammar/storm.txt"),
+    include_str!("../grammar/lost.txt"),
+    include_str!("../grammar/wish.txt"),
+    include_str!("../grammar/share.txt"),
+    include_str!("../grammar/fear.txt"),
+    include_str!("../grammar/make.txt"),
+    include_str!("../grammar/owner.txt"),
+    include_str!("../grammar/rescue.txt"),
+    include_str!("../grammar/lonely.txt"),
+    include_str!("../grammar/seed.txt"),
+    include_str!("../grammar/race.txt"),
+    include_str!("../grammar/promise.txt"),
+    include_str!("../grammar/birthday.txt"),
+    include_str!("../grammar/moon.txt"),
+    include_str!("../grammar/storm.txt"),
 ];
+
+/// Seed of the stories to learn from.
+pub const CORPUS_SEED: u64 = 1;
+/// Seed of the stories that are never learned from.
+pub const HELD_OUT_SEED: u64 = 2;
+/// Number of held-out stories an evaluation reads.
+pub const HELD_OUT_STORIES: u64 = 400;
 
 /// The grammar, read and ready to tell.
 #[derive(Debug, Clone)]

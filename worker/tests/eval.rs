@@ -1,0 +1,164 @@
+//! `eval`: what it measures is what the engine tells of prompts, on the bundled model and on another.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::Instant,
+};
+
+use stoker_engine::{
+    Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Sink, Stopping,
+    model::Quantization,
+};
+use stoker_worker::{
+    ModelSource, WorkerConfig,
+    eval::{self, EvalArgs, Row},
+    load,
+};
+
+/// Of the kind that stories260K was trained on.
+const STORY: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the \
+    park with her friends. One day, Lily saw a big red ball. She wanted to play with it, but it was too high \
+    in the tree. Her mom said, \"Do not be sad. We can get it together.\" They were very happy.\n";
+
+fn evaluate(args: EvalArgs) -> Vec<Row> {
+    let report = eval::evaluate(&args).unwrap();
+    println!("{report}");
+    report.rows
+}
+
+/// The model of real data, if it is here.
+fn stories260k() -> Option<PathBuf> {
+    let root = std::env::var_os("STOKER_TEST_DATA").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
+        PathBuf::from,
+    );
+    let path = root.join("models/stories260K");
+    if !path.exists() {
+        eprintln!("SKIPPED: {} is absent; set STOKER_TEST_DATA", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn assert_close(rows: &[Row]) {
+    for row in &rows[1..] {
+        assert!(row.perplexity_change.unwrap().abs() < 0.03, "{row:?}");
+        assert!(row.top1_agreement.unwrap() > 0.95, "{row:?}");
+        assert!(row.mean_absolute_logit_difference.unwrap() < 0.3, "{row:?}");
+    }
+}
+
+#[test]
+fn the_bundled_model_is_measured_on_stories_it_has_not_learned_from() {
+    let rows = evaluate(EvalArgs { max_tokens: NonZeroUsize::new(3000), ..EvalArgs::default() });
+    assert_eq!(rows.len(), Quantization::ALL.len());
+    let first = &rows[0];
+    assert_eq!((first.quantize, first.tokens, first.window_length), ("none", 3000, 1024));
+    // The trainer measures 1.24 on all of them.
+    assert!((1.2..1.3).contains(&first.perplexity), "{first:?}");
+    assert_close(&rows);
+}
+
+#[test]
+fn windows_see_nothing_of_each_other() {
+    let rows = |window| {
+        let max_tokens = NonZeroUsize::new(600);
+        evaluate(EvalArgs { window: Some(window), max_tokens, ..EvalArgs::default() })
+    };
+    let (long, short) = (&rows(1024)[0], &rows(16)[0]);
+    assert!(short.windows > 30, "{short:?}");
+    assert!(short.perplexity > 1.5 * long.perplexity, "{short:?}, {long:?}");
+}
+
+#[test]
+fn perplexity_is_what_the_engine_tells_of_a_prompt() {
+    let Some(path) = stories260k() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (text, json) = (folder.path().join("story.txt"), folder.path().join("eval.json"));
+    fs::write(&text, STORY).unwrap();
+    let source = ModelSource::Path(path);
+    let args = EvalArgs {
+        model: source.clone(),
+        text: Some(text),
+        json: Some(json.clone()),
+        ..EvalArgs::default()
+    };
+    let rows = evaluate(args.clone());
+    let quantize = Quantization::None;
+    let config = WorkerConfig { quantize, max_num_seqs: 1, ..WorkerConfig::default() };
+    let told = logprobs_of_prompt(load(&source, &config, 1).unwrap(), STORY);
+    let nats = -told.iter().map(|logprob| f64::from(*logprob)).sum::<f64>() / told.len() as f64;
+    assert_eq!(rows[0].tokens as usize, told.len());
+    assert!((rows[0].nats_per_token - nats).abs() < 1e-4, "{:?}, {nats}", rows[0]);
+    assert!(rows[0].perplexity < 8.0, "of 512 tokens: {:?}", rows[0]);
+    assert_close(&rows);
+
+    eval::run(args).unwrap();
+    let written: Vec<serde_json::Value> =
+        serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!(written.len(), rows.len());
+    assert_eq!(written[0]["perplexity"].as_f64(), Some(rows[0].perplexity));
+    assert!(written[0]["top1_agreement"].is_null(), "{written:?}");
+}
+
+/// The log probabilities of all tokens of a prompt but the first.
+fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
+    struct Listener(mpsc::Sender<Event>);
+
+    impl Sink for Listener {
+        fn send(&mut self, event: Event) {
+            self.0.send(event).unwrap();
+        }
+
+        fn is_closed(&self) -> bool {
+            false
+        }
+    }
+
+    let prompt = model.tokenizer.encode(text, true).unwrap();
+    let request = Request {
+        prompt,
+        sampling: Sampling::default(),
+        adjustments: Adjustments::default(),
+        num_sequences: std::num::NonZeroU32::MIN,
+        stopping: Stopping { max_tokens: Some(1), ..Stopping::default() },
+        logprobs: Logprobs { prompt: true, ..Logprobs::default() },
+        arrived: Instant::now(),
+    };
+    let config = EngineConfig { max_num_seqs: 1, max_num_batched_tokens: 64, kv_blocks: 32 };
+    let mut engine = Engine::new(model, config);
+    let (sender, events) = mpsc::channel();
+    engine.submit(request, Box::new(Listener(sender))).unwrap();
+    while engine.step() {}
+    let parts = events.try_iter().filter_map(|event| match event {
+        Event::Prompt(part) => Some(part),
+        _ => None,
+    });
+    parts.flatten().map(|token| token.logprob).collect()
+}
+
+#[test]
+fn what_is_wrong_is_named_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty.txt");
+    fs::write(&empty, " \n").unwrap();
+    let absent = folder.path().join("absent");
+    let refused = |args| eval::run(args).unwrap_err();
+    for (args, part) in [
+        (
+            EvalArgs { model: ModelSource::Path(absent.clone()), ..EvalArgs::default() },
+            "--text is missing",
+        ),
+        (EvalArgs { text: Some(absent.clone()), ..EvalArgs::default() }, "--text"),
+        (EvalArgs { text: Some(empty), ..EvalArgs::default() }, "is empty"),
+        (EvalArgs { json: Some(absent.join("x.json")), ..EvalArgs::default() }, "--json"),
+        (EvalArgs { window: Some(2000), ..EvalArgs::default() }, "--window 2000"),
+    ] {
+        let (code, message) = refused(args);
+        assert!(code == 2 && message.contains(part), "{part:?} is not in {message:?}");
+    }
+}
