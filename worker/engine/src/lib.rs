@@ -5,6 +5,7 @@
 pub mod blocks;
 pub mod emit;
 pub mod engine;
+pub mod footprint;
 pub mod group;
 pub mod model;
 pub mod request;

@@ -5,9 +5,11 @@ mod flex;
 pub mod isa;
 pub mod lanes;
 pub mod linear;
+mod measure;
 pub mod norm;
 pub mod rope;
 
+pub use measure::{kernel_time, read_rate, threads};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 
 /// Work below this many multiply-adds stays on one thread: handing it over would cost more.
