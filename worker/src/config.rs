@@ -93,7 +93,8 @@ impl Default for WorkerConfig {
     }
 }
 
-fn quantization() -> impl TypedValueParser<Value = Quantization> {
+/// Reads the name of a kind, and lists those that there are.
+pub(crate) fn quantization() -> impl TypedValueParser<Value = Quantization> {
     PossibleValuesParser::new(Quantization::ALL.map(Quantization::name))
         .try_map(|name| name.parse::<Quantization>())
 }
