@@ -7,6 +7,7 @@ pub mod admit;
 #[cfg(feature = "etcd")]
 pub mod announce;
 pub mod answer;
+pub mod bench;
 pub mod config;
 pub mod control;
 pub mod engine_thread;

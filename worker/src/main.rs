@@ -2,14 +2,18 @@
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
-use clap::{Parser, builder::NonEmptyStringValueParser};
+use clap::{Parser, Subcommand, builder::NonEmptyStringValueParser};
 use stoker_shared::{
     VERSION, config, serve,
     shutdown::Signals,
     telemetry::{Telemetry, TelemetryArgs},
 };
 use stoker_worker::{
-    ModelSource, WorkerConfig, announce::AnnounceConfig, simulate::SimulatedDevice,
+    ModelSource, WorkerConfig,
+    announce::AnnounceConfig,
+    bench::{self, BenchArgs},
+    eval::{self, EvalArgs},
+    simulate::SimulatedDevice,
 };
 use tracing::{error, info};
 
@@ -19,7 +23,12 @@ use tracing::{error, info};
 /// call a `stoker-router` in front of several workers; a worker can be called directly too.
 #[derive(Parser)]
 #[command(name = "stoker-worker", version = VERSION, after_help = EXAMPLES)]
+// `--model` before `bench` would be that of a worker that is not started.
+#[command(args_conflicts_with_subcommands = true)]
 struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for the
     /// bundled model
     #[arg(long, env = "STOKER_MODEL", value_name = "PATH")]
@@ -57,6 +66,28 @@ struct Cli {
     telemetry: TelemetryArgs,
 }
 
+/// What to do instead of serving.
+#[derive(Subcommand)]
+enum Command {
+    /// Measure how fast the engine is here, by itself
+    Bench(Box<BenchArgs>),
+    /// Measure one row; `bench` calls it
+    #[command(hide = true)]
+    BenchRow,
+    /// Measure how well a model predicts a text, in 8 bits and in f32
+    Eval(EvalArgs),
+}
+
+impl Command {
+    fn run(self) -> Result<(), (u8, String)> {
+        match self {
+            Self::Bench(args) => bench::run(&args),
+            Self::BenchRow => bench::run_row(),
+            Self::Eval(args) => eval::run(args),
+        }
+    }
+}
+
 const EXAMPLES: &str = r#"Examples:
   stoker-worker --model storyteller
   stoker-worker --model ./TinyLlama-1.1B --listen 0.0.0.0:50052 --max-num-seqs 32
@@ -76,10 +107,13 @@ Exit codes: 0 after a drain, 1 for a failure while serving, 2 for bad usage."#;
 /// Bad usage: the command line, the model or the address.
 const USAGE: u8 = 2;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let cli: Cli = config::parse();
-    match run(cli).await {
+fn main() -> ExitCode {
+    let mut cli: Cli = config::parse();
+    let outcome = match cli.command.take() {
+        Some(command) => command.run(),
+        None => serve_model(cli),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {
             eprintln!("error: {message}");
@@ -88,7 +122,8 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<(), (u8, String)> {
+#[tokio::main]
+async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     let usage = |message: String| (USAGE, message);
     let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info").await;
     let mut telemetry = telemetry.map_err(usage)?;

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod footprint;
 pub mod group;
 pub mod model;
+pub mod naive;
 pub mod request;
 pub mod runner;
 pub mod sampling;

@@ -8,13 +8,17 @@ mod linear;
 mod mlp;
 mod norm;
 mod quantization;
+mod reader;
 mod rope;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 pub use decoder::Decoder;
 pub use quantization::Quantization;
+pub use reader::LoadTimings;
+use reader::Reader;
+use stoker_ops::ops::CacheKind;
 
 use crate::{
     simulate::Profile,
@@ -63,9 +67,11 @@ pub struct Model {
     pub digest: String,
     /// Number of weights; a tied head counts once.
     pub parameters: u64,
+    /// Where the time of loading went.
+    pub load_timings: LoadTimings,
 }
 
-/// How far loading is: bytes of f32 weights.
+/// How far loading is: bytes of weights as files hold them.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     /// Loaded so far.
@@ -84,14 +90,19 @@ impl Model {
     ) -> Result<Self, WeightsError> {
         let parameters =
             files.tensors().map(|info| info.shape.iter().product::<usize>() as u64).sum();
+        let total = files.tensors().map(|info| files.stored_bytes(&info.name)).sum();
+        let begun = Instant::now();
         let mut reader = Reader {
             files,
             device,
+            quantization,
             digest: digest::Digest::new(files, quantization),
-            progress: Progress { done: 0, total: parameters * size_of::<f32>() as u64 },
+            timings: LoadTimings::default(),
+            progress: Progress { done: 0, total },
             report: &mut report,
         };
         let decoder = Decoder::read(files.config(), &mut reader)?;
+        let load_timings = LoadTimings { total: begun.elapsed(), ..reader.timings };
         Ok(Self {
             network: Network::Decoder(Box::new(decoder), device.clone()),
             config: files.config().clone(),
@@ -100,7 +111,16 @@ impl Model {
             chat_template: files.chat_template().map(str::to_owned),
             digest: reader.digest.finish(),
             parameters,
+            load_timings,
         })
+    }
+
+    /// What keys and values are kept in: as exact as the weights allow.
+    pub fn cache_kind(&self) -> CacheKind {
+        match self.quantization {
+            Quantization::Int8 => CacheKind::F16,
+            Quantization::None => CacheKind::F32,
+        }
     }
 
     /// The family as `GetModelInfo` names it, for instance `LlamaForCausalLM`.
@@ -124,30 +144,7 @@ impl Model {
             tokenizer: Arc::new(tokenizer),
             chat_template: None,
             parameters: 0,
+            load_timings: LoadTimings::default(),
         }
-    }
-}
-
-/// Hands tensors to the modules as they ask for them by name.
-struct Reader<'a> {
-    files: &'a ModelFiles,
-    device: &'a Device,
-    digest: digest::Digest,
-    progress: Progress,
-    report: &'a mut dyn FnMut(Progress),
-}
-
-impl Reader<'_> {
-    /// Reads `name`, which the file's check has found to have this shape.
-    fn tensor<const D: usize>(
-        &mut self,
-        name: &str,
-        shape: [usize; D],
-    ) -> Result<Tensor<D>, WeightsError> {
-        let values = self.files.read_f32(name)?;
-        self.digest.tensor(name, &values);
-        self.progress.done += (values.len() * size_of::<f32>()) as u64;
-        (self.report)(self.progress);
-        Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
     }
 }

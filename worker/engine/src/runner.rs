@@ -66,8 +66,9 @@ impl Runner {
         let config = &model.config;
         let device = match model.network.clone() {
             Network::Decoder(decoder, device) => {
-                let shape = [blocks, config.num_kv_heads, KV_BLOCK, config.head_dim];
-                let cache = |_| Cache::new(shape, &device);
+                let kind = model.cache_kind();
+                let (heads, d) = (config.num_kv_heads, config.head_dim);
+                let cache = |_| Cache::new(blocks, heads, d, kind, &device);
                 let caches = (0..config.num_layers).map(cache).collect();
                 Computes::Network { decoder, device, caches }
             }

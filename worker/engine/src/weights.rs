@@ -30,4 +30,4 @@ pub use layout::tensor_shapes;
 pub use model::ModelFiles;
 pub use read_at::{FileReader, ReadAt};
 pub use source::Source;
-pub use tensor::{RawTensor, TensorInfo};
+pub use tensor::{RawTensor, ReadTimes, TensorInfo};

@@ -7,7 +7,8 @@
 //! **Exactness.** Every operation gives a row the same bits whatever other rows ride along, however the
 //! work is split over threads, and whichever instruction set the CPU has: sums run over sixteen lanes
 //! with fused multiply-adds and end in one fixed tree ([`cpu::lanes`]), attention walks tiles at absolute
-//! positions ([`cpu::attention`]), and transcendental functions are our own ([`math`]).
+//! positions ([`cpu::attention`]), products in 8 bits are sums of integers, exact in any order ([`cpu::int8`]),
+//! and transcendental functions are our own ([`math`]).
 #![allow(unsafe_code, reason = "the one crate that may; every block says why it is sound")]
 
 pub mod cpu;
@@ -24,4 +25,4 @@ pub const KV_BLOCK: usize = 16;
 
 /// Goes up whenever the same weights and the same request may give other bits than before. It is part
 /// of the digest that says which workers may continue each other's answers.
-pub const NUMERICS_VERSION: u32 = 1;
+pub const NUMERICS_VERSION: u32 = 2;

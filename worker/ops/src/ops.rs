@@ -9,36 +9,35 @@ mod tensors;
 use std::num::NonZeroUsize;
 
 use burn::{
-    backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor},
-    tensor::Tensor,
+    backend::{
+        Backend, Dispatch, backend_extension,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::{Int, Tensor},
 };
 pub use tensors::{
-    Cache, CacheOn, HeadNorm, HeadNormOn, ProjectedOn, Qkv, QkvOn, Tokens, TokensOn, Weight,
-    WeightOn,
+    BiasOn, Cache, CacheKind, CacheOn, HeadNorm, HeadNormOn, Matrix, MatrixOn, Norm, NormOn,
+    ProjectedOn, Qkv, QkvOn, Tokens, TokensOn, Weight, WeightOn,
 };
 
-/// What a decoder layer is made of. Weights are `[outputs, inputs]`, as model files hold them. Where there
-/// is a bias, it is added to the finished sum of products before anything else happens to it.
+/// What a decoder is made of: a layer is five of these. Weights are `[outputs, inputs]`, as model files
+/// hold them. Where there is a bias, it is added to the finished sum of products before anything else happens to
+/// it. A norm is `x / sqrt(mean(x^2) + epsilon) * gain` a row. A matrix in 8 bits takes its inputs in 8 bits too:
+/// each operation quantises them, token by token, after the norm.
 #[backend_extension(Flex)]
 pub trait DecoderOps: Backend {
-    /// `x / sqrt(mean(x^2) + epsilon) * gain` a row: `[t, k], [k] -> [t, k]`.
-    fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self>;
+    /// Arranges `values [n, k]`, each from -127 to 127 in 8 bits, for the products of this backend.
+    fn pack(values: IntTensor<Self>) -> IntTensor<Self>;
 
-    /// `x * weight^T`: `[t, k], [n, k] -> [t, n]`.
-    fn linear(x: FloatTensor<Self>, #[extension_type] weight: WeightOn<Self>) -> FloatTensor<Self>;
+    /// The rows of `table [n, k]` that `ids [t]` name: `-> [t, k]`.
+    fn embed(ids: IntTensor<Self>, #[extension_type] table: MatrixOn<Self>) -> FloatTensor<Self>;
 
-    /// `residual + x * weight^T`: `[t, k], [n, k], [t, n] -> [t, n]`.
-    fn linear_add(
-        x: FloatTensor<Self>,
-        #[extension_type] weight: WeightOn<Self>,
-        residual: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
-
-    /// Projects `x [t, k]`, normalises query and key heads where the model does, rotates them by their
+    /// Norms and projects `x [t, k]`, normalises query and key heads where the model does, rotates them by their
     /// positions (`rope [p, d]`), and writes keys and values into the slots of the cache, in place where
     /// the caller holds the only handle.
     fn project_and_append(
         x: FloatTensor<Self>,
+        #[extension_type] norm: NormOn<Self>,
         #[extension_type] weights: QkvOn<Self>,
         rope: FloatTensor<Self>,
         #[extension_type] tokens: TokensOn<Self>,
@@ -55,39 +54,45 @@ pub trait DecoderOps: Backend {
         window: Option<NonZeroUsize>,
     ) -> FloatTensor<Self>;
 
-    /// `silu(x * gate^T) * (x * up^T)`: `[t, k], [n, k], [n, k] -> [t, n]`.
+    /// `residual + x * weight^T`: `[t, k], [n, k], [t, n] -> [t, n]`.
+    fn linear_add(
+        x: FloatTensor<Self>,
+        #[extension_type] weight: WeightOn<Self>,
+        residual: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// With `y = norm(x)`: `silu(y * gate^T) * (y * up^T)`: `[t, k], [n, k], [n, k] -> [t, n]`.
     fn swiglu(
         x: FloatTensor<Self>,
+        #[extension_type] norm: NormOn<Self>,
         #[extension_type] gate: WeightOn<Self>,
         #[extension_type] up: WeightOn<Self>,
     ) -> FloatTensor<Self>;
+
+    /// `norm(x) * head^T` of some rows of `x [t, k]`: `rows [m], [n, k] -> [m, n]`.
+    fn logits(
+        x: FloatTensor<Self>,
+        rows: IntTensor<Self>,
+        #[extension_type] norm: NormOn<Self>,
+        #[extension_type] head: WeightOn<Self>,
+    ) -> FloatTensor<Self>;
 }
 
-/// See [`DecoderOps::rms_norm`].
-pub fn rms_norm(x: Tensor<2>, gain: Tensor<1>, epsilon: f32) -> Tensor<2> {
-    let y = <Dispatch as DecoderOps>::rms_norm(x.into_dispatch(), gain.into_dispatch(), epsilon);
-    Tensor::from_dispatch(y)
+/// See [`DecoderOps::pack`].
+pub fn pack(values: Tensor<2, Int>) -> Tensor<3, Int> {
+    Tensor::from_dispatch(<Dispatch as DecoderOps>::pack(values.into_dispatch()))
 }
 
-/// See [`DecoderOps::linear`].
-pub fn linear(x: Tensor<2>, weight: Weight) -> Tensor<2> {
-    let y = <Dispatch as DecoderOps>::linear(x.into_dispatch(), weight.on_backend());
-    Tensor::from_dispatch(y)
-}
-
-/// See [`DecoderOps::linear_add`].
-pub fn linear_add(x: Tensor<2>, weight: Weight, residual: Tensor<2>) -> Tensor<2> {
-    let y = <Dispatch as DecoderOps>::linear_add(
-        x.into_dispatch(),
-        weight.on_backend(),
-        residual.into_dispatch(),
-    );
+/// See [`DecoderOps::embed`].
+pub fn embed(ids: Tensor<1, Int>, table: Matrix) -> Tensor<2> {
+    let y = <Dispatch as DecoderOps>::embed(ids.into_dispatch(), table.on_backend());
     Tensor::from_dispatch(y)
 }
 
 /// See [`DecoderOps::project_and_append`]. Returns rotated queries `[t, h, d]` and the cache.
 pub fn project_and_append(
     x: Tensor<2>,
+    norm: Norm,
     weights: Qkv,
     rope: Tensor<2>,
     tokens: &Tokens,
@@ -95,6 +100,7 @@ pub fn project_and_append(
 ) -> (Tensor<3>, Cache) {
     let out = <Dispatch as DecoderOps>::project_and_append(
         x.into_dispatch(),
+        norm.on_backend(),
         weights.on_backend(),
         rope.into_dispatch(),
         tokens.clone().on_backend(),
@@ -121,8 +127,34 @@ pub fn paged_attention(
     Tensor::from_dispatch(y)
 }
 
+/// See [`DecoderOps::linear_add`].
+pub fn linear_add(x: Tensor<2>, weight: Weight, residual: Tensor<2>) -> Tensor<2> {
+    let y = <Dispatch as DecoderOps>::linear_add(
+        x.into_dispatch(),
+        weight.on_backend(),
+        residual.into_dispatch(),
+    );
+    Tensor::from_dispatch(y)
+}
+
 /// See [`DecoderOps::swiglu`].
-pub fn swiglu(x: Tensor<2>, gate: Weight, up: Weight) -> Tensor<2> {
-    let y = <Dispatch as DecoderOps>::swiglu(x.into_dispatch(), gate.on_backend(), up.on_backend());
+pub fn swiglu(x: Tensor<2>, norm: Norm, gate: Weight, up: Weight) -> Tensor<2> {
+    let y = <Dispatch as DecoderOps>::swiglu(
+        x.into_dispatch(),
+        norm.on_backend(),
+        gate.on_backend(),
+        up.on_backend(),
+    );
+    Tensor::from_dispatch(y)
+}
+
+/// See [`DecoderOps::logits`].
+pub fn logits(x: Tensor<2>, rows: Tensor<1, Int>, norm: Norm, head: Weight) -> Tensor<2> {
+    let y = <Dispatch as DecoderOps>::logits(
+        x.into_dispatch(),
+        rows.into_dispatch(),
+        norm.on_backend(),
+        head.on_backend(),
+    );
     Tensor::from_dispatch(y)
 }

@@ -4,26 +4,66 @@
 
 use std::num::NonZeroUsize;
 
-use burn::tensor::{Int, Tensor, activation, s};
+use burn::tensor::{DType, Int, Tensor, activation, s};
 
 use crate::{
     KV_BLOCK,
-    ops::{Cache, Qkv, Tokens, Weight},
+    cpu::int8::{
+        OUTPUTS,
+        tiles::{INPUTS, QUAD},
+    },
+    ops::{Cache, Matrix, Norm, Qkv, Tokens, Weight},
 };
 
-/// See [`crate::ops::DecoderOps::rms_norm`].
-pub fn rms_norm(x: Tensor<2>, gain: Tensor<1>, epsilon: f32) -> Tensor<2> {
+/// `x / sqrt(mean(x^2) + epsilon) * gain` a row.
+pub fn rms_norm(x: Tensor<2>, norm: Norm) -> Tensor<2> {
     let mean = x.clone().powf_scalar(2.0).mean_dim(1);
-    x / (mean + epsilon).sqrt() * gain.unsqueeze()
+    x / (mean + norm.epsilon).sqrt() * norm.gain.unsqueeze()
 }
 
-/// See [`crate::ops::DecoderOps::linear`].
+/// `x * weight^T`: `[t, k], [n, k] -> [t, n]`.
 pub fn linear(x: Tensor<2>, weight: Weight) -> Tensor<2> {
-    let y = x.matmul(weight.matrix.transpose());
+    let y = match weight.matrix {
+        Matrix::Float(matrix) => x.matmul(matrix.transpose()),
+        Matrix::Int8 { packed, scales, inputs } => {
+            let (x, steps) = quantize(x);
+            x.matmul(unpack(packed, scales.dims()[0], inputs).transpose())
+                * steps
+                * scales.unsqueeze()
+        }
+    };
     match weight.bias {
         None => y,
         Some(bias) => y + bias.unsqueeze(),
     }
+}
+
+/// Whole numbers from -127 to 127, `[t, k]`, and what one stands for in each row, `[t, 1]`.
+fn quantize(x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    let largest = x.clone().abs().max_dim(1);
+    let steps = largest.clone().recip() * 127.0;
+    ((x * steps).round(), largest / 127.0)
+}
+
+/// Tiles back into rows, as floats: `[n, k]`. See [`crate::cpu::int8::tiles`].
+fn unpack(tiles: Tensor<3, Int>, n: usize, k: usize) -> Tensor<2> {
+    let [strips, tiles_a_strip, _] = tiles.dims();
+    let quads = tiles_a_strip * INPUTS / QUAD;
+    let values: Tensor<4, Int> = tiles.cast(DType::I32).reshape([strips, quads, OUTPUTS, QUAD]);
+    let rows: Tensor<2, Int> = values.swap_dims(1, 2).reshape([strips * OUTPUTS, quads * QUAD]);
+    rows.slice(s![0..n, 0..k]).float() - 128.0
+}
+
+/// See [`crate::ops::DecoderOps::embed`].
+pub fn embed(ids: Tensor<1, Int>, table: Matrix) -> Tensor<2> {
+    let rows = match table {
+        Matrix::Float(matrix) => matrix,
+        Matrix::Int8 { packed, scales, inputs } => {
+            let n = scales.dims()[0];
+            unpack(packed, n, inputs) * scales.reshape([n, 1])
+        }
+    };
+    rows.select(0, ids)
 }
 
 /// See [`crate::ops::DecoderOps::linear_add`].
@@ -32,8 +72,14 @@ pub fn linear_add(x: Tensor<2>, weight: Weight, residual: Tensor<2>) -> Tensor<2
 }
 
 /// See [`crate::ops::DecoderOps::swiglu`].
-pub fn swiglu(x: Tensor<2>, gate: Weight, up: Weight) -> Tensor<2> {
-    activation::silu(linear(x.clone(), gate)) * linear(x, up)
+pub fn swiglu(x: Tensor<2>, norm: Norm, gate: Weight, up: Weight) -> Tensor<2> {
+    let y = rms_norm(x, norm);
+    activation::silu(linear(y.clone(), gate)) * linear(y, up)
+}
+
+/// See [`crate::ops::DecoderOps::logits`].
+pub fn logits(x: Tensor<2>, rows: Tensor<1, Int>, norm: Norm, head: Weight) -> Tensor<2> {
+    linear(rms_norm(x.select(0, rows), norm), head)
 }
 
 /// Turns `x [t, heads, d]` by the angles of `rope [p, d]` at `positions [t]`.
@@ -50,24 +96,25 @@ pub fn rotate(x: Tensor<3>, rope: Tensor<2>, positions: Tensor<1, Int>) -> Tenso
 /// See [`crate::ops::DecoderOps::project_and_append`].
 pub fn project_and_append(
     x: Tensor<2>,
+    norm: Norm,
     weights: Qkv,
     rope: Tensor<2>,
     tokens: &Tokens,
     cache: Cache,
 ) -> (Tensor<3>, Cache) {
-    let [_, g, _, d] = cache.keys.dims();
+    let [_, g, d, _] = cache.keys.dims();
     let t = x.dims()[0];
-    let heads = |y: Tensor<2>| {
-        let n = y.dims()[1];
-        y.reshape([t, n / d, d])
-    };
-    let mut q = heads(linear(x.clone(), weights.query));
-    let mut k = heads(linear(x.clone(), weights.key));
-    let v = heads(linear(x, weights.value));
+    let projected = linear(rms_norm(x, norm), weights.weight);
+    let h = projected.dims()[1] / d - 2 * g;
+    let heads = projected.reshape([t, h + 2 * g, d]);
+    let mut q = heads.clone().slice(s![.., ..h]);
+    let mut k = heads.clone().slice(s![.., h..h + g]);
+    let v = heads.slice(s![.., h + g..]);
     if let Some(norm) = weights.norm {
         let normed = |x: Tensor<3>, gain| {
             let shape = x.dims();
-            rms_norm(x.reshape([shape[0] * shape[1], d]), gain, norm.epsilon).reshape(shape)
+            let norm = Norm { gain, epsilon: norm.epsilon };
+            rms_norm(x.reshape([shape[0] * shape[1], d]), norm).reshape(shape)
         };
         q = normed(q, norm.query);
         k = normed(k, norm.key);
@@ -76,13 +123,15 @@ pub fn project_and_append(
     let k = rotate(k, rope, tokens.positions.clone());
 
     let Cache { mut keys, mut values } = cache;
+    let kind = keys.dtype();
     let slots: Vec<i32> = ints(tokens.slots.clone());
     for (i, slot) in slots.into_iter().enumerate() {
         let (block, offset) = (slot as usize / KV_BLOCK, slot as usize % KV_BLOCK);
-        let at = s![block..block + 1, 0..g, offset..offset + 1, 0..d];
-        let row = |from: &Tensor<3>| from.clone().slice(s![i..i + 1]).reshape([1, g, 1, d]);
-        keys = keys.slice_assign(at, row(&k));
-        values = values.slice_assign(at, row(&v));
+        let row = |from: &Tensor<3>| from.clone().slice(s![i..i + 1]).cast(kind);
+        let key = row(&k).reshape([1, g, d, 1]);
+        keys = keys.slice_assign(s![block..block + 1, 0..g, 0..d, offset..offset + 1], key);
+        let value = row(&v).reshape([1, g, 1, d]);
+        values = values.slice_assign(s![block..block + 1, 0..g, offset..offset + 1, 0..d], value);
     }
     (q, Cache { keys, values })
 }
@@ -95,7 +144,7 @@ pub fn paged_attention(
     window: Option<NonZeroUsize>,
 ) -> Tensor<2> {
     let [t, h, d] = queries.dims();
-    let [_, g, _, _] = cache.keys.dims();
+    let g = cache.keys.dims()[1];
     let positions: Vec<i32> = ints(tokens.positions.clone());
     let rows: Vec<i32> = ints(tokens.rows.clone());
     let outputs: Vec<Tensor<2>> = (0..t)
@@ -106,9 +155,9 @@ pub fn paged_attention(
             let blocks = length.div_ceil(KV_BLOCK);
             let table = tokens.tables.clone().slice(s![row..row + 1, 0..blocks]).reshape([blocks]);
             // [blocks, g, KV_BLOCK, d] -> [g, seen, d] -> [h, seen, d]
-            let gather = |from: &Tensor<4>| -> Tensor<3> {
-                from.clone()
-                    .select(0, table.clone())
+            let gather = |from: Tensor<4>| -> Tensor<3> {
+                from.select(0, table.clone())
+                    .cast(DType::F32)
                     .swap_dims(0, 1)
                     .reshape([g, blocks * KV_BLOCK, d])
                     .slice(s![.., first..length])
@@ -117,8 +166,9 @@ pub fn paged_attention(
                     .reshape([h, length - first, d])
             };
             let q = queries.clone().slice(s![i..i + 1]).reshape([h, 1, d]);
-            let scores = q.matmul(gather(&cache.keys).swap_dims(1, 2)) / (d as f32).sqrt();
-            activation::softmax(scores, 2).matmul(gather(&cache.values)).reshape([1, h * d])
+            let scores = q.matmul(gather(cache.keys.clone().swap_dims(2, 3)).swap_dims(1, 2))
+                / (d as f32).sqrt();
+            activation::softmax(scores, 2).matmul(gather(cache.values.clone())).reshape([1, h * d])
         })
         .collect();
     Tensor::cat(outputs, 0)

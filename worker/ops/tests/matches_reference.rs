@@ -7,12 +7,17 @@ use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use stoker_ops::{
     Cache, KV_BLOCK, Tokens,
-    ops::{self, HeadNorm, Qkv, Weight},
+    cpu::int8::Int8,
+    ops::{self, CacheKind, HeadNorm, Matrix, Norm, Qkv, Weight},
     reference, rope,
 };
 
 /// Relative to the largest element: f32 sums in another order differ by a few units of its last place.
 const TOLERANCE: f32 = 2e-5;
+/// Where inputs are rounded to 8 bits on the way: one that lies between two steps may go the other way.
+const INT8_TOLERANCE: f32 = 2e-2;
+/// Where keys and values are rounded to 11 bits on the way.
+const F16_TOLERANCE: f32 = 2e-3;
 
 fn device() -> Device {
     Device::flex()
@@ -26,19 +31,47 @@ fn ints<const D: usize>(data: Vec<i32>, shape: [usize; D]) -> Tensor<D, Int> {
     Tensor::from_data(TensorData::new(data, shape), (&device(), DType::I32))
 }
 
-fn assert_close<const D: usize>(got: Tensor<D>, want: Tensor<D>) {
+fn assert_close<const D: usize>(got: Tensor<D>, want: Tensor<D>, tolerance: f32) {
     assert_eq!(got.dims(), want.dims());
-    let got: Vec<f32> = got.into_data().try_to_vec().unwrap();
-    let want: Vec<f32> = want.into_data().try_to_vec().unwrap();
+    let floats =
+        |x: Tensor<D>| -> Vec<f32> { x.cast(DType::F32).into_data().try_to_vec().unwrap() };
+    let (got, want) = (floats(got), floats(want));
     let size = want.iter().fold(1.0f32, |a, b| a.max(b.abs()));
     for (i, (a, b)) in got.iter().zip(&want).enumerate() {
-        assert!((a - b).abs() <= TOLERANCE * size, "element {i}: {a} is not {b}");
+        assert!((a - b).abs() <= tolerance * size, "element {i}: {a} is not {b}");
     }
 }
 
-/// A linear map of `n` outputs over `k` inputs.
-fn weight(n: usize, k: usize, biased: bool) -> Weight {
-    Weight { matrix: random([n, k]), bias: biased.then(|| random([n])) }
+/// How a weight is kept.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    int8: bool,
+    biased: bool,
+}
+
+impl Kind {
+    /// A linear map of `n` outputs over `k` inputs.
+    fn weight(self, n: usize, k: usize) -> Weight {
+        let bias = self.biased.then(|| random([n]));
+        Weight { matrix: self.matrix(n, k), bias }
+    }
+
+    fn matrix(self, n: usize, k: usize) -> Matrix {
+        let values: Vec<f32> = random([n, k]).into_data().try_to_vec().unwrap();
+        if self.int8 {
+            Matrix::int8(Int8::quantize(&values, k), k, &device())
+        } else {
+            Matrix::float(values, k, &device())
+        }
+    }
+
+    fn tolerance(self) -> f32 {
+        if self.int8 { INT8_TOLERANCE } else { TOLERANCE }
+    }
+}
+
+fn norm(k: usize) -> Norm {
+    Norm { gain: random([k]), epsilon: 1e-2 }
 }
 
 fn angles(positions: usize, d: usize) -> Tensor<2> {
@@ -77,35 +110,44 @@ fn tokens(lengths: &[usize], cached: &[usize]) -> (Tokens, usize) {
     (tokens, total)
 }
 
+fn kinds() -> impl Strategy<Value = Kind> {
+    (any::<bool>(), any::<bool>()).prop_map(|(int8, biased)| Kind { int8, biased })
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..Default::default() })]
 
     #[test]
-    fn rms_norm(t in 1usize..34, k in 1usize..200, epsilon in 1e-6f32..1e-3) {
-        let (x, gain) = (random([t, k]), random([k]));
-        assert_close(
-            ops::rms_norm(x.clone(), gain.clone(), epsilon),
-            reference::rms_norm(x, gain, epsilon),
-        );
+    fn embed(t in 1usize..34, n in 1usize..70, k in 1usize..200, kind in kinds()) {
+        let table = kind.matrix(n, k);
+        let ids = || ints((0..t).map(|i| (i * 7 % n) as i32).collect(), [t]);
+        assert_close(ops::embed(ids(), table.clone()), reference::embed(ids(), table), 0.0);
     }
 
     #[test]
-    fn linear_and_swiglu(
+    fn linear_add_swiglu_and_logits(
         t in 1usize..34,
-        n in 1usize..70,
+        n in 1usize..150,
         k in 1usize..200,
-        biased in any::<bool>(),
+        kind in kinds(),
     ) {
         let (x, residual) = (random([t, k]), random([t, n]));
-        let (w, up) = (weight(n, k, biased), weight(n, k, biased));
-        assert_close(ops::linear(x.clone(), w.clone()), reference::linear(x.clone(), w.clone()));
+        let (w, up, norm) = (kind.weight(n, k), kind.weight(n, k), norm(k));
         assert_close(
             ops::linear_add(x.clone(), w.clone(), residual.clone()),
             reference::linear_add(x.clone(), w.clone(), residual),
+            kind.tolerance(),
         );
         assert_close(
-            ops::swiglu(x.clone(), w.clone(), up.clone()),
-            reference::swiglu(x, w, up),
+            ops::swiglu(x.clone(), norm.clone(), w.clone(), up.clone()),
+            reference::swiglu(x.clone(), norm.clone(), w.clone(), up),
+            kind.tolerance(),
+        );
+        let rows = || ints((0..t).step_by(3).map(|i| i as i32).collect(), [t.div_ceil(3)]);
+        assert_close(
+            ops::logits(x.clone(), rows(), norm.clone(), w.clone()),
+            reference::logits(x, rows(), norm, w),
+            kind.tolerance(),
         );
     }
 
@@ -113,11 +155,12 @@ proptest! {
     fn project_append_and_attend(
         sequences in prop::collection::vec((1usize..20, 0usize..40), 1..5),
         g in 1usize..4,
-        group in 1usize..4,
+        group in 1usize..10,
         half in 1usize..20,
         k in 1usize..80,
-        biased in any::<bool>(),
+        kind in kinds(),
         normed in any::<bool>(),
+        f16 in any::<bool>(),
         window in prop::option::of(1usize..70),
     ) {
         let (lengths, cached): (Vec<_>, Vec<_>) = sequences.into_iter().unzip();
@@ -125,28 +168,37 @@ proptest! {
         let (h, d) = (g * group, half * 2);
         let t: usize = lengths.iter().sum();
         let x = random([t, k]);
-        let norm = || HeadNorm { query: random([d]), key: random([d]), epsilon: 0.5 };
+        let head_norm = || HeadNorm { query: random([d]), key: random([d]), epsilon: 0.5 };
         let weights = Qkv {
-            query: weight(h * d, k, biased),
-            key: weight(g * d, k, biased),
-            value: weight(g * d, k, biased),
-            norm: normed.then(norm),
+            weight: kind.weight((h + 2 * g) * d, k),
+            norm: normed.then(head_norm),
         };
+        let norm = norm(k);
         let angles = angles(64, d);
         let window = window.and_then(NonZeroUsize::new);
-        let data = (random([blocks, g, KV_BLOCK, d]), random([blocks, g, KV_BLOCK, d]));
-        let cache = || Cache { keys: data.0.clone(), values: data.1.clone() };
+        let cache_kind = if f16 { CacheKind::F16 } else { CacheKind::F32 };
+        let dtype = if f16 { DType::F16 } else { DType::F32 };
+        let data = (random([blocks, g, d, KV_BLOCK]), random([blocks, g, KV_BLOCK, d]));
+        let cache = || {
+            let empty = Cache::new(blocks, g, d, cache_kind, &device());
+            prop_assert_eq!(empty.keys.dims(), data.0.dims());
+            prop_assert_eq!(empty.values.dtype(), dtype);
+            let (keys, values) = (data.0.clone().cast(dtype), data.1.clone().cast(dtype));
+            Ok(Cache { keys, values })
+        };
+        let tolerance = kind.tolerance().max(if f16 { F16_TOLERANCE } else { 0.0 });
 
         let (q, after) = ops::project_and_append(
-            x.clone(), weights.clone(), angles.clone(), &tokens, cache());
+            x.clone(), norm.clone(), weights.clone(), angles.clone(), &tokens, cache()?);
         let (q_want, after_want) =
-            reference::project_and_append(x, weights, angles, &tokens, cache());
-        assert_close(q.clone(), q_want);
-        assert_close(after.keys.clone(), after_want.keys);
-        assert_close(after.values.clone(), after_want.values);
+            reference::project_and_append(x, norm, weights, angles, &tokens, cache()?);
+        assert_close(q.clone(), q_want, tolerance);
+        assert_close(after.keys.clone(), after_want.keys, tolerance);
+        assert_close(after.values.clone(), after_want.values, tolerance);
         assert_close(
             ops::paged_attention(q.clone(), &tokens, &after, window),
             reference::paged_attention(q, &tokens, &after, window),
+            TOLERANCE,
         );
     }
 }
@@ -154,17 +206,17 @@ proptest! {
 #[test]
 fn an_append_to_the_only_handle_is_in_place() {
     let (tokens, blocks) = tokens(&[3], &[0]);
-    let keys = random([blocks, 1, KV_BLOCK, 8]);
-    let values = random([blocks, 1, KV_BLOCK, 8]);
-    let address = |x: &Tensor<4>| -> usize {
-        let primitive = x.clone().try_into_primitive::<burn::backend::Flex>().unwrap();
-        primitive.as_slice::<f32>().unwrap().as_ptr() as usize
-    };
-    let before = address(&keys);
-    let weight = || Weight::from(random([8, 5]));
-    let weights = Qkv { query: weight(), key: weight(), value: weight(), norm: None };
-    let cache = Cache { keys, values };
-    let x = random([3, 5]);
-    let (_, cache) = ops::project_and_append(x, weights, angles(4, 8), &tokens, cache);
-    assert_eq!(address(&cache.keys), before);
+    for kind in [CacheKind::F32, CacheKind::F16] {
+        let cache = Cache::new(blocks, 1, 8, kind, &device());
+        let address = |x: &Tensor<4>| -> usize {
+            let primitive = x.clone().try_into_primitive::<burn::backend::Flex>().unwrap();
+            primitive.bytes().as_ptr() as usize
+        };
+        let before = address(&cache.keys);
+        let weight = Kind { int8: false, biased: false }.weight(3 * 8, 5);
+        let weights = Qkv { weight, norm: None };
+        let x = random([3, 5]);
+        let (_, cache) = ops::project_and_append(x, norm(5), weights, angles(4, 8), &tokens, cache);
+        assert_eq!(address(&cache.keys), before);
+    }
 }

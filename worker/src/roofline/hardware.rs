@@ -98,7 +98,7 @@ impl Hardware {
             f32_ops_per_second: Some(ops(rates::f32_rate())),
             // There are no products in bf16 here.
             bf16_ops_per_second: None,
-            int8_ops_per_second: rates::int8_rate().map(ops),
+            int8_ops_per_second: Some(ops(rates::int8_rate())),
         }
     }
 }

@@ -1,45 +1,47 @@
 //! The whole network: embedding, layers, head.
 
-use burn::{
-    module::{Module, Param},
-    tensor::{Int, Tensor, TensorData},
+use burn::tensor::{Int, Tensor, TensorData};
+use stoker_ops::{
+    Cache, Tokens,
+    ops::{self, Matrix, Norm, Weight},
+    rope,
 };
-use stoker_ops::{Cache, Tokens, rope};
 
-use super::{Reader, layer::Layer, linear::Linear, norm::RmsNorm, rope::frequencies};
+use super::{Reader, layer::Layer, linear::Linear, norm, rope::frequencies};
 use crate::weights::{ModelConfig, WeightsError};
 
 /// A decoder of the Llama kind: Llama, Mistral and Qwen differ in its constants alone.
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Decoder {
     /// `[vocab, hidden]`
-    pub embedding: Param<Tensor<2>>,
+    pub embedding: Matrix,
     /// In order.
     pub layers: Vec<Layer>,
     /// Before the head.
-    pub norm: RmsNorm,
+    pub norm: Norm,
     /// `[vocab, hidden]`; the embedding itself where the model ties the two.
-    pub head: Linear,
+    pub head: Weight,
     /// `[positions, head_dim]`: see [`rope::table`].
-    pub rope: Param<Tensor<2>>,
+    pub rope: Tensor<2>,
 }
 
 impl Decoder {
     pub(super) fn read(config: &ModelConfig, reader: &mut Reader) -> Result<Self, WeightsError> {
-        let table = [config.vocab_size, config.hidden_size];
-        let embedding = Param::from_tensor(reader.tensor("model.embed_tokens.weight", table)?);
+        let embedding =
+            reader.matrix(&["model.embed_tokens.weight".to_owned()], config.hidden_size)?;
         let layers = (0..config.num_layers)
             .map(|index| Layer::read(config, reader, index))
             .collect::<Result<_, _>>()?;
-        let norm = RmsNorm::read(config, reader, "model.norm", config.hidden_size)?;
+        let norm = norm::read(config, reader, "model.norm")?;
         let head = if config.tie_embeddings {
-            Linear { weight: embedding.clone(), bias: None }
+            embedding.clone().into()
         } else {
-            Linear::read(reader, "lm_head", table, false)?
+            let shape = [config.vocab_size, config.hidden_size];
+            Linear::read(reader, "lm_head", shape, false)?.weight
         };
         let angles = rope::table(config.context_length, &frequencies(config));
         let angles = TensorData::new(angles, [config.context_length, config.head_dim]);
-        let rope = Param::from_tensor(Tensor::from_data(angles, reader.device));
+        let rope = Tensor::from_data(angles, reader.device);
         Ok(Self { embedding, layers, norm, head, rope })
     }
 
@@ -56,14 +58,13 @@ impl Decoder {
         caches: Vec<Cache>,
         rows: Tensor<1, Int>,
     ) -> (Tensor<2>, Vec<Cache>) {
-        let mut x = self.embedding.val().select(0, ids);
+        let mut x = ops::embed(ids, self.embedding.clone());
         let mut updated = Vec::with_capacity(caches.len());
         for (layer, cache) in self.layers.iter().zip(caches) {
-            let (y, cache) = layer.forward(x, self.rope.val(), tokens, cache);
+            let (y, cache) = layer.forward(x, self.rope.clone(), tokens, cache);
             x = y;
             updated.push(cache);
         }
-        let x = self.norm.forward(x.select(0, rows));
-        (self.head.forward(x), updated)
+        (ops::logits(x, rows, self.norm.clone(), self.head.clone()), updated)
     }
 }

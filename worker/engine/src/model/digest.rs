@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use stoker_ops::NUMERICS_VERSION;
+use stoker_ops::{NUMERICS_VERSION, cpu::int8::Int8};
 
 use super::Quantization;
 use crate::{simulate::Profile, tokenizer::Tokenizer, weights::ModelFiles};
@@ -37,13 +37,25 @@ impl Digest {
     /// Adds a tensor as it is used, after dequantisation. Modules read in a fixed order.
     pub(super) fn tensor(&mut self, name: &str, values: &[f32]) {
         self.field(name, &[]);
-        let mut bytes = [0u8; 4096];
-        for chunk in values.chunks(bytes.len() / size_of::<f32>()) {
+        self.floats(values);
+    }
+
+    /// Adds a matrix as it is used in 8 bits.
+    pub(super) fn int8(&mut self, name: &str, matrix: &Int8) {
+        self.field(name, &[]);
+        self.floats(&matrix.scales);
+        self.0.update_rayon(bytemuck::cast_slice(&matrix.values));
+    }
+
+    /// As little-endian bytes, whatever this machine's order.
+    fn floats(&mut self, values: &[f32]) {
+        let mut bytes = vec![0u8; size_of_val(values).min(1 << 20)];
+        for chunk in values.chunks(1 << 18) {
             let used = &mut bytes[..size_of_val(chunk)];
             for (to, from) in used.as_chunks_mut::<4>().0.iter_mut().zip(chunk) {
                 *to = from.to_le_bytes();
             }
-            self.0.update(used);
+            self.0.update_rayon(used);
         }
     }
 

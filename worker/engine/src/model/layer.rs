@@ -1,20 +1,16 @@
-//! One decoder layer: attention, then feed-forward, each behind a norm and on top of its input.
+//! One decoder layer: attention, then feed-forward, each on top of its input.
 
-use burn::{module::Module, tensor::Tensor};
+use burn::tensor::Tensor;
 use stoker_ops::{Cache, Tokens};
 
-use super::{Reader, attention::Attention, mlp::Mlp, norm::RmsNorm};
+use super::{Reader, attention::Attention, mlp::Mlp};
 use crate::weights::{ModelConfig, WeightsError};
 
 /// One decoder layer.
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Layer {
-    /// Before attention.
-    pub attention_norm: RmsNorm,
     /// Looks at the earlier tokens.
     pub attention: Attention,
-    /// Before the feed-forward layer.
-    pub mlp_norm: RmsNorm,
     /// Looks at the token alone.
     pub mlp: Mlp,
 }
@@ -25,14 +21,8 @@ impl Layer {
         reader: &mut Reader,
         index: usize,
     ) -> Result<Self, WeightsError> {
-        let prefix = format!("model.layers.{index}");
-        let norm = |reader: &mut Reader, name| {
-            RmsNorm::read(config, reader, &format!("{prefix}.{name}"), config.hidden_size)
-        };
         Ok(Self {
-            attention_norm: norm(reader, "input_layernorm")?,
             attention: Attention::read(config, reader, index)?,
-            mlp_norm: norm(reader, "post_attention_layernorm")?,
             mlp: Mlp::read(config, reader, index)?,
         })
     }
@@ -45,9 +35,7 @@ impl Layer {
         tokens: &Tokens,
         cache: Cache,
     ) -> (Tensor<2>, Cache) {
-        let normed = self.attention_norm.forward(x.clone());
-        let (x, cache) = self.attention.forward_onto(x, normed, rope, tokens, cache);
-        let normed = self.mlp_norm.forward(x.clone());
-        (self.mlp.forward_onto(x, normed), cache)
+        let (x, cache) = self.attention.forward(x, rope, tokens, cache);
+        (self.mlp.forward(x), cache)
     }
 }

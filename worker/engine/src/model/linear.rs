@@ -1,53 +1,49 @@
 //! A linear map, with a bias where the model has one.
 
-use burn::{
-    module::{Module, Param},
-    tensor::Tensor,
-};
+use burn::tensor::Tensor;
 use stoker_ops::ops::{self, Weight};
 
 use super::Reader;
 use crate::weights::WeightsError;
 
 /// `y = x * weight^T + bias`.
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Linear {
-    /// `[outputs, inputs]`
-    pub weight: Param<Tensor<2>>,
-    /// `[outputs]`
-    pub bias: Option<Param<Tensor<1>>>,
+    /// `[outputs, inputs]`, and `[outputs]`.
+    pub weight: Weight,
 }
 
 impl Linear {
-    /// Reads `name.weight` of `shape`, and `name.bias` if the map is `biased`.
+    /// Reads `name.weight` of `[outputs, inputs]`, and `name.bias` if the map is `biased`.
     pub(super) fn read(
         reader: &mut Reader,
         name: &str,
-        shape: [usize; 2],
+        [outputs, inputs]: [usize; 2],
         biased: bool,
     ) -> Result<Self, WeightsError> {
-        let weight = Param::from_tensor(reader.tensor(&format!("{name}.weight"), shape)?);
+        Self::read_stacked(reader, &[(name, outputs)], inputs, biased)
+    }
+
+    /// Reads several maps of the same inputs as one: a name and a number of outputs each, one below the other.
+    pub(super) fn read_stacked(
+        reader: &mut Reader,
+        maps: &[(&str, usize)],
+        inputs: usize,
+        biased: bool,
+    ) -> Result<Self, WeightsError> {
+        let names: Vec<_> = maps.iter().map(|(name, _)| format!("{name}.weight")).collect();
+        let matrix = reader.matrix(&names, inputs)?;
         let bias = if biased {
-            let bias = reader.tensor(&format!("{name}.bias"), [shape[0]])?;
-            Some(Param::from_tensor(bias))
+            let names: Vec<_> = maps.iter().map(|(name, _)| format!("{name}.bias")).collect();
+            Some(reader.vector(&names)?)
         } else {
             None
         };
-        Ok(Self { weight, bias })
-    }
-
-    /// The tensors, as operations take them.
-    pub fn weight(&self) -> Weight {
-        Weight { matrix: self.weight.val(), bias: self.bias.as_ref().map(Param::val) }
-    }
-
-    /// `[tokens, inputs] -> [tokens, outputs]`
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::linear(x, self.weight())
+        Ok(Self { weight: Weight { matrix, bias } })
     }
 
     /// `residual + x * weight^T + bias`: `[tokens, outputs], [tokens, inputs] -> [tokens, outputs]`
     pub fn forward_onto(&self, residual: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
-        ops::linear_add(x, self.weight(), residual)
+        ops::linear_add(x, self.weight.clone(), residual)
     }
 }

@@ -1,14 +1,16 @@
 //! The gated feed-forward layer.
 
-use burn::{module::Module, tensor::Tensor};
-use stoker_ops::ops;
+use burn::tensor::Tensor;
+use stoker_ops::ops::{self, Norm};
 
-use super::{Reader, linear::Linear};
+use super::{Reader, linear::Linear, norm};
 use crate::weights::{ModelConfig, WeightsError};
 
-/// `y = down(silu(gate(x)) * up(x))`.
-#[derive(Module, Debug)]
+/// `y = down(silu(gate(x)) * up(x))` over normalised `x`.
+#[derive(Debug, Clone)]
 pub struct Mlp {
+    /// Over its input.
+    pub norm: Norm,
     /// `[intermediate, hidden]`
     pub gate: Linear,
     /// `[intermediate, hidden]`
@@ -24,20 +26,23 @@ impl Mlp {
         layer: usize,
     ) -> Result<Self, WeightsError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let prefix = format!("model.layers.{layer}");
+        let norm = norm::read(config, reader, &format!("{prefix}.post_attention_layernorm"))?;
         let mut linear = |name, shape| {
-            let name = format!("model.layers.{layer}.mlp.{name}");
-            Linear::read(reader, &name, shape, config.mlp_bias)
+            Linear::read(reader, &format!("{prefix}.mlp.{name}"), shape, config.mlp_bias)
         };
         Ok(Self {
+            norm,
             gate: linear("gate_proj", [inner, hidden])?,
             up: linear("up_proj", [inner, hidden])?,
             down: linear("down_proj", [hidden, inner])?,
         })
     }
 
-    /// Adds to `residual [tokens, hidden]` what the layer makes of `x [tokens, hidden]`.
-    pub fn forward_onto(&self, residual: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
-        let gated = ops::swiglu(x, self.gate.weight(), self.up.weight());
-        self.down.forward_onto(residual, gated)
+    /// Adds to `x [tokens, hidden]` what the layer makes of it.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let (gate, up) = (self.gate.weight.clone(), self.up.weight.clone());
+        let gated = ops::swiglu(x.clone(), self.norm.clone(), gate, up);
+        self.down.forward_onto(x, gated)
     }
 }

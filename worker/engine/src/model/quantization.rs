@@ -6,15 +6,15 @@ use std::{fmt, str::FromStr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Quantization {
     /// Matrices in 8 bits under a scale for each output; inputs in 8 bits under a scale for each token.
+    #[default]
     Int8,
     /// All in f32.
-    #[default]
     None,
 }
 
 impl Quantization {
-    /// Every kind that computes, the default first.
-    pub const ALL: [Self; 1] = [Self::None];
+    /// Every kind, the default first.
+    pub const ALL: [Self; 2] = [Self::Int8, Self::None];
 
     /// As flags, `GetModelInfo` and the digest name it.
     pub const fn name(self) -> &'static str {

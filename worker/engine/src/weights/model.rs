@@ -10,12 +10,13 @@ use std::sync::Arc;
 use super::chat_template;
 use super::config::{add_generation_config, from_json, from_metadata};
 use super::gguf::{self, Gguf};
-use super::tensor::StoredTensor;
+use super::tensor::{ReadTimes, StoredTensor};
 use super::{
     DiskFolder, EmbeddedFolder, FileReader, Folder, ModelConfig, RawTensor, Source, TensorInfo,
     WeightsError, layout, safetensors, shards,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use stoker_ops::cpu::int8::Int8;
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -129,6 +130,21 @@ impl ModelFiles {
     /// Fails when there is no tensor of that name, the read fails, or an element is not finite.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
         self.tensor(name)?.read_f32()
+    }
+
+    /// Reads one matrix in 8 bits, row-major `[out, in]`, each row with a scale of its own; tells where the time went.
+    ///
+    /// Fails like [`Self::read_f32`].
+    pub fn read_int8(&self, name: &str) -> Result<(Int8, ReadTimes), WeightsError> {
+        self.tensor(name)?.read_int8()
+    }
+
+    /// Bytes that a tensor takes in its file; none if there is no such tensor.
+    pub fn stored_bytes(&self, name: &str) -> u64 {
+        self.tensors.get(name).map_or(0, |tensor| {
+            let range = tensor.byte_range();
+            range.end - range.start
+        })
     }
 
     /// Reads one tensor as it is stored, except that its rows are in canonical order.

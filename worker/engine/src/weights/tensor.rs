@@ -1,6 +1,15 @@
 //! Where a tensor lies in its file, and reading it into the canonical layout.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rayon::{
+    iter::{IndexedParallelIterator, ParallelIterator},
+    slice::ParallelSliceMut,
+};
+use stoker_ops::cpu::int8::{Int8, tiles::quantize_row};
 
 use super::decode::{decode_row, first_non_finite};
 use super::{Dtype, Source, WeightsError};
@@ -50,6 +59,15 @@ impl RowOrder {
             }
         }
     }
+}
+
+/// Where the time of reading a tensor went: of all threads, divided by how many there are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReadTimes {
+    /// Reading bytes and making numbers of them.
+    pub read: Duration,
+    /// Rounding to 8 bits.
+    pub quantize: Duration,
 }
 
 /// A tensor with its place in a file. Its extent was checked when it was made.
@@ -157,21 +175,96 @@ impl StoredTensor {
     /// Reads the tensor as f32, row-major, refusing what is not finite.
     pub(super) fn read_f32(&self) -> Result<Vec<f32>, WeightsError> {
         let mut values = vec![0.0; self.num_rows * self.row_len];
-        self.for_each_row(|row, bytes| {
-            let start = row * self.row_len;
-            let out = &mut values[start..start + self.row_len];
+        let rows = self.rows_in_piece();
+        let pieces = values.par_chunks_mut((rows * self.row_len).max(1));
+        pieces.enumerate().try_for_each(|(piece, values)| {
+            let bytes = self.read_piece(piece * rows, values.len() / self.row_len.max(1))?;
+            self.decode_piece(piece * rows, &bytes, values)
+        })?;
+        Ok(self.in_order(values, self.row_len))
+    }
+
+    /// Reads the tensor in 8 bits, a scale for each row, refusing what is not finite. It is never held as f32.
+    pub(super) fn read_int8(&self) -> Result<(Int8, ReadTimes), WeightsError> {
+        let mut values = vec![0; self.num_rows * self.row_len];
+        let mut scales = vec![0.0; self.num_rows];
+        let rows = self.rows_in_piece();
+        let pieces = values.par_chunks_mut((rows * self.row_len).max(1));
+        let times = pieces
+            .zip(scales.par_chunks_mut(rows))
+            .enumerate()
+            .map(|(piece, (values, scales))| {
+                let begun = Instant::now();
+                let bytes = self.read_piece(piece * rows, scales.len())?;
+                let mut floats = vec![0.0; values.len()];
+                self.decode_piece(piece * rows, &bytes, &mut floats)?;
+                let read = begun.elapsed();
+                let from = floats.chunks_exact(self.row_len);
+                for ((to, from), scale) in
+                    values.chunks_exact_mut(self.row_len).zip(from).zip(scales)
+                {
+                    *scale = quantize_row(from, to);
+                }
+                Ok(ReadTimes { read, quantize: begun.elapsed() - read })
+            })
+            .try_reduce(ReadTimes::default, |a, b| {
+                Ok(ReadTimes { read: a.read + b.read, quantize: a.quantize + b.quantize })
+            })?;
+        let threads = rayon::current_num_threads() as u32;
+        let times = ReadTimes { read: times.read / threads, quantize: times.quantize / threads };
+        let values = self.in_order(values, self.row_len);
+        Ok((Int8 { values, scales: self.in_order(scales, 1) }, times))
+    }
+
+    /// Rows that are read at a time.
+    fn rows_in_piece(&self) -> usize {
+        (PIECE_BYTES / self.row_bytes.max(1)).clamp(1, self.num_rows.max(1))
+    }
+
+    /// The stored bytes of some rows.
+    fn read_piece(&self, first: usize, rows: usize) -> Result<Vec<u8>, WeightsError> {
+        let mut bytes = vec![0; rows * self.row_bytes];
+        let offset = self.offset + (first * self.row_bytes) as u64;
+        self.source.read_into(&mut bytes, offset, &self.info.name)?;
+        Ok(bytes)
+    }
+
+    /// Makes numbers of stored rows, of which `first` is the first.
+    fn decode_piece(
+        &self,
+        first: usize,
+        bytes: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), WeightsError> {
+        if self.row_len == 0 {
+            return Ok(());
+        }
+        let rows = bytes.chunks_exact(self.row_bytes).zip(out.chunks_exact_mut(self.row_len));
+        for (row, (bytes, out)) in (first..).zip(rows) {
             decode_row(self.info.dtype, bytes, out);
-            match first_non_finite(out) {
-                None => Ok(()),
-                Some(column) => Err(WeightsError::NonFinite {
+            if let Some(column) = first_non_finite(out) {
+                return Err(WeightsError::NonFinite {
                     file: self.source.name().to_owned(),
                     tensor: self.info.name.clone(),
-                    index: start + column,
+                    index: self.rows.canonical(row) * self.row_len + column,
                     value: out[column],
-                }),
+                });
             }
-        })?;
-        Ok(values)
+        }
+        Ok(())
+    }
+
+    /// Puts rows of `len` into canonical order.
+    fn in_order<T: Copy>(&self, stored: Vec<T>, len: usize) -> Vec<T> {
+        if self.rows == RowOrder::Canonical || len == 0 {
+            return stored;
+        }
+        let mut ordered = stored.clone();
+        for (row, from) in stored.chunks_exact(len).enumerate() {
+            let start = self.rows.canonical(row) * len;
+            ordered[start..start + len].copy_from_slice(from);
+        }
+        ordered
     }
 
     /// Reads the tensor's bytes as they are stored, with rows in canonical order.

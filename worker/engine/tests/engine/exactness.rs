@@ -3,10 +3,12 @@
 use proptest::prelude::*;
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, FinishReason, Logprobs, Model, Request, Sampling, Stopping,
-    Token, TokenLogprob, scheduler::Refused,
+    Token, TokenLogprob, model::Quantization, scheduler::Refused,
 };
 
-use crate::support::{Client, ROOMY, load, request, run, several, stories, write_random};
+use crate::support::{
+    Client, ROOMY, load_as, request, run, several, stories, stories_in_all, write_random,
+};
 
 /// Prompts of many lengths, half of them greedy, with every wish of the contract in some.
 fn requests(model: &Model, count: usize, longest_prompt: usize, tokens: usize) -> Vec<Request> {
@@ -73,31 +75,33 @@ fn alone(model: &Model, requests: &[Request]) -> Vec<Answer> {
 
 #[test]
 fn batched_equals_alone() {
-    let model = stories();
-    let requests = requests(&model, 24, 90, 40);
-    let clients = run(&model, ROOMY, &requests);
-    assert!(ids(&clients).iter().all(|ids| ids.len() == 40));
-    assert_eq!(answers(&clients), alone(&model, &requests));
+    for model in stories_in_all() {
+        let requests = requests(&model, 24, 90, 40);
+        let clients = run(&model, ROOMY, &requests);
+        assert!(ids(&clients).iter().all(|ids| ids.len() == 40));
+        assert_eq!(answers(&clients), alone(&model, &requests), "{}", model.quantization);
+    }
 }
 
 #[test]
 fn chunked_equals_whole_and_preempted_equals_not() {
-    let model = stories();
-    let requests = requests(&model, 12, 120, 60);
-    let want = answers(&run(&model, ROOMY, &requests));
-    for max_num_batched_tokens in [12, 17, 64] {
-        let config = EngineConfig { max_num_batched_tokens, max_num_seqs: 12, ..ROOMY };
-        let got = answers(&run(&model, config, &requests));
-        assert_eq!(got, want, "{max_num_batched_tokens} a step");
+    for model in stories_in_all() {
+        let requests = requests(&model, 12, 120, 60);
+        let want = answers(&run(&model, ROOMY, &requests));
+        for max_num_batched_tokens in [12, 17, 64] {
+            let config = EngineConfig { max_num_batched_tokens, max_num_seqs: 12, ..ROOMY };
+            let got = answers(&run(&model, config, &requests));
+            assert_eq!(got, want, "{}, {max_num_batched_tokens} a step", model.quantization);
+        }
+        // 24 blocks hold two of the longest sequences: the rest is preempted again and again.
+        let tight = EngineConfig { kv_blocks: 24, ..ROOMY };
+        let clients = run(&model, tight, &requests);
+        let preemptions = |c: &Client| c.summary().timings.preemptions;
+        assert!(clients.iter().map(preemptions).sum::<u32>() > 0, "this test must preempt");
+        let forked = clients.iter().filter(|c| !c.tokens(1).is_empty());
+        assert!(forked.map(preemptions).sum::<u32>() > 0, "forks too");
+        assert_eq!(answers(&clients), want, "{}", model.quantization);
     }
-    // 24 blocks hold two of the longest sequences: the rest is preempted again and again.
-    let tight = EngineConfig { kv_blocks: 24, ..ROOMY };
-    let clients = run(&model, tight, &requests);
-    let preemptions = |c: &Client| c.summary().timings.preemptions;
-    assert!(clients.iter().map(preemptions).sum::<u32>() > 0, "this test must preempt");
-    let forked = clients.iter().filter(|c| !c.tokens(1).is_empty());
-    assert!(forked.map(preemptions).sum::<u32>() > 0, "forks too");
-    assert_eq!(answers(&clients), want);
 }
 
 #[test]
@@ -105,15 +109,19 @@ fn at_real_widths_too() {
     for (hidden, inner, tied) in [(64, 172, false), (2048, 5632, true)] {
         let folder = tempfile::tempdir().unwrap();
         write_random(folder.path(), hidden, inner, tied);
-        let model = load(folder.path());
-        let requests = requests(&model, 7, 30, 6);
-        let want = alone(&model, &requests);
-        assert_eq!(answers(&run(&model, ROOMY, &requests)), want, "batched at {hidden}");
-        let chunks = EngineConfig { max_num_batched_tokens: 9, max_num_seqs: 7, ..ROOMY };
-        assert_eq!(answers(&run(&model, chunks, &requests)), want, "chunked at {hidden}");
-        let tokens = want.into_iter().flat_map(|answer| answer.choices.concat());
-        let drawn: std::collections::HashSet<u32> = tokens.map(|token| token.id).collect();
-        assert!(drawn.len() > 10, "random weights should not always say the same: {drawn:?}");
+        for quantization in Quantization::ALL {
+            let model = load_as(folder.path(), quantization);
+            let requests = requests(&model, 7, 30, 6);
+            let want = alone(&model, &requests);
+            let got = answers(&run(&model, ROOMY, &requests));
+            assert_eq!(got, want, "batched at {hidden} in {quantization}");
+            let chunks = EngineConfig { max_num_batched_tokens: 9, max_num_seqs: 7, ..ROOMY };
+            let got = answers(&run(&model, chunks, &requests));
+            assert_eq!(got, want, "chunked at {hidden} in {quantization}");
+            let tokens = want.into_iter().flat_map(|answer| answer.choices.concat());
+            let drawn: std::collections::HashSet<u32> = tokens.map(|token| token.id).collect();
+            assert!(drawn.len() > 10, "random weights should not always say the same: {drawn:?}");
+        }
     }
 }
 

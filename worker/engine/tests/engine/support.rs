@@ -44,8 +44,18 @@ pub fn load_as(path: &Path, quantization: Quantization) -> Model {
 
 /// The bundled model.
 pub fn stories() -> Model {
+    stories_in(Quantization::None)
+}
+
+/// The bundled model, its weights kept in one way.
+pub fn stories_in(quantization: Quantization) -> Model {
     let files = ModelFiles::embedded("storyteller", storyteller::model()).unwrap();
-    Model::load(&files, &Device::flex(), Quantization::None, |_| ()).unwrap()
+    Model::load(&files, &Device::flex(), quantization, |_| ()).unwrap()
+}
+
+/// The bundled model, its weights kept in every way.
+pub fn stories_in_all() -> [Model; 2] {
+    Quantization::ALL.map(stories_in)
 }
 
 /// Collects what a sequence is told.

@@ -3,25 +3,36 @@
 //! A tile is a block of the cache. A token sees the same tiles in the same order in a prefill chunk and
 //! alone in decode, so it gets the same bits. A sliding window begins at an absolute position too: tiles
 //! that lie before it are skipped, and in the one that it cuts, the positions before it.
+//!
+//! Each tile is read once for all query heads that share its key-value head, and in prefill for some tokens in a
+//! row. Keys lie across: the same element of all sixteen positions together. So a query's sixteen scores are sixteen
+//! sums that grow side by side, element by element, and nothing is added across a register.
 
 use std::{num::NonZeroUsize, ops::Range};
 
-use rayon::slice::ParallelSliceMut;
-
 use super::{
-    for_each,
+    WORTH_SHARING,
     isa::{Isa, Kernel},
-    lanes::dot,
+    kv::Element,
+    lanes::{LANES, Lanes, sum},
+    pool::{Grid, pool},
 };
 use crate::{KV_BLOCK, math::exp};
 
+/// Queries that are computed together: their sums are held in registers.
+const QUERIES: usize = 8;
+/// Queries that share a reading of the cache, as far as tokens in a row have them.
+const SHARED: usize = 32;
+
+const _: () = assert!(KV_BLOCK == LANES, "a tile's scores are one register");
+
 /// What attention reads.
 #[derive(Clone, Copy)]
-pub struct Paged<'a> {
+pub struct Paged<'a, E> {
+    /// `[b, g, d, KV_BLOCK]`
+    pub keys: &'a [E],
     /// `[b, g, KV_BLOCK, d]`
-    pub keys: &'a [f32],
-    /// `[b, g, KV_BLOCK, d]`
-    pub values: &'a [f32],
+    pub values: &'a [E],
     /// `[s, blocks]`
     pub tables: &'a [i32],
     /// Entries in a row of `tables`.
@@ -38,99 +49,311 @@ pub struct Paged<'a> {
     pub window: Option<NonZeroUsize>,
 }
 
-impl Paged<'_> {
+/// Tokens in a row that follow each other in one sequence.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    first: usize,
+    tokens: usize,
+}
+
+impl<E: Element> Paged<'_, E> {
     /// The positions that `token` sees.
     fn seen(&self, token: usize) -> Range<usize> {
         let end = self.positions[token] as usize + 1;
         self.window.map_or(0, |window| end.saturating_sub(window.get()))..end
     }
+
+    /// Cuts the step into spans of at most `most` tokens.
+    fn spans(&self, most: usize) -> Vec<Span> {
+        let mut spans: Vec<Span> = Vec::new();
+        for token in 0..self.positions.len() {
+            if let Some(last) = spans.last_mut() {
+                let follows = self.rows[token] == self.rows[token - 1]
+                    && self.positions[token] == self.positions[token - 1] + 1;
+                if follows && last.tokens < most {
+                    last.tokens += 1;
+                    continue;
+                }
+            }
+            spans.push(Span { first: token, tokens: 1 });
+        }
+        spans
+    }
+
+    /// Keys and values of `head` in a block.
+    fn tile(&self, block: i32, head: usize) -> (&[E], &[E]) {
+        let size = KV_BLOCK * self.d;
+        let start = (block as usize * self.g + head) * size;
+        (&self.keys[start..start + size], &self.values[start..start + size])
+    }
 }
 
 /// `queries [t, h, d] -> [t, h * d]`.
-pub fn paged_attention(isa: Isa, queries: &[f32], paged: Paged) -> Vec<f32> {
+pub fn paged_attention<E: Element>(isa: Isa, queries: &[f32], paged: Paged<E>) -> Vec<f32> {
     let (g, d) = (paged.g, paged.d);
     let mut out = vec![0.0; queries.len()];
     let tokens = paged.positions.len();
-    if tokens == 0 {
+    if tokens == 0 || queries.is_empty() {
         return out;
     }
-    // A task is a token and a key-value head: the query heads of its group are neighbours.
-    let group = queries.len() / (tokens * g);
+    let group = queries.len() / (tokens * g * d);
+    let spans = paged.spans((SHARED / group).max(1));
+    let grid = Grid::new(&mut out, g * group * d);
+    let piece = |number: usize| {
+        let (span, head) = (spans[number / g], number % g);
+        isa.run(Heads { queries, paged, span, head, group, out: &grid });
+    };
     let seen: usize = (0..tokens).map(|token| paged.seen(token).len()).sum();
-    let work = 2 * seen * g * group;
-    for_each(out.par_chunks_mut(group), work, |(task, out)| {
-        let (token, head) = (task / g, task % g);
-        let start = paged.rows[token] as usize * paged.blocks;
-        let seen = paged.seen(token);
-        isa.run(Heads {
-            queries: &queries[task * group..(task + 1) * group],
-            out,
-            table: &paged.tables[start..start + seen.end.div_ceil(KV_BLOCK)],
-            seen,
-            paged,
-            head,
-            d,
-        });
-    });
+    if 2 * seen * g * group * d < WORTH_SHARING {
+        (0..spans.len() * g).for_each(piece);
+    } else {
+        pool().run(spans.len() * g, piece);
+    }
     out
 }
 
-/// The query heads of one token that share one key-value head.
-struct Heads<'a> {
+/// The query heads of a span that share one key-value head.
+struct Heads<'a, E> {
     queries: &'a [f32],
-    out: &'a mut [f32],
-    table: &'a [i32],
-    seen: Range<usize>,
-    paged: Paged<'a>,
+    paged: Paged<'a, E>,
+    span: Span,
     head: usize,
-    d: usize,
+    /// Query heads that share it.
+    group: usize,
+    out: &'a Grid<'a>,
 }
 
-impl Kernel for Heads<'_> {
+/// One query on its way through the tiles.
+struct Query {
+    seen: Range<usize>,
+    /// The largest score so far.
+    peak: f32,
+    /// The sum of the weights so far, relative to the peak.
+    total: f32,
+}
+
+impl<E: Element> Kernel for Heads<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let scale = 1.0 / (self.d as f32).sqrt();
-        let tile_size = KV_BLOCK * self.d;
-        for (q, out) in self.queries.chunks_exact(self.d).zip(self.out.chunks_exact_mut(self.d)) {
-            let (mut peak, mut total) = (f32::NEG_INFINITY, 0.0f32);
-            let first_tile = self.seen.start / KV_BLOCK;
-            for (tile, block) in self.table.iter().enumerate().skip(first_tile) {
-                let start = (*block as usize * self.paged.g + self.head) * tile_size;
-                let keys = &self.paged.keys[start..start + tile_size];
-                let values = &self.paged.values[start..start + tile_size];
-                // Of this tile.
-                let first = self.seen.start.saturating_sub(tile * KV_BLOCK);
-                let end = (self.seen.end - tile * KV_BLOCK).min(KV_BLOCK);
-                let keys = keys[first * self.d..].chunks_exact(self.d);
-                let values = values[first * self.d..].chunks_exact(self.d);
+        let Self { paged, span, group, .. } = self;
+        let d = paged.d;
+        let scale = 1.0 / (d as f32).sqrt();
+        let count = span.tokens * group;
+        // Filled up to whole registers; what is beyond `d` stays zero.
+        let wide = d.next_multiple_of(LANES);
+        let mut vectors = vec![0.0f32; count * d];
+        for (i, vector) in vectors.chunks_exact_mut(d).enumerate() {
+            let start = self.place(i);
+            vector.copy_from_slice(&self.queries[start..start + d]);
+        }
+        let token = |i: usize| span.first + i / group;
+        let query = |i| Query { seen: paged.seen(token(i)), peak: f32::NEG_INFINITY, total: 0.0 };
+        let mut queries: Vec<_> = (0..count).map(query).collect();
+        let mut out = vec![0.0f32; count * wide];
+        let mut weights = vec![[0.0f32; LANES]; count];
+        let mut keys = vec![[0.0f32; LANES]; d];
+        let mut values = vec![0.0f32; KV_BLOCK * wide];
 
-                let mut scores = [f32::NEG_INFINITY; KV_BLOCK];
-                let scores = &mut scores[first..end];
-                for (score, key) in scores.iter_mut().zip(keys) {
-                    let [product] = dot([key], q);
-                    *score = product * scale;
+        let start = paged.rows[span.first] as usize * paged.blocks;
+        let seen = queries[0].seen.start..queries[count - 1].seen.end;
+        let tiles = seen.start / KV_BLOCK..seen.end.div_ceil(KV_BLOCK);
+        for tile in tiles.clone() {
+            if tile + 1 < tiles.end {
+                let (keys, values) = paged.tile(paged.tables[start + tile + 1], self.head);
+                prefetch(keys);
+                prefetch(values);
+            }
+            let (stored_keys, stored_values) = paged.tile(paged.tables[start + tile], self.head);
+            for (wide, stored) in keys.iter_mut().zip(stored_keys.as_chunks().0) {
+                *wide = E::widen(stored);
+            }
+            widen_values(stored_values, d, &mut values, wide);
+
+            let first = tile * KV_BLOCK;
+            let mut at = 0;
+            while at < count {
+                let together = if count - at >= QUERIES { QUERIES } else { 1 };
+                let some = at..at + together;
+                let vectors = &vectors[at * d..(at + together) * d];
+                let weights = &mut weights[some.clone()];
+                match together {
+                    QUERIES => score::<QUERIES>(vectors, &keys, scale, weights),
+                    _ => score::<1>(vectors, &keys, scale, weights),
                 }
-                let new_peak = scores.iter().fold(peak, |a, b| a.max(*b));
-                let shrink = exp(peak - new_peak);
-                total *= shrink;
-                for o in out.iter_mut() {
-                    *o *= shrink;
+                let queries = &mut queries[some.clone()];
+                let out = &mut out[at * wide..(at + together) * wide];
+                for ((query, weights), out) in
+                    queries.iter_mut().zip(&mut *weights).zip(out.chunks_exact_mut(wide))
+                {
+                    query.weigh(first, weights, out);
                 }
-                for (score, value) in scores.iter().zip(values) {
-                    let weight = exp(score - new_peak);
-                    total += weight;
-                    for (o, v) in out.iter_mut().zip(value) {
-                        *o = weight.mul_add(*v, *o);
+                // Most tiles are seen whole by all queries.
+                let whole = |query: &Query| query.within(first) == (0..KV_BLOCK);
+                if together == QUERIES && queries.iter().all(whole) {
+                    add::<QUERIES>(weights, &values, 0..KV_BLOCK, out);
+                } else {
+                    let each = queries.iter().zip(weights.chunks_exact(1));
+                    for ((query, weights), out) in each.zip(out.chunks_exact_mut(wide)) {
+                        add::<1>(weights, &values, query.within(first), out);
                     }
                 }
-                peak = new_peak;
+                at += together;
             }
-            let norm = 1.0 / total;
-            for o in out.iter_mut() {
-                *o *= norm;
+        }
+        for (i, (query, from)) in queries.iter().zip(out.chunks_exact(wide)).enumerate() {
+            let norm = 1.0 / query.total;
+            let column = (self.head * group + i % group) * d;
+            // SAFETY: each query belongs to one task.
+            let to = unsafe { self.out.part(token(i), column..column + d) };
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = from * norm;
             }
         }
     }
+}
+
+impl<E: Element> Heads<'_, E> {
+    /// Where the vector of query `i` begins.
+    #[inline(always)]
+    fn place(&self, i: usize) -> usize {
+        let heads = self.paged.g * self.group;
+        let head = self.head * self.group + i % self.group;
+        ((self.span.first + i / self.group) * heads + head) * self.paged.d
+    }
+}
+
+impl Query {
+    /// The positions that it sees of the tile that begins at `first`.
+    #[inline(always)]
+    fn within(&self, first: usize) -> Range<usize> {
+        let end = self.seen.end.saturating_sub(first).min(KV_BLOCK);
+        self.seen.start.saturating_sub(first).min(end)..end
+    }
+
+    /// Turns scores into weights, relative to the largest score yet, and what there is so far with them.
+    #[inline(always)]
+    fn weigh(&mut self, first: usize, scores: &mut Lanes, out: &mut [f32]) {
+        let within = self.within(first);
+        if within.is_empty() {
+            return;
+        }
+        for (position, score) in scores.iter_mut().enumerate() {
+            // By choice, not by arithmetic: what lies in places that nobody wrote may be anything.
+            let seen = position >= within.start && position < within.end;
+            *score = if seen { *score } else { f32::NEG_INFINITY };
+        }
+        let peak = larger(self.peak, largest(*scores));
+        let shrink = exp(self.peak - peak);
+        for score in scores.iter_mut() {
+            *score = exp(*score - peak);
+        }
+        self.total = self.total * shrink + sum(*scores);
+        self.peak = peak;
+        // Times one changes no bit.
+        if shrink != 1.0 {
+            for out in out {
+                *out *= shrink;
+            }
+        }
+    }
+}
+
+/// Scores of `R` queries `[R, d]` for the sixteen positions of `keys [d]`.
+#[inline(always)]
+fn score<const R: usize>(queries: &[f32], keys: &[Lanes], scale: f32, scores: &mut [Lanes]) {
+    let d = keys.len();
+    let queries: [&[f32]; R] = std::array::from_fn(|r| &queries[r * d..(r + 1) * d]);
+    let mut sums = [[0.0f32; LANES]; R];
+    for (i, key) in keys.iter().enumerate() {
+        for (sums, query) in sums.iter_mut().zip(queries) {
+            for (sum, key) in sums.iter_mut().zip(key) {
+                *sum = query[i].mul_add(*key, *sum);
+            }
+        }
+    }
+    for (scores, sums) in scores.iter_mut().zip(sums) {
+        *scores = sums.map(|sum| sum * scale);
+    }
+}
+
+/// Adds to `R` outputs `[R, wide]` the values `[KV_BLOCK, wide]` of `positions`, in order, as they weigh.
+#[inline(always)]
+fn add<const R: usize>(
+    weights: &[Lanes],
+    values: &[f32],
+    positions: Range<usize>,
+    out: &mut [f32],
+) {
+    let registers = out.len() / R / LANES;
+    let values = values.as_chunks::<LANES>().0;
+    let out = out.as_chunks_mut::<LANES>().0;
+    for register in 0..registers {
+        let mut sums: [Lanes; R] = std::array::from_fn(|r| out[r * registers + register]);
+        for position in positions.clone() {
+            let value = &values[position * registers + register];
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                for (sum, value) in sums.iter_mut().zip(value) {
+                    *sum = weights[position].mul_add(*value, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            out[r * registers + register] = sums;
+        }
+    }
+}
+
+/// `stored [KV_BLOCK, d] -> values [KV_BLOCK, wide]`
+#[inline(always)]
+fn widen_values<E: Element>(stored: &[E], d: usize, values: &mut [f32], wide: usize) {
+    if d == wide {
+        for (to, from) in values.as_chunks_mut().0.iter_mut().zip(stored.as_chunks().0) {
+            *to = E::widen(from);
+        }
+        return;
+    }
+    for (to, from) in values.chunks_exact_mut(wide).zip(stored.chunks_exact(d)) {
+        for (to, from) in to.as_chunks_mut::<LANES>().0.iter_mut().zip(from.chunks(LANES)) {
+            let mut filled = [E::zeroed(); LANES];
+            filled[..from.len()].copy_from_slice(from);
+            *to = E::widen(&filled);
+        }
+    }
+}
+
+/// The largest of the lanes, by one fixed tree.
+#[inline(always)]
+fn largest(mut lanes: Lanes) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            lanes[l] = larger(lanes[l], lanes[l + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// As one instruction does it.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// Asks for memory that is needed soon.
+#[inline(always)]
+fn prefetch<E>(elements: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let start = elements.as_ptr().cast::<i8>();
+        for offset in (0..size_of_val(elements)).step_by(super::memory::LINE) {
+            // SAFETY: within the slice, and a hint in any case.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(offset)) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = elements;
 }

@@ -3,21 +3,31 @@
 use std::num::NonZeroUsize;
 
 use burn::{
-    backend::{Flex, tensor::FloatTensor},
-    tensor::{Shape, TensorData},
+    backend::{
+        Flex,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::{AllocationProperty, Bytes, DType, Element as _, Shape, TensorData, f16},
 };
 use burn_flex::FlexTensor;
 
 use super::{
     attention::{Paged, paged_attention},
+    clock::Timed,
+    int8::{
+        self, OUTPUTS, Tiles,
+        tiles::{INPUTS, TILE},
+    },
     isa::Isa,
-    linear::{Matrix, linear, swiglu},
+    kv::Element,
+    memory::Lines,
     norm::rms_norm,
-    rope::rotate,
+    product::{self, Inputs},
+    project::{Projection, append, split_and_rotate},
 };
-use crate::{
-    KV_BLOCK,
-    ops::{CacheOn, DecoderOps, HeadNormOn, ProjectedOn, QkvOn, TokensOn, WeightOn},
+use crate::ops::{
+    BiasOn, CacheOn, DecoderOps, HeadNormOn, MatrixOn, NormOn, ProjectedOn, QkvOn, TokensOn,
+    WeightOn,
 };
 
 /// A tensor whose elements lie one after the other, copied only if they did not.
@@ -25,7 +35,7 @@ struct Contiguous(FlexTensor);
 
 impl Contiguous {
     fn new(tensor: FlexTensor) -> Self {
-        if tensor.as_slice::<f32>().is_some() || tensor.as_slice::<i32>().is_some() {
+        if tensor.layout().contiguous_offsets().is_some() {
             Self(tensor)
         } else {
             Self(tensor.to_contiguous())
@@ -45,33 +55,72 @@ impl Contiguous {
     }
 }
 
-/// A linear map's tensors.
-struct Weights {
-    matrix: Contiguous,
-    bias: Option<Contiguous>,
+/// A matrix's tensors.
+enum Matrix {
+    Float(Contiguous),
+    Int8 { packed: Contiguous, scales: Contiguous, inputs: usize },
 }
 
-impl Weights {
-    fn new(weight: WeightOn<Flex>) -> Self {
-        match weight {
-            WeightOn::Plain(matrix) => Self { matrix: Contiguous::new(matrix), bias: None },
-            WeightOn::Biased(matrix, bias) => {
-                Self { matrix: Contiguous::new(matrix), bias: Some(Contiguous::new(bias)) }
-            }
+impl Matrix {
+    fn new(matrix: MatrixOn<Flex>) -> Self {
+        match matrix {
+            MatrixOn::Float(matrix) => Self::Float(Contiguous::new(matrix)),
+            MatrixOn::Int8 { packed, scales, inputs } => Self::Int8 {
+                packed: Contiguous::new(packed),
+                scales: Contiguous::new(scales),
+                inputs,
+            },
         }
     }
 
     fn outputs(&self) -> usize {
-        self.matrix.dim(0)
+        match self {
+            Self::Float(matrix) => matrix.dim(0),
+            Self::Int8 { scales, .. } => scales.dim(0),
+        }
     }
 
-    fn matrix(&self) -> Matrix<'_> {
-        Matrix {
-            data: self.matrix.floats(),
-            k: self.matrix.dim(1),
+    fn borrow(&self) -> product::Matrix<'_> {
+        match self {
+            Self::Float(matrix) => product::Matrix::Float(matrix.floats()),
+            Self::Int8 { packed, scales, inputs } => {
+                let bytes = packed.0.as_slice().expect("`pack` gives bytes");
+                product::Matrix::Int8(Tiles::new(bytes, *inputs), scales.floats())
+            }
+        }
+    }
+}
+
+/// A linear map's tensors.
+struct Weight {
+    matrix: Matrix,
+    bias: Option<Contiguous>,
+}
+
+impl Weight {
+    fn new(weight: WeightOn<Flex>) -> Self {
+        let bias = match weight.bias {
+            BiasOn::Absent => None,
+            BiasOn::Present(bias) => Some(Contiguous::new(bias)),
+        };
+        Self { matrix: Matrix::new(weight.matrix), bias }
+    }
+
+    fn borrow(&self) -> product::Weight<'_> {
+        product::Weight {
+            matrix: self.matrix.borrow(),
+            n: self.matrix.outputs(),
             bias: self.bias.as_ref().map(Contiguous::floats),
         }
     }
+}
+
+/// `norm(x)`, and how wide its rows are.
+fn normed(isa: Isa, x: &[f32], norm: NormOn<Flex>) -> (Vec<f32>, usize) {
+    let gain = Contiguous::new(norm.gain);
+    let mut y = x.to_vec();
+    rms_norm(isa, &mut y, gain.floats(), norm.epsilon);
+    (y, gain.dim(0))
 }
 
 fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> FlexTensor {
@@ -79,62 +128,65 @@ fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> FlexTensor {
 }
 
 impl DecoderOps for Flex {
-    fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self> {
-        let (x, gain) = (Contiguous::new(x), Contiguous::new(gain));
-        let out = rms_norm(Isa::best(), x.floats(), gain.floats(), epsilon);
-        tensor(out, [x.dim(0), x.dim(1)])
+    fn pack(values: IntTensor<Self>) -> IntTensor<Self> {
+        let values = Contiguous::new(values);
+        let (outputs, inputs) = (values.dim(0), values.dim(1));
+        let tiles = int8::tiles::pack(values.0.as_slice().expect("values of 8 bits"), inputs);
+        let shape = [outputs.div_ceil(OUTPUTS), inputs.div_ceil(INPUTS), TILE];
+        // Not as a vector of bytes: those would lie anywhere, and a copy with them.
+        let bytes = bytes::Bytes::from_owner(Lines(tiles));
+        let bytes = Bytes::from_shared(bytes, AllocationProperty::Native);
+        FlexTensor::from_data(TensorData::from_bytes(bytes, Shape::from(shape), DType::U8))
     }
 
-    fn linear(x: FloatTensor<Self>, weight: WeightOn<Self>) -> FloatTensor<Self> {
-        let (x, weight) = (Contiguous::new(x), Weights::new(weight));
-        let out = linear(Isa::best(), x.floats(), weight.matrix());
-        tensor(out, [x.dim(0), weight.outputs()])
-    }
-
-    fn linear_add(
-        x: FloatTensor<Self>,
-        weight: WeightOn<Self>,
-        residual: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let (x, weight) = (Contiguous::new(x), Weights::new(weight));
-        let residual = Contiguous::new(residual);
-        let mut out = linear(Isa::best(), x.floats(), weight.matrix());
-        for (out, residual) in out.iter_mut().zip(residual.floats()) {
-            *out += residual;
-        }
-        tensor(out, [x.dim(0), weight.outputs()])
+    fn embed(ids: IntTensor<Self>, table: MatrixOn<Self>) -> FloatTensor<Self> {
+        let _timed = Timed::start();
+        let (ids, table) = (Contiguous::new(ids), Matrix::new(table));
+        let ids = ids.ints();
+        let width = match &table {
+            Matrix::Float(matrix) => matrix.dim(1),
+            Matrix::Int8 { inputs, .. } => *inputs,
+        };
+        tensor(product::embed(ids, table.borrow(), width), [ids.len(), width])
     }
 
     fn project_and_append(
         x: FloatTensor<Self>,
+        norm: NormOn<Self>,
         weights: QkvOn<Self>,
         rope: FloatTensor<Self>,
         tokens: TokensOn<Self>,
         cache: CacheOn<Self>,
     ) -> ProjectedOn<Self> {
+        let _timed = Timed::start();
         let isa = Isa::best();
         let (x, rope) = (Contiguous::new(x), Contiguous::new(rope));
         let (positions, slots) = (Contiguous::new(tokens.positions), Contiguous::new(tokens.slots));
-        let project = |weight| linear(isa, x.floats(), Weights::new(weight).matrix());
         let CacheOn { mut keys, mut values } = cache;
-        let shape = keys.layout().shape().clone();
-        let (g, d) = (shape[1], shape[3]);
+        let [_, g, d, _] = keys.layout().shape().dims();
 
-        let mut queries = project(weights.query);
-        let mut new_keys = project(weights.key);
-        let new_values = project(weights.value);
-        if let HeadNormOn::Present { query, key, epsilon } = weights.norm {
-            // A head is a row of `d`, whichever token it belongs to.
-            queries = rms_norm(isa, &queries, Contiguous::new(query).floats(), epsilon);
-            new_keys = rms_norm(isa, &new_keys, Contiguous::new(key).floats(), epsilon);
-        }
-        rotate(isa, &mut queries, rope.floats(), positions.ints(), d);
-        rotate(isa, &mut new_keys, rope.floats(), positions.ints(), d);
-
+        let (y, k) = normed(isa, x.floats(), norm);
+        let weight = Weight::new(weights.weight);
+        let weight = weight.borrow();
+        let mut projected = product::linear(&Inputs::new(isa, &y, k, &[weight]), weight);
+        let norms = match weights.norm {
+            HeadNormOn::Absent => None,
+            HeadNormOn::Present { query, key, epsilon } => {
+                Some((Contiguous::new(query), Contiguous::new(key), epsilon))
+            }
+        };
+        let norms = norms.as_ref().map(|(q, k, epsilon)| (q.floats(), k.floats(), *epsilon));
+        let projection = Projection { width: weight.n, g, d, rope: rope.floats(), norms };
+        let queries = split_and_rotate(isa, &mut projected, positions.ints(), projection);
         // In place while this is the only handle; a copy of the whole cache otherwise.
-        append(keys.storage_mut(), &new_keys, slots.ints(), g, d);
-        append(values.storage_mut(), &new_values, slots.ints(), g, d);
-        let heads = queries.len() / (x.dim(0) * d).max(1);
+        if keys.dtype() == f16::dtype() {
+            let (keys, values) = (keys.storage_mut::<f16>(), values.storage_mut::<f16>());
+            append(&projected, slots.ints(), projection, keys, values);
+        } else {
+            let (keys, values) = (keys.storage_mut::<f32>(), values.storage_mut::<f32>());
+            append(&projected, slots.ints(), projection, keys, values);
+        }
+        let heads = weight.n / d - 2 * g;
         ProjectedOn { queries: tensor(queries, [x.dim(0), heads, d]), keys, values }
     }
 
@@ -144,39 +196,85 @@ impl DecoderOps for Flex {
         cache: CacheOn<Self>,
         window: Option<NonZeroUsize>,
     ) -> FloatTensor<Self> {
-        let (queries, tables) = (Contiguous::new(queries), Contiguous::new(tokens.tables));
-        let (positions, rows) = (Contiguous::new(tokens.positions), Contiguous::new(tokens.rows));
-        let (keys, values) = (Contiguous::new(cache.keys), Contiguous::new(cache.values));
-        let paged = Paged {
-            keys: keys.floats(),
-            values: values.floats(),
-            tables: tables.ints(),
-            blocks: tables.dim(1),
-            positions: positions.ints(),
-            rows: rows.ints(),
-            g: keys.dim(1),
-            d: keys.dim(3),
-            window,
+        let _timed = Timed::start();
+        let out = if cache.keys.dtype() == f16::dtype() {
+            attend::<f16>(&queries, tokens, &cache, window)
+        } else {
+            attend::<f32>(&queries, tokens, &cache, window)
         };
-        let out = paged_attention(Isa::best(), queries.floats(), paged);
-        tensor(out, [queries.dim(0), queries.dim(1) * queries.dim(2)])
+        let [t, h, d] = queries.layout().shape().dims();
+        tensor(out, [t, h * d])
     }
 
-    fn swiglu(x: FloatTensor<Self>, gate: WeightOn<Self>, up: WeightOn<Self>) -> FloatTensor<Self> {
+    fn linear_add(
+        x: FloatTensor<Self>,
+        weight: WeightOn<Self>,
+        residual: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let _timed = Timed::start();
+        let (x, weight) = (Contiguous::new(x), Weight::new(weight));
+        let mut residual = Contiguous::new(residual);
+        let weight = weight.borrow();
+        let inputs = Inputs::new(Isa::best(), x.floats(), x.dim(1), &[weight]);
+        if residual.0.layout().start_offset() != 0 {
+            residual = Contiguous(residual.0.to_contiguous());
+        }
+        product::linear_add(&inputs, weight, residual.0.storage_mut());
+        residual.0
+    }
+
+    fn swiglu(
+        x: FloatTensor<Self>,
+        norm: NormOn<Self>,
+        gate: WeightOn<Self>,
+        up: WeightOn<Self>,
+    ) -> FloatTensor<Self> {
+        let _timed = Timed::start();
+        let isa = Isa::best();
         let x = Contiguous::new(x);
-        let (gate, up) = (Weights::new(gate), Weights::new(up));
-        let out = swiglu(Isa::best(), x.floats(), gate.matrix(), up.matrix());
-        tensor(out, [x.dim(0), gate.outputs()])
+        let (y, k) = normed(isa, x.floats(), norm);
+        let (gate, up) = (Weight::new(gate), Weight::new(up));
+        let (gate, up) = (gate.borrow(), up.borrow());
+        let out = product::swiglu(&Inputs::new(isa, &y, k, &[gate, up]), gate, up);
+        tensor(out, [x.dim(0), gate.n])
+    }
+
+    fn logits(
+        x: FloatTensor<Self>,
+        rows: IntTensor<Self>,
+        norm: NormOn<Self>,
+        head: WeightOn<Self>,
+    ) -> FloatTensor<Self> {
+        let _timed = Timed::start();
+        let isa = Isa::best();
+        let (x, rows, head) = (Contiguous::new(x), Contiguous::new(rows), Weight::new(head));
+        let head = head.borrow();
+        let wanted = product::embed(rows.ints(), product::Matrix::Float(x.floats()), x.dim(1));
+        let (y, k) = normed(isa, &wanted, norm);
+        let out = product::linear(&Inputs::new(isa, &y, k, &[head]), head);
+        tensor(out, [rows.dim(0), head.n])
     }
 }
 
-/// Writes `new [t, g, d]` into the slots of `cache [b, g, KV_BLOCK, d]`.
-fn append(cache: &mut [f32], new: &[f32], slots: &[i32], g: usize, d: usize) {
-    for (token, slot) in new.chunks_exact(g * d).zip(slots) {
-        let (block, offset) = (*slot as usize / KV_BLOCK, *slot as usize % KV_BLOCK);
-        for (head, row) in token.chunks_exact(d).enumerate() {
-            let start = ((block * g + head) * KV_BLOCK + offset) * d;
-            cache[start..start + d].copy_from_slice(row);
-        }
-    }
+fn attend<E: Element + burn::tensor::Element>(
+    queries: &FlexTensor,
+    tokens: TokensOn<Flex>,
+    cache: &CacheOn<Flex>,
+    window: Option<NonZeroUsize>,
+) -> Vec<f32> {
+    let (queries, tables) = (Contiguous::new(queries.clone()), Contiguous::new(tokens.tables));
+    let (positions, rows) = (Contiguous::new(tokens.positions), Contiguous::new(tokens.rows));
+    let [_, g, d, _] = cache.keys.layout().shape().dims();
+    let paged = Paged {
+        keys: cache.keys.storage::<E>(),
+        values: cache.values.storage::<E>(),
+        tables: tables.ints(),
+        blocks: tables.dim(1),
+        positions: positions.ints(),
+        rows: rows.ints(),
+        g,
+        d,
+        window,
+    };
+    paged_attention(Isa::best(), queries.floats(), paged)
 }

@@ -11,7 +11,13 @@ use std::sync::OnceLock;
 pub struct Isa(Kind);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
+    /// All below, and products of whole tiles of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
+    /// AVX-512 with products of bytes that are summed in 32 bits.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -42,7 +48,16 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            if avx2 && is_x86_feature_detected!("avx512f") {
+            let avx512 =
+                avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
+            if vnni && super::int8::amx::is_available() {
+                found.push(Self(Kind::Amx));
+            }
+            if vnni {
+                found.push(Self(Kind::Vnni));
+            }
+            if avx512 {
                 found.push(Self(Kind::Avx512));
             }
             if avx2 {
@@ -53,13 +68,37 @@ impl Isa {
         found
     }
 
+    /// As logs and reports name it.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => "AMX",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Vnni => "AVX-512 VNNI",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "AVX2",
+            Kind::Baseline => "portable",
+        }
+    }
+
+    /// Whether it is the one that every CPU has.
+    pub fn is_baseline(self) -> bool {
+        self.0 == Kind::Baseline
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        self.0
+    }
+
     /// Runs `kernel` as compiled for this instruction set.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` saw AVX-512F, AVX2 and FMA on this CPU before it made this value.
-            Kind::Avx512 => unsafe { avx512(kernel) },
+            // SAFETY: `available` saw AVX-512F and BW, AVX2 and FMA on this CPU before it made this value.
+            Kind::Amx | Kind::Vnni | Kind::Avx512 => unsafe { avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` saw AVX2 and FMA on this CPU before it made this value.
             Kind::Avx2 => unsafe { avx2(kernel) },
@@ -69,7 +108,7 @@ impl Isa {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run()
 }

@@ -1,35 +1,54 @@
 //! Root-mean-square normalisation.
 
 use super::{
+    WORTH_SHARING,
     isa::{Isa, Kernel},
     lanes::dot,
+    pool::{Pieces, pool},
 };
 
-/// `x / sqrt(mean(x^2) + epsilon) * gain` a row: `[t, k] -> [t, k]`.
-pub fn rms_norm(isa: Isa, x: &[f32], gain: &[f32], epsilon: f32) -> Vec<f32> {
-    isa.run(RmsNorm { x, gain, epsilon })
+/// Rows that a thread takes at a time.
+const ROWS: usize = 8;
+
+/// `x / sqrt(mean(x^2) + epsilon) * gain` a row, in place: `[t, k]`.
+pub fn rms_norm(isa: Isa, x: &mut [f32], gain: &[f32], epsilon: f32) {
+    let work = x.len();
+    let pieces = Pieces::new(x, ROWS * gain.len());
+    let piece = |number| {
+        // SAFETY: each number is given to one thread, once.
+        let x = unsafe { pieces.piece(number) };
+        normalize(isa, x, gain, epsilon);
+    };
+    if work < WORTH_SHARING {
+        (0..pieces.len()).for_each(piece);
+    } else {
+        pool().run(pieces.len(), piece);
+    }
+}
+
+/// The same on this thread.
+pub(super) fn normalize(isa: Isa, x: &mut [f32], gain: &[f32], epsilon: f32) {
+    isa.run(RmsNorm { x, gain, epsilon });
 }
 
 struct RmsNorm<'a> {
-    x: &'a [f32],
+    x: &'a mut [f32],
     gain: &'a [f32],
     epsilon: f32,
 }
 
 impl Kernel for RmsNorm<'_> {
-    type Output = Vec<f32>;
+    type Output = ();
 
     #[inline(always)]
-    fn run(self) -> Vec<f32> {
+    fn run(self) {
         let k = self.gain.len();
-        let mut out = vec![0.0; self.x.len()];
-        for (x, out) in self.x.chunks_exact(k).zip(out.chunks_exact_mut(k)) {
-            let [squares] = dot([x], x);
+        for row in self.x.chunks_exact_mut(k) {
+            let [squares] = dot([row], row);
             let scale = 1.0 / (squares / k as f32 + self.epsilon).sqrt();
-            for ((out, x), gain) in out.iter_mut().zip(x).zip(self.gain) {
-                *out = x * scale * gain;
+            for (x, gain) in row.iter_mut().zip(self.gain) {
+                *x = *x * scale * gain;
             }
         }
-        out
     }
 }

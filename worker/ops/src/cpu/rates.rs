@@ -1,4 +1,4 @@
-//! How fast this machine multiplies: products of a matrix that no thread has to fetch from memory.
+//! How fast this machine multiplies: products with a matrix that nobody has to fetch from memory.
 
 use std::{
     hint::black_box,
@@ -7,9 +7,10 @@ use std::{
 
 use burn::tensor::{Device, Tensor};
 
-use crate::ops::{self, Weight};
+use super::int8::Int8;
+use crate::ops::{self, Matrix, Weight};
 
-/// Rows, outputs and inputs: a matrix of 4 MiB in f32, of which each thread keeps the part it works on near.
+/// Rows, and outputs and inputs of the matrix: in f32 it takes 4 MiB, of which each thread keeps near what it works on.
 const ROWS: usize = 64;
 const WIDTH: usize = 1024;
 /// How long to try.
@@ -18,22 +19,26 @@ const TIME: Duration = Duration::from_millis(500);
 /// Multiply-adds a second in f32 on all threads together: the best of half a second.
 pub fn f32_rate() -> f64 {
     let device = Device::flex();
-    let weight: Weight = Tensor::<2>::ones([WIDTH, WIDTH], &device).into();
-    rate(&weight, &device)
+    rate(Matrix::float(values(), WIDTH, &device), &device)
 }
 
-/// The same in 8 bits; `None` as long as there are no such products.
-///
-/// With them this is [`rate`] of a weight in 8 bits.
-pub fn int8_rate() -> Option<f64> {
-    None
+/// The same in 8 bits, in which inputs are rounded as well.
+pub fn int8_rate() -> f64 {
+    let device = Device::flex();
+    rate(Matrix::int8(Int8::quantize(&values(), WIDTH), WIDTH, &device), &device)
 }
 
-/// Multiply-adds a second with `weight [WIDTH, WIDTH]`.
-fn rate(weight: &Weight, device: &Device) -> f64 {
-    let x = || Tensor::<2>::ones([ROWS, WIDTH], device);
+/// A matrix of small numbers, neither all alike nor zero.
+fn values() -> Vec<f32> {
+    (0..WIDTH * WIDTH).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect()
+}
+
+/// Multiply-adds a second with `matrix [WIDTH, WIDTH]`.
+fn rate(matrix: Matrix, device: &Device) -> f64 {
+    let weight = Weight::from(matrix);
+    let ones = || Tensor::<2>::ones([ROWS, WIDTH], device);
     let once = || {
-        let (x, residual) = (x(), x());
+        let (x, residual) = (ones(), ones());
         let begun = Instant::now();
         black_box(ops::linear_add(x, weight.clone(), residual));
         begun.elapsed()

@@ -7,18 +7,32 @@ use burn::{
         Backend, Dispatch, ExtensionType,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{Device, Int, Tensor, TensorData},
+    tensor::{DType, Device, Int, Tensor, TensorData, f16},
 };
 
-/// Keys and values of one layer: `[b, g, KV_BLOCK, d]` each.
+use crate::{
+    KV_BLOCK,
+    cpu::{int8::Int8, memory},
+};
+
+/// Keys and values of one layer.
 ///
 /// Hold one handle only while appending: a second one turns the write in place into a copy of it all.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    /// Rotated keys.
+    /// Rotated keys, `[b, g, d, KV_BLOCK]`: the same element of all positions of a block lies together.
     pub keys: Tensor<4>,
-    /// Values.
+    /// Values, `[b, g, KV_BLOCK, d]`.
     pub values: Tensor<4>,
+}
+
+/// What elements of a cache are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheKind {
+    /// 4 bytes each.
+    F32,
+    /// 2 bytes each.
+    F16,
 }
 
 /// Where the tokens of a step stand.
@@ -38,9 +52,35 @@ pub struct Tokens {
 #[derive(Debug, Clone)]
 pub struct Weight {
     /// `[n, k]`
-    pub matrix: Tensor<2>,
+    pub matrix: Matrix,
     /// `[n]`, where the model has one.
     pub bias: Option<Tensor<1>>,
+}
+
+/// A matrix of `n` outputs by `k` inputs.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "burn's handles are large; there are a few a layer")]
+pub enum Matrix {
+    /// `[n, k]`
+    Float(Tensor<2>),
+    /// In 8 bits.
+    Int8 {
+        /// The values, arranged by [`super::pack`] as the device wants them.
+        packed: Tensor<3, Int>,
+        /// `[n]`, what a value of 1 stands for.
+        scales: Tensor<1>,
+        /// `k`
+        inputs: usize,
+    },
+}
+
+/// A root-mean-square norm over rows.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    /// `[k]`
+    pub gain: Tensor<1>,
+    /// Keeps the root away from zero.
+    pub epsilon: f32,
 }
 
 /// Root-mean-square norms over each head's `d` elements.
@@ -57,24 +97,32 @@ pub struct HeadNorm {
 /// The three projections into attention.
 #[derive(Debug, Clone)]
 pub struct Qkv {
-    /// `[h * d, k]`
-    pub query: Weight,
-    /// `[g * d, k]`
-    pub key: Weight,
-    /// `[g * d, k]`
-    pub value: Weight,
+    /// Queries, keys and values, one below the other: `[(h + 2 * g) * d, k]`.
+    pub weight: Weight,
     /// Between projection and rotation, where the model has it.
     pub norm: Option<HeadNorm>,
 }
 
 impl Cache {
-    /// An empty cache of shape `[b, g, KV_BLOCK, d]`.
-    pub fn new(shape: [usize; 4], device: &Device) -> Self {
+    /// An empty cache of `blocks` for `heads` of `d` elements.
+    pub fn new(blocks: usize, heads: usize, d: usize, kind: CacheKind, device: &Device) -> Self {
         // On the CPU a vector of zeros costs no memory until it is written, which burn's `zeros` does
         // at once: a cache is as large as its sequences, not as its limit.
-        let zeros = || vec![0.0f32; shape.iter().product()];
-        let tensor = || Tensor::from_data(TensorData::new(zeros(), shape), device);
-        Self { keys: tensor(), values: tensor() }
+        let count = blocks * heads * d * KV_BLOCK;
+        let tensor = |shape: [usize; 4]| match kind {
+            CacheKind::F32 => {
+                let data = TensorData::new(memory::zeros::<f32>(count), shape);
+                Tensor::from_data(data, (device, DType::F32))
+            }
+            CacheKind::F16 => {
+                let data = TensorData::new(memory::zeros::<f16>(count), shape);
+                Tensor::from_data(data, (device, DType::F16))
+            }
+        };
+        Self {
+            keys: tensor([blocks, heads, d, KV_BLOCK]),
+            values: tensor([blocks, heads, KV_BLOCK, d]),
+        }
     }
 
     pub(super) fn on_backend(self) -> CacheOn<Dispatch> {
@@ -82,29 +130,71 @@ impl Cache {
     }
 }
 
-impl Weight {
-    pub(super) fn on_backend(self) -> WeightOn<Dispatch> {
-        let matrix = self.matrix.into_dispatch();
-        match self.bias {
-            None => WeightOn::Plain(matrix),
-            Some(bias) => WeightOn::Biased(matrix, bias.into_dispatch()),
+impl CacheKind {
+    /// Bytes of an element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
         }
     }
 }
 
-impl From<Tensor<2>> for Weight {
+impl Matrix {
+    /// Takes `values [n, inputs]` as they are read from a file.
+    pub fn float(values: Vec<f32>, inputs: usize, device: &Device) -> Self {
+        let shape = [values.len() / inputs.max(1), inputs];
+        Self::Float(Tensor::from_data(TensorData::new(values, shape), device))
+    }
+
+    /// Arranges `values [n, inputs]` for the products of `device`.
+    pub fn int8(values: Int8, inputs: usize, device: &Device) -> Self {
+        let n = values.scales.len();
+        let scales = Tensor::from_data(TensorData::new(values.scales, [n]), device);
+        let values = TensorData::new(values.values, [n, inputs]);
+        let packed = super::pack(Tensor::from_data(values, (device, DType::I8)));
+        Self::Int8 { packed, scales, inputs }
+    }
+
+    pub(super) fn on_backend(self) -> MatrixOn<Dispatch> {
+        match self {
+            Self::Float(matrix) => MatrixOn::Float(matrix.into_dispatch()),
+            Self::Int8 { packed, scales, inputs } => MatrixOn::Int8 {
+                packed: packed.into_dispatch(),
+                scales: scales.into_dispatch(),
+                inputs,
+            },
+        }
+    }
+}
+
+impl Weight {
+    pub(super) fn on_backend(self) -> WeightOn<Dispatch> {
+        let bias = match self.bias {
+            None => BiasOn::Absent,
+            Some(bias) => BiasOn::Present(bias.into_dispatch()),
+        };
+        WeightOn { matrix: self.matrix.on_backend(), bias }
+    }
+}
+
+impl From<Matrix> for Weight {
     /// A map without a bias.
-    fn from(matrix: Tensor<2>) -> Self {
+    fn from(matrix: Matrix) -> Self {
         Self { matrix, bias: None }
+    }
+}
+
+impl Norm {
+    pub(super) fn on_backend(self) -> NormOn<Dispatch> {
+        NormOn { gain: self.gain.into_dispatch(), epsilon: self.epsilon }
     }
 }
 
 impl Qkv {
     pub(super) fn on_backend(self) -> QkvOn<Dispatch> {
         QkvOn {
-            query: self.query.on_backend(),
-            key: self.key.on_backend(),
-            value: self.value.on_backend(),
+            weight: self.weight.on_backend(),
             norm: match self.norm {
                 None => HeadNormOn::Absent,
                 Some(norm) => HeadNormOn::Present {
@@ -128,12 +218,12 @@ impl Tokens {
     }
 }
 
-/// Keys and values of one layer, on a backend: `[b, g, KV_BLOCK, d]` each.
+/// Keys and values of one layer, on a backend. See [`Cache`].
 #[derive(ExtensionType)]
 pub struct CacheOn<B: Backend> {
-    /// Rotated keys.
+    /// `[b, g, d, KV_BLOCK]`
     pub keys: FloatTensor<B>,
-    /// Values.
+    /// `[b, g, KV_BLOCK, d]`
     pub values: FloatTensor<B>,
 }
 
@@ -152,11 +242,47 @@ pub struct TokensOn<B: Backend> {
 
 /// A linear map's weights, on a backend. See [`Weight`].
 #[derive(ExtensionType)]
-pub enum WeightOn<B: Backend> {
+pub struct WeightOn<B: Backend> {
     /// `[n, k]`
-    Plain(FloatTensor<B>),
-    /// `[n, k]` and the bias `[n]`.
-    Biased(FloatTensor<B>, FloatTensor<B>),
+    #[extension_type]
+    pub matrix: MatrixOn<B>,
+    /// `[n]`
+    #[extension_type]
+    pub bias: BiasOn<B>,
+}
+
+/// A matrix, on a backend. See [`Matrix`].
+#[derive(ExtensionType)]
+pub enum MatrixOn<B: Backend> {
+    /// `[n, k]`
+    Float(FloatTensor<B>),
+    /// In 8 bits.
+    Int8 {
+        /// As [`super::DecoderOps::pack`] arranged them.
+        packed: IntTensor<B>,
+        /// `[n]`
+        scales: FloatTensor<B>,
+        /// `k`
+        inputs: usize,
+    },
+}
+
+/// What is added to products, on a backend.
+#[derive(ExtensionType)]
+pub enum BiasOn<B: Backend> {
+    /// Nothing.
+    Absent,
+    /// `[n]`
+    Present(FloatTensor<B>),
+}
+
+/// A norm over rows, on a backend. See [`Norm`].
+#[derive(ExtensionType)]
+pub struct NormOn<B: Backend> {
+    /// `[k]`
+    pub gain: FloatTensor<B>,
+    /// Keeps the root away from zero.
+    pub epsilon: f32,
 }
 
 /// The norms of query and key heads, on a backend. See [`HeadNorm`].
@@ -178,15 +304,9 @@ pub enum HeadNormOn<B: Backend> {
 /// The three projections into attention, on a backend. See [`Qkv`].
 #[derive(ExtensionType)]
 pub struct QkvOn<B: Backend> {
-    /// `[h * d, k]`
+    /// `[(h + 2 * g) * d, k]`
     #[extension_type]
-    pub query: WeightOn<B>,
-    /// `[g * d, k]`
-    #[extension_type]
-    pub key: WeightOn<B>,
-    /// `[g * d, k]`
-    #[extension_type]
-    pub value: WeightOn<B>,
+    pub weight: WeightOn<B>,
     /// Between projection and rotation.
     #[extension_type]
     pub norm: HeadNormOn<B>,
@@ -197,7 +317,7 @@ pub struct QkvOn<B: Backend> {
 pub struct ProjectedOn<B: Backend> {
     /// Rotated queries, `[t, h, d]`.
     pub queries: FloatTensor<B>,
-    /// `[b, g, KV_BLOCK, d]`
+    /// `[b, g, d, KV_BLOCK]`
     pub keys: FloatTensor<B>,
     /// `[b, g, KV_BLOCK, d]`
     pub values: FloatTensor<B>,

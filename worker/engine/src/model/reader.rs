@@ -1,0 +1,117 @@
+//! Hands weights to the modules as they ask for them by name: read, quantised, packed, digested.
+
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use stoker_ops::{
+    cpu::int8::{Int8, MAX_INPUTS},
+    ops::Matrix,
+};
+
+use super::{Progress, Quantization, digest::Digest};
+use crate::weights::{ModelFiles, WeightsError};
+
+/// Where the time of loading went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoadTimings {
+    /// Reading files and making numbers of what they hold. Of all threads together, divided by how many there are.
+    pub read: Duration,
+    /// Rounding to 8 bits, likewise.
+    pub quantize: Duration,
+    /// Arranging weights for the device.
+    pub pack: Duration,
+    /// Hashing them.
+    pub digest: Duration,
+    /// All of it, from the first byte to the last.
+    pub total: Duration,
+}
+
+pub(super) struct Reader<'a> {
+    pub(super) files: &'a ModelFiles,
+    pub(super) device: &'a Device,
+    pub(super) quantization: Quantization,
+    pub(super) digest: Digest,
+    pub(super) timings: LoadTimings,
+    pub(super) progress: Progress,
+    pub(super) report: &'a mut dyn FnMut(Progress),
+}
+
+impl Reader<'_> {
+    /// Reads matrices of the same `inputs`, one below the other. The file's check has found that they have them.
+    pub(super) fn matrix(
+        &mut self,
+        names: &[String],
+        inputs: usize,
+    ) -> Result<Matrix, WeightsError> {
+        if self.quantization == Quantization::None || inputs > MAX_INPUTS {
+            if self.quantization != Quantization::None {
+                let tensor = names.first();
+                tracing::warn!(
+                    ?tensor,
+                    inputs,
+                    MAX_INPUTS,
+                    "kept in f32: too many inputs for 8 bits"
+                );
+            }
+            let values = self.floats(names)?;
+            return Ok(self.pack(|device| Matrix::float(values, inputs, device)));
+        }
+        let mut all = Int8 { values: Vec::new(), scales: Vec::new() };
+        for name in names {
+            let (part, times) = self.files.read_int8(name)?;
+            self.timings.read += times.read;
+            self.timings.quantize += times.quantize;
+            self.hash(|digest| digest.int8(name, &part));
+            self.loaded(name);
+            if all.values.is_empty() {
+                all = part;
+            } else {
+                all.values.extend(part.values);
+                all.scales.extend(part.scales);
+            }
+        }
+        Ok(self.pack(|device| Matrix::int8(all, inputs, device)))
+    }
+
+    /// Reads vectors, one after the other.
+    pub(super) fn vector(&mut self, names: &[String]) -> Result<Tensor<1>, WeightsError> {
+        let values = self.floats(names)?;
+        let shape = [values.len()];
+        Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
+    }
+
+    fn floats(&mut self, names: &[String]) -> Result<Vec<f32>, WeightsError> {
+        let mut all = Vec::new();
+        for name in names {
+            let begun = Instant::now();
+            let part = self.files.read_f32(name)?;
+            self.timings.read += begun.elapsed();
+            self.hash(|digest| digest.tensor(name, &part));
+            self.loaded(name);
+            if all.is_empty() {
+                all = part;
+            } else {
+                all.extend(part);
+            }
+        }
+        Ok(all)
+    }
+
+    fn pack(&mut self, pack: impl FnOnce(&burn::tensor::Device) -> Matrix) -> Matrix {
+        let begun = Instant::now();
+        let matrix = pack(self.device);
+        self.timings.pack += begun.elapsed();
+        matrix
+    }
+
+    fn hash(&mut self, hash: impl FnOnce(&mut Digest)) {
+        let begun = Instant::now();
+        hash(&mut self.digest);
+        self.timings.digest += begun.elapsed();
+    }
+
+    fn loaded(&mut self, name: &str) {
+        self.progress.done += self.files.stored_bytes(name);
+        (self.report)(self.progress);
+    }
+}

@@ -1,0 +1,28 @@
+//! How long operations take, all together: what a step takes beyond that is overhead.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+static NANOSECONDS: AtomicU64 = AtomicU64::new(0);
+
+/// Wall time that this process has spent in operations on the CPU. Engines that compute at the same time add up.
+pub fn kernel_time() -> Duration {
+    Duration::from_nanos(NANOSECONDS.load(Ordering::Relaxed))
+}
+
+/// Adds the time from its making to its end.
+pub(super) struct Timed(Instant);
+
+impl Timed {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        NANOSECONDS.fetch_add(self.0.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+}

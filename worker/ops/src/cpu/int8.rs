@@ -1,0 +1,84 @@
+//! Products in 8 bits: exact sums of integers, so every instruction set and every split gives the same.
+//!
+//! A weight is its output's scale times a whole number from -127 to 127, an input its token's scale times one.
+//! The sum of their products is a whole number too; only it is scaled, once.
+//!
+//! [`tiles`] says how weights lie in memory, [`rows`] how inputs do, and the other files multiply the two,
+//! one for each instruction set.
+
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
+pub mod rows;
+pub mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
+use std::ops::Range;
+
+use super::isa::{Isa, Kind};
+pub use rows::Rows;
+pub use tiles::{Int8, MAX_INPUTS, OUTPUTS, Tiles};
+
+/// Rows that have one instruction's tile to themselves from this number on.
+const AMX_ROWS: usize = 8;
+
+/// How many rows of inputs lie together for `rows` of them. See [`Rows`].
+pub(crate) fn group(isa: Isa, rows: usize) -> usize {
+    match isa.kind() {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Amx if rows >= AMX_ROWS => 1,
+        _ => {
+            let groups = rows.div_ceil(rows::MAX_GROUP).max(1);
+            rows.div_ceil(groups).max(1)
+        }
+    }
+}
+
+/// Sums of products of whole groups of `rows` with the outputs of some tiles.
+///
+/// - `rows`: which; they begin and end with a group
+/// - `strips`: which sixteens of outputs, at most [`tiles::STRIPS`]
+/// - `out [rows, strips * OUTPUTS]`: the sums
+pub fn products(
+    isa: Isa,
+    x: &Rows,
+    rows: Range<usize>,
+    tiles: Tiles,
+    strips: Range<usize>,
+    out: &mut [i32],
+) {
+    debug_assert_eq!(x.inputs(), tiles.inputs());
+    assert_eq!(out.len(), rows.len() * strips.len() * OUTPUTS);
+    let width = strips.len() * OUTPUTS;
+    match isa.kind() {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Amx if x.group() == 1 && x.len() >= AMX_ROWS => {
+            // An `Isa` of this kind proves that the CPU has AMX and that the system lets us use it.
+            amx::products(&mut amx::Unit::new(isa), x.plain(rows), tiles, strips, out);
+        }
+        _ => {
+            let groups = x.groups(rows);
+            let mut rest = out;
+            for group in groups {
+                let (out, others) = rest.split_at_mut(group.rows() * width);
+                rest = others;
+                match isa.kind() {
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Amx | Kind::Vnni => {
+                        // SAFETY: an `Isa` of this kind proves that the CPU has VNNI.
+                        unsafe { vnni::products(group, tiles, strips.clone(), out) }
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx512 | Kind::Avx2 => {
+                        // SAFETY: an `Isa` of this kind proves that the CPU has AVX2.
+                        unsafe { avx2::products(group, tiles, strips.clone(), out) }
+                    }
+                    Kind::Baseline => portable::products(group, tiles, strips.clone(), out),
+                }
+            }
+        }
+    }
+}

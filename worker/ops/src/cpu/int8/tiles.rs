@@ -1,0 +1,158 @@
+//! How weights in 8 bits lie in memory: in tiles, in the order in which a step reads them.
+//!
+//! A tile is 16 outputs by 64 inputs, 1 KiB: sixteen lines of 64 bytes, each with four neighbouring inputs of all
+//! sixteen outputs. A line is what an AVX-512 register holds, half a line AVX2's, a tile AMX's. The tiles of
+//! sixteen outputs follow each other (a strip), then come those of the next sixteen, so that a thread reads straight ahead.
+//! Where a matrix is not whole tiles, they are filled up with weights of zero.
+//!
+//! A weight is kept 128 above its value: instructions multiply an unsigned byte with a signed one, and the
+//! inputs take the sign. The sums that come out are too large by 128 times the sum of the inputs.
+
+use super::super::memory::{self, LINE, Line};
+
+/// Outputs of a tile.
+pub const OUTPUTS: usize = 16;
+/// Inputs of a tile.
+pub const INPUTS: usize = 64;
+/// Inputs that lie together.
+pub const QUAD: usize = 4;
+/// Bytes of a tile.
+pub const TILE: usize = OUTPUTS * INPUTS;
+/// Strips that are multiplied together at most.
+pub const STRIPS: usize = 4;
+/// More inputs than this could overflow a sum of 32 bits: 255 * 127 * inputs.
+pub const MAX_INPUTS: usize = i32::MAX as usize / (255 * 127);
+
+/// What is added to a weight.
+const OFFSET: u8 = 128;
+
+/// A matrix in 8 bits as it is read from a file, `[n, k]` in rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Int8 {
+    /// `[n, k]`, each from -127 to 127.
+    pub values: Vec<i8>,
+    /// `[n]`
+    pub scales: Vec<f32>,
+}
+
+impl Int8 {
+    /// Rounds each row of `row_len` to 127 steps up and down from zero to its largest element.
+    pub fn quantize(values: &[f32], row_len: usize) -> Self {
+        let mut to = Self { values: vec![0; values.len()], scales: Vec::new() };
+        for (from, to_row) in values.chunks_exact(row_len).zip(to.values.chunks_exact_mut(row_len))
+        {
+            to.scales.push(quantize_row(from, to_row));
+        }
+        to
+    }
+}
+
+/// Rounds `row` to 127 steps up and down from zero to its largest element. Returns the size of a step.
+///
+/// Everything in `row` is finite.
+pub fn quantize_row(row: &[f32], to: &mut [i8]) -> f32 {
+    super::super::isa::Isa::best().run(QuantizeRow { row, to })
+}
+
+struct QuantizeRow<'a> {
+    row: &'a [f32],
+    to: &'a mut [i8],
+}
+
+impl super::super::isa::Kernel for QuantizeRow<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run(self) -> f32 {
+        let largest = super::rows::largest(self.row);
+        super::rows::round(self.row, largest, self.to);
+        largest / 127.0
+    }
+}
+
+/// Bytes that a matrix of `outputs` by `inputs` takes.
+pub fn packed_bytes(outputs: usize, inputs: usize) -> usize {
+    outputs.div_ceil(OUTPUTS) * inputs.div_ceil(INPUTS) * TILE
+}
+
+/// Puts `values [n, inputs]` into tiles.
+pub fn pack(values: &[i8], inputs: usize) -> Vec<Line> {
+    let strip = strip_bytes(inputs);
+    let outputs = values.len() / inputs.max(1);
+    let mut tiles = memory::lines(packed_bytes(outputs, inputs) / LINE);
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut tiles);
+    if strip == 0 {
+        return tiles;
+    }
+    let strips = super::super::pool::Pieces::new(bytes, strip);
+    super::super::pool::pool().run(strips.len(), |number| {
+        // SAFETY: the pool gives each number to one thread, once.
+        let strip = unsafe { strips.piece(number) };
+        let first = number * OUTPUTS;
+        let rows = &values[first * inputs..(first + OUTPUTS).min(outputs) * inputs];
+        pack_strip(rows, inputs, strip);
+    });
+    tiles
+}
+
+/// Puts up to sixteen rows into the tiles of a strip.
+fn pack_strip(rows: &[i8], inputs: usize, strip: &mut [u8]) {
+    strip.fill(OFFSET);
+    for (output, row) in rows.chunks_exact(inputs).enumerate() {
+        let lines = strip.as_chunks_mut::<LINE>().0;
+        for (line, quad) in lines.iter_mut().zip(row.chunks(QUAD)) {
+            let place = &mut line[output * QUAD..(output + 1) * QUAD];
+            for (to, from) in place.iter_mut().zip(quad) {
+                *to = (*from as u8).wrapping_add(OFFSET);
+            }
+        }
+    }
+}
+
+fn strip_bytes(inputs: usize) -> usize {
+    inputs.div_ceil(INPUTS) * TILE
+}
+
+/// A matrix in tiles.
+#[derive(Clone, Copy)]
+pub struct Tiles<'a> {
+    bytes: &'a [u8],
+    /// Filled up to whole tiles.
+    inputs: usize,
+}
+
+impl<'a> Tiles<'a> {
+    /// Tiles of a matrix of `inputs`, as [`pack`] made them: they begin on a line.
+    pub fn new(bytes: &'a [u8], inputs: usize) -> Self {
+        assert!(bytes.as_ptr().cast::<Line>().is_aligned(), "tiles lie on cache lines");
+        assert_eq!(bytes.len() % strip_bytes(inputs).max(1), 0, "tiles are whole strips");
+        Self { bytes, inputs: inputs.next_multiple_of(INPUTS) }
+    }
+
+    /// Inputs, filled up to whole tiles.
+    pub fn inputs(self) -> usize {
+        self.inputs
+    }
+
+    /// Strips of sixteen outputs.
+    pub fn strips(self) -> usize {
+        self.bytes.len() / (self.inputs * OUTPUTS).max(1)
+    }
+
+    /// Bytes of strip `number`: lines of four inputs each.
+    pub fn strip(self, number: usize) -> &'a [u8] {
+        let size = self.inputs * OUTPUTS;
+        &self.bytes[number * size..(number + 1) * size]
+    }
+
+    /// Copies the weights of output `number` into `row`, without what they are above their values.
+    pub fn read_row(self, number: usize, row: &mut [i8]) {
+        let (lines, _) = self.strip(number / OUTPUTS).as_chunks::<LINE>();
+        let start = number % OUTPUTS * QUAD;
+        for (line, quad) in lines.iter().zip(row.chunks_mut(QUAD)) {
+            for (to, from) in quad.iter_mut().zip(&line[start..]) {
+                *to = from.wrapping_sub(OFFSET) as i8;
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Products with a weight matrix, the same bits for a row at any number of rows.
+//!
+//! A thread takes some outputs and lets all rows pass by their weights, which stay in its cache meanwhile.
+
+use std::ops::Range;
+
+use super::{
+    WORTH_SHARING,
+    int8::{self, OUTPUTS, Rows, Tiles, tiles::STRIPS},
+    isa::{Isa, Kernel},
+    lanes::dot,
+    pool::{Grid, pool},
+};
+use crate::math::silu;
+
+/// Outputs that a thread takes at a time.
+const PIECE: usize = STRIPS * OUTPUTS;
+/// Rows that pass by them at a time: their sums stay in the cache.
+const ROWS: usize = 64;
+
+/// The weights of a linear map.
+#[derive(Clone, Copy)]
+pub struct Weight<'a> {
+    /// The matrix.
+    pub matrix: Matrix<'a>,
+    /// Outputs.
+    pub n: usize,
+    /// `[n]`, added to the finished products, where there is one.
+    pub bias: Option<&'a [f32]>,
+}
+
+/// A matrix of `n` outputs by `k` inputs.
+#[derive(Clone, Copy)]
+pub enum Matrix<'a> {
+    /// `[n, k]` in rows.
+    Float(&'a [f32]),
+    /// In tiles, and the scale of each output, `[n]`.
+    Int8(Tiles<'a>, &'a [f32]),
+}
+
+/// The inputs of a linear map, `[t, k]`.
+pub struct Inputs<'a> {
+    isa: Isa,
+    x: &'a [f32],
+    k: usize,
+    /// The same in 8 bits, if a weight is.
+    rows: Option<Rows>,
+}
+
+impl<'a> Inputs<'a> {
+    /// `x [t, k]`, to be multiplied with `weights`.
+    pub fn new(isa: Isa, x: &'a [f32], k: usize, weights: &[Weight]) -> Self {
+        let int8 = weights.iter().any(|weight| matches!(weight.matrix, Matrix::Int8(..)));
+        Self { isa, x, k, rows: int8.then(|| Rows::quantize(isa, x, k)) }
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.x.len() / self.k.max(1)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rows that pass by at a time: whole groups of those in 8 bits.
+    fn step(&self) -> usize {
+        let group = self.rows.as_ref().map_or(1, Rows::group);
+        (ROWS / group).max(1) * group
+    }
+
+    /// What `weight` makes of `rows`: `outputs` of each, into `panel [rows, outputs]`. `outputs` begin with a strip.
+    fn panel(&self, weight: Weight, rows: Range<usize>, outputs: Range<usize>, panel: &mut [f32]) {
+        match (weight.matrix, &self.rows) {
+            (Matrix::Float(matrix), _) => {
+                let x = &self.x[rows.start * self.k..rows.end * self.k];
+                let matrix = &matrix[outputs.start * self.k..outputs.end * self.k];
+                self.isa.run(Dots { x, matrix, k: self.k, panel });
+            }
+            (Matrix::Int8(tiles, scales), Some(x)) => {
+                let strips = outputs.start / OUTPUTS..outputs.end.div_ceil(OUTPUTS);
+                let mut sums = vec![0; rows.len() * strips.len() * OUTPUTS];
+                int8::products(self.isa, x, rows.clone(), tiles, strips, &mut sums);
+                let scales = &scales[outputs.clone()];
+                self.isa.run(Scale { sums: &sums, x, first: rows.start, scales, panel });
+            }
+            (Matrix::Int8(..), None) => unreachable!("inputs are quantised where a weight is"),
+        }
+        if let Some(bias) = weight.bias {
+            // On top of the finished sum, never into it.
+            for row in panel.chunks_exact_mut(outputs.len()) {
+                for (y, bias) in row.iter_mut().zip(&bias[outputs.clone()]) {
+                    *y += bias;
+                }
+            }
+        }
+    }
+
+    /// Calls `each` with rows and outputs until it has seen all of `[t, n]`.
+    fn for_each_panel(&self, n: usize, each: impl Fn(Range<usize>, Range<usize>) + Sync) {
+        let t = self.len();
+        let piece = |number: usize| {
+            let outputs = number * PIECE..((number + 1) * PIECE).min(n);
+            for first in (0..t).step_by(self.step()) {
+                each(first..(first + self.step()).min(t), outputs.clone());
+            }
+        };
+        let pieces = n.div_ceil(PIECE);
+        if t * n * self.k < WORTH_SHARING {
+            (0..pieces).for_each(piece);
+        } else {
+            pool().run(pieces, piece);
+        }
+    }
+}
+
+/// `x * weight^T`: `[t, k] -> [t, n]`.
+pub fn linear(x: &Inputs, weight: Weight) -> Vec<f32> {
+    let mut out = vec![0.0; x.len() * weight.n];
+    let grid = Grid::new(&mut out, weight.n);
+    x.for_each_panel(weight.n, |rows, outputs| {
+        let mut panel = vec![0.0; rows.len() * outputs.len()];
+        x.panel(weight, rows.clone(), outputs.clone(), &mut panel);
+        for (row, y) in rows.zip(panel.chunks_exact(outputs.len())) {
+            // SAFETY: each output of a row is seen once.
+            unsafe { grid.part(row, outputs.clone()) }.copy_from_slice(y);
+        }
+    });
+    out
+}
+
+/// `out + x * weight^T`, in place: `[t, k], [t, n] -> [t, n]`.
+pub fn linear_add(x: &Inputs, weight: Weight, out: &mut [f32]) {
+    let grid = Grid::new(out, weight.n);
+    x.for_each_panel(weight.n, |rows, outputs| {
+        let mut panel = vec![0.0; rows.len() * outputs.len()];
+        x.panel(weight, rows.clone(), outputs.clone(), &mut panel);
+        for (row, y) in rows.zip(panel.chunks_exact(outputs.len())) {
+            // SAFETY: each output of a row is seen once.
+            let out = unsafe { grid.part(row, outputs.clone()) };
+            for (out, y) in out.iter_mut().zip(y) {
+                *out += y;
+            }
+        }
+    });
+}
+
+/// `silu(x * gate^T) * (x * up^T)`: `[t, k] -> [t, n]`.
+pub fn swiglu(x: &Inputs, gate: Weight, up: Weight) -> Vec<f32> {
+    let mut out = vec![0.0; x.len() * gate.n];
+    let grid = Grid::new(&mut out, gate.n);
+    x.for_each_panel(gate.n, |rows, outputs| {
+        let mut gates = vec![0.0; rows.len() * outputs.len()];
+        let mut ups = gates.clone();
+        x.panel(gate, rows.clone(), outputs.clone(), &mut gates);
+        x.panel(up, rows.clone(), outputs.clone(), &mut ups);
+        x.isa.run(Gate { gates: &gates, ups: &mut ups });
+        for (row, y) in rows.zip(ups.chunks_exact(outputs.len())) {
+            // SAFETY: each output of a row is seen once.
+            unsafe { grid.part(row, outputs.clone()) }.copy_from_slice(y);
+        }
+    });
+    out
+}
+
+/// The rows of `table [n, width]` that `ids` name: `[t, width]`.
+pub fn embed(ids: &[i32], table: Matrix, width: usize) -> Vec<f32> {
+    let mut out = vec![0.0; ids.len() * width];
+    let mut quantized = vec![0i8; width];
+    for (id, out) in ids.iter().zip(out.chunks_exact_mut(width)) {
+        let id = *id as usize;
+        match table {
+            Matrix::Float(values) => out.copy_from_slice(&values[id * width..(id + 1) * width]),
+            Matrix::Int8(tiles, scales) => {
+                tiles.read_row(id, &mut quantized);
+                for (out, value) in out.iter_mut().zip(&quantized) {
+                    *out = f32::from(*value) * scales[id];
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Some outputs for some rows: `panel [x / k, matrix / k]`.
+struct Dots<'a> {
+    x: &'a [f32],
+    matrix: &'a [f32],
+    k: usize,
+    panel: &'a mut [f32],
+}
+
+impl Kernel for Dots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        /// Rows that share one pass over an output's weights.
+        const SHARED: usize = 4;
+        let n = self.matrix.len() / self.k;
+        let row = |i: usize| &self.x[i * self.k..(i + 1) * self.k];
+        let rows = self.panel.len() / n;
+        for (j, weights) in self.matrix.chunks_exact(self.k).enumerate() {
+            let shared = rows / SHARED * SHARED;
+            for i in (0..shared).step_by(SHARED) {
+                let sums = dot([row(i), row(i + 1), row(i + 2), row(i + 3)], weights);
+                for (r, sum) in sums.into_iter().enumerate() {
+                    self.panel[(i + r) * n + j] = sum;
+                }
+            }
+            for i in shared..rows {
+                [self.panel[i * n + j]] = dot([row(i)], weights);
+            }
+        }
+    }
+}
+
+/// Sums of whole numbers become outputs: `sum * scale of the row * scale of the output`, in this order.
+struct Scale<'a> {
+    /// `[rows, whole strips]`
+    sums: &'a [i32],
+    x: &'a Rows,
+    first: usize,
+    /// `[outputs]`
+    scales: &'a [f32],
+    /// `[rows, outputs]`
+    panel: &'a mut [f32],
+}
+
+impl Kernel for Scale<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let n = self.scales.len();
+        let sums = self.sums.chunks_exact(n.next_multiple_of(OUTPUTS));
+        for (i, (out, sums)) in self.panel.chunks_exact_mut(n).zip(sums).enumerate() {
+            let row_scale = self.x.scale(self.first + i);
+            for ((out, sum), scale) in out.iter_mut().zip(sums).zip(self.scales) {
+                *out = *sum as f32 * row_scale * scale;
+            }
+        }
+    }
+}
+
+/// Ups become `silu(gate) * up`.
+struct Gate<'a> {
+    gates: &'a [f32],
+    ups: &'a mut [f32],
+}
+
+impl Kernel for Gate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (up, gate) in self.ups.iter_mut().zip(self.gates) {
+            *up *= silu(*gate);
+        }
+    }
+}

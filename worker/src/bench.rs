@@ -1,0 +1,52 @@
+//! `stoker-worker bench`: how fast the engine is on this machine, by itself.
+//!
+//! [`plan`] says what to measure, a [`job`] a row; [`process`] runs each in a process of its own, where
+//! [`measure`] loads the model and [`drive`] steps the engine; [`row`] is what comes back and [`output`]
+//! where it goes.
+
+mod child;
+mod cli;
+mod drive;
+mod error;
+mod factor;
+mod job;
+mod lengths;
+mod measure;
+mod memory;
+mod output;
+mod plan;
+mod process;
+pub mod random;
+mod row;
+mod scenario;
+mod subject;
+mod sustain;
+mod table;
+
+pub use child::run as run_row;
+pub use cli::{BenchArgs, Format};
+use error::Error;
+use output::Output;
+use process::Progress;
+pub use row::{KEYS, Row};
+
+/// Runs the command. An error comes with its exit code: 1 for a failure, 2 for bad usage.
+pub fn run(args: &BenchArgs) -> Result<(), (u8, String)> {
+    bench(args).map_err(Error::for_shell)
+}
+
+fn bench(args: &BenchArgs) -> Result<(), Error> {
+    // What is wrong with a flag or a file is known before anything takes time.
+    plan::check(args)?;
+    let mut output = Output::open(args)?;
+    let subjects = subject::subjects(args)?;
+    let jobs = plan::jobs(args, &subjects)?;
+    let progress = Progress::new(jobs.len());
+    output.begin(&progress, &jobs)?;
+    for job in &jobs {
+        for measured in process::run(job, &progress)? {
+            output.add(&progress, measured)?;
+        }
+    }
+    output.finish(&progress)
+}

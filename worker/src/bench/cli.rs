@@ -1,0 +1,205 @@
+//! The command line of `bench`.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use stoker_engine::model::Quantization;
+use stoker_shared::duration;
+
+use super::{random::Shape, scenario::Scenario};
+use crate::{ModelSource, config};
+
+const EXAMPLES: &str = "\
+Examples:
+  4 scenarios x 2 formats x 3 runs, of random weights that are made once:
+    stoker-worker bench --csv bench.csv --json bench.json
+  A model of your own, one scenario, the rows alone:
+    stoker-worker bench --model ./model.gguf --scenario short --runs 1 --csv - > short.csv
+  How much more do many sequences give than one?
+    stoker-worker bench --sweep batch
+  Does it stay as fast?
+    stoker-worker bench --sustain 10m --batch 8
+  What did each step towards int8 bring?
+    stoker-worker bench --ladder
+
+Every row is measured in a process of its own, which loads its own file; peak memory is that process's.
+Prompts are random tokens, always the same; the likeliest token is taken, and nothing ends an answer early.
+
+A row's keys, in the table, in CSV and in JSON:
+  context        positions that a sequence holds while it decodes, on average
+  prompt_tokens, output_tokens   of all sequences of the row together
+  ttft_seconds   from a sequence's submission to its first token; the median of several sequences
+  tpot_seconds   time per output token: the median step in which all sequences decode
+  decode_tokens_per_second       batch / tpot_seconds; with --sustain what came in the minute
+  prefill_tokens_per_second      prompt_tokens / the time until every sequence had its first token
+  read_rate_bytes_per_second     what all threads together read from memory, the mean of two
+                 measurements in that process: before it loads the model, and after its last step
+  read_rate_ratio                bytes that a step must read, weights once and the keys and values of
+                 every sequence, times steps a second, divided by the read rate
+What does not apply is null in JSON and empty in CSV. `outside %`, in the table alone, is the share of a
+step that is spent outside the model's operations.
+
+Exit codes: 0, 1 for a failure, 2 for bad usage.";
+
+/// `stoker-worker bench`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct BenchArgs {
+    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for the
+    /// bundled model [default: random weights]
+    #[arg(long, env = "STOKER_MODEL", value_name = "PATH", help_heading = "Model")]
+    pub model: Option<ModelSource>,
+
+    /// Random weights of this shape, written once into --cache in both formats
+    /// [default: tinyllama-1.1b]
+    #[arg(
+        long,
+        env = "STOKER_BENCH_RANDOM_WEIGHTS",
+        conflicts_with = "model",
+        value_name = "SHAPE",
+        help_heading = "Model"
+    )]
+    pub random_weights: Option<Shape>,
+
+    /// Where random weights are kept [default: stoker in $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, env = "STOKER_CACHE", value_name = "FOLDER", help_heading = "Model")]
+    pub cache: Option<PathBuf>,
+
+    /// Formats of random weights: real files, loaded as any other
+    /// [default: both; gguf for all but scenarios]
+    #[arg(
+        long,
+        env = "STOKER_BENCH_FORMAT",
+        conflicts_with = "model",
+        value_delimiter = ',',
+        value_name = "NAME",
+        help_heading = "Model"
+    )]
+    pub format: Vec<Format>,
+
+    /// How weights are kept and multiplied: in 8 bits with a scale for each output, or in f32
+    #[arg(
+        long,
+        env = "STOKER_QUANTIZE",
+        default_value_t = Quantization::default(),
+        value_parser = config::quantization(),
+        value_name = "KIND",
+        help_heading = "Model"
+    )]
+    pub quantize: Quantization,
+
+    /// Scenarios to measure [default: all]
+    #[arg(
+        long,
+        env = "STOKER_BENCH_SCENARIO",
+        value_delimiter = ',',
+        value_name = "NAME",
+        help_heading = "What to measure"
+    )]
+    pub scenario: Vec<Scenario>,
+
+    /// This many sequences that decode together, each with a context of --context
+    #[arg(
+        long,
+        env = "STOKER_BENCH_BATCH",
+        conflicts_with = "scenario",
+        value_parser = clap::value_parser!(u32).range(1..=4096),
+        value_name = "COUNT",
+        help_heading = "What to measure"
+    )]
+    pub batch: Option<u32>,
+
+    /// The same with 1, 2, 4, 8, 16, 32 and 64 sequences, and the factor over one
+    #[arg(
+        long,
+        env = "STOKER_BENCH_SWEEP",
+        conflicts_with_all = ["scenario", "batch", "sustain", "ladder"],
+        value_name = "OF",
+        help_heading = "What to measure"
+    )]
+    pub sweep: Option<Sweep>,
+
+    /// Keep --batch sequences running this long, new ones in the place of those that end, and print
+    /// what came each minute; a row a minute [default batch: 8]
+    #[arg(
+        long,
+        env = "STOKER_BENCH_SUSTAIN",
+        conflicts_with_all = ["scenario", "ladder"],
+        value_parser = duration::parse,
+        value_name = "TIME",
+        help_heading = "What to measure"
+    )]
+    pub sustain: Option<Duration>,
+
+    /// One row for each step that made decoding faster, with its factors: plain operations in f32, fused
+    /// ones in f32, int8, int8 with 8 sequences
+    #[arg(
+        long,
+        env = "STOKER_BENCH_LADDER",
+        conflicts_with_all = ["scenario", "batch", "quantize"],
+        help_heading = "What to measure"
+    )]
+    pub ladder: bool,
+
+    /// Positions that every sequence holds while it decodes, for all but scenarios [default: 512]
+    #[arg(
+        long,
+        env = "STOKER_BENCH_CONTEXT",
+        conflicts_with = "scenario",
+        value_parser = clap::value_parser!(u32).range(8..),
+        value_name = "TOKENS",
+        help_heading = "What to measure"
+    )]
+    pub context: Option<u32>,
+
+    /// Rows for each case [default: 3 for scenarios, otherwise 1]
+    #[arg(
+        long,
+        env = "STOKER_BENCH_RUNS",
+        conflicts_with = "sustain",
+        value_parser = clap::value_parser!(u32).range(1..=1000),
+        value_name = "COUNT",
+        help_heading = "What to measure"
+    )]
+    pub runs: Option<u32>,
+
+    /// Write the rows to this file as CSV, each as it comes; `-` prints them, and the table on standard error
+    #[arg(long, env = "STOKER_BENCH_CSV", value_name = "FILE", help_heading = "Output")]
+    pub csv: Option<PathBuf>,
+
+    /// Write the rows to this file as an array of JSON objects
+    #[arg(long, env = "STOKER_BENCH_JSON", value_name = "FILE", help_heading = "Output")]
+    pub json: Option<PathBuf>,
+}
+
+/// What is varied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sweep {
+    /// Sequences that decode together
+    Batch,
+}
+
+/// A kind of model file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One file, matrices in Q8_0
+    Gguf,
+    /// A folder, weights in bf16
+    Safetensors,
+}
+
+impl Format {
+    /// Both.
+    pub(super) const ALL: [Self; 2] = [Self::Gguf, Self::Safetensors];
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gguf => "gguf",
+            Self::Safetensors => "safetensors",
+        })
+    }
+}

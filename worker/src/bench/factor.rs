@@ -1,0 +1,73 @@
+//! How many times as fast a row is as another: `--sweep` and `--ladder`.
+
+use super::{cli::BenchArgs, row::Row};
+
+/// What rows are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Factors {
+    /// Nothing.
+    None,
+    /// The first of the same format.
+    First(&'static str),
+    /// The one before, and the first, of the same format.
+    BeforeAndFirst,
+}
+
+impl Factors {
+    pub(super) fn of(args: &BenchArgs) -> Self {
+        if args.ladder {
+            Self::BeforeAndFirst
+        } else if args.sweep.is_some() {
+            Self::First("x batch 1")
+        } else {
+            Self::None
+        }
+    }
+
+    /// The columns' names.
+    pub(super) fn names(self) -> Vec<&'static str> {
+        match self {
+            Self::None => vec![],
+            Self::First(name) => vec![name],
+            Self::BeforeAndFirst => vec!["x before", "x first"],
+        }
+    }
+
+    /// The factors of `row`, which comes after `earlier`. Runs are compared with runs of the same number.
+    pub(super) fn over(self, earlier: &[Row], row: &Row) -> Vec<f64> {
+        let alike = |other: &&Row| other.format == row.format && other.run == row.run;
+        let factor = |other: Option<&Row>| {
+            let base = other.unwrap_or(row).decode_tokens_per_second;
+            row.decode_tokens_per_second / base
+        };
+        let first = factor(earlier.iter().find(alike));
+        match self {
+            Self::None => vec![],
+            Self::First(_) => vec![first],
+            Self::BeforeAndFirst => vec![factor(earlier.iter().rev().find(alike)), first],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::row::tests::row;
+
+    #[test]
+    fn a_factor_is_over_rows_of_the_same_format_and_run() {
+        let with = |format: &str, run, rate| Row {
+            format: format.into(),
+            run,
+            decode_tokens_per_second: rate,
+            ..row()
+        };
+        let earlier =
+            [with("gguf", 1, 2.0), with("gguf", 2, 4.0), with("gguf", 1, 6.0), with("x", 1, 1.0)];
+        let new = with("gguf", 1, 12.0);
+        assert_eq!(Factors::BeforeAndFirst.over(&earlier, &new), [2.0, 6.0]);
+        assert_eq!(Factors::First("x batch 1").over(&earlier, &with("gguf", 2, 12.0)), [3.0]);
+        assert_eq!(Factors::BeforeAndFirst.over(&[], &new), [1.0, 1.0]);
+        assert_eq!(Factors::None.over(&earlier, &new), [0.0; 0]);
+    }
+}

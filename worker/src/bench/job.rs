@@ -1,0 +1,60 @@
+//! What one process measures.
+
+use serde::{Deserialize, Serialize};
+
+use super::Format;
+
+/// What one process measures. It travels there as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Job {
+    /// What rows call the model.
+    pub(super) model: String,
+    /// As `--model` takes it.
+    pub(super) source: String,
+    pub(super) scenario: String,
+    pub(super) format: Format,
+    /// As `--quantize` takes it.
+    pub(super) quantize: String,
+    /// Sequences at once.
+    pub(super) batch: usize,
+    /// Positions that each holds while it decodes, on average.
+    pub(super) context: usize,
+    /// Which of several that are alike, from 1.
+    pub(super) run: u64,
+    pub(super) work: Work,
+}
+
+/// What is done with the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Work {
+    /// Prompts of these lengths, submitted together; then `tokens` of each while all decode.
+    Decode {
+        /// Tokens of each sequence's prompt.
+        prompts: Vec<usize>,
+        /// Tokens of each answer that are measured, at least 2.
+        tokens: usize,
+    },
+    /// Sequences of `prompt + output` tokens, one after the other in each place of the batch.
+    Sustain {
+        /// Tokens of each prompt.
+        prompt: usize,
+        /// Tokens of each answer.
+        output: usize,
+        /// How long.
+        seconds: f64,
+    },
+    /// A decode step of plain operations, of the model's shape.
+    Naive,
+}
+
+impl Job {
+    /// Names it to people: `code, gguf, run 2`.
+    pub(super) fn label(&self) -> String {
+        let batch = match self.batch {
+            1 => String::new(),
+            batch => format!(", {batch} sequences"),
+        };
+        format!("{}, {}{batch}, run {}", self.scenario, self.format, self.run)
+    }
+}

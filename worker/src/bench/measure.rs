@@ -1,0 +1,129 @@
+//! Measures one job in this process.
+
+use std::time::{Duration, Instant};
+
+use stoker_engine::{
+    footprint::Footprint,
+    model::{self, Quantization},
+    naive::NaiveDecoder,
+    weights::ModelConfig,
+};
+use stoker_ops::cpu;
+
+use super::{
+    child::Tell,
+    drive::{self, Pace, median},
+    error::Error,
+    job::{Job, Work},
+    memory,
+    row::{Measured, Row},
+    subject, sustain,
+};
+use crate::{LoadError, ModelSource, loading};
+
+/// Steps of plain operations: they are slow, and one is like the other.
+const NAIVE_STEPS: usize = 16;
+/// No more of them once this is over, but for the first three.
+const NAIVE_TIME: Duration = Duration::from_secs(20);
+
+/// What a job came to, but for memory.
+struct Ran {
+    load: Duration,
+    device: &'static str,
+    config: ModelConfig,
+    /// One for each row.
+    paces: Vec<Pace>,
+}
+
+/// Does a job: its rows, in order.
+pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error> {
+    let quantization: Quantization = job.quantize.parse().map_err(Error::Usage)?;
+    tell.stage(|| "reading memory".into())?;
+    let before = cpu::read_rate();
+    memory::forget_peak();
+    let ran = run(job, quantization, tell)?;
+    let peak = memory::peak();
+    tell.stage(|| "reading memory".into())?;
+    let rates = [before, cpu::read_rate()];
+    let rate = (rates[0] + rates[1]) / 2.0;
+
+    let Footprint { step_weight_bytes, kv_token_bytes, .. } =
+        Footprint::of(&ran.config, quantization);
+    let step_bytes = step_weight_bytes + kv_token_bytes * (job.context * job.batch) as u64;
+    let row = |(run, pace): (u64, &Pace)| Row {
+        model: job.model.clone(),
+        scenario: job.scenario.clone(),
+        format: job.format.to_string(),
+        quantize: job.quantize.clone(),
+        device: ran.device.into(),
+        threads: cpu::threads() as u64,
+        batch: job.batch as u64,
+        context: job.context as u64,
+        run,
+        load_seconds: ran.load.as_secs_f64(),
+        prompt_tokens: pace.prompt_tokens as u64,
+        output_tokens: pace.output_tokens as u64,
+        ttft_seconds: pace.first_token.map(|time| time.as_secs_f64()),
+        tpot_seconds: pace.step.as_secs_f64(),
+        decode_tokens_per_second: pace.decode_rate,
+        prefill_tokens_per_second: pace.prefill_rate,
+        peak_rss_bytes: peak,
+        read_rate_bytes_per_second: rate,
+        read_rate_ratio: step_bytes as f64 / pace.step.as_secs_f64() / rate,
+    };
+    let rows = (job.run..).zip(&ran.paces).map(row);
+    let measured = rows.zip(&ran.paces).map(|(row, pace)| Measured {
+        row,
+        read_rates: rates,
+        outside: pace.outside,
+    });
+    Ok(measured.collect())
+}
+
+fn run(job: &Job, quantization: Quantization, tell: &mut Tell) -> Result<Ran, Error> {
+    let Ok(source) = job.source.parse::<ModelSource>();
+    let begun = Instant::now();
+    tell.stage(|| "loading".into())?;
+    if job.work == Work::Naive {
+        let config = subject::files(&source)?.config().clone();
+        let (load, pace) = naive(&config, job.context, tell)?;
+        return Ok(Ran { load, device: "cpu", config, paces: vec![pace] });
+    }
+    let files = loading::open(&source).map_err(LoadError::from)?;
+    let model = loading::read(&files, &source.name(), quantization).map_err(LoadError::from)?;
+    let load = begun.elapsed();
+    let (device, config) = (model.network.device_class(), model.config.clone());
+    let paces = match &job.work {
+        Work::Sustain { prompt, output, seconds } => {
+            let time = Duration::from_secs_f64(*seconds);
+            sustain::run(model, job.batch, (*prompt, *output), time, tell)?
+        }
+        Work::Decode { prompts, tokens } => vec![drive::decode(model, prompts, *tokens, tell)?],
+        Work::Naive => Vec::new(),
+    };
+    Ok(Ran { load, device, config, paces })
+}
+
+fn naive(config: &ModelConfig, context: usize, tell: &mut Tell) -> Result<(Duration, Pace), Error> {
+    let begun = Instant::now();
+    let mut decoder = NaiveDecoder::random(config, context, &model::cpu());
+    let load = begun.elapsed();
+    let (begun, mut steps) = (Instant::now(), Vec::new());
+    while steps.len() < 3 || (steps.len() < NAIVE_STEPS && begun.elapsed() < NAIVE_TIME) {
+        tell.stage(|| format!("decoding, {}/{NAIVE_STEPS} tokens", steps.len()))?;
+        let begun = Instant::now();
+        decoder.step();
+        steps.push(begun.elapsed());
+    }
+    let step = median(&mut steps).unwrap_or_default();
+    let pace = Pace {
+        prompt_tokens: 0,
+        output_tokens: steps.len(),
+        first_token: None,
+        step,
+        decode_rate: 1.0 / step.as_secs_f64(),
+        prefill_rate: None,
+        outside: None,
+    };
+    Ok((load, pace))
+}

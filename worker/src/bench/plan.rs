@@ -1,0 +1,269 @@
+//! From the command line to jobs.
+
+use std::time::Duration;
+
+use stoker_engine::model::Quantization;
+
+use super::{
+    cli::BenchArgs,
+    error::Error,
+    job::{Job, Work},
+    lengths,
+    scenario::Scenario,
+    subject::Subject,
+};
+
+const CONTEXT: usize = 512;
+const SCENARIO_RUNS: u64 = 3;
+const SWEEP: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+const SUSTAIN_BATCH: usize = 8;
+const LADDER_BATCH: usize = 8;
+/// Tokens that are measured of each sequence in a batch, where the context is long enough.
+const MEASURED: usize = 64;
+/// The shortest time that says anything.
+const SUSTAIN_LEAST: Duration = Duration::from_secs(1);
+
+/// Refuses flags that do not go together in ways that clap does not know.
+pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
+    let needs_context =
+        args.batch.is_some() || args.sweep.is_some() || args.sustain.is_some() || args.ladder;
+    if args.context.is_some() && !needs_context {
+        return Err(Error::Usage(
+            "--context is for --batch, --sweep, --sustain and --ladder: scenarios have lengths of \
+             their own"
+                .into(),
+        ));
+    }
+    match args.sustain {
+        Some(time) if time < SUSTAIN_LEAST => Err(Error::Usage(format!(
+            "--sustain {time:?} is too short to say anything; give at least {SUSTAIN_LEAST:?}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What to measure, in order.
+pub(super) fn jobs(args: &BenchArgs, subjects: &[Subject]) -> Result<Vec<Job>, Error> {
+    let context = args.context.map_or(CONTEXT, |tokens| tokens as usize);
+    let quantize = args.quantize;
+    let mut cases = Vec::new();
+    let mut case = |job: Result<Job, Error>| job.map(|job| cases.push(job));
+    let runs = if let Some(time) = args.sustain {
+        let batch = args.batch.map_or(SUSTAIN_BATCH, |count| count as usize);
+        for subject in subjects {
+            case(sustain(subject, batch, context, quantize, time))?;
+        }
+        1
+    } else if args.ladder {
+        for subject in subjects {
+            for job in ladder(subject, context) {
+                case(job)?;
+            }
+        }
+        1
+    } else if args.sweep.is_some() {
+        for subject in subjects {
+            for size in SWEEP {
+                case(batch(subject, "batch", size, context, quantize))?;
+            }
+        }
+        1
+    } else if let Some(size) = args.batch {
+        for subject in subjects {
+            case(batch(subject, "batch", size as usize, context, quantize))?;
+        }
+        1
+    } else {
+        let all = &Scenario::ALL[..];
+        let scenarios = if args.scenario.is_empty() { all } else { &args.scenario };
+        for scenario in scenarios {
+            for subject in subjects {
+                case(single(subject, *scenario, quantize))?;
+            }
+        }
+        SCENARIO_RUNS
+    };
+    let runs = args.runs.map_or(runs, u64::from);
+    let again = |job: Job| (1..=runs).map(move |run| Job { run, ..job.clone() });
+    Ok(cases.into_iter().flat_map(again).collect())
+}
+
+fn job(subject: &Subject, scenario: &str, quantize: Quantization, work: Work) -> Job {
+    Job {
+        model: subject.name.clone(),
+        source: subject.source.clone(),
+        scenario: scenario.into(),
+        format: subject.format,
+        quantize: quantize.name().into(),
+        batch: 1,
+        context: 0,
+        run: 1,
+        work,
+    }
+}
+
+fn single(subject: &Subject, scenario: Scenario, quantize: Quantization) -> Result<Job, Error> {
+    let (prompt, tokens) = scenario.lengths();
+    let limit = subject.config.context_length;
+    if prompt + tokens > limit {
+        let fits = |s: &Scenario| s.lengths().0 + s.lengths().1 <= limit;
+        let fitting: Vec<_> = Scenario::ALL.into_iter().filter(fits).map(Scenario::name).collect();
+        let remedy = match fitting.as_slice() {
+            [] => "none of the scenarios fits; use --batch 1 with a small --context".to_owned(),
+            some => format!("measure --scenario {}", some.join(",")),
+        };
+        return Err(Error::Usage(format!(
+            "--scenario {} takes {prompt} + {tokens} tokens, above {limit}, the context of {}: {remedy}",
+            scenario.name(),
+            subject.name,
+        )));
+    }
+    let work = Work::Decode { prompts: vec![prompt], tokens };
+    let context = prompt + tokens / 2;
+    Ok(Job { context, ..job(subject, scenario.name(), quantize, work) })
+}
+
+/// `batch` sequences that hold `context` positions in the middle of what is measured.
+fn batch(
+    subject: &Subject,
+    scenario: &str,
+    batch: usize,
+    context: usize,
+    quantize: Quantization,
+) -> Result<Job, Error> {
+    let tokens = MEASURED.min(context / 2);
+    check_context(subject, context, context + tokens)?;
+    let prompts = lengths::prompts(batch, context - tokens / 2).ok_or_else(|| {
+        Error::Usage(format!(
+            "--context {context} is too short for --batch {batch}: the first sequences would be past it \
+             before the last one begins; raise it or lower the other"
+        ))
+    })?;
+    let work = Work::Decode { prompts, tokens };
+    Ok(Job { batch, context, ..job(subject, scenario, quantize, work) })
+}
+
+fn sustain(
+    subject: &Subject,
+    batch: usize,
+    context: usize,
+    quantize: Quantization,
+    time: Duration,
+) -> Result<Job, Error> {
+    // From half the context to one and a half.
+    let (prompt, output) = (context / 2, context);
+    check_context(subject, context, prompt + output)?;
+    let work = Work::Sustain { prompt, output, seconds: time.as_secs_f64() };
+    Ok(Job { batch, context, ..job(subject, "sustain", quantize, work) })
+}
+
+fn ladder(subject: &Subject, context: usize) -> Vec<Result<Job, Error>> {
+    let (none, int8) = (Quantization::None, Quantization::Int8);
+    let naive = Job { context, ..job(subject, "naive f32", none, Work::Naive) };
+    let mut steps = vec![Ok(naive), batch(subject, "fused f32", 1, context, none)];
+    // A kind that does not compute yet would measure another under its name.
+    if Quantization::ALL.contains(&int8) {
+        steps.push(batch(subject, "int8", 1, context, int8));
+        steps.push(batch(subject, "int8 batch 8", LADDER_BATCH, context, int8));
+    }
+    steps
+}
+
+fn check_context(subject: &Subject, context: usize, longest: usize) -> Result<(), Error> {
+    let limit = subject.config.context_length;
+    if longest <= limit {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "--context {context} needs sequences of {longest} tokens, above {limit}, the context of {}; \
+         lower it",
+        subject.name
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::bench::{Format, random::Shape};
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    fn subjects(formats: &[Format]) -> Vec<Subject> {
+        let subject = |format: &Format| Subject {
+            name: "tiny".into(),
+            source: "/tiny".into(),
+            format: *format,
+            config: Shape::Tiny.config(),
+        };
+        formats.iter().map(subject).collect()
+    }
+
+    fn planned(flags: &[&str], formats: &[Format]) -> Result<Vec<Job>, String> {
+        let args = Cli::try_parse_from([&["bench"], flags].concat()).unwrap().args;
+        let jobs = check(&args).and_then(|()| jobs(&args, &subjects(formats)));
+        jobs.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_scenario_is_measured_in_every_format_three_times() {
+        let jobs = planned(&[], &Format::ALL).unwrap();
+        assert_eq!(jobs.len(), 24);
+        for scenario in Scenario::ALL {
+            for format in Format::ALL {
+                let alike = jobs.iter().filter(|j| j.scenario == scenario.name());
+                let runs: Vec<_> = alike.filter(|j| j.format == format).map(|j| j.run).collect();
+                assert_eq!(runs, [1, 2, 3], "{scenario:?} {format}");
+            }
+        }
+        let few = planned(&["--scenario", "code,short", "--runs", "2"], &[Format::Gguf]).unwrap();
+        let few: Vec<_> = few.iter().map(|job| (job.scenario.as_str(), job.run)).collect();
+        assert_eq!(few, [("code", 1), ("code", 2), ("short", 1), ("short", 2)]);
+    }
+
+    #[test]
+    fn a_sweep_doubles_the_batch_and_keeps_the_context() {
+        let jobs = planned(&["--sweep", "batch"], &[Format::Gguf]).unwrap();
+        let batches: Vec<_> = jobs.iter().map(|job| job.batch).collect();
+        assert_eq!(batches, SWEEP);
+        assert!(jobs.iter().all(|job| job.context == 512));
+    }
+
+    #[test]
+    fn a_ladder_begins_with_plain_operations() {
+        let jobs = planned(&["--ladder"], &[Format::Gguf]).unwrap();
+        assert_eq!(jobs[0].work, Work::Naive);
+        assert_eq!((jobs[1].scenario.as_str(), jobs[1].quantize.as_str()), ("fused f32", "none"));
+        assert!(jobs.iter().all(|job| job.context == 512));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_context_names_the_flag_and_the_limit() {
+        for (flags, parts) in [
+            (&["--batch", "2", "--context", "2048"][..], ["--context 2048", "2112", "above 2048"]),
+            (&["--sustain", "1m", "--context", "2000"], ["--context 2000", "3000", "above 2048"]),
+            (&["--batch", "4096", "--context", "16"], ["--context 16", "--batch 4096", "raise it"]),
+            (&["--context", "64"], ["--context", "--batch", "scenarios"]),
+            (&["--sustain", "5ms"], ["--sustain", "5ms", "1s"]),
+        ] {
+            let error = planned(flags, &[Format::Gguf]).unwrap_err();
+            for part in parts {
+                assert!(error.contains(part), "{part:?} is not in {error:?}");
+            }
+        }
+        let mut small = subjects(&[Format::Gguf]);
+        small[0].config.context_length = 400;
+        let args = Cli::try_parse_from(["bench"]).unwrap().args;
+        let error = jobs(&args, &small).unwrap_err().to_string();
+        for part in ["--scenario code takes 512 + 256", "above 400", "--scenario short,medium"] {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    }
+}

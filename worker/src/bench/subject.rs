@@ -1,0 +1,89 @@
+//! The models that are measured, found or made before the first row.
+
+use std::path::PathBuf;
+
+use stoker_engine::weights::{ModelConfig, ModelFiles, WeightsError};
+
+use super::{
+    Format,
+    cli::BenchArgs,
+    error::Error,
+    random::{self, Shape, cache},
+};
+use crate::{ModelSource, loading::BUNDLED};
+
+/// A model in one format.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    /// What rows call it.
+    pub(super) name: String,
+    /// As `--model` takes it.
+    pub(super) source: String,
+    pub(super) format: Format,
+    pub(super) config: ModelConfig,
+}
+
+/// The model of `--model`, or random weights in every format asked for.
+pub(super) fn subjects(args: &BenchArgs) -> Result<Vec<Subject>, Error> {
+    if let Some(source) = &args.model {
+        return Ok(vec![given(source)?]);
+    }
+    let shape = args.random_weights.unwrap_or(Shape::TinyLlama);
+    let folder = match &args.cache {
+        Some(folder) => folder.clone(),
+        None => cache::default_folder()?,
+    };
+    let only_scenarios = args.batch.or(args.context).is_none()
+        && args.sweep.is_none()
+        && args.sustain.is_none()
+        && !args.ladder;
+    let mut formats = match args.format.as_slice() {
+        [] if only_scenarios => Format::ALL.to_vec(),
+        [] => vec![Format::Gguf],
+        given => given.to_vec(),
+    };
+    formats.dedup();
+    formats.into_iter().map(|format| random(shape, format, &folder)).collect()
+}
+
+fn random(shape: Shape, format: Format, folder: &std::path::Path) -> Result<Subject, Error> {
+    let path = random::prepare(shape, format, folder)?;
+    let source = text(path.clone(), "--cache")?;
+    let files = ModelFiles::open(&path).map_err(|error| {
+        let remedy = "delete it, and it is made again";
+        Error::Usage(format!("--cache {}: {error}; {remedy}", folder.display()))
+    })?;
+    Ok(Subject { name: shape.name().into(), source, format, config: files.config().clone() })
+}
+
+fn given(source: &ModelSource) -> Result<Subject, Error> {
+    let (text, format) = match source {
+        ModelSource::Path(path) => {
+            let format = if path.is_dir() { Format::Safetensors } else { Format::Gguf };
+            (text(path.clone(), "--model")?, format)
+        }
+        // The command line gives nothing else.
+        ModelSource::Bundled | ModelSource::Simulated(_) => {
+            (BUNDLED.to_owned(), Format::Safetensors)
+        }
+    };
+    let config = files(source)?.config().clone();
+    Ok(Subject { name: source.name(), source: text, format, config })
+}
+
+/// The files of a model, opened.
+pub(super) fn files(source: &ModelSource) -> Result<ModelFiles, WeightsError> {
+    match source {
+        ModelSource::Path(path) => ModelFiles::open(path),
+        ModelSource::Bundled | ModelSource::Simulated(_) => {
+            ModelFiles::embedded(BUNDLED, storyteller::model())
+        }
+    }
+}
+
+/// Paths travel to other processes as text.
+fn text(path: PathBuf, flag: &str) -> Result<String, Error> {
+    path.into_os_string().into_string().map_err(|path| {
+        Error::Usage(format!("{flag} {}: the path is not UTF-8; rename it", path.display()))
+    })
+}

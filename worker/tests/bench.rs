@@ -1,0 +1,338 @@
+//! `stoker-worker bench`: random weights in real files, rows from real processes.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use stoker_engine::weights::{Dtype, ModelConfig, ModelFiles};
+use stoker_worker::bench::{
+    Format, KEYS,
+    random::{Shape, prepare},
+};
+
+/// Exit code, standard output, standard error.
+fn worker(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stoker-worker"));
+    command.args(arguments).env_clear().envs(environment.iter().copied());
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Runs `bench` on the tiny shape; what it writes as JSON, and as CSV.
+fn bench(folder: &Path, flags: &[&str]) -> (Vec<serde_json::Value>, Vec<Vec<String>>, String) {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (cache, csv, json) = (path("cache"), path("rows.csv"), path("rows.json"));
+    let arguments =
+        ["bench", "--random-weights", "tiny", "--cache", &cache, "--csv", &csv, "--json", &json];
+    let (code, out, error) = worker(&[&arguments, flags].concat(), &[]);
+    assert_eq!(code, Some(0), "{flags:?}: {error}");
+    let rows = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let lines = fs::read_to_string(csv).unwrap();
+    // The names in these tests have no commas.
+    let lines = lines.lines().map(|line| line.split(',').map(str::to_owned).collect());
+    (rows, lines.collect(), out)
+}
+
+fn number(row: &serde_json::Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or_else(|| panic!("{key} is {} in {row}", row[key]))
+}
+
+fn text<'a>(row: &'a serde_json::Value, key: &str) -> &'a str {
+    row[key].as_str().unwrap()
+}
+
+/// What holds of every row: its keys, CSV that says the same, and numbers that make sense together.
+fn check(rows: &[serde_json::Value], lines: &[Vec<String>]) {
+    assert_eq!(lines[0], KEYS);
+    assert_eq!(lines.len(), rows.len() + 1);
+    for (row, line) in rows.iter().zip(&lines[1..]) {
+        let mut keys: Vec<_> = row.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut expected = KEYS.to_vec();
+        keys.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(keys, expected);
+        for (key, cell) in KEYS.iter().zip(line) {
+            match &row[key] {
+                serde_json::Value::Null => assert_eq!(cell, "", "{key}"),
+                serde_json::Value::String(text) => assert_eq!(cell, text, "{key}"),
+                number => {
+                    assert_eq!(cell.parse::<f64>().unwrap(), number.as_f64().unwrap(), "{key}")
+                }
+            }
+        }
+        assert_eq!(text(row, "model"), "tiny");
+        assert_eq!(text(row, "device"), "cpu");
+        for key in ["threads", "load_seconds", "output_tokens", "tpot_seconds", "read_rate_ratio"] {
+            assert!(number(row, key) > 0.0, "{key} in {row}");
+        }
+        assert!(number(row, "read_rate_bytes_per_second") > 1e8, "{row}");
+        if cfg!(target_os = "linux") {
+            // More than a process takes by itself.
+            assert!(number(row, "peak_rss_bytes") > 1e6, "{row}");
+        }
+    }
+}
+
+#[test]
+fn random_weights_are_the_same_in_both_formats_within_rounding() {
+    let folder = tempfile::tempdir().unwrap();
+    // What a process leaves that is killed while it writes.
+    fs::write(folder.path().join("random-tiny-v1.gguf.partial"), "half").unwrap();
+    let open = |format| {
+        let path = prepare(Shape::Tiny, format, folder.path()).unwrap();
+        ModelFiles::open(&path).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let (plain, rounded) = (open(Format::Safetensors), open(Format::Gguf));
+
+    let rms_norm_eps = plain.config().rms_norm_eps;
+    assert!((rms_norm_eps - rounded.config().rms_norm_eps).abs() < 1e-12, "GGUF has it in f32");
+    assert_eq!(*plain.config(), ModelConfig { rms_norm_eps, ..rounded.config().clone() });
+    assert_eq!(*plain.config(), Shape::Tiny.config());
+
+    for text in ["a cab made of ice", "  two  spaces", "naïve 🦙\n", "<s>x</s>"] {
+        let (a, b) = (plain.tokenizer(), rounded.tokenizer());
+        let ids = a.encode(text, true).unwrap();
+        assert_eq!(ids, b.encode(text, true).unwrap(), "{text:?}");
+        assert_eq!(a.vocab_size(), 512);
+        assert_eq!(a.decode(&ids, false), b.decode(&ids, false), "{text:?}");
+    }
+
+    for (info, other) in plain.tensors().zip(rounded.tensors()) {
+        let matrix = info.shape.len() > 1;
+        assert_eq!((&info.name, &info.shape), (&other.name, &other.shape));
+        assert_eq!(info.dtype, Dtype::BF16);
+        assert_eq!(other.dtype, if matrix { Dtype::Q8_0 } else { Dtype::F32 });
+        let values = plain.read_f32(&info.name).unwrap();
+        let others = rounded.read_f32(&info.name).unwrap();
+        for (block, others) in values.chunks(32).zip(others.chunks(32)) {
+            let largest = block.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            // Half a step, and what the rounding of the scale itself cuts off the largest.
+            let allowed = if matrix { 0.57 * largest / 127.0 } else { 0.0 };
+            for (value, other) in block.iter().zip(others) {
+                assert!((value - other).abs() <= allowed, "{}: {value}, {other}", info.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn random_weights_are_made_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for format in [Format::Gguf, Format::Safetensors] {
+        let path = prepare(Shape::Tiny, format, folder.path()).unwrap();
+        let written = || fs::metadata(&path).unwrap().modified().unwrap();
+        let before = written();
+        assert_eq!(prepare(Shape::Tiny, format, folder.path()).unwrap(), path);
+        assert_eq!(written(), before);
+    }
+    let left = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.map(|name| name.into_string().unwrap()).collect();
+    assert!(left.iter().all(|name| !name.contains("partial")), "{left:?}");
+}
+
+#[test]
+fn rows_of_scenarios_say_the_same_in_json_and_csv() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, lines, table) =
+        bench(folder.path(), &["--scenario", "long,short", "--runs", "2", "--quantize", "none"]);
+    check(&rows, &lines);
+    let cases: Vec<_> = rows
+        .iter()
+        .map(|row| (text(row, "scenario"), text(row, "format"), number(row, "run") as u64))
+        .collect();
+    let case = |scenario| {
+        [("gguf", 1), ("gguf", 2), ("safetensors", 1), ("safetensors", 2)]
+            .map(|(format, run)| (scenario, format, run))
+    };
+    assert_eq!(cases, [case("long"), case("short")].concat());
+    for row in &rows {
+        let (prompt, output, context) = match text(row, "scenario") {
+            "long" => (1536.0, 128.0, 1600.0),
+            _ => (32.0, 64.0, 64.0),
+        };
+        for (key, expected) in [
+            ("batch", 1.0),
+            ("prompt_tokens", prompt),
+            ("output_tokens", output),
+            ("context", context),
+        ] {
+            assert_eq!(number(row, key), expected, "{key} in {row}");
+        }
+        assert_eq!(text(row, "quantize"), "none");
+        let product = number(row, "decode_tokens_per_second") * number(row, "tpot_seconds");
+        assert!((product - 1.0).abs() < 1e-6, "{row}");
+        let product = number(row, "prefill_tokens_per_second") * number(row, "ttft_seconds");
+        // Both end with the first token; one has a bit of bookkeeping in it.
+        assert!(product > 0.5 * prompt && product < 1.01 * prompt, "{row}");
+    }
+    for part in ["scenario", "ttft ms", "long", "safetensors", "medians"] {
+        assert!(table.contains(part), "{part} is missing:\n{table}");
+    }
+}
+
+#[test]
+fn a_batch_decodes_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, lines, _) = bench(folder.path(), &["--batch", "5", "--context", "256"]);
+    check(&rows, &lines);
+    assert_eq!(rows.len(), 1);
+    let row = &rows[0];
+    assert_eq!((number(row, "batch"), number(row, "context")), (5.0, 256.0));
+    // 224 tokens each, the earlier ones a little less, and at least 64 drawn of each.
+    let prompts = number(row, "prompt_tokens");
+    assert!((5.0 * 220.0..=5.0 * 224.0).contains(&prompts), "{row}");
+    assert!((5.0 * 64.0..=5.0 * 68.0).contains(&number(row, "output_tokens")), "{row}");
+    let product = number(row, "decode_tokens_per_second") * number(row, "tpot_seconds");
+    assert!((product - 5.0).abs() < 1e-6, "{row}");
+}
+
+#[test]
+fn sustained_load_has_a_row_for_what_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--sustain", "1s", "--batch", "3", "--context", "16", "--format", "gguf"];
+    let (rows, lines, _) = bench(folder.path(), &flags);
+    check(&rows, &lines);
+    assert_eq!(rows.len(), 1);
+    let row = &rows[0];
+    assert_eq!((text(row, "scenario"), number(row, "batch")), ("sustain", 3.0));
+    assert!(row["prefill_tokens_per_second"].is_null(), "{row}");
+    // Sequences of 24 tokens follow each other in three places.
+    assert!(number(row, "prompt_tokens") > 3.0 * 8.0, "{row}");
+    assert!(number(row, "ttft_seconds") > 0.0, "{row}");
+}
+
+#[test]
+fn a_ladder_compares_every_step_with_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, lines, table) = bench(folder.path(), &["--ladder", "--context", "32"]);
+    check(&rows, &lines);
+    let steps: Vec<_> = rows.iter().map(|row| text(row, "scenario")).collect();
+    assert_eq!(&steps[..2], ["naive f32", "fused f32"]);
+    assert!(rows[0]["ttft_seconds"].is_null(), "{}", rows[0]);
+    assert!(table.contains("x before") && table.contains("x first"), "{table}");
+}
+
+#[test]
+fn rows_on_standard_output_are_csv_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().to_str().unwrap();
+    // A variable that is meant for serving does no harm.
+    let environment = [("STOKER_BENCH_RANDOM_WEIGHTS", "tiny"), ("STOKER_CACHE", cache)];
+    let flags = ["bench", "--batch", "1", "--context", "16", "--csv", "-"];
+    let (code, out, error) = worker(&flags, &environment);
+    assert_eq!(code, Some(0), "{error}");
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(lines.len(), 2, "{out}");
+    assert_eq!(lines[0], KEYS.join(","));
+    assert_eq!(lines[1].split(',').count(), KEYS.len());
+    assert!(error.contains("tpot ms"), "{error}");
+}
+
+#[test]
+fn the_bundled_model_can_be_measured_and_its_context_is_a_limit() {
+    let flags = ["bench", "--scenario", "short", "--runs", "1", "--csv", "-"];
+    let (code, out, error) = worker(&flags, &[("STOKER_MODEL", "storyteller")]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.lines().nth(1).unwrap().starts_with("storyteller,short,safetensors,"), "{out}");
+    let (code, _, error) = worker(&["bench", "--model", "storyteller"], &[]);
+    assert_eq!(code, Some(2));
+    for part in ["--scenario long", "1536 + 128", "1024", "--scenario short,medium,code"] {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let below = file.join("below").to_str().unwrap().to_owned();
+    let tiny = ["--random-weights", "tiny"];
+    for (flags, parts) in [
+        (vec!["--scenario", "huge"], vec!["--scenario", "huge", "short, medium, code, long"]),
+        (vec!["--format", "onnx"], vec!["--format", "onnx", "gguf, safetensors"]),
+        (vec!["--batch", "0"], vec!["--batch", "0", "1..=4096"]),
+        (vec!["--runs", "0"], vec!["--runs", "0"]),
+        (vec!["--context", "1"], vec!["--context", "1"]),
+        (vec!["--sweep", "heads"], vec!["--sweep", "heads", "batch"]),
+        (vec!["--sweep", "batch", "--sustain", "1m"], vec!["--sweep", "--sustain"]),
+        (vec!["--ladder", "--batch", "2"], vec!["--ladder", "--batch"]),
+        (vec!["--batch", "2", "--scenario", "long"], vec!["--batch", "--scenario"]),
+        (vec!["--sustain", "10"], vec!["--sustain", "30s"]),
+        (vec!["--quantize", "int1"], vec!["--quantize", "int1", "none"]),
+        (vec!["--random-weights", "gpt-5"], vec!["--random-weights", "tinyllama-1.1b"]),
+        (vec!["--model", "/no/such"], vec!["--model", "/no/such"]),
+        (vec!["--model", "/m", "--format", "gguf"], vec!["--model", "--format"]),
+        (vec![tiny[0], tiny[1], "--cache", &below], vec!["--cache", &below, "another folder"]),
+        (vec![tiny[0], tiny[1]], vec!["--cache is missing", "XDG_CACHE_HOME", "HOME"]),
+        (vec!["--csv", &below], vec!["--csv", &below]),
+        (vec!["--json", &below], vec!["--json", &below]),
+    ] {
+        let (code, out, error) = worker(&[&["bench"], &flags[..]].concat(), &[]);
+        assert_eq!(code, Some(2), "{flags:?}: {error}");
+        assert_eq!(out, "", "{flags:?}");
+        for part in parts {
+            assert!(error.contains(part), "{flags:?} should say {part:?}: {error}");
+        }
+    }
+    // It would be that of a worker, which is not started.
+    let (code, _, error) = worker(&["--model", "storyteller", "bench"], &[]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("bench"), "{error}");
+}
+
+#[test]
+fn a_process_that_fails_is_named_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = prepare(Shape::Tiny, Format::Safetensors, folder.path()).unwrap();
+    let weights = path.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    // The last weights, after all that is looked at when a file is opened: NaN.
+    let end = bytes.len();
+    bytes[end - 4..].fill(0xff);
+    fs::write(&weights, bytes).unwrap();
+    let model = path.to_str().unwrap();
+    let (code, _, error) = worker(&["bench", "--model", model, "--scenario", "short"], &[]);
+    assert_eq!(code, Some(2), "{error}");
+    for part in ["short, safetensors, run 1: ", model, "NaN"] {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+}
+
+#[test]
+fn help_explains_every_scenario_key_and_variable() {
+    let (code, help, _) = worker(&["bench", "--help"], &[]);
+    assert_eq!(code, Some(0));
+    for part in ["32 tokens in, 64 out", "256 in, 128 out", "512 in, 256 out", "1536 in, 128 out"] {
+        assert!(help.contains(part), "{part} is missing:\n{help}");
+    }
+    for part in ["Examples:", "Exit codes:", "before it loads the model, and after"] {
+        assert!(help.contains(part), "{part} is missing:\n{help}");
+    }
+    let own = ["context", "ttft_seconds", "tpot_seconds", "read_rate_ratio"];
+    assert!(own.iter().all(|key| help.contains(key)), "{help}");
+    let flags = help.lines().filter_map(|line| line.trim().strip_prefix("--"));
+    for flag in flags.map(|flag| flag.split([' ', '=']).next().unwrap()) {
+        let name = flag.replace('-', "_").to_uppercase();
+        let known = ["STOKER_", "STOKER_BENCH_"].map(|prefix| format!("[env: {prefix}{name}="));
+        assert!(known.iter().any(|twin| help.contains(twin)), "{known:?} is missing");
+    }
+    assert!(!worker(&["--help"], &[]).1.contains("bench-row"), "it is not for people");
+}
+
+#[test]
+fn options_come_from_a_file_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("stoker.toml");
+    fs::write(&file, "runs = 7\nscenario = ['short', 'code']\nlisten = '127.0.0.1:1'\n").unwrap();
+    let config = ["bench", "--config", file.to_str().unwrap(), "--print-config"];
+    let (code, printed, error) = worker(&config, &[("STOKER_BENCH_FORMAT", "gguf")]);
+    assert_eq!(code, Some(0), "{error}");
+    for part in ["runs = 7", "scenario = [\"short\", \"code\"]", "format = [\"gguf\"]"] {
+        assert!(printed.contains(part), "{part} is missing:\n{printed}");
+    }
+}
