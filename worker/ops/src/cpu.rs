@@ -16,6 +16,7 @@ pub mod pool;
 pub mod product;
 pub mod project;
 pub mod rope;
+pub mod simd;
 
 pub use clock::kernel_time;
 pub use memory::read_rate;
