@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Rows that are multiplied together at most: their sums are held in registers.
-pub const MAX_GROUP: usize = 8;
+pub const MAX_GROUP: usize = 16;
 
 /// Inputs in 8 bits, `[rows, inputs]`.
 ///
