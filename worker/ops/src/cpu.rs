@@ -17,6 +17,7 @@ pub mod product;
 pub mod project;
 pub mod rates;
 pub mod rope;
+pub mod simd;
 
 pub use clock::kernel_time;
 pub use memory::read_rate;

@@ -16,6 +16,7 @@ use super::{
     kv::Element,
     lanes::{LANES, Lanes, sum},
     pool::{Grid, pool},
+    simd::Simd,
 };
 use crate::{KV_BLOCK, math::exp};
 
@@ -136,25 +137,26 @@ impl<E: Element> Kernel for Heads<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, simd: S) {
         let Self { paged, span, group, .. } = self;
         let d = paged.d;
         let scale = 1.0 / (d as f32).sqrt();
         let count = span.tokens * group;
-        // Filled up to whole registers; what is beyond `d` stays zero.
+        // Filled up to whole registers; what is beyond `d` is never used.
         let wide = d.next_multiple_of(LANES);
+        // `[d, count]`: what is multiplied with the same keys lies together.
         let mut vectors = vec![0.0f32; count * d];
-        for (i, vector) in vectors.chunks_exact_mut(d).enumerate() {
-            let start = self.place(i);
-            vector.copy_from_slice(&self.queries[start..start + d]);
+        for i in 0..count {
+            let vector = &self.queries[self.place(i)..][..d];
+            for (to, from) in vectors[i..].iter_mut().step_by(count).zip(vector) {
+                *to = *from;
+            }
         }
         let token = |i: usize| span.first + i / group;
         let query = |i| Query { seen: paged.seen(token(i)), peak: f32::NEG_INFINITY, total: 0.0 };
         let mut queries: Vec<_> = (0..count).map(query).collect();
         let mut out = vec![0.0f32; count * wide];
-        let mut weights = vec![[0.0f32; LANES]; count];
-        let mut keys = vec![[0.0f32; LANES]; d];
-        let mut values = vec![0.0f32; KV_BLOCK * wide];
+        let mut weights = [[0.0f32; LANES]; QUERIES];
 
         let start = paged.rows[span.first] as usize * paged.blocks;
         let seen = queries[0].seen.start..queries[count - 1].seen.end;
@@ -165,38 +167,33 @@ impl<E: Element> Kernel for Heads<'_, E> {
                 prefetch(keys);
                 prefetch(values);
             }
-            let (stored_keys, stored_values) = paged.tile(paged.tables[start + tile], self.head);
-            for (wide, stored) in keys.iter_mut().zip(stored_keys.as_chunks().0) {
-                *wide = E::widen(stored);
-            }
-            widen_values(stored_values, d, &mut values, wide);
-
+            let (keys, values) = paged.tile(paged.tables[start + tile], self.head);
+            let keys = keys.as_chunks::<KV_BLOCK>().0;
             let first = tile * KV_BLOCK;
             let mut at = 0;
             while at < count {
                 let together = if count - at >= QUERIES { QUERIES } else { 1 };
-                let some = at..at + together;
-                let vectors = &vectors[at * d..(at + together) * d];
-                let weights = &mut weights[some.clone()];
                 match together {
-                    QUERIES => score::<QUERIES>(vectors, &keys, scale, weights),
-                    _ => score::<1>(vectors, &keys, scale, weights),
+                    QUERIES => {
+                        score::<S, E, QUERIES>(simd, &vectors[at..], count, keys, &mut weights)
+                    }
+                    _ => score::<S, E, 1>(simd, &vectors[at..], count, keys, &mut weights),
                 }
-                let queries = &mut queries[some.clone()];
+                let queries = &mut queries[at..at + together];
                 let out = &mut out[at * wide..(at + together) * wide];
-                for ((query, weights), out) in
-                    queries.iter_mut().zip(&mut *weights).zip(out.chunks_exact_mut(wide))
-                {
-                    query.weigh(first, weights, out);
+                let mut whole = true;
+                for (i, query) in queries.iter_mut().enumerate() {
+                    let out = &mut out[i * wide..(i + 1) * wide];
+                    whole &= query.weigh(first, scale, &mut weights[i], out);
                 }
                 // Most tiles are seen whole by all queries.
-                let whole = |query: &Query| query.within(first) == (0..KV_BLOCK);
-                if together == QUERIES && queries.iter().all(whole) {
-                    add::<QUERIES>(weights, &values, 0..KV_BLOCK, out);
+                if together == QUERIES && whole {
+                    add::<S, E, QUERIES>(simd, &weights, values, d, 0..KV_BLOCK, out);
                 } else {
-                    let each = queries.iter().zip(weights.chunks_exact(1));
-                    for ((query, weights), out) in each.zip(out.chunks_exact_mut(wide)) {
-                        add::<1>(weights, &values, query.within(first), out);
+                    for (i, query) in queries.iter().enumerate() {
+                        let out = &mut out[i * wide..(i + 1) * wide];
+                        let positions = query.within(first);
+                        add::<S, E, 1>(simd, &weights[i..], values, d, positions, out);
                     }
                 }
                 at += together;
@@ -232,93 +229,99 @@ impl Query {
         self.seen.start.saturating_sub(first).min(end)..end
     }
 
-    /// Turns scores into weights, relative to the largest score yet, and what there is so far with them.
+    /// Turns sums of products into weights, relative to the largest score yet, and what there is so far with
+    /// them. Whether it sees the whole tile.
     #[inline(always)]
-    fn weigh(&mut self, first: usize, scores: &mut Lanes, out: &mut [f32]) {
+    fn weigh(&mut self, first: usize, scale: f32, scores: &mut Lanes, out: &mut [f32]) -> bool {
         let within = self.within(first);
         if within.is_empty() {
-            return;
+            return false;
         }
-        for (position, score) in scores.iter_mut().enumerate() {
+        for score in scores.iter_mut() {
+            *score *= scale;
+        }
+        let whole = within.len() == KV_BLOCK;
+        if !whole {
             // By choice, not by arithmetic: what lies in places that nobody wrote may be anything.
-            let seen = position >= within.start && position < within.end;
-            *score = if seen { *score } else { f32::NEG_INFINITY };
+            scores[..within.start].fill(f32::NEG_INFINITY);
+            scores[within.end..].fill(f32::NEG_INFINITY);
         }
         let peak = larger(self.peak, largest(*scores));
-        let shrink = exp(self.peak - peak);
         for score in scores.iter_mut() {
             *score = exp(*score - peak);
         }
-        self.total = self.total * shrink + sum(*scores);
-        self.peak = peak;
         // Times one changes no bit.
-        if shrink != 1.0 {
+        if peak != self.peak {
+            let shrink = exp(self.peak - peak);
+            self.total *= shrink;
             for out in out {
                 *out *= shrink;
             }
         }
+        self.total += sum(*scores);
+        self.peak = peak;
+        whole
     }
 }
 
-/// Scores of `R` queries `[R, d]` for the sixteen positions of `keys [d]`.
+/// Sums of products of `R` queries with the keys `[d]` of sixteen positions. `queries [d, count]` begins with the
+/// first of them.
 #[inline(always)]
-fn score<const R: usize>(queries: &[f32], keys: &[Lanes], scale: f32, scores: &mut [Lanes]) {
-    let d = keys.len();
-    let queries: [&[f32]; R] = std::array::from_fn(|r| &queries[r * d..(r + 1) * d]);
-    let mut sums = [[0.0f32; LANES]; R];
+fn score<S: Simd, E: Element, const R: usize>(
+    simd: S,
+    queries: &[f32],
+    count: usize,
+    keys: &[[E; KV_BLOCK]],
+    scores: &mut [Lanes; QUERIES],
+) {
+    let mut sums = [simd.splat(0.0); R];
     for (i, key) in keys.iter().enumerate() {
-        for (sums, query) in sums.iter_mut().zip(queries) {
-            for (sum, key) in sums.iter_mut().zip(key) {
-                *sum = query[i].mul_add(*key, *sum);
-            }
+        let key = E::widen(simd, key);
+        let queries = &queries[i * count..][..R];
+        for r in 0..R {
+            sums[r] = simd.mul_add(simd.splat(queries[r]), key, sums[r]);
         }
     }
-    for (scores, sums) in scores.iter_mut().zip(sums) {
-        *scores = sums.map(|sum| sum * scale);
+    for r in 0..R {
+        simd.store(sums[r], &mut scores[r]);
     }
 }
 
-/// Adds to `R` outputs `[R, wide]` the values `[KV_BLOCK, wide]` of `positions`, in order, as they weigh.
+/// Adds to `R` outputs `[R, wide]` the values `[KV_BLOCK, d]` of `positions`, in order, as they weigh.
 #[inline(always)]
-fn add<const R: usize>(
+fn add<S: Simd, E: Element, const R: usize>(
+    simd: S,
     weights: &[Lanes],
-    values: &[f32],
+    values: &[E],
+    d: usize,
     positions: Range<usize>,
     out: &mut [f32],
 ) {
     let registers = out.len() / R / LANES;
-    let values = values.as_chunks::<LANES>().0;
+    let weights = &weights[..R];
     let out = out.as_chunks_mut::<LANES>().0;
     for register in 0..registers {
-        let mut sums: [Lanes; R] = std::array::from_fn(|r| out[r * registers + register]);
+        let mut sums = [simd.splat(0.0); R];
+        for r in 0..R {
+            sums[r] = simd.load(&out[r * registers + register]);
+        }
         for position in positions.clone() {
-            let value = &values[position * registers + register];
-            for (sums, weights) in sums.iter_mut().zip(weights) {
-                for (sum, value) in sums.iter_mut().zip(value) {
-                    *sum = weights[position].mul_add(*value, *sum);
+            let rest = &values[position * d + register * LANES..];
+            let value = match rest.first_chunk::<LANES>() {
+                // With the beginning of the next row where `d` is no whole registers: it lands beyond `d`.
+                Some(value) => E::widen(simd, value),
+                None => {
+                    let mut filled = [E::zeroed(); LANES];
+                    filled[..rest.len()].copy_from_slice(rest);
+                    E::widen(simd, &filled)
                 }
+            };
+            for r in 0..R {
+                sums[r] = simd.mul_add(simd.splat(weights[r][position]), value, sums[r]);
             }
         }
-        for (r, sums) in sums.into_iter().enumerate() {
-            out[r * registers + register] = sums;
-        }
-    }
-}
-
-/// `stored [KV_BLOCK, d] -> values [KV_BLOCK, wide]`
-#[inline(always)]
-fn widen_values<E: Element>(stored: &[E], d: usize, values: &mut [f32], wide: usize) {
-    if d == wide {
-        for (to, from) in values.as_chunks_mut().0.iter_mut().zip(stored.as_chunks().0) {
-            *to = E::widen(from);
-        }
-        return;
-    }
-    for (to, from) in values.chunks_exact_mut(wide).zip(stored.chunks_exact(d)) {
-        for (to, from) in to.as_chunks_mut::<LANES>().0.iter_mut().zip(from.chunks(LANES)) {
-            let mut filled = [E::zeroed(); LANES];
-            filled[..from.len()].copy_from_slice(from);
-            *to = E::widen(&filled);
+        for r in 0..R {
+            simd.store(sums[r], &mut out[r * registers + register]);
         }
     }
 }

@@ -5,6 +5,10 @@
 
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512};
+use super::simd::{Portable, Simd};
+
 /// An instruction set that this CPU has. Only this module makes one, so holding it proves that the CPU
 /// can run it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +35,8 @@ pub(super) enum Kind {
 pub trait Kernel {
     /// What the work gives.
     type Output;
-    /// Does the work.
-    fn run(self) -> Self::Output;
+    /// Does the work, with registers of this kind where it asks for them.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 impl Isa {
@@ -47,7 +51,9 @@ impl Isa {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
             let avx512 =
                 avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
             let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
@@ -100,9 +106,9 @@ impl Isa {
             // SAFETY: `available` saw AVX-512F and BW, AVX2 and FMA on this CPU before it made this value.
             Kind::Amx | Kind::Vnni | Kind::Avx512 => unsafe { avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` saw AVX2 and FMA on this CPU before it made this value.
+            // SAFETY: `available` saw AVX2, FMA and F16C on this CPU before it made this value.
             Kind::Avx2 => unsafe { avx2(kernel) },
-            Kind::Baseline => kernel.run(),
+            Kind::Baseline => kernel.run(Portable),
         }
     }
 }
@@ -110,11 +116,13 @@ impl Isa {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    // SAFETY: this function has it.
+    kernel.run(unsafe { Avx512::new() })
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    // SAFETY: this function has them.
+    kernel.run(unsafe { Avx2::new() })
 }

@@ -3,14 +3,14 @@
 use bytemuck::Pod;
 use half::{f16, slice::HalfFloatSliceExt};
 
-use super::lanes::{LANES, Lanes};
+use super::{lanes::LANES, simd::Simd};
 
 /// An element of the cache.
 pub trait Element: Pod + Send + Sync {
     /// Rounds to it. What is finite stays finite.
     fn narrow(from: &[f32], to: &mut [Self]);
     /// Back to f32, exactly.
-    fn widen(elements: &[Self; LANES]) -> Lanes;
+    fn widen<S: Simd>(simd: S, from: &[Self; LANES]) -> S::F;
 }
 
 impl Element for f32 {
@@ -20,8 +20,8 @@ impl Element for f32 {
     }
 
     #[inline(always)]
-    fn widen(elements: &[Self; LANES]) -> Lanes {
-        *elements
+    fn widen<S: Simd>(simd: S, from: &[Self; LANES]) -> S::F {
+        simd.load(from)
     }
 }
 
@@ -41,36 +41,43 @@ impl Element for f16 {
     }
 
     #[inline(always)]
-    fn widen(elements: &[Self; LANES]) -> Lanes {
-        elements.map(widen)
+    fn widen<S: Simd>(simd: S, from: &[Self; LANES]) -> S::F {
+        simd.load_half(from)
     }
-}
-
-/// By arithmetic, which vectorises; the conversion of the `half` crate asks each time what the CPU can do.
-#[inline(always)]
-fn widen(half: f16) -> f32 {
-    /// Between the biases of the two exponents: 2^112.
-    const BIAS: f32 = f32::from_bits((112 + 127) << 23);
-    /// Infinity, its exponent and mantissa in the places that f32 has them.
-    const INFINITY: u32 = 0x7c00 << 13;
-    let bits = u32::from(half.to_bits());
-    let magnitude = (bits & 0x7fff) << 13;
-    let finite = (f32::from_bits(magnitude) * BIAS).to_bits();
-    let other = magnitude | f32::INFINITY.to_bits();
-    let widened = if magnitude >= INFINITY { other } else { finite };
-    f32::from_bits(widened | (bits & 0x8000) << 16)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::{
+        isa::{Isa, Kernel},
+        lanes::Lanes,
+    };
+
+    /// Widens sixteen.
+    struct Widen<'a>(&'a [f16; LANES]);
+
+    impl Kernel for Widen<'_> {
+        type Output = Lanes;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Lanes {
+            let mut lanes = [0.0; LANES];
+            simd.store(f16::widen(simd, self.0), &mut lanes);
+            lanes
+        }
+    }
 
     #[test]
     fn every_half_is_widened_exactly() {
-        for bits in 0..=u16::MAX {
-            let half = f16::from_bits(bits);
-            let (got, want) = (widen(half), half.to_f32());
-            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{bits:#x}");
+        for isa in Isa::available() {
+            for bits in 0..=u16::MAX {
+                let half = f16::from_bits(bits);
+                let (got, want) = (isa.run(Widen(&[half; LANES])), half.to_f32());
+                let same =
+                    |got: f32| got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                assert!(got.into_iter().all(same), "{isa:?}: {bits:#x}");
+            }
         }
     }
 

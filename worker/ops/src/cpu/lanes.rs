@@ -3,6 +3,8 @@
 //! Element `i` goes to lane `i % 16`; lanes are added pairwise at distance 8, 4, 2, 1. The order
 //! depends on the length alone, so it is the same in a batch and alone, and at any register width.
 
+use super::simd::Simd;
+
 /// Lanes of a sum.
 pub const LANES: usize = 16;
 
@@ -24,22 +26,25 @@ pub fn sum(mut lanes: Lanes) -> f32 {
 
 /// Dot products of `R` rows with one `w`, all of the same length. Each is summed as if it were alone.
 #[inline(always)]
-pub fn dot<const R: usize>(rows: [&[f32]; R], w: &[f32]) -> [f32; R] {
+pub fn dot<S: Simd, const R: usize>(simd: S, rows: [&[f32]; R], w: &[f32]) -> [f32; R] {
     let (w_chunks, w_tail) = w.as_chunks::<LANES>();
-    let chunked = rows.map(|row| row[..w.len()].as_chunks::<LANES>());
-    let mut lanes = [[0.0; LANES]; R];
+    let mut sums = [simd.splat(0.0); R];
     for (i, w) in w_chunks.iter().enumerate() {
+        let w = simd.load(w);
         for r in 0..R {
-            let x = &chunked[r].0[i];
-            for l in 0..LANES {
-                lanes[r][l] = x[l].mul_add(w[l], lanes[r][l]);
-            }
+            let x = &rows[r].as_chunks::<LANES>().0[i];
+            sums[r] = simd.mul_add(simd.load(x), w, sums[r]);
         }
     }
+    let mut dots = [0.0; R];
     for r in 0..R {
-        for (l, (x, w)) in chunked[r].1.iter().zip(w_tail).enumerate() {
-            lanes[r][l] = x.mul_add(*w, lanes[r][l]);
+        let mut lanes = [0.0; LANES];
+        simd.store(sums[r], &mut lanes);
+        let x_tail = &rows[r][w_chunks.len() * LANES..];
+        for (l, (x, w)) in x_tail.iter().zip(w_tail).enumerate() {
+            lanes[l] = x.mul_add(*w, lanes[l]);
         }
+        dots[r] = sum(lanes);
     }
-    lanes.map(sum)
+    dots
 }

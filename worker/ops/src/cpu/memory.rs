@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, Zeroable};
 
-use super::pool::pool;
+use super::{
+    isa::{Isa, Kernel},
+    pool::pool,
+    simd::Simd,
+};
 
 /// A cache line, and as much as the widest register holds.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -80,16 +84,16 @@ pub fn read_rate() -> f64 {
 
 /// The sum of `words`, in as many lanes as make every load independent.
 fn sum(words: &[u64]) -> u64 {
-    super::isa::Isa::best().run(Sum(words))
+    Isa::best().run(Sum(words))
 }
 
 struct Sum<'a>(&'a [u64]);
 
-impl super::isa::Kernel for Sum<'_> {
+impl Kernel for Sum<'_> {
     type Output = u64;
 
     #[inline(always)]
-    fn run(self) -> u64 {
+    fn run<S: Simd>(self, _: S) -> u64 {
         let (chunks, rest) = self.0.as_chunks::<64>();
         let mut lanes = [0u64; 64];
         for chunk in chunks {

@@ -5,6 +5,7 @@ use super::{
     isa::{Isa, Kernel},
     lanes::dot,
     pool::{Pieces, pool},
+    simd::Simd,
 };
 
 /// Rows that a thread takes at a time.
@@ -41,10 +42,10 @@ impl Kernel for RmsNorm<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, simd: S) {
         let k = self.gain.len();
         for row in self.x.chunks_exact_mut(k) {
-            let [squares] = dot([row], row);
+            let [squares] = dot(simd, [row], row);
             let scale = 1.0 / (squares / k as f32 + self.epsilon).sqrt();
             for (x, gain) in row.iter_mut().zip(self.gain) {
                 *x = *x * scale * gain;

@@ -10,6 +10,7 @@ use super::{
     isa::{Isa, Kernel},
     lanes::dot,
     pool::{Grid, pool},
+    simd::Simd,
 };
 use crate::math::silu;
 
@@ -195,7 +196,7 @@ impl Kernel for Dots<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, simd: S) {
         /// Rows that share one pass over an output's weights.
         const SHARED: usize = 4;
         let n = self.matrix.len() / self.k;
@@ -204,13 +205,13 @@ impl Kernel for Dots<'_> {
         for (j, weights) in self.matrix.chunks_exact(self.k).enumerate() {
             let shared = rows / SHARED * SHARED;
             for i in (0..shared).step_by(SHARED) {
-                let sums = dot([row(i), row(i + 1), row(i + 2), row(i + 3)], weights);
+                let sums = dot(simd, [row(i), row(i + 1), row(i + 2), row(i + 3)], weights);
                 for (r, sum) in sums.into_iter().enumerate() {
                     self.panel[(i + r) * n + j] = sum;
                 }
             }
             for i in shared..rows {
-                [self.panel[i * n + j]] = dot([row(i)], weights);
+                [self.panel[i * n + j]] = dot(simd, [row(i)], weights);
             }
         }
     }
@@ -232,7 +233,7 @@ impl Kernel for Scale<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         let n = self.scales.len();
         let sums = self.sums.chunks_exact(n.next_multiple_of(OUTPUTS));
         for (i, (out, sums)) in self.panel.chunks_exact_mut(n).zip(sums).enumerate() {
@@ -254,7 +255,7 @@ impl Kernel for Gate<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         for (up, gate) in self.ups.iter_mut().zip(self.gates) {
             *up *= silu(*gate);
         }

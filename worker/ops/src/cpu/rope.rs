@@ -1,6 +1,9 @@
 //! Turns queries and keys by their positions.
 
-use super::isa::{Isa, Kernel};
+use super::{
+    isa::{Isa, Kernel},
+    simd::Simd,
+};
 
 /// Rotates `heads [n, d]` of one token in place by the angles of its position, a row of the table.
 pub fn rotate(isa: Isa, heads: &mut [f32], angles: &[f32]) {
@@ -16,7 +19,7 @@ impl Kernel for Rotate<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         let d = self.angles.len();
         let (cos, sin) = self.angles.split_at(d / 2);
         for head in self.heads.chunks_exact_mut(d) {

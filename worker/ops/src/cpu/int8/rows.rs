@@ -3,6 +3,7 @@
 use super::super::{
     isa::{Isa, Kernel},
     pool::{Pieces, pool},
+    simd::Simd,
 };
 use super::{
     group,
@@ -10,7 +11,7 @@ use super::{
 };
 
 /// Rows that are multiplied together at most: their sums are held in registers.
-pub const MAX_GROUP: usize = 8;
+pub const MAX_GROUP: usize = 16;
 
 /// Inputs in 8 bits, `[rows, inputs]`.
 ///
@@ -140,7 +141,7 @@ impl Kernel for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         let rows = self.scales.len();
         let mut plain = vec![0i8; if rows == 1 { 0 } else { self.inputs }];
         for (row, x) in self.x.chunks_exact(self.inputs).enumerate() {
@@ -187,10 +188,13 @@ pub(super) fn largest(x: &[f32]) -> f32 {
 /// Rounds to 127 steps up and down from zero to `largest`.
 #[inline(always)]
 pub(super) fn round(x: &[f32], largest: f32, to: &mut [i8]) {
+    /// Added to a small number, leaves the nearest whole one in the lowest bits, the even one of two.
+    const WHOLE: f32 = 12_582_912.0;
     let steps = 127.0 / largest;
     for (to, x) in to.iter_mut().zip(x) {
-        // A cast takes NaN to zero, and what is out of range, which only a tiny `largest` makes, to its end.
-        *to = ((x * steps).round_ties_even() as i32).clamp(-127, 127) as i8;
+        // Out of range is what a `largest` near zero makes. NaN becomes any number, and stays NaN by its scale.
+        let limited = (x * steps).clamp(-127.0, 127.0);
+        *to = (limited + WHOLE).to_bits() as i8;
     }
 }
 

@@ -8,7 +8,12 @@
 //! A weight is kept 128 above its value: instructions multiply an unsigned byte with a signed one, and the
 //! inputs take the sign. The sums that come out are too large by 128 times the sum of the inputs.
 
-use super::super::memory::{self, LINE, Line};
+use super::super::{
+    isa::{Isa, Kernel},
+    memory::{self, LINE, Line},
+    pool::{Pieces, pool},
+    simd::Simd,
+};
 
 /// Outputs of a tile.
 pub const OUTPUTS: usize = 16;
@@ -51,7 +56,7 @@ impl Int8 {
 ///
 /// Everything in `row` is finite.
 pub fn quantize_row(row: &[f32], to: &mut [i8]) -> f32 {
-    super::super::isa::Isa::best().run(QuantizeRow { row, to })
+    Isa::best().run(QuantizeRow { row, to })
 }
 
 struct QuantizeRow<'a> {
@@ -59,11 +64,11 @@ struct QuantizeRow<'a> {
     to: &'a mut [i8],
 }
 
-impl super::super::isa::Kernel for QuantizeRow<'_> {
+impl Kernel for QuantizeRow<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn run(self) -> f32 {
+    fn run<S: Simd>(self, _: S) -> f32 {
         let largest = super::rows::largest(self.row);
         super::rows::round(self.row, largest, self.to);
         largest / 127.0
@@ -84,8 +89,8 @@ pub fn pack(values: &[i8], inputs: usize) -> Vec<Line> {
     if strip == 0 {
         return tiles;
     }
-    let strips = super::super::pool::Pieces::new(bytes, strip);
-    super::super::pool::pool().run(strips.len(), |number| {
+    let strips = Pieces::new(bytes, strip);
+    pool().run(strips.len(), |number| {
         // SAFETY: the pool gives each number to one thread, once.
         let strip = unsafe { strips.piece(number) };
         let first = number * OUTPUTS;

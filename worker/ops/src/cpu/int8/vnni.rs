@@ -1,11 +1,14 @@
 //! Products in 8 bits with AVX-512 VNNI: an instruction adds sixteen sums of four products.
+//!
+//! A strip is read straight ahead, once for all rows of a group. From sixteen rows on, the products of a line
+//! take as long as memory takes to bring the next.
 
 use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     OUTPUTS, Tiles,
     rows::{Group, MAX_GROUP, OFFSET},
-    tiles::{QUAD, STRIPS},
+    tiles::QUAD,
 };
 use crate::cpu::memory::LINE;
 
@@ -13,74 +16,59 @@ use crate::cpu::memory::LINE;
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn products(x: Group, tiles: Tiles, strips: Range<usize>, out: &mut [i32]) {
     let width = strips.len() * OUTPUTS;
-    // As many sums as registers hold, beside the weights.
-    let most = if x.rows() <= MAX_GROUP / 2 { STRIPS } else { STRIPS / 2 };
-    let mut strip = strips.start;
-    while strip < strips.end {
-        let count = match strips.end - strip {
-            left if left >= most => most,
-            left if left >= 2 => 2,
-            _ => 1,
-        };
-        let place = (strip - strips.start) * OUTPUTS;
-        dispatch(x, tiles, strip, count, &mut out[place..], width);
-        strip += count;
+    for (place, strip) in strips.enumerate() {
+        let (strip, out) = (tiles.strip(strip), &mut out[place * OUTPUTS..]);
+        // Few rows need more than one sum for each: an instruction waits for the one that made its sum.
+        match x.rows() {
+            1 => block::<1, 4>(x, strip, out, width),
+            2 => block::<2, 4>(x, strip, out, width),
+            3 => block::<3, 2>(x, strip, out, width),
+            4 => block::<4, 2>(x, strip, out, width),
+            5 => block::<5, 1>(x, strip, out, width),
+            6 => block::<6, 1>(x, strip, out, width),
+            7 => block::<7, 1>(x, strip, out, width),
+            8 => block::<8, 1>(x, strip, out, width),
+            9 => block::<9, 1>(x, strip, out, width),
+            10 => block::<10, 1>(x, strip, out, width),
+            11 => block::<11, 1>(x, strip, out, width),
+            12 => block::<12, 1>(x, strip, out, width),
+            13 => block::<13, 1>(x, strip, out, width),
+            14 => block::<14, 1>(x, strip, out, width),
+            15 => block::<15, 1>(x, strip, out, width),
+            MAX_GROUP => block::<MAX_GROUP, 1>(x, strip, out, width),
+            rows => unreachable!("a group has 1 to {MAX_GROUP} rows, not {rows}"),
+        }
     }
 }
 
-/// Picks the code for this many rows and strips.
+/// `R` rows with one strip, in `U` sums each. `out [R, width]` gets the sums at the beginning of each row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn dispatch(x: Group, tiles: Tiles, strip: usize, count: usize, out: &mut [i32], width: usize) {
-    macro_rules! pick {
-        ($($rows:literal)*) => {
-            match (x.rows(), count) {
-                $(
-                    ($rows, 4) => block::<$rows, 4>(x, tiles, strip, out, width),
-                    ($rows, 2) => block::<$rows, 2>(x, tiles, strip, out, width),
-                    ($rows, _) => block::<$rows, 1>(x, tiles, strip, out, width),
-                )*
-                _ => unreachable!("a group has 1 to {MAX_GROUP} rows"),
-            }
-        };
-    }
-    pick!(1 2 3 4 5 6 7 8);
-}
-
-/// `R` rows with `S` strips from `strip` on. `out [R, width]` gets the sums at the beginning of each row.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn block<const R: usize, const S: usize>(
-    x: Group,
-    tiles: Tiles,
-    strip: usize,
-    out: &mut [i32],
-    width: usize,
-) {
-    let quads = tiles.inputs() / QUAD;
-    let weights: [&[u8]; S] = std::array::from_fn(|s| &tiles.strip(strip + s)[..quads * LINE]);
-    let inputs = &x.values[..quads * R * QUAD];
-    // Weights are kept above their values: this much comes out too large.
-    let mut sums: [[__m512i; S]; R] =
-        std::array::from_fn(|r| [_mm512_set1_epi32(-OFFSET * x.sums[r]); S]);
-    for quad in 0..quads {
-        let weights: [__m512i; S] = std::array::from_fn(|s| {
-            // SAFETY: a line of a strip, by the length above; strips begin on a line.
-            unsafe { _mm512_load_si512(weights[s].as_ptr().add(quad * LINE).cast()) }
-        });
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: four inputs of row `r`, by the length above.
-            let four = unsafe {
-                inputs.as_ptr().add((quad * R + r) * QUAD).cast::<i32>().read_unaligned()
-            };
-            let four = _mm512_set1_epi32(four);
-            for s in 0..S {
-                sums[s] = _mm512_dpbusd_epi32(sums[s], weights[s], four);
+fn block<const R: usize, const U: usize>(x: Group, strip: &[u8], out: &mut [i32], width: usize) {
+    let quads = strip.len() / LINE;
+    assert!(quads.is_multiple_of(U) && x.values.len() == quads * R * QUAD);
+    let (strip, inputs) = (strip.as_ptr(), x.values.as_ptr());
+    let mut sums = [[_mm512_setzero_si512(); R]; U];
+    for first in (0..quads).step_by(U) {
+        for (u, sums) in sums.iter_mut().enumerate() {
+            let quad = first + u;
+            // SAFETY: one of the lines of the strip, which begins on one.
+            let weights = unsafe { _mm512_load_si512(strip.add(quad * LINE).cast()) };
+            for (r, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: four inputs of row `r`, by the length above.
+                let four =
+                    unsafe { inputs.add((quad * R + r) * QUAD).cast::<i32>().read_unaligned() };
+                *sum = _mm512_dpbusd_epi32(*sum, weights, _mm512_set1_epi32(four));
             }
         }
     }
-    for (sums, out) in sums.iter().zip(out.chunks_mut(width)) {
-        for (sum, out) in sums.iter().zip(out.as_chunks_mut::<OUTPUTS>().0) {
-            // SAFETY: sixteen sums of 32 bits are as large as the register.
-            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), *sum) };
+    for (r, row) in x.sums.iter().enumerate() {
+        // Weights are kept above their values: this much comes out too large.
+        let mut sum = _mm512_set1_epi32(-OFFSET * row);
+        for sums in &sums {
+            sum = _mm512_add_epi32(sum, sums[r]);
         }
+        let to = out[r * width..].first_chunk_mut::<OUTPUTS>().expect("a row has all its outputs");
+        // SAFETY: sixteen sums of 32 bits are as large as the register.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), sum) };
     }
 }
