@@ -1,14 +1,11 @@
 //! What a model takes, reckoned from its shape before anything of it is read.
 
+use stoker_ops::cpu::int8::{MAX_INPUTS, tiles::packed_bytes};
+
 use crate::{
     model::Quantization,
     weights::{EMBEDDING, ModelConfig, tensor_shapes},
 };
-
-/// Matrices in 8 bits are kept in tiles of so many outputs...
-const TILE_OUTPUTS: u64 = 16;
-/// ...by so many inputs; those at the edge are filled up with zeros.
-const TILE_INPUTS: u64 = 64;
 
 /// What a model takes in memory, and what a token of it takes to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +29,7 @@ impl Footprint {
             step_weight_bytes: 0,
             weight_bytes: angles,
             kv_token_bytes: (2 * config.num_layers * config.kv_size()) as u64
-                * key_bytes(quantization),
+                * quantization.cache_kind().bytes() as u64,
             macs_per_token: 0,
         };
         for (name, shape) in tensor_shapes(config) {
@@ -53,20 +50,10 @@ impl Footprint {
 /// Bytes of one tensor in memory. Norms and biases stay in f32, however matrices are kept.
 fn tensor_bytes(shape: &[usize], quantization: Quantization) -> u64 {
     match (quantization, shape) {
-        (Quantization::Int8, [outputs, inputs]) => {
-            let outputs = (*outputs as u64).next_multiple_of(TILE_OUTPUTS);
-            let inputs = (*inputs as u64).next_multiple_of(TILE_INPUTS);
-            outputs * (inputs + size_of::<f32>() as u64)
+        (Quantization::Int8, [outputs, inputs]) if *inputs <= MAX_INPUTS => {
+            (packed_bytes(*outputs, *inputs) + outputs * size_of::<f32>()) as u64
         }
         _ => shape.iter().product::<usize>() as u64 * size_of::<f32>() as u64,
-    }
-}
-
-/// Bytes of one element of a key or a value.
-const fn key_bytes(quantization: Quantization) -> u64 {
-    match quantization {
-        Quantization::Int8 => 2,
-        Quantization::None => 4,
     }
 }
 
@@ -128,7 +115,7 @@ mod tests {
 
     #[test]
     fn tiles_at_the_edge_are_counted_whole() {
-        assert_eq!(tensor_bytes(&[17, 65], Quantization::Int8), 32 * (128 + 4));
+        assert_eq!(tensor_bytes(&[17, 65], Quantization::Int8), 32 * 128 + 17 * 4);
         assert_eq!(tensor_bytes(&[17, 65], Quantization::None), 17 * 65 * 4);
         assert_eq!(tensor_bytes(&[17], Quantization::Int8), 17 * 4);
     }

@@ -18,7 +18,6 @@ pub use decoder::Decoder;
 pub use quantization::Quantization;
 pub use reader::LoadTimings;
 use reader::Reader;
-use stoker_ops::ops::CacheKind;
 
 use crate::{
     simulate::Profile,
@@ -113,14 +112,6 @@ impl Model {
             parameters,
             load_timings,
         })
-    }
-
-    /// What keys and values are kept in: as exact as the weights allow.
-    pub fn cache_kind(&self) -> CacheKind {
-        match self.quantization {
-            Quantization::Int8 => CacheKind::F16,
-            Quantization::None => CacheKind::F32,
-        }
     }
 
     /// The family as `GetModelInfo` names it, for instance `LlamaForCausalLM`.

@@ -66,7 +66,7 @@ impl Runner {
         let config = &model.config;
         let device = match model.network.clone() {
             Network::Decoder(decoder, device) => {
-                let kind = model.cache_kind();
+                let kind = model.quantization.cache_kind();
                 let (heads, d) = (config.num_kv_heads, config.head_dim);
                 let cache = |_| Cache::new(blocks, heads, d, kind, &device);
                 let caches = (0..config.num_layers).map(cache).collect();

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use stoker_ops::ops::CacheKind;
+
 /// How weights are kept and multiplied. Part of the digest: it changes the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Quantization {
@@ -15,6 +17,14 @@ pub enum Quantization {
 impl Quantization {
     /// Every kind, the default first.
     pub const ALL: [Self; 2] = [Self::Int8, Self::None];
+
+    /// What keys and values are kept in: as exact as the weights allow.
+    pub const fn cache_kind(self) -> CacheKind {
+        match self {
+            Self::Int8 => CacheKind::F16,
+            Self::None => CacheKind::F32,
+        }
+    }
 
     /// As flags, `GetModelInfo` and the digest name it.
     pub const fn name(self) -> &'static str {
