@@ -25,6 +25,20 @@ pub struct WorkerConfig {
     )]
     pub quantize: Quantization,
 
+    /// Threads to compute with [default: as many as this process may use, by affinity and cgroup]
+    #[arg(
+        long,
+        env = "STOKER_THREADS",
+        value_parser = clap::value_parser!(u16).range(1..=1024),
+        value_name = "COUNT",
+        help_heading = "Model"
+    )]
+    pub threads: Option<u16>,
+
+    /// Say on standard error where the time of loading went
+    #[arg(long, env = "STOKER_TIMINGS", help_heading = "Model")]
+    pub timings: bool,
+
     /// Sequences in one batch
     #[arg(
         long,
@@ -84,6 +98,8 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             quantize: Quantization::default(),
+            threads: None,
+            timings: false,
             max_num_seqs: 64,
             max_num_batched_tokens: 512,
             max_num_queued_reqs: 1024,

@@ -1,14 +1,16 @@
 //! Finds and loads a model, with progress for those who watch.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use stoker_engine::{
     Model,
-    model::{self, Quantization},
+    model::{self, LoadTimings, Quantization},
     simulate::Profile,
     weights::{ModelFiles, WeightsError},
 };
+
+use stoker_ops::cpu::{self, isa::Isa};
 
 use crate::{
     WorkerConfig,
@@ -90,11 +92,39 @@ fn load_within(
     if let ModelSource::Simulated(profile) = source {
         return Ok(simulate::model(*profile)?);
     }
+    if let Some(threads) = config.threads.and_then(|count| NonZeroUsize::new(count.into())) {
+        // Another model of this process may have decided it.
+        cpu::set_threads(threads);
+    }
     let files = open(source)?;
     let engine = config.engine(files.config(), config.quantize)?;
     let needs = Needs::of(files.config(), config.quantize, &engine, workers);
     needs.check(files.name(), free)?;
-    Ok(read(&files, &source.name(), config.quantize)?)
+    let model = read(&files, &source.name(), config.quantize)?;
+    if config.timings {
+        eprintln!("{}", times(&model.load_timings));
+    }
+    let isa = Isa::best();
+    if isa.is_baseline() {
+        tracing::warn!(
+            arch = std::env::consts::ARCH,
+            "no fast path for this CPU: portable code computes, which is much slower (the fast \
+             ones need x86-64 with AVX2, FMA and F16C)"
+        );
+    }
+    tracing::debug!(instructions = isa.name(), threads = cpu::threads(), "loaded");
+    Ok(model)
+}
+
+/// A line for those who ask.
+fn times(times: &LoadTimings) -> String {
+    let LoadTimings { read, quantize, pack, digest, total } = times;
+    format!(
+        "Loaded in {total:.2?}: read {read:.2?}, quantized {quantize:.2?}, packed {pack:.2?}, \
+         hashed {digest:.2?} ({} threads, {})",
+        cpu::threads(),
+        Isa::best().name(),
+    )
 }
 
 /// Opens the files of a model that has some.

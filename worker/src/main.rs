@@ -13,6 +13,7 @@ use stoker_worker::{
     announce::AnnounceConfig,
     bench::{self, BenchArgs},
     eval::{self, EvalArgs},
+    roofline::{self, RooflineArgs},
     simulate::SimulatedDevice,
 };
 use tracing::{error, info};
@@ -76,6 +77,8 @@ enum Command {
     BenchRow,
     /// Measure how well a model predicts a text, in 8 bits and in f32
     Eval(EvalArgs),
+    /// Reckon the most tokens a second that a machine could give, and what binds
+    Roofline(RooflineArgs),
 }
 
 impl Command {
@@ -84,6 +87,7 @@ impl Command {
             Self::Bench(args) => bench::run(&args),
             Self::BenchRow => bench::run_row(),
             Self::Eval(args) => eval::run(args),
+            Self::Roofline(args) => roofline::run(args),
         }
     }
 }

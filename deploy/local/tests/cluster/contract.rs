@@ -31,7 +31,7 @@ async fn the_cluster_says_what_it_serves_and_how_it_is() {
     let address = cluster.address().to_string();
     let mut control = control(&address).await;
     let info = control.get_model_info(GetModelInfoRequest::default()).await.unwrap().into_inner();
-    assert_eq!((info.model.as_str(), info.quantization.as_str()), ("storyteller", "none"));
+    assert_eq!((info.model.as_str(), info.quantization.as_str()), ("storyteller", "int8"));
     assert_eq!(info.digest.len(), 32);
     assert!(info.parameters > 1_000_000 && info.context_length == 1024, "{info:?}");
     let other = GetModelInfoRequest { model: "other".into() };
