@@ -19,6 +19,7 @@ mod vnni;
 use std::ops::Range;
 
 use super::isa::{Isa, Kind};
+use rows::Group;
 pub use rows::Rows;
 pub use tiles::{Int8, MAX_INPUTS, OUTPUTS, Tiles};
 
@@ -61,24 +62,31 @@ pub fn products(
         }
         _ => {
             let groups = x.groups(rows);
-            let mut rest = out;
-            for group in groups {
-                let (out, others) = rest.split_at_mut(group.rows() * width);
-                rest = others;
-                match isa.kind() {
-                    #[cfg(target_arch = "x86_64")]
-                    Kind::Amx | Kind::Vnni => {
-                        // SAFETY: an `Isa` of this kind proves that the CPU has VNNI.
-                        unsafe { vnni::products(group, tiles, strips.clone(), out) }
-                    }
-                    #[cfg(target_arch = "x86_64")]
-                    Kind::Avx512 | Kind::Avx2 => {
-                        // SAFETY: an `Isa` of this kind proves that the CPU has AVX2.
-                        unsafe { avx2::products(group, tiles, strips.clone(), out) }
-                    }
-                    Kind::Baseline => portable::products(group, tiles, strips.clone(), out),
+            let count = groups.len();
+            for (place, strip) in strips.enumerate() {
+                // The next strip is fetched while the groups pass by this one, a share by each.
+                let next = if strip + 1 < tiles.strips() { tiles.strip(strip + 1) } else { &[] };
+                let mut out = &mut out[place * OUTPUTS..];
+                for (number, group) in groups.clone().enumerate() {
+                    let share = next.len() * number / count..next.len() * (number + 1) / count;
+                    strip_products(isa, group, tiles.strip(strip), &next[share], out, width);
+                    out = out.split_at_mut((group.rows() * width).min(out.len())).1;
                 }
             }
         }
+    }
+}
+
+/// Sums of products of a group with a strip. `out [rows, width]` gets them at the beginning of each row. `next` is what
+/// is needed soon.
+fn strip_products(isa: Isa, x: Group, strip: &[u8], next: &[u8], out: &mut [i32], width: usize) {
+    match isa.kind() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this kind proves that the CPU has VNNI.
+        Kind::Amx | Kind::Vnni => unsafe { vnni::products(x, strip, next, out, width) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this kind proves that the CPU has AVX2.
+        Kind::Avx512 | Kind::Avx2 => unsafe { avx2::products(x, strip, out, width) },
+        Kind::Baseline => portable::products(x, strip, out, width),
     }
 }

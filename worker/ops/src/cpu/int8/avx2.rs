@@ -3,27 +3,23 @@
 //! Two products of 255 and 127 do not fit there, and the instruction would saturate. So the unsigned byte is
 //! a weight's magnitude, at most 127, and its sign goes to the input: two products are at most 32,258.
 
-use std::{arch::x86_64::*, ops::Range};
+use std::arch::x86_64::*;
 
-use super::{OUTPUTS, Tiles, rows::Group};
+use super::rows::Group;
 use crate::cpu::memory::LINE;
 
-/// See [`super::products`].
+/// See [`super::strip_products`].
 #[target_feature(enable = "avx2")]
-pub(super) fn products(x: Group, tiles: Tiles, strips: Range<usize>, out: &mut [i32]) {
-    let width = strips.len() * OUTPUTS;
-    for (place, strip) in strips.enumerate() {
-        let strip = tiles.strip(strip);
-        let mut row = 0;
-        while row < x.rows() {
-            let out = &mut out[row * width + place * OUTPUTS..];
-            row += match x.rows() - row {
-                1 => block::<1>(x, row, strip, out, width),
-                2 => block::<2>(x, row, strip, out, width),
-                3 => block::<3>(x, row, strip, out, width),
-                _ => block::<4>(x, row, strip, out, width),
-            };
-        }
+pub(super) fn products(x: Group, strip: &[u8], out: &mut [i32], width: usize) {
+    let mut row = 0;
+    while row < x.rows() {
+        let out = &mut out[row * width..];
+        row += match x.rows() - row {
+            1 => block::<1>(x, row, strip, out, width),
+            2 => block::<2>(x, row, strip, out, width),
+            3 => block::<3>(x, row, strip, out, width),
+            _ => block::<4>(x, row, strip, out, width),
+        };
     }
 }
 

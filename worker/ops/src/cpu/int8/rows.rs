@@ -111,7 +111,10 @@ impl Rows {
     }
 
     /// The groups of `rows`, which begin and end with one.
-    pub(crate) fn groups(&self, rows: std::ops::Range<usize>) -> impl Iterator<Item = Group<'_>> {
+    pub(crate) fn groups(
+        &self,
+        rows: std::ops::Range<usize>,
+    ) -> impl ExactSizeIterator<Item = Group<'_>> + Clone {
         debug_assert!(rows.start.is_multiple_of(self.group));
         let values = &self.values[rows.start * self.inputs..rows.end * self.inputs];
         let groups = values.chunks(self.group * self.inputs);

@@ -3,54 +3,59 @@
 //! A strip is read straight ahead, once for all rows of a group. From sixteen rows on, the products of a line
 //! take as long as memory takes to bring the next.
 
-use std::{arch::x86_64::*, ops::Range};
+use std::arch::x86_64::*;
 
 use super::{
-    OUTPUTS, Tiles,
+    OUTPUTS,
     rows::{Group, MAX_GROUP, OFFSET},
     tiles::QUAD,
 };
 use crate::cpu::memory::LINE;
 
-/// See [`super::products`].
+/// See [`super::strip_products`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) fn products(x: Group, tiles: Tiles, strips: Range<usize>, out: &mut [i32]) {
-    let width = strips.len() * OUTPUTS;
-    for (place, strip) in strips.enumerate() {
-        let (strip, out) = (tiles.strip(strip), &mut out[place * OUTPUTS..]);
-        // Few rows need more than one sum for each: an instruction waits for the one that made its sum.
-        match x.rows() {
-            1 => block::<1, 4>(x, strip, out, width),
-            2 => block::<2, 4>(x, strip, out, width),
-            3 => block::<3, 2>(x, strip, out, width),
-            4 => block::<4, 2>(x, strip, out, width),
-            5 => block::<5, 1>(x, strip, out, width),
-            6 => block::<6, 1>(x, strip, out, width),
-            7 => block::<7, 1>(x, strip, out, width),
-            8 => block::<8, 1>(x, strip, out, width),
-            9 => block::<9, 1>(x, strip, out, width),
-            10 => block::<10, 1>(x, strip, out, width),
-            11 => block::<11, 1>(x, strip, out, width),
-            12 => block::<12, 1>(x, strip, out, width),
-            13 => block::<13, 1>(x, strip, out, width),
-            14 => block::<14, 1>(x, strip, out, width),
-            15 => block::<15, 1>(x, strip, out, width),
-            MAX_GROUP => block::<MAX_GROUP, 1>(x, strip, out, width),
-            rows => unreachable!("a group has 1 to {MAX_GROUP} rows, not {rows}"),
-        }
+pub(super) fn products(x: Group, strip: &[u8], next: &[u8], out: &mut [i32], width: usize) {
+    // Few rows need more than one sum for each: an instruction waits for the one that made its sum.
+    match x.rows() {
+        1 => block::<1, 4>(x, strip, next, out, width),
+        2 => block::<2, 4>(x, strip, next, out, width),
+        3 => block::<3, 2>(x, strip, next, out, width),
+        4 => block::<4, 2>(x, strip, next, out, width),
+        5 => block::<5, 1>(x, strip, next, out, width),
+        6 => block::<6, 1>(x, strip, next, out, width),
+        7 => block::<7, 1>(x, strip, next, out, width),
+        8 => block::<8, 1>(x, strip, next, out, width),
+        9 => block::<9, 1>(x, strip, next, out, width),
+        10 => block::<10, 1>(x, strip, next, out, width),
+        11 => block::<11, 1>(x, strip, next, out, width),
+        12 => block::<12, 1>(x, strip, next, out, width),
+        13 => block::<13, 1>(x, strip, next, out, width),
+        14 => block::<14, 1>(x, strip, next, out, width),
+        15 => block::<15, 1>(x, strip, next, out, width),
+        MAX_GROUP => block::<MAX_GROUP, 1>(x, strip, next, out, width),
+        rows => unreachable!("a group has 1 to {MAX_GROUP} rows, not {rows}"),
     }
 }
 
 /// `R` rows with one strip, in `U` sums each. `out [R, width]` gets the sums at the beginning of each row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn block<const R: usize, const U: usize>(x: Group, strip: &[u8], out: &mut [i32], width: usize) {
+fn block<const R: usize, const U: usize>(
+    x: Group,
+    strip: &[u8],
+    next: &[u8],
+    out: &mut [i32],
+    width: usize,
+) {
     let quads = strip.len() / LINE;
     assert!(quads.is_multiple_of(U) && x.values.len() == quads * R * QUAD);
-    let (strip, inputs) = (strip.as_ptr(), x.values.as_ptr());
+    // What to fetch of the next strip at each quad, in bytes.
+    let ahead = next.len() / quads.max(1);
+    let (strip, inputs, next) = (strip.as_ptr(), x.values.as_ptr(), next.as_ptr());
     let mut sums = [[_mm512_setzero_si512(); R]; U];
     for first in (0..quads).step_by(U) {
         for (u, sums) in sums.iter_mut().enumerate() {
             let quad = first + u;
+            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(quad * ahead).cast());
             // SAFETY: one of the lines of the strip, which begins on one.
             let weights = unsafe { _mm512_load_si512(strip.add(quad * LINE).cast()) };
             for (r, sum) in sums.iter_mut().enumerate() {
