@@ -11,9 +11,9 @@ use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
 use stoker_ops::KV_BLOCK;
 use stoker_shared::duration;
 
-/// How a worker works.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct WorkerConfig {
+/// How a model computes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct ComputeConfig {
     /// How weights are kept and multiplied: in 8 bits with a scale for each output, or in f32
     #[arg(
         long,
@@ -38,6 +38,14 @@ pub struct WorkerConfig {
     /// Say on standard error where the time of loading went
     #[arg(long, env = "STOKER_TIMINGS", help_heading = "Model")]
     pub timings: bool,
+}
+
+/// How a worker works.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct WorkerConfig {
+    /// How its model computes.
+    #[command(flatten)]
+    pub compute: ComputeConfig,
 
     /// Sequences in one batch
     #[arg(
@@ -97,9 +105,7 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
-            quantize: Quantization::default(),
-            threads: None,
-            timings: false,
+            compute: ComputeConfig::default(),
             max_num_seqs: 64,
             max_num_batched_tokens: 512,
             max_num_queued_reqs: 1024,

@@ -92,16 +92,17 @@ fn load_within(
     if let ModelSource::Simulated(profile) = source {
         return Ok(simulate::model(*profile)?);
     }
-    if let Some(threads) = config.threads.and_then(|count| NonZeroUsize::new(count.into())) {
+    if let Some(threads) = config.compute.threads.and_then(|count| NonZeroUsize::new(count.into()))
+    {
         // Another model of this process may have decided it.
         cpu::set_threads(threads);
     }
     let files = open(source)?;
-    let engine = config.engine(files.config(), config.quantize)?;
-    let needs = Needs::of(files.config(), config.quantize, &engine, workers);
+    let engine = config.engine(files.config(), config.compute.quantize)?;
+    let needs = Needs::of(files.config(), config.compute.quantize, &engine, workers);
     needs.check(files.name(), free)?;
-    let model = read(&files, &source.name(), config.quantize)?;
-    if config.timings {
+    let model = read(&files, &source.name(), config.compute.quantize)?;
+    if config.compute.timings {
         eprintln!("{}", times(&model.load_timings));
     }
     let isa = Isa::best();
@@ -161,11 +162,12 @@ fn style() -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ComputeConfig;
 
     #[test]
     fn a_model_without_room_is_refused_and_one_with_it_is_loaded() {
-        let quantize = Quantization::None;
-        let config = WorkerConfig { quantize, max_num_seqs: 4, ..WorkerConfig::default() };
+        let compute = ComputeConfig { quantize: Quantization::None, ..ComputeConfig::default() };
+        let config = WorkerConfig { compute, max_num_seqs: 4, ..WorkerConfig::default() };
         let loaded = |bytes, workers| {
             let free = Free { bytes, limit: Some(1 << 30) };
             let model = load_within(Some(free), &ModelSource::Bundled, &config, workers);

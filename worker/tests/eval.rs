@@ -15,6 +15,7 @@ use stoker_engine::{
 };
 use stoker_worker::{
     ModelSource, WorkerConfig,
+    config::ComputeConfig,
     eval::{self, EvalArgs, Row},
     load,
 };
@@ -88,8 +89,8 @@ fn perplexity_is_what_the_engine_tells_of_a_prompt() {
         ..EvalArgs::default()
     };
     let rows = evaluate(args.clone());
-    let quantize = Quantization::None;
-    let config = WorkerConfig { quantize, max_num_seqs: 1, ..WorkerConfig::default() };
+    let compute = ComputeConfig { quantize: Quantization::None, ..ComputeConfig::default() };
+    let config = WorkerConfig { compute, max_num_seqs: 1, ..WorkerConfig::default() };
     let told = logprobs_of_prompt(load(&source, &config, 1).unwrap(), STORY);
     let nats = -told.iter().map(|logprob| f64::from(*logprob)).sum::<f64>() / told.len() as f64;
     assert_eq!(rows[0].tokens as usize, told.len());

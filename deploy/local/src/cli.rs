@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
 use stoker_shared::{VERSION, client::Address, telemetry::LogArgs};
-use stoker_worker::{ModelSource, WorkerConfig};
+use stoker_worker::{ModelSource, WorkerConfig, config::ComputeConfig};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -96,13 +96,17 @@ pub struct GenerateArgs {
         long,
         env = "STOKER_ENDPOINT",
         value_name = "ADDR",
-        conflicts_with_all = ["model", "num_workers"]
+        conflicts_with_all = ["model", "num_workers", "quantize", "threads", "timings"]
     )]
     pub endpoint: Option<Address>,
 
     /// The cluster to start otherwise.
     #[command(flatten)]
     pub cluster: ClusterArgs,
+
+    /// How its model computes.
+    #[command(flatten)]
+    pub compute: ComputeConfig,
 }
 
 /// `stoker serve`

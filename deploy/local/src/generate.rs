@@ -30,7 +30,9 @@ pub async fn run(args: GenerateArgs) -> Result<(), Error> {
         None => {
             let listen = ([127, 0, 0, 1], 0).into();
             let (model, workers) = (args.cluster.model.clone(), args.cluster.num_workers);
-            let cluster = Cluster::start(listen, model, workers, WorkerConfig::default()).await?;
+            let compute = args.compute.clone();
+            let config = WorkerConfig { compute, ..WorkerConfig::default() };
+            let cluster = Cluster::start(listen, model, workers, config).await?;
             let address = Address::from(cluster.address());
             (Some(cluster), address)
         }

@@ -21,6 +21,9 @@ fn values(count: usize, seed: u32, extreme: bool) -> Vec<i8> {
         .collect()
 }
 
+/// Strips that are multiplied together.
+const STRIPS: usize = 4;
+
 /// What every product must be, in 64 bits.
 fn exact(x: &[i8], weights: &[i8], k: usize) -> Vec<i64> {
     let dot =
@@ -44,8 +47,8 @@ fn check(rows: usize, n: usize, k: usize, seed: u32, extreme: bool) {
     for isa in Isa::available() {
         let quantized = Rows::quantize(isa, &x, k);
         let mut got = vec![0i64; rows * n];
-        for first in (0..tiles.strips()).step_by(tiles::STRIPS) {
-            let strips = first..(first + tiles::STRIPS).min(tiles.strips());
+        for first in (0..tiles.strips()).step_by(STRIPS) {
+            let strips = first..(first + STRIPS).min(tiles.strips());
             let width = strips.len() * OUTPUTS;
             let mut sums = vec![0; rows * width];
             int8::products(isa, &quantized, 0..rows, tiles, strips, &mut sums);

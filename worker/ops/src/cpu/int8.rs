@@ -23,7 +23,8 @@ use rows::Group;
 pub use rows::Rows;
 pub use tiles::{Int8, MAX_INPUTS, OUTPUTS, Tiles};
 
-/// Rows that have one instruction's tile to themselves from this number on.
+/// With fewer rows an instruction's tile would be mostly empty.
+#[cfg(target_arch = "x86_64")]
 const AMX_ROWS: usize = 8;
 
 /// How many rows of inputs lie together for `rows` of them. See [`Rows`].
@@ -41,7 +42,7 @@ pub(crate) fn group(isa: Isa, rows: usize) -> usize {
 /// Sums of products of whole groups of `rows` with the outputs of some tiles.
 ///
 /// - `rows`: which; they begin and end with a group
-/// - `strips`: which sixteens of outputs, at most [`tiles::STRIPS`]
+/// - `strips`: which sixteens of outputs
 /// - `out [rows, strips * OUTPUTS]`: the sums
 pub fn products(
     isa: Isa,
@@ -66,11 +67,12 @@ pub fn products(
             for (place, strip) in strips.enumerate() {
                 // The next strip is fetched while the groups pass by this one, a share by each.
                 let next = if strip + 1 < tiles.strips() { tiles.strip(strip + 1) } else { &[] };
-                let mut out = &mut out[place * OUTPUTS..];
+                let mut row = 0;
                 for (number, group) in groups.clone().enumerate() {
                     let share = next.len() * number / count..next.len() * (number + 1) / count;
+                    let out = &mut out[row * width + place * OUTPUTS..];
                     strip_products(isa, group, tiles.strip(strip), &next[share], out, width);
-                    out = out.split_at_mut((group.rows() * width).min(out.len())).1;
+                    row += group.rows();
                 }
             }
         }
@@ -78,7 +80,8 @@ pub fn products(
 }
 
 /// Sums of products of a group with a strip. `out [rows, width]` gets them at the beginning of each row. `next` is what
-/// is needed soon.
+/// is needed soon, for those who ask for it ahead.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "portable code does not"))]
 fn strip_products(isa: Isa, x: Group, strip: &[u8], next: &[u8], out: &mut [i32], width: usize) {
     match isa.kind() {
         #[cfg(target_arch = "x86_64")]

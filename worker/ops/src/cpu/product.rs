@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::{
     WORTH_SHARING,
-    int8::{self, OUTPUTS, Rows, Tiles, tiles::STRIPS},
+    int8::{self, OUTPUTS, Rows, Tiles},
     isa::{Isa, Kernel},
     lanes::dot,
     pool::{Grid, pool},
@@ -15,7 +15,7 @@ use super::{
 use crate::math::silu;
 
 /// Outputs that a thread takes at a time.
-const PIECE: usize = STRIPS * OUTPUTS;
+const PIECE: usize = 4 * OUTPUTS;
 /// Rows that pass by them at a time: their sums stay in the cache.
 const ROWS: usize = 64;
 

@@ -23,8 +23,6 @@ pub const INPUTS: usize = 64;
 pub const QUAD: usize = 4;
 /// Bytes of a tile.
 pub const TILE: usize = OUTPUTS * INPUTS;
-/// Strips that are multiplied together at most.
-pub const STRIPS: usize = 4;
 /// More inputs than this could overflow a sum of 32 bits: 255 * 127 * inputs.
 pub const MAX_INPUTS: usize = i32::MAX as usize / (255 * 127);
 
