@@ -5,9 +5,9 @@ use crate::weights::{Family, ModelConfig, RopeScaling};
 /// The names that [`named`] knows.
 pub const NAMES: [&str; 2] = ["tinyllama-1.1b", "llama-3-8b"];
 
-/// The shape of the model called `name`.
-pub fn named(name: &str) -> Option<ModelConfig> {
-    let llama = ModelConfig {
+/// The shape of TinyLlama 1.1B.
+pub fn tinyllama() -> ModelConfig {
+    ModelConfig {
         family: Family::Llama,
         hidden_size: 2048,
         intermediate_size: 5632,
@@ -28,9 +28,13 @@ pub fn named(name: &str) -> Option<ModelConfig> {
         tie_embeddings: false,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
-    };
+    }
+}
+
+/// The shape of the model called `name`.
+pub fn named(name: &str) -> Option<ModelConfig> {
     match name {
-        "tinyllama-1.1b" => Some(llama),
+        "tinyllama-1.1b" => Some(tinyllama()),
         "llama-3-8b" => Some(ModelConfig {
             hidden_size: 4096,
             intermediate_size: 14_336,
@@ -42,7 +46,7 @@ pub fn named(name: &str) -> Option<ModelConfig> {
             rope_theta: 500_000.0,
             bos_token_id: Some(128_000),
             eos_token_ids: vec![128_001],
-            ..llama
+            ..tinyllama()
         }),
         _ => None,
     }

@@ -23,9 +23,6 @@ pub(super) enum Error {
     },
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The model of `--model` is none.
-    #[error("--model: {0}")]
-    Model(Box<WeightsError>),
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The process of a row failed.
@@ -40,8 +37,7 @@ impl Error {
     /// 1 if the machine or the model failed, 2 for bad usage; and what to say.
     pub(super) fn for_shell(self) -> (u8, String) {
         let code = match &self {
-            Self::Usage(_) | Self::File { .. } | Self::Cache(_) => 2,
-            Self::Model(_) | Self::Load(_) => 2,
+            Self::Usage(_) | Self::File { .. } | Self::Cache(_) | Self::Load(_) => 2,
             Self::Row { code, .. } => *code,
             Self::Failed(_) => 1,
         };
@@ -51,6 +47,6 @@ impl Error {
 
 impl From<WeightsError> for Error {
     fn from(error: WeightsError) -> Self {
-        Self::Model(Box::new(error))
+        Self::Load(error.into())
     }
 }

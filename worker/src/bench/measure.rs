@@ -17,9 +17,9 @@ use super::{
     job::{Job, Work},
     memory,
     row::{Measured, Row},
-    subject, sustain,
+    sustain,
 };
-use crate::{LoadError, ModelSource, loading};
+use crate::{ModelSource, loading};
 
 /// Steps of plain operations: they are slow, and one is like the other.
 const NAIVE_STEPS: usize = 16;
@@ -85,12 +85,11 @@ fn run(job: &Job, quantization: Quantization, tell: &mut Tell) -> Result<Ran, Er
     let begun = Instant::now();
     tell.stage(|| "loading".into())?;
     if job.work == Work::Naive {
-        let config = subject::files(&source)?.config().clone();
+        let config = loading::open(&source)?.config().clone();
         let (load, pace) = naive(&config, job.context, tell)?;
         return Ok(Ran { load, device: "cpu", config, paces: vec![pace] });
     }
-    let files = loading::open(&source).map_err(LoadError::from)?;
-    let model = loading::read(&files, &source.name(), quantization).map_err(LoadError::from)?;
+    let model = loading::read(&loading::open(&source)?, &source.name(), quantization)?;
     let load = begun.elapsed();
     let (device, config) = (model.network.device_class(), model.config.clone());
     let paces = match &job.work {

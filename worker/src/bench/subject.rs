@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use stoker_engine::weights::{ModelConfig, ModelFiles, WeightsError};
+use stoker_engine::weights::{ModelConfig, ModelFiles};
 
 use super::{
     Format,
@@ -10,7 +10,10 @@ use super::{
     error::Error,
     random::{self, Shape, cache},
 };
-use crate::{ModelSource, loading::BUNDLED};
+use crate::{
+    ModelSource,
+    loading::{self, BUNDLED},
+};
 
 /// A model in one format.
 #[derive(Debug, Clone)]
@@ -67,18 +70,8 @@ fn given(source: &ModelSource) -> Result<Subject, Error> {
             (BUNDLED.to_owned(), Format::Safetensors)
         }
     };
-    let config = files(source)?.config().clone();
+    let config = loading::open(source)?.config().clone();
     Ok(Subject { name: source.name(), source: text, format, config })
-}
-
-/// The files of a model, opened.
-pub(super) fn files(source: &ModelSource) -> Result<ModelFiles, WeightsError> {
-    match source {
-        ModelSource::Path(path) => ModelFiles::open(path),
-        ModelSource::Bundled | ModelSource::Simulated(_) => {
-            ModelFiles::embedded(BUNDLED, storyteller::model())
-        }
-    }
 }
 
 /// Paths travel to other processes as text.

@@ -1,7 +1,7 @@
 //! The shapes that there are random weights for.
 
 use clap::ValueEnum;
-use stoker_engine::weights::{Family, ModelConfig, RopeScaling};
+use stoker_engine::{shapes, weights::ModelConfig};
 
 /// A shape with a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,39 +24,17 @@ impl Shape {
 
     /// What both files say of the model.
     pub fn config(self) -> ModelConfig {
-        let tiny = ModelConfig {
-            family: Family::Llama,
-            hidden_size: 64,
-            intermediate_size: 128,
-            num_layers: 2,
-            num_heads: 4,
-            num_kv_heads: 2,
-            head_dim: 16,
-            vocab_size: 512,
-            context_length: 2048,
-            rms_norm_eps: 1e-5,
-            rope_theta: 10_000.0,
-            rope_scaling: RopeScaling::None,
-            windows: Vec::new(),
-            qkv_bias: false,
-            output_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
-            tie_embeddings: false,
-            bos_token_id: Some(1),
-            eos_token_ids: vec![2],
-        };
         match self {
-            Self::Tiny => tiny,
-            Self::TinyLlama => ModelConfig {
-                hidden_size: 2048,
-                intermediate_size: 5632,
-                num_layers: 22,
-                num_heads: 32,
-                num_kv_heads: 4,
-                head_dim: 64,
-                vocab_size: 32_000,
-                ..tiny
+            Self::TinyLlama => shapes::tinyllama(),
+            Self::Tiny => ModelConfig {
+                hidden_size: 64,
+                intermediate_size: 128,
+                num_layers: 2,
+                num_heads: 4,
+                num_kv_heads: 2,
+                head_dim: 16,
+                vocab_size: 512,
+                ..shapes::tinyllama()
             },
         }
     }
