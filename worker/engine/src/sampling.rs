@@ -13,7 +13,7 @@ mod sampler;
 pub use adjust::Adjustments;
 pub use logprobs::{Logprobs, TokenLogprob};
 pub use noise::Noise;
-pub(crate) use noise::mix64;
+pub use noise::mix64;
 pub(crate) use sampler::{Drawn, Sampler};
 
 use crate::request::Failure;

@@ -8,10 +8,11 @@ use std::{
 
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Sink, Stopping,
+    sampling::mix64,
 };
 use stoker_ops::cpu;
 
-use super::{child::Tell, error::Error, lengths, random::mix};
+use super::{child::Tell, error::Error, lengths};
 
 /// Tokens in a step, as a worker has it if nobody says otherwise.
 pub(super) const MAX_NUM_BATCHED_TOKENS: usize = 512;
@@ -103,8 +104,8 @@ impl Driven {
         output: usize,
     ) -> Result<(), Error> {
         self.submitted += 1;
-        let key = mix(SEED + self.submitted);
-        let token = |i: usize| (mix(key.wrapping_add(i as u64)) % self.vocab_size as u64) as u32;
+        let key = mix64(SEED + self.submitted);
+        let token = |i: usize| (mix64(key.wrapping_add(i as u64)) % self.vocab_size as u64) as u32;
         let request = Request {
             prompt: (0..prompt).map(token).collect(),
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },

@@ -13,10 +13,3 @@ mod vocabulary;
 
 pub use cache::{CacheError, prepare};
 pub use shape::Shape;
-
-/// A bijection of 64 bits in which every input bit changes about half of the output.
-pub(super) fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}

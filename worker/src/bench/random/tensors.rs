@@ -4,9 +4,12 @@ use std::io::{self, Write};
 
 use half::bf16;
 use rayon::prelude::*;
-use stoker_engine::weights::{ModelConfig, tensor_shapes};
+use stoker_engine::{
+    sampling::mix64,
+    weights::{ModelConfig, tensor_shapes},
+};
 
-use super::{encoding::Encoding, mix};
+use super::encoding::Encoding;
 
 /// Rows are drawn and written in pieces of about this size.
 const PIECE_BYTES: usize = 4 << 20;
@@ -38,7 +41,7 @@ pub(super) fn of(config: &ModelConfig) -> Vec<Tensor> {
                 // The gains of a norm.
                 _ => (1.0, 0.125),
             };
-            Tensor { name, shape, middle, spread, key: mix(number) }
+            Tensor { name, shape, middle, spread, key: mix64(number) }
         })
         .collect()
 }
@@ -65,9 +68,9 @@ impl Tensor {
 
     /// The numbers of a row, each of which is a bf16.
     fn draw(&self, row: usize, values: &mut [f32]) {
-        let key = mix(self.key.wrapping_add((row as u64).wrapping_mul(GOLDEN)));
+        let key = mix64(self.key.wrapping_add((row as u64).wrapping_mul(GOLDEN)));
         for (four, number) in values.chunks_mut(4).zip(1u64..) {
-            let mut bits = mix(key.wrapping_add(number.wrapping_mul(GOLDEN)));
+            let mut bits = mix64(key.wrapping_add(number.wrapping_mul(GOLDEN)));
             for value in four {
                 let part = f32::from(bits as u16) / 32_768.0 - 1.0;
                 *value = bf16::from_f32(self.middle + part * self.spread).to_f32();
