@@ -1,7 +1,7 @@
 //! `stoker-worker bench`: how fast the engine is on this machine, by itself.
 //!
-//! [`plan`] says what to measure, a [`job`] a row; [`process`] runs each in a process of its own, where
-//! [`measure`] loads the model and [`drive`] steps the engine; [`row`] is what comes back and [`output`]
+//! `plan` says what to measure, a `job` a row; `process` runs each in a process of its own, where
+//! `measure` loads the model and `drive` steps the engine; `row` is what comes back and `output`
 //! where it goes.
 
 mod child;

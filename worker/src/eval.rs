@@ -1,7 +1,7 @@
 //! `stoker-worker eval`: how well a model predicts a text, in each way that its weights can be kept.
 //!
-//! [`text`] says what is read, [`windows`] cuts it, [`compare`] runs all ways over it side by side, and
-//! [`report`] is what comes of it.
+//! `text` says what is read, `windows` cuts it, `compare` runs all ways over it side by side, and
+//! `report` is what comes of it.
 
 mod cli;
 mod compare;

@@ -1,7 +1,7 @@
 //! `stoker-worker roofline`: the most tokens a second that a machine could give, and what keeps it from more.
 //!
-//! [`hardware`] says what a machine can do, [`ceiling`] what a step of a model takes of it, [`last`] reads what
-//! was measured, and [`report`] puts them side by side.
+//! `hardware` says what a machine can do, `ceiling` what a step of a model takes of it, `last` reads what
+//! was measured, and `report` puts them side by side.
 
 mod ceiling;
 mod cli;
