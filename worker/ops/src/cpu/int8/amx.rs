@@ -1,7 +1,7 @@
 //! Products in 8 bits with AMX: an instruction multiplies a tile of sixteen rows with a tile of weights.
 //!
-//! The intrinsics are not stable, the instructions are: they are written out in [`Unit`]. How tiles are walked
-//! is written against the trait [`Tile`], so that it is tested, on a model of the unit, where no CPU has one.
+//! The intrinsics are not stable, the instructions are: they are written out in `Unit`. How tiles are walked
+//! is written against the trait `Tile`, so that it is tested, on a model of the unit, where no CPU has one.
 
 use std::{arch::asm, marker::PhantomData, ops::Range};
 
