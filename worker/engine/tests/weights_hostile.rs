@@ -11,7 +11,7 @@ mod folder_builder;
 #[allow(dead_code, reason = "another test writes the values not written here")]
 mod gguf_builder;
 
-use bounded::{cases, read_all, read_gguf};
+use bounded::{alone, cases, read_all, read_gguf};
 use counting::Reads;
 use folder_builder::{FolderBuilder, MemoryFolder};
 use gguf_builder::GgufBuilder;
@@ -20,6 +20,7 @@ use stoker_engine::weights::{ModelFiles, WeightsError};
 
 /// Opens a folder and reads all of it, under limits like those of a GGUF file.
 fn read_folder(folder: &MemoryFolder) -> Result<(), WeightsError> {
+    let _alone = alone();
     let sizes = || folder.files.iter().map(|(_, bytes)| bytes.len() as u64);
     let result = ModelFiles::from_folder(folder).and_then(|model| read_all(&model));
     assert!(folder.reads.largest() <= sizes().max().unwrap());

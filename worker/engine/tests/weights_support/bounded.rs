@@ -1,6 +1,6 @@
 //! Reads whole models and holds what they cost to limits: bytes read and memory taken.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use peak_alloc::PeakAlloc;
 use proptest::prelude::ProptestConfig;
@@ -11,8 +11,13 @@ use crate::counting::{Counting, Reads};
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Memory is that of the process, so only one model is read at a time.
+/// See [`alone`].
 static ALONE: Mutex<()> = Mutex::new(());
+
+/// Memory is that of the process, so only one model is read at a time.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What the machinery takes for the smallest file: windows, patterns that split texts.
 const BASE: usize = 32 << 20;
@@ -23,7 +28,7 @@ const GROWTH: usize = 128;
 ///
 /// Nothing is read that is not there, so no buffer is larger than the file.
 pub(crate) fn read_gguf(file: Vec<u8>) -> Result<(), WeightsError> {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let (len, reads) = (file.len(), Reads::default());
     let source = Source::new("tiny.gguf", Counting::new(file, reads.clone()));
     let before = MEMORY.current_usage();
