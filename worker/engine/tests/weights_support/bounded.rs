@@ -1,6 +1,9 @@
 //! Reads whole models and holds what they cost to limits: bytes read and memory taken.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    panic,
+    sync::{Mutex, MutexGuard, Once, PoisonError},
+};
 
 use peak_alloc::PeakAlloc;
 use proptest::prelude::ProptestConfig;
@@ -16,6 +19,10 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// Memory is that of the process, so only one model is read at a time.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ONCE: Once = Once::new();
+    // The tokenizer library panics on some damaged files, which is caught: a backtrace of it, if RUST_BACKTRACE asks
+    // for those, would take more memory than the model.
+    ONCE.call_once(|| panic::set_hook(Box::new(|panic| eprintln!("{panic}"))));
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
