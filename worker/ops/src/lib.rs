@@ -12,11 +12,15 @@
 #![allow(unsafe_code, reason = "the one crate that may; every block says why it is sound")]
 
 pub mod cpu;
+#[cfg(feature = "cube")]
+pub mod cube;
+pub mod device;
 pub mod math;
 pub mod ops;
 pub mod reference;
 pub mod rope;
 
+pub use device::Device;
 pub use ops::{Cache, Tokens};
 
 /// Tokens in a block of the KV cache, which is also the tile that attention works in. Part of the

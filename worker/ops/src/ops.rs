@@ -17,14 +17,14 @@ use burn::{
 };
 pub use tensors::{
     BiasOn, Cache, CacheKind, CacheOn, HeadNorm, HeadNormOn, Matrix, MatrixOn, Norm, NormOn,
-    ProjectedOn, Qkv, QkvOn, Tokens, TokensOn, Weight, WeightOn,
+    ProjectedOn, Qkv, QkvOn, Tokens, TokensOn, Weight, WeightOn, floats, ints,
 };
 
 /// What a decoder is made of: a layer is five of these. Weights are `[outputs, inputs]`, as model files
 /// hold them. Where there is a bias, it is added to the finished sum of products before anything else happens to
 /// it. A norm is `x / sqrt(mean(x^2) + epsilon) * gain` a row. A matrix in 8 bits takes its inputs in 8 bits too:
 /// each operation quantises them, token by token, after the norm.
-#[backend_extension(Flex)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait DecoderOps: Backend {
     /// Arranges `values [n, k]`, each from -127 to 127 in 8 bits, for the products of this backend.
     fn pack(values: IntTensor<Self>) -> IntTensor<Self>;

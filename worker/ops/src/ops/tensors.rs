@@ -103,25 +103,43 @@ pub struct Qkv {
     pub norm: Option<HeadNorm>,
 }
 
+/// `values` on `device`, one after the other: a GPU would begin each row of a matrix on a boundary of its own, and
+/// have to move it before every use.
+pub fn floats<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let count = values.len();
+    Tensor::<1>::from_data(TensorData::new(values, [count]), (device, DType::F32)).reshape(shape)
+}
+
+/// The same for integers.
+pub fn ints<const D: usize>(
+    values: Vec<i32>,
+    shape: [usize; D],
+    device: &Device,
+) -> Tensor<D, Int> {
+    let count = values.len();
+    let values = TensorData::new(values, [count]);
+    Tensor::<1, Int>::from_data(values, (device, DType::I32)).reshape(shape)
+}
+
 impl Cache {
     /// An empty cache of `blocks` for `heads` of `d` elements.
     pub fn new(blocks: usize, heads: usize, d: usize, kind: CacheKind, device: &Device) -> Self {
-        // On the CPU a vector of zeros costs no memory until it is written, which burn's `zeros` does
-        // at once: a cache is as large as its sequences, not as its limit.
         let count = blocks * heads * d * KV_BLOCK;
-        let tensor = |shape: [usize; 4]| match kind {
-            CacheKind::F32 => {
-                let data = TensorData::new(memory::zeros::<f32>(count), shape);
-                Tensor::from_data(data, (device, DType::F32))
+        let empty = || -> Tensor<1> {
+            if *device != Device::flex() {
+                return Tensor::zeros([count], (device, kind.dtype()));
             }
-            CacheKind::F16 => {
-                let data = TensorData::new(memory::zeros::<f16>(count), shape);
-                Tensor::from_data(data, (device, DType::F16))
-            }
+            // On the CPU a vector of zeros costs no memory until it is written, which burn's `zeros` does
+            // at once: a cache is as large as its sequences, not as its limit.
+            let data = match kind {
+                CacheKind::F32 => TensorData::new(memory::zeros::<f32>(count), [count]),
+                CacheKind::F16 => TensorData::new(memory::zeros::<f16>(count), [count]),
+            };
+            Tensor::from_data(data, (device, kind.dtype()))
         };
         Self {
-            keys: tensor([blocks, heads, d, KV_BLOCK]),
-            values: tensor([blocks, heads, KV_BLOCK, d]),
+            keys: empty().reshape([blocks, heads, d, KV_BLOCK]),
+            values: empty().reshape([blocks, heads, KV_BLOCK, d]),
         }
     }
 
@@ -131,6 +149,13 @@ impl Cache {
 }
 
 impl CacheKind {
+    fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+        }
+    }
+
     /// Bytes of an element.
     pub const fn bytes(self) -> usize {
         match self {
@@ -144,15 +169,16 @@ impl Matrix {
     /// Takes `values [n, inputs]` as they are read from a file.
     pub fn float(values: Vec<f32>, inputs: usize, device: &Device) -> Self {
         let shape = [values.len() / inputs.max(1), inputs];
-        Self::Float(Tensor::from_data(TensorData::new(values, shape), device))
+        Self::Float(floats(values, shape, device))
     }
 
     /// Arranges `values [n, inputs]` for the products of `device`.
     pub fn int8(values: Int8, inputs: usize, device: &Device) -> Self {
         let n = values.scales.len();
-        let scales = Tensor::from_data(TensorData::new(values.scales, [n]), device);
-        let values = TensorData::new(values.values, [n, inputs]);
-        let packed = super::pack(Tensor::from_data(values, (device, DType::I8)));
+        let scales = floats(values.scales, [n], device);
+        let bytes = TensorData::new(values.values, [n * inputs]);
+        let values = Tensor::<1, Int>::from_data(bytes, (device, DType::I8));
+        let packed = super::pack(values.reshape([n, inputs]));
         Self::Int8 { packed, scales, inputs }
     }
 

@@ -1,0 +1,290 @@
+//! Paged attention, split over the context at absolute positions.
+//!
+//! A cube attends with all query heads of a token that share one key-value head to [`SPLIT`] positions: each unit
+//! scores one of them, then each adds up some elements of the output. A second kernel merges the splits in order. A
+//! token sees the same splits in the same order in a prefill chunk and alone in decode.
+
+use std::num::NonZeroUsize;
+
+use burn::tensor::{DType, f16};
+use cubecl::prelude::*;
+
+use super::{
+    buffer::{Buffer, count_launch},
+    math::exp,
+};
+use crate::KV_BLOCK;
+
+/// Positions of a split, and units of the cube that attends to it.
+const SPLIT: usize = 128;
+/// Cache blocks of a split.
+const BLOCKS: usize = SPLIT / KV_BLOCK;
+/// Units that merge.
+const MERGE_UNITS: u32 = 128;
+
+/// What is fixed for a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Heads {
+    /// Query heads that share a key-value head.
+    group: usize,
+    /// Elements of a head.
+    d: usize,
+    /// Whether a token sees the last so many positions only.
+    windowed: bool,
+}
+
+/// Where the tokens of a step stand. See [`crate::ops::Tokens`].
+pub(super) struct Places<'a> {
+    pub(super) positions: &'a Buffer,
+    pub(super) rows: &'a Buffer,
+    pub(super) tables: &'a Buffer,
+}
+
+/// `queries [t, h, d] -> [t, h * d]`.
+pub(super) fn paged_attention(
+    queries: &Buffer,
+    places: &Places,
+    keys: &Buffer,
+    values: &Buffer,
+    window: Option<NonZeroUsize>,
+) -> Buffer {
+    let (t, h, d) = (queries.dim(0), queries.dim(1), queries.dim(2));
+    let g = keys.dim(1);
+    let out = Buffer::empty(&queries.0, [t, h * d], DType::F32);
+    if t == 0 {
+        return out;
+    }
+    let heads = Heads { group: h / g, d, windowed: window.is_some() };
+    let window = window.map_or(0, NonZeroUsize::get) as u32;
+    let blocks = places.tables.dim(1);
+    let splits = blocks.div_ceil(BLOCKS).max(1);
+    // What each split adds up to, and the largest score and the sum of weights that it is relative to.
+    let partial = Buffer::empty(&queries.0, [t, h, splits, d], DType::F32);
+    let weights = Buffer::empty(&queries.0, [t, h, splits, 2], DType::F32);
+    let attend = if keys.0.dtype == DType::F16 {
+        attend_split::launch_unchecked::<f16>
+    } else {
+        attend_split::launch_unchecked::<f32>
+    };
+    count_launch();
+    // SAFETY: buffers are as long as their shapes say; tables name blocks of the cache, for all positions.
+    unsafe {
+        attend(
+            queries.client(),
+            CubeCount::Static(splits as u32, g as u32, t as u32),
+            CubeDim::new_1d(SPLIT as u32),
+            queries.arg(),
+            keys.arg(),
+            values.arg(),
+            places.positions.arg(),
+            places.rows.arg(),
+            places.tables.arg(),
+            partial.arg(),
+            weights.arg(),
+            blocks as u32,
+            window,
+            heads,
+        );
+    }
+    count_launch();
+    // SAFETY: buffers are as long as their shapes say.
+    unsafe {
+        merge_splits::launch_unchecked(
+            queries.client(),
+            CubeCount::Static(((h * d) as u32).div_ceil(MERGE_UNITS), t as u32, 1),
+            CubeDim::new_1d(MERGE_UNITS),
+            partial.arg(),
+            weights.arg(),
+            places.positions.arg(),
+            out.arg(),
+            h as u32,
+            splits as u32,
+            window,
+            heads,
+        );
+    }
+    out
+}
+
+/// The first position that a token at `position` sees.
+#[cube]
+fn first_seen(position: usize, window: usize, #[comptime] heads: Heads) -> usize {
+    if comptime!(heads.windowed) {
+        position + 1 - min(position + 1, window)
+    } else {
+        0usize.runtime()
+    }
+}
+
+#[cube(launch_unchecked, create_dummy_kernel)]
+fn attend_split<E: Float>(
+    queries: &[f32],
+    keys: &[E],
+    values: &[E],
+    positions: &[i32],
+    rows: &[i32],
+    tables: &[i32],
+    partial: &mut [f32],
+    weights_out: &mut [f32],
+    blocks: u32,
+    window: u32,
+    #[comptime] heads: Heads,
+) {
+    let (group, d) = comptime!((heads.group, heads.d));
+    let (split, head, token) = (CUBE_POS_X as usize, CUBE_POS_Y as usize, CUBE_POS_Z as usize);
+    let (splits, g) = (CUBE_COUNT_X as usize, CUBE_COUNT_Y as usize);
+    let unit = UNIT_POS as usize;
+
+    // Of this split the token sees `low..high`; nothing, in one that it does not reach.
+    let position = positions[token] as usize;
+    let start = split * SPLIT;
+    let low = max(first_seen(position, window as usize, heads), start) - start;
+    let high = min(max(position + 1, start) - start, SPLIT);
+
+    // Where the blocks begin that hold this head's keys, and its values.
+    let mut begins = Shared::<[u32]>::new_slice(BLOCKS);
+    if unit < BLOCKS {
+        let block = min(split * BLOCKS + unit, blocks as usize - 1);
+        let block = tables[rows[token] as usize * blocks as usize + block] as usize;
+        begins[unit] = ((block * g + head) * d * KV_BLOCK) as u32;
+    }
+    // The queries, with what is multiplied by the same key side by side.
+    let mut vectors = Shared::<[f32]>::new_slice(comptime!(group * d));
+    let query = (token * g + head) * group * d;
+    let mut i = unit;
+    while i < group * d {
+        vectors[(i % d) * group + i / d] = queries[query + i];
+        i += SPLIT;
+    }
+    sync_cube();
+
+    // Each unit scores one position, element by element.
+    let seen = unit >= low && unit < high;
+    let mut scores = Array::<f32>::new(group);
+    #[unroll]
+    for q in 0..group {
+        scores[q] = 0.0f32;
+    }
+    if seen {
+        let begin = begins[unit / KV_BLOCK] as usize + unit % KV_BLOCK;
+        for i in 0..d {
+            let key = f32::cast_from(keys[begin + i * KV_BLOCK]);
+            #[unroll]
+            for q in 0..group {
+                scores[q] = fma(vectors[i * group + q], key, scores[q]);
+            }
+        }
+    }
+    // By choice, not by arithmetic: what lies in places that nobody wrote may be anything.
+    let root = 1.0f32 / Sqrt::sqrt(f32::cast_from(d as u32));
+    let mut peaks = Shared::<[f32]>::new_slice(comptime!(group * SPLIT));
+    #[unroll]
+    for q in 0..group {
+        scores[q] = select(seen, scores[q] * root, f32::min_value());
+        peaks[q * SPLIT + unit] = scores[q];
+    }
+    sync_cube();
+    let mut width = (SPLIT / 2).runtime();
+    while width > 0 {
+        if unit < width {
+            #[unroll]
+            for q in 0..group {
+                let other = peaks[q * SPLIT + unit + width];
+                let mine = peaks[q * SPLIT + unit];
+                peaks[q * SPLIT + unit] = max(mine, other);
+            }
+        }
+        sync_cube();
+        width /= 2;
+    }
+
+    let mut weights = Shared::<[f32]>::new_slice(comptime!(SPLIT * group));
+    let mut totals = Shared::<[f32]>::new_slice(comptime!(group * SPLIT));
+    #[unroll]
+    for q in 0..group {
+        let weight = select(seen, exp(scores[q] - peaks[q * SPLIT]), 0.0f32);
+        weights[unit * group + q] = weight;
+        totals[q * SPLIT + unit] = weight;
+    }
+    sync_cube();
+    let mut width = (SPLIT / 2).runtime();
+    while width > 0 {
+        if unit < width {
+            #[unroll]
+            for q in 0..group {
+                let other = totals[q * SPLIT + unit + width];
+                totals[q * SPLIT + unit] += other;
+            }
+        }
+        sync_cube();
+        width /= 2;
+    }
+
+    // Each unit adds up some elements of the output, position by position.
+    let elements = comptime!((group * d).div_ceil(SPLIT));
+    let mut sums = Array::<f32>::new(elements);
+    #[unroll]
+    for e in 0..elements {
+        sums[e] = 0.0f32;
+    }
+    for p in low..high {
+        let begin = begins[p / KV_BLOCK] as usize + (p % KV_BLOCK) * d;
+        #[unroll]
+        for e in 0..elements {
+            let o = min(unit + e * SPLIT, comptime!(group * d - 1));
+            let value = f32::cast_from(values[begin + o % d]);
+            sums[e] = fma(weights[p * group + o / d], value, sums[e]);
+        }
+    }
+    if low < high {
+        #[unroll]
+        for e in 0..elements {
+            let o = unit + e * SPLIT;
+            if o < group * d {
+                let q = (token * g + head) * group + o / d;
+                partial[(q * splits + split) * d + o % d] = sums[e];
+            }
+        }
+        if unit < group {
+            let q = (token * g + head) * group + unit;
+            weights_out[(q * splits + split) * 2] = peaks[unit * SPLIT];
+            weights_out[(q * splits + split) * 2 + 1] = totals[unit * SPLIT];
+        }
+    }
+}
+
+/// A unit an element of the output: the splits in order, relative to the largest score of all.
+#[cube(launch_unchecked, create_dummy_kernel)]
+fn merge_splits(
+    partial: &[f32],
+    weights: &[f32],
+    positions: &[i32],
+    out: &mut [f32],
+    h: u32,
+    splits: u32,
+    window: u32,
+    #[comptime] heads: Heads,
+) {
+    let d = comptime!(heads.d);
+    let (h, splits, token) = (h as usize, splits as usize, CUBE_POS_Y as usize);
+    let o = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
+    if o < h * d {
+        let position = positions[token] as usize;
+        let first = first_seen(position, window as usize, heads) / SPLIT;
+        let end = position / SPLIT + 1;
+        let q = token * h + o / d;
+        let mut peak = f32::min_value();
+        for split in first..end {
+            peak = max(peak, weights[(q * splits + split) * 2]);
+        }
+        let mut total = 0.0f32;
+        let mut sum = 0.0f32;
+        for split in first..end {
+            let at = q * splits + split;
+            let weight = exp(weights[at * 2] - peak);
+            total = fma(weights[at * 2 + 1], weight, total);
+            sum = fma(partial[at * d + o % d], weight, sum);
+        }
+        out[token * h * d + o] = sum / total;
+    }
+}

@@ -1,0 +1,158 @@
+//! Products in 8 bits: exact sums of integers, so every way to add them gives the same.
+//!
+//! [`dp4a`] reads each weight once for up to eight rows and is bound by memory, as decode is; [`mma`] feeds
+//! tensor cores, for more rows.
+
+mod dp4a;
+mod mma;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::DType;
+use cubecl::prelude::*;
+
+use super::{buffer::Buffer, math::silu, rows::Quantized};
+
+/// From this many rows on tensor cores are worth their tiles.
+const MMA_ROWS: usize = 9;
+
+static DP4A_ONLY: AtomicBool = AtomicBool::new(false);
+
+/// How products are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    /// On tensor cores where the device has them and there are rows enough.
+    Auto,
+    /// Never on tensor cores.
+    Dp4a,
+}
+
+/// Chooses for this process. The sums are the same.
+pub fn force_products(products: Products) {
+    DP4A_ONLY.store(products == Products::Dp4a, Ordering::Relaxed);
+}
+
+/// A matrix in 8 bits on the device.
+#[derive(Clone)]
+pub(super) struct Matrix {
+    /// `[1, n, padded / 4]`, four neighbouring inputs in a word.
+    pub(super) values: Buffer,
+    /// `[n]`
+    pub(super) scales: Buffer,
+}
+
+impl Matrix {
+    /// Words of a row.
+    pub(super) fn words(&self) -> usize {
+        self.values.len() / self.scales.len().max(1)
+    }
+}
+
+/// What happens to finished products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Finish {
+    /// A bias is added.
+    pub(super) bias: bool,
+    /// A residual is added.
+    pub(super) residual: bool,
+}
+
+impl Finish {
+    pub(super) fn of(bias: Option<&Buffer>, residual: Option<&Buffer>) -> Self {
+        Self { bias: bias.is_some(), residual: residual.is_some() }
+    }
+}
+
+/// `x * matrix^T (+ bias) (+ residual)`: `[t, k], [n, k] -> [t, n]`.
+pub(super) fn linear(
+    x: &Quantized,
+    matrix: &Matrix,
+    bias: Option<&Buffer>,
+    residual: Option<&Buffer>,
+) -> Buffer {
+    let (t, n) = (x.scales.len(), matrix.scales.len());
+    let out = Buffer::empty(&x.values.0, [t, n], DType::F32);
+    if t * n > 0 {
+        if t >= MMA_ROWS && mma::is_there(out.client()) && !DP4A_ONLY.load(Ordering::Relaxed) {
+            mma::linear(x, matrix, bias, residual, &out);
+        } else {
+            dp4a::linear(x, matrix, bias, residual, &out);
+        }
+    }
+    out
+}
+
+/// `silu(x * gate^T) * (x * up^T)`: `[t, k], [n, k], [n, k] -> [t, n]`.
+pub(super) fn swiglu(
+    x: &Quantized,
+    gate: (&Matrix, Option<&Buffer>),
+    up: (&Matrix, Option<&Buffer>),
+) -> Buffer {
+    let (t, n) = (x.scales.len(), gate.0.scales.len());
+    let out = Buffer::empty(&x.values.0, [t, n], DType::F32);
+    if t * n > 0 {
+        if t >= MMA_ROWS && mma::is_there(out.client()) && !DP4A_ONLY.load(Ordering::Relaxed) {
+            mma::swiglu(x, gate, up, &out);
+        } else {
+            dp4a::swiglu(x, gate, up, &out);
+        }
+    }
+    out
+}
+
+/// Four neighbours in each of four words: what a unit reads at once.
+type Words = Vector<i32, Const<4>>;
+
+/// A sum becomes an output: scaled once, in this order.
+#[cube]
+fn scaled(sum: i32, row_scale: f32, scale: f32) -> f32 {
+    f32::cast_from(sum) * row_scale * scale
+}
+
+/// `scaled`, with what is added on top.
+#[cube]
+fn finished(
+    sum: i32,
+    row: usize,
+    output: usize,
+    n: usize,
+    row_scales: &[f32],
+    scales: &[f32],
+    bias: &[f32],
+    residual: &[f32],
+    #[comptime] finish: Finish,
+) -> f32 {
+    let mut y = scaled(sum, row_scales[row], scales[output]);
+    if comptime!(finish.bias) {
+        y += bias[output];
+    }
+    if comptime!(finish.residual) {
+        y += residual[row * n + output];
+    }
+    y
+}
+
+/// `silu(gate) * up` of two sums.
+#[cube]
+fn gated(
+    gate_sum: i32,
+    up_sum: i32,
+    row: usize,
+    output: usize,
+    row_scales: &[f32],
+    gate_scales: &[f32],
+    up_scales: &[f32],
+    gate_bias: &[f32],
+    up_bias: &[f32],
+    #[comptime] biased: (bool, bool),
+) -> f32 {
+    let mut gate = scaled(gate_sum, row_scales[row], gate_scales[output]);
+    if comptime!(biased.0) {
+        gate += gate_bias[output];
+    }
+    let mut up = scaled(up_sum, row_scales[row], up_scales[output]);
+    if comptime!(biased.1) {
+        up += up_bias[output];
+    }
+    silu(gate) * up
+}

@@ -1,0 +1,231 @@
+//! Few rows: a plane an output, each of whose units has many loads under way.
+
+use cubecl::prelude::*;
+
+use super::{Finish, Matrix, Words, finished, gated};
+use crate::cube::{
+    buffer::{Buffer, count_launch},
+    rows::Quantized,
+};
+
+/// Planes of a cube: outputs that it makes.
+const PLANES: u32 = 4;
+/// Rows that pass by the weights at a time.
+const ROWS: usize = 8;
+/// Words of four that a unit asks for before it uses the first.
+const AHEAD: usize = 4;
+
+/// How many of `t` rows pass by at a time: kernels are made for 1, 2, 4 and 8.
+fn rows_at_once(t: usize) -> usize {
+    t.next_power_of_two().min(ROWS)
+}
+
+fn launch_shape(out: &Buffer, rows: usize) -> (CubeCount, CubeDim) {
+    let (t, n) = (out.dim(0) as u32, out.dim(1) as u32);
+    let count = CubeCount::Static(n.div_ceil(PLANES), t.div_ceil(rows as u32), 1);
+    (count, CubeDim::new_2d(out.plane(), PLANES))
+}
+
+/// See [`super::linear`].
+pub(super) fn linear(
+    x: &Quantized,
+    matrix: &Matrix,
+    bias: Option<&Buffer>,
+    residual: Option<&Buffer>,
+    out: &Buffer,
+) {
+    let rows = rows_at_once(out.dim(0));
+    let (count, dim) = launch_shape(out, rows);
+    count_launch();
+    // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
+    unsafe {
+        linear_dp4a::launch_unchecked(
+            out.client(),
+            count,
+            dim,
+            x.values.arg(),
+            x.scales.arg(),
+            matrix.values.arg(),
+            matrix.scales.arg(),
+            bias.unwrap_or(&x.scales).arg(),
+            residual.unwrap_or(&x.scales).arg(),
+            out.arg(),
+            out.dim(0) as u32,
+            out.dim(1) as u32,
+            x.values.dim(1) as u32 / 4,
+            rows,
+            Finish::of(bias, residual),
+        );
+    }
+}
+
+/// See [`super::swiglu`].
+pub(super) fn swiglu(
+    x: &Quantized,
+    gate: (&Matrix, Option<&Buffer>),
+    up: (&Matrix, Option<&Buffer>),
+    out: &Buffer,
+) {
+    let rows = rows_at_once(out.dim(0));
+    let (count, dim) = launch_shape(out, rows);
+    count_launch();
+    // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
+    unsafe {
+        swiglu_dp4a::launch_unchecked(
+            out.client(),
+            count,
+            dim,
+            x.values.arg(),
+            x.scales.arg(),
+            gate.0.values.arg(),
+            gate.0.scales.arg(),
+            gate.1.unwrap_or(&x.scales).arg(),
+            up.0.values.arg(),
+            up.0.scales.arg(),
+            up.1.unwrap_or(&x.scales).arg(),
+            out.arg(),
+            out.dim(0) as u32,
+            out.dim(1) as u32,
+            x.values.dim(1) as u32 / 4,
+            rows,
+            (gate.1.is_some(), up.1.is_some()),
+        );
+    }
+}
+
+/// Adds to `sums` the products of some words.
+#[cube]
+fn add(sum: i32, x: Words, w: Words) -> i32 {
+    let mut sum = sum;
+    #[unroll]
+    for j in 0..4usize {
+        sum = dp4a(x.extract(j), w.extract(j), sum);
+    }
+    sum
+}
+
+/// Sums of products of `rows` rows, from `first` on, with one output: the same in all units of the plane.
+#[cube]
+fn dots(
+    x: &[Words],
+    w: &[Words],
+    first: usize,
+    output: usize,
+    t: usize,
+    words: usize,
+    #[comptime] rows: usize,
+) -> Array<i32> {
+    let lanes = CUBE_DIM_X as usize;
+    let mut sums = Array::<i32>::new(rows);
+    #[unroll]
+    for r in 0..rows {
+        sums[r] = 0i32;
+    }
+    let weights = output * words;
+    let mut i = UNIT_POS_X as usize;
+    while i + (AHEAD - 1) * lanes < words {
+        let mut ahead = Array::<Words>::new(AHEAD);
+        #[unroll]
+        for a in 0..AHEAD {
+            ahead[a] = w[weights + i + a * lanes];
+        }
+        #[unroll]
+        for a in 0..AHEAD {
+            #[unroll]
+            for r in 0..rows {
+                let row = min(first + r, t - 1);
+                sums[r] = add(sums[r], x[row * words + i + a * lanes], ahead[a]);
+            }
+        }
+        i += AHEAD * lanes;
+    }
+    while i < words {
+        let word = w[weights + i];
+        #[unroll]
+        for r in 0..rows {
+            let row = min(first + r, t - 1);
+            sums[r] = add(sums[r], x[row * words + i], word);
+        }
+        i += lanes;
+    }
+    #[unroll]
+    for r in 0..rows {
+        sums[r] = plane_sum(sums[r]);
+    }
+    sums
+}
+
+#[cube(launch_unchecked, create_dummy_kernel)]
+fn linear_dp4a(
+    x: &[Words],
+    row_scales: &[f32],
+    w: &[Words],
+    scales: &[f32],
+    bias: &[f32],
+    residual: &[f32],
+    out: &mut [f32],
+    t: u32,
+    n: u32,
+    words: u32,
+    #[comptime] rows: usize,
+    #[comptime] finish: Finish,
+) {
+    let (t, n, words) = (t as usize, n as usize, words as usize);
+    let output = (CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y) as usize;
+    let first = CUBE_POS_Y as usize * rows;
+    let sums = dots(x, w, first, min(output, n - 1), t, words, rows);
+    if output < n && UNIT_POS_X == 0 {
+        #[unroll]
+        for r in 0..rows {
+            let row = first + r;
+            if row < t {
+                out[row * n + output] =
+                    finished(sums[r], row, output, n, row_scales, scales, bias, residual, finish);
+            }
+        }
+    }
+}
+
+#[cube(launch_unchecked, create_dummy_kernel)]
+fn swiglu_dp4a(
+    x: &[Words],
+    row_scales: &[f32],
+    gate: &[Words],
+    gate_scales: &[f32],
+    gate_bias: &[f32],
+    up: &[Words],
+    up_scales: &[f32],
+    up_bias: &[f32],
+    out: &mut [f32],
+    t: u32,
+    n: u32,
+    words: u32,
+    #[comptime] rows: usize,
+    #[comptime] biased: (bool, bool),
+) {
+    let (t, n, words) = (t as usize, n as usize, words as usize);
+    let output = (CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y) as usize;
+    let first = CUBE_POS_Y as usize * rows;
+    let gates = dots(x, gate, first, min(output, n - 1), t, words, rows);
+    let ups = dots(x, up, first, min(output, n - 1), t, words, rows);
+    if output < n && UNIT_POS_X == 0 {
+        #[unroll]
+        for r in 0..rows {
+            let row = first + r;
+            if row < t {
+                out[row * n + output] = gated(
+                    gates[r],
+                    ups[r],
+                    row,
+                    output,
+                    row_scales,
+                    gate_scales,
+                    up_scales,
+                    gate_bias,
+                    up_bias,
+                    biased,
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Elementary functions of kernels: spelled out, so that no compiler chooses how exact they are.
+
+use cubecl::prelude::*;
+
+/// Above this `exp` overflows.
+const EXP_MAX: f32 = 88.376_26;
+/// Below this `exp` is less than the smallest normal number, and we say zero.
+const EXP_MIN: f32 = -87.336_54;
+/// ln 2 in two parts: the first has few bits, so that a small whole number times it is exact.
+const LN2_HIGH: f32 = 0.693_359_4;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
+/// Added to a small number, leaves the nearest whole one in the lowest bits.
+const WHOLE: f32 = 12_582_912.0;
+
+/// e to the power of `x`, as [`crate::math::exp`] for what attention and the gate of a feed-forward layer ask.
+#[cube]
+pub(super) fn exp(x: f32) -> f32 {
+    let clamped = clamp(x, EXP_MIN, EXP_MAX);
+    // Not by adding and taking away a large number: some compilers take that for nothing.
+    let n = Round::round(clamped * LOG2_E);
+    let r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, clamped));
+    let mut p = fma(1.0f32 / 5040.0, r, 1.0f32 / 720.0);
+    p = fma(p, r, 1.0f32 / 120.0);
+    p = fma(p, r, 1.0f32 / 24.0);
+    p = fma(p, r, 1.0f32 / 6.0);
+    p = fma(p, r, 0.5f32);
+    p = fma(p, r, 1.0f32);
+    p = fma(p, r, 1.0f32);
+    // 2^n in two factors: its exponent alone may be one too large.
+    let whole = i32::cast_from(n);
+    let half = whole >> 1i32;
+    let scaled = p * power_of_two(half) * power_of_two(whole - half);
+    select(x < EXP_MIN, 0.0f32, scaled)
+}
+
+#[cube]
+fn power_of_two(n: i32) -> f32 {
+    f32::reinterpret((n + 127i32) << 23i32)
+}
+
+/// x times the logistic function of x.
+#[cube]
+pub(super) fn silu(x: f32) -> f32 {
+    x / (1.0f32 + exp(-x))
+}
+
+/// The magnitude's bits: as whole numbers they order magnitudes, with infinity above and what is no number on top,
+/// which a maximum of floats would lose.
+#[cube]
+pub(super) fn magnitude(x: f32) -> u32 {
+    u32::reinterpret(x) & 0x7fff_ffffu32
+}
+
+/// The whole number nearest to `x`, the even one of two, within 127 of zero: its lowest byte.
+#[cube]
+pub(super) fn round_to_byte(x: f32) -> u32 {
+    let limited = clamp(x, -127.0f32, 127.0f32);
+    u32::reinterpret(limited + WHOLE) & 0xffu32
+}

@@ -1,0 +1,80 @@
+//! Arranges a matrix in 8 bits: rows of words, filled up with zeros.
+
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::{
+    buffer::{Buffer, count_launch},
+    rows::ALIGN,
+};
+
+/// Words that a cube writes.
+const UNITS: u32 = 256;
+
+/// `values [n, k]` in bytes, to words `[1, n, padded / 4]`.
+pub(super) fn pack(values: CubeTensor) -> CubeTensor {
+    let values = Buffer::new(values);
+    let (n, k) = (values.dim(0), values.dim(1));
+    let words = k.next_multiple_of(ALIGN) / 4;
+    let out = Buffer::empty(&values.0, [1, n, words], DType::I32);
+    if n * words > 0 {
+        // As words: devices without bytes have those.
+        let bytes = &values.0;
+        // SAFETY: an allocation is at least as long as its contents, rounded up to whole words.
+        let from = unsafe { BufferArg::from_raw_parts(bytes.handle.clone(), (n * k).div_ceil(4)) };
+        count_launch();
+        // SAFETY: buffers are as long as their shapes say; words past the last are left out.
+        unsafe {
+            pack_rows::launch_unchecked(
+                values.client(),
+                CubeCount::Static((words as u32).div_ceil(UNITS), 1, 1).over(n),
+                CubeDim::new_1d(UNITS),
+                from,
+                out.arg(),
+                n as u32,
+                k as u32,
+                words as u32,
+            );
+        }
+    }
+    out.0
+}
+
+/// A cube takes some words of some rows.
+trait Over {
+    fn over(self, rows: usize) -> Self;
+}
+
+impl Over for CubeCount {
+    /// Rows along `y`, as many as a device allows there; a cube takes every so-manieth.
+    fn over(self, rows: usize) -> Self {
+        match self {
+            Self::Static(x, ..) => Self::Static(x, rows.min(65_535) as u32, 1),
+            other => other,
+        }
+    }
+}
+
+#[cube(launch_unchecked, create_dummy_kernel)]
+fn pack_rows(from: &[u32], to: &mut [i32], n: u32, k: u32, words: u32) {
+    let (n, k, words) = (n as usize, k as usize, words as usize);
+    let word = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
+    if word < words {
+        let mut row = CUBE_POS_Y as usize;
+        while row < n {
+            let mut packed = 0u32;
+            #[unroll]
+            for j in 0..4usize {
+                let i = word * 4 + j;
+                if i < k {
+                    let at = row * k + i;
+                    let byte = (from[at / 4] >> (8 * (at % 4) as u32)) & 0xffu32;
+                    packed |= byte << (8 * j as u32);
+                }
+            }
+            to[row * words + word] = i32::reinterpret(packed);
+            row += CUBE_COUNT_Y as usize;
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The devices that operations run on: which were built in, which of them work here, and which to take.
+
+#[cfg(feature = "cuda")]
+mod cuda;
+
+use std::{fmt, str::FromStr};
+
+/// A device, open and working.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// What tensors are made on.
+    pub tensors: burn::tensor::Device,
+    /// What compiled code it runs: devices of one class give the same bits. `cpu`, `cuda-sm90`, ...
+    pub class: String,
+    /// As it calls itself.
+    pub name: String,
+}
+
+/// What an operator asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Choice {
+    /// The first of CUDA, wgpu on a real GPU, and the CPU that works.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA GPU of this number.
+    Cuda(u16),
+    /// The GPU that Vulkan, Metal or DirectX gives, even one in software.
+    Wgpu,
+}
+
+/// Why a device is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// This program cannot use it.
+    #[error(
+        "--device {choice}: this program was built without it; build with `--features {feature}`"
+    )]
+    NotBuilt {
+        /// What was asked for.
+        choice: Choice,
+        /// What would have it.
+        feature: &'static str,
+    },
+    /// A library is not there.
+    #[error("--device {choice}: {library} is not found ({reason}); {remedy}")]
+    NoLibrary {
+        /// What was asked for.
+        choice: Choice,
+        /// The library.
+        library: &'static str,
+        /// What the loader said.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The driver does not work.
+    #[error(
+        "--device {choice}: the NVIDIA driver does not start: {call} gives error {code}; look at nvidia-smi"
+    )]
+    Driver {
+        /// What was asked for.
+        choice: Choice,
+        /// The call that failed.
+        call: &'static str,
+        /// Its error, a `CUresult`.
+        code: i32,
+    },
+    /// There are fewer GPUs.
+    #[error("--device {choice}: {}", few(*.count))]
+    NoSuchGpu {
+        /// What was asked for.
+        choice: Choice,
+        /// How many there are.
+        count: u16,
+    },
+    /// Kernels cannot be compiled.
+    #[error(
+        "--device {choice}: {header} is not in {folder}; kernels are compiled when they are first used, which needs \
+         the headers of CUDA's runtime: install them, or name the folder that holds `include` in CUDA_PATH"
+    )]
+    NoHeaders {
+        /// What was asked for.
+        choice: Choice,
+        /// The file.
+        header: &'static str,
+        /// Where it should be.
+        folder: String,
+    },
+    /// No driver of a graphics API is there.
+    #[error("--device {choice}: no GPU that Vulkan, Metal or DirectX can reach")]
+    NoAdapter {
+        /// What was asked for.
+        choice: Choice,
+    },
+    /// It is there, and does not compute.
+    #[error("--device {choice}: a first computation on it fails: {reason}")]
+    Broken {
+        /// What was asked for.
+        choice: Choice,
+        /// What happened.
+        reason: String,
+    },
+}
+
+fn few(count: u16) -> String {
+    match count {
+        0 => "the driver sees no GPU".into(),
+        1 => "there is one GPU, number 0".into(),
+        count => format!("there are {count} GPUs, numbers 0 to {}", count - 1),
+    }
+}
+
+impl Device {
+    /// The CPU, which every machine has.
+    pub fn cpu() -> Self {
+        let name = crate::cpu::isa::Isa::best().name().to_owned();
+        Self { tensors: burn::tensor::Device::flex(), class: "cpu".into(), name }
+    }
+
+    /// Opens what was asked for. With [`Choice::Auto`] a device that does not work is passed over, and `report` hears why.
+    pub fn open(choice: Choice, mut report: impl FnMut(&DeviceError)) -> Result<Self, DeviceError> {
+        match choice {
+            Choice::Cpu => Ok(Self::cpu()),
+            Choice::Cuda(number) => cuda_device(choice, number),
+            Choice::Wgpu => wgpu_device(choice, true),
+            Choice::Auto => {
+                let gpus = [
+                    (cfg!(feature = "cuda"), cuda_device as fn(Choice, u16) -> _, Choice::Cuda(0)),
+                    (cfg!(feature = "wgpu"), |choice, _| wgpu_device(choice, false), Choice::Wgpu),
+                ];
+                for (built, open, choice) in gpus {
+                    if built {
+                        match open(choice, 0) {
+                            Ok(device) => return Ok(device),
+                            Err(error) => report(&error),
+                        }
+                    }
+                }
+                Ok(Self::cpu())
+            }
+        }
+    }
+
+    /// Whether it is the CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.class == "cpu"
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_device(choice: Choice, number: u16) -> Result<Device, DeviceError> {
+    cuda::check(choice, number)?;
+    let tensors = burn::tensor::Device::cuda(usize::from(number));
+    computing(choice, tensors, |code| format!("cuda-{}", code.trim_start_matches("ptx_")))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_device(choice: Choice, _: u16) -> Result<Device, DeviceError> {
+    Err(DeviceError::NotBuilt { choice, feature: "cuda" })
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu_device(choice: Choice, software_too: bool) -> Result<Device, DeviceError> {
+    use burn::tensor::{Device as Tensors, DeviceKind, DeviceType};
+
+    if Tensors::enumerate(DeviceType::Wgpu).into_vec().is_empty() {
+        return Err(DeviceError::NoAdapter { choice });
+    }
+    let tensors = Tensors::wgpu(DeviceKind::DefaultDevice);
+    if !software_too && tensors.identity().is_none_or(|device| device.physical.is_none()) {
+        return Err(DeviceError::NoAdapter { choice });
+    }
+    computing(choice, tensors, |code| format!("wgpu-{}", code.trim_start_matches("spirv_")))
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu_device(choice: Choice, _: bool) -> Result<Device, DeviceError> {
+    Err(DeviceError::NotBuilt { choice, feature: "wgpu" })
+}
+
+/// The device, if it can add.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn computing(
+    choice: Choice,
+    tensors: burn::tensor::Device,
+    class: impl FnOnce(&str) -> String,
+) -> Result<Device, DeviceError> {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    let broken = |reason| DeviceError::Broken { choice, reason };
+    // The libraries below panic where a device is there and cannot be used.
+    let sum = catch_unwind(AssertUnwindSafe(|| {
+        let two = burn::tensor::Tensor::<1>::ones([4], &tensors) * 2.0;
+        let data = two.try_into_data().map_err(|error| error.to_string())?;
+        Ok(data.iter::<f32>().sum::<f32>())
+    }));
+    match sum {
+        Ok(Ok(sum)) if sum == 8.0 => {}
+        Ok(Ok(sum)) => return Err(broken(format!("4 x 2 is {sum}"))),
+        Ok(Err(reason)) => return Err(broken(reason)),
+        Err(panic) => {
+            let reason = panic.downcast_ref::<String>().cloned();
+            return Err(broken(reason.unwrap_or_else(|| "a panic".into())));
+        }
+    }
+    let identity = tensors.identity();
+    let (name, code) = identity.map_or_else(Default::default, |it| (it.name, it.fingerprint));
+    Ok(Device { tensors, class: class(&code), name })
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Wgpu => f.write_str("wgpu"),
+        }
+    }
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = |number: &str| number.parse().ok().map(Self::Cuda);
+        let choice = match text {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            "wgpu" => Some(Self::Wgpu),
+            _ => text.strip_prefix("cuda:").and_then(number),
+        };
+        choice.ok_or_else(|| "is none of auto, cpu, cuda, cuda:N and wgpu".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn choices_are_read_as_they_are_written() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:7", "wgpu"] {
+            assert_eq!(text.parse::<Choice>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(Choice::Cuda(0)));
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:99999", "CPU"] {
+            assert!(text.parse::<Choice>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_cpu_is_always_there() {
+        assert!(Device::open(Choice::Cpu, |_| ()).unwrap().is_cpu());
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn what_was_not_built_in_is_named() {
+        let error = Device::open(Choice::Cuda(1), |_| ()).err().unwrap().to_string();
+        assert!(error.contains("--device cuda:1") && error.contains("--features cuda"), "{error}");
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_gpu_works_or_says_why_not() {
+        for number in [0, 999] {
+            if let Err(error) = Device::open(Choice::Cuda(number), |_| ()) {
+                let text = error.to_string();
+                assert!(text.starts_with(&format!("--device cuda:{number}: ")), "{text}");
+            } else {
+                assert_eq!(number, 0, "nobody has a thousand GPUs");
+            }
+        }
+    }
+
+    #[test]
+    fn auto_finds_something_and_says_what_it_passed_over() {
+        let mut passed = 0;
+        let device = Device::open(Choice::Auto, |_| passed += 1).unwrap();
+        let built = usize::from(cfg!(feature = "cuda")) + usize::from(cfg!(feature = "wgpu"));
+        assert!(if device.is_cpu() { passed == built } else { passed < built });
+    }
+}

@@ -1,0 +1,87 @@
+//! What CUDA needs at run time, looked for before anything is started: a driver, a GPU, the compiler of kernels and
+//! its headers. Whatever is missing would otherwise end a thread that nobody watches.
+
+use std::{env, ffi::c_int, path::PathBuf};
+
+use libloading::Library;
+
+use super::{Choice, DeviceError};
+
+/// The compiler's names, newest first, after the one that its development package has.
+const NVRTC: [&str; 4] = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11"];
+/// What kernels include.
+const HEADER: &str = "cuda_runtime.h";
+/// Where CUDA is if CUDA_PATH does not say.
+const USUAL: [&str; 2] = ["/usr/local/cuda", "/opt/cuda"];
+
+/// Whether GPU `number` can be used.
+pub(super) fn check(choice: Choice, number: u16) -> Result<(), DeviceError> {
+    let count = gpus(choice)?;
+    if number >= count {
+        return Err(DeviceError::NoSuchGpu { choice, count });
+    }
+    compiler(choice)?;
+    headers(choice)
+}
+
+/// How many the driver sees.
+fn gpus(choice: Choice) -> Result<u16, DeviceError> {
+    let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+    let missing = |error: libloading::Error| DeviceError::NoLibrary {
+        choice,
+        library: name,
+        reason: error.to_string(),
+        remedy: "install NVIDIA's driver, or give the container a GPU",
+    };
+    // SAFETY: the driver's initialisers ask nothing of us.
+    let driver = unsafe { Library::new(name) }.map_err(missing)?;
+    // SAFETY: `CUresult cuInit(unsigned int)`
+    let init = unsafe { driver.get::<unsafe extern "C" fn(u32) -> c_int>(b"cuInit\0") };
+    // SAFETY: flags must be zero.
+    let code = unsafe { init.map_err(missing)?(0) };
+    /// `CUDA_ERROR_NO_DEVICE`
+    const NO_DEVICE: c_int = 100;
+    match code {
+        0 => {}
+        NO_DEVICE => return Ok(0),
+        code => return Err(DeviceError::Driver { choice, call: "cuInit", code }),
+    }
+    // SAFETY: `CUresult cuDeviceGetCount(int *)`
+    let count =
+        unsafe { driver.get::<unsafe extern "C" fn(*mut c_int) -> c_int>(b"cuDeviceGetCount\0") };
+    let mut found = 0;
+    // SAFETY: the driver is initialised, and the pointer is to an int.
+    match unsafe { count.map_err(missing)?(&raw mut found) } {
+        0 => Ok(u16::try_from(found).unwrap_or(0)),
+        code => Err(DeviceError::Driver { choice, call: "cuDeviceGetCount", code }),
+    }
+}
+
+fn compiler(choice: Choice) -> Result<(), DeviceError> {
+    let mut reason = String::new();
+    for name in NVRTC {
+        // SAFETY: the compiler's initialisers ask nothing of us.
+        match unsafe { Library::new(name) } {
+            Ok(_) => return Ok(()),
+            Err(error) => reason = error.to_string(),
+        }
+    }
+    Err(DeviceError::NoLibrary {
+        choice,
+        library: "NVRTC (libnvrtc.so, .so.13, .so.12)",
+        reason,
+        remedy: "install CUDA's run-time compiler, or name its folder in LD_LIBRARY_PATH",
+    })
+}
+
+fn headers(choice: Choice) -> Result<(), DeviceError> {
+    let root = env::var_os("CUDA_PATH")
+        .map(PathBuf::from)
+        .or_else(|| USUAL.iter().map(PathBuf::from).find(|folder| folder.exists()));
+    let folder = root.unwrap_or_else(|| USUAL[0].into()).join("include");
+    if folder.join(HEADER).is_file() {
+        return Ok(());
+    }
+    let folder = folder.display().to_string();
+    Err(DeviceError::NoHeaders { choice, header: HEADER, folder })
+}

@@ -1,0 +1,187 @@
+//! What holds on every kind of device: a token's bits do not depend on the batch, and products in 8 bits are exact.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::num::NonZeroUsize;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
+use stoker_ops::{
+    Cache, KV_BLOCK, Tokens,
+    cpu::int8::Int8,
+    ops::{self, CacheKind, Matrix, Norm, Qkv},
+    rope,
+};
+use support::{Map, On, Values, cpu, devices, ints, random, tokens};
+
+/// The width at which burn's own product was seen to change its bits, and one that fills no tile.
+const WIDTHS: [usize; 2] = [90, 2048];
+
+fn bits<const D: usize>(x: Tensor<D>) -> Vec<u32> {
+    x.into_data().iter::<f32>().map(f32::to_bits).collect()
+}
+
+fn map(int8: bool, n: usize, k: usize) -> Map {
+    let values = random([n, k]).into_data().try_to_vec().unwrap();
+    Map { matrix: Values { int8, values, k }, bias: Some(random([n])) }
+}
+
+/// Rows of `x` one by one give the bits that they give together.
+fn same_alone(x: &Tensor<2>, device: &Device, f: impl Fn(Tensor<2>, &[usize]) -> Tensor<2>) {
+    let t = x.dims()[0];
+    let all: Vec<usize> = (0..t).collect();
+    let together = bits(f(x.on(device), &all));
+    for (i, want) in together.chunks_exact(together.len() / t).enumerate() {
+        let row = x.clone().slice(s![i..i + 1]).on(device);
+        assert_eq!(bits(f(row, &[i])), want, "row {i} of {t} on {device:?}");
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_in_a_batch() {
+    for device in &devices() {
+        for k in WIDTHS {
+            for t in [2, 7, 33] {
+                let x = random([t, k]);
+                let norm = Norm { gain: random([k]), epsilon: 1e-3 }.on(device);
+                let residual = random([t, 70]).on(device);
+                for int8 in [false, true] {
+                    let (gate, up) = (map(int8, 70, k).on(device), map(int8, 70, k).on(device));
+                    same_alone(&x, device, |x, rows| {
+                        let (first, last) = (rows[0], rows[rows.len() - 1]);
+                        let residual = residual.clone().slice(s![first..last + 1]);
+                        ops::linear_add(x, gate.clone(), residual)
+                    });
+                    same_alone(&x, device, |x, _| {
+                        ops::swiglu(x, norm.clone(), gate.clone(), up.clone())
+                    });
+                    same_alone(&x, device, |x, _| {
+                        let count = x.dims()[0];
+                        let rows = ints((0..count as i32).collect(), [count]).on(device);
+                        ops::logits(x, rows, norm.clone(), gate.clone())
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Some whole numbers in 8 bits, with the largest in each row.
+fn whole(rows: usize, k: usize, seed: u32) -> Vec<i8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ((state >> 16) % 255) as i32 - 127
+    };
+    let mut values: Vec<i8> = (0..rows * k).map(|_| next() as i8).collect();
+    values.chunks_exact_mut(k).for_each(|row| row[0] = 127);
+    values
+}
+
+#[test]
+fn products_in_8_bits_are_exact() {
+    for device in &devices() {
+        for (t, n, k) in [(1, 50, 2048), (3, 33, 65), (8, 40, 5632), (17, 70, 640), (70, 200, 2048)]
+        {
+            let (x, w) = (whole(t, k, 1), whole(n, k, 2));
+            let floats = |values: &[i8]| values.iter().map(|v| f32::from(*v)).collect::<Vec<_>>();
+            let matrix = Matrix::int8(Int8 { values: w.clone(), scales: vec![1.0; n] }, k, device);
+            let zeros = ops::floats(vec![0.0; t * n], [t, n], device);
+            let got =
+                ops::linear_add(ops::floats(floats(&x), [t, k], device), matrix.into(), zeros);
+            let dot = |x: &[i8], w: &[i8]| -> i32 {
+                x.iter().zip(w).map(|(x, w)| i32::from(*x) * i32::from(*w)).sum()
+            };
+            let want: Vec<u32> = x
+                .chunks_exact(k)
+                .flat_map(|x| w.chunks_exact(k).map(move |w| (dot(x, w) as f32).to_bits()))
+                .collect();
+            assert_eq!(bits(got), want, "{t} x {n} x {k} on {device:?}");
+        }
+    }
+}
+
+#[test]
+fn the_embedding_of_8_bits_is_exact() {
+    let (n, k) = (37, 100);
+    let values = whole(n, k, 3);
+    for device in &devices() {
+        let scales: Vec<f32> = (0..n).map(|i| 0.5 + i as f32).collect();
+        let table = Matrix::int8(Int8 { values: values.clone(), scales }, k, device);
+        let ids = ints(vec![36, 0, 5, 5], [4]).on(device);
+        let want: Vec<u32> = [36usize, 0, 5, 5]
+            .iter()
+            .flat_map(|id| values[id * k..(id + 1) * k].iter().map(move |v| (*v, *id)))
+            .map(|(v, id)| (f32::from(v) * (0.5 + id as f32)).to_bits())
+            .collect();
+        assert_eq!(bits(ops::embed(ids, table)), want, "{device:?}");
+    }
+}
+
+/// The integers of one token of a step.
+fn only(tokens: &Tokens, i: usize) -> Tokens {
+    let one = |x: &Tensor<1, Int>| x.clone().slice(s![i..i + 1]);
+    Tokens {
+        positions: one(&tokens.positions),
+        slots: one(&tokens.slots),
+        rows: one(&tokens.rows),
+        tables: tokens.tables.clone(),
+    }
+}
+
+#[test]
+fn a_prompt_has_the_same_bits_whole_and_token_by_token() {
+    let (g, group, d, k) = (2, 4, 64, 90);
+    let (tokens, blocks) = tokens(&[150, 20], &[0, 130]);
+    let (t, h) = (170, g * group);
+    let x = random([t, k]);
+    let table = rope::table(160, &rope::frequencies(d, 1e4));
+    let table = Tensor::<2>::from_data(TensorData::new(table, [160, d]), &cpu());
+    let maps = [false, true].map(|int8| map(int8, (h + 2 * g) * d, k));
+    let gain = random([k]);
+    for device in &devices() {
+        let (table, x) = (table.on(device), x.on(device));
+        let norm = Norm { gain: gain.on(device), epsilon: 1e-3 };
+        for (kind, map) in [(CacheKind::F32, &maps[0]), (CacheKind::F16, &maps[1])] {
+            if kind == CacheKind::F16 && !device.supports_dtype(DType::F16) {
+                eprintln!("SKIPPED: {device:?} has no half precision");
+                continue;
+            }
+            let weights = Qkv { weight: map.on(device), norm: None };
+            let run = |x: Tensor<2>, tokens: &Tokens, cache, window| {
+                let (q, cache) = ops::project_and_append(
+                    x,
+                    norm.clone(),
+                    weights.clone(),
+                    table.clone(),
+                    tokens,
+                    cache,
+                );
+                (bits(ops::paged_attention(q, tokens, &cache, window)), cache)
+            };
+            for window in [None, NonZeroUsize::new(70)] {
+                // What the second sequence finds in its cache is the same garbage both times.
+                let garbage = |shape| random(shape).cast(kind_of(kind));
+                let cache = Cache {
+                    keys: garbage([blocks, g, d, KV_BLOCK]),
+                    values: garbage([blocks, g, KV_BLOCK, d]),
+                };
+                let (whole, _) = run(x.clone(), &tokens.on(device), cache.on(device), window);
+                let mut one_by_one = cache.on(device);
+                for (i, want) in whole.chunks_exact(h * d).enumerate() {
+                    let row = x.clone().slice(s![i..i + 1]);
+                    let (got, cache) = run(row, &only(&tokens, i).on(device), one_by_one, window);
+                    one_by_one = cache;
+                    assert_eq!(got, want, "token {i}, {kind:?}, window {window:?}, {device:?}");
+                }
+            }
+        }
+    }
+}
+
+fn kind_of(kind: CacheKind) -> DType {
+    match kind {
+        CacheKind::F32 => DType::F32,
+        CacheKind::F16 => DType::F16,
+    }
+}

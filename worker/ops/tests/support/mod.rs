@@ -1,0 +1,140 @@
+//! Inputs of operations, made on the CPU and carried to the device under test.
+
+use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
+use stoker_ops::{
+    Cache, KV_BLOCK, Tokens,
+    cpu::int8::Int8,
+    ops::{HeadNorm, Matrix, Norm, Weight},
+};
+
+/// Where the references run.
+pub(crate) fn cpu() -> Device {
+    Device::flex()
+}
+
+/// Where the operations under test run: on every kind of device that this was built for.
+pub(crate) fn devices() -> Vec<Device> {
+    vec![
+        cpu(),
+        #[cfg(feature = "wgpu")]
+        Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cuda")]
+        Device::cuda(0),
+    ]
+}
+
+pub(crate) fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &cpu())
+}
+
+pub(crate) fn ints<const D: usize>(data: Vec<i32>, shape: [usize; D]) -> Tensor<D, Int> {
+    Tensor::from_data(TensorData::new(data, shape), (&cpu(), DType::I32))
+}
+
+/// The same on a device.
+pub(crate) trait On {
+    fn on(&self, device: &Device) -> Self;
+}
+
+impl<const D: usize> On for Tensor<D> {
+    fn on(&self, device: &Device) -> Self {
+        Tensor::from_data(self.to_data(), (device, self.dtype()))
+    }
+}
+
+impl<const D: usize> On for Tensor<D, Int> {
+    fn on(&self, device: &Device) -> Self {
+        Tensor::from_data(self.to_data(), (device, self.dtype()))
+    }
+}
+
+impl On for Norm {
+    fn on(&self, device: &Device) -> Self {
+        Self { gain: self.gain.on(device), epsilon: self.epsilon }
+    }
+}
+
+impl On for HeadNorm {
+    fn on(&self, device: &Device) -> Self {
+        let (query, key) = (self.query.on(device), self.key.on(device));
+        Self { query, key, epsilon: self.epsilon }
+    }
+}
+
+impl On for Cache {
+    fn on(&self, device: &Device) -> Self {
+        Self { keys: self.keys.on(device), values: self.values.on(device) }
+    }
+}
+
+impl On for Tokens {
+    fn on(&self, device: &Device) -> Self {
+        Self {
+            positions: self.positions.on(device),
+            slots: self.slots.on(device),
+            rows: self.rows.on(device),
+            tables: self.tables.on(device),
+        }
+    }
+}
+
+/// A matrix of `k` inputs before it is on any device.
+pub(crate) struct Values {
+    pub(crate) int8: bool,
+    pub(crate) values: Vec<f32>,
+    pub(crate) k: usize,
+}
+
+impl Values {
+    pub(crate) fn on(&self, device: &Device) -> Matrix {
+        if self.int8 {
+            Matrix::int8(Int8::quantize(&self.values, self.k), self.k, device)
+        } else {
+            Matrix::float(self.values.clone(), self.k, device)
+        }
+    }
+}
+
+/// A linear map before it is on any device.
+pub(crate) struct Map {
+    pub(crate) matrix: Values,
+    pub(crate) bias: Option<Tensor<1>>,
+}
+
+impl Map {
+    pub(crate) fn on(&self, device: &Device) -> Weight {
+        let bias = self.bias.as_ref().map(|bias| bias.on(device));
+        Weight { matrix: self.matrix.on(device), bias }
+    }
+}
+
+/// Sequences with `lengths` new tokens each, on top of `cached` old ones, in shuffled blocks.
+pub(crate) fn tokens(lengths: &[usize], cached: &[usize]) -> (Tokens, usize) {
+    let needed: Vec<usize> =
+        lengths.iter().zip(cached).map(|(l, c)| (l + c).div_ceil(KV_BLOCK)).collect();
+    let width = needed.iter().copied().max().unwrap_or(1);
+    let total: usize = needed.iter().sum::<usize>() + 3;
+    // Blocks are handed out from the end, so that neither order nor start is trivial.
+    let mut free: Vec<i32> = (0..total as i32).collect();
+    let (mut positions, mut slots, mut rows) = (vec![], vec![], vec![]);
+    let mut tables = vec![0; lengths.len() * width];
+    for (s, (length, cached)) in lengths.iter().zip(cached).enumerate() {
+        for i in 0..needed[s] {
+            tables[s * width + i] = free.pop().unwrap();
+        }
+        for p in *cached..cached + length {
+            positions.push(p as i32);
+            rows.push(s as i32);
+            let block = tables[s * width + p / KV_BLOCK] as usize;
+            slots.push((block * KV_BLOCK + p % KV_BLOCK) as i32);
+        }
+    }
+    let t = positions.len();
+    let tokens = Tokens {
+        positions: ints(positions, [t]),
+        slots: ints(slots, [t]),
+        rows: ints(rows, [t]),
+        tables: ints(tables, [lengths.len(), width]),
+    };
+    (tokens, total)
+}
