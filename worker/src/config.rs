@@ -8,12 +8,31 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
-use stoker_ops::KV_BLOCK;
+use stoker_ops::{KV_BLOCK, device::Choice};
 use stoker_shared::duration;
+
+/// Where a model computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+pub struct DeviceConfig {
+    /// Where to compute: `auto` (the GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N` (NVIDIA's GPU
+    /// number N), `wgpu` (what Vulkan, Metal or DirectX reach)
+    #[arg(
+        long,
+        env = "STOKER_DEVICE",
+        default_value_t = Choice::default(),
+        value_name = "DEVICE",
+        help_heading = "Model"
+    )]
+    pub device: Choice,
+}
 
 /// How a model computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct ComputeConfig {
+    /// Where it does.
+    #[command(flatten)]
+    pub device: DeviceConfig,
+
     /// How weights are kept and multiplied: in 8 bits with a scale for each output, or in f32
     #[arg(
         long,
@@ -25,7 +44,7 @@ pub struct ComputeConfig {
     )]
     pub quantize: Quantization,
 
-    /// Threads to compute with [default: as many as this process may use, by affinity and cgroup]
+    /// Threads to compute with on the CPU [default: as many as this process may use, by affinity and cgroup]
     #[arg(
         long,
         env = "STOKER_THREADS",

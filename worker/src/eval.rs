@@ -18,6 +18,7 @@ use stoker_engine::{
     scheduler::blocks_for,
     weights::{ModelConfig, ModelFiles},
 };
+use stoker_ops::Device;
 
 pub use cli::EvalArgs;
 pub use report::{Report, Row};
@@ -50,11 +51,12 @@ pub fn run(args: EvalArgs) -> Result<(), (u8, String)> {
 pub fn evaluate(args: &EvalArgs) -> Result<Report, Failure> {
     let text = Text::of(args)?;
     let files = loading::open(&args.model)?;
+    let device = loading::device(args.device.device).map_err(LoadError::from)?;
     let length = window(args, files.config())?;
     let windows = Windows::cut(files.tokenizer(), &text, length, args.max_tokens)?;
     let mut subjects = Vec::new();
     for kind in kinds(args) {
-        let model = load(args, &files, kind, length)?;
+        let model = load(args, &files, kind, length, &device)?;
         subjects.push(Subject::new(kind, Runner::new(model, blocks_for(length))));
     }
     let bar = ProgressBar::new(windows.scored() as u64).with_style(style());
@@ -95,6 +97,7 @@ fn load(
     files: &ModelFiles,
     kind: Quantization,
     window: usize,
+    device: &Device,
 ) -> Result<Model, Failure> {
     let engine = EngineConfig {
         max_num_seqs: 1,
@@ -102,12 +105,13 @@ fn load(
         kv_blocks: blocks_for(window),
     };
     let needs = Needs::of(files.config(), kind, &engine, 1);
-    needs.check(files.name(), Free::now()).map_err(|error| {
+    let free = Free::now().filter(|_| device.is_cpu());
+    needs.check(files.name(), free).map_err(|error| {
         let advice =
             "all that is compared is in memory together: --quantize measures one at a time";
         Failure::Usage(format!("{error}; {advice}"))
     })?;
-    Ok(loading::read(files, &args.model.name(), kind).map_err(LoadError::from)?)
+    Ok(loading::read(files, &args.model.name(), kind, device).map_err(LoadError::from)?)
 }
 
 fn style() -> ProgressStyle {

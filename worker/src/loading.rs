@@ -5,12 +5,16 @@ use std::{num::NonZeroUsize, path::PathBuf, str::FromStr};
 use indicatif::{ProgressBar, ProgressStyle};
 use stoker_engine::{
     Model,
-    model::{self, LoadTimings, Quantization},
+    model::{LoadTimings, Quantization},
     simulate::Profile,
     weights::{ModelFiles, WeightsError},
 };
 
-use stoker_ops::cpu::{self, isa::Isa};
+use stoker_ops::{
+    Device,
+    cpu::{self, isa::Isa},
+    device::{Choice, DeviceError},
+};
 
 use crate::{
     WorkerConfig,
@@ -39,6 +43,9 @@ pub enum LoadError {
     /// Its files.
     #[error("--model: {0}")]
     Weights(Box<WeightsError>),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// Settings that contradict each other or the model.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -77,7 +84,7 @@ impl ModelSource {
     }
 }
 
-/// Loads a model onto the CPU for so many workers, which share it. One that does not fit into memory
+/// Loads a model onto its device for so many workers, which share it. One that does not fit into memory
 /// together with their caches is refused before a weight is read.
 pub fn load(source: &ModelSource, config: &WorkerConfig, workers: u16) -> Result<Model, LoadError> {
     load_within(Free::now(), source, config, workers)
@@ -99,33 +106,45 @@ fn load_within(
     }
     let files = open(source)?;
     let engine = config.engine(files.config(), config.compute.quantize)?;
-    let needs = Needs::of(files.config(), config.compute.quantize, &engine, workers);
-    needs.check(files.name(), free)?;
-    let model = read(&files, &source.name(), config.compute.quantize)?;
+    let device = device(config.compute.device.device)?;
+    if device.is_cpu() {
+        let needs = Needs::of(files.config(), config.compute.quantize, &engine, workers);
+        needs.check(files.name(), free)?;
+    }
+    let model = read(&files, &source.name(), config.compute.quantize, &device)?;
     if config.compute.timings {
-        eprintln!("{}", times(&model.load_timings));
+        eprintln!("{}", times(&model.load_timings, &device));
     }
     let isa = Isa::best();
-    if isa.is_baseline() {
+    if device.is_cpu() && isa.is_baseline() {
         tracing::warn!(
             arch = std::env::consts::ARCH,
             "no fast path for this CPU: portable code computes, which is much slower (the fast \
              ones need x86-64 with AVX2, FMA and F16C)"
         );
     }
-    tracing::debug!(instructions = isa.name(), threads = cpu::threads(), "loaded");
+    tracing::debug!(device.class, device.name, threads = cpu::threads(), "loaded");
     Ok(model)
 }
 
 /// A line for those who ask.
-fn times(times: &LoadTimings) -> String {
+fn times(times: &LoadTimings, device: &Device) -> String {
     let LoadTimings { read, quantize, pack, digest, total } = times;
     format!(
         "Loaded in {total:.2?}: read {read:.2?}, quantized {quantize:.2?}, packed {pack:.2?}, \
          hashed {digest:.2?} ({} threads, {})",
         cpu::threads(),
-        Isa::best().name(),
+        device.name,
     )
+}
+
+/// Opens a device. One that `auto` passes over is logged.
+pub(crate) fn device(choice: Choice) -> Result<Device, DeviceError> {
+    let device = Device::open(choice, |error| {
+        tracing::warn!(%error, "passed over");
+    })?;
+    tracing::info!(class = device.class, name = device.name, "device");
+    Ok(device)
 }
 
 /// Opens the files of a model that has some.
@@ -144,9 +163,10 @@ pub(crate) fn read(
     files: &ModelFiles,
     name: &str,
     quantization: Quantization,
+    device: &Device,
 ) -> Result<Model, WeightsError> {
     let bar = ProgressBar::no_length().with_style(style()).with_prefix(name.to_owned());
-    let model = Model::load(files, &model::cpu(), quantization, |progress| {
+    let model = Model::load(files, device, quantization, |progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     });

@@ -96,7 +96,7 @@ pub struct GenerateArgs {
         long,
         env = "STOKER_ENDPOINT",
         value_name = "ADDR",
-        conflicts_with_all = ["model", "num_workers", "quantize", "threads", "timings"]
+        conflicts_with_all = ["model", "num_workers", "device", "quantize", "threads", "timings"]
     )]
     pub endpoint: Option<Address>,
 

@@ -13,11 +13,11 @@ mod rope;
 
 use std::{sync::Arc, time::Instant};
 
-use burn::tensor::Device;
 pub use decoder::Decoder;
 pub use quantization::Quantization;
 pub use reader::LoadTimings;
 use reader::Reader;
+use stoker_ops::Device;
 
 use crate::{
     simulate::Profile,
@@ -36,17 +36,12 @@ pub enum Network {
 
 impl Network {
     /// The kind of device, as the digest and `GetModelInfo` name it.
-    pub fn device_class(&self) -> &'static str {
+    pub fn device_class(&self) -> &str {
         match self {
-            Self::Decoder(..) => "cpu",
+            Self::Decoder(_, device) => &device.class,
             Self::Simulated(_) => "simulated",
         }
     }
-}
-
-/// The device that every machine has.
-pub fn cpu() -> Device {
-    Device::flex()
 }
 
 /// A loaded model. Its tensors are shared: an engine that clones it copies nothing.
@@ -93,9 +88,9 @@ impl Model {
         let begun = Instant::now();
         let mut reader = Reader {
             files,
-            device,
+            device: &device.tensors,
             quantization,
-            digest: digest::Digest::new(files, quantization),
+            digest: digest::Digest::new(files, &device.class, quantization),
             timings: LoadTimings::default(),
             progress: Progress { done: 0, total },
             report: &mut report,

@@ -2,8 +2,7 @@
 
 use std::slice::ChunksExact;
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use stoker_ops::{Cache, KV_BLOCK, Tokens};
+use stoker_ops::{Cache, KV_BLOCK, Tokens, ops};
 
 use crate::{
     blocks::Block,
@@ -55,7 +54,7 @@ impl Logits {
 /// What computes.
 enum Computes {
     /// A network, with a cache for each layer.
-    Network { decoder: Box<Decoder>, device: Device, caches: Vec<Cache> },
+    Network { decoder: Box<Decoder>, device: burn::tensor::Device, caches: Vec<Cache> },
     /// Nothing but a clock.
     Simulator(Simulator),
 }
@@ -66,6 +65,7 @@ impl Runner {
         let config = &model.config;
         let device = match model.network.clone() {
             Network::Decoder(decoder, device) => {
+                let device = device.tensors;
                 let kind = model.quantization.cache_kind();
                 let (heads, d) = (config.num_kv_heads, config.head_dim);
                 let cache = |_| Cache::new(blocks, heads, d, kind, &device);
@@ -91,7 +91,11 @@ impl Runner {
             Computes::Network { decoder, device, caches } => {
                 let step = Step::new(parts);
                 let tokens = step.tokens(device);
-                let (ids, wanted) = (ints(step.ids, device), ints(step.wanted, device));
+                let ints = |values: Vec<i32>| {
+                    let shape = [values.len()];
+                    ops::ints(values, shape, device)
+                };
+                let (ids, wanted) = (ints(step.ids), ints(step.wanted));
                 let (logits, written) =
                     decoder.forward(ids, &tokens, std::mem::take(caches), wanted);
                 *caches = written;
@@ -137,19 +141,14 @@ impl Step {
         step
     }
 
-    fn tokens(&self, device: &Device) -> Tokens {
-        let tables =
-            TensorData::new(self.tables.clone(), [self.tables.len() / self.width, self.width]);
+    fn tokens(&self, device: &burn::tensor::Device) -> Tokens {
+        let tables = [self.tables.len() / self.width, self.width];
+        let ints = |values: &[i32]| ops::ints(values.to_vec(), [values.len()], device);
         Tokens {
-            positions: ints(self.positions.clone(), device),
-            slots: ints(self.slots.clone(), device),
-            rows: ints(self.rows.clone(), device),
-            tables: Tensor::from_data(tables, (device, DType::I32)),
+            positions: ints(&self.positions),
+            slots: ints(&self.slots),
+            rows: ints(&self.rows),
+            tables: ops::ints(self.tables.clone(), tables, device),
         }
     }
-}
-
-fn ints(data: Vec<i32>, device: &Device) -> Tensor<1, Int> {
-    let shape = [data.len()];
-    Tensor::from_data(TensorData::new(data, shape), (device, DType::I32))
 }

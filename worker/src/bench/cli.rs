@@ -78,6 +78,10 @@ pub struct BenchArgs {
     )]
     pub format: Vec<Format>,
 
+    /// Where the model computes.
+    #[command(flatten)]
+    pub device: config::DeviceConfig,
+
     /// How weights are kept and multiplied: in 8 bits with a scale for each output, or in f32
     #[arg(
         long,

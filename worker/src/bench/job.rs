@@ -15,6 +15,8 @@ pub(super) struct Job {
     pub(super) format: Format,
     /// As `--quantize` takes it.
     pub(super) quantize: String,
+    /// As `--device` takes it.
+    pub(super) device: String,
     /// Sequences at once.
     pub(super) batch: usize,
     /// Positions that each holds while it decodes, on average.

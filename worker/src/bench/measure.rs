@@ -3,12 +3,9 @@
 use std::time::{Duration, Instant};
 
 use stoker_engine::{
-    footprint::Footprint,
-    model::{self, Quantization},
-    naive::NaiveDecoder,
-    weights::ModelConfig,
+    footprint::Footprint, model::Quantization, naive::NaiveDecoder, weights::ModelConfig,
 };
-use stoker_ops::cpu;
+use stoker_ops::{Device, cpu, device::Choice};
 
 use super::{
     child::Tell,
@@ -19,7 +16,10 @@ use super::{
     row::{Measured, Row},
     sustain,
 };
-use crate::{ModelSource, loading};
+use crate::{
+    ModelSource,
+    loading::{self, LoadError},
+};
 
 /// Steps of plain operations: they are slow, and one is like the other.
 const NAIVE_STEPS: usize = 16;
@@ -29,7 +29,7 @@ const NAIVE_TIME: Duration = Duration::from_secs(20);
 /// What a job came to, but for memory.
 struct Ran {
     load: Duration,
-    device: &'static str,
+    device: String,
     config: ModelConfig,
     /// One for each row.
     paces: Vec<Pace>,
@@ -55,7 +55,7 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         scenario: job.scenario.clone(),
         format: job.format.to_string(),
         quantize: job.quantize.clone(),
-        device: ran.device.into(),
+        device: ran.device.clone(),
         threads: cpu::threads() as u64,
         batch: job.batch as u64,
         context: job.context as u64,
@@ -87,11 +87,14 @@ fn run(job: &Job, quantization: Quantization, tell: &mut Tell) -> Result<Ran, Er
     if job.work == Work::Naive {
         let config = loading::open(&source)?.config().clone();
         let (load, pace) = naive(&config, job.context, tell)?;
-        return Ok(Ran { load, device: "cpu", config, paces: vec![pace] });
+        return Ok(Ran { load, device: Device::cpu().class, config, paces: vec![pace] });
     }
-    let model = loading::read(&loading::open(&source)?, &source.name(), quantization)?;
+    let choice: Choice = job.device.parse().map_err(Error::Usage)?;
+    let device = loading::device(choice).map_err(LoadError::from)?;
+    let files = loading::open(&source)?;
+    let model = loading::read(&files, &source.name(), quantization, &device)?;
     let load = begun.elapsed();
-    let (device, config) = (model.network.device_class(), model.config.clone());
+    let (device, config) = (model.network.device_class().to_owned(), model.config.clone());
     let paces = match &job.work {
         Work::Sustain { prompt, output, seconds } => {
             let time = Duration::from_secs_f64(*seconds);
@@ -105,7 +108,7 @@ fn run(job: &Job, quantization: Quantization, tell: &mut Tell) -> Result<Ran, Er
 
 fn naive(config: &ModelConfig, context: usize, tell: &mut Tell) -> Result<(Duration, Pace), Error> {
     let begun = Instant::now();
-    let mut decoder = NaiveDecoder::random(config, context, &model::cpu());
+    let mut decoder = NaiveDecoder::random(config, context, &Device::cpu().tensors);
     let load = begun.elapsed();
     let (begun, mut steps) = (Instant::now(), Vec::new());
     while steps.len() < 3 || (steps.len() < NAIVE_STEPS && begun.elapsed() < NAIVE_TIME) {

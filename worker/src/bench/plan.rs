@@ -84,7 +84,11 @@ pub(super) fn jobs(args: &BenchArgs, subjects: &[Subject]) -> Result<Vec<Job>, E
         SCENARIO_RUNS
     };
     let runs = args.runs.map_or(runs, u64::from);
-    let again = |job: Job| (1..=runs).map(move |run| Job { run, ..job.clone() });
+    let device = args.device.device.to_string();
+    let again = |job: Job| {
+        let job = Job { device: device.clone(), ..job };
+        (1..=runs).map(move |run| Job { run, ..job.clone() })
+    };
     Ok(cases.into_iter().flat_map(again).collect())
 }
 
@@ -95,6 +99,7 @@ fn job(subject: &Subject, scenario: &str, quantize: Quantization, work: Work) ->
         scenario: scenario.into(),
         format: subject.format,
         quantize: quantize.name().into(),
+        device: String::new(),
         batch: 1,
         context: 0,
         run: 1,

@@ -31,6 +31,10 @@ pub struct EvalArgs {
     #[arg(long, env = "STOKER_MODEL", default_value = "storyteller", value_name = "PATH")]
     pub model: ModelSource,
 
+    /// Where the model computes.
+    #[command(flatten)]
+    pub device: config::DeviceConfig,
+
     /// The text, in UTF-8 [default for the bundled model: stories that it has not learned from]
     #[arg(long, env = "STOKER_EVAL_TEXT", value_name = "FILE")]
     pub text: Option<PathBuf>,
@@ -63,6 +67,7 @@ impl Default for EvalArgs {
     fn default() -> Self {
         Self {
             model: ModelSource::Bundled,
+            device: config::DeviceConfig::default(),
             text: None,
             quantize: Vec::new(),
             max_tokens: None,

@@ -1,6 +1,6 @@
 //! The whole network: embedding, layers, head.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use stoker_ops::{
     Cache, Tokens,
     ops::{self, Matrix, Norm, Weight},
@@ -40,8 +40,7 @@ impl Decoder {
             Linear::read(reader, "lm_head", shape, false)?.weight
         };
         let angles = rope::table(config.context_length, &frequencies(config));
-        let angles = TensorData::new(angles, [config.context_length, config.head_dim]);
-        let rope = Tensor::from_data(angles, reader.device);
+        let rope = ops::floats(angles, [config.context_length, config.head_dim], reader.device);
         Ok(Self { embedding, layers, norm, head, rope })
     }
 

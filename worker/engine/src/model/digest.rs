@@ -20,10 +20,10 @@ pub(super) fn simulated(profile: &Profile, tokenizer: &Tokenizer) -> String {
 pub(super) struct Digest(blake3::Hasher);
 
 impl Digest {
-    pub(super) fn new(files: &ModelFiles, quantization: Quantization) -> Self {
+    pub(super) fn new(files: &ModelFiles, device_class: &str, quantization: Quantization) -> Self {
         let mut digest = Self(blake3::Hasher::new());
         digest.field("numerics", &NUMERICS_VERSION.to_le_bytes());
-        digest.field("device", b"cpu");
+        digest.field("device", device_class.as_bytes());
         digest.field("quantization", quantization.name().as_bytes());
         let mut text = String::new();
         // Writing to a string cannot fail.

@@ -10,12 +10,12 @@ use std::{
     time::Instant,
 };
 
-use burn::tensor::Device;
 use safetensors::{Dtype, tensor::TensorView};
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, FinishReason, Logprobs, Model, Request, Sampling,
     Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, weights::ModelFiles,
 };
+use stoker_ops::Device;
 
 /// The folder of real models, or `None` with a word about it where only the project is there.
 pub fn data(path: &str) -> Option<PathBuf> {
@@ -39,7 +39,7 @@ pub fn load(path: &Path) -> Model {
 /// The model at `path`.
 pub fn load_as(path: &Path, quantization: Quantization) -> Model {
     let files = ModelFiles::open(path).unwrap();
-    Model::load(&files, &Device::flex(), quantization, |_| ()).unwrap()
+    Model::load(&files, &Device::cpu(), quantization, |_| ()).unwrap()
 }
 
 /// The bundled model.
@@ -50,7 +50,7 @@ pub fn stories() -> Model {
 /// The bundled model, its weights kept in one way.
 pub fn stories_in(quantization: Quantization) -> Model {
     let files = ModelFiles::embedded("storyteller", storyteller::model()).unwrap();
-    Model::load(&files, &Device::flex(), quantization, |_| ()).unwrap()
+    Model::load(&files, &Device::cpu(), quantization, |_| ()).unwrap()
 }
 
 /// The bundled model, its weights kept in every way.
