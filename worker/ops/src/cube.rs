@@ -18,6 +18,8 @@ mod pack;
 mod project;
 mod reduce;
 mod rows;
+#[cfg(feature = "cuda-source")]
+pub mod source;
 
 pub use buffer::launches;
 pub use int8::{Products, force_products};

@@ -14,6 +14,8 @@ pub struct Device {
     pub class: String,
     /// As it calls itself.
     pub name: String,
+    /// Where one of NVIDIA's GPUs is on the bus: `0000:07:00.0`.
+    pub pci: Option<String>,
 }
 
 /// What an operator asks for.
@@ -116,7 +118,7 @@ impl Device {
     /// The CPU, which every machine has.
     pub fn cpu() -> Self {
         let name = crate::cpu::isa::Isa::best().name().to_owned();
-        Self { tensors: burn::tensor::Device::flex(), class: "cpu".into(), name }
+        Self { tensors: burn::tensor::Device::flex(), class: "cpu".into(), name, pci: None }
     }
 
     /// Opens what was asked for. With [`Choice::Auto`] a device that does not work is passed over, and `report` hears why.
@@ -206,8 +208,10 @@ fn computing(
         }
     }
     let identity = tensors.identity();
-    let (name, code) = identity.map_or_else(Default::default, |it| (it.name, it.fingerprint));
-    Ok(Device { tensors, class: class(&code), name })
+    let Some(identity) = identity else { return Err(broken("it does not say what it is".into())) };
+    let card = identity.physical.filter(|_| matches!(choice, Choice::Cuda(_)));
+    let pci = card.and_then(|card| card.pci_address).map(|address| address.to_string());
+    Ok(Device { tensors, class: class(&identity.fingerprint), name: identity.name, pci })
 }
 
 impl fmt::Display for Choice {

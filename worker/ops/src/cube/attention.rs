@@ -16,7 +16,7 @@ use super::{
 use crate::KV_BLOCK;
 
 /// Positions of a split, and units of the cube that attends to it.
-const SPLIT: usize = 128;
+pub(super) const SPLIT: usize = 128;
 /// Cache blocks of a split.
 const BLOCKS: usize = SPLIT / KV_BLOCK;
 /// Units that merge.
@@ -24,13 +24,13 @@ const MERGE_UNITS: u32 = 128;
 
 /// What is fixed for a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Heads {
+pub(super) struct Heads {
     /// Query heads that share a key-value head.
-    group: usize,
+    pub(super) group: usize,
     /// Elements of a head.
-    d: usize,
+    pub(super) d: usize,
     /// Whether a token sees the last so many positions only.
-    windowed: bool,
+    pub(super) windowed: bool,
 }
 
 /// Where the tokens of a step stand. See [`crate::ops::Tokens`].
@@ -117,7 +117,7 @@ fn first_seen(position: usize, window: usize, #[comptime] heads: Heads) -> usize
 }
 
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn attend_split<E: Float>(
+pub(in crate::cube) fn attend_split<E: Float>(
     queries: &[f32],
     keys: &[E],
     values: &[E],
@@ -255,7 +255,7 @@ fn attend_split<E: Float>(
 
 /// A unit an element of the output: the splits in order, relative to the largest score of all.
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn merge_splits(
+pub(in crate::cube) fn merge_splits(
     partial: &[f32],
     weights: &[f32],
     positions: &[i32],

@@ -58,7 +58,7 @@ pub(super) fn int8(ids: &Buffer, table: &Matrix, k: usize) -> Buffer {
 }
 
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn embed_f32(ids: &[i32], table: &[f32], out: &mut [f32], k: u32) {
+pub(in crate::cube) fn embed_f32(ids: &[i32], table: &[f32], out: &mut [f32], k: u32) {
     let (k, token) = (k as usize, CUBE_POS_Y as usize);
     let i = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
     if i < k {
@@ -67,7 +67,14 @@ fn embed_f32(ids: &[i32], table: &[f32], out: &mut [f32], k: u32) {
 }
 
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn embed_int8(ids: &[i32], table: &[i32], scales: &[f32], out: &mut [f32], k: u32, words: u32) {
+pub(in crate::cube) fn embed_int8(
+    ids: &[i32],
+    table: &[i32],
+    scales: &[f32],
+    out: &mut [f32],
+    k: u32,
+    words: u32,
+) {
     let (k, token) = (k as usize, CUBE_POS_Y as usize);
     let i = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
     if i < k {

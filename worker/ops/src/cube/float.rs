@@ -18,7 +18,7 @@ const ROWS: usize = 8;
 
 /// What happens to finished products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Then {
+pub(super) enum Then {
     /// Nothing.
     Nothing,
     /// A residual is added.
@@ -85,7 +85,7 @@ fn launch(
 }
 
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn linear_f32(
+pub(in crate::cube) fn linear_f32(
     x: &[f32],
     w: &[f32],
     bias: &[f32],

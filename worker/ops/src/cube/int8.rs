@@ -3,8 +3,8 @@
 //! [`dp4a`] reads each weight once for up to eight rows and is bound by memory, as decode is; [`mma`] feeds
 //! tensor cores, for more rows.
 
-mod dp4a;
-mod mma;
+pub(super) mod dp4a;
+pub(super) mod mma;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -57,7 +57,7 @@ impl Over for CubeCount {
 }
 
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn pack_rows(from: &[u32], to: &mut [i32], n: u32, k: u32, words: u32) {
+pub(in crate::cube) fn pack_rows(from: &[u32], to: &mut [i32], n: u32, k: u32, words: u32) {
     let (n, k, words) = (n as usize, k as usize, words as usize);
     let word = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
     if word < words {

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Units that share a head.
-const UNITS: usize = 64;
+pub(super) const UNITS: usize = 64;
 
 /// What is done to heads of `d` elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,7 +83,7 @@ pub(super) fn rotate_and_append(
 
 /// A cube a head of a token.
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn rotate_and_append_kernel<E: Float>(
+pub(in crate::cube) fn rotate_and_append_kernel<E: Float>(
     projected: &[f32],
     rope: &[f32],
     positions: &[i32],

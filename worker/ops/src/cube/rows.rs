@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Units that share a row.
-const UNITS: usize = 256;
+pub(super) const UNITS: usize = 256;
 /// Bytes that rows in 8 bits are filled up to: what four lanes of a tensor core's tile read at once.
 pub(super) const ALIGN: usize = 64;
 
@@ -32,9 +32,11 @@ pub(super) struct Quantized {
 
 /// Which of the two there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Steps {
-    gather: bool,
-    norm: bool,
+pub(super) struct Steps {
+    /// Rows are picked.
+    pub(super) gather: bool,
+    /// Rows are normalised.
+    pub(super) norm: bool,
 }
 
 impl Prepare<'_> {
@@ -167,7 +169,7 @@ fn element(
 
 /// A cube a row.
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn quantize_rows(
+pub(in crate::cube) fn quantize_rows(
     x: &[f32],
     rows: &[i32],
     gain: &[f32],
@@ -214,7 +216,7 @@ fn quantize_rows(
 
 /// A cube a row.
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn prepare_rows(
+pub(in crate::cube) fn prepare_rows(
     x: &[f32],
     rows: &[i32],
     gain: &[f32],

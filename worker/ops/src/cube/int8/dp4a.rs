@@ -155,8 +155,47 @@ fn dots(
     sums
 }
 
+/// The same with one output of each of two matrices, which share the inputs: first `rows` sums with the one, then `rows`
+/// with the other.
+#[cube]
+fn two_dots(
+    x: &[Words],
+    one: &[Words],
+    other: &[Words],
+    first: usize,
+    output: usize,
+    t: usize,
+    words: usize,
+    #[comptime] rows: usize,
+) -> Array<i32> {
+    let lanes = CUBE_DIM_X as usize;
+    let mut sums = Array::<i32>::new(comptime!(2 * rows));
+    #[unroll]
+    for r in 0..comptime!(2 * rows) {
+        sums[r] = 0i32;
+    }
+    let weights = output * words;
+    let mut i = UNIT_POS_X as usize;
+    while i < words {
+        let (a, b) = (one[weights + i], other[weights + i]);
+        #[unroll]
+        for r in 0..rows {
+            let row = min(first + r, t - 1);
+            let inputs = x[row * words + i];
+            sums[r] = add(sums[r], inputs, a);
+            sums[rows + r] = add(sums[rows + r], inputs, b);
+        }
+        i += lanes;
+    }
+    #[unroll]
+    for r in 0..comptime!(2 * rows) {
+        sums[r] = plane_sum(sums[r]);
+    }
+    sums
+}
+
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn linear_dp4a(
+pub(in crate::cube) fn linear_dp4a(
     x: &[Words],
     row_scales: &[f32],
     w: &[Words],
@@ -187,7 +226,7 @@ fn linear_dp4a(
 }
 
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn swiglu_dp4a(
+pub(in crate::cube) fn swiglu_dp4a(
     x: &[Words],
     row_scales: &[f32],
     gate: &[Words],
@@ -206,16 +245,15 @@ fn swiglu_dp4a(
     let (t, n, words) = (t as usize, n as usize, words as usize);
     let output = (CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y) as usize;
     let first = CUBE_POS_Y as usize * rows;
-    let gates = dots(x, gate, first, min(output, n - 1), t, words, rows);
-    let ups = dots(x, up, first, min(output, n - 1), t, words, rows);
+    let sums = two_dots(x, gate, up, first, min(output, n - 1), t, words, rows);
     if output < n && UNIT_POS_X == 0 {
         #[unroll]
         for r in 0..rows {
             let row = first + r;
             if row < t {
                 out[row * n + output] = gated(
-                    gates[r],
-                    ups[r],
+                    sums[r],
+                    sums[rows + r],
                     row,
                     output,
                     row_scales,

@@ -28,16 +28,16 @@ const PLANES: u32 = 4;
 
 /// Tiles of a plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Shape {
+pub(in crate::cube) struct Shape {
     /// Over outputs.
-    m: usize,
+    pub(in crate::cube) m: usize,
     /// Over rows.
-    n: usize,
+    pub(in crate::cube) n: usize,
 }
 
 impl Shape {
     /// For a linear map of `t` rows: no more rows than there are, filled up.
-    fn for_linear(t: usize) -> Self {
+    pub(in crate::cube) fn for_linear(t: usize) -> Self {
         match t {
             ..=16 => Self { m: 1, n: 2 },
             ..=32 => Self { m: 2, n: 4 },
@@ -46,7 +46,7 @@ impl Shape {
     }
 
     /// For two maps at once, whose sums share the registers.
-    fn for_two(t: usize) -> Self {
+    pub(in crate::cube) fn for_two(t: usize) -> Self {
         match t {
             ..=16 => Self { m: 1, n: 2 },
             ..=32 => Self { m: 1, n: 4 },
@@ -224,7 +224,7 @@ fn place(#[comptime] m: usize, #[comptime] n: usize, #[comptime] i: usize) -> (u
 }
 
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn linear_mma(
+pub(in crate::cube) fn linear_mma(
     x: &[Words],
     row_scales: &[f32],
     w: &[Words],
@@ -271,7 +271,7 @@ fn linear_mma(
 }
 
 #[cube(launch_unchecked, create_dummy_kernel)]
-fn swiglu_mma(
+pub(in crate::cube) fn swiglu_mma(
     x: &[Words],
     row_scales: &[f32],
     gate: &[Words],

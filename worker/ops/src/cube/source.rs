@@ -1,0 +1,433 @@
+//! The CUDA C++ of every kernel, without a GPU, a driver or a toolkit: for the shape of TinyLlama-1.1B.
+
+use std::sync::Arc;
+
+use cubecl::{
+    ir::{
+        ContiguousElements, DeviceIdentity, DeviceProperties, HardwareProperties, MmaProperties,
+        TargetProperties, features::Plane,
+    },
+    prelude::*,
+    server::Handle,
+};
+use cubecl_common::{
+    device::{DeviceId, ServiceId},
+    profile::TimingMethod,
+};
+use cubecl_core::{Compiler as _, cmma::MatrixLayout, define_kernel};
+use cubecl_cpp::{
+    cuda::{arch::CudaArchitecture, mma},
+    register_supported_types,
+    shared::{CompilationOptions, CppCompiler, CppSupportedFeatures, register_mma_features},
+    target::Cuda,
+};
+use cubecl_environment::stream::StreamId;
+use half::f16;
+
+use super::{
+    attention::{self, Heads as Attending, attend_split, merge_splits},
+    embed::{embed_f32, embed_int8},
+    float::{Then, linear_f32},
+    int8::{
+        Finish,
+        dp4a::{linear_dp4a, swiglu_dp4a},
+        mma::{Shape, linear_mma, swiglu_mma},
+    },
+    pack::pack_rows,
+    project::{self, Heads, rotate_and_append_kernel},
+    rows::{self, Steps, prepare_rows, quantize_rows},
+};
+
+/// A kernel in CUDA C++.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Of the kernel, and what it was made for.
+    pub name: String,
+    /// What a CUDA compiler takes.
+    pub text: String,
+}
+
+/// Where buffers of kernels that never run are.
+struct Nowhere;
+
+/// What a kernel asks of a device of compute capability `arch`, 80 for 8.0.
+struct Target {
+    properties: Arc<DeviceProperties>,
+    target: Arc<TargetProperties>,
+    options: CompilationOptions,
+    sources: Vec<Source>,
+}
+
+/// Every kernel, for compute capability `arch`: 80, 89, 90, ...
+pub fn cuda(arch: u32) -> Vec<Source> {
+    let mut target = Target::new(arch);
+    target.products();
+    target.rows();
+    target.attention();
+    target.rest();
+    target.sources
+}
+
+/// Makes a kernel of what `launch_unchecked` would be given, and keeps its source.
+macro_rules! add {
+    ($target:ident, $name:expr, $kernel:ident $(::<$e:ty>)?, $units:expr, $($arg:expr),+ $(,)?) => {
+        let kernel = $kernel::create_dummy_kernel $(::<$e>)? (
+            Arc::clone(&$target.properties),
+            Arc::clone(&$target.target),
+            CubeCount::Static(1, 1, 1),
+            $units,
+            $($arg),+
+        );
+        $target.add($name, &kernel);
+    };
+}
+
+fn buffer() -> BufferArg {
+    let service = ServiceId::of::<Nowhere>(DeviceId::new(0, 0));
+    // SAFETY: no kernel runs on it.
+    unsafe {
+        BufferArg::from_raw_parts(Handle::new(service, StreamId { value: 0 }, 1 << 30), 1 << 28)
+    }
+}
+
+impl Target {
+    /// As cubecl-cuda describes such a device.
+    fn new(arch: u32) -> Self {
+        let hardware = HardwareProperties {
+            load_width: 128,
+            vector_register_count: None,
+            plane_size_min: 32,
+            plane_size_max: 32,
+            max_bindings: 1024,
+            max_shared_memory_size: 99 << 10,
+            max_cube_count: (i32::MAX as u32, 65_535, 65_535),
+            max_units_per_cube: 1024,
+            max_cube_dim: (1024, 1024, 64),
+            num_streaming_multiprocessors: Some(132),
+            num_tensor_cores: Some(4),
+            min_tensor_cores_dim: Some(8),
+            num_cpu_cores: None,
+            last_level_cache_size: None,
+            max_vector_size: VectorSize::MAX,
+            cube_mma_reserved_shared_memory: 0,
+        };
+        let identity = DeviceIdentity {
+            name: "none".into(),
+            fingerprint: format!("ptx_sm{arch}"),
+            physical: None,
+        };
+        let memory = cubecl::ir::MemoryDeviceProperties::new(1 << 34, 512);
+        let mut properties = DeviceProperties::new(
+            Default::default(),
+            memory,
+            hardware,
+            TimingMethod::Device,
+            identity,
+        );
+        register_supported_types(&mut properties);
+        for feature in [Plane::Ops, Plane::Sync, Plane::NonUniformControlFlow] {
+            properties.features.plane.insert(feature);
+        }
+        let architecture = CudaArchitecture { version: arch, tensor_cores: true };
+        let tiles = cubecl_cpp::cuda::supported_mma_combinations(&architecture);
+        register_mma_features(tiles, &mut properties);
+        let mma = MmaProperties {
+            register_size_bits: 32,
+            const_plane_size: 32,
+            register_layout_a: MatrixLayout::RowMajor,
+            register_layout_b: MatrixLayout::ColMajor,
+            register_layout_acc: MatrixLayout::RowMajor,
+            register_duplication_a: 1,
+            register_duplication_b: 1,
+            register_duplication_acc: 1,
+            contiguous_elements: ContiguousElements::new(mma::manual::contiguous_elements_cuda),
+        };
+        let supports_features = CppSupportedFeatures {
+            dp4a: true,
+            fast_math: true,
+            grid_constants: true,
+            ..CppSupportedFeatures::default()
+        };
+        Self {
+            properties: Arc::new(properties),
+            target: Arc::new(TargetProperties { mma }),
+            options: CompilationOptions {
+                warp_size: 32,
+                supports_features,
+                ..CompilationOptions::default()
+            },
+            sources: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, name: impl Into<String>, kernel: &impl cubecl_core::CubeKernel) {
+        let mut definition = define_kernel(kernel).expect("our kernels are sound");
+        // As they are launched.
+        definition.settings.execution_mode = ExecutionMode::Unchecked;
+        let compiled = CppCompiler::<Cuda>::default().compile(definition, &self.options);
+        let text = compiled.expect("our kernels have a CUDA form").to_string();
+        self.sources.push(Source { name: name.into(), text });
+    }
+
+    fn products(&mut self) {
+        let dim = CubeDim::new_2d(32, 4);
+        let (t, n, words) = (1, 2560, 128);
+        let finish = Finish { bias: false, residual: true };
+        for rows in [1, 2, 4, 8] {
+            add!(
+                self,
+                format!("linear_dp4a_{rows}"),
+                linear_dp4a,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                t,
+                n,
+                words,
+                rows,
+                finish,
+            );
+            add!(
+                self,
+                format!("swiglu_dp4a_{rows}"),
+                swiglu_dp4a,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                t,
+                n,
+                words,
+                rows,
+                (false, false),
+            );
+            add!(
+                self,
+                format!("linear_f32_{rows}"),
+                linear_f32,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                t,
+                n,
+                2048,
+                rows,
+                false,
+                Then::Residual,
+            );
+        }
+        for t in [16, 32, 512] {
+            let shape = Shape::for_linear(t);
+            add!(
+                self,
+                format!("linear_mma_{}x{}", shape.m, shape.n),
+                linear_mma,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                t as u32,
+                n,
+                words,
+                shape,
+                finish,
+            );
+            let shape = Shape::for_two(t);
+            add!(
+                self,
+                format!("swiglu_mma_{}x{}", shape.m, shape.n),
+                swiglu_mma,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                t as u32,
+                n,
+                words,
+                shape,
+                (false, false),
+            );
+        }
+    }
+
+    fn rows(&mut self) {
+        let dim = CubeDim::new_1d(rows::UNITS as u32);
+        for (name, steps) in [
+            ("plain", Steps { gather: false, norm: false }),
+            ("normed", Steps { gather: false, norm: true }),
+            ("gathered", Steps { gather: true, norm: true }),
+        ] {
+            add!(
+                self,
+                format!("quantize_rows_{name}"),
+                quantize_rows,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                2048,
+                512,
+                1e-5,
+                rows::UNITS,
+                steps,
+            );
+            if steps.norm {
+                add!(
+                    self,
+                    format!("prepare_rows_{name}"),
+                    prepare_rows,
+                    dim,
+                    buffer(),
+                    buffer(),
+                    buffer(),
+                    buffer(),
+                    2048,
+                    1e-5,
+                    rows::UNITS,
+                    steps,
+                );
+            }
+        }
+    }
+
+    fn attention(&mut self) {
+        let dim = CubeDim::new_1d(attention::SPLIT as u32);
+        for windowed in [false, true] {
+            let heads = Attending { group: 8, d: 64, windowed };
+            let name = if windowed { "_windowed" } else { "" };
+            add!(
+                self,
+                format!("attend_split_f16{name}"),
+                attend_split::<f16>,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                32,
+                0,
+                heads,
+            );
+            add!(
+                self,
+                format!("attend_split_f32{name}"),
+                attend_split::<f32>,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                32,
+                0,
+                heads,
+            );
+            add!(
+                self,
+                format!("merge_splits{name}"),
+                merge_splits,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                32,
+                4,
+                0,
+                heads,
+            );
+        }
+    }
+
+    fn rest(&mut self) {
+        let dim = CubeDim::new_1d(256);
+        add!(self, "embed_f32", embed_f32, dim, buffer(), buffer(), buffer(), 2048);
+        add!(
+            self,
+            "embed_int8",
+            embed_int8,
+            dim,
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            2048,
+            512
+        );
+        add!(self, "pack_rows", pack_rows, dim, buffer(), buffer(), 2048, 2048, 512);
+        let dim = CubeDim::new_1d(project::UNITS as u32);
+        for normed in [false, true] {
+            let heads = Heads { h: 32, g: 4, d: 64, normed };
+            let name = if normed { "_normed" } else { "" };
+            add!(
+                self,
+                format!("rotate_and_append_f16{name}"),
+                rotate_and_append_kernel::<f16>,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                1e-5,
+                project::UNITS,
+                heads,
+            );
+            add!(
+                self,
+                format!("rotate_and_append_f32{name}"),
+                rotate_and_append_kernel::<f32>,
+                dim,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                1e-5,
+                project::UNITS,
+                heads,
+            );
+        }
+    }
+}
