@@ -13,6 +13,8 @@ pub mod control;
 pub mod engine_thread;
 pub mod eval;
 pub mod failure;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod inflight;
 pub mod loading;
 pub mod memory;

@@ -67,14 +67,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds everything to `registry`, with the engine's `load`, labelled with model and worker.
-    pub fn register(
+    /// Adds everything to `registry`, with the engine's `load`, labelled with model and worker. Returns the part of the
+    /// registry that has these labels.
+    pub fn register<'a>(
         &self,
-        registry: &mut Registry,
+        registry: &'a mut Registry,
         model: &str,
         worker: &str,
         load: watch::Receiver<Load>,
-    ) {
+    ) -> &'a mut Registry {
         let labels = [(label::MODEL, model), (label::WORKER, worker)];
         let labels = labels.into_iter().map(|(key, value)| (key.into(), value.to_owned().into()));
         let registry = registry.sub_registry_with_labels(labels);
@@ -89,6 +90,7 @@ impl Metrics {
         names::PREFILL_TIME.register(registry, self.prefill.clone());
         names::DECODE_TIME.register(registry, self.decode.clone());
         registry.register_collector(Box::new(EngineLoad(load)));
+        registry
     }
 
     /// A request is over.

@@ -152,7 +152,13 @@ impl RunningWorker {
 
     /// Adds its metrics to `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
-        self.metrics.register(registry, &self.model_name, &self.id, self.engine.load());
+        let load = self.engine.load();
+        let _labelled = self.metrics.register(registry, &self.model_name, &self.id, load);
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.control.worker.model.network.device().and_then(crate::gpu::Gpu::of)
+        {
+            _labelled.register_collector(Box::new(gpu));
+        }
     }
 
     /// What it answers to `GetModelInfo`.

@@ -383,6 +383,41 @@ pub mod worker {
     ];
 }
 
+/// What the driver says of a worker's GPU. Only workers on NVIDIA's have these.
+pub mod gpu {
+    use super::*;
+
+    const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+        Metric { unit: Some(unit), ..metric(name, Kind::Gauge, &[], help) }
+    }
+
+    /// `stoker_gpu_utilization_ratio`
+    pub const UTILIZATION: Metric = gauge(
+        "stoker_gpu_utilization",
+        "ratio",
+        "The part of the last moments in which some kernel ran, from 0 to 1",
+    );
+    /// `stoker_gpu_memory_used_bytes`
+    pub const MEMORY_USED: Metric =
+        gauge("stoker_gpu_memory_used", "bytes", "Memory that is in use, by anybody");
+    /// `stoker_gpu_memory_total_bytes`
+    pub const MEMORY_TOTAL: Metric = gauge("stoker_gpu_memory_total", "bytes", "Memory in all");
+    /// `stoker_gpu_power_watts`
+    pub const POWER: Metric = gauge("stoker_gpu_power", "watts", "Power that it draws");
+    /// `stoker_gpu_temperature_celsius`
+    pub const TEMPERATURE: Metric =
+        gauge("stoker_gpu_temperature", "celsius", "Temperature of the chip");
+    /// `stoker_gpu_clock_hertz`
+    pub const CLOCK: Metric = gauge("stoker_gpu_clock", "hertz", "Clock of its processors");
+    /// `stoker_gpu_memory_clock_hertz`
+    pub const MEMORY_CLOCK: Metric =
+        gauge("stoker_gpu_memory_clock", "hertz", "Clock of its memory");
+
+    /// All of them.
+    pub const ALL: &[Metric] =
+        &[UTILIZATION, MEMORY_USED, MEMORY_TOTAL, POWER, TEMPERATURE, CLOCK, MEMORY_CLOCK];
+}
+
 #[cfg(test)]
 mod tests {
     use std::fmt::Write;
@@ -396,6 +431,7 @@ mod tests {
             ("Every process", PROCESS, &[][..]),
             ("Router", router::ALL, &[]),
             ("Worker", worker::ALL, &[label::MODEL, label::WORKER]),
+            ("GPU of a worker", gpu::ALL, &[label::MODEL, label::WORKER]),
         ] {
             let _ = writeln!(
                 text,
@@ -428,7 +464,7 @@ mod tests {
 
     #[test]
     fn names_follow_the_conventions() {
-        for metric in PROCESS.iter().chain(router::ALL).chain(worker::ALL) {
+        for metric in PROCESS.iter().chain(router::ALL).chain(worker::ALL).chain(gpu::ALL) {
             let name = metric.full_name();
             assert!(name.starts_with("stoker_"), "{name}");
             assert!(!metric.name.ends_with("_total") && !metric.help.ends_with('.'), "{name}");

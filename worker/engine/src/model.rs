@@ -35,6 +35,14 @@ pub enum Network {
 }
 
 impl Network {
+    /// The device, if there is a real one.
+    pub fn device(&self) -> Option<&Device> {
+        match self {
+            Self::Decoder(_, device) => Some(device),
+            Self::Simulated(_) => None,
+        }
+    }
+
     /// The kind of device, as the digest and `GetModelInfo` name it.
     pub fn device_class(&self) -> &str {
         match self {

@@ -4,7 +4,7 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -15,7 +15,7 @@ use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, FinishReason, Logprobs, Model, Request, Sampling,
     Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, weights::ModelFiles,
 };
-use stoker_ops::Device;
+use stoker_ops::{Device, device::Choice};
 
 /// The folder of real models, or `None` with a word about it where only the project is there.
 pub fn data(path: &str) -> Option<PathBuf> {
@@ -31,6 +31,16 @@ pub fn data(path: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// Where models compute: the CPU, or what STOKER_TEST_DEVICE names (`wgpu`, with that feature).
+fn device() -> &'static Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    DEVICE.get_or_init(|| {
+        let choice =
+            std::env::var("STOKER_TEST_DEVICE").map_or(Choice::Cpu, |name| name.parse().unwrap());
+        Device::open(choice, |_| ()).unwrap()
+    })
+}
+
 /// The model at `path`, in f32.
 pub fn load(path: &Path) -> Model {
     load_as(path, Quantization::None)
@@ -39,7 +49,7 @@ pub fn load(path: &Path) -> Model {
 /// The model at `path`.
 pub fn load_as(path: &Path, quantization: Quantization) -> Model {
     let files = ModelFiles::open(path).unwrap();
-    Model::load(&files, &Device::cpu(), quantization, |_| ()).unwrap()
+    Model::load(&files, device(), quantization, |_| ()).unwrap()
 }
 
 /// The bundled model.
@@ -50,7 +60,7 @@ pub fn stories() -> Model {
 /// The bundled model, its weights kept in one way.
 pub fn stories_in(quantization: Quantization) -> Model {
     let files = ModelFiles::embedded("storyteller", storyteller::model()).unwrap();
-    Model::load(&files, &Device::cpu(), quantization, |_| ()).unwrap()
+    Model::load(&files, device(), quantization, |_| ()).unwrap()
 }
 
 /// The bundled model, its weights kept in every way.
