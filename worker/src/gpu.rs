@@ -29,7 +29,7 @@ pub struct Reading {
     /// Bytes in use, by anybody.
     pub memory_used: Option<u64>,
     /// Bytes in all.
-    pub memory_total: Option<u64>,
+    pub memory_size: Option<u64>,
     /// Watts.
     pub power: Option<f64>,
     /// Degrees Celsius.
@@ -68,7 +68,7 @@ impl Gpu {
         Reading {
             utilization: device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0),
             memory_used: memory.as_ref().map(|memory| memory.used),
-            memory_total: memory.as_ref().map(|memory| memory.total),
+            memory_size: memory.as_ref().map(|memory| memory.total),
             power: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1e3),
             temperature: device.temperature(TemperatureSensor::Gpu).ok().map(f64::from),
             clock: clock(Clock::SM),
@@ -85,7 +85,7 @@ impl Reading {
         };
         gauge(names::UTILIZATION, self.utilization)?;
         gauge(names::MEMORY_USED, self.memory_used.map(|bytes| bytes as f64))?;
-        gauge(names::MEMORY_TOTAL, self.memory_total.map(|bytes| bytes as f64))?;
+        gauge(names::MEMORY_SIZE, self.memory_size.map(|bytes| bytes as f64))?;
         gauge(names::POWER, self.power)?;
         gauge(names::TEMPERATURE, self.temperature)?;
         gauge(names::CLOCK, self.clock)?;
@@ -127,7 +127,7 @@ mod tests {
         let text = told(Reading {
             utilization: Some(0.75),
             memory_used: Some(3 << 30),
-            memory_total: Some(4 << 30),
+            memory_size: Some(4 << 30),
             power: Some(312.5),
             temperature: Some(61.0),
             clock: Some(1.98e9),

@@ -400,8 +400,8 @@ pub mod gpu {
     /// `stoker_gpu_memory_used_bytes`
     pub const MEMORY_USED: Metric =
         gauge("stoker_gpu_memory_used", "bytes", "Memory that is in use, by anybody");
-    /// `stoker_gpu_memory_total_bytes`
-    pub const MEMORY_TOTAL: Metric = gauge("stoker_gpu_memory_total", "bytes", "Memory in all");
+    /// `stoker_gpu_memory_size_bytes`
+    pub const MEMORY_SIZE: Metric = gauge("stoker_gpu_memory_size", "bytes", "Memory in all");
     /// `stoker_gpu_power_watts`
     pub const POWER: Metric = gauge("stoker_gpu_power", "watts", "Power that it draws");
     /// `stoker_gpu_temperature_celsius`
@@ -415,7 +415,7 @@ pub mod gpu {
 
     /// All of them.
     pub const ALL: &[Metric] =
-        &[UTILIZATION, MEMORY_USED, MEMORY_TOTAL, POWER, TEMPERATURE, CLOCK, MEMORY_CLOCK];
+        &[UTILIZATION, MEMORY_USED, MEMORY_SIZE, POWER, TEMPERATURE, CLOCK, MEMORY_CLOCK];
 }
 
 #[cfg(test)]
