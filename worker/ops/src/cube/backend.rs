@@ -20,6 +20,7 @@ use crate::ops::{
 };
 
 /// A matrix's buffers.
+#[allow(clippy::large_enum_variant, reason = "burn's handles are large; there are a few a layer")]
 enum Matrix {
     Float(Buffer),
     Int8 { matrix: Int8Matrix, inputs: usize },

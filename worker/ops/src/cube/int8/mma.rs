@@ -39,8 +39,8 @@ impl Shape {
     /// For a linear map of `t` rows: no more rows than there are, filled up.
     pub(in crate::cube) fn for_linear(t: usize) -> Self {
         match t {
-            ..=16 => Self { m: 1, n: 2 },
-            ..=32 => Self { m: 2, n: 4 },
+            0..=16 => Self { m: 1, n: 2 },
+            17..=32 => Self { m: 2, n: 4 },
             _ => Self { m: 4, n: 8 },
         }
     }
@@ -48,8 +48,8 @@ impl Shape {
     /// For two maps at once, whose sums share the registers.
     pub(in crate::cube) fn for_two(t: usize) -> Self {
         match t {
-            ..=16 => Self { m: 1, n: 2 },
-            ..=32 => Self { m: 1, n: 4 },
+            0..=16 => Self { m: 1, n: 2 },
+            17..=32 => Self { m: 1, n: 4 },
             _ => Self { m: 2, n: 8 },
         }
     }
