@@ -8,7 +8,8 @@ fn main() -> io::Result<()> {
     let arch = args.next().and_then(|arch| arch.parse().ok()).unwrap_or(90);
     fs::create_dir_all(&folder)?;
     for source in stoker_ops::cube::source::cuda(arch) {
-        fs::write(folder.join(source.name).with_extension("cu"), source.text)?;
+        let text = format!("// shared memory: {} bytes\n{}", source.shared_bytes, source.text);
+        fs::write(folder.join(source.name).with_extension("cu"), text)?;
     }
     Ok(())
 }

@@ -20,6 +20,3 @@ mod reduce;
 mod rows;
 #[cfg(feature = "cuda-source")]
 pub mod source;
-
-pub use buffer::launches;
-pub use int8::{Products, force_products};

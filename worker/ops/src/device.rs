@@ -207,6 +207,9 @@ fn computing(
             return Err(broken(reason.unwrap_or_else(|| "a panic".into())));
         }
     }
+    if !tensors.supports_dtype(burn::tensor::DType::F16) {
+        return Err(broken("it has no half precision, in which keys and values are kept".into()));
+    }
     let identity = tensors.identity();
     let Some(identity) = identity else { return Err(broken("it does not say what it is".into())) };
     let card = identity.physical.filter(|_| matches!(choice, Choice::Cuda(_)));

@@ -9,10 +9,7 @@ use std::num::NonZeroUsize;
 use burn::tensor::{DType, f16};
 use cubecl::prelude::*;
 
-use super::{
-    buffer::{Buffer, count_launch},
-    math::exp,
-};
+use super::{buffer::Buffer, math::exp};
 use crate::KV_BLOCK;
 
 /// Positions of a split, and units of the cube that attends to it.
@@ -66,7 +63,6 @@ pub(super) fn paged_attention(
     } else {
         attend_split::launch_unchecked::<f32>
     };
-    count_launch();
     // SAFETY: buffers are as long as their shapes say; tables name blocks of the cache, for all positions.
     unsafe {
         attend(
@@ -86,7 +82,6 @@ pub(super) fn paged_attention(
             heads,
         );
     }
-    count_launch();
     // SAFETY: buffers are as long as their shapes say.
     unsafe {
         merge_splits::launch_unchecked(

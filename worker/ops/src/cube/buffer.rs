@@ -1,22 +1,8 @@
 //! Tensors as kernels see them: flat buffers, one after the other.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
-
-static LAUNCHES: AtomicU64 = AtomicU64::new(0);
-
-/// Kernels launched so far by this process.
-pub fn launches() -> u64 {
-    LAUNCHES.load(Ordering::Relaxed)
-}
-
-/// Counts a launch.
-pub(super) fn count_launch() {
-    LAUNCHES.fetch_add(1, Ordering::Relaxed);
-}
 
 /// A tensor whose elements lie one after the other, copied only if they did not.
 #[derive(Clone)]

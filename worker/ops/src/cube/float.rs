@@ -6,10 +6,7 @@
 use burn::tensor::DType;
 use cubecl::prelude::*;
 
-use super::{
-    buffer::{Buffer, count_launch},
-    math::silu,
-};
+use super::{buffer::Buffer, math::silu};
 
 /// Planes of a cube: outputs that it makes.
 const PLANES: u32 = 4;
@@ -61,7 +58,6 @@ fn launch(
         return out;
     }
     let rows = t.next_power_of_two().min(ROWS);
-    count_launch();
     // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
     unsafe {
         linear_f32::launch_unchecked(

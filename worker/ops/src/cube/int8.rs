@@ -6,8 +6,6 @@
 pub(super) mod dp4a;
 pub(super) mod mma;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use burn::tensor::DType;
 use cubecl::prelude::*;
 
@@ -15,22 +13,6 @@ use super::{buffer::Buffer, math::silu, rows::Quantized};
 
 /// From this many rows on tensor cores are worth their tiles.
 const MMA_ROWS: usize = 9;
-
-static DP4A_ONLY: AtomicBool = AtomicBool::new(false);
-
-/// How products are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Products {
-    /// On tensor cores where the device has them and there are rows enough.
-    Auto,
-    /// Never on tensor cores.
-    Dp4a,
-}
-
-/// Chooses for this process. The sums are the same.
-pub fn force_products(products: Products) {
-    DP4A_ONLY.store(products == Products::Dp4a, Ordering::Relaxed);
-}
 
 /// A matrix in 8 bits on the device.
 #[derive(Clone)]
@@ -73,7 +55,7 @@ pub(super) fn linear(
     let (t, n) = (x.scales.len(), matrix.scales.len());
     let out = Buffer::empty(&x.values.0, [t, n], DType::F32);
     if t * n > 0 {
-        if t >= MMA_ROWS && mma::is_there(out.client()) && !DP4A_ONLY.load(Ordering::Relaxed) {
+        if t >= MMA_ROWS && mma::is_there(out.client()) {
             mma::linear(x, matrix, bias, residual, &out);
         } else {
             dp4a::linear(x, matrix, bias, residual, &out);
@@ -91,7 +73,7 @@ pub(super) fn swiglu(
     let (t, n) = (x.scales.len(), gate.0.scales.len());
     let out = Buffer::empty(&x.values.0, [t, n], DType::F32);
     if t * n > 0 {
-        if t >= MMA_ROWS && mma::is_there(out.client()) && !DP4A_ONLY.load(Ordering::Relaxed) {
+        if t >= MMA_ROWS && mma::is_there(out.client()) {
             mma::swiglu(x, gate, up, &out);
         } else {
             dp4a::swiglu(x, gate, up, &out);

@@ -4,13 +4,12 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{
-    buffer::{Buffer, count_launch},
-    rows::ALIGN,
-};
+use super::{buffer::Buffer, rows::ALIGN};
 
 /// Words that a cube writes.
 const UNITS: u32 = 256;
+/// Cubes that a device allows along `y`: with more rows, each takes every so-manieth.
+const ROWS: usize = 65_535;
 
 /// `values [n, k]` in bytes, to words `[1, n, padded / 4]`.
 pub(super) fn pack(values: CubeTensor) -> CubeTensor {
@@ -23,12 +22,11 @@ pub(super) fn pack(values: CubeTensor) -> CubeTensor {
         let bytes = &values.0;
         // SAFETY: an allocation is at least as long as its contents, rounded up to whole words.
         let from = unsafe { BufferArg::from_raw_parts(bytes.handle.clone(), (n * k).div_ceil(4)) };
-        count_launch();
         // SAFETY: buffers are as long as their shapes say; words past the last are left out.
         unsafe {
             pack_rows::launch_unchecked(
                 values.client(),
-                CubeCount::Static((words as u32).div_ceil(UNITS), 1, 1).over(n),
+                CubeCount::Static((words as u32).div_ceil(UNITS), n.min(ROWS) as u32, 1),
                 CubeDim::new_1d(UNITS),
                 from,
                 out.arg(),
@@ -39,21 +37,6 @@ pub(super) fn pack(values: CubeTensor) -> CubeTensor {
         }
     }
     out.0
-}
-
-/// A cube takes some words of some rows.
-trait Over {
-    fn over(self, rows: usize) -> Self;
-}
-
-impl Over for CubeCount {
-    /// Rows along `y`, as many as a device allows there; a cube takes every so-manieth.
-    fn over(self, rows: usize) -> Self {
-        match self {
-            Self::Static(x, ..) => Self::Static(x, rows.min(65_535) as u32, 1),
-            other => other,
-        }
-    }
 }
 
 #[cube(launch_unchecked, create_dummy_kernel)]

@@ -4,10 +4,7 @@
 use burn::tensor::{DType, f16};
 use cubecl::prelude::*;
 
-use super::{
-    buffer::{Buffer, count_launch},
-    reduce,
-};
+use super::{buffer::Buffer, reduce};
 
 /// Units that share a head.
 pub(super) const UNITS: usize = 64;
@@ -57,7 +54,6 @@ pub(super) fn rotate_and_append(
     } else {
         rotate_and_append_kernel::launch_unchecked::<f32>
     };
-    count_launch();
     // SAFETY: buffers are as long as their shapes say; positions are rows of `rope`, and slots lie in the cache.
     unsafe {
         launch(

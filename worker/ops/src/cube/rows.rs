@@ -4,7 +4,7 @@ use burn::tensor::DType;
 use cubecl::prelude::*;
 
 use super::{
-    buffer::{Buffer, count_launch},
+    buffer::Buffer,
     math::{magnitude, round_to_byte},
     reduce,
 };
@@ -65,7 +65,6 @@ pub(super) fn quantize(x: &Buffer, prepare: &Prepare) -> Quantized {
     let scales = Buffer::empty(&x.0, [t], DType::F32);
     if t > 0 {
         let (rows, gain, epsilon) = prepare.args(x);
-        count_launch();
         // SAFETY: buffers are as long as their shapes say, and `rows` names rows of `x`.
         unsafe {
             quantize_rows::launch_unchecked(
@@ -98,7 +97,6 @@ pub(super) fn prepare(x: &Buffer, prepare: &Prepare) -> Buffer {
     let out = Buffer::empty(&x.0, [t, k], DType::F32);
     if t > 0 {
         let (rows, gain, epsilon) = prepare.args(x);
-        count_launch();
         // SAFETY: buffers are as long as their shapes say, and `rows` names rows of `x`.
         unsafe {
             prepare_rows::launch_unchecked(

@@ -45,6 +45,8 @@ pub struct Source {
     pub name: String,
     /// What a CUDA compiler takes.
     pub text: String,
+    /// Shared memory that a launch asks for, which the text does not say.
+    pub shared_bytes: usize,
 }
 
 /// Where buffers of kernels that never run are.
@@ -165,8 +167,12 @@ impl Target {
         // As they are launched.
         definition.settings.execution_mode = ExecutionMode::Unchecked;
         let compiled = CppCompiler::<Cuda>::default().compile(definition, &self.options);
-        let text = compiled.expect("our kernels have a CUDA form").to_string();
-        self.sources.push(Source { name: name.into(), text });
+        let compiled = compiled.expect("our kernels have a CUDA form");
+        self.sources.push(Source {
+            name: name.into(),
+            text: compiled.to_string(),
+            shared_bytes: compiled.shared_memory_size,
+        });
     }
 
     fn products(&mut self) {

@@ -3,10 +3,7 @@
 use cubecl::prelude::*;
 
 use super::{Finish, Matrix, Words, finished, gated};
-use crate::cube::{
-    buffer::{Buffer, count_launch},
-    rows::Quantized,
-};
+use crate::cube::{buffer::Buffer, rows::Quantized};
 
 /// Planes of a cube: outputs that it makes.
 const PLANES: u32 = 4;
@@ -36,7 +33,6 @@ pub(super) fn linear(
 ) {
     let rows = rows_at_once(out.dim(0));
     let (count, dim) = launch_shape(out, rows);
-    count_launch();
     // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
     unsafe {
         linear_dp4a::launch_unchecked(
@@ -68,7 +64,6 @@ pub(super) fn swiglu(
 ) {
     let rows = rows_at_once(out.dim(0));
     let (count, dim) = launch_shape(out, rows);
-    count_launch();
     // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
     unsafe {
         swiglu_dp4a::launch_unchecked(

@@ -12,10 +12,7 @@ use cubecl::{
 };
 
 use super::{Finish, Matrix, Words, finished, gated};
-use crate::cube::{
-    buffer::{Buffer, count_launch},
-    rows::Quantized,
-};
+use crate::cube::{buffer::Buffer, rows::Quantized};
 
 /// Outputs, rows and inputs of a tile.
 const M: usize = 16;
@@ -89,7 +86,6 @@ pub(super) fn linear(
 ) {
     let shape = Shape::for_linear(out.dim(0));
     let (count, dim) = shape.launch(out);
-    count_launch();
     // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
     unsafe {
         linear_mma::launch_unchecked(
@@ -121,7 +117,6 @@ pub(super) fn swiglu(
 ) {
     let shape = Shape::for_two(out.dim(0));
     let (count, dim) = shape.launch(out);
-    count_launch();
     // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
     unsafe {
         swiglu_mma::launch_unchecked(
