@@ -7,14 +7,13 @@
 mod adjust;
 mod keep;
 mod logprobs;
-mod noise;
 mod sampler;
 
 pub use adjust::Adjustments;
 pub use logprobs::{Logprobs, TokenLogprob};
-pub use noise::Noise;
-pub use noise::mix64;
 pub(crate) use sampler::{Drawn, Sampler};
+
+pub use stoker_ops::noise::{Noise, mix64};
 
 use crate::request::Failure;
 

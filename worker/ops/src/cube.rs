@@ -10,6 +10,7 @@
 mod attention;
 mod backend;
 mod buffer;
+mod draw;
 mod embed;
 mod float;
 mod int8;
@@ -18,5 +19,8 @@ mod pack;
 mod project;
 mod reduce;
 mod rows;
+pub(crate) mod self_test;
 #[cfg(feature = "cuda-source")]
 pub mod source;
+
+pub use buffer::launches;

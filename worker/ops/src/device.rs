@@ -191,6 +191,11 @@ fn computing(
 ) -> Result<Device, DeviceError> {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    use cubecl_environment::stream::{StreamPolicy, set_policy};
+
+    // One queue of work for all threads: those that load a model, and that of each engine that shares it. A graph that
+    // is recorded on one queue cannot wait for another.
+    set_policy(StreamPolicy::Single);
     let broken = |reason| DeviceError::Broken { choice, reason };
     // The libraries below panic where a device is there and cannot be used.
     let sum = catch_unwind(AssertUnwindSafe(|| {
@@ -210,6 +215,7 @@ fn computing(
     if !tensors.supports_dtype(burn::tensor::DType::F16) {
         return Err(broken("it has no half precision, in which keys and values are kept".into()));
     }
+    crate::cube::self_test::tensor_cores(&tensors);
     let identity = tensors.identity();
     let Some(identity) = identity else { return Err(broken("it does not say what it is".into())) };
     let card = identity.physical.filter(|_| matches!(choice, Choice::Cuda(_)));

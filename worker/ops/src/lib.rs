@@ -15,7 +15,11 @@ pub mod cpu;
 #[cfg(feature = "cube")]
 pub mod cube;
 pub mod device;
+pub mod draw;
+pub mod fallback;
+pub mod graph;
 pub mod math;
+pub mod noise;
 pub mod ops;
 pub mod reference;
 pub mod rope;

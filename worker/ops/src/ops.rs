@@ -4,6 +4,9 @@
 //! `k` inputs, `n` outputs, `h` query heads, `g` key-value heads, `d` elements of a head, `b` blocks of the
 //! cache, `p` positions.
 
+#[cfg(feature = "cube")]
+pub mod in_place;
+mod lists;
 mod tensors;
 
 use std::num::NonZeroUsize;
@@ -15,6 +18,8 @@ use burn::{
     },
     tensor::{Int, Tensor},
 };
+
+pub use lists::Lists;
 pub use tensors::{
     BiasOn, Cache, CacheKind, CacheOn, HeadNorm, HeadNormOn, Matrix, MatrixOn, Norm, NormOn,
     ProjectedOn, Qkv, QkvOn, Tokens, TokensOn, Weight, WeightOn, floats, ints,
@@ -76,6 +81,11 @@ pub trait DecoderOps: Backend {
         #[extension_type] norm: NormOn<Self>,
         #[extension_type] head: WeightOn<Self>,
     ) -> FloatTensor<Self>;
+
+    /// Draws a token from each row of `logits [m, n]`, by [`crate::draw::Draw::words`] in `draws [m, 3]`: `-> [m, 2]`, the
+    /// token, and 0, or 1 where the caller must draw it: from a logit that is not finite, or because a device that
+    /// computes in f32 cannot tell the best two apart.
+    fn draw(logits: FloatTensor<Self>, draws: IntTensor<Self>) -> IntTensor<Self>;
 }
 
 /// See [`DecoderOps::pack`].
@@ -156,5 +166,11 @@ pub fn logits(x: Tensor<2>, rows: Tensor<1, Int>, norm: Norm, head: Weight) -> T
         norm.on_backend(),
         head.on_backend(),
     );
+    Tensor::from_dispatch(y)
+}
+
+/// See [`DecoderOps::draw`].
+pub fn draw(logits: Tensor<2>, draws: Tensor<2, Int>) -> Tensor<2, Int> {
+    let y = <Dispatch as DecoderOps>::draw(logits.into_dispatch(), draws.into_dispatch());
     Tensor::from_dispatch(y)
 }

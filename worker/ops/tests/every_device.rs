@@ -9,7 +9,10 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
 use stoker_ops::{
     Cache, KV_BLOCK, Tokens,
     cpu::int8::Int8,
-    ops::{self, CacheKind, Matrix, Norm, Qkv},
+    draw::Draw,
+    graph::Graph,
+    noise::Noise,
+    ops::{self, CacheKind, Lists, Matrix, Norm, Qkv},
     rope,
 };
 use support::{Map, On, Values, cpu, devices, ints, random, tokens};
@@ -183,5 +186,149 @@ fn kind_of(kind: CacheKind) -> DType {
     match kind {
         CacheKind::F32 => DType::F32,
         CacheKind::F16 => DType::F16,
+    }
+}
+
+/// What devices draw from each row: the token, or none if the device is not sure.
+fn drawn(rows: &[(Vec<f32>, Draw)], device: &Device) -> Vec<Option<u32>> {
+    let n = rows[0].0.len();
+    let logits = rows.iter().flat_map(|(logits, _)| logits.clone()).collect();
+    let words = rows.iter().flat_map(|(_, draw)| draw.words()).collect();
+    let drawn = ops::draw(
+        ops::floats(logits, [rows.len(), n], device),
+        ops::ints(words, [rows.len(), Draw::WORDS], device),
+    );
+    let words: Vec<i32> = drawn.into_data().iter().collect();
+    words.chunks_exact(2).map(|row| (row[1] == 0).then_some(row[0] as u32)).collect()
+}
+
+#[test]
+fn tokens_are_drawn_as_they_are_by_definition() {
+    for device in &devices() {
+        let (mut sure, mut all) = (0, 0);
+        // Around the edges of the parts that a row is taken in, and a vocabulary.
+        for n in [1, 2, 255, 2048, 2049, 6_000, 32_000] {
+            let row = |position: usize| {
+                let logits = random([n]) * 4.0;
+                let temperature = [0.0, 0.05, 0.7, 1.0, 3.0][position % 5];
+                let draw = Draw { temperature, noise: Noise::new(7, 1, position) };
+                (logits.into_data().try_to_vec().unwrap(), draw)
+            };
+            let rows: Vec<_> = (0..70).map(row).collect();
+            for ((logits, draw), got) in rows.iter().zip(drawn(&rows, device)) {
+                let want = draw.pick(logits, 0..n as u32);
+                assert!(got.is_none_or(|got| got == want), "{got:?}, {want} of {n}, {device:?}");
+                assert!(got.is_some() || draw.temperature > 0.0, "the likeliest is always known");
+                all += 1;
+                sure += usize::from(got.is_some());
+            }
+        }
+        assert!(sure * 100 >= all * 99, "{sure} of {all} on {device:?}");
+    }
+}
+
+#[test]
+fn a_device_that_cannot_tell_two_tokens_apart_says_so() {
+    for device in &devices() {
+        // Two scores so far apart; the first is the greater every other time.
+        let close = |position: usize| {
+            let noise = Noise::new(11, 0, position);
+            let apart = 10f64.powi(-(position as i32 % 12)) * [1.0, -1.0][position % 2];
+            let mut logits = vec![-20.0f32; 3_000];
+            logits[5] = 3.0;
+            logits[2_900] = (3.0 + noise.of(5) - noise.of(2_900) - apart) as f32;
+            (logits, Draw { temperature: 1.0, noise })
+        };
+        let rows: Vec<_> = (0..240).map(close).collect();
+        let got = drawn(&rows, device);
+        for ((logits, draw), got) in rows.iter().zip(&got) {
+            let want = draw.pick(logits, 0..3_000);
+            assert!(got.is_none_or(|got| got == want), "{got:?} is not {want} on {device:?}");
+        }
+        let unsure = got.iter().filter(|got| got.is_none()).count();
+        assert!(*device == cpu() || (60..180).contains(&unsure), "{unsure} on {device:?}");
+    }
+}
+
+#[test]
+fn logits_that_are_not_finite_are_not_drawn_from() {
+    for device in &devices() {
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 2_500, 2_999] {
+                let row = |with: bool| {
+                    let mut logits = vec![1.0; 3_000];
+                    if with {
+                        logits[at] = odd;
+                    }
+                    logits
+                };
+                let noise = Noise::new(1, 0, 1);
+                let rows = [Draw::GREEDY, Draw { temperature: 1.0, noise }]
+                    .map(|draw| [(row(true), draw), (row(false), draw)]);
+                let got = drawn(rows.as_flattened(), device);
+                let known: Vec<_> = got.iter().map(Option::is_some).collect();
+                assert_eq!(known, [false, true, false, true], "{odd} at {at} on {device:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_graph_does_its_work_on_what_its_inputs_hold() {
+    for device in &devices() {
+        let (t, g, d, k) = (3, 2, 16, 70);
+        let (first, blocks) = tokens(&[1, 1, 1], &[5, 40, 200]);
+        let (second, _) = tokens(&[1, 1, 1], &[9, 33, 200]);
+        let ints = |x: &Tensor<1, Int>| -> Vec<i32> { x.to_data().iter().collect() };
+        let lists = |tokens: &Tokens| {
+            let tables = tokens.tables.clone().flatten::<1>(0, 1);
+            [&tokens.positions, &tokens.slots, &tokens.rows, &tables].map(ints)
+        };
+        fn slices(lists: &[Vec<i32>; 4]) -> [&[i32]; 4] {
+            lists.each_ref().map(Vec::as_slice)
+        }
+        let (first, second) = (lists(&first), lists(&second));
+        let width = first[3].len() / t;
+        let x = random([t, k]).on(device);
+        let norm = Norm { gain: random([k]), epsilon: 1e-3 }.on(device);
+        let table = rope::table(256, &rope::frequencies(d, 1e4));
+        let table = ops::floats(table, [256, d], device);
+        let weights = Qkv { weight: map(true, 3 * g * d, k).on(device), norm: None };
+        let empty = Cache::new(blocks, g, d, CacheKind::F32, device);
+        let cache = std::cell::RefCell::new(Some(empty));
+        let run = |inputs: &Lists| {
+            let tokens = Tokens {
+                positions: inputs.get(0),
+                slots: inputs.get(1),
+                rows: inputs.get(2),
+                tables: inputs.get(3).reshape([t, width]),
+            };
+            let (x, norm, weights) = (x.clone(), norm.clone(), weights.clone());
+            let held = cache.take().unwrap();
+            let (q, held) = ops::project_and_append(x, norm, weights, table.clone(), &tokens, held);
+            let y = ops::paged_attention(q, &tokens, &held, None);
+            cache.replace(Some(held));
+            y
+        };
+        let mut inputs = Lists::upload(&slices(&first), device);
+        let recorded = inputs.clone();
+        let graph = match Graph::record(device, || run(&recorded)) {
+            Ok(graph) => graph,
+            Err(error) => {
+                assert_eq!(*device, cpu(), "{error}");
+                continue;
+            }
+        };
+        for lists in [&second, &first, &second] {
+            inputs.overwrite(&slices(lists));
+            let replayed = bits(graph.replay().unwrap().clone());
+            assert_eq!(replayed, bits(run(&Lists::upload(&slices(lists), device))));
+            // Other work in between does not touch the graph's memory.
+            let _other = bits(random([64, 64]).on(device).matmul(random([64, 64]).on(device)));
+        }
+        let launched = bits(run(&Lists::upload(&slices(&first), device)));
+        assert_ne!(bits(graph.replay().unwrap().clone()), launched, "two steps differ");
+        // What the graph wrote is in the cache that plain steps use, and none of them copied it.
+        assert!(cache.take().unwrap().keys.can_mut());
     }
 }

@@ -25,9 +25,12 @@ use super::{
     product::{self, Inputs},
     project::{Projection, append, split_and_rotate},
 };
-use crate::ops::{
-    BiasOn, CacheOn, DecoderOps, HeadNormOn, MatrixOn, NormOn, ProjectedOn, QkvOn, TokensOn,
-    WeightOn,
+use crate::{
+    draw::Draw,
+    ops::{
+        BiasOn, CacheOn, DecoderOps, HeadNormOn, MatrixOn, NormOn, ProjectedOn, QkvOn, TokensOn,
+        WeightOn,
+    },
 };
 
 /// A tensor whose elements lie one after the other, copied only if they did not.
@@ -253,6 +256,20 @@ impl DecoderOps for Flex {
         let (y, k) = normed(isa, &wanted, norm);
         let out = product::linear(&Inputs::new(isa, &y, k, &[head]), head);
         tensor(out, [rows.dim(0), head.n])
+    }
+
+    fn draw(logits: FloatTensor<Self>, draws: IntTensor<Self>) -> IntTensor<Self> {
+        let (logits, draws) = (Contiguous::new(logits), Contiguous::new(draws));
+        let (m, n) = (logits.dim(0), logits.dim(1));
+        let draws = draws.ints().as_chunks::<{ Draw::WORDS }>().0;
+        let rows = logits.floats().chunks_exact(n.max(1)).zip(draws);
+        let drawn: Vec<i32> = rows
+            .flat_map(|(row, words)| match row.iter().all(|logit| logit.is_finite()) {
+                true => [Draw::from_words(*words).pick(row, 0..n as u32).cast_signed(), 0],
+                false => [0, 1],
+            })
+            .collect();
+        FlexTensor::from_data(TensorData::new(drawn, [m, 2]))
     }
 }
 

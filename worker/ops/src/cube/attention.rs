@@ -66,7 +66,7 @@ pub(super) fn paged_attention(
     // SAFETY: buffers are as long as their shapes say; tables name blocks of the cache, for all positions.
     unsafe {
         attend(
-            queries.client(),
+            queries.launcher(),
             CubeCount::Static(splits as u32, g as u32, t as u32),
             CubeDim::new_1d(SPLIT as u32),
             queries.arg(),
@@ -85,7 +85,7 @@ pub(super) fn paged_attention(
     // SAFETY: buffers are as long as their shapes say.
     unsafe {
         merge_splits::launch_unchecked(
-            queries.client(),
+            queries.launcher(),
             CubeCount::Static(((h * d) as u32).div_ceil(MERGE_UNITS), t as u32, 1),
             CubeDim::new_1d(MERGE_UNITS),
             partial.arg(),
@@ -130,11 +130,14 @@ pub(in crate::cube) fn attend_split<E: Float>(
     let (splits, g) = (CUBE_COUNT_X as usize, CUBE_COUNT_Y as usize);
     let unit = UNIT_POS as usize;
 
-    // Of this split the token sees `low..high`; nothing, in one that it does not reach.
+    // Of this split the token sees `low..high`. In one that it does not reach there is nothing to do, nor to write.
     let position = positions[token] as usize;
     let start = split * SPLIT;
     let low = max(first_seen(position, window as usize, heads), start) - start;
     let high = min(max(position + 1, start) - start, SPLIT);
+    if low >= high {
+        terminate!();
+    }
 
     // Where the blocks begin that hold this head's keys, and its values.
     let mut begins = Shared::<[u32]>::new_slice(BLOCKS);
@@ -231,20 +234,18 @@ pub(in crate::cube) fn attend_split<E: Float>(
             sums[e] = fma(weights[p * group + o / d], value, sums[e]);
         }
     }
-    if low < high {
-        #[unroll]
-        for e in 0..elements {
-            let o = unit + e * SPLIT;
-            if o < group * d {
-                let q = (token * g + head) * group + o / d;
-                partial[(q * splits + split) * d + o % d] = sums[e];
-            }
+    #[unroll]
+    for e in 0..elements {
+        let o = unit + e * SPLIT;
+        if o < group * d {
+            let q = (token * g + head) * group + o / d;
+            partial[(q * splits + split) * d + o % d] = sums[e];
         }
-        if unit < group {
-            let q = (token * g + head) * group + unit;
-            weights_out[(q * splits + split) * 2] = peaks[unit * SPLIT];
-            weights_out[(q * splits + split) * 2 + 1] = totals[unit * SPLIT];
-        }
+    }
+    if unit < group {
+        let q = (token * g + head) * group + unit;
+        weights_out[(q * splits + split) * 2] = peaks[unit * SPLIT];
+        weights_out[(q * splits + split) * 2 + 1] = totals[unit * SPLIT];
     }
 }
 

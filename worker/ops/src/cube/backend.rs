@@ -2,13 +2,16 @@
 
 use std::num::NonZeroUsize;
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::{
+    backend::tensor::{FloatTensor, IntTensor},
+    tensor::Bytes,
+};
 use burn_cubecl::CubeBackend;
 
 use super::{
     attention::{self, Places},
     buffer::Buffer,
-    embed, float,
+    draw, embed, float,
     int8::{self, Matrix as Int8Matrix},
     pack,
     project::{self, Norms},
@@ -16,7 +19,7 @@ use super::{
 };
 use crate::ops::{
     BiasOn, CacheOn, DecoderOps, HeadNormOn, MatrixOn, NormOn, ProjectedOn, QkvOn, TokensOn,
-    WeightOn,
+    WeightOn, in_place::InPlace,
 };
 
 /// A matrix's buffers.
@@ -171,5 +174,19 @@ impl DecoderOps for CubeBackend {
         let (x, rows, gain) = (Buffer::new(x), Buffer::new(rows), Buffer::new(norm.gain));
         let prepare = Prepare { rows: Some(&rows), norm: Some((&gain, norm.epsilon)) };
         Weight::new(head).linear(&x, &prepare, None).0
+    }
+    fn draw(logits: FloatTensor<Self>, draws: IntTensor<Self>) -> IntTensor<Self> {
+        draw::draw(&Buffer::new(logits), &Buffer::new(draws)).0
+    }
+}
+
+impl InPlace for CubeBackend {
+    fn view(buffer: IntTensor<Self>, start: usize, count: usize) -> IntTensor<Self> {
+        Buffer::new(buffer).part(start, count).0
+    }
+
+    fn overwrite(buffer: IntTensor<Self>, values: Vec<i32>) -> IntTensor<Self> {
+        buffer.client.write(&buffer.handle, Bytes::from_elems(values));
+        buffer
     }
 }

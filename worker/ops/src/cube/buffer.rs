@@ -1,8 +1,17 @@
 //! Tensors as kernels see them: flat buffers, one after the other.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
+
+static LAUNCHES: AtomicU64 = AtomicU64::new(0);
+
+/// Kernels of ours that this process has launched; one that a graph replays is not launched.
+pub fn launches() -> u64 {
+    LAUNCHES.load(Ordering::Relaxed)
+}
 
 /// A tensor whose elements lie one after the other, copied only if they did not.
 #[derive(Clone)]
@@ -33,6 +42,16 @@ impl Buffer {
         Self(CubeTensor::new_contiguous(client, device, shape, handle, dtype))
     }
 
+    /// Elements `start..start + count` as a list, in the same memory.
+    pub(super) fn part(&self, start: usize, count: usize) -> Self {
+        let size = self.0.dtype.size();
+        let after = self.len() - start - count;
+        let handle = self.0.handle.clone();
+        let handle = handle.offset_start((start * size) as u64).offset_end((after * size) as u64);
+        let (client, device) = (self.0.client.clone(), self.0.device.clone());
+        Self(CubeTensor::new_contiguous(client, device, [count].into(), handle, self.0.dtype))
+    }
+
     pub(super) fn dim(&self, i: usize) -> usize {
         self.0.meta.shape()[i]
     }
@@ -42,6 +61,12 @@ impl Buffer {
     }
 
     pub(super) fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// What launches a kernel, which is counted.
+    pub(super) fn launcher(&self) -> &Client {
+        LAUNCHES.fetch_add(1, Ordering::Relaxed);
         &self.0.client
     }
 

@@ -16,7 +16,7 @@ pub(super) fn float(ids: &Buffer, table: &Buffer) -> Buffer {
         // SAFETY: buffers are as long as their shapes say, and `ids` names rows of the table.
         unsafe {
             embed_f32::launch_unchecked(
-                table.client(),
+                table.launcher(),
                 CubeCount::Static((k as u32).div_ceil(UNITS), t as u32, 1),
                 CubeDim::new_1d(UNITS),
                 ids.arg(),
@@ -37,7 +37,7 @@ pub(super) fn int8(ids: &Buffer, table: &Matrix, k: usize) -> Buffer {
         // SAFETY: buffers are as long as their shapes say, and `ids` names rows of the table.
         unsafe {
             embed_int8::launch_unchecked(
-                table.values.client(),
+                table.values.launcher(),
                 CubeCount::Static((k as u32).div_ceil(UNITS), t as u32, 1),
                 CubeDim::new_1d(UNITS),
                 ids.arg(),

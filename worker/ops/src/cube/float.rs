@@ -61,7 +61,7 @@ fn launch(
     // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
     unsafe {
         linear_f32::launch_unchecked(
-            x.client(),
+            x.launcher(),
             CubeCount::Static((n as u32).div_ceil(PLANES), t.div_ceil(rows) as u32, 1),
             CubeDim::new_2d(x.plane(), PLANES),
             x.arg(),

@@ -10,6 +10,7 @@ use burn::tensor::DType;
 use cubecl::prelude::*;
 
 use super::{buffer::Buffer, math::silu, rows::Quantized};
+use crate::fallback::Part;
 
 /// From this many rows on tensor cores are worth their tiles.
 const MMA_ROWS: usize = 9;
@@ -45,6 +46,11 @@ impl Finish {
     }
 }
 
+/// Whether the products of `out [t, n]` are made on tensor cores.
+fn on_tensor_cores(out: &Buffer) -> bool {
+    out.dim(0) >= MMA_ROWS && Part::TensorCores.is_on() && mma::is_there(out.client())
+}
+
 /// `x * matrix^T (+ bias) (+ residual)`: `[t, k], [n, k] -> [t, n]`.
 pub(super) fn linear(
     x: &Quantized,
@@ -55,7 +61,7 @@ pub(super) fn linear(
     let (t, n) = (x.scales.len(), matrix.scales.len());
     let out = Buffer::empty(&x.values.0, [t, n], DType::F32);
     if t * n > 0 {
-        if t >= MMA_ROWS && mma::is_there(out.client()) {
+        if on_tensor_cores(&out) {
             mma::linear(x, matrix, bias, residual, &out);
         } else {
             dp4a::linear(x, matrix, bias, residual, &out);
@@ -73,7 +79,7 @@ pub(super) fn swiglu(
     let (t, n) = (x.scales.len(), gate.0.scales.len());
     let out = Buffer::empty(&x.values.0, [t, n], DType::F32);
     if t * n > 0 {
-        if t >= MMA_ROWS && mma::is_there(out.client()) {
+        if on_tensor_cores(&out) {
             mma::swiglu(x, gate, up, &out);
         } else {
             dp4a::swiglu(x, gate, up, &out);

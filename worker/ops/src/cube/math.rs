@@ -39,6 +39,32 @@ fn power_of_two(n: i32) -> f32 {
     f32::reinterpret((n + 127i32) << 23i32)
 }
 
+/// The natural logarithm of 1 + `x`, for a magnitude of at most a half: 2 artanh(x / (2 + x)), by its series.
+#[cube]
+pub(super) fn ln_1p(x: f32) -> f32 {
+    let s = x / (2.0f32 + x);
+    let square = s * s;
+    let mut p = fma(1.0f32 / 15.0, square, 1.0f32 / 13.0);
+    p = fma(p, square, 1.0f32 / 11.0);
+    p = fma(p, square, 1.0f32 / 9.0);
+    p = fma(p, square, 1.0f32 / 7.0);
+    p = fma(p, square, 0.2f32);
+    p = fma(p, square, 1.0f32 / 3.0);
+    p = fma(p, square, 1.0f32);
+    2.0f32 * s * p
+}
+
+/// The natural logarithm of a positive normal number.
+#[cube]
+pub(super) fn ln(x: f32) -> f32 {
+    let bits = i32::reinterpret(x);
+    // To 2^n * m, with m from the root of a half to the root of two.
+    let n = (bits - 0x3f35_04f3i32) >> 23i32;
+    let m = f32::reinterpret(bits - (n << 23i32));
+    let whole = f32::cast_from(n);
+    fma(whole, LN2_HIGH, fma(whole, LN2_LOW, ln_1p(m - 1.0f32)))
+}
+
 /// x times the logistic function of x.
 #[cube]
 pub(super) fn silu(x: f32) -> f32 {

@@ -25,7 +25,7 @@ pub(super) fn pack(values: CubeTensor) -> CubeTensor {
         // SAFETY: buffers are as long as their shapes say; words past the last are left out.
         unsafe {
             pack_rows::launch_unchecked(
-                values.client(),
+                values.launcher(),
                 CubeCount::Static((words as u32).div_ceil(UNITS), n.min(ROWS) as u32, 1),
                 CubeDim::new_1d(UNITS),
                 from,

@@ -57,7 +57,7 @@ pub(super) fn rotate_and_append(
     // SAFETY: buffers are as long as their shapes say; positions are rows of `rope`, and slots lie in the cache.
     unsafe {
         launch(
-            projected.client(),
+            projected.launcher(),
             CubeCount::Static((h + 2 * g) as u32, t as u32, 1),
             CubeDim::new_1d(UNITS as u32),
             projected.arg(),

@@ -68,7 +68,7 @@ pub(super) fn quantize(x: &Buffer, prepare: &Prepare) -> Quantized {
         // SAFETY: buffers are as long as their shapes say, and `rows` names rows of `x`.
         unsafe {
             quantize_rows::launch_unchecked(
-                x.client(),
+                x.launcher(),
                 CubeCount::Static(t as u32, 1, 1),
                 CubeDim::new_1d(UNITS as u32),
                 x.arg(),
@@ -100,7 +100,7 @@ pub(super) fn prepare(x: &Buffer, prepare: &Prepare) -> Buffer {
         // SAFETY: buffers are as long as their shapes say, and `rows` names rows of `x`.
         unsafe {
             prepare_rows::launch_unchecked(
-                x.client(),
+                x.launcher(),
                 CubeCount::Static(t as u32, 1, 1),
                 CubeDim::new_1d(UNITS as u32),
                 x.arg(),

@@ -26,6 +26,7 @@ use half::f16;
 
 use super::{
     attention::{self, Heads as Attending, attend_split, merge_splits},
+    draw::{self, draw_parts, merge_draws},
     embed::{embed_f32, embed_int8},
     float::{Then, linear_f32},
     int8::{
@@ -393,6 +394,18 @@ impl Target {
             2048,
             512
         );
+        add!(
+            self,
+            "draw_parts",
+            draw_parts,
+            dim,
+            buffer(),
+            buffer(),
+            buffer(),
+            32_000,
+            draw::UNITS
+        );
+        add!(self, "merge_draws", merge_draws, dim, buffer(), buffer(), buffer(), 8, 16);
         add!(self, "pack_rows", pack_rows, dim, buffer(), buffer(), 2048, 2048, 512);
         let dim = CubeDim::new_1d(project::UNITS as u32);
         for normed in [false, true] {

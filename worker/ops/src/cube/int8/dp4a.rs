@@ -36,7 +36,7 @@ pub(super) fn linear(
     // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
     unsafe {
         linear_dp4a::launch_unchecked(
-            out.client(),
+            out.launcher(),
             count,
             dim,
             x.values.arg(),
@@ -67,7 +67,7 @@ pub(super) fn swiglu(
     // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
     unsafe {
         swiglu_dp4a::launch_unchecked(
-            out.client(),
+            out.launcher(),
             count,
             dim,
             x.values.arg(),

@@ -89,7 +89,7 @@ pub(super) fn linear(
     // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
     unsafe {
         linear_mma::launch_unchecked(
-            out.client(),
+            out.launcher(),
             count,
             dim,
             x.values.arg(),
@@ -120,7 +120,7 @@ pub(super) fn swiglu(
     // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
     unsafe {
         swiglu_mma::launch_unchecked(
-            out.client(),
+            out.launcher(),
             count,
             dim,
             x.values.arg(),

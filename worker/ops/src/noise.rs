@@ -1,9 +1,9 @@
 //! Gumbel noise as a pure function of seed, choice, position and token.
 
-use stoker_ops::math::ln;
+use crate::math::ln;
 
 /// The noise of one draw.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noise {
     key: [u32; 2],
 }
@@ -12,11 +12,24 @@ impl Noise {
     /// No token's noise is above this: `-ln(-ln(1 - 2^-33))`, rounded up.
     pub const MOST: f64 = 22.9;
 
+    /// That of draws that have none.
+    pub const NONE: Self = Self { key: [0; 2] };
+
     /// The noise of the draw at `position` of continuation `choice`.
     pub fn new(seed: u64, choice: u32, position: usize) -> Self {
         let place = (u64::from(choice) << 32) ^ position as u64;
         let key = mix64(mix64(seed).wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         Self { key: [key as u32, (key >> 32) as u32] }
+    }
+
+    /// What tells this draw's noise from that of others, for a device that makes it.
+    pub fn key(&self) -> [u32; 2] {
+        self.key
+    }
+
+    /// The noise with this key.
+    pub fn from_key(key: [u32; 2]) -> Self {
+        Self { key }
     }
 
     /// The noise of `token`: -ln(-ln(u)) of a u that is uniform over 2^32 values between 0 and 1.

@@ -1,0 +1,228 @@
+//! Tokens drawn on the device, so that a step copies back two numbers a row and not a vocabulary.
+//!
+//! Scores are in f32 here and in f64 by definition ([`crate::draw`]). So each comes with a bound on how far it may be
+//! off, and a row whose best two lie closer than their bounds is marked as not sure: the caller draws it from the
+//! logits. What is drawn is therefore the same to the token wherever it is drawn.
+
+use burn::tensor::DType;
+use cubecl::prelude::*;
+
+use super::{
+    buffer::Buffer,
+    math::{ln, ln_1p, magnitude},
+};
+use crate::draw::Draw;
+
+/// Units that share a part of a row.
+pub(super) const UNITS: usize = 256;
+/// Tokens of a part.
+const PART: usize = 2048;
+/// Numbers that a part comes down to: the best score, how far it may be off, its token, the most that the score of any other
+/// token may be, and whether anything was not finite.
+const WORDS: usize = 5;
+/// Rows of the cubes that merge.
+const MERGE_UNITS: u32 = 64;
+
+/// How far noise may be off by itself: a few units in the last place of both logarithms.
+const DOUBT: f32 = 1e-5;
+/// How far a score may be off, in parts of what it is the sum of.
+const DOUBT_OF_PARTS: f32 = 1e-6;
+
+/// Exponents of what is infinite or no number.
+const NOT_FINITE: u32 = 0x7f80_0000;
+
+/// `logits [m, n], draws [m, Draw::WORDS] -> [m, 2]`: the token, and 1 where that is not sure.
+pub(super) fn draw(logits: &Buffer, draws: &Buffer) -> Buffer {
+    let (m, n) = (logits.dim(0), logits.dim(1));
+    let out = Buffer::empty(&logits.0, [m, 2], DType::I32);
+    if m * n == 0 {
+        return out;
+    }
+    let count = n.div_ceil(PART);
+    let parts = Buffer::empty(&logits.0, [m, count, WORDS], DType::I32);
+    // SAFETY: buffers are as long as their shapes say; tokens past the last are left out.
+    unsafe {
+        draw_parts::launch_unchecked(
+            logits.launcher(),
+            CubeCount::Static(count as u32, m as u32, 1),
+            CubeDim::new_1d(UNITS as u32),
+            logits.arg(),
+            draws.arg(),
+            parts.arg(),
+            n as u32,
+            UNITS,
+        );
+    }
+    // SAFETY: buffers are as long as their shapes say; rows past the last are left out.
+    unsafe {
+        merge_draws::launch_unchecked(
+            logits.launcher(),
+            CubeCount::Static((m as u32).div_ceil(MERGE_UNITS), 1, 1),
+            CubeDim::new_1d(MERGE_UNITS),
+            parts.arg(),
+            draws.arg(),
+            out.arg(),
+            m as u32,
+            count as u32,
+        );
+    }
+    out
+}
+
+#[cube]
+fn mix32(x: u32) -> u32 {
+    let mut x = (x ^ (x >> 16u32)) * 0x85eb_ca6bu32;
+    x = (x ^ (x >> 13u32)) * 0xc2b2_ae35u32;
+    x ^ (x >> 16u32)
+}
+
+/// The noise of a token, as [`crate::noise::Noise::of`] has it: -ln(-ln(u)).
+#[cube]
+fn noise(token: u32, low: u32, high: u32) -> f32 {
+    let bits = mix32(mix32(token ^ low) + high);
+    // Of u, or where u is more than a half of 1 - u, which is the one that keeps its digits then.
+    let upper = bits >= 0x8000_0000u32;
+    let near = select(upper, !bits, bits);
+    let part = (f32::cast_from(near) + 0.5f32) * 2.328_306_4e-10f32;
+    let inner = select(upper, ln_1p(-part), ln(part));
+    -ln(-inner)
+}
+
+/// Whether `x` is infinite or no number.
+#[cube]
+fn is_odd(x: f32) -> bool {
+    magnitude(x) >= NOT_FINITE
+}
+
+/// A cube a part of a row.
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(in crate::cube) fn draw_parts(
+    logits: &[f32],
+    draws: &[i32],
+    parts: &mut [i32],
+    n: u32,
+    #[comptime] units: usize,
+) {
+    let n = n as usize;
+    let (part, row) = (CUBE_POS_X as usize, CUBE_POS_Y as usize);
+    let unit = UNIT_POS as usize;
+    let words = row * comptime!(Draw::WORDS);
+    let temperature = f32::reinterpret(draws[words]);
+    let (low, high) = (u32::reinterpret(draws[words + 1]), u32::reinterpret(draws[words + 2]));
+
+    let mut score = f32::min_value();
+    let mut doubt = 0.0f32;
+    let mut token = 0u32;
+    let mut others = f32::min_value();
+    let mut odd = 0u32;
+    let end = min(part * PART + PART, n);
+    let mut i = part * PART + unit;
+    while i < end {
+        let logit = logits[row * n + i];
+        let mut candidate = logit;
+        let mut slack = 0.0f32;
+        if temperature != 0.0f32 {
+            let scaled = logit / temperature;
+            let noise = noise(i as u32, low, high);
+            candidate = scaled + noise;
+            slack = DOUBT + (Abs::abs(scaled) + Abs::abs(noise)) * DOUBT_OF_PARTS;
+        }
+        if is_odd(candidate) {
+            odd = 1u32;
+        }
+        if candidate > score {
+            others = max(others, score + doubt);
+            score = candidate;
+            doubt = slack;
+            token = i as u32;
+        } else {
+            others = max(others, candidate + slack);
+        }
+        i += units;
+    }
+
+    let mut scores = Shared::<[f32]>::new_slice(units);
+    let mut doubts = Shared::<[f32]>::new_slice(units);
+    let mut tokens = Shared::<[u32]>::new_slice(units);
+    let mut rest = Shared::<[f32]>::new_slice(units);
+    let mut odds = Shared::<[u32]>::new_slice(units);
+    scores[unit] = score;
+    doubts[unit] = doubt;
+    tokens[unit] = token;
+    rest[unit] = others;
+    odds[unit] = odd;
+    sync_cube();
+    let mut width = (units / 2).runtime();
+    while width > 0 {
+        if unit < width {
+            let other = unit + width;
+            let wins = better(scores[other], tokens[other], scores[unit], tokens[unit]);
+            let loser = select(wins, scores[unit] + doubts[unit], scores[other] + doubts[other]);
+            rest[unit] = max(max(rest[unit], rest[other]), loser);
+            odds[unit] = odds[unit] | odds[other];
+            if wins {
+                scores[unit] = scores[other];
+                doubts[unit] = doubts[other];
+                tokens[unit] = tokens[other];
+            }
+        }
+        sync_cube();
+        width /= 2;
+    }
+    if unit == 0 {
+        let at = (row * CUBE_COUNT_X as usize + part) * WORDS;
+        parts[at] = i32::reinterpret(scores[0]);
+        parts[at + 1] = i32::reinterpret(doubts[0]);
+        parts[at + 2] = i32::reinterpret(tokens[0]);
+        parts[at + 3] = i32::reinterpret(rest[0]);
+        parts[at + 4] = i32::reinterpret(odds[0]);
+    }
+}
+
+/// Whether the first of two comes before the second.
+#[cube]
+fn better(score: f32, token: u32, than: f32, other: u32) -> bool {
+    score > than || (score == than && token < other)
+}
+
+/// A unit a row.
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(in crate::cube) fn merge_draws(
+    parts: &[i32],
+    draws: &[i32],
+    out: &mut [i32],
+    m: u32,
+    count: u32,
+) {
+    let row = ABSOLUTE_POS;
+    if row < m as usize {
+        let mut score = f32::min_value();
+        let mut doubt = 0.0f32;
+        let mut token = 0u32;
+        let mut others = f32::min_value();
+        let mut odd = 0i32;
+        for part in 0..count as usize {
+            let at = (row * count as usize + part) * WORDS;
+            let candidate = f32::reinterpret(parts[at]);
+            let slack = f32::reinterpret(parts[at + 1]);
+            others = max(others, f32::reinterpret(parts[at + 3]));
+            odd |= parts[at + 4];
+            // Parts come in the order of their tokens: the first of equals stays.
+            if candidate > score {
+                others = max(others, score + doubt);
+                score = candidate;
+                doubt = slack;
+                token = u32::reinterpret(parts[at + 2]);
+            } else {
+                others = max(others, candidate + slack);
+            }
+        }
+        // Greatest logits are compared as they are, and leave no doubt.
+        let noisy = f32::reinterpret(draws[row * comptime!(Draw::WORDS)]) != 0.0f32;
+        if noisy && others >= score - doubt {
+            odd = 1i32;
+        }
+        out[row * 2] = i32::reinterpret(token);
+        out[row * 2 + 1] = odd;
+    }
+}
