@@ -8,7 +8,7 @@ use crate::{
     group::{Progress, SequenceGroup},
     model::{Model, Quantization},
     request::{Request, Sink},
-    runner::{Logits, Part, Runner},
+    runner::{Outcome, Part, Runner},
     scheduler::{Limits, Plan, Refused, Scheduler, Size, Slice, blocks_for},
     weights::ModelConfig,
 };
@@ -77,7 +77,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Allocates the cache.
+    /// Allocates the cache, and has a GPU remember what steps launch.
     pub fn new(model: Model, config: EngineConfig) -> Self {
         let blocks = BlockPool::new(u32::try_from(config.kv_blocks).unwrap_or(u32::MAX));
         let row_bytes = model.config.vocab_size * size_of::<f32>();
@@ -86,8 +86,10 @@ impl Engine {
             max_num_batched_tokens: config.max_num_batched_tokens.max(config.max_num_seqs),
             max_prompt_logits: (PROMPT_LOGITS_BYTES / row_bytes.max(1)).max(1),
         };
+        let mut runner = Runner::new(model, blocks.total());
+        runner.record(config.max_num_seqs);
         Self {
-            runner: Runner::new(model, blocks.total()),
+            runner,
             scheduler: Scheduler::new(limits, blocks.clone()),
             blocks,
             requests: HashMap::new(),
@@ -142,8 +144,8 @@ impl Engine {
         if plan.slices.is_empty() {
             return false;
         }
-        let logits = self.run(&plan);
-        self.draw(&plan, &logits);
+        let outcome = self.run(&plan);
+        self.draw(&plan, &outcome);
         self.steps += 1;
         true
     }
@@ -173,21 +175,24 @@ impl Engine {
         });
     }
 
-    /// Runs the model over the plan. A row of logits for every token that wants one.
-    fn run(&mut self, plan: &Plan) -> Logits {
+    /// Runs the model over the plan. A row for every token that wants one.
+    fn run(&mut self, plan: &Plan) -> Outcome {
         let now = Instant::now();
         for slice in &plan.slices {
             if let Some(group) = self.requests.get_mut(&slice.id.request) {
                 group.scheduled(self.steps, now);
             }
         }
+        let vocab = self.runner.model().config.vocab_size;
         let part = |slice: &Slice| {
-            let tokens = self.requests[&slice.id.request].tokens(slice.id.choice);
+            let group = &self.requests[&slice.id.request];
+            let tokens = group.tokens(slice.id.choice);
             Part {
                 ids: &tokens[slice.start..slice.start + slice.length],
                 start: slice.start,
                 table: self.scheduler.table(slice.id),
                 logits: slice.logits,
+                draw: slice.samples.then(|| group.on_device(slice.id.choice, vocab)).flatten(),
             }
         };
         let parts: Vec<_> = plan.slices.iter().map(part).collect();
@@ -195,9 +200,9 @@ impl Engine {
     }
 
     /// Draws a token for every slice that samples, and ends what is done.
-    fn draw(&mut self, plan: &Plan, logits: &Logits) {
+    fn draw(&mut self, plan: &Plan, outcome: &Outcome) {
         let now = Instant::now();
-        let mut rest = logits.rows();
+        let mut rest = outcome.rows();
         for slice in &plan.slices {
             let rows: Vec<_> = rest.by_ref().take(slice.logits).collect();
             self.scheduler.ran(slice, slice.samples);

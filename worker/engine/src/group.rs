@@ -2,8 +2,11 @@
 
 use std::time::Instant;
 
+use stoker_ops::draw::Draw;
+
 use crate::{
     request::{Event, Failure, Finish, PROMPT_PART, Request, Sink, Summary, Timings},
+    runner::Row,
     sampling::{TokenLogprob, check_finite},
     scheduler::Slice,
     sequence::Sequence,
@@ -94,17 +97,22 @@ impl SequenceGroup {
         self.clock.preemptions += 1;
     }
 
-    /// Takes the logits that a slice wanted, a row of `[vocab]` each, and tells the client what comes of them.
+    /// How a device may draw the next token of a sequence, if it may.
+    pub(crate) fn on_device(&self, choice: u32, vocab: usize) -> Option<Draw> {
+        self.sequences[choice as usize].on_device(vocab)
+    }
+
+    /// Takes the rows that a slice wanted, and tells the client what comes of them.
     pub(crate) fn advance(
         &mut self,
         slice: &Slice,
-        logits: &[&[f32]],
+        rows: &[Row],
         tokenizer: &Tokenizer,
         now: Instant,
     ) -> Progress {
-        let (prompt, sampled) = logits.split_at(logits.len() - usize::from(slice.samples));
+        let (prompt, sampled) = rows.split_at(rows.len() - usize::from(slice.samples));
         let progress = self.note_prompt(slice, prompt).and_then(|()| match sampled.first() {
-            Some(row) => self.draw(slice.id.choice, row, tokenizer, now),
+            Some(row) => self.draw(slice.id.choice, *row, tokenizer, now),
             None => Ok(Progress::GoesOn),
         });
         progress.unwrap_or_else(|failure| {
@@ -113,13 +121,15 @@ impl SequenceGroup {
         })
     }
 
-    /// Keeps how likely tokens of the prompt were. `logits` are those after the positions from
+    /// Keeps how likely tokens of the prompt were. `rows` are the logits after the positions from
     /// `slice.start + slice.length - slice.logits` on.
-    fn note_prompt(&mut self, slice: &Slice, logits: &[&[f32]]) -> Result<(), Failure> {
+    fn note_prompt(&mut self, slice: &Slice, rows: &[Row]) -> Result<(), Failure> {
         let Some(known) = &mut self.prompt_logprobs else { return Ok(()) };
         let tokens = self.sequences[slice.id.choice as usize].tokens();
         let first = slice.start + slice.length - slice.logits + 1;
-        for (position, row) in (first..).zip(logits) {
+        for (position, row) in (first..).zip(rows) {
+            // A device draws after the last token of a slice alone, and that is not one of these.
+            let Row::Logits(row) = row else { continue };
             check_finite(row, position)?;
             known.push(TokenLogprob::of(row, tokens[position], self.top));
         }
@@ -129,11 +139,11 @@ impl SequenceGroup {
     fn draw(
         &mut self,
         choice: u32,
-        logits: &[f32],
+        row: Row,
         tokenizer: &Tokenizer,
         now: Instant,
     ) -> Result<Progress, Failure> {
-        let (token, reason) = self.sequences[choice as usize].draw(logits, tokenizer)?;
+        let (token, reason) = self.sequences[choice as usize].draw(row, tokenizer)?;
         self.clock.first_token.get_or_insert(now);
         self.completion_tokens += 1;
         self.tell_prompt();

@@ -17,7 +17,7 @@ pub use decoder::Decoder;
 pub use quantization::Quantization;
 pub use reader::LoadTimings;
 use reader::Reader;
-use stoker_ops::Device;
+use stoker_ops::{Device, graph};
 
 use crate::{
     simulate::Profile,
@@ -94,6 +94,7 @@ impl Model {
             files.tensors().map(|info| info.shape.iter().product::<usize>() as u64).sum();
         let total = files.tensors().map(|info| files.stored_bytes(&info.name)).sum();
         let begun = Instant::now();
+        let _using = graph::using();
         let mut reader = Reader {
             files,
             device: &device.tensors,

@@ -13,6 +13,7 @@ pub use adjust::Adjustments;
 pub use logprobs::{Logprobs, TokenLogprob};
 pub(crate) use sampler::{Drawn, Sampler};
 
+use stoker_ops::draw::Draw;
 pub use stoker_ops::noise::{Noise, mix64};
 
 use crate::request::Failure;
@@ -46,32 +47,25 @@ impl Sampling {
         Self { temperature: 0.0, ..Self::default() }
     }
 
+    /// How the token at `position` of the sequence is drawn, of those that are kept.
+    fn draw(&self, position: usize) -> Draw {
+        let noise = Noise::new(self.seed, self.choice, position);
+        Draw { temperature: self.temperature, noise }
+    }
+
     /// Draws the token at `position` of the sequence from `logits [vocab]`, finite or -∞ for tokens that may
     /// not come. Ties go to the lowest id.
     fn pick(&self, logits: &[f32], position: usize) -> u32 {
-        let greedy = argmax(logits.iter().map(|l| f64::from(*l)));
-        if self.temperature == 0.0 {
-            return greedy;
-        }
-        let noise = Noise::new(self.seed, self.choice, position);
-        let temperature = f64::from(self.temperature);
-        let scaled = |token: u32| f64::from(logits[token as usize]) / temperature;
-        // Begin with the likeliest: it beats most others before their noise need be known.
-        let mut best = (greedy, scaled(greedy) + noise.of(greedy));
-        let mut consider = |token: u32| {
-            if scaled(token) + Noise::MOST < best.1 {
-                return;
-            }
-            let score = scaled(token) + noise.of(token);
-            if score > best.1 || (score == best.1 && token < best.0) {
-                best = (token, score);
-            }
-        };
+        let draw = self.draw(position);
         match keep::tokens(self, logits) {
-            None => (0..logits.len() as u32).for_each(&mut consider),
-            Some(kept) => kept.into_iter().for_each(&mut consider),
+            None => draw.pick(logits, 0..logits.len() as u32),
+            Some(kept) => draw.pick(logits, kept.into_iter()),
         }
-        best.0
+    }
+
+    /// Whether every token of a vocabulary of that size may be drawn, or none but the likeliest is.
+    fn keeps_all(&self, vocab: usize) -> bool {
+        self.temperature == 0.0 || keep::all(self, vocab)
     }
 }
 
@@ -81,17 +75,6 @@ pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<(), Failur
         Some(token) => Err(Failure::NotFinite { token: token as u32, position }),
         None => Ok(()),
     }
-}
-
-/// The first place of the greatest value.
-fn argmax(values: impl Iterator<Item = f64>) -> u32 {
-    let mut best = (0, f64::NEG_INFINITY);
-    for (i, value) in values.enumerate() {
-        if value > best.1 {
-            best = (i as u32, value);
-        }
-    }
-    best.0
 }
 
 #[cfg(test)]
@@ -149,18 +132,6 @@ mod tests {
         let seeded = Sampling { seed: 9, ..Sampling::greedy() };
         assert_eq!(Sampling::greedy().pick(&logits, 3), 1);
         assert_eq!(seeded.pick(&logits, 3), 1);
-    }
-
-    #[test]
-    fn the_shortcut_changes_nothing() {
-        let logits: Vec<f32> = (0..500).map(|i| ((i * 37) % 101) as f32 * 0.4 - 20.0).collect();
-        for position in 0..300 {
-            let sampling = Sampling { seed: 3, ..Sampling::default() };
-            let noise = Noise::new(3, 0, position);
-            let scores = logits.iter().enumerate();
-            let scores = scores.map(|(t, l)| f64::from(*l) + noise.of(t as u32));
-            assert_eq!(sampling.pick(&logits, position), argmax(scores));
-        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! One continuation of a prompt: its tokens, how the next is drawn, and when it ends.
 
+use stoker_ops::draw::Draw;
+
 use crate::{
     emit::{Emitted, Emitter},
     request::{Failure, FinishReason, Request, Token},
+    runner::Row,
     sampling::{Drawn, Sampler, Sampling},
     tokenizer::Tokenizer,
 };
@@ -63,13 +66,18 @@ impl Sequence {
         &self.tokens
     }
 
-    /// Draws the next token from `logits [vocab]`. With a reason, the sequence has ended.
+    /// How a device may draw the next token, if it may.
+    pub(crate) fn on_device(&self, vocab: usize) -> Option<Draw> {
+        self.sampler.on_device(self.tokens.len(), vocab)
+    }
+
+    /// Draws the next token from its row. With a reason, the sequence has ended.
     pub(crate) fn draw(
         &mut self,
-        logits: &[f32],
+        row: Row,
         tokenizer: &Tokenizer,
     ) -> Result<(Token, Option<FinishReason>), Failure> {
-        let Drawn { id, logprob } = self.sampler.draw(logits, self.tokens.len())?;
+        let Drawn { id, logprob } = self.sampler.draw(row, self.tokens.len())?;
         self.tokens.push(id);
         let may_stop = self.tokens.len() > self.shortest;
         let stopped = may_stop && self.stop_ids.contains(&id);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    runner::{Logits, Part},
+    runner::{Outcome, Part},
     sampling::mix64,
     tokenizer::Tokenizer,
     weights::{Family, ModelConfig, RopeScaling},
@@ -105,7 +105,7 @@ impl Simulator {
     }
 
     /// Takes the time of a step, then answers like [`crate::runner::Runner::run`].
-    pub(crate) fn run(&self, parts: &[Part]) -> Logits {
+    pub(crate) fn run(&self, parts: &[Part]) -> Outcome {
         let end = Instant::now() + self.profile.cost(parts);
         let wanted = parts.iter().flat_map(|part| {
             let end = part.start + part.ids.len();
@@ -113,7 +113,7 @@ impl Simulator {
         });
         let logits = wanted.flat_map(|position| self.logits(position + 1)).collect();
         thread::sleep(end.saturating_duration_since(Instant::now()));
-        Logits::new(logits, self.vocab_size)
+        Outcome::of_logits(logits, self.vocab_size)
     }
 
     /// A row for the token at `position`: a few words, all equally likely, and perhaps an end.
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_step_costs_what_its_tokens_cost() {
-        let part = |start, ids| Part { ids, start, table: &[], logits: 1 };
+        let part = |start, ids| Part { ids, start, table: &[], logits: 1, draw: None };
         let (prompt, token) = ([1; 300], [1; 1]);
         // A chunk of 300 after 200, and two that decode at 1,000.
         let parts = [part(200, &prompt[..]), part(999, &token[..]), part(999, &token[..])];

@@ -196,6 +196,7 @@ fn computing(
     // One queue of work for all threads: those that load a model, and that of each engine that shares it. A graph that
     // is recorded on one queue cannot wait for another.
     set_policy(StreamPolicy::Single);
+    let _using = crate::graph::using();
     let broken = |reason| DeviceError::Broken { choice, reason };
     // The libraries below panic where a device is there and cannot be used.
     let sum = catch_unwind(AssertUnwindSafe(|| {

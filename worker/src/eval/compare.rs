@@ -5,7 +5,7 @@ use std::time::Instant;
 use stoker_engine::{
     blocks::{Block, BlockPool},
     model::Quantization,
-    runner::{Logits, Part, Runner},
+    runner::{Outcome, Part, Runner},
     scheduler::blocks_for,
 };
 
@@ -61,14 +61,19 @@ fn step(
     window: &[u32],
     range: std::ops::Range<usize>,
 ) -> Result<(), Failure> {
-    let mut reference: Option<Logits> = None;
+    let mut reference: Option<Outcome> = None;
     for (subject, score) in subjects.iter_mut().zip(scores) {
-        let part =
-            Part { ids: &window[range.clone()], start: range.start, table, logits: range.len() };
+        let part = Part {
+            ids: &window[range.clone()],
+            start: range.start,
+            table,
+            logits: range.len(),
+            draw: None,
+        };
         let begun = Instant::now();
-        let logits = subject.runner.run(&[part]);
+        let outcome = subject.runner.run(&[part]);
         score.time += begun.elapsed();
-        for (row, (logits, next)) in logits.rows().zip(&window[range.start + 1..]).enumerate() {
+        for (row, (logits, next)) in outcome.logits().zip(&window[range.start + 1..]).enumerate() {
             if !score.add(logits, *next) {
                 let (kind, position) = (subject.kind, range.start + row);
                 return Err(Failure::Failed(format!(
@@ -79,7 +84,7 @@ fn step(
                 score.apart.add(logits, reference.row(row));
             }
         }
-        reference.get_or_insert(logits);
+        reference.get_or_insert(outcome);
     }
     Ok(())
 }

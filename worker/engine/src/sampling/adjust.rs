@@ -86,12 +86,18 @@ impl Adjuster {
         }
     }
 
+    /// Whether logits are left as they are when the token at `position` is drawn.
+    pub(super) fn changes_nothing(&self, position: usize) -> bool {
+        let masks = position < self.masked_until && !self.masked.is_empty();
+        self.wanted.bias.is_empty() && self.counts.is_empty() && !masks
+    }
+
     /// `logits [vocab]` as the token at `position` is to be drawn from them; copied only if something changes.
     pub(super) fn apply<'a>(&self, logits: &'a [f32], position: usize) -> Cow<'a, [f32]> {
-        let masked = if position < self.masked_until { &self.masked[..] } else { &[] };
-        if self.wanted.bias.is_empty() && self.counts.is_empty() && masked.is_empty() {
+        if self.changes_nothing(position) {
             return Cow::Borrowed(logits);
         }
+        let masked = if position < self.masked_until { &self.masked[..] } else { &[] };
         let mut adjusted = logits.to_vec();
         let mut change = |token: u32, to: &dyn Fn(f32) -> f32| {
             if let Some(logit) = adjusted.get_mut(token as usize) {

@@ -4,13 +4,19 @@ use std::cmp::Ordering;
 
 use super::Sampling;
 
+/// Whether all tokens of a vocabulary of this size are kept, whatever their logits.
+pub(super) fn all(sampling: &Sampling, vocab: usize) -> bool {
+    let top_k = (1..vocab).contains(&sampling.top_k);
+    !(top_k || sampling.top_p < 1.0 || sampling.min_p > 0.0)
+}
+
 /// The tokens that are kept, or `None` for all of `logits [vocab]`.
 pub(super) fn tokens(sampling: &Sampling, logits: &[f32]) -> Option<Vec<u32>> {
-    let top_k = (1..logits.len()).contains(&sampling.top_k);
-    let (top_p, min_p) = (sampling.top_p < 1.0, sampling.min_p > 0.0);
-    if !(top_k || top_p || min_p) {
+    if all(sampling, logits.len()) {
         return None;
     }
+    let top_k = (1..logits.len()).contains(&sampling.top_k);
+    let (top_p, min_p) = (sampling.top_p < 1.0, sampling.min_p > 0.0);
     let likelier = |a: &u32, b: &u32| -> Ordering {
         logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
     };

@@ -1,7 +1,9 @@
 //! Draws the tokens of one sequence, with everything its request asked for.
 
 use super::{Adjustments, Logprobs, Sampling, TokenLogprob, adjust::Adjuster, check_finite};
-use crate::request::Failure;
+use stoker_ops::draw::Draw;
+
+use crate::{request::Failure, runner::Row};
 
 /// How one sequence's tokens are drawn, and what that depends on.
 #[derive(Debug)]
@@ -35,8 +37,24 @@ impl Sampler {
         Self { sampling, adjuster, logprobs }
     }
 
-    /// Draws the token at `position` of the sequence from `logits [vocab]`, and takes note of it.
-    pub(crate) fn draw(&mut self, logits: &[f32], position: usize) -> Result<Drawn, Failure> {
+    /// How a device may draw the token at `position` of the sequence, if nothing but the draw is wanted of the logits of
+    /// a vocabulary of this size.
+    pub(crate) fn on_device(&self, position: usize, vocab: usize) -> Option<Draw> {
+        let plain = !self.logprobs.output
+            && self.adjuster.changes_nothing(position)
+            && self.sampling.keeps_all(vocab);
+        plain.then(|| self.sampling.draw(position))
+    }
+
+    /// Draws the token at `position` of the sequence from its row, and takes note of it.
+    pub(crate) fn draw(&mut self, row: Row, position: usize) -> Result<Drawn, Failure> {
+        let logits = match row {
+            Row::Drawn(id) => {
+                self.adjuster.push(id);
+                return Ok(Drawn { id, logprob: None });
+            }
+            Row::Logits(logits) => logits,
+        };
         check_finite(logits, position)?;
         let id = self.sampling.pick(&self.adjuster.apply(logits, position), position);
         self.adjuster.push(id);
@@ -49,6 +67,8 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use stoker_ops::noise::Noise;
 
     use super::*;
 
@@ -65,7 +85,36 @@ mod tests {
         };
         let logprobs = Logprobs { output: true, prompt: false, top: 3 };
         let mut sampler = Sampler::new(sampling, adjustments, logprobs, &[1, 0], vec![0], 9);
-        assert_eq!(sampler.draw(&logits, 2).unwrap(), Drawn { id: 1, logprob: Some(plain) });
+        assert_eq!(
+            sampler.draw(Row::Logits(&logits), 2).unwrap(),
+            Drawn { id: 1, logprob: Some(plain) }
+        );
+    }
+
+    #[test]
+    fn a_device_draws_where_nothing_else_is_wanted() {
+        let of = |sampling, adjustments, logprobs, position| {
+            let sampler = Sampler::new(sampling, adjustments, logprobs, &[1, 0], vec![7], 9);
+            sampler.on_device(position, 100)
+        };
+        let (plain, none) = (Sampling { seed: 5, ..Sampling::default() }, Logprobs::default());
+        let draw = Draw { temperature: 1.0, noise: Noise::new(5, 0, 9) };
+        assert_eq!(of(plain, Adjustments::default(), none, 9), Some(draw));
+        assert_eq!(of(plain, Adjustments::default(), none, 8), None, "7 may not come yet");
+        let output = Logprobs { output: true, ..none };
+        assert_eq!(of(plain, Adjustments::default(), output, 9), None);
+        let repeats = Adjustments { repetition_penalty: 1.1, ..Adjustments::default() };
+        assert_eq!(of(plain, repeats, none, 9), None);
+        for few in [
+            Sampling { top_k: 4, ..plain },
+            Sampling { top_p: 0.9, ..plain },
+            Sampling { min_p: 0.1, ..plain },
+        ] {
+            assert_eq!(of(few, Adjustments::default(), none, 9), None);
+            let greedy = Sampling { temperature: 0.0, ..few };
+            assert!(of(greedy, Adjustments::default(), none, 9).is_some(), "the likeliest is kept");
+        }
+        assert!(of(Sampling { top_k: 100, ..plain }, Adjustments::default(), none, 9).is_some());
     }
 
     #[test]
@@ -74,7 +123,8 @@ mod tests {
         let adjustments = Adjustments { presence_penalty: 0.2, ..Adjustments::default() };
         let none = Logprobs::default();
         let mut sampler = Sampler::new(Sampling::greedy(), adjustments, none, &[0], vec![], 0);
-        let drawn: Vec<_> = (1..5).map(|at| sampler.draw(&logits, at).unwrap().id).collect();
+        let drawn: Vec<_> =
+            (1..5).map(|at| sampler.draw(Row::Logits(&logits), at).unwrap().id).collect();
         assert_eq!(drawn, [0, 1, 0, 0], "each but the last two is lowered once");
     }
 
@@ -84,6 +134,6 @@ mod tests {
         let greedy = Sampling::greedy();
         let mut sampler = Sampler::new(greedy, Adjustments::default(), none, &[0], vec![], 0);
         let failure = Failure::NotFinite { token: 1, position: 4 };
-        assert_eq!(sampler.draw(&[0.0, f32::NAN], 4), Err(failure));
+        assert_eq!(sampler.draw(Row::Logits(&[0.0, f32::NAN]), 4), Err(failure));
     }
 }

@@ -94,9 +94,10 @@ fn logits(model: &Model, prompts: &[&[u32]], chunk: usize) -> Vec<BTreeMap<usize
                 start,
                 table: &tables[prompt],
                 logits: 1,
+                draw: None,
             })
             .collect();
-        for (&prompt, logits) in running.iter().zip(runner.run(&parts).rows()) {
+        for (&prompt, logits) in running.iter().zip(runner.run(&parts).logits()) {
             found[prompt].insert(end(prompt) - 1, logits.to_vec());
         }
     }

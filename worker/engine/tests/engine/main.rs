@@ -4,6 +4,7 @@
 
 mod adjusting;
 mod choices;
+mod devices;
 mod emitting;
 mod exactness;
 mod failing;

@@ -15,7 +15,7 @@ use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, FinishReason, Logprobs, Model, Request, Sampling,
     Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, weights::ModelFiles,
 };
-use stoker_ops::{Device, device::Choice};
+use stoker_ops::{Device, device::Choice, fallback::Part};
 
 /// The folder of real models, or `None` with a word about it where only the project is there.
 pub fn data(path: &str) -> Option<PathBuf> {
@@ -31,12 +31,16 @@ pub fn data(path: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Where models compute: the CPU, or what STOKER_TEST_DEVICE names (`wgpu`, with that feature).
-fn device() -> &'static Device {
+/// Where models compute: the CPU, or what STOKER_TEST_DEVICE names (`wgpu`, with that feature), without what
+/// STOKER_TEST_GPU_WITHOUT names.
+pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| {
         let choice =
             std::env::var("STOKER_TEST_DEVICE").map_or(Choice::Cpu, |name| name.parse().unwrap());
+        if let Ok(part) = std::env::var("STOKER_TEST_GPU_WITHOUT") {
+            part.parse::<Part>().unwrap().turn_off();
+        }
         Device::open(choice, |_| ()).unwrap()
     })
 }

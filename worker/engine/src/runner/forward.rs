@@ -1,0 +1,183 @@
+//! The network and its caches on a device.
+
+use std::{cell::RefCell, ops::Range, rc::Rc};
+
+use burn::tensor::{Device, Int, Tensor, s};
+use stoker_ops::{Cache, fallback::Part as Fallback, graph, ops};
+
+use super::{
+    Outcome, Part,
+    graphs::{Graphs, Size},
+    step::{Inputs, Step},
+};
+use crate::{
+    model::{Decoder, Model},
+    scheduler::blocks_for,
+};
+
+/// A decoder with a cache for each layer.
+pub(super) struct Forward {
+    network: Network,
+    vocab: usize,
+    /// The longest table of a sequence.
+    longest: usize,
+    /// Blocks of the cache that sequences use.
+    blocks: usize,
+    draws: bool,
+    graphs: Graphs,
+}
+
+/// What a graph holds as well.
+#[derive(Clone)]
+pub(super) struct Network {
+    decoder: Rc<Decoder>,
+    pub(super) device: Device,
+    /// Written in place: held here and nowhere else.
+    caches: Rc<RefCell<Vec<Cache>>>,
+    /// How many floats the splits of attention take for a sequence, for each block of its table.
+    attention_row: usize,
+}
+
+/// What the network gives: logits `[wanted, vocab]`, and what is drawn from them, if the device draws.
+pub(super) type Output = (Tensor<2>, Option<Tensor<2, Int>>);
+
+impl Forward {
+    /// Allocates a cache of `blocks`, zeroed.
+    pub(super) fn new(decoder: Decoder, model: &Model, device: Device, blocks: usize) -> Self {
+        let _using = graph::using();
+        let config = &model.config;
+        // On the CPU logits are where they are drawn from.
+        let draws = device != Device::flex();
+        // One more for sequences that fill up a graph.
+        let allocated = blocks + usize::from(draws);
+        let kind = model.quantization.cache_kind();
+        let (heads, d) = (config.num_kv_heads, config.head_dim);
+        let cache = |_| Cache::new(allocated, heads, d, kind, &device);
+        let caches = (0..config.num_layers).map(cache).collect();
+        let network = Network {
+            decoder: Rc::new(decoder),
+            device,
+            caches: Rc::new(RefCell::new(caches)),
+            attention_row: config.num_heads * config.head_dim,
+        };
+        Self {
+            network,
+            vocab: config.vocab_size,
+            longest: blocks_for(config.context_length),
+            blocks,
+            draws,
+            graphs: Graphs::default(),
+        }
+    }
+
+    /// See [`super::Runner::record`].
+    pub(super) fn record(&mut self, sequences: usize) {
+        if !self.draws || !Fallback::Graphs.is_on() {
+            return;
+        }
+        let sizes = Size::all(sequences, self.longest.min(self.blocks), self.network.attention_row);
+        if let Err(error) = self.graphs.record(&self.network, &sizes, self.blocks) {
+            Fallback::Graphs.failed(&error);
+            self.graphs = Graphs::default();
+            // What was to be written by a recording that failed cannot be read.
+            self.network.renew_caches();
+        }
+    }
+
+    /// See [`super::Runner::recorded`].
+    pub(super) fn recorded(&self) -> usize {
+        self.graphs.len()
+    }
+
+    /// Runs one step.
+    pub(super) fn run(&mut self, parts: &[Part]) -> Outcome {
+        let _using = graph::using();
+        if !self.draws {
+            let (logits, _) =
+                self.network.run(&Inputs::upload(&Step::new(parts), &self.network.device), false);
+            return Outcome::of_logits(floats(logits), self.vocab);
+        }
+        let draws = parts.iter().any(|part| part.draw.is_some());
+        if draws && let Some((logits, drawn)) = self.graphs.run(parts, self.blocks) {
+            return self.outcome(parts, logits, drawn);
+        }
+        let inputs = Inputs::upload(&Step::new(parts), &self.network.device);
+        let (logits, drawn) = self.network.run(&inputs, draws);
+        self.outcome(parts, logits, drawn)
+    }
+
+    /// Reads what was drawn, and the logits of what was not.
+    fn outcome(&self, parts: &[Part], logits: Tensor<2>, drawn: Option<Tensor<2, Int>>) -> Outcome {
+        let wanted: usize = parts.iter().map(|part| part.logits).sum();
+        let answers: Vec<i32> = match drawn {
+            Some(drawn) => drawn.into_data().iter().collect(),
+            None => Vec::new(),
+        };
+        let mut tokens = vec![None; wanted];
+        let mut next = 0;
+        for part in parts.iter().filter(|part| part.logits > 0) {
+            next += part.logits;
+            let last = next - 1;
+            if part.draw.is_some()
+                && let Some([token, 0]) = answers.get(last * 2..last * 2 + 2)
+            {
+                tokens[last] = Some(token.cast_unsigned());
+            }
+        }
+        let mut values = Vec::new();
+        for rows in gaps(&tokens) {
+            values.extend(floats(logits.clone().slice(s![rows])));
+        }
+        Outcome::new(tokens, values, self.vocab)
+    }
+}
+
+/// Where the entries that are none are, in runs.
+fn gaps(tokens: &[Option<u32>]) -> Vec<Range<usize>> {
+    let mut gaps: Vec<Range<usize>> = Vec::new();
+    for (i, _) in tokens.iter().enumerate().filter(|(_, token)| token.is_none()) {
+        match gaps.last_mut() {
+            Some(gap) if gap.end == i => gap.end = i + 1,
+            _ => gaps.push(i..i + 1),
+        }
+    }
+    gaps
+}
+
+fn floats(x: Tensor<2>) -> Vec<f32> {
+    x.into_data().try_into_vec().expect("operations give logits in f32")
+}
+
+impl Network {
+    /// Runs a step, kernel by kernel.
+    pub(super) fn run(&self, inputs: &Inputs, draws: bool) -> Output {
+        let caches = self.caches.take();
+        let (logits, written) =
+            self.decoder.forward(inputs.ids(), &inputs.tokens(), caches, inputs.wanted());
+        self.caches.replace(written);
+        let drawn = draws.then(|| ops::draw(logits.clone(), inputs.draws()));
+        (logits, drawn)
+    }
+
+    /// Zeroes, in other memory.
+    fn renew_caches(&self) {
+        let renew = |cache: Cache| Cache {
+            keys: cache.keys.zeros_like(),
+            values: cache.values.zeros_like(),
+        };
+        let caches = self.caches.take();
+        self.caches.replace(caches.into_iter().map(renew).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_runs_of_what_is_missing() {
+        let some = Some(1);
+        assert_eq!(gaps(&[None, None, some, None, some]), [0..2, 3..4]);
+        assert!(gaps(&[some]).is_empty() && gaps(&[]).is_empty());
+    }
+}

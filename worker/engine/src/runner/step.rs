@@ -1,0 +1,136 @@
+//! A step as a device is told of it: lists of integers.
+
+use burn::tensor::{Int, Tensor};
+use stoker_ops::{KV_BLOCK, Tokens, draw::Draw, ops::Lists};
+
+use super::Part;
+
+/// The integers of a step, one entry a token but for those that say otherwise.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Step {
+    ids: Vec<i32>,
+    positions: Vec<i32>,
+    slots: Vec<i32>,
+    rows: Vec<i32>,
+    /// Indices of the tokens whose logits are wanted.
+    wanted: Vec<i32>,
+    /// [`Draw::words`] of each that is wanted.
+    draws: Vec<i32>,
+    /// `[sequences, width]`, padded with zeros.
+    tables: Vec<i32>,
+    width: usize,
+}
+
+impl Step {
+    pub(super) fn new(parts: &[Part]) -> Self {
+        let width = parts.iter().map(|p| p.table.len()).max().unwrap_or(0);
+        Self::of_width(parts, width)
+    }
+
+    /// A step of `sequences` with tables of `width`, which are more than there are. Sequences that are not there write
+    /// into the block `spare`, and what comes of them is nobody's.
+    pub(super) fn padded(parts: &[Part], sequences: usize, width: usize, spare: usize) -> Self {
+        let mut step = Self::of_width(parts, width);
+        for row in parts.len()..sequences {
+            step.token(0, 0, spare * KV_BLOCK, row);
+            step.wanted(row, Draw::GREEDY);
+            step.tables.resize((row + 1) * width, spare as i32);
+        }
+        step
+    }
+
+    /// Of `sequences` with tables of `width`, each with a block, or a part of one, of a cache of `blocks` for itself.
+    /// Others for another `seed`.
+    pub(super) fn made_up(sequences: usize, width: usize, blocks: usize, seed: usize) -> Self {
+        let mut step = Self { width, ..Self::default() };
+        for row in 0..sequences {
+            let (block, position) = (row % blocks, row / blocks);
+            // Every vocabulary has three.
+            let id = (row + seed) % 3;
+            step.token(id as u32, position, block * KV_BLOCK + position, row);
+            step.wanted(row, Draw::GREEDY);
+            step.tables.resize((row + 1) * width, block as i32);
+        }
+        step
+    }
+
+    fn of_width(parts: &[Part], width: usize) -> Self {
+        let mut step = Self { width, ..Self::default() };
+        for (row, part) in parts.iter().enumerate() {
+            for (position, id) in (part.start..).zip(part.ids) {
+                let block = part.table[position / KV_BLOCK].number() as usize;
+                step.token(*id, position, block * KV_BLOCK + position % KV_BLOCK, row);
+            }
+            let end = step.ids.len();
+            for token in end - part.logits..end {
+                let last = token + 1 == end;
+                step.wanted(token, part.draw.filter(|_| last).unwrap_or(Draw::GREEDY));
+            }
+            step.tables.extend(part.table.iter().map(|b| b.number() as i32));
+            step.tables.resize((row + 1) * width, 0);
+        }
+        step
+    }
+
+    fn token(&mut self, id: u32, position: usize, slot: usize, row: usize) {
+        self.ids.push(id as i32);
+        self.positions.push(position as i32);
+        self.slots.push(slot as i32);
+        self.rows.push(row as i32);
+    }
+
+    fn wanted(&mut self, token: usize, draw: Draw) {
+        self.wanted.push(token as i32);
+        self.draws.extend(draw.words());
+    }
+
+    /// As they travel.
+    pub(super) fn lists(&self) -> [&[i32]; 7] {
+        let Self { ids, positions, slots, rows, wanted, draws, tables, width: _ } = self;
+        [ids, positions, slots, rows, wanted, draws, tables]
+    }
+}
+
+/// The lists of a step on the device.
+#[derive(Clone)]
+pub(super) struct Inputs {
+    lists: Lists,
+    width: usize,
+}
+
+impl Inputs {
+    pub(super) fn upload(step: &Step, device: &burn::tensor::Device) -> Self {
+        Self { lists: Lists::upload(&step.lists(), device), width: step.width }
+    }
+
+    /// Puts another step of the same size in its place.
+    pub(super) fn overwrite(&mut self, step: &Step) {
+        self.lists.overwrite(&step.lists());
+    }
+
+    pub(super) fn ids(&self) -> Tensor<1, Int> {
+        self.lists.get(0)
+    }
+
+    pub(super) fn tokens(&self) -> Tokens {
+        let tables = self.lists.get(6);
+        let sequences = tables.dims()[0] / self.width.max(1);
+        Tokens {
+            positions: self.lists.get(1),
+            slots: self.lists.get(2),
+            rows: self.lists.get(3),
+            tables: tables.reshape([sequences, self.width]),
+        }
+    }
+
+    pub(super) fn wanted(&self) -> Tensor<1, Int> {
+        self.lists.get(4)
+    }
+
+    /// `[wanted, Draw::WORDS]`
+    pub(super) fn draws(&self) -> Tensor<2, Int> {
+        let draws = self.lists.get(5);
+        let count = draws.dims()[0] / Draw::WORDS;
+        draws.reshape([count, Draw::WORDS])
+    }
+}

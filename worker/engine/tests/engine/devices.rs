@@ -1,0 +1,90 @@
+//! What only a GPU does, drawing tokens and replaying recorded steps, changes nothing. On the CPU these hold as well.
+
+use stoker_engine::{
+    EngineConfig, Logprobs, Request, Sampling,
+    blocks::{Block, BlockPool},
+    runner::{Outcome, Part, Runner},
+};
+use stoker_ops::{draw::Draw, fallback::Part as Fallback, noise::Noise};
+
+use crate::support::{Client, ROOMY, device, request, run, stories_in_all};
+
+/// Few sequences: of each size of a step something is recorded.
+const FEW: EngineConfig = EngineConfig { max_num_seqs: 4, max_num_batched_tokens: 64, ..ROOMY };
+
+#[test]
+fn a_token_is_the_same_wherever_it_is_drawn() {
+    for model in stories_in_all() {
+        let prompt = |i: u32| (0..1 + i * 7).map(|j| (i * 131 + j * 17 + 3) % 500).collect();
+        let plain = |i: u32| {
+            let temperature = [0.0, 1.0, 0.7, 2.0][i as usize % 4];
+            let sampling = Sampling { seed: i.into(), temperature, ..Sampling::default() };
+            let prompt: Vec<u32> = prompt(i);
+            request(&prompt, sampling, 40)
+        };
+        let requests: Vec<_> = (0..9).map(plain).collect();
+        // Whoever wants to know how likely tokens are gets them from the host, which has the logits.
+        let told = Logprobs { output: true, prompt: false, top: 0 };
+        let asked: Vec<_> =
+            requests.iter().map(|r| Request { logprobs: told, ..r.clone() }).collect();
+        let ids = |requests: &[Request]| -> Vec<Vec<u32>> {
+            run(&model, FEW, requests).iter().map(Client::ids).collect()
+        };
+        assert_eq!(ids(&requests), ids(&asked), "{}", model.quantization);
+        if !device().is_cpu() {
+            let mixed: Vec<_> = requests.iter().zip(&asked).flat_map(|(a, b)| [a, b]).collect();
+            let mixed: Vec<_> = mixed.into_iter().cloned().collect();
+            let together = ids(&mixed);
+            let (one, other): (Vec<_>, Vec<_>) =
+                together.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).unzip();
+            assert_eq!(one, other, "side by side, {}", model.quantization);
+        }
+    }
+}
+
+/// Runs some steps: prompts of these sequences, then so many tokens of those that are chosen each time.
+fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<Outcome> {
+    let lengths: Vec<usize> = (0..tables.len()).map(|i| 1 + i * 29).collect();
+    let ids: Vec<Vec<u32>> = lengths
+        .iter()
+        .map(|length| (0..length + 12).map(|j| (j * 37 % 501) as u32).collect())
+        .collect();
+    let draw = |row: usize, position: usize| {
+        let temperature = [0.0, 0.8][row % 2];
+        Some(Draw { temperature, noise: Noise::new(3, row as u32, position) })
+    };
+    let part = |row: usize, start: usize, count: usize| Part {
+        ids: &ids[row][start..start + count],
+        start,
+        table: &tables[row],
+        logits: 1,
+        draw: draw(row, start + count),
+    };
+    let prompts: Vec<_> = (0..tables.len()).map(|row| part(row, 0, lengths[row])).collect();
+    let mut outcomes = vec![runner.run(&prompts)];
+    for step in 0..12 {
+        // All of them, then fewer and fewer: other sizes, and another order.
+        let count = tables.len() - step % tables.len();
+        let rows = (0..count).map(|i| (i + step) % tables.len());
+        let parts: Vec<_> = rows.map(|row| part(row, lengths[row] + step, 1)).collect();
+        outcomes.push(runner.run(&parts));
+    }
+    outcomes
+}
+
+#[test]
+fn a_recorded_step_gives_what_its_kernels_give() {
+    for model in stories_in_all() {
+        let tables = |pool: &BlockPool| -> Vec<Vec<Block>> {
+            (0..5).map(|row| pool.take((1 + row * 29 + 12usize).div_ceil(16)).unwrap()).collect()
+        };
+        let (launched, recorded) = (BlockPool::new(64), BlockPool::new(64));
+        let want = steps(&mut Runner::new(model.clone(), 64), &tables(&launched));
+        let mut runner = Runner::new(model.clone(), 64);
+        runner.record(5);
+        let got = steps(&mut runner, &tables(&recorded));
+        assert_eq!(got, want, "{}", model.quantization);
+        let known = device().is_cpu() || !Fallback::Graphs.is_on() || runner.recorded() > 0;
+        assert!(known && Fallback::Graphs.failures() == 0, "nothing was recorded");
+    }
+}
