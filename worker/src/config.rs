@@ -8,11 +8,11 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
-use stoker_ops::{KV_BLOCK, device::Choice};
+use stoker_ops::{KV_BLOCK, device::Choice, fallback::Part};
 use stoker_shared::duration;
 
 /// Where a model computes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct DeviceConfig {
     /// Where to compute: `auto` (the GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N` (NVIDIA's GPU
     /// number N), `wgpu` (what Vulkan, Metal or DirectX reach)
@@ -24,6 +24,17 @@ pub struct DeviceConfig {
         help_heading = "Model"
     )]
     pub device: Choice,
+
+    /// Parts of a GPU to do without: `tensor-cores`, `graphs` (steps launched as one). A part that does not
+    /// work is found out and left alone without being named here
+    #[arg(
+        long,
+        env = "STOKER_GPU_WITHOUT",
+        value_delimiter = ',',
+        value_name = "PARTS",
+        help_heading = "Model"
+    )]
+    pub gpu_without: Vec<Part>,
 }
 
 /// How a model computes.

@@ -51,7 +51,7 @@ pub fn run(args: EvalArgs) -> Result<(), (u8, String)> {
 pub fn evaluate(args: &EvalArgs) -> Result<Report, Failure> {
     let text = Text::of(args)?;
     let files = loading::open(&args.model)?;
-    let device = loading::device(args.device.device).map_err(LoadError::from)?;
+    let device = loading::device(&args.device).map_err(LoadError::from)?;
     let length = window(args, files.config())?;
     let windows = Windows::cut(files.tokenizer(), &text, length, args.max_tokens)?;
     let mut subjects = Vec::new();

@@ -1,28 +1,60 @@
-//! What NVIDIA's management library says of the GPU that a worker computes on.
+//! What there is to say of the GPU that a worker computes on: what its driver reads, and what it does without.
 
-use std::fmt;
+#[cfg(feature = "cuda")]
+mod nvml;
 
-use nvml_wrapper::{
-    Nvml,
-    enum_wrappers::device::{Clock, TemperatureSensor},
-    error::NvmlError,
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
 };
+
+#[cfg(feature = "cuda")]
+pub use nvml::Gpu;
 use prometheus_client::{
-    collector::Collector, encoding::DescriptorEncoder, metrics::gauge::ConstGauge,
+    collector::Collector,
+    encoding::DescriptorEncoder,
+    metrics::{counter::Counter, family::Family, gauge::ConstGauge},
+    registry::Registry,
 };
-use stoker_ops::Device;
-use stoker_shared::telemetry::{metrics::Metric, names::gpu as names};
+use serde::{Deserialize, Serialize};
+use stoker_ops::{Device, fallback::Part};
+use stoker_shared::telemetry::{
+    metrics::Metric,
+    names::{gpu as names, label},
+};
 
-/// A GPU, as its driver knows it.
+use crate::memory::{Free, Memory};
+
+/// A GPU, as its driver knows it: this program was built without any that could be asked.
+#[cfg(not(feature = "cuda"))]
 #[derive(Debug)]
-pub struct Gpu {
-    nvml: Nvml,
-    /// Where it is on the bus: numbers differ between CUDA, which may hide some, and the driver.
-    pci: String,
+pub enum Gpu {}
+
+#[cfg(not(feature = "cuda"))]
+impl Gpu {
+    /// None.
+    pub fn of(_: &Device) -> Option<Self> {
+        None
+    }
+
+    /// What the driver calls itself.
+    pub fn driver(&self) -> Option<String> {
+        match *self {}
+    }
+
+    /// What the driver says now.
+    pub fn read(&self) -> Reading {
+        match *self {}
+    }
 }
 
 /// What the driver says at one moment. A GPU that cannot tell something leaves it out.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Reading {
     /// The part of the last moments in which some kernel ran, from 0 to 1.
     pub utilization: Option<f64>,
@@ -40,40 +72,34 @@ pub struct Reading {
     pub memory_clock: Option<f64>,
 }
 
-impl Gpu {
-    /// The GPU behind `device`, if it is one of NVIDIA's. Without the library there are no readings, which is logged.
-    pub fn of(device: &Device) -> Option<Self> {
-        let pci = device.pci.clone()?;
-        let open = || {
-            let nvml = Nvml::init()?;
-            nvml.device_by_pci_bus_id(pci.as_str())?;
-            Ok::<_, NvmlError>(nvml)
-        };
-        match open() {
-            Ok(nvml) => Some(Self { nvml, pci }),
-            Err(error) => {
-                tracing::warn!(%error, pci, "no readings of the GPU: NVML does not answer");
-                None
-            }
-        }
-    }
+/// What is free on the GPU, where its driver can be asked.
+pub(crate) fn free(device: &Device) -> Option<Free> {
+    let Reading { memory_size, memory_used, .. } = Gpu::of(device)?.read();
+    let bytes = memory_size?.saturating_sub(memory_used?);
+    Some(Free { bytes, of: Memory::Gpu })
+}
 
-    /// What the driver says now.
-    pub fn read(&self) -> Reading {
-        let Ok(device) = self.nvml.device_by_pci_bus_id(self.pci.as_str()) else {
-            return Reading::default();
-        };
-        let memory = device.memory_info().ok();
-        let clock = |clock| device.clock_info(clock).ok().map(|mhz| f64::from(mhz) * 1e6);
-        Reading {
-            utilization: device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0),
-            memory_used: memory.as_ref().map(|memory| memory.used),
-            memory_size: memory.as_ref().map(|memory| memory.total),
-            power: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1e3),
-            temperature: device.temperature(TemperatureSensor::Gpu).ok().map(f64::from),
-            clock: clock(Clock::SM),
-            memory_clock: clock(Clock::Memory),
+/// Adds what is said of `device` to `registry`, if it is a GPU.
+pub(crate) fn register(registry: &mut Registry, device: &Device) {
+    if !device.is_cpu() {
+        registry.register_collector(Box::new(Told { gpu: Gpu::of(device) }));
+    }
+}
+
+/// Looks when somebody asks, so that steps cost nothing.
+#[derive(Debug)]
+struct Told {
+    gpu: Option<Gpu>,
+}
+
+impl Collector for Told {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let failures = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        for part in Part::ALL {
+            failures.get_or_create(&[(label::PART, part.name())]).inc_by(part.failures());
         }
+        names::FAILURES.encode(&mut encoder, &failures)?;
+        self.gpu.as_ref().map_or(Ok(()), |gpu| gpu.read().encode(&mut encoder))
     }
 }
 
@@ -91,18 +117,79 @@ impl Reading {
         gauge(names::CLOCK, self.clock)?;
         gauge(names::MEMORY_CLOCK, self.memory_clock)
     }
+
+    /// For people, on one line; none where nothing is known.
+    pub fn summary(&self) -> Option<String> {
+        let told = [
+            self.utilization.map(|busy| format!("{:.0} % busy", busy * 100.0)),
+            self.power.map(|watts| format!("{watts:.0} W")),
+            self.temperature.map(|degrees| format!("{degrees:.0} °C")),
+            self.clock.map(|hertz| format!("{:.0} MHz", hertz / 1e6)),
+            self.memory_clock.map(|hertz| format!("memory at {:.0} MHz", hertz / 1e6)),
+            self.memory_used.map(|bytes| format!("{} MiB in use", bytes >> 20)),
+        ];
+        let told: Vec<_> = told.into_iter().flatten().collect();
+        (!told.is_empty()).then(|| told.join(", "))
+    }
+
+    /// The means of some, and of memory and temperature the most.
+    fn over(readings: &[Self]) -> Self {
+        let all =
+            |value: fn(&Self) -> Option<f64>| readings.iter().filter_map(value).collect::<Vec<_>>();
+        let mean = |value| {
+            let values = all(value);
+            (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+        };
+        Self {
+            utilization: mean(|r| r.utilization),
+            memory_used: readings.iter().filter_map(|r| r.memory_used).max(),
+            memory_size: readings.iter().filter_map(|r| r.memory_size).max(),
+            power: mean(|r| r.power),
+            temperature: all(|r| r.temperature).into_iter().reduce(f64::max),
+            clock: mean(|r| r.clock),
+            memory_clock: mean(|r| r.memory_clock),
+        }
+    }
 }
 
-impl Collector for Gpu {
-    /// Asks the driver when somebody looks, so that steps cost nothing.
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.read().encode(&mut encoder)
+/// Reads a GPU again and again while something is measured.
+pub(crate) struct Watch {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Vec<Reading>>>,
+}
+
+impl Watch {
+    /// Begins, if the driver can be asked.
+    pub(crate) fn begin(device: &Device) -> Self {
+        const PAUSE: Duration = Duration::from_millis(100);
+        let over = Arc::new(AtomicBool::new(false));
+        let thread = Gpu::of(device).map(|gpu| {
+            let over = Arc::clone(&over);
+            thread::spawn(move || {
+                let mut readings = vec![gpu.read()];
+                while !over.load(Ordering::Relaxed) {
+                    thread::park_timeout(PAUSE);
+                    readings.push(gpu.read());
+                }
+                readings
+            })
+        });
+        Self { over, thread }
+    }
+
+    /// What it was meanwhile.
+    pub(crate) fn end(mut self) -> Reading {
+        self.over.store(true, Ordering::Relaxed);
+        let readings = self.thread.take().map(|thread| {
+            thread.thread().unpark();
+            thread.join().unwrap_or_default()
+        });
+        Reading::over(&readings.unwrap_or_default())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::registry::Registry;
     use stoker_shared::telemetry::metrics::exposition;
 
     use super::*;
@@ -119,6 +206,7 @@ mod tests {
     fn told(reading: Reading) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Fixed(reading)));
+        registry.register_collector(Box::new(Told { gpu: None }));
         exposition(&registry)
     }
 
@@ -140,8 +228,14 @@ mod tests {
                 metric.type_line()
             );
         }
-        assert!(text.contains("stoker_gpu_memory_used_bytes 3221225472"), "{text}");
-        assert!(text.contains("stoker_gpu_power_watts 312.5"), "{text}");
+        for line in [
+            "stoker_gpu_memory_used_bytes 3221225472",
+            "stoker_gpu_power_watts 312.5",
+            "stoker_gpu_failures_total{part=\"graphs\"} 0",
+            "stoker_gpu_failures_total{part=\"tensor-cores\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
         let text = told(Reading { power: Some(1.0), ..Reading::default() });
         assert!(
             text.contains("stoker_gpu_power_watts 1") && !text.contains("utilization"),
@@ -152,5 +246,29 @@ mod tests {
     #[test]
     fn a_cpu_has_no_readings() {
         assert!(Gpu::of(&Device::cpu()).is_none());
+        assert_eq!(Watch::begin(&Device::cpu()).end(), Reading::default());
+        let mut registry = Registry::default();
+        register(&mut registry, &Device::cpu());
+        assert!(!exposition(&registry).contains("stoker_gpu"));
+    }
+
+    #[test]
+    fn a_summary_says_what_is_known() {
+        assert_eq!(Reading::default().summary(), None);
+        let reading = Reading { power: Some(412.4), clock: Some(1.98e9), ..Reading::default() };
+        assert_eq!(reading.summary().as_deref(), Some("412 W, 1980 MHz"));
+    }
+
+    #[test]
+    fn of_several_readings_the_mean_counts_and_of_memory_and_heat_the_most() {
+        let reading = |power, temperature, memory_used| Reading {
+            power: Some(power),
+            temperature: Some(temperature),
+            memory_used: Some(memory_used),
+            ..Reading::default()
+        };
+        let over =
+            Reading::over(&[reading(100.0, 40.0, 7), reading(300.0, 60.0, 5), Reading::default()]);
+        assert_eq!(over, reading(200.0, 60.0, 7));
     }
 }

@@ -13,7 +13,6 @@ pub mod control;
 pub mod engine_thread;
 pub mod eval;
 pub mod failure;
-#[cfg(feature = "cuda")]
 pub mod gpu;
 pub mod inflight;
 pub mod loading;

@@ -13,12 +13,13 @@ use stoker_engine::{
 use stoker_ops::{
     Device,
     cpu::{self, isa::Isa},
-    device::{Choice, DeviceError},
+    device::DeviceError,
 };
 
 use crate::{
     WorkerConfig,
-    config::ConfigError,
+    config::{ConfigError, DeviceConfig},
+    gpu,
     memory::{Free, Needs, TooLarge},
     simulate,
 };
@@ -106,11 +107,10 @@ fn load_within(
     }
     let files = open(source)?;
     let engine = config.engine(files.config(), config.compute.quantize)?;
-    let device = device(config.compute.device.device)?;
-    if device.is_cpu() {
-        let needs = Needs::of(files.config(), config.compute.quantize, &engine, workers);
-        needs.check(files.name(), free)?;
-    }
+    let device = device(&config.compute.device)?;
+    let needs = Needs::of(files.config(), config.compute.quantize, &engine, workers);
+    let free = if device.is_cpu() { free } else { gpu::free(&device) };
+    needs.check(files.name(), free)?;
     let model = read(&files, &source.name(), config.compute.quantize, &device)?;
     if config.compute.timings {
         eprintln!("{}", times(&model.load_timings, &device));
@@ -139,8 +139,9 @@ fn times(times: &LoadTimings, device: &Device) -> String {
 }
 
 /// Opens a device. One that `auto` passes over is logged.
-pub(crate) fn device(choice: Choice) -> Result<Device, DeviceError> {
-    let device = Device::open(choice, |error| {
+pub(crate) fn device(config: &DeviceConfig) -> Result<Device, DeviceError> {
+    config.gpu_without.iter().for_each(|part| part.turn_off());
+    let device = Device::open(config.device, |error| {
         tracing::warn!(%error, "passed over");
     })?;
     tracing::info!(class = device.class, name = device.name, "device");
@@ -182,14 +183,14 @@ fn style() -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ComputeConfig;
+    use crate::{config::ComputeConfig, memory::Memory};
 
     #[test]
     fn a_model_without_room_is_refused_and_one_with_it_is_loaded() {
         let compute = ComputeConfig { quantize: Quantization::None, ..ComputeConfig::default() };
         let config = WorkerConfig { compute, max_num_seqs: 4, ..WorkerConfig::default() };
         let loaded = |bytes, workers| {
-            let free = Free { bytes, limit: Some(1 << 30) };
+            let free = Free { bytes, of: Memory::Group { limit: 1 << 30 } };
             let model = load_within(Some(free), &ModelSource::Bundled, &config, workers);
             model.map(|_| ()).map_err(|error| error.to_string())
         };

@@ -11,7 +11,7 @@ use stoker_shared::{
 use stoker_worker::{
     ModelSource, WorkerConfig,
     announce::AnnounceConfig,
-    bench::{self, BenchArgs},
+    bench::{self, BenchArgs, GpuCheckArgs},
     eval::{self, EvalArgs},
     roofline::{self, RooflineArgs},
     simulate::SimulatedDevice,
@@ -75,6 +75,8 @@ enum Command {
     /// Measure one row; `bench` calls it
     #[command(hide = true)]
     BenchRow,
+    /// Check a GPU and measure it, all in one run
+    GpuCheck(Box<GpuCheckArgs>),
     /// Measure how well a model predicts a text, in 8 bits and in f32
     Eval(EvalArgs),
     /// Reckon the most tokens a second that a machine could give, and what binds
@@ -86,6 +88,7 @@ impl Command {
         match self {
             Self::Bench(args) => bench::run(&args),
             Self::BenchRow => bench::run_row(),
+            Self::GpuCheck(args) => bench::run_gpu_check(&args),
             Self::Eval(args) => eval::run(args),
             Self::Roofline(args) => roofline::run(args),
         }

@@ -10,7 +10,7 @@ use std::fmt;
 use bytesize::ByteSize;
 use stoker_engine::{EngineConfig, Footprint, model::Quantization, weights::ModelConfig};
 
-pub use free::Free;
+pub use free::{Free, Memory};
 
 /// What is left for everything but weights, keys and values: activations, logits, connections.
 const MARGIN_PERCENT: u64 = 5;
@@ -102,7 +102,10 @@ impl fmt::Display for TooLarge {
             (mib, 1) => write!(f, "Lower --kv-cache-memory to {mib}MiB or ")?,
             (mib, _) => write!(f, "Lower --kv-cache-memory to {mib}MiB, or --num-workers, or ")?,
         }
-        f.write_str("give it more memory")
+        match free.of {
+            Memory::Gpu => f.write_str("take another GPU"),
+            Memory::Machine | Memory::Group { .. } => f.write_str("give it more memory"),
+        }
     }
 }
 
@@ -129,7 +132,10 @@ mod tests {
 
     #[test]
     fn the_message_shows_the_arithmetic_and_a_way_out() {
-        let message = refusal(needs(GIB, GIB, 1), Free { bytes: 2 * GIB, limit: Some(3 * GIB) });
+        let message = refusal(
+            needs(GIB, GIB, 1),
+            Free { bytes: 2 * GIB, of: Memory::Group { limit: 3 * GIB } },
+        );
         assert_eq!(
             message,
             "--model ./m needs 1.0 GiB for weights (int8) and 1.0 GiB for keys and values \
@@ -139,8 +145,14 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_has_memory_of_its_own() {
+        let message = refusal(needs(GIB, GIB, 1), Free { bytes: GIB / 2, of: Memory::Gpu });
+        assert!(message.contains("to work in; the GPU has 512.0 MiB free."), "{message}");
+    }
+
+    #[test]
     fn workers_share_weights_but_not_caches() {
-        let free = Free { bytes: 4 * GIB, limit: None };
+        let free = Free { bytes: 4 * GIB, of: Memory::Machine };
         assert_eq!(needs(GIB, GIB, 2).check("m", Some(free)), Ok(()));
         let message = refusal(needs(GIB, GIB, 3), free);
         for part in ["3 x 1.0 GiB", "4.2 GiB with 5 %", "to 958MiB, or --num-workers"] {
@@ -152,7 +164,7 @@ mod tests {
     fn what_is_advised_fits() {
         for (workers, free) in [(1, 3 * GIB), (3, 2 * GIB), (7, 5 * GIB + 12_345)] {
             let mib = needs(GIB, 0, workers).affordable_mib(free);
-            let free = Some(Free { bytes: free, limit: None });
+            let free = Some(Free { bytes: free, of: Memory::Machine });
             assert_eq!(needs(GIB, mib << 20, workers).check("m", free), Ok(()));
             assert!(needs(GIB, (mib + 1) << 20, workers).check("m", free).is_err());
         }
@@ -160,7 +172,7 @@ mod tests {
 
     #[test]
     fn weights_that_do_not_fit_alone_are_not_blamed_on_the_cache() {
-        let message = refusal(needs(3 * GIB, GIB, 1), Free { bytes: GIB, limit: None });
+        let message = refusal(needs(3 * GIB, GIB, 1), Free { bytes: GIB, of: Memory::Machine });
         assert!(
             message.contains("this machine has 1.0 GiB free. Take a smaller model"),
             "{message}"

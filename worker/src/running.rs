@@ -17,6 +17,7 @@ use crate::{
     config::ConfigError,
     control::ControlService,
     engine_thread::{self, EngineHandle, EngineThread},
+    gpu,
     inflight::Inflight,
     metrics::Metrics,
     service::Worker,
@@ -153,11 +154,9 @@ impl RunningWorker {
     /// Adds its metrics to `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
         let load = self.engine.load();
-        let _labelled = self.metrics.register(registry, &self.model_name, &self.id, load);
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = self.control.worker.model.network.device().and_then(crate::gpu::Gpu::of)
-        {
-            _labelled.register_collector(Box::new(gpu));
+        let labelled = self.metrics.register(registry, &self.model_name, &self.id, load);
+        if let Some(device) = self.control.worker.model.network.device() {
+            gpu::register(labelled, device);
         }
     }
 

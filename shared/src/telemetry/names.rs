@@ -91,6 +91,8 @@ pub mod label {
     pub const WORKER: &str = "worker";
     /// A version of Stoker.
     pub const VERSION: &str = "version";
+    /// A part of a GPU: `tensor-cores` or `graphs`.
+    pub const PART: &str = "part";
 
     /// Stands for every model that is not served, since clients may ask for any name.
     pub const UNKNOWN_MODEL: &str = "(unknown)";
@@ -413,9 +415,17 @@ pub mod gpu {
     pub const MEMORY_CLOCK: Metric =
         gauge("stoker_gpu_memory_clock", "hertz", "Clock of its memory");
 
+    /// `stoker_gpu_failures_total`
+    pub const FAILURES: Metric = metric(
+        "stoker_gpu_failures",
+        Kind::Counter,
+        &[label::PART],
+        "Times that a part of the GPU did not work, and was left alone from then on",
+    );
+
     /// All of them.
     pub const ALL: &[Metric] =
-        &[UTILIZATION, MEMORY_USED, MEMORY_SIZE, POWER, TEMPERATURE, CLOCK, MEMORY_CLOCK];
+        &[UTILIZATION, MEMORY_USED, MEMORY_SIZE, POWER, TEMPERATURE, CLOCK, MEMORY_CLOCK, FAILURES];
 }
 
 #[cfg(test)]

@@ -22,5 +22,3 @@ mod rows;
 pub(crate) mod self_test;
 #[cfg(feature = "cuda-source")]
 pub mod source;
-
-pub use buffer::launches;

@@ -3,7 +3,13 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use burn::tensor::{Tensor, s};
 
 /// A device, open and working.
 #[derive(Debug, Clone)]
@@ -145,10 +151,37 @@ impl Device {
         }
     }
 
+    /// How fast it reads its memory, in bytes a second: on the CPU what all threads read together, on a GPU what a copy
+    /// reads and writes.
+    pub fn memory_rate(&self) -> f64 {
+        if self.is_cpu() { crate::cpu::read_rate() } else { copy_rate(&self.tensors) }
+    }
+
     /// Whether it is the CPU.
     pub fn is_cpu(&self) -> bool {
         self.class == "cpu"
     }
+}
+
+/// What a copy of memory that no cache holds reads and writes, in bytes a second: the best of a few.
+fn copy_rate(device: &burn::tensor::Device) -> f64 {
+    const BYTES: usize = 256 << 20;
+    const COPIES: usize = 16;
+    const PASSES: usize = 5;
+    let from = Tensor::<1>::ones([BYTES / size_of::<f32>()], device);
+    let mut best = Duration::MAX;
+    // The first compiles the kernel.
+    for _ in 0..=PASSES {
+        let begun = Instant::now();
+        for _ in 0..COPIES {
+            drop(from.clone() + 1.0);
+        }
+        // Comes to an end when all before it have; read, because what nobody looks at is not copied back.
+        let last = (from.clone().slice(s![0..1]) + 1.0).into_data();
+        std::hint::black_box(last.iter::<f32>().next());
+        best = best.min(begun.elapsed());
+    }
+    (2 * BYTES * COPIES) as f64 / best.as_secs_f64()
 }
 
 #[cfg(feature = "cuda")]
@@ -200,7 +233,7 @@ fn computing(
     let broken = |reason| DeviceError::Broken { choice, reason };
     // The libraries below panic where a device is there and cannot be used.
     let sum = catch_unwind(AssertUnwindSafe(|| {
-        let two = burn::tensor::Tensor::<1>::ones([4], &tensors) * 2.0;
+        let two = Tensor::<1>::ones([4], &tensors) * 2.0;
         let data = two.try_into_data().map_err(|error| error.to_string())?;
         Ok(data.iter::<f32>().sum::<f32>())
     }));

@@ -80,6 +80,7 @@ impl<Work: FnMut() -> Output, Output> Graph<Work, Output> {
 
     /// Does the work again. What it gives is overwritten by the next time.
     pub fn replay(&self) -> Result<&Output, GraphError> {
+        crate::launches::count();
         // SAFETY: `_work` and `output` keep the buffers of the graph alive. Only this thread's stream uses them, of
         // which there is one in the process ([`crate::Device::open`]), so reads and writes are in order.
         unsafe { Dispatch::graph_replay(self.device.as_dispatch(), &self.graph) }

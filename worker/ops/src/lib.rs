@@ -11,6 +11,7 @@
 //! and transcendental functions are our own ([`math`]).
 #![allow(unsafe_code, reason = "the one crate that may; every block says why it is sound")]
 
+pub mod check;
 pub mod cpu;
 #[cfg(feature = "cube")]
 pub mod cube;
@@ -18,13 +19,16 @@ pub mod device;
 pub mod draw;
 pub mod fallback;
 pub mod graph;
+mod launches;
 pub mod math;
 pub mod noise;
 pub mod ops;
 pub mod reference;
 pub mod rope;
+pub mod timeline;
 
 pub use device::Device;
+pub use launches::launches;
 pub use ops::{Cache, Tokens};
 
 /// Tokens in a block of the KV cache, which is also the tile that attention works in. Part of the

@@ -332,3 +332,12 @@ fn a_graph_does_its_work_on_what_its_inputs_hold() {
         assert!(cache.take().unwrap().keys.can_mut());
     }
 }
+
+#[test]
+fn the_check_that_a_program_brings_along_passes() {
+    for device in &devices() {
+        for check in stoker_ops::check::all(device) {
+            assert!(check.passed(), "{check:?} on {device:?}");
+        }
+    }
+}

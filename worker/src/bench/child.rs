@@ -48,12 +48,18 @@ fn child() -> Result<(), Error> {
 #[derive(Debug, Default)]
 pub(super) struct Tell {
     last: Option<Instant>,
+    quiet: bool,
 }
 
 impl Tell {
+    /// Says nothing.
+    pub(super) fn nobody() -> Self {
+        Self { last: None, quiet: true }
+    }
+
     /// Says what is being done, unless something was said just now. Fails when nobody listens any more.
     pub(super) fn stage(&mut self, stage: impl FnOnce() -> String) -> Result<(), Error> {
-        if self.last.is_some_and(|last| last.elapsed() < PAUSE) {
+        if self.quiet || self.last.is_some_and(|last| last.elapsed() < PAUSE) {
             return Ok(());
         }
         self.last = Some(Instant::now());

@@ -34,9 +34,12 @@ A row's keys, in the table, in CSV and in JSON:
   decode_tokens_per_second       batch / tpot_seconds; with --sustain what came in the minute
   prefill_tokens_per_second      prompt_tokens / the time until every sequence had its first token
   read_rate_bytes_per_second     what all threads together read from memory, the mean of two
-                 measurements in that process: before it loads the model, and after its last step
+                 measurements in that process: before it loads the model, and after its last step;
+                 on a GPU what a copy in its memory reads and writes
   read_rate_ratio                bytes that a step must read, weights once and the keys and values of
                  every sequence, times steps a second, divided by the read rate
+  launches_per_step              kernels and graphs that a GPU is told to run in a step in which all decode
+  gpu_...        what NVIDIA's driver says while a row runs: means, of memory and temperature the most
 What does not apply is null in JSON and empty in CSV. `outside %`, in the table alone, is the share of a
 step that is spent outside the model's operations.
 

@@ -10,7 +10,7 @@ use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Sink, Stopping,
     sampling::mix64,
 };
-use stoker_ops::cpu;
+use stoker_ops::{cpu, launches};
 
 use super::{child::Tell, error::Error, lengths};
 
@@ -36,6 +36,8 @@ pub(super) struct Pace {
     pub(super) prefill_rate: Option<f64>,
     /// The share of the time that was not spent in operations, where they count theirs.
     pub(super) outside: Option<f64>,
+    /// What a GPU is told to do in a step in which all decode: kernels, and graphs of them.
+    pub(super) launches: Option<f64>,
 }
 
 /// What a sequence does.
@@ -177,7 +179,7 @@ pub(super) fn decode(
     let prefill = begun.elapsed();
 
     let mut steps = Vec::with_capacity(tokens);
-    let kernels = cpu::kernel_time();
+    let (kernels, launched) = (cpu::kernel_time(), launches());
     for done in 1..tokens {
         tell.stage(|| format!("decoding, {done}/{tokens} tokens"))?;
         let (time, reports) = driven.step()?;
@@ -191,6 +193,7 @@ pub(super) fn decode(
     }
     let kernels = cpu::kernel_time().saturating_sub(kernels);
     let outside = outside(kernels, steps.iter().sum());
+    let launched = launches() - launched;
     let step = median(&mut steps).unwrap_or_default();
     let prompt_tokens = prompts.iter().sum();
     Ok(Pace {
@@ -201,6 +204,7 @@ pub(super) fn decode(
         decode_rate: prompts.len() as f64 / step.as_secs_f64(),
         prefill_rate: Some(prompt_tokens as f64 / prefill.as_secs_f64()),
         outside,
+        launches: (launched > 0).then(|| launched as f64 / (tokens - 1) as f64),
     })
 }
 

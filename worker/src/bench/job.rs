@@ -17,6 +17,8 @@ pub(super) struct Job {
     pub(super) quantize: String,
     /// As `--device` takes it.
     pub(super) device: String,
+    /// As `--gpu-without` takes them.
+    pub(super) gpu_without: Vec<String>,
     /// Sequences at once.
     pub(super) batch: usize,
     /// Positions that each holds while it decodes, on average.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use stoker_engine::{
     footprint::Footprint, model::Quantization, naive::NaiveDecoder, weights::ModelConfig,
 };
-use stoker_ops::{Device, cpu, device::Choice};
+use stoker_ops::{Device, cpu};
 
 use super::{
     child::Tell,
@@ -18,6 +18,8 @@ use super::{
 };
 use crate::{
     ModelSource,
+    config::DeviceConfig,
+    gpu::{Reading, Watch},
     loading::{self, LoadError},
 };
 
@@ -29,22 +31,23 @@ const NAIVE_TIME: Duration = Duration::from_secs(20);
 /// What a job came to, but for memory.
 struct Ran {
     load: Duration,
-    device: String,
     config: ModelConfig,
     /// One for each row.
     paces: Vec<Pace>,
+    gpu: Reading,
 }
 
 /// Does a job: its rows, in order.
 pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error> {
     let quantization: Quantization = job.quantize.parse().map_err(Error::Usage)?;
+    let device = loading::device(&device(job)?).map_err(LoadError::from)?;
     tell.stage(|| "reading memory".into())?;
-    let before = cpu::read_rate();
+    let before = device.memory_rate();
     memory::forget_peak();
-    let ran = run(job, quantization, tell)?;
+    let ran = run(job, &device, quantization, tell)?;
     let peak = memory::peak();
     tell.stage(|| "reading memory".into())?;
-    let rates = [before, cpu::read_rate()];
+    let rates = [before, device.memory_rate()];
     let rate = (rates[0] + rates[1]) / 2.0;
 
     let Footprint { step_weight_bytes, kv_token_bytes, .. } =
@@ -55,7 +58,7 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         scenario: job.scenario.clone(),
         format: job.format.to_string(),
         quantize: job.quantize.clone(),
-        device: ran.device.clone(),
+        device: device.class.clone(),
         threads: cpu::threads() as u64,
         batch: job.batch as u64,
         context: job.context as u64,
@@ -70,31 +73,53 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         peak_rss_bytes: peak,
         read_rate_bytes_per_second: rate,
         read_rate_ratio: step_bytes as f64 / pace.step.as_secs_f64() / rate,
+        launches_per_step: pace.launches,
+        gpu_utilization: ran.gpu.utilization,
+        gpu_memory_used_bytes: ran.gpu.memory_used,
+        gpu_power_watts: ran.gpu.power,
+        gpu_temperature_celsius: ran.gpu.temperature,
+        gpu_clock_hertz: ran.gpu.clock,
+        gpu_memory_clock_hertz: ran.gpu.memory_clock,
     };
     let rows = (job.run..).zip(&ran.paces).map(row);
     let measured = rows.zip(&ran.paces).map(|(row, pace)| Measured {
         row,
         read_rates: rates,
         outside: pace.outside,
+        gpu: ran.gpu,
     });
     Ok(measured.collect())
 }
 
-fn run(job: &Job, quantization: Quantization, tell: &mut Tell) -> Result<Ran, Error> {
+/// Where the job is to be done.
+fn device(job: &Job) -> Result<DeviceConfig, Error> {
+    let parts = job.gpu_without.iter().map(|part| part.parse());
+    Ok(DeviceConfig {
+        device: job.device.parse().map_err(Error::Usage)?,
+        gpu_without: parts.collect::<Result<_, _>>().map_err(Error::Usage)?,
+    })
+}
+
+fn run(
+    job: &Job,
+    device: &Device,
+    quantization: Quantization,
+    tell: &mut Tell,
+) -> Result<Ran, Error> {
     let Ok(source) = job.source.parse::<ModelSource>();
     let begun = Instant::now();
     tell.stage(|| "loading".into())?;
     if job.work == Work::Naive {
         let config = loading::open(&source)?.config().clone();
-        let (load, pace) = naive(&config, job.context, tell)?;
-        return Ok(Ran { load, device: Device::cpu().class, config, paces: vec![pace] });
+        let watch = Watch::begin(device);
+        let (load, pace) = naive(&config, job.context, device, tell)?;
+        return Ok(Ran { load, config, paces: vec![pace], gpu: watch.end() });
     }
-    let choice: Choice = job.device.parse().map_err(Error::Usage)?;
-    let device = loading::device(choice).map_err(LoadError::from)?;
     let files = loading::open(&source)?;
-    let model = loading::read(&files, &source.name(), quantization, &device)?;
+    let model = loading::read(&files, &source.name(), quantization, device)?;
     let load = begun.elapsed();
-    let (device, config) = (model.network.device_class().to_owned(), model.config.clone());
+    let config = model.config.clone();
+    let watch = Watch::begin(device);
     let paces = match &job.work {
         Work::Sustain { prompt, output, seconds } => {
             let time = Duration::from_secs_f64(*seconds);
@@ -103,12 +128,18 @@ fn run(job: &Job, quantization: Quantization, tell: &mut Tell) -> Result<Ran, Er
         Work::Decode { prompts, tokens } => vec![drive::decode(model, prompts, *tokens, tell)?],
         Work::Naive => Vec::new(),
     };
-    Ok(Ran { load, device, config, paces })
+    Ok(Ran { load, config, paces, gpu: watch.end() })
 }
 
-fn naive(config: &ModelConfig, context: usize, tell: &mut Tell) -> Result<(Duration, Pace), Error> {
+/// Steps of a decoder of plain operations: what making it took, and its pace.
+pub(super) fn naive(
+    config: &ModelConfig,
+    context: usize,
+    device: &Device,
+    tell: &mut Tell,
+) -> Result<(Duration, Pace), Error> {
     let begun = Instant::now();
-    let mut decoder = NaiveDecoder::random(config, context, &Device::cpu().tensors);
+    let mut decoder = NaiveDecoder::random(config, context, &device.tensors);
     let load = begun.elapsed();
     let (begun, mut steps) = (Instant::now(), Vec::new());
     while steps.len() < 3 || (steps.len() < NAIVE_STEPS && begun.elapsed() < NAIVE_TIME) {
@@ -126,6 +157,7 @@ fn naive(config: &ModelConfig, context: usize, tell: &mut Tell) -> Result<(Durat
         decode_rate: 1.0 / step.as_secs_f64(),
         prefill_rate: None,
         outside: None,
+        launches: None,
     };
     Ok((load, pace))
 }

@@ -70,6 +70,9 @@ impl Output {
     pub(super) fn add(&mut self, progress: &Progress, measured: Measured) -> Result<(), Error> {
         let factors = self.factors.over(&self.rows, &measured.row);
         self.print(progress, &table::row(&measured, &factors))?;
+        if let Some(gpu) = measured.gpu.summary() {
+            self.print(progress, &format!("  GPU: {gpu}"))?;
+        }
         let line = measured.row.csv().map_err(|error| Error::Failed(error.to_string()))?;
         self.csv_line(progress, &line)?;
         self.rows.push(measured.row);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use stoker_engine::model::Quantization;
+use stoker_ops::fallback::Part;
 
 use super::{
     cli::BenchArgs,
@@ -85,8 +86,9 @@ pub(super) fn jobs(args: &BenchArgs, subjects: &[Subject]) -> Result<Vec<Job>, E
     };
     let runs = args.runs.map_or(runs, u64::from);
     let device = args.device.device.to_string();
+    let gpu_without: Vec<_> = args.device.gpu_without.iter().map(Part::to_string).collect();
     let again = |job: Job| {
-        let job = Job { device: device.clone(), ..job };
+        let job = Job { device: device.clone(), gpu_without: gpu_without.clone(), ..job };
         (1..=runs).map(move |run| Job { run, ..job.clone() })
     };
     Ok(cases.into_iter().flat_map(again).collect())
@@ -100,6 +102,7 @@ fn job(subject: &Subject, scenario: &str, quantize: Quantization, work: Work) ->
         format: subject.format,
         quantize: quantize.name().into(),
         device: String::new(),
+        gpu_without: Vec::new(),
         batch: 1,
         context: 0,
         run: 1,

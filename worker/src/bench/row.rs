@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::gpu::Reading;
+
 /// The columns of CSV and the keys of JSON, in order.
-pub const KEYS: [&str; 19] = [
+pub const KEYS: [&str; 26] = [
     "model",
     "scenario",
     "format",
@@ -24,6 +26,13 @@ pub const KEYS: [&str; 19] = [
     "peak_rss_bytes",
     "read_rate_bytes_per_second",
     "read_rate_ratio",
+    "launches_per_step",
+    "gpu_utilization",
+    "gpu_memory_used_bytes",
+    "gpu_power_watts",
+    "gpu_temperature_celsius",
+    "gpu_clock_hertz",
+    "gpu_memory_clock_hertz",
 ];
 
 /// What was measured once. `bench --help` says what each key means.
@@ -67,6 +76,27 @@ pub struct Row {
     pub read_rate_bytes_per_second: f64,
     /// What steps must read each second, divided by what memory gives.
     pub read_rate_ratio: f64,
+    /// Kernels and graphs that a decode step launches. None on the CPU, and so are all that follow.
+    #[serde(default)]
+    pub launches_per_step: Option<f64>,
+    /// From 0 to 1, the mean while it ran.
+    #[serde(default)]
+    pub gpu_utilization: Option<f64>,
+    /// The most while it ran, by anybody.
+    #[serde(default)]
+    pub gpu_memory_used_bytes: Option<u64>,
+    /// The mean while it ran.
+    #[serde(default)]
+    pub gpu_power_watts: Option<f64>,
+    /// The most while it ran.
+    #[serde(default)]
+    pub gpu_temperature_celsius: Option<f64>,
+    /// Of its processors, the mean while it ran.
+    #[serde(default)]
+    pub gpu_clock_hertz: Option<f64>,
+    /// Of its memory, the mean while it ran.
+    #[serde(default)]
+    pub gpu_memory_clock_hertz: Option<f64>,
 }
 
 /// A row, and what the table alone shows.
@@ -77,6 +107,8 @@ pub(super) struct Measured {
     pub(super) read_rates: [f64; 2],
     /// The share of a step that is not spent in operations, where they count their time.
     pub(super) outside: Option<f64>,
+    /// What the GPU's driver said meanwhile.
+    pub(super) gpu: Reading,
 }
 
 impl Row {
@@ -132,6 +164,13 @@ pub(super) mod tests {
             peak_rss_bytes: Some(5_000_000_000),
             read_rate_bytes_per_second: 1.2e10,
             read_rate_ratio: 0.5,
+            launches_per_step: None,
+            gpu_utilization: None,
+            gpu_memory_used_bytes: None,
+            gpu_power_watts: None,
+            gpu_temperature_celsius: None,
+            gpu_clock_hertz: None,
+            gpu_memory_clock_hertz: None,
         }
     }
 
@@ -148,7 +187,7 @@ pub(super) mod tests {
     #[test]
     fn a_line_of_csv_says_what_json_says() {
         let expected = "\"my \"\"best\"\", 7B\",short,gguf,none,cpu,2,1,64,3,1.25,32,64,,0.1,10.0,1e-7,\
-                        5000000000,12000000000.0,0.5";
+                        5000000000,12000000000.0,0.5,,,,,,,";
         assert_eq!(row().csv().unwrap(), expected);
         assert_eq!(csv_header().split(',').count(), KEYS.len());
     }

@@ -104,6 +104,7 @@ impl Minute {
             // Prompts come in between.
             prefill_rate: None,
             outside,
+            launches: None,
         }
     }
 }

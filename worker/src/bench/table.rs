@@ -6,7 +6,7 @@ use super::row::{Measured, Row};
 const SCENARIO: usize = 12;
 const FORMAT: usize = 11;
 /// Columns of numbers, and their widths.
-const NUMBERS: [(&str, usize); 13] = [
+const NUMBERS: [(&str, usize); 14] = [
     ("run", 3),
     ("batch", 5),
     ("context", 7),
@@ -20,6 +20,7 @@ const NUMBERS: [(&str, usize); 13] = [
     ("and after", 9),
     ("read %", 6),
     ("outside %", 9),
+    ("launches", 8),
 ];
 /// Of a factor.
 const FACTOR: usize = 9;
@@ -32,7 +33,7 @@ pub(super) fn header(factors: &[&str]) -> String {
 
 /// A row.
 pub(super) fn row(measured: &Measured, factors: &[f64]) -> String {
-    let Measured { row, read_rates: [before, after], outside } = measured;
+    let Measured { row, read_rates: [before, after], outside, gpu: _ } = measured;
     let dash = || "-".to_owned();
     let millis = |seconds: f64| decimal(seconds * 1e3);
     let percent = |share: f64| format!("{:.1}", share * 100.0);
@@ -50,6 +51,7 @@ pub(super) fn row(measured: &Measured, factors: &[f64]) -> String {
         decimal(after / 1e9),
         percent(row.read_rate_ratio),
         outside.map_or_else(dash, percent),
+        row.launches_per_step.map_or_else(dash, decimal),
     ];
     line(&row.scenario, &row.format, &numbers, factors.iter().map(|f| format!("{f:.2}")))
 }
@@ -99,7 +101,7 @@ fn line(
 }
 
 /// Three digits that count, at least.
-fn decimal(number: f64) -> String {
+pub(super) fn decimal(number: f64) -> String {
     let digits = match number.abs() {
         100.0.. => 0,
         10.0.. => 1,
@@ -112,18 +114,22 @@ fn decimal(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::row::tests;
+    use crate::{bench::row::tests, gpu::Reading};
 
     #[test]
     fn columns_stand_below_their_names() {
-        let measured =
-            Measured { row: tests::row(), read_rates: [1.2e10, 1.3e10], outside: Some(0.125) };
+        let measured = Measured {
+            row: tests::row(),
+            read_rates: [1.2e10, 1.3e10],
+            outside: Some(0.125),
+            gpu: Reading::default(),
+        };
         let (header, row) = (header(&["x first"]), row(&measured, &[2.5]));
         assert_eq!(header.chars().count(), row.chars().count(), "{header}\n{row}");
         let cells: Vec<_> = row.split_whitespace().collect();
         let expected = [
             "short", "gguf", "3", "1", "64", "1.25", "-", "100", "10.0", "0.000", "4768", "12.0",
-            "13.0", "50.0", "12.5", "2.50",
+            "13.0", "50.0", "12.5", "-", "2.50",
         ];
         assert_eq!(cells, expected);
     }

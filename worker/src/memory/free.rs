@@ -12,8 +12,22 @@ use bytesize::ByteSize;
 pub struct Free {
     /// Bytes that this process can still take.
     pub bytes: u64,
-    /// The control group's limit in bytes, where that leaves less than the machine has.
-    pub limit: Option<u64>,
+    /// Of what.
+    pub of: Memory,
+}
+
+/// Whose memory is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// The machine's.
+    Machine,
+    /// The control group's, where that leaves less than the machine has.
+    Group {
+        /// Its limit in bytes.
+        limit: u64,
+    },
+    /// The GPU's.
+    Gpu,
 }
 
 /// The files in which one version of control groups says what it limits.
@@ -58,7 +72,7 @@ impl Free {
             .flat_map(|(version, path)| folders(version, path))
             .filter_map(|(version, folder)| version.left(&folder, &read));
         let least = limited.min_by_key(|free| free.bytes);
-        let machine = Self { bytes: machine, limit: None };
+        let machine = Self { bytes: machine, of: Memory::Machine };
         Some(least.filter(|free| free.bytes < machine.bytes).unwrap_or(machine))
     }
 }
@@ -66,11 +80,13 @@ impl Free {
 impl fmt::Display for Free {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = ByteSize::b(self.bytes);
-        match self.limit.map(ByteSize::b) {
-            None => write!(f, "this machine has {bytes} free"),
-            Some(limit) => write!(
+        match self.of {
+            Memory::Machine => write!(f, "this machine has {bytes} free"),
+            Memory::Gpu => write!(f, "the GPU has {bytes} free"),
+            Memory::Group { limit } => write!(
                 f,
-                "this process may use {bytes} more (the limit of its control group is {limit})"
+                "this process may use {bytes} more (the limit of its control group is {})",
+                ByteSize::b(limit)
             ),
         }
     }
@@ -86,7 +102,7 @@ impl Version {
         let stat = read(&folder.join("memory.stat")).unwrap_or_default();
         let cached: u64 = self.file_cache.iter().filter_map(|key| field(&stat, key)).sum();
         let used = usage.saturating_sub(cached);
-        Some(Free { bytes: limit.saturating_sub(used), limit: Some(limit) })
+        Some(Free { bytes: limit.saturating_sub(used), of: Memory::Group { limit } })
     }
 }
 
@@ -151,7 +167,10 @@ mod tests {
 
     #[test]
     fn without_groups_the_machine_counts() {
-        assert_eq!(free(&[("/proc/meminfo", MEMINFO)]), Some(Free { bytes: 8 << 30, limit: None }));
+        assert_eq!(
+            free(&[("/proc/meminfo", MEMINFO)]),
+            Some(Free { bytes: 8 << 30, of: Memory::Machine })
+        );
     }
 
     #[test]
@@ -172,7 +191,10 @@ mod tests {
             ("/sys/fs/cgroup/pods/memory.max", "4294967296\n"),
             ("/sys/fs/cgroup/pods/memory.current", "1073741824\n"),
         ];
-        assert_eq!(free(&files), Some(Free { bytes: 1 << 30, limit: Some(2 << 30) }));
+        assert_eq!(
+            free(&files),
+            Some(Free { bytes: 1 << 30, of: Memory::Group { limit: 2 << 30 } })
+        );
     }
 
     #[test]
@@ -187,7 +209,10 @@ mod tests {
                 "anon 10\ninactive_file 10485760\nactive_file 20971520\n",
             ),
         ];
-        assert_eq!(free(&files), Some(Free { bytes: 30 * MIB, limit: Some(100 * MIB) }));
+        assert_eq!(
+            free(&files),
+            Some(Free { bytes: 30 * MIB, of: Memory::Group { limit: 100 * MIB } })
+        );
     }
 
     #[test]
@@ -199,7 +224,10 @@ mod tests {
             ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "268435456\n"),
             ("/sys/fs/cgroup/memory/memory.stat", "total_inactive_file 1048576\n"),
         ];
-        assert_eq!(free(&files), Some(Free { bytes: 257 * MIB, limit: Some(512 * MIB) }));
+        assert_eq!(
+            free(&files),
+            Some(Free { bytes: 257 * MIB, of: Memory::Group { limit: 512 * MIB } })
+        );
     }
 
     #[test]
@@ -210,7 +238,7 @@ mod tests {
             ("/sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712\n"),
             ("/sys/fs/cgroup/memory/a/memory.usage_in_bytes", "649539584\n"),
         ];
-        assert_eq!(free(&files), Some(Free { bytes: 8 << 30, limit: None }));
+        assert_eq!(free(&files), Some(Free { bytes: 8 << 30, of: Memory::Machine }));
     }
 
     #[test]
@@ -221,6 +249,6 @@ mod tests {
             ("/sys/fs/cgroup/a/memory.max", "1048576\n"),
             ("/sys/fs/cgroup/a/memory.current", "2097152\n"),
         ];
-        assert_eq!(free(&files), Some(Free { bytes: 0, limit: Some(MIB) }));
+        assert_eq!(free(&files), Some(Free { bytes: 0, of: Memory::Group { limit: MIB } }));
     }
 }

@@ -1,17 +1,8 @@
 //! Tensors as kernels see them: flat buffers, one after the other.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
-
-static LAUNCHES: AtomicU64 = AtomicU64::new(0);
-
-/// Kernels of ours that this process has launched; one that a graph replays is not launched.
-pub fn launches() -> u64 {
-    LAUNCHES.load(Ordering::Relaxed)
-}
 
 /// A tensor whose elements lie one after the other, copied only if they did not.
 #[derive(Clone)]
@@ -66,7 +57,7 @@ impl Buffer {
 
     /// What launches a kernel, which is counted.
     pub(super) fn launcher(&self) -> &Client {
-        LAUNCHES.fetch_add(1, Ordering::Relaxed);
+        crate::launches::count();
         &self.0.client
     }
 

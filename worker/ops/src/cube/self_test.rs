@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use burn::tensor::{Device, Tensor};
 
 use crate::{
+    check::numbers,
     cpu::int8::Int8,
     fallback::Part,
     ops::{self, Matrix, Norm, Weight},
@@ -63,16 +64,6 @@ fn products(device: &Device) -> Result<Vec<Product>, String> {
 fn bits(x: Tensor<2>) -> Result<Vec<u32>, String> {
     let data = x.try_into_data().map_err(|error| error.to_string())?;
     Ok(data.iter::<f32>().map(f32::to_bits).collect())
-}
-
-/// Numbers around zero, the same for the same seed.
-fn numbers(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / 8_388_608.0 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 fn compare(with: &[Product], without: &[Product]) -> Result<(), String> {

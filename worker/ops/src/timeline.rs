@@ -1,0 +1,109 @@
+//! Where the time of a GPU goes, kernel by kernel.
+
+use std::time::Duration;
+
+/// All launches of one kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelTime {
+    /// Its name.
+    pub kernel: String,
+    /// How often.
+    pub launches: usize,
+    /// Together, on the device.
+    pub time: Duration,
+}
+
+/// Runs `work` and says what it launched, the slowest first. What a graph replays is not seen, and nothing is where this
+/// was built for the CPU alone.
+pub fn of<T>(work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
+    #[cfg(feature = "cube")]
+    return observed::of(work);
+    #[cfg(not(feature = "cube"))]
+    (work(), Vec::new())
+}
+
+#[cfg(feature = "cube")]
+mod observed {
+    use std::{
+        collections::HashMap,
+        sync::{Arc, Mutex, PoisonError},
+        time::Duration,
+    };
+
+    use cubecl::logging::{
+        LaunchObservation, LaunchObserver, ProfileDuration, TimingMethod, TimingRequest,
+    };
+
+    use super::KernelTime;
+
+    /// Keeps what it is told until the work is over: reading a measurement would wait for the kernel.
+    #[derive(Default)]
+    struct Observer(Mutex<Vec<(&'static str, Measured)>>);
+
+    enum Measured {
+        Later(ProfileDuration),
+        Now(Duration),
+    }
+
+    impl Observer {
+        fn keep(&self, kernel: &'static str, measured: Measured) {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.push((kernel, measured));
+        }
+    }
+
+    impl LaunchObserver for Observer {
+        fn launched(&self, _: &'static str) {}
+
+        fn timing(&self) -> TimingRequest {
+            TimingRequest::Deferred
+        }
+
+        fn profiled(&self, kernel: &'static str, profile: ProfileDuration) {
+            self.keep(kernel, Measured::Later(profile));
+        }
+
+        fn timed(&self, kernel: &'static str, duration: Duration, _: TimingMethod) {
+            self.keep(kernel, Measured::Now(duration));
+        }
+    }
+
+    pub(super) fn of<T>(work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
+        let observer = Arc::new(Observer::default());
+        let observation = LaunchObservation::new(observer.clone());
+        let done = work();
+        drop(observation);
+        let kept = std::mem::take(&mut *observer.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut times: HashMap<String, (usize, Duration)> = HashMap::new();
+        for (kernel, measured) in kept {
+            let time = match measured {
+                Measured::Later(profile) => {
+                    let ticks = cubecl::future::block_on(profile.resolve());
+                    ticks.map_or(Duration::ZERO, |ticks| ticks.duration())
+                }
+                Measured::Now(time) => time,
+            };
+            let entry = times.entry(short(kernel)).or_default();
+            *entry = (entry.0 + 1, entry.1 + time);
+        }
+        let mut times: Vec<_> = times
+            .into_iter()
+            .map(|(kernel, (launches, time))| KernelTime { kernel, launches, time })
+            .collect();
+        times.sort_unstable_by(|a, b| b.time.cmp(&a.time).then_with(|| a.kernel.cmp(&b.kernel)));
+        (done, times)
+    }
+
+    /// The last part of a path, without parameters.
+    fn short(kernel: &str) -> String {
+        let path = kernel.split('<').next().unwrap_or(kernel);
+        let mut parts = path.rsplit("::");
+        // Kernels are types in a module of their name.
+        let last = parts.next().unwrap_or(path);
+        parts
+            .next()
+            .filter(|module| last == "Kernel" || module.is_empty())
+            .unwrap_or(last)
+            .to_owned()
+    }
+}

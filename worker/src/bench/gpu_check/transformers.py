@@ -1,0 +1,70 @@
+"""Times a Llama of random bf16 weights with transformers: a static cache and a compiled step. Prints one line of JSON."""
+
+import json
+import statistics
+import sys
+import time
+
+WARM_UP = 12
+MEASURED = 48
+
+
+def main():
+    job = json.loads(sys.argv[1])
+    try:
+        import torch
+        import transformers
+        from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
+    except ImportError as error:
+        print(json.dumps({"missing": f"{error.name or error} is not installed"}))
+        return
+    device = job["device"]
+    if device == "cuda" and not torch.cuda.is_available():
+        print(json.dumps({"missing": "PyTorch sees no GPU"}))
+        return
+
+    shape = {key: value for key, value in job.items() if key not in ("context", "batches", "device")}
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16).eval()
+    step = torch.compile(model, mode="reduce-overhead", fullgraph=True) if device == "cuda" else model
+
+    def now():
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    rows = []
+    with torch.inference_mode():
+        for batch in job["batches"]:
+            begin = job["context"] - MEASURED // 2
+            length = begin + WARM_UP + MEASURED
+            prompt = torch.randint(0, shape["vocab_size"], (batch, begin), device=device)
+            cache = StaticCache(config=model.config, max_cache_len=length)
+            times = []
+            for _ in range(3):
+                cache.reset()
+                begun = now()
+                places = torch.arange(begin, device=device)
+                logits = model(prompt, past_key_values=cache, cache_position=places, logits_to_keep=1).logits
+                token = logits[:, -1:].argmax(-1)
+                times.append(now() - begun)
+            prefill = batch * begin / min(times)
+            times = []
+            for i in range(WARM_UP + MEASURED):
+                begun = now()
+                place = torch.tensor([begin + i], device=device)
+                logits = step(token.clone(), past_key_values=cache, cache_position=place).logits
+                token = logits[:, -1:].argmax(-1)
+                times.append(now() - begun)
+            decode = batch / statistics.median(times[WARM_UP:])
+            rows.append(
+                {"batch": batch, "prefill_tokens_per_second": prefill, "decode_tokens_per_second": decode}
+            )
+    how = "compiled" if device == "cuda" else "not compiled"
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    versions = f"transformers {transformers.__version__}, PyTorch {torch.__version__}"
+    print(json.dumps({"measured": {"with": f"{versions}, bf16, {how}, on {name}", "rows": rows}}))
+
+
+main()

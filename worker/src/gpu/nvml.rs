@@ -1,0 +1,66 @@
+//! What NVIDIA's management library says of a GPU.
+
+use nvml_wrapper::{
+    Nvml, cuda_driver_version_major, cuda_driver_version_minor,
+    enum_wrappers::device::{Clock, TemperatureSensor},
+    error::NvmlError,
+};
+use stoker_ops::Device;
+
+use super::Reading;
+
+/// A GPU, as its driver knows it.
+#[derive(Debug)]
+pub struct Gpu {
+    nvml: Nvml,
+    /// Where it is on the bus: numbers differ between CUDA, which may hide some, and the driver.
+    pci: String,
+}
+
+impl Gpu {
+    /// The GPU behind `device`, if it is one of NVIDIA's. Without the library there are no readings, which is logged.
+    pub fn of(device: &Device) -> Option<Self> {
+        let pci = device.pci.clone()?;
+        let open = || {
+            let nvml = Nvml::init()?;
+            nvml.device_by_pci_bus_id(pci.as_str())?;
+            Ok::<_, NvmlError>(nvml)
+        };
+        match open() {
+            Ok(nvml) => Some(Self { nvml, pci }),
+            Err(error) => {
+                tracing::warn!(%error, pci, "no readings of the GPU: NVML does not answer");
+                None
+            }
+        }
+    }
+
+    /// What the driver calls itself, and the power that it lets the GPU draw.
+    pub fn driver(&self) -> Option<String> {
+        let driver = self.nvml.sys_driver_version().ok()?;
+        let cuda = self.nvml.sys_cuda_driver_version().ok()?;
+        let (major, minor) = (cuda_driver_version_major(cuda), cuda_driver_version_minor(cuda));
+        let limit = self.nvml.device_by_pci_bus_id(self.pci.as_str()).ok()?.enforced_power_limit();
+        let limit =
+            limit.map_or(String::new(), |mw| format!(", up to {:.0} W", f64::from(mw) / 1e3));
+        Some(format!("{driver}, CUDA {major}.{minor}{limit}"))
+    }
+
+    /// What the driver says now.
+    pub fn read(&self) -> Reading {
+        let Ok(device) = self.nvml.device_by_pci_bus_id(self.pci.as_str()) else {
+            return Reading::default();
+        };
+        let memory = device.memory_info().ok();
+        let clock = |clock| device.clock_info(clock).ok().map(|mhz| f64::from(mhz) * 1e6);
+        Reading {
+            utilization: device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0),
+            memory_used: memory.as_ref().map(|memory| memory.used),
+            memory_size: memory.as_ref().map(|memory| memory.total),
+            power: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1e3),
+            temperature: device.temperature(TemperatureSensor::Gpu).ok().map(f64::from),
+            clock: clock(Clock::SM),
+            memory_clock: clock(Clock::Memory),
+        }
+    }
+}
