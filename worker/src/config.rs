@@ -229,6 +229,8 @@ mod tests {
             ("--max-num-batched-tokens", "none"),
             ("--kv-cache-memory", "much"),
             ("--drain-timeout", "1"),
+            ("--device", "gpu"),
+            ("--gpu-without", "fans"),
         ] {
             let error = Cli::try_parse_from(["worker", flag, value]).err().unwrap();
             let text = error.to_string();

@@ -78,6 +78,8 @@ pub async fn start(
     )?;
     let engine_ended = CancellationToken::new();
     let mut load = engine.load();
+    // A GPU compiles kernels and records steps before the first request. If the thread ends, that is found out below.
+    let _ = load.changed().await;
     let ended = engine_ended.clone();
     let handle = engine.clone();
 

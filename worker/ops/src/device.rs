@@ -153,8 +153,8 @@ impl Device {
 
     /// How fast it reads its memory, in bytes a second: on the CPU what all threads read together, on a GPU what a copy
     /// reads and writes.
-    pub fn memory_rate(&self) -> f64 {
-        if self.is_cpu() { crate::cpu::read_rate() } else { copy_rate(&self.tensors) }
+    pub fn memory_rate(&self) -> Result<f64, String> {
+        if self.is_cpu() { Ok(crate::cpu::read_rate()) } else { copy_rate(&self.tensors) }
     }
 
     /// Whether it is the CPU.
@@ -164,24 +164,27 @@ impl Device {
 }
 
 /// What a copy of memory that no cache holds reads and writes, in bytes a second: the best of a few.
-fn copy_rate(device: &burn::tensor::Device) -> f64 {
-    const BYTES: usize = 256 << 20;
-    const COPIES: usize = 16;
+fn copy_rate(device: &burn::tensor::Device) -> Result<f64, String> {
+    // Several, because some devices have no large ones.
+    const BUFFERS: usize = 8;
+    const BYTES: usize = 64 << 20;
     const PASSES: usize = 5;
-    let from = Tensor::<1>::ones([BYTES / size_of::<f32>()], device);
+    let ones = |_| Tensor::<1>::ones([BYTES / size_of::<f32>()], device);
+    let from: Vec<_> = (0..BUFFERS).map(ones).collect();
     let mut best = Duration::MAX;
-    // The first compiles the kernel.
+    // The first compiles the kernel, and asks for the memory.
     for _ in 0..=PASSES {
         let begun = Instant::now();
-        for _ in 0..COPIES {
-            drop(from.clone() + 1.0);
-        }
-        // Comes to an end when all before it have; read, because what nobody looks at is not copied back.
-        let last = (from.clone().slice(s![0..1]) + 1.0).into_data();
-        std::hint::black_box(last.iter::<f32>().next());
+        let to: Vec<_> = from.iter().map(|buffer| buffer.clone() + 1.0).collect();
+        // A number of the last: it comes when all are done.
+        let last = to[BUFFERS - 1].clone().slice(s![0..1]).try_into_data();
+        let last = last.map_err(|error| error.to_string())?.iter::<f32>().next();
         best = best.min(begun.elapsed());
+        if last != Some(2.0) {
+            return Err(format!("1 + 1 is {last:?}"));
+        }
     }
-    (2 * BYTES * COPIES) as f64 / best.as_secs_f64()
+    Ok((2 * BYTES * BUFFERS) as f64 / best.as_secs_f64())
 }
 
 #[cfg(feature = "cuda")]

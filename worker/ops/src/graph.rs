@@ -21,7 +21,7 @@ const WARM_UP: usize = 3;
 /// too.
 static IN_USE: RwLock<()> = RwLock::new(());
 
-/// Held by whoever uses a GPU.
+/// Held by whoever uses a GPU; not twice by one thread.
 pub fn using() -> RwLockReadGuard<'static, ()> {
     IN_USE.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -60,7 +60,7 @@ fn check(args: &GpuCheckArgs) -> Result<Report, Error> {
     stages.begin("opening the device");
     let device = loading::device(&args.device).map_err(LoadError::from)?;
     stages.begin("copying memory");
-    let facts = Facts::of(&device);
+    let facts = Facts::of(&device)?;
     stages.begin("operations against the reference");
     let operations = check::all(&device.tensors).into_iter().map(Operation::from).collect();
 

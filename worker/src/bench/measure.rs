@@ -42,12 +42,12 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
     let quantization: Quantization = job.quantize.parse().map_err(Error::Usage)?;
     let device = loading::device(&device(job)?).map_err(LoadError::from)?;
     tell.stage(|| "reading memory".into())?;
-    let before = device.memory_rate();
+    let before = device.memory_rate().map_err(Error::Failed)?;
     memory::forget_peak();
     let ran = run(job, &device, quantization, tell)?;
     let peak = memory::peak();
     tell.stage(|| "reading memory".into())?;
-    let rates = [before, device.memory_rate()];
+    let rates = [before, device.memory_rate().map_err(Error::Failed)?];
     let rate = (rates[0] + rates[1]) / 2.0;
 
     let Footprint { step_weight_bytes, kv_token_bytes, .. } =

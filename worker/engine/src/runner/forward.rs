@@ -98,12 +98,11 @@ impl Forward {
             return Outcome::of_logits(floats(logits), self.vocab);
         }
         let draws = parts.iter().any(|part| part.draw.is_some());
-        if draws && let Some((logits, drawn)) = self.graphs.run(parts, self.blocks) {
-            return self.outcome(parts, logits, drawn);
-        }
-        let inputs = Inputs::upload(&Step::new(parts), &self.network.device);
-        let (logits, drawn) = self.network.run(&inputs, draws);
-        self.outcome(parts, logits, drawn)
+        let (logits, drawn) = self.graphs.run(parts, self.blocks).unwrap_or_else(|| {
+            let inputs = Inputs::upload(&Step::new(parts), &self.network.device);
+            self.network.run(&inputs, draws)
+        });
+        self.outcome(parts, logits, drawn.filter(|_| draws))
     }
 
     /// Reads what was drawn, and the logits of what was not.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use stoker_ops::{Device, cpu};
 use stoker_shared::VERSION;
 
-use crate::gpu::Gpu;
+use crate::{bench::Error, gpu::Gpu};
 
 /// What a device is, and the machine that it is in.
 #[derive(Debug, Serialize)]
@@ -25,9 +25,9 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn of(device: &Device) -> Self {
+    pub(super) fn of(device: &Device) -> Result<Self, Error> {
         let gpu = Gpu::of(device);
-        Self {
+        Ok(Self {
             stoker: VERSION.into(),
             device: device.name.clone(),
             class: device.class.clone(),
@@ -35,8 +35,8 @@ impl Facts {
             memory_bytes: gpu.as_ref().and_then(|gpu| gpu.read().memory_size),
             cpu: Device::cpu().name,
             threads: cpu::threads(),
-            copy_bytes_per_second: device.memory_rate(),
-        }
+            copy_bytes_per_second: device.memory_rate().map_err(Error::Failed)?,
+        })
     }
 
     /// A line each: what, and which.

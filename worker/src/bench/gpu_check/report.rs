@@ -159,7 +159,9 @@ impl Report {
     }
 
     fn timelines(&self, text: &mut String) {
-        for Timeline { batch, kernels } in &self.timeline {
+        for Timeline { batch, kernels } in
+            self.timeline.iter().filter(|step| !step.kernels.is_empty())
+        {
             let total: f64 = kernels.iter().map(|kernel| kernel.microseconds).sum();
             let _ =
                 writeln!(text, "## A step of {batch}, kernel by kernel: {} us\n", decimal(total));
@@ -176,8 +178,8 @@ impl Report {
         let _ = writeln!(text, "## Operations against the reference\n");
         let right = |right| if right { "right" } else { "**wrong**" }.to_owned();
         let rows = self.operations.iter().map(|check| {
-            let difference = check.difference.map_or("failed".into(), |x| format!("{x:.1e}"));
-            let limit = format!("{:.0e}", check.limit);
+            let difference = check.difference.map_or("failed".into(), scientific);
+            let limit = scientific(check.limit);
             [check.operation.clone(), check.shape.clone(), difference, limit, right(check.passed)]
         });
         table(text, &["operation", "shape", "difference", "limit", ""], rows);
@@ -195,6 +197,10 @@ impl Report {
             );
         }
     }
+}
+
+fn scientific(number: f32) -> String {
+    if number == 0.0 { "0".into() } else { format!("{number:.1e}") }
 }
 
 fn table<const N: usize>(
