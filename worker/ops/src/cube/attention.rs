@@ -133,11 +133,12 @@ pub(in crate::cube) fn attend_split<E: Float>(
     // Of this split the token sees `low..high`. In one that it does not reach there is nothing to do, nor to write.
     let position = positions[token] as usize;
     let start = split * SPLIT;
-    let low = max(first_seen(position, window as usize, heads), start) - start;
-    let high = min(max(position + 1, start) - start, SPLIT);
-    if low >= high {
+    let first = first_seen(position, window as usize, heads);
+    if position < start || first >= start + SPLIT {
         terminate!();
     }
+    let low = max(first, start) - start;
+    let high = min(position + 1 - start, SPLIT);
 
     // Where the blocks begin that hold this head's keys, and its values.
     let mut begins = Shared::<[u32]>::new_slice(BLOCKS);

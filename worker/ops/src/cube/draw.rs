@@ -159,7 +159,8 @@ pub(in crate::cube) fn draw_parts(
             let wins = better(scores[other], tokens[other], scores[unit], tokens[unit]);
             let loser = select(wins, scores[unit] + doubts[unit], scores[other] + doubts[other]);
             rest[unit] = max(max(rest[unit], rest[other]), loser);
-            odds[unit] = odds[unit] | odds[other];
+            let odd = odds[other];
+            odds[unit] |= odd;
             if wins {
                 scores[unit] = scores[other];
                 doubts[unit] = doubts[other];
