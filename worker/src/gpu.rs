@@ -42,6 +42,11 @@ impl Gpu {
         None
     }
 
+    /// Bytes that nobody uses.
+    pub fn free_memory(&self) -> Option<u64> {
+        match *self {}
+    }
+
     /// What the driver calls itself.
     pub fn driver(&self) -> Option<String> {
         match *self {}
@@ -74,9 +79,7 @@ pub struct Reading {
 
 /// What is free on the GPU, where its driver can be asked.
 pub(crate) fn free(device: &Device) -> Option<Free> {
-    let Reading { memory_size, memory_used, .. } = Gpu::of(device)?.read();
-    let bytes = memory_size?.saturating_sub(memory_used?);
-    Some(Free { bytes, of: Memory::Gpu })
+    Some(Free { bytes: Gpu::of(device)?.free_memory()?, of: Memory::Gpu })
 }
 
 /// Adds what is said of `device` to `registry`, if it is a GPU.
@@ -153,12 +156,12 @@ impl Reading {
 }
 
 /// Reads a GPU again and again while something is measured.
-pub(crate) struct Watch {
+pub(crate) struct Meter {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<Vec<Reading>>>,
 }
 
-impl Watch {
+impl Meter {
     /// Begins, if the driver can be asked.
     pub(crate) fn begin(device: &Device) -> Self {
         const PAUSE: Duration = Duration::from_millis(100);
@@ -246,7 +249,7 @@ mod tests {
     #[test]
     fn a_cpu_has_no_readings() {
         assert!(Gpu::of(&Device::cpu()).is_none());
-        assert_eq!(Watch::begin(&Device::cpu()).end(), Reading::default());
+        assert_eq!(Meter::begin(&Device::cpu()).end(), Reading::default());
         let mut registry = Registry::default();
         register(&mut registry, &Device::cpu());
         assert!(!exposition(&registry).contains("stoker_gpu"));

@@ -87,7 +87,7 @@ impl Engine {
             max_prompt_logits: (PROMPT_LOGITS_BYTES / row_bytes.max(1)).max(1),
         };
         let mut runner = Runner::new(model, blocks.total());
-        runner.record(config.max_num_seqs);
+        runner.prepare(config.max_num_seqs);
         Self {
             runner,
             scheduler: Scheduler::new(limits, blocks.clone()),

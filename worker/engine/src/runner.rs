@@ -112,11 +112,11 @@ impl Runner {
         Self { model, device }
     }
 
-    /// Records what steps of up to `sequences` that decode launch, on a GPU that can: the first ones find it ready. To be
-    /// called while the cache is empty.
-    pub fn record(&mut self, sequences: usize) {
+    /// Has a GPU compile its kernels, and record what steps of up to `sequences` that decode launch: the first request finds
+    /// all of it ready. To be called while the cache is empty.
+    pub fn prepare(&mut self, sequences: usize) {
         if let Computes::Network(forward) = &mut self.device {
-            forward.record(sequences);
+            forward.prepare(sequences);
         }
     }
 

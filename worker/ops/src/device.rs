@@ -1,15 +1,12 @@
 //! The devices that operations run on: which were built in, which of them work here, and which to take.
 
+mod copies;
 #[cfg(feature = "cuda")]
 mod cuda;
 
-use std::{
-    fmt,
-    str::FromStr,
-    time::{Duration, Instant},
-};
+use std::{fmt, str::FromStr};
 
-use burn::tensor::{Tensor, s};
+pub use copies::Copies;
 
 /// A device, open and working.
 #[derive(Debug, Clone)]
@@ -154,37 +151,13 @@ impl Device {
     /// How fast it reads its memory, in bytes a second: on the CPU what all threads read together, on a GPU what a copy
     /// reads and writes.
     pub fn memory_rate(&self) -> Result<f64, String> {
-        if self.is_cpu() { Ok(crate::cpu::read_rate()) } else { copy_rate(&self.tensors) }
+        if self.is_cpu() { Ok(crate::cpu::read_rate()) } else { Copies::new(&self.tensors).rate() }
     }
 
     /// Whether it is the CPU.
     pub fn is_cpu(&self) -> bool {
         self.class == "cpu"
     }
-}
-
-/// What a copy of memory that no cache holds reads and writes, in bytes a second: the best of a few.
-fn copy_rate(device: &burn::tensor::Device) -> Result<f64, String> {
-    // Several, because some devices have no large ones.
-    const BUFFERS: usize = 8;
-    const BYTES: usize = 64 << 20;
-    const PASSES: usize = 5;
-    let ones = |_| Tensor::<1>::ones([BYTES / size_of::<f32>()], device);
-    let from: Vec<_> = (0..BUFFERS).map(ones).collect();
-    let mut best = Duration::MAX;
-    // The first compiles the kernel, and asks for the memory.
-    for _ in 0..=PASSES {
-        let begun = Instant::now();
-        let to: Vec<_> = from.iter().map(|buffer| buffer.clone() + 1.0).collect();
-        // A number of the last: it comes when all are done.
-        let last = to[BUFFERS - 1].clone().slice(s![0..1]).try_into_data();
-        let last = last.map_err(|error| error.to_string())?.iter::<f32>().next();
-        best = best.min(begun.elapsed());
-        if last != Some(2.0) {
-            return Err(format!("1 + 1 is {last:?}"));
-        }
-    }
-    Ok((2 * BYTES * BUFFERS) as f64 / best.as_secs_f64())
 }
 
 #[cfg(feature = "cuda")]
@@ -236,7 +209,7 @@ fn computing(
     let broken = |reason| DeviceError::Broken { choice, reason };
     // The libraries below panic where a device is there and cannot be used.
     let sum = catch_unwind(AssertUnwindSafe(|| {
-        let two = Tensor::<1>::ones([4], &tensors) * 2.0;
+        let two = burn::tensor::Tensor::<1>::ones([4], &tensors) * 2.0;
         let data = two.try_into_data().map_err(|error| error.to_string())?;
         Ok(data.iter::<f32>().sum::<f32>())
     }));

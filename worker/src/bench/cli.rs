@@ -39,7 +39,7 @@ A row's keys, in the table, in CSV and in JSON:
   read_rate_ratio                bytes that a step must read, weights once and the keys and values of
                  every sequence, times steps a second, divided by the read rate
   launches_per_step              kernels and graphs that a GPU is told to run in a step in which all decode
-  gpu_...        what NVIDIA's driver says while a row runs: means, of memory and temperature the most
+  gpu_...        what NVIDIA's driver says while all decode: means, of memory and temperature the most
 What does not apply is null in JSON and empty in CSV. `outside %`, in the table alone, is the share of a
 step that is spent outside the model's operations.
 

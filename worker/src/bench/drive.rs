@@ -13,6 +13,7 @@ use stoker_engine::{
 use stoker_ops::{cpu, launches};
 
 use super::{child::Tell, error::Error, lengths};
+use crate::gpu::{Meter, Reading};
 
 /// Tokens in a step, as a worker has it if nobody says otherwise.
 pub(super) const MAX_NUM_BATCHED_TOKENS: usize = 512;
@@ -38,6 +39,8 @@ pub(super) struct Pace {
     pub(super) outside: Option<f64>,
     /// What a GPU is told to do in a step in which all decode: kernels, and graphs of them.
     pub(super) launches: Option<f64>,
+    /// What its driver said meanwhile.
+    pub(super) gpu: Reading,
 }
 
 /// What a sequence does.
@@ -155,6 +158,7 @@ pub(super) fn decode(
     // What the first ones draw until the last one begins makes up for their shorter prompts.
     let longest = prompts.iter().max().copied().unwrap_or_default() + tokens;
     let lengths = vec![longest; prompts.len()];
+    let device = model.network.device().cloned();
     let mut driven = Driven::new(model, &lengths);
     let begun = Instant::now();
     for (place, prompt) in prompts.iter().enumerate() {
@@ -179,6 +183,7 @@ pub(super) fn decode(
     let prefill = begun.elapsed();
 
     let mut steps = Vec::with_capacity(tokens);
+    let meter = device.as_ref().map(Meter::begin);
     let (kernels, launched) = (cpu::kernel_time(), launches());
     for done in 1..tokens {
         tell.stage(|| format!("decoding, {done}/{tokens} tokens"))?;
@@ -205,6 +210,7 @@ pub(super) fn decode(
         prefill_rate: Some(prompt_tokens as f64 / prefill.as_secs_f64()),
         outside,
         launches: (launched > 0).then(|| launched as f64 / (tokens - 1) as f64),
+        gpu: meter.map(Meter::end).unwrap_or_default(),
     })
 }
 

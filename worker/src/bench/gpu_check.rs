@@ -19,7 +19,7 @@ use facts::Facts;
 use report::{Operation, Report};
 use speed::Speed;
 use stoker_engine::{Model, model::Quantization, weights::ModelFiles};
-use stoker_ops::{check, fallback::Part};
+use stoker_ops::{check, device::Choice, fallback::Part};
 
 use super::{
     Error,
@@ -55,14 +55,22 @@ impl Stages {
 }
 
 fn check(args: &GpuCheckArgs) -> Result<Report, Error> {
-    report::check_folder(&args.out)?;
+    report::make_folder(&args.out)?;
     let stages = Stages { begun: Instant::now() };
     stages.begin("opening the device");
     let device = loading::device(&args.device).map_err(LoadError::from)?;
     stages.begin("copying memory");
     let facts = Facts::of(&device)?;
+    let copy_rate = facts.copy_bytes_per_second;
+    let mut report = Report::new(args.random_weights.name(), facts);
+    // Whatever happens next, what was found so far is on disk.
+    let written = |report: &mut Report| {
+        report.seconds = stages.begun.elapsed().as_secs_f64();
+        report.write(&args.out)
+    };
     stages.begin("operations against the reference");
-    let operations = check::all(&device.tensors).into_iter().map(Operation::from).collect();
+    report.operations = check::all(&device.tensors).into_iter().map(Operation::from).collect();
+    written(&mut report)?;
 
     stages.begin("the bundled model: the same requests in different ways");
     let stories = ModelFiles::embedded(loading::BUNDLED, storyteller::model())?;
@@ -71,53 +79,51 @@ fn check(args: &GpuCheckArgs) -> Result<Report, Error> {
         models.push(loading::read(&stories, loading::BUNDLED, kind, &device)?);
     }
     let answers: Vec<_> = models.iter().map(Answers::of).collect::<Result<_, _>>()?;
-    let mut exactness: Vec<_> = answers.iter().flat_map(|answers| answers.pairs.clone()).collect();
+    report.exactness = answers.iter().flat_map(|answers| answers.pairs.clone()).collect();
+    written(&mut report)?;
 
     stages.begin("random weights");
     let folder = args.cache.clone().map_or_else(cache::default_folder, Ok)?;
     let path = random::prepare(args.random_weights, Format::Gguf, &folder)?;
     let files = ModelFiles::open(&path)?;
     let read = |kind| loading::read(&files, args.random_weights.name(), kind, &device);
-    let mut speed = Speed::new(&device, facts.copy_bytes_per_second, args.context as usize);
-
+    let speed = Speed::new(&device, copy_rate, args.context as usize);
     stages.begin("one sequence in f32");
-    speed.naive(files.config())?;
-    speed.decode("fused f32", &read(Quantization::None)?, 1)?;
+    report.speed.push(speed.naive(files.config())?);
+    report.speed.push(speed.decode("fused f32", &read(Quantization::None)?, 1)?);
     let model = read(Quantization::Int8)?;
     for batch in BATCHES {
         stages.begin(&format!("{batch} in int8"));
-        speed.decode("int8", &model, batch)?;
+        report.speed.push(speed.decode("int8", &model, batch)?);
     }
     stages.begin("a long prompt");
-    speed.prompt("int8", &model)?;
+    report.speed.push(speed.prompt("int8", &model)?);
+    written(&mut report)?;
 
     stages.begin("without graphs");
     Part::Graphs.turn_off();
-    exactness.extend(again(&answers, &models, "launched kernel by kernel")?);
-    let mut timeline = Vec::new();
+    report.exactness.extend(again(&answers, &models, "launched kernel by kernel")?);
     for batch in CLOSER {
-        speed.decode("int8, launched", &model, batch)?;
-        timeline.push(speed.timeline(&model, batch)?);
+        report.speed.push(speed.decode("int8, launched", &model, batch)?);
+        report.timeline.push(speed.timeline(&model, batch)?);
     }
+    written(&mut report)?;
     stages.begin("without tensor cores");
     Part::TensorCores.turn_off();
-    exactness.extend(again(&answers, &models, "without tensor cores")?);
-    speed.decode("int8, no tensor cores", &model, CLOSER[2])?;
-    speed.prompt("int8, no tensor cores", &model)?;
+    report.exactness.extend(again(&answers, &models, "without tensor cores")?);
+    let what = "int8, launched, no tensor cores";
+    report.speed.push(speed.decode(what, &model, CLOSER[2])?);
+    report.speed.push(speed.prompt(what, &model)?);
+    written(&mut report)?;
 
     stages.begin("transformers, where they are installed");
-    let transformers = transformers::run(files.config(), args.context as usize, &CLOSER, &device);
-    let report = Report {
-        model: args.random_weights.name().into(),
-        facts,
-        operations,
-        exactness,
-        speed: speed.rows,
-        timeline,
-        transformers,
-        seconds: stages.begun.elapsed().as_secs_f64(),
+    let number = match args.device.device {
+        Choice::Cuda(number) => number,
+        _ => 0,
     };
-    report.write(&args.out)?;
+    let context = args.context as usize;
+    report.transformers = transformers::run(files.config(), context, &CLOSER, &device, number);
+    written(&mut report)?;
     Ok(report)
 }
 

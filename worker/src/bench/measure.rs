@@ -19,7 +19,7 @@ use super::{
 use crate::{
     ModelSource,
     config::DeviceConfig,
-    gpu::{Reading, Watch},
+    gpu::Meter,
     loading::{self, LoadError},
 };
 
@@ -34,7 +34,6 @@ struct Ran {
     config: ModelConfig,
     /// One for each row.
     paces: Vec<Pace>,
-    gpu: Reading,
 }
 
 /// Does a job: its rows, in order.
@@ -74,19 +73,19 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         read_rate_bytes_per_second: rate,
         read_rate_ratio: step_bytes as f64 / pace.step.as_secs_f64() / rate,
         launches_per_step: pace.launches,
-        gpu_utilization: ran.gpu.utilization,
-        gpu_memory_used_bytes: ran.gpu.memory_used,
-        gpu_power_watts: ran.gpu.power,
-        gpu_temperature_celsius: ran.gpu.temperature,
-        gpu_clock_hertz: ran.gpu.clock,
-        gpu_memory_clock_hertz: ran.gpu.memory_clock,
+        gpu_utilization: pace.gpu.utilization,
+        gpu_memory_used_bytes: pace.gpu.memory_used,
+        gpu_power_watts: pace.gpu.power,
+        gpu_temperature_celsius: pace.gpu.temperature,
+        gpu_clock_hertz: pace.gpu.clock,
+        gpu_memory_clock_hertz: pace.gpu.memory_clock,
     };
     let rows = (job.run..).zip(&ran.paces).map(row);
     let measured = rows.zip(&ran.paces).map(|(row, pace)| Measured {
         row,
         read_rates: rates,
         outside: pace.outside,
-        gpu: ran.gpu,
+        gpu: pace.gpu,
     });
     Ok(measured.collect())
 }
@@ -111,15 +110,13 @@ fn run(
     tell.stage(|| "loading".into())?;
     if job.work == Work::Naive {
         let config = loading::open(&source)?.config().clone();
-        let watch = Watch::begin(device);
         let (load, pace) = naive(&config, job.context, device, tell)?;
-        return Ok(Ran { load, config, paces: vec![pace], gpu: watch.end() });
+        return Ok(Ran { load, config, paces: vec![pace] });
     }
     let files = loading::open(&source)?;
     let model = loading::read(&files, &source.name(), quantization, device)?;
     let load = begun.elapsed();
     let config = model.config.clone();
-    let watch = Watch::begin(device);
     let paces = match &job.work {
         Work::Sustain { prompt, output, seconds } => {
             let time = Duration::from_secs_f64(*seconds);
@@ -128,7 +125,7 @@ fn run(
         Work::Decode { prompts, tokens } => vec![drive::decode(model, prompts, *tokens, tell)?],
         Work::Naive => Vec::new(),
     };
-    Ok(Ran { load, config, paces, gpu: watch.end() })
+    Ok(Ran { load, config, paces })
 }
 
 /// Steps of a decoder of plain operations: what making it took, and its pace.
@@ -141,6 +138,7 @@ pub(super) fn naive(
     let begun = Instant::now();
     let mut decoder = NaiveDecoder::random(config, context, &device.tensors);
     let load = begun.elapsed();
+    let meter = Meter::begin(device);
     let (begun, mut steps) = (Instant::now(), Vec::new());
     while steps.len() < 3 || (steps.len() < NAIVE_STEPS && begun.elapsed() < NAIVE_TIME) {
         tell.stage(|| format!("decoding, {}/{NAIVE_STEPS} tokens", steps.len()))?;
@@ -158,6 +156,7 @@ pub(super) fn naive(
         prefill_rate: None,
         outside: None,
         launches: None,
+        gpu: meter.end(),
     };
     Ok((load, pace))
 }

@@ -10,6 +10,7 @@ use super::{
     drive::{Driven, Pace, Seen, median, outside},
     error::Error,
 };
+use crate::gpu::{Meter, Reading};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -36,6 +37,7 @@ pub(super) fn run(
     time: Duration,
     tell: &mut Tell,
 ) -> Result<Vec<Pace>, Error> {
+    let device = model.network.device().cloned();
     let mut driven = Driven::new(model, &vec![prompt + output; batch]);
     let mut places = Vec::with_capacity(batch);
     let mut minute = Minute::default();
@@ -47,6 +49,8 @@ pub(super) fn run(
     }
     let (begun, mut paces) = (Instant::now(), Vec::new());
     let (mut since, mut kernels) = (begun, cpu::kernel_time());
+    let meter = || device.as_ref().map(Meter::begin);
+    let mut metered = meter();
     loop {
         let (step, reports) = driven.step()?;
         let drew = reports.iter().filter(|(_, _, seen)| matches!(seen, Seen::Token)).count();
@@ -80,7 +84,11 @@ pub(super) fn run(
         if elapsed >= MINUTE || over {
             let now = cpu::kernel_time();
             let outside = outside(now.saturating_sub(kernels), elapsed);
-            let pace = std::mem::take(&mut minute).pace(elapsed, outside);
+            let gpu = std::mem::replace(&mut metered, meter()).map(Meter::end);
+            let pace = Pace {
+                gpu: gpu.unwrap_or_default(),
+                ..std::mem::take(&mut minute).pace(elapsed, outside)
+            };
             paces.push(pace);
             tell.minute(paces.len() as u64, pace.decode_rate)?;
             (since, kernels) = (Instant::now(), now);
@@ -105,6 +113,7 @@ impl Minute {
             prefill_rate: None,
             outside,
             launches: None,
+            gpu: Reading::default(),
         }
     }
 }

@@ -46,6 +46,12 @@ impl Gpu {
         Some(format!("{driver}, CUDA {major}.{minor}{limit}"))
     }
 
+    /// Bytes that nobody uses, the driver included.
+    pub fn free_memory(&self) -> Option<u64> {
+        let device = self.nvml.device_by_pci_bus_id(self.pci.as_str()).ok()?;
+        device.memory_info().ok().map(|memory| memory.free)
+    }
+
     /// What the driver says now.
     pub fn read(&self) -> Reading {
         let Ok(device) = self.nvml.device_by_pci_bus_id(self.pci.as_str()) else {

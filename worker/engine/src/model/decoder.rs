@@ -57,6 +57,7 @@ impl Decoder {
         caches: Vec<Cache>,
         rows: Tensor<1, Int>,
     ) -> (Tensor<2>, Vec<Cache>) {
+        assert_eq!(caches.len(), self.layers.len(), "every layer has a cache");
         let mut x = ops::embed(ids, self.embedding.clone());
         let mut updated = Vec::with_capacity(caches.len());
         for (layer, cache) in self.layers.iter().zip(caches) {

@@ -3,7 +3,12 @@
 use std::{cell::RefCell, ops::Range, rc::Rc};
 
 use burn::tensor::{Device, Int, Tensor, s};
-use stoker_ops::{Cache, fallback::Part as Fallback, graph, ops};
+use stoker_ops::{
+    Cache, KV_BLOCK,
+    fallback::Part as Fallback,
+    graph,
+    ops::{self, CacheKind},
+};
 
 use super::{
     Outcome, Part,
@@ -14,6 +19,9 @@ use crate::{
     model::{Decoder, Model},
     scheduler::blocks_for,
 };
+
+/// Tokens of steps whose products take each kind of kernel: some rows at a time, or tiles of rows on tensor cores.
+const KINDS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// A decoder with a cache for each layer.
 pub(super) struct Forward {
@@ -34,8 +42,27 @@ pub(super) struct Network {
     pub(super) device: Device,
     /// Written in place: held here and nowhere else.
     caches: Rc<RefCell<Vec<Cache>>>,
+    shape: CacheShape,
     /// How many floats the splits of attention take for a sequence, for each block of its table.
     attention_row: usize,
+}
+
+/// What caches there are.
+#[derive(Clone, Copy)]
+struct CacheShape {
+    layers: usize,
+    blocks: usize,
+    heads: usize,
+    head_dim: usize,
+    kind: CacheKind,
+}
+
+impl CacheShape {
+    /// Zeroes.
+    fn allocate(self, device: &Device) -> Vec<Cache> {
+        let Self { layers, blocks, heads, head_dim, kind } = self;
+        (0..layers).map(|_| Cache::new(blocks, heads, head_dim, kind, device)).collect()
+    }
 }
 
 /// What the network gives: logits `[wanted, vocab]`, and what is drawn from them, if the device draws.
@@ -48,16 +75,19 @@ impl Forward {
         let config = &model.config;
         // On the CPU logits are where they are drawn from.
         let draws = device != Device::flex();
-        // One more for sequences that fill up a graph.
-        let allocated = blocks + usize::from(draws);
-        let kind = model.quantization.cache_kind();
-        let (heads, d) = (config.num_kv_heads, config.head_dim);
-        let cache = |_| Cache::new(allocated, heads, d, kind, &device);
-        let caches = (0..config.num_layers).map(cache).collect();
+        let shape = CacheShape {
+            layers: config.num_layers,
+            // One more for sequences that fill up a graph.
+            blocks: blocks + usize::from(draws),
+            heads: config.num_kv_heads,
+            head_dim: config.head_dim,
+            kind: model.quantization.cache_kind(),
+        };
         let network = Network {
             decoder: Rc::new(decoder),
+            caches: Rc::new(RefCell::new(shape.allocate(&device))),
             device,
-            caches: Rc::new(RefCell::new(caches)),
+            shape,
             attention_row: config.num_heads * config.head_dim,
         };
         Self {
@@ -70,17 +100,39 @@ impl Forward {
         }
     }
 
-    /// See [`super::Runner::record`].
-    pub(super) fn record(&mut self, sequences: usize) {
-        if !self.draws || !Fallback::Graphs.is_on() {
+    /// See [`super::Runner::prepare`].
+    pub(super) fn prepare(&mut self, sequences: usize) {
+        if !self.draws {
             return;
         }
+        self.compile();
+        if Fallback::Graphs.is_on() {
+            self.record(sequences);
+        }
+    }
+
+    /// Runs steps of made-up tokens, as many as kernels of all kinds are made for: they are compiled when they are first
+    /// used, which would else be during somebody's request.
+    fn compile(&self) {
+        let _using = graph::using();
+        for tokens in KINDS.into_iter().filter(|tokens| *tokens <= self.blocks * KV_BLOCK) {
+            let step = Step::made_up(tokens, 1, self.blocks, 0);
+            let inputs = Inputs::upload(&step, &self.network.device);
+            let (_, drawn) = self.network.run(&inputs, true);
+            // Waits. What fails here fails again in a step, which says so.
+            let _ = drawn.map(|drawn| drawn.try_into_data().map(|data| data.iter::<i32>().next()));
+        }
+    }
+
+    fn record(&mut self, sequences: usize) {
         let sizes = Size::all(sequences, self.longest.min(self.blocks), self.network.attention_row);
         if let Err(error) = self.graphs.record(&self.network, &sizes, self.blocks) {
             Fallback::Graphs.failed(&error);
+            let _using = graph::using();
             self.graphs = Graphs::default();
             // What was to be written by a recording that failed cannot be read.
-            self.network.renew_caches();
+            self.network.caches.take();
+            self.network.caches.replace(self.network.shape.allocate(&self.network.device));
         }
     }
 
@@ -157,15 +209,13 @@ impl Network {
         let drawn = draws.then(|| ops::draw(logits.clone(), inputs.draws()));
         (logits, drawn)
     }
+}
 
-    /// Zeroes, in other memory.
-    fn renew_caches(&self) {
-        let renew = |cache: Cache| Cache {
-            keys: cache.keys.zeros_like(),
-            values: cache.values.zeros_like(),
-        };
-        let caches = self.caches.take();
-        self.caches.replace(caches.into_iter().map(renew).collect());
+impl Drop for Forward {
+    /// Giving a graph up waits for the device, which nobody may while another engine records.
+    fn drop(&mut self) {
+        let _using = graph::using();
+        self.graphs = Graphs::default();
     }
 }
 

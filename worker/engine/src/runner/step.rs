@@ -1,7 +1,7 @@
 //! A step as a device is told of it: lists of integers.
 
 use burn::tensor::{Int, Tensor};
-use stoker_ops::{KV_BLOCK, Tokens, draw::Draw, ops::Lists};
+use stoker_ops::{KV_BLOCK, Tokens, draw::Draw, noise::Noise, ops::Lists};
 
 use super::Part;
 
@@ -39,16 +39,18 @@ impl Step {
         step
     }
 
-    /// Of `sequences` with tables of `width`, each with a block, or a part of one, of a cache of `blocks` for itself.
-    /// Others for another `seed`.
+    /// Of `sequences` with tables of `width`, each with a block, or a part of one, of a cache of `blocks` for itself: at
+    /// other places, of other tokens and drawn otherwise for another `seed`.
     pub(super) fn made_up(sequences: usize, width: usize, blocks: usize, seed: usize) -> Self {
         let mut step = Self { width, ..Self::default() };
         for row in 0..sequences {
-            let (block, position) = (row % blocks, row / blocks);
+            let block = (row + seed) % blocks;
+            let position = (row / blocks + 5 * seed) % KV_BLOCK;
             // Every vocabulary has three.
             let id = (row + seed) % 3;
             step.token(id as u32, position, block * KV_BLOCK + position, row);
-            step.wanted(row, Draw::GREEDY);
+            let noise = Noise::new(seed as u64, 0, row);
+            step.wanted(row, Draw { temperature: ((row + seed) % 2) as f32, noise });
             step.tables.resize((row + 1) * width, block as i32);
         }
         step

@@ -40,7 +40,10 @@ impl Sampler {
     /// How a device may draw the token at `position` of the sequence, if nothing but the draw is wanted of the logits of
     /// a vocabulary of this size.
     pub(crate) fn on_device(&self, position: usize, vocab: usize) -> Option<Draw> {
+        let temperature = self.sampling.temperature;
         let plain = !self.logprobs.output
+            // A device may take the tiniest for nothing.
+            && (temperature == 0.0 || temperature.is_normal())
             && self.adjuster.changes_nothing(position)
             && self.sampling.keeps_all(vocab);
         plain.then(|| self.sampling.draw(position))
@@ -114,6 +117,8 @@ mod tests {
             let greedy = Sampling { temperature: 0.0, ..few };
             assert!(of(greedy, Adjustments::default(), none, 9).is_some(), "the likeliest is kept");
         }
+        let cold = Sampling { temperature: f32::MIN_POSITIVE / 2.0, ..plain };
+        assert_eq!(of(cold, Adjustments::default(), none, 9), None);
         assert!(of(Sampling { top_k: 100, ..plain }, Adjustments::default(), none, 9).is_some());
     }
 

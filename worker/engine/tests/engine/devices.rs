@@ -81,7 +81,7 @@ fn a_recorded_step_gives_what_its_kernels_give() {
         let (launched, recorded) = (BlockPool::new(64), BlockPool::new(64));
         let want = steps(&mut Runner::new(model.clone(), 64), &tables(&launched));
         let mut runner = Runner::new(model.clone(), 64);
-        runner.record(5);
+        runner.prepare(5);
         let got = steps(&mut runner, &tables(&recorded));
         assert_eq!(got, want, "{}", model.quantization);
         let known = device().is_cpu() || !Fallback::Graphs.is_on() || runner.recorded() > 0;

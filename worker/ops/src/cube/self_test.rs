@@ -1,6 +1,9 @@
 //! Before a GPU serves: products on its tensor cores must be those without, to the bit.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, PoisonError},
+};
 
 use burn::tensor::{Device, Tensor};
 
@@ -19,6 +22,9 @@ const ROWS: [usize; 3] = [16, 24, 40];
 
 /// Turns tensor cores off if they do not compute on `device` what is computed without them.
 pub(crate) fn tensor_cores(device: &Device) {
+    // One at a time: half of it does without them, for the whole process.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     if !Part::TensorCores.is_on() {
         return;
     }

@@ -57,7 +57,8 @@ pub struct Weight {
     pub bias: Option<Tensor<1>>,
 }
 
-/// A matrix of `n` outputs by `k` inputs.
+/// A matrix of `n` outputs by `k` inputs. On a GPU it lies, like a cache, apart from what comes and goes: pages for that are
+/// as large as the largest of it, and each graph holds on to some.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant, reason = "burn's handles are large; there are a few a layer")]
 pub enum Matrix {
@@ -127,7 +128,8 @@ impl Cache {
         let count = blocks * heads * d * KV_BLOCK;
         let empty = || -> Tensor<1> {
             if *device != Device::flex() {
-                return Tensor::zeros([count], (device, kind.dtype()));
+                let zeros = |()| Tensor::zeros([count], (device, kind.dtype()));
+                return device.memory_persistent_allocations((), zeros);
             }
             // On the CPU a vector of zeros costs no memory until it is written, which burn's `zeros` does
             // at once: a cache is as large as its sequences, not as its limit.
@@ -169,7 +171,8 @@ impl Matrix {
     /// Takes `values [n, inputs]` as they are read from a file.
     pub fn float(values: Vec<f32>, inputs: usize, device: &Device) -> Self {
         let shape = [values.len() / inputs.max(1), inputs];
-        Self::Float(floats(values, shape, device))
+        let to_device = |values| floats(values, shape, device);
+        Self::Float(device.memory_persistent_allocations(values, to_device))
     }
 
     /// Arranges `values [n, inputs]` for the products of `device`.
@@ -177,8 +180,11 @@ impl Matrix {
         let n = values.scales.len();
         let scales = floats(values.scales, [n], device);
         let bytes = TensorData::new(values.values, [n * inputs]);
-        let values = Tensor::<1, Int>::from_data(bytes, (device, DType::I8));
-        let packed = super::pack(values.reshape([n, inputs]));
+        let to_device = |bytes| {
+            let values = Tensor::<1, Int>::from_data(bytes, (device, DType::I8));
+            super::pack(values.reshape([n, inputs]))
+        };
+        let packed = device.memory_persistent_allocations(bytes, to_device);
         Self::Int8 { packed, scales, inputs }
     }
 

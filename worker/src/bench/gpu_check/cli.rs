@@ -13,11 +13,11 @@ Examples:
   Does the command work here, on the CPU and in a minute?
     stoker-worker gpu-check --device cpu --random-weights tiny
 
-Nothing but this program is needed: the model that is checked is part of it, the one that is measured is made here.
-Writes report.md, which is printed too, and report.json. Numbers of graphs and tensor cores are those with and without
-them; where a device has none, the two are alike.
+Nothing is downloaded: the model that is checked is part of this program, the one that is measured is made here.
+Writes report.md, which is printed too, and report.json, again after each stage. Rows that are `launched` do without
+graphs; where a device has no graphs or no tensor cores, rows with and without them are alike.
 
-Exit codes: 0 if all is right, 1 if something is wrong with the device, 2 for bad usage.";
+Exit codes: 0 if all is right, 1 if a check fails, 2 for bad usage and for a device that cannot be used.";
 
 /// `stoker-worker gpu-check`
 #[derive(Debug, Clone, Args)]

@@ -52,11 +52,9 @@ impl From<Check> for Operation {
     }
 }
 
-/// Makes the folder, so that one that cannot be written is known before anything is measured.
-pub(super) fn check_folder(folder: &Path) -> Result<(), Error> {
-    fs::create_dir_all(folder).map_err(|error| unwritable(folder.into(), error))?;
-    let path = folder.join("report.md");
-    fs::write(&path, "").map_err(|error| unwritable(path, error))
+/// Makes the folder, so that one that cannot be is known before anything is measured.
+pub(super) fn make_folder(folder: &Path) -> Result<(), Error> {
+    fs::create_dir_all(folder).map_err(|error| unwritable(folder.into(), error))
 }
 
 fn unwritable(path: PathBuf, source: io::Error) -> Error {
@@ -64,6 +62,20 @@ fn unwritable(path: PathBuf, source: io::Error) -> Error {
 }
 
 impl Report {
+    /// Of a device of which nothing is known yet.
+    pub(super) fn new(model: &str, facts: Facts) -> Self {
+        Self {
+            model: model.into(),
+            facts,
+            operations: Vec::new(),
+            exactness: Vec::new(),
+            speed: Vec::new(),
+            timeline: Vec::new(),
+            transformers: Transformers::Missing("the run ended before".into()),
+            seconds: 0.0,
+        }
+    }
+
     /// Checks that failed, and parts of the GPU that did.
     pub(super) fn faults(&self) -> usize {
         let wrong = self.operations.iter().filter(|check| !check.passed).count();

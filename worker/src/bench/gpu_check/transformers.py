@@ -1,6 +1,8 @@
 """Times a Llama of random bf16 weights with transformers: a static cache and a compiled step. Prints one line of JSON."""
 
 import json
+import os
+import signal
 import statistics
 import sys
 import time
@@ -11,6 +13,13 @@ MEASURED = 48
 
 def main():
     job = json.loads(sys.argv[1])
+
+    def give_up(*_):
+        print(json.dumps({"missing": f"it was not done after {job['seconds']} s"}), flush=True)
+        os._exit(0)
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(job["seconds"])
     try:
         import torch
         import transformers
@@ -19,19 +28,20 @@ def main():
         print(json.dumps({"missing": f"{error.name or error} is not installed"}))
         return
     device = job["device"]
-    if device == "cuda" and not torch.cuda.is_available():
+    cuda = device.startswith("cuda")
+    if cuda and not torch.cuda.is_available():
         print(json.dumps({"missing": "PyTorch sees no GPU"}))
         return
 
-    shape = {key: value for key, value in job.items() if key not in ("context", "batches", "device")}
+    shape = {key: value for key, value in job.items() if key not in ("context", "batches", "device", "seconds")}
     torch.manual_seed(0)
     with torch.device(device):
         model = LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16).eval()
-    step = torch.compile(model, mode="reduce-overhead", fullgraph=True) if device == "cuda" else model
+    step = torch.compile(model, mode="reduce-overhead", fullgraph=True) if cuda else model
 
     def now():
-        if device == "cuda":
-            torch.cuda.synchronize()
+        if cuda:
+            torch.cuda.synchronize(device)
         return time.perf_counter()
 
     rows = []
@@ -61,8 +71,8 @@ def main():
             rows.append(
                 {"batch": batch, "prefill_tokens_per_second": prefill, "decode_tokens_per_second": decode}
             )
-    how = "compiled" if device == "cuda" else "not compiled"
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    how = "compiled" if cuda else "not compiled"
+    name = torch.cuda.get_device_name(device) if cuda else "CPU"
     versions = f"transformers {transformers.__version__}, PyTorch {torch.__version__}"
     print(json.dumps({"measured": {"with": f"{versions}, bf16, {how}, on {name}", "rows": rows}}))
 

@@ -10,6 +10,8 @@ use serde_json::json;
 use stoker_engine::weights::ModelConfig;
 use stoker_ops::Device;
 
+/// Seconds after which it gives up, compilation included.
+const LONGEST: u32 = 240;
 const SCRIPT: &str = include_str!("transformers.py");
 
 /// What came of it.
@@ -40,6 +42,7 @@ pub(super) fn run(
     context: usize,
     batches: &[usize],
     device: &Device,
+    number: u16,
 ) -> Transformers {
     let job = json!({
         "hidden_size": config.hidden_size,
@@ -51,7 +54,8 @@ pub(super) fn run(
         "max_position_embeddings": config.context_length,
         "context": context,
         "batches": batches,
-        "device": if device.pci.is_some() { "cuda" } else { "cpu" },
+        "device": if device.class.starts_with("cuda") { format!("cuda:{number}") } else { "cpu".into() },
+        "seconds": LONGEST,
     });
     told(&job.to_string()).unwrap_or_else(Transformers::Missing)
 }
