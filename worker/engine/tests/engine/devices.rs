@@ -62,12 +62,15 @@ fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<Outcome> {
     };
     let prompts: Vec<_> = (0..tables.len()).map(|row| part(row, 0, lengths[row])).collect();
     let mut outcomes = vec![runner.run(&prompts)];
+    // Each goes on where it stands: a place that was never written may hold anything.
+    let mut ends = lengths.clone();
     for step in 0..12 {
         // All of them, then fewer and fewer: other sizes, and another order.
         let count = tables.len() - step % tables.len();
-        let rows = (0..count).map(|i| (i + step) % tables.len());
-        let parts: Vec<_> = rows.map(|row| part(row, lengths[row] + step, 1)).collect();
+        let rows: Vec<_> = (0..count).map(|i| (i + step) % tables.len()).collect();
+        let parts: Vec<_> = rows.iter().map(|row| part(*row, ends[*row], 1)).collect();
         outcomes.push(runner.run(&parts));
+        rows.into_iter().for_each(|row| ends[row] += 1);
     }
     outcomes
 }
