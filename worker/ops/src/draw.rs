@@ -33,13 +33,14 @@ impl Draw {
     }
 
     /// Draws one of `kept`, tokens of `logits [vocab]`, which are finite, or -∞ for tokens that may not come.
-    pub fn pick(&self, logits: &[f32], kept: impl Iterator<Item = u32> + Clone) -> u32 {
-        let logit = |token: u32| f64::from(logits[token as usize]);
-        let greedy = argmax(kept.clone().map(|token| (token, logit(token))));
+    /// The likeliest of all is always kept.
+    pub fn pick(&self, logits: &[f32], kept: impl Iterator<Item = u32>) -> u32 {
+        let greedy = argmax(logits.iter().map(|logit| f64::from(*logit)));
         if self.temperature == 0.0 {
             return greedy;
         }
-        let scaled = |token: u32| logit(token) / f64::from(self.temperature);
+        let temperature = f64::from(self.temperature);
+        let scaled = |token: u32| f64::from(logits[token as usize]) / temperature;
         // Begin with the likeliest: it beats most others before their noise need be known.
         let mut best = (greedy, scaled(greedy) + self.noise.of(greedy));
         for token in kept {
@@ -55,12 +56,12 @@ impl Draw {
     }
 }
 
-/// The lowest of the tokens with the greatest value.
-fn argmax(values: impl Iterator<Item = (u32, f64)>) -> u32 {
+/// The first place of the greatest value.
+fn argmax(values: impl Iterator<Item = f64>) -> u32 {
     let mut best = (0, f64::NEG_INFINITY);
-    for (token, value) in values {
-        if value > best.1 || (value == best.1 && token < best.0) {
-            best = (token, value);
+    for (i, value) in values.enumerate() {
+        if value > best.1 {
+            best = (i as u32, value);
         }
     }
     best.0
@@ -83,7 +84,7 @@ mod tests {
         for position in 0..300 {
             let noise = Noise::new(3, 0, position);
             let draw = Draw { temperature: 1.0, noise };
-            let scores = (0..500).map(|t| (t, f64::from(logits[t as usize]) + noise.of(t)));
+            let scores = (0..).zip(&logits).map(|(t, l)| f64::from(*l) + noise.of(t));
             assert_eq!(draw.pick(&logits, 0..500), argmax(scores));
         }
     }

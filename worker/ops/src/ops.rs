@@ -18,7 +18,6 @@ use burn::{
     },
     tensor::{Int, Tensor},
 };
-
 pub use lists::Lists;
 pub use tensors::{
     BiasOn, Cache, CacheKind, CacheOn, HeadNorm, HeadNormOn, Matrix, MatrixOn, Norm, NormOn,

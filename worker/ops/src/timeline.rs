@@ -97,13 +97,6 @@ mod observed {
     /// The last part of a path, without parameters.
     fn short(kernel: &str) -> String {
         let path = kernel.split('<').next().unwrap_or(kernel);
-        let mut parts = path.rsplit("::");
-        // Kernels are types in a module of their name.
-        let last = parts.next().unwrap_or(path);
-        parts
-            .next()
-            .filter(|module| last == "Kernel" || module.is_empty())
-            .unwrap_or(last)
-            .to_owned()
+        path.rsplit("::").next().unwrap_or(path).to_owned()
     }
 }

@@ -43,7 +43,7 @@ pub(super) struct Network {
     /// Written in place: held here and nowhere else.
     caches: Rc<RefCell<Vec<Cache>>>,
     shape: CacheShape,
-    /// How many floats the splits of attention take for a sequence, for each block of its table.
+    /// Floats that attention gives for a sequence, and each of its splits as well.
     attention_row: usize,
 }
 

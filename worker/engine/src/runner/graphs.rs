@@ -15,10 +15,9 @@ use super::{
     step::{Inputs, Step},
 };
 
-/// More sequences than this are launched: by then kernels take longer than launches.
+/// Steps of more sequences than this are launched, so that there is an end to what is kept.
 const MOST_SEQUENCES: usize = 128;
-/// The narrowest tables, in blocks, and by how much the next are wider. What lies past a sequence's end costs next to
-/// nothing.
+/// The narrowest tables, in blocks, and by how much the next are wider. Past a sequence's end attention does nothing.
 const NARROWEST: usize = 8;
 const WIDER: usize = 4;
 /// Bytes that the splits of attention may take in a graph, which keeps them.

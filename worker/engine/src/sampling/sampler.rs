@@ -1,8 +1,8 @@
 //! Draws the tokens of one sequence, with everything its request asked for.
 
-use super::{Adjustments, Logprobs, Sampling, TokenLogprob, adjust::Adjuster, check_finite};
 use stoker_ops::draw::Draw;
 
+use super::{Adjustments, Logprobs, Sampling, TokenLogprob, adjust::Adjuster, check_finite};
 use crate::{request::Failure, runner::Row};
 
 /// How one sequence's tokens are drawn, and what that depends on.

@@ -175,6 +175,7 @@ impl DecoderOps for CubeBackend {
         let prepare = Prepare { rows: Some(&rows), norm: Some((&gain, norm.epsilon)) };
         Weight::new(head).linear(&x, &prepare, None).0
     }
+
     fn draw(logits: FloatTensor<Self>, draws: IntTensor<Self>) -> IntTensor<Self> {
         draw::draw(&Buffer::new(logits), &Buffer::new(draws)).0
     }

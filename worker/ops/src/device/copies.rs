@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, s};
 /// Several buffers, because some devices have no large ones.
 const BUFFERS: usize = 8;
 const BYTES: usize = 64 << 20;
-/// Times that all of them are copied before anybody waits: one wait costs as much as a copy.
+/// Times that all of them are copied before anybody waits, so that the wait counts for little.
 const ROUNDS: usize = 16;
 const PASSES: usize = 4;
 
