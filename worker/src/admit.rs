@@ -39,6 +39,7 @@ impl Admission<'_> {
             num_sequences,
             stopping,
             logprobs: logprobs(request.response.unwrap_or_default()),
+            resumed: Vec::new(),
             arrived: Instant::now(),
         })
     }

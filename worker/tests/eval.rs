@@ -128,6 +128,7 @@ fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
         num_sequences: std::num::NonZeroU32::MIN,
         stopping: Stopping { max_tokens: Some(1), ..Stopping::default() },
         logprobs: Logprobs { prompt: true, ..Logprobs::default() },
+        resumed: Vec::new(),
         arrived: Instant::now(),
     };
     let config = EngineConfig { max_num_seqs: 1, max_num_batched_tokens: 64, kv_blocks: 32 };

@@ -121,12 +121,24 @@ impl Engine {
             prompt,
             longest,
             num_sequences: request.num_sequences.get(),
-            prompt_logits: request.logprobs.prompt,
+            prompt_logits: request.tells_prompt(),
         };
         let id = self.next_request;
-        self.scheduler.add(id, size)?;
+        let mut group = SequenceGroup::new(&request, longest, &model.tokenizer, sink);
+        if request.resumed.is_empty() {
+            self.scheduler.add(id, size)?;
+        } else {
+            self.scheduler.check(size)?;
+            match group.resume(&request.resumed, &model.tokenizer) {
+                Ok(open) if open.is_empty() => return Ok(()),
+                Ok(open) => self.scheduler.resume(id, size, &open)?,
+                Err(failure) => {
+                    group.fail(failure);
+                    return Ok(());
+                }
+            }
+        }
         self.next_request += 1;
-        let group = SequenceGroup::new(&request, longest, &model.tokenizer, sink);
         self.requests.insert(id, group);
         Ok(())
     }

@@ -5,7 +5,9 @@ use std::time::Instant;
 use stoker_ops::draw::Draw;
 
 use crate::{
-    request::{Event, Failure, Finish, PROMPT_PART, Request, Sink, Summary, Timings},
+    request::{
+        Event, Failure, Finish, FinishReason, PROMPT_PART, Request, Resumed, Sink, Summary, Timings,
+    },
     runner::Row,
     sampling::{TokenLogprob, check_finite},
     scheduler::Slice,
@@ -52,7 +54,8 @@ struct Clock {
 }
 
 impl SequenceGroup {
-    /// The sequences of `request`, at most `longest` tokens each, prompt included.
+    /// The sequences of `request`, at most `longest` tokens each, prompt included, where they stand. What another engine
+    /// has told of them is not told again.
     pub(crate) fn new(
         request: &Request,
         longest: usize,
@@ -62,16 +65,40 @@ impl SequenceGroup {
         let sequences: Vec<_> = (0..request.num_sequences.get())
             .map(|choice| Sequence::new(request, choice, longest, tokenizer))
             .collect();
+        let ended = request.resumed.iter().filter(|resumed| resumed.ended).count();
         Self {
-            unfinished: sequences.len(),
+            unfinished: sequences.len() - ended.min(sequences.len()),
             sequences,
             prompt_tokens: request.prompt.len(),
-            completion_tokens: 0,
+            completion_tokens: request.resumed.iter().map(|resumed| resumed.tokens.len()).sum(),
             top: request.logprobs.top,
-            prompt_logprobs: request.logprobs.prompt.then(Vec::new),
+            prompt_logprobs: request.tells_prompt().then(Vec::new),
             sink,
             clock: Clock::new(request.arrived),
         }
+    }
+
+    /// Takes what another engine has made, and answers the sequences that go on, with the tokens that each has. Those that
+    /// had reached their end are over with this.
+    pub(crate) fn resume(
+        &mut self,
+        resumed: &[Resumed],
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<(u32, usize)>, Failure> {
+        let mut open = Vec::new();
+        for (choice, resumed) in (0..).zip(resumed).filter(|(_, resumed)| !resumed.ended) {
+            let sequence = &mut self.sequences[choice as usize];
+            match sequence.resume(resumed, tokenizer)? {
+                None => open.push((choice, sequence.tokens().len())),
+                Some(reason) => drop(self.end(choice, reason, Instant::now())),
+            }
+        }
+        Ok(open)
+    }
+
+    /// Says that the request cannot go on.
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        self.sink.send(Event::Failed(failure));
     }
 
     /// Whether nobody listens any more.
@@ -116,7 +143,7 @@ impl SequenceGroup {
             None => Ok(Progress::GoesOn),
         });
         progress.unwrap_or_else(|failure| {
-            self.sink.send(Event::Failed(failure));
+            self.fail(failure);
             Progress::Over
         })
     }
@@ -148,7 +175,11 @@ impl SequenceGroup {
         self.completion_tokens += 1;
         self.tell_prompt();
         self.sink.send(Event::Token(token));
-        let Some(reason) = reason else { return Ok(Progress::GoesOn) };
+        Ok(reason.map_or(Progress::GoesOn, |reason| self.end(choice, reason, now)))
+    }
+
+    /// A sequence has ended, and perhaps the request.
+    fn end(&mut self, choice: u32, reason: FinishReason, now: Instant) -> Progress {
         self.unfinished -= 1;
         let summary = (self.unfinished == 0).then(|| Summary {
             prompt_tokens: self.prompt_tokens,
@@ -156,7 +187,7 @@ impl SequenceGroup {
             timings: self.clock.timings(now),
         });
         self.sink.send(Event::Finished(Finish { choice, reason, summary }));
-        Ok(if self.unfinished == 0 { Progress::Over } else { Progress::SequenceEnded })
+        if self.unfinished == 0 { Progress::Over } else { Progress::SequenceEnded }
     }
 
     /// Once, and even if there is nothing to tell of a prompt of one token: it was asked for.

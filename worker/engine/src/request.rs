@@ -23,8 +23,28 @@ pub struct Request {
     pub stopping: Stopping,
     /// Which log probabilities are wanted.
     pub logprobs: Logprobs,
+    /// What another engine made of it before: one for each sequence, in order, or none.
+    pub resumed: Vec<Resumed>,
     /// When it began to wait; `Timings::queue` counts from here.
     pub arrived: Instant,
+}
+
+impl Request {
+    /// Whether log probabilities of the prompt are still to be told: they come before the first token.
+    pub(crate) fn tells_prompt(&self) -> bool {
+        self.logprobs.prompt && self.resumed.is_empty()
+    }
+}
+
+/// What there is of a sequence that another engine began.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resumed {
+    /// Every id drawn so far.
+    pub tokens: Vec<u32>,
+    /// Bytes of text that were told with them.
+    pub text_bytes: usize,
+    /// Whether its end was told too.
+    pub ended: bool,
 }
 
 /// When a sequence ends.
@@ -133,6 +153,30 @@ pub enum Failure {
         token: u32,
         /// In the sequence.
         position: usize,
+    },
+    /// What is to be resumed is not what this engine would have made.
+    #[error(
+        "choice {choice} cannot be resumed: {text} bytes of text belong to its {tokens} tokens, and {told} were told"
+    )]
+    NotItsText {
+        /// The sequence.
+        choice: u32,
+        /// Tokens that were drawn.
+        tokens: usize,
+        /// Bytes of their text.
+        text: usize,
+        /// Bytes that were told.
+        told: usize,
+    },
+    /// Tokens come after one that ends the text.
+    #[error("choice {choice} cannot be resumed: it ends with token {end} of {tokens}")]
+    Ended {
+        /// The sequence.
+        choice: u32,
+        /// Tokens up to its end.
+        end: usize,
+        /// Tokens that were drawn.
+        tokens: usize,
     },
 }
 

@@ -119,6 +119,29 @@ impl Scheduler {
 
     /// Queues a request. Its sequences are named by their choice, in order.
     pub fn add(&mut self, request: u64, size: Size) -> Result<(), Refused> {
+        self.check(size)?;
+        self.waiting.push_back(Entry::new(request, size));
+        Ok(())
+    }
+
+    /// Queues sequences of a request that were begun elsewhere, as if they had been preempted here: choices, and how many
+    /// tokens each has, prompt included.
+    pub fn resume(
+        &mut self,
+        request: u64,
+        size: Size,
+        open: &[(u32, usize)],
+    ) -> Result<(), Refused> {
+        self.check(size)?;
+        let entry = |(choice, known): &(u32, usize)| {
+            Entry::resumed(SequenceId { request, choice: *choice }, size.prompt, *known)
+        };
+        self.waiting.extend(open.iter().map(entry));
+        Ok(())
+    }
+
+    /// Refuses what could never run to its end.
+    pub fn check(&self, size: Size) -> Result<(), Refused> {
         let (needed, total) = (blocks_for(size.longest), self.blocks.total());
         if needed > total {
             return Err(Refused::TooLong { needed, total });
@@ -127,7 +150,6 @@ impl Scheduler {
         if wanted as usize > limit {
             return Err(Refused::TooMany { wanted, limit });
         }
-        self.waiting.push_back(Entry::new(request, size));
         Ok(())
     }
 

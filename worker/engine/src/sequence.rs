@@ -4,9 +4,9 @@ use stoker_ops::draw::Draw;
 
 use crate::{
     emit::{Emitted, Emitter},
-    request::{Failure, FinishReason, Request, Token},
+    request::{Failure, FinishReason, Request, Resumed, Token},
     runner::Row,
-    sampling::{Drawn, Sampler, Sampling},
+    sampling::{Drawn, Sampler, Sampling, TokenLogprob},
     tokenizer::Tokenizer,
 };
 
@@ -78,6 +78,36 @@ impl Sequence {
         tokenizer: &Tokenizer,
     ) -> Result<(Token, Option<FinishReason>), Failure> {
         let Drawn { id, logprob } = self.sampler.draw(row, self.tokens.len())?;
+        Ok(self.append(id, logprob, tokenizer))
+    }
+
+    /// Takes tokens that another engine drew, and has told. With a reason, the sequence ended with the last of them.
+    pub(crate) fn resume(
+        &mut self,
+        resumed: &Resumed,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<FinishReason>, Failure> {
+        let (choice, tokens, told) = (self.choice, resumed.tokens.len(), resumed.text_bytes);
+        let (mut text, mut end) = (0, None);
+        for (i, id) in resumed.tokens.iter().enumerate() {
+            if end.is_some() {
+                return Err(Failure::Ended { choice, end: i, tokens });
+            }
+            self.sampler.push(*id);
+            let (token, reason) = self.append(*id, None, tokenizer);
+            text += token.text.len();
+            end = reason;
+        }
+        if text == told { Ok(end) } else { Err(Failure::NotItsText { choice, tokens, text, told }) }
+    }
+
+    /// The sequence is one token longer.
+    fn append(
+        &mut self,
+        id: u32,
+        logprob: Option<TokenLogprob>,
+        tokenizer: &Tokenizer,
+    ) -> (Token, Option<FinishReason>) {
         self.tokens.push(id);
         let may_stop = self.tokens.len() > self.shortest;
         let stopped = may_stop && self.stop_ids.contains(&id);
@@ -98,6 +128,6 @@ impl Sequence {
         if matches!(reason, Some(FinishReason::StopToken(_) | FinishReason::Length)) {
             text.push_str(&self.emitter.finish());
         }
-        Ok((Token { choice: self.choice, id, text, logprob }, reason))
+        (Token { choice: self.choice, id, text, logprob }, reason)
     }
 }

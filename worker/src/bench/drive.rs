@@ -122,6 +122,7 @@ impl Driven {
                 ..Stopping::default()
             },
             logprobs: Logprobs::default(),
+            resumed: Vec::new(),
             arrived: Instant::now(),
         };
         let watch = Watch { place, reports: self.sender.clone() };

@@ -37,6 +37,11 @@ impl Sampler {
         Self { sampling, adjuster, logprobs }
     }
 
+    /// Takes note of a token that was drawn elsewhere.
+    pub(crate) fn push(&mut self, id: u32) {
+        self.adjuster.push(id);
+    }
+
     /// How a device may draw the token at `position` of the sequence, if nothing but the draw is wanted of the logits of
     /// a vocabulary of this size.
     pub(crate) fn on_device(&self, position: usize, vocab: usize) -> Option<Draw> {

@@ -46,6 +46,11 @@ impl Entry {
         }
     }
 
+    /// A sequence that has `known` tokens, none of them computed here.
+    pub(super) fn resumed(id: SequenceId, prompt: usize, known: usize) -> Self {
+        Self { id, prompt, known, computed: 0, table: Vec::new(), forks: 0, prompt_logits: 0..0 }
+    }
+
     /// Tokens known but not computed. At least one: the newest is drawn, not yet run.
     pub(super) fn left(&self) -> usize {
         self.known - self.computed

@@ -167,6 +167,7 @@ pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request
         num_sequences: NonZeroU32::MIN,
         stopping,
         logprobs: Logprobs::default(),
+        resumed: Vec::new(),
         arrived: Instant::now(),
     }
 }

@@ -101,6 +101,7 @@ fn requests() -> Vec<Request> {
                 ..Stopping::default()
             },
             logprobs: Logprobs::default(),
+            resumed: Vec::new(),
             arrived: Instant::now(),
         }
     };
