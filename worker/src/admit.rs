@@ -1,5 +1,7 @@
 //! From a request on the wire to one that the engine can run: checks, defaults, tokens.
 
+mod resume;
+
 use std::{num::NonZeroU32, time::Instant};
 
 use stoker_engine::{Adjustments, Logprobs, Model, Request, Sampling, Stopping};
@@ -32,6 +34,10 @@ impl Admission<'_> {
         let stopping = self.stopping(request.stopping.unwrap_or_default())?;
         let prompt = self.tokens(request.input)?;
         self.check_least(stopping.min_tokens, prompt.len())?;
+        let resumed = match request.routing.and_then(|routing| routing.resume) {
+            Some(resume) => self.resumed(resume, num_sequences.get(), prompt.len())?,
+            None => Vec::new(),
+        };
         Ok(Request {
             prompt,
             sampling: sampling(&wanted),
@@ -39,7 +45,7 @@ impl Admission<'_> {
             num_sequences,
             stopping,
             logprobs: logprobs(request.response.unwrap_or_default()),
-            resumed: Vec::new(),
+            resumed,
             arrived: Instant::now(),
         })
     }
@@ -196,7 +202,6 @@ fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ServiceError> {
         ("guided", request.guided.as_ref().is_some_and(|g| g.form.is_some())),
         ("priority", request.priority.is_some()),
         ("cache_salt", !request.cache_salt.is_empty()),
-        ("routing.resume", request.routing.as_ref().is_some_and(|r| r.resume.is_some())),
     ];
     match used.into_iter().find(|(_, used)| *used) {
         Some((field, _)) => Err(ServiceError::Unsupported(field.into())),
