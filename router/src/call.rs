@@ -4,7 +4,10 @@ mod observed;
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use futures::Stream;
@@ -17,6 +20,8 @@ use tower::Service;
 use tracing::Span;
 
 pub(crate) use observed::{Observe, observe};
+
+use crate::pool::worker::Worker;
 
 /// What a worker sends, and at most one error as the last item.
 pub(crate) type EventStream =
@@ -36,9 +41,13 @@ pub(crate) struct Call {
     pub(crate) trace: TraceSpan,
     /// The model that will answer, once it is found.
     pub(crate) served: Arc<OnceLock<Arc<str>>>,
-    /// Counts from 1; a worker repeats it in every event.
+    /// A worker repeats it in every event.
     pub(crate) attempt: u32,
+    pub(crate) attempts: Attempts,
     pub(crate) tried: Tried,
+    /// Only a worker of this digest can go on with what there is of the answer.
+    pub(crate) only_digest: Option<Arc<str>>,
+    pub(crate) chosen: Chosen,
 }
 
 impl Call {
@@ -52,8 +61,28 @@ impl Call {
             trace: TraceSpan::default(),
             served: Arc::default(),
             attempt: 1,
+            attempts: Attempts::default(),
             tried: Tried::default(),
+            only_digest: None,
+            chosen: Chosen::default(),
         }
+    }
+
+    /// The same call for another attempt.
+    pub(crate) fn again(&self) -> Self {
+        let attempt = self.attempts.next();
+        self.span.record("attempts", attempt);
+        Self { attempt, chosen: Chosen::default(), ..self.clone() }
+    }
+}
+
+/// Counts the attempts of a request, from 1. All of them share it, so no two have the same number.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Attempts(Arc<AtomicU32>);
+
+impl Attempts {
+    fn next(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
@@ -68,11 +97,27 @@ impl Tried {
     }
 }
 
+/// The worker of one attempt, once it is chosen: the layers above the choice have to know whom they wait for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Chosen(Arc<OnceLock<Arc<Worker>>>);
+
+impl Chosen {
+    /// Chosen once an attempt.
+    pub(crate) fn set(&self, worker: &Arc<Worker>) {
+        let _ = self.0.set(Arc::clone(worker));
+    }
+
+    pub(crate) fn get(&self) -> Option<&Arc<Worker>> {
+        self.0.get()
+    }
+}
+
 /// Anything that serves a call: the stack, and what is left of it below a layer.
 pub(crate) trait Generate:
     Service<Call, Response = EventStream, Error = ServiceError, Future: Send + 'static>
     + Clone
     + Send
+    + Sync
     + 'static
 {
 }
@@ -81,6 +126,7 @@ impl<S> Generate for S where
     S: Service<Call, Response = EventStream, Error = ServiceError, Future: Send + 'static>
         + Clone
         + Send
+        + Sync
         + 'static
 {
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use stoker_shared::duration;
 
+use crate::ResumeConfig;
+
 /// How the router works.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct RouterConfig {
@@ -40,16 +42,9 @@ pub struct RouterConfig {
     )]
     pub queue_timeout: Duration,
 
-    /// Workers to try, one after the other, until one sends the first token; 1 never retries
-    #[arg(
-        long,
-        env = "STOKER_RETRY_ATTEMPTS",
-        default_value_t = 3,
-        value_parser = clap::value_parser!(u32).range(1..=10),
-        value_name = "COUNT",
-        help_heading = "Retries"
-    )]
-    pub retry_attempts: u32,
+    /// What happens when a worker is lost.
+    #[command(flatten)]
+    pub resume: ResumeConfig,
 
     /// How long running streams may go on after SIGTERM or Ctrl-C
     #[arg(
@@ -69,7 +64,7 @@ impl Default for RouterConfig {
             max_concurrent: 16_384,
             queue_size: 1_024,
             queue_timeout: Duration::from_secs(30),
-            retry_attempts: 3,
+            resume: ResumeConfig::default(),
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -97,9 +92,13 @@ mod tests {
 
     #[test]
     fn values_out_of_range_name_the_flag() {
-        for (flag, value) in
-            [("--max-concurrent", "0"), ("--retry-attempts", "11"), ("--queue-timeout", "soon")]
-        {
+        for (flag, value) in [
+            ("--max-concurrent", "0"),
+            ("--retry-attempts", "11"),
+            ("--queue-timeout", "soon"),
+            ("--stall-budget", "1s"),
+            ("--resume-limit", "101"),
+        ] {
             let error = Cli::try_parse_from(["router", flag, value]).err().unwrap();
             let text = error.to_string();
             assert!(text.contains(flag) && text.contains(value), "{text}");

@@ -57,7 +57,8 @@ impl Service<Dispatch> for Endpoint {
 
 async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, ServiceError> {
     call.span.record("worker", worker.id.as_str());
-    call.request.routing = Some(Routing { attempt: call.attempt, ..Default::default() });
+    let routing: &mut Routing = call.request.routing.get_or_insert_default();
+    routing.attempt = call.attempt;
     let attempt = Attempt::new(&call.trace, &worker, call.attempt);
     let mut request = Request::new(call.request);
     call.deadline.forward(&mut request);
@@ -137,7 +138,7 @@ impl Events {
                 Ok(None) => {
                     self.complete = true;
                     let what = format!("worker {} ended the answer early", self.worker.id);
-                    return Some(Err(self.attempt.failed(ServiceError::unavailable(what))));
+                    return Some(Err(self.attempt.failed(ServiceError::Lost(what))));
                 }
                 Err(status) => {
                     let error = read(&status, &self.worker, self.deadline);
@@ -160,7 +161,7 @@ fn read(status: &Status, worker: &Worker, deadline: Deadline) -> ServiceError {
     }
     match source {
         None => ServiceError::from(status),
-        Some(source) => ServiceError::unavailable(format!(
+        Some(source) => ServiceError::Lost(format!(
             "worker {}: the connection failed: {}",
             worker.id,
             root_cause(source)

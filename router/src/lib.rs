@@ -6,6 +6,7 @@ mod call;
 mod config;
 mod endpoint;
 mod layer;
+mod memory;
 mod metrics;
 mod pool;
 mod running;
@@ -13,4 +14,5 @@ mod server;
 mod stack;
 
 pub use config::RouterConfig;
+pub use layer::resume::ResumeConfig;
 pub use running::{RunningRouter, StartError, WorkerView, start};

@@ -31,6 +31,10 @@ pub(crate) struct Metrics {
     requests: Family<(OfModel, Known), Counter>,
     rejections: Family<Known, Counter>,
     retries: Family<Known, Counter>,
+    resumes: Family<Known, Counter>,
+    resume_time: Histogram,
+    forgotten: Counter,
+    hedges: Family<Known, Counter>,
     in_flight: Gauge,
     queued: Gauge,
     prompt_tokens: Family<OfModel, Counter>,
@@ -62,6 +66,10 @@ impl Default for Metrics {
             requests: Family::default(),
             rejections: Family::default(),
             retries: Family::default(),
+            resumes: Family::default(),
+            resume_time: names::RESUME_TIME.histogram(),
+            forgotten: Counter::default(),
+            hedges: Family::default(),
             in_flight: Gauge::default(),
             queued: Gauge::default(),
             prompt_tokens: Family::default(),
@@ -80,6 +88,10 @@ impl Metrics {
         names::REQUESTS.register(registry, self.requests.clone());
         names::REJECTIONS.register(registry, self.rejections.clone());
         names::RETRIES.register(registry, self.retries.clone());
+        names::RESUMES.register(registry, self.resumes.clone());
+        names::RESUME_TIME.register(registry, self.resume_time.clone());
+        names::FORGOTTEN.register(registry, self.forgotten.clone());
+        names::HEDGES.register(registry, self.hedges.clone());
         names::IN_FLIGHT.register(registry, self.in_flight.clone());
         names::QUEUED.register(registry, self.queued.clone());
         names::PROMPT_TOKENS.register(registry, self.prompt_tokens.clone());
@@ -109,6 +121,22 @@ impl Metrics {
     /// A request goes to another worker because of `error`.
     pub(crate) fn retried(&self, error: &ServiceError) {
         self.retries.get_or_create(&[(label::REASON, error.reason())]).inc();
+    }
+
+    /// A stream goes on at another worker, that long after `error`.
+    pub(crate) fn resumed(&self, error: &ServiceError, took: Duration) {
+        self.resumes.get_or_create(&[(label::REASON, error.reason())]).inc();
+        self.resume_time.observe(took.as_secs_f64());
+    }
+
+    /// A stream can no longer be resumed.
+    pub(crate) fn forgotten(&self) {
+        self.forgotten.inc();
+    }
+
+    /// Of two attempts side by side, this one had the first token.
+    pub(crate) fn hedged(&self, winner: &'static str) {
+        self.hedges.get_or_create(&[(label::OUTCOME, winner)]).inc();
     }
 
     /// A request was refused before a worker accepted it.
@@ -205,7 +233,7 @@ mod tests {
     /// Every family that `metrics` tells, with its samples.
     fn shown(metrics: &Metrics) -> String {
         let mut registry = Registry::default();
-        metrics.register(&mut registry, &Pool::follow(stream::pending().boxed()));
+        metrics.register(&mut registry, &Pool::follow(stream::pending().boxed(), Duration::MAX));
         exposition(&registry)
     }
 
@@ -215,6 +243,8 @@ mod tests {
         metrics.over(ended(Some("m"), OK));
         metrics.rejected(&ServiceError::Cancelled);
         metrics.retried(&ServiceError::Cancelled);
+        metrics.resumed(&ServiceError::Cancelled, Duration::ZERO);
+        metrics.hedged("first");
         let text = shown(&metrics);
         let mut told: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
         told.sort_unstable();

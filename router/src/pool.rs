@@ -3,10 +3,11 @@
 mod candidate;
 pub(crate) mod channel;
 mod fleet;
+pub(crate) mod life;
 mod model;
 pub(crate) mod worker;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use stoker_shared::discovery::{Candidate, Change, Changes, WorkerId};
@@ -36,13 +37,34 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Looks after every candidate until the last clone is dropped.
-    pub(crate) fn follow(changes: Changes) -> Self {
+    /// A worker stands still if it gives no sign of progress for `patience`.
+    pub(crate) fn follow(changes: Changes, patience: Duration) -> Self {
         let (publish, fleet) = watch::channel(Arc::default());
         let (reports, inbox) = mpsc::channel(256);
-        let manager =
-            Manager { candidates: HashMap::new(), generation: 0, trouble: None, reports, publish };
+        let manager = Manager {
+            candidates: HashMap::new(),
+            generation: 0,
+            trouble: None,
+            patience,
+            reports,
+            publish,
+        };
         let task = tokio::spawn(manager.run(changes, inbox));
         Self { fleet, _manager: Arc::new(AbortOnDropHandle::new(task)) }
+    }
+
+    /// A pool of these workers, all live, whatever becomes of them.
+    #[cfg(test)]
+    pub(crate) fn of(workers: &[Arc<worker::Worker>]) -> Self {
+        let states: Vec<_> =
+            workers.iter().map(|w| (w.id.clone(), State::Live(Arc::clone(w)))).collect();
+        let fleet = Fleet::new(states.iter().map(|(id, state)| (id, state)), None);
+        let (publish, receiver) = watch::channel(Arc::new(fleet));
+        let task = tokio::spawn(async move {
+            std::future::pending::<()>().await;
+            drop(publish);
+        });
+        Self { fleet: receiver, _manager: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
     /// Everybody, as of now. Held briefly: a request takes it once an attempt.
@@ -62,6 +84,7 @@ struct Manager {
     generation: u64,
     /// What keeps the source from naming workers.
     trouble: Option<String>,
+    patience: Duration,
     reports: mpsc::Sender<Report>,
     publish: watch::Sender<Arc<Fleet>>,
 }
@@ -122,8 +145,13 @@ impl Manager {
         let id = candidate.id.clone();
         let address = candidate.address.clone();
         let retry = Arc::new(Notify::new());
-        let follow =
-            candidate::follow(candidate, generation, Arc::clone(&retry), self.reports.clone());
+        let follow = candidate::follow(
+            candidate,
+            generation,
+            self.patience,
+            Arc::clone(&retry),
+            self.reports.clone(),
+        );
         let followed = Followed {
             address,
             generation,

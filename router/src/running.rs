@@ -73,7 +73,7 @@ pub async fn start(
     listener: TcpListener,
 ) -> Result<RunningRouter, StartError> {
     let address = listener.local_addr()?;
-    let pool = Pool::follow(changes);
+    let pool = Pool::follow(changes, config.resume.stall_patience());
     let gate = Gate::default();
     let metrics = Metrics::default();
     let server = Server {

@@ -120,7 +120,7 @@ impl Server {
     ) -> Result<Response<A>, Status> {
         let deadline = Deadline::of(&request)?;
         let fleet = self.pool.fleet();
-        let worker = fleet.model(model)?.choose(&[]).ok_or_else(|| fleet.nobody())?;
+        let worker = fleet.model(model)?.choose(&[], None).ok_or_else(|| fleet.nobody())?;
         let mut request = Request::new(request.into_inner());
         deadline.forward(&mut request);
         let answer = ask(ControlClient::new(worker.channel.clone()), request);

@@ -1,5 +1,7 @@
 //! The way of a request, from top to bottom. Read this first.
 
+use std::sync::Arc;
+
 use stoker_shared::ServiceError;
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
@@ -13,7 +15,7 @@ use crate::{
         deadline::Deadlines,
         gate::{Gate, Gated},
         model::ModelLookup,
-        retry::{Budget, Retry},
+        resume::{Resume, Shared},
         trace::Trace,
         validate::Validate,
     },
@@ -27,9 +29,9 @@ pub(crate) type Stack = BoxCloneSyncService<Call, EventStream, ServiceError>;
 /// Builds the stack. A stream that a layer returns is part of its job: what it holds for a call (a place,
 /// a permit, a reservation) it holds until the last event.
 pub(crate) fn build(config: &RouterConfig, pool: &Pool, gate: &Gate, metrics: &Metrics) -> Stack {
-    let (gate, retries, requests) = (gate.clone(), metrics.clone(), metrics.clone());
+    let (gate, requests) = (gate.clone(), metrics.clone());
     let places = Places::new(config, metrics.clone());
-    let (attempts, budget) = (config.retry_attempts, Budget::default());
+    let attempts = Shared::new(&config.resume, pool, metrics);
 
     let stack = ServiceBuilder::new()
         // Outermost, so that whatever happens to a request is in its span, its line of the log and the metrics.
@@ -46,10 +48,8 @@ pub(crate) fn build(config: &RouterConfig, pool: &Pool, gate: &Gate, metrics: &M
         .layer_fn(move |next| Admission::new(next, places.clone()))
         // After the queue: models may have come and gone while the request waited.
         .layer_fn(|next| ModelLookup::new(next, pool.clone()))
-        // Resume goes here: it goes on after the first token, where a retry must not.
-        //
-        // Above the choice of a worker, so that every attempt chooses anew.
-        .layer_fn(move |next| Retry::new(next, attempts, budget.clone(), retries.clone()))
+        // A started answer finishes. Above the choice of a worker, so that every attempt chooses anew.
+        .layer_fn(move |next| Resume::new(next, Arc::clone(&attempts)))
         // Circuit breakers and prefix affinity go here: they say who may be chosen, and who is worth it.
         //
         // Innermost, since it counts what really is under way at a worker.

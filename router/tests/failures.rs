@@ -13,9 +13,6 @@ fn unavailable() -> ServiceError {
     ServiceError::unavailable("gone")
 }
 
-/// Enough requests for both workers to be the first choice of some.
-const ENOUGH: usize = 20;
-
 #[tokio::test]
 async fn before_the_first_token_another_worker_answers() {
     let good = FakeWorker::new("good");
@@ -42,19 +39,6 @@ async fn before_the_first_token_another_worker_answers() {
             assert_eq!(told.next_back(), Some("good"), "the client knows who answered");
         }
     }
-}
-
-#[tokio::test]
-async fn after_the_first_token_the_error_stands() {
-    let a = FakeWorker::new("a").always(Script::Fail(1, unavailable()));
-    let b = FakeWorker::new("b").always(Script::Fail(1, unavailable()));
-    let cluster = Cluster::of(&[&a, &b]).await;
-    for _ in 0..ENOUGH {
-        let (events, error) = collect(cluster.generate(ask(3)).await.unwrap()).await;
-        assert_eq!(tokens(&events), 1);
-        assert_eq!(error.unwrap().code(), Code::Unavailable);
-    }
-    assert_eq!(a.requests().len() + b.requests().len(), ENOUGH);
 }
 
 #[tokio::test]
@@ -100,24 +84,6 @@ async fn a_storm_of_failures_adds_a_fifth_of_load_at_most() {
     let extra = worker.requests().len() - 200;
     // A fifth of 200, and the ten that are saved up at the start.
     assert!((40..=50).contains(&extra), "{extra}");
-}
-
-#[tokio::test]
-async fn a_worker_that_dies_mid_way_is_an_error_that_says_so() {
-    let worker = FakeWorker::new("a").always(Script::Stall(2));
-    let cluster = Cluster::of(&[&worker]).await;
-    let stream = cluster.generate(ask(3)).await.unwrap();
-    worker.open(1).await;
-    drop(worker);
-    let (events, error) = collect(stream).await;
-    let error = error.unwrap();
-    assert!(tokens(&events) <= 2);
-    assert_eq!(error.code(), Code::Unavailable, "{error:?}");
-    assert!(error.message().contains("the connection failed"), "{}", error.message());
-    cluster.until(|workers| !workers[0].live && workers[0].outstanding_tokens == 0).await;
-    let status = cluster.generate(ask(1)).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.message().contains("no worker is ready"), "{}", status.message());
 }
 
 #[tokio::test]

@@ -8,5 +8,6 @@ mod deadlines;
 mod failures;
 mod generate;
 mod lifecycle;
+mod resume;
 mod support;
 mod workers;

@@ -14,7 +14,7 @@ use stoker_proto::v1::{
     generate_request::Input, generate_response::Event, inference_client::InferenceClient,
 };
 use stoker_router::{RouterConfig, RunningRouter, WorkerView};
-use stoker_shared::discovery::{self, Changes};
+use stoker_shared::discovery::{self, Candidate, Changes, WorkerId};
 use tokio::net::TcpListener;
 use tonic::{IntoRequest, Status, Streaming, body::Body, transport::Channel};
 use worker::FakeWorker;
@@ -105,6 +105,11 @@ impl Cluster {
         })
         .await;
     }
+}
+
+/// A worker as a source names it.
+pub fn candidate(id: &str, worker: &FakeWorker) -> Candidate {
+    Candidate { id: WorkerId::new(id), address: worker.address.to_string() }
 }
 
 /// A request for `max_tokens` tokens.

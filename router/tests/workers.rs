@@ -7,17 +7,13 @@ use stoker_proto::v1::{
     DetokenizeRequest, GetModelInfoRequest, Load, TokenizeRequest, WatchLoadRequest,
 };
 use stoker_router::{RouterConfig, WorkerView};
-use stoker_shared::discovery::{Candidate, Change, Registry, WorkerId};
+use stoker_shared::discovery::{Change, Registry, WorkerId};
 use tonic::Code;
 
 use crate::support::{
-    Cluster, accepted, ask, collect, soon, tokens,
+    Cluster, accepted, ask, candidate, collect, soon, tokens,
     worker::{FakeWorker, Script},
 };
-
-fn candidate(id: &str, worker: &FakeWorker) -> Candidate {
-    Candidate { id: WorkerId::new(id), address: worker.address.to_string() }
-}
 
 #[tokio::test]
 async fn without_a_worker_the_error_says_why() {

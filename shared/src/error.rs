@@ -12,8 +12,18 @@ use tonic_types::{ErrorDetails, StatusExt};
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// Told apart from other reasons to be unavailable, since a retry elsewhere costs nobody anything.
 const DRAINING: &str = "DRAINING";
+/// The same for workers that are gone, or as good as gone.
+const LOST: &str = "WORKER_LOST";
+const STALLED: &str = "WORKER_STALLED";
+/// Tells an answer that had begun from a request that nobody took.
+const INTERRUPTED: &str = "INTERRUPTED";
+/// A worker that was lost may be back by then.
+const SOON: Duration = Duration::from_secs(1);
 /// Somebody else is there.
 const AT_ONCE: Duration = Duration::ZERO;
+/// What an interrupted answer has come to, in its `google.rpc.ErrorInfo.metadata`.
+const PROMPT_TOKENS: &str = "prompt_tokens";
+const COMPLETION_TOKENS: &str = "completion_tokens";
 /// The `domain` of our `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "stoker";
 
@@ -59,6 +69,24 @@ pub enum ServiceError {
     /// Whoever was asked is about to stop and did nothing; another one can serve this at once.
     #[error("{0} is draining")]
     Draining(String),
+    /// The connection to whoever was asked is gone, and with it what it had of the call.
+    #[error("{0}")]
+    Lost(String),
+    /// Whoever was asked makes no progress.
+    #[error("{0}")]
+    Stalled(String),
+    /// An answer had begun, its worker was lost, and nobody could go on with it.
+    #[error("{reason}; the answer is cut off after {completion_tokens} tokens")]
+    Interrupted {
+        /// What happened.
+        reason: String,
+        /// When to come back.
+        retry_after: Duration,
+        /// Tokens of the prompt.
+        prompt_tokens: u32,
+        /// Tokens that were sent, of all continuations together.
+        completion_tokens: u32,
+    },
     /// The caller's deadline passed.
     #[error("deadline exceeded {stage}")]
     DeadlineExceeded {
@@ -94,12 +122,19 @@ impl ServiceError {
 
     /// Unavailable, worth another try in a second.
     pub fn unavailable(reason: impl Into<String>) -> Self {
-        Self::Unavailable { reason: reason.into(), retry_after: Duration::from_secs(1) }
+        Self::Unavailable { reason: reason.into(), retry_after: SOON }
     }
 
     /// Whether the same request may succeed on another worker.
     pub fn is_retryable_elsewhere(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Overloaded { .. } | Self::Draining(_))
+        let busy = matches!(self, Self::Unavailable { .. } | Self::Overloaded { .. });
+        busy || self.is_free_elsewhere()
+    }
+
+    /// Whether asking another worker adds no load to the cluster, since the first one does nothing for the
+    /// call any more.
+    pub fn is_free_elsewhere(&self) -> bool {
+        matches!(self, Self::Draining(_) | Self::Lost(_) | Self::Stalled(_))
     }
 
     /// A stable name for logs, metrics and `google.rpc.ErrorInfo.reason`.
@@ -110,6 +145,9 @@ impl ServiceError {
             Self::Overloaded { .. } => "OVERLOADED",
             Self::Unavailable { .. } => "UNAVAILABLE",
             Self::Draining(_) => DRAINING,
+            Self::Lost(_) => LOST,
+            Self::Stalled(_) => STALLED,
+            Self::Interrupted { .. } => INTERRUPTED,
             Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
             Self::Cancelled => "CANCELLED",
             Self::Unsupported(_) => "UNSUPPORTED",
@@ -127,7 +165,11 @@ impl ServiceError {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::UnknownModel { .. } => Code::NotFound,
             Self::Overloaded { .. } => Code::ResourceExhausted,
-            Self::Unavailable { .. } | Self::Draining(_) => Code::Unavailable,
+            Self::Unavailable { .. }
+            | Self::Draining(_)
+            | Self::Lost(_)
+            | Self::Stalled(_)
+            | Self::Interrupted { .. } => Code::Unavailable,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
             Self::Unsupported(_) => Code::Unimplemented,
@@ -143,6 +185,11 @@ impl ServiceError {
             }
             Self::Overloaded { what, .. } => vec![("what", what.clone())],
             Self::Draining(who) => vec![("who", who.clone())],
+            Self::Interrupted { reason, prompt_tokens, completion_tokens, .. } => vec![
+                ("reason", reason.clone()),
+                (PROMPT_TOKENS, prompt_tokens.to_string()),
+                (COMPLETION_TOKENS, completion_tokens.to_string()),
+            ],
             Self::DeadlineExceeded { stage } => vec![("stage", stage.clone())],
             Self::Unsupported(field) => vec![("field", field.clone())],
             Self::Internal(cause) => vec![("cause", cause.clone())],
@@ -174,13 +221,18 @@ impl From<ServiceError> for Status {
                 }
             }
             ServiceError::Overloaded { retry_after, .. }
-            | ServiceError::Unavailable { retry_after, .. } => {
+            | ServiceError::Unavailable { retry_after, .. }
+            | ServiceError::Interrupted { retry_after, .. } => {
                 details.set_retry_info(Some(*retry_after));
                 pushback = Some(*retry_after);
             }
             ServiceError::Draining(_) => {
                 details.set_retry_info(Some(AT_ONCE));
                 pushback = Some(AT_ONCE);
+            }
+            ServiceError::Lost(_) | ServiceError::Stalled(_) => {
+                details.set_retry_info(Some(SOON));
+                pushback = Some(SOON);
             }
             _ => {}
         }
@@ -197,10 +249,7 @@ impl From<&Status> for ServiceError {
     /// Reads a peer's status. One that is not ours keeps its code and message.
     fn from(status: &Status) -> Self {
         let details = status.get_error_details();
-        let retry_after = details
-            .retry_info()
-            .and_then(|info| info.retry_delay)
-            .unwrap_or(Duration::from_secs(1));
+        let retry_after = details.retry_info().and_then(|info| info.retry_delay).unwrap_or(SOON);
         let field = |key: &str| {
             details
                 .error_info()
@@ -242,10 +291,22 @@ impl From<&Status> for ServiceError {
             }
             Code::Cancelled => Self::Cancelled,
             Code::Unimplemented => Self::Unsupported(field("field").unwrap_or_else(message)),
-            Code::Unavailable => match field("who") {
-                Some(who) => Self::Draining(who),
-                None => Self::Unavailable { reason: message(), retry_after },
-            },
+            Code::Unavailable => {
+                let info = details.error_info().filter(|info| info.domain == DOMAIN);
+                let count = |key| field(key).and_then(|n| n.parse().ok()).unwrap_or_default();
+                match info.map_or("", |info| info.reason.as_str()) {
+                    DRAINING => Self::Draining(field("who").unwrap_or_else(message)),
+                    LOST => Self::Lost(message()),
+                    STALLED => Self::Stalled(message()),
+                    INTERRUPTED => Self::Interrupted {
+                        reason: field("reason").unwrap_or_else(message),
+                        retry_after,
+                        prompt_tokens: count(PROMPT_TOKENS),
+                        completion_tokens: count(COMPLETION_TOKENS),
+                    },
+                    _ => Self::Unavailable { reason: message(), retry_after },
+                }
+            }
             _ => Self::Internal(field("cause").unwrap_or_else(message)),
         }
     }
@@ -291,6 +352,14 @@ mod tests {
             ServiceError::Overloaded { what: "512 requests wait".into(), retry_after: after },
             ServiceError::Unavailable { reason: "draining".into(), retry_after: after },
             ServiceError::Draining("worker-1".into()),
+            ServiceError::Lost("worker-1: connection reset".into()),
+            ServiceError::Stalled("worker-1 stands still".into()),
+            ServiceError::Interrupted {
+                reason: "worker-1 is gone".into(),
+                retry_after: after,
+                prompt_tokens: 12,
+                completion_tokens: 345,
+            },
             ServiceError::DeadlineExceeded { stage: "while queued".into() },
             ServiceError::Cancelled,
             ServiceError::Unsupported("guided".into()),

@@ -78,8 +78,8 @@ impl Answer {
                 return (Err(ServiceError::DeadlineExceeded { stage }), State::Over);
             }
             () = self.cut.cancelled() => {
-                let error = ServiceError::unavailable("the worker shut down during the answer");
-                return (Err(error), State::Over);
+                // Its time to drain is over: whoever routes may go on elsewhere.
+                return (Err(ServiceError::Draining("the worker".into())), State::Over);
             }
         };
         match event {

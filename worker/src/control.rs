@@ -82,22 +82,28 @@ impl Control for ControlService {
         let interval = interval.unwrap_or(INTERVAL).clamp(SHORTEST_INTERVAL, HEARTBEAT);
         let load = self.worker.engine.load();
         let draining = self.worker.inflight.draining();
+        let pulse = self.worker.model.pulse.clone();
         let reports =
             stream::unfold((load, draining, true), move |(mut load, mut draining, first)| {
+                let pulse = pulse.clone();
                 async move {
                     if !first {
+                        // While a step runs its progress is news. A worker at rest has none but a heartbeat.
+                        let works = load.borrow().running + load.borrow().waiting > 0;
+                        let quiet =
+                            if works { Duration::ZERO } else { HEARTBEAT.saturating_sub(interval) };
                         // A drain is told at once; everything else waits for the interval.
                         tokio::select! {
                             () = sleep(interval) => tokio::select! {
                                 changed = load.changed() => changed.ok()?,
                                 changed = draining.changed() => changed.ok()?,
-                                () = sleep(HEARTBEAT.saturating_sub(interval)) => {}
+                                () = sleep(quiet) => {}
                             },
                             changed = draining.changed() => changed.ok()?,
                         }
                     }
                     let now = *load.borrow_and_update();
-                    let report = report(now, *draining.borrow_and_update());
+                    let report = report(now, pulse.beats(), *draining.borrow_and_update());
                     Some((Ok(report), (load, draining, false)))
                 }
             });
@@ -149,7 +155,7 @@ impl Control for ControlService {
     }
 }
 
-fn report(load: EngineLoad, draining: bool) -> Load {
+fn report(load: EngineLoad, progress: u64, draining: bool) -> Load {
     Load {
         running: load.running as u32,
         waiting: load.waiting as u32,
@@ -158,6 +164,7 @@ fn report(load: EngineLoad, draining: bool) -> Load {
         total_kv_blocks: load.total_blocks as u32,
         step: load.step,
         draining,
+        progress,
     }
 }
 

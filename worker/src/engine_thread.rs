@@ -82,6 +82,10 @@ fn serve(
                 Command::Stop => return,
             }
         }
+        if idle {
+            // A first step that hangs must not look like rest.
+            publish.send_replace(engine.load());
+        }
         let began = Instant::now();
         idle = !engine.step();
         if !idle {

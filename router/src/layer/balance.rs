@@ -50,8 +50,10 @@ where
         let fleet = self.pool.fleet();
         let reserved = fleet.model(&call.request.model).and_then(|model| {
             call.tried.with(|tried| {
-                let worker = model.choose(tried).ok_or_else(|| fleet.nobody())?;
+                let digest = call.only_digest.as_deref();
+                let worker = model.choose(tried, digest).ok_or_else(|| fleet.nobody())?;
                 tried.push(worker.id.clone());
+                call.chosen.set(worker);
                 // Reserved before dispatch, so that calls that come at once do not all see an idle worker.
                 let (prompt, answer) = estimate(&call.request, worker.info.context_length);
                 let choices = choices(&call.request);

@@ -62,11 +62,12 @@ impl<S: Generate> Service<Call> for Trace<S> {
     }
 }
 
-/// Adds the router's own stages. What neither the queue here nor the worker accounts for is `route`:
+/// Adds the router's own stages. What neither the queue here nor workers nor resumes account for is `route`:
 /// choosing, dispatch, attempts that came to nothing, and the way in between. So the stages sum to `total`.
 fn complete(timings: &mut Timings, total: Duration) {
     let elsewhere = std_duration(timings.admission).unwrap_or_default()
-        + std_duration(timings.worker_total).unwrap_or_default();
+        + std_duration(timings.worker_total).unwrap_or_default()
+        + std_duration(timings.resume).unwrap_or_default();
     timings.route = proto_duration(total.saturating_sub(elsewhere));
     timings.total = proto_duration(total);
 }

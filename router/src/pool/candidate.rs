@@ -1,6 +1,6 @@
 //! One candidate: connects, asks what it serves, and watches its load for as long as it lives.
 
-use std::{convert::Infallible, mem, sync::Arc, time::Duration};
+use std::{convert::Infallible, mem, pin::pin, sync::Arc, time::Duration};
 
 use stoker_proto::v1::{
     GetModelInfoRequest, Load, ModelInfo, WatchLoadRequest, control_client::ControlClient,
@@ -10,12 +10,13 @@ use tokio::{
     sync::{Notify, mpsc},
     time::timeout,
 };
-use tonic::transport::Channel;
+use tonic::{Streaming, transport::Channel};
 use tracing::{debug, info, warn};
 
 use super::{
     Report, State,
     channel::connect,
+    life::{Life, Pulse},
     worker::{Outstanding, Worker},
 };
 
@@ -24,10 +25,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Load comes at least once a second: this long without any means trouble.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Looks after `candidate` until it is aborted. While it is of no use, `retry` asks for another try at once.
+/// Looks after `candidate` until it is aborted, and says after `patience` that it stands still. While it is of no use, `retry` asks for another try at once.
 pub(super) async fn follow(
     candidate: Candidate,
     generation: u64,
+    patience: Duration,
     retry: Arc<Notify>,
     reports: mpsc::Sender<Report>,
 ) {
@@ -35,7 +37,9 @@ pub(super) async fn follow(
         candidate,
         generation,
         reports,
+        patience,
         outstanding: Arc::default(),
+        life: Arc::default(),
         last: None,
         backoff: Backoff::default(),
         news: true,
@@ -62,8 +66,10 @@ struct Follower {
     candidate: Candidate,
     generation: u64,
     reports: mpsc::Sender<Report>,
-    /// Outlives a connection, since streams of the last one may still run.
+    patience: Duration,
+    /// These outlive a connection, since streams of the last one may still run.
     outstanding: Arc<Outstanding>,
+    life: Arc<Life>,
     /// The worker as it was when it was last usable.
     last: Option<Arc<Worker>>,
     backoff: Backoff,
@@ -79,12 +85,15 @@ impl Follower {
         let info = answer(control.get_model_info(GetModelInfoRequest::default())).await?;
         let mut loads = answer(control.watch_load(WatchLoadRequest::default())).await?;
         let mut current: Option<(Arc<Worker>, bool)> = None;
+        let mut pulse = Pulse::new(self.patience);
         loop {
-            let load = timeout(SILENCE, loads.message())
-                .await
-                .map_err(|_| format!("no word about its load for {} s", SILENCE.as_secs()))?
-                .map_err(|status| status_cause(&status))?
+            let load = self
+                .report_of(&mut loads, &mut pulse)
+                .await?
                 .ok_or("it ended the report of its load")?;
+            if pulse.heard(&load) && self.life.set_standing(false) {
+                info!(worker = %self.candidate.id, "moves again");
+            }
             match &current {
                 Some((worker, draining)) if *draining == load.draining => worker.set_load(load),
                 _ => {
@@ -95,6 +104,27 @@ impl Follower {
         }
     }
 
+    /// The next report of its load. Says meanwhile if the worker stands still.
+    async fn report_of(
+        &self,
+        loads: &mut Streaming<Load>,
+        pulse: &mut Pulse,
+    ) -> Result<Option<Load>, String> {
+        let mut next = pin!(timeout(SILENCE, loads.message()));
+        let said = tokio::select! {
+            biased;
+            said = &mut next => said,
+            () = pulse.stops(), if !self.life.is_standing() => {
+                if self.life.set_standing(true) {
+                    warn!(worker = %self.candidate.id, patience = ?self.patience, "stands still");
+                }
+                next.await
+            }
+        };
+        said.map_err(|_| format!("no word about its load for {} s", SILENCE.as_secs()))?
+            .map_err(|status| status_cause(&status))
+    }
+
     /// Tells that the worker can be used, or that it drains.
     async fn usable(&mut self, channel: &Channel, info: &ModelInfo, load: Load) -> Arc<Worker> {
         let worker = Arc::new(Worker::new(
@@ -102,6 +132,7 @@ impl Follower {
             channel.clone(),
             info.clone(),
             Arc::clone(&self.outstanding),
+            Arc::clone(&self.life),
         ));
         worker.set_load(load);
         info!(worker = %worker.id, model = info.model, draining = load.draining, "usable");

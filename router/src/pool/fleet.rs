@@ -102,6 +102,13 @@ impl Fleet {
         if found.live().is_empty() { Err(self.nobody()) } else { Ok(found) }
     }
 
+    /// Whether another worker than `this` could serve `model` now; one of `digest`, if it is given.
+    pub(crate) fn has_other(&self, model: &str, this: &Worker, digest: Option<&str>) -> bool {
+        let live = self.models.get(model).map(Model::live).unwrap_or_default();
+        live.iter()
+            .any(|other| other.id != this.id && other.fits(digest) && !other.life.is_standing())
+    }
+
     /// UNAVAILABLE, with what is wrong with whom.
     pub(crate) fn nobody(&self) -> ServiceError {
         let troubles = self
@@ -142,6 +149,7 @@ impl Fleet {
             free_kv_blocks: sum.free_kv_blocks.saturating_add(one.free_kv_blocks),
             total_kv_blocks: sum.total_kv_blocks.saturating_add(one.total_kv_blocks),
             step: sum.step.saturating_add(one.step),
+            progress: sum.progress.saturating_add(one.progress),
             draining: false,
         })
     }

@@ -34,7 +34,19 @@ impl Model {
     /// The one with less to do out of two drawn at random: nearly as even as looking at all of them, at a
     /// cost that does not grow with their number. Prefers workers that were not tried yet, and never takes
     /// the last one tried again while there is another.
-    pub(crate) fn choose(&self, tried: &[WorkerId]) -> Option<&Arc<Worker>> {
+    pub(crate) fn choose(&self, tried: &[WorkerId], digest: Option<&str>) -> Option<&Arc<Worker>> {
+        if digest.is_some() || self.live.iter().any(|worker| worker.life.is_standing()) {
+            let fits = |worker: &&Arc<Worker>| worker.fits(digest);
+            let fitting = || self.live.iter().filter(fits);
+            let moving = || fitting().filter(|worker| !worker.life.is_standing());
+            let other = |worker: &&Arc<Worker>| tried.last() != Some(&worker.id);
+            return moving()
+                .filter(|w| !tried.contains(&w.id))
+                .min_by_key(|w| w.outstanding.tokens())
+                .or_else(|| moving().filter(other).min_by_key(|w| w.outstanding.tokens()))
+                .or_else(|| moving().next())
+                .or_else(|| fitting().next());
+        }
         let count = self.live.len();
         let (first, second) = match count {
             0 => return None,
@@ -108,15 +120,16 @@ mod tests {
         let model = model(2);
         let _busy = Reservation::new(&model.live[0], 10, 10, 1);
         for _ in 0..100 {
-            assert_eq!(model.choose(&[]).unwrap().id.as_str(), "1");
+            assert_eq!(model.choose(&[], None).unwrap().id.as_str(), "1");
         }
     }
 
     #[tokio::test]
     async fn a_thousand_workers_are_loaded_evenly() {
         let model = model(1_000);
-        let held: Vec<_> =
-            (0..20_000).map(|_| Reservation::new(model.choose(&[]).unwrap(), 0, 1, 1)).collect();
+        let held: Vec<_> = (0..20_000)
+            .map(|_| Reservation::new(model.choose(&[], None).unwrap(), 0, 1, 1))
+            .collect();
         let most = model.live.iter().map(|w| w.outstanding.tokens()).max().unwrap();
         // 20 each on average. One random choice would put about 35 on somebody.
         assert!(most <= 25, "{most}");
@@ -129,12 +142,12 @@ mod tests {
         let model = model(3);
         let id = |i: usize| model.live[i].id.clone();
         for _ in 0..100 {
-            let one_left = model.choose(&[id(0), id(2)]).unwrap();
+            let one_left = model.choose(&[id(0), id(2)], None).unwrap();
             assert_eq!(one_left.id, id(1));
-            let again = model.choose(&[id(0), id(1), id(2)]).unwrap();
+            let again = model.choose(&[id(0), id(1), id(2)], None).unwrap();
             assert_ne!(again.id, id(2));
         }
-        assert!(Model::new("m").choose(&[]).is_none());
+        assert!(Model::new("m").choose(&[], None).is_none());
     }
 
     #[tokio::test]

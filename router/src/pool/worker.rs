@@ -9,6 +9,8 @@ use stoker_proto::v1::{Load, ModelInfo};
 use stoker_shared::discovery::WorkerId;
 use tonic::transport::Channel;
 
+use super::life::Life;
+
 /// A worker during one connection.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -16,6 +18,7 @@ pub(crate) struct Worker {
     pub(crate) channel: Channel,
     pub(crate) info: ModelInfo,
     pub(crate) outstanding: Arc<Outstanding>,
+    pub(crate) life: Arc<Life>,
     load: Mutex<Load>,
 }
 
@@ -25,8 +28,14 @@ impl Worker {
         channel: Channel,
         info: ModelInfo,
         outstanding: Arc<Outstanding>,
+        life: Arc<Life>,
     ) -> Self {
-        Self { id, channel, info, outstanding, load: Mutex::default() }
+        Self { id, channel, info, outstanding, life, load: Mutex::default() }
+    }
+
+    /// Whether it can go on with what a worker of `digest` began; anybody can where nothing has begun.
+    pub(crate) fn fits(&self, digest: Option<&str>) -> bool {
+        digest.is_none_or(|digest| self.info.digest == digest)
     }
 
     /// What the worker last said about itself.
@@ -138,7 +147,7 @@ pub(crate) mod tests {
     pub(crate) fn worker(id: &str, model: &str, digest: &str) -> Arc<Worker> {
         let info = ModelInfo { model: model.into(), digest: digest.into(), ..Default::default() };
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        Arc::new(Worker::new(WorkerId::new(id), channel, info, Arc::default()))
+        Arc::new(Worker::new(WorkerId::new(id), channel, info, Arc::default(), Arc::default()))
     }
 
     #[tokio::test]

@@ -15,7 +15,8 @@ use futures::{Stream, StreamExt, stream};
 use stoker_proto::v1::{
     Accepted, Capacity, DetokenizeRequest, DetokenizeResponse, DrainRequest, DrainResponse,
     FinishReason, Finished, GenerateRequest, GenerateResponse, GetModelInfoRequest, Load,
-    ModelInfo, Timings, TokenDelta, TokenizeRequest, TokenizeResponse, Usage, WatchLoadRequest,
+    ModelInfo, ResumedChoice, Timings, TokenDelta, TokenizeRequest, TokenizeResponse, Usage,
+    WatchLoadRequest,
     control_server::{Control, ControlServer},
     generate_response::Event,
     inference_server::{Inference, InferenceServer},
@@ -79,16 +80,20 @@ impl FakeWorker {
         Self::at("127.0.0.1:0".parse().unwrap(), name, model)
     }
 
+    pub fn of_digest(name: &str, digest: &str) -> Self {
+        Self::with(
+            "127.0.0.1:0".parse().unwrap(),
+            ModelInfo { digest: digest.into(), ..info(name, "story") },
+        )
+    }
+
     pub fn at(address: SocketAddr, name: &str, model: &str) -> Self {
-        let capacity = Capacity { max_num_seqs: 8, ..Default::default() };
+        Self::with(address, info(name, model))
+    }
+
+    fn with(address: SocketAddr, info: ModelInfo) -> Self {
         let state = Arc::new(State {
-            info: ModelInfo {
-                model: model.into(),
-                digest: "d1".into(),
-                worker: name.into(),
-                capacity: Some(capacity),
-                ..Default::default()
-            },
+            info,
             script: Mutex::new(Box::new(|_| Script::Answer)),
             requests: Mutex::default(),
             timeouts: Mutex::default(),
@@ -165,6 +170,16 @@ impl FakeWorker {
     }
 }
 
+fn info(name: &str, model: &str) -> ModelInfo {
+    ModelInfo {
+        model: model.into(),
+        digest: "d1".into(),
+        worker: name.into(),
+        capacity: Some(Capacity { max_num_seqs: 8, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
 impl Drop for FakeWorker {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
@@ -222,7 +237,7 @@ impl Inference for Service {
             }
             Script::Unfinished => {
                 let (tokens, ends) = (answer.tokens, answer.ends());
-                let all_but_last = answer.choices as usize - 1;
+                let all_but_last = answer.had.len() - 1;
                 let ends = stream::iter(ends.take(all_but_last).map(Ok));
                 answer.events(tokens).chain(ends).boxed()
             }
@@ -262,18 +277,36 @@ impl Inference for Service {
     }
 }
 
+/// What there is of a continuation. The tokens here are the numbers from 0, each told as an `x`.
+fn had(choice: ResumedChoice) -> (u32, bool) {
+    let count = choice.token_ids.len() as u32;
+    assert_eq!(choice.token_ids, Vec::from_iter(0..count));
+    assert_eq!(choice.text_bytes_sent, u64::from(count));
+    (count, choice.finished.is_some())
+}
+
 /// The events of an answer to one request.
 #[derive(Clone)]
 struct Answer {
     attempt: u32,
     accepted: Accepted,
     tokens: u32,
-    choices: u32,
+    /// What each continuation has already, and whether it has ended.
+    had: Vec<(u32, bool)>,
 }
 
 impl Answer {
     fn new(info: &ModelInfo, request: &GenerateRequest) -> Self {
         let sampling = request.sampling.clone().unwrap_or_default();
+        let resume = request.routing.clone().and_then(|routing| routing.resume);
+        let choices = sampling.num_sequences.unwrap_or(1) as usize;
+        let had = match resume {
+            Some(resume) => {
+                assert_eq!((resume.digest, resume.choices.len()), (info.digest.clone(), choices));
+                resume.choices.into_iter().map(had).collect()
+            }
+            None => vec![(0, false); choices],
+        };
         Self {
             attempt: request.routing.as_ref().map_or(0, |r| r.attempt),
             accepted: Accepted {
@@ -284,7 +317,7 @@ impl Answer {
                 prompt_tokens: 4,
             },
             tokens: request.stopping.as_ref().and_then(|s| s.max_tokens).unwrap_or(3),
-            choices: sampling.num_sequences.unwrap_or(1),
+            had,
         }
     }
 
@@ -295,8 +328,13 @@ impl Answer {
     /// Accepted, and `tokens` tokens of each continuation in turn.
     fn events(self, tokens: u32) -> impl Stream<Item = Result<GenerateResponse, Status>> + Send {
         let first = self.event(0, Event::Accepted(self.accepted.clone()));
-        let choices = self.choices;
-        let all = (0..tokens).flat_map(move |i| (0..choices).map(move |choice| (i, choice)));
+        let had = self.had.clone();
+        let all = (0..tokens).flat_map(move |i| {
+            let missing = had.clone().into_iter().zip(0..);
+            missing
+                .filter(move |((had, ended), _)| i >= *had && !ended)
+                .map(move |(_, choice)| (i, choice))
+        });
         let rest = stream::iter(all).map(move |(i, choice)| {
             let delta = TokenDelta { ids: vec![i], text: "x".into(), ..Default::default() };
             Ok(self.event(choice, Event::Token(delta)))
@@ -307,9 +345,12 @@ impl Answer {
     /// The ends, the first continuation's last: that one tells what all came to.
     fn ends(&self) -> impl Iterator<Item = GenerateResponse> + Send + use<> {
         let answer = self.clone();
-        (0..self.choices).rev().map(move |choice| {
-            let (usage, timings) = match choice {
-                0 => (Some(answer.usage()), Some(Answer::timings())),
+        let open = answer.had.clone().into_iter().zip(0..).filter(|((_, ended), _)| !ended);
+        let open: Vec<u32> = open.map(|(_, choice)| choice).collect();
+        let last = open.first().copied();
+        open.into_iter().rev().map(move |choice| {
+            let (usage, timings) = match last {
+                Some(last) if last == choice => (Some(answer.usage()), Some(Answer::timings())),
                 _ => (None, None),
             };
             let reason = FinishReason::Length.into();
@@ -319,7 +360,7 @@ impl Answer {
     }
 
     fn usage(&self) -> Usage {
-        let completion_tokens = self.tokens * self.choices;
+        let completion_tokens = self.tokens * self.had.len() as u32;
         Usage { prompt_tokens: 4, completion_tokens, ..Default::default() }
     }
 

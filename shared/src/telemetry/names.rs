@@ -19,6 +19,8 @@ pub mod span {
     pub const PREFILL: &str = "prefill";
     /// From the first token to the last.
     pub const DECODE: &str = "decode";
+    /// From the last event of a lost worker until another one has taken the stream over.
+    pub const RESUME: &str = "resume";
 }
 
 /// What a request asks for: the value of [`attribute::OPERATION_NAME`], and a span's name before its model.
@@ -167,6 +169,34 @@ pub mod router {
         &[label::REASON],
         "Attempts at another worker, by why the one before failed",
     );
+    /// `stoker_router_resumes_total`
+    pub const RESUMES: Metric = metric(
+        "stoker_router_resumes",
+        Kind::Counter,
+        &[label::REASON],
+        "Accepted streams that went on at another worker, by why they left the one before",
+    );
+    /// `stoker_router_resume_duration_seconds`
+    pub const RESUME_TIME: Metric = seconds(
+        "stoker_router_resume_duration",
+        FIRST_TOKEN,
+        &[],
+        "From the last event of a lost worker until another one has taken the stream over",
+    );
+    /// `stoker_router_answers_forgotten_total`
+    pub const FORGOTTEN: Metric = metric(
+        "stoker_router_answers_forgotten",
+        Kind::Counter,
+        &[],
+        "Streams that could not be resumed any more, since the memory for answers was full",
+    );
+    /// `stoker_router_hedges_total`
+    pub const HEDGES: Metric = metric(
+        "stoker_router_hedges",
+        Kind::Counter,
+        &[label::OUTCOME],
+        "Second attempts beside a slow first one, by whose token came first",
+    );
     /// `stoker_router_requests_in_flight`
     pub const IN_FLIGHT: Metric = metric(
         "stoker_router_requests_in_flight",
@@ -232,6 +262,10 @@ pub mod router {
         REQUESTS,
         REJECTIONS,
         RETRIES,
+        RESUMES,
+        RESUME_TIME,
+        FORGOTTEN,
+        HEDGES,
         IN_FLIGHT,
         QUEUED,
         WORKERS,

@@ -7,6 +7,7 @@ mod layer;
 mod linear;
 mod mlp;
 mod norm;
+mod pulse;
 mod quantization;
 mod reader;
 mod rope;
@@ -14,6 +15,7 @@ mod rope;
 use std::{sync::Arc, time::Instant};
 
 pub use decoder::Decoder;
+pub use pulse::Pulse;
 pub use quantization::Quantization;
 pub use reader::LoadTimings;
 use reader::Reader;
@@ -71,6 +73,8 @@ pub struct Model {
     pub parameters: u64,
     /// Where the time of loading went.
     pub load_timings: LoadTimings,
+    /// Beats while it computes.
+    pub pulse: Pulse,
 }
 
 /// How far loading is: bytes of weights as files hold them.
@@ -106,6 +110,7 @@ impl Model {
         };
         let decoder = Decoder::read(files.config(), &mut reader)?;
         let load_timings = LoadTimings { total: begun.elapsed(), ..reader.timings };
+        let pulse = decoder.pulse.clone();
         Ok(Self {
             network: Network::Decoder(Box::new(decoder), device.clone()),
             config: files.config().clone(),
@@ -115,6 +120,7 @@ impl Model {
             digest: reader.digest.finish(),
             parameters,
             load_timings,
+            pulse,
         })
     }
 
@@ -140,6 +146,7 @@ impl Model {
             chat_template: None,
             parameters: 0,
             load_timings: LoadTimings::default(),
+            pulse: Pulse::default(),
         }
     }
 }

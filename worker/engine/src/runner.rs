@@ -105,9 +105,7 @@ impl Runner {
                 let forward = Forward::new(*decoder, &model, device.tensors, blocks);
                 Computes::Network(Box::new(forward))
             }
-            Network::Simulated(profile) => {
-                Computes::Simulator(Simulator::new(profile, &model.config, &model.tokenizer))
-            }
+            Network::Simulated(profile) => Computes::Simulator(Simulator::new(profile, &model)),
         };
         Self { model, device }
     }

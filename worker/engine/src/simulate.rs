@@ -11,9 +11,9 @@ use std::{
 };
 
 use crate::{
+    model::{Model, Pulse},
     runner::{Outcome, Part},
     sampling::mix64,
-    tokenizer::Tokenizer,
     weights::{Family, ModelConfig, RopeScaling},
 };
 
@@ -21,6 +21,9 @@ use crate::{
 const CANDIDATES: u64 = 8;
 /// The logit of everything else: never drawn, at any temperature that leaves candidates apart.
 const UNLIKELY: f32 = -1e6;
+
+/// A long step is as long in pieces, as the layers of a real one are.
+const PIECE: Duration = Duration::from_millis(100);
 
 /// How long a step takes, and what comes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,10 +91,12 @@ pub(crate) struct Simulator {
     /// What texts are made of: tokens that are whole characters.
     words: Vec<u32>,
     eos: Option<u32>,
+    pulse: Pulse,
 }
 
 impl Simulator {
-    pub(crate) fn new(profile: Profile, config: &ModelConfig, tokenizer: &Tokenizer) -> Self {
+    pub(crate) fn new(profile: Profile, model: &Model) -> Self {
+        let Model { config, tokenizer, .. } = model;
         let is_word = |id: &u32| {
             let bytes = tokenizer.token_bytes(*id).filter(|bytes| !bytes.is_empty());
             bytes.is_some_and(|b| str::from_utf8(b).is_ok()) && !tokenizer.is_special(*id)
@@ -101,6 +106,7 @@ impl Simulator {
             vocab_size: config.vocab_size,
             words: (0..config.vocab_size as u32).filter(is_word).collect(),
             eos: config.eos_token_ids.first().copied(),
+            pulse: model.pulse.clone(),
         }
     }
 
@@ -112,7 +118,14 @@ impl Simulator {
             end - part.logits..end
         });
         let logits = wanted.flat_map(|position| self.logits(position + 1)).collect();
-        thread::sleep(end.saturating_duration_since(Instant::now()));
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            thread::sleep(left.min(PIECE));
+            self.pulse.beat();
+            if left <= PIECE {
+                break;
+            }
+        }
         Outcome::of_logits(logits, self.vocab_size)
     }
 

@@ -211,6 +211,7 @@ fn log_span(request_id: &str) -> Span {
         model = Empty,
         worker = Empty,
         attempts = Empty,
+        resumes = Empty,
         prompt_tokens = Empty,
         tokens = Empty,
         outcome = Empty,

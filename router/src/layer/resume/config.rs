@@ -1,0 +1,117 @@
+//! What an operator can set of it.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+use stoker_shared::duration;
+
+/// How far the router goes to bring an answer to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Failures")]
+pub struct ResumeConfig {
+    /// Workers to try, one after the other, until one accepts a request; 1 never retries
+    #[arg(
+        long,
+        env = "STOKER_RETRY_ATTEMPTS",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=10),
+        value_name = "COUNT"
+    )]
+    pub retry_attempts: u32,
+
+    /// How often an accepted stream may lose its worker and go on at another one; 0 never. Leaving a worker
+    /// that drains does not count
+    #[arg(
+        long,
+        env = "STOKER_RESUME_LIMIT",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(0..=100),
+        value_name = "COUNT"
+    )]
+    pub resume_limit: u32,
+
+    /// How long a stream that lost its worker waits for another one of the same digest
+    #[arg(
+        long,
+        env = "STOKER_RESUME_WAIT",
+        default_value = "10s",
+        value_parser = duration::parse,
+        value_name = "TIME"
+    )]
+    pub resume_wait: Duration,
+
+    /// Memory for the tokens of running answers, at most; what finds no room in it cannot be resumed
+    #[arg(long, env = "STOKER_RESUME_MEMORY", default_value = "256MiB", value_name = "SIZE")]
+    pub resume_memory: ByteSize,
+
+    /// The longest that streams wait for a worker that stands still or is silent, before they go elsewhere;
+    /// at least 1500ms, since workers report once a second
+    #[arg(
+        long,
+        env = "STOKER_STALL_BUDGET",
+        default_value = "2s",
+        value_parser = stall_budget,
+        value_name = "TIME"
+    )]
+    pub stall_budget: Duration,
+
+    /// The longest that a stream waits for its next token while its worker works for others, before it goes
+    /// elsewhere
+    #[arg(
+        long,
+        env = "STOKER_HARD_STALL_BUDGET",
+        default_value = "30s",
+        value_parser = duration::parse,
+        value_name = "TIME"
+    )]
+    pub hard_stall_budget: Duration,
+
+    /// Ask a second worker if no token has come for this long, and take the faster one; as far as the retry
+    /// budget allows [default: never]
+    #[arg(
+        long,
+        env = "STOKER_HEDGE_AFTER",
+        value_parser = duration::parse,
+        value_name = "TIME"
+    )]
+    pub hedge_after: Option<Duration>,
+}
+
+/// Two reports of a worker's load, and a half.
+const LEAST_STALL_BUDGET: Duration = Duration::from_millis(1_500);
+
+fn stall_budget(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        budget if budget < LEAST_STALL_BUDGET => Err(format!(
+            "workers report once a second: take at least {}ms",
+            LEAST_STALL_BUDGET.as_millis()
+        )),
+        budget => Ok(budget),
+    }
+}
+
+impl ResumeConfig {
+    /// What a stall may take until it is noticed: the budget, less what it takes to notice.
+    pub(crate) fn stall_patience(&self) -> Duration {
+        self.stall_budget.mul_f64(0.9)
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        usize::try_from(self.resume_memory.as_u64()).unwrap_or(usize::MAX)
+    }
+}
+
+impl Default for ResumeConfig {
+    fn default() -> Self {
+        Self {
+            retry_attempts: 3,
+            resume_limit: 3,
+            resume_wait: Duration::from_secs(10),
+            resume_memory: ByteSize::mib(256),
+            stall_budget: Duration::from_secs(2),
+            hard_stall_budget: Duration::from_secs(30),
+            hedge_after: None,
+        }
+    }
+}

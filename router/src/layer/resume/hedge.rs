@@ -1,0 +1,148 @@
+//! A second worker beside one that is slow to begin, and the first token decides.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use stoker_proto::v1::{GenerateResponse, generate_response::Event};
+use stoker_shared::ServiceError;
+use tokio::time::Sleep;
+
+use super::{Attempt, Attempts};
+use crate::call::Generate;
+
+type Item = Option<Result<GenerateResponse, ServiceError>>;
+
+/// What has become of the second attempt.
+pub(super) enum Hedge {
+    /// There is none, and there will be none.
+    Off,
+    /// It begins when the time is over.
+    Later(Pin<Box<Sleep>>),
+    /// It was sent.
+    Sent(BoxFuture<'static, Result<Attempt, ServiceError>>),
+    /// It was accepted, and has no token yet.
+    Accepted(Box<Attempt>, Option<GenerateResponse>),
+    /// It was faster: its hello has been said, and this is its first token.
+    Won(GenerateResponse),
+}
+
+impl Hedge {
+    /// After that long without a token; `None` is never.
+    pub(super) fn new(after: Option<Duration>) -> Self {
+        after.map_or(Self::Off, |after| Self::Later(Box::pin(tokio::time::sleep(after))))
+    }
+
+    /// No second attempt any more.
+    pub(super) fn off() -> Self {
+        Self::Off
+    }
+
+    /// The first token of a second attempt that has just taken the place of the first.
+    pub(super) fn won(&mut self) -> Option<GenerateResponse> {
+        match std::mem::replace(self, Self::Off) {
+            Self::Won(token) => Some(token),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    /// Decides between what the first attempt has and what the second one has. The winner is `current`
+    /// afterwards, the other one is dropped.
+    pub(super) fn race<S: Generate>(
+        &mut self,
+        cx: &mut Context<'_>,
+        attempts: &Attempts<S>,
+        current: &mut Attempt,
+        first: Poll<Item>,
+    ) -> Poll<Item> {
+        if matches!(self, Self::Off) {
+            return first;
+        }
+        match &first {
+            Poll::Ready(Some(Ok(event))) if is_hello(event) => return first,
+            Poll::Ready(Some(Ok(_)) | None) => {
+                if !matches!(self, Self::Later(_)) {
+                    attempts.shared.metrics.hedged("first");
+                }
+                *self = Self::Off;
+                return first;
+            }
+            // Whoever is left goes on alone.
+            Poll::Ready(Some(Err(_))) => return self.step_in(current).unwrap_or(first),
+            Poll::Pending => {}
+        }
+        self.advance(cx, attempts, current)
+    }
+
+    fn advance<S: Generate>(
+        &mut self,
+        cx: &mut Context<'_>,
+        attempts: &Attempts<S>,
+        current: &mut Attempt,
+    ) -> Poll<Item> {
+        loop {
+            match self {
+                Self::Off | Self::Won(_) => return Poll::Pending,
+                Self::Later(timer) => {
+                    std::task::ready!(timer.poll_unpin(cx));
+                    let worth = current.chosen.get().is_some_and(|w| attempts.replaceable(w));
+                    *self = if worth && attempts.shared.budget.withdraw() {
+                        Self::Sent(attempts.make_apart())
+                    } else {
+                        Self::Off
+                    };
+                }
+                Self::Sent(sent) => {
+                    *self = match std::task::ready!(sent.poll_unpin(cx)) {
+                        Ok(attempt) => Self::Accepted(Box::new(attempt), None),
+                        Err(_) => Self::Off,
+                    };
+                }
+                Self::Accepted(second, hello) => {
+                    let event = second.poll_event(cx, |worker| attempts.replaceable(worker));
+                    match std::task::ready!(event) {
+                        Some(Ok(event)) if is_hello(&event) => *hello = Some(event),
+                        Some(Ok(event)) => {
+                            attempts.shared.metrics.hedged("second");
+                            let hello = hello.take();
+                            self.swap(current);
+                            // The client hears who answers, and then the answer.
+                            let Some(hello) = hello else { return Poll::Ready(Some(Ok(event))) };
+                            *self = Self::Won(event);
+                            return Poll::Ready(Some(Ok(hello)));
+                        }
+                        Some(Err(_)) | None => *self = Self::Off,
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first attempt has failed: the second one goes on, if it was accepted.
+    fn step_in(&mut self, current: &mut Attempt) -> Option<Poll<Item>> {
+        let hello = match self {
+            Self::Accepted(_, hello) => hello.take(),
+            _ => None,
+        };
+        let hello = hello?;
+        self.swap(current);
+        Some(Poll::Ready(Some(Ok(hello))))
+    }
+
+    /// The second attempt takes the place of the first, which is dropped.
+    fn swap(&mut self, current: &mut Attempt) {
+        if let Self::Accepted(second, _) = std::mem::replace(self, Self::Off) {
+            *current = *second;
+        }
+    }
+}
+
+fn is_hello(event: &GenerateResponse) -> bool {
+    matches!(event.event, Some(Event::Accepted(_)))
+}

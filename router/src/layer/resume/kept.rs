@@ -1,0 +1,182 @@
+//! What a client has of an answer: enough for another worker to go on with it.
+
+use stoker_proto::v1::{
+    Finished, GenerateResponse, Resume, ResumedChoice, generate_response::Event,
+};
+
+use crate::memory::{Budget, Hold};
+
+/// Grows with every event that goes to the client.
+#[derive(Debug)]
+pub(super) struct Kept {
+    choices: Vec<ResumedChoice>,
+    /// Log probabilities of the prompt that the client has, and how many of them come once more.
+    prompt_logprobs: usize,
+    repeated: usize,
+    /// Of the prompt, as a worker counted it.
+    pub(super) prompt_tokens: u32,
+    /// Of all choices together.
+    pub(super) tokens: u32,
+    /// For the tokens. `None` once there was no room for them.
+    hold: Option<Hold>,
+}
+
+impl Kept {
+    /// Nothing yet, of an answer of `choices` continuations.
+    pub(super) fn new(choices: u32, budget: &Budget) -> Self {
+        Self {
+            choices: vec![ResumedChoice::default(); choices as usize],
+            prompt_logprobs: 0,
+            repeated: 0,
+            prompt_tokens: 0,
+            tokens: 0,
+            hold: budget.try_hold(0),
+        }
+    }
+
+    /// Whether the client has a part of the answer, which from here on only the same weights can continue.
+    pub(super) fn has_begun(&self) -> bool {
+        self.tokens > 0
+            || self.prompt_logprobs > 0
+            || self.choices.iter().any(|c| c.finished.is_some())
+    }
+
+    /// Whether something is missing, so that nobody can go on.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.hold.is_none()
+    }
+
+    /// Another worker begins: what it will send again is not for the client.
+    pub(super) fn taken_over(&mut self) {
+        self.repeated = self.prompt_logprobs;
+    }
+
+    /// Keeps an event on its way to the client. False if the client has it already.
+    pub(super) fn event(&mut self, event: &mut GenerateResponse) -> bool {
+        let index = event.choice as usize;
+        match &mut event.event {
+            Some(Event::Accepted(accepted)) => {
+                self.prompt_tokens = accepted.prompt_tokens;
+                // Said again only while the client has nothing of the worker before.
+                return !self.has_begun();
+            }
+            Some(Event::Prompt(part)) => {
+                let again = self.repeated.min(part.tokens.len());
+                part.tokens.drain(..again);
+                self.repeated -= again;
+                self.prompt_logprobs += part.tokens.len();
+                return !part.tokens.is_empty();
+            }
+            Some(Event::Token(delta)) => {
+                self.tokens = self.tokens.saturating_add(delta.ids.len() as u32);
+                self.token(index, &delta.ids, delta.text.len());
+            }
+            Some(Event::Finished(finished)) => {
+                if let Some(choice) = self.choices.get_mut(index) {
+                    // What ended it is all that another worker has to know.
+                    choice.finished =
+                        Some(Finished { usage: None, timings: None, ..finished.clone() });
+                }
+            }
+            None => {}
+        }
+        true
+    }
+
+    fn token(&mut self, index: usize, ids: &[u32], text: usize) {
+        let (Some(hold), Some(choice)) = (&mut self.hold, self.choices.get_mut(index)) else {
+            return;
+        };
+        let kept = &mut choice.token_ids;
+        let before = kept.capacity();
+        kept.extend_from_slice(ids);
+        choice.text_bytes_sent += text as u64;
+        if !hold.grow((kept.capacity() - before) * size_of::<u32>()) {
+            self.forget();
+        }
+    }
+
+    /// Gives the memory back.
+    fn forget(&mut self) {
+        self.hold = None;
+        self.choices = Vec::new();
+    }
+
+    /// For the next worker, one of `digest`; `None` while it can simply begin.
+    pub(super) fn resume(&self, digest: &str) -> Option<Resume> {
+        self.has_begun()
+            .then(|| Resume { choices: self.choices.clone(), digest: digest.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use stoker_proto::v1::{FinishReason, PromptLogprobs, TokenDelta, TokenLogprob, Usage};
+
+    use super::*;
+    use crate::layer::support::accepted;
+
+    fn of(choice: u32, event: Event) -> GenerateResponse {
+        GenerateResponse { choice, event: Some(event), attempt: 1 }
+    }
+
+    fn token(choice: u32, id: u32, text: &str) -> GenerateResponse {
+        let delta = TokenDelta { ids: vec![id], text: text.into(), ..Default::default() };
+        of(choice, Event::Token(delta))
+    }
+
+    fn prompt(ids: std::ops::Range<u32>) -> GenerateResponse {
+        let tokens = ids.map(|id| TokenLogprob { id, ..Default::default() }).collect();
+        of(0, Event::Prompt(PromptLogprobs { tokens }))
+    }
+
+    #[test]
+    fn every_choice_is_kept_by_itself() {
+        let mut kept = Kept::new(2, &Budget::new(1 << 20));
+        assert!(kept.event(&mut accepted("a", 5)));
+        assert_eq!(kept.resume("d"), None, "there is nothing to go on with");
+        // The second half of a character comes with the next token.
+        for mut event in [token(0, 7, "ab"), token(1, 8, ""), token(0, 9, "é")] {
+            assert!(kept.event(&mut event));
+        }
+        let end = Finished {
+            reason: FinishReason::Stop.into(),
+            usage: Some(Usage::default()),
+            ..Default::default()
+        };
+        kept.event(&mut of(1, Event::Finished(end)));
+        let resume = kept.resume("d").unwrap();
+        assert_eq!(resume.digest, "d");
+        let [first, second] = &resume.choices[..] else { panic!("{resume:?}") };
+        assert_eq!((&first.token_ids[..], first.text_bytes_sent), (&[7, 9][..], 4));
+        assert_eq!((&second.token_ids[..], second.text_bytes_sent), (&[8][..], 0));
+        assert!(first.finished.is_none() && second.finished.as_ref().unwrap().usage.is_none());
+        assert_eq!((kept.prompt_tokens, kept.tokens), (5, 3));
+        // The next worker says hello to nobody.
+        assert!(!kept.event(&mut accepted("b", 5)));
+    }
+
+    #[test]
+    fn what_a_worker_repeats_of_the_prompt_is_left_out() {
+        let mut kept = Kept::new(1, &Budget::new(1 << 20));
+        assert!(kept.event(&mut prompt(0..300)));
+        kept.taken_over();
+        assert!(!kept.event(&mut prompt(0..256)), "all of it is known");
+        let mut part = prompt(256..400);
+        assert!(kept.event(&mut part));
+        assert_eq!(part, prompt(300..400));
+    }
+
+    #[test]
+    fn an_answer_without_room_is_forgotten_and_still_counted() {
+        let budget = Budget::new(64);
+        let mut kept = Kept::new(1, &budget);
+        for id in 0..100 {
+            assert!(kept.event(&mut token(0, id, "x")));
+        }
+        assert!(kept.is_forgotten());
+        assert_eq!((kept.tokens, budget.held()), (100, 0));
+    }
+}

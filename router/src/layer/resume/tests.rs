@@ -1,0 +1,238 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU32, Ordering},
+};
+
+use stoker_proto::v1::{PromptLogprobs, Resume as Resumed, TokenLogprob};
+use tower::service_fn;
+
+use super::{
+    budget::{COST, MOST_SAVED},
+    *,
+};
+use crate::{
+    layer::support::{accepted, call, event, events, finished, token},
+    pool::worker::tests::worker,
+};
+
+type Item = Result<GenerateResponse, ServiceError>;
+type Reply = Result<Vec<Item>, ServiceError>;
+
+/// What came of a call.
+struct Outcome {
+    items: Vec<Item>,
+    /// What every attempt was told of the answer so far.
+    told: Vec<Option<Resumed>>,
+}
+
+impl Outcome {
+    fn error(&self) -> &ServiceError {
+        self.items.last().unwrap().as_ref().unwrap_err()
+    }
+}
+
+fn shared(config: &ResumeConfig) -> Arc<Shared> {
+    Shared::new(config, &Pool::of(&[]), &Metrics::default())
+}
+
+/// Makes a call of workers that give these replies, one an attempt, each from a worker of digest `d`.
+async fn run(config: &ResumeConfig, replies: Vec<Reply>) -> Outcome {
+    let replies = Mutex::new(replies.into_iter());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&told);
+    let state = Arc::new((replies, noted));
+    let below = service_fn(move |call: Call| {
+        let (replies, told) = &*state;
+        call.chosen.set(&worker("w", "m", "d"));
+        let mut told = told.lock().unwrap();
+        told.push(call.request.routing.and_then(|routing| routing.resume));
+        assert_eq!(call.attempt as usize, told.len(), "attempts count from 1");
+        if told.last().is_some_and(Option::is_some) {
+            assert_eq!(call.only_digest.as_deref(), Some("d"));
+        }
+        let reply = replies.lock().unwrap().next().unwrap();
+        async { reply.map(events) }
+    });
+    let items = match Resume::new(below, shared(config)).oneshot(call()).await {
+        Ok(stream) => stream.collect().await,
+        Err(error) => vec![Err(error)],
+    };
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    Outcome { items, told }
+}
+
+fn lost() -> ServiceError {
+    ServiceError::Lost("down".into())
+}
+
+fn down() -> ServiceError {
+    ServiceError::unavailable("down")
+}
+
+#[tokio::test(start_paused = true)]
+async fn goes_on_elsewhere_until_the_first_token() {
+    let replies = vec![
+        Err(down()),
+        Ok(vec![Ok(accepted("b", 1)), Err(down())]),
+        Ok(vec![Ok(accepted("c", 1)), Ok(token()), Ok(finished())]),
+    ];
+    let outcome = run(&ResumeConfig::default(), replies).await;
+    assert_eq!(outcome.told, [None, None, None], "there was nothing to go on with");
+    // The client is told of the change.
+    let [b, c, first, Ok(_)] = &outcome.items[..] else { panic!("{:?}", outcome.items) };
+    assert_eq!([b, c, first], [&Ok(accepted("b", 1)), &Ok(accepted("c", 1)), &Ok(token())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn goes_on_exactly_where_the_answer_stood() {
+    let replies = vec![
+        Ok(vec![Ok(accepted("a", 1)), Ok(token()), Ok(token()), Err(lost())]),
+        Err(ServiceError::Overloaded { what: "full".into(), retry_after: Duration::ZERO }),
+        Ok(vec![Ok(accepted("b", 1)), Ok(token()), Err(ServiceError::Draining("b".into()))]),
+        Ok(vec![Ok(accepted("c", 1)), Ok(finished())]),
+    ];
+    let outcome = run(&ResumeConfig::default(), replies).await;
+    let kinds: Vec<_> = outcome.items.iter().map(|item| item.as_ref().unwrap()).collect();
+    assert_eq!(kinds[..4], [&accepted("a", 1), &token(), &token(), &token()]);
+    let Some(Event::Finished(end)) = &kinds[4].event else { panic!("{kinds:?}") };
+    assert_eq!(end.timings.unwrap().resumes, 2);
+    let had = |told: &Option<Resumed>| told.as_ref().map(|r| r.choices[0].token_ids.len());
+    let had: Vec<_> = outcome.told.iter().map(had).collect();
+    assert_eq!(had, [None, Some(2), Some(2), Some(3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_probabilities_of_the_prompt_come_once() {
+    let part = |ids: std::ops::Range<u32>| {
+        let tokens = ids.map(|id| TokenLogprob { id, ..Default::default() }).collect();
+        Ok(event(Event::Prompt(PromptLogprobs { tokens })))
+    };
+    let replies = vec![
+        Ok(vec![Ok(accepted("a", 9)), part(1..5), Err(lost())]),
+        Ok(vec![Ok(accepted("b", 9)), part(1..9), Ok(token()), Ok(finished())]),
+    ];
+    let outcome = run(&ResumeConfig::default(), replies).await;
+    assert_eq!(outcome.items[..4], [Ok(accepted("a", 9)), part(1..5), part(5..9), Ok(token())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_for_errors_that_another_worker_might_not_have() {
+    let error = ServiceError::Internal("NaN logits".into());
+    for replies in [
+        vec![Err(error.clone())],
+        vec![Ok(vec![Ok(accepted("a", 1)), Err(error.clone())])],
+        vec![Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(error.clone())])],
+    ] {
+        let outcome = run(&ResumeConfig::default(), replies).await;
+        assert_eq!((outcome.error(), outcome.told.len()), (&error, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_tried_more_often_than_allowed() {
+    let outcome = run(&ResumeConfig::default(), vec![Err(down()), Err(down()), Err(down())]).await;
+    assert_eq!((outcome.error(), outcome.told.len()), (&down(), 3));
+
+    let config = ResumeConfig { resume_limit: 2, ..Default::default() };
+    let killed = || Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(lost())]);
+    let outcome = run(&config, vec![killed(), killed(), killed()]).await;
+    assert_eq!(outcome.told.len(), 3, "a request that kills its workers kills three");
+    let ServiceError::Interrupted { reason, completion_tokens, prompt_tokens, .. } =
+        outcome.error()
+    else {
+        panic!("{:?}", outcome.items)
+    };
+    assert_eq!((reason.as_str(), *completion_tokens, *prompt_tokens), ("down", 3, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_workers_that_drain_is_free() {
+    let config = ResumeConfig { resume_limit: 0, ..Default::default() };
+    let drained =
+        || Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(ServiceError::Draining("a".into()))]);
+    let good = Ok(vec![Ok(accepted("a", 1)), Ok(finished())]);
+    let outcome = run(&config, vec![drained(), drained(), drained(), good]).await;
+    assert!(outcome.items.iter().all(Result::is_ok), "{:?}", outcome.items);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_for_a_worker_and_not_for_ever() {
+    let config = ResumeConfig::default();
+    let began = Instant::now();
+    let killed = Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(lost())]);
+    let replies = std::iter::once(killed).chain(std::iter::repeat_n(Err(down()), 100));
+    let outcome = run(&config, replies.collect()).await;
+    let wait = config.resume_wait;
+    assert!(began.elapsed() >= wait && began.elapsed() < wait * 2, "{:?}", began.elapsed());
+    assert!(matches!(outcome.error(), ServiceError::Interrupted { .. }), "{:?}", outcome.items);
+    assert!(outcome.told.len() < 20, "it does not knock all the time: {}", outcome.told.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_found_no_room_ends_with_its_worker() {
+    let config = ResumeConfig { resume_memory: bytesize::ByteSize::b(4), ..Default::default() };
+    let replies = vec![Ok(vec![Ok(accepted("a", 1)), Ok(token()), Ok(token()), Err(lost())])];
+    let outcome = run(&config, replies).await;
+    assert!(matches!(outcome.error(), ServiceError::Interrupted { completion_tokens: 2, .. }));
+}
+
+#[tokio::test]
+async fn a_storm_costs_no_more_than_the_budget() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let below = service_fn(move |_: Call| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Err::<EventStream, _>(down()) }
+    });
+    let resume = Resume::new(below, shared(&ResumeConfig::default()));
+    for _ in 0..1_000 {
+        assert!(resume.clone().oneshot(call()).await.is_err());
+    }
+    let extra = calls.load(Ordering::Relaxed) - 1_000;
+    assert_eq!(extra, (1_000 + MOST_SAVED) / COST - 1);
+}
+
+/// Two attempts, the first of which never has a token unless `first` says when, and the second one likewise.
+async fn hedged(first: Option<u64>, second: Option<u64>) -> (Vec<GenerateResponse>, Duration) {
+    let config = ResumeConfig { hedge_after: Some(Duration::from_secs(1)), ..Default::default() };
+    let one = (accepted("a", 1), first);
+    let two = (accepted("b", 1), second);
+    let replies = Arc::new(Mutex::new([one, two].into_iter()));
+    let (slow, fast) = (worker("a", "m", "d"), worker("b", "m", "d"));
+    let below = service_fn(move |call: Call| {
+        let (hello, after) = replies.lock().unwrap().next().unwrap();
+        call.chosen.set(if call.attempt == 1 { &slow } else { &fast });
+        let rest = async move {
+            match after {
+                Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+                None => std::future::pending().await,
+            }
+            stream::iter([Ok(token()), Ok(finished())])
+        };
+        let events = stream::iter([Ok(hello)]).chain(rest.into_stream().flatten());
+        async { Ok::<EventStream, ServiceError>(events.boxed()) }
+    });
+    let pool = Pool::of(&[worker("a", "m", "d"), worker("b", "m", "d")]);
+    let shared = Shared::new(&config, &pool, &Metrics::default());
+    let began = Instant::now();
+    let mut call = call();
+    call.request.model = "m".into();
+    let stream = Resume::new(below, shared).oneshot(call).await.unwrap();
+    let items: Vec<_> = stream.map(Result::unwrap).collect().await;
+    (items, began.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_faster_of_two_answers_and_says_who_it_is() {
+    let (items, took) = hedged(Some(60), Some(2)).await;
+    assert_eq!(took, Duration::from_secs(3));
+    assert_eq!(items[..3], [accepted("a", 1), accepted("b", 1), token()]);
+    assert_eq!(items.len(), 4);
+
+    let (items, took) = hedged(Some(2), Some(60)).await;
+    assert_eq!((items.len(), took), (3, Duration::from_secs(2)));
+    let (items, took) = hedged(Some(0), None).await;
+    assert_eq!((items.len(), took), (3, Duration::ZERO));
+}

@@ -1,0 +1,190 @@
+//! When a stream has waited too long for its worker.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use stoker_shared::ServiceError;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{call::Chosen, pool::worker::Worker};
+
+/// A timer that is this late means that this process did not run: events that came meanwhile go first.
+const LATE: Duration = Duration::from_millis(100);
+/// While there is nobody else to go to, somebody is looked for this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long a stream waits for an event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// While its worker stands still.
+    pub(super) standing: Duration,
+    /// Between two events of its own, whatever else the worker does.
+    pub(super) moving: Duration,
+}
+
+/// Watches one attempt.
+pub(super) struct Watchdog {
+    chosen: Chosen,
+    patience: Patience,
+    /// Resolves once the worker stands still.
+    stands: Option<BoxFuture<'static, ()>>,
+    standing: bool,
+    /// Not before.
+    not_before: Instant,
+    /// Moved only when it is due or too late: not with every token.
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Watchdog {
+    /// Watches the worker that will be `chosen`.
+    pub(super) fn new(chosen: Chosen, patience: Patience) -> Self {
+        let now = Instant::now();
+        Self {
+            chosen,
+            patience,
+            stands: None,
+            standing: false,
+            not_before: now,
+            timer: Box::pin(sleep_until(now + patience.moving)),
+        }
+    }
+
+    /// Ready once the stream should leave its worker, for which it has waited since `since`; `begun` tells that
+    /// it has had a token of it. Nobody leaves who has nowhere to go.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        since: Instant,
+        begun: bool,
+        replaceable: impl Fn(&Worker) -> bool,
+    ) -> Poll<ServiceError> {
+        let Some(worker) = self.chosen.get() else {
+            return Poll::Pending;
+        };
+        loop {
+            let stands = self.stands.get_or_insert_with(|| worker.life.stands().boxed());
+            self.standing = self.standing || stands.poll_unpin(cx).is_ready();
+            let due = match (self.standing, begun) {
+                (true, _) => since + self.patience.standing,
+                (false, true) => since + self.patience.moving,
+                // It may stand in a queue for long.
+                (false, false) => return Poll::Pending,
+            };
+            let due = due.max(self.not_before);
+            if self.timer.deadline() > due {
+                self.timer.as_mut().reset(due);
+            }
+            ready!(self.timer.poll_unpin(cx));
+            let now = Instant::now();
+            if now < due {
+                self.timer.as_mut().reset(due);
+            } else if now.saturating_duration_since(due) > LATE {
+                self.not_before = now + LATE;
+                self.timer.as_mut().reset(self.not_before);
+            } else if self.standing && !worker.life.is_standing() {
+                (self.stands, self.standing) = (None, false);
+            } else if !replaceable(worker) {
+                self.not_before = now + LOOK_AGAIN;
+                self.timer.as_mut().reset(self.not_before);
+            } else {
+                return Poll::Ready(self.stalled(worker, now.saturating_duration_since(since)));
+            }
+        }
+    }
+
+    fn stalled(&self, worker: &Worker, waited: Duration) -> ServiceError {
+        let (worker, waited) = (&worker.id, waited.as_secs_f64());
+        ServiceError::Stalled(if self.standing {
+            format!("worker {worker} stands still: nothing came of it for {waited:.1} s")
+        } else {
+            format!("worker {worker} works, but nothing came of this answer for {waited:.1} s")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, sync::Arc};
+
+    use super::*;
+    use crate::pool::worker::tests::worker;
+
+    const PATIENCE: Patience =
+        Patience { standing: Duration::from_secs(2), moving: Duration::from_secs(30) };
+
+    fn watched() -> (Arc<Worker>, Watchdog) {
+        let worker = worker("a", "m", "d");
+        let chosen = Chosen::default();
+        chosen.set(&worker);
+        (worker, Watchdog::new(chosen, PATIENCE))
+    }
+
+    /// How long a stream waits that begins to wait now.
+    async fn waits(dog: &mut Watchdog, begun: bool) -> (Duration, String) {
+        let since = Instant::now();
+        let error = poll_fn(|cx| dog.poll(cx, since, begun, |_| true)).await;
+        (since.elapsed(), error.to_string())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_stands_is_left_after_the_budget() {
+        let (worker, mut dog) = watched();
+        worker.life.set_standing(true);
+        for begun in [false, true] {
+            let (waited, why) = waits(&mut dog, begun).await;
+            assert!(waited >= PATIENCE.standing && waited < PATIENCE.standing + LATE, "{waited:?}");
+            assert_eq!(why, "worker a stands still: nothing came of it for 2.0 s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_moves_is_left_after_the_hard_budget_and_never_before_the_first_token() {
+        let (_worker, mut dog) = watched();
+        let (waited, why) = waits(&mut dog, true).await;
+        assert!(waited >= PATIENCE.moving && waited < PATIENCE.moving + LATE, "{waited:?}");
+        assert!(why.ends_with("nothing came of this answer for 30.0 s"), "{why}");
+        let queued = tokio::time::timeout(PATIENCE.moving * 10, waits(&mut dog, false)).await;
+        assert!(queued.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_moves_again_in_time_is_not_left() {
+        let (worker, mut dog) = watched();
+        worker.life.set_standing(true);
+        let since = Instant::now();
+        let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, since, true, |_| true)));
+        assert!(left.as_mut().now_or_never().is_none());
+        tokio::time::advance(PATIENCE.standing / 2).await;
+        worker.life.set_standing(false);
+        left.await;
+        assert!(since.elapsed() >= PATIENCE.moving);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_leaves_who_has_nowhere_to_go() {
+        let (worker, mut dog) = watched();
+        worker.life.set_standing(true);
+        let since = Instant::now();
+        let somebody = since + PATIENCE.standing * 3;
+        let replaceable = |_: &Worker| Instant::now() >= somebody;
+        poll_fn(|cx| dog.poll(cx, since, true, replaceable)).await;
+        let waited = since.elapsed();
+        assert!(waited >= PATIENCE.standing * 3 && waited <= PATIENCE.standing * 3 + LOOK_AGAIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_router_that_did_not_run_reads_first() {
+        let (worker, mut dog) = watched();
+        worker.life.set_standing(true);
+        let since = Instant::now();
+        let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, since, true, |_| true)));
+        assert!(left.as_mut().now_or_never().is_none());
+        tokio::time::advance(PATIENCE.standing * 5).await;
+        assert!(left.as_mut().now_or_never().is_none());
+        left.await;
+    }
+}
