@@ -86,7 +86,7 @@ pub struct Scheduler {
     blocks: BlockPool,
     /// In order of arrival, the oldest first.
     running: Vec<Entry>,
-    /// In order of arrival, all younger than those that run. They hold no blocks.
+    /// Those that have begun first, then in order of arrival; all younger than those that run. They hold no blocks.
     waiting: VecDeque<Entry>,
 }
 
@@ -125,7 +125,8 @@ impl Scheduler {
     }
 
     /// Queues sequences of a request that were begun elsewhere, as if they had been preempted here: choices, and how many
-    /// tokens each has, prompt included.
+    /// tokens each has, prompt included. Somebody reads their answers already, so they go before those that have not
+    /// begun.
     pub fn resume(
         &mut self,
         request: u64,
@@ -136,7 +137,11 @@ impl Scheduler {
         let entry = |(choice, known): &(u32, usize)| {
             Entry::resumed(SequenceId { request, choice: *choice }, size.prompt, *known)
         };
+        let begun = |entry: &Entry| entry.known > entry.prompt;
+        let first_new = self.waiting.iter().position(|e| !begun(e)).unwrap_or(self.waiting.len());
+        let new = self.waiting.split_off(first_new);
         self.waiting.extend(open.iter().map(entry));
+        self.waiting.extend(new);
         Ok(())
     }
 

@@ -377,3 +377,18 @@ fn what_can_never_run_is_refused() {
     assert_eq!(scheduler.add(0, many), Err(Refused::TooMany { wanted: 5, limit: 4 }));
     assert_eq!((scheduler.waiting(), scheduler.queued_tokens()), (0, 0));
 }
+
+#[test]
+fn answers_that_were_begun_elsewhere_go_before_those_that_were_not() {
+    let mut scheduler = Scheduler::new(limits(1, 64), BlockPool::new(64));
+    scheduler.add(0, single(4)).unwrap();
+    assert_eq!(step(&mut scheduler).len(), 1);
+    scheduler.add(1, single(4)).unwrap();
+    for request in [2, 3] {
+        scheduler.resume(request, single(4), &[(0, 9)]).unwrap();
+    }
+    for (over, next) in [(0, 2), (2, 3), (3, 1)] {
+        scheduler.remove_request(over);
+        assert_eq!(step(&mut scheduler)[0].0, next);
+    }
+}
