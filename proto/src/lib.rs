@@ -1,5 +1,7 @@
 //! The gRPC contract of Stoker, compiled from `proto/stoker/v1`. The protos are the documentation.
 
+pub mod codec;
+
 /// Version 1 of the contract: `Inference` and `Control`.
 pub mod v1 {
     #![allow(missing_docs, unreachable_pub, reason = "generated; the protos carry the comments")]

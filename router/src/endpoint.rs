@@ -2,12 +2,13 @@
 
 use std::{
     error::Error,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::SystemTime,
 };
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
 use stoker_proto::v1::{
     GenerateResponse, Routing, generate_response::Event, inference_client::InferenceClient,
 };
@@ -76,16 +77,13 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
         attempt,
         deadline: call.deadline,
         complete: false,
+        first: None,
     };
-    let first = match events.next().await {
-        Some(first) => first?,
+    match events.next().await {
+        Some(first) => events.first = Some(first?),
         None => return Ok(stream::empty().boxed()),
-    };
-    let rest = stream::unfold(events, |mut events| async move {
-        let item = events.next().await?;
-        Some((item, events))
-    });
-    Ok(stream::iter([Ok(first)]).chain(rest).boxed())
+    }
+    Ok(events.boxed())
 }
 
 /// One attempt in the trace of its request. Ends when it is dropped.
@@ -121,31 +119,39 @@ struct Events {
     deadline: Deadline,
     /// The last event has come.
     complete: bool,
+    /// Was waited for, and goes out before everything else.
+    first: Option<GenerateResponse>,
 }
 
-impl Events {
-    async fn next(&mut self) -> Option<Result<GenerateResponse, ServiceError>> {
-        loop {
-            match self.messages.message().await {
+impl Stream for Events {
+    type Item = Result<GenerateResponse, ServiceError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        Poll::Ready(loop {
+            match ready!(this.messages.poll_next_unpin(cx)) {
                 // The fence: what another attempt made must not reach the client.
-                Ok(Some(event)) if event.attempt != self.number => {}
-                Ok(Some(event)) => {
-                    self.complete |=
+                Some(Ok(event)) if event.attempt != this.number => {}
+                Some(Ok(event)) => {
+                    this.complete |=
                         matches!(&event.event, Some(Event::Finished(f)) if f.usage.is_some());
-                    return Some(Ok(event));
+                    break Some(Ok(event));
                 }
-                Ok(None) if self.complete => return None,
-                Ok(None) => {
-                    self.complete = true;
-                    let what = format!("worker {} ended the answer early", self.worker.id);
-                    return Some(Err(self.attempt.failed(ServiceError::Lost(what))));
+                None if this.complete => break None,
+                None => {
+                    this.complete = true;
+                    let what = format!("worker {} ended the answer early", this.worker.id);
+                    break Some(Err(this.attempt.failed(ServiceError::Lost(what))));
                 }
-                Err(status) => {
-                    let error = read(&status, &self.worker, self.deadline);
-                    return Some(Err(self.attempt.failed(error)));
+                Some(Err(status)) => {
+                    let error = read(&status, &this.worker, this.deadline);
+                    break Some(Err(this.attempt.failed(error)));
                 }
             }
-        }
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the router counts. Everything is counted once a request, nothing once a token.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
@@ -25,9 +25,13 @@ type Known = [(&'static str, &'static str); 1];
 type OfModel = [(&'static str, Arc<str>); 1];
 type Histograms = Family<OfModel, Histogram, Metric>;
 
-/// All of it. Clones count together.
-#[derive(Debug, Clone)]
-pub(crate) struct Metrics {
+/// All of it. Clones count together; every layer has one, and every request clones them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics(Arc<Counts>);
+
+/// What all clones share.
+#[derive(Debug)]
+pub(crate) struct Counts {
     requests: Family<(OfModel, Known), Counter>,
     rejections: Family<Known, Counter>,
     retries: Family<Known, Counter>,
@@ -60,7 +64,15 @@ pub(crate) struct Ended {
     pub(crate) total: Duration,
 }
 
-impl Default for Metrics {
+impl Deref for Metrics {
+    type Target = Counts;
+
+    fn deref(&self) -> &Counts {
+        &self.0
+    }
+}
+
+impl Default for Counts {
     fn default() -> Self {
         Self {
             requests: Family::default(),

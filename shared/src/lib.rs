@@ -2,6 +2,7 @@
 //! serving, a client.
 
 pub mod backoff;
+pub mod batched;
 pub mod client;
 pub mod config;
 pub mod deadline;

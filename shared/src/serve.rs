@@ -2,8 +2,9 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use futures::{Stream, TryStreamExt};
 use stoker_proto::{FILE_DESCRIPTOR_SET, SERVICES};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::{
     server::NamedService,
     service::{InterceptorLayer, Routes, RoutesBuilder},
@@ -16,7 +17,7 @@ use tonic_health::{
 };
 use tower::layer::util::{Identity, Stack};
 
-use crate::deadline;
+use crate::{batched::Batched, deadline};
 
 /// The largest request that is read, in bytes. A longer one is refused by gRPC with OUT_OF_RANGE.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -66,9 +67,10 @@ pub async fn bind_for(flag: &'static str, address: SocketAddr) -> Result<TcpList
     })
 }
 
-/// Connections of `listener`, without Nagle's delay: tokens are small and late ones are felt.
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+/// Connections of `listener`, without Nagle's delay: tokens are small and late ones are felt. Those that are
+/// ready at once leave in one write.
+pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Batched<TcpStream>>> {
+    TcpIncoming::from(listener).with_nodelay(Some(true)).map_ok(Batched::new)
 }
 
 /// Notes when a request arrives: its deadline counts from there.
