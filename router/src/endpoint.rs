@@ -26,13 +26,15 @@ use tower::Service;
 
 use crate::{
     call::{Call, EventStream},
-    pool::worker::Worker,
+    pool::{health::Pass, worker::Worker},
 };
 
 /// A call and the worker that was chosen for it.
 pub(crate) struct Dispatch {
     pub(crate) call: Call,
     pub(crate) worker: Arc<Worker>,
+    /// Taken by whoever tells the worker's health what came of the call.
+    pub(crate) pass: Option<Pass>,
 }
 
 /// Calls the worker and returns once it has accepted, so that a refusal is an error of the call.
@@ -50,14 +52,15 @@ impl Service<Dispatch> for Endpoint {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, Dispatch { call, worker }: Dispatch) -> Self::Future {
+    fn call(&mut self, Dispatch { call, worker, .. }: Dispatch) -> Self::Future {
         generate(call, worker).boxed()
     }
 }
 
 async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, ServiceError> {
     call.span.record("worker", worker.id.as_str());
-    call.request.routing = Some(Routing { attempt: call.attempt, ..Default::default() });
+    let tenant = call.tenant.to_string();
+    call.request.routing = Some(Routing { attempt: call.attempt, tenant, ..Default::default() });
     let attempt = Attempt::new(&call.trace, &worker, call.attempt);
     let mut request = Request::new(call.request);
     call.deadline.forward(&mut request);

@@ -6,11 +6,13 @@ mod call;
 mod config;
 mod endpoint;
 mod layer;
+mod memory;
 mod metrics;
 mod pool;
 mod running;
 mod server;
 mod stack;
+mod tenant;
 
-pub use config::RouterConfig;
+pub use config::{HealthConfig, RouterConfig};
 pub use running::{RunningRouter, StartError, WorkerView, start};

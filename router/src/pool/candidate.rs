@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::{
     Report, State,
     channel::connect,
+    health::Health,
     worker::{Outstanding, Worker},
 };
 
@@ -30,12 +31,14 @@ pub(super) async fn follow(
     generation: u64,
     retry: Arc<Notify>,
     reports: mpsc::Sender<Report>,
+    health: Health,
 ) {
     let mut follower = Follower {
         candidate,
         generation,
         reports,
         outstanding: Arc::default(),
+        health: Arc::new(health),
         last: None,
         backoff: Backoff::default(),
         news: true,
@@ -64,6 +67,8 @@ struct Follower {
     reports: mpsc::Sender<Report>,
     /// Outlives a connection, since streams of the last one may still run.
     outstanding: Arc<Outstanding>,
+    /// Outlives it too: a worker that fails and comes back is the same worker.
+    health: Arc<Health>,
     /// The worker as it was when it was last usable.
     last: Option<Arc<Worker>>,
     backoff: Backoff,
@@ -102,6 +107,7 @@ impl Follower {
             channel.clone(),
             info.clone(),
             Arc::clone(&self.outstanding),
+            Arc::clone(&self.health),
         ));
         worker.set_load(load);
         info!(worker = %worker.id, model = info.model, draining = load.draining, "usable");

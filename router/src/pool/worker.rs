@@ -9,6 +9,8 @@ use stoker_proto::v1::{Load, ModelInfo};
 use stoker_shared::discovery::WorkerId;
 use tonic::transport::Channel;
 
+use super::health::Health;
+
 /// A worker during one connection.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -16,6 +18,7 @@ pub(crate) struct Worker {
     pub(crate) channel: Channel,
     pub(crate) info: ModelInfo,
     pub(crate) outstanding: Arc<Outstanding>,
+    pub(crate) health: Arc<Health>,
     load: Mutex<Load>,
 }
 
@@ -25,8 +28,14 @@ impl Worker {
         channel: Channel,
         info: ModelInfo,
         outstanding: Arc<Outstanding>,
+        health: Arc<Health>,
     ) -> Self {
-        Self { id, channel, info, outstanding, load: Mutex::default() }
+        Self { id, channel, info, outstanding, health, load: Mutex::default() }
+    }
+
+    /// Whether to leave it alone for now. Cheap: the choice asks it of everybody whom it looks at.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.health.is_ejected()
     }
 
     /// What the worker last said about itself.
@@ -138,7 +147,7 @@ pub(crate) mod tests {
     pub(crate) fn worker(id: &str, model: &str, digest: &str) -> Arc<Worker> {
         let info = ModelInfo { model: model.into(), digest: digest.into(), ..Default::default() };
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        Arc::new(Worker::new(WorkerId::new(id), channel, info, Arc::default()))
+        Arc::new(Worker::new(WorkerId::new(id), channel, info, Arc::default(), Arc::default()))
     }
 
     #[tokio::test]
