@@ -7,6 +7,8 @@ mod cli;
 mod deadlines;
 mod failures;
 mod generate;
+mod health;
 mod lifecycle;
 mod support;
+mod tenants;
 mod workers;

@@ -67,12 +67,14 @@ impl Cause {
     }
 
     /// Failures before slowness, and the worst first.
-    fn weight(&self) -> (bool, f64) {
-        match self {
+    fn worst_first(&self, other: &Self) -> Ordering {
+        let weight = |cause: &Self| match cause {
             Self::Failures { count, .. } => (true, f64::from(*count)),
             Self::Probe(_) => (true, 0.0),
             Self::SlowFirstToken(times) | Self::SlowTokens(times) => (false, *times),
-        }
+        };
+        let ((failing, by), (other_failing, other_by)) = (weight(self), weight(other));
+        other_failing.cmp(&failing).then(other_by.total_cmp(&by))
     }
 }
 
@@ -143,7 +145,7 @@ pub(super) fn review(
     }
 
     let mut taking = patients.iter().filter(|patient| is_in(patient.record)).count();
-    worst.sort_by(|(_, a), (_, b)| b.weight().partial_cmp(&a.weight()).unwrap_or(Ordering::Equal));
+    worst.sort_by(|(_, a), (_, b)| a.worst_first(b));
     for (at, cause) in worst {
         if taking == 0 || !is_half(taking - 1, known) {
             break;

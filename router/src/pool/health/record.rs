@@ -10,7 +10,7 @@ use super::window::Window;
 pub(super) const PROBES: u32 = 3;
 /// A worker that was in for so long begins anew: what was before it is forgotten.
 const FORGIVEN: Duration = Duration::from_secs(300);
-/// The longest time out.
+/// The longest time out, unless the first is longer.
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// Whether a worker takes requests.
@@ -131,7 +131,7 @@ impl Record {
             self.strikes = 0;
         }
         let doubled = base.saturating_mul(1 << self.strikes.min(20));
-        let time = doubled.min(LONGEST).mul_f64(spread);
+        let time = doubled.min(LONGEST.max(base)).mul_f64(spread);
         self.strikes += 1;
         self.condition = Condition::Out { until: now + time };
         time

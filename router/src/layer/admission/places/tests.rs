@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::task::Poll;
+
 use futures::{FutureExt, future::join_all};
 
 use super::*;
@@ -104,12 +106,15 @@ async fn no_place_is_lost_in_a_storm_of_cancels() {
         tokio::spawn(async move {
             let tenant = (i % 5).to_string();
             let mut taking = take(&places, &tenant).boxed();
-            // Leaves after a while, wherever it is by then.
+            // Leaves after a while, wherever it is by then: in the queue, in its place, or in between.
+            let mut place = None;
             for _ in 0..rand::random_range(0..20) {
-                match futures::poll!(&mut taking) {
-                    std::task::Poll::Ready(_) => return,
-                    std::task::Poll::Pending => tokio::task::yield_now().await,
+                if place.is_none()
+                    && let Poll::Ready(taken) = futures::poll!(&mut taking)
+                {
+                    place = Some(taken);
                 }
+                tokio::task::yield_now().await;
             }
         })
     });
