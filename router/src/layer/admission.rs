@@ -41,14 +41,18 @@ impl<S> Admission<S> {
 
     /// Counts the request as it came, once, before it waits: those that wait are in memory too.
     fn hold(&self, request: &GenerateRequest) -> Result<Hold, ServiceError> {
-        let bytes = request.encoded_len() as u64;
+        let (bytes, limit) = (request.encoded_len() as u64, self.memory.limit());
+        if bytes > limit {
+            let why =
+                format!("has {bytes} bytes; this router takes {limit} (--max-request-memory)");
+            return Err(ServiceError::invalid("request", why));
+        }
         self.memory.try_hold(bytes).ok_or_else(|| {
             self.metrics.shed("memory");
             ServiceError::Overloaded {
                 what: format!(
-                    "requests hold {} of {} bytes (--max-request-memory), and this one has {bytes}",
+                    "requests hold {} of {limit} bytes (--max-request-memory), and this one has {bytes}",
                     self.memory.held(),
-                    self.memory.limit(),
                 ),
                 retry_after: self.places.retry_after(),
             }
@@ -244,6 +248,11 @@ mod tests {
         assert_eq!(admission.memory.held(), bytes, "whoever leaves the queue gives it back");
         drop(running);
         assert_eq!(admission.memory.held(), 0);
+        // One that can never fit need not come back.
+        let max_request_memory = ByteSize::b(bytes - 1);
+        let admission = endless(&RouterConfig { max_request_memory, ..config(1, 10) });
+        let refused = admission.oneshot(call()).await.err();
+        assert!(matches!(refused, Some(ServiceError::Invalid(_))), "{refused:?}");
     }
 
     #[test]

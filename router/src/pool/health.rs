@@ -63,17 +63,17 @@ impl Health {
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Pass> {
         let health = Arc::clone(self);
         if !self.is_suspected() {
-            return Some(Pass { health, probe: None });
+            return Some(Pass::new(health, None));
         }
         self.change(|record| match record.open() {
-            None => Some(Pass { health, probe: None }),
-            Some(_) => record.take_probe().map(|probe| Pass { health, probe: Some(probe) }),
+            None => Some(Pass::new(health, None)),
+            Some(_) => record.take_probe().map(|probe| Pass::new(health, Some(probe))),
         })
     }
 
     /// Leave in any case, for a request that has nowhere else to go.
     pub(crate) fn enter_anyway(self: &Arc<Self>) -> Pass {
-        self.enter().unwrap_or_else(|| Pass { health: Arc::clone(self), probe: None })
+        self.enter().unwrap_or_else(|| Pass::new(Arc::clone(self), None))
     }
 
     /// Something happened to a call that is the worker's fault, and that the call itself did not tell: it
@@ -112,11 +112,16 @@ fn is_fault(error: &ServiceError) -> bool {
 #[derive(Debug)]
 pub(crate) struct Pass {
     health: Arc<Health>,
+    sent: Instant,
     /// The trial that it belongs to.
     probe: Option<u32>,
 }
 
 impl Pass {
+    fn new(health: Arc<Health>, probe: Option<u32>) -> Self {
+        Self { health, sent: Instant::now(), probe }
+    }
+
     /// The call failed.
     pub(crate) fn failed(&mut self, error: &ServiceError) {
         if !is_fault(error) {
@@ -145,7 +150,7 @@ impl Pass {
         self.health.change(|record| {
             record.ended_well();
             if let Some(first) = first {
-                record.first.add(Instant::now(), nanos(first));
+                record.first_token(self.sent, Instant::now(), nanos(first));
             }
         });
         self.probed_well(probe);
@@ -180,7 +185,7 @@ impl Health {
 
     /// Puts it on trial.
     fn try_out(&self) {
-        self.change(Record::try_out);
+        self.change(|record| record.try_out(Instant::now()));
     }
 
     /// Failures in a row, and the medians of what was measured: until the first token, and between tokens.
@@ -231,6 +236,19 @@ mod tests {
         let anyway = health.enter_anyway();
         drop(anyway);
         assert!(health.is_ejected());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_token_from_before_the_trial_says_nothing() {
+        let health = Arc::new(Health::default());
+        let mut old = health.enter().unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        health.try_out();
+        let mut new = health.enter().unwrap();
+        old.ended(Some(Duration::from_secs(9)));
+        assert_eq!(health.told().1, None);
+        new.ended(Some(Duration::from_secs(2)));
+        assert_eq!(health.told().1, Some(Duration::from_secs(2)));
     }
 
     #[tokio::test]

@@ -119,7 +119,7 @@ pub(super) fn review(
                 continue;
             }
             Condition::Out { until } if until <= now => {
-                record.try_out();
+                record.try_out(now);
                 Change::OnTrial
             }
             Condition::Out { .. } => continue,

@@ -46,6 +46,8 @@ pub(super) struct Record {
     pub(super) failures: u32,
     /// What the last failure was.
     pub(super) last_failure: String,
+    /// What was asked for before says nothing of the worker as it is now.
+    measured_since: Option<Instant>,
     /// Until the first token, in nanoseconds per token that had to be read.
     pub(super) first: Window,
     /// Between two tokens, in nanoseconds.
@@ -123,6 +125,13 @@ impl Record {
         self.failures = 0;
     }
 
+    /// What the first token took of a request that was sent at `sent`.
+    pub(super) fn first_token(&mut self, sent: Instant, now: Instant, nanos: u64) {
+        if self.measured_since.is_none_or(|since| sent >= since) {
+            self.first.add(now, nanos);
+        }
+    }
+
     /// Puts it out, for `base` the first time and twice as long each time; `spread` is from 1 on. Answers for
     /// how long.
     pub(super) fn eject(&mut self, now: Instant, base: Duration, spread: f64) -> Duration {
@@ -138,10 +147,10 @@ impl Record {
     }
 
     /// Lets a few requests through.
-    pub(super) fn try_out(&mut self) {
+    pub(super) fn try_out(&mut self, now: Instant) {
         self.trial = self.trial.wrapping_add(1);
         self.condition = Condition::Trial(Trial { left: PROBES, good: 0, bad: false });
-        // What is measured from here on is the worker as it is now.
+        self.measured_since = Some(now);
         self.first.clear();
         self.next.clear();
     }
