@@ -35,6 +35,8 @@ pub(crate) struct Call {
     /// What is wrong with its headers. Refused below the layers that tell about it.
     pub(crate) malformed: Option<ServiceError>,
     pub(crate) arrived: Instant,
+    /// Who asks; "" where nobody says.
+    pub(crate) tenant: Arc<str>,
     /// The request in the log; layers record here what only they know.
     pub(crate) span: Span,
     /// The request in its trace; the caller's span at first.
@@ -57,6 +59,7 @@ impl Call {
             deadline,
             malformed: None,
             arrived,
+            tenant: Arc::default(),
             span: Span::none(),
             trace: TraceSpan::default(),
             served: Arc::default(),

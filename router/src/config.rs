@@ -1,11 +1,16 @@
 //! What an operator can set, checked before anything listens.
 
+mod health;
+
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::Args;
 use stoker_shared::duration;
 
 use crate::ResumeConfig;
+use crate::tenant;
+pub use health::HealthConfig;
 
 /// How the router works.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -42,6 +47,41 @@ pub struct RouterConfig {
     )]
     pub queue_timeout: Duration,
 
+    /// A header that names the tenant of a request, set by a gateway that clients cannot go around; tenants
+    /// that wait get equal shares of the work. Without it, everybody is one tenant
+    #[arg(
+        long,
+        env = "STOKER_TENANT_HEADER",
+        value_parser = tenant::header,
+        value_name = "NAME",
+        help_heading = "Admission"
+    )]
+    pub tenant_header: Option<String>,
+
+    /// Requests of one tenant that may wait for a place, where --tenant-header says who that is
+    #[arg(
+        long,
+        env = "STOKER_TENANT_QUEUE_SIZE",
+        default_value_t = 256,
+        value_name = "REQUESTS",
+        help_heading = "Admission"
+    )]
+    pub tenant_queue_size: u32,
+
+    /// Memory for requests that wait or run; beyond it they are refused with RESOURCE_EXHAUSTED
+    #[arg(
+        long,
+        env = "STOKER_MAX_REQUEST_MEMORY",
+        default_value = "1GiB",
+        value_name = "SIZE",
+        help_heading = "Admission"
+    )]
+    pub max_request_memory: ByteSize,
+
+    /// When a worker is left alone for a while
+    #[command(flatten)]
+    pub health: HealthConfig,
+
     /// What happens when a worker is lost.
     #[command(flatten)]
     pub resume: ResumeConfig,
@@ -64,6 +104,10 @@ impl Default for RouterConfig {
             max_concurrent: 16_384,
             queue_size: 1_024,
             queue_timeout: Duration::from_secs(30),
+            tenant_header: None,
+            tenant_queue_size: 256,
+            max_request_memory: ByteSize::gib(1),
+            health: HealthConfig::default(),
             resume: ResumeConfig::default(),
             drain_timeout: Duration::from_secs(30),
         }
@@ -98,6 +142,9 @@ mod tests {
             ("--queue-timeout", "soon"),
             ("--stall-budget", "1s"),
             ("--resume-limit", "101"),
+            ("--tenant-header", "grpc-tenant"),
+            ("--max-request-memory", "much"),
+            ("--eject-time", "long"),
         ] {
             let error = Cli::try_parse_from(["router", flag, value]).err().unwrap();
             let text = error.to_string();

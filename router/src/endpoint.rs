@@ -27,13 +27,15 @@ use tower::Service;
 
 use crate::{
     call::{Call, EventStream},
-    pool::worker::Worker,
+    pool::{health::Pass, worker::Worker},
 };
 
 /// A call and the worker that was chosen for it.
 pub(crate) struct Dispatch {
     pub(crate) call: Call,
     pub(crate) worker: Arc<Worker>,
+    /// Taken by whoever tells the worker's health what came of the call.
+    pub(crate) pass: Option<Pass>,
 }
 
 /// Calls the worker and returns once it has accepted, so that a refusal is an error of the call.
@@ -51,7 +53,7 @@ impl Service<Dispatch> for Endpoint {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, Dispatch { call, worker }: Dispatch) -> Self::Future {
+    fn call(&mut self, Dispatch { call, worker, .. }: Dispatch) -> Self::Future {
         generate(call, worker).boxed()
     }
 }
@@ -60,6 +62,7 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     call.span.record("worker", worker.id.as_str());
     let routing: &mut Routing = call.request.routing.get_or_insert_default();
     routing.attempt = call.attempt;
+    routing.tenant = call.tenant.to_string();
     let attempt = Attempt::new(&call.trace, &worker, call.attempt);
     let mut request = Request::new(call.request);
     call.deadline.forward(&mut request);

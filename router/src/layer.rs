@@ -5,6 +5,7 @@ pub(crate) mod balance;
 pub(crate) mod deadline;
 pub(crate) mod gate;
 pub(crate) mod model;
+pub(crate) mod outcome;
 pub(crate) mod resume;
 pub(crate) mod trace;
 pub(crate) mod validate;

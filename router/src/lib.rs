@@ -12,7 +12,8 @@ mod pool;
 mod running;
 mod server;
 mod stack;
+mod tenant;
 
-pub use config::RouterConfig;
+pub use config::{HealthConfig, RouterConfig};
 pub use layer::resume::ResumeConfig;
 pub use running::{RunningRouter, StartError, WorkerView, start};

@@ -17,7 +17,10 @@ use stoker_shared::{
 };
 use tokio::sync::watch;
 
-use crate::pool::{Fleet, Pool, State};
+use crate::{
+    memory::Budget,
+    pool::{Fleet, Pool, State},
+};
 
 /// A label and a value out of a few that this program knows.
 type Known = [(&'static str, &'static str); 1];
@@ -41,6 +44,8 @@ pub(crate) struct Counts {
     hedges: Family<Known, Counter>,
     in_flight: Gauge,
     queued: Gauge,
+    shed: Family<Known, Counter>,
+    ejections: Family<Known, Counter>,
     prompt_tokens: Family<OfModel, Counter>,
     generated_tokens: Family<OfModel, Counter>,
     duration: Histograms,
@@ -84,6 +89,8 @@ impl Default for Counts {
             hedges: Family::default(),
             in_flight: Gauge::default(),
             queued: Gauge::default(),
+            shed: Family::default(),
+            ejections: Family::default(),
             prompt_tokens: Family::default(),
             generated_tokens: Family::default(),
             duration: Family::new_with_constructor(names::DURATION),
@@ -95,8 +102,8 @@ impl Default for Counts {
 }
 
 impl Metrics {
-    /// Adds everything to `registry`, with the state of the workers in `pool`.
-    pub(crate) fn register(&self, registry: &mut Registry, pool: &Pool) {
+    /// Adds everything to `registry`, with the state of the workers in `pool` and what `memory` holds.
+    pub(crate) fn register(&self, registry: &mut Registry, pool: &Pool, memory: &Budget) {
         names::REQUESTS.register(registry, self.requests.clone());
         names::REJECTIONS.register(registry, self.rejections.clone());
         names::RETRIES.register(registry, self.retries.clone());
@@ -106,6 +113,8 @@ impl Metrics {
         names::HEDGES.register(registry, self.hedges.clone());
         names::IN_FLIGHT.register(registry, self.in_flight.clone());
         names::QUEUED.register(registry, self.queued.clone());
+        names::SHED.register(registry, self.shed.clone());
+        names::EJECTIONS.register(registry, self.ejections.clone());
         names::PROMPT_TOKENS.register(registry, self.prompt_tokens.clone());
         names::GENERATED_TOKENS.register(registry, self.generated_tokens.clone());
         names::DURATION.register(registry, self.duration.clone());
@@ -113,6 +122,7 @@ impl Metrics {
         names::FIRST_TOKEN_TIME.register(registry, self.first_token.clone());
         names::TOKEN_TIME.register(registry, self.next_token.clone());
         registry.register_collector(Box::new(Workers(pool.watch())));
+        registry.register_collector(Box::new(Held(memory.clone())));
     }
 
     /// A request has arrived; it is in flight until what this returns is dropped.
@@ -154,6 +164,16 @@ impl Metrics {
     /// A request was refused before a worker accepted it.
     pub(crate) fn rejected(&self, error: &ServiceError) {
         self.rejections.get_or_create(&[(label::REASON, error.reason())]).inc();
+    }
+
+    /// Admission refused a request because of `limit`.
+    pub(crate) fn shed(&self, limit: &'static str) {
+        self.shed.get_or_create(&[(label::LIMIT, limit)]).inc();
+    }
+
+    /// A worker was put out.
+    pub(crate) fn ejected(&self, reason: &'static str) {
+        self.ejections.get_or_create(&[(label::REASON, reason)]).inc();
     }
 
     /// A request is over.
@@ -209,11 +229,12 @@ impl Collector for Workers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let fleet = Arc::clone(&self.0.borrow());
         let workers = Family::<Known, Gauge>::default();
-        for state in ["live", "draining", "gone"] {
+        for state in ["live", "ejected", "draining", "gone"] {
             workers.get_or_create_owned(&[(label::STATE, state)]);
         }
         for state in fleet.states() {
             let state = match state {
+                State::Live(worker) if worker.health.is_suspected() => "ejected",
                 State::Live(_) => "live",
                 State::Draining(_) => "draining",
                 State::Gone { .. } => "gone",
@@ -221,6 +242,18 @@ impl Collector for Workers {
             workers.get_or_create(&[(label::STATE, state)]).inc();
         }
         names::WORKERS.encode(&mut encoder, &workers)
+    }
+}
+
+/// Asks what requests hold when somebody looks.
+#[derive(Debug)]
+struct Held(Budget);
+
+impl Collector for Held {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let held = Gauge::<i64>::default();
+        held.set(i64::try_from(self.0.held()).unwrap_or(i64::MAX));
+        names::REQUEST_MEMORY.encode(&mut encoder, &held)
     }
 }
 
@@ -245,7 +278,8 @@ mod tests {
     /// Every family that `metrics` tells, with its samples.
     fn shown(metrics: &Metrics) -> String {
         let mut registry = Registry::default();
-        metrics.register(&mut registry, &Pool::follow(stream::pending().boxed(), Duration::MAX));
+        let pool = Pool::follow(stream::pending().boxed(), Duration::MAX);
+        metrics.register(&mut registry, &pool, &Budget::new(0));
         exposition(&registry)
     }
 
@@ -257,6 +291,8 @@ mod tests {
         metrics.retried(&ServiceError::Cancelled);
         metrics.resumed(&ServiceError::Cancelled, Duration::ZERO);
         metrics.hedged("first");
+        metrics.shed("memory");
+        metrics.ejected("failures");
         let text = shown(&metrics);
         let mut told: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
         told.sort_unstable();

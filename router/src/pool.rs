@@ -3,6 +3,7 @@
 mod candidate;
 pub(crate) mod channel;
 mod fleet;
+pub(crate) mod health;
 pub(crate) mod life;
 mod model;
 pub(crate) mod worker;
@@ -15,6 +16,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use fleet::{Fleet, State};
+use health::Health;
+pub(crate) use model::Model;
 
 /// A candidate that its source no longer names is forgotten once it was of no use this often in a row. While
 /// it serves, it goes on serving: an etcd that was wiped or paused withdraws everybody.
@@ -32,6 +35,7 @@ struct Report {
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     fleet: watch::Receiver<Arc<Fleet>>,
+    news: Arc<Notify>,
     _manager: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -41,16 +45,18 @@ impl Pool {
     pub(crate) fn follow(changes: Changes, patience: Duration) -> Self {
         let (publish, fleet) = watch::channel(Arc::default());
         let (reports, inbox) = mpsc::channel(256);
+        let news = Arc::new(Notify::new());
         let manager = Manager {
             candidates: HashMap::new(),
             generation: 0,
             trouble: None,
             patience,
             reports,
+            news: Arc::clone(&news),
             publish,
         };
         let task = tokio::spawn(manager.run(changes, inbox));
-        Self { fleet, _manager: Arc::new(AbortOnDropHandle::new(task)) }
+        Self { fleet, news, _manager: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
     /// A pool of these workers, all live, whatever becomes of them.
@@ -64,12 +70,21 @@ impl Pool {
             std::future::pending::<()>().await;
             drop(publish);
         });
-        Self { fleet: receiver, _manager: Arc::new(AbortOnDropHandle::new(task)) }
+        Self {
+            fleet: receiver,
+            news: Arc::default(),
+            _manager: Arc::new(AbortOnDropHandle::new(task)),
+        }
     }
 
     /// Everybody, as of now. Held briefly: a request takes it once an attempt.
     pub(crate) fn fleet(&self) -> Arc<Fleet> {
         self.fleet.borrow().clone()
+    }
+
+    /// Told whenever a worker's health asks for a review.
+    pub(crate) fn news(&self) -> Arc<Notify> {
+        Arc::clone(&self.news)
     }
 
     /// Sees every change of the fleet.
@@ -86,6 +101,8 @@ struct Manager {
     trouble: Option<String>,
     patience: Duration,
     reports: mpsc::Sender<Report>,
+    /// What the workers' health has to tell.
+    news: Arc<Notify>,
     publish: watch::Sender<Arc<Fleet>>,
 }
 
@@ -145,12 +162,14 @@ impl Manager {
         let id = candidate.id.clone();
         let address = candidate.address.clone();
         let retry = Arc::new(Notify::new());
+        let health = Health::new(Arc::clone(&self.news));
         let follow = candidate::follow(
             candidate,
             generation,
             self.patience,
             Arc::clone(&retry),
             self.reports.clone(),
+            health,
         );
         let followed = Followed {
             address,

@@ -16,10 +16,12 @@ use tracing::{info, warn};
 use crate::{
     RouterConfig,
     layer::gate::Gate,
+    memory::Budget,
     metrics::Metrics,
-    pool::{Pool, State},
+    pool::{Pool, State, health},
     server::Server,
     stack,
+    tenant::Tenants,
 };
 
 /// Connections have this long to say goodbye once their streams are over.
@@ -45,10 +47,12 @@ pub struct RunningRouter {
     pool: Pool,
     gate: Gate,
     metrics: Metrics,
+    memory: Budget,
     health: HealthState,
     stop: CancellationToken,
     server: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
     _reporter: AbortOnDropHandle<()>,
+    _reviewer: AbortOnDropHandle<()>,
 }
 
 /// A worker as the router sees it.
@@ -60,6 +64,8 @@ pub struct WorkerView {
     pub model: String,
     /// Whether it takes new requests.
     pub live: bool,
+    /// Whether it is left alone although it lives, or gets but a few requests, because it failed or was slow.
+    pub ejected: bool,
     /// Tokens that it is still expected to read or make for this router.
     pub outstanding_tokens: u64,
     /// Calls of this router that are under way there.
@@ -76,10 +82,12 @@ pub async fn start(
     let pool = Pool::follow(changes, config.resume.stall_patience());
     let gate = Gate::default();
     let metrics = Metrics::default();
+    let memory = Budget::new(config.max_request_memory.as_u64());
     let server = Server {
-        stack: stack::build(&config, &pool, &gate, &metrics),
+        stack: stack::build(&config, &pool, &gate, &memory, &metrics),
         pool: pool.clone(),
         gate: gate.clone(),
+        tenants: Tenants::new(config.tenant_header.as_deref()),
     };
 
     let (health, health_service) = HealthState::new().await;
@@ -96,16 +104,19 @@ pub async fn start(
     let serving = serve::server()
         .add_routes(routes)
         .serve_with_incoming_shutdown(serve::incoming(listener), stop.clone().cancelled_owned());
+    let reviewer = health::review(pool.clone(), config.health, metrics.clone());
     let reporter = report_health(pool.clone(), gate.clone(), health.clone());
     Ok(RunningRouter {
         address,
         pool,
         gate,
         metrics,
+        memory,
         health,
         stop,
         server: AbortOnDropHandle::new(tokio::spawn(serving)),
         _reporter: AbortOnDropHandle::new(tokio::spawn(reporter)),
+        _reviewer: AbortOnDropHandle::new(tokio::spawn(reviewer)),
     })
 }
 
@@ -117,7 +128,7 @@ impl RunningRouter {
 
     /// Adds its metrics to `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
-        self.metrics.register(registry, &self.pool);
+        self.metrics.register(registry, &self.pool, &self.memory);
     }
 
     /// Waits until at least `workers` workers take requests.
@@ -134,6 +145,7 @@ impl RunningRouter {
             id: worker.id.clone(),
             model: worker.info.model.clone(),
             live: matches!(state, State::Live(_)),
+            ejected: matches!(state, State::Live(_)) && worker.health.is_suspected(),
             outstanding_tokens: worker.outstanding.tokens(),
             streams: worker.outstanding.streams(),
         });

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, transport::Channel};
 use tower::ServiceExt;
 
-use crate::{call::Call, layer::gate::Gate, pool::Pool, stack::Stack};
+use crate::{call::Call, layer::gate::Gate, pool::Pool, stack::Stack, tenant::Tenants};
 
 /// Between two reports of the load: what a client gets that asks for nothing, and the least it can ask for.
 const LOAD_INTERVAL: Duration = Duration::from_millis(100);
@@ -34,6 +34,7 @@ pub(crate) struct Server {
     pub(crate) stack: Stack,
     pub(crate) pool: Pool,
     pub(crate) gate: Gate,
+    pub(crate) tenants: Tenants,
 }
 
 #[tonic::async_trait]
@@ -44,12 +45,14 @@ impl Inference for Server {
         &self,
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let (deadline, malformed) = match Deadline::of(&request) {
-            Ok(deadline) => (deadline, None),
-            Err(error) => (Deadline::NEVER, Some(error)),
-        };
+        let mut malformed = None;
+        let deadline =
+            Deadline::of(&request).map_err(|error| malformed = Some(error)).unwrap_or_default();
+        let tenant = self.tenants.of(request.metadata());
+        let tenant = tenant.map_err(|error| malformed = Some(error)).unwrap_or_default();
         let (arrived, trace) = (arrived(&request), TraceSpan::of_caller(request.metadata()));
-        let call = Call { malformed, trace, ..Call::new(request.into_inner(), deadline, arrived) };
+        let call = Call::new(request.into_inner(), deadline, arrived);
+        let call = Call { malformed, trace, tenant, ..call };
         let events = self.stack.clone().oneshot(call).await?;
         Ok(Response::new(events.map_err(Status::from).boxed()))
     }

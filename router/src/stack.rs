@@ -15,10 +15,12 @@ use crate::{
         deadline::Deadlines,
         gate::{Gate, Gated},
         model::ModelLookup,
+        outcome::Outcomes,
         resume::{Resume, Shared},
         trace::Trace,
         validate::Validate,
     },
+    memory,
     metrics::Metrics,
     pool::Pool,
 };
@@ -28,8 +30,15 @@ pub(crate) type Stack = BoxCloneSyncService<Call, EventStream, ServiceError>;
 
 /// Builds the stack. A stream that a layer returns is part of its job: what it holds for a call (a place,
 /// a permit, a reservation) it holds until the last event.
-pub(crate) fn build(config: &RouterConfig, pool: &Pool, gate: &Gate, metrics: &Metrics) -> Stack {
+pub(crate) fn build(
+    config: &RouterConfig,
+    pool: &Pool,
+    gate: &Gate,
+    memory: &memory::Budget,
+    metrics: &Metrics,
+) -> Stack {
     let (gate, requests) = (gate.clone(), metrics.clone());
+    let (memory, admissions) = (memory.clone(), metrics.clone());
     let places = Places::new(config, metrics.clone());
     let attempts = Shared::new(&config.resume, pool, metrics);
 
@@ -42,18 +51,21 @@ pub(crate) fn build(config: &RouterConfig, pool: &Pool, gate: &Gate, metrics: &M
         .layer_fn(Validate::new)
         // Above everything that waits, so that no wait is longer than the client's patience.
         .layer_fn(Deadlines::new)
-        // Identity and limits of tenants go here.
-        //
-        // The only queue of the router. Below it, a call has a place and goes on at once.
-        .layer_fn(move |next| Admission::new(next, places.clone()))
+        // The only queue of the router, in which tenants take turns, and the bound on what requests hold in
+        // memory. Below it, a call has a place and goes on at once.
+        .layer_fn(move |next| {
+            Admission::new(next, places.clone(), memory.clone(), admissions.clone())
+        })
         // After the queue: models may have come and gone while the request waited.
         .layer_fn(|next| ModelLookup::new(next, pool.clone()))
         // A started answer finishes. Above the choice of a worker, so that every attempt chooses anew.
         .layer_fn(move |next| Resume::new(next, Arc::clone(&attempts)))
-        // Circuit breakers and prefix affinity go here: they say who may be chosen, and who is worth it.
+        // Prefix affinity goes here: it says who is worth to be chosen.
         //
-        // Innermost, since it counts what really is under way at a worker.
+        // Counts what really is under way at a worker. Asks the worker's health who may be chosen.
         .layer_fn(|endpoint| Balance::new(endpoint, pool.clone()))
+        // Innermost, since an outcome that a layer above turns into another one is still the worker's.
+        .layer_fn(Outcomes::new)
         // The call itself.
         .service(Endpoint);
     BoxCloneSyncService::new(stack)

@@ -5,9 +5,12 @@ use stoker_proto::v1::{GenerateRequest, Sampling};
 use stoker_shared::ServiceError;
 
 use crate::support::{
-    Cluster, ask, soon,
+    Cluster, ask, collect, soon, tokens,
     worker::{FakeWorker, Script},
 };
+
+/// Tokens that may be on their way to one client: more than all windows and buffers on the way hold.
+const MOST_UNREAD: usize = 10_000;
 
 #[tokio::test]
 async fn the_worker_with_less_to_do_is_preferred() {
@@ -149,6 +152,49 @@ async fn clients_that_cancel_at_once_do_not_cost_the_connection() {
     }
     worker.open(0).await;
     cluster.generate(ask(1)).await.unwrap();
+    assert_eq!(worker.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_read_slows_its_own_stream_only() {
+    const SLOW: usize = 10;
+    const TOKENS: u32 = 20_000;
+    let worker = FakeWorker::new("a");
+    worker.script(|request| match request.stopping.as_ref().and_then(|s| s.max_tokens) {
+        Some(1) => Script::Flood,
+        _ => Script::Answer,
+    });
+    let cluster = Cluster::of(&[&worker]).await;
+    let mut narrow = cluster.narrow().await;
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        let mut stream = narrow.generate(ask(1)).await.unwrap().into_inner();
+        soon(stream.next()).await.unwrap().unwrap();
+        slow.push(stream);
+    }
+    // Others get long answers on the same two connections, until the floods have come to a stop.
+    let mut before = 0;
+    let held = loop {
+        let beside = narrow.generate(ask(TOKENS)).await.unwrap().into_inner();
+        let (events, error) = collect(beside).await;
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(tokens(&events), TOKENS as usize);
+        let made = worker.flood();
+        if made == before {
+            break made / SLOW;
+        }
+        before = made;
+    };
+    // What is made and not read fills the windows on the way, and no more.
+    assert!(
+        held < MOST_UNREAD,
+        "{held} tokens of each stream are held for a client that does not read"
+    );
+    for stream in &mut slow {
+        for _ in 0..100 {
+            soon(stream.next()).await.unwrap().unwrap();
+        }
+    }
     assert_eq!(worker.connections(), 1);
 }
 

@@ -9,12 +9,16 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use prometheus_client::registry::Registry;
 use stoker_proto::v1::{
     Accepted, Finished, GenerateRequest, GenerateResponse, Stopping, control_client::ControlClient,
     generate_request::Input, generate_response::Event, inference_client::InferenceClient,
 };
 use stoker_router::{RouterConfig, RunningRouter, WorkerView};
-use stoker_shared::discovery::{self, Candidate, Changes, WorkerId};
+use stoker_shared::{
+    discovery::{self, Candidate, Changes, WorkerId},
+    telemetry::metrics::exposition,
+};
 use tokio::net::TcpListener;
 use tonic::{IntoRequest, Status, Streaming, body::Body, transport::Channel};
 use worker::FakeWorker;
@@ -94,6 +98,15 @@ impl Cluster {
     ) -> Result<Streaming<GenerateResponse>, Status> {
         let response = soon(self.client().generate(request.into_request())).await?;
         Ok(response.into_inner())
+    }
+
+    /// One of the router's metrics, with its labels; 0 while it is not told.
+    pub fn metric(&self, name: &str) -> u64 {
+        let mut registry = Registry::default();
+        self.router.register_metrics(&mut registry);
+        let text = exposition(&registry);
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
     }
 
     /// Waits until what the router thinks of its workers is as it should be.

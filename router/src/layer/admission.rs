@@ -1,91 +1,62 @@
-//! A bounded number of running streams, and a bounded queue in front of them.
+//! A bounded number of running streams, a bounded and fair queue in front of them, and bounded memory for both.
+
+mod flow;
+mod places;
+mod queue;
 
 use std::{
-    sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use stoker_proto::v1::GenerateResponse;
-use stoker_shared::{ServiceError, deadline::Deadline, telemetry::names::span};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use prost::Message;
+use stoker_proto::v1::{GenerateRequest, GenerateResponse};
+use stoker_shared::{ServiceError, telemetry::names::span};
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
+use super::balance::{choices, estimate};
 use crate::{
-    RouterConfig,
     call::{Call, EventStream, Generate, Observe, last_timings, observe},
+    memory::{Budget, Hold},
     metrics::Metrics,
 };
+use places::Place;
+pub(crate) use places::Places;
 
-/// The places that all calls share.
-#[derive(Debug, Clone)]
-pub(crate) struct Places {
-    /// First come, first served: tokio's semaphore hands permits out in order.
-    running: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-    config: Arc<RouterConfig>,
-    metrics: Metrics,
-}
-
-impl Places {
-    pub(crate) fn new(config: &RouterConfig, metrics: Metrics) -> Self {
-        Self {
-            running: Arc::new(Semaphore::new(config.max_concurrent as usize)),
-            waiting: Arc::new(Semaphore::new(config.queue_size as usize)),
-            config: Arc::new(config.clone()),
-            metrics,
-        }
-    }
-
-    /// Waits for a place. Whoever stops waiting leaves the queue at once.
-    async fn take(self, deadline: Deadline) -> Result<OwnedSemaphorePermit, ServiceError> {
-        // Nobody barges in: while others wait, every permit that comes free is theirs already.
-        if let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() {
-            return Ok(permit);
-        }
-        let Ok(_queued) = self.waiting.try_acquire() else {
-            return Err(self.refused("wait already"));
-        };
-        let _counted = self.metrics.queued();
-        let limit = self.config.queue_timeout;
-        let patience = deadline.remaining().map_or(limit, |left| left.min(limit));
-        match tokio::time::timeout(patience, self.running.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(ServiceError::Internal("admission is closed".into())),
-            Err(_) if deadline.is_over() => {
-                Err(ServiceError::DeadlineExceeded { stage: "while queued".into() })
-            }
-            Err(_) => Err(self.refused("wait, and none came free within --queue-timeout")),
-        }
-    }
-
-    fn refused(&self, why: &str) -> ServiceError {
-        let RouterConfig { max_concurrent, queue_size, .. } = *self.config;
-        ServiceError::Overloaded {
-            what: format!(
-                "{max_concurrent} streams run (--max-concurrent) and up to {queue_size} \
-                 requests (--queue-size) {why}"
-            ),
-            // Spread out: clients that were refused together must not come back together.
-            retry_after: Duration::from_millis(rand::random_range(500..1_500)),
-        }
-    }
-}
-
-/// Lets a call pass when there is a place, and holds the place until the stream is over.
+/// Lets a call pass when there is memory and a place for it, and holds both until the stream is over.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission<S> {
     next: S,
     places: Places,
+    memory: Budget,
+    metrics: Metrics,
 }
 
 impl<S> Admission<S> {
-    pub(crate) fn new(next: S, places: Places) -> Self {
-        Self { next, places }
+    pub(crate) fn new(next: S, places: Places, memory: Budget, metrics: Metrics) -> Self {
+        Self { next, places, memory, metrics }
+    }
+
+    /// Counts the request as it came, once, before it waits: those that wait are in memory too.
+    fn hold(&self, request: &GenerateRequest) -> Result<Hold, ServiceError> {
+        let (bytes, limit) = (request.encoded_len() as u64, self.memory.limit());
+        if bytes > limit {
+            let why =
+                format!("has {bytes} bytes; this router takes {limit} (--max-request-memory)");
+            return Err(ServiceError::invalid("request", why));
+        }
+        self.memory.try_hold(bytes).ok_or_else(|| {
+            self.metrics.shed("memory");
+            ServiceError::Overloaded {
+                what: format!(
+                    "requests hold {} of {limit} bytes (--max-request-memory), and this one has {bytes}",
+                    self.memory.held(),
+                ),
+                retry_after: self.places.retry_after(),
+            }
+        })
     }
 }
 
@@ -100,25 +71,34 @@ impl<S: Generate> Service<Call> for Admission<S> {
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let next = self.next.clone();
-        let places = self.places.clone();
+        let memory = match self.hold(&call.request) {
+            Ok(memory) => memory,
+            Err(error) => return futures::future::err(error).boxed(),
+        };
+        let Self { next, places, metrics, .. } = self.clone();
         async move {
             let (came, clock) = (Instant::now(), SystemTime::now());
-            let (metrics, deadline) = (places.metrics.clone(), call.deadline);
-            let permit = places.take(deadline).await?;
+            let place = places.take(&call.tenant, tokens(&call.request), call.deadline).await?;
             let waited = came.elapsed();
             metrics.admitted(waited);
             call.trace.stage(span::ADMISSION, clock, waited);
             let stream = next.oneshot(call).await?;
-            Ok(observe(stream, Admitted { waited, _permit: permit }))
+            Ok(observe(stream, Admitted { waited, _place: place, _memory: memory }))
         }
         .boxed()
     }
 }
 
+/// What a tenant pays for a request: prompt and answers, as far as they can be told beforehand.
+fn tokens(request: &GenerateRequest) -> u64 {
+    let (prompt, answer) = estimate(request, 0);
+    answer.saturating_mul(choices(request).into()).saturating_add(prompt)
+}
+
 struct Admitted {
     waited: Duration,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
+    _memory: Hold,
 }
 
 impl Observe for Admitted {
@@ -128,17 +108,21 @@ impl Observe for Admitted {
         }
     }
 }
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use bytesize::ByteSize;
     use futures::{StreamExt, future::join_all, stream};
+    use stoker_shared::deadline::Deadline;
     use tokio::sync::mpsc;
     use tower::service_fn;
 
     use super::*;
-    use crate::layer::support::{call, events, finished, token};
+    use crate::{
+        RouterConfig,
+        layer::support::{call, events, finished, token},
+    };
 
     fn config(max_concurrent: u32, queue_size: u32) -> RouterConfig {
         RouterConfig {
@@ -149,34 +133,40 @@ mod tests {
         }
     }
 
+    fn admission<S>(below: S, config: &RouterConfig) -> Admission<S> {
+        let (metrics, memory) =
+            (Metrics::default(), Budget::new(config.max_request_memory.as_u64()));
+        Admission::new(below, Places::new(config, metrics.clone()), memory, metrics)
+    }
+
     /// Answers with a stream that never ends by itself.
-    fn endless(config: &RouterConfig) -> (Admission<impl Generate>, Places) {
-        let places = Places::new(config, Metrics::default());
+    fn endless(config: &RouterConfig) -> Admission<impl Generate> {
         let below = service_fn(|_: Call| async {
             let tokens = stream::iter([Ok(token())]).chain(stream::pending());
             Ok::<_, ServiceError>(tokens.boxed())
         });
-        (Admission::new(below, places.clone()), places)
+        admission(below, config)
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_place_is_held_until_the_last_event() {
-        let places = Places::new(&config(1, 0), Metrics::default());
         let below = service_fn(|_: Call| async {
             Ok::<_, ServiceError>(events([Ok(token()), Ok(finished())]))
         });
-        let admission = Admission::new(below, places.clone());
+        let admission = admission(below, &config(1, 0));
+        let Admission { places, memory, .. } = admission.clone();
         let mut stream = admission.clone().oneshot(call()).await.unwrap();
         assert!(stream.next().await.is_some());
-        assert_eq!(places.running.available_permits(), 0);
+        assert_eq!(places.free_and_waiting(), (0, 0));
+        assert_eq!(memory.held(), call().request.encoded_len() as u64);
         assert!(stream.next().await.is_some());
         assert!(stream.next().await.is_none());
-        assert_eq!(places.running.available_permits(), 1);
+        assert_eq!((places.free_and_waiting(), memory.held()), ((1, 0), 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_refuses_and_says_when_to_come_back() {
-        let (admission, _) = endless(&config(1, 1));
+        let admission = endless(&config(1, 1));
         let _running = admission.clone().oneshot(call()).await.unwrap();
         let mut queued = admission.clone().oneshot(call()).boxed();
         assert!(futures::poll!(&mut queued).is_pending());
@@ -196,7 +186,7 @@ mod tests {
             order.send(call.request.request_id).unwrap();
             async { Ok::<_, ServiceError>(events([Ok(finished())])) }
         });
-        let admission = Admission::new(below, Places::new(&config(1, 100), Metrics::default()));
+        let admission = admission(below, &config(1, 100));
         let calls = (0..50).map(|i| {
             let mut call = call();
             call.request.request_id = i.to_string();
@@ -219,13 +209,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_that_passes_in_the_queue_frees_the_place_in_it() {
-        let (admission, places) = endless(&config(1, 1));
+        let admission = endless(&config(1, 1));
         let running = admission.clone().oneshot(call()).await.unwrap();
         let hurried = Call { deadline: Deadline::after(Duration::from_secs(1)), ..call() };
         let error = admission.clone().oneshot(hurried).await.err();
         let stage = "while queued".into();
         assert_eq!(error, Some(ServiceError::DeadlineExceeded { stage }));
-        assert_eq!(places.waiting.available_permits(), 1);
+        assert_eq!(admission.places.free_and_waiting(), (0, 0));
         // The one that left is not handed the next place either.
         drop(running);
         assert!(admission.oneshot(call()).await.is_ok());
@@ -233,11 +223,46 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_longer_than_the_queue_timeout() {
-        let (admission, _) = endless(&config(1, 1));
+        let admission = endless(&config(1, 1));
         let _running = admission.clone().oneshot(call()).await.unwrap();
         let start = Instant::now();
         let error = admission.oneshot(call()).await.err();
         assert!(matches!(error, Some(ServiceError::Overloaded { .. })));
         assert_eq!(start.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_beyond_the_memory_are_refused_also_while_others_only_wait() {
+        let bytes = call().request.encoded_len() as u64;
+        let max_request_memory = ByteSize::b(2 * bytes);
+        let admission = endless(&RouterConfig { max_request_memory, ..config(1, 10) });
+        let running = admission.clone().oneshot(call()).await.unwrap();
+        let mut queued = admission.clone().oneshot(call()).boxed();
+        assert!(futures::poll!(&mut queued).is_pending());
+        let refused = admission.clone().oneshot(call()).await.err();
+        let Some(ServiceError::Overloaded { what, .. }) = refused else { panic!("{refused:?}") };
+        let (held, limit) = (2 * bytes, 2 * bytes);
+        let expected = format!("requests hold {held} of {limit} bytes (--max-request-memory)");
+        assert!(what.starts_with(&expected), "{what}");
+        drop(queued);
+        assert_eq!(admission.memory.held(), bytes, "whoever leaves the queue gives it back");
+        drop(running);
+        assert_eq!(admission.memory.held(), 0);
+        // One that can never fit need not come back.
+        let max_request_memory = ByteSize::b(bytes - 1);
+        let admission = endless(&RouterConfig { max_request_memory, ..config(1, 10) });
+        let refused = admission.oneshot(call()).await.err();
+        assert!(matches!(refused, Some(ServiceError::Invalid(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_tenant_pays_for_what_it_asks_for() {
+        use stoker_proto::v1::{Sampling, Stopping};
+        let asks = GenerateRequest {
+            stopping: Some(Stopping { max_tokens: Some(100), ..Default::default() }),
+            sampling: Some(Sampling { num_sequences: Some(3), ..Default::default() }),
+            ..call().request
+        };
+        assert_eq!(tokens(&asks), 4 + 300);
     }
 }

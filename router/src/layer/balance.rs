@@ -1,22 +1,32 @@
 //! Chooses a worker, and counts what it still has to do.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use stoker_proto::v1::{
     GenerateRequest, GenerateResponse, generate_request::Input, generate_response::Event,
 };
-use stoker_shared::ServiceError;
+use stoker_shared::{ServiceError, discovery::WorkerId};
 use tower::{Service, ServiceExt};
 
 use crate::{
     call::{Call, EventStream, Observe, observe},
     endpoint::Dispatch,
-    pool::{Pool, worker::Reservation},
+    pool::{
+        Model, Pool,
+        health::Pass,
+        worker::{Reservation, Worker},
+    },
 };
 
 /// Tokens to expect from a request that does not limit them.
 const USUAL_ANSWER: u64 = 256;
+
+/// Others may take a worker's last probe between choice and entry, so often; then there is nobody else.
+const CHOICES: usize = 3;
 
 /// Sends each call to the better of two workers drawn at random.
 #[derive(Debug, Clone)]
@@ -51,35 +61,53 @@ where
         let reserved = fleet.model(&call.request.model).and_then(|model| {
             call.tried.with(|tried| {
                 let digest = call.only_digest.as_deref();
-                let worker = model.choose(tried, digest).ok_or_else(|| fleet.nobody())?;
+                let (worker, pass) = enter(model, tried, digest).ok_or_else(|| fleet.nobody())?;
                 tried.push(worker.id.clone());
                 call.chosen.set(worker);
                 // Reserved before dispatch, so that calls that come at once do not all see an idle worker.
                 let (prompt, answer) = estimate(&call.request, worker.info.context_length);
                 let choices = choices(&call.request);
-                Ok((worker.clone(), Reservation::new(worker, prompt, answer, choices)))
+                let reservation = Reservation::new(worker, prompt, answer, choices);
+                Ok((Arc::clone(worker), pass, reservation))
             })
         });
-        let (worker, reservation) = match reserved {
+        let (worker, pass, reservation) = match reserved {
             Ok(reserved) => reserved,
             Err(error) => return futures::future::err(error).boxed(),
         };
         let endpoint = self.endpoint.clone();
         async move {
-            let stream = endpoint.oneshot(Dispatch { call, worker }).await?;
+            let stream = endpoint.oneshot(Dispatch { call, worker, pass: Some(pass) }).await?;
             Ok(observe(stream, reservation))
         }
         .boxed()
     }
 }
 
+/// Chooses a worker, and takes its leave to be sent a request.
+fn enter<'a>(
+    model: &'a Model,
+    tried: &[WorkerId],
+    digest: Option<&str>,
+) -> Option<(&'a Arc<Worker>, Pass)> {
+    let mut worker = model.choose(tried, digest)?;
+    for _ in 0..CHOICES {
+        if let Some(pass) = worker.health.enter() {
+            return Some((worker, pass));
+        }
+        worker = model.choose(tried, digest)?;
+    }
+    let pass = worker.health.enter_anyway();
+    Some((worker, pass))
+}
+
 /// Continuations to expect.
-fn choices(request: &GenerateRequest) -> u32 {
+pub(super) fn choices(request: &GenerateRequest) -> u32 {
     request.sampling.as_ref().and_then(|s| s.num_sequences).unwrap_or(1)
 }
 
 /// Tokens of the prompt and of each continuation, as far as somebody without a tokenizer can tell.
-fn estimate(request: &GenerateRequest, context_length: u32) -> (u64, u64) {
+pub(super) fn estimate(request: &GenerateRequest, context_length: u32) -> (u64, u64) {
     let of_text = |bytes: usize| (bytes as u64).div_ceil(4);
     let prompt = match &request.input {
         Some(Input::Prompt(text)) => of_text(text.len()),

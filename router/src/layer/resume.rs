@@ -60,7 +60,7 @@ impl Shared {
             },
             pool: pool.clone(),
             budget: Budget::default(),
-            memory: memory::Budget::new(config.memory_bytes()),
+            memory: memory::Budget::new(config.resume_memory.as_u64()),
             metrics: metrics.clone(),
         })
     }

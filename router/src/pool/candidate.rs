@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::{
     Report, State,
     channel::connect,
+    health::Health,
     life::{Life, Pulse},
     worker::{Outstanding, Worker},
 };
@@ -25,13 +26,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Load comes at least once a second: this long without any means trouble.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Looks after `candidate` until it is aborted, and says after `patience` that it stands still. While it is of no use, `retry` asks for another try at once.
+/// Looks after `candidate` until it is aborted, and says after `patience` that it stands still. While it is of
+/// no use, `retry` asks for another try at once.
 pub(super) async fn follow(
     candidate: Candidate,
     generation: u64,
     patience: Duration,
     retry: Arc<Notify>,
     reports: mpsc::Sender<Report>,
+    health: Health,
 ) {
     let mut follower = Follower {
         candidate,
@@ -39,6 +42,7 @@ pub(super) async fn follow(
         reports,
         patience,
         outstanding: Arc::default(),
+        health: Arc::new(health),
         life: Arc::default(),
         last: None,
         backoff: Backoff::default(),
@@ -70,6 +74,7 @@ struct Follower {
     /// These outlive a connection, since streams of the last one may still run.
     outstanding: Arc<Outstanding>,
     life: Arc<Life>,
+    health: Arc<Health>,
     /// The worker as it was when it was last usable.
     last: Option<Arc<Worker>>,
     backoff: Backoff,
@@ -133,6 +138,7 @@ impl Follower {
             info.clone(),
             Arc::clone(&self.outstanding),
             Arc::clone(&self.life),
+            Arc::clone(&self.health),
         ));
         worker.set_load(load);
         info!(worker = %worker.id, model = info.model, draining = load.draining, "usable");

@@ -66,6 +66,7 @@ impl Fleet {
             if let Some(worker) = state.worker() {
                 let name = &worker.info.model;
                 let model = fleet.models.entry(name.clone()).or_insert_with(|| Model::new(name));
+                model.knows_another();
                 if state.trouble().is_none() {
                     model.add(worker);
                 }
@@ -107,6 +108,11 @@ impl Fleet {
         let live = self.models.get(model).map(Model::live).unwrap_or_default();
         live.iter()
             .any(|other| other.id != this.id && other.fits(digest) && !other.life.is_standing())
+    }
+
+    /// Every model, those included whose workers are all away.
+    pub(super) fn models(&self) -> impl Iterator<Item = &Model> {
+        self.models.values()
     }
 
     /// UNAVAILABLE, with what is wrong with whom.

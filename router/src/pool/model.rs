@@ -12,11 +12,22 @@ use super::worker::Worker;
 pub(crate) struct Model {
     name: String,
     live: Vec<Arc<Worker>>,
+    /// Workers that serve it, or did when they were last heard.
+    known: usize,
 }
 
 impl Model {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), live: Vec::new() }
+        Self { name: name.to_owned(), live: Vec::new(), known: 0 }
+    }
+
+    pub(super) fn knows_another(&mut self) {
+        self.known += 1;
+    }
+
+    /// Live workers and those that are away.
+    pub(super) fn known(&self) -> usize {
+        self.known
     }
 
     pub(super) fn add(&mut self, worker: &Arc<Worker>) {
@@ -62,12 +73,17 @@ impl Model {
         Some(if less { second } else { first })
     }
 
-    /// The first worker from `start` on that was not tried; failing that, one that was not tried last.
+    /// The first worker from `start` on that was not tried; failing that, one that was not tried last. Of
+    /// these rather one that is not ejected.
     fn untried(&self, start: usize, tried: &[WorkerId]) -> &Arc<Worker> {
         let from = || self.live[start..].iter().chain(&self.live[..start]);
+        let untried = |worker: &&Arc<Worker>| !tried.contains(&worker.id);
+        let not_last = |worker: &&Arc<Worker>| tried.last() != Some(&worker.id);
         from()
-            .find(|worker| !tried.contains(&worker.id))
-            .or_else(|| from().find(|worker| tried.last() != Some(&worker.id)))
+            .find(|worker| untried(worker) && !worker.is_ejected())
+            .or_else(|| from().find(|worker| not_last(worker) && !worker.is_ejected()))
+            .or_else(|| from().find(untried))
+            .or_else(|| from().find(not_last))
             .unwrap_or(&self.live[start])
     }
 
@@ -148,6 +164,23 @@ mod tests {
             assert_ne!(again.id, id(2));
         }
         assert!(Model::new("m").choose(&[], None).is_none());
+    }
+
+    #[tokio::test]
+    async fn an_ejected_worker_is_left_alone_while_there_is_another() {
+        let model = model(3);
+        let id = |i: usize| model.live[i].id.clone();
+        model.live[1].health.eject();
+        let chosen = |tried: &[WorkerId]| {
+            let all = (0..100).map(|_| model.choose(tried, None).unwrap().id.clone());
+            all.collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(chosen(&[]), [id(0), id(2)].into());
+        assert_eq!(chosen(&[id(0)]), [id(2)].into());
+        assert_eq!(chosen(&[id(0), id(2)]), [id(0)].into(), "rather one that was tried before");
+        model.live[0].health.eject();
+        model.live[2].health.eject();
+        assert_eq!(chosen(&[id(0), id(2)]), [id(1)].into(), "all are ejected: one that is new");
     }
 
     #[tokio::test]

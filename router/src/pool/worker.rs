@@ -9,7 +9,7 @@ use stoker_proto::v1::{Load, ModelInfo};
 use stoker_shared::discovery::WorkerId;
 use tonic::transport::Channel;
 
-use super::life::Life;
+use super::{health::Health, life::Life};
 
 /// A worker during one connection.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub(crate) struct Worker {
     pub(crate) info: ModelInfo,
     pub(crate) outstanding: Arc<Outstanding>,
     pub(crate) life: Arc<Life>,
+    pub(crate) health: Arc<Health>,
     load: Mutex<Load>,
 }
 
@@ -29,13 +30,19 @@ impl Worker {
         info: ModelInfo,
         outstanding: Arc<Outstanding>,
         life: Arc<Life>,
+        health: Arc<Health>,
     ) -> Self {
-        Self { id, channel, info, outstanding, life, load: Mutex::default() }
+        Self { id, channel, info, outstanding, life, health, load: Mutex::default() }
     }
 
     /// Whether it can go on with what a worker of `digest` began; anybody can where nothing has begun.
     pub(crate) fn fits(&self, digest: Option<&str>) -> bool {
         digest.is_none_or(|digest| self.info.digest == digest)
+    }
+
+    /// Whether to leave it alone for now. Cheap: the choice asks it of everybody whom it looks at.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.health.is_ejected()
     }
 
     /// What the worker last said about itself.
@@ -147,7 +154,14 @@ pub(crate) mod tests {
     pub(crate) fn worker(id: &str, model: &str, digest: &str) -> Arc<Worker> {
         let info = ModelInfo { model: model.into(), digest: digest.into(), ..Default::default() };
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        Arc::new(Worker::new(WorkerId::new(id), channel, info, Arc::default(), Arc::default()))
+        Arc::new(Worker::new(
+            WorkerId::new(id),
+            channel,
+            info,
+            Arc::default(),
+            Arc::default(),
+            Arc::default(),
+        ))
     }
 
     #[tokio::test]

@@ -32,6 +32,8 @@ use super::soon;
 pub enum Script {
     /// As many tokens as the request allows in each continuation, and their ends.
     Answer,
+    /// The same, with so much time before each token.
+    Paced(Duration),
     /// The same, but one of the ends does not come.
     Unfinished,
     /// A status instead of a stream.
@@ -149,10 +151,15 @@ impl FakeWorker {
         self.state.connections.lock().unwrap().len()
     }
 
+    /// Tokens that floods have made so far.
+    pub fn flood(&self) -> usize {
+        self.state.flooded.load(Ordering::Relaxed)
+    }
+
     /// Waits until `tokens` tokens were made by floods.
     pub async fn flooded(&self, tokens: usize) {
         soon(async {
-            while self.state.flooded.load(Ordering::Relaxed) < tokens {
+            while self.flood() < tokens {
                 tokio::task::yield_now().await;
             }
         })
@@ -234,6 +241,14 @@ impl Inference for Service {
             Script::Answer => {
                 let (tokens, ends) = (answer.tokens, answer.ends());
                 answer.events(tokens).chain(stream::iter(ends.map(Ok))).boxed()
+            }
+            Script::Paced(pause) => {
+                let (tokens, ends) = (answer.tokens, answer.ends());
+                let paced = answer.events(tokens).then(move |event| async move {
+                    tokio::time::sleep(pause).await;
+                    event
+                });
+                paced.chain(stream::iter(ends.map(Ok))).boxed()
             }
             Script::Unfinished => {
                 let (tokens, ends) = (answer.tokens, answer.ends());

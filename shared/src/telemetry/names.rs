@@ -83,12 +83,15 @@ pub mod label {
     pub const MODEL: &str = "model";
     /// A gRPC status by its name.
     pub const CODE: &str = "code";
-    /// Why something failed, as `google.rpc.ErrorInfo.reason` has it.
+    /// Why something failed, as `google.rpc.ErrorInfo.reason` has it. Of an ejection `failures`,
+    /// `slow_first_token`, `slow_tokens` or `probe`.
     pub const REASON: &str = "reason";
     /// `stop`, `length`, or why a request failed, as `google.rpc.ErrorInfo.reason` has it.
     pub const OUTCOME: &str = "outcome";
-    /// `live`, `draining` or `gone`.
+    /// `live`, `ejected`, `draining` or `gone`.
     pub const STATE: &str = "state";
+    /// A limit of admission: `queue`, `tenant_queue`, `queue_timeout`, `patience` or `memory`.
+    pub const LIMIT: &str = "limit";
     /// A worker's id.
     pub const WORKER: &str = "worker";
     /// A version of Stoker.
@@ -207,12 +210,36 @@ pub mod router {
     /// `stoker_router_requests_queued`
     pub const QUEUED: Metric =
         metric("stoker_router_requests_queued", Kind::Gauge, &[], "Requests that wait for a place");
+    /// `stoker_router_shed_total`
+    pub const SHED: Metric = metric(
+        "stoker_router_shed",
+        Kind::Counter,
+        &[label::LIMIT],
+        "Requests that admission refused, by the limit that they met",
+    );
+    /// `stoker_router_request_memory_bytes`
+    pub const REQUEST_MEMORY: Metric = Metric {
+        unit: Some("bytes"),
+        ..metric(
+            "stoker_router_request_memory",
+            Kind::Gauge,
+            &[],
+            "Memory that requests hold, waiting or running",
+        )
+    };
+    /// `stoker_router_ejections_total`
+    pub const EJECTIONS: Metric = metric(
+        "stoker_router_ejections",
+        Kind::Counter,
+        &[label::REASON],
+        "Times that a worker was left alone for a while, by why",
+    );
     /// `stoker_router_workers`
     pub const WORKERS: Metric = metric(
         "stoker_router_workers",
         Kind::Gauge,
         &[label::STATE],
-        "Workers that are known; live ones take requests",
+        "Workers that are known; live ones take requests, ejected ones none or a few to see how they go",
     );
     /// `stoker_router_prompt_tokens_total`
     pub const PROMPT_TOKENS: Metric = metric(
@@ -268,6 +295,9 @@ pub mod router {
         HEDGES,
         IN_FLIGHT,
         QUEUED,
+        SHED,
+        REQUEST_MEMORY,
+        EJECTIONS,
         WORKERS,
         PROMPT_TOKENS,
         GENERATED_TOKENS,

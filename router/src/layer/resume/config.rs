@@ -96,10 +96,6 @@ impl ResumeConfig {
     pub(crate) fn stall_patience(&self) -> Duration {
         self.stall_budget.mul_f64(0.9)
     }
-
-    pub(super) fn memory_bytes(&self) -> usize {
-        usize::try_from(self.resume_memory.as_u64()).unwrap_or(usize::MAX)
-    }
 }
 
 impl Default for ResumeConfig {

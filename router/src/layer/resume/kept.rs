@@ -91,7 +91,8 @@ impl Kept {
         let before = kept.capacity();
         kept.extend_from_slice(ids);
         choice.text_bytes_sent += text as u64;
-        if !hold.grow((kept.capacity() - before) * size_of::<u32>()) {
+        let more = (kept.capacity() - before) * size_of::<u32>();
+        if !hold.grow(more as u64) {
             self.forget();
         }
     }

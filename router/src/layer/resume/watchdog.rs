@@ -91,7 +91,9 @@ impl Watchdog {
                 self.not_before = now + LOOK_AGAIN;
                 self.timer.as_mut().reset(self.not_before);
             } else {
-                return Poll::Ready(self.stalled(worker, now.saturating_duration_since(since)));
+                let stalled = self.stalled(worker, now.saturating_duration_since(since));
+                worker.health.failed(&stalled.to_string());
+                return Poll::Ready(stalled);
             }
         }
     }

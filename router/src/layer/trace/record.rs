@@ -55,6 +55,9 @@ impl Record {
         let began = SystemTime::now() - call.arrived.elapsed();
         call.span = log_span(id);
         call.trace = call.trace.child(operation, SpanKind::Server, began);
+        if !call.tenant.is_empty() {
+            call.span.record("tenant", &*call.tenant);
+        }
         if let Some(trace) = call.trace.trace_id() {
             call.span.record("trace_id", trace);
         }
@@ -208,6 +211,7 @@ fn log_span(request_id: &str) -> Span {
         "generate",
         request_id,
         trace_id = Empty,
+        tenant = Empty,
         model = Empty,
         worker = Empty,
         attempts = Empty,

@@ -1,0 +1,233 @@
+//! The places that all calls share, and the wait for one.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use stoker_shared::{ServiceError, deadline::Deadline};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    flow::Flow,
+    queue::{Full, Queue, Ticket},
+};
+use crate::{RouterConfig, metrics::Metrics};
+
+/// A bounded number of places for calls that run, and a bounded queue in front of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Places(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    config: RouterConfig,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Places that nobody has. While there is one, nobody waits.
+    free: u32,
+    queue: Queue<oneshot::Sender<()>>,
+    flow: Flow,
+}
+
+impl State {
+    /// Gives free places to those who wait.
+    fn hand_out(&mut self) {
+        while self.free > 0
+            && let Some(turn) = self.queue.pop()
+        {
+            self.free -= 1;
+            self.flow.place(Instant::now());
+            // Whoever stops waiting finds out that it was given a place, and gives it back.
+            let _ = turn.send(());
+        }
+    }
+}
+
+impl Places {
+    pub(crate) fn new(config: &RouterConfig, metrics: Metrics) -> Self {
+        let size = config.queue_size;
+        // Without a header everybody is the same tenant, and a share of the queue would be all there is.
+        let share = config.tenant_header.as_ref().map_or(size, |_| config.tenant_queue_size);
+        let state = State {
+            free: config.max_concurrent,
+            queue: Queue::new(size as usize, share as usize),
+            flow: Flow::new(Instant::now()),
+        };
+        Self(Arc::new(Shared { state: Mutex::new(state), config: config.clone(), metrics }))
+    }
+
+    /// Waits for a place for a call of about `tokens` tokens. Whoever stops waiting leaves the queue at once.
+    pub(super) async fn take(
+        &self,
+        tenant: &Arc<str>,
+        tokens: u64,
+        deadline: Deadline,
+    ) -> Result<Place, ServiceError> {
+        let limit = self.0.config.queue_timeout;
+        let patience = deadline.remaining().map_or(limit, |left| left.min(limit));
+        let (mut waiter, turn) = match self.enter(tenant, tokens, patience) {
+            Ok(Entered::Place(place)) => return Ok(place),
+            Ok(Entered::Queue(waiter, turn)) => (waiter, turn),
+            Err(refusal) => return Err(self.refused(&refusal)),
+        };
+        let _counted = self.0.metrics.queued();
+        match tokio::time::timeout(patience, turn).await {
+            Ok(Ok(())) => {
+                waiter.has_place = true;
+                Ok(Place(Arc::clone(&self.0)))
+            }
+            Ok(Err(_)) => Err(ServiceError::Internal("admission is closed".into())),
+            Err(_) if deadline.is_over() => {
+                Err(ServiceError::DeadlineExceeded { stage: "while queued".into() })
+            }
+            Err(_) => Err(self.refused(&Refusal::Timeout)),
+        }
+    }
+
+    fn enter(
+        &self,
+        tenant: &Arc<str>,
+        tokens: u64,
+        patience: Duration,
+    ) -> Result<Entered, Refusal> {
+        let mut state = self.0.state();
+        if state.free > 0 {
+            state.free -= 1;
+            return Ok(Entered::Place(Place(Arc::clone(&self.0))));
+        }
+        if let Some(expected) = state.expected(tenant)
+            && expected / 2 > patience
+        {
+            return Err(Refusal::TooLate { expected, patience });
+        }
+        let (turn, comes) = oneshot::channel();
+        let nobody_waits = state.queue.len() == 0;
+        let ticket = state.queue.push(tenant, tokens, turn).map_err(Refusal::Full)?;
+        if nobody_waits {
+            state.flow.begins(Instant::now());
+        }
+        let shared = Arc::clone(&self.0);
+        let waiter = Waiter { shared, tenant: Arc::clone(tenant), ticket, has_place: false };
+        Ok(Entered::Queue(waiter, comes))
+    }
+
+    /// When one should come back that is refused now.
+    pub(super) fn retry_after(&self) -> Duration {
+        let state = self.0.state();
+        // Spread out: clients that were refused together must not come back together.
+        state.flow.hint(state.queue.len()).mul_f64(rand::random_range(0.5..1.5))
+    }
+
+    fn refused(&self, refusal: &Refusal) -> ServiceError {
+        let RouterConfig { max_concurrent, queue_size, tenant_queue_size, .. } = self.0.config;
+        let running = format!("{max_concurrent} streams run (--max-concurrent)");
+        let (limit, what) = match refusal {
+            Refusal::Full(Full::Queue) => (
+                "queue",
+                format!("{running} and {queue_size} requests (--queue-size) wait already"),
+            ),
+            Refusal::Full(Full::Tenant) => (
+                "tenant_queue",
+                format!(
+                    "{running} and {tenant_queue_size} requests of this tenant \
+                     (--tenant-queue-size) wait already"
+                ),
+            ),
+            Refusal::TooLate { expected, patience } => (
+                "patience",
+                format!(
+                    "{running}; a place is likely in {} ms, and this request can wait for {} ms \
+                     (the shorter of its deadline and --queue-timeout)",
+                    expected.as_millis(),
+                    patience.as_millis()
+                ),
+            ),
+            Refusal::Timeout => (
+                "queue_timeout",
+                format!("{running}, and no place came free for this one within --queue-timeout"),
+            ),
+        };
+        self.0.metrics.shed(limit);
+        ServiceError::Overloaded { what, retry_after: self.retry_after() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn free_and_waiting(&self) -> (u32, usize) {
+        let state = self.0.state();
+        (state.free, state.queue.len())
+    }
+}
+
+impl State {
+    /// How long a request of `tenant` that comes now has to wait; `None` where it is not known, and for the
+    /// first one, which may always try: without anybody who waits, nothing new would be learned.
+    fn expected(&self, tenant: &str) -> Option<Duration> {
+        let ahead = self.queue.ahead(tenant);
+        (ahead > 0).then(|| self.flow.wait(ahead)).flatten()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self) {
+        let mut state = self.state();
+        state.free += 1;
+        state.hand_out();
+    }
+}
+
+/// How a call begins.
+enum Entered {
+    Place(Place),
+    Queue(Waiter, oneshot::Receiver<()>),
+}
+
+/// Why a call gets no place.
+enum Refusal {
+    Full(Full),
+    /// Its patience is likely to end first: even half of what is expected is too long.
+    TooLate {
+        expected: Duration,
+        patience: Duration,
+    },
+    Timeout,
+}
+
+/// A place. Dropping it gives it to the next one.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.give_back();
+    }
+}
+
+/// A call that waits. Dropping it takes it out of the queue.
+struct Waiter {
+    shared: Arc<Shared>,
+    tenant: Arc<str>,
+    ticket: Ticket,
+    /// The place that it was given is somebody else's business now.
+    has_place: bool,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let still_waits = self.shared.state().queue.remove(&self.tenant, self.ticket);
+        if !still_waits && !self.has_place {
+            // Its turn came in the very moment in which it left.
+            self.shared.give_back();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::task::Poll;
+
+use futures::{FutureExt, future::join_all};
+
+use super::*;
+
+fn places(max_concurrent: u32, queue_size: u32) -> Places {
+    let config = RouterConfig {
+        max_concurrent,
+        queue_size,
+        tenant_header: Some("x-tenant".into()),
+        tenant_queue_size: queue_size.div_ceil(2),
+        queue_timeout: Duration::from_secs(10),
+        ..Default::default()
+    };
+    Places::new(&config, Metrics::default())
+}
+
+fn named(tenant: &str) -> Arc<str> {
+    tenant.into()
+}
+
+async fn take(places: &Places, tenant: &str) -> Result<Place, ServiceError> {
+    places.take(&named(tenant), 100, Deadline::NEVER).await
+}
+
+fn what(error: Option<ServiceError>) -> String {
+    match error {
+        Some(ServiceError::Overloaded { what, .. }) => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_tenant_fills_its_share_and_no_more() {
+    let places = places(1, 4);
+    let _running = take(&places, "a").await.unwrap();
+    let mut waiting: Vec<_> = (0..2).map(|_| take(&places, "a").boxed()).collect();
+    for waiter in &mut waiting {
+        assert!(futures::poll!(waiter).is_pending());
+    }
+    let refused = what(take(&places, "a").await.err());
+    assert!(refused.contains("2 requests of this tenant (--tenant-queue-size)"), "{refused}");
+    waiting.extend((0..2).map(|_| take(&places, "b").boxed()));
+    for waiter in &mut waiting[2..] {
+        assert!(futures::poll!(waiter).is_pending());
+    }
+    let refused = what(take(&places, "c").await.err());
+    assert!(refused.contains("4 requests (--queue-size)"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_comes_in_the_moment_of_leaving_goes_to_the_next() {
+    let places = places(1, 4);
+    let running = take(&places, "a").await.unwrap();
+    let mut leaves = take(&places, "a").boxed();
+    let mut stays = take(&places, "a").boxed();
+    assert!(futures::poll!(&mut leaves).is_pending());
+    assert!(futures::poll!(&mut stays).is_pending());
+    drop(running);
+    // It has its turn, and never looks.
+    drop(leaves);
+    let place = stays.await.unwrap();
+    assert_eq!(places.free_and_waiting(), (0, 0));
+    drop(place);
+    assert_eq!(places.free_and_waiting(), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_cannot_be_served_in_time_is_told_at_once() {
+    let places = places(1, 100);
+    let mut running = take(&places, "a").await.unwrap();
+    let mut waiting: Vec<_> = (0..30).map(|_| take(&places, "a").boxed()).collect();
+    for waiter in &mut waiting {
+        assert!(futures::poll!(waiter).is_pending());
+    }
+    for _ in 0..10 {
+        tokio::time::advance(Duration::from_millis(500)).await;
+        drop(running);
+        running = waiting.remove(0).await.unwrap();
+    }
+    // Twenty wait, half a second each.
+    let start = Instant::now();
+    let hurried = Deadline::after(Duration::from_secs(4));
+    let refused = places.take(&named("a"), 1, hurried).await.err();
+    let Some(ServiceError::Overloaded { what, retry_after }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(what.contains("likely in 10500 ms") && what.contains("for 4000 ms"), "{what}");
+    assert!(retry_after >= Duration::from_secs(5), "{retry_after:?}");
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    // Another tenant is next but one, so it may hope.
+    let tenant = named("b");
+    let mut other = places.take(&tenant, 1, hurried).boxed();
+    assert!(futures::poll!(&mut other).is_pending());
+    drop(running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_place_is_lost_in_a_storm_of_cancels() {
+    let places = places(3, 64);
+    let calls = (0..2_000_u32).map(|i| {
+        let places = places.clone();
+        tokio::spawn(async move {
+            let tenant = (i % 5).to_string();
+            let mut taking = take(&places, &tenant).boxed();
+            // Leaves after a while, wherever it is by then: in the queue, in its place, or in between.
+            let mut place = None;
+            for _ in 0..rand::random_range(0..20) {
+                if place.is_none()
+                    && let Poll::Ready(taken) = futures::poll!(&mut taking)
+                {
+                    place = Some(taken);
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+    });
+    for done in join_all(calls).await {
+        done.unwrap();
+    }
+    assert_eq!(places.free_and_waiting(), (3, 0));
+    let held = join_all((0..3).map(|_| take(&places, "a"))).await;
+    assert!(held.iter().all(Result::is_ok));
+}
