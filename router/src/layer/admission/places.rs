@@ -45,6 +45,13 @@ impl State {
             let _ = turn.send(());
         }
     }
+
+    /// How long a request of `tenant` that comes now has to wait; `None` where it is not known, and for the
+    /// first one, which may always try: without anybody who waits, nothing new would be learned.
+    fn expected(&self, tenant: &str) -> Option<Duration> {
+        let ahead = self.queue.ahead(tenant);
+        (ahead > 0).then(|| self.flow.wait(ahead)).flatten()
+    }
 }
 
 impl Places {
@@ -159,15 +166,6 @@ impl Places {
     pub(super) fn free_and_waiting(&self) -> (u32, usize) {
         let state = self.0.state();
         (state.free, state.queue.len())
-    }
-}
-
-impl State {
-    /// How long a request of `tenant` that comes now has to wait; `None` where it is not known, and for the
-    /// first one, which may always try: without anybody who waits, nothing new would be learned.
-    fn expected(&self, tenant: &str) -> Option<Duration> {
-        let ahead = self.queue.ahead(tenant);
-        (ahead > 0).then(|| self.flow.wait(ahead)).flatten()
     }
 }
 
