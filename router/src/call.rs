@@ -39,6 +39,8 @@ pub(crate) struct Call {
     /// Counts from 1; a worker repeats it in every event.
     pub(crate) attempt: u32,
     pub(crate) tried: Tried,
+    /// If set, only a worker of this digest may take it: it goes on where one of these stopped.
+    pub(crate) only_digest: Option<Arc<str>>,
 }
 
 impl Call {
@@ -53,6 +55,7 @@ impl Call {
             served: Arc::default(),
             attempt: 1,
             tried: Tried::default(),
+            only_digest: None,
         }
     }
 }

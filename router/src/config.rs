@@ -1,12 +1,16 @@
 //! What an operator can set, checked before anything listens.
 
+mod balancing;
+
 use std::time::Duration;
 
 use clap::Args;
 use stoker_shared::duration;
 
+pub use balancing::BalancingConfig;
+
 /// How the router works.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub struct RouterConfig {
     /// Streams that may run at once
     #[arg(
@@ -51,6 +55,10 @@ pub struct RouterConfig {
     )]
     pub retry_attempts: u32,
 
+    /// How workers are chosen.
+    #[command(flatten)]
+    pub balancing: BalancingConfig,
+
     /// How long running streams may go on after SIGTERM or Ctrl-C
     #[arg(
         long,
@@ -70,6 +78,7 @@ impl Default for RouterConfig {
             queue_size: 1_024,
             queue_timeout: Duration::from_secs(30),
             retry_attempts: 3,
+            balancing: BalancingConfig::default(),
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -97,9 +106,14 @@ mod tests {
 
     #[test]
     fn values_out_of_range_name_the_flag() {
-        for (flag, value) in
-            [("--max-concurrent", "0"), ("--retry-attempts", "11"), ("--queue-timeout", "soon")]
-        {
+        for (flag, value) in [
+            ("--max-concurrent", "0"),
+            ("--retry-attempts", "11"),
+            ("--queue-timeout", "soon"),
+            ("--policy", "best"),
+            ("--affinity-factor", "0.5"),
+            ("--affinity-memory", "much"),
+        ] {
             let error = Cli::try_parse_from(["router", flag, value]).err().unwrap();
             let text = error.to_string();
             assert!(text.contains(flag) && text.contains(value), "{text}");

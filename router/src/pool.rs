@@ -3,7 +3,8 @@
 mod candidate;
 pub(crate) mod channel;
 mod fleet;
-mod model;
+pub(crate) mod model;
+pub(crate) mod reservation;
 pub(crate) mod worker;
 
 use std::{collections::HashMap, sync::Arc};
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use fleet::{Fleet, State};
+use worker::Worker;
 
 /// A candidate that its source no longer names is forgotten once it was of no use this often in a row. While
 /// it serves, it goes on serving: an etcd that was wiped or paused withdraws everybody.
@@ -43,6 +45,15 @@ impl Pool {
             Manager { candidates: HashMap::new(), generation: 0, trouble: None, reports, publish };
         let task = tokio::spawn(manager.run(changes, inbox));
         Self { fleet, _manager: Arc::new(AbortOnDropHandle::new(task)) }
+    }
+
+    /// Workers that come from nowhere and stay, for simulations and tests.
+    pub(crate) fn fixed(workers: &[Arc<Worker>]) -> Self {
+        let states: Vec<_> = workers.iter().map(|w| (&w.id, State::Live(Arc::clone(w)))).collect();
+        let fleet = Fleet::new(states.iter().map(|(id, state)| (*id, state)), None);
+        let (publish, fleet) = watch::channel(Arc::new(fleet));
+        let nothing = async move { publish.closed().await };
+        Self { fleet, _manager: Arc::new(AbortOnDropHandle::new(tokio::spawn(nothing))) }
     }
 
     /// Everybody, as of now. Held briefly: a request takes it once an attempt.

@@ -1,5 +1,7 @@
 //! The way of a request, from top to bottom. Read this first.
 
+use std::sync::Arc;
+
 use stoker_shared::ServiceError;
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
@@ -18,6 +20,7 @@ use crate::{
         validate::Validate,
     },
     metrics::Metrics,
+    policy::Chooser,
     pool::Pool,
 };
 
@@ -28,6 +31,7 @@ pub(crate) type Stack = BoxCloneSyncService<Call, EventStream, ServiceError>;
 /// a permit, a reservation) it holds until the last event.
 pub(crate) fn build(config: &RouterConfig, pool: &Pool, gate: &Gate, metrics: &Metrics) -> Stack {
     let (gate, retries, requests) = (gate.clone(), metrics.clone(), metrics.clone());
+    let chooser = Arc::new(Chooser::new(&config.balancing, rand::random()));
     let places = Places::new(config, metrics.clone());
     let (attempts, budget) = (config.retry_attempts, Budget::default());
 
@@ -50,10 +54,8 @@ pub(crate) fn build(config: &RouterConfig, pool: &Pool, gate: &Gate, metrics: &M
         //
         // Above the choice of a worker, so that every attempt chooses anew.
         .layer_fn(move |next| Retry::new(next, attempts, budget.clone(), retries.clone()))
-        // Circuit breakers and prefix affinity go here: they say who may be chosen, and who is worth it.
-        //
         // Innermost, since it counts what really is under way at a worker.
-        .layer_fn(|endpoint| Balance::new(endpoint, pool.clone()))
+        .layer_fn(|endpoint| Balance::new(endpoint, pool.clone(), chooser.clone()))
         // The call itself.
         .service(Endpoint);
     BoxCloneSyncService::new(stack)

@@ -13,11 +13,7 @@ use tokio::{
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
-use super::{
-    Report, State,
-    channel::connect,
-    worker::{Outstanding, Worker},
-};
+use super::{Report, State, channel::connect, reservation::Outstanding, worker::Worker};
 
 /// For a question that needs no work.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,29 +1,33 @@
-//! A model, the workers that take requests for it, and the choice between them.
+//! A model, and the workers that take requests for it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::RandomState;
 use stoker_proto::v1::{Capacity, ModelInfo};
-use stoker_shared::{VERSION, discovery::WorkerId};
+use stoker_shared::VERSION;
 
-use super::worker::Worker;
+use super::worker::{Serial, Worker};
 
 /// One model. Its live workers are the only ones it knows.
 #[derive(Debug)]
 pub(crate) struct Model {
     name: String,
     live: Vec<Arc<Worker>>,
+    /// Places in `live`.
+    serials: HashMap<Serial, usize, RandomState>,
 }
 
 impl Model {
-    pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), live: Vec::new() }
+    pub(crate) fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), live: Vec::new(), serials: HashMap::default() }
     }
 
-    pub(super) fn add(&mut self, worker: &Arc<Worker>) {
+    pub(crate) fn add(&mut self, worker: &Arc<Worker>) {
+        self.serials.insert(worker.serial, self.live.len());
         self.live.push(Arc::clone(worker));
     }
 
-    pub(super) fn live(&self) -> &[Arc<Worker>] {
+    pub(crate) fn live(&self) -> &[Arc<Worker>] {
         &self.live
     }
 
@@ -31,32 +35,9 @@ impl Model {
         &self.name
     }
 
-    /// The one with less to do out of two drawn at random: nearly as even as looking at all of them, at a
-    /// cost that does not grow with their number. Prefers workers that were not tried yet, and never takes
-    /// the last one tried again while there is another.
-    pub(crate) fn choose(&self, tried: &[WorkerId]) -> Option<&Arc<Worker>> {
-        let count = self.live.len();
-        let (first, second) = match count {
-            0 => return None,
-            1 => (0, 0),
-            _ => {
-                let first = rand::random_range(0..count);
-                let second = rand::random_range(0..count - 1);
-                (first, second + usize::from(second >= first))
-            }
-        };
-        let (first, second) = (self.untried(first, tried), self.untried(second, tried));
-        let less = second.outstanding.tokens() < first.outstanding.tokens();
-        Some(if less { second } else { first })
-    }
-
-    /// The first worker from `start` on that was not tried; failing that, one that was not tried last.
-    fn untried(&self, start: usize, tried: &[WorkerId]) -> &Arc<Worker> {
-        let from = || self.live[start..].iter().chain(&self.live[..start]);
-        from()
-            .find(|worker| !tried.contains(&worker.id))
-            .or_else(|| from().find(|worker| tried.last() != Some(&worker.id)))
-            .unwrap_or(&self.live[start])
+    /// The one whose connection this is.
+    pub(crate) fn by_serial(&self, serial: Serial) -> Option<&Arc<Worker>> {
+        self.serials.get(&serial).map(|at| &self.live[*at])
     }
 
     /// What its workers say of the model, as one: the sum of their capacities, and the digest if they agree.
@@ -93,53 +74,13 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-    use crate::pool::worker::{Reservation, tests::worker};
-
-    fn model(count: usize) -> Model {
-        let mut model = Model::new("m");
-        for i in 0..count {
-            model.add(&worker(&i.to_string(), "m", "d"));
-        }
-        model
-    }
-
-    #[tokio::test]
-    async fn the_better_of_two_is_chosen_every_time() {
-        let model = model(2);
-        let _busy = Reservation::new(&model.live[0], 10, 10, 1);
-        for _ in 0..100 {
-            assert_eq!(model.choose(&[]).unwrap().id.as_str(), "1");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_thousand_workers_are_loaded_evenly() {
-        let model = model(1_000);
-        let held: Vec<_> =
-            (0..20_000).map(|_| Reservation::new(model.choose(&[]).unwrap(), 0, 1, 1)).collect();
-        let most = model.live.iter().map(|w| w.outstanding.tokens()).max().unwrap();
-        // 20 each on average. One random choice would put about 35 on somebody.
-        assert!(most <= 25, "{most}");
-        drop(held);
-        assert!(model.live.iter().all(|w| w.outstanding.tokens() == 0));
-    }
-
-    #[tokio::test]
-    async fn what_was_tried_is_avoided_and_the_last_one_most() {
-        let model = model(3);
-        let id = |i: usize| model.live[i].id.clone();
-        for _ in 0..100 {
-            let one_left = model.choose(&[id(0), id(2)]).unwrap();
-            assert_eq!(one_left.id, id(1));
-            let again = model.choose(&[id(0), id(1), id(2)]).unwrap();
-            assert_ne!(again.id, id(2));
-        }
-        assert!(Model::new("m").choose(&[]).is_none());
-    }
+    use crate::pool::worker::tests::worker;
 
     #[tokio::test]
     async fn a_digest_is_told_only_if_all_agree() {
-        let mut model = model(2);
+        let mut model = Model::new("m");
+        model.add(&worker("0", "m", "d"));
+        model.add(&worker("1", "m", "d"));
         assert_eq!(model.info().unwrap().digest, "d");
         model.add(&worker("2", "m", "other"));
         assert_eq!(model.info().unwrap().digest, "");
