@@ -41,7 +41,9 @@ pub(crate) struct Outcome {
     hit_rate: f64,
     /// Work of the busiest worker, in means.
     busiest: f64,
-    /// Work that waits at the worker with most of it, in means: the 99th percentile over time.
+    /// Seconds of work that a worker has, on average over time.
+    queue: f64,
+    /// Seconds of work of the worker that has most: the 99th percentile over time.
     longest_queue: f64,
     /// Seconds from the first request to the last token.
     took: f64,
@@ -49,15 +51,17 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     pub(crate) const HEADER: &str = "\
-| policy | cache hits | work, most / mean | queue, most / mean, p99 over time | TTFT p50 | p95 | p99 | took |
-| --- | --- | --- | --- | --- | --- | --- | --- |";
+| policy | cache hits | work, most / mean | queue, mean | longest, p99 | TTFT p50 | p95 | p99 | took |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
     pub(crate) fn row(&self, policy: &str) -> String {
         let [p50, p95, p99] = [50, 95, 99].map(|p| percentile(&self.first_tokens, p));
         format!(
-            "| `{policy}` | {:.1} % | {:.2} | {:.1} | {p50:.2} s | {p95:.2} s | {p99:.2} s | {:.0} s |",
+            "| `{policy}` | {:.1} % | {:.2} | {:.2} s | {:.1} s | {p50:.2} s | {p95:.2} s | {p99:.2} s \
+             | {:.0} s |",
             self.hit_rate * 100.0,
             self.busiest,
+            self.queue,
             self.longest_queue,
             self.took
         )
@@ -140,7 +144,7 @@ async fn simulate(trace: &Trace, setting: Setting, config: &BalancingConfig) -> 
             cached += u64::from(tokens);
         }
     };
-    let mut queues = Vec::new();
+    let mut queues = Queues::default();
     tokio::select! {
         () = answers => {}
         () = watch(&workers, &routers, &mut queues) => {}
@@ -153,18 +157,26 @@ async fn simulate(trace: &Trace, setting: Setting, config: &BalancingConfig) -> 
 
     first_tokens.sort_by(f64::total_cmp);
     let prompts: usize = requests.iter().map(|r| r.input_length).sum();
-    queues.sort_by(f64::total_cmp);
+    queues.longest.sort_by(f64::total_cmp);
     Outcome {
         first_tokens,
         hit_rate: cached as f64 / prompts as f64,
         busiest: most_of_mean(workers.iter().map(|worker| worker.busy())),
-        longest_queue: percentile(&queues, 99),
+        queue: queues.sum / (queues.longest.len() * setting.workers) as f64,
+        longest_queue: percentile(&queues.longest, 99),
         took,
     }
 }
 
-/// Brings reports to routers, and notes how uneven queues are; never ends.
-async fn watch(workers: &[Arc<Worker>], routers: &[Balancer], queues: &mut Vec<f64>) {
+/// Seconds of work that workers had, looked at again and again.
+#[derive(Default)]
+struct Queues {
+    sum: f64,
+    longest: Vec<f64>,
+}
+
+/// Brings reports to routers, and looks at queues; never ends.
+async fn watch(workers: &[Arc<Worker>], routers: &[Balancer], queues: &mut Queues) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -173,11 +185,9 @@ async fn watch(workers: &[Arc<Worker>], routers: &[Balancer], queues: &mut Vec<f
             let load = worker.load();
             routers.iter().for_each(|router| router.report(number, load));
         }
-        // Where hardly anything waits, nothing is uneven.
-        let total: f64 = workers.iter().map(|worker| worker.backlog()).sum();
-        if total > workers.len() as f64 * TICK.as_secs_f64() {
-            queues.push(most_of_mean(workers.iter().map(|worker| worker.backlog())));
-        }
+        let now = || workers.iter().map(|worker| worker.backlog());
+        queues.sum += now().sum::<f64>();
+        queues.longest.push(now().fold(0.0, f64::max));
     }
 }
 

@@ -200,7 +200,7 @@ impl Worker {
     }
 
     /// Works for as long as somebody polls it.
-    pub async fn run(&self) {
+    pub(crate) async fn run(&self) {
         let mut now = Instant::now();
         loop {
             let took = self.state.lock().unwrap().plan(self.capacity);

@@ -28,7 +28,7 @@ pub struct BalancingConfig {
     pub affinity_memory: ByteSize,
 }
 
-const AFFINITY_FACTOR: f64 = 1.5;
+const AFFINITY_FACTOR: f64 = 3.0;
 
 impl Default for BalancingConfig {
     fn default() -> Self {
@@ -44,8 +44,7 @@ fn factor(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(factor) if (1.0..=1e6).contains(&factor) => Ok(factor),
         _ => {
-            Err("write a number from 1, which is least affinity, to 1000000, for instance 1.5"
-                .into())
+            Err("write a number from 1, which is least affinity, to 1000000, for instance 3".into())
         }
     }
 }

@@ -6,6 +6,10 @@ use crate::pool::worker::Worker;
 
 /// A token to make takes as long as so many of a prompt.
 const ANSWER_WEIGHT: u64 = 4;
+/// A token of this prompt to compute counts as so many that wait. It is more than one, since it does not only
+/// keep this call waiting: it takes the time of all that come after, and room in a cache. On the trace of
+/// docs/benchmarks/routing.md, 4 is better than 1 or 2, and 8 no better than 4.
+const COMPUTE_WEIGHT: u64 = 4;
 /// What a worker may have to do beyond the mean before affinity yields, however idle the others are.
 const SLACK: u64 = 4_096;
 
@@ -34,7 +38,8 @@ impl<'a> Candidate<'a> {
     fn cost(&self, prompt: u64) -> u64 {
         let compute = prompt.saturating_sub(self.saved);
         let free = self.worker.free_kv_tokens().unwrap_or(u64::MAX);
-        self.load.saturating_add(compute).saturating_add(compute.saturating_sub(free))
+        let missing = compute.saturating_sub(free);
+        self.load.saturating_add(COMPUTE_WEIGHT * compute).saturating_add(missing)
     }
 }
 
@@ -98,7 +103,7 @@ mod tests {
         assert_eq!(chosen(100), "full");
         assert_eq!(chosen(500), "roomy");
         assert_eq!(least(&candidates[..1], 500).unwrap().worker.id.as_str(), "full");
-        assert_eq!(candidates[0].cost(500), 500 + 400);
+        assert_eq!(candidates[0].cost(500), COMPUTE_WEIGHT * 500 + 400);
     }
 
     proptest! {
@@ -112,16 +117,16 @@ mod tests {
             let worker = worker("a", "m", "");
             let of = |&(load, saved): &(u64, u64)| Candidate { worker: &worker, load, saved };
             let mut candidates: Vec<_> = loads.iter().map(of).collect();
-            yield_at_hot_spots(&mut candidates, loads.len(), 1.5);
+            yield_at_hot_spots(&mut candidates, loads.len(), 3.0);
             let chosen = least(&candidates, prompt).unwrap();
             let mean = loads.iter().map(|l| l.0).sum::<u64>() as f64 / loads.len() as f64;
             let lightest = loads.iter().map(|l| l.0).min().unwrap();
             prop_assert!(
-                chosen.load <= (mean * 1.5) as u64 + SLACK || chosen.load == lightest,
+                chosen.load <= (mean * 3.0) as u64 + SLACK || chosen.load == lightest,
                 "{} of {loads:?}", chosen.load
             );
-            // What is saved is worth no longer a wait than it saves.
-            prop_assert!(chosen.load <= lightest + prompt);
+            // What is saved is worth only so long a wait.
+            prop_assert!(chosen.load <= lightest + COMPUTE_WEIGHT * prompt);
         }
     }
 }
