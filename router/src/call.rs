@@ -134,6 +134,11 @@ impl<S> Generate for S where
 {
 }
 
+/// How many continuations a request asks for.
+pub(crate) fn continuations(request: &GenerateRequest) -> u32 {
+    request.sampling.as_ref().and_then(|s| s.num_sequences).unwrap_or(1).max(1)
+}
+
 /// The timings of a stream's last event; `None` for every other event.
 pub(crate) fn last_timings(event: &mut GenerateResponse) -> Option<&mut Timings> {
     match &mut event.event {

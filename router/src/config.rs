@@ -1,5 +1,6 @@
 //! What an operator can set, checked before anything listens.
 
+mod balancing;
 mod health;
 
 use std::time::Duration;
@@ -8,12 +9,12 @@ use bytesize::ByteSize;
 use clap::Args;
 use stoker_shared::duration;
 
-use crate::ResumeConfig;
-use crate::tenant;
+use crate::{ResumeConfig, tenant};
+pub use balancing::BalancingConfig;
 pub use health::HealthConfig;
 
 /// How the router works.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub struct RouterConfig {
     /// Streams that may run at once
     #[arg(
@@ -86,6 +87,10 @@ pub struct RouterConfig {
     #[command(flatten)]
     pub resume: ResumeConfig,
 
+    /// How workers are chosen.
+    #[command(flatten)]
+    pub balancing: BalancingConfig,
+
     /// How long running streams may go on after SIGTERM or Ctrl-C
     #[arg(
         long,
@@ -109,6 +114,7 @@ impl Default for RouterConfig {
             max_request_memory: ByteSize::gib(1),
             health: HealthConfig::default(),
             resume: ResumeConfig::default(),
+            balancing: BalancingConfig::default(),
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -145,6 +151,9 @@ mod tests {
             ("--tenant-header", "grpc-tenant"),
             ("--max-request-memory", "much"),
             ("--eject-time", "long"),
+            ("--policy", "best"),
+            ("--affinity-factor", "0.5"),
+            ("--affinity-memory", "much"),
         ] {
             let error = Cli::try_parse_from(["router", flag, value]).err().unwrap();
             let text = error.to_string();

@@ -2,18 +2,23 @@
 //!
 //! `stack` is the way of a request, `pool` the workers it may go to, `server` the gRPC around both.
 
+mod average;
 mod call;
 mod config;
 mod endpoint;
 mod layer;
 mod memory;
 mod metrics;
+mod policy;
 mod pool;
 mod running;
 mod server;
+#[doc(hidden)]
+pub mod sim;
 mod stack;
 mod tenant;
 
-pub use config::{HealthConfig, RouterConfig};
+pub use config::{BalancingConfig, HealthConfig, RouterConfig};
 pub use layer::resume::ResumeConfig;
+pub use policy::Policy;
 pub use running::{RunningRouter, StartError, WorkerView, start};

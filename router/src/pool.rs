@@ -5,7 +5,8 @@ pub(crate) mod channel;
 mod fleet;
 pub(crate) mod health;
 pub(crate) mod life;
-mod model;
+pub(crate) mod model;
+pub(crate) mod reservation;
 pub(crate) mod worker;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -17,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use fleet::{Fleet, State};
 use health::Health;
-pub(crate) use model::Model;
+use worker::Worker;
 
 /// A candidate that its source no longer names is forgotten once it was of no use this often in a row. While
 /// it serves, it goes on serving: an etcd that was wiped or paused withdraws everybody.
@@ -59,21 +60,16 @@ impl Pool {
         Self { fleet, news, _manager: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
-    /// A pool of these workers, all live, whatever becomes of them.
-    #[cfg(test)]
-    pub(crate) fn of(workers: &[Arc<worker::Worker>]) -> Self {
-        let states: Vec<_> =
-            workers.iter().map(|w| (w.id.clone(), State::Live(Arc::clone(w)))).collect();
-        let fleet = Fleet::new(states.iter().map(|(id, state)| (id, state)), None);
-        let (publish, receiver) = watch::channel(Arc::new(fleet));
-        let task = tokio::spawn(async move {
-            std::future::pending::<()>().await;
-            drop(publish);
-        });
+    /// Workers that come from nowhere and stay, for simulations and tests.
+    pub(crate) fn fixed(workers: &[Arc<Worker>]) -> Self {
+        let states: Vec<_> = workers.iter().map(|w| (&w.id, State::Live(Arc::clone(w)))).collect();
+        let fleet = Fleet::new(states.iter().map(|(id, state)| (*id, state)), None);
+        let (publish, fleet) = watch::channel(Arc::new(fleet));
+        let nothing = async move { publish.closed().await };
         Self {
-            fleet: receiver,
+            fleet,
             news: Arc::default(),
-            _manager: Arc::new(AbortOnDropHandle::new(task)),
+            _manager: Arc::new(AbortOnDropHandle::new(tokio::spawn(nothing))),
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, transport::Channel};
 use tower::ServiceExt;
 
-use crate::{call::Call, layer::gate::Gate, pool::Pool, stack::Stack, tenant::Tenants};
+use crate::{call::Call, layer::gate::Gate, policy, pool::Pool, stack::Stack, tenant::Tenants};
 
 /// Between two reports of the load: what a client gets that asks for nothing, and the least it can ask for.
 const LOAD_INTERVAL: Duration = Duration::from_millis(100);
@@ -123,7 +123,7 @@ impl Server {
     ) -> Result<Response<A>, Status> {
         let deadline = Deadline::of(&request)?;
         let fleet = self.pool.fleet();
-        let worker = fleet.model(model)?.choose(&[], None).ok_or_else(|| fleet.nobody())?;
+        let worker = policy::anyone(fleet.model(model)?).ok_or_else(|| fleet.nobody())?;
         let mut request = Request::new(request.into_inner());
         deadline.forward(&mut request);
         let answer = ask(ControlClient::new(worker.channel.clone()), request);

@@ -22,6 +22,7 @@ use crate::{
     },
     memory,
     metrics::Metrics,
+    policy::Chooser,
     pool::Pool,
 };
 
@@ -39,6 +40,7 @@ pub(crate) fn build(
 ) -> Stack {
     let (gate, requests) = (gate.clone(), metrics.clone());
     let (memory, admissions) = (memory.clone(), metrics.clone());
+    let chooser = Arc::new(Chooser::new(&config.balancing, rand::random()));
     let places = Places::new(config, metrics.clone());
     let attempts = Shared::new(&config.resume, pool, metrics);
 
@@ -63,7 +65,7 @@ pub(crate) fn build(
         // Prefix affinity goes here: it says who is worth to be chosen.
         //
         // Counts what really is under way at a worker. Asks the worker's health who may be chosen.
-        .layer_fn(|endpoint| Balance::new(endpoint, pool.clone()))
+        .layer_fn(|endpoint| Balance::new(endpoint, pool.clone(), Arc::clone(&chooser)))
         // Innermost, since an outcome that a layer above turns into another one is still the worker's.
         .layer_fn(Outcomes::new)
         // The call itself.

@@ -16,11 +16,11 @@ use stoker_shared::{ServiceError, telemetry::names::span};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
-use super::balance::{choices, estimate};
 use crate::{
     call::{Call, EventStream, Generate, Observe, last_timings, observe},
     memory::{Budget, Hold},
     metrics::Metrics,
+    policy::{Demand, Learned},
 };
 use places::Place;
 pub(crate) use places::Places;
@@ -91,8 +91,9 @@ impl<S: Generate> Service<Call> for Admission<S> {
 
 /// What a tenant pays for a request: prompt and answers, as far as they can be told beforehand.
 fn tokens(request: &GenerateRequest) -> u64 {
-    let (prompt, answer) = estimate(request, 0);
-    answer.saturating_mul(choices(request).into()).saturating_add(prompt)
+    // Nobody knows yet which model will answer, so nothing that was learned helps.
+    let Demand { prompt, answers } = Learned::default().demand(request);
+    answers.into_iter().fold(prompt, u64::saturating_add)
 }
 
 struct Admitted {

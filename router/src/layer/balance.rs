@@ -1,4 +1,4 @@
-//! Chooses a worker, and counts what it still has to do.
+//! Gives each call a worker, counts what the worker still has to do, and learns from its answer.
 
 use std::{
     sync::Arc,
@@ -7,37 +7,68 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use stoker_proto::v1::{
-    GenerateRequest, GenerateResponse, generate_request::Input, generate_response::Event,
+    Accepted, FinishReason, Finished, GenerateRequest, GenerateResponse, generate_response::Event,
 };
-use stoker_shared::{ServiceError, discovery::WorkerId};
+use stoker_shared::ServiceError;
 use tower::{Service, ServiceExt};
 
 use crate::{
     call::{Call, EventStream, Observe, observe},
     endpoint::Dispatch,
-    pool::{
-        Model, Pool,
-        health::Pass,
-        worker::{Reservation, Worker},
-    },
+    policy::{Choice, Chooser, Learned, Wanted, resume, text_bytes},
+    pool::{Fleet, Pool, health::Pass, model::Model, reservation::Reservation},
 };
 
-/// Tokens to expect from a request that does not limit them.
-const USUAL_ANSWER: u64 = 256;
+/// How much one answer teaches about a worker's cache.
+const KEPT_WEIGHT: f32 = 1.0 / 8.0;
 
 /// Others may take a worker's last probe between choice and entry, so often; then there is nobody else.
 const CHOICES: usize = 3;
 
-/// Sends each call to the better of two workers drawn at random.
+/// Sends each call to the worker that the policy chooses.
 #[derive(Debug, Clone)]
 pub(crate) struct Balance<S> {
     endpoint: S,
     pool: Pool,
+    chooser: Arc<Chooser>,
 }
 
 impl<S> Balance<S> {
-    pub(crate) fn new(endpoint: S, pool: Pool) -> Self {
-        Self { endpoint, pool }
+    pub(crate) fn new(endpoint: S, pool: Pool, chooser: Arc<Chooser>) -> Self {
+        Self { endpoint, pool, chooser }
+    }
+
+    /// Chooses, and reserves before dispatch, so that calls that come at once do not all see an idle worker.
+    pub(crate) fn reserve(&self, call: &Call) -> Result<(Sent, Pass), ServiceError> {
+        // Workers may have come and gone since the model was looked up: look again, at every attempt.
+        let fleet = self.pool.fleet();
+        let model = fleet.model(&call.request.model)?;
+        call.tried.with(|tried| {
+            let wanted = Wanted { tried, digest: call.only_digest.as_deref() };
+            let entered = self.enter(model, &call.request, &wanted);
+            let (choice, pass) = entered.ok_or_else(|| nobody(&fleet, call))?;
+            tried.push(choice.worker.id.clone());
+            call.chosen.set(&choice.worker);
+            Ok((Sent::new(choice, &call.request), pass))
+        })
+    }
+
+    /// Chooses a worker, and takes its leave to be sent a request.
+    fn enter(
+        &self,
+        model: &Model,
+        request: &GenerateRequest,
+        wanted: &Wanted<'_>,
+    ) -> Option<(Choice, Pass)> {
+        let mut choice = self.chooser.choose(model, request, wanted)?;
+        for _ in 0..CHOICES {
+            if let Some(pass) = choice.worker.health.enter() {
+                return Some((choice, pass));
+            }
+            choice = self.chooser.choose(model, request, wanted)?;
+        }
+        let pass = choice.worker.health.enter_anyway();
+        Some((choice, pass))
     }
 }
 
@@ -56,80 +87,107 @@ where
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        // Workers may have come and gone since the model was looked up: look again, at every attempt.
-        let fleet = self.pool.fleet();
-        let reserved = fleet.model(&call.request.model).and_then(|model| {
-            call.tried.with(|tried| {
-                let digest = call.only_digest.as_deref();
-                let (worker, pass) = enter(model, tried, digest).ok_or_else(|| fleet.nobody())?;
-                tried.push(worker.id.clone());
-                call.chosen.set(worker);
-                // Reserved before dispatch, so that calls that come at once do not all see an idle worker.
-                let (prompt, answer) = estimate(&call.request, worker.info.context_length);
-                let choices = choices(&call.request);
-                let reservation = Reservation::new(worker, prompt, answer, choices);
-                Ok((Arc::clone(worker), pass, reservation))
-            })
-        });
-        let (worker, pass, reservation) = match reserved {
+        let (sent, pass) = match self.reserve(&call) {
             Ok(reserved) => reserved,
             Err(error) => return futures::future::err(error).boxed(),
         };
         let endpoint = self.endpoint.clone();
         async move {
+            let worker = Arc::clone(sent.reservation.worker());
             let stream = endpoint.oneshot(Dispatch { call, worker, pass: Some(pass) }).await?;
-            Ok(observe(stream, reservation))
+            Ok(observe(stream, sent))
         }
         .boxed()
     }
 }
 
-/// Chooses a worker, and takes its leave to be sent a request.
-fn enter<'a>(
-    model: &'a Model,
-    tried: &[WorkerId],
-    digest: Option<&str>,
-) -> Option<(&'a Arc<Worker>, Pass)> {
-    let mut worker = model.choose(tried, digest)?;
-    for _ in 0..CHOICES {
-        if let Some(pass) = worker.health.enter() {
-            return Some((worker, pass));
+fn nobody(fleet: &Fleet, call: &Call) -> ServiceError {
+    match &call.only_digest {
+        Some(digest) => {
+            ServiceError::unavailable(format!("no worker of digest {digest} is ready to go on"))
         }
-        worker = model.choose(tried, digest)?;
+        None => fleet.nobody(),
     }
-    let pass = worker.health.enter_anyway();
-    Some((worker, pass))
 }
 
-/// Continuations to expect.
-pub(super) fn choices(request: &GenerateRequest) -> u32 {
-    request.sampling.as_ref().and_then(|s| s.num_sequences).unwrap_or(1)
+/// A call on its way: what is reserved for it, and what there is to learn from it.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    reservation: Reservation,
+    learned: Arc<Learned>,
+    /// The prompt's text; `None` where it is token ids.
+    text_bytes: Option<u64>,
+    /// The estimate of the prompt, and of what the worker's cache saves of it.
+    prompt: u64,
+    saved: u64,
+    /// Tokens that the worker should have in its cache.
+    expected: u64,
+    /// Tokens that were made elsewhere. Where there are some, nothing is to be learned.
+    made: u64,
+    resumed: bool,
+    choices: u32,
+    /// Only its limit ends the answer.
+    endless: bool,
 }
 
-/// Tokens of the prompt and of each continuation, as far as somebody without a tokenizer can tell.
-pub(super) fn estimate(request: &GenerateRequest, context_length: u32) -> (u64, u64) {
-    let of_text = |bytes: usize| (bytes as u64).div_ceil(4);
-    let prompt = match &request.input {
-        Some(Input::Prompt(text)) => of_text(text.len()),
-        Some(Input::TokenIds(tokens)) => tokens.ids.len() as u64,
-        Some(Input::Chat(chat)) => of_text(chat.messages.iter().map(|m| m.content.len()).sum()),
-        None => 0,
-    };
-    let longest = request.stopping.as_ref().and_then(|s| s.max_tokens);
-    let mut answer = longest.map_or(USUAL_ANSWER, u64::from);
-    if context_length > 0 {
-        // Many ask for far more than there is room for.
-        answer = answer.min(context_length.into());
+impl Sent {
+    fn new(choice: Choice, request: &GenerateRequest) -> Self {
+        let Choice { worker, demand, expected, saved, learned } = choice;
+        let compute = demand.prompt.saturating_sub(saved);
+        let choices = demand.answers.len() as u32;
+        let open = resume(request).into_iter().flat_map(|resume| &resume.choices);
+        let open = open.filter(|choice| choice.finished.is_none());
+        Self {
+            reservation: Reservation::new(&worker, compute, demand.answers),
+            learned,
+            text_bytes: text_bytes(request),
+            prompt: demand.prompt,
+            saved,
+            expected,
+            made: open.map(|choice| choice.token_ids.len() as u64).sum(),
+            resumed: resume(request).is_some(),
+            choices,
+            endless: request.stopping.as_ref().is_some_and(|stopping| stopping.ignore_eos),
+        }
     }
-    (prompt, answer)
+
+    /// The worker counted the prompt; what was estimated is corrected in proportion.
+    fn accepted(&mut self, accepted: &Accepted) {
+        let tokens = u64::from(accepted.prompt_tokens);
+        if let (Some(bytes), false) = (self.text_bytes, self.resumed) {
+            self.learned.prompt_was(bytes, tokens);
+        }
+        let all = tokens + self.made;
+        let scale = all as f64 / self.prompt.max(1) as f64;
+        let saved = (self.saved as f64 * scale) as u64;
+        self.reservation.prompt_is(all.saturating_sub(saved));
+    }
+
+    fn finished(&mut self, finished: &Finished) {
+        let (Some(usage), false) = (&finished.usage, self.resumed) else { return };
+        if self.expected > 0 {
+            let kept = f64::from(usage.cached_prompt_tokens) / self.expected as f64;
+            self.reservation.worker().kept.learn(kept.min(1.0) as f32, KEPT_WEIGHT);
+        }
+        if !self.endless {
+            let each = usage.completion_tokens / self.choices.max(1);
+            let cut = finished.reason() != FinishReason::Stop;
+            self.learned.answer_was(each.into(), cut);
+        }
+    }
 }
 
-impl Observe for Reservation {
+impl Observe for Sent {
     fn event(&mut self, event: &mut GenerateResponse) {
         match &event.event {
-            Some(Event::Accepted(accepted)) => self.prompt_is(accepted.prompt_tokens.into()),
-            Some(Event::Token(delta)) => self.made(event.choice, delta.ids.len() as u64),
-            Some(Event::Finished(_)) => self.finished(event.choice),
+            Some(Event::Accepted(accepted)) => self.accepted(accepted),
+            Some(Event::Token(delta)) => {
+                self.reservation.made(event.choice, delta.ids.len() as u64);
+            }
+            Some(Event::Finished(finished)) => {
+                self.reservation.finished(event.choice);
+                self.finished(finished);
+            }
             Some(Event::Prompt(_)) | None => {}
         }
     }
@@ -137,22 +195,123 @@ impl Observe for Reservation {
 
 #[cfg(test)]
 mod tests {
-    use stoker_proto::v1::{Sampling, Stopping, TokenIds};
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use futures::StreamExt;
+    use stoker_proto::v1::{
+        Resume, ResumedChoice, Routing, Stopping, TokenDelta, Usage, generate_request::Input,
+    };
+    use tower::service_fn;
 
     use super::*;
-    use crate::layer::support::request;
+    use crate::{
+        config::BalancingConfig,
+        layer::support::{accepted, call, event, events, finished, request},
+        pool::worker::{Worker, tests::worker},
+    };
 
-    #[test]
-    fn estimates_prompt_and_answer() {
-        assert_eq!(estimate(&request(), 0), (4, USUAL_ANSWER));
-        let exact = GenerateRequest {
-            input: Some(Input::TokenIds(TokenIds { ids: vec![1; 9] })),
-            stopping: Some(Stopping { max_tokens: Some(100), ..Default::default() }),
-            sampling: Some(Sampling { num_sequences: Some(3), ..Default::default() }),
-            ..Default::default()
+    fn prompt(bytes: usize, max_tokens: u32) -> GenerateRequest {
+        GenerateRequest {
+            input: Some(Input::Prompt("x".repeat(bytes))),
+            stopping: Some(Stopping { max_tokens: Some(max_tokens), ..Default::default() }),
+            model: "m".into(),
+            ..request()
+        }
+    }
+
+    /// The layer over workers that answer nothing.
+    fn balance(workers: &[Arc<Worker>]) -> Balance<crate::endpoint::Endpoint> {
+        let chooser = Arc::new(Chooser::new(&BalancingConfig::default(), 1));
+        Balance::new(crate::endpoint::Endpoint, Pool::fixed(workers), chooser)
+    }
+
+    fn reserve(
+        balance: &Balance<crate::endpoint::Endpoint>,
+        request: GenerateRequest,
+    ) -> Result<Sent, ServiceError> {
+        balance.reserve(&Call { request, ..call() }).map(|(sent, _)| sent)
+    }
+
+    fn made(tokens: usize) -> GenerateResponse {
+        event(Event::Token(TokenDelta { ids: vec![1; tokens], ..Default::default() }))
+    }
+
+    fn over(usage: Usage) -> GenerateResponse {
+        let reason = FinishReason::Stop.into();
+        event(Event::Finished(Finished { reason, usage: Some(usage), ..Default::default() }))
+    }
+
+    #[tokio::test]
+    async fn the_estimate_is_corrected_by_what_the_worker_counts() {
+        let worker = worker("a", "m", "d");
+        let balance = balance(&[Arc::clone(&worker)]);
+        let tokens = || (worker.outstanding.prompt_tokens(), worker.outstanding.answer_tokens());
+        let mut sent = reserve(&balance, prompt(40_000, 100)).unwrap();
+        assert_eq!(tokens(), (10_000, 100));
+        sent.event(&mut accepted("a", 8_000));
+        assert_eq!(tokens(), (8_000, 100));
+        sent.event(&mut made(1));
+        assert_eq!(tokens(), (0, 99));
+        drop(sent);
+        // Its cache should have nearly all of it now.
+        let mut again = reserve(&balance, prompt(40_000, 100)).unwrap();
+        assert!(tokens().0 < 600, "{:?}", tokens());
+        again.event(&mut accepted("a", 20_000));
+        assert!(tokens().0 < 1_200, "{:?}", tokens());
+        drop(again);
+        assert_eq!(tokens(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn answers_teach_their_length_and_what_the_cache_kept() {
+        let worker = worker("a", "m", "d");
+        let balance = balance(&[Arc::clone(&worker)]);
+        for _ in 0..50 {
+            let mut sent = reserve(&balance, prompt(40_000, 5_000)).unwrap();
+            let cached_prompt_tokens = 0;
+            let usage = Usage { completion_tokens: 30, cached_prompt_tokens, prompt_tokens: 9_000 };
+            sent.event(&mut over(usage));
+        }
+        assert!(worker.kept.get().unwrap() < 0.01, "it never kept a thing");
+        let _next = reserve(&balance, prompt(40_000, 5_000)).unwrap();
+        assert_eq!(worker.outstanding.answer_tokens(), 30);
+        assert!(worker.outstanding.prompt_tokens() > 9_000);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_goes_on_elsewhere_is_work_for_what_was_made_too() {
+        let workers = [worker("a", "m", "d"), worker("b", "m", "other")];
+        let balance = balance(&workers);
+        let made = ResumedChoice { token_ids: vec![1; 400], ..Default::default() };
+        let resume = Some(Resume { choices: vec![made], ..Default::default() });
+        let request = GenerateRequest {
+            routing: Some(Routing { resume, ..Default::default() }),
+            ..prompt(4_000, 1_000)
         };
-        assert_eq!((estimate(&exact, 0), choices(&exact)), ((9, 100), 3));
-        assert_eq!(estimate(&exact, 50), (9, 50), "no more than the context holds");
-        assert_eq!(choices(&request()), 1);
+        let resumed = Call { request, only_digest: Some("other".into()), ..call() };
+        let (mut sent, _) = balance.reserve(&resumed).unwrap();
+        let now = &workers[1].outstanding;
+        assert_eq!((now.prompt_tokens(), now.answer_tokens()), (1_000 + 400, 600));
+        sent.event(&mut accepted("b", 900));
+        assert_eq!((now.prompt_tokens(), now.answer_tokens()), (900 + 400, 600));
+        let nobody = Call { only_digest: Some("third".into()), ..resumed.clone() };
+        let error = balance.reserve(&nobody).unwrap_err();
+        assert!(error.to_string().contains("no worker of digest third"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_reservation_lasts_as_long_as_the_stream() {
+        let worker = worker("a", "m", "d");
+        let chooser = Arc::new(Chooser::new(&BalancingConfig::default(), 1));
+        let endpoint = service_fn(|_: Dispatch| async {
+            Ok::<_, ServiceError>(events([Ok(accepted("a", 4)), Ok(finished())]))
+        });
+        let balance = Balance::new(endpoint, Pool::fixed(&[Arc::clone(&worker)]), chooser);
+        let asked = Call { request: prompt(40, 10), ..call() };
+        let mut stream = balance.oneshot(asked.clone()).await.unwrap();
+        assert_eq!(worker.outstanding.streams(), 1);
+        assert_eq!(asked.tried.with(|tried| tried.len()), 1);
+        while stream.next().await.is_some() {}
+        assert_eq!((worker.outstanding.streams(), worker.outstanding.tokens()), (0, 0));
     }
 }

@@ -12,8 +12,11 @@ use stoker_shared::ServiceError;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
-use super::balance::choices;
-use crate::{call::EventStream, endpoint::Dispatch, pool::health::Pass};
+use crate::{
+    call::{EventStream, continuations},
+    endpoint::Dispatch,
+    pool::health::Pass,
+};
 
 /// Tokens of an answer that make one measurement.
 const STRETCH: u64 = 32;
@@ -47,7 +50,7 @@ where
 
     fn call(&mut self, mut dispatch: Dispatch) -> Self::Future {
         let pass = dispatch.pass.take();
-        let choices = choices(&dispatch.call.request).max(1);
+        let choices = continuations(&dispatch.call.request);
         let endpoint = self.0.clone();
         async move {
             let sent = Instant::now();

@@ -23,7 +23,7 @@ use tower::{Service, ServiceExt};
 use tracing::{debug, info, warn};
 
 use crate::{
-    call::{Call, Chosen, EventStream, Generate, last_timings},
+    call::{Call, Chosen, EventStream, Generate, continuations, last_timings},
     memory,
     metrics::Metrics,
     pool::{Pool, worker::Worker},
@@ -205,9 +205,7 @@ struct Answer<S> {
 
 impl<S: Generate> Answer<S> {
     fn new(attempts: Attempts<S>, first: Attempt) -> Self {
-        let sampling = attempts.call.request.sampling.as_ref();
-        let choices = sampling.and_then(|s| s.num_sequences).unwrap_or(1);
-        let kept = Kept::new(choices, &attempts.shared.memory);
+        let kept = Kept::new(continuations(&attempts.call.request), &attempts.shared.memory);
         let hedge = Hedge::new(attempts.shared.config.hedge_after);
         Self { attempts, current: Some(first), hedge, kept, spent: Spent::default() }
     }

@@ -18,7 +18,8 @@ use super::{
     channel::connect,
     health::Health,
     life::{Life, Pulse},
-    worker::{Outstanding, Worker},
+    reservation::Outstanding,
+    worker::Worker,
 };
 
 /// For a question that needs no work.

@@ -1,26 +1,54 @@
-//! A worker that answered, and what it still has to do for this router.
+//! A worker that answered, and what it said about itself.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use stoker_proto::v1::{Load, ModelInfo};
 use stoker_shared::discovery::WorkerId;
 use tonic::transport::Channel;
 
-use super::{health::Health, life::Life};
+use super::{health::Health, life::Life, reservation::Outstanding};
+use crate::average::Average;
+
+/// Tells one connection to a worker from every other: what the worker had in its cache before, it may have
+/// lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Serial(pub(crate) u32);
 
 /// A worker during one connection.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
+    pub(crate) serial: Serial,
     pub(crate) channel: Channel,
     pub(crate) info: ModelInfo,
     pub(crate) outstanding: Arc<Outstanding>,
     pub(crate) life: Arc<Life>,
     pub(crate) health: Arc<Health>,
-    load: Mutex<Load>,
+    /// The part of the prefixes expected in its cache that really was there, from 0 to 1.
+    pub(crate) kept: Average,
+    /// Tokens that went through its cache for this router: prompts to compute, and answers.
+    sent: AtomicU64,
+    reported: Mutex<Reported>,
+}
+
+/// What a worker said, and what this router had under way there by then.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reported {
+    load: Load,
+    prompt_tokens: u64,
+    sequences: u64,
+}
+
+/// What a worker has to do for others, as of its last report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Others {
+    /// Prompt tokens to read.
+    pub(crate) prompt_tokens: u64,
+    /// Continuations that have not ended.
+    pub(crate) sequences: u64,
 }
 
 impl Worker {
@@ -32,7 +60,76 @@ impl Worker {
         life: Arc<Life>,
         health: Arc<Health>,
     ) -> Self {
-        Self { id, channel, info, outstanding, life, health, load: Mutex::default() }
+        static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
+        Self {
+            id,
+            serial: Serial(CONNECTIONS.fetch_add(1, Ordering::Relaxed)),
+            channel,
+            info,
+            outstanding,
+            life,
+            health,
+            kept: Average::from_guess(1.0),
+            sent: AtomicU64::new(0),
+            reported: Mutex::default(),
+        }
+    }
+
+    /// What the worker last said about itself.
+    pub(crate) fn load(&self) -> Load {
+        self.reported().load
+    }
+
+    pub(crate) fn set_load(&self, load: Load) {
+        let reported = Reported {
+            load,
+            prompt_tokens: self.outstanding.prompt_tokens(),
+            sequences: self.outstanding.sequences(),
+        };
+        *self.reported.lock().unwrap_or_else(PoisonError::into_inner) = reported;
+    }
+
+    fn reported(&self) -> Reported {
+        *self.reported.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it has to do for others: other routers, and clients that call it directly. What this router had
+    /// sent by the time of the report is not counted again; where the two disagree, the larger counts.
+    pub(crate) fn others(&self) -> Others {
+        let Reported { load, prompt_tokens, sequences } = self.reported();
+        // Every sequence that decodes counts one token there.
+        let prompts = load.queued_tokens.saturating_sub(load.running.into());
+        let all = u64::from(load.running) + u64::from(load.waiting);
+        Others {
+            prompt_tokens: prompts.saturating_sub(prompt_tokens),
+            sequences: all.saturating_sub(sequences),
+        }
+    }
+
+    /// Tokens that its cache has room for beside what runs, as far as it is known.
+    pub(crate) fn free_kv_tokens(&self) -> Option<u64> {
+        let block = u64::from(self.info.capacity?.kv_block_size);
+        let Reported { load, prompt_tokens, .. } = self.reported();
+        let since = self.outstanding.prompt_tokens().saturating_sub(prompt_tokens);
+        let free = u64::from(load.free_kv_blocks) * block;
+        (block > 0 && load.total_kv_blocks > 0).then(|| free.saturating_sub(since))
+    }
+
+    /// Tokens that its cache holds, as far as it is known.
+    pub(crate) fn kv_tokens(&self) -> Option<u64> {
+        let capacity = self.info.capacity?;
+        let tokens = u64::from(capacity.kv_blocks) * u64::from(capacity.kv_block_size);
+        (tokens > 0).then_some(tokens)
+    }
+
+    /// Tokens that went through its cache for this router.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// So many more tokens go through its cache.
+    pub(super) fn note_sent(&self, tokens: u64) {
+        self.sent.fetch_add(tokens, Ordering::Relaxed);
     }
 
     /// Whether it can go on with what a worker of `digest` began; anybody can where nothing has begun.
@@ -40,119 +137,42 @@ impl Worker {
         digest.is_none_or(|digest| self.info.digest == digest)
     }
 
-    /// Whether to leave it alone for now. Cheap: the choice asks it of everybody whom it looks at.
+    /// Whether to leave it alone for now: it fails or lags, or stands still. Cheap: the choice asks it of
+    /// everybody whom it looks at.
     pub(crate) fn is_ejected(&self) -> bool {
-        self.health.is_ejected()
-    }
-
-    /// What the worker last said about itself.
-    pub(crate) fn load(&self) -> Load {
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn set_load(&self, load: Load) {
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
-    }
-}
-
-/// What this router has sent to a worker and not got back yet.
-#[derive(Debug, Default)]
-pub(crate) struct Outstanding {
-    tokens: AtomicU64,
-    streams: AtomicU64,
-}
-
-impl Outstanding {
-    /// Prompt tokens to read and tokens to make.
-    pub(crate) fn tokens(&self) -> u64 {
-        self.tokens.load(Ordering::Relaxed)
-    }
-
-    /// Calls that are under way.
-    pub(crate) fn streams(&self) -> u64 {
-        self.streams.load(Ordering::Relaxed)
-    }
-}
-
-/// One call's part of what is outstanding. Dropping it takes away exactly what it added.
-#[derive(Debug)]
-pub(crate) struct Reservation {
-    /// Keeps the connection too, when the worker is no longer known otherwise.
-    worker: Arc<Worker>,
-    prompt: u64,
-    /// What each continuation has still to make.
-    answers: Vec<u64>,
-}
-
-impl Reservation {
-    /// Reserves an estimate: tokens of the prompt, and of each of `choices` continuations.
-    pub(crate) fn new(worker: &Arc<Worker>, prompt: u64, answer: u64, choices: u32) -> Self {
-        let reservation =
-            Self { worker: Arc::clone(worker), prompt, answers: vec![answer; choices as usize] };
-        let outstanding = &worker.outstanding;
-        outstanding.tokens.fetch_add(reservation.tokens(), Ordering::Relaxed);
-        outstanding.streams.fetch_add(1, Ordering::Relaxed);
-        reservation
-    }
-
-    /// The worker counted the prompt.
-    pub(crate) fn prompt_is(&mut self, tokens: u64) {
-        self.change(|this| this.prompt = tokens);
-    }
-
-    /// The worker made tokens, so it has read the prompt too.
-    pub(crate) fn made(&mut self, choice: u32, tokens: u64) {
-        self.change(|this| {
-            this.prompt = 0;
-            if let Some(answer) = this.answers.get_mut(choice as usize) {
-                // An answer longer than expected is still work: it counts as one token until it ends.
-                *answer = answer.saturating_sub(tokens).max(1);
-            }
-        });
-    }
-
-    /// A continuation has ended; others may go on.
-    pub(crate) fn finished(&mut self, choice: u32) {
-        self.change(|this| {
-            if let Some(answer) = this.answers.get_mut(choice as usize) {
-                *answer = 0;
-            }
-        });
-    }
-
-    fn tokens(&self) -> u64 {
-        self.prompt + self.answers.iter().sum::<u64>()
-    }
-
-    fn change(&mut self, change: impl FnOnce(&mut Self)) {
-        let before = self.tokens();
-        change(self);
-        let now = self.tokens();
-        let tokens = &self.worker.outstanding.tokens;
-        if now >= before {
-            tokens.fetch_add(now - before, Ordering::Relaxed);
-        } else {
-            tokens.fetch_sub(before - now, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.worker.outstanding.tokens.fetch_sub(self.tokens(), Ordering::Relaxed);
-        self.worker.outstanding.streams.fetch_sub(1, Ordering::Relaxed);
+        self.health.is_ejected() || self.life.is_standing()
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use stoker_proto::v1::Capacity;
     use tonic::transport::Endpoint;
 
     use super::*;
+    use crate::pool::reservation::Reservation;
+
+    const DEFAULT: Capacity = Capacity {
+        max_num_seqs: 0,
+        max_num_batched_tokens: 0,
+        kv_blocks: 0,
+        kv_block_size: 0,
+        max_num_queued_reqs: 0,
+    };
 
     /// A worker that nobody will call.
     pub(crate) fn worker(id: &str, model: &str, digest: &str) -> Arc<Worker> {
         let info = ModelInfo { model: model.into(), digest: digest.into(), ..Default::default() };
+        of_info(id, info)
+    }
+
+    /// The same, of the model `m` with that capacity.
+    pub(crate) fn of_capacity(id: &str, capacity: Capacity) -> Arc<Worker> {
+        let capacity = Some(capacity);
+        of_info(id, ModelInfo { model: "m".into(), capacity, ..Default::default() })
+    }
+
+    fn of_info(id: &str, info: ModelInfo) -> Arc<Worker> {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
         Arc::new(Worker::new(
             WorkerId::new(id),
@@ -165,39 +185,34 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_reservation_follows_the_work_and_leaves_nothing() {
+    async fn what_this_router_sent_is_not_counted_twice() {
         let worker = worker("a", "m", "");
-        let tokens = || worker.outstanding.tokens();
-        let mut first = Reservation::new(&worker, 10, 100, 1);
-        let second = Reservation::new(&worker, 1, 1, 1);
-        assert_eq!((tokens(), worker.outstanding.streams()), (112, 2));
-        first.prompt_is(30);
-        assert_eq!(tokens(), 132);
-        first.made(0, 1);
-        assert_eq!(tokens(), 101, "the prompt is read, one token is made");
-        first.made(0, 500);
-        assert_eq!(tokens(), 3, "longer than expected, but not over");
-        drop(first);
-        drop(second);
-        assert_eq!((tokens(), worker.outstanding.streams()), (0, 0));
+        let _before = Reservation::new(&worker, 1_000, vec![10, 10]);
+        // Two sequences of ours wait; three of others decode and one waits with a prompt of 500.
+        let load = Load { running: 3, waiting: 3, queued_tokens: 1_503, ..Default::default() };
+        worker.set_load(load);
+        let others = Others { prompt_tokens: 500, sequences: 4 };
+        assert_eq!(worker.others(), others);
+        let after = Reservation::new(&worker, 2_000, vec![10]);
+        assert_eq!(worker.others(), others, "what came after the report is ours");
+        drop(after);
+        assert_eq!(worker.others(), others);
+        worker.set_load(Load { running: 1, queued_tokens: 1, ..load });
+        assert_eq!(worker.others(), Others { prompt_tokens: 0, sequences: 2 });
     }
 
     #[tokio::test]
-    async fn every_continuation_is_reserved_and_released_by_itself() {
-        let worker = worker("a", "m", "");
-        let tokens = || worker.outstanding.tokens();
-        let mut three = Reservation::new(&worker, 10, 100, 3);
-        assert_eq!((tokens(), worker.outstanding.streams()), (310, 1));
-        three.made(1, 30);
-        assert_eq!(tokens(), 270, "the prompt is read, choice 1 has 70 to go");
-        three.finished(1);
-        three.finished(0);
-        assert_eq!(tokens(), 100);
-        // A worker that counts wrong changes nothing.
-        three.made(7, 5);
-        three.finished(7);
-        assert_eq!(tokens(), 100);
-        drop(three);
-        assert_eq!((tokens(), worker.outstanding.streams()), (0, 0));
+    async fn room_is_what_was_reported_less_what_was_sent_since() {
+        let load = Load { free_kv_blocks: 10, total_kv_blocks: 20, ..Default::default() };
+        let worker = of_capacity("a", Capacity { kv_blocks: 20, kv_block_size: 16, ..DEFAULT });
+        assert_eq!(worker.free_kv_tokens(), None, "nothing was reported");
+        let _before = Reservation::new(&worker, 100, vec![10]);
+        worker.set_load(load);
+        assert_eq!((worker.free_kv_tokens(), worker.kv_tokens()), (Some(160), Some(320)));
+        let _after = Reservation::new(&worker, 150, vec![10]);
+        assert_eq!(worker.free_kv_tokens(), Some(10));
+        let silent = of_capacity("b", DEFAULT);
+        silent.set_load(load);
+        assert_eq!((silent.free_kv_tokens(), silent.kv_tokens()), (None, None));
     }
 }

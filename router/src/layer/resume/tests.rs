@@ -34,7 +34,7 @@ impl Outcome {
 }
 
 fn shared(config: &ResumeConfig) -> Arc<Shared> {
-    Shared::new(config, &Pool::of(&[]), &Metrics::default())
+    Shared::new(config, &Pool::fixed(&[]), &Metrics::default())
 }
 
 /// Makes a call of workers that give these replies, one an attempt, each from a worker of digest `d`.
@@ -214,7 +214,7 @@ async fn hedged(first: Option<u64>, second: Option<u64>) -> (Vec<GenerateRespons
         let events = stream::iter([Ok(hello)]).chain(rest.into_stream().flatten());
         async { Ok::<EventStream, ServiceError>(events.boxed()) }
     });
-    let pool = Pool::of(&[worker("a", "m", "d"), worker("b", "m", "d")]);
+    let pool = Pool::fixed(&[worker("a", "m", "d"), worker("b", "m", "d")]);
     let shared = Shared::new(&config, &pool, &Metrics::default());
     let began = Instant::now();
     let mut call = call();
