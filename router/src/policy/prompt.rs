@@ -198,7 +198,7 @@ mod tests {
             ids(vec![u32::from_ne_bytes(*b"xxxx"); 512]),
             chat(&[("", &text)]),
         ];
-        let chains: Vec<_> = others.iter().chain([&plain]).map(|request| chain(request)).collect();
+        let chains: Vec<_> = others.iter().chain([&plain]).map(chain).collect();
         for (i, one) in chains.iter().enumerate() {
             assert!(!one.is_empty());
             for other in &chains[..i] {
