@@ -17,7 +17,6 @@ use std::{
     },
 };
 
-use foldhash::quality::RandomState;
 use rand::{SeedableRng, rngs::SmallRng};
 use stoker_proto::v1::GenerateRequest;
 use tokio::time::Instant;
@@ -40,6 +39,9 @@ const STAMP_TOKENS: u64 = 64;
 /// enough to wait for it.
 const LEAST_BELIEF: f32 = 1.0 / 64.0;
 
+/// What no router knows goes where all of them would look for it, unless others have clearly less to do.
+const LEAST_AGREEMENT: f32 = 1.0 / 8.0;
+
 /// How workers are chosen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Policy {
@@ -59,7 +61,6 @@ pub enum Policy {
 pub(crate) struct Chooser {
     policy: Policy,
     factor: f64,
-    hashes: RandomState,
     index: Mutex<PrefixIndex>,
     /// By the names of models that workers serve.
     models: RwLock<HashMap<String, Arc<Learned>>>,
@@ -72,11 +73,22 @@ pub(crate) struct Chooser {
 pub(crate) struct Choice {
     pub(crate) worker: Arc<Worker>,
     pub(crate) demand: Demand,
-    /// Tokens of the prompt that the worker was sent before and should have kept.
+    /// Tokens of the prompt that the worker may have in its cache.
     pub(crate) expected: u64,
-    /// The part of these that is believed.
+    /// What of these it is believed to have.
     pub(crate) saved: u64,
+    pub(crate) source: Source,
     pub(crate) learned: Arc<Learned>,
+}
+
+/// Why a worker should have a prefix.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// This router sent it there.
+    #[default]
+    Here,
+    /// Another router would have.
+    Elsewhere,
 }
 
 /// A worker for a question that costs it nothing.
@@ -91,7 +103,6 @@ impl Chooser {
         Self {
             policy: config.policy,
             factor: config.affinity_factor,
-            hashes: RandomState::default(),
             index: Mutex::new(PrefixIndex::new(bytes, Instant::now())),
             models: RwLock::default(),
             draws: AtomicU64::new(seed),
@@ -125,6 +136,7 @@ impl Chooser {
             worker: Arc::clone(chosen.worker),
             expected: chosen.expected,
             saved: chosen.saved,
+            source: chosen.source,
             learned,
         })
     }
@@ -167,33 +179,52 @@ impl Chooser {
     ) -> Option<Chosen<'a>> {
         let chain = match request.bypass_prefix_cache {
             true => Vec::new(),
-            false => prompt::chain(request, &self.hashes),
+            false => prompt::chain(request),
         };
         let mut candidates = self.candidates(model, wanted, learned);
         let drawn = candidates.len();
         let any = candidates.first()?.worker;
-        let mut expected = Vec::new();
-        for Hit { holder, bytes } in self.hits(&chain) {
-            let Some(worker) = model.by_serial(holder.worker) else { continue };
-            if evicted(worker, holder.stamp) || !candidates::as_good(worker, any, wanted) {
+        let usual = learned.usual_answer();
+        let mut holders: Vec<(Prefix<'_>, u64)> = Vec::new();
+        for prefix in self.prefixes(model, &chain) {
+            let known = holders.iter().any(|(other, _)| Arc::ptr_eq(other.worker, prefix.worker));
+            if known || !candidates::as_good(prefix.worker, any, wanted) {
                 continue;
             }
-            let tokens = learned.tokens(request, bytes).min(prompt);
-            let belief = worker.kept.get().unwrap_or(1.0).max(LEAST_BELIEF);
-            let mut candidate = Candidate::new(worker, learned.usual_answer());
-            candidate.saved = (tokens as f32 * belief) as u64;
-            expected.push((holder.worker, tokens));
-            match candidates.iter_mut().find(|other| Arc::ptr_eq(other.worker, worker)) {
+            let tokens = learned.tokens(request, prefix.bytes).min(prompt);
+            let mut candidate = Candidate::new(prefix.worker, usual);
+            candidate.saved = (tokens as f32 * prefix.preference(learned)) as u64;
+            holders.push((prefix, tokens));
+            match candidates.iter_mut().find(|other| Arc::ptr_eq(other.worker, candidate.worker)) {
                 Some(other) => *other = candidate,
                 None => candidates.push(candidate),
             }
         }
         cost::yield_at_hot_spots(&mut candidates, drawn, self.factor);
-        let Candidate { worker, saved, .. } = *cost::least(&candidates, prompt)?;
-        let of_worker = expected.iter().find(|(serial, _)| *serial == worker.serial);
-        let expected = of_worker.map_or(0, |(_, tokens)| *tokens);
+        let worker = cost::least(&candidates, prompt)?.worker;
         self.record(&chain, worker);
-        Some(Chosen { worker, expected, saved })
+        let chosen = holders.iter().find(|(holder, _)| Arc::ptr_eq(holder.worker, worker));
+        Some(chosen.map_or(Chosen::of(worker), |(holder, tokens)| Chosen {
+            worker,
+            expected: *tokens,
+            saved: (*tokens as f32 * holder.belief(learned)) as u64,
+            source: holder.source,
+        }))
+    }
+
+    /// Who may have the beginning of a prompt: those who were sent it, and those whom another router would have
+    /// sent it to.
+    fn prefixes<'a>(&self, model: &'a Model, chain: &[Link]) -> Vec<Prefix<'a>> {
+        let here = self.hits(chain).into_iter().filter_map(|Hit { holder, bytes }| {
+            let worker = model.by_serial(holder.worker)?;
+            let kept = !evicted(worker, holder.stamp);
+            kept.then_some(Prefix { worker, bytes, source: Source::Here })
+        });
+        let elsewhere = prompt::landmarks(chain).filter_map(|link| {
+            let worker = model.home(link.hash)?;
+            Some(Prefix { worker, bytes: link.end, source: Source::Elsewhere })
+        });
+        here.chain(elsewhere).collect()
     }
 
     fn hits(&self, chain: &[Link]) -> Vec<Hit> {
@@ -211,17 +242,47 @@ impl Chooser {
     }
 }
 
+/// A worker that may have the beginning of a prompt.
+struct Prefix<'a> {
+    worker: &'a Arc<Worker>,
+    /// How much of it.
+    bytes: u64,
+    source: Source,
+}
+
+impl Prefix<'_> {
+    /// How likely it is there, from 0 to 1.
+    fn belief(&self, learned: &Learned) -> f32 {
+        let kept = self.worker.kept.get().unwrap_or(1.0);
+        match self.source {
+            Source::Here => kept,
+            Source::Elsewhere => kept * learned.sent_by_others.get().unwrap_or(0.0),
+        }
+    }
+
+    /// What it counts for in the choice.
+    fn preference(&self, learned: &Learned) -> f32 {
+        let kept = self.worker.kept.get().unwrap_or(1.0);
+        let least = match self.source {
+            Source::Here => LEAST_BELIEF,
+            Source::Elsewhere => (kept * LEAST_AGREEMENT).max(LEAST_BELIEF),
+        };
+        self.belief(learned).max(least)
+    }
+}
+
 /// A worker, before the call is known to it.
 struct Chosen<'a> {
     worker: &'a Arc<Worker>,
     expected: u64,
     saved: u64,
+    source: Source,
 }
 
 impl<'a> Chosen<'a> {
     /// Without a look at prefixes.
     fn of(worker: &'a Arc<Worker>) -> Self {
-        Self { worker, expected: 0, saved: 0 }
+        Self { worker, expected: 0, saved: 0, source: Source::default() }
     }
 }
 

@@ -15,7 +15,7 @@ use tower::{Service, ServiceExt};
 use crate::{
     call::{Call, EventStream, Observe, observe},
     endpoint::Dispatch,
-    policy::{Choice, Chooser, Learned, Wanted, resume, text_bytes},
+    policy::{Choice, Chooser, Learned, Source, Wanted, resume, text_bytes},
     pool::{Fleet, Pool, health::Pass, model::Model, reservation::Reservation},
 };
 
@@ -122,6 +122,7 @@ pub(crate) struct Sent {
     saved: u64,
     /// Tokens that the worker should have in its cache.
     expected: u64,
+    source: Source,
     /// Tokens that were made elsewhere. Where there are some, nothing is to be learned.
     made: u64,
     resumed: bool,
@@ -132,7 +133,7 @@ pub(crate) struct Sent {
 
 impl Sent {
     fn new(choice: Choice, request: &GenerateRequest) -> Self {
-        let Choice { worker, demand, expected, saved, learned } = choice;
+        let Choice { worker, demand, expected, saved, source, learned } = choice;
         let compute = demand.prompt.saturating_sub(saved);
         let choices = demand.answers.len() as u32;
         let open = resume(request).into_iter().flat_map(|resume| &resume.choices);
@@ -144,6 +145,7 @@ impl Sent {
             prompt: demand.prompt,
             saved,
             expected,
+            source,
             made: open.map(|choice| choice.token_ids.len() as u64).sum(),
             resumed: resume(request).is_some(),
             choices,
@@ -167,7 +169,11 @@ impl Sent {
         let (Some(usage), false) = (&finished.usage, self.resumed) else { return };
         if self.expected > 0 {
             let kept = f64::from(usage.cached_prompt_tokens) / self.expected as f64;
-            self.reservation.worker().kept.learn(kept.min(1.0) as f32, KEPT_WEIGHT);
+            let average = match self.source {
+                Source::Here => &self.reservation.worker().kept,
+                Source::Elsewhere => &self.learned.sent_by_others,
+            };
+            average.learn(kept.min(1.0) as f32, KEPT_WEIGHT);
         }
         if !self.endless {
             let each = usage.completion_tokens / self.choices.max(1);

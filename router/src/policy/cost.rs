@@ -106,10 +106,28 @@ mod tests {
         assert_eq!(candidates[0].cost(500), COMPUTE_WEIGHT * 500 + 400);
     }
 
+    #[tokio::test]
+    async fn affinity_yields_above_a_factor_of_the_mean() {
+        let worker = worker("a", "m", "");
+        let chosen = |busy: u64| {
+            let of = |load, saved| Candidate { worker: &worker, load, saved };
+            let mut all = [1_000, 1_000, 1_000, busy].map(|load| of(load, 0));
+            all[3].saved = 90_000;
+            yield_at_hot_spots(&mut all, 4, 2.0);
+            least(&all, 100_000).unwrap().load
+        };
+        // The mean of these is 3,250, and of the others 13,250.
+        assert_eq!(chosen(10_000), 10_000);
+        assert_eq!(chosen(50_000), 1_000);
+    }
+
     proptest! {
         #[test]
         fn affinity_never_makes_a_hot_spot(
-            loads in prop::collection::vec((0u64..1_000_000, 0u64..200_000), 2..12),
+            loads in prop::collection::vec(
+                (prop_oneof![0u64..2_000, 0u64..1_000_000], 0u64..200_000),
+                2..12,
+            ),
             prompt in 0u64..200_000,
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -22,6 +22,8 @@ pub(crate) struct Learned {
     bytes_per_token: Average,
     /// Tokens of an answer that was free to end where it wanted.
     answer: Average,
+    /// The part of a prompt unknown here that was in the cache of the worker where another router would send it.
+    pub(crate) sent_by_others: Average,
     /// Whose turn it is.
     turn: AtomicUsize,
 }
@@ -53,6 +55,7 @@ impl Default for Learned {
         Self {
             bytes_per_token: Average::from_guess(BYTES_PER_TOKEN),
             answer: Average::unknown(),
+            sent_by_others: Average::from_guess(0.0),
             turn: AtomicUsize::default(),
         }
     }

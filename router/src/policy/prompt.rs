@@ -4,7 +4,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-use foldhash::quality::RandomState;
+use foldhash::quality::FixedState;
 use stoker_proto::v1::{Chat, GenerateRequest, generate_request::Input};
 
 /// Bytes that the first links of a chain stand for.
@@ -24,10 +24,12 @@ pub(crate) struct Link {
     pub(crate) end: u64,
 }
 
-/// The chain of a request's prompt, with the key of `hashes`. Requests that must not share a cache (another
+/// The chain of a request's prompt. Every router of this version gets the same one, so that they agree about
+/// [`landmarks`] without a word. Requests that must not share a cache (another
 /// model, salt, tenant) have no link in common. A worker's digest is not in it: links are remembered for each
 /// connection to a worker, and a worker does not change its digest.
-pub(crate) fn chain(request: &GenerateRequest, hashes: &RandomState) -> Vec<Link> {
+pub(crate) fn chain(request: &GenerateRequest) -> Vec<Link> {
+    let hashes = FixedState::default();
     let mut root = hashes.build_hasher();
     let tenant = request.routing.as_ref().map_or("", |routing| &routing.tenant);
     for field in [&request.model, &request.cache_salt, tenant] {
@@ -36,13 +38,13 @@ pub(crate) fn chain(request: &GenerateRequest, hashes: &RandomState) -> Vec<Link
     match &request.input {
         Some(Input::Prompt(text)) => {
             root.write_u8(0);
-            let mut chain = Chain::new(root.finish(), hashes);
+            let mut chain = Chain::new(root.finish(), &hashes);
             chain.add(text.as_bytes());
             chain.links
         }
         Some(Input::TokenIds(tokens)) => {
             root.write_u8(1);
-            let mut chain = Chain::new(root.finish(), hashes);
+            let mut chain = Chain::new(root.finish(), &hashes);
             chain.add(bytemuck::cast_slice(&tokens.ids));
             chain.links
         }
@@ -52,7 +54,7 @@ pub(crate) fn chain(request: &GenerateRequest, hashes: &RandomState) -> Vec<Link
             for field in chat.tools_json.iter().chain([&chat.template_kwargs_json]) {
                 write_field(&mut root, field.as_bytes());
             }
-            let mut chain = Chain::new(root.finish(), hashes);
+            let mut chain = Chain::new(root.finish(), &hashes);
             for field in fields(chat) {
                 chain.add(field.as_bytes());
                 chain.add(END_OF_FIELD);
@@ -61,6 +63,14 @@ pub(crate) fn chain(request: &GenerateRequest, hashes: &RandomState) -> Vec<Link
         }
         None => Vec::new(),
     }
+}
+
+/// The links by which routers that never saw a prompt look for it, the deepest first: those at the last two powers
+/// of two. A conversation keeps one of them until it is four times as long.
+pub(crate) fn landmarks(chain: &[Link]) -> impl Iterator<Item = &Link> {
+    let deepest = chain.len().checked_ilog2();
+    let powers = deepest.into_iter().flat_map(|power| [Some(power), power.checked_sub(1)]);
+    powers.flatten().filter_map(|power| chain.get((1 << power) - 1))
 }
 
 /// Everything that messages say, in order.
@@ -93,7 +103,7 @@ fn write_field(hasher: &mut impl Hasher, field: &[u8]) {
 /// A chain in the making.
 struct Chain<'a> {
     links: Vec<Link>,
-    hashes: &'a RandomState,
+    hashes: &'a FixedState,
     hasher: foldhash::quality::FoldHasher<'a>,
     /// Bytes that are still missing from the next link.
     missing: usize,
@@ -101,7 +111,7 @@ struct Chain<'a> {
 }
 
 impl<'a> Chain<'a> {
-    fn new(root: u64, hashes: &'a RandomState) -> Self {
+    fn new(root: u64, hashes: &'a FixedState) -> Self {
         let mut hasher = hashes.build_hasher();
         hasher.write_u64(root);
         Self { links: Vec::new(), hashes, hasher, missing: FIRST_LINK, end: 0 }
@@ -165,8 +175,7 @@ mod tests {
 
     #[test]
     fn a_long_prompt_has_a_short_chain() {
-        let hashes = RandomState::default();
-        let ends = |bytes: usize| chain(&prompt(&"x".repeat(bytes)), &hashes);
+        let ends = |bytes: usize| chain(&prompt(&"x".repeat(bytes)));
         assert_eq!(ends(511).len(), 0);
         assert_eq!(ends(512).len(), 1);
         assert_eq!(ends(40 << 10).len(), 56);
@@ -177,7 +186,6 @@ mod tests {
 
     #[test]
     fn what_must_not_share_a_cache_has_no_link_in_common() {
-        let hashes = RandomState::default();
         let text = "x".repeat(2048);
         let plain = prompt(&text);
         let routing = Some(Routing { tenant: "a".into(), ..Default::default() });
@@ -190,8 +198,7 @@ mod tests {
             ids(vec![u32::from_ne_bytes(*b"xxxx"); 512]),
             chat(&[("", &text)]),
         ];
-        let chains: Vec<_> =
-            others.iter().chain([&plain]).map(|request| chain(request, &hashes)).collect();
+        let chains: Vec<_> = others.iter().chain([&plain]).map(chain).collect();
         for (i, one) in chains.iter().enumerate() {
             assert!(!one.is_empty());
             for other in &chains[..i] {
@@ -202,15 +209,24 @@ mod tests {
 
     #[test]
     fn a_conversation_that_goes_on_keeps_its_links() {
-        let hashes = RandomState::default();
         let (long, longer) = ("s".repeat(900), "u".repeat(1300));
-        let first = chain(&chat(&[("system", &long), ("user", &longer)]), &hashes);
+        let first = chain(&chat(&[("system", &long), ("user", &longer)]));
         let more = [("system", &*long), ("user", &longer), ("assistant", "a"), ("user", &long)];
-        let second = chain(&chat(&more), &hashes);
+        let second = chain(&chat(&more));
         assert_eq!(first.len(), 4);
         assert_eq!(shared(&first, &second), 4);
-        let swapped = chain(&chat(&[("user", &long), ("system", &longer)]), &hashes);
+        let swapped = chain(&chat(&[("user", &long), ("system", &longer)]));
         assert_eq!(shared(&first, &swapped), 0);
+    }
+
+    #[test]
+    fn a_prompt_that_grows_keeps_a_landmark() {
+        let chain = |bytes: usize| chain(&prompt(&"x".repeat(bytes)));
+        let marks = |bytes: usize| landmarks(&chain(bytes)).map(|l| l.end).collect::<Vec<_>>();
+        assert!(marks(100).is_empty());
+        assert_eq!(marks(600), [512]);
+        assert_eq!(marks(512 * 9), [512 * 8, 512 * 4]);
+        assert_eq!(marks(512 * 31), [512 * 16, 512 * 8]);
     }
 
     #[test]
@@ -227,9 +243,8 @@ mod tests {
             a in "[a-m]{0,3000}",
             b in "[n-z]{0,3000}",
         ) {
-            let hashes = RandomState::default();
-            let common = "x".repeat(same);
-            let links = |tail: &str| chain(&prompt(&format!("{common}{tail}")), &hashes);
+                let common = "x".repeat(same);
+            let links = |tail: &str| chain(&prompt(&format!("{common}{tail}")));
             let (one, other) = (links(&a), links(&b));
             let within = |links: &[Link]| links.iter().filter(|l| l.end <= same as u64).count();
             let expected = if a.is_empty() || b.is_empty() {

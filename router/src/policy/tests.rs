@@ -38,6 +38,11 @@ fn choose(chooser: &Chooser, model: &Model, request: &GenerateRequest) -> Choice
     chooser.choose(model, request, &Wanted::default()).unwrap()
 }
 
+/// Tokens that the worker was sent by this router and should have kept.
+fn known(choice: &Choice) -> u64 {
+    if choice.source == Source::Here { choice.expected } else { 0 }
+}
+
 fn reserve(choice: &Choice) -> Reservation {
     let Demand { prompt, answers } = choice.demand.clone();
     Reservation::new(&choice.worker, prompt - choice.saved, answers)
@@ -101,17 +106,17 @@ async fn taking_turns_and_chance_leave_nobody_out() {
 async fn a_known_prefix_goes_where_it_is_even_if_others_are_idle() {
     let (model, chooser) = (model(16), chooser(Policy::PrefixAffinity));
     let first = choose(&chooser, &model, &long('a', 40_000));
-    assert_eq!((first.expected, first.saved), (0, 0));
+    assert_eq!((known(&first), first.saved), (0, 0));
     let _busy = Reservation::new(&first.worker, 2_000, vec![]);
     for tail in ["", "and more"] {
         let Some(Input::Prompt(head)) = long('a', 40_000).input else { unreachable!() };
         let again = choose(&chooser, &model, &ask(&(head + tail)));
         assert_eq!(again.worker.id, first.worker.id);
-        assert!((9_600..=10_000).contains(&again.expected), "{} of 10,000", again.expected);
+        assert!((9_600..=10_000).contains(&known(&again)), "{} of 10,000", again.expected);
         assert_eq!(again.saved, again.expected, "a worker is believed until it disappoints");
     }
     // Nobody has seen this one.
-    assert_ne!(choose(&chooser, &model, &long('b', 40_000)).worker.id, first.worker.id);
+    assert_eq!(known(&choose(&chooser, &model, &long('b', 40_000))), 0);
 }
 
 #[tokio::test]
@@ -123,7 +128,7 @@ async fn other_policies_and_requests_that_bypass_the_cache_look_at_no_prefix() {
         let _busy = Reservation::new(&first.worker, 100, vec![]);
         let second = choose(&chooser, &model, &request);
         assert_ne!(second.worker.id, first.worker.id);
-        assert_eq!((second.expected, second.saved), (0, 0));
+        assert_eq!((known(&second), second.saved), (0, 0));
     }
 }
 
@@ -163,10 +168,10 @@ async fn a_cache_that_was_filled_since_has_lost_what_it_had() {
     let chooser = chooser(Policy::PrefixAffinity);
     let first = choose(&chooser, &model, &long('a', 40_000));
     drop(reserve(&first));
-    assert!(choose(&chooser, &model, &long('a', 40_000)).expected > 9_000);
+    assert!(known(&choose(&chooser, &model, &long('a', 40_000))) > 9_000);
     // That look-up counts as a use. Now others fill the 16,000 tokens.
     drop(Reservation::new(&first.worker, 16_100, vec![]));
-    assert_eq!(choose(&chooser, &model, &long('a', 40_000)).expected, 0);
+    assert_eq!(known(&choose(&chooser, &model, &long('a', 40_000))), 0);
 }
 
 #[tokio::test]
@@ -187,14 +192,36 @@ async fn a_worker_that_failed_the_call_is_avoided_whatever_it_has() {
 async fn a_worker_that_came_back_has_lost_its_cache() {
     let chooser = chooser(Policy::PrefixAffinity);
     choose(&chooser, &model(1), &long('a', 40_000));
-    assert_eq!(choose(&chooser, &model(1), &long('a', 40_000)).expected, 0);
+    assert_eq!(known(&choose(&chooser, &model(1), &long('a', 40_000))), 0);
 }
 
 #[tokio::test]
-async fn no_memory_is_no_affinity() {
+async fn without_memory_no_prefix_is_known() {
     let config = BalancingConfig { affinity_memory: ByteSize::b(0), ..Default::default() };
     let (chooser, model) = (Chooser::new(&config, 1), model(4));
     for _ in 0..3 {
-        assert_eq!(choose(&chooser, &model, &long('a', 40_000)).expected, 0);
+        assert_eq!(known(&choose(&chooser, &model, &long('a', 40_000))), 0);
+    }
+}
+
+#[tokio::test]
+async fn routers_agree_where_to_look_for_a_prompt_without_a_word() {
+    // What two routers know of the same workers is not the same object.
+    let routers = [0, 1].map(|_| (model(16), chooser(Policy::PrefixAffinity)));
+    let mut chosen = BTreeSet::new();
+    for name in 'a'..='p' {
+        let [one, other] =
+            routers.each_ref().map(|(model, chooser)| choose(chooser, model, &long(name, 40_000)));
+        assert_eq!(one.worker.id, other.worker.id);
+        assert_eq!((one.source, one.saved), (Source::Elsewhere, 0), "hoped for, not counted on");
+        chosen.insert(one.worker.id.clone());
+    }
+    assert!(chosen.len() > 6, "{chosen:?}");
+    // But not whatever it costs.
+    let (model, chooser) = &routers[0];
+    let home = model.live().iter().find(|w| chosen.first() == Some(&w.id)).unwrap();
+    let _busy = Reservation::new(home, 20_000, vec![]);
+    for name in 'A'..='Z' {
+        assert_ne!(choose(chooser, model, &long(name, 40_000)).worker.id, home.id);
     }
 }

@@ -1,8 +1,12 @@
 //! A model, and the workers that take requests for it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash},
+    sync::Arc,
+};
 
-use foldhash::fast::RandomState;
+use foldhash::fast::{FixedState, RandomState};
 use stoker_proto::v1::{Capacity, ModelInfo};
 use stoker_shared::VERSION;
 
@@ -17,11 +21,23 @@ pub(crate) struct Model {
     known: usize,
     /// Places in `live`.
     serials: HashMap<Serial, usize, RandomState>,
+    /// Hashes of the names in `live`, the same in every router.
+    ids: Vec<u64>,
+}
+
+fn hash_one(value: &impl Hash) -> u64 {
+    FixedState::default().hash_one(value)
 }
 
 impl Model {
     pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), live: Vec::new(), known: 0, serials: HashMap::default() }
+        Self {
+            name: name.to_owned(),
+            live: Vec::new(),
+            known: 0,
+            serials: HashMap::default(),
+            ids: Vec::new(),
+        }
     }
 
     pub(super) fn knows_another(&mut self) {
@@ -35,6 +51,7 @@ impl Model {
 
     pub(crate) fn add(&mut self, worker: &Arc<Worker>) {
         self.serials.insert(worker.serial, self.live.len());
+        self.ids.push(hash_one(&worker.id.as_str()));
         self.live.push(Arc::clone(worker));
     }
 
@@ -49,6 +66,14 @@ impl Model {
     /// The one whose connection this is.
     pub(crate) fn by_serial(&self, serial: Serial) -> Option<&Arc<Worker>> {
         self.serials.get(&serial).map(|at| &self.live[*at])
+    }
+
+    /// Where every router that knows the same workers would send what has this hash (rendezvous hashing): when
+    /// workers come or go, hardly anything else moves.
+    pub(crate) fn home(&self, hash: u64) -> Option<&Arc<Worker>> {
+        let mixed = |id: &u64| hash_one(&(id ^ hash));
+        let (at, _) = self.ids.iter().enumerate().max_by_key(|(_, id)| mixed(id))?;
+        self.live.get(at)
     }
 
     /// What its workers say of the model, as one: the sum of their capacities, and the digest if they agree.
@@ -86,6 +111,26 @@ mod tests {
 
     use super::*;
     use crate::pool::worker::tests::worker;
+
+    #[tokio::test]
+    async fn routers_agree_about_homes_and_a_worker_that_leaves_moves_only_its_own() {
+        let of = |names: &[u32]| {
+            let mut model = Model::new("m");
+            names.iter().for_each(|name| model.add(&worker(&name.to_string(), "m", "d")));
+            model
+        };
+        let home = |model: &Model, hash: u64| model.home(hash).unwrap().id.clone();
+        let (one, other, fewer) = (of(&[0, 1, 2, 3]), of(&[3, 1, 0, 2]), of(&[0, 1, 3]));
+        let mut homes = HashMap::new();
+        for hash in (0..400).map(|i: u64| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)) {
+            let at = home(&one, hash);
+            assert_eq!(home(&other, hash), at);
+            assert!(at.as_str() == "2" || home(&fewer, hash) == at);
+            *homes.entry(at).or_insert(0) += 1;
+        }
+        assert!(homes.len() == 4 && homes.values().all(|n| (60..140).contains(n)), "{homes:?}");
+        assert!(of(&[]).home(7).is_none());
+    }
 
     #[tokio::test]
     async fn a_digest_is_told_only_if_all_agree() {
