@@ -130,6 +130,28 @@ async fn the_only_worker_is_killed_and_nobody_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_leaves_before_its_streams_are_over() {
+    let load = "--requests 100 --concurrency 100 --synthetic 16:120";
+    let row = Row::new("a worker has to leave and drains for a second", load).await;
+    let hasty = simulated(STEADY, &["--drain-timeout", "1s"]);
+    let mut fleet = Fleet::of(vec![hasty, simulated(STEADY, &[])]).await;
+    let load = row.start(&fleet.router.address);
+    let seen = load
+        .during(async {
+            in_the_middle(&fleet.workers[0], 20, 20).await;
+            let leaving = fleet.workers.remove(0);
+            leaving.terminate();
+            let status = tokio::task::spawn_blocking(|| leaving.wait()).await.unwrap();
+            assert_eq!(status.code(), Some(0), "a drained worker leaves in good order");
+        })
+        .await;
+    seen.nobody_noticed();
+    assert!(seen.resumed() >= 20, "{:#}", seen.json);
+    fleet.at_rest().await;
+    row.tell(&seen, Some(AT_ONCE), "SIGTERM with --drain-timeout 1s; the others go on elsewhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn three_of_four_are_killed_one_after_the_other() {
     let load = "--requests 200 --concurrency 200 --synthetic 16:400";

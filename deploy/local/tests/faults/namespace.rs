@@ -112,7 +112,8 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // The cable goes with its other end.
+        // A namespace goes when the kernel has time for it; the next one wants the same names at once.
+        let _ = ip(&["link", "del", &self.ends[0].device]);
         let _ = ip(&["netns", "del", &self.name]);
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     kills::AT_ONCE,
     proxy::{Fault, Plan, Proxy},
     row::{Row, Seen},
-    support::{Process, control, load_becomes},
+    support::Process,
 };
 
 const STREAMS: &str = "--requests 100 --concurrency 100 --synthetic 16:120";
@@ -126,10 +126,10 @@ async fn the_connection_is_reset_again_and_again() {
     let load = row.start(&behind.fleet.router.address);
     let seen = load
         .during(async {
-            for _ in 0..5 {
-                load_becomes(&mut control(&worker.address).await, |load| load.running >= 5).await;
+            for connections in 1..=5 {
+                behind.proxy.connected(connections).await;
+                in_the_middle(worker, 5, 5).await;
                 behind.proxy.strike(Plan::both(Fault::Reset(0)));
-                load_becomes(&mut control(&worker.address).await, |load| load.running == 0).await;
             }
         })
         .await;

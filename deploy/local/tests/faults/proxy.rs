@@ -1,12 +1,11 @@
 //! A TCP proxy that does to connections what networks do. Its faults change while it runs.
 
+mod tests;
+
 use std::{
     collections::VecDeque,
     future::pending,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,8 +15,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{AbortHandle, JoinSet},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
+
+use crate::support::PATIENCE;
 
 /// Bytes that a direction holds back at most; more stay with the sender.
 const MOST_DELAYED: usize = 1 << 20;
@@ -72,7 +73,7 @@ pub struct Proxy {
     pub address: String,
     server: Arc<Mutex<String>>,
     orders: watch::Sender<Order>,
-    open: Arc<AtomicUsize>,
+    made: watch::Sender<usize>,
     task: AbortHandle,
 }
 
@@ -83,10 +84,10 @@ impl Proxy {
         let address = listener.local_addr().unwrap().to_string();
         let server = Arc::new(Mutex::new(server.to_owned()));
         let orders = watch::Sender::default();
-        let open = Arc::<AtomicUsize>::default();
-        let accept = accept(listener, Arc::clone(&server), orders.clone(), Arc::clone(&open));
+        let made = watch::Sender::default();
+        let accept = accept(listener, Arc::clone(&server), orders.clone(), made.clone());
         let task = tokio::spawn(accept).abort_handle();
-        Self { address, server, orders, open, task }
+        Self { address, server, orders, made, task }
     }
 
     /// Leads connections to another server from now on.
@@ -104,9 +105,10 @@ impl Proxy {
         self.orders.send_replace(Order { plan, newcomers: false });
     }
 
-    /// Connections that are open.
-    pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+    /// Waits until this many connections have been made, those that are over included.
+    pub async fn connected(&self, count: usize) {
+        let mut made = self.made.subscribe();
+        timeout(PATIENCE, made.wait_for(|made| *made >= count)).await.unwrap().unwrap();
     }
 }
 
@@ -120,7 +122,7 @@ async fn accept(
     listener: TcpListener,
     server: Arc<Mutex<String>>,
     orders: watch::Sender<Order>,
-    open: Arc<AtomicUsize>,
+    made: watch::Sender<usize>,
 ) {
     let mut connections = JoinSet::new();
     loop {
@@ -130,12 +132,11 @@ async fn accept(
                 let order = *orders.borrow_and_update();
                 let plan = if order.newcomers { order.plan } else { Plan::CLEAR };
                 let server = server.lock().unwrap().clone();
-                let open = Arc::clone(&open);
+                let made = made.clone();
                 connections.spawn(async move {
                     let Ok(server) = TcpStream::connect(server).await else { return };
-                    open.fetch_add(1, Ordering::Relaxed);
+                    made.send_modify(|made| *made += 1);
                     connection(client, server, plan, orders).await;
-                    open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
             Some(_) = connections.join_next() => {}
@@ -226,96 +227,5 @@ async fn pass(
                 }
             }
         }
-    }
-}
-
-mod tests {
-    use std::io::ErrorKind;
-
-    use super::*;
-
-    async fn echo() -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        tokio::spawn(async move {
-            while let Ok((mut socket, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let (mut read, mut write) = socket.split();
-                    tokio::io::copy(&mut read, &mut write).await
-                });
-            }
-        });
-        address
-    }
-
-    async fn through(plan: Plan) -> (Proxy, TcpStream) {
-        let proxy = Proxy::to(&echo().await).await;
-        proxy.set(plan);
-        let socket = TcpStream::connect(&proxy.address).await.unwrap();
-        (proxy, socket)
-    }
-
-    async fn says(socket: &mut TcpStream, word: &[u8]) -> Vec<u8> {
-        socket.write_all(word).await.unwrap();
-        let mut heard = vec![0; word.len()];
-        socket.read_exact(&mut heard).await.unwrap();
-        heard
-    }
-
-    #[tokio::test]
-    async fn what_is_clear_passes_and_ends_pass_too() {
-        let (proxy, mut socket) = through(Plan::CLEAR).await;
-        assert_eq!(says(&mut socket, b"hello").await, b"hello");
-        assert_eq!(proxy.open(), 1);
-        socket.shutdown().await.unwrap();
-        assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_delay_is_a_delay_both_ways() {
-        let time = Duration::from_millis(30);
-        let (_proxy, mut socket) = through(Plan::both(Fault::Delay(time))).await;
-        let begun = Instant::now();
-        assert_eq!(says(&mut socket, b"hello").await, b"hello");
-        assert!(begun.elapsed() >= 2 * time);
-    }
-
-    #[tokio::test]
-    async fn a_cut_closes_after_its_bytes_and_a_reset_resets() {
-        let (_proxy, mut socket) = through(Plan { down: Fault::Cut(3), up: Fault::None }).await;
-        socket.write_all(b"hello").await.unwrap();
-        let mut heard = Vec::new();
-        socket.read_to_end(&mut heard).await.unwrap();
-        assert_eq!(heard, b"hel");
-
-        let (proxy, mut socket) = through(Plan::CLEAR).await;
-        assert_eq!(says(&mut socket, b"hello").await, b"hello");
-        proxy.strike(Plan::both(Fault::Reset(0)));
-        let error = socket.read(&mut [0]).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        // Whoever comes later is not touched.
-        let mut later = TcpStream::connect(&proxy.address).await.unwrap();
-        assert_eq!(says(&mut later, b"again").await, b"again");
-    }
-
-    #[tokio::test]
-    async fn what_is_swallowed_is_gone_and_what_is_stalled_comes_later() {
-        let (proxy, mut socket) = through(Plan { up: Fault::Swallow, down: Fault::None }).await;
-        socket.write_all(b"lost").await.unwrap();
-        // Taken off the wire before the plan changes: nothing is left to pass later.
-        while proxy.open() == 0 {
-            tokio::task::yield_now().await;
-        }
-        let mut heard = [0; 4];
-        let silent = tokio::time::timeout(Duration::from_millis(50), socket.read(&mut heard)).await;
-        assert!(silent.is_err());
-
-        proxy.set(Plan { up: Fault::Stall, down: Fault::None });
-        socket.write_all(b"late").await.unwrap();
-        let silent = tokio::time::timeout(Duration::from_millis(50), socket.read(&mut heard)).await;
-        assert!(silent.is_err());
-        proxy.set(Plan::CLEAR);
-        socket.read_exact(&mut heard).await.unwrap();
-        assert_eq!(&heard, b"late");
     }
 }
