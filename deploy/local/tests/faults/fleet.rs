@@ -112,13 +112,18 @@ pub async fn in_the_middle(worker: &Process, streams: u32, tokens: u64) {
 
 /// Waits until the router holds nothing for any request.
 pub async fn nothing_in_flight(router: &Process) {
+    in_flight(router, 0).await;
+}
+
+/// Waits until that many requests have arrived at the router and are not over.
+pub async fn in_flight(router: &Process, requests: u32) {
     let poll = async {
-        while scrape(router).await["stoker_router_requests_in_flight"] != 0.0 {
+        while scrape(router).await["stoker_router_requests_in_flight"] != f64::from(requests) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     let in_time = timeout(PATIENCE, poll).await.is_ok();
-    assert!(in_time, "the router still holds something for requests that are over");
+    assert!(in_time, "the router does not come to hold {requests} requests");
 }
 
 /// The most memory that a process has had, in MiB.

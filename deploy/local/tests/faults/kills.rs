@@ -7,12 +7,12 @@ use tonic_types::StatusExt;
 
 use crate::{
     fleet::{
-        Fleet, STEADY, at_rest, in_the_middle, knows, nothing_in_flight, router, simulated,
-        storyteller,
+        Fleet, STEADY, at_rest, in_flight, in_the_middle, knows, nothing_in_flight, router,
+        simulated, storyteller,
     },
     proxy::Proxy,
     row::Row,
-    support::{inference, read, request},
+    support::{inference, read, request, scrape},
 };
 
 /// As many as the promise is given for, each of 120 tokens.
@@ -66,11 +66,19 @@ async fn a_worker_is_killed_before_the_first_token() {
     let load = row.start(&fleet.router.address);
     let seen = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 1, 0).await;
+            // A worker tells of its load only after its first step.
+            in_flight(&fleet.router, 12).await;
             drop(fleet.workers.remove(0));
         })
         .await;
     seen.nobody_noticed();
+    let metrics = scrape(&fleet.router).await;
+    let retries: f64 = metrics
+        .iter()
+        .filter(|(name, _)| name.starts_with("stoker_router_retries_total"))
+        .map(|(_, count)| count)
+        .sum();
+    assert!(retries > 0.0, "some had been sent there: {metrics:#?}");
     assert_eq!(seen.json["workers"].as_object().unwrap().len(), 1, "{:#}", seen.json);
     fleet.at_rest().await;
     row.tell(&seen, None, "asked again elsewhere");

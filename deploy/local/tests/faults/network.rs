@@ -119,7 +119,7 @@ async fn a_worker_is_far_away() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn the_connection_is_reset_again_and_again() {
-    let load = "--requests 200 --concurrency 50 --synthetic 16:40";
+    let load = "--requests 500 --concurrency 50 --synthetic 16:40";
     let row = Row::new("the connection to a worker is reset five times", load).await;
     let behind = Behind::new().await;
     let worker: &Process = &behind.fleet.workers[0];
