@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::{
     fleet::{Fleet, STEADY, in_the_middle, is_at_rest, simulated, storyteller},
     kills::{STORIES, STREAMS},
@@ -20,7 +22,7 @@ async fn one_of_four_is_stopped() {
     let seen = load
         .during(async {
             in_the_middle(&fleet.workers[0], 50, 20).await;
-            fleet.workers[0].pause();
+            fleet.workers[0].signal(Signal::SIGSTOP);
         })
         .await;
     seen.nobody_noticed();
@@ -41,7 +43,7 @@ async fn one_of_two_with_the_bundled_model_is_stopped() {
     let seen = load
         .during(async {
             in_the_middle(&fleet.workers[0], 3, 20).await;
-            fleet.workers[0].pause();
+            fleet.workers[0].signal(Signal::SIGSTOP);
         })
         .await;
     seen.nobody_noticed();
@@ -59,7 +61,7 @@ async fn one_of_four_is_killed_and_another_one_stopped() {
         .during(async {
             in_the_middle(&fleet.workers[0], 50, 20).await;
             drop(fleet.workers.remove(0));
-            fleet.workers[0].pause();
+            fleet.workers[0].signal(Signal::SIGSTOP);
         })
         .await;
     seen.nobody_noticed();
@@ -70,7 +72,7 @@ async fn one_of_four_is_killed_and_another_one_stopped() {
 
 /// The first worker goes on, is used again, and nothing is left of what ran when it was stopped.
 async fn comes_back(fleet: &Fleet) {
-    fleet.workers[0].go_on();
+    fleet.workers[0].signal(Signal::SIGCONT);
     fleet.at_rest().await;
     fleet.complete().await;
 }
@@ -85,10 +87,10 @@ async fn a_worker_is_stopped_for_less_than_the_stall_budget() {
     let seen = load
         .during(async {
             in_the_middle(&fleet.workers[0], 20, 20).await;
-            fleet.workers[0].pause();
+            fleet.workers[0].signal(Signal::SIGSTOP);
             // Not to wait for anything, but since that is what this is about.
             tokio::time::sleep(Duration::from_millis(500)).await;
-            fleet.workers[0].go_on();
+            fleet.workers[0].signal(Signal::SIGCONT);
         })
         .await;
     seen.nobody_noticed();
@@ -119,10 +121,10 @@ async fn an_idle_worker_that_is_stopped_gets_nothing_after_a_while() {
     let load = "--requests 200 --concurrency 20 --synthetic 16:40";
     let row = Row::new("an idle worker is stopped", load).await;
     let fleet = Fleet::simulated(2, STEADY).await;
-    fleet.workers[0].pause();
+    fleet.workers[0].signal(Signal::SIGSTOP);
     let seen = row.start(&fleet.router.address).end().await;
     seen.nobody_noticed();
-    fleet.workers[0].go_on();
+    fleet.workers[0].signal(Signal::SIGCONT);
     load_becomes(&mut control(&fleet.workers[0].address).await, is_at_rest).await;
     fleet.complete().await;
     row.tell(&seen, None, "SIGSTOP before anybody asks; no first token is lost");
