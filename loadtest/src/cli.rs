@@ -24,7 +24,8 @@ Examples:
     stoker-loadtest --requests 500 --expect quiet.jsonl
 
 A request's latency counts from when it was meant to begin: with --rate, waiting for a free
-stream is part of it. Latencies are of complete answers; whatever failed is counted and named.
+stream is part of it. The longest pause is the longest time that an answer stood still between two
+tokens, also told for those answers alone that another worker took over. Latencies are of complete answers; whatever failed is counted and named.
 
 Exit codes: 0 if every answer came, complete and as expected; 1 if one did not, or after Ctrl-C,
 which prints what is known; 2 for bad usage. loadtest/README.md describes the JSON file.";

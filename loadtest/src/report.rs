@@ -54,6 +54,8 @@ fn write(summary: &Summary, out: &mut String) -> std::fmt::Result {
         for (name, values) in [
             ("time to first token", &latency_seconds.time_to_first_token),
             ("between tokens", &latency_seconds.inter_token),
+            ("longest pause", &latency_seconds.longest_pause),
+            ("  where resumed", &latency_seconds.longest_pause_resumed),
             ("time per token", &latency_seconds.time_per_output_token),
             ("whole answer", &latency_seconds.end_to_end),
             ("sent too late by", &latency_seconds.send_lag),

@@ -69,6 +69,10 @@ pub struct Latencies {
     pub first_token: Latency,
     /// From one event with tokens to the next.
     pub between_tokens: Latency,
+    /// The longest time between two events with tokens: one value an answer.
+    pub longest_pause: Latency,
+    /// The same, of answers that another worker took over.
+    pub longest_pause_resumed: Latency,
     /// From the first token to the last, divided by the tokens after the first: one value an answer.
     pub per_token: Latency,
     /// To the last event.
@@ -82,6 +86,8 @@ impl Default for Latencies {
         Self {
             first_token: Latency::new(),
             between_tokens: Latency::new(),
+            longest_pause: Latency::new(),
+            longest_pause_resumed: Latency::new(),
             per_token: Latency::new(),
             whole: Latency::new(),
             lag: Latency::new(),
@@ -178,7 +184,7 @@ impl Results {
         self.tokens.prompt += u64::from(usage.prompt_tokens);
         self.tokens.cached_prompt += u64::from(usage.cached_prompt_tokens);
         self.tokens.completion += u64::from(usage.completion_tokens);
-        self.latency.add(outcome);
+        self.latency.add(outcome, end.timings.is_some_and(|timings| timings.resumes > 0));
         self.told.add(end, outcome.answer.whole.saturating_sub(outcome.lag));
         let Some(accepted) = &outcome.answer.accepted else { return };
         if let Some(count) = self.workers.get_mut(&accepted.worker) {
@@ -216,7 +222,7 @@ impl Results {
 }
 
 impl Latencies {
-    fn add(&mut self, Outcome { lag, answer, .. }: &Outcome) {
+    fn add(&mut self, Outcome { lag, answer, .. }: &Outcome, resumed: bool) {
         let Partial { ids, first_token, gaps, whole, .. } = answer;
         self.lag.add(*lag);
         self.whole.add(*whole);
@@ -224,6 +230,12 @@ impl Latencies {
         self.first_token.add(first);
         for gap in gaps {
             self.between_tokens.add_micros(u64::from(*gap));
+        }
+        if let Some(longest) = gaps.iter().max() {
+            self.longest_pause.add_micros(u64::from(*longest));
+            if resumed {
+                self.longest_pause_resumed.add_micros(u64::from(*longest));
+            }
         }
         if let Some(rest) = u32::try_from(ids.len().saturating_sub(1)).ok().filter(|n| *n > 0) {
             self.per_token.add(whole.saturating_sub(first) / rest);

@@ -122,6 +122,10 @@ pub struct Latencies {
     pub time_to_first_token: Option<Percentiles>,
     /// From one event with tokens to the next.
     pub inter_token: Option<Percentiles>,
+    /// The longest time from one event with tokens to the next; one value an answer.
+    pub longest_pause: Option<Percentiles>,
+    /// The same, of answers that another worker took over.
+    pub longest_pause_resumed: Option<Percentiles>,
     /// From the first token to the end, by tokens after the first; one value an answer.
     pub time_per_output_token: Option<Percentiles>,
     /// From when the request was meant to begin to the last event.
@@ -212,6 +216,8 @@ impl Summary {
             latency_seconds: Latencies {
                 time_to_first_token: percentiles(&latency.first_token),
                 inter_token: percentiles(&latency.between_tokens),
+                longest_pause: percentiles(&latency.longest_pause),
+                longest_pause_resumed: percentiles(&latency.longest_pause_resumed),
                 time_per_output_token: percentiles(&latency.per_token),
                 end_to_end: percentiles(&latency.whole),
                 send_lag: percentiles(&latency.lag).filter(|_| open),

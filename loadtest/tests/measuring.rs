@@ -11,8 +11,8 @@ use stoker_shared::ServiceError;
 
 use crate::support::{Files, PROMPT_TOKENS, Script, Server, TOKENS, alone, end, run, start};
 
-const LATENCIES: [&str; 4] =
-    ["time_to_first_token", "inter_token", "time_per_output_token", "end_to_end"];
+const LATENCIES: [&str; 5] =
+    ["time_to_first_token", "inter_token", "longest_pause", "time_per_output_token", "end_to_end"];
 
 #[tokio::test]
 async fn every_request_is_counted_once_and_every_failure_is_named() {
@@ -77,6 +77,7 @@ async fn latencies_are_of_complete_answers_and_in_order() {
     assert!(max("time_to_first_token") <= max("end_to_end"));
     assert!(max("end_to_end") <= 1.002 * ran.at("seconds").as_f64().unwrap());
     assert!(ran.at("latency_seconds.send_lag").is_null(), "no lag without a rate");
+    assert!(ran.at("latency_seconds.longest_pause_resumed").is_null(), "nobody took over");
     let rate = ran.at("per_second.completion_tokens").as_f64().unwrap();
     let tokens = rate * ran.at("seconds").as_f64().unwrap();
     assert!((tokens - 200.0 * f64::from(TOKENS)).abs() < 1e-6, "{tokens}");
@@ -104,6 +105,28 @@ async fn a_latency_counts_from_the_moment_that_was_meant() {
     assert!(of("end_to_end", "p50") > 0.3, "they waited for the first: {}", ran.table);
     assert!(of("send_lag", "p50") > 0.3 && of("send_lag", "min") < 0.3, "{}", ran.table);
     assert!(ran.table.contains("sent too late by"), "{}", ran.table);
+}
+
+#[tokio::test]
+async fn the_longest_pause_of_an_answer_is_told_and_whether_it_was_resumed() {
+    let pause = Duration::from_millis(500);
+    let server = Server::new(move |seed, _| match seed % 10 {
+        3 => Script::Resume(pause),
+        4 => Script::Lose(5, ServiceError::unavailable("worker 7 ended the answer early")),
+        _ => Script::Answer,
+    })
+    .await;
+    let ran = run(&server, &Files::new(), "--requests 40 --concurrency 40").await;
+    assert_eq!((ran.code, ran.count("requests.lost")), (Some(1), 4), "{}", ran.errors);
+    let of = |name: &str, key: &str| ran.at(&format!("latency_seconds.{name}.{key}")).clone();
+    assert_eq!((ran.count("resumes"), of("longest_pause", "count")), (4, 36.into()));
+    assert_eq!(of("longest_pause_resumed", "count"), 4);
+    // A sleep is never shorter than asked, and what was sent before it may be read late.
+    let least = of("longest_pause_resumed", "min").as_f64().unwrap();
+    assert!(least > 0.3, "{least}");
+    assert_eq!(of("longest_pause", "max"), of("longest_pause_resumed", "max"));
+    let rows = ["longest pause  ", "  where resumed  "];
+    assert!(rows.iter().all(|row| ran.table.contains(row)), "{}", ran.table);
 }
 
 #[tokio::test]
@@ -149,7 +172,7 @@ async fn the_json_file_keeps_its_shape() {
     let server = Server::new(|seed, _| match seed {
         0 => Script::Refuse(ServiceError::unavailable("not now")),
         1 => Script::Alter,
-        _ => Script::Answer,
+        _ => Script::Resume(Duration::ZERO),
     })
     .await;
     let files = Files::new();

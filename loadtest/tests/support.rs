@@ -56,6 +56,8 @@ pub enum Script {
     Hang,
     /// The answer, that much later.
     Late(Duration),
+    /// The answer, which another worker takes over that much later, half-way.
+    Resume(Duration),
     /// The answer, once that many calls are under way.
     Together(usize),
 }
@@ -164,7 +166,8 @@ impl Inference for Service {
         };
         let ids: Vec<u32> = (0..TOKENS).map(|i| (seed as u32) * 100 + i).collect();
         let mut pieces: Vec<Vec<u32>> = ids.iter().map(|id| vec![*id]).collect();
-        let mut last = Some(Ok(finished()));
+        let mut last = Some(Ok(finished(0)));
+        let mut pause = None;
         match (self.0.choose)(seed, before) {
             Script::Answer => {}
             Script::Regroup => pieces = ids.chunks(4).map(<[u32]>::to_vec).collect(),
@@ -181,6 +184,10 @@ impl Inference for Service {
             }
             Script::Hang => std::future::pending().await,
             Script::Late(time) => tokio::time::sleep(time).await,
+            Script::Resume(time) => {
+                pause = Some(time);
+                last = Some(Ok(finished(1)));
+            }
             Script::Together(count) => {
                 let mut open = self.0.open.subscribe();
                 let _ = open.wait_for(|open| open.1 >= count).await;
@@ -198,14 +205,17 @@ impl Inference for Service {
             Event::Token(TokenDelta { ids, text, logprobs: Vec::new() })
         });
         let events = [accepted].into_iter().chain(tokens).map(Ok).chain(last);
-        let events = stream::iter(events.map(|event| {
+        let events = stream::iter(events.enumerate()).then(move |(i, event)| async move {
+            if let Some(time) = pause.filter(|_| i == TOKENS as usize / 2) {
+                tokio::time::sleep(time).await;
+            }
             event.map(|event| GenerateResponse { choice: 0, event: Some(event), attempt: 0 })
-        }));
-        Ok(Response::new(Guarded::new(events, open).boxed()))
+        });
+        Ok(Response::new(Guarded::new(events.boxed(), open).boxed()))
     }
 }
 
-fn finished() -> Event {
+fn finished(resumes: u32) -> Event {
     let spent = |millis| Duration::from_millis(millis).try_into().ok();
     Event::Finished(Finished {
         reason: FinishReason::Length.into(),
@@ -219,6 +229,7 @@ fn finished() -> Event {
             prefill: spent(3),
             decode: spent(5),
             worker_total: spent(10),
+            resumes,
             ..Timings::default()
         }),
         ..Finished::default()

@@ -1,13 +1,13 @@
 //! Workers that drain and clients that leave, with everybody else untouched.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use futures::{StreamExt, future::join_all};
-use stoker_proto::v1::{FinishReason, Load, WatchLoadRequest, control_client::ControlClient};
+use stoker_proto::v1::{FinishReason, WatchLoadRequest, control_client::ControlClient};
 use tokio::{sync::mpsc, time::timeout};
 use tonic::transport::Channel;
 
-use crate::support::{Process, answer, control, inference, read, request};
+use crate::support::{PATIENCE, Process, answer, control, inference, load_becomes, read, request};
 
 const STREAMS: usize = 200;
 const TOKENS: u32 = 48;
@@ -15,16 +15,6 @@ const TOKENS: u32 = 48;
 const LATE: usize = 40;
 /// Nearly all of the context.
 const LONG: u32 = 1000;
-/// Far longer than anything here takes: a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Waits until the load is as `wanted`.
-pub async fn load_becomes(client: &mut ControlClient<Channel>, wanted: impl Fn(&Load) -> bool) {
-    let watch = client.watch_load(WatchLoadRequest::default()).await.unwrap();
-    let mut loads = watch.into_inner();
-    let wait = async { while !wanted(&loads.next().await.unwrap().unwrap()) {} };
-    timeout(PATIENCE, wait).await.unwrap();
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_drains_loses_no_stream() {

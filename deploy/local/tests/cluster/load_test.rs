@@ -1,32 +1,8 @@
 //! `stoker-loadtest` on clusters with the bundled model: exact lengths, equal answers, and none lost in silence.
 
-use std::{process::Output, time::Duration};
+use std::time::Duration;
 
-use serde_json::Value;
-use tokio::{process::Command, time::timeout};
-
-use crate::{
-    departures::load_becomes,
-    support::{Process, cluster, control, program},
-};
-
-/// Far longer than anything here takes: a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(180);
-
-pub fn load_test(address: &str, arguments: &str) -> Command {
-    let mut command = program("stoker-loadtest");
-    command.args(["--endpoint", address, "--json", "-"]).args(arguments.split_whitespace());
-    let mut command = Command::from(command);
-    command.kill_on_drop(true);
-    command
-}
-
-pub async fn run(mut command: Command) -> (Option<i32>, Value) {
-    let Output { status, stdout, stderr } =
-        timeout(PATIENCE, command.output()).await.unwrap().unwrap();
-    eprintln!("{}", String::from_utf8_lossy(&stderr));
-    (status.code(), serde_json::from_slice(&stdout).unwrap_or_default())
-}
+use crate::support::{Process, cluster, control, load_becomes, load_test, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undisturbed_cluster_gives_the_same_answers_twice() {

@@ -8,10 +8,7 @@ use stoker_proto::v1::GetModelInfoRequest;
 use stoker_worker::{ModelSource, WorkerConfig, simulate::SimulatedDevice};
 use tonic::Code;
 
-use crate::{
-    departures::load_becomes,
-    support::{Process, answer, control, inference, program, read, request},
-};
+use crate::support::{Process, answer, control, inference, load_becomes, program, read, request};
 
 const WORKERS: u16 = 1_000;
 const REQUESTS: usize = 4_000;

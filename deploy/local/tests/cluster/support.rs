@@ -1,10 +1,12 @@
 //! Clusters, processes and requests to test with.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
     thread,
+    time::Duration,
 };
 
 use futures::StreamExt;
@@ -12,14 +14,23 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 use stoker::cluster::Cluster;
 use stoker_proto::v1::{
-    Accepted, Finished, GenerateRequest, GenerateResponse, Sampling, Stopping,
-    control_client::ControlClient, generate_request::Input, generate_response::Event,
-    inference_client::InferenceClient,
+    Accepted, Finished, GenerateRequest, GenerateResponse, Load, Sampling, Stopping,
+    WatchLoadRequest, control_client::ControlClient, generate_request::Input,
+    generate_response::Event, inference_client::InferenceClient,
 };
 use stoker_worker::{ModelSource, WorkerConfig};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tonic::{Status, Streaming, transport::Channel};
+
+/// Far longer than anything here takes: a test that waits so long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A cluster in this process.
 pub async fn cluster(workers: u16) -> Cluster {
@@ -94,6 +105,31 @@ pub async fn answer(
     read(client.generate(request).await?.into_inner(), || ()).await
 }
 
+/// Waits until the load is as `wanted`.
+pub async fn load_becomes(client: &mut ControlClient<Channel>, wanted: impl Fn(&Load) -> bool) {
+    let watch = client.watch_load(WatchLoadRequest::default()).await.unwrap();
+    let mut loads = watch.into_inner();
+    let wait = async { while !wanted(&loads.next().await.unwrap().unwrap()) {} };
+    timeout(PATIENCE, wait).await.unwrap();
+}
+
+/// A load test that prints its JSON.
+pub fn load_test(address: &str, arguments: &str) -> tokio::process::Command {
+    let mut command = program("stoker-loadtest");
+    command.args(["--endpoint", address, "--json", "-"]).args(arguments.split_whitespace());
+    let mut command = tokio::process::Command::from(command);
+    command.kill_on_drop(true);
+    command
+}
+
+/// Runs a load test to its end: the exit code, and the JSON.
+pub async fn run(mut command: tokio::process::Command) -> (Option<i32>, Value) {
+    let Output { status, stdout, stderr } =
+        timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    eprintln!("{}", String::from_utf8_lossy(&stderr));
+    (status.code(), serde_json::from_slice(&stdout).unwrap_or_default())
+}
+
 /// A program of the workspace, beside the one that this package builds.
 pub fn program(name: &str) -> Command {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_stoker")).with_file_name(name);
@@ -120,13 +156,14 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Starts a server program on a free port and waits until its log tells the address.
+    /// Starts a server program, on a free port unless it is told another, and waits until its log tells the
+    /// address.
     pub fn spawn(mut command: Command) -> Self {
-        let mut child = command
-            .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        if !command.get_args().any(|argument| argument == "--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        let mut child =
+            command.args(["--log-format", "json"]).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let (address, metrics) = addresses_in(&mut log);
         // Somebody has to read on, or the process would stop at a full pipe.
@@ -138,7 +175,12 @@ impl Process {
 
     /// Asks it to stop.
     pub fn terminate(&self) {
-        kill(self.pid(), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
     }
 
     /// Waits for its end.
@@ -146,7 +188,8 @@ impl Process {
         self.child.wait().unwrap()
     }
 
-    fn pid(&self) -> Pid {
+    /// Its number.
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 }
@@ -157,6 +200,29 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Samples by name and labels.
+pub type Metrics = BTreeMap<String, f64>;
+
+pub async fn scrape(process: &Process) -> Metrics {
+    let url = process.metrics.as_deref().unwrap().strip_prefix("http://").unwrap();
+    let (host, path) = url.split_once('/').unwrap();
+    let mut socket = TcpStream::connect(host).await.unwrap();
+    let ask = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    socket.write_all(ask.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    socket.read_to_string(&mut said).await.unwrap();
+    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(body.trim_end().ends_with("# EOF"), "{body}");
+    let samples = body.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), value.parse().unwrap_or_else(|e| panic!("{e}: {line}")))
+    };
+    samples.map(sample).collect()
 }
 
 /// Where it listens, and where its metrics are, which it tells before.

@@ -1,6 +1,6 @@
 //! What the processes tell: one trace over client, router and worker, and metrics that move as they should.
 
-use std::{collections::BTreeMap, net::SocketAddr, process::Command, time::Duration};
+use std::{net::SocketAddr, process::Command, time::Duration};
 
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
@@ -11,16 +11,11 @@ use opentelemetry_proto::tonic::{
     trace::v1::{Span, span::SpanKind},
 };
 use stoker_proto::v1::GenerateRequest;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, transport::Server};
 
-use crate::support::{Process, answer, inference, program, read, request};
+use crate::support::{Metrics, Process, answer, inference, program, read, request, scrape};
 
 /// Far longer than anything here takes: a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -241,29 +236,6 @@ fn a_collector_that_cannot_be_used_is_refused_at_once() {
         assert_eq!(output.status.code(), Some(2), "{error}");
         assert!(error.contains(expected), "{error}");
     }
-}
-
-/// Samples by name and labels.
-type Metrics = BTreeMap<String, f64>;
-
-async fn scrape(process: &Process) -> Metrics {
-    let url = process.metrics.as_deref().unwrap().strip_prefix("http://").unwrap();
-    let (host, path) = url.split_once('/').unwrap();
-    let mut socket = TcpStream::connect(host).await.unwrap();
-    let ask = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    socket.write_all(ask.as_bytes()).await.unwrap();
-    let mut said = String::new();
-    socket.read_to_string(&mut said).await.unwrap();
-    let (head, body) = said.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
-    assert!(body.trim_end().ends_with("# EOF"), "{body}");
-    let samples = body.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let sample = |line: &str| {
-        let (name, value) = line.rsplit_once(' ').unwrap();
-        (name.to_owned(), value.parse().unwrap_or_else(|e| panic!("{e}: {line}")))
-    };
-    samples.map(sample).collect()
 }
 
 /// Reads metrics until they are as they should be: a request is counted a moment after its last event.

@@ -9,11 +9,9 @@ use tokio::{process::Command, time::timeout};
 
 use crate::{
     clients::{find, root},
-    departures::load_becomes,
     discovery::{Keys, live, router, worker},
     etcd_server::Etcd,
-    load_test::{load_test, run},
-    support::control,
+    support::{control, load_becomes, load_test, run},
 };
 
 /// Far longer than anything here takes: a test that waits so long has failed.
