@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use stoker_proto::v1::{GenerateResponse, Load, Sampling, generate_response::Event};
+use stoker_proto::v1::{
+    GenerateRequest, GenerateResponse, Load, Sampling, generate_response::Event,
+};
 use stoker_router::{ResumeConfig, RouterConfig};
 use stoker_shared::{ServiceError, discovery::Registry};
 use tonic::Code;
@@ -85,10 +87,12 @@ async fn every_way_to_break_off_is_mended() {
         let bad = FakeWorker::new("bad").always(script);
         let good = FakeWorker::new("good");
         let cluster = Cluster::of(&[&bad, &good]).await;
+        let mut asked = 0;
         while bad.requests().len() < 3 {
+            asked += 1;
+            assert!(asked < 100, "the bad one is chosen in its turn");
             let sampling = Sampling { num_sequences: Some(2), ..Default::default() };
-            let mut request = ask(TOKENS);
-            request.sampling = Some(sampling);
+            let request = GenerateRequest { sampling: Some(sampling), ..ask(TOKENS) };
             let (events, error) = collect(cluster.generate(request).await.unwrap()).await;
             assert!(error.is_none(), "{error:?}");
             assert_eq!(ids(&events, 2), [0, 1].map(|_| Vec::from_iter(0..TOKENS)));
@@ -121,10 +125,13 @@ async fn a_worker_that_stands_still_is_left_and_not_chosen_again() {
     assert_eq!(has.requests().len(), before);
     // It moves, and is one of them again.
     has.script(|_| Script::Answer);
-    has.set_load(Load { running: 1, step: 8, ..Default::default() });
-    while has.requests().len() == before {
-        collect(cluster.generate(ask(1)).await.unwrap()).await;
-    }
+    has.set_load(Load { step: 8, ..Default::default() });
+    soon(async {
+        while has.requests().len() == before {
+            collect(cluster.generate(ask(1)).await.unwrap()).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
