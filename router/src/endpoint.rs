@@ -62,7 +62,6 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     call.span.record("worker", worker.id.as_str());
     let routing: &mut Routing = call.request.routing.get_or_insert_default();
     routing.attempt = call.attempt;
-    routing.tenant = call.tenant.to_string();
     let attempt = Attempt::new(&call.trace, &worker, call.attempt);
     let mut request = Request::new(call.request);
     call.deadline.forward(&mut request);
@@ -147,7 +146,7 @@ impl Stream for Events {
                 None => {
                     this.complete = true;
                     let what = format!("worker {} ended the answer early", this.worker.id);
-                    break Some(Err(this.attempt.failed(ServiceError::Lost(what))));
+                    break Some(Err(this.attempt.failed(ServiceError::unavailable(what))));
                 }
                 Some(Err(status)) => {
                     let error = read(&status, &this.worker, this.deadline);

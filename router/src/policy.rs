@@ -19,6 +19,7 @@ use std::{
 
 use rand::{SeedableRng, rngs::SmallRng};
 use stoker_proto::v1::GenerateRequest;
+use stoker_shared::discovery::WorkerId;
 use tokio::time::Instant;
 
 use crate::{
@@ -91,9 +92,10 @@ pub(crate) enum Source {
     Elsewhere,
 }
 
-/// A worker for a question that costs it nothing.
-pub(crate) fn anyone(model: &Model) -> Option<&Arc<Worker>> {
-    candidates::first(model.live(), rand::random_range(..usize::MAX), &Wanted::default())
+/// A worker for a question that costs it nothing; rather one that was not `tried`.
+pub(crate) fn anyone<'a>(model: &'a Model, tried: &[WorkerId]) -> Option<&'a Arc<Worker>> {
+    let wanted = Wanted { tried, digest: None };
+    candidates::first(model.live(), rand::random_range(..usize::MAX), &wanted)
 }
 
 impl Chooser {

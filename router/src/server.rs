@@ -14,7 +14,7 @@ use stoker_shared::{
     deadline::{Deadline, arrived},
     telemetry::trace::TraceSpan,
 };
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tonic::{Request, Response, Status, transport::Channel};
 use tower::ServiceExt;
 
@@ -25,6 +25,10 @@ const LOAD_INTERVAL: Duration = Duration::from_millis(100);
 const LEAST_LOAD_INTERVAL: Duration = Duration::from_millis(10);
 /// Load is reported this often also when nothing changes.
 const LOAD_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What a worker has for an answer that takes no model, and how many workers are asked.
+const QUESTION: Duration = Duration::from_secs(2);
+const QUESTIONS: usize = 3;
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -114,22 +118,41 @@ impl Control for Server {
 }
 
 impl Server {
-    /// Asks any worker that serves `model`.
-    async fn forward<Q, A>(
+    /// Asks any worker that serves `model`, and then another one if that is of no use.
+    async fn forward<Q: Clone, A>(
         &self,
         model: &str,
         request: Request<Q>,
-        ask: impl AsyncFnOnce(ControlClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
+        ask: impl AsyncFn(ControlClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<Response<A>, Status> {
         let deadline = Deadline::of(&request)?;
-        let fleet = self.pool.fleet();
-        let worker = policy::anyone(fleet.model(model)?).ok_or_else(|| fleet.nobody())?;
-        let mut request = Request::new(request.into_inner());
-        deadline.forward(&mut request);
-        let answer = ask(ControlClient::new(worker.channel.clone()), request);
-        let answer = deadline.bound("waiting for a worker", answer).await?;
-        // Read and written again, so that only what is ours reaches the client.
-        Ok(answer.map_err(|status| ServiceError::from(&status))?)
+        let question = request.into_inner();
+        let mut tried = Vec::new();
+        loop {
+            let fleet = self.pool.fleet();
+            let worker = policy::anyone(fleet.model(model)?, &tried);
+            let worker = worker.ok_or_else(|| fleet.nobody())?;
+            tried.push(worker.id.clone());
+            let mut request = Request::new(question.clone());
+            deadline.forward(&mut request);
+            let answer = ask(ControlClient::new(worker.channel.clone()), request);
+            let answer = timeout(QUESTION, deadline.bound("waiting for a worker", answer)).await;
+            let error = match answer {
+                Ok(answer) => match answer? {
+                    Ok(answer) => return Ok(answer),
+                    // Read and written again, so that only what is ours reaches the client.
+                    Err(status) => ServiceError::from(&status),
+                },
+                Err(_) => ServiceError::Stalled(format!(
+                    "worker {} did not answer within {} s",
+                    worker.id,
+                    QUESTION.as_secs()
+                )),
+            };
+            if tried.len() == QUESTIONS || !error.is_retryable_elsewhere() {
+                return Err(error.into());
+            }
+        }
     }
 }
 

@@ -62,8 +62,6 @@ pub(crate) fn build(
         .layer_fn(|next| ModelLookup::new(next, pool.clone()))
         // A started answer finishes. Above the choice of a worker, so that every attempt chooses anew.
         .layer_fn(move |next| Resume::new(next, Arc::clone(&attempts)))
-        // Prefix affinity goes here: it says who is worth to be chosen.
-        //
         // Counts what really is under way at a worker. Asks the worker's health who may be chosen.
         .layer_fn(|endpoint| Balance::new(endpoint, pool.clone(), Arc::clone(&chooser)))
         // Innermost, since an outcome that a layer above turns into another one is still the worker's.

@@ -21,6 +21,9 @@ use crate::{batched::Batched, deadline};
 
 /// The largest request that is read, in bytes. A longer one is refused by gRPC with OUT_OF_RANGE.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// The same on a worker, which a router also tells what there is of an answer: sixteen continuations of some
+/// hundred thousand tokens.
+pub const MAX_ROUTED_BYTES: usize = MAX_REQUEST_BYTES + (32 << 20);
 
 /// Streams that one connection may have open; more wait at the client.
 const MAX_STREAMS_PER_CONNECTION: u32 = 16_384;

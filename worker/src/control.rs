@@ -89,7 +89,8 @@ impl Control for ControlService {
                 async move {
                     if !first {
                         // While a step runs its progress is news. A worker at rest has none but a heartbeat.
-                        let works = load.borrow().running + load.borrow().waiting > 0;
+                        let now = *load.borrow();
+                        let works = now.running + now.waiting > 0;
                         let quiet =
                             if works { Duration::ZERO } else { HEARTBEAT.saturating_sub(interval) };
                         // A drain is told at once; everything else waits for the interval.

@@ -7,7 +7,7 @@ use stoker_engine::Model;
 use stoker_proto::v1::{
     ModelInfo, control_server::ControlServer, inference_server::InferenceServer,
 };
-use stoker_shared::serve::{self, HealthState, MAX_REQUEST_BYTES};
+use stoker_shared::serve::{self, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::RoutesBuilder;
@@ -97,7 +97,7 @@ pub async fn start(
     let (health, health_service) = HealthState::new().await;
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(InferenceServer::new(worker).max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(InferenceServer::new(worker).max_decoding_message_size(MAX_ROUTED_BYTES))
         .add_service(
             ControlServer::new(control.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
         );

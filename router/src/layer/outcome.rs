@@ -15,6 +15,7 @@ use tower::{Service, ServiceExt};
 use crate::{
     call::{EventStream, continuations},
     endpoint::Dispatch,
+    policy::resume,
     pool::health::Pass,
 };
 
@@ -50,11 +51,14 @@ where
 
     fn call(&mut self, mut dispatch: Dispatch) -> Self::Future {
         let pass = dispatch.pass.take();
-        let choices = continuations(&dispatch.call.request);
+        let resume = resume(&dispatch.call.request);
+        let ended = resume.map_or(0, |r| r.choices.iter().filter(|c| c.finished.is_some()).count());
+        let choices = continuations(&dispatch.call.request).saturating_sub(ended as u32).max(1);
+        let resumed = resume.is_some();
         let endpoint = self.0.clone();
         async move {
             let sent = Instant::now();
-            let mut outcome = Outcome { pass, choices, ..Outcome::default() };
+            let mut outcome = Outcome { pass, choices, resumed, ..Outcome::default() };
             match endpoint.oneshot(dispatch).await {
                 Ok(stream) => {
                     outcome.waited = sent.elapsed();
@@ -74,7 +78,10 @@ where
 #[derive(Default)]
 struct Outcome {
     pass: Option<Pass>,
+    /// Continuations that go on.
     choices: u32,
+    /// It had to read more than the prompt.
+    resumed: bool,
     /// Before the first token, then since the last measurement. Only what the worker took: while the client
     /// does not read, nobody waits for the worker.
     waited: Duration,
@@ -98,15 +105,16 @@ impl Outcome {
                 }
             }
             Some(Event::Finished(finished)) => {
-                let Some(usage) = finished.usage else { return };
                 if self.tokens >= LEAST {
                     self.measure();
                 }
+                self.choices = self.choices.saturating_sub(1).max(1);
+                let Some(usage) = finished.usage else { return };
                 // What a cache has need not be read again.
                 let read = usage.prompt_tokens.saturating_sub(usage.cached_prompt_tokens);
                 let work = u32::try_from(u64::from(read) + FIXED).unwrap_or(u32::MAX);
                 if let Some(pass) = &mut self.pass {
-                    pass.ended(self.first.map(|first| first / work));
+                    pass.ended(self.first.filter(|_| !self.resumed).map(|first| first / work));
                 }
             }
             _ => {}

@@ -35,6 +35,8 @@ use kept::Kept;
 use spent::{Seen, Spent};
 use watchdog::{Patience, Watchdog};
 
+/// Between two attempts to find a worker.
+const PAUSE: Duration = Duration::from_millis(20);
 /// When a client whose answer was cut off should come back.
 const COME_BACK: Duration = Duration::from_secs(1);
 
@@ -145,7 +147,8 @@ impl<S: Generate> Attempts<S> {
     async fn first(&self) -> Result<Attempt, ServiceError> {
         let mut made = 0;
         loop {
-            let error = match self.make(self.call.again()).await {
+            let last = made + 1 == self.shared.config.retry_attempts;
+            let error = match self.make(self.call.again(), !last).await {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
@@ -162,15 +165,16 @@ impl<S: Generate> Attempts<S> {
         }
     }
 
-    /// Calls a worker, and waits until it accepts.
-    async fn make(&self, call: Call) -> Result<Attempt, ServiceError> {
+    /// Calls a worker, and waits until it accepts. Leaves it before that only if it `may_leave`.
+    async fn make(&self, call: Call, may_leave: bool) -> Result<Attempt, ServiceError> {
         let seen = Seen::new();
         let chosen = call.chosen.clone();
         let mut watchdog = Watchdog::new(chosen.clone(), self.shared.patience);
         let mut accepted = Box::pin(self.next.clone().oneshot(call));
         let stream = poll_fn(|cx| match accepted.poll_unpin(cx) {
             Poll::Pending => {
-                watchdog.poll(cx, seen.began, false, |worker| self.replaceable(worker)).map(Err)
+                let leaves = |worker: &Worker| may_leave && self.replaceable(worker);
+                watchdog.poll(cx, seen.began, false, leaves).map(Err)
             }
             ready => ready,
         });
@@ -182,7 +186,17 @@ impl<S: Generate> Attempts<S> {
     fn make_apart(&self) -> BoxFuture<'static, Result<Attempt, ServiceError>> {
         let (next, shared) = (self.next.clone(), Arc::clone(&self.shared));
         let attempts = Self { next, shared, call: self.call.clone() };
-        async move { attempts.make(attempts.call.again()).await }.boxed()
+        async move { attempts.make(attempts.call.again(), true).await }.boxed()
+    }
+
+    /// Whether somebody else could do it better: nobody is asked who is left alone.
+    fn hedgeable(&self, worker: &Worker) -> bool {
+        let model = self.call.request.model.as_str();
+        self.shared
+            .pool
+            .fleet()
+            .others(model, worker)
+            .any(|other| !other.is_ejected() && !other.life.is_standing())
     }
 
     /// Whether somebody else could do the worker's job.
@@ -201,13 +215,25 @@ struct Answer<S> {
     hedge: Hedge,
     kept: Kept,
     spent: Spent,
+    /// Workers that were lost; those that drained do not count.
+    losses: u32,
+    /// The last event is out.
+    complete: bool,
 }
 
 impl<S: Generate> Answer<S> {
     fn new(attempts: Attempts<S>, first: Attempt) -> Self {
         let kept = Kept::new(continuations(&attempts.call.request), &attempts.shared.memory);
         let hedge = Hedge::new(attempts.shared.config.hedge_after);
-        Self { attempts, current: Some(first), hedge, kept, spent: Spent::default() }
+        Self {
+            attempts,
+            current: Some(first),
+            hedge,
+            kept,
+            spent: Spent::default(),
+            losses: 0,
+            complete: false,
+        }
     }
 
     /// The next event for the client.
@@ -219,6 +245,8 @@ impl<S: Generate> Answer<S> {
                         return Some(Ok(event));
                     }
                 }
+                // The client has all of it already.
+                Err(_) if self.complete => return None,
                 Err(error) => {
                     if let Err(error) = self.go_on(error).await {
                         return Some(Err(error));
@@ -230,13 +258,14 @@ impl<S: Generate> Answer<S> {
 
     /// The next event of the worker, or of a second one that was faster.
     async fn event(&mut self) -> Option<Result<GenerateResponse, ServiceError>> {
+        let may_leave = self.may_lose_another() && !self.lacks_something();
         let Self { attempts, current, hedge, .. } = self;
         let current = current.as_mut()?;
         if let Some(token) = hedge.won() {
             return Some(Ok(token));
         }
         poll_fn(|cx| {
-            let event = current.poll_event(cx, |worker| attempts.replaceable(worker));
+            let event = current.poll_event(cx, |worker| may_leave && attempts.replaceable(worker));
             hedge.race(cx, attempts, current, event)
         })
         .await
@@ -244,7 +273,8 @@ impl<S: Generate> Answer<S> {
 
     /// Notes an event on its way to the client. False if the client has it already.
     fn keep(&mut self, event: &mut GenerateResponse) -> bool {
-        let Self { attempts: Attempts { shared, call, .. }, current, kept, spent, .. } = self;
+        let Self { attempts, current, kept, spent, complete, .. } = self;
+        let Attempts { shared, call, .. } = attempts;
         let Some(current) = current else { return false };
         if matches!(event.event, Some(Event::Token(_))) && current.seen.first_token.is_none() {
             current.seen.first_token = Some(current.seen.last);
@@ -265,6 +295,7 @@ impl<S: Generate> Answer<S> {
         }
         if let Some(timings) = last_timings(event) {
             spent.complete(timings);
+            *complete = true;
         }
         news
     }
@@ -272,23 +303,34 @@ impl<S: Generate> Answer<S> {
     /// Finds another worker after `error`, or says why the answer ends here.
     async fn go_on(&mut self, error: ServiceError) -> Result<(), ServiceError> {
         // Dropped at once: the worker may stop, and whatever it still sends reaches nobody.
-        let lost = self.current.take().map(|attempt| attempt.seen);
-        self.hedge = Hedge::off();
-        let (Some(lost), true) = (lost, self.may_go_on(&error)) else {
-            return Err(self.interrupted(error));
+        let Some(Attempt { chosen, seen: lost, .. }) = self.current.take() else {
+            return Err(error);
         };
+        self.hedge = Hedge::Off;
+        if !self.may_go_on(&error) {
+            return Err(self.interrupted(error));
+        }
+        self.losses += u32::from(!matches!(error, ServiceError::Draining(_)));
+        if let Some(worker) = chosen.get() {
+            // A second attempt may have been tried after it, and is not the one to avoid.
+            self.attempts.call.tried.with(|tried| tried.push(worker.id.clone()));
+        }
         let shared = Arc::clone(&self.attempts.shared);
         let end = match error {
             // Its silence is no work.
-            ServiceError::Stalled(_) => lost.last,
+            ServiceError::Stalled(_) | ServiceError::Lost(_) => lost.last,
             _ => Instant::now(),
         };
         let clock = SystemTime::now() - end.elapsed();
         self.spent.lost(&lost, end);
         info!(parent: &self.attempts.call.span, %error, tokens = self.kept.tokens, "looking for a worker to go on");
 
+        if lost.last == lost.began {
+            // It brought nothing, and so might the next: not in a tight circle.
+            tokio::time::sleep(PAUSE).await;
+        }
         let attempt = self.take_over().await?;
-        let took = end.elapsed();
+        let took = attempt.seen.began.saturating_duration_since(end);
         self.spent.taken_over(took);
         self.attempts.call.span.record("resumes", self.spent.resumes);
         self.attempts.call.trace.stage(span::RESUME, clock, took);
@@ -299,9 +341,12 @@ impl<S: Generate> Answer<S> {
 
     fn may_go_on(&self, error: &ServiceError) -> bool {
         // A worker is drained by somebody who knows what he does; all else may be the request's own fault.
-        let within = matches!(error, ServiceError::Draining(_))
-            || self.spent.resumes < self.attempts.shared.config.resume_limit;
+        let within = matches!(error, ServiceError::Draining(_)) || self.may_lose_another();
         error.is_retryable_elsewhere() && within && !self.lacks_something()
+    }
+
+    fn may_lose_another(&self) -> bool {
+        self.losses < self.attempts.shared.config.resume_limit
     }
 
     /// Whether the next worker could not be told all that it has to know.
@@ -320,21 +365,26 @@ impl<S: Generate> Answer<S> {
             // Seen now, so that a worker that comes while one is asked is not missed.
             fleet.mark_unchanged();
             let mut call = self.attempts.call.again();
-            let resume = call.only_digest.as_deref().and_then(|digest| self.kept.resume(digest));
-            call.request.routing =
-                resume.map(|resume| Routing { resume: Some(resume), ..Default::default() });
-            let error = match self.attempts.make(call).await {
+            if let Some(digest) = call.only_digest.as_deref() {
+                let routing: &mut Routing = call.request.routing.get_or_insert_default();
+                routing.resume = self.kept.resume(digest);
+            }
+            let error = match self.attempts.make(call, true).await {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
             debug!(parent: &self.attempts.call.span, %error, "nobody has taken over yet");
-            let lasting = !error.is_retryable_elsewhere();
+            // A model without workers may be forgotten before the next one comes.
+            let lasting = !error.is_retryable_elsewhere()
+                && !matches!(error, ServiceError::UnknownModel { .. });
             if lasting || Instant::now() >= until {
                 return Err(self.interrupted(error));
             }
-            let pause = backoff.next_wait().min(until.saturating_duration_since(Instant::now()));
+            let left = until.saturating_duration_since(Instant::now());
+            // The fleet changes often while it is in trouble.
+            tokio::time::sleep(PAUSE.min(left)).await;
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(backoff.next_wait().min(left)) => {}
                 changed = fleet.changed() => if changed.is_err() { return Err(self.interrupted(error)) },
             }
         }
@@ -342,7 +392,9 @@ impl<S: Generate> Answer<S> {
 
     /// The error for the client. One that has a part of the answer is told how much.
     fn interrupted(&self, error: ServiceError) -> ServiceError {
-        if self.kept.has_begun() && error.is_retryable_elsewhere() {
+        let gone =
+            error.is_retryable_elsewhere() || matches!(error, ServiceError::UnknownModel { .. });
+        if self.kept.has_begun() && gone {
             ServiceError::Interrupted {
                 reason: error.to_string(),
                 retry_after: COME_BACK,

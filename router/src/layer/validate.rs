@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use futures::future::{self, Either, Ready};
-use stoker_proto::v1::GenerateRequest;
+use stoker_proto::v1::{GenerateRequest, Routing};
 use stoker_shared::{ServiceError, validate};
 use tower::Service;
 
@@ -35,6 +35,9 @@ impl<S: Generate> Service<Call> for Validate<S> {
                 let sampling = call.request.sampling.get_or_insert_default();
                 // Drawn here, once, so that every worker that may have to answer draws the same tokens.
                 sampling.seed.get_or_insert_with(rand::random);
+                // From here on the tenant is part of the request: prefixes are its own.
+                let tenant = call.tenant.to_string();
+                call.request.routing = Some(Routing { tenant, ..Default::default() });
                 Either::Right(self.0.call(call))
             }
             Err(error) => Either::Left(future::err(error)),
@@ -56,7 +59,7 @@ fn check(request: &GenerateRequest) -> Result<(), ServiceError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use stoker_proto::v1::{Routing, Sampling};
+    use stoker_proto::v1::Sampling;
     use tower::ServiceExt;
 
     use super::*;

@@ -29,12 +29,15 @@ enum Rank {
     Ejected,
     /// The last one that was tried.
     Last,
+    /// It stands still.
+    Standing,
 }
 
 impl Wanted<'_> {
     /// `None` for a worker that cannot take the call.
     fn rank(&self, worker: &Worker) -> Option<Rank> {
         worker.fits(self.digest).then(|| match self.tried {
+            _ if worker.life.is_standing() => Rank::Standing,
             [.., last] if *last == worker.id => Rank::Last,
             _ if worker.is_ejected() => Rank::Ejected,
             [] => Rank::Fresh,

@@ -28,8 +28,11 @@ impl<'a> Candidate<'a> {
     pub(crate) fn new(worker: &'a Arc<Worker>, usual_answer: u64) -> Self {
         let (own, others) = (&worker.outstanding, worker.others());
         // Of what others run, half is made on average.
-        let answers = own.answer_tokens() + others.sequences * usual_answer / 2;
-        let load = own.prompt_tokens() + others.prompt_tokens + ANSWER_WEIGHT * answers;
+        // Reports are a peer's words, and may be any number.
+        let answers =
+            (others.sequences.saturating_mul(usual_answer) / 2).saturating_add(own.answer_tokens());
+        let prompts = others.prompt_tokens.saturating_add(own.prompt_tokens());
+        let load = prompts.saturating_add(answers.saturating_mul(ANSWER_WEIGHT));
         Self { worker, load, saved: 0 }
     }
 
@@ -55,8 +58,8 @@ pub(crate) fn least<'c, 'a>(
 /// must not make a worker that everybody waits for, and each one that goes elsewhere takes it there.
 /// The mean is that of the first `drawn`, who were drawn by chance alone.
 pub(crate) fn yield_at_hot_spots(candidates: &mut [Candidate<'_>], drawn: usize, factor: f64) {
-    let sum: u64 = candidates.iter().take(drawn).map(|candidate| candidate.load).sum();
-    let most = (sum as f64 / drawn.max(1) as f64 * factor) as u64 + SLACK;
+    let sum: f64 = candidates.iter().take(drawn).map(|candidate| candidate.load as f64).sum();
+    let most = ((sum / drawn.max(1) as f64 * factor) as u64).saturating_add(SLACK);
     for candidate in candidates {
         if candidate.load > most {
             candidate.saved = 0;

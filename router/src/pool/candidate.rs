@@ -55,6 +55,7 @@ pub(super) async fn follow(
         // A worker that stays away is news once.
         if mem::take(&mut follower.news) {
             warn!(%worker, reason, "not usable, trying again");
+            follower.health.failed(&reason);
         } else {
             debug!(%worker, reason, "still not usable");
         }

@@ -105,9 +105,13 @@ impl Fleet {
 
     /// Whether another worker than `this` could serve `model` now; one of `digest`, if it is given.
     pub(crate) fn has_other(&self, model: &str, this: &Worker, digest: Option<&str>) -> bool {
+        self.others(model, this).any(|other| other.fits(digest) && !other.life.is_standing())
+    }
+
+    /// The live workers of `model` except `this`.
+    pub(crate) fn others(&self, model: &str, this: &Worker) -> impl Iterator<Item = &Worker> {
         let live = self.models.get(model).map(Model::live).unwrap_or_default();
-        live.iter()
-            .any(|other| other.id != this.id && other.fits(digest) && !other.life.is_standing())
+        live.iter().map(Arc::as_ref).filter(|other| other.id != this.id)
     }
 
     /// Every model, those included whose workers are all away.

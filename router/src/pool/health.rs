@@ -99,15 +99,13 @@ impl Health {
     }
 }
 
-/// Whether an error is the worker's fault. Its transport, its engine and a stream that breaks off are; what
+/// Whether an error is the worker's fault. Its engine's failures are; a connection that is lost is one event,
+/// however many streams it had, and counted by whoever watches the connection; what
 /// the client asked for, its deadline and its leaving are not, nor is a worker that says that it is full or
 /// about to stop. INTERNAL counts since a worker that answers nothing else would otherwise look idle and draw
 /// every request; a single request that no worker can compute is soon followed by one that ends well.
 fn is_fault(error: &ServiceError) -> bool {
-    matches!(
-        error,
-        ServiceError::Unavailable { .. } | ServiceError::Lost(_) | ServiceError::Internal(_)
-    )
+    matches!(error, ServiceError::Unavailable { .. } | ServiceError::Internal(_))
 }
 
 /// Leave to send one request, and the duty to tell what came of it. Dropped without a word, it says nothing

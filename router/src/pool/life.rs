@@ -1,7 +1,10 @@
 //! Whether a worker makes progress: what streams and the choice of workers go by, long before a connection
 //! is known to be dead.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use stoker_proto::v1::Load;
 use tokio::{sync::watch, time::Instant};
@@ -16,18 +19,20 @@ const CATCH_UP: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Life {
     standing: watch::Sender<bool>,
+    /// The same, for those who only look: the choice does, at everybody.
+    now: AtomicBool,
 }
 
 impl Default for Life {
     fn default() -> Self {
-        Self { standing: watch::Sender::new(false) }
+        Self { standing: watch::Sender::new(false), now: AtomicBool::new(false) }
     }
 }
 
 impl Life {
     /// Whether it stands still although it has something to do, or says nothing.
     pub(crate) fn is_standing(&self) -> bool {
-        *self.standing.borrow()
+        self.now.load(Ordering::Relaxed)
     }
 
     /// Resolves once it stands still.
@@ -43,6 +48,7 @@ impl Life {
 
     /// Says which it is. True if that is news.
     pub(crate) fn set_standing(&self, now: bool) -> bool {
+        self.now.store(now, Ordering::Relaxed);
         self.standing.send_if_modified(|standing| std::mem::replace(standing, now) != now)
     }
 }
@@ -54,12 +60,14 @@ pub(super) struct Pulse {
     /// The last sign of progress: a counter moved, or there was nothing to do.
     counters: Option<(u64, u64)>,
     due: Instant,
+    /// This process was late since then.
+    excused: bool,
 }
 
 impl Pulse {
     /// A worker stands still if it gives no sign of progress for `patience`.
     pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, counters: None, due: Instant::now() + patience }
+        Self { patience, counters: None, due: Instant::now() + patience, excused: false }
     }
 
     /// A report came. True if it is a sign of progress.
@@ -69,6 +77,7 @@ impl Pulse {
         let moves = idle || self.counters != counters;
         if moves {
             self.counters = counters;
+            self.excused = false;
             self.due = Instant::now() + self.patience;
         }
         moves
@@ -79,9 +88,11 @@ impl Pulse {
         loop {
             tokio::time::sleep_until(self.due).await;
             let now = Instant::now();
-            if now.saturating_duration_since(self.due) < LATE {
+            // Excused once: a router that is always late has to conclude something all the same.
+            if self.excused || now.saturating_duration_since(self.due) < LATE {
                 return;
             }
+            self.excused = true;
             self.due = now + CATCH_UP;
         }
     }

@@ -137,10 +137,9 @@ impl Worker {
         digest.is_none_or(|digest| self.info.digest == digest)
     }
 
-    /// Whether to leave it alone for now: it fails or lags, or stands still. Cheap: the choice asks it of
-    /// everybody whom it looks at.
+    /// Whether to leave it alone for now. Cheap: the choice asks it of everybody whom it looks at.
     pub(crate) fn is_ejected(&self) -> bool {
-        self.health.is_ejected() || self.life.is_standing()
+        self.health.is_ejected()
     }
 }
 

@@ -88,7 +88,7 @@ pub mod label {
     pub const REASON: &str = "reason";
     /// `stop`, `length`, or why a request failed, as `google.rpc.ErrorInfo.reason` has it.
     pub const OUTCOME: &str = "outcome";
-    /// `live`, `ejected`, `draining` or `gone`.
+    /// `live`, `ejected`, `standing` (still, or silent), `draining` or `gone`.
     pub const STATE: &str = "state";
     /// A limit of admission: `queue`, `tenant_queue`, `queue_timeout`, `patience` or `memory`.
     pub const LIMIT: &str = "limit";

@@ -67,8 +67,8 @@ pub struct ResumeConfig {
     )]
     pub hard_stall_budget: Duration,
 
-    /// Ask a second worker if no token has come for this long, and take the faster one; as far as the retry
-    /// budget allows [default: never]
+    /// Ask a second worker if no token has come this long after the first one accepted, and take the faster
+    /// one; as far as the retry budget allows [default: never]
     #[arg(
         long,
         env = "STOKER_HEDGE_AFTER",

@@ -36,11 +36,6 @@ impl Hedge {
         after.map_or(Self::Off, |after| Self::Later(Box::pin(tokio::time::sleep(after))))
     }
 
-    /// No second attempt any more.
-    pub(super) fn off() -> Self {
-        Self::Off
-    }
-
     /// The first token of a second attempt that has just taken the place of the first.
     pub(super) fn won(&mut self) -> Option<GenerateResponse> {
         match std::mem::replace(self, Self::Off) {
@@ -91,7 +86,7 @@ impl Hedge {
                 Self::Off | Self::Won(_) => return Poll::Pending,
                 Self::Later(timer) => {
                     std::task::ready!(timer.poll_unpin(cx));
-                    let worth = current.chosen.get().is_some_and(|w| attempts.replaceable(w));
+                    let worth = current.chosen.get().is_some_and(|w| attempts.hedgeable(w));
                     *self = if worth && attempts.shared.budget.withdraw() {
                         Self::Sent(attempts.make_apart())
                     } else {

@@ -65,7 +65,7 @@ impl Kept {
                 part.tokens.drain(..again);
                 self.repeated -= again;
                 self.prompt_logprobs += part.tokens.len();
-                return !part.tokens.is_empty();
+                return again == 0 || !part.tokens.is_empty();
             }
             Some(Event::Token(delta)) => {
                 self.tokens = self.tokens.saturating_add(delta.ids.len() as u32);

@@ -236,3 +236,55 @@ async fn the_faster_of_two_answers_and_says_who_it_is() {
     let (items, took) = hedged(Some(0), None).await;
     assert_eq!((items.len(), took), (3, Duration::ZERO));
 }
+
+#[tokio::test(start_paused = true)]
+async fn drains_are_not_held_against_a_stream_that_is_lost_later() {
+    let config = ResumeConfig { resume_limit: 1, ..Default::default() };
+    let ends = |error: ServiceError| Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(error)]);
+    let drained = || ends(ServiceError::Draining("a".into()));
+    let good = Ok(vec![Ok(accepted("a", 1)), Ok(finished())]);
+    let outcome = run(&config, vec![drained(), drained(), ends(lost()), good]).await;
+    assert!(outcome.items.iter().all(Result::is_ok), "{:?}", outcome.items);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_after_the_last_event_is_of_no_concern() {
+    let whole = vec![Ok(accepted("a", 1)), Ok(token()), Ok(finished()), Err(lost())];
+    let outcome = run(&ResumeConfig::default(), vec![Ok(whole)]).await;
+    assert_eq!(outcome.items.len(), 3);
+    assert!(outcome.items.iter().all(Result::is_ok), "{:?}", outcome.items);
+}
+
+/// How many attempts it takes to answer where the first worker stands still for ten seconds in the middle.
+async fn attempts_at_a_standstill(resume_limit: u32) -> u32 {
+    let config = ResumeConfig { resume_limit, ..Default::default() };
+    let workers = [worker("a", "m", "d"), worker("b", "m", "d")];
+    workers[0].life.set_standing(true);
+    let pool = Pool::fixed(&workers);
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let below = service_fn(move |call: Call| {
+        let first = counted.fetch_add(1, Ordering::Relaxed) == 0;
+        call.chosen.set(&workers[usize::from(!first)]);
+        let rest = async move {
+            tokio::time::sleep(Duration::from_secs(if first { 10 } else { 0 })).await;
+            stream::iter([Ok(token()), Ok(finished())])
+        };
+        let begun = stream::iter([Ok(accepted("w", 1)), Ok(token())]);
+        let events = begun.chain(rest.into_stream().flatten());
+        async { Ok::<EventStream, ServiceError>(events.boxed()) }
+    });
+    let mut call = call();
+    call.request.model = "m".into();
+    let shared = Shared::new(&config, &pool, &Metrics::default());
+    let stream = Resume::new(below, shared).oneshot(call).await.unwrap();
+    let items: Vec<_> = stream.collect().await;
+    assert!(items.iter().all(Result::is_ok), "{items:?}");
+    calls.load(Ordering::Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_may_not_go_elsewhere_waits_for_its_worker() {
+    assert_eq!(attempts_at_a_standstill(1).await, 2);
+    assert_eq!(attempts_at_a_standstill(0).await, 1);
+}

@@ -12,8 +12,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{call::Chosen, pool::worker::Worker};
 
-/// A timer that is this late means that this process did not run: events that came meanwhile go first.
+/// A timer that is this late means that this process did not run: events that came meanwhile go first, and take
+/// so long to be read.
 const LATE: Duration = Duration::from_millis(100);
+const CATCH_UP: Duration = Duration::from_millis(500);
 /// While there is nobody else to go to, somebody is looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -35,6 +37,8 @@ pub(super) struct Watchdog {
     standing: bool,
     /// Not before.
     not_before: Instant,
+    /// The wait in which this process was seen to be late.
+    excused: Option<Instant>,
     /// Moved only when it is due or too late: not with every token.
     timer: Pin<Box<Sleep>>,
 }
@@ -49,6 +53,7 @@ impl Watchdog {
             stands: None,
             standing: false,
             not_before: now,
+            excused: None,
             timer: Box::pin(sleep_until(now + patience.moving)),
         }
     }
@@ -68,13 +73,9 @@ impl Watchdog {
         loop {
             let stands = self.stands.get_or_insert_with(|| worker.life.stands().boxed());
             self.standing = self.standing || stands.poll_unpin(cx).is_ready();
-            let due = match (self.standing, begun) {
-                (true, _) => since + self.patience.standing,
-                (false, true) => since + self.patience.moving,
-                // It may stand in a queue for long.
-                (false, false) => return Poll::Pending,
-            };
-            let due = due.max(self.not_before);
+            let patience =
+                if self.standing { self.patience.standing } else { self.patience.moving };
+            let due = (since + patience).max(self.not_before);
             if self.timer.deadline() > due {
                 self.timer.as_mut().reset(due);
             }
@@ -82,8 +83,14 @@ impl Watchdog {
             let now = Instant::now();
             if now < due {
                 self.timer.as_mut().reset(due);
-            } else if now.saturating_duration_since(due) > LATE {
-                self.not_before = now + LATE;
+            } else if now.saturating_duration_since(due) > LATE && self.excused != Some(since) {
+                // Once for each event: a router that is always late has to go on all the same.
+                self.excused = Some(since);
+                self.not_before = now + if self.standing { CATCH_UP } else { patience };
+                self.timer.as_mut().reset(self.not_before);
+            } else if !self.standing && !begun && !idle(worker) {
+                // It may stand in a queue for long.
+                self.not_before = now + patience;
                 self.timer.as_mut().reset(self.not_before);
             } else if self.standing && !worker.life.is_standing() {
                 (self.stands, self.standing) = (None, false);
@@ -92,7 +99,9 @@ impl Watchdog {
                 self.timer.as_mut().reset(self.not_before);
             } else {
                 let stalled = self.stalled(worker, now.saturating_duration_since(since));
-                worker.health.failed(&stalled.to_string());
+                if !self.standing {
+                    worker.health.failed(&stalled.to_string());
+                }
                 return Poll::Ready(stalled);
             }
         }
@@ -108,9 +117,17 @@ impl Watchdog {
     }
 }
 
+/// Whether the worker says that it has nothing to do.
+fn idle(worker: &Worker) -> bool {
+    let load = worker.load();
+    load.running == 0 && load.waiting == 0
+}
+
 #[cfg(test)]
 mod tests {
     use std::{future::poll_fn, sync::Arc};
+
+    use stoker_proto::v1::Load;
 
     use super::*;
     use crate::pool::worker::tests::worker;
@@ -145,12 +162,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_moves_is_left_after_the_hard_budget_and_never_before_the_first_token() {
-        let (_worker, mut dog) = watched();
+        let (worker, mut dog) = watched();
         let (waited, why) = waits(&mut dog, true).await;
         assert!(waited >= PATIENCE.moving && waited < PATIENCE.moving + LATE, "{waited:?}");
         assert!(why.ends_with("nothing came of this answer for 30.0 s"), "{why}");
+        worker.set_load(Load { waiting: 1, ..Default::default() });
         let queued = tokio::time::timeout(PATIENCE.moving * 10, waits(&mut dog, false)).await;
         assert!(queued.is_err());
+        // It has forgotten the stream.
+        worker.set_load(Load::default());
+        let (waited, _) = waits(&mut dog, false).await;
+        assert!(waited >= PATIENCE.moving && waited <= PATIENCE.moving * 2, "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,6 +40,8 @@ pub(super) struct Patient<'a> {
     pub(super) record: &'a mut Record,
     /// Of what it serves.
     pub(super) digest: &'a str,
+    /// It stands still, so it takes nothing whatever its record says.
+    pub(super) standing: bool,
 }
 
 /// Why a worker is put out.
@@ -144,7 +146,8 @@ pub(super) fn review(
         changes.push((at, change));
     }
 
-    let mut taking = patients.iter().filter(|patient| is_in(patient.record)).count();
+    let takes = |patient: &Patient<'_>| is_in(patient.record) && !patient.standing;
+    let mut taking = patients.iter().filter(|patient| takes(patient)).count();
     worst.sort_by(|(_, a), (_, b)| a.worst_first(b));
     for (at, cause) in worst {
         if taking == 0 || !is_half(taking - 1, known) {
@@ -198,7 +201,7 @@ fn slowness(
     }
     let mut usual: HashMap<&str, Usual> = HashMap::new();
     let mut measured = Vec::with_capacity(patients.len());
-    for Patient { record, digest } in patients {
+    for Patient { record, digest, .. } in patients {
         let is_in = is_in(record);
         let least = if is_in { ENOUGH } else { PROBES as usize };
         let own = [record.first.median(now, least), record.next.median(now, least)];

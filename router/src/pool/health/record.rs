@@ -114,10 +114,12 @@ impl Record {
 
     /// Something failed that was no probe.
     pub(super) fn failed(&mut self, why: &str) {
-        if self.condition == Condition::In {
-            self.failures = self.failures.saturating_add(1);
-            self.last_failure = why.to_owned();
+        match &mut self.condition {
+            Condition::In => self.failures = self.failures.saturating_add(1),
+            Condition::Trial(trial) => trial.bad = true,
+            Condition::Out { .. } => return,
         }
+        self.last_failure = why.to_owned();
     }
 
     /// An answer ended well.

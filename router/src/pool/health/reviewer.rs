@@ -51,7 +51,11 @@ fn review_model(model: &Model, config: &HealthConfig, metrics: &Metrics) {
     let mut patients: Vec<_> = records
         .iter_mut()
         .zip(workers)
-        .map(|(record, worker)| Patient { record, digest: &worker.info.digest })
+        .map(|(record, worker)| Patient {
+            record,
+            digest: &worker.info.digest,
+            standing: worker.life.is_standing(),
+        })
         .collect();
     // Those that were put out together must not come back together.
     let spread = || rand::random_range(1.0..1.25);
