@@ -10,12 +10,14 @@ mod watchdog;
 
 use std::{
     future::poll_fn,
+    mem,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use stoker_proto::v1::{GenerateResponse, Routing, generate_response::Event};
 use stoker_shared::{ServiceError, backoff::Backoff, telemetry::names::span};
 use tokio::time::Instant;
@@ -34,6 +36,9 @@ use hedge::Hedge;
 use kept::Kept;
 use spent::{Seen, Spent};
 use watchdog::{Patience, Watchdog};
+
+/// What a stream is made of.
+type Item = Result<GenerateResponse, ServiceError>;
 
 /// Between two attempts to find a worker.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -96,12 +101,8 @@ impl<S: Generate> Service<Call> for Resume<S> {
         let attempts = Attempts { next: self.next.clone(), shared: Arc::clone(&self.shared), call };
         async move {
             let first = attempts.first().await?;
-            let answer = Answer::new(attempts, first);
-            let events = stream::unfold(answer, |mut answer| async move {
-                let item = answer.next().await?;
-                Some((item, answer))
-            });
-            Ok(events.boxed())
+            let answer = Box::new(Answer::new(attempts, first));
+            Ok(Events::Coming(answer).boxed())
         }
         .boxed()
     }
@@ -130,7 +131,7 @@ impl Attempt {
         &mut self,
         cx: &mut Context<'_>,
         replaceable: impl Fn(&Worker) -> bool,
-    ) -> Poll<Option<Result<GenerateResponse, ServiceError>>> {
+    ) -> Poll<Option<Item>> {
         if let Poll::Ready(item) = self.stream.poll_next_unpin(cx) {
             self.waits = None;
             self.seen.last = Instant::now();
@@ -207,6 +208,55 @@ impl<S: Generate> Attempts<S> {
     }
 }
 
+/// The events for the client.
+enum Events<S> {
+    /// A worker sends them. They are read where they lie: most of what is here is looked at once a stream.
+    Coming(Box<Answer<S>>),
+    /// Another worker is looked for.
+    Resuming(BoxFuture<'static, (Box<Answer<S>>, Result<(), ServiceError>)>),
+    Over,
+}
+
+impl<S: Generate> Stream for Events<S> {
+    type Item = Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        loop {
+            match &mut *self {
+                Self::Over => return Poll::Ready(None),
+                Self::Coming(answer) => match ready!(answer.poll_event(cx)) {
+                    Some(Ok(mut event)) => {
+                        if answer.keep(&mut event) {
+                            return Poll::Ready(Some(Ok(event)));
+                        }
+                    }
+                    // After the last event the client has all of it, whatever becomes of the worker.
+                    Some(Err(error)) if !answer.complete => {
+                        if let Self::Coming(mut answer) = mem::replace(&mut *self, Self::Over) {
+                            let goes_on = async move {
+                                let result = answer.go_on(error).await;
+                                (answer, result)
+                            };
+                            *self = Self::Resuming(goes_on.boxed());
+                        }
+                    }
+                    Some(Err(_)) | None => *self = Self::Over,
+                },
+                Self::Resuming(goes_on) => {
+                    let (answer, result) = ready!(goes_on.poll_unpin(cx));
+                    match result {
+                        Ok(()) => *self = Self::Coming(answer),
+                        Err(error) => {
+                            *self = Self::Over;
+                            return Poll::Ready(Some(Err(error)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// An answer on its way to the client, from whichever worker.
 struct Answer<S> {
     attempts: Attempts<S>,
@@ -236,39 +286,16 @@ impl<S: Generate> Answer<S> {
         }
     }
 
-    /// The next event for the client.
-    async fn next(&mut self) -> Option<Result<GenerateResponse, ServiceError>> {
-        loop {
-            match self.event().await? {
-                Ok(mut event) => {
-                    if self.keep(&mut event) {
-                        return Some(Ok(event));
-                    }
-                }
-                // The client has all of it already.
-                Err(_) if self.complete => return None,
-                Err(error) => {
-                    if let Err(error) = self.go_on(error).await {
-                        return Some(Err(error));
-                    }
-                }
-            }
-        }
-    }
-
     /// The next event of the worker, or of a second one that was faster.
-    async fn event(&mut self) -> Option<Result<GenerateResponse, ServiceError>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         let may_leave = self.may_lose_another() && !self.lacks_something();
         let Self { attempts, current, hedge, .. } = self;
-        let current = current.as_mut()?;
+        let Some(current) = current else { return Poll::Ready(None) };
         if let Some(token) = hedge.won() {
-            return Some(Ok(token));
+            return Poll::Ready(Some(Ok(token)));
         }
-        poll_fn(|cx| {
-            let event = current.poll_event(cx, |worker| may_leave && attempts.replaceable(worker));
-            hedge.race(cx, attempts, current, event)
-        })
-        .await
+        let event = current.poll_event(cx, |worker| may_leave && attempts.replaceable(worker));
+        hedge.race(cx, attempts, current, event)
     }
 
     /// Notes an event on its way to the client. False if the client has it already.

@@ -57,12 +57,12 @@ pub struct ResumeConfig {
     pub stall_budget: Duration,
 
     /// The longest that a stream waits for its next token while its worker works for others, before it goes
-    /// elsewhere
+    /// elsewhere; at least 1500ms
     #[arg(
         long,
         env = "STOKER_HARD_STALL_BUDGET",
         default_value = "30s",
-        value_parser = duration::parse,
+        value_parser = stall_budget,
         value_name = "TIME"
     )]
     pub hard_stall_budget: Duration,

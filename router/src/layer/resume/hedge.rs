@@ -11,10 +11,8 @@ use stoker_proto::v1::{GenerateResponse, generate_response::Event};
 use stoker_shared::ServiceError;
 use tokio::time::Sleep;
 
-use super::{Attempt, Attempts};
+use super::{Attempt, Attempts, Item};
 use crate::call::Generate;
-
-type Item = Option<Result<GenerateResponse, ServiceError>>;
 
 /// What has become of the second attempt.
 pub(super) enum Hedge {
@@ -54,8 +52,8 @@ impl Hedge {
         cx: &mut Context<'_>,
         attempts: &Attempts<S>,
         current: &mut Attempt,
-        first: Poll<Item>,
-    ) -> Poll<Item> {
+        first: Poll<Option<Item>>,
+    ) -> Poll<Option<Item>> {
         if matches!(self, Self::Off) {
             return first;
         }
@@ -80,7 +78,7 @@ impl Hedge {
         cx: &mut Context<'_>,
         attempts: &Attempts<S>,
         current: &mut Attempt,
-    ) -> Poll<Item> {
+    ) -> Poll<Option<Item>> {
         loop {
             match self {
                 Self::Off | Self::Won(_) => return Poll::Pending,
@@ -120,7 +118,7 @@ impl Hedge {
     }
 
     /// The first attempt has failed: the second one goes on, if it was accepted.
-    fn step_in(&mut self, current: &mut Attempt) -> Option<Poll<Item>> {
+    fn step_in(&mut self, current: &mut Attempt) -> Option<Poll<Option<Item>>> {
         let hello = match self {
             Self::Accepted(_, hello) => hello.take(),
             _ => None,

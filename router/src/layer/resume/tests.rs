@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
+use futures::stream;
 use stoker_proto::v1::{PromptLogprobs, Resume as Resumed, TokenLogprob};
 use tower::service_fn;
 
@@ -17,7 +18,6 @@ use crate::{
     pool::worker::tests::worker,
 };
 
-type Item = Result<GenerateResponse, ServiceError>;
 type Reply = Result<Vec<Item>, ServiceError>;
 
 /// What came of a call.
