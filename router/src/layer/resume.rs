@@ -208,12 +208,15 @@ impl<S: Generate> Attempts<S> {
     }
 }
 
+/// An answer that somebody goes on with, or why nobody does.
+type Resumed<S> = (Box<Answer<S>>, Result<(), ServiceError>);
+
 /// The events for the client.
 enum Events<S> {
     /// A worker sends them. They are read where they lie: most of what is here is looked at once a stream.
     Coming(Box<Answer<S>>),
     /// Another worker is looked for.
-    Resuming(BoxFuture<'static, (Box<Answer<S>>, Result<(), ServiceError>)>),
+    Resuming(BoxFuture<'static, Resumed<S>>),
     Over,
 }
 

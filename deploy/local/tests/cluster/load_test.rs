@@ -49,6 +49,7 @@ async fn streams_of_a_killed_worker_are_resumed_and_streams_of_all_are_lost() {
     assert_eq!((code, &json["requests"]["complete"]), (Some(0), &24.into()), "{json:#}");
     assert!(json["resumes"].as_u64().unwrap() > 0, "{json:#}");
 
+    load_becomes(&mut last, |load| load.running == 0).await;
     let command = load_test(&router.address, "--requests 24 --concurrency 24 --synthetic 16:400");
     let load = tokio::spawn(run(command));
     load_becomes(&mut last, |load| load.running > 2).await;

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use futures::stream;
-use stoker_proto::v1::{PromptLogprobs, Resume as Resumed, TokenLogprob};
+use stoker_proto::v1::{PromptLogprobs, Resume as Told, TokenLogprob};
 use tower::service_fn;
 
 use super::{
@@ -24,7 +24,7 @@ type Reply = Result<Vec<Item>, ServiceError>;
 struct Outcome {
     items: Vec<Item>,
     /// What every attempt was told of the answer so far.
-    told: Vec<Option<Resumed>>,
+    told: Vec<Option<Told>>,
 }
 
 impl Outcome {
@@ -98,7 +98,7 @@ async fn goes_on_exactly_where_the_answer_stood() {
     assert_eq!(kinds[..4], [&accepted("a", 1), &token(), &token(), &token()]);
     let Some(Event::Finished(end)) = &kinds[4].event else { panic!("{kinds:?}") };
     assert_eq!(end.timings.unwrap().resumes, 2);
-    let had = |told: &Option<Resumed>| told.as_ref().map(|r| r.choices[0].token_ids.len());
+    let had = |told: &Option<Told>| told.as_ref().map(|r| r.choices[0].token_ids.len());
     let had: Vec<_> = outcome.told.iter().map(had).collect();
     assert_eq!(had, [None, Some(2), Some(2), Some(3)]);
 }
