@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;
+use stoker_proto::duration::from_wire;
 use stoker_proto::v1::{FinishReason, Finished, Timings};
 use stoker_shared::{client::CallError, error::code_name};
 
@@ -271,8 +272,7 @@ impl Stages {
             (&mut self.decode, timings.decode),
             (&mut self.resume, timings.resume),
         ] {
-            // A negative one would be a fault of the peer's.
-            let time = stage.and_then(|t| Duration::try_from(t).ok()).unwrap_or_default();
+            let time = from_wire(stage).unwrap_or_default();
             *sum = sum.saturating_add(time);
             known = known.saturating_add(time);
         }

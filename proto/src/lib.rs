@@ -1,6 +1,7 @@
 //! The gRPC contract of Stoker, compiled from `proto/stoker/v1`. The protos are the documentation.
 
 pub mod codec;
+pub mod duration;
 
 /// Version 1 of the contract: `Inference` and `Control`.
 pub mod v1 {

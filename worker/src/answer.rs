@@ -9,6 +9,7 @@ use futures::{Stream, stream};
 use stoker_engine::{
     Event, Finish, FinishReason, Summary, Token, TokenLogprob, tokenizer::Tokenizer,
 };
+use stoker_proto::duration::to_wire;
 use stoker_proto::v1::{
     self as proto, Accepted, Candidate, GenerateResponse, PromptLogprobs, TokenDelta,
     finished::Matched, generate_response::Event as Wire,
@@ -135,12 +136,12 @@ impl Answer {
         // The way from the engine to here counts as decode, so that the stages add up.
         let first_token = self.tokenize + timings.queue + timings.prefill;
         proto::Timings {
-            tokenize: wire(self.tokenize),
-            queue: wire(timings.queue),
-            prefill: wire(timings.prefill),
-            decode: wire(total.saturating_sub(first_token)),
-            worker_total: wire(total),
-            time_to_first_token: wire(first_token),
+            tokenize: to_wire(self.tokenize),
+            queue: to_wire(timings.queue),
+            prefill: to_wire(timings.prefill),
+            decode: to_wire(total.saturating_sub(first_token)),
+            worker_total: to_wire(total),
+            time_to_first_token: to_wire(first_token),
             steps: timings.steps,
             preemptions: timings.preemptions,
             ..proto::Timings::default()
@@ -158,9 +159,4 @@ impl Answer {
             top: token.top.into_iter().map(candidate).collect(),
         }
     }
-}
-
-fn wire(duration: Duration) -> Option<prost_types::Duration> {
-    // Fails beyond 292 billion years.
-    duration.try_into().ok()
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use stoker_proto::duration::from_wire;
 use stoker_proto::v1::{
     FinishReason, Finished, GenerateRequest, GenerateResponse, Timings, generate_request::Input,
     generate_response::Event,
@@ -175,9 +176,7 @@ impl Drop for Record {
 }
 
 fn stages(timings: &Timings) -> Stages {
-    let of = |duration: Option<prost_types::Duration>| {
-        duration.and_then(|duration| duration.try_into().ok()).unwrap_or_default()
-    };
+    let of = |stage| from_wire(stage).unwrap_or_default();
     Stages {
         tokenize: of(timings.tokenize),
         queue: of(timings.queue),

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
+use stoker_proto::duration::from_wire;
 use stoker_proto::v1::{
     Candidate, FinishReason, Finished, TokenDelta, TokenLogprob, finished::Matched,
 };
@@ -207,11 +208,7 @@ fn end(choice: u32, finished: &Finished) -> End<'_> {
 fn outcome<'a>(choice: u32, by: &'a Answerer, finished: &'a Finished) -> Outcome<'a> {
     let usage = finished.usage.unwrap_or_default();
     let timings = finished.timings.unwrap_or_default();
-    let seconds = |duration: Option<_>| {
-        duration
-            .and_then(|d: prost_types::Duration| std::time::Duration::try_from(d).ok())
-            .map_or(0.0, |d| d.as_secs_f64())
-    };
+    let seconds = |stage| from_wire(stage).unwrap_or_default().as_secs_f64();
     Outcome {
         end: end(choice, finished),
         usage: Usage {

@@ -11,7 +11,10 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use prost::Message;
-use stoker_proto::v1::{GenerateRequest, GenerateResponse};
+use stoker_proto::{
+    duration::to_wire,
+    v1::{GenerateRequest, GenerateResponse},
+};
 use stoker_shared::{ServiceError, telemetry::names::span};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
@@ -105,7 +108,7 @@ struct Admitted {
 impl Observe for Admitted {
     fn event(&mut self, event: &mut GenerateResponse) {
         if let Some(timings) = last_timings(event) {
-            timings.admission = self.waited.try_into().ok();
+            timings.admission = to_wire(self.waited);
         }
     }
 }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use stoker_proto::v1::Timings;
+use stoker_proto::{
+    duration::{from_wire, to_wire},
+    v1::Timings,
+};
 use stoker_shared::ServiceError;
 use tower::Service;
 use tracing::Instrument;
@@ -65,19 +68,11 @@ impl<S: Generate> Service<Call> for Trace<S> {
 /// Adds the router's own stages. What neither the queue here nor workers nor resumes account for is `route`:
 /// choosing, dispatch, attempts that came to nothing, and the way in between. So the stages sum to `total`.
 fn complete(timings: &mut Timings, total: Duration) {
-    let elsewhere = std_duration(timings.admission).unwrap_or_default()
-        + std_duration(timings.worker_total).unwrap_or_default()
-        + std_duration(timings.resume).unwrap_or_default();
-    timings.route = proto_duration(total.saturating_sub(elsewhere));
-    timings.total = proto_duration(total);
-}
-
-fn std_duration(duration: Option<prost_types::Duration>) -> Option<Duration> {
-    duration.and_then(|d| d.try_into().ok())
-}
-
-fn proto_duration(duration: Duration) -> Option<prost_types::Duration> {
-    duration.try_into().ok()
+    let elsewhere = from_wire(timings.admission).unwrap_or_default()
+        + from_wire(timings.worker_total).unwrap_or_default()
+        + from_wire(timings.resume).unwrap_or_default();
+    timings.route = to_wire(total.saturating_sub(elsewhere));
+    timings.total = to_wire(total);
 }
 
 #[cfg(test)]
@@ -117,8 +112,8 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let mut last = finished();
             let timings = last_timings(&mut last).unwrap();
-            timings.admission = proto_duration(Duration::from_millis(20));
-            timings.worker_total = proto_duration(Duration::from_millis(70));
+            timings.admission = to_wire(Duration::from_millis(20));
+            timings.worker_total = to_wire(Duration::from_millis(70));
             Ok::<_, ServiceError>(events([Ok(accepted("w", 3)), Ok(token()), Ok(last)]))
         });
         let stream = Trace::new(below, Metrics::default()).oneshot(call()).await.unwrap();
@@ -127,7 +122,7 @@ mod tests {
             panic!("{all:?}")
         };
         let timings = timings.unwrap();
-        let of = |d| std_duration(d).unwrap();
+        let of = |d| from_wire(d).unwrap();
         assert_eq!(of(timings.total), Duration::from_millis(100));
         assert_eq!(of(timings.route), Duration::from_millis(10));
     }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use prost_types::Duration as Wire;
-use stoker_proto::v1::Timings;
+use stoker_proto::{
+    duration::{from_wire, to_wire},
+    v1::Timings,
+};
 use tokio::time::Instant;
 
 /// One attempt as the router saw it.
@@ -13,7 +15,7 @@ pub(super) struct Seen {
     pub(super) began: Instant,
     /// Its first token, once it came.
     pub(super) first_token: Option<Instant>,
-    /// Its last event, whatever it was.
+    /// Since when the next event is awaited: the last one came by then.
     pub(super) last: Instant,
 }
 
@@ -66,14 +68,13 @@ impl Spent {
         add(&mut timings.resume, self.resume);
         timings.resumes = self.resumes;
         if let Some(first) = self.time_to_first_token {
-            timings.time_to_first_token = first.try_into().ok();
+            timings.time_to_first_token = to_wire(first);
         }
     }
 }
 
-fn add(stage: &mut Option<Wire>, more: Duration) {
-    let told = stage.and_then(|told| Duration::try_from(told).ok()).unwrap_or_default();
-    *stage = (told + more).try_into().ok();
+fn add(stage: &mut Option<prost_types::Duration>, more: Duration) {
+    *stage = to_wire(from_wire(*stage).unwrap_or_default() + more);
 }
 
 #[cfg(test)]
@@ -93,16 +94,15 @@ mod tests {
         let mut spent = Spent::default();
         spent.lost(&seen, began + ms(100));
         spent.taken_over(ms(7));
-        let wire = |d: Duration| -> Option<Wire> { d.try_into().ok() };
         let mut timings = Timings {
-            prefill: wire(ms(5)),
-            decode: wire(ms(50)),
-            worker_total: wire(ms(60)),
-            time_to_first_token: wire(ms(6)),
+            prefill: to_wire(ms(5)),
+            decode: to_wire(ms(50)),
+            worker_total: to_wire(ms(60)),
+            time_to_first_token: to_wire(ms(6)),
             ..Default::default()
         };
         spent.complete(&mut timings);
-        let of = |d: Option<Wire>| Duration::try_from(d.unwrap()).unwrap();
+        let of = |stage| from_wire(stage).unwrap();
         assert_eq!((of(timings.prefill), of(timings.decode)), (ms(35), ms(120)));
         assert_eq!((of(timings.worker_total), of(timings.resume)), (ms(160), ms(7)));
         assert_eq!((of(timings.time_to_first_token), timings.resumes), (ms(30), 1));

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use stoker_proto::duration::from_wire;
 use stoker_proto::v1::{
     FinishReason, GenerateRequest, GenerateResponse, Timings, Usage, generate_request::Input,
     generate_response::Event,
@@ -20,7 +21,7 @@ use stoker_shared::{
 use tokio::time::Instant;
 use tracing::{Span, field::Empty, info, info_span};
 
-use super::{complete, std_duration};
+use super::complete;
 use crate::{
     call::{Call, Observe, last_timings},
     metrics::{Counted, Ended, Metrics, OK},
@@ -133,7 +134,7 @@ impl Record {
             (attribute::TIME_IN_PREFILL, stages.prefill),
             (attribute::TIME_IN_DECODE, stages.decode),
         ] {
-            if let Some(took) = std_duration(took) {
+            if let Some(took) = from_wire(took) {
                 trace.set(key, took.as_secs_f64());
             }
         }
@@ -146,7 +147,7 @@ impl Observe for Record {
         if let Some(timings) = last_timings(event) {
             complete(timings, self.arrived.elapsed());
             self.timings = Some(*timings);
-            if let Some(admission) = std_duration(timings.admission) {
+            if let Some(admission) = from_wire(timings.admission) {
                 self.log.record("admission_ms", millis(admission));
             }
         }
