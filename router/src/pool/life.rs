@@ -11,9 +11,9 @@ use tokio::{sync::watch, time::Instant};
 
 /// A timer that is this late means that this process did not run. What workers said meanwhile is still to be
 /// read, so nothing can be concluded yet.
-const LATE: Duration = Duration::from_millis(100);
+pub(crate) const LATE: Duration = Duration::from_millis(100);
 /// Long enough to read it.
-const CATCH_UP: Duration = Duration::from_millis(500);
+pub(crate) const CATCH_UP: Duration = Duration::from_millis(500);
 
 /// Shared by all who use a worker. It outlives connections.
 #[derive(Debug)]

@@ -1,22 +1,19 @@
 //! What all requests may spend on further attempts together.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Every request pays one in, and a further attempt costs five: at most 20 % extra load, however bad it gets.
 pub(super) const COST: u32 = 5;
 /// What a quiet hour saves up, and what the first requests of all find: ten attempts.
 pub(super) const MOST_SAVED: u32 = 10 * COST;
 
-/// Clones spend the same.
-#[derive(Debug, Clone)]
-pub(crate) struct Budget(Arc<AtomicU32>);
+/// Everybody spends from it.
+#[derive(Debug)]
+pub(super) struct Budget(AtomicU32);
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(Arc::new(AtomicU32::new(MOST_SAVED)))
+        Self(AtomicU32::new(MOST_SAVED))
     }
 }
 

@@ -1,8 +1,9 @@
 //! A second worker beside one that is slow to begin, and the first token decides.
 
 use std::{
+    mem,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -11,7 +12,10 @@ use stoker_proto::v1::{GenerateResponse, generate_response::Event};
 use stoker_shared::ServiceError;
 use tokio::time::Sleep;
 
-use super::{Attempt, Attempts, Item};
+use super::{
+    Item,
+    attempts::{Attempt, Attempts},
+};
 use crate::call::Generate;
 
 /// What has become of the second attempt.
@@ -36,12 +40,13 @@ impl Hedge {
 
     /// The first token of a second attempt that has just taken the place of the first.
     pub(super) fn won(&mut self) -> Option<GenerateResponse> {
-        match std::mem::replace(self, Self::Off) {
+        // Asked for every event: nothing is moved unless there is one.
+        if !matches!(self, Self::Won(_)) {
+            return None;
+        }
+        match mem::replace(self, Self::Off) {
             Self::Won(token) => Some(token),
-            other => {
-                *self = other;
-                None
-            }
+            _ => None,
         }
     }
 
@@ -83,7 +88,7 @@ impl Hedge {
             match self {
                 Self::Off | Self::Won(_) => return Poll::Pending,
                 Self::Later(timer) => {
-                    std::task::ready!(timer.poll_unpin(cx));
+                    ready!(timer.poll_unpin(cx));
                     let worth = current.chosen.get().is_some_and(|w| attempts.hedgeable(w));
                     *self = if worth && attempts.shared.budget.withdraw() {
                         Self::Sent(attempts.make_apart())
@@ -92,14 +97,14 @@ impl Hedge {
                     };
                 }
                 Self::Sent(sent) => {
-                    *self = match std::task::ready!(sent.poll_unpin(cx)) {
+                    *self = match ready!(sent.poll_unpin(cx)) {
                         Ok(attempt) => Self::Accepted(Box::new(attempt), None),
                         Err(_) => Self::Off,
                     };
                 }
                 Self::Accepted(second, hello) => {
                     let event = second.poll_event(cx, |worker| attempts.replaceable(worker));
-                    match std::task::ready!(event) {
+                    match ready!(event) {
                         Some(Ok(event)) if is_hello(&event) => *hello = Some(event),
                         Some(Ok(event)) => {
                             attempts.shared.metrics.hedged("second");
@@ -130,7 +135,7 @@ impl Hedge {
 
     /// The second attempt takes the place of the first, which is dropped.
     fn swap(&mut self, current: &mut Attempt) {
-        if let Self::Accepted(second, _) = std::mem::replace(self, Self::Off) {
+        if let Self::Accepted(second, _) = mem::replace(self, Self::Off) {
             *current = *second;
         }
     }

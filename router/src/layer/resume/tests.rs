@@ -1,13 +1,17 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use futures::stream;
-use stoker_proto::v1::{PromptLogprobs, Resume as Told, TokenLogprob};
-use tower::service_fn;
+use stoker_proto::v1::{PromptLogprobs, Resume as Told, TokenLogprob, generate_response::Event};
+use tokio::time::Instant;
+use tower::{ServiceExt, service_fn};
 
 use super::{
     budget::{COST, MOST_SAVED},

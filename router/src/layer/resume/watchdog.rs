@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -10,12 +10,11 @@ use futures::{FutureExt, future::BoxFuture};
 use stoker_shared::ServiceError;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{call::Chosen, pool::worker::Worker};
+use crate::pool::{
+    life::{CATCH_UP, LATE},
+    worker::Worker,
+};
 
-/// A timer that is this late means that this process did not run: events that came meanwhile go first, and take
-/// so long to be read.
-const LATE: Duration = Duration::from_millis(100);
-const CATCH_UP: Duration = Duration::from_millis(500);
 /// While there is nobody else to go to, somebody is looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -30,12 +29,11 @@ pub(super) struct Patience {
 
 /// Watches one attempt.
 pub(super) struct Watchdog {
-    chosen: Chosen,
     patience: Patience,
-    /// Resolves once the worker stands still.
-    stands: Option<BoxFuture<'static, ()>>,
+    /// Resolves once the worker stands still, and whom it wakes.
+    stands: Option<(BoxFuture<'static, ()>, Waker)>,
     standing: bool,
-    /// Not before.
+    /// When to look again, whatever the patience says.
     not_before: Instant,
     /// The wait in which this process was seen to be late.
     excused: Option<Instant>,
@@ -44,11 +42,10 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches the worker that will be `chosen`.
-    pub(super) fn new(chosen: Chosen, patience: Patience) -> Self {
+    /// Watches a worker that is not known yet.
+    pub(super) fn new(patience: Patience) -> Self {
         let now = Instant::now();
         Self {
-            chosen,
             patience,
             stands: None,
             standing: false,
@@ -58,21 +55,23 @@ impl Watchdog {
         }
     }
 
-    /// Ready once the stream should leave its worker, for which it has waited since `since`; `begun` tells that
-    /// it has had a token of it. Nobody leaves who has nowhere to go.
+    /// Ready once the stream should leave `worker`, for which it has waited since `since`; `begun` tells that it
+    /// has had a token of it. Nobody leaves who has nowhere to go.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
+        worker: &Worker,
         since: Instant,
         begun: bool,
         replaceable: impl Fn(&Worker) -> bool,
     ) -> Poll<ServiceError> {
-        let Some(worker) = self.chosen.get() else {
-            return Poll::Pending;
-        };
         loop {
-            let stands = self.stands.get_or_insert_with(|| worker.life.stands().boxed());
-            self.standing = self.standing || stands.poll_unpin(cx).is_ready();
+            if !self.standing && self.poll_stands(cx, worker) {
+                self.standing = true;
+                // What there was to wait for while it moved is of no interest any more, and to learn this only
+                // now is not to be late.
+                self.not_before = Instant::now();
+            }
             let patience =
                 if self.standing { self.patience.standing } else { self.patience.moving };
             let due = (since + patience).max(self.not_before);
@@ -107,6 +106,23 @@ impl Watchdog {
         }
     }
 
+    /// Whether the worker stands still. Takes a lock only if somebody new is to be woken, or if it does: not
+    /// for every token.
+    fn poll_stands(&mut self, cx: &mut Context<'_>, worker: &Worker) -> bool {
+        if let Some((_, waker)) = &self.stands
+            && waker.will_wake(cx.waker())
+            && !worker.life.is_standing()
+        {
+            return false;
+        }
+        let waker = cx.waker().clone();
+        let (stands, _) = match self.stands.take() {
+            Some((stands, _)) => self.stands.insert((stands, waker)),
+            None => self.stands.insert((worker.life.stands().boxed(), waker)),
+        };
+        stands.poll_unpin(cx).is_ready()
+    }
+
     fn stalled(&self, worker: &Worker, waited: Duration) -> ServiceError {
         let (worker, waited) = (&worker.id, waited.as_secs_f64());
         ServiceError::Stalled(if self.standing {
@@ -128,6 +144,7 @@ mod tests {
     use std::{future::poll_fn, sync::Arc};
 
     use stoker_proto::v1::Load;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::pool::worker::tests::worker;
@@ -136,16 +153,13 @@ mod tests {
         Patience { standing: Duration::from_secs(2), moving: Duration::from_secs(30) };
 
     fn watched() -> (Arc<Worker>, Watchdog) {
-        let worker = worker("a", "m", "d");
-        let chosen = Chosen::default();
-        chosen.set(&worker);
-        (worker, Watchdog::new(chosen, PATIENCE))
+        (worker("a", "m", "d"), Watchdog::new(PATIENCE))
     }
 
-    /// How long a stream waits that begins to wait now.
-    async fn waits(dog: &mut Watchdog, begun: bool) -> (Duration, String) {
+    /// How long a stream waits for the worker that begins to wait now.
+    async fn waits(worker: &Worker, dog: &mut Watchdog, begun: bool) -> (Duration, String) {
         let since = Instant::now();
-        let error = poll_fn(|cx| dog.poll(cx, since, begun, |_| true)).await;
+        let error = poll_fn(|cx| dog.poll(cx, worker, since, begun, |_| true)).await;
         (since.elapsed(), error.to_string())
     }
 
@@ -154,24 +168,48 @@ mod tests {
         let (worker, mut dog) = watched();
         worker.life.set_standing(true);
         for begun in [false, true] {
-            let (waited, why) = waits(&mut dog, begun).await;
+            let (waited, why) = waits(&worker, &mut dog, begun).await;
             assert!(waited >= PATIENCE.standing && waited < PATIENCE.standing + LATE, "{waited:?}");
             assert_eq!(why, "worker a stands still: nothing came of it for 2.0 s");
         }
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_that_stops_is_left_however_long_a_stream_has_stood_in_its_queue() {
+        let (worker, mut dog) = watched();
+        worker.set_load(Load { waiting: 1, ..Default::default() });
+        let queued = PATIENCE.moving * 3 / 2;
+        assert!(timeout(queued, waits(&worker, &mut dog, false)).await.is_err());
+        worker.life.set_standing(true);
+        let (waited, _) = waits(&worker, &mut dog, false).await;
+        assert!(waited >= PATIENCE.standing && waited < PATIENCE.standing + LATE, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_stops_wakes_those_who_wait_for_it() {
+        let (worker, mut dog) = watched();
+        let since = Instant::now();
+        let leaves = poll_fn(|cx| dog.poll(cx, &worker, since, true, |_| true));
+        let stops = async {
+            tokio::time::sleep(PATIENCE.standing * 2).await;
+            worker.life.set_standing(true);
+        };
+        tokio::join!(leaves, stops);
+        assert!(since.elapsed() < PATIENCE.standing * 2 + LATE, "{:?}", since.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_that_moves_is_left_after_the_hard_budget_and_never_before_the_first_token() {
         let (worker, mut dog) = watched();
-        let (waited, why) = waits(&mut dog, true).await;
+        let (waited, why) = waits(&worker, &mut dog, true).await;
         assert!(waited >= PATIENCE.moving && waited < PATIENCE.moving + LATE, "{waited:?}");
         assert!(why.ends_with("nothing came of this answer for 30.0 s"), "{why}");
         worker.set_load(Load { waiting: 1, ..Default::default() });
-        let queued = tokio::time::timeout(PATIENCE.moving * 10, waits(&mut dog, false)).await;
+        let queued = timeout(PATIENCE.moving * 10, waits(&worker, &mut dog, false)).await;
         assert!(queued.is_err());
         // It has forgotten the stream.
         worker.set_load(Load::default());
-        let (waited, _) = waits(&mut dog, false).await;
+        let (waited, _) = waits(&worker, &mut dog, false).await;
         assert!(waited >= PATIENCE.moving && waited <= PATIENCE.moving * 2, "{waited:?}");
     }
 
@@ -180,7 +218,7 @@ mod tests {
         let (worker, mut dog) = watched();
         worker.life.set_standing(true);
         let since = Instant::now();
-        let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, since, true, |_| true)));
+        let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, &worker, since, true, |_| true)));
         assert!(left.as_mut().now_or_never().is_none());
         tokio::time::advance(PATIENCE.standing / 2).await;
         worker.life.set_standing(false);
@@ -195,7 +233,7 @@ mod tests {
         let since = Instant::now();
         let somebody = since + PATIENCE.standing * 3;
         let replaceable = |_: &Worker| Instant::now() >= somebody;
-        poll_fn(|cx| dog.poll(cx, since, true, replaceable)).await;
+        poll_fn(|cx| dog.poll(cx, &worker, since, true, replaceable)).await;
         let waited = since.elapsed();
         assert!(waited >= PATIENCE.standing * 3 && waited <= PATIENCE.standing * 3 + LOOK_AGAIN);
     }
@@ -205,7 +243,7 @@ mod tests {
         let (worker, mut dog) = watched();
         worker.life.set_standing(true);
         let since = Instant::now();
-        let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, since, true, |_| true)));
+        let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, &worker, since, true, |_| true)));
         assert!(left.as_mut().now_or_never().is_none());
         tokio::time::advance(PATIENCE.standing * 5).await;
         assert!(left.as_mut().now_or_never().is_none());
