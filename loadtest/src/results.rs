@@ -185,7 +185,7 @@ impl Results {
         self.tokens.prompt += u64::from(usage.prompt_tokens);
         self.tokens.cached_prompt += u64::from(usage.cached_prompt_tokens);
         self.tokens.completion += u64::from(usage.completion_tokens);
-        self.latency.add(outcome, end.timings.is_some_and(|timings| timings.resumes > 0));
+        self.latency.add(outcome, end.timings.as_ref().is_some_and(|timings| timings.resumes > 0));
         self.told.add(end, outcome.answer.whole.saturating_sub(outcome.lag));
         let Some(accepted) = &outcome.answer.accepted else { return };
         if let Some(count) = self.workers.get_mut(&accepted.worker) {

@@ -224,14 +224,14 @@ fn finished(resumes: u32) -> Event {
             completion_tokens: TOKENS,
             cached_prompt_tokens: 1,
         }),
-        timings: Some(Timings {
+        timings: Some(Box::new(Timings {
             queue: spent(2),
             prefill: spent(3),
             decode: spent(5),
             worker_total: spent(10),
             resumes,
             ..Timings::default()
-        }),
+        })),
         ..Finished::default()
     })
 }

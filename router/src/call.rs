@@ -30,7 +30,8 @@ pub(crate) type EventStream =
 /// A request with what the layers know about it.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
-    pub(crate) request: GenerateRequest,
+    /// Boxed, since every layer that waits keeps a copy of the call in its future.
+    pub(crate) request: Box<GenerateRequest>,
     pub(crate) deadline: Deadline,
     /// What is wrong with its headers. Refused below the layers that tell about it.
     pub(crate) malformed: Option<ServiceError>,
@@ -55,7 +56,7 @@ pub(crate) struct Call {
 impl Call {
     pub(crate) fn new(request: GenerateRequest, deadline: Deadline, arrived: Instant) -> Self {
         Self {
-            request,
+            request: Box::new(request),
             deadline,
             malformed: None,
             arrived,

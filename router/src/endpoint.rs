@@ -9,8 +9,9 @@ use std::{
 };
 
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
-use stoker_proto::v1::{
-    GenerateResponse, Routing, generate_response::Event, inference_client::InferenceClient,
+use stoker_proto::{
+    codec::SmallMessages,
+    v1::{GenerateRequest, GenerateResponse, Routing, generate_response::Event},
 };
 use stoker_shared::{
     ServiceError,
@@ -22,13 +23,19 @@ use stoker_shared::{
         trace::{SpanKind, TraceSpan},
     },
 };
-use tonic::{Request, Status, Streaming, TimeoutExpired};
+use tonic::{
+    Request, Status, Streaming, TimeoutExpired, client::Grpc, codegen::http::uri::PathAndQuery,
+    transport::Channel,
+};
 use tower::Service;
 
 use crate::{
     call::{Call, EventStream},
     pool::{health::Pass, worker::Worker},
 };
+
+/// The method that is called.
+const GENERATE: &str = "/stoker.v1.Inference/Generate";
 
 /// A call and the worker that was chosen for it.
 pub(crate) struct Dispatch {
@@ -66,14 +73,12 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     let mut request = Request::new(call.request);
     call.deadline.forward(&mut request);
     attempt.0.forward(request.metadata_mut());
-    let response = InferenceClient::new(worker.channel.clone())
-        .max_decoding_message_size(MAX_EVENT_BYTES)
-        .generate(request)
+    let messages = open(worker.channel.clone(), request)
         .await
         .map_err(|status| attempt.failed(read(&status, &worker, call.deadline)))?;
 
     let mut events = Events {
-        messages: response.into_inner(),
+        messages,
         worker,
         number: call.attempt,
         attempt,
@@ -86,6 +91,19 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
         None => return Ok(stream::empty().boxed()),
     }
     Ok(events.boxed())
+}
+
+/// What the generated client does, with the request in a box: every call waits for acceptance in this future,
+/// and the client's holds the request itself several times over (3.7 KiB in all).
+async fn open(
+    channel: Channel,
+    request: Request<Box<GenerateRequest>>,
+) -> Result<Streaming<GenerateResponse>, Status> {
+    let mut client = Grpc::new(channel).max_decoding_message_size(MAX_EVENT_BYTES);
+    client.ready().await.map_err(|error| Status::from_error(error.into()))?;
+    let path = PathAndQuery::from_static(GENERATE);
+    let codec = SmallMessages::<Box<GenerateRequest>, GenerateResponse>::default();
+    Ok(client.server_streaming(request, path, codec).await?.into_inner())
 }
 
 /// One attempt in the trace of its request. Ends when it is dropped.

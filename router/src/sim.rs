@@ -59,7 +59,7 @@ impl Balancer {
     pub fn choose(&self, request: GenerateRequest) -> Result<GenerateRequest, ServiceError> {
         let call = call(request);
         self.layer.reserve(&call)?;
-        Ok(call.request)
+        Ok(*call.request)
     }
 
     /// A worker says what it has to do.
@@ -97,7 +97,7 @@ impl Service<Dispatch> for Simulated {
 
     fn call(&mut self, Dispatch { call, worker, .. }: Dispatch) -> Self::Future {
         let number = self.workers.iter().position(|one| Arc::ptr_eq(one, &worker));
-        let stream = number.map(|number| (self.answer)(number, call.request));
+        let stream = number.map(|number| (self.answer)(number, *call.request));
         future::ready(stream.ok_or_else(|| ServiceError::unavailable("no such worker")))
     }
 }

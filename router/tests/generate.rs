@@ -40,7 +40,7 @@ async fn timings_sum_to_the_wall_time() {
     let start = Instant::now();
     let (events, _) = collect(cluster.generate(ask(5)).await.unwrap()).await;
     let wall = start.elapsed();
-    let timings: Timings = finished(&events).timings.unwrap();
+    let timings: &Timings = finished(&events).timings.as_ref().unwrap();
     let of = |d: Option<prost_types::Duration>| Duration::try_from(d.unwrap()).unwrap();
     let total = of(timings.total);
     let sum = of(timings.admission) + of(timings.route) + of(timings.worker_total);
@@ -66,14 +66,14 @@ async fn continuations_end_one_by_one_and_the_last_ends_the_stream() {
         .collect();
     assert_eq!(ends, [(2, false, false), (1, false, false), (0, true, true)]);
     // Only the last has the router's own stages.
-    assert!(finished(&events).timings.unwrap().total.is_some());
+    assert!(finished(&events).timings.as_ref().unwrap().total.is_some());
 
     // Two ends of three are no answer: the third is asked for.
     worker.script(|_| Script::Unfinished);
     let (events, error) = collect(cluster.generate(three).await.unwrap()).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(events.len(), 1 + 15 + 3);
-    assert_eq!(finished(&events).timings.unwrap().resumes, 1);
+    assert_eq!(finished(&events).timings.as_ref().unwrap().resumes, 1);
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn an_answer_goes_on_when_its_worker_is_killed() {
     assert!(error.is_none(), "{error:?}");
     assert_eq!(ids(&events, 1)[0], Vec::from_iter(0..TOKENS));
     assert_eq!(finished(&events).usage.unwrap().completion_tokens, TOKENS);
-    assert_eq!(finished(&events).timings.unwrap().resumes, 1);
+    assert_eq!(finished(&events).timings.as_ref().unwrap().resumes, 1);
     cluster.until(|workers| workers.iter().all(|w| w.outstanding_tokens == 0)).await;
 }
 

@@ -126,7 +126,7 @@ impl Answer {
                 completion_tokens: summary.completion_tokens as u32,
                 cached_prompt_tokens: 0,
             }),
-            timings: finish.summary.map(|summary| self.timings(&summary)),
+            timings: finish.summary.map(|summary| self.timings(&summary).into()),
         })
     }
 

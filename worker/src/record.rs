@@ -126,7 +126,7 @@ impl Record {
 
     fn finished(&mut self, finished: &Finished) {
         self.code = "OK";
-        self.timings = finished.timings;
+        self.timings = finished.timings.as_deref().copied();
         self.outcome = match finished.reason() {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",

@@ -207,7 +207,7 @@ fn end(choice: u32, finished: &Finished) -> End<'_> {
 
 fn outcome<'a>(choice: u32, by: &'a Answerer, finished: &'a Finished) -> Outcome<'a> {
     let usage = finished.usage.unwrap_or_default();
-    let timings = finished.timings.unwrap_or_default();
+    let timings = finished.timings.as_deref().copied().unwrap_or_default();
     let seconds = |stage| from_wire(stage).unwrap_or_default().as_secs_f64();
     Outcome {
         end: end(choice, finished),

@@ -265,7 +265,7 @@ mod tests {
         let asks = GenerateRequest {
             stopping: Some(Stopping { max_tokens: Some(100), ..Default::default() }),
             sampling: Some(Sampling { num_sequences: Some(3), ..Default::default() }),
-            ..call().request
+            ..*call().request
         };
         assert_eq!(tokens(&asks), 4 + 300);
     }

@@ -235,7 +235,7 @@ mod tests {
         balance: &Balance<crate::endpoint::Endpoint>,
         request: GenerateRequest,
     ) -> Result<Sent, ServiceError> {
-        balance.reserve(&Call { request, ..call() }).map(|(sent, _)| sent)
+        balance.reserve(&Call { request: request.into(), ..call() }).map(|(sent, _)| sent)
     }
 
     fn made(tokens: usize) -> GenerateResponse {
@@ -294,7 +294,7 @@ mod tests {
             routing: Some(Routing { resume, ..Default::default() }),
             ..prompt(4_000, 1_000)
         };
-        let resumed = Call { request, only_digest: Some("other".into()), ..call() };
+        let resumed = Call { request: request.into(), only_digest: Some("other".into()), ..call() };
         let (mut sent, _) = balance.reserve(&resumed).unwrap();
         let now = &workers[1].outstanding;
         assert_eq!((now.prompt_tokens(), now.answer_tokens()), (1_000 + 400, 600));
@@ -313,7 +313,7 @@ mod tests {
             Ok::<_, ServiceError>(events([Ok(accepted("a", 4)), Ok(finished())]))
         });
         let balance = Balance::new(endpoint, Pool::fixed(&[Arc::clone(&worker)]), chooser);
-        let asked = Call { request: prompt(40, 10), ..call() };
+        let asked = Call { request: prompt(40, 10).into(), ..call() };
         let mut stream = balance.oneshot(asked.clone()).await.unwrap();
         assert_eq!(worker.outstanding.streams(), 1);
         assert_eq!(asked.tried.with(|tried| tried.len()), 1);

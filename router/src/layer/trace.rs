@@ -121,7 +121,7 @@ mod tests {
         let Some(Event::Finished(Finished { timings, .. })) = &all[2].event else {
             panic!("{all:?}")
         };
-        let timings = timings.unwrap();
+        let timings = timings.as_ref().unwrap();
         let of = |d| from_wire(d).unwrap();
         assert_eq!(of(timings.total), Duration::from_millis(100));
         assert_eq!(of(timings.route), Duration::from_millis(10));

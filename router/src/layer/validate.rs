@@ -67,7 +67,7 @@ mod tests {
 
     async fn pass(request: GenerateRequest) -> Result<Option<u64>, ServiceError> {
         let below = Recorder::default();
-        let call = Call { request, ..call() };
+        let call = Call { request: request.into(), ..call() };
         drop(Validate::new(below.clone()).oneshot(call).await?);
         let seen = below.take();
         Ok(seen[0].request.sampling.as_ref().and_then(|s| s.seed))

@@ -365,7 +365,9 @@ impl Answer {
         let last = open.first().copied();
         open.into_iter().rev().map(move |choice| {
             let (usage, timings) = match last {
-                Some(last) if last == choice => (Some(answer.usage()), Some(Answer::timings())),
+                Some(last) if last == choice => {
+                    (Some(answer.usage()), Some(Answer::timings().into()))
+                }
                 _ => (None, None),
             };
             let reason = FinishReason::Length.into();

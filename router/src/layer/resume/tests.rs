@@ -101,7 +101,7 @@ async fn goes_on_exactly_where_the_answer_stood() {
     let kinds: Vec<_> = outcome.items.iter().map(|item| item.as_ref().unwrap()).collect();
     assert_eq!(kinds[..4], [&accepted("a", 1), &token(), &token(), &token()]);
     let Some(Event::Finished(end)) = &kinds[4].event else { panic!("{kinds:?}") };
-    assert_eq!(end.timings.unwrap().resumes, 2);
+    assert_eq!(end.timings.as_ref().unwrap().resumes, 2);
     let had = |told: &Option<Told>| told.as_ref().map(|r| r.choices[0].token_ids.len());
     let had: Vec<_> = outcome.told.iter().map(had).collect();
     assert_eq!(had, [None, Some(2), Some(2), Some(3)]);
