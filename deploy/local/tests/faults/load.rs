@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 use crate::{
     fleet::{Fleet, addresses, in_the_middle, peak_memory, router},
     row::Row,
-    support::{Process, control, inference, load_becomes, request},
+    support::{Process, control, inference, load_becomes, request, scrape},
 };
 
 /// A cache for four contexts of 256 tokens.
@@ -69,6 +69,28 @@ async fn the_queue_is_full() {
     assert_eq!(seen.count("requests.lost"), 0, "what was accepted is answered: {:#}", seen.json);
     fleet.at_rest().await;
     row.tell(&seen, None, "those refused get RESOURCE_EXHAUSTED with pushback");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_make_no_storm() {
+    let load = "--requests 400 --concurrency 100 --synthetic 16:40";
+    let row = Row::new("both workers are full and refuse", load).await;
+    let limits = ["--max-num-seqs", "4", "--max-num-queued-reqs", "1"];
+    let fleet = Fleet::of(vec![small(&limits), small(&limits)]).await;
+    let seen = row.start(&fleet.router.address).end().await;
+    seen.nobody_got_other_text();
+    seen.failures_are(&["RESOURCE_EXHAUSTED"]);
+    assert_eq!(seen.count("requests.lost"), 0, "what was accepted is answered: {:#}", seen.json);
+    let metrics = scrape(&fleet.router).await;
+    let retries =
+        metrics.iter().filter(|(name, _)| name.starts_with("stoker_router_retries_total"));
+    let retries = retries.map(|(_, count)| *count).sum::<f64>();
+    // A fifth of the requests, and what a quiet hour saves up.
+    let budget = seen.sent() as f64 / 5.0 + 10.0;
+    assert!(retries > 0.0 && retries <= budget, "{retries} of {budget}: {metrics:#?}");
+    fleet.at_rest().await;
+    let note = format!("RESOURCE_EXHAUSTED with pushback; {retries} retries, budget {budget}");
+    row.tell(&seen, None, &note);
 }
 
 /// When to come back, as gRPC clients read it.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::{
-    fleet::{Fleet, STEADY, in_the_middle, is_at_rest, simulated, storyteller},
+    fleet::{Fleet, STEADY, addresses, in_the_middle, is_at_rest, router, simulated, storyteller},
     kills::{STORIES, STREAMS},
     row::Row,
-    support::{control, load_becomes},
+    support::{control, load_becomes, scrape},
 };
 
 /// The stall budget's default, and what resuming may take.
@@ -128,4 +128,31 @@ async fn an_idle_worker_that_is_stopped_gets_nothing_after_a_while() {
     load_becomes(&mut control(&fleet.workers[0].address).await, is_at_rest).await;
     fleet.complete().await;
     row.tell(&seen, None, "SIGSTOP before anybody asks; no first token is lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_worker_is_asked_where_one_is_slow_to_begin() {
+    let load = "--requests 10 --concurrency 2 --synthetic 200:20";
+    let row = Row::new("a worker takes four seconds to begin, --hedge-after 200ms", load).await;
+    let workers =
+        vec![simulated(r#"step = "50ms", prefill_token = "20ms""#, &[]), simulated(STEADY, &[])];
+    // By turns, so that the slow one is not avoided from the second request on.
+    let flags = ["--policy", "round-robin", "--hedge-after", "200ms"];
+    let router = router(&addresses(&workers), &flags);
+    let fleet = Fleet { workers, router };
+    fleet.complete().await;
+    let seen = row.start(&fleet.router.address).end().await;
+    seen.nobody_noticed();
+    let metrics = scrape(&fleet.router).await;
+    let won = metrics.get(r#"stoker_router_hedges_total{outcome="second"}"#);
+    let won = won.copied().unwrap_or_default();
+    assert!(won >= 1.0, "somebody was faster: {metrics:#?}");
+    // The losers are cancelled: no block is left to them.
+    fleet.at_rest().await;
+    let first = &seen.json["latency_seconds"]["time_to_first_token"];
+    let note = format!(
+        "{won} first tokens came from the second worker; the slowest took {:.1} s",
+        first["max"].as_f64().unwrap()
+    );
+    row.tell(&seen, None, &note);
 }
