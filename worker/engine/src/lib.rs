@@ -3,6 +3,7 @@
 //! [`engine::Engine::step`] is the algorithm: schedule, run, sample, emit. Follow it from there.
 
 pub mod blocks;
+pub mod cost;
 pub mod emit;
 pub mod engine;
 pub mod footprint;
@@ -16,6 +17,8 @@ pub mod scheduler;
 pub mod sequence;
 pub mod shapes;
 pub mod simulate;
+#[allow(dead_code, reason = "the engine does not ask yet")]
+pub mod speculation;
 pub mod tokenizer;
 pub mod weights;
 

@@ -1,0 +1,216 @@
+//! How many tokens to draft.
+//!
+//! One rule decides: of all steps with the likeliest draft tokens in them, the one that gives most tokens in a second,
+//! if it beats plain decoding by a margin. How likely a token is to hold is learned for each sequence, from what held
+//! before; what a step takes is learned from the steps that ran. So a sequence whose drafts fail stops, and all stop where
+//! every further token costs what it costs alone.
+//!
+//! What nobody tries nobody learns. So there are probes, and a purse that pays for them: of every step a hundredth of its
+//! time goes in, and a probe takes out what it turned out to cost.
+
+mod record;
+mod scan;
+
+use std::collections::HashMap;
+
+use record::Record;
+use scan::{Prices, Scan};
+
+use super::{CLASSES, Depth, Offer};
+use crate::{cost::StepCost, scheduler::SequenceId};
+
+/// What drafting must give, times what plain decoding gives.
+const MARGIN: f64 = 1.05;
+/// What is believed of all drafts before any was verified, and by how many tokens' worth.
+const OPTIMISM: (f64, f64) = (0.8, 4.0);
+/// How many tokens' worth the average counts in a new sequence.
+const WEIGHT: f64 = 2.0;
+/// Tokens that a sequence's estimate looks back on, and the average's.
+const MEMORY: f64 = 32.0;
+const LONG_MEMORY: f64 = 256.0;
+/// Steps without drafts after which what was learned of a sequence has lost much of its weight.
+const IDLE_MEMORY: f64 = 256.0;
+/// Steps between the probes of a sequence, at most.
+const LONGEST_PAUSE: u32 = 128;
+/// Of the time of every step, what probes may cost.
+const SPENDING: f64 = 0.01;
+/// Steps' worth that the purse holds at most, and at first.
+const PURSE: f64 = 2.0;
+
+/// Chooses how many tokens are drafted for whom.
+pub(super) struct Control {
+    depth: Depth,
+    histories: HashMap<SequenceId, History>,
+    /// Of all sequences, by class of offer.
+    average: [Record; CLASSES],
+    /// Seconds that probes may cost. None before the first step.
+    purse: Option<f64>,
+    /// Tokens of the last step if it was a probe, and of what it would have been.
+    probed: Option<[usize; 2]>,
+}
+
+/// What is known of a sequence.
+struct History {
+    records: [Record; CLASSES],
+    /// Class of the last offer.
+    class: usize,
+    /// Steps to its next probe, and from that to the one after.
+    wait: u32,
+    pause: u32,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { records: [Record::default(); CLASSES], class: 0, wait: 0, pause: 1 }
+    }
+}
+
+impl Control {
+    pub(super) fn new(depth: Depth) -> Self {
+        let average = [Record::default(); CLASSES];
+        Self { depth, histories: HashMap::new(), average, purse: None, probed: None }
+    }
+
+    /// How many tokens to draft for each of `ids`, who were made these `offers`, in a step that about `others` tokens
+    /// share. `drafting` is [`super::Drafter::seconds`].
+    pub(super) fn choose(
+        &mut self,
+        ids: &[SequenceId],
+        offers: &[Offer],
+        others: usize,
+        cost: &StepCost,
+        drafting: impl Fn(usize) -> Option<f64>,
+    ) -> Vec<usize> {
+        if let Depth::Fixed(tokens) = self.depth {
+            return offers.iter().map(|offer| offer.most.min(tokens.get())).collect();
+        }
+        let Some(plain) = cost.seconds(ids.len()) else { return one_token(offers) };
+        // Before it is known, drafting is taken to cost as much as a step, which never pays: a probe finds out.
+        let drafting = |tokens| drafting(tokens).unwrap_or(plain);
+        let prices = Prices { cost, drafting: &drafting, plain, crowd: ids.len() + others };
+        let purse = self.save(&prices);
+
+        let chances: Vec<_> =
+            ids.iter().zip(offers).map(|(id, offer)| self.chance(*id, offer)).collect();
+        let scan = Scan::of(offers, &chances, &prices);
+        let best = scan.best(MARGIN, plain);
+        let mut depths = scan.depths(best, ids.len());
+        if purse > 0.0 {
+            match larger(&scan, best, others, &prices) {
+                Some(drafts) => {
+                    depths = scan.depths(drafts, ids.len());
+                    self.pay(
+                        &prices,
+                        [drafts, best],
+                        scan.steps[drafts].drafting - scan.steps[best].drafting,
+                    );
+                }
+                None => self.probe(ids, offers, &prices, best, &mut depths),
+            }
+        }
+        self.idle(ids, &depths);
+        depths
+    }
+
+    /// Learns from what was verified.
+    pub(super) fn verified(&mut self, id: SequenceId, drafted: usize, accepted: usize) {
+        let Some(history) = self.histories.get_mut(&id) else { return };
+        let class = history.class;
+        history.records[class].learn(drafted, accepted, MEMORY);
+        self.average[class].learn(drafted, accepted, LONG_MEMORY);
+        history.pause = if accepted > 0 { 1 } else { (2 * history.pause).min(LONGEST_PAUSE) };
+        history.wait = history.pause;
+    }
+
+    pub(super) fn forget(&mut self, id: SequenceId) {
+        self.histories.remove(&id);
+    }
+
+    /// The chance that a sequence's next draft token holds.
+    fn chance(&mut self, id: SequenceId, offer: &Offer) -> f64 {
+        let history = self.histories.entry(id).or_default();
+        history.class = offer.class;
+        let (prior, weight) = OPTIMISM;
+        let average = self.average[offer.class].chance(prior, weight);
+        history.records[offer.class].chance(average, WEIGHT)
+    }
+
+    /// Settles the last probe, and puts this step's part aside. Answers what there is.
+    fn save(&mut self, prices: &Prices<'_>) -> f64 {
+        let most = PURSE * prices.plain;
+        let mut purse = self.purse.unwrap_or(most);
+        if let Some(sizes) = self.probed.take() {
+            let [with, without] = sizes.map(|tokens| prices.cost.seconds(tokens).unwrap_or(0.0));
+            purse -= with - without;
+        }
+        purse = (purse + SPENDING * prices.plain).min(most);
+        self.purse = Some(purse);
+        purse
+    }
+
+    /// This step is a probe: it has the first number of draft tokens instead of the second. What drafting takes is paid
+    /// at once, what the step takes when it is known.
+    fn pay(&mut self, prices: &Prices<'_>, drafts: [usize; 2], drafting: f64) {
+        self.purse = self.purse.map(|purse| purse - drafting);
+        self.probed = Some(drafts.map(|drafts| prices.crowd + drafts));
+    }
+
+    /// One token for sequences that draft none and whose turn it is, as long as there is something in the purse.
+    fn probe(
+        &mut self,
+        ids: &[SequenceId],
+        offers: &[Offer],
+        prices: &Prices<'_>,
+        best: usize,
+        depths: &mut [usize],
+    ) {
+        let purse = self.purse.unwrap_or(0.0);
+        let model = |drafts: usize| prices.cost.seconds(prices.crowd + drafts).unwrap_or(0.0);
+        let (mut probes, mut behind, mut drafting) = (0, 0, 0.0);
+        for (i, offer) in offers.iter().enumerate() {
+            let due = self.histories.get(&ids[i]).is_some_and(|history| history.wait == 0);
+            if !due || depths[i] > 0 || offer.most == 0 {
+                continue;
+            }
+            let more = (prices.drafting)(behind + offer.behind);
+            let paid = model(best + probes + 1) - model(best) + more;
+            if probes > 0 && paid > purse {
+                break;
+            }
+            (probes, behind, drafting) = (probes + 1, behind + offer.behind, more);
+            depths[i] = 1;
+        }
+        if probes > 0 {
+            self.pay(prices, [best + probes, best], drafting);
+        }
+    }
+
+    /// What was learned of sequences that draft nothing gets old, and their turn to probe comes nearer.
+    fn idle(&mut self, ids: &[SequenceId], depths: &[usize]) {
+        for (id, _) in ids.iter().zip(depths).filter(|(_, depth)| **depth == 0) {
+            if let Some(history) = self.histories.get_mut(id) {
+                history.wait = history.wait.saturating_sub(1);
+                history.records.iter_mut().for_each(|record| record.fade(IDLE_MEMORY));
+            }
+        }
+    }
+}
+
+/// One token for the first that can have one.
+fn one_token(offers: &[Offer]) -> Vec<usize> {
+    let first = offers.iter().position(|offer| offer.most > 0);
+    (0..offers.len()).map(|i| usize::from(Some(i) == first)).collect()
+}
+
+/// A larger number of draft tokens than the best, if it would be better yet should the model take no longer for it. That
+/// is worth a probe: sizes that never ran count for more than they may cost.
+fn larger(scan: &Scan, best: usize, others: usize, prices: &Prices<'_>) -> Option<usize> {
+    if others > 0 || best + 1 >= scan.steps.len() {
+        return None;
+    }
+    let size = (prices.crowd + best + 1).next_power_of_two();
+    let drafts = (size - prices.crowd).min(scan.steps.len() - 1);
+    let (now, then) = (scan.steps[best], scan.steps[drafts]);
+    let free = then.gained / (prices.plain + now.model - scan.steps[0].model + then.drafting);
+    (free > MARGIN * scan.rate(best, prices.plain)).then_some(drafts)
+}
