@@ -144,6 +144,8 @@ impl Answer {
             time_to_first_token: to_wire(first_token),
             steps: timings.steps,
             preemptions: timings.preemptions,
+            drafted_tokens: timings.drafted,
+            accepted_tokens: timings.accepted,
             ..proto::Timings::default()
         }
     }

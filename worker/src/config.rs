@@ -1,5 +1,7 @@
 //! What an operator can set, checked before anything is loaded.
 
+mod speculation;
+
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -10,6 +12,8 @@ use clap::{
 use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
 use stoker_ops::{KV_BLOCK, device::Choice, fallback::Part};
 use stoker_shared::duration;
+
+pub use speculation::{Drafter, SpeculationConfig};
 
 /// Where a model computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
@@ -64,6 +68,10 @@ pub struct ComputeConfig {
         help_heading = "Model"
     )]
     pub threads: Option<u16>,
+
+    /// Who guesses tokens ahead.
+    #[command(flatten)]
+    pub speculation: SpeculationConfig,
 
     /// Say on standard error where the time of loading went
     #[arg(long, env = "STOKER_TIMINGS", help_heading = "Model")]
@@ -164,6 +172,18 @@ pub enum ConfigError {
         /// Sequences in a batch.
         seqs: u32,
     },
+    /// A model is to guess, and nobody says which.
+    #[error(
+        "--speculate draft wants --draft-model PATH, a smaller model with the same vocabulary; or take --speculate ngram, \
+         which needs none"
+    )]
+    NoDraft,
+    /// A device that is not there has no use for a model.
+    #[error("--speculate draft cannot guess what --simulate makes up; take --speculate ngram")]
+    SimulatedDraft,
+    /// A model is named that is to do nothing.
+    #[error("--draft-model is of no use without --speculate draft; add that, or leave it out")]
+    UnusedDraft,
     /// Not one block fits.
     #[error(
         "--kv-cache-memory {given} is less than one block of {} tokens, {block}; give more",
@@ -178,20 +198,25 @@ pub enum ConfigError {
 }
 
 impl WorkerConfig {
-    /// The size of an engine for a model of shape `model` whose weights are kept like this.
+    /// The size of an engine for a model of shape `model` whose weights are kept like this. A `draft` has as many blocks
+    /// as the model, in the same memory.
     pub fn engine(
         &self,
         model: &ModelConfig,
+        draft: Option<&ModelConfig>,
         quantization: Quantization,
     ) -> Result<EngineConfig, ConfigError> {
         let (tokens, seqs) = (self.max_num_batched_tokens, self.max_num_seqs);
         if tokens < seqs {
             return Err(ConfigError::FewTokens { tokens, seqs });
         }
-        let bytes = self.kv_cache_memory.as_u64();
+        let block = |model| EngineConfig::block_bytes(model, quantization);
+        let (own, draft) = (block(model), draft.map_or(0, block));
+        let bytes = u128::from(self.kv_cache_memory.as_u64());
+        let bytes = (bytes * u128::from(own) / u128::from((own + draft).max(1))) as u64;
         let kv_blocks = EngineConfig::blocks_within(bytes, seqs as usize, model, quantization);
         if kv_blocks == 0 {
-            let block = ByteSize::b(EngineConfig::block_bytes(model, quantization));
+            let block = ByteSize::b(own + draft);
             return Err(ConfigError::NoBlock { given: self.kv_cache_memory, block });
         }
         Ok(EngineConfig {

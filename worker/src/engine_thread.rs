@@ -13,6 +13,8 @@ use stoker_engine::{
 };
 use tokio::sync::{mpsc, watch};
 
+use crate::config::SpeculationConfig;
+
 /// What the thread is told.
 enum Command {
     Submit(Box<Request>, Events),
@@ -42,6 +44,7 @@ pub fn spawn(
     name: &str,
     model: Arc<Model>,
     config: EngineConfig,
+    speculation: SpeculationConfig,
     queue: usize,
     steps: Histogram,
 ) -> io::Result<(EngineHandle, EngineThread)> {
@@ -52,7 +55,8 @@ pub fn spawn(
     let room = Engine::longest_sequence(&model.config, &config);
     let thread = thread::Builder::new().name(format!("engine {name}")).spawn(move || {
         // Made here: what belongs to the device is never touched by another thread.
-        let engine = Engine::new(Model::clone(&model), config);
+        let speculation = speculation.of(&model, config.kv_blocks);
+        let engine = Engine::new(Model::clone(&model), config).speculating(speculation);
         serve(engine, inbox, &publish, &steps);
     })?;
     let max_num_seqs = config.max_num_seqs;

@@ -132,7 +132,9 @@ impl Collector for EngineLoad {
         }
         names::KV_USAGE.encode(&mut encoder, &ConstGauge::new(usage))?;
         names::STEPS.encode(&mut encoder, &ConstCounter::new(load.step))?;
-        names::PREEMPTIONS.encode(&mut encoder, &ConstCounter::new(load.preemptions))
+        names::PREEMPTIONS.encode(&mut encoder, &ConstCounter::new(load.preemptions))?;
+        names::DRAFTED_TOKENS.encode(&mut encoder, &ConstCounter::new(load.drafted))?;
+        names::ACCEPTED_TOKENS.encode(&mut encoder, &ConstCounter::new(load.accepted))
     }
 }
 

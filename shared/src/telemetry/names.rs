@@ -359,6 +359,20 @@ pub mod worker {
         &[],
         "Times that a sequence gave its blocks back to be computed again later",
     );
+    /// `stoker_worker_drafted_tokens_total`
+    pub const DRAFTED_TOKENS: Metric = metric(
+        "stoker_worker_drafted_tokens",
+        Kind::Counter,
+        &[],
+        "Tokens that were guessed ahead and looked at",
+    );
+    /// `stoker_worker_accepted_tokens_total`
+    pub const ACCEPTED_TOKENS: Metric = metric(
+        "stoker_worker_accepted_tokens",
+        Kind::Counter,
+        &[],
+        "Guessed tokens that were right: each spared its sequence a step",
+    );
     /// `stoker_worker_step_duration_seconds`
     pub const STEP_DURATION: Metric =
         seconds("stoker_worker_step_duration", NEXT_TOKEN, &[], "One step of the engine");
@@ -436,6 +450,8 @@ pub mod worker {
         KV_BLOCKS_FREE,
         STEPS,
         PREEMPTIONS,
+        DRAFTED_TOKENS,
+        ACCEPTED_TOKENS,
         STEP_DURATION,
         REQUESTS,
         PROMPT_TOKENS,

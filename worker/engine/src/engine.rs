@@ -4,12 +4,14 @@ use std::{collections::HashMap, time::Instant};
 
 use crate::{
     blocks::BlockPool,
+    cost::StepCost,
     footprint::Footprint,
     group::{Progress, SequenceGroup},
     model::{Model, Quantization},
     request::{Request, Sink},
     runner::{Outcome, Part, Runner},
-    scheduler::{Limits, Plan, Refused, Scheduler, Size, Slice, blocks_for},
+    scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, blocks_for},
+    speculation::{Asking, Speculation, Speculator},
     weights::ModelConfig,
 };
 
@@ -63,13 +65,23 @@ pub struct Load {
     pub step: u64,
     /// Times that a sequence was preempted.
     pub preemptions: u64,
+    /// Tokens that were guessed ahead and looked at.
+    pub drafted: u64,
+    /// Those of them that were right.
+    pub accepted: u64,
 }
+
+/// What may follow each sequence.
+type Drafts = HashMap<SequenceId, Vec<u32>>;
 
 /// One model, its cache, and the requests that run on it. Lives on one thread.
 pub struct Engine {
     runner: Runner,
     scheduler: Scheduler,
     blocks: BlockPool,
+    speculator: Option<Speculator>,
+    /// What steps have taken.
+    cost: StepCost,
     requests: HashMap<u64, SequenceGroup>,
     next_request: u64,
     steps: u64,
@@ -92,11 +104,20 @@ impl Engine {
             runner,
             scheduler: Scheduler::new(limits, blocks.clone()),
             blocks,
+            speculator: None,
+            cost: StepCost::default(),
             requests: HashMap::new(),
             next_request: 0,
             steps: 0,
             preemptions: 0,
         }
+    }
+
+    /// Has somebody guess tokens ahead. No answer changes: a guess is kept if it is what is drawn anyway.
+    #[must_use]
+    pub fn speculating(mut self, speculation: Speculation) -> Self {
+        self.speculator = Speculator::new(speculation, self.scheduler.limits().max_num_seqs);
+        self
     }
 
     /// The longest sequence that can run here, prompt and answer together.
@@ -146,9 +167,11 @@ impl Engine {
     /// Drops what nobody listens to, then runs one step. False if there was nothing to do.
     pub fn step(&mut self) -> bool {
         self.drop_abandoned();
+        let drafts = self.draft();
         let plan = self.scheduler.plan();
         self.preemptions += plan.preempted.len() as u64;
         for id in &plan.preempted {
+            self.forget(*id);
             if let Some(group) = self.requests.get_mut(&id.request) {
                 group.preempted();
             }
@@ -156,14 +179,17 @@ impl Engine {
         if plan.slices.is_empty() {
             return false;
         }
-        let outcome = self.run(&plan);
-        self.draw(&plan, &outcome);
+        let (tokens, began) = (plan.slices.iter().map(|slice| slice.length).sum(), Instant::now());
+        let outcome = self.run(&plan, &drafts);
+        self.cost.learn(tokens, began.elapsed());
+        self.draw(&plan, &drafts, &outcome);
         self.steps += 1;
         true
     }
 
     /// How busy it is.
     pub fn load(&self) -> Load {
+        let speculated = self.speculator.as_ref().map(Speculator::counts).unwrap_or_default();
         Load {
             running: self.scheduler.running(),
             waiting: self.scheduler.waiting(),
@@ -172,23 +198,42 @@ impl Engine {
             total_blocks: self.blocks.total(),
             step: self.steps,
             preemptions: self.preemptions,
+            drafted: speculated.drafted,
+            accepted: speculated.accepted,
         }
     }
 
     /// Drops requests whose listener is gone; their blocks go home at once.
     pub fn drop_abandoned(&mut self) {
-        let scheduler = &mut self.scheduler;
-        self.requests.retain(|id, group| {
-            let keep = !group.is_abandoned();
-            if !keep {
-                scheduler.remove_request(*id);
-            }
-            keep
-        });
+        let abandoned = self.requests.extract_if(|_, group| group.is_abandoned());
+        for (id, group) in abandoned.collect::<Vec<_>>() {
+            self.remove(id, &group);
+        }
+    }
+
+    /// Asks the drafter what may follow, and has the scheduler plan with it.
+    fn draft(&mut self) -> Drafts {
+        let Some(speculator) = &mut self.speculator else { return Drafts::default() };
+        let ids: Vec<_> = self.scheduler.decoding().collect();
+        let asking: Vec<_> = ids
+            .iter()
+            .filter_map(|id| {
+                let sequence = self.requests.get(&id.request)?.sequence(id.choice);
+                let (tokens, room) = (sequence.tokens(), sequence.room());
+                Some(Asking { id: *id, tokens, room, sampler: sequence.sampler() })
+            })
+            .collect();
+        let others = self.scheduler.queued_tokens() - ids.len();
+        let proposals = speculator.propose(&asking, others, &self.cost);
+        let drafts: Drafts = asking.iter().map(|asking| asking.id).zip(proposals).collect();
+        for (id, proposal) in &drafts {
+            self.scheduler.draft(*id, proposal.len());
+        }
+        drafts
     }
 
     /// Runs the model over the plan. A row for every token that wants one.
-    fn run(&mut self, plan: &Plan) -> Outcome {
+    fn run(&mut self, plan: &Plan, drafts: &Drafts) -> Outcome {
         let now = Instant::now();
         for slice in &plan.slices {
             if let Some(group) = self.requests.get_mut(&slice.id.request) {
@@ -196,39 +241,78 @@ impl Engine {
             }
         }
         let vocab = self.runner.model().config.vocab_size;
-        let part = |slice: &Slice| {
+        let input = |slice: &Slice| {
             let group = &self.requests[&slice.id.request];
-            let tokens = group.tokens(slice.id.choice);
-            Part {
-                ids: &tokens[slice.start..slice.start + slice.length],
+            let known = group.tokens(slice.id.choice);
+            let ids = &known[slice.start..slice.start + slice.length - slice.drafts];
+            let ids = [ids, guesses(drafts, slice)].concat();
+            let draws =
+                slice.samples.then(|| group.on_device(slice.id.choice, slice.drafts, vocab));
+            (ids, draws.flatten().unwrap_or_default())
+        };
+        let inputs: Vec<_> = plan.slices.iter().map(input).collect();
+        let parts: Vec<_> = plan
+            .slices
+            .iter()
+            .zip(&inputs)
+            .map(|(slice, (ids, draws))| Part {
+                ids,
                 start: slice.start,
                 table: self.scheduler.table(slice.id),
                 logits: slice.logits,
-                draw: slice.samples.then(|| group.on_device(slice.id.choice, vocab)).flatten(),
-            }
-        };
-        let parts: Vec<_> = plan.slices.iter().map(part).collect();
+                draws,
+            })
+            .collect();
         self.runner.run(&parts)
     }
 
-    /// Draws a token for every slice that samples, and ends what is done.
-    fn draw(&mut self, plan: &Plan, outcome: &Outcome) {
+    /// Draws tokens for every slice that samples, and ends what is done.
+    fn draw(&mut self, plan: &Plan, drafts: &Drafts, outcome: &Outcome) {
         let now = Instant::now();
         let mut rest = outcome.rows();
         for slice in &plan.slices {
             let rows: Vec<_> = rest.by_ref().take(slice.logits).collect();
-            self.scheduler.ran(slice, slice.samples);
             // Gone if another of its sequences failed in this step.
             let Some(group) = self.requests.get_mut(&slice.id.request) else { continue };
             let tokenizer = &self.runner.model().tokenizer;
-            match group.advance(slice, &rows, tokenizer, now) {
+            let guesses = guesses(drafts, slice);
+            let (drawn, progress) = group.advance(slice, guesses, &rows, tokenizer, now);
+            self.scheduler.ran(slice, drawn);
+            if let Some(speculator) = &mut self.speculator {
+                speculator.verified(slice.id, guesses.len(), drawn.saturating_sub(1));
+            }
+            match progress {
                 Progress::GoesOn => {}
-                Progress::SequenceEnded => self.scheduler.remove(slice.id),
+                Progress::SequenceEnded => {
+                    self.scheduler.remove(slice.id);
+                    self.forget(slice.id);
+                }
                 Progress::Over => {
-                    self.scheduler.remove_request(slice.id.request);
-                    self.requests.remove(&slice.id.request);
+                    if let Some(group) = self.requests.remove(&slice.id.request) {
+                        self.remove(slice.id.request, &group);
+                    }
                 }
             }
         }
     }
+
+    /// Gives up what is kept for a request that is gone.
+    fn remove(&mut self, request: u64, group: &SequenceGroup) {
+        self.scheduler.remove_request(request);
+        for choice in group.choices() {
+            self.forget(SequenceId { request, choice });
+        }
+    }
+
+    /// Gives up what the drafter keeps for a sequence.
+    fn forget(&mut self, id: SequenceId) {
+        if let Some(speculator) = &mut self.speculator {
+            speculator.forget(id);
+        }
+    }
+}
+
+/// The guesses that a slice runs.
+fn guesses<'a>(drafts: &'a Drafts, slice: &Slice) -> &'a [u32] {
+    drafts.get(&slice.id).and_then(|drafts| drafts.get(..slice.drafts)).unwrap_or_default()
 }

@@ -17,7 +17,6 @@ pub mod scheduler;
 pub mod sequence;
 pub mod shapes;
 pub mod simulate;
-#[allow(dead_code, reason = "the engine does not ask yet")]
 pub mod speculation;
 pub mod tokenizer;
 pub mod weights;

@@ -141,6 +141,10 @@ pub struct Timings {
     pub steps: u32,
     /// Times a sequence of it was preempted and computed again.
     pub preemptions: u32,
+    /// Tokens that a drafter proposed and the model looked at.
+    pub drafted: u32,
+    /// How many of them were what the model drew.
+    pub accepted: u32,
 }
 
 /// Why a request could not go on.

@@ -1,7 +1,7 @@
 //! Which tokens of which sequences run in the next step. Pure: integers in, a plan out.
 //!
-//! Iteration-level batching. Every step decodes one token for each sequence that is past its prompt,
-//! then fills the token budget with chunks of prompts, then lets new requests in, first come, first
+//! Iteration-level batching. Every step decodes one token for each sequence that is past its prompt, and the tokens that
+//! somebody drafts to follow it, then fills the token budget with chunks of prompts, then lets new requests in, first come, first
 //! served. A sequence gets the blocks of everything it has to compute when it enters, so only decoding and
 //! forks can run out of them; then the youngest gives all of its blocks back and is computed again later.
 //!
@@ -66,8 +66,11 @@ pub struct Slice {
     /// How many of the last of them want their logits: those of the prompt that were asked for and not had
     /// yet, and the one to draw from.
     pub logits: usize,
-    /// Whether the last of them ends what is known of the sequence, so that a token is to be drawn.
+    /// Whether they end what is known of the sequence, so that a token is to be drawn.
     pub samples: bool,
+    /// How many of the last of them are guesses, which follow what is known: as long as a draw is what was guessed, the next
+    /// one is to be drawn too.
+    pub drafts: usize,
 }
 
 /// What to do in a step, and who was moved by a call to [`Scheduler::plan`].
@@ -115,6 +118,11 @@ impl Scheduler {
     /// An empty schedule over `blocks`.
     pub fn new(limits: Limits, blocks: BlockPool) -> Self {
         Self { limits, blocks, running: Vec::new(), waiting: VecDeque::new() }
+    }
+
+    /// The limits of a step.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Queues a request. Its sequences are named by their choice, in order.
@@ -166,6 +174,7 @@ impl Scheduler {
             prompt_logits: self.limits.max_prompt_logits,
         };
         self.make_room(&mut plan);
+        self.make_room_for_drafts();
         self.plan_decode(&mut plan, &mut budget);
         self.plan_prefill(&mut plan, &mut budget);
         self.admit(&mut plan, &mut budget);
@@ -182,16 +191,31 @@ impl Scheduler {
         }
     }
 
-    /// One token for each sequence that has all but its last token computed.
+    /// Blocks for drafts, if they are free: nobody gives up a block for a guess.
+    fn make_room_for_drafts(&mut self) {
+        for entry in self.running.iter_mut().filter(|entry| entry.drafts > 0) {
+            let missing = blocks_for(entry.known + entry.drafts).saturating_sub(entry.table.len());
+            match self.blocks.take(missing) {
+                Some(blocks) => entry.table.extend(blocks),
+                None => entry.drafts = entry.table.len() * KV_BLOCK - entry.known,
+            }
+        }
+    }
+
+    /// One token for each sequence that decodes, and the drafts that there are tokens left for.
     fn plan_decode(&self, plan: &mut Plan, budget: &mut Budget) {
-        for entry in self.running.iter().filter(|entry| entry.left() == 1) {
-            entry.run(plan, budget);
+        let decoding = || self.running.iter().filter(|entry| entry.decodes());
+        let mut spare = budget.tokens.saturating_sub(decoding().count());
+        for entry in decoding() {
+            let drafts = entry.drafts.min(spare);
+            spare -= drafts;
+            entry.decode(drafts, plan, budget);
         }
     }
 
     /// Chunks of prompts that are under way.
     fn plan_prefill(&self, plan: &mut Plan, budget: &mut Budget) {
-        for entry in self.running.iter().filter(|entry| entry.left() > 1) {
+        for entry in self.running.iter().filter(|entry| !entry.decodes()) {
             entry.run(plan, budget);
         }
     }
@@ -231,7 +255,8 @@ impl Scheduler {
     /// `i`th itself.
     fn grow_or_preempt(&mut self, i: usize, plan: &mut Plan) {
         while let Some(entry) = self.running.get_mut(i) {
-            let missing = blocks_for(entry.known) - entry.table.len();
+            // There may be more than enough: blocks that were taken for drafts.
+            let missing = blocks_for(entry.known).saturating_sub(entry.table.len());
             if let Some(blocks) = self.blocks.take(missing) {
                 entry.table.extend(blocks);
                 return;
@@ -248,11 +273,23 @@ impl Scheduler {
         }
     }
 
-    /// Records that a slice ran, and that a token was drawn after it if `grew`. A prompt that is computed now
-    /// forks.
-    pub fn ran(&mut self, slice: &Slice, grew: bool) {
+    /// Sequences that decode, unless they are preempted in the next plan: those that drafts may be proposed for.
+    pub fn decoding(&self) -> impl Iterator<Item = SequenceId> {
+        self.running.iter().filter(|entry| entry.decodes()).map(|entry| entry.id)
+    }
+
+    /// Has the next plan run up to so many guesses with a sequence's newest token, as far as there is room.
+    pub fn draft(&mut self, id: SequenceId, drafts: usize) {
+        if let Some(entry) = self.running.iter_mut().find(|entry| entry.id == id) {
+            entry.drafts = drafts;
+        }
+    }
+
+    /// Records that a slice ran, and that so many tokens were drawn after it: none if it does not sample, else one, and one
+    /// more for each draft that held. A prompt that is computed now forks.
+    pub fn ran(&mut self, slice: &Slice, drawn: usize) {
         let Some(i) = self.running.iter().position(|e| e.id == slice.id) else { return };
-        let forks = self.running[i].ran(slice.length, grew);
+        let forks = self.running[i].ran(slice, drawn);
         // As old as the one they come from.
         self.running.splice(i + 1..i + 1, forks);
     }

@@ -72,9 +72,6 @@ const CLASSES: usize = 4;
 
 /// Proposes what may follow.
 pub(crate) trait Drafter {
-    /// As metrics name it.
-    fn name(&self) -> &'static str;
-
     /// What it could do for each of those that ask. No more tokens than there is room for, nor than
     /// [`MAX_DRAFT_TOKENS`].
     fn offers(&mut self, asking: &[Asking<'_>]) -> Vec<Offer>;
@@ -153,11 +150,6 @@ impl Speculator {
     pub(crate) fn forget(&mut self, id: SequenceId) {
         self.drafter.forget(id);
         self.control.forget(id);
-    }
-
-    /// Who drafts, as metrics name it.
-    pub(crate) fn drafter(&self) -> &'static str {
-        self.drafter.name()
     }
 
     /// What came of all drafts so far.

@@ -10,10 +10,7 @@ use super::{
     error::Error,
     random::{self, Shape, cache},
 };
-use crate::{
-    ModelSource,
-    loading::{self, BUNDLED},
-};
+use crate::{ModelSource, loading};
 
 /// A model in one format.
 #[derive(Debug, Clone)]
@@ -65,10 +62,7 @@ fn given(source: &ModelSource) -> Result<Subject, Error> {
             let format = if path.is_dir() { Format::Safetensors } else { Format::Gguf };
             (text(path.clone(), "--model")?, format)
         }
-        // The command line gives nothing else.
-        ModelSource::Bundled | ModelSource::Simulated(_) => {
-            (BUNDLED.to_owned(), Format::Safetensors)
-        }
+        bundled => (bundled.name(), Format::Safetensors),
     };
     let config = loading::open(source)?.config().clone();
     Ok(Subject { name: source.name(), source: text, format, config })

@@ -24,6 +24,8 @@ pub(super) struct Entry {
     /// Tokens whose keys and values are in the cache.
     pub(super) computed: usize,
     pub(super) table: Vec<Block>,
+    /// Tokens that somebody guesses to come next, to be run with the newest one.
+    pub(super) drafts: usize,
     /// Sequences that fork off once the prompt is computed.
     forks: u32,
     /// Positions whose logits are wanted besides those that are drawn from.
@@ -41,6 +43,7 @@ impl Entry {
             known: size.prompt,
             computed: 0,
             table: Vec::new(),
+            drafts: 0,
             forks: size.num_sequences.saturating_sub(1),
             prompt_logits: 0..wanted,
         }
@@ -48,7 +51,8 @@ impl Entry {
 
     /// A sequence that has `known` tokens, none of them computed here.
     pub(super) fn resumed(id: SequenceId, prompt: usize, known: usize) -> Self {
-        Self { id, prompt, known, computed: 0, table: Vec::new(), forks: 0, prompt_logits: 0..0 }
+        let table = Vec::new();
+        Self { id, prompt, known, computed: 0, table, drafts: 0, forks: 0, prompt_logits: 0..0 }
     }
 
     /// Tokens known but not computed. At least one: the newest is drawn, not yet run.
@@ -64,6 +68,25 @@ impl Entry {
     /// Places in the batch that it takes or keeps.
     pub(super) fn places(&self) -> usize {
         1 + self.forks as usize
+    }
+
+    /// Whether it is past its prompt, with all but its newest token computed.
+    pub(super) fn decodes(&self) -> bool {
+        self.known > self.prompt && self.left() == 1
+    }
+
+    /// Plans its newest token with the first `drafts` of its drafts.
+    pub(super) fn decode(&self, drafts: usize, plan: &mut Plan, budget: &mut Budget) {
+        let length = 1 + drafts;
+        budget.tokens -= length;
+        plan.slices.push(Slice {
+            id: self.id,
+            start: self.computed,
+            length,
+            logits: length,
+            samples: true,
+            drafts,
+        });
     }
 
     /// Plans as much of it as the budget allows, if any.
@@ -89,14 +112,18 @@ impl Entry {
             length,
             logits: prompt_logits + usize::from(samples),
             samples,
+            drafts: 0,
         });
     }
 
-    /// Records that `length` tokens ran, and that one was drawn after them if `grew`. Answers the sequences
-    /// that part from this one because its prompt is computed now.
-    pub(super) fn ran(&mut self, length: usize, grew: bool) -> Vec<Self> {
-        self.computed += length;
-        self.known += usize::from(grew);
+    /// Records that a slice ran, and that so many tokens were drawn: of its drafts, those before the last one drawn held.
+    /// Answers the sequences that part from this one because its prompt is computed now.
+    pub(super) fn ran(&mut self, slice: &Slice, drawn: usize) -> Vec<Self> {
+        let held = drawn.saturating_sub(1);
+        // What the cache has of other drafts is overwritten when their places are known.
+        self.computed += slice.length - slice.drafts + held;
+        self.known += drawn;
+        self.drafts = 0;
         let wanted = &mut self.prompt_logits;
         wanted.start = wanted.start.max(self.computed).min(wanted.end);
         if self.computed < self.prompt { Vec::new() } else { self.fork() }
@@ -106,6 +133,7 @@ impl Entry {
     pub(super) fn reset(&mut self) {
         self.table.clear();
         self.computed = 0;
+        self.drafts = 0;
     }
 
     /// The sequences that part from this one now. Blocks of their own they take at the next plan.
@@ -118,6 +146,7 @@ impl Entry {
                 known: self.prompt,
                 computed: shared.len() * KV_BLOCK,
                 table: shared.to_vec(),
+                drafts: 0,
                 forks: 0,
                 prompt_logits: 0..0,
             })

@@ -132,19 +132,24 @@ impl DraftModel {
     /// Computes the turns; a row for each.
     fn first_round(&mut self, asking: &[Asking<'_>], turns: &[Turn]) -> Outcome {
         let vocab = self.runner.model().config.vocab_size;
-        let part = |turn: &Turn| {
-            let Asking { id, tokens, sampler, .. } = &asking[turn.index];
+        let draw = |turn: &Turn| {
+            let Asking { tokens, sampler, .. } = &asking[turn.index];
+            // Nobody looks at what comes after half a prompt.
             let whole = turn.end == tokens.len();
+            if whole { sampler.on_device(turn.end, vocab) } else { Some(Draw::GREEDY) }
+        };
+        let draws: Vec<_> = turns.iter().map(draw).collect();
+        let part = |(turn, draw): (&Turn, _)| {
+            let Asking { id, tokens, .. } = &asking[turn.index];
             Part {
                 ids: &tokens[turn.start..turn.end],
                 start: turn.start,
                 table: &self.caches[id].table,
                 logits: 1,
-                // Nobody looks at what comes after half a prompt.
-                draw: if whole { sampler.on_device(turn.end, vocab) } else { Some(Draw::GREEDY) },
+                draws: Option::as_slice(draw),
             }
         };
-        let parts: Vec<_> = turns.iter().map(part).collect();
+        let parts: Vec<_> = turns.iter().zip(&draws).map(part).collect();
         run(&mut self.runner, &mut self.cost, &parts)
     }
 
@@ -156,19 +161,20 @@ impl DraftModel {
         proposals: &[Vec<u32>],
     ) -> Outcome {
         let vocab = self.runner.model().config.vocab_size;
-        let part = |index: &usize| {
-            let Asking { id, tokens, sampler, .. } = &asking[*index];
+        let end = |index: usize| asking[index].tokens.len() + proposals[index].len();
+        let draw = |index: &usize| asking[*index].sampler.on_device(end(*index), vocab);
+        let draws: Vec<_> = open.iter().map(draw).collect();
+        let part = |(index, draw): (&usize, _)| {
             let drafts = &proposals[*index];
-            let end = tokens.len() + drafts.len();
             Part {
                 ids: &drafts[drafts.len() - 1..],
-                start: end - 1,
-                table: &self.caches[id].table,
+                start: end(*index) - 1,
+                table: &self.caches[&asking[*index].id].table,
                 logits: 1,
-                draw: sampler.on_device(end, vocab),
+                draws: Option::as_slice(draw),
             }
         };
-        let parts: Vec<_> = open.iter().map(part).collect();
+        let parts: Vec<_> = open.iter().zip(&draws).map(part).collect();
         run(&mut self.runner, &mut self.cost, &parts)
     }
 }
@@ -182,10 +188,6 @@ fn run(runner: &mut Runner, cost: &mut StepCost, parts: &[Part]) -> Outcome {
 }
 
 impl Drafter for DraftModel {
-    fn name(&self) -> &'static str {
-        "draft"
-    }
-
     fn offers(&mut self, asking: &[Asking<'_>]) -> Vec<Offer> {
         let offer = |asking: &Asking<'_>| {
             if let Some(cached) = self.caches.get_mut(&asking.id) {

@@ -81,7 +81,7 @@ impl Target {
             assert!(proposal.len() <= room);
             let ids = [&told.tokens[computed..], &proposal].concat();
             let logits = proposal.len() + 1;
-            let part = Part { ids: &ids, start: computed, table: &table, logits, draw: None };
+            let part = Part { ids: &ids, start: computed, table: &table, logits, draws: &[] };
             let outcome = self.runner.run(&[part]);
             told.steps += usize::from(computed > 0);
             computed = told.tokens.len();

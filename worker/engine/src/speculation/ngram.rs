@@ -96,10 +96,6 @@ fn following(tokens: &[u32], end: usize, count: usize) -> Vec<u32> {
 }
 
 impl Drafter for Ngram {
-    fn name(&self) -> &'static str {
-        "ngram"
-    }
-
     fn offers(&mut self, asking: &[Asking<'_>]) -> Vec<Offer> {
         let offer = |asking: &Asking<'_>| {
             let index = self.indices.entry(asking.id).or_default();

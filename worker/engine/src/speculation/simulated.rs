@@ -39,10 +39,6 @@ const WORLDS: [World; 7] = [
 struct Willing(Seconds);
 
 impl Drafter for Willing {
-    fn name(&self) -> &'static str {
-        "willing"
-    }
-
     fn offers(&mut self, asking: &[Asking<'_>]) -> Vec<Offer> {
         let offer = |asking: &Asking<'_>| Offer {
             most: asking.room.min(MAX_DRAFT_TOKENS),
@@ -273,5 +269,4 @@ fn what_was_verified_is_counted() {
     speculator.verified(id, 0, 0);
     speculator.verified(id, 3, 3);
     assert_eq!(speculator.counts(), Counts { drafted: 7, accepted: 5 });
-    assert_eq!(speculator.drafter(), "willing");
 }

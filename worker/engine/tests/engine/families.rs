@@ -94,7 +94,7 @@ fn logits(model: &Model, prompts: &[&[u32]], chunk: usize) -> Vec<BTreeMap<usize
                 start,
                 table: &tables[prompt],
                 logits: 1,
-                draw: None,
+                draws: &[],
             })
             .collect();
         for (&prompt, logits) in running.iter().zip(runner.run(&parts).logits()) {

@@ -12,5 +12,6 @@ mod families;
 mod logprobs;
 mod resuming;
 mod scheduling;
+mod speculating;
 mod support;
 mod vectors;

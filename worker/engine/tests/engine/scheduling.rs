@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use proptest::{prelude::*, test_runner::TestCaseError};
 use stoker_engine::{
     blocks::{Block, BlockPool},
+    sampling::mix64,
     scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, blocks_for},
 };
 use stoker_ops::KV_BLOCK;
@@ -51,8 +52,9 @@ struct Known {
     shown: Vec<usize>,
 }
 
-/// What a slot of the cache holds: whose token, and at which position. The prompt is everybody's.
-type Content = (u64, Option<u32>, usize);
+/// What a slot of the cache holds: whose token, at which position, and whether it was only guessed. The prompt is
+/// everybody's.
+type Content = (u64, Option<u32>, usize, bool);
 
 /// The scheduler, and everything it decides about.
 struct World {
@@ -63,14 +65,16 @@ struct World {
     cache: HashMap<(u32, usize), Content>,
     next: u64,
     stops: usize,
+    /// Tokens that are drafted for a sequence in one step, at most.
+    most_drafts: usize,
 }
 
 impl World {
-    fn new(limits: Limits, blocks: u32) -> Self {
+    fn new(limits: Limits, blocks: u32, most_drafts: usize) -> Self {
         let pool = BlockPool::new(blocks);
         let scheduler = Scheduler::new(limits, pool.clone());
         let (alive, cache) = Default::default();
-        Self { scheduler, pool, limits, alive, cache, next: 0, stops: 0 }
+        Self { scheduler, pool, limits, alive, cache, next: 0, stops: 0, most_drafts }
     }
 
     fn happens(&mut self, happening: Happening) -> Result<(), TestCaseError> {
@@ -106,6 +110,7 @@ impl World {
     }
 
     fn step(&mut self) -> Result<(), TestCaseError> {
+        let wanted = self.draft()?;
         let plan = self.scheduler.plan();
         for id in &plan.preempted {
             self.alive.get_mut(&id.request).unwrap().was_preempted = true;
@@ -115,6 +120,8 @@ impl World {
         let mut planned = HashSet::new();
         for slice in &plan.slices {
             prop_assert!(planned.insert(slice.id), "at most one slice a sequence");
+            let wanted = wanted.get(&slice.id).copied().unwrap_or_default();
+            prop_assert!(slice.drafts <= wanted, "{slice:?}: {wanted} were drafted");
             self.write(slice, &holders)?;
         }
         for slice in &plan.slices {
@@ -126,12 +133,26 @@ impl World {
         Ok(())
     }
 
+    /// Drafts for everybody who decodes, of any number.
+    fn draft(&mut self) -> Result<HashMap<SequenceId, usize>, TestCaseError> {
+        let mut drafts = HashMap::new();
+        for id in self.scheduler.decoding() {
+            let Known { size, tokens, .. } = &self.alive[&id.request];
+            let (longest, tokens) = (size.longest, tokens[&id.choice]);
+            prop_assert!(tokens > size.prompt);
+            let room = self.most_drafts.min(longest - tokens - 1);
+            drafts.insert(id, anything(id, tokens) % (room + 1));
+        }
+        drafts.iter().for_each(|(id, drafts)| self.scheduler.draft(*id, *drafts));
+        Ok(drafts)
+    }
+
     fn check_limits(&self, plan: &Plan) -> Result<(), TestCaseError> {
         prop_assert!(self.alive.is_empty() || !plan.slices.is_empty(), "every step makes progress");
         prop_assert!(self.scheduler.running() <= self.limits.max_num_seqs);
         let tokens: usize = plan.slices.iter().map(|s| s.length).sum();
         prop_assert!(tokens <= self.limits.max_num_batched_tokens);
-        let shown: usize = plan.slices.iter().map(|s| s.logits - usize::from(s.samples)).sum();
+        let shown: usize = plan.slices.iter().map(|s| s.logits - drawn_from(s)).sum();
         prop_assert!(shown <= self.limits.max_prompt_logits);
         Ok(())
     }
@@ -162,10 +183,10 @@ impl World {
         Ok(holders)
     }
 
-    /// The token of a sequence at a position.
-    fn content(&self, id: SequenceId, position: usize) -> Content {
+    /// The token of a sequence at a position; guessed from `guesses` on.
+    fn content(&self, id: SequenceId, position: usize, guesses: usize) -> Content {
         let in_prompt = position < self.alive[&id.request].size.prompt;
-        (id.request, (!in_prompt).then_some(id.choice), position)
+        (id.request, (!in_prompt).then_some(id.choice), position, position >= guesses)
     }
 
     fn slot(&self, id: SequenceId, position: usize) -> (u32, usize) {
@@ -182,7 +203,7 @@ impl World {
         for position in slice.start..slice.start + slice.length {
             let slot = self.slot(slice.id, position);
             prop_assert_eq!(holders[&slot.0].len(), 1, "nobody writes what another reads");
-            let content = self.content(slice.id, position);
+            let content = self.content(slice.id, position, guesses(slice));
             self.cache.insert(slot, content);
             let known = self.alive.get_mut(&slice.id.request).unwrap();
             if let Some(times) = known.computed.get_mut(position) {
@@ -196,27 +217,32 @@ impl World {
     fn read(&self, slice: &Slice) -> Result<(), TestCaseError> {
         for position in 0..slice.start + slice.length {
             let found = self.cache.get(&self.slot(slice.id, position));
-            prop_assert_eq!(found, Some(&self.content(slice.id, position)));
+            prop_assert_eq!(found, Some(&self.content(slice.id, position, guesses(slice))));
         }
         Ok(())
     }
 
     fn ran(&mut self, slice: &Slice) -> Result<(), TestCaseError> {
-        self.scheduler.ran(slice, slice.samples);
         let id = slice.id;
+        let held = anything(id, slice.start) % (slice.drafts + 1);
+        let drawn = if slice.samples { 1 + held } else { 0 };
+        for position in guesses(slice)..guesses(slice) + held {
+            let (slot, content) = (self.slot(id, position), self.content(id, position, usize::MAX));
+            self.cache.insert(slot, content);
+        }
+        self.scheduler.ran(slice, drawn);
         let known = self.alive.get_mut(&id.request).unwrap();
         let end = slice.start + slice.length;
         let (size, tokens) = (known.size, known.tokens.get_mut(&id.choice).unwrap());
-        prop_assert_eq!(slice.samples, end == *tokens);
-        let drawn_from = usize::from(slice.samples);
-        for position in end - slice.logits..end - drawn_from {
+        prop_assert_eq!(slice.samples, guesses(slice) == *tokens);
+        for position in end - slice.logits..end - drawn_from(slice) {
             prop_assert!(size.prompt_logits && position < size.prompt - 1);
             known.shown[position] += 1;
         }
         if !slice.samples {
             return Ok(());
         }
-        *tokens += 1;
+        *tokens += drawn;
         let mut ended = *tokens >= size.longest;
         if self.stops > 0 {
             self.stops -= 1;
@@ -236,6 +262,22 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Where the guesses of a slice begin.
+fn guesses(slice: &Slice) -> usize {
+    slice.start + slice.length - slice.drafts
+}
+
+/// Rows of a slice that tokens are drawn from.
+fn drawn_from(slice: &Slice) -> usize {
+    if slice.samples { 1 + slice.drafts } else { 0 }
+}
+
+/// A number that nobody expects, the same each time.
+fn anything(id: SequenceId, position: usize) -> usize {
+    let sequence = mix64(id.request) ^ u64::from(id.choice);
+    mix64(mix64(sequence) ^ position as u64) as usize
 }
 
 /// Of a request that is done: the prompt was computed once, and so were its logits.
@@ -260,10 +302,11 @@ proptest! {
         extra_tokens in 0usize..60,
         max_prompt_logits in 1usize..40,
         blocks in 10u32..60,
+        most_drafts in 0usize..20,
     ) {
         let max_num_batched_tokens = max_num_seqs + extra_tokens;
         let limits = Limits { max_num_seqs, max_num_batched_tokens, max_prompt_logits };
-        let mut world = World::new(limits, blocks);
+        let mut world = World::new(limits, blocks, most_drafts);
         for happening in happenings {
             world.happens(happening)?;
             world.step()?;
@@ -291,7 +334,7 @@ fn single(prompt: usize) -> Size {
 fn step(scheduler: &mut Scheduler) -> Vec<(u64, u32, usize, usize, usize)> {
     let plan = scheduler.plan();
     for slice in &plan.slices {
-        scheduler.ran(slice, slice.samples);
+        scheduler.ran(slice, usize::from(slice.samples));
     }
     let slice = |s: &Slice| (s.id.request, s.id.choice, s.start, s.length, s.logits);
     plan.slices.iter().map(slice).collect()
@@ -344,7 +387,7 @@ fn a_fork_that_was_preempted_shares_again() {
     let youngest = SequenceId { request: 0, choice: 3 };
     assert_eq!(plan.preempted, [youngest], "there is no block for it");
     assert_eq!((scheduler.running(), scheduler.waiting(), pool.free()), (3, 1, 0));
-    plan.slices.iter().for_each(|slice| scheduler.ran(slice, slice.samples));
+    plan.slices.iter().for_each(|slice| scheduler.ran(slice, usize::from(slice.samples)));
 
     scheduler.remove(SequenceId { request: 0, choice: 1 });
     let back = step(&mut scheduler);
@@ -366,6 +409,32 @@ fn prompt_logits_have_a_budget_of_their_own() {
     // Of the last three and the one to draw from; two and one of the other.
     let both = [(2, 0, 31, 1, 1), (0, 0, 16, 4, 4), (1, 0, 0, 3, 3)];
     assert_eq!(step(&mut scheduler), both);
+}
+
+#[test]
+fn drafts_take_what_is_left() {
+    let mut scheduler = Scheduler::new(limits(3, 6), BlockPool::new(3));
+    for request in 0..3 {
+        scheduler.add(request, single(1 + usize::from(request == 2) * 13)).unwrap();
+    }
+    let id = |request| SequenceId { request, choice: 0 };
+    assert_eq!(step(&mut scheduler), [(0, 0, 0, 1, 1), (1, 0, 0, 1, 1), (2, 0, 0, 4, 0)]);
+    // One token for each that decodes comes first, then drafts, then prompts.
+    assert_eq!(scheduler.decoding().collect::<Vec<_>>(), [id(0), id(1)]);
+    scheduler.draft(id(0), 3);
+    scheduler.draft(id(1), 3);
+    let plan = scheduler.plan();
+    let slices: Vec<_> = plan.slices.iter().map(|s| (s.id.request, s.length, s.drafts)).collect();
+    assert_eq!(slices, [(0, 4, 3), (1, 2, 1)]);
+    // All held of the one, none of the other.
+    scheduler.ran(&plan.slices[0], 4);
+    scheduler.ran(&plan.slices[1], 1);
+    assert_eq!(step(&mut scheduler), [(0, 0, 5, 1, 1), (1, 0, 2, 1, 1), (2, 0, 4, 4, 0)]);
+    // There are no blocks left: a guess is not worth anybody's.
+    scheduler.draft(id(1), 16);
+    let plan = scheduler.plan();
+    assert!(plan.preempted.is_empty());
+    assert_eq!((plan.slices[1].start, plan.slices[1].drafts), (3, 4), "what the budget has left");
 }
 
 #[test]

@@ -179,7 +179,11 @@ pub fn several(count: u32, request: Request) -> Request {
 
 /// Runs all requests together to their end, and checks that every block came home.
 pub fn run(model: &Model, config: EngineConfig, requests: &[Request]) -> Vec<Client> {
-    let mut engine = Engine::new(model.clone(), config);
+    run_on(Engine::new(model.clone(), config), requests)
+}
+
+/// The same on an engine that is there.
+pub fn run_on(mut engine: Engine, requests: &[Request]) -> Vec<Client> {
     let clients: Vec<_> = requests
         .iter()
         .map(|request| {
