@@ -34,6 +34,8 @@ const IDLE_MEMORY: f64 = 256.0;
 const LONGEST_PAUSE: u32 = 128;
 /// Of the time of every step, what probes may cost.
 const SPENDING: f64 = 0.01;
+/// A step in so many has no drafts where they give twice as much as none.
+const STALE: f64 = 640.0;
 /// Steps' worth that the purse holds at most, and at first.
 const PURSE: f64 = 2.0;
 
@@ -47,6 +49,10 @@ pub(super) struct Control {
     purse: Option<f64>,
     /// Tokens of the last step if it was a probe, and of what it would have been.
     probed: Option<[usize; 2]>,
+    /// Steps that it was asked about.
+    step: u64,
+    /// By number of sequences: the last step in which none of them drafted, to learn what that takes.
+    plain: Vec<Option<u64>>,
 }
 
 /// What is known of a sequence.
@@ -68,7 +74,15 @@ impl Default for History {
 impl Control {
     pub(super) fn new(depth: Depth) -> Self {
         let average = [Record::default(); CLASSES];
-        Self { depth, histories: HashMap::new(), average, purse: None, probed: None }
+        Self {
+            depth,
+            histories: HashMap::new(),
+            average,
+            purse: None,
+            probed: None,
+            step: 0,
+            plain: Vec::new(),
+        }
     }
 
     /// How many tokens to draft for each of `ids`, who were made these `offers`, in a step that about `others` tokens
@@ -93,19 +107,20 @@ impl Control {
         let chances: Vec<_> =
             ids.iter().zip(offers).map(|(id, offer)| self.chance(*id, offer)).collect();
         let scan = Scan::of(offers, &chances, &prices);
-        let best = scan.best(MARGIN, plain);
+        let best = scan.best(MARGIN);
+        if others == 0 && self.compares(ids.len(), best.rate / scan.plain().rate) {
+            return vec![0; ids.len()];
+        }
         let mut depths = scan.depths(best, ids.len());
         if purse > 0.0 {
-            match larger(&scan, best, others, &prices) {
-                Some(drafts) => {
-                    depths = scan.depths(drafts, ids.len());
-                    self.pay(
-                        &prices,
-                        [drafts, best],
-                        scan.steps[drafts].drafting - scan.steps[best].drafting,
-                    );
+            let size = (prices.crowd + best.drafts + 1).next_power_of_two();
+            let larger = scan.larger(best, size - prices.crowd, MARGIN, &prices);
+            match larger.filter(|_| others == 0) {
+                Some(step) => {
+                    depths = scan.depths(step, ids.len());
+                    self.pay(&prices, [step.drafts, best.drafts], step.drafting - best.drafting);
                 }
-                None => self.probe(ids, offers, &prices, best, &mut depths),
+                None => self.probe(ids, offers, &prices, best.drafts, &mut depths),
             }
         }
         self.idle(ids, &depths);
@@ -126,6 +141,23 @@ impl Control {
         self.histories.remove(&id);
     }
 
+    /// Whether a step without drafts is to be run, so that others are not compared with one that nobody has seen, or that
+    /// was disturbed long ago. It costs what drafts gain, `gain` times plain: the less that is, the sooner it is looked
+    /// again.
+    fn compares(&mut self, sequences: usize, gain: f64) -> bool {
+        self.step += 1;
+        if self.plain.len() <= sequences {
+            self.plain.resize(sequences + 1, None);
+        }
+        let last = &mut self.plain[sequences];
+        let since = last.map_or(f64::INFINITY, |last| (self.step - last) as f64);
+        let runs = gain == 1.0 || since > STALE * (gain - 1.0);
+        if runs {
+            *last = Some(self.step);
+        }
+        runs && gain > 1.0
+    }
+
     /// The chance that a sequence's next draft token holds.
     fn chance(&mut self, id: SequenceId, offer: &Offer) -> f64 {
         let history = self.histories.entry(id).or_default();
@@ -140,8 +172,7 @@ impl Control {
         let most = PURSE * prices.plain;
         let mut purse = self.purse.unwrap_or(most);
         if let Some(sizes) = self.probed.take() {
-            let [with, without] = sizes.map(|tokens| prices.cost.seconds(tokens).unwrap_or(0.0));
-            purse -= with - without;
+            purse -= added(prices.cost, sizes);
         }
         purse = (purse + SPENDING * prices.plain).min(most);
         self.purse = Some(purse);
@@ -165,7 +196,7 @@ impl Control {
         depths: &mut [usize],
     ) {
         let purse = self.purse.unwrap_or(0.0);
-        let model = |drafts: usize| prices.cost.seconds(prices.crowd + drafts).unwrap_or(0.0);
+        let crowd = prices.crowd + best;
         let (mut probes, mut behind, mut drafting) = (0, 0, 0.0);
         for (i, offer) in offers.iter().enumerate() {
             let due = self.histories.get(&ids[i]).is_some_and(|history| history.wait == 0);
@@ -173,7 +204,7 @@ impl Control {
                 continue;
             }
             let more = (prices.drafting)(behind + offer.behind);
-            let paid = model(best + probes + 1) - model(best) + more;
+            let paid = added(prices.cost, [crowd + probes + 1, crowd]) + more;
             if probes > 0 && paid > purse {
                 break;
             }
@@ -202,15 +233,10 @@ fn one_token(offers: &[Offer]) -> Vec<usize> {
     (0..offers.len()).map(|i| usize::from(Some(i) == first)).collect()
 }
 
-/// A larger number of draft tokens than the best, if it would be better yet should the model take no longer for it. That
-/// is worth a probe: sizes that never ran count for more than they may cost.
-fn larger(scan: &Scan, best: usize, others: usize, prices: &Prices<'_>) -> Option<usize> {
-    if others > 0 || best + 1 >= scan.steps.len() {
-        return None;
-    }
-    let size = (prices.crowd + best + 1).next_power_of_two();
-    let drafts = (size - prices.crowd).min(scan.steps.len() - 1);
-    let (now, then) = (scan.steps[best], scan.steps[drafts]);
-    let free = then.gained / (prices.plain + now.model - scan.steps[0].model + then.drafting);
-    (free > MARGIN * scan.rate(best, prices.plain)).then_some(drafts)
+/// What a step of the first size takes more than one of the second. What is known of sizes that differ little is too coarse
+/// to tell them apart: it is no less than their part of what twice the size takes more.
+fn added(cost: &StepCost, [with, without]: [usize; 2]) -> f64 {
+    let seconds = |tokens| cost.seconds(tokens).unwrap_or(0.0);
+    let part = (with - without) as f64 / without.max(1) as f64;
+    (seconds(with) - seconds(without)).max(part * (seconds(2 * without) - seconds(without)))
 }

@@ -211,12 +211,10 @@ mod tests {
         let index = index(&text);
         assert!(index.latest.len() <= text.len() && index.earlier.len() < text.len());
         assert_eq!(index.found, Some(Match { end: text.len() - 3, length: PAIR }));
-        let mut old = text[..40].to_vec();
-        old.extend(text);
-        old.extend_from_slice(&old[9..19].to_vec());
-        // The place that goes back furthest is too long ago.
-        assert!(
-            self::index(&old).found.is_some_and(|found| old.len() - found.end < 3 * PLACES + 20)
-        );
+        // The place that goes back furthest is found only while it is not too long ago.
+        for (pairs, length) in [(PLACES - 2, 4), (PLACES + 2, 2)] {
+            let text = [&[5, 6, 1, 2], &text[..3 * pairs], &[5, 6, 1, 2]].concat();
+            assert_eq!(self::index(&text).found.map(|found| found.length), Some(length));
+        }
     }
 }

@@ -62,21 +62,22 @@ impl Drafter for Willing {
 /// What came of a run.
 #[derive(Debug, Default, Clone, Copy)]
 struct Run {
-    tokens: usize,
+    /// On average: what is left to chance is what it learns from.
+    tokens: f64,
     seconds: f64,
     drafted: usize,
     /// Of the last quarter of the steps.
-    late: (usize, f64),
+    late: (f64, f64),
 }
 
 impl Run {
     /// Tokens in a second.
     fn rate(&self) -> f64 {
-        self.tokens as f64 / self.seconds
+        self.tokens / self.seconds
     }
 
     fn late_rate(&self) -> f64 {
-        self.late.0 as f64 / self.late.1
+        self.late.0 / self.late.1
     }
 }
 
@@ -88,6 +89,8 @@ struct Crowd<'a> {
     stays: usize,
     /// How often its drafts hold, by its number.
     chance: &'a dyn Fn(usize) -> f64,
+    /// Whether others use the machine: steps are up to a tenth slower, and one in fifty takes four times as long.
+    busy: bool,
 }
 
 impl World {
@@ -132,18 +135,23 @@ impl World {
             let proposals = speculator.propose(&asking, 0, &cost);
             let drafted: usize = proposals.iter().map(Vec::len).sum();
             let size = crowd.sequences + drafted;
-            cost.learn(size, Duration::from_secs_f64((self.step)(size)));
+            let slow = match roll() {
+                _ if !crowd.busy => 1.0,
+                rare if rare < 0.02 => 4.0,
+                usual => 1.0 + 0.1 * usual,
+            };
+            cost.learn(size, Duration::from_secs_f64(slow * (self.step)(size)));
             let rounds = (1..=MAX_DRAFT_TOKENS)
                 .map(|round| proposals.iter().filter(|proposal| proposal.len() >= round).count())
                 .filter(|width| *width > 0);
             let seconds = (self.step)(size) + rounds.map(self.round).sum::<f64>();
-            let mut tokens = 0;
+            let mut tokens = 0.0;
             for (number, proposal) in numbers.iter().zip(&proposals) {
                 let chance = (crowd.chance)(*number);
                 let accepted = proposal.iter().take_while(|_| roll() < chance).count();
                 let id = SequenceId { request: *number as u64, choice: 0 };
                 speculator.verified(id, proposal.len(), accepted);
-                tokens += 1 + accepted;
+                tokens += gained(proposal.len(), chance);
             }
             run.tokens += tokens;
             run.seconds += seconds;
@@ -161,10 +169,14 @@ impl World {
 
     /// Tokens in a second with `k` tokens drafted always, which hold with `chance`.
     fn fixed(self, sequences: usize, k: usize, chance: f64) -> f64 {
-        let gained: f64 = (0..=k as i32).map(|i| chance.powi(i)).sum();
         let seconds = (self.step)(sequences * (k + 1)) + k as f64 * (self.round)(sequences);
-        sequences as f64 * gained / seconds
+        sequences as f64 * gained(k, chance) / seconds
     }
+}
+
+/// Tokens of a sequence in a step with `k` draft tokens, on average.
+fn gained(k: usize, chance: f64) -> f64 {
+    (0..=k as i32).map(|i| chance.powi(i)).sum()
 }
 
 fn always(chance: f64) -> impl Fn(usize) -> f64 {
@@ -178,12 +190,13 @@ fn it_is_never_much_slower_than_plain() {
         for sequences in 1..=32 {
             for tenth in 0..=10 {
                 let chance = always(f64::from(tenth) / 10.0);
-                for stays in [60, 10_000] {
-                    let crowd = Crowd { sequences, stays, chance: &chance };
+                for (stays, busy) in [(60, false), (10_000, false), (200, true)] {
+                    let crowd = Crowd { sequences, stays, chance: &chance, busy };
                     let run = world.run(Depth::Adaptive, 300, &crowd);
                     let ratio = run.rate() / world.plain(sequences);
-                    let name =
-                        format!("{ratio:.3}: world {w}, {sequences} at .{tenth}, stays {stays}");
+                    let name = format!(
+                        "{ratio:.3}: world {w}, {sequences} at .{tenth}, stays {stays}, busy: {busy}"
+                    );
                     if ratio < worst.0 {
                         worst = (ratio, name);
                     }
@@ -202,7 +215,8 @@ fn it_comes_near_the_best_fixed_number() {
         for sequences in [1, 2, 4, 8, 16, 32] {
             for tenth in [5, 7, 9, 10] {
                 let chance = f64::from(tenth) / 10.0;
-                let crowd = Crowd { sequences, stays: 10_000, chance: &always(chance) };
+                let crowd =
+                    Crowd { sequences, stays: 10_000, chance: &always(chance), busy: false };
                 let run = world.run(Depth::Adaptive, 1200, &crowd);
                 let best = (0..=MAX_DRAFT_TOKENS)
                     .map(|k| (k, world.fixed(sequences, k, chance)))
@@ -217,14 +231,14 @@ fn it_comes_near_the_best_fixed_number() {
         }
     }
     eprintln!("worst {}", worst.1);
-    assert!(worst.0 >= 0.90, "{}", worst.1);
+    assert!(worst.0 >= 0.93, "{}", worst.1);
 }
 
 #[test]
 fn nothing_is_drafted_where_every_token_costs_the_same() {
     let world = World { step: BOUND, round: FREE };
     for sequences in [1, 4, 32] {
-        let crowd = Crowd { sequences, stays: 10_000, chance: &always(0.9) };
+        let crowd = Crowd { sequences, stays: 10_000, chance: &always(0.9), busy: false };
         let run = world.run(Depth::Adaptive, 1000, &crowd);
         // A hundredth of the time, and what the purse held at first.
         assert!(run.drafted <= 16 * sequences, "{} at {sequences}", run.drafted);
@@ -235,7 +249,7 @@ fn nothing_is_drafted_where_every_token_costs_the_same() {
 fn drafts_that_never_hold_end() {
     for world in WORLDS {
         for sequences in [1, 8, 32] {
-            let crowd = Crowd { sequences, stays: 10_000, chance: &always(0.0) };
+            let crowd = Crowd { sequences, stays: 10_000, chance: &always(0.0), busy: false };
             let [early, late] = [300, 600].map(|n| world.run(Depth::Adaptive, n, &crowd).drafted);
             assert!(early <= 40 * sequences, "{early} for {sequences}");
             assert!(late - early <= 6 * sequences, "{} for {sequences}", late - early);
@@ -248,7 +262,7 @@ fn each_sequence_is_judged_by_itself() {
     // One of two copies, the other does not.
     let world = World { step: CPU, round: FREE };
     let chance = |number: usize| if number.is_multiple_of(2) { 0.95 } else { 0.0 };
-    let crowd = Crowd { sequences: 4, stays: 10_000, chance: &chance };
+    let crowd = Crowd { sequences: 4, stays: 10_000, chance: &chance, busy: false };
     let run = world.run(Depth::Adaptive, 600, &crowd);
     assert!(run.rate() > 1.6 * world.plain(4), "{}", run.rate() / world.plain(4));
 }
@@ -256,9 +270,25 @@ fn each_sequence_is_judged_by_itself() {
 #[test]
 fn a_fixed_number_is_always_drafted() {
     let Ok(depth) = "3".parse() else { return };
-    let crowd = Crowd { sequences: 8, stays: 10_000, chance: &always(0.0) };
+    let crowd = Crowd { sequences: 8, stays: 10_000, chance: &always(0.0), busy: false };
     let run = World { step: BOUND, round: FREE }.run(depth, 50, &crowd);
     assert_eq!(run.drafted, 50 * 8 * 3);
+}
+
+#[test]
+fn what_is_not_known_is_tried_with_a_token() {
+    let ids: Vec<_> = (0..3).map(|request| SequenceId { request, choice: 0 }).collect();
+    let offers = [0, 5, 5].map(|most| Offer { most, class: 0, behind: 1 });
+    let mut cost = StepCost::default();
+    let mut control = Control::new(Depth::default());
+    assert_eq!(control.choose(&ids, &offers, 0, &cost, |_| None), [0, 1, 0]);
+    cost.learn(64, Duration::from_millis(10));
+    // What drafting takes is not known: a token for each, once, and then no more while nothing comes of it.
+    assert_eq!(control.choose(&ids, &offers, 0, &cost, |_| None), [0, 1, 1]);
+    ids[1..].iter().for_each(|id| control.verified(*id, 1, 0));
+    assert_eq!(control.choose(&ids, &offers, 0, &cost, |_| None), [0, 0, 0]);
+    // Nothing is drafted beyond what is offered, and nothing for nobody.
+    assert_eq!(control.choose(&[], &[], 40, &cost, |_| None), [0; 0]);
 }
 
 #[test]

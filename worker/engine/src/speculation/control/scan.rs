@@ -5,6 +5,9 @@ use crate::cost::StepCost;
 
 /// Draft tokens less likely to be reached than this are not worth a thought.
 const LEAST: f64 = 0.01;
+/// How deep drafts may be in the steps that are compared. Where drafting takes time a token costs less that joins a round
+/// than one that opens another, so a wide draft may be better than a deep one of the likeliest.
+const DEPTHS: [usize; 7] = [1, 2, 3, 4, 6, 10, 16];
 
 /// What steps cost here.
 pub(super) struct Prices<'a> {
@@ -18,90 +21,135 @@ pub(super) struct Prices<'a> {
     pub(super) crowd: usize,
 }
 
-/// A step with the likeliest draft tokens in it.
+/// A step with some draft tokens in it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
+    /// How deep drafts may be.
+    depth: usize,
+    /// Draft tokens.
+    pub(super) drafts: usize,
     /// Tokens that come of it, on average.
-    pub(super) gained: f64,
-    /// What the model takes, in seconds.
-    pub(super) model: f64,
-    /// What drafting takes.
+    gained: f64,
+    /// What drafting takes, in seconds.
     pub(super) drafting: f64,
+    /// What the model takes, in seconds, beyond what it takes without drafts.
+    model: f64,
+    /// Tokens in a second. What shares the step has to be computed some time: sequences pay for what they add.
+    pub(super) rate: f64,
 }
 
-/// All steps that are worth a look: with no draft token, with the likeliest, with the two likeliest, ...
+/// A draft token that a step could have.
+struct Token {
+    /// Whose.
+    sequence: usize,
+    /// How many come before it.
+    depth: usize,
+    /// The chance that they all hold, and it too.
+    reached: f64,
+}
+
+/// The steps that could be.
 pub(super) struct Scan {
-    /// Whose token is the next likeliest.
-    order: Vec<usize>,
-    /// One more than those.
-    pub(super) steps: Vec<Step>,
+    /// The likeliest first.
+    tokens: Vec<Token>,
+    /// Those without draft tokens, with the likeliest, with the two likeliest, ... down to some depth, then to another.
+    steps: Vec<Step>,
 }
 
 impl Scan {
     /// For sequences whose next token holds with those `chances`.
     pub(super) fn of(offers: &[Offer], chances: &[f64], prices: &Prices<'_>) -> Self {
-        let mut tokens: Vec<_> = offers
-            .iter()
-            .zip(chances)
-            .enumerate()
-            .flat_map(|(i, (offer, chance))| {
-                let reached =
-                    std::iter::successors(Some(*chance), move |reached| Some(reached * chance));
-                reached.take(offer.most).take_while(|reached| *reached > LEAST).map(move |r| (i, r))
-            })
-            .collect();
+        let mut tokens = Vec::new();
+        for (sequence, (offer, chance)) in offers.iter().zip(chances).enumerate() {
+            let mut reached = *chance;
+            for depth in 0..offer.most {
+                if reached < LEAST {
+                    break;
+                }
+                tokens.push(Token { sequence, depth, reached });
+                reached *= chance;
+            }
+        }
         // Stable, so that of one sequence they stay in order.
-        tokens.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-
-        let model =
-            |drafts: usize| prices.cost.seconds(prices.crowd + drafts).unwrap_or(prices.plain);
-        let mut step = Step { gained: offers.len() as f64, model: model(0), drafting: 0.0 };
-        let mut steps = vec![step];
-        let mut depths = vec![0; offers.len()];
-        // Tokens of each round of drafting.
-        let mut rounds: Vec<usize> = Vec::new();
-        for (drafts, (i, reached)) in (1..).zip(&tokens) {
-            let depth = depths[*i];
-            depths[*i] += 1;
-            if rounds.len() == depth {
-                rounds.push(0);
-            }
-            let round = &mut rounds[depth];
-            let before = if *round == 0 { 0.0 } else { (prices.drafting)(*round) };
-            // Who catches up a long way does it once; every time it is what the last step drew.
-            *round += if depth == 0 { offers[*i].behind.clamp(1, 2) } else { 1 };
-            step.drafting += (prices.drafting)(*round) - before;
-            step.gained += reached;
-            step.model = model(drafts);
-            steps.push(step);
+        tokens.sort_by(|one, other| other.reached.total_cmp(&one.reached));
+        let mut scan = Self { tokens, steps: Vec::new() };
+        let free = (prices.drafting)(1) == 0.0;
+        for depth in DEPTHS.into_iter().filter(|depth| !free || *depth == DEPTHS[DEPTHS.len() - 1])
+        {
+            scan.deep(depth, offers, prices);
         }
-        Self { order: tokens.into_iter().map(|(i, _)| i).collect(), steps }
+        scan
     }
 
-    /// How many draft tokens give most tokens in a second, if that is `margin` times what none give; else 0.
-    pub(super) fn best(&self, margin: f64, plain: f64) -> usize {
-        let (mut best, mut most) = (0, margin * self.rate(0, plain));
-        for drafts in 1..self.steps.len() {
-            let rate = self.rate(drafts, plain);
-            if rate > most {
-                (best, most) = (drafts, rate);
+    /// Adds the steps whose drafts are no deeper than `depth`.
+    fn deep(&mut self, depth: usize, offers: &[Offer], prices: &Prices<'_>) {
+        let model = |tokens| prices.cost.seconds(tokens).unwrap_or(prices.plain);
+        let without = model(prices.crowd);
+        let mut step = Step {
+            depth,
+            drafts: 0,
+            gained: offers.len() as f64,
+            drafting: 0.0,
+            model: 0.0,
+            rate: offers.len() as f64 / prices.plain,
+        };
+        self.steps.push(step);
+        // Tokens of each round of drafting, and what it takes.
+        let mut rounds = vec![(0, 0.0); depth];
+        for token in self.tokens.iter().filter(|token| token.depth < depth) {
+            let (tokens, seconds) = &mut rounds[token.depth];
+            // Who catches up a long way does it once; each time it is what the last step drew.
+            *tokens += if token.depth == 0 { offers[token.sequence].behind.clamp(1, 2) } else { 1 };
+            let now = (prices.drafting)(*tokens);
+            step.drafting += now - *seconds;
+            *seconds = now;
+            step.drafts += 1;
+            step.gained += token.reached;
+            step.model = model(prices.crowd + step.drafts) - without;
+            step.rate = step.gained / (prices.plain + step.model + step.drafting);
+            self.steps.push(step);
+        }
+    }
+
+    /// The step without drafts.
+    pub(super) fn plain(&self) -> Step {
+        self.steps[0]
+    }
+
+    /// The step that gives most tokens in a second, if that is `margin` times what none gives without drafts.
+    pub(super) fn best(&self, margin: f64) -> Step {
+        let mut best = Step { rate: margin * self.plain().rate, ..self.plain() };
+        for step in &self.steps {
+            if step.rate > best.rate {
+                best = *step;
             }
         }
-        best
+        if best.drafts == 0 { self.plain() } else { best }
     }
 
-    /// Tokens in a second with so many draft tokens. What shares the step has to be computed some time: sequences pay
-    /// for what they add.
-    pub(super) fn rate(&self, drafts: usize, plain: f64) -> f64 {
-        let Step { gained, model, drafting } = self.steps[drafts];
-        gained / (plain + model - self.steps[0].model + drafting)
+    /// A larger step than `best`, of no more than `most` draft tokens, that would be `margin` times as good should the
+    /// model take no longer for it.
+    pub(super) fn larger(
+        &self,
+        best: Step,
+        most: usize,
+        margin: f64,
+        prices: &Prices<'_>,
+    ) -> Option<Step> {
+        let free = |step: &Step| step.gained / (prices.plain + best.model + step.drafting);
+        self.steps
+            .iter()
+            .filter(|step| step.drafts > best.drafts && step.drafts <= most)
+            .max_by(|one, other| free(one).total_cmp(&free(other)))
+            .filter(|step| free(step) > margin * best.rate)
+            .copied()
     }
 
-    /// How many of so many draft tokens are whose, of `sequences`.
-    pub(super) fn depths(&self, drafts: usize, sequences: usize) -> Vec<usize> {
+    /// How many of a step's draft tokens are whose, of `sequences`.
+    pub(super) fn depths(&self, step: Step, sequences: usize) -> Vec<usize> {
         let mut depths = vec![0; sequences];
-        for i in &self.order[..drafts] {
-            depths[*i] += 1;
+        for token in self.tokens.iter().filter(|token| token.depth < step.depth).take(step.drafts) {
+            depths[token.sequence] += 1;
         }
         depths
     }
