@@ -3,13 +3,13 @@
 use std::{collections::HashMap, time::Instant};
 
 use crate::{
-    blocks::BlockPool,
+    blocks::{BlockPool, Scope},
     footprint::Footprint,
     group::{Progress, SequenceGroup},
     model::{Model, Quantization},
     request::{Request, Sink},
     runner::{Outcome, Part, Runner},
-    scheduler::{Limits, Plan, Refused, Scheduler, Size, Slice, blocks_for},
+    scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, Texts, blocks_for},
     weights::ModelConfig,
 };
 
@@ -25,6 +25,8 @@ pub struct EngineConfig {
     pub max_num_batched_tokens: usize,
     /// Blocks of the KV cache.
     pub kv_blocks: usize,
+    /// Whether requests find what others have computed.
+    pub prefix_cache: bool,
 }
 
 impl EngineConfig {
@@ -57,12 +59,18 @@ pub struct Load {
     pub queued_tokens: usize,
     /// Blocks nobody holds.
     pub free_blocks: usize,
+    /// Of these, the ones whose content can still be found.
+    pub cached_blocks: usize,
     /// Blocks there are.
     pub total_blocks: usize,
     /// Steps done.
     pub step: u64,
     /// Times that a sequence was preempted.
     pub preemptions: u64,
+    /// Tokens of prompts that were looked for in the cache.
+    pub prefix_tokens: u64,
+    /// Those that were there.
+    pub prefix_tokens_found: u64,
 }
 
 /// One model, its cache, and the requests that run on it. Lives on one thread.
@@ -70,10 +78,13 @@ pub struct Engine {
     runner: Runner,
     scheduler: Scheduler,
     blocks: BlockPool,
+    prefix_cache: bool,
     requests: HashMap<u64, SequenceGroup>,
     next_request: u64,
     steps: u64,
     preemptions: u64,
+    prefix_tokens: u64,
+    prefix_tokens_found: u64,
 }
 
 impl Engine {
@@ -92,10 +103,13 @@ impl Engine {
             runner,
             scheduler: Scheduler::new(limits, blocks.clone()),
             blocks,
+            prefix_cache: config.prefix_cache,
             requests: HashMap::new(),
             next_request: 0,
             steps: 0,
             preemptions: 0,
+            prefix_tokens: 0,
+            prefix_tokens_found: 0,
         }
     }
 
@@ -117,18 +131,21 @@ impl Engine {
             let (needed, total) = (blocks_for(prompt + 1), blocks_for(room));
             return Err(Refused::TooLong { needed, total });
         }
+        let id = self.next_request;
         let size = Size {
             prompt,
             longest,
             num_sequences: request.num_sequences.get(),
             prompt_logits: request.tells_prompt(),
+            // Without a cache for all, the sequences of one request still share what it has.
+            scope: if self.prefix_cache { request.scope.clone() } else { Scope::Request(id) },
+            bypass_prefix_cache: request.bypass_prefix_cache || !self.prefix_cache,
         };
-        let id = self.next_request;
         let mut group = SequenceGroup::new(&request, longest, &model.tokenizer, sink);
         if request.resumed.is_empty() {
             self.scheduler.add(id, size)?;
         } else {
-            self.scheduler.check(size)?;
+            self.scheduler.check(&size)?;
             match group.resume(&request.resumed, &model.tokenizer) {
                 Ok(open) if open.is_empty() => return Ok(()),
                 Ok(open) => self.scheduler.resume(id, size, &open)?,
@@ -146,11 +163,18 @@ impl Engine {
     /// Drops what nobody listens to, then runs one step. False if there was nothing to do.
     pub fn step(&mut self) -> bool {
         self.drop_abandoned();
-        let plan = self.scheduler.plan();
+        let plan = self.scheduler.plan(&self.requests);
         self.preemptions += plan.preempted.len() as u64;
         for id in &plan.preempted {
             if let Some(group) = self.requests.get_mut(&id.request) {
                 group.preempted();
+            }
+        }
+        for lookup in &plan.lookups {
+            self.prefix_tokens += lookup.tokens as u64;
+            self.prefix_tokens_found += lookup.found as u64;
+            if let Some(group) = self.requests.get_mut(&lookup.request) {
+                group.found(lookup.found);
             }
         }
         if plan.slices.is_empty() {
@@ -169,9 +193,12 @@ impl Engine {
             waiting: self.scheduler.waiting(),
             queued_tokens: self.scheduler.queued_tokens(),
             free_blocks: self.blocks.free(),
+            cached_blocks: self.blocks.idle(),
             total_blocks: self.blocks.total(),
             step: self.steps,
             preemptions: self.preemptions,
+            prefix_tokens: self.prefix_tokens,
+            prefix_tokens_found: self.prefix_tokens_found,
         }
     }
 
@@ -217,7 +244,7 @@ impl Engine {
         let mut rest = outcome.rows();
         for slice in &plan.slices {
             let rows: Vec<_> = rest.by_ref().take(slice.logits).collect();
-            self.scheduler.ran(slice, slice.samples);
+            self.scheduler.ran(slice, slice.samples, &self.requests);
             // Gone if another of its sequences failed in this step.
             let Some(group) = self.requests.get_mut(&slice.id.request) else { continue };
             let tokenizer = &self.runner.model().tokenizer;
@@ -230,5 +257,11 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+impl Texts for HashMap<u64, SequenceGroup> {
+    fn tokens(&self, id: SequenceId) -> &[u32] {
+        self.get(&id.request).map_or(&[], |group| group.tokens(id.choice))
     }
 }

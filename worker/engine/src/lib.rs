@@ -19,6 +19,7 @@ pub mod simulate;
 pub mod tokenizer;
 pub mod weights;
 
+pub use blocks::Scope;
 pub use engine::{Engine, EngineConfig, Load};
 pub use footprint::Footprint;
 pub use model::Model;

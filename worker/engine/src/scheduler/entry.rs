@@ -4,8 +4,8 @@ use std::{mem, ops::Range};
 
 use stoker_ops::KV_BLOCK;
 
-use super::{Plan, SequenceId, Size, Slice};
-use crate::blocks::Block;
+use super::{Lookup, Plan, SequenceId, Size, Slice};
+use crate::blocks::{Scope, Table};
 
 /// What is left of a step's limits.
 pub(super) struct Budget {
@@ -23,7 +23,14 @@ pub(super) struct Entry {
     pub(super) known: usize,
     /// Tokens whose keys and values are in the cache.
     pub(super) computed: usize,
-    pub(super) table: Vec<Block>,
+    /// Of it, all that is full and computed is kept.
+    pub(super) table: Table,
+    /// Who shares what it computes.
+    pub(super) scope: Scope,
+    /// It is the first of its request and has had no place yet: what it finds in the cache, others have put there.
+    fresh: bool,
+    /// It must not read what others have put there.
+    bypasses: bool,
     /// Sequences that fork off once the prompt is computed.
     forks: u32,
     /// Positions whose logits are wanted besides those that are drawn from.
@@ -32,7 +39,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// All of a request, before anything is computed.
-    pub(super) fn new(request: u64, size: Size) -> Self {
+    pub(super) fn new(request: u64, size: &Size) -> Self {
         // The last one's logits are drawn from in any case.
         let wanted = if size.prompt_logits { size.prompt.saturating_sub(1) } else { 0 };
         Self {
@@ -40,15 +47,19 @@ impl Entry {
             prompt: size.prompt,
             known: size.prompt,
             computed: 0,
-            table: Vec::new(),
+            table: Table::default(),
+            scope: size.scope.clone(),
+            fresh: true,
+            bypasses: size.bypass_prefix_cache,
             forks: size.num_sequences.saturating_sub(1),
             prompt_logits: 0..wanted,
         }
     }
 
-    /// A sequence that has `known` tokens, none of them computed here.
-    pub(super) fn resumed(id: SequenceId, prompt: usize, known: usize) -> Self {
-        Self { id, prompt, known, computed: 0, table: Vec::new(), forks: 0, prompt_logits: 0..0 }
+    /// A sequence that has `known` tokens, none of them computed here; `first` of those that are resumed of its request.
+    pub(super) fn resumed(id: SequenceId, size: &Size, known: usize, first: bool) -> Self {
+        let whole = Self::new(id.request, size);
+        Self { id, known, fresh: first, forks: 0, prompt_logits: 0..0, ..whole }
     }
 
     /// Tokens known but not computed. At least one: the newest is drawn, not yet run.
@@ -64,6 +75,33 @@ impl Entry {
     /// Places in the batch that it takes or keeps.
     pub(super) fn places(&self) -> usize {
         1 + self.forks as usize
+    }
+
+    /// Whether logits of its prompt are still to come.
+    pub(super) fn wants_prompt_logits(&self) -> bool {
+        !self.prompt_logits.is_empty()
+    }
+
+    /// Tokens that may be read from the cache: not the last one, after which is drawn, and none whose logits are wanted.
+    pub(super) fn readable(&self) -> usize {
+        if self.fresh && self.bypasses {
+            0
+        } else if self.wants_prompt_logits() {
+            self.prompt_logits.start
+        } else {
+            self.known - 1
+        }
+    }
+
+    /// Gets its place, with blocks for all that is known.
+    pub(super) fn enter(&mut self, table: Table, plan: &mut Plan) {
+        if self.fresh && self.readable() > 0 {
+            let found = self.prompt.min(table.kept() * KV_BLOCK);
+            plan.lookups.push(Lookup { request: self.id.request, tokens: self.prompt, found });
+        }
+        self.fresh = false;
+        self.computed = table.kept() * KV_BLOCK;
+        self.table = table;
     }
 
     /// Plans as much of it as the budget allows, if any.
@@ -92,10 +130,11 @@ impl Entry {
         });
     }
 
-    /// Records that `length` tokens ran, and that one was drawn after them if `grew`. Answers the sequences
+    /// Records that `length` of its `tokens` ran, and that one was drawn after them if `grew`. Answers the sequences
     /// that part from this one because its prompt is computed now.
-    pub(super) fn ran(&mut self, length: usize, grew: bool) -> Vec<Self> {
+    pub(super) fn ran(&mut self, length: usize, grew: bool, tokens: &[u32]) -> Vec<Self> {
         self.computed += length;
+        self.table.keep(&self.scope, tokens.get(..self.computed).unwrap_or_default());
         self.known += usize::from(grew);
         let wanted = &mut self.prompt_logits;
         wanted.start = wanted.start.max(self.computed).min(wanted.end);
@@ -110,14 +149,17 @@ impl Entry {
 
     /// The sequences that part from this one now. Blocks of their own they take at the next plan.
     fn fork(&mut self) -> Vec<Self> {
-        let shared = &self.table[..full_blocks(self.prompt)];
+        let shared = full_blocks(self.prompt);
         (1..=mem::take(&mut self.forks))
             .map(|choice| Self {
                 id: SequenceId { choice, ..self.id },
                 prompt: self.prompt,
                 known: self.prompt,
-                computed: shared.len() * KV_BLOCK,
-                table: shared.to_vec(),
+                computed: shared * KV_BLOCK,
+                table: self.table.beginning(shared),
+                scope: self.scope.clone(),
+                fresh: false,
+                bypasses: self.bypasses,
                 forks: 0,
                 prompt_logits: 0..0,
             })
