@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytesize::ByteSize;
-use stoker_proto::v1::{Capacity, Load, generate_request::Input};
+use stoker_proto::v1::{Capacity, Load, ResponseOptions, generate_request::Input};
 
 use super::*;
 use crate::pool::{

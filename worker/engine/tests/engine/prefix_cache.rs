@@ -114,13 +114,15 @@ fn an_answer_goes_on_alike_where_its_prompt_is_known() {
                 let client = &run_on(&mut engine, &[Request { resumed, ..request.clone() }])[0];
                 let joined: Vec<_> = before.iter().cloned().chain(client.events()).collect();
                 assert_eq!(resuming::told(&joined), resuming::told(&whole), "cut at {cut}");
-                // Of what goes on, all that the first one of it has but its last token, in whole blocks; nothing
-                // is looked for where nothing is left to compute.
-                let resumed = resuming::had(before, choices);
-                let open = resumed.iter().find(|resumed| !resumed.ended);
-                let has = request.prompt.len() + open.map_or(0, |resumed| resumed.tokens.len());
-                let whole = ((has - 1) / KV_BLOCK * KV_BLOCK).min(request.prompt.len());
-                let goes_on = !client.tokens(0).is_empty() || choices > 1;
+                if choices > 1 {
+                    continue;
+                }
+                // Whole blocks of what there is, but for its last token. Nothing is looked for where nothing is left to
+                // compute.
+                let prompt = request.prompt.len();
+                let has = prompt + resuming::had(before, 1)[0].tokens.len();
+                let whole = ((has - 1) / KV_BLOCK * KV_BLOCK).min(prompt);
+                let goes_on = !client.ids().is_empty();
                 assert_eq!(cached(client), if goes_on { whole } else { 0 }, "cut at {cut}");
             }
         }
