@@ -4,7 +4,7 @@ mod resume;
 
 use std::{num::NonZeroU32, time::Instant};
 
-use stoker_engine::{Adjustments, Logprobs, Model, Request, Sampling, Stopping};
+use stoker_engine::{Adjustments, Logprobs, Model, Request, Sampling, Scope, Stopping};
 use stoker_proto::v1::{
     self as proto, GenerateRequest, generate_request::Input, stop_condition::Kind,
 };
@@ -34,7 +34,9 @@ impl Admission<'_> {
         let stopping = self.stopping(request.stopping.unwrap_or_default())?;
         let prompt = self.tokens(request.input)?;
         self.check_least(stopping.min_tokens, prompt.len())?;
-        let resumed = match request.routing.and_then(|routing| routing.resume) {
+        // Whoever calls a worker directly is the tenant "".
+        let routing = request.routing.unwrap_or_default();
+        let resumed = match routing.resume {
             Some(resume) => self.resumed(resume, num_sequences.get(), prompt.len())?,
             None => Vec::new(),
         };
@@ -46,6 +48,8 @@ impl Admission<'_> {
             stopping,
             logprobs: logprobs(request.response.unwrap_or_default()),
             resumed,
+            scope: Scope::shared(routing.tenant, request.cache_salt),
+            bypass_prefix_cache: request.bypass_prefix_cache,
             arrived: Instant::now(),
         })
     }
@@ -201,7 +205,6 @@ fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ServiceError> {
     let used = [
         ("guided", request.guided.as_ref().is_some_and(|g| g.form.is_some())),
         ("priority", request.priority.is_some()),
-        ("cache_salt", !request.cache_salt.is_empty()),
     ];
     match used.into_iter().find(|(_, used)| *used) {
         Some((field, _)) => Err(ServiceError::Unsupported(field.into())),

@@ -124,7 +124,7 @@ impl Answer {
             usage: finish.summary.map(|summary| proto::Usage {
                 prompt_tokens: summary.prompt_tokens as u32,
                 completion_tokens: summary.completion_tokens as u32,
-                cached_prompt_tokens: 0,
+                cached_prompt_tokens: summary.cached_prompt_tokens as u32,
             }),
             timings: finish.summary.map(|summary| self.timings(&summary).into()),
         })

@@ -20,6 +20,7 @@ mod process;
 pub mod random;
 mod row;
 mod scenario;
+mod shared_prefix;
 mod subject;
 mod sustain;
 mod table;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{
-    Args,
+    Args, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
@@ -128,6 +128,18 @@ pub struct WorkerConfig {
     )]
     pub kv_cache_memory: ByteSize,
 
+    /// Whether a prompt need not be computed as far as another of the same tenant and salt began like it: what is
+    /// computed stays in --kv-cache-memory until that is needed otherwise
+    #[arg(
+        long,
+        env = "STOKER_PREFIX_CACHE",
+        value_enum,
+        default_value_t,
+        value_name = "SWITCH",
+        help_heading = "Scheduling"
+    )]
+    pub prefix_cache: Switch,
+
     /// How long running streams may go on after SIGTERM or Ctrl-C
     #[arg(
         long,
@@ -140,6 +152,16 @@ pub struct WorkerConfig {
     pub drain_timeout: Duration,
 }
 
+/// Something that is done, or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Do it
+    #[default]
+    On,
+    /// Do without
+    Off,
+}
+
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
@@ -148,6 +170,7 @@ impl Default for WorkerConfig {
             max_num_batched_tokens: 512,
             max_num_queued_reqs: 1024,
             kv_cache_memory: ByteSize::gib(1),
+            prefix_cache: Switch::On,
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -223,6 +246,7 @@ impl WorkerConfig {
             max_num_seqs: seqs as usize,
             max_num_batched_tokens: tokens as usize,
             kv_blocks,
+            prefix_cache: self.prefix_cache == Switch::On,
         })
     }
 }
@@ -253,6 +277,7 @@ mod tests {
             ("--max-num-seqs", "0"),
             ("--max-num-batched-tokens", "none"),
             ("--kv-cache-memory", "much"),
+            ("--prefix-cache", "some"),
             ("--drain-timeout", "1"),
             ("--device", "gpu"),
             ("--gpu-without", "fans"),

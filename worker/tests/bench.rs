@@ -207,6 +207,25 @@ fn sustained_load_has_a_row_for_what_came() {
 }
 
 #[test]
+fn a_prompt_that_begins_like_another_is_found_as_far_as_whole_blocks_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--shared-prefix", "100", "--runs", "2"];
+    let (rows, lines, table) = bench(folder.path(), &flags);
+    check(&rows, &lines);
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (text(row, "scenario"), number(row, "run"), number(row, "cached_prompt_tokens")))
+        .collect();
+    let (cold, warm) = ("prefix cold", "prefix warm");
+    // Six blocks of sixteen.
+    let expected = [(cold, 1.0, 0.0), (warm, 1.0, 96.0), (cold, 2.0, 0.0), (warm, 2.0, 96.0)];
+    assert_eq!(told, expected);
+    assert!(rows.iter().all(|row| number(row, "prompt_tokens") == 108.0), "{rows:?}");
+    assert!(table.contains("x cold"), "{table}");
+    assert_eq!(table.lines().filter(|line| line.contains(", tpot ")).count(), 2, "{table}");
+}
+
+#[test]
 fn a_ladder_compares_every_step_with_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let (rows, lines, table) = bench(folder.path(), &["--ladder", "--context", "32"]);
@@ -262,6 +281,8 @@ fn what_is_wrong_is_said_before_anything_is_measured() {
         (vec!["--sweep", "heads"], vec!["--sweep", "heads", "batch"]),
         (vec!["--sweep", "batch", "--sustain", "1m"], vec!["--sweep", "--sustain"]),
         (vec!["--ladder", "--batch", "2"], vec!["--ladder", "--batch"]),
+        (vec!["--shared-prefix", "0"], vec!["--shared-prefix", "0"]),
+        (vec!["--shared-prefix", "9", "--batch", "2"], vec!["--shared-prefix", "--batch"]),
         (vec!["--batch", "2", "--scenario", "long"], vec!["--batch", "--scenario"]),
         (vec!["--sustain", "10"], vec!["--sustain", "30s"]),
         (vec!["--quantize", "int1"], vec!["--quantize", "int1", "none"]),

@@ -349,6 +349,27 @@ pub mod worker {
         &[],
         "Blocks of the KV cache that nobody holds",
     );
+    /// `stoker_worker_kv_blocks_cached`
+    pub const KV_BLOCKS_CACHED: Metric = metric(
+        "stoker_worker_kv_blocks_cached",
+        Kind::Gauge,
+        &[],
+        "Free blocks of the KV cache whose content can still be found",
+    );
+    /// `stoker_worker_prefix_cache_queried_tokens_total`
+    pub const PREFIX_QUERIED: Metric = metric(
+        "stoker_worker_prefix_cache_queried_tokens",
+        Kind::Counter,
+        &[],
+        "Tokens of prompts that were looked for in the prefix cache",
+    );
+    /// `stoker_worker_prefix_cache_hit_tokens_total`
+    pub const PREFIX_HIT: Metric = metric(
+        "stoker_worker_prefix_cache_hit_tokens",
+        Kind::Counter,
+        &[],
+        "Tokens of prompts that were there, and need not be computed",
+    );
     /// `stoker_worker_steps_total`
     pub const STEPS: Metric =
         metric("stoker_worker_steps", Kind::Counter, &[], "Steps of the engine");
@@ -448,6 +469,9 @@ pub mod worker {
         KV_USAGE,
         KV_BLOCKS,
         KV_BLOCKS_FREE,
+        KV_BLOCKS_CACHED,
+        PREFIX_QUERIED,
+        PREFIX_HIT,
         STEPS,
         PREEMPTIONS,
         DRAFTED_TOKENS,

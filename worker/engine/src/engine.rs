@@ -3,14 +3,14 @@
 use std::{collections::HashMap, time::Instant};
 
 use crate::{
-    blocks::BlockPool,
+    blocks::{BlockPool, Scope},
     cost::StepCost,
     footprint::Footprint,
     group::{Progress, SequenceGroup},
     model::{Model, Quantization},
     request::{Request, Sink},
     runner::{Outcome, Part, Runner},
-    scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, blocks_for},
+    scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, Texts, blocks_for},
     speculation::{Asking, Speculation, Speculator},
     weights::ModelConfig,
 };
@@ -27,6 +27,8 @@ pub struct EngineConfig {
     pub max_num_batched_tokens: usize,
     /// Blocks of the KV cache.
     pub kv_blocks: usize,
+    /// Whether requests find what others have computed.
+    pub prefix_cache: bool,
 }
 
 impl EngineConfig {
@@ -59,6 +61,8 @@ pub struct Load {
     pub queued_tokens: usize,
     /// Blocks nobody holds.
     pub free_blocks: usize,
+    /// Of these, the ones whose content can still be found.
+    pub cached_blocks: usize,
     /// Blocks there are.
     pub total_blocks: usize,
     /// Steps done.
@@ -69,6 +73,10 @@ pub struct Load {
     pub drafted: u64,
     /// Those of them that were right.
     pub accepted: u64,
+    /// Tokens of prompts that were looked for in the cache.
+    pub prefix_tokens: u64,
+    /// Those that were there.
+    pub prefix_tokens_found: u64,
 }
 
 /// What may follow each sequence.
@@ -82,10 +90,13 @@ pub struct Engine {
     speculator: Option<Speculator>,
     /// What steps have taken.
     cost: StepCost,
+    prefix_cache: bool,
     requests: HashMap<u64, SequenceGroup>,
     next_request: u64,
     steps: u64,
     preemptions: u64,
+    prefix_tokens: u64,
+    prefix_tokens_found: u64,
 }
 
 impl Engine {
@@ -106,10 +117,13 @@ impl Engine {
             blocks,
             speculator: None,
             cost: StepCost::default(),
+            prefix_cache: config.prefix_cache,
             requests: HashMap::new(),
             next_request: 0,
             steps: 0,
             preemptions: 0,
+            prefix_tokens: 0,
+            prefix_tokens_found: 0,
         }
     }
 
@@ -138,18 +152,21 @@ impl Engine {
             let (needed, total) = (blocks_for(prompt + 1), blocks_for(room));
             return Err(Refused::TooLong { needed, total });
         }
+        let id = self.next_request;
         let size = Size {
             prompt,
             longest,
             num_sequences: request.num_sequences.get(),
             prompt_logits: request.tells_prompt(),
+            // Without a cache for all, the sequences of one request still share what it has.
+            scope: if self.prefix_cache { request.scope.clone() } else { Scope::Request(id) },
+            bypass_prefix_cache: request.bypass_prefix_cache || !self.prefix_cache,
         };
-        let id = self.next_request;
         let mut group = SequenceGroup::new(&request, longest, &model.tokenizer, sink);
         if request.resumed.is_empty() {
             self.scheduler.add(id, size)?;
         } else {
-            self.scheduler.check(size)?;
+            self.scheduler.check(&size)?;
             match group.resume(&request.resumed, &model.tokenizer) {
                 Ok(open) if open.is_empty() => return Ok(()),
                 Ok(open) => self.scheduler.resume(id, size, &open)?,
@@ -168,12 +185,19 @@ impl Engine {
     pub fn step(&mut self) -> bool {
         self.drop_abandoned();
         let drafts = self.draft();
-        let plan = self.scheduler.plan();
+        let plan = self.scheduler.plan(&self.requests);
         self.preemptions += plan.preempted.len() as u64;
         for id in &plan.preempted {
             self.forget(*id);
             if let Some(group) = self.requests.get_mut(&id.request) {
                 group.preempted();
+            }
+        }
+        for lookup in &plan.lookups {
+            self.prefix_tokens += lookup.tokens as u64;
+            self.prefix_tokens_found += lookup.found as u64;
+            if let Some(group) = self.requests.get_mut(&lookup.request) {
+                group.found(lookup.found);
             }
         }
         if plan.slices.is_empty() {
@@ -195,11 +219,14 @@ impl Engine {
             waiting: self.scheduler.waiting(),
             queued_tokens: self.scheduler.queued_tokens(),
             free_blocks: self.blocks.free(),
+            cached_blocks: self.blocks.idle(),
             total_blocks: self.blocks.total(),
             step: self.steps,
             preemptions: self.preemptions,
             drafted: speculated.drafted,
             accepted: speculated.accepted,
+            prefix_tokens: self.prefix_tokens,
+            prefix_tokens_found: self.prefix_tokens_found,
         }
     }
 
@@ -277,7 +304,7 @@ impl Engine {
             let tokenizer = &self.runner.model().tokenizer;
             let guesses = guesses(drafts, slice);
             let (drawn, progress) = group.advance(slice, guesses, &rows, tokenizer, now);
-            self.scheduler.ran(slice, drawn);
+            self.scheduler.ran(slice, drawn, &self.requests);
             if let Some(speculator) = &mut self.speculator {
                 speculator.verified(slice.id, guesses.len(), drawn.saturating_sub(1));
             }
@@ -315,4 +342,10 @@ impl Engine {
 /// The guesses that a slice runs.
 fn guesses<'a>(drafts: &'a Drafts, slice: &Slice) -> &'a [u32] {
     drafts.get(&slice.id).and_then(|drafts| drafts.get(..slice.drafts)).unwrap_or_default()
+}
+
+impl Texts for HashMap<u64, SequenceGroup> {
+    fn tokens(&self, id: SequenceId) -> &[u32] {
+        self.get(&id.request).map_or(&[], |group| group.tokens(id.choice))
+    }
 }

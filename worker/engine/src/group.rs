@@ -20,6 +20,8 @@ pub struct SequenceGroup {
     /// By choice.
     sequences: Vec<Sequence>,
     prompt_tokens: usize,
+    /// Of these, the ones that the cache had.
+    cached_prompt_tokens: usize,
     completion_tokens: usize,
     /// Sequences that have not ended.
     unfinished: usize,
@@ -72,6 +74,7 @@ impl SequenceGroup {
             unfinished: sequences.len() - ended.min(sequences.len()),
             sequences,
             prompt_tokens: request.prompt.len(),
+            cached_prompt_tokens: 0,
             completion_tokens: request.resumed.iter().map(|resumed| resumed.tokens.len()).sum(),
             top: request.logprobs.top,
             prompt_logprobs: request.tells_prompt().then(Vec::new),
@@ -124,6 +127,11 @@ impl SequenceGroup {
     /// Notes that a sequence lost its blocks.
     pub(crate) fn preempted(&mut self) {
         self.clock.preemptions += 1;
+    }
+
+    /// Notes that the cache had so many tokens of the prompt.
+    pub(crate) fn found(&mut self, tokens: usize) {
+        self.cached_prompt_tokens = tokens;
     }
 
     /// How a device may draw the next tokens of a sequence, one after each of so many drafts and one before, if it may.
@@ -213,6 +221,7 @@ impl SequenceGroup {
         self.unfinished -= 1;
         let summary = (self.unfinished == 0).then(|| Summary {
             prompt_tokens: self.prompt_tokens,
+            cached_prompt_tokens: self.cached_prompt_tokens,
             completion_tokens: self.completion_tokens,
             timings: self.clock.timings(now),
         });

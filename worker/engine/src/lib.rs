@@ -21,6 +21,7 @@ pub mod speculation;
 pub mod tokenizer;
 pub mod weights;
 
+pub use blocks::Scope;
 pub use engine::{Engine, EngineConfig, Load};
 pub use footprint::Footprint;
 pub use model::Model;

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::sampling::{Adjustments, Logprobs, Sampling, TokenLogprob};
+use crate::{
+    blocks::Scope,
+    sampling::{Adjustments, Logprobs, Sampling, TokenLogprob},
+};
 
 /// A request, checked against the model's limits and tokenised.
 #[derive(Debug, Clone)]
@@ -25,6 +28,10 @@ pub struct Request {
     pub logprobs: Logprobs,
     /// What another engine made of it before: one for each sequence, in order, or none.
     pub resumed: Vec<Resumed>,
+    /// Who shares what is computed of it.
+    pub scope: Scope,
+    /// Compute all of the prompt, whatever the cache has of it.
+    pub bypass_prefix_cache: bool,
     /// When it began to wait; `Timings::queue` counts from here.
     pub arrived: Instant,
 }
@@ -111,6 +118,8 @@ pub struct Finish {
 pub struct Summary {
     /// Tokens of the prompt, which all sequences share.
     pub prompt_tokens: usize,
+    /// Of these, the ones that the cache had when the request first got its place.
+    pub cached_prompt_tokens: usize,
     /// Tokens drawn, of all sequences.
     pub completion_tokens: usize,
     /// Where the time went.

@@ -1,8 +1,9 @@
 //! Which tokens of which sequences run in the next step. Pure: integers in, a plan out.
 //!
 //! Iteration-level batching. Every step decodes one token for each sequence that is past its prompt, and the tokens that
-//! somebody drafts to follow it, then fills the token budget with chunks of prompts, then lets new requests in, first come, first
-//! served. A sequence gets the blocks of everything it has to compute when it enters, so only decoding and
+//! somebody drafts to follow it, then fills the token budget with chunks of prompts, then lets new requests in, first come,
+//! first served. What the cache has of a sequence when it enters need not be computed. It gets the blocks of everything else
+//! as well, so only decoding and
 //! forks can run out of them; then the youngest gives all of its blocks back and is computed again later.
 //!
 //! A request for several sequences runs as one until its prompt is computed; then it forks. The forks
@@ -13,13 +14,15 @@
 //! checks), so every step makes progress and nobody starves.
 
 mod entry;
+mod prefix;
 
 use std::collections::VecDeque;
 
-use entry::{Budget, Entry, full_blocks};
+use entry::{Budget, Entry};
+pub use prefix::{Lookup, Texts};
 use stoker_ops::KV_BLOCK;
 
-use crate::blocks::{Block, BlockPool};
+use crate::blocks::{Block, BlockPool, Scope};
 
 /// Names a sequence within its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +45,7 @@ pub struct Limits {
 }
 
 /// What a request is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Size {
     /// Tokens of the prompt, at least one.
     pub prompt: usize,
@@ -52,6 +55,10 @@ pub struct Size {
     pub num_sequences: u32,
     /// Whether logits are wanted at every position of the prompt.
     pub prompt_logits: bool,
+    /// Who shares what is computed of it.
+    pub scope: Scope,
+    /// Whether it must not read what others have computed.
+    pub bypass_prefix_cache: bool,
 }
 
 /// One sequence's part in a step.
@@ -80,6 +87,8 @@ pub struct Plan {
     pub slices: Vec<Slice>,
     /// Sequences that gave their blocks back and will be computed again.
     pub preempted: Vec<SequenceId>,
+    /// What was looked for in the cache.
+    pub lookups: Vec<Lookup>,
 }
 
 /// Plans steps.
@@ -127,8 +136,8 @@ impl Scheduler {
 
     /// Queues a request. Its sequences are named by their choice, in order.
     pub fn add(&mut self, request: u64, size: Size) -> Result<(), Refused> {
-        self.check(size)?;
-        self.waiting.push_back(Entry::new(request, size));
+        self.check(&size)?;
+        self.waiting.push_back(Entry::new(request, &size));
         Ok(())
     }
 
@@ -141,20 +150,20 @@ impl Scheduler {
         size: Size,
         open: &[(u32, usize)],
     ) -> Result<(), Refused> {
-        self.check(size)?;
-        let entry = |(choice, known): &(u32, usize)| {
-            Entry::resumed(SequenceId { request, choice: *choice }, size.prompt, *known)
+        self.check(&size)?;
+        let entry = |(i, (choice, known)): (usize, &(u32, usize))| {
+            Entry::resumed(SequenceId { request, choice: *choice }, &size, *known, i == 0)
         };
         let begun = |entry: &Entry| entry.known > entry.prompt;
         let first_new = self.waiting.iter().position(|e| !begun(e)).unwrap_or(self.waiting.len());
         let new = self.waiting.split_off(first_new);
-        self.waiting.extend(open.iter().map(entry));
+        self.waiting.extend(open.iter().enumerate().map(entry));
         self.waiting.extend(new);
         Ok(())
     }
 
     /// Refuses what could never run to its end.
-    pub fn check(&self, size: Size) -> Result<(), Refused> {
+    pub fn check(&self, size: &Size) -> Result<(), Refused> {
         let (needed, total) = (blocks_for(size.longest), self.blocks.total());
         if needed > total {
             return Err(Refused::TooLong { needed, total });
@@ -167,7 +176,7 @@ impl Scheduler {
     }
 
     /// Plans the next step. Call [`Self::ran`] for each slice that ran.
-    pub fn plan(&mut self) -> Plan {
+    pub fn plan(&mut self, texts: &dyn Texts) -> Plan {
         let mut plan = Plan::default();
         let mut budget = Budget {
             tokens: self.limits.max_num_batched_tokens,
@@ -177,7 +186,7 @@ impl Scheduler {
         self.make_room_for_drafts();
         self.plan_decode(&mut plan, &mut budget);
         self.plan_prefill(&mut plan, &mut budget);
-        self.admit(&mut plan, &mut budget);
+        self.admit(&mut plan, &mut budget, texts);
         plan
     }
 
@@ -221,34 +230,17 @@ impl Scheduler {
     }
 
     /// New requests, as long as there are tokens, places and blocks for them.
-    fn admit(&mut self, plan: &mut Plan, budget: &mut Budget) {
+    fn admit(&mut self, plan: &mut Plan, budget: &mut Budget, texts: &dyn Texts) {
         while budget.tokens > 0 {
             let Some(mut entry) = self.waiting.pop_front() else { return };
-            let Some((shared, own)) = self.room_for(&entry) else {
+            let Some(table) = self.room_for(&entry, plan, texts) else {
                 self.waiting.push_front(entry);
                 return;
             };
-            entry.computed = shared.len() * KV_BLOCK;
-            entry.table = shared;
-            entry.table.extend(own);
+            entry.enter(table, plan);
             entry.run(plan, budget);
             self.running.push(entry);
         }
-    }
-
-    /// Blocks for all that is known of a sequence that waits, if they and its places are free: those that it
-    /// shares with a sequence of the same request, and its own.
-    fn room_for(&self, entry: &Entry) -> Option<(Vec<Block>, Vec<Block>)> {
-        if self.running() + entry.places() > self.limits.max_num_seqs {
-            return None;
-        }
-        let full = full_blocks(entry.prompt);
-        let sibling = self.running.iter().find(|other| {
-            other.id.request == entry.id.request && other.computed >= full * KV_BLOCK
-        });
-        let shared = sibling.map_or_else(Vec::new, |sibling| sibling.table[..full].to_vec());
-        let own = self.blocks.take(blocks_for(entry.known) - shared.len())?;
-        Some((shared, own))
     }
 
     /// Makes room for all known tokens of the `i`th, if need be at the cost of the youngest, which may be the
@@ -286,10 +278,11 @@ impl Scheduler {
     }
 
     /// Records that a slice ran, and that so many tokens were drawn after it: none if it does not sample, else one, and one
-    /// more for each draft that held. A prompt that is computed now forks.
-    pub fn ran(&mut self, slice: &Slice, drawn: usize) {
+    /// more for each draft that held; the last one `texts` need not have yet. Blocks that are full now are kept, and a prompt
+    /// that is computed now forks.
+    pub fn ran(&mut self, slice: &Slice, drawn: usize, texts: &dyn Texts) {
         let Some(i) = self.running.iter().position(|e| e.id == slice.id) else { return };
-        let forks = self.running[i].ran(slice, drawn);
+        let forks = self.running[i].ran(slice, drawn, texts.tokens(slice.id));
         // As old as the one they come from.
         self.running.splice(i + 1..i + 1, forks);
     }

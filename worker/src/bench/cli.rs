@@ -22,6 +22,8 @@ Examples:
     stoker-worker bench --sustain 10m --batch 8
   What did each step towards int8 bring?
     stoker-worker bench --ladder
+  How much sooner does an answer begin whose prompt begins like another?
+    stoker-worker bench --shared-prefix 1000
 
 Every row is measured in a process of its own, which loads its own file; peak memory is that process's.
 Prompts are random tokens, always the same; the likeliest token is taken, and nothing ends an answer early.
@@ -29,6 +31,7 @@ Prompts are random tokens, always the same; the likeliest token is taken, and no
 A row's keys, in the table, in CSV and in JSON:
   context        positions that a sequence holds while it decodes, on average
   prompt_tokens, output_tokens   of all sequences of the row together
+  cached_prompt_tokens           of the prompt, what the prefix cache had; with --shared-prefix alone
   ttft_seconds   from a sequence's submission to its first token; the median of several sequences
   tpot_seconds   time per output token: the median step in which all sequences decode
   decode_tokens_per_second       batch / tpot_seconds; with --sustain what came in the minute
@@ -148,6 +151,18 @@ pub struct BenchArgs {
         help_heading = "What to measure"
     )]
     pub ladder: bool,
+
+    /// Two prompts that begin with the same so many tokens, one after the other: how soon each has its first
+    /// token, and the factor
+    #[arg(
+        long,
+        env = "STOKER_BENCH_SHARED_PREFIX",
+        conflicts_with_all = ["scenario", "batch", "sweep", "sustain", "ladder", "context"],
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "TOKENS",
+        help_heading = "What to measure"
+    )]
+    pub shared_prefix: Option<u32>,
 
     /// Positions that every sequence holds while it decodes, for all but scenarios [default: 512]
     #[arg(

@@ -7,8 +7,8 @@ use std::{
 };
 
 use stoker_engine::{
-    Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Sink, Stopping,
-    sampling::mix64,
+    Adjustments, Engine, EngineConfig, Event, Load, Logprobs, Model, Request, Sampling, Scope,
+    Sink, Stopping, sampling::mix64,
 };
 use stoker_ops::{cpu, launches};
 
@@ -25,6 +25,8 @@ const SEED: u64 = 0x5709_4e12;
 pub(super) struct Pace {
     /// Of all sequences.
     pub(super) prompt_tokens: usize,
+    /// What the prefix cache had of a prompt, where that is looked at.
+    pub(super) cached_prompt_tokens: Option<u64>,
     /// Of all sequences.
     pub(super) output_tokens: usize,
     /// From submission to the first token, the median over sequences.
@@ -85,7 +87,8 @@ pub(super) struct Driven {
     sender: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
     vocab_size: usize,
-    submitted: u64,
+    /// Made so far.
+    texts: u64,
 }
 
 impl Driven {
@@ -95,24 +98,41 @@ impl Driven {
             max_num_seqs: lengths.len(),
             max_num_batched_tokens: MAX_NUM_BATCHED_TOKENS.max(lengths.len()),
             kv_blocks: lengths::blocks(lengths.iter().copied()),
+            prefix_cache: true,
         };
         let vocab_size = model.config.vocab_size;
         let (sender, reports) = mpsc::channel();
-        Self { engine: Engine::new(model, config), sender, reports, vocab_size, submitted: 0 }
+        Self { engine: Engine::new(model, config), sender, reports, vocab_size, texts: 0 }
     }
 
-    /// Submits a prompt of `prompt` random tokens, always the same for the same number of submissions.
+    /// `count` random tokens, always the same for the same number of calls.
+    pub(super) fn tokens(&mut self, count: usize) -> Vec<u32> {
+        self.texts += 1;
+        let key = mix64(SEED + self.texts);
+        let token = |i: usize| (mix64(key.wrapping_add(i as u64)) % self.vocab_size as u64) as u32;
+        (0..count).map(token).collect()
+    }
+
+    /// Submits a prompt of `prompt` random tokens.
     pub(super) fn submit(
         &mut self,
         place: usize,
         prompt: usize,
         output: usize,
     ) -> Result<(), Error> {
-        self.submitted += 1;
-        let key = mix64(SEED + self.submitted);
-        let token = |i: usize| (mix64(key.wrapping_add(i as u64)) % self.vocab_size as u64) as u32;
+        let prompt = self.tokens(prompt);
+        self.submit_prompt(place, prompt, output)
+    }
+
+    /// Submits a prompt.
+    pub(super) fn submit_prompt(
+        &mut self,
+        place: usize,
+        prompt: Vec<u32>,
+        output: usize,
+    ) -> Result<(), Error> {
         let request = Request {
-            prompt: (0..prompt).map(token).collect(),
+            prompt,
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             adjustments: Adjustments::default(),
             num_sequences: NonZeroU32::MIN,
@@ -123,11 +143,18 @@ impl Driven {
             },
             logprobs: Logprobs::default(),
             resumed: Vec::new(),
+            scope: Scope::default(),
+            bypass_prefix_cache: false,
             arrived: Instant::now(),
         };
         let watch = Watch { place, reports: self.sender.clone() };
         let submitted = self.engine.submit(request, Box::new(watch));
         submitted.map_err(|error| Error::Failed(format!("the engine refused a prompt: {error}")))
+    }
+
+    /// How busy the engine is.
+    pub(super) fn load(&self) -> Load {
+        self.engine.load()
     }
 
     /// Runs a step: what it took, and what sequences did in it.
@@ -204,6 +231,7 @@ pub(super) fn decode(
     let prompt_tokens = prompts.iter().sum();
     Ok(Pace {
         prompt_tokens,
+        cached_prompt_tokens: None,
         output_tokens: drawn,
         first_token: median(&mut firsts.into_iter().flatten().collect::<Vec<_>>()),
         step,

@@ -1,4 +1,4 @@
-//! How many times as fast a row is as another: `--sweep` and `--ladder`.
+//! How many times as fast a row is as another: `--sweep`, `--ladder` and `--shared-prefix`.
 
 use super::{cli::BenchArgs, row::Row};
 
@@ -11,6 +11,8 @@ pub(super) enum Factors {
     First(&'static str),
     /// The one before, and the first, of the same format.
     BeforeAndFirst,
+    /// The first of the same format, by the time to the first token.
+    FirstToken(&'static str),
 }
 
 impl Factors {
@@ -19,6 +21,8 @@ impl Factors {
             Self::BeforeAndFirst
         } else if args.sweep.is_some() {
             Self::First("x batch 1")
+        } else if args.shared_prefix.is_some() {
+            Self::FirstToken("x cold")
         } else {
             Self::None
         }
@@ -28,7 +32,7 @@ impl Factors {
     pub(super) fn names(self) -> Vec<&'static str> {
         match self {
             Self::None => vec![],
-            Self::First(name) => vec![name],
+            Self::First(name) | Self::FirstToken(name) => vec![name],
             Self::BeforeAndFirst => vec!["x before", "x first"],
         }
     }
@@ -44,6 +48,11 @@ impl Factors {
         match self {
             Self::None => vec![],
             Self::First(_) => vec![first],
+            Self::FirstToken(_) => {
+                let base = earlier.iter().find(alike).unwrap_or(row);
+                let both = base.ttft_seconds.zip(row.ttft_seconds);
+                both.map(|(base, own)| base / own).into_iter().collect()
+            }
             Self::BeforeAndFirst => vec![factor(earlier.iter().rev().find(alike)), first],
         }
     }
@@ -69,5 +78,8 @@ mod tests {
         assert_eq!(Factors::First("x batch 1").over(&earlier, &with("gguf", 2, 12.0)), [3.0]);
         assert_eq!(Factors::BeforeAndFirst.over(&[], &new), [1.0, 1.0]);
         assert_eq!(Factors::None.over(&earlier, &new), [0.0; 0]);
+        let soon = |ttft| Row { ttft_seconds: Some(ttft), ..row() };
+        assert_eq!(Factors::FirstToken("x cold").over(&[soon(3.0)], &soon(0.25)), [12.0]);
+        assert_eq!(Factors::FirstToken("x cold").over(&[], &soon(3.0)), [1.0]);
     }
 }

@@ -14,7 +14,7 @@ use super::{
     job::{Job, Work},
     memory,
     row::{Measured, Row},
-    sustain,
+    shared_prefix, sustain,
 };
 use crate::{
     ModelSource,
@@ -52,18 +52,19 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
     let Footprint { step_weight_bytes, kv_token_bytes, .. } =
         Footprint::of(&ran.config, quantization);
     let step_bytes = step_weight_bytes + kv_token_bytes * (job.context * job.batch) as u64;
-    let row = |(run, pace): (u64, &Pace)| Row {
+    let row = |(i, pace): (usize, &Pace)| Row {
         model: job.model.clone(),
-        scenario: job.scenario.clone(),
+        scenario: job.row(i).0.to_owned(),
         format: job.format.to_string(),
         quantize: job.quantize.clone(),
         device: device.class.clone(),
         threads: cpu::threads() as u64,
         batch: job.batch as u64,
         context: job.context as u64,
-        run,
+        run: job.row(i).1,
         load_seconds: ran.load.as_secs_f64(),
         prompt_tokens: pace.prompt_tokens as u64,
+        cached_prompt_tokens: pace.cached_prompt_tokens,
         output_tokens: pace.output_tokens as u64,
         ttft_seconds: pace.first_token.map(|time| time.as_secs_f64()),
         tpot_seconds: pace.step.as_secs_f64(),
@@ -80,7 +81,7 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         gpu_clock_hertz: pace.gpu.clock,
         gpu_memory_clock_hertz: pace.gpu.memory_clock,
     };
-    let rows = (job.run..).zip(&ran.paces).map(row);
+    let rows = ran.paces.iter().enumerate().map(row);
     let measured = rows.zip(&ran.paces).map(|(row, pace)| Measured {
         row,
         read_rates: rates,
@@ -123,6 +124,7 @@ fn run(
             sustain::run(model, job.batch, (*prompt, *output), time, tell)?
         }
         Work::Decode { prompts, tokens } => vec![drive::decode(model, prompts, *tokens, tell)?],
+        Work::SharedPrefix { tokens } => shared_prefix::run(model, *tokens, tell)?,
         Work::Naive => Vec::new(),
     };
     Ok(Ran { load, config, paces })
@@ -149,6 +151,7 @@ pub(super) fn naive(
     let step = median(&mut steps).unwrap_or_default();
     let pace = Pace {
         prompt_tokens: 0,
+        cached_prompt_tokens: None,
         output_tokens: steps.len(),
         first_token: None,
         step,

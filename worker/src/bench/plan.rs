@@ -11,6 +11,7 @@ use super::{
     job::{Job, Work},
     lengths,
     scenario::Scenario,
+    shared_prefix,
     subject::Subject,
 };
 
@@ -60,6 +61,11 @@ pub(super) fn jobs(args: &BenchArgs, subjects: &[Subject]) -> Result<Vec<Job>, E
             for job in ladder(subject, context) {
                 case(job)?;
             }
+        }
+        1
+    } else if let Some(tokens) = args.shared_prefix {
+        for subject in subjects {
+            case(shared(subject, tokens as usize, quantize))?;
         }
         1
     } else if args.sweep.is_some() {
@@ -165,6 +171,20 @@ fn sustain(
     Ok(Job { batch, context, ..job(subject, "sustain", quantize, work) })
 }
 
+/// Two prompts that begin with the same `tokens`.
+fn shared(subject: &Subject, tokens: usize, quantize: Quantization) -> Result<Job, Error> {
+    let (longest, limit) = (shared_prefix::longest(tokens), subject.config.context_length);
+    if longest > limit {
+        return Err(Error::Usage(format!(
+            "--shared-prefix {tokens} needs sequences of {longest} tokens, above {limit}, the context of {}; \
+             lower it",
+            subject.name
+        )));
+    }
+    let work = Work::SharedPrefix { tokens };
+    Ok(Job { context: longest, ..job(subject, "shared prefix", quantize, work) })
+}
+
 fn ladder(subject: &Subject, context: usize) -> Vec<Result<Job, Error>> {
     let (none, int8) = (Quantization::None, Quantization::Int8);
     let naive = Job { context, ..job(subject, "naive f32", none, Work::Naive) };
@@ -259,6 +279,7 @@ mod tests {
             (&["--sustain", "1m", "--context", "2000"], ["--context 2000", "3000", "above 2048"]),
             (&["--batch", "4096", "--context", "16"], ["--context 16", "--batch 4096", "raise it"]),
             (&["--context", "64"], ["--context", "--batch", "scenarios"]),
+            (&["--shared-prefix", "2040"], ["--shared-prefix 2040", "2064", "above 2048"]),
             (&["--sustain", "5ms"], ["--sustain", "5ms", "1s"]),
         ] {
             let error = planned(flags, &[Format::Gguf]).unwrap_err();

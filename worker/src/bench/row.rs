@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::gpu::Reading;
 
 /// The columns of CSV and the keys of JSON, in order.
-pub const KEYS: [&str; 26] = [
+pub const KEYS: [&str; 27] = [
     "model",
     "scenario",
     "format",
@@ -18,6 +18,7 @@ pub const KEYS: [&str; 26] = [
     "run",
     "load_seconds",
     "prompt_tokens",
+    "cached_prompt_tokens",
     "output_tokens",
     "ttft_seconds",
     "tpot_seconds",
@@ -60,6 +61,9 @@ pub struct Row {
     pub load_seconds: f64,
     /// Of all sequences together.
     pub prompt_tokens: u64,
+    /// Of the prompt, what the prefix cache had. None where it is not looked at.
+    #[serde(default)]
+    pub cached_prompt_tokens: Option<u64>,
     /// Of all sequences together.
     pub output_tokens: u64,
     /// From submission to the first token: the median of several sequences. None if there was no prompt.
@@ -156,6 +160,7 @@ pub(super) mod tests {
             run: 3,
             load_seconds: 1.25,
             prompt_tokens: 32,
+            cached_prompt_tokens: None,
             output_tokens: 64,
             ttft_seconds: None,
             tpot_seconds: 0.1,
@@ -186,7 +191,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_line_of_csv_says_what_json_says() {
-        let expected = "\"my \"\"best\"\", 7B\",short,gguf,none,cpu,2,1,64,3,1.25,32,64,,0.1,10.0,1e-7,\
+        let expected = "\"my \"\"best\"\", 7B\",short,gguf,none,cpu,2,1,64,3,1.25,32,,64,,0.1,10.0,1e-7,\
                         5000000000,12000000000.0,0.5,,,,,,,";
         assert_eq!(row().csv().unwrap(), expected);
         assert_eq!(csv_header().split(',').count(), KEYS.len());

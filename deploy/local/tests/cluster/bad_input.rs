@@ -65,6 +65,7 @@ async fn every_bad_request_is_refused_by_name_and_nobody_else_notices() {
             "token_ids[1]",
         ),
         (with(|r| r.request_id = "two words".into()), invalid, "request_id"),
+        (with(|r| r.cache_salt = "x".repeat(129)), invalid, "cache_salt"),
         (sampled(|s| s.temperature = Some(f32::NAN)), invalid, "sampling.temperature"),
         (sampled(|s| s.temperature = Some(-0.5)), invalid, "sampling.temperature"),
         (sampled(|s| s.temperature = Some(1e30)), invalid, "sampling.temperature"),

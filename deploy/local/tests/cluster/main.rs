@@ -12,6 +12,7 @@ mod discovery;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
 mod load_test;
+mod prefix_cache;
 mod sampling;
 mod simulated;
 mod support;

@@ -4,8 +4,8 @@ use std::{mem, ops::Range};
 
 use stoker_ops::KV_BLOCK;
 
-use super::{Plan, SequenceId, Size, Slice};
-use crate::blocks::Block;
+use super::{Lookup, Plan, SequenceId, Size, Slice};
+use crate::blocks::{Scope, Table};
 
 /// What is left of a step's limits.
 pub(super) struct Budget {
@@ -23,9 +23,16 @@ pub(super) struct Entry {
     pub(super) known: usize,
     /// Tokens whose keys and values are in the cache.
     pub(super) computed: usize,
-    pub(super) table: Vec<Block>,
+    /// Of it, all that is full and computed is kept.
+    pub(super) table: Table,
     /// Tokens that somebody guesses to come next, to be run with the newest one.
     pub(super) drafts: usize,
+    /// Who shares what it computes.
+    pub(super) scope: Scope,
+    /// It is the first of its request and has had no place yet: what it finds in the cache, others have put there.
+    fresh: bool,
+    /// It must not read what others have put there.
+    bypasses: bool,
     /// Sequences that fork off once the prompt is computed.
     forks: u32,
     /// Positions whose logits are wanted besides those that are drawn from.
@@ -34,7 +41,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// All of a request, before anything is computed.
-    pub(super) fn new(request: u64, size: Size) -> Self {
+    pub(super) fn new(request: u64, size: &Size) -> Self {
         // The last one's logits are drawn from in any case.
         let wanted = if size.prompt_logits { size.prompt.saturating_sub(1) } else { 0 };
         Self {
@@ -42,17 +49,20 @@ impl Entry {
             prompt: size.prompt,
             known: size.prompt,
             computed: 0,
-            table: Vec::new(),
+            table: Table::default(),
             drafts: 0,
+            scope: size.scope.clone(),
+            fresh: true,
+            bypasses: size.bypass_prefix_cache,
             forks: size.num_sequences.saturating_sub(1),
             prompt_logits: 0..wanted,
         }
     }
 
-    /// A sequence that has `known` tokens, none of them computed here.
-    pub(super) fn resumed(id: SequenceId, prompt: usize, known: usize) -> Self {
-        let table = Vec::new();
-        Self { id, prompt, known, computed: 0, table, drafts: 0, forks: 0, prompt_logits: 0..0 }
+    /// A sequence that has `known` tokens, none of them computed here; `first` of those that are resumed of its request.
+    pub(super) fn resumed(id: SequenceId, size: &Size, known: usize, first: bool) -> Self {
+        let whole = Self::new(id.request, size);
+        Self { id, known, fresh: first, forks: 0, prompt_logits: 0..0, ..whole }
     }
 
     /// Tokens known but not computed. At least one: the newest is drawn, not yet run.
@@ -89,6 +99,33 @@ impl Entry {
         });
     }
 
+    /// Whether logits of its prompt are still to come.
+    pub(super) fn wants_prompt_logits(&self) -> bool {
+        !self.prompt_logits.is_empty()
+    }
+
+    /// Tokens that may be read from the cache: not the last one, after which is drawn, and none whose logits are wanted.
+    pub(super) fn readable(&self) -> usize {
+        if self.fresh && self.bypasses {
+            0
+        } else if self.wants_prompt_logits() {
+            self.prompt_logits.start
+        } else {
+            self.known - 1
+        }
+    }
+
+    /// Gets its place, with blocks for all that is known.
+    pub(super) fn enter(&mut self, table: Table, plan: &mut Plan) {
+        if self.fresh && self.readable() > 0 {
+            let found = self.prompt.min(table.kept() * KV_BLOCK);
+            plan.lookups.push(Lookup { request: self.id.request, tokens: self.prompt, found });
+        }
+        self.fresh = false;
+        self.computed = table.kept() * KV_BLOCK;
+        self.table = table;
+    }
+
     /// Plans as much of it as the budget allows, if any.
     pub(super) fn run(&self, plan: &mut Plan, budget: &mut Budget) {
         let wanted = &self.prompt_logits;
@@ -116,12 +153,13 @@ impl Entry {
         });
     }
 
-    /// Records that a slice ran, and that so many tokens were drawn: of its drafts, those before the last one drawn held.
-    /// Answers the sequences that part from this one because its prompt is computed now.
-    pub(super) fn ran(&mut self, slice: &Slice, drawn: usize) -> Vec<Self> {
+    /// Records that a slice of its `tokens` ran, and that so many were drawn: of its drafts, those before the last one drawn
+    /// held. Answers the sequences that part from this one because its prompt is computed now.
+    pub(super) fn ran(&mut self, slice: &Slice, drawn: usize, tokens: &[u32]) -> Vec<Self> {
         let held = drawn.saturating_sub(1);
         // What the cache has of other drafts is overwritten when their places are known.
         self.computed += slice.length - slice.drafts + held;
+        self.table.keep(&self.scope, tokens.get(..self.computed).unwrap_or_default());
         self.known += drawn;
         self.drafts = 0;
         let wanted = &mut self.prompt_logits;
@@ -138,15 +176,18 @@ impl Entry {
 
     /// The sequences that part from this one now. Blocks of their own they take at the next plan.
     fn fork(&mut self) -> Vec<Self> {
-        let shared = &self.table[..full_blocks(self.prompt)];
+        let shared = full_blocks(self.prompt);
         (1..=mem::take(&mut self.forks))
             .map(|choice| Self {
                 id: SequenceId { choice, ..self.id },
                 prompt: self.prompt,
                 known: self.prompt,
-                computed: shared.len() * KV_BLOCK,
-                table: shared.to_vec(),
+                computed: shared * KV_BLOCK,
+                table: self.table.beginning(shared),
                 drafts: 0,
+                scope: self.scope.clone(),
+                fresh: false,
+                bypasses: self.bypasses,
                 forks: 0,
                 prompt_logits: 0..0,
             })

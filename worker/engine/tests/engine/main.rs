@@ -10,6 +10,7 @@ mod exactness;
 mod failing;
 mod families;
 mod logprobs;
+mod prefix_cache;
 mod resuming;
 mod scheduling;
 mod speculating;

@@ -1,24 +1,26 @@
-//! What every plan must keep to, under random arrivals, lengths, forks and departures.
+//! What every plan must keep to, under random arrivals, lengths, forks, shared prefixes and departures.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::LazyLock,
+};
 
 use proptest::{prelude::*, test_runner::TestCaseError};
 use stoker_engine::{
+    Scope,
     blocks::{Block, BlockPool},
     sampling::mix64,
-    scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, blocks_for},
+    scheduler::{
+        Limits, Lookup, Plan, Refused, Scheduler, SequenceId, Size, Slice, Texts, blocks_for,
+    },
 };
 use stoker_ops::KV_BLOCK;
 
 /// What happens between two steps.
 #[derive(Debug, Clone)]
 enum Happening {
-    Arrives {
-        prompt: usize,
-        tokens: usize,
-        num_sequences: u32,
-        prompt_logits: bool,
-    },
+    Arrives(Arrival),
     Leaves {
         which: usize,
     },
@@ -27,42 +29,129 @@ enum Happening {
     Nothing,
 }
 
+#[derive(Debug, Clone)]
+struct Arrival {
+    prompt: usize,
+    tokens: usize,
+    num_sequences: u32,
+    prompt_logits: bool,
+    bypass: bool,
+    tenant: u8,
+    /// Which text the prompt is taken from; some begin alike.
+    text: u32,
+    /// The prompt begins with one of the texts that have ended.
+    follows: Option<usize>,
+    /// Tokens that another worker has drawn of it, of each sequence.
+    begun: usize,
+}
+
+fn arrival() -> impl Strategy<Value = Arrival> {
+    let lengths = (1usize..100, 1usize..60, prop_oneof![2 => Just(1u32), 1 => 1u32..6]);
+    let rarely = || prop_oneof![5 => Just(false), 1 => Just(true)];
+    let follows = prop_oneof![3 => Just(None), 1 => (0usize..9).prop_map(Some)];
+    let begun = prop_oneof![5 => Just(0usize), 1 => 1usize..40];
+    let who = (0u8..2, 0u32..3);
+    (lengths, rarely(), rarely(), who, follows, begun).prop_map(
+        |(
+            (prompt, tokens, num_sequences),
+            prompt_logits,
+            bypass,
+            (tenant, text),
+            follows,
+            begun,
+        )| {
+            Arrival {
+                prompt,
+                tokens,
+                num_sequences,
+                prompt_logits: prompt_logits && begun == 0,
+                bypass,
+                tenant,
+                text,
+                follows,
+                begun: begun.min(tokens - 1),
+            }
+        },
+    )
+}
+
 fn happening() -> impl Strategy<Value = Happening> {
-    let arrives =
-        (1usize..100, 1usize..60, prop_oneof![2 => Just(1u32), 1 => 1u32..6], any::<bool>());
     prop_oneof![
-        3 => arrives.prop_map(|(prompt, tokens, num_sequences, prompt_logits)| {
-            Happening::Arrives { prompt, tokens, num_sequences, prompt_logits }
-        }),
+        3 => arrival().prop_map(Happening::Arrives),
         1 => (0usize..50).prop_map(|which| Happening::Leaves { which }),
         1 => Just(Happening::Stops),
         4 => Just(Happening::Nothing),
     ]
 }
 
+/// The tokens of a sequence, and what the cache must hold at each: a hash of the scope and all tokens up to there.
+#[derive(Debug, Clone)]
+struct Text {
+    tokens: Vec<u32>,
+    contents: Vec<u64>,
+}
+
+impl Text {
+    fn new(scope: &Scope, tokens: &[u32]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        scope.hash(&mut hasher);
+        let mut text = Self { tokens: Vec::new(), contents: vec![hasher.finish()] };
+        tokens.iter().for_each(|token| text.push(*token));
+        text
+    }
+
+    fn push(&mut self, token: u32) {
+        let mut hasher = DefaultHasher::new();
+        (self.contents.last(), token).hash(&mut hasher);
+        self.tokens.push(token);
+        self.contents.push(hasher.finish());
+    }
+
+    /// Every second choice says the same.
+    fn draw(&mut self, choice: u32) {
+        self.push(1_000 + (self.tokens.len() as u32 * 7 + choice % 2) % 5);
+    }
+
+    fn content(&self, position: usize) -> u64 {
+        self.contents[position + 1]
+    }
+}
+
 /// A request as the test knows it.
 struct Known {
     size: Size,
-    /// Tokens known of each sequence that has parted and not ended.
-    tokens: BTreeMap<u32, usize>,
+    /// Each sequence that has parted and not ended.
+    texts: BTreeMap<u32, Text>,
     forked: bool,
-    was_preempted: bool,
+    /// Preempted, or begun elsewhere: something is computed again.
+    again: bool,
+    /// Tokens of the prompt that the cache had.
+    lookup: Option<Lookup>,
     /// How often each position of the prompt was computed, by all sequences together, and its logits shown.
     computed: Vec<usize>,
     shown: Vec<usize>,
 }
 
-/// What a slot of the cache holds: whose token, at which position, and whether it was only guessed. The prompt is
-/// everybody's.
-type Content = (u64, Option<u32>, usize, bool);
+#[derive(Default)]
+struct Alive(BTreeMap<u64, Known>);
+
+impl Texts for Alive {
+    fn tokens(&self, id: SequenceId) -> &[u32] {
+        &self.0[&id.request].texts[&id.choice].tokens
+    }
+}
 
 /// The scheduler, and everything it decides about.
 struct World {
     scheduler: Scheduler,
     pool: BlockPool,
     limits: Limits,
-    alive: BTreeMap<u64, Known>,
-    cache: HashMap<(u32, usize), Content>,
+    alive: Alive,
+    /// What the slots of the cache hold.
+    cache: HashMap<(u32, usize), u64>,
+    /// How often blocks of prompts were computed, by their content.
+    computed: HashMap<u64, usize>,
+    ended: Vec<Vec<u32>>,
     next: u64,
     stops: usize,
     /// Tokens that are drafted for a sequence in one step, at most.
@@ -73,34 +162,18 @@ impl World {
     fn new(limits: Limits, blocks: u32, most_drafts: usize) -> Self {
         let pool = BlockPool::new(blocks);
         let scheduler = Scheduler::new(limits, pool.clone());
-        let (alive, cache) = Default::default();
-        Self { scheduler, pool, limits, alive, cache, next: 0, stops: 0, most_drafts }
+        let (alive, cache, computed, ended) = Default::default();
+        let (next, stops) = (0, 0);
+        Self { scheduler, pool, limits, alive, cache, computed, ended, next, stops, most_drafts }
     }
 
     fn happens(&mut self, happening: Happening) -> Result<(), TestCaseError> {
         match happening {
-            Happening::Arrives { prompt, tokens, num_sequences, prompt_logits } => {
-                let size = Size { prompt, longest: prompt + tokens, num_sequences, prompt_logits };
-                let fits = blocks_for(size.longest) <= self.pool.total()
-                    && num_sequences as usize <= self.limits.max_num_seqs;
-                prop_assert_eq!(self.scheduler.add(self.next, size).is_ok(), fits);
-                if fits {
-                    let known = Known {
-                        size,
-                        tokens: [(0, prompt)].into(),
-                        forked: false,
-                        was_preempted: false,
-                        computed: vec![0; prompt],
-                        shown: vec![0; prompt],
-                    };
-                    self.alive.insert(self.next, known);
-                }
-                self.next += 1;
-            }
+            Happening::Arrives(arrival) => self.arrives(&arrival)?,
             Happening::Leaves { which } => {
-                if let Some(request) = self.alive.keys().nth(which).copied() {
+                if let Some(request) = self.alive.0.keys().nth(which).copied() {
                     self.scheduler.remove_request(request);
-                    self.alive.remove(&request);
+                    self.alive.0.remove(&request);
                 }
             }
             Happening::Stops => self.stops += 1,
@@ -109,13 +182,67 @@ impl World {
         Ok(())
     }
 
+    fn prompt(&self, arrival: &Arrival) -> Vec<u32> {
+        let followed = arrival.follows.and_then(|which| self.ended.iter().rev().nth(which));
+        let mut prompt = followed.cloned().unwrap_or_default();
+        // The first two texts begin alike.
+        let of_its_own = |i: usize| if i < 40 { arrival.text / 2 } else { arrival.text };
+        prompt.extend((0..arrival.prompt).map(|i| of_its_own(i) * 100 + i as u32));
+        prompt.truncate(120);
+        prompt
+    }
+
+    fn arrives(&mut self, arrival: &Arrival) -> Result<(), TestCaseError> {
+        let (id, prompt) = (self.next, self.prompt(arrival));
+        self.next += 1;
+        let Arrival { num_sequences, prompt_logits, bypass, begun, .. } = *arrival;
+        let size = Size {
+            prompt: prompt.len(),
+            longest: prompt.len() + arrival.tokens,
+            num_sequences,
+            prompt_logits,
+            scope: Scope::shared(arrival.tenant.to_string(), ""),
+            bypass_prefix_cache: bypass,
+        };
+        let fits = blocks_for(size.longest) <= self.pool.total()
+            && num_sequences as usize <= self.limits.max_num_seqs;
+        let mut text = Text::new(&size.scope, &prompt);
+        let texts = if begun == 0 {
+            prop_assert_eq!(self.scheduler.add(id, size.clone()).is_ok(), fits);
+            [(0, text)].into()
+        } else {
+            let open: Vec<_> = (0..num_sequences).map(|c| (c, prompt.len() + begun)).collect();
+            prop_assert_eq!(self.scheduler.resume(id, size.clone(), &open).is_ok(), fits);
+            let texts = (0..num_sequences).map(|choice| {
+                let mut text = text.clone();
+                (0..begun).for_each(|_| text.draw(choice));
+                (choice, text)
+            });
+            texts.collect()
+        };
+        let known = Known {
+            texts,
+            forked: begun > 0,
+            again: begun > 0,
+            lookup: None,
+            computed: vec![0; size.prompt],
+            shown: vec![0; size.prompt],
+            size,
+        };
+        if fits {
+            self.alive.0.insert(id, known);
+        }
+        Ok(())
+    }
+
     fn step(&mut self) -> Result<(), TestCaseError> {
         let wanted = self.draft()?;
-        let plan = self.scheduler.plan();
+        let plan = self.scheduler.plan(&self.alive);
         for id in &plan.preempted {
-            self.alive.get_mut(&id.request).unwrap().was_preempted = true;
+            self.known(*id).again = true;
         }
         self.check_limits(&plan)?;
+        self.check_lookups(&plan)?;
         let holders = self.check_blocks()?;
         let mut planned = HashSet::new();
         for slice in &plan.slices {
@@ -133,22 +260,41 @@ impl World {
         Ok(())
     }
 
+    fn known(&mut self, id: SequenceId) -> &mut Known {
+        self.alive.0.get_mut(&id.request).unwrap()
+    }
+
+    fn text(&self, id: SequenceId) -> &Text {
+        &self.alive.0[&id.request].texts[&id.choice]
+    }
+
     /// Drafts for everybody who decodes, of any number.
     fn draft(&mut self) -> Result<HashMap<SequenceId, usize>, TestCaseError> {
         let mut drafts = HashMap::new();
         for id in self.scheduler.decoding() {
-            let Known { size, tokens, .. } = &self.alive[&id.request];
-            let (longest, tokens) = (size.longest, tokens[&id.choice]);
+            let (size, tokens) = (&self.alive.0[&id.request].size, self.text(id).tokens.len());
             prop_assert!(tokens > size.prompt);
-            let room = self.most_drafts.min(longest - tokens - 1);
+            let room = self.most_drafts.min(size.longest - tokens - 1);
             drafts.insert(id, anything(id, tokens) % (room + 1));
         }
         drafts.iter().for_each(|(id, drafts)| self.scheduler.draft(*id, *drafts));
         Ok(drafts)
     }
 
+    /// What a slice puts at a position: guesses that will not hold are something else than what comes there.
+    fn content(&self, slice: &Slice, position: usize) -> u64 {
+        let mut text = self.text(slice.id).clone();
+        let guesses = text.tokens.len();
+        while text.tokens.len() <= position {
+            text.draw(slice.id.choice);
+        }
+        let content = text.content(position);
+        if position < guesses + held(slice) { content } else { !content }
+    }
+
     fn check_limits(&self, plan: &Plan) -> Result<(), TestCaseError> {
-        prop_assert!(self.alive.is_empty() || !plan.slices.is_empty(), "every step makes progress");
+        let progress = self.alive.0.is_empty() || !plan.slices.is_empty();
+        prop_assert!(progress, "every step makes progress");
         prop_assert!(self.scheduler.running() <= self.limits.max_num_seqs);
         let tokens: usize = plan.slices.iter().map(|s| s.length).sum();
         prop_assert!(tokens <= self.limits.max_num_batched_tokens);
@@ -157,36 +303,47 @@ impl World {
         Ok(())
     }
 
+    /// What is found is told once, in whole blocks, and never to who must not read it.
+    fn check_lookups(&mut self, plan: &Plan) -> Result<(), TestCaseError> {
+        for lookup in &plan.lookups {
+            let known = self.alive.0.get_mut(&lookup.request).unwrap();
+            prop_assert!(known.lookup.replace(*lookup).is_none(), "once");
+            let size = &known.size;
+            prop_assert!(!size.bypass_prefix_cache && !size.prompt_logits);
+            prop_assert_eq!(lookup.tokens, size.prompt);
+            prop_assert!(lookup.found.is_multiple_of(KV_BLOCK) || lookup.found == size.prompt);
+            prop_assert!(lookup.found <= size.prompt - usize::from(!known.again));
+        }
+        Ok(())
+    }
+
     /// Who holds each block, and at which place of its table.
     fn check_blocks(&self) -> Result<HashMap<u32, Vec<(SequenceId, usize)>>, TestCaseError> {
         let mut holders: HashMap<u32, Vec<_>> = HashMap::new();
-        for (request, known) in &self.alive {
-            for choice in known.tokens.keys() {
+        for (request, known) in &self.alive.0 {
+            for choice in known.texts.keys() {
                 let id = SequenceId { request: *request, choice: *choice };
                 for (place, block) in self.scheduler.table(id).iter().enumerate() {
-                    holders.entry(block.number()).or_default().push((id, place));
+                    let held = holders.entry(block.number()).or_default();
+                    held.push((id, place));
+                    prop_assert!(held.len() == 1 || block.is_kept(), "only kept blocks are shared");
                 }
             }
         }
         let free = self.pool.free();
         prop_assert_eq!(free + holders.len(), self.pool.total(), "no block is lost");
-        for held in holders.values().filter(|held| held.len() > 1) {
-            let (first, place) = held[0];
-            let full = (self.alive[&first.request].size.prompt - 1) / KV_BLOCK;
-            prop_assert!(place < full, "only full blocks of a prompt are shared");
-            prop_assert!(
-                held.iter().all(|(id, p)| (id.request, *p) == (first.request, place)),
-                "and only by sequences of one request, in one place: {:?}",
-                held
-            );
+        prop_assert!(self.pool.idle() <= free);
+        for held in holders.values() {
+            let content = |(id, place): (SequenceId, usize)| {
+                self.text(id).contents.get((place + 1) * KV_BLOCK).copied()
+            };
+            let same = held.iter().all(|(id, place)| {
+                *place == held[0].1
+                    && (held.len() == 1 || content((*id, *place)) == content(held[0]))
+            });
+            prop_assert!(same, "in one place, by those who have the same there: {:?}", held);
         }
         Ok(holders)
-    }
-
-    /// The token of a sequence at a position; guessed from `guesses` on.
-    fn content(&self, id: SequenceId, position: usize, guesses: usize) -> Content {
-        let in_prompt = position < self.alive[&id.request].size.prompt;
-        (id.request, (!in_prompt).then_some(id.choice), position, position >= guesses)
     }
 
     fn slot(&self, id: SequenceId, position: usize) -> (u32, usize) {
@@ -203,9 +360,14 @@ impl World {
         for position in slice.start..slice.start + slice.length {
             let slot = self.slot(slice.id, position);
             prop_assert_eq!(holders[&slot.0].len(), 1, "nobody writes what another reads");
-            let content = self.content(slice.id, position, guesses(slice));
+            let block = &self.scheduler.table(slice.id)[position / KV_BLOCK];
+            prop_assert!(!block.is_kept(), "nor what another may find");
+            let content = self.content(slice, position);
             self.cache.insert(slot, content);
-            let known = self.alive.get_mut(&slice.id.request).unwrap();
+            let known = self.alive.0.get_mut(&slice.id.request).unwrap();
+            if position < shared(&known.size) && slot.1 + 1 == KV_BLOCK {
+                *self.computed.entry(content).or_default() += 1;
+            }
             if let Some(times) = known.computed.get_mut(position) {
                 *times += 1;
             }
@@ -213,65 +375,77 @@ impl World {
         Ok(())
     }
 
-    /// What attention looks at is what this sequence, or its prompt, put there.
+    /// What attention looks at is what this sequence, or another with the same tokens up to there, put there.
     fn read(&self, slice: &Slice) -> Result<(), TestCaseError> {
         for position in 0..slice.start + slice.length {
-            let found = self.cache.get(&self.slot(slice.id, position));
-            prop_assert_eq!(found, Some(&self.content(slice.id, position, guesses(slice))));
+            let found = self.cache.get(&self.slot(slice.id, position)).copied();
+            prop_assert_eq!(found, Some(self.content(slice, position)));
         }
         Ok(())
     }
 
     fn ran(&mut self, slice: &Slice) -> Result<(), TestCaseError> {
-        let id = slice.id;
-        let held = anything(id, slice.start) % (slice.drafts + 1);
-        let drawn = if slice.samples { 1 + held } else { 0 };
-        for position in guesses(slice)..guesses(slice) + held {
-            let (slot, content) = (self.slot(id, position), self.content(id, position, usize::MAX));
-            self.cache.insert(slot, content);
-        }
-        self.scheduler.ran(slice, drawn);
-        let known = self.alive.get_mut(&id.request).unwrap();
+        let (id, held) = (slice.id, held(slice));
+        let text = self.known(id).texts.get_mut(&id.choice).unwrap();
         let end = slice.start + slice.length;
-        let (size, tokens) = (known.size, known.tokens.get_mut(&id.choice).unwrap());
-        prop_assert_eq!(slice.samples, guesses(slice) == *tokens);
+        prop_assert_eq!(slice.samples, end - slice.drafts == text.tokens.len());
+        (0..held).for_each(|_| text.draw(id.choice));
+        let drawn = if slice.samples { 1 + held } else { 0 };
+        self.scheduler.ran(slice, drawn, &self.alive);
+        let stops = self.stops > 0;
+        let known = self.known(id);
+        let text = known.texts.get_mut(&id.choice).unwrap();
         for position in end - slice.logits..end - drawn_from(slice) {
-            prop_assert!(size.prompt_logits && position < size.prompt - 1);
+            prop_assert!(known.size.prompt_logits && position < known.size.prompt - 1);
             known.shown[position] += 1;
         }
         if !slice.samples {
             return Ok(());
         }
-        *tokens += drawn;
-        let mut ended = *tokens >= size.longest;
-        if self.stops > 0 {
-            self.stops -= 1;
-            ended = true;
-        }
         if !known.forked {
             known.forked = true;
-            known.tokens.extend((1..size.num_sequences).map(|choice| (choice, size.prompt)));
+            let (prompt, others) = (text.clone(), 1..known.size.num_sequences);
+            known.texts.extend(others.map(|choice| (choice, prompt.clone())));
         }
-        if ended {
-            self.scheduler.remove(id);
-            known.tokens.remove(&id.choice);
+        let text = known.texts.get_mut(&id.choice).unwrap();
+        text.draw(id.choice);
+        let ended = stops || text.tokens.len() >= known.size.longest;
+        if !ended {
+            return Ok(());
         }
-        if known.tokens.is_empty() {
-            let known = self.alive.remove(&id.request).unwrap();
+        let text = known.texts.remove(&id.choice).unwrap();
+        let over = known.texts.is_empty();
+        self.stops = self.stops.saturating_sub(1);
+        self.ended.push(text.tokens);
+        self.scheduler.remove(id);
+        if over {
+            let known = self.alive.0.remove(&id.request).unwrap();
             check_economy(&known)?;
         }
         Ok(())
     }
-}
 
-/// Where the guesses of a slice begin.
-fn guesses(slice: &Slice) -> usize {
-    slice.start + slice.length - slice.drafts
+    fn until_all_have_ended(&mut self) -> Result<(), TestCaseError> {
+        let mut steps_left = 60_000;
+        while !self.alive.0.is_empty() {
+            steps_left -= 1;
+            prop_assert!(steps_left > 0, "starved: {} never end", self.alive.0.len());
+            self.step()?;
+        }
+        prop_assert_eq!(self.pool.free(), self.pool.total(), "every block comes home");
+        prop_assert_eq!(self.scheduler.queued_tokens(), 0);
+        Ok(())
+    }
 }
 
 /// Rows of a slice that tokens are drawn from.
 fn drawn_from(slice: &Slice) -> usize {
     if slice.samples { 1 + slice.drafts } else { 0 }
+}
+
+/// How many drafts of a slice will hold.
+fn held(slice: &Slice) -> usize {
+    anything(slice.id, slice.start) % (slice.drafts + 1)
 }
 
 /// A number that nobody expects, the same each time.
@@ -280,14 +454,22 @@ fn anything(id: SequenceId, position: usize) -> usize {
     mix64(mix64(sequence) ^ position as u64) as usize
 }
 
-/// Of a request that is done: the prompt was computed once, and so were its logits.
+/// Tokens of a prompt that fill blocks, but for the last one.
+fn shared(size: &Size) -> usize {
+    (size.prompt - 1) / KV_BLOCK * KV_BLOCK
+}
+
+/// Of a request that is done: what was not found of its prompt was computed once, and so were its logits.
 fn check_economy(known: &Known) -> Result<(), TestCaseError> {
     let Size { prompt, num_sequences, prompt_logits, .. } = known.size;
+    let begun_elsewhere = known.again && known.shown.iter().all(|shown| *shown == 0);
     let times = usize::from(prompt_logits);
-    prop_assert!(known.shown[..prompt - 1].iter().all(|shown| *shown == times));
-    if !known.was_preempted {
-        let shared = (prompt - 1) / KV_BLOCK * KV_BLOCK;
-        prop_assert!(known.computed[..shared].iter().all(|computed| *computed == 1));
+    let all_shown = known.shown[..prompt - 1].iter().all(|shown| *shown == times);
+    prop_assert!(all_shown || begun_elsewhere);
+    if !known.again {
+        let (found, shared) = (known.lookup.map_or(0, |lookup| lookup.found), shared(&known.size));
+        prop_assert!(known.computed[..found].iter().all(|computed| *computed == 0));
+        prop_assert!(known.computed[found..shared].iter().all(|computed| *computed == 1));
         let each = num_sequences as usize;
         prop_assert!(known.computed[shared..].iter().all(|computed| *computed == each));
     }
@@ -311,14 +493,37 @@ proptest! {
             world.happens(happening)?;
             world.step()?;
         }
-        let mut steps_left = 60_000;
-        while !world.alive.is_empty() {
-            steps_left -= 1;
-            prop_assert!(steps_left > 0, "starved: {} never end", world.alive.len());
-            world.step()?;
+        world.until_all_have_ended()?;
+    }
+
+    #[test]
+    fn where_there_is_room_no_block_of_a_prompt_is_computed_twice(
+        arrivals in prop::collection::vec((arrival(), 0usize..4), 1..40),
+        max_num_seqs in 6usize..12,
+        extra_tokens in 0usize..60,
+    ) {
+        let mut world = World::new(limits(max_num_seqs, max_num_seqs + extra_tokens), 4_000, 3);
+        for (arrival, steps) in arrivals {
+            let reads = Arrival { prompt_logits: false, bypass: false, ..arrival };
+            world.happens(Happening::Arrives(reads))?;
+            for _ in 0..steps {
+                world.step()?;
+            }
         }
-        prop_assert_eq!(world.pool.free(), world.pool.total(), "every block comes home");
-        prop_assert_eq!(world.scheduler.queued_tokens(), 0);
+        world.until_all_have_ended()?;
+        prop_assert!(world.computed.values().all(|times| *times == 1));
+    }
+}
+
+/// Texts that begin each otherwise, but for requests that are ten apart. All continuations of one are the same.
+static TEXTS: LazyLock<Apart> =
+    LazyLock::new(|| Apart((0..10).map(|r| (0..400).map(|i| r * 1_000 + i).collect()).collect()));
+
+struct Apart(Vec<Vec<u32>>);
+
+impl Texts for Apart {
+    fn tokens(&self, id: SequenceId) -> &[u32] {
+        &self.0[id.request as usize % 10]
     }
 }
 
@@ -327,14 +532,21 @@ fn limits(max_num_seqs: usize, max_num_batched_tokens: usize) -> Limits {
 }
 
 fn single(prompt: usize) -> Size {
-    Size { prompt, longest: prompt + 20, num_sequences: 1, prompt_logits: false }
+    Size {
+        prompt,
+        longest: prompt + 20,
+        num_sequences: 1,
+        prompt_logits: false,
+        scope: Scope::default(),
+        bypass_prefix_cache: false,
+    }
 }
 
 /// Plans and runs a step: (request, choice, start, length, logits) of each slice.
 fn step(scheduler: &mut Scheduler) -> Vec<(u64, u32, usize, usize, usize)> {
-    let plan = scheduler.plan();
+    let plan = scheduler.plan(&*TEXTS);
     for slice in &plan.slices {
-        scheduler.ran(slice, usize::from(slice.samples));
+        scheduler.ran(slice, usize::from(slice.samples), &*TEXTS);
     }
     let slice = |s: &Slice| (s.id.request, s.id.choice, s.start, s.length, s.logits);
     plan.slices.iter().map(slice).collect()
@@ -383,11 +595,12 @@ fn a_fork_that_was_preempted_shares_again() {
     let mut scheduler = Scheduler::new(limits(4, 60), pool.clone());
     scheduler.add(0, Size { num_sequences: 4, ..single(33) }).unwrap();
     step(&mut scheduler);
-    let plan = scheduler.plan();
+    let plan = scheduler.plan(&*TEXTS);
     let youngest = SequenceId { request: 0, choice: 3 };
     assert_eq!(plan.preempted, [youngest], "there is no block for it");
     assert_eq!((scheduler.running(), scheduler.waiting(), pool.free()), (3, 1, 0));
-    plan.slices.iter().for_each(|slice| scheduler.ran(slice, usize::from(slice.samples)));
+    let ran = |slice: &Slice| scheduler.ran(slice, usize::from(slice.samples), &*TEXTS);
+    plan.slices.iter().for_each(ran);
 
     scheduler.remove(SequenceId { request: 0, choice: 1 });
     let back = step(&mut scheduler);
@@ -423,16 +636,16 @@ fn drafts_take_what_is_left() {
     assert_eq!(scheduler.decoding().collect::<Vec<_>>(), [id(0), id(1)]);
     scheduler.draft(id(0), 3);
     scheduler.draft(id(1), 3);
-    let plan = scheduler.plan();
+    let plan = scheduler.plan(&*TEXTS);
     let slices: Vec<_> = plan.slices.iter().map(|s| (s.id.request, s.length, s.drafts)).collect();
     assert_eq!(slices, [(0, 4, 3), (1, 2, 1)]);
     // All held of the one, none of the other.
-    scheduler.ran(&plan.slices[0], 4);
-    scheduler.ran(&plan.slices[1], 1);
+    scheduler.ran(&plan.slices[0], 4, &*TEXTS);
+    scheduler.ran(&plan.slices[1], 1, &*TEXTS);
     assert_eq!(step(&mut scheduler), [(0, 0, 5, 1, 1), (1, 0, 2, 1, 1), (2, 0, 4, 4, 0)]);
     // There are no blocks left: a guess is not worth anybody's.
     scheduler.draft(id(1), 16);
-    let plan = scheduler.plan();
+    let plan = scheduler.plan(&*TEXTS);
     assert!(plan.preempted.is_empty());
     assert_eq!((plan.slices[1].start, plan.slices[1].drafts), (3, 4), "what the budget has left");
 }
@@ -460,4 +673,30 @@ fn answers_that_were_begun_elsewhere_go_before_those_that_were_not() {
         scheduler.remove_request(over);
         assert_eq!(step(&mut scheduler)[0].0, next);
     }
+}
+
+#[test]
+fn who_needs_what_another_computes_waits_for_it_and_nobody_overtakes() {
+    let mut scheduler = Scheduler::new(limits(8, 40), BlockPool::new(100));
+    // All sequences of a request that was begun elsewhere have the same prompt.
+    let open: Vec<_> = (0..3).map(|choice| (choice, 100)).collect();
+    scheduler.resume(0, Size { longest: 120, num_sequences: 3, ..single(70) }, &open).unwrap();
+    scheduler.add(1, single(3)).unwrap();
+    assert_eq!(step(&mut scheduler), [(0, 0, 0, 40, 0)]);
+    assert_eq!(step(&mut scheduler), [(0, 0, 40, 40, 0)]);
+    // Half of the step is left, but one of their blocks is still being computed.
+    assert_eq!(step(&mut scheduler), [(0, 0, 80, 20, 1)]);
+    let all = [(0, 0, 100, 1, 1), (0, 1, 96, 4, 1), (0, 2, 96, 4, 1), (1, 0, 0, 3, 1)];
+    assert_eq!(step(&mut scheduler), all);
+}
+
+#[test]
+fn who_computes_what_is_known_meanwhile_goes_on_with_the_block_of_others() {
+    let pool = BlockPool::new(100);
+    let mut scheduler = Scheduler::new(limits(8, 40), pool.clone());
+    // The second has the same text but does not look, so both compute it.
+    scheduler.add(0, single(20)).unwrap();
+    scheduler.add(10, Size { bypass_prefix_cache: true, ..single(20) }).unwrap();
+    assert_eq!(step(&mut scheduler), [(0, 0, 0, 20, 1), (10, 0, 0, 20, 1)]);
+    assert_eq!(pool.total() - pool.free(), 3, "one that is full, and one of each that is not");
 }

@@ -103,8 +103,8 @@ fn speculative_equals_plain() {
         let requests = requests(&model);
         let want = all(&run(&model, ROOMY, &requests));
         for (name, drafter) in drafters(&model, ROOMY.kv_blocks) {
-            let engine = Engine::new(model.clone(), ROOMY).speculating(drafter);
-            let clients = run_on(engine, &requests);
+            let mut engine = Engine::new(model.clone(), ROOMY).speculating(drafter);
+            let clients = run_on(&mut engine, &requests);
             assert_eq!(all(&clients), want, "{name}, {}", model.quantization);
             let (drafted, accepted) = counts(&clients);
             assert!(0 < accepted && accepted < drafted, "{name}: {accepted} of {drafted}");
@@ -121,8 +121,8 @@ fn also_in_small_steps_and_when_blocks_are_short() {
         let tight = EngineConfig { kv_blocks: 16, ..ROOMY };
         for config in [chunked, tight] {
             for (name, drafter) in drafters(&model, config.kv_blocks) {
-                let engine = Engine::new(model.clone(), config).speculating(drafter);
-                let clients = run_on(engine, &requests);
+                let mut engine = Engine::new(model.clone(), config).speculating(drafter);
+                let clients = run_on(&mut engine, &requests);
                 assert_eq!(all(&clients), want, "{name}, {}, {config:?}", model.quantization);
                 let preemptions: u32 =
                     clients.iter().map(|client| client.summary().timings.preemptions).sum();
@@ -150,8 +150,8 @@ fn tokens_come_in_fewer_steps() {
                 // As many as pay here.
                 _ => (&story, 60),
             };
-            let engine = Engine::new(model.clone(), ROOMY).speculating(drafter);
-            let timings = run_on(engine, std::slice::from_ref(request))[0].summary().timings;
+            let mut engine = Engine::new(model.clone(), ROOMY).speculating(drafter);
+            let timings = run_on(&mut engine, std::slice::from_ref(request))[0].summary().timings;
             let (steps, accepted) = (timings.steps, timings.accepted);
             assert_eq!(steps + accepted, 60, "{name}: one a step, and one for each right guess");
             assert!(steps <= most, "{name}: {steps} steps");

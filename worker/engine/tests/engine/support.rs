@@ -13,7 +13,7 @@ use std::{
 use safetensors::{Dtype, tensor::TensorView};
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, FinishReason, Logprobs, Model, Request, Sampling,
-    Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, weights::ModelFiles,
+    Scope, Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, weights::ModelFiles,
 };
 use stoker_ops::{Device, device::Choice, fallback::Part};
 
@@ -168,6 +168,8 @@ pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request
         stopping,
         logprobs: Logprobs::default(),
         resumed: Vec::new(),
+        scope: Scope::default(),
+        bypass_prefix_cache: false,
         arrived: Instant::now(),
     }
 }
@@ -179,11 +181,11 @@ pub fn several(count: u32, request: Request) -> Request {
 
 /// Runs all requests together to their end, and checks that every block came home.
 pub fn run(model: &Model, config: EngineConfig, requests: &[Request]) -> Vec<Client> {
-    run_on(Engine::new(model.clone(), config), requests)
+    run_on(&mut Engine::new(model.clone(), config), requests)
 }
 
-/// The same on an engine that is there.
-pub fn run_on(mut engine: Engine, requests: &[Request]) -> Vec<Client> {
+/// The same on an engine that may have run others before.
+pub fn run_on(engine: &mut Engine, requests: &[Request]) -> Vec<Client> {
     let clients: Vec<_> = requests
         .iter()
         .map(|request| {
@@ -199,8 +201,12 @@ pub fn run_on(mut engine: Engine, requests: &[Request]) -> Vec<Client> {
     clients
 }
 
-pub const ROOMY: EngineConfig =
-    EngineConfig { max_num_seqs: 64, max_num_batched_tokens: 4096, kv_blocks: 512 };
+pub const ROOMY: EngineConfig = EngineConfig {
+    max_num_seqs: 64,
+    max_num_batched_tokens: 4096,
+    kv_blocks: 512,
+    prefix_cache: true,
+};
 
 /// A model of one layer with random weights, written as bf16 SafeTensors into `folder`.
 pub fn write_random(folder: &Path, hidden: usize, inner: usize, tied: bool) {
