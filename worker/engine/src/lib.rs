@@ -3,6 +3,7 @@
 //! [`engine::Engine::step`] is the algorithm: schedule, run, sample, emit. Follow it from there.
 
 pub mod blocks;
+pub mod cost;
 pub mod emit;
 pub mod engine;
 pub mod footprint;
