@@ -7,7 +7,7 @@ use crate::{
     footprint::Footprint,
     group::{Progress, SequenceGroup},
     model::{Model, Quantization},
-    request::{Request, Sink},
+    request::{Failure, Request, Sink},
     runner::{Outcome, Part, Runner},
     scheduler::{Limits, Plan, Refused, Scheduler, Size, Slice, blocks_for},
     weights::ModelConfig,
@@ -16,8 +16,8 @@ use crate::{
 /// What the logits of prompts, where they are asked for, may take in one step, in bytes.
 const PROMPT_LOGITS_BYTES: usize = 32 << 20;
 
-/// How large an engine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How large an engine is, and how long its steps may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineConfig {
     /// Sequences in a batch.
     pub max_num_seqs: usize,
@@ -25,6 +25,9 @@ pub struct EngineConfig {
     pub max_num_batched_tokens: usize,
     /// Blocks of the KV cache.
     pub kv_blocks: usize,
+    /// Prompts are computed in chunks so short that a step takes at most so many times what it would without them, while
+    /// some sequences decode; at least 1.
+    pub max_decode_slowdown: f64,
 }
 
 impl EngineConfig {
@@ -63,6 +66,8 @@ pub struct Load {
     pub step: u64,
     /// Times that a sequence was preempted.
     pub preemptions: u64,
+    /// Requests that were refused, or given up while they waited, since they could not be in time.
+    pub too_late: u64,
 }
 
 /// One model, its cache, and the requests that run on it. Lives on one thread.
@@ -74,6 +79,7 @@ pub struct Engine {
     next_request: u64,
     steps: u64,
     preemptions: u64,
+    too_late: u64,
 }
 
 impl Engine {
@@ -85,6 +91,7 @@ impl Engine {
             max_num_seqs: config.max_num_seqs,
             max_num_batched_tokens: config.max_num_batched_tokens.max(config.max_num_seqs),
             max_prompt_logits: (PROMPT_LOGITS_BYTES / row_bytes.max(1)).max(1),
+            max_decode_slowdown: config.max_decode_slowdown,
         };
         let mut runner = Runner::new(model, blocks.total());
         runner.prepare(config.max_num_seqs);
@@ -96,6 +103,7 @@ impl Engine {
             next_request: 0,
             steps: 0,
             preemptions: 0,
+            too_late: 0,
         }
     }
 
@@ -106,6 +114,7 @@ impl Engine {
 
     /// Takes a request. Its events go to `sink`, from the next step on.
     pub fn submit(&mut self, request: Request, sink: Box<dyn Sink>) -> Result<(), Refused> {
+        self.check_deadline(&request)?;
         let model = self.runner.model();
         let room = model.config.context_length.min(self.blocks.total() * stoker_ops::KV_BLOCK);
         let prompt = request.prompt.len();
@@ -126,12 +135,12 @@ impl Engine {
         let id = self.next_request;
         let mut group = SequenceGroup::new(&request, longest, &model.tokenizer, sink);
         if request.resumed.is_empty() {
-            self.scheduler.add(id, size)?;
+            self.scheduler.add(id, size, &request.standing)?;
         } else {
             self.scheduler.check(size)?;
             match group.resume(&request.resumed, &model.tokenizer) {
                 Ok(open) if open.is_empty() => return Ok(()),
-                Ok(open) => self.scheduler.resume(id, size, &open)?,
+                Ok(open) => self.scheduler.resume(id, size, &open, &request.standing)?,
                 Err(failure) => {
                     group.fail(failure);
                     return Ok(());
@@ -143,9 +152,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Drops what nobody listens to, then runs one step. False if there was nothing to do.
+    /// Drops what nobody listens to and what is too late, then runs one step. False if there was nothing to do.
     pub fn step(&mut self) -> bool {
         self.drop_abandoned();
+        self.drop_late(Instant::now());
         let plan = self.scheduler.plan();
         self.preemptions += plan.preempted.len() as u64;
         for id in &plan.preempted {
@@ -156,8 +166,11 @@ impl Engine {
         if plan.slices.is_empty() {
             return false;
         }
+        let began = Instant::now();
         let outcome = self.run(&plan);
         self.draw(&plan, &outcome);
+        let tokens = plan.slices.iter().map(|slice| slice.length).sum();
+        self.scheduler.learn(tokens, began.elapsed());
         self.steps += 1;
         true
     }
@@ -172,6 +185,7 @@ impl Engine {
             total_blocks: self.blocks.total(),
             step: self.steps,
             preemptions: self.preemptions,
+            too_late: self.too_late,
         }
     }
 
@@ -185,6 +199,39 @@ impl Engine {
             }
             keep
         });
+    }
+
+    /// Drops requests whose deadline has passed, and those that wait and cannot be in time any more.
+    fn drop_late(&mut self, now: Instant) {
+        let Self { scheduler, requests, too_late, .. } = self;
+        requests.retain(|id, group| {
+            let Some(deadline) = group.deadline() else { return true };
+            let (left, began) = (deadline.saturating_duration_since(now), group.has_begun());
+            let failure = if left.is_zero() {
+                Failure::DeadlinePassed { began }
+            } else if began {
+                return true;
+            } else {
+                match scheduler.in_time(group.prompt_tokens(), 0, None, left) {
+                    Err(Refused::TooLate { expected, left }) => Failure::TooLate { expected, left },
+                    _ => return true,
+                }
+            };
+            *too_late += u64::from(!began);
+            group.fail(failure);
+            scheduler.remove_request(*id);
+            false
+        });
+    }
+
+    /// Refuses a request that cannot be in time.
+    fn check_deadline(&mut self, request: &Request) -> Result<(), Refused> {
+        let Some(deadline) = request.deadline else { return Ok(()) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (prompt, steps) = (request.prompt.len(), request.stopping.min_tokens);
+        let checked = self.scheduler.in_time(prompt, steps, Some(&request.standing), left);
+        self.too_late += u64::from(checked.is_err());
+        checked
     }
 
     /// Runs the model over the plan. A row for every token that wants one.

@@ -1,25 +1,36 @@
 //! Which tokens of which sequences run in the next step. Pure: integers in, a plan out.
 //!
-//! Iteration-level batching. Every step decodes one token for each sequence that is past its prompt,
-//! then fills the token budget with chunks of prompts, then lets new requests in, first come, first
-//! served. A sequence gets the blocks of everything it has to compute when it enters, so only decoding and
-//! forks can run out of them; then the youngest gives all of its blocks back and is computed again later.
+//! Iteration-level batching. Every step decodes one token for each sequence that is past its prompt, then fills the
+//! token budget with chunks of prompts, of those that run and of those that are let in for it, in one order: the most
+//! urgent first, then the oldest. Who is next of those that wait, [`queue`] says; how long the prompts' part may be while
+//! others wait for their next token, [`pace`]. A sequence gets the blocks of everything it has to compute when it
+//! enters, so only decoding and forks can run out of them; then the last in the order gives all of its blocks back and
+//! is computed again later. It does so as well for a request that is more urgent and finds no room.
 //!
 //! A request for several sequences runs as one until its prompt is computed; then it forks. The forks
 //! share the full blocks of the prompt, which nobody writes any more, and each computes the rest, one to
 //! [`KV_BLOCK`] tokens, into a block of its own. Their places in the batch are kept from the beginning.
 //!
-//! The oldest sequence is never preempted, and one sequence alone always fits ([`Scheduler::add`]
-//! checks), so every step makes progress and nobody starves.
+//! The first in the order is never preempted, and one sequence alone always fits ([`Scheduler::add`] checks), so every
+//! step makes progress. Sequences keep their place in the order for good, and nobody takes the place of one that is as
+//! urgent: whoever was preempted cannot preempt back, and within a priority nobody starves.
 
 mod entry;
+mod estimate;
+mod pace;
+mod queue;
 
-use std::collections::VecDeque;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use entry::{Budget, Entry, full_blocks};
+use entry::{Budget, Entry, Order, full_blocks};
+pub use pace::MIN_PROMPT_TOKENS;
+use queue::WaitQueue;
 use stoker_ops::KV_BLOCK;
 
-use crate::blocks::{Block, BlockPool};
+use crate::{
+    blocks::{Block, BlockPool},
+    cost::StepCost,
+};
 
 /// Names a sequence within its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +50,24 @@ pub struct Limits {
     pub max_num_batched_tokens: usize,
     /// Rows of prompt logits in a step, at least 1: they are large, and come beside those that are drawn from.
     pub max_prompt_logits: usize,
+    /// A step takes at most so many times what it would without prompts, at least 1. Nobody who decodes waits longer.
+    pub max_decode_slowdown: f64,
+}
+
+/// Who waits for a request, which says when it is its turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// 0 is the most urgent.
+    pub priority: u32,
+    /// Those of one priority take turns.
+    pub tenant: Arc<str>,
+}
+
+impl Default for Standing {
+    /// Of nobody in particular, and as urgent as requests are that do not say.
+    fn default() -> Self {
+        Self { priority: 100, tenant: Arc::default() }
+    }
 }
 
 /// What a request is made of.
@@ -84,10 +113,12 @@ pub struct Plan {
 pub struct Scheduler {
     limits: Limits,
     blocks: BlockPool,
-    /// In order of arrival, the oldest first.
+    /// In order: the most urgent first, and of those the one that began first.
     running: Vec<Entry>,
-    /// Those that have begun first, then in order of arrival; all younger than those that run. They hold no blocks.
-    waiting: VecDeque<Entry>,
+    waiting: WaitQueue,
+    /// Sequences that have begun, which is how old the next one is.
+    begun: u64,
+    cost: StepCost,
 }
 
 /// A request that could never run to its end.
@@ -109,18 +140,33 @@ pub enum Refused {
         /// Sequences in a batch.
         limit: usize,
     },
+    /// It could not be in time.
+    #[error(
+        "its answer would begin in {} ms at the earliest, and its deadline is in {} ms",
+        .expected.as_millis(), .left.as_millis()
+    )]
+    TooLate {
+        /// How long it would take at the least.
+        expected: Duration,
+        /// How long it may take.
+        left: Duration,
+    },
 }
 
 impl Scheduler {
     /// An empty schedule over `blocks`.
     pub fn new(limits: Limits, blocks: BlockPool) -> Self {
-        Self { limits, blocks, running: Vec::new(), waiting: VecDeque::new() }
+        let (running, waiting, cost) = Default::default();
+        Self { limits, blocks, running, waiting, begun: 0, cost }
     }
 
     /// Queues a request. Its sequences are named by their choice, in order.
-    pub fn add(&mut self, request: u64, size: Size) -> Result<(), Refused> {
+    pub fn add(&mut self, request: u64, size: Size, standing: &Standing) -> Result<(), Refused> {
         self.check(size)?;
-        self.waiting.push_back(Entry::new(request, size));
+        let answers = (size.longest - size.prompt).saturating_mul(size.num_sequences as usize);
+        let tokens = size.prompt.saturating_add(answers);
+        let entry = Entry::new(request, size, standing.priority);
+        self.waiting.push(entry, &standing.tenant, tokens);
         Ok(())
     }
 
@@ -132,16 +178,14 @@ impl Scheduler {
         request: u64,
         size: Size,
         open: &[(u32, usize)],
+        standing: &Standing,
     ) -> Result<(), Refused> {
         self.check(size)?;
-        let entry = |(choice, known): &(u32, usize)| {
-            Entry::resumed(SequenceId { request, choice: *choice }, size.prompt, *known)
-        };
-        let begun = |entry: &Entry| entry.known > entry.prompt;
-        let first_new = self.waiting.iter().position(|e| !begun(e)).unwrap_or(self.waiting.len());
-        let new = self.waiting.split_off(first_new);
-        self.waiting.extend(open.iter().map(entry));
-        self.waiting.extend(new);
+        let age = self.begin();
+        for (choice, known) in open {
+            let order = Order { priority: standing.priority, age, choice: *choice };
+            self.waiting.push_begun(Entry::resumed(request, order, size.prompt, *known));
+        }
         Ok(())
     }
 
@@ -166,16 +210,27 @@ impl Scheduler {
             prompt_logits: self.limits.max_prompt_logits,
         };
         self.make_room(&mut plan);
+        self.make_way(&mut plan, &budget);
         self.plan_decode(&mut plan, &mut budget);
-        self.plan_prefill(&mut plan, &mut budget);
-        self.admit(&mut plan, &mut budget);
+        self.pace(&plan, &mut budget);
+        self.plan_prompts(&mut plan, &mut budget);
         plan
     }
 
-    /// Blocks for all that is known of those that run, the oldest first.
+    /// A step of so many tokens took so long.
+    pub fn learn(&mut self, tokens: usize, took: Duration) {
+        self.cost.learn(tokens, took);
+    }
+
+    /// What steps cost, as far as it was seen.
+    pub fn cost(&self) -> &StepCost {
+        &self.cost
+    }
+
+    /// Blocks for all that is known of those that run, the first in the order first.
     fn make_room(&mut self, plan: &mut Plan) {
         let mut i = 0;
-        // Whoever lacks blocks takes those of the youngest, who may be itself: the list gets shorter.
+        // Whoever lacks blocks takes those of the last, who may be itself: the list gets shorter.
         while i < self.running.len() {
             self.grow_or_preempt(i, plan);
             i += 1;
@@ -189,46 +244,100 @@ impl Scheduler {
         }
     }
 
-    /// Chunks of prompts that are under way.
-    fn plan_prefill(&self, plan: &mut Plan, budget: &mut Budget) {
-        for entry in self.running.iter().filter(|entry| entry.left() > 1) {
-            entry.run(plan, budget);
-        }
+    /// Leaves prompts no more than those who decode can wait for.
+    fn pace(&self, plan: &Plan, budget: &mut Budget) {
+        let decoding = plan.slices.iter().map(|slice| slice.length).sum();
+        budget.tokens = self.prompt_tokens(decoding, budget.tokens);
     }
 
-    /// New requests, as long as there are tokens, places and blocks for them.
-    fn admit(&mut self, plan: &mut Plan, budget: &mut Budget) {
+    fn prompt_tokens(&self, decoding: usize, most: usize) -> usize {
+        pace::prompt_tokens(&self.cost, decoding, self.limits.max_decode_slowdown, most)
+    }
+
+    /// Chunks of prompts, of those that run and those that wait, in one order.
+    fn plan_prompts(&mut self, plan: &mut Plan, budget: &mut Budget) {
+        let (mut i, mut open) = (0, true);
         while budget.tokens > 0 {
-            let Some(mut entry) = self.waiting.pop_front() else { return };
-            let Some((shared, own)) = self.room_for(&entry) else {
-                self.waiting.push_front(entry);
+            let rest = &self.running[i..];
+            i += rest.iter().position(|entry| entry.left() > 1).unwrap_or(rest.len());
+            let running = self.running.get(i).map(|entry| entry.order.priority);
+            let waiting = self.waiting.first().map(|entry| entry.order.priority);
+            let is_next = waiting.is_some_and(|first| running.is_none_or(|next| first < next));
+            if open && is_next {
+                // Whoever is next waits for room, and nobody overtakes.
+                let Some(entered) = self.let_in() else {
+                    open = false;
+                    continue;
+                };
+                self.running[entered].run(plan, budget);
+                // It stands before the one that is next, which is less urgent.
+                i += 1;
+            } else if let Some(entry) = self.running.get(i) {
+                entry.run(plan, budget);
+                i += 1;
+            } else {
                 return;
-            };
-            entry.computed = shared.len() * KV_BLOCK;
-            entry.table = shared;
-            entry.table.extend(own);
-            entry.run(plan, budget);
-            self.running.push(entry);
+            }
         }
     }
 
-    /// Blocks for all that is known of a sequence that waits, if they and its places are free: those that it
-    /// shares with a sequence of the same request, and its own.
-    fn room_for(&self, entry: &Entry) -> Option<(Vec<Block>, Vec<Block>)> {
-        if self.running() + entry.places() > self.limits.max_num_seqs {
-            return None;
+    /// Lets the next one in, if there is room. Answers its place in the order.
+    fn let_in(&mut self) -> Option<usize> {
+        let (shared, own) =
+            room_for(&self.running, &self.blocks, self.limits, self.waiting.first()?)?;
+        let mut entry = self.waiting.pop()?;
+        entry.computed = shared.len() * KV_BLOCK;
+        entry.table = shared;
+        entry.table.extend(own);
+        if entry.order.age == Order::NEW {
+            entry.order.age = self.begin();
         }
-        let full = full_blocks(entry.prompt);
-        let sibling = self.running.iter().find(|other| {
-            other.id.request == entry.id.request && other.computed >= full * KV_BLOCK
-        });
-        let shared = sibling.map_or_else(Vec::new, |sibling| sibling.table[..full].to_vec());
-        let own = self.blocks.take(blocks_for(entry.known) - shared.len())?;
-        Some((shared, own))
+        let place = self.running.partition_point(|other| other.order < entry.order);
+        self.running.insert(place, entry);
+        Some(place)
     }
 
-    /// Makes room for all known tokens of the `i`th, if need be at the cost of the youngest, which may be the
-    /// `i`th itself.
+    /// The age of one that begins now.
+    fn begin(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun
+    }
+
+    /// Lets those in that wait and are more urgent than some that run, whose room they take.
+    fn make_way(&mut self, plan: &mut Plan, budget: &Budget) {
+        while let Some(urgent) = self.waiting.first() {
+            let urgent = urgent.order.priority;
+            let kept = self.running.partition_point(|other| other.order.priority <= urgent);
+            // Only for somebody who computes in this step: what is preempted is lost.
+            let (prompts, decoding): (Vec<_>, Vec<_>) =
+                self.running[..kept].iter().map(Entry::left).partition(|left| *left > 1);
+            let left = budget.tokens.saturating_sub(decoding.len());
+            let has_tokens =
+                prompts.iter().sum::<usize>() < self.prompt_tokens(decoding.len(), left);
+            if kept == self.running.len() || !has_tokens || !self.would_fit(kept) {
+                return;
+            }
+            while self.let_in().is_none() {
+                if self.running.len() == kept {
+                    return;
+                }
+                self.preempt_last(plan);
+            }
+        }
+    }
+
+    /// Whether there would be room for the next one if only the first `kept` of those that run did.
+    fn would_fit(&mut self, kept: usize) -> bool {
+        let Some(entry) = self.waiting.first() else { return false };
+        let kept = &self.running[..kept];
+        let places = kept.iter().map(Entry::places).sum::<usize>() + entry.places();
+        let held: HashSet<_> =
+            kept.iter().flat_map(|e| e.table.iter().map(Block::number)).collect();
+        let needed = blocks_for(entry.known) - shared_with(kept, entry).len();
+        places <= self.limits.max_num_seqs && held.len() + needed <= self.blocks.total()
+    }
+
+    /// Makes room for all known tokens of the `i`th, if need be at the cost of the last, which may be the `i`th itself.
     fn grow_or_preempt(&mut self, i: usize, plan: &mut Plan) {
         while let Some(entry) = self.running.get_mut(i) {
             let missing = blocks_for(entry.known) - entry.table.len();
@@ -236,15 +345,15 @@ impl Scheduler {
                 entry.table.extend(blocks);
                 return;
             }
-            self.preempt_youngest(plan);
+            self.preempt_last(plan);
         }
     }
 
-    fn preempt_youngest(&mut self, plan: &mut Plan) {
+    fn preempt_last(&mut self, plan: &mut Plan) {
         if let Some(mut entry) = self.running.pop() {
             entry.reset();
             plan.preempted.push(entry.id);
-            self.waiting.push_front(entry);
+            self.waiting.push_begun(entry);
         }
     }
 
@@ -253,7 +362,7 @@ impl Scheduler {
     pub fn ran(&mut self, slice: &Slice, grew: bool) {
         let Some(i) = self.running.iter().position(|e| e.id == slice.id) else { return };
         let forks = self.running[i].ran(slice.length, grew);
-        // As old as the one they come from.
+        // They are as old as the one they come from.
         self.running.splice(i + 1..i + 1, forks);
     }
 
@@ -289,8 +398,34 @@ impl Scheduler {
 
     /// Tokens still to compute, of all sequences.
     pub fn queued_tokens(&self) -> usize {
-        self.running.iter().chain(&self.waiting).map(Entry::left_with_forks).sum()
+        self.running.iter().chain(self.waiting.iter()).map(Entry::left_with_forks).sum()
     }
+}
+
+/// Blocks for all that is known of a sequence that waits, if they and its places are free beside those that run: those
+/// that it shares, and its own.
+fn room_for(
+    running: &[Entry],
+    blocks: &BlockPool,
+    limits: Limits,
+    entry: &Entry,
+) -> Option<(Vec<Block>, Vec<Block>)> {
+    let places = running.iter().map(Entry::places).sum::<usize>() + entry.places();
+    if places > limits.max_num_seqs {
+        return None;
+    }
+    let shared = shared_with(running, entry).to_vec();
+    let own = blocks.take(blocks_for(entry.known) - shared.len())?;
+    Some((shared, own))
+}
+
+/// Blocks that a sequence shares with one of the same request that has computed the prompt.
+fn shared_with<'a>(running: &'a [Entry], entry: &Entry) -> &'a [Block] {
+    let full = full_blocks(entry.prompt);
+    let sibling = running
+        .iter()
+        .find(|other| other.id.request == entry.id.request && other.computed >= full * KV_BLOCK);
+    sibling.map_or(&[], |sibling| &sibling.table[..full])
 }
 
 /// Blocks that hold `tokens`.

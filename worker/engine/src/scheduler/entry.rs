@@ -13,10 +13,27 @@ pub(super) struct Budget {
     pub(super) prompt_logits: usize,
 }
 
+/// Where a sequence stands among those that have begun, for good: the first is the last to lose its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Order {
+    /// 0 is the most urgent.
+    pub(super) priority: u32,
+    /// Rises with each request that begins.
+    pub(super) age: u64,
+    /// Sequences of one request begin together.
+    pub(super) choice: u32,
+}
+
+impl Order {
+    /// The age of those that have not begun.
+    pub(super) const NEW: u64 = u64::MAX;
+}
+
 /// A sequence as the scheduler sees it.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: SequenceId,
+    pub(super) order: Order,
     /// Tokens of the prompt.
     pub(super) prompt: usize,
     /// Tokens known: prompt and generated.
@@ -27,16 +44,17 @@ pub(super) struct Entry {
     /// Sequences that fork off once the prompt is computed.
     forks: u32,
     /// Positions whose logits are wanted besides those that are drawn from.
-    prompt_logits: Range<usize>,
+    pub(super) prompt_logits: Range<usize>,
 }
 
 impl Entry {
     /// All of a request, before anything is computed.
-    pub(super) fn new(request: u64, size: Size) -> Self {
+    pub(super) fn new(request: u64, size: Size, priority: u32) -> Self {
         // The last one's logits are drawn from in any case.
         let wanted = if size.prompt_logits { size.prompt.saturating_sub(1) } else { 0 };
         Self {
             id: SequenceId { request, choice: 0 },
+            order: Order { priority, age: Order::NEW, choice: 0 },
             prompt: size.prompt,
             known: size.prompt,
             computed: 0,
@@ -47,8 +65,17 @@ impl Entry {
     }
 
     /// A sequence that has `known` tokens, none of them computed here.
-    pub(super) fn resumed(id: SequenceId, prompt: usize, known: usize) -> Self {
-        Self { id, prompt, known, computed: 0, table: Vec::new(), forks: 0, prompt_logits: 0..0 }
+    pub(super) fn resumed(request: u64, order: Order, prompt: usize, known: usize) -> Self {
+        Self {
+            id: SequenceId { request, choice: order.choice },
+            order,
+            prompt,
+            known,
+            computed: 0,
+            table: Vec::new(),
+            forks: 0,
+            prompt_logits: 0..0,
+        }
     }
 
     /// Tokens known but not computed. At least one: the newest is drawn, not yet run.
@@ -114,6 +141,7 @@ impl Entry {
         (1..=mem::take(&mut self.forks))
             .map(|choice| Self {
                 id: SequenceId { choice, ..self.id },
+                order: Order { choice, ..self.order },
                 prompt: self.prompt,
                 known: self.prompt,
                 computed: shared.len() * KV_BLOCK,

@@ -1,11 +1,14 @@
 //! What every plan must keep to, under random arrivals, lengths, forks and departures.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use proptest::{prelude::*, test_runner::TestCaseError};
 use stoker_engine::{
     blocks::{Block, BlockPool},
-    scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, blocks_for},
+    scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, Standing, blocks_for},
 };
 use stoker_ops::KV_BLOCK;
 
@@ -17,6 +20,7 @@ enum Happening {
         tokens: usize,
         num_sequences: u32,
         prompt_logits: bool,
+        standing: Standing,
     },
     Leaves {
         which: usize,
@@ -27,11 +31,13 @@ enum Happening {
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    let arrives =
-        (1usize..100, 1usize..60, prop_oneof![2 => Just(1u32), 1 => 1u32..6], any::<bool>());
+    let num_sequences = prop_oneof![2 => Just(1u32), 1 => 1u32..6];
+    let priority = prop_oneof![1 => Just(0u32), 3 => Just(100u32), 1 => Just(500u32)];
+    let standing = (priority, 0usize..3).prop_map(|(priority, tenant)| standing(priority, tenant));
+    let arrives = (1usize..100, 1usize..60, num_sequences, any::<bool>(), standing);
     prop_oneof![
-        3 => arrives.prop_map(|(prompt, tokens, num_sequences, prompt_logits)| {
-            Happening::Arrives { prompt, tokens, num_sequences, prompt_logits }
+        3 => arrives.prop_map(|(prompt, tokens, num_sequences, prompt_logits, standing)| {
+            Happening::Arrives { prompt, tokens, num_sequences, prompt_logits, standing }
         }),
         1 => (0usize..50).prop_map(|which| Happening::Leaves { which }),
         1 => Just(Happening::Stops),
@@ -39,9 +45,14 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+fn standing(priority: u32, tenant: usize) -> Standing {
+    Standing { priority, tenant: tenant.to_string().into() }
+}
+
 /// A request as the test knows it.
 struct Known {
     size: Size,
+    standing: Standing,
     /// Tokens known of each sequence that has parted and not ended.
     tokens: BTreeMap<u32, usize>,
     forked: bool,
@@ -63,26 +74,31 @@ struct World {
     cache: HashMap<(u32, usize), Content>,
     next: u64,
     stops: usize,
+    /// Those that had a place after the last plan, or parted since.
+    running: HashSet<SequenceId>,
+    /// Those that ever had one.
+    begun: HashSet<SequenceId>,
 }
 
 impl World {
     fn new(limits: Limits, blocks: u32) -> Self {
         let pool = BlockPool::new(blocks);
         let scheduler = Scheduler::new(limits, pool.clone());
-        let (alive, cache) = Default::default();
-        Self { scheduler, pool, limits, alive, cache, next: 0, stops: 0 }
+        let (alive, cache, running, begun) = Default::default();
+        Self { scheduler, pool, limits, alive, cache, next: 0, stops: 0, running, begun }
     }
 
     fn happens(&mut self, happening: Happening) -> Result<(), TestCaseError> {
         match happening {
-            Happening::Arrives { prompt, tokens, num_sequences, prompt_logits } => {
+            Happening::Arrives { prompt, tokens, num_sequences, prompt_logits, standing } => {
                 let size = Size { prompt, longest: prompt + tokens, num_sequences, prompt_logits };
                 let fits = blocks_for(size.longest) <= self.pool.total()
                     && num_sequences as usize <= self.limits.max_num_seqs;
-                prop_assert_eq!(self.scheduler.add(self.next, size).is_ok(), fits);
+                prop_assert_eq!(self.scheduler.add(self.next, size, &standing).is_ok(), fits);
                 if fits {
                     let known = Known {
                         size,
+                        standing,
                         tokens: [(0, prompt)].into(),
                         forked: false,
                         was_preempted: false,
@@ -111,6 +127,7 @@ impl World {
             self.alive.get_mut(&id.request).unwrap().was_preempted = true;
         }
         self.check_limits(&plan)?;
+        self.check_order(&plan)?;
         let holders = self.check_blocks()?;
         let mut planned = HashSet::new();
         for slice in &plan.slices {
@@ -123,6 +140,82 @@ impl World {
         for slice in &plan.slices {
             self.ran(slice)?;
         }
+        let tokens = plan.slices.iter().map(|slice| slice.length).sum();
+        self.scheduler.learn(tokens, Duration::from_millis(35.max(10 + 4 * tokens as u64)));
+        Ok(())
+    }
+
+    fn priority(&self, id: SequenceId) -> u32 {
+        self.alive[&id.request].standing.priority
+    }
+
+    /// Who got a place, and who lost one.
+    fn check_order(&mut self, plan: &Plan) -> Result<(), TestCaseError> {
+        let ids = self.alive.iter().flat_map(|(request, known)| {
+            known.tokens.keys().map(|choice| SequenceId { request: *request, choice: *choice })
+        });
+        let (now, waiting): (HashSet<_>, HashSet<_>) =
+            ids.partition(|id| !self.scheduler.table(*id).is_empty());
+        for id in now.difference(&self.running) {
+            let (priority, is_new) = (self.priority(*id), !self.begun.contains(id));
+            for other in &waiting {
+                let before = self.priority(*other);
+                prop_assert!(before >= priority, "{:?} overtakes {:?}", id, other);
+                let begun = self.begun.contains(other);
+                prop_assert!(before > priority || !is_new || !begun, "{:?} {:?}", id, other);
+                let same = self.alive[&other.request].standing == self.alive[&id.request].standing;
+                let older = other.request < id.request && !begun;
+                prop_assert!(!(same && is_new && older), "{:?} overtakes {:?}", id, other);
+            }
+        }
+        for lost in &plan.preempted {
+            let priority = self.priority(*lost);
+            let last =
+                now.iter().all(|id| self.priority(*id) <= priority || !self.begun.contains(id));
+            prop_assert!(last, "{:?} was not the last", lost);
+        }
+        self.check_way(plan, &now, &waiting)?;
+        self.begun.extend(&now);
+        self.running = now;
+        Ok(())
+    }
+
+    /// Whoever waits while somebody less urgent runs would not fit without them, or has to wait for others anyway.
+    fn check_way(
+        &self,
+        plan: &Plan,
+        now: &HashSet<SequenceId>,
+        waiting: &HashSet<SequenceId>,
+    ) -> Result<(), TestCaseError> {
+        let Some(first) = waiting.iter().map(|id| self.priority(*id)).min() else { return Ok(()) };
+        let kept: Vec<_> = now.iter().filter(|id| self.priority(**id) <= first).collect();
+        let logits = kept.iter().any(|id| self.alive[&id.request].size.prompt_logits);
+        if kept.len() == now.len() || logits || self.limits.max_decode_slowdown.is_finite() {
+            return Ok(());
+        }
+        let places = |id: &SequenceId| {
+            let known = &self.alive[&id.request];
+            if known.forked { 1 } else { known.size.num_sequences as usize }
+        };
+        let taken: usize = kept.iter().map(|id| places(id)).sum();
+        let held: HashSet<_> =
+            kept.iter().flat_map(|id| self.scheduler.table(**id)).map(Block::number).collect();
+        let all_fit = waiting.iter().filter(|id| self.priority(**id) == first).all(|id| {
+            let needed = blocks_for(self.alive[&id.request].tokens[&id.choice]);
+            taken + places(id) <= self.limits.max_num_seqs
+                && held.len() + needed <= self.pool.total()
+        });
+        // Nobody before it takes more than one step, and all of them leave some tokens of it.
+        let of_kept: Vec<_> =
+            plan.slices.iter().filter(|slice| self.priority(slice.id) <= first).collect();
+        let used: usize = of_kept.iter().map(|slice| slice.length).sum();
+        let all_done = of_kept.iter().filter(|slice| slice.samples).count() == kept.len();
+        let has_tokens = all_done && used < self.limits.max_num_batched_tokens;
+        prop_assert!(
+            !(all_fit && has_tokens),
+            "somebody less urgent runs instead of {:?}",
+            waiting
+        );
         Ok(())
     }
 
@@ -225,6 +318,9 @@ impl World {
         if !known.forked {
             known.forked = true;
             known.tokens.extend((1..size.num_sequences).map(|choice| (choice, size.prompt)));
+            let fork = |choice| SequenceId { request: id.request, choice };
+            self.running.extend((1..size.num_sequences).map(fork));
+            self.begun.extend((1..size.num_sequences).map(fork));
         }
         if ended {
             self.scheduler.remove(id);
@@ -260,18 +356,22 @@ proptest! {
         extra_tokens in 0usize..60,
         max_prompt_logits in 1usize..40,
         blocks in 10u32..60,
+        max_decode_slowdown in prop_oneof![Just(1.0), Just(2.0), Just(f64::INFINITY)],
     ) {
         let max_num_batched_tokens = max_num_seqs + extra_tokens;
-        let limits = Limits { max_num_seqs, max_num_batched_tokens, max_prompt_logits };
+        let limits =
+            Limits { max_num_seqs, max_num_batched_tokens, max_prompt_logits, max_decode_slowdown };
         let mut world = World::new(limits, blocks);
         for happening in happenings {
             world.happens(happening)?;
             world.step()?;
         }
-        let mut steps_left = 60_000;
+        // The first in the order computes at least a token in every step, and loses nothing.
+        let work = |known: &Known| known.size.longest * known.size.num_sequences as usize;
+        let mut steps_left = world.alive.values().map(work).sum::<usize>();
         while !world.alive.is_empty() {
-            steps_left -= 1;
             prop_assert!(steps_left > 0, "starved: {} never end", world.alive.len());
+            steps_left -= 1;
             world.step()?;
         }
         prop_assert_eq!(world.pool.free(), world.pool.total(), "every block comes home");
@@ -280,7 +380,16 @@ proptest! {
 }
 
 fn limits(max_num_seqs: usize, max_num_batched_tokens: usize) -> Limits {
-    Limits { max_num_seqs, max_num_batched_tokens, max_prompt_logits: 8 }
+    Limits {
+        max_num_seqs,
+        max_num_batched_tokens,
+        max_prompt_logits: 8,
+        max_decode_slowdown: f64::INFINITY,
+    }
+}
+
+fn usual() -> Standing {
+    Standing::default()
 }
 
 fn single(prompt: usize) -> Size {
@@ -300,10 +409,10 @@ fn step(scheduler: &mut Scheduler) -> Vec<(u64, u32, usize, usize, usize)> {
 #[test]
 fn decoding_goes_before_prompts_and_long_prompts_come_in_chunks() {
     let mut scheduler = Scheduler::new(limits(4, 10), BlockPool::new(100));
-    scheduler.add(0, single(3)).unwrap();
+    scheduler.add(0, single(3), &usual()).unwrap();
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 3, 1)]);
-    scheduler.add(1, single(25)).unwrap();
-    scheduler.add(2, single(2)).unwrap();
+    scheduler.add(1, single(25), &usual()).unwrap();
+    scheduler.add(2, single(2), &usual()).unwrap();
     assert_eq!(step(&mut scheduler), [(0, 0, 3, 1, 1), (1, 0, 0, 9, 0)]);
     assert_eq!(step(&mut scheduler), [(0, 0, 4, 1, 1), (1, 0, 9, 9, 0)]);
     assert_eq!(step(&mut scheduler), [(0, 0, 5, 1, 1), (1, 0, 18, 7, 1), (2, 0, 0, 2, 1)]);
@@ -313,9 +422,9 @@ fn decoding_goes_before_prompts_and_long_prompts_come_in_chunks() {
 #[test]
 fn forks_share_full_blocks_and_keep_their_places() {
     let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(100));
-    scheduler.add(0, Size { num_sequences: 3, ..single(37) }).unwrap();
-    scheduler.add(1, Size { num_sequences: 2, ..single(2) }).unwrap();
-    scheduler.add(2, single(2)).unwrap();
+    scheduler.add(0, Size { num_sequences: 3, ..single(37) }, &usual()).unwrap();
+    scheduler.add(1, Size { num_sequences: 2, ..single(2) }, &usual()).unwrap();
+    scheduler.add(2, single(2), &usual()).unwrap();
     // There is a place left, but two are wanted, and nobody overtakes.
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 37, 1)]);
     assert_eq!((scheduler.running(), scheduler.waiting()), (3, 3));
@@ -338,7 +447,7 @@ fn a_fork_that_was_preempted_shares_again() {
     // Two full blocks of prompt, and three for what each sequence has to itself.
     let pool = BlockPool::new(5);
     let mut scheduler = Scheduler::new(limits(4, 60), pool.clone());
-    scheduler.add(0, Size { num_sequences: 4, ..single(33) }).unwrap();
+    scheduler.add(0, Size { num_sequences: 4, ..single(33) }, &usual()).unwrap();
     step(&mut scheduler);
     let plan = scheduler.plan();
     let youngest = SequenceId { request: 0, choice: 3 };
@@ -357,9 +466,9 @@ fn a_fork_that_was_preempted_shares_again() {
 #[test]
 fn prompt_logits_have_a_budget_of_their_own() {
     let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(100));
-    scheduler.add(0, Size { prompt_logits: true, ..single(20) }).unwrap();
-    scheduler.add(1, Size { prompt_logits: true, ..single(3) }).unwrap();
-    scheduler.add(2, single(30)).unwrap();
+    scheduler.add(0, Size { prompt_logits: true, ..single(20) }, &usual()).unwrap();
+    scheduler.add(1, Size { prompt_logits: true, ..single(3) }, &usual()).unwrap();
+    scheduler.add(2, single(30), &usual()).unwrap();
     // Eight rows in a step; those who want none are not held up.
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 8, 8), (2, 0, 0, 30, 1)]);
     assert_eq!(step(&mut scheduler), [(2, 0, 30, 1, 1), (0, 0, 8, 8, 8)]);
@@ -372,20 +481,20 @@ fn prompt_logits_have_a_budget_of_their_own() {
 fn what_can_never_run_is_refused() {
     let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(4));
     let long = Size { longest: 65, ..single(3) };
-    assert_eq!(scheduler.add(0, long), Err(Refused::TooLong { needed: 5, total: 4 }));
+    assert_eq!(scheduler.add(0, long, &usual()), Err(Refused::TooLong { needed: 5, total: 4 }));
     let many = Size { num_sequences: 5, ..single(3) };
-    assert_eq!(scheduler.add(0, many), Err(Refused::TooMany { wanted: 5, limit: 4 }));
+    assert_eq!(scheduler.add(0, many, &usual()), Err(Refused::TooMany { wanted: 5, limit: 4 }));
     assert_eq!((scheduler.waiting(), scheduler.queued_tokens()), (0, 0));
 }
 
 #[test]
 fn answers_that_were_begun_elsewhere_go_before_those_that_were_not() {
     let mut scheduler = Scheduler::new(limits(1, 64), BlockPool::new(64));
-    scheduler.add(0, single(4)).unwrap();
+    scheduler.add(0, single(4), &usual()).unwrap();
     assert_eq!(step(&mut scheduler).len(), 1);
-    scheduler.add(1, single(4)).unwrap();
+    scheduler.add(1, single(4), &usual()).unwrap();
     for request in [2, 3] {
-        scheduler.resume(request, single(4), &[(0, 9)]).unwrap();
+        scheduler.resume(request, single(4), &[(0, 9)], &usual()).unwrap();
     }
     for (over, next) in [(0, 2), (2, 3), (3, 1)] {
         scheduler.remove_request(over);

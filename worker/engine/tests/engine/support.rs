@@ -13,7 +13,8 @@ use std::{
 use safetensors::{Dtype, tensor::TensorView};
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, FinishReason, Logprobs, Model, Request, Sampling,
-    Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, weights::ModelFiles,
+    Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, scheduler::Standing,
+    weights::ModelFiles,
 };
 use stoker_ops::{Device, device::Choice, fallback::Part};
 
@@ -169,6 +170,8 @@ pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request
         logprobs: Logprobs::default(),
         resumed: Vec::new(),
         arrived: Instant::now(),
+        standing: Standing::default(),
+        deadline: None,
     }
 }
 
@@ -195,8 +198,13 @@ pub fn run(model: &Model, config: EngineConfig, requests: &[Request]) -> Vec<Cli
     clients
 }
 
-pub const ROOMY: EngineConfig =
-    EngineConfig { max_num_seqs: 64, max_num_batched_tokens: 4096, kv_blocks: 512 };
+pub const ROOMY: EngineConfig = EngineConfig {
+    max_num_seqs: 64,
+    max_num_batched_tokens: 4096,
+    kv_blocks: 512,
+    // What a step holds does not depend on the time that steps take.
+    max_decode_slowdown: f64::INFINITY,
+};
 
 /// A model of one layer with random weights, written as bf16 SafeTensors into `folder`.
 pub fn write_random(folder: &Path, hidden: usize, inner: usize, tied: bool) {
