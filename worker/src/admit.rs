@@ -4,7 +4,9 @@ mod resume;
 
 use std::{num::NonZeroU32, time::Instant};
 
-use stoker_engine::{Adjustments, Logprobs, Model, Request, Sampling, Stopping};
+use stoker_engine::{
+    Adjustments, Logprobs, Model, Request, Sampling, Stopping, scheduler::Standing,
+};
 use stoker_proto::v1::{
     self as proto, GenerateRequest, generate_request::Input, stop_condition::Kind,
 };
@@ -28,6 +30,11 @@ impl Admission<'_> {
         validate::generate(&request)?;
         self.check_model(&request.model)?;
         refuse_unsupported(&request)?;
+        let tenant = request.routing.as_ref().map(|routing| routing.tenant.as_str());
+        let standing = Standing {
+            priority: validate::priority(&request),
+            tenant: tenant.unwrap_or_default().into(),
+        };
         let wanted = request.sampling.unwrap_or_default();
         let num_sequences = self.num_sequences(&wanted)?;
         let adjustments = self.adjustments(&wanted)?;
@@ -47,6 +54,8 @@ impl Admission<'_> {
             logprobs: logprobs(request.response.unwrap_or_default()),
             resumed,
             arrived: Instant::now(),
+            standing,
+            deadline: None,
         })
     }
 
@@ -200,7 +209,6 @@ fn logprobs(wanted: proto::ResponseOptions) -> Logprobs {
 fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ServiceError> {
     let used = [
         ("guided", request.guided.as_ref().is_some_and(|g| g.form.is_some())),
-        ("priority", request.priority.is_some()),
         ("cache_salt", !request.cache_salt.is_empty()),
     ];
     match used.into_iter().find(|(_, used)| *used) {

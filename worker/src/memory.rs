@@ -187,7 +187,12 @@ mod tests {
     #[test]
     fn blocks_are_counted_as_the_engine_allocates_them() {
         let model = shapes::named("tinyllama-1.1b").expect("a shape by this name");
-        let engine = EngineConfig { max_num_seqs: 1, max_num_batched_tokens: 1, kv_blocks: 10 };
+        let engine = EngineConfig {
+            max_num_seqs: 1,
+            max_num_batched_tokens: 1,
+            kv_blocks: 10,
+            max_decode_slowdown: 2.0,
+        };
         let needs = Needs::of(&model, Quantization::None, &engine, 2);
         assert_eq!((needs.kv_cache, needs.workers), (10 * 16 * 45_056, 2));
         assert_eq!(needs.weights, Footprint::of(&model, Quantization::None).weight_bytes);

@@ -132,7 +132,8 @@ impl Collector for EngineLoad {
         }
         names::KV_USAGE.encode(&mut encoder, &ConstGauge::new(usage))?;
         names::STEPS.encode(&mut encoder, &ConstCounter::new(load.step))?;
-        names::PREEMPTIONS.encode(&mut encoder, &ConstCounter::new(load.preemptions))
+        names::PREEMPTIONS.encode(&mut encoder, &ConstCounter::new(load.preemptions))?;
+        names::TOO_LATE.encode(&mut encoder, &ConstCounter::new(load.too_late))
     }
 }
 

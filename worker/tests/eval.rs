@@ -11,7 +11,7 @@ use std::{
 
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Sink, Stopping,
-    model::Quantization,
+    model::Quantization, scheduler::Standing,
 };
 use stoker_worker::{
     ModelSource, WorkerConfig,
@@ -130,8 +130,15 @@ fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
         logprobs: Logprobs { prompt: true, ..Logprobs::default() },
         resumed: Vec::new(),
         arrived: Instant::now(),
+        standing: Standing::default(),
+        deadline: None,
     };
-    let config = EngineConfig { max_num_seqs: 1, max_num_batched_tokens: 64, kv_blocks: 32 };
+    let config = EngineConfig {
+        max_num_seqs: 1,
+        max_num_batched_tokens: 64,
+        kv_blocks: 32,
+        max_decode_slowdown: 2.0,
+    };
     let mut engine = Engine::new(model, config);
     let (sender, events) = mpsc::channel();
     engine.submit(request, Box::new(Listener(sender))).unwrap();

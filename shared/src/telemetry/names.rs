@@ -359,6 +359,13 @@ pub mod worker {
         &[],
         "Times that a sequence gave its blocks back to be computed again later",
     );
+    /// `stoker_worker_too_late_total`
+    pub const TOO_LATE: Metric = metric(
+        "stoker_worker_too_late",
+        Kind::Counter,
+        &[],
+        "Requests that were refused, or given up while they waited, since they could not meet their deadline",
+    );
     /// `stoker_worker_step_duration_seconds`
     pub const STEP_DURATION: Metric =
         seconds("stoker_worker_step_duration", NEXT_TOKEN, &[], "One step of the engine");
@@ -436,6 +443,7 @@ pub mod worker {
         KV_BLOCKS_FREE,
         STEPS,
         PREEMPTIONS,
+        TOO_LATE,
         STEP_DURATION,
         REQUESTS,
         PROMPT_TOKENS,
