@@ -48,6 +48,15 @@ pub(super) enum Work {
         /// How long.
         seconds: f64,
     },
+    /// Sequences that decode, and a long prompt that is computed beside them.
+    Beside {
+        /// Tokens of each decoding sequence's prompt.
+        prompts: Vec<usize>,
+        /// Tokens of the long one.
+        prompt: usize,
+        /// How many times as long steps may take meanwhile.
+        slowdown: f64,
+    },
     /// A decode step of plain operations, of the model's shape.
     Naive,
 }

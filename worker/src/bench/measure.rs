@@ -8,6 +8,7 @@ use stoker_engine::{
 use stoker_ops::{Device, cpu};
 
 use super::{
+    beside,
     child::Tell,
     drive::{self, Pace, median},
     error::Error,
@@ -79,6 +80,13 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         gpu_temperature_celsius: pace.gpu.temperature,
         gpu_clock_hertz: pace.gpu.clock,
         gpu_memory_clock_hertz: pace.gpu.memory_clock,
+        long_prompt_tokens: pace.beside.map(|beside| beside.prompt as u64),
+        long_prompt_ttft_seconds: pace.beside.map(|beside| beside.first_token.as_secs_f64()),
+        inter_token_p50_seconds: pace.beside.map(|beside| beside.alone[0].as_secs_f64()),
+        inter_token_p99_seconds: pace.beside.map(|beside| beside.alone[1].as_secs_f64()),
+        beside_inter_token_p50_seconds: pace.beside.map(|b| b.disturbed[0].as_secs_f64()),
+        beside_inter_token_p99_seconds: pace.beside.map(|b| b.disturbed[1].as_secs_f64()),
+        beside_inter_token_p99_ratio: pace.beside.map(|beside| beside.ratio()),
     };
     let rows = (job.run..).zip(&ran.paces).map(row);
     let measured = rows.zip(&ran.paces).map(|(row, pace)| Measured {
@@ -122,6 +130,9 @@ fn run(
             let time = Duration::from_secs_f64(*seconds);
             sustain::run(model, job.batch, (*prompt, *output), time, tell)?
         }
+        Work::Beside { prompts, prompt, slowdown } => {
+            vec![beside::run(model, prompts, *prompt, *slowdown, tell)?]
+        }
         Work::Decode { prompts, tokens } => vec![drive::decode(model, prompts, *tokens, tell)?],
         Work::Naive => Vec::new(),
     };
@@ -157,6 +168,7 @@ pub(super) fn naive(
         outside: None,
         launches: None,
         gpu: meter.end(),
+        beside: None,
     };
     Ok((load, pace))
 }

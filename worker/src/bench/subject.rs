@@ -39,6 +39,7 @@ pub(super) fn subjects(args: &BenchArgs) -> Result<Vec<Subject>, Error> {
     let only_scenarios = args.batch.or(args.context).is_none()
         && args.sweep.is_none()
         && args.sustain.is_none()
+        && args.long_prompt.is_none()
         && !args.ladder;
     let mut formats = match args.format.as_slice() {
         [] if only_scenarios => Format::ALL.to_vec(),

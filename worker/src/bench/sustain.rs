@@ -114,6 +114,7 @@ impl Minute {
             outside,
             launches: None,
             gpu: Reading::default(),
+            beside: None,
         }
     }
 }
