@@ -16,4 +16,5 @@ mod sampling;
 mod simulated;
 mod support;
 mod telemetry;
+mod urgency;
 mod whole;
