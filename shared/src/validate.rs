@@ -24,6 +24,8 @@ pub const MAX_NAME_BYTES: usize = 256;
 pub const MAX_LOGIT_BIAS: usize = 1024;
 /// Violations that one error names.
 pub const MAX_VIOLATIONS: usize = 12;
+/// The priority of a request that names none; 0 is the most urgent.
+pub const DEFAULT_PRIORITY: u32 = 100;
 /// The least urgent priority.
 pub const MAX_PRIORITY: u32 = 1000;
 
@@ -63,6 +65,11 @@ impl Violations {
     }
 }
 
+/// How urgent a request is.
+pub fn priority(request: &GenerateRequest) -> u32 {
+    request.priority.unwrap_or(DEFAULT_PRIORITY)
+}
+
 fn identity(request: &GenerateRequest, found: &mut Violations) {
     for (field, text, most) in [
         ("request_id", &request.request_id, MAX_REQUEST_ID),
@@ -79,7 +86,10 @@ fn identity(request: &GenerateRequest, found: &mut Violations) {
     }
     if request.priority.is_some_and(|p| p > MAX_PRIORITY) {
         let value = request.priority.unwrap_or_default();
-        found.add("priority", format!("{value} is above {MAX_PRIORITY}"));
+        found.add(
+            "priority",
+            format!("{value} is above {MAX_PRIORITY}, the least urgent; 0 is the most urgent"),
+        );
     }
 }
 
@@ -301,6 +311,10 @@ mod tests {
     fn an_empty_request_asks_for_input() {
         assert_eq!(fields(&GenerateRequest::default()), ["input"]);
         let long = GenerateRequest { request_id: "x".repeat(129), ..Default::default() };
+        let not_urgent = GenerateRequest { priority: Some(1001), ..Default::default() };
+        assert_eq!(fields(&not_urgent), ["priority", "input"]);
+        let least = GenerateRequest { priority: Some(1000), ..Default::default() };
+        assert_eq!(fields(&least), ["input"]);
         assert_eq!(fields(&long), ["request_id", "input"]);
         for salt in ["x".repeat(129), "a b".into(), "ä".into()] {
             let salted = GenerateRequest { cache_salt: salt, ..Default::default() };

@@ -4,7 +4,9 @@ mod resume;
 
 use std::{num::NonZeroU32, time::Instant};
 
-use stoker_engine::{Adjustments, Logprobs, Model, Request, Sampling, Scope, Stopping};
+use stoker_engine::{
+    Adjustments, Logprobs, Model, Request, Sampling, Scope, Stopping, scheduler::Standing,
+};
 use stoker_proto::v1::{
     self as proto, GenerateRequest, generate_request::Input, stop_condition::Kind,
 };
@@ -28,6 +30,11 @@ impl Admission<'_> {
         validate::generate(&request)?;
         self.check_model(&request.model)?;
         refuse_unsupported(&request)?;
+        let tenant = request.routing.as_ref().map(|routing| routing.tenant.as_str());
+        let standing = Standing {
+            priority: validate::priority(&request),
+            tenant: tenant.unwrap_or_default().into(),
+        };
         let wanted = request.sampling.unwrap_or_default();
         let num_sequences = self.num_sequences(&wanted)?;
         let adjustments = self.adjustments(&wanted)?;
@@ -51,6 +58,8 @@ impl Admission<'_> {
             scope: Scope::shared(routing.tenant, request.cache_salt),
             bypass_prefix_cache: request.bypass_prefix_cache,
             arrived: Instant::now(),
+            standing,
+            deadline: None,
         })
     }
 
@@ -202,10 +211,7 @@ fn logprobs(wanted: proto::ResponseOptions) -> Logprobs {
 
 /// Fields of the contract that this version cannot serve are refused, never ignored.
 fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ServiceError> {
-    let used = [
-        ("guided", request.guided.as_ref().is_some_and(|g| g.form.is_some())),
-        ("priority", request.priority.is_some()),
-    ];
+    let used = [("guided", request.guided.as_ref().is_some_and(|g| g.form.is_some()))];
     match used.into_iter().find(|(_, used)| *used) {
         Some((field, _)) => Err(ServiceError::Unsupported(field.into())),
         None => Ok(()),

@@ -7,7 +7,7 @@ use std::{
 
 use futures::{Stream, stream};
 use stoker_engine::{
-    Event, Finish, FinishReason, Summary, Token, TokenLogprob, tokenizer::Tokenizer,
+    Event, Failure, Finish, FinishReason, Summary, Token, TokenLogprob, tokenizer::Tokenizer,
 };
 use stoker_proto::duration::to_wire;
 use stoker_proto::v1::{
@@ -97,9 +97,7 @@ impl Answer {
                 let state = if finish.summary.is_some() { State::Over } else { State::Running };
                 (Ok((finish.choice, self.finished(finish))), state)
             }
-            Some(Event::Failed(failure)) => {
-                (Err(ServiceError::Internal(failure.to_string())), State::Over)
-            }
+            Some(Event::Failed(failure)) => (Err(failed(&failure)), State::Over),
             None => {
                 // Another worker may do better.
                 let cause = "the worker's engine stopped before the answer was complete";
@@ -161,4 +159,15 @@ impl Answer {
             top: token.top.into_iter().map(candidate).collect(),
         }
     }
+}
+
+/// What a client is told of a request that could not go on.
+fn failed(failure: &Failure) -> ServiceError {
+    let stage = match failure {
+        Failure::DeadlinePassed { began: true } => "while generating".into(),
+        Failure::DeadlinePassed { began: false } => "while queued".into(),
+        Failure::TooLate { .. } => format!("while queued: {failure}"),
+        other => return ServiceError::Internal(other.to_string()),
+    };
+    ServiceError::DeadlineExceeded { stage }
 }

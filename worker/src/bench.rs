@@ -4,6 +4,7 @@
 //! `measure` loads the model and `drive` steps the engine; `row` is what comes back and `output`
 //! where it goes.
 
+mod beside;
 mod child;
 mod cli;
 mod drive;

@@ -79,7 +79,7 @@ pub struct ComputeConfig {
 }
 
 /// How a worker works.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub struct WorkerConfig {
     /// How its model computes.
     #[command(flatten)]
@@ -106,6 +106,19 @@ pub struct WorkerConfig {
         help_heading = "Scheduling"
     )]
     pub max_num_batched_tokens: u32,
+
+    /// While some sequences decode, prompts are computed in chunks so short that a step takes at most so many times what
+    /// it would without them, as far as steps can tell; at least 1. More makes long prompts faster, and those who read
+    /// wait longer for each token
+    #[arg(
+        long,
+        env = "STOKER_MAX_DECODE_SLOWDOWN",
+        default_value_t = MAX_DECODE_SLOWDOWN,
+        value_parser = slowdown,
+        value_name = "FACTOR",
+        help_heading = "Scheduling"
+    )]
+    pub max_decode_slowdown: f64,
 
     /// Requests that may wait beside --max-num-seqs that run; more are refused with RESOURCE_EXHAUSTED
     #[arg(
@@ -168,6 +181,7 @@ impl Default for WorkerConfig {
             compute: ComputeConfig::default(),
             max_num_seqs: 64,
             max_num_batched_tokens: 512,
+            max_decode_slowdown: MAX_DECODE_SLOWDOWN,
             max_num_queued_reqs: 1024,
             kv_cache_memory: ByteSize::gib(1),
             prefix_cache: Switch::On,
@@ -247,7 +261,21 @@ impl WorkerConfig {
             max_num_batched_tokens: tokens as usize,
             kv_blocks,
             prefix_cache: self.prefix_cache == Switch::On,
+            max_decode_slowdown: self.max_decode_slowdown,
         })
+    }
+}
+
+/// What steps may take while a prompt is computed, if nobody says otherwise.
+pub(crate) const MAX_DECODE_SLOWDOWN: f64 = 2.0;
+
+/// Reads a factor of at least 1.
+pub(crate) fn slowdown(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(factor) if (1.0..=1e6).contains(&factor) => Ok(factor),
+        _ => {
+            Err("write a number from 1, which is least slowdown, to 1000000, for instance 2".into())
+        }
     }
 }
 
@@ -278,6 +306,8 @@ mod tests {
             ("--max-num-batched-tokens", "none"),
             ("--kv-cache-memory", "much"),
             ("--prefix-cache", "some"),
+            ("--max-decode-slowdown", "0.5"),
+            ("--max-decode-slowdown", "NaN"),
             ("--drain-timeout", "1"),
             ("--device", "gpu"),
             ("--gpu-without", "fans"),

@@ -207,6 +207,7 @@ mod tests {
             max_num_batched_tokens: 1,
             kv_blocks: 10,
             prefix_cache: true,
+            max_decode_slowdown: 2.0,
         };
         let needs = Needs::of(&model, Quantization::None, &engine, 2);
         assert_eq!((needs.kv_cache, needs.workers), (10 * 16 * 45_056, 2));

@@ -135,6 +135,7 @@ impl Collector for EngineLoad {
         for (name, value) in [
             (names::STEPS, load.step),
             (names::PREEMPTIONS, load.preemptions),
+            (names::TOO_LATE, load.too_late),
             (names::DRAFTED_TOKENS, load.drafted),
             (names::ACCEPTED_TOKENS, load.accepted),
             (names::PREFIX_QUERIED, load.prefix_tokens),

@@ -226,6 +226,27 @@ fn a_prompt_that_begins_like_another_is_found_as_far_as_whole_blocks_go() {
 }
 
 #[test]
+fn a_long_prompt_is_measured_by_those_who_wait_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--long-prompt", "300", "--batch", "2", "--context", "16", "--format", "gguf"];
+    let (rows, lines, table) = bench(folder.path(), &flags);
+    check(&rows, &lines);
+    assert_eq!(rows.len(), 1);
+    let row = &rows[0];
+    assert_eq!((text(row, "scenario"), number(row, "batch")), ("long prompt", 2.0));
+    assert_eq!(number(row, "prompt_tokens"), 2.0 * 16.0 + 300.0);
+    // A chunk of 512 would have had all of it in one step.
+    let steps = (number(row, "output_tokens") - 1.0) / 2.0 - 1.0 - 128.0;
+    assert!((2.0..=75.0).contains(&steps), "{row}");
+    let p99 = |key: &str| number(row, &format!("{key}_p99_seconds"));
+    let ratio = p99("beside_inter_token") / p99("inter_token");
+    assert!((number(row, "beside_inter_token_p99_ratio") - ratio).abs() < 1e-6, "{row}");
+    assert!(number(row, "inter_token_p50_seconds") <= p99("inter_token"), "{row}");
+    assert!(number(row, "long_prompt_ttft_seconds") > p99("beside_inter_token"), "{row}");
+    assert!(table.contains("while a prompt of 300 tokens is computed"), "{table}");
+}
+
+#[test]
 fn a_ladder_compares_every_step_with_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let (rows, lines, table) = bench(folder.path(), &["--ladder", "--context", "32"]);

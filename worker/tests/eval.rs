@@ -11,7 +11,7 @@ use std::{
 
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Scope, Sink,
-    Stopping, model::Quantization,
+    Stopping, model::Quantization, scheduler::Standing,
 };
 use stoker_worker::{
     ModelSource, WorkerConfig,
@@ -132,12 +132,15 @@ fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
         scope: Scope::default(),
         bypass_prefix_cache: false,
         arrived: Instant::now(),
+        standing: Standing::default(),
+        deadline: None,
     };
     let config = EngineConfig {
         max_num_seqs: 1,
         max_num_batched_tokens: 64,
         kv_blocks: 32,
         prefix_cache: true,
+        max_decode_slowdown: 2.0,
     };
     let mut engine = Engine::new(model, config);
     let (sender, events) = mpsc::channel();

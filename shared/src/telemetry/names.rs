@@ -394,6 +394,13 @@ pub mod worker {
         &[],
         "Guessed tokens that were right: each spared its sequence a step",
     );
+    /// `stoker_worker_too_late_total`
+    pub const TOO_LATE: Metric = metric(
+        "stoker_worker_too_late",
+        Kind::Counter,
+        &[],
+        "Requests that were refused, or given up while they waited, since they could not meet their deadline",
+    );
     /// `stoker_worker_step_duration_seconds`
     pub const STEP_DURATION: Metric =
         seconds("stoker_worker_step_duration", NEXT_TOKEN, &[], "One step of the engine");
@@ -476,6 +483,7 @@ pub mod worker {
         PREEMPTIONS,
         DRAFTED_TOKENS,
         ACCEPTED_TOKENS,
+        TOO_LATE,
         STEP_DURATION,
         REQUESTS,
         PROMPT_TOKENS,

@@ -4,22 +4,21 @@ use std::{collections::HashMap, time::Instant};
 
 use crate::{
     blocks::{BlockPool, Scope},
-    cost::StepCost,
     footprint::Footprint,
     group::{Progress, SequenceGroup},
     model::{Model, Quantization},
-    request::{Request, Sink},
+    request::{Failure, Request, Sink},
     runner::{Outcome, Part, Runner},
     scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, Texts, blocks_for},
-    speculation::{Asking, Speculation, Speculator},
+    speculation::{Asking, MAX_DRAFT_TOKENS, Speculation, Speculator},
     weights::ModelConfig,
 };
 
 /// What the logits of prompts, where they are asked for, may take in one step, in bytes.
 const PROMPT_LOGITS_BYTES: usize = 32 << 20;
 
-/// How large an engine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How large an engine is, and how long its steps may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineConfig {
     /// Sequences in a batch.
     pub max_num_seqs: usize,
@@ -29,6 +28,9 @@ pub struct EngineConfig {
     pub kv_blocks: usize,
     /// Whether requests find what others have computed.
     pub prefix_cache: bool,
+    /// Prompts are computed in chunks so short that a step takes at most so many times what it would without them, while
+    /// some sequences decode; at least 1.
+    pub max_decode_slowdown: f64,
 }
 
 impl EngineConfig {
@@ -77,6 +79,8 @@ pub struct Load {
     pub prefix_tokens: u64,
     /// Those that were there.
     pub prefix_tokens_found: u64,
+    /// Requests that were refused, or given up while they waited, since they could not be in time.
+    pub too_late: u64,
 }
 
 /// What may follow each sequence.
@@ -88,8 +92,6 @@ pub struct Engine {
     scheduler: Scheduler,
     blocks: BlockPool,
     speculator: Option<Speculator>,
-    /// What steps have taken.
-    cost: StepCost,
     prefix_cache: bool,
     requests: HashMap<u64, SequenceGroup>,
     next_request: u64,
@@ -97,6 +99,7 @@ pub struct Engine {
     preemptions: u64,
     prefix_tokens: u64,
     prefix_tokens_found: u64,
+    too_late: u64,
 }
 
 impl Engine {
@@ -108,6 +111,7 @@ impl Engine {
             max_num_seqs: config.max_num_seqs,
             max_num_batched_tokens: config.max_num_batched_tokens.max(config.max_num_seqs),
             max_prompt_logits: (PROMPT_LOGITS_BYTES / row_bytes.max(1)).max(1),
+            max_decode_slowdown: config.max_decode_slowdown,
         };
         let mut runner = Runner::new(model, blocks.total());
         runner.prepare(config.max_num_seqs);
@@ -116,7 +120,6 @@ impl Engine {
             scheduler: Scheduler::new(limits, blocks.clone()),
             blocks,
             speculator: None,
-            cost: StepCost::default(),
             prefix_cache: config.prefix_cache,
             requests: HashMap::new(),
             next_request: 0,
@@ -124,6 +127,7 @@ impl Engine {
             preemptions: 0,
             prefix_tokens: 0,
             prefix_tokens_found: 0,
+            too_late: 0,
         }
     }
 
@@ -141,6 +145,7 @@ impl Engine {
 
     /// Takes a request. Its events go to `sink`, from the next step on.
     pub fn submit(&mut self, request: Request, sink: Box<dyn Sink>) -> Result<(), Refused> {
+        self.check_deadline(&request)?;
         let model = self.runner.model();
         let room = model.config.context_length.min(self.blocks.total() * stoker_ops::KV_BLOCK);
         let prompt = request.prompt.len();
@@ -164,12 +169,12 @@ impl Engine {
         };
         let mut group = SequenceGroup::new(&request, longest, &model.tokenizer, sink);
         if request.resumed.is_empty() {
-            self.scheduler.add(id, size)?;
+            self.scheduler.add(id, size, &request.standing)?;
         } else {
             self.scheduler.check(&size)?;
             match group.resume(&request.resumed, &model.tokenizer) {
                 Ok(open) if open.is_empty() => return Ok(()),
-                Ok(open) => self.scheduler.resume(id, size, &open)?,
+                Ok(open) => self.scheduler.resume(id, size, &open, &request.standing)?,
                 Err(failure) => {
                     group.fail(failure);
                     return Ok(());
@@ -181,9 +186,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Drops what nobody listens to, then runs one step. False if there was nothing to do.
+    /// Drops what nobody listens to and what is too late, then runs one step. False if there was nothing to do.
     pub fn step(&mut self) -> bool {
         self.drop_abandoned();
+        self.drop_late(Instant::now());
         let drafts = self.draft();
         let plan = self.scheduler.plan(&self.requests);
         self.preemptions += plan.preempted.len() as u64;
@@ -203,10 +209,11 @@ impl Engine {
         if plan.slices.is_empty() {
             return false;
         }
-        let (tokens, began) = (plan.slices.iter().map(|slice| slice.length).sum(), Instant::now());
+        let began = Instant::now();
         let outcome = self.run(&plan, &drafts);
-        self.cost.learn(tokens, began.elapsed());
         self.draw(&plan, &drafts, &outcome);
+        let tokens = plan.slices.iter().map(|slice| slice.length).sum();
+        self.scheduler.learn(tokens, began.elapsed());
         self.steps += 1;
         true
     }
@@ -227,6 +234,7 @@ impl Engine {
             accepted: speculated.accepted,
             prefix_tokens: self.prefix_tokens,
             prefix_tokens_found: self.prefix_tokens_found,
+            too_late: self.too_late,
         }
     }
 
@@ -251,12 +259,56 @@ impl Engine {
             })
             .collect();
         let others = self.scheduler.queued_tokens() - ids.len();
-        let proposals = speculator.propose(&asking, others, &self.cost);
+        let proposals = speculator.propose(&asking, others, self.scheduler.cost());
         let drafts: Drafts = asking.iter().map(|asking| asking.id).zip(proposals).collect();
         for (id, proposal) in &drafts {
             self.scheduler.draft(*id, proposal.len());
         }
         drafts
+    }
+
+    /// Drops requests whose deadline has passed, and those that wait and cannot be in time any more.
+    fn drop_late(&mut self, now: Instant) {
+        let late = |(id, group): (&u64, &SequenceGroup)| {
+            let deadline = group.deadline()?;
+            let (left, began) = (deadline.saturating_duration_since(now), group.has_begun());
+            if left.is_zero() {
+                return Some((*id, Failure::DeadlinePassed { began }));
+            }
+            // The cache may have all of its prompt by now, but for the last token.
+            let prompt = if self.prefix_cache { 1 } else { group.prompt_tokens() };
+            match self.scheduler.in_time(prompt, 0, None, left) {
+                Err(Refused::TooLate { expected, left }) if !began => {
+                    Some((*id, Failure::TooLate { expected, left }))
+                }
+                _ => None,
+            }
+        };
+        let late: Vec<_> = self.requests.iter().filter_map(late).collect();
+        for (id, failure) in late {
+            let Some(mut group) = self.requests.remove(&id) else { continue };
+            self.too_late += u64::from(!group.has_begun());
+            group.fail(failure);
+            self.remove(id, &group);
+        }
+    }
+
+    /// Refuses a request that cannot be in time.
+    fn check_deadline(&mut self, request: &Request) -> Result<(), Refused> {
+        let Some(deadline) = request.deadline else { return Ok(()) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let reads = self.prefix_cache && !request.bypass_prefix_cache && !request.tells_prompt();
+        let prompt = if reads {
+            self.scheduler.surely_computed(&request.scope, &request.prompt, &self.requests)
+        } else {
+            request.prompt.len()
+        };
+        // A step may make as many tokens as are drafted, and one.
+        let each = if self.speculator.is_some() { 1 + MAX_DRAFT_TOKENS } else { 1 };
+        let steps = request.stopping.min_tokens / each;
+        let checked = self.scheduler.in_time(prompt, steps, Some(&request.standing), left);
+        self.too_late += u64::from(checked.is_err());
+        checked
     }
 
     /// Runs the model over the plan. A row for every token that wants one.

@@ -31,6 +31,8 @@ pub struct SequenceGroup {
     prompt_logprobs: Option<Vec<TokenLogprob>>,
     sink: Box<dyn Sink>,
     clock: Clock,
+    /// Its answer is of no use after this.
+    deadline: Option<Instant>,
 }
 
 /// Where a request stands after a slice.
@@ -80,6 +82,7 @@ impl SequenceGroup {
             prompt_logprobs: request.tells_prompt().then(Vec::new),
             sink,
             clock: Clock::new(request.arrived),
+            deadline: request.deadline,
         }
     }
 
@@ -109,6 +112,21 @@ impl SequenceGroup {
     /// Whether nobody listens any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.sink.is_closed()
+    }
+
+    /// When its answer is of no use any more.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether it has had a place in the batch.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.clock.scheduled.is_some()
+    }
+
+    /// Tokens of its prompt.
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
     }
 
     /// Prompt and everything drawn of one sequence.

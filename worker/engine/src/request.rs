@@ -8,6 +8,7 @@ use std::{
 use crate::{
     blocks::Scope,
     sampling::{Adjustments, Logprobs, Sampling, TokenLogprob},
+    scheduler::Standing,
 };
 
 /// A request, checked against the model's limits and tokenised.
@@ -34,6 +35,10 @@ pub struct Request {
     pub bypass_prefix_cache: bool,
     /// When it began to wait; `Timings::queue` counts from here.
     pub arrived: Instant,
+    /// Who waits for it, and how urgent it is.
+    pub standing: Standing,
+    /// Its answer is of no use after this.
+    pub deadline: Option<Instant>,
 }
 
 impl Request {
@@ -166,6 +171,23 @@ pub enum Failure {
         token: u32,
         /// In the sequence.
         position: usize,
+    },
+    /// The deadline has passed.
+    #[error("its deadline has passed")]
+    DeadlinePassed {
+        /// Whether it had a place by then.
+        began: bool,
+    },
+    /// The deadline would pass before the first token.
+    #[error(
+        "its answer would begin in {} ms at the earliest, and its deadline is in {} ms",
+        .expected.as_millis(), .left.as_millis()
+    )]
+    TooLate {
+        /// How long it would take at the least.
+        expected: Duration,
+        /// How long it may take.
+        left: Duration,
     },
     /// What is to be resumed is not what this engine would have made.
     #[error(

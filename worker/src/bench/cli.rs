@@ -20,6 +20,8 @@ Examples:
     stoker-worker bench --sweep batch
   Does it stay as fast?
     stoker-worker bench --sustain 10m --batch 8
+  How long do readers wait for their next token while somebody sends 2,000 tokens?
+    stoker-worker bench --long-prompt 2000
   What did each step towards int8 bring?
     stoker-worker bench --ladder
   How much sooner does an answer begin whose prompt begins like another?
@@ -43,6 +45,10 @@ A row's keys, in the table, in CSV and in JSON:
                  every sequence, times steps a second, divided by the read rate
   launches_per_step              kernels and graphs that a GPU is told to run in a step in which all decode
   gpu_...        what NVIDIA's driver says while all decode: means, of memory and temperature the most
+  inter_token_p50_seconds, inter_token_p99_seconds      with --long-prompt, of 128 tokens: the median time
+                 between two tokens, and the slowest in a hundred
+  beside_inter_token_...         the same from the long prompt's submission to its first token, and p99 as
+                 a ratio to p99 undisturbed; prefill_tokens_per_second is the long prompt's
 What does not apply is null in JSON and empty in CSV. `outside %`, in the table alone, is the share of a
 step that is spent outside the model's operations.
 
@@ -163,6 +169,29 @@ pub struct BenchArgs {
         help_heading = "What to measure"
     )]
     pub shared_prefix: Option<u32>,
+
+    /// What readers notice of a prompt of so many tokens: time between the tokens of --batch sequences, undisturbed and
+    /// while it is computed [default batch: 1]
+    #[arg(
+        long,
+        env = "STOKER_BENCH_LONG_PROMPT",
+        conflicts_with_all = ["scenario", "sweep", "sustain", "ladder"],
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "TOKENS",
+        help_heading = "What to measure"
+    )]
+    pub long_prompt: Option<u32>,
+
+    /// With --long-prompt: how many times as long steps may take while it is computed
+    #[arg(
+        long,
+        env = "STOKER_MAX_DECODE_SLOWDOWN",
+        default_value_t = config::MAX_DECODE_SLOWDOWN,
+        value_parser = config::slowdown,
+        value_name = "FACTOR",
+        help_heading = "What to measure"
+    )]
+    pub max_decode_slowdown: f64,
 
     /// Positions that every sequence holds while it decodes, for all but scenarios [default: 512]
     #[arg(

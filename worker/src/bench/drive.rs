@@ -8,11 +8,11 @@ use std::{
 
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, Load, Logprobs, Model, Request, Sampling, Scope,
-    Sink, Stopping, sampling::mix64,
+    Sink, Stopping, sampling::mix64, scheduler::Standing,
 };
 use stoker_ops::{cpu, launches};
 
-use super::{child::Tell, error::Error, lengths};
+use super::{beside::Beside, child::Tell, error::Error, lengths};
 use crate::gpu::{Meter, Reading};
 
 /// Tokens in a step, as a worker has it if nobody says otherwise.
@@ -43,6 +43,8 @@ pub(super) struct Pace {
     pub(super) launches: Option<f64>,
     /// What its driver said meanwhile.
     pub(super) gpu: Reading,
+    /// What a long prompt did to those who decode, where that is measured.
+    pub(super) beside: Option<Beside>,
 }
 
 /// What a sequence does.
@@ -92,13 +94,19 @@ pub(super) struct Driven {
 }
 
 impl Driven {
-    /// An engine for `model` with room for sequences of `lengths` at once.
+    /// An engine for `model` with room for sequences of `lengths` at once, which computes prompts as fast as it can.
     pub(super) fn new(model: Model, lengths: &[usize]) -> Self {
+        Self::paced(model, lengths, f64::INFINITY)
+    }
+
+    /// The same, but those who decode wait no longer for the prompts of others than so many times as long.
+    pub(super) fn paced(model: Model, lengths: &[usize], max_decode_slowdown: f64) -> Self {
         let config = EngineConfig {
             max_num_seqs: lengths.len(),
             max_num_batched_tokens: MAX_NUM_BATCHED_TOKENS.max(lengths.len()),
             kv_blocks: lengths::blocks(lengths.iter().copied()),
             prefix_cache: true,
+            max_decode_slowdown,
         };
         let vocab_size = model.config.vocab_size;
         let (sender, reports) = mpsc::channel();
@@ -146,6 +154,8 @@ impl Driven {
             scope: Scope::default(),
             bypass_prefix_cache: false,
             arrived: Instant::now(),
+            standing: Standing::default(),
+            deadline: None,
         };
         let watch = Watch { place, reports: self.sender.clone() };
         let submitted = self.engine.submit(request, Box::new(watch));
@@ -240,6 +250,7 @@ pub(super) fn decode(
         outside,
         launches: (launched > 0).then(|| launched as f64 / (tokens - 1) as f64),
         gpu: meter.map(Meter::end).unwrap_or_default(),
+        beside: None,
     })
 }
 

@@ -53,6 +53,15 @@ pub(super) enum Work {
         /// Tokens that they share.
         tokens: usize,
     },
+    /// Sequences that decode, and a long prompt that is computed beside them.
+    Beside {
+        /// Tokens of each decoding sequence's prompt.
+        prompts: Vec<usize>,
+        /// Tokens of the long one.
+        prompt: usize,
+        /// How many times as long steps may take meanwhile.
+        slowdown: f64,
+    },
     /// A decode step of plain operations, of the model's shape.
     Naive,
 }

@@ -8,6 +8,7 @@ use stoker_engine::{
 use stoker_ops::{Device, cpu};
 
 use super::{
+    beside,
     child::Tell,
     drive::{self, Pace, median},
     error::Error,
@@ -80,6 +81,13 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         gpu_temperature_celsius: pace.gpu.temperature,
         gpu_clock_hertz: pace.gpu.clock,
         gpu_memory_clock_hertz: pace.gpu.memory_clock,
+        long_prompt_tokens: pace.beside.map(|beside| beside.prompt as u64),
+        long_prompt_ttft_seconds: pace.beside.map(|beside| beside.first_token.as_secs_f64()),
+        inter_token_p50_seconds: pace.beside.map(|beside| beside.alone[0].as_secs_f64()),
+        inter_token_p99_seconds: pace.beside.map(|beside| beside.alone[1].as_secs_f64()),
+        beside_inter_token_p50_seconds: pace.beside.map(|b| b.disturbed[0].as_secs_f64()),
+        beside_inter_token_p99_seconds: pace.beside.map(|b| b.disturbed[1].as_secs_f64()),
+        beside_inter_token_p99_ratio: pace.beside.map(|beside| beside.ratio()),
     };
     let rows = ran.paces.iter().enumerate().map(row);
     let measured = rows.zip(&ran.paces).map(|(row, pace)| Measured {
@@ -123,6 +131,9 @@ fn run(
             let time = Duration::from_secs_f64(*seconds);
             sustain::run(model, job.batch, (*prompt, *output), time, tell)?
         }
+        Work::Beside { prompts, prompt, slowdown } => {
+            vec![beside::run(model, prompts, *prompt, *slowdown, tell)?]
+        }
         Work::Decode { prompts, tokens } => vec![drive::decode(model, prompts, *tokens, tell)?],
         Work::SharedPrefix { tokens } => shared_prefix::run(model, *tokens, tell)?,
         Work::Naive => Vec::new(),
@@ -160,6 +171,7 @@ pub(super) fn naive(
         outside: None,
         launches: None,
         gpu: meter.end(),
+        beside: None,
     };
     Ok((load, pace))
 }

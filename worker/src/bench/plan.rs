@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use stoker_engine::model::Quantization;
+use stoker_engine::{model::Quantization, scheduler::MIN_PROMPT_TOKENS};
 use stoker_ops::fallback::Part;
 
 use super::{
+    beside::UNDISTURBED,
     cli::BenchArgs,
     error::Error,
     job::{Job, Work},
@@ -27,12 +28,15 @@ const SUSTAIN_LEAST: Duration = Duration::from_secs(1);
 
 /// Refuses flags that do not go together in ways that clap does not know.
 pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
-    let needs_context =
-        args.batch.is_some() || args.sweep.is_some() || args.sustain.is_some() || args.ladder;
+    let needs_context = args.batch.is_some()
+        || args.sweep.is_some()
+        || args.sustain.is_some()
+        || args.long_prompt.is_some()
+        || args.ladder;
     if args.context.is_some() && !needs_context {
         return Err(Error::Usage(
-            "--context is for --batch, --sweep, --sustain and --ladder: scenarios have lengths of \
-             their own"
+            "--context is for --batch, --sweep, --sustain, --long-prompt and --ladder: scenarios have \
+             lengths of their own"
                 .into(),
         ));
     }
@@ -54,6 +58,13 @@ pub(super) fn jobs(args: &BenchArgs, subjects: &[Subject]) -> Result<Vec<Job>, E
         let batch = args.batch.map_or(SUSTAIN_BATCH, |count| count as usize);
         for subject in subjects {
             case(sustain(subject, batch, context, quantize, time))?;
+        }
+        1
+    } else if let Some(prompt) = args.long_prompt {
+        let batch = args.batch.map_or(1, |count| count as usize);
+        for subject in subjects {
+            let slowdown = args.max_decode_slowdown;
+            case(beside(subject, batch, context, quantize, prompt as usize, slowdown))?;
         }
         1
     } else if args.ladder {
@@ -185,6 +196,28 @@ fn shared(subject: &Subject, tokens: usize, quantize: Quantization) -> Result<Jo
     Ok(Job { context: longest, ..job(subject, "shared prefix", quantize, work) })
 }
 
+/// `batch` sequences that hold `context` positions when `prompt` tokens come beside them.
+fn beside(
+    subject: &Subject,
+    batch: usize,
+    context: usize,
+    quantize: Quantization,
+    prompt: usize,
+    slowdown: f64,
+) -> Result<Job, Error> {
+    let limit = subject.config.context_length;
+    if prompt >= limit {
+        return Err(Error::Usage(format!(
+            "--long-prompt {prompt} is not below {limit}, the context of {}: lower it",
+            subject.name
+        )));
+    }
+    let most = prompt.div_ceil(MIN_PROMPT_TOKENS) + UNDISTURBED;
+    check_context(subject, context, context + most)?;
+    let work = Work::Beside { prompts: vec![context; batch], prompt, slowdown };
+    Ok(Job { batch, context, ..job(subject, "long prompt", quantize, work) })
+}
+
 fn ladder(subject: &Subject, context: usize) -> Vec<Result<Job, Error>> {
     let (none, int8) = (Quantization::None, Quantization::Int8);
     let naive = Job { context, ..job(subject, "naive f32", none, Work::Naive) };
@@ -273,6 +306,16 @@ mod tests {
     }
 
     #[test]
+    fn a_long_prompt_comes_beside_a_batch() {
+        let jobs = planned(&["--long-prompt", "2000"], &[Format::Gguf]).unwrap();
+        let work = Work::Beside { prompts: vec![512], prompt: 2000, slowdown: 2.0 };
+        assert_eq!((jobs.len(), &jobs[0].work), (1, &work));
+        let flags = ["--long-prompt", "9", "--batch", "3", "--max-decode-slowdown", "4"];
+        let jobs = planned(&flags, &[Format::Gguf]).unwrap();
+        assert_eq!(jobs[0].work, Work::Beside { prompts: vec![512; 3], prompt: 9, slowdown: 4.0 });
+    }
+
+    #[test]
     fn what_does_not_fit_the_context_names_the_flag_and_the_limit() {
         for (flags, parts) in [
             (&["--batch", "2", "--context", "2048"][..], ["--context 2048", "2112", "above 2048"]),
@@ -280,6 +323,11 @@ mod tests {
             (&["--batch", "4096", "--context", "16"], ["--context 16", "--batch 4096", "raise it"]),
             (&["--context", "64"], ["--context", "--batch", "scenarios"]),
             (&["--shared-prefix", "2040"], ["--shared-prefix 2040", "2064", "above 2048"]),
+            (&["--long-prompt", "2048"], ["--long-prompt 2048", "2048", "context of tiny"]),
+            (
+                &["--long-prompt", "2000", "--context", "1500"],
+                ["--context 1500", "2128", "lower it"],
+            ),
             (&["--sustain", "5ms"], ["--sustain", "5ms", "1s"]),
         ] {
             let error = planned(flags, &[Format::Gguf]).unwrap_err();

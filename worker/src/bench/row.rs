@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::table::decimal;
 use crate::gpu::Reading;
 
 /// The columns of CSV and the keys of JSON, in order.
-pub const KEYS: [&str; 27] = [
+pub const KEYS: [&str; 34] = [
     "model",
     "scenario",
     "format",
@@ -34,6 +35,13 @@ pub const KEYS: [&str; 27] = [
     "gpu_temperature_celsius",
     "gpu_clock_hertz",
     "gpu_memory_clock_hertz",
+    "long_prompt_tokens",
+    "long_prompt_ttft_seconds",
+    "inter_token_p50_seconds",
+    "inter_token_p99_seconds",
+    "beside_inter_token_p50_seconds",
+    "beside_inter_token_p99_seconds",
+    "beside_inter_token_p99_ratio",
 ];
 
 /// What was measured once. `bench --help` says what each key means.
@@ -101,6 +109,27 @@ pub struct Row {
     /// Of its memory, the mean while it ran.
     #[serde(default)]
     pub gpu_memory_clock_hertz: Option<f64>,
+    /// Of the prompt of `--long-prompt`. None without, and so are all that follow.
+    #[serde(default)]
+    pub long_prompt_tokens: Option<u64>,
+    /// From its submission to its first token.
+    #[serde(default)]
+    pub long_prompt_ttft_seconds: Option<f64>,
+    /// Between two tokens of those who decode, undisturbed: the median.
+    #[serde(default)]
+    pub inter_token_p50_seconds: Option<f64>,
+    /// The slowest in a hundred.
+    #[serde(default)]
+    pub inter_token_p99_seconds: Option<f64>,
+    /// The median while the long prompt is computed.
+    #[serde(default)]
+    pub beside_inter_token_p50_seconds: Option<f64>,
+    /// The slowest in a hundred meanwhile.
+    #[serde(default)]
+    pub beside_inter_token_p99_seconds: Option<f64>,
+    /// How many times as slow that is as undisturbed.
+    #[serde(default)]
+    pub beside_inter_token_p99_ratio: Option<f64>,
 }
 
 /// A row, and what the table alone shows.
@@ -116,6 +145,22 @@ pub(super) struct Measured {
 }
 
 impl Row {
+    /// What a long prompt did to those who decode, for people.
+    pub(super) fn beside(&self) -> Option<String> {
+        let millis = |seconds: Option<f64>| Some(decimal(seconds? * 1e3));
+        Some(format!(
+            "between tokens: p50 {} ms, p99 {} ms; while a prompt of {} tokens is computed: p50 {} ms, p99 {} ms, {} x; \
+             its first token after {} s",
+            millis(self.inter_token_p50_seconds)?,
+            millis(self.inter_token_p99_seconds)?,
+            self.long_prompt_tokens?,
+            millis(self.beside_inter_token_p50_seconds)?,
+            millis(self.beside_inter_token_p99_seconds)?,
+            decimal(self.beside_inter_token_p99_ratio?),
+            decimal(self.long_prompt_ttft_seconds?),
+        ))
+    }
+
     /// A line of CSV, without its end.
     pub fn csv(&self) -> Result<String, serde_json::Error> {
         // Through JSON, so that the two cannot differ.
@@ -176,6 +221,13 @@ pub(super) mod tests {
             gpu_temperature_celsius: None,
             gpu_clock_hertz: None,
             gpu_memory_clock_hertz: None,
+            long_prompt_tokens: None,
+            long_prompt_ttft_seconds: None,
+            inter_token_p50_seconds: None,
+            inter_token_p99_seconds: None,
+            beside_inter_token_p50_seconds: None,
+            beside_inter_token_p99_seconds: None,
+            beside_inter_token_p99_ratio: None,
         }
     }
 
@@ -192,7 +244,7 @@ pub(super) mod tests {
     #[test]
     fn a_line_of_csv_says_what_json_says() {
         let expected = "\"my \"\"best\"\", 7B\",short,gguf,none,cpu,2,1,64,3,1.25,32,,64,,0.1,10.0,1e-7,\
-                        5000000000,12000000000.0,0.5,,,,,,,";
+                        5000000000,12000000000.0,0.5,,,,,,,,,,,,,,";
         assert_eq!(row().csv().unwrap(), expected);
         assert_eq!(csv_header().split(',').count(), KEYS.len());
     }

@@ -73,5 +73,6 @@ fn answer(driven: &mut Driven, prompt: Vec<u32>) -> Result<Pace, Error> {
         outside: None,
         launches: None,
         gpu: Reading::default(),
+        beside: None,
     })
 }

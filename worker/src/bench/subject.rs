@@ -37,6 +37,7 @@ pub(super) fn subjects(args: &BenchArgs) -> Result<Vec<Subject>, Error> {
         && args.sweep.is_none()
         && args.sustain.is_none()
         && args.shared_prefix.is_none()
+        && args.long_prompt.is_none()
         && !args.ladder;
     let mut formats = match args.format.as_slice() {
         [] if only_scenarios => Format::ALL.to_vec(),

@@ -115,6 +115,7 @@ impl Minute {
             outside,
             launches: None,
             gpu: Reading::default(),
+            beside: None,
         }
     }
 }

@@ -56,6 +56,7 @@ async fn every_bad_request_is_refused_by_name_and_nobody_else_notices() {
     let unsupported = Code::Unimplemented;
     let cases = [
         (with(|r| r.input = None), invalid, "input"),
+        (with(|r| r.priority = Some(1001)), invalid, "priority"),
         (with(|r| r.input = Some(Input::Prompt(String::new()))), invalid, "prompt"),
         (with(|r| r.input = Some(Input::Prompt("word ".repeat(20_000)))), invalid, "prompt"),
         (with(|r| r.input = Some(Input::TokenIds(TokenIds::default()))), invalid, "token_ids"),

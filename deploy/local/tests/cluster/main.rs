@@ -17,4 +17,5 @@ mod sampling;
 mod simulated;
 mod support;
 mod telemetry;
+mod urgency;
 mod whole;

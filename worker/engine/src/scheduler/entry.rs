@@ -13,10 +13,27 @@ pub(super) struct Budget {
     pub(super) prompt_logits: usize,
 }
 
+/// Where a sequence stands among those that have begun, for good: the first is the last to lose its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Order {
+    /// 0 is the most urgent.
+    pub(super) priority: u32,
+    /// Rises with each request that begins.
+    pub(super) age: u64,
+    /// Sequences of one request begin together.
+    pub(super) choice: u32,
+}
+
+impl Order {
+    /// The age of those that have not begun.
+    pub(super) const NEW: u64 = u64::MAX;
+}
+
 /// A sequence as the scheduler sees it.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: SequenceId,
+    pub(super) order: Order,
     /// Tokens of the prompt.
     pub(super) prompt: usize,
     /// Tokens known: prompt and generated.
@@ -36,16 +53,17 @@ pub(super) struct Entry {
     /// Sequences that fork off once the prompt is computed.
     forks: u32,
     /// Positions whose logits are wanted besides those that are drawn from.
-    prompt_logits: Range<usize>,
+    pub(super) prompt_logits: Range<usize>,
 }
 
 impl Entry {
     /// All of a request, before anything is computed.
-    pub(super) fn new(request: u64, size: &Size) -> Self {
+    pub(super) fn new(request: u64, size: &Size, priority: u32) -> Self {
         // The last one's logits are drawn from in any case.
         let wanted = if size.prompt_logits { size.prompt.saturating_sub(1) } else { 0 };
         Self {
             id: SequenceId { request, choice: 0 },
+            order: Order { priority, age: Order::NEW, choice: 0 },
             prompt: size.prompt,
             known: size.prompt,
             computed: 0,
@@ -60,9 +78,16 @@ impl Entry {
     }
 
     /// A sequence that has `known` tokens, none of them computed here; `first` of those that are resumed of its request.
-    pub(super) fn resumed(id: SequenceId, size: &Size, known: usize, first: bool) -> Self {
-        let whole = Self::new(id.request, size);
-        Self { id, known, fresh: first, forks: 0, prompt_logits: 0..0, ..whole }
+    pub(super) fn resumed(
+        request: u64,
+        order: Order,
+        size: &Size,
+        known: usize,
+        first: bool,
+    ) -> Self {
+        let whole = Self::new(request, size, order.priority);
+        let id = SequenceId { request, choice: order.choice };
+        Self { id, order, known, fresh: first, forks: 0, prompt_logits: 0..0, ..whole }
     }
 
     /// Tokens known but not computed. At least one: the newest is drawn, not yet run.
@@ -113,6 +138,11 @@ impl Entry {
         } else {
             self.known - 1
         }
+    }
+
+    /// Tokens that it has to compute whatever the cache may have by then.
+    pub(super) fn surely_left(&self) -> usize {
+        self.left().min(self.known - self.readable() / KV_BLOCK * KV_BLOCK)
     }
 
     /// Gets its place, with blocks for all that is known.
@@ -180,6 +210,7 @@ impl Entry {
         (1..=mem::take(&mut self.forks))
             .map(|choice| Self {
                 id: SequenceId { choice, ..self.id },
+                order: Order { choice, ..self.order },
                 prompt: self.prompt,
                 known: self.prompt,
                 computed: shared * KV_BLOCK,

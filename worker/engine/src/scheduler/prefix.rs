@@ -2,8 +2,8 @@
 
 use stoker_ops::KV_BLOCK;
 
-use super::{Entry, Plan, Scheduler, SequenceId, blocks_for};
-use crate::blocks::Table;
+use super::{Entry, Plan, Scheduler, SequenceId};
+use crate::blocks::{BlockPool, Scope, Table};
 
 /// The tokens of sequences: what their blocks are known by.
 pub trait Texts {
@@ -22,29 +22,48 @@ pub struct Lookup {
     pub found: usize,
 }
 
+/// What the cache has of a sequence that waits.
+pub(super) fn found(blocks: &BlockPool, entry: &Entry, texts: &dyn Texts) -> Table {
+    let readable = texts.tokens(entry.id).get(..entry.readable()).unwrap_or_default();
+    Table::find(blocks, &entry.scope, readable)
+}
+
+/// Whether somebody computes in this step what comes after `found` in a sequence that waits, so that it will find that too.
+pub(super) fn is_computed_now(
+    running: &[Entry],
+    entry: &Entry,
+    found: &Table,
+    plan: &Plan,
+    texts: &dyn Texts,
+) -> bool {
+    let next = found.len() * KV_BLOCK..(found.len() + 1) * KV_BLOCK;
+    let tokens = texts.tokens(entry.id).get(next.clone());
+    let computes_it = |other: &Entry| {
+        other.scope == entry.scope
+            && other.table.same_kept(found)
+            // One whose logits are wanted may be slow.
+            && !other.wants_prompt_logits()
+            && texts.tokens(other.id).get(next.clone()) == tokens
+            && plan.slices.iter().any(|slice| slice.id == other.id)
+    };
+    next.end <= entry.readable() && running.iter().any(computes_it)
+}
+
 impl Scheduler {
-    /// Blocks for all that is known of a sequence that waits, the first of them from the cache, if they and its places are
-    /// free. None as well while another computes just what it needs next: then it waits and reads that.
-    pub(super) fn room_for(&self, entry: &Entry, plan: &Plan, texts: &dyn Texts) -> Option<Table> {
-        if self.running() + entry.places() > self.limits.max_num_seqs {
-            return None;
-        }
-        let tokens = texts.tokens(entry.id);
-        let readable = tokens.get(..entry.readable()).unwrap_or_default();
-        let mut table = Table::find(&self.blocks, &entry.scope, readable);
-        let next = table.len() * KV_BLOCK..(table.len() + 1) * KV_BLOCK;
-        let is_computing = |other: &Entry| {
-            other.scope == entry.scope
-                && other.table.same_kept(&table)
-                // One whose logits are wanted may be slow.
-                && !other.wants_prompt_logits()
-                && texts.tokens(other.id).get(next.clone()) == tokens.get(next.clone())
-                && plan.slices.iter().any(|slice| slice.id == other.id)
+    /// Tokens of a prompt that have to be computed whatever the cache may have by then: only the last ones if somebody who
+    /// is there begins alike.
+    pub fn surely_computed(&self, scope: &Scope, prompt: &[u32], texts: &dyn Texts) -> usize {
+        let readable = &prompt[..prompt.len().saturating_sub(1)];
+        let Some(first) = readable.get(..KV_BLOCK) else { return prompt.len() };
+        let begins_alike = |other: &Entry| {
+            other.scope == *scope && texts.tokens(other.id).get(..KV_BLOCK) == Some(first)
         };
-        if next.end <= readable.len() && self.running.iter().any(is_computing) {
-            return None;
-        }
-        table.extend(self.blocks.take(blocks_for(entry.known) - table.len())?);
-        Some(table)
+        let mut others = self.running.iter().chain(self.waiting.iter());
+        let blocks = if others.any(begins_alike) {
+            readable.len() / KV_BLOCK
+        } else {
+            Table::find(&self.blocks, scope, readable).kept()
+        };
+        prompt.len() - blocks * KV_BLOCK
     }
 }

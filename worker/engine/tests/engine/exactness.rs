@@ -182,11 +182,17 @@ proptest! {
         extra in 0usize..40,
         kv_blocks in 12usize..40,
         count in 1usize..9,
+        max_decode_slowdown in prop_oneof![Just(1.0), Just(2.0), Just(f64::INFINITY)],
     ) {
         let model = stories();
         let requests = requests(&model, count, 60, 24);
         let config = EngineConfig {
-            max_num_seqs, max_num_batched_tokens: max_num_seqs + extra, kv_blocks, ..ROOMY };
+            max_num_seqs,
+            max_num_batched_tokens: max_num_seqs + extra,
+            kv_blocks,
+            max_decode_slowdown,
+            ..ROOMY
+        };
         let got = answers(&run(&model, config, &requests));
         prop_assert_eq!(got, answers(&run(&model, ROOMY, &requests)));
     }

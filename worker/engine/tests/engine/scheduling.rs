@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::LazyLock,
+    time::Duration,
 };
 
 use proptest::{prelude::*, test_runner::TestCaseError};
@@ -12,7 +13,8 @@ use stoker_engine::{
     blocks::{Block, BlockPool},
     sampling::mix64,
     scheduler::{
-        Limits, Lookup, Plan, Refused, Scheduler, SequenceId, Size, Slice, Texts, blocks_for,
+        Limits, Lookup, Plan, Refused, Scheduler, SequenceId, Size, Slice, Standing, Texts,
+        blocks_for,
     },
 };
 use stoker_ops::KV_BLOCK;
@@ -37,6 +39,7 @@ struct Arrival {
     prompt_logits: bool,
     bypass: bool,
     tenant: u8,
+    priority: u32,
     /// Which text the prompt is taken from; some begin alike.
     text: u32,
     /// The prompt begins with one of the texts that have ended.
@@ -50,13 +53,14 @@ fn arrival() -> impl Strategy<Value = Arrival> {
     let rarely = || prop_oneof![5 => Just(false), 1 => Just(true)];
     let follows = prop_oneof![3 => Just(None), 1 => (0usize..9).prop_map(Some)];
     let begun = prop_oneof![5 => Just(0usize), 1 => 1usize..40];
-    let who = (0u8..2, 0u32..3);
+    let priority = prop_oneof![1 => Just(0u32), 3 => Just(100u32), 1 => Just(500u32)];
+    let who = (0u8..3, 0u32..3, priority);
     (lengths, rarely(), rarely(), who, follows, begun).prop_map(
         |(
             (prompt, tokens, num_sequences),
             prompt_logits,
             bypass,
-            (tenant, text),
+            (tenant, text, priority),
             follows,
             begun,
         )| {
@@ -67,6 +71,7 @@ fn arrival() -> impl Strategy<Value = Arrival> {
                 prompt_logits: prompt_logits && begun == 0,
                 bypass,
                 tenant,
+                priority,
                 text,
                 follows,
                 begun: begun.min(tokens - 1),
@@ -120,6 +125,7 @@ impl Text {
 /// A request as the test knows it.
 struct Known {
     size: Size,
+    standing: Standing,
     /// Each sequence that has parted and not ended.
     texts: BTreeMap<u32, Text>,
     forked: bool,
@@ -156,15 +162,31 @@ struct World {
     stops: usize,
     /// Tokens that are drafted for a sequence in one step, at most.
     most_drafts: usize,
+    /// Those that had a place after the last plan, or parted since.
+    running: HashSet<SequenceId>,
+    /// Those that ever had one, here or elsewhere.
+    begun: HashSet<SequenceId>,
 }
 
 impl World {
     fn new(limits: Limits, blocks: u32, most_drafts: usize) -> Self {
         let pool = BlockPool::new(blocks);
         let scheduler = Scheduler::new(limits, pool.clone());
-        let (alive, cache, computed, ended) = Default::default();
-        let (next, stops) = (0, 0);
-        Self { scheduler, pool, limits, alive, cache, computed, ended, next, stops, most_drafts }
+        let (alive, cache, computed, ended, running, begun) = Default::default();
+        Self {
+            scheduler,
+            pool,
+            limits,
+            alive,
+            cache,
+            computed,
+            ended,
+            next: 0,
+            stops: 0,
+            most_drafts,
+            running,
+            begun,
+        }
     }
 
     fn happens(&mut self, happening: Happening) -> Result<(), TestCaseError> {
@@ -206,13 +228,17 @@ impl World {
         };
         let fits = blocks_for(size.longest) <= self.pool.total()
             && num_sequences as usize <= self.limits.max_num_seqs;
-        let mut text = Text::new(&size.scope, &prompt);
+        let standing = standing(arrival.priority, arrival.tenant.into());
+        let text = Text::new(&size.scope, &prompt);
         let texts = if begun == 0 {
-            prop_assert_eq!(self.scheduler.add(id, size.clone()).is_ok(), fits);
+            prop_assert_eq!(self.scheduler.add(id, size.clone(), &standing).is_ok(), fits);
             [(0, text)].into()
         } else {
             let open: Vec<_> = (0..num_sequences).map(|c| (c, prompt.len() + begun)).collect();
-            prop_assert_eq!(self.scheduler.resume(id, size.clone(), &open).is_ok(), fits);
+            prop_assert_eq!(
+                self.scheduler.resume(id, size.clone(), &open, &standing).is_ok(),
+                fits
+            );
             let texts = (0..num_sequences).map(|choice| {
                 let mut text = text.clone();
                 (0..begun).for_each(|_| text.draw(choice));
@@ -220,8 +246,13 @@ impl World {
             });
             texts.collect()
         };
+        if fits && begun > 0 {
+            let begun = |choice| SequenceId { request: id, choice };
+            self.begun.extend((0..num_sequences).map(begun));
+        }
         let known = Known {
             texts,
+            standing,
             forked: begun > 0,
             again: begun > 0,
             lookup: None,
@@ -242,6 +273,7 @@ impl World {
             self.known(*id).again = true;
         }
         self.check_limits(&plan)?;
+        self.check_order(&plan)?;
         self.check_lookups(&plan)?;
         let holders = self.check_blocks()?;
         let mut planned = HashSet::new();
@@ -257,6 +289,89 @@ impl World {
         for slice in &plan.slices {
             self.ran(slice)?;
         }
+        let tokens = plan.slices.iter().map(|slice| slice.length).sum();
+        self.scheduler.learn(tokens, Duration::from_millis(35.max(10 + 4 * tokens as u64)));
+        Ok(())
+    }
+
+    fn priority(&self, id: SequenceId) -> u32 {
+        self.alive.0[&id.request].standing.priority
+    }
+
+    /// Who got a place, and who lost one.
+    fn check_order(&mut self, plan: &Plan) -> Result<(), TestCaseError> {
+        let ids = self.alive.0.iter().flat_map(|(request, known)| {
+            known.texts.keys().map(|choice| SequenceId { request: *request, choice: *choice })
+        });
+        let (now, waiting): (HashSet<_>, HashSet<_>) =
+            ids.partition(|id| !self.scheduler.table(*id).is_empty());
+        for id in now.difference(&self.running) {
+            let (priority, is_new) = (self.priority(*id), !self.begun.contains(id));
+            for other in &waiting {
+                let before = self.priority(*other);
+                prop_assert!(before >= priority, "{:?} overtakes {:?}", id, other);
+                let begun = self.begun.contains(other);
+                prop_assert!(before > priority || !is_new || !begun, "{:?} {:?}", id, other);
+                let standing = |id: &SequenceId| &self.alive.0[&id.request].standing;
+                let older = other.request < id.request && !begun;
+                let overtakes = standing(other) == standing(id) && is_new && older;
+                prop_assert!(!overtakes, "{:?} overtakes {:?}", id, other);
+            }
+        }
+        for lost in &plan.preempted {
+            let priority = self.priority(*lost);
+            let last =
+                now.iter().all(|id| self.priority(*id) <= priority || !self.begun.contains(id));
+            prop_assert!(last, "{:?} was not the last", lost);
+        }
+        self.check_way(plan, &now, &waiting)?;
+        self.begun.extend(&now);
+        self.running = now;
+        Ok(())
+    }
+
+    /// Whoever waits while somebody less urgent runs would not fit without them, or has to wait for others anyway.
+    fn check_way(
+        &self,
+        plan: &Plan,
+        now: &HashSet<SequenceId>,
+        waiting: &HashSet<SequenceId>,
+    ) -> Result<(), TestCaseError> {
+        let Some(first) = waiting.iter().map(|id| self.priority(*id)).min() else { return Ok(()) };
+        let kept: Vec<_> = now.iter().filter(|id| self.priority(**id) <= first).collect();
+        let logits = kept.iter().any(|id| self.alive.0[&id.request].size.prompt_logits);
+        if kept.len() == now.len() || logits || self.limits.max_decode_slowdown.is_finite() {
+            return Ok(());
+        }
+        let places = |id: &SequenceId| {
+            let known = &self.alive.0[&id.request];
+            if known.forked { 1 } else { known.size.num_sequences as usize }
+        };
+        let taken: usize = kept.iter().map(|id| places(id)).sum();
+        let held: HashSet<_> =
+            kept.iter().flat_map(|id| self.scheduler.table(**id)).map(Block::number).collect();
+        let all_fit = waiting.iter().filter(|id| self.priority(**id) == first).all(|id| {
+            let needed = blocks_for(self.text(*id).tokens.len());
+            taken + places(id) <= self.limits.max_num_seqs
+                && held.len() + needed <= self.pool.total()
+        });
+        // Nobody before it takes more than one step, and all of them leave some tokens of it.
+        let of_kept: Vec<_> =
+            plan.slices.iter().filter(|slice| self.priority(slice.id) <= first).collect();
+        let used: usize = of_kept.iter().map(|slice| slice.length).sum();
+        let all_done = of_kept.iter().filter(|slice| slice.samples).count() == kept.len();
+        let has_tokens = all_done && used < self.limits.max_num_batched_tokens;
+        // Or for what somebody computes whose prompt begins alike.
+        let alike = |id: &SequenceId| {
+            let tokens = &self.text(*id).tokens;
+            kept.iter().any(|other| self.text(**other).tokens.get(..16) == tokens.get(..16))
+        };
+        let waits = waiting.iter().any(alike);
+        prop_assert!(
+            waits || !(all_fit && has_tokens),
+            "somebody less urgent runs instead of {:?}",
+            waiting
+        );
         Ok(())
     }
 
@@ -393,6 +508,7 @@ impl World {
         let drawn = if slice.samples { 1 + held } else { 0 };
         self.scheduler.ran(slice, drawn, &self.alive);
         let stops = self.stops > 0;
+        let mut forked = Vec::new();
         let known = self.known(id);
         let text = known.texts.get_mut(&id.choice).unwrap();
         for position in end - slice.logits..end - drawn_from(slice) {
@@ -405,14 +521,19 @@ impl World {
         if !known.forked {
             known.forked = true;
             let (prompt, others) = (text.clone(), 1..known.size.num_sequences);
-            known.texts.extend(others.map(|choice| (choice, prompt.clone())));
+            known.texts.extend(others.clone().map(|choice| (choice, prompt.clone())));
+            let forks = others.map(|choice| SequenceId { request: id.request, choice });
+            forked = forks.collect();
         }
         let text = known.texts.get_mut(&id.choice).unwrap();
         text.draw(id.choice);
         let ended = stops || text.tokens.len() >= known.size.longest;
+        self.running.extend(&forked);
+        self.begun.extend(&forked);
         if !ended {
             return Ok(());
         }
+        let known = self.known(id);
         let text = known.texts.remove(&id.choice).unwrap();
         let over = known.texts.is_empty();
         self.stops = self.stops.saturating_sub(1);
@@ -426,10 +547,12 @@ impl World {
     }
 
     fn until_all_have_ended(&mut self) -> Result<(), TestCaseError> {
-        let mut steps_left = 60_000;
+        // The first in the order computes at least a token in every step, and loses nothing.
+        let work = |known: &Known| known.size.longest * known.size.num_sequences as usize;
+        let mut steps_left = self.alive.0.values().map(work).sum::<usize>();
         while !self.alive.0.is_empty() {
-            steps_left -= 1;
             prop_assert!(steps_left > 0, "starved: {} never end", self.alive.0.len());
+            steps_left -= 1;
             self.step()?;
         }
         prop_assert_eq!(self.pool.free(), self.pool.total(), "every block comes home");
@@ -485,9 +608,11 @@ proptest! {
         max_prompt_logits in 1usize..40,
         blocks in 10u32..60,
         most_drafts in 0usize..20,
+        max_decode_slowdown in prop_oneof![Just(1.0), Just(2.0), Just(f64::INFINITY)],
     ) {
         let max_num_batched_tokens = max_num_seqs + extra_tokens;
-        let limits = Limits { max_num_seqs, max_num_batched_tokens, max_prompt_logits };
+        let limits =
+            Limits { max_num_seqs, max_num_batched_tokens, max_prompt_logits, max_decode_slowdown };
         let mut world = World::new(limits, blocks, most_drafts);
         for happening in happenings {
             world.happens(happening)?;
@@ -504,7 +629,7 @@ proptest! {
     ) {
         let mut world = World::new(limits(max_num_seqs, max_num_seqs + extra_tokens), 4_000, 3);
         for (arrival, steps) in arrivals {
-            let reads = Arrival { prompt_logits: false, bypass: false, ..arrival };
+            let reads = Arrival { prompt_logits: false, bypass: false, priority: 100, ..arrival };
             world.happens(Happening::Arrives(reads))?;
             for _ in 0..steps {
                 world.step()?;
@@ -528,7 +653,20 @@ impl Texts for Apart {
 }
 
 fn limits(max_num_seqs: usize, max_num_batched_tokens: usize) -> Limits {
-    Limits { max_num_seqs, max_num_batched_tokens, max_prompt_logits: 8 }
+    Limits {
+        max_num_seqs,
+        max_num_batched_tokens,
+        max_prompt_logits: 8,
+        max_decode_slowdown: f64::INFINITY,
+    }
+}
+
+fn standing(priority: u32, tenant: usize) -> Standing {
+    Standing { priority, tenant: tenant.to_string().into() }
+}
+
+fn usual() -> Standing {
+    Standing::default()
 }
 
 fn single(prompt: usize) -> Size {
@@ -555,10 +693,10 @@ fn step(scheduler: &mut Scheduler) -> Vec<(u64, u32, usize, usize, usize)> {
 #[test]
 fn decoding_goes_before_prompts_and_long_prompts_come_in_chunks() {
     let mut scheduler = Scheduler::new(limits(4, 10), BlockPool::new(100));
-    scheduler.add(0, single(3)).unwrap();
+    scheduler.add(0, single(3), &usual()).unwrap();
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 3, 1)]);
-    scheduler.add(1, single(25)).unwrap();
-    scheduler.add(2, single(2)).unwrap();
+    scheduler.add(1, single(25), &usual()).unwrap();
+    scheduler.add(2, single(2), &usual()).unwrap();
     assert_eq!(step(&mut scheduler), [(0, 0, 3, 1, 1), (1, 0, 0, 9, 0)]);
     assert_eq!(step(&mut scheduler), [(0, 0, 4, 1, 1), (1, 0, 9, 9, 0)]);
     assert_eq!(step(&mut scheduler), [(0, 0, 5, 1, 1), (1, 0, 18, 7, 1), (2, 0, 0, 2, 1)]);
@@ -568,9 +706,9 @@ fn decoding_goes_before_prompts_and_long_prompts_come_in_chunks() {
 #[test]
 fn forks_share_full_blocks_and_keep_their_places() {
     let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(100));
-    scheduler.add(0, Size { num_sequences: 3, ..single(37) }).unwrap();
-    scheduler.add(1, Size { num_sequences: 2, ..single(2) }).unwrap();
-    scheduler.add(2, single(2)).unwrap();
+    scheduler.add(0, Size { num_sequences: 3, ..single(37) }, &usual()).unwrap();
+    scheduler.add(1, Size { num_sequences: 2, ..single(2) }, &usual()).unwrap();
+    scheduler.add(2, single(2), &usual()).unwrap();
     // There is a place left, but two are wanted, and nobody overtakes.
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 37, 1)]);
     assert_eq!((scheduler.running(), scheduler.waiting()), (3, 3));
@@ -593,7 +731,7 @@ fn a_fork_that_was_preempted_shares_again() {
     // Two full blocks of prompt, and three for what each sequence has to itself.
     let pool = BlockPool::new(5);
     let mut scheduler = Scheduler::new(limits(4, 60), pool.clone());
-    scheduler.add(0, Size { num_sequences: 4, ..single(33) }).unwrap();
+    scheduler.add(0, Size { num_sequences: 4, ..single(33) }, &usual()).unwrap();
     step(&mut scheduler);
     let plan = scheduler.plan(&*TEXTS);
     let youngest = SequenceId { request: 0, choice: 3 };
@@ -613,9 +751,9 @@ fn a_fork_that_was_preempted_shares_again() {
 #[test]
 fn prompt_logits_have_a_budget_of_their_own() {
     let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(100));
-    scheduler.add(0, Size { prompt_logits: true, ..single(20) }).unwrap();
-    scheduler.add(1, Size { prompt_logits: true, ..single(3) }).unwrap();
-    scheduler.add(2, single(30)).unwrap();
+    scheduler.add(0, Size { prompt_logits: true, ..single(20) }, &usual()).unwrap();
+    scheduler.add(1, Size { prompt_logits: true, ..single(3) }, &usual()).unwrap();
+    scheduler.add(2, single(30), &usual()).unwrap();
     // Eight rows in a step; those who want none are not held up.
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 8, 8), (2, 0, 0, 30, 1)]);
     assert_eq!(step(&mut scheduler), [(2, 0, 30, 1, 1), (0, 0, 8, 8, 8)]);
@@ -628,7 +766,7 @@ fn prompt_logits_have_a_budget_of_their_own() {
 fn drafts_take_what_is_left() {
     let mut scheduler = Scheduler::new(limits(3, 6), BlockPool::new(3));
     for request in 0..3 {
-        scheduler.add(request, single(1 + usize::from(request == 2) * 13)).unwrap();
+        scheduler.add(request, single(1 + usize::from(request == 2) * 13), &usual()).unwrap();
     }
     let id = |request| SequenceId { request, choice: 0 };
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 1, 1), (1, 0, 0, 1, 1), (2, 0, 0, 4, 0)]);
@@ -654,20 +792,20 @@ fn drafts_take_what_is_left() {
 fn what_can_never_run_is_refused() {
     let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(4));
     let long = Size { longest: 65, ..single(3) };
-    assert_eq!(scheduler.add(0, long), Err(Refused::TooLong { needed: 5, total: 4 }));
+    assert_eq!(scheduler.add(0, long, &usual()), Err(Refused::TooLong { needed: 5, total: 4 }));
     let many = Size { num_sequences: 5, ..single(3) };
-    assert_eq!(scheduler.add(0, many), Err(Refused::TooMany { wanted: 5, limit: 4 }));
+    assert_eq!(scheduler.add(0, many, &usual()), Err(Refused::TooMany { wanted: 5, limit: 4 }));
     assert_eq!((scheduler.waiting(), scheduler.queued_tokens()), (0, 0));
 }
 
 #[test]
 fn answers_that_were_begun_elsewhere_go_before_those_that_were_not() {
     let mut scheduler = Scheduler::new(limits(1, 64), BlockPool::new(64));
-    scheduler.add(0, single(4)).unwrap();
+    scheduler.add(0, single(4), &usual()).unwrap();
     assert_eq!(step(&mut scheduler).len(), 1);
-    scheduler.add(1, single(4)).unwrap();
+    scheduler.add(1, single(4), &usual()).unwrap();
     for request in [2, 3] {
-        scheduler.resume(request, single(4), &[(0, 9)]).unwrap();
+        scheduler.resume(request, single(4), &[(0, 9)], &usual()).unwrap();
     }
     for (over, next) in [(0, 2), (2, 3), (3, 1)] {
         scheduler.remove_request(over);
@@ -680,8 +818,10 @@ fn who_needs_what_another_computes_waits_for_it_and_nobody_overtakes() {
     let mut scheduler = Scheduler::new(limits(8, 40), BlockPool::new(100));
     // All sequences of a request that was begun elsewhere have the same prompt.
     let open: Vec<_> = (0..3).map(|choice| (choice, 100)).collect();
-    scheduler.resume(0, Size { longest: 120, num_sequences: 3, ..single(70) }, &open).unwrap();
-    scheduler.add(1, single(3)).unwrap();
+    scheduler
+        .resume(0, Size { longest: 120, num_sequences: 3, ..single(70) }, &open, &usual())
+        .unwrap();
+    scheduler.add(1, single(3), &usual()).unwrap();
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 40, 0)]);
     assert_eq!(step(&mut scheduler), [(0, 0, 40, 40, 0)]);
     // Half of the step is left, but one of their blocks is still being computed.
@@ -695,8 +835,8 @@ fn who_computes_what_is_known_meanwhile_goes_on_with_the_block_of_others() {
     let pool = BlockPool::new(100);
     let mut scheduler = Scheduler::new(limits(8, 40), pool.clone());
     // The second has the same text but does not look, so both compute it.
-    scheduler.add(0, single(20)).unwrap();
-    scheduler.add(10, Size { bypass_prefix_cache: true, ..single(20) }).unwrap();
+    scheduler.add(0, single(20), &usual()).unwrap();
+    scheduler.add(10, Size { bypass_prefix_cache: true, ..single(20) }, &usual()).unwrap();
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 20, 1), (10, 0, 0, 20, 1)]);
     assert_eq!(pool.total() - pool.free(), 3, "one that is full, and one of each that is not");
 }

@@ -13,7 +13,8 @@ use std::{
 use safetensors::{Dtype, tensor::TensorView};
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, FinishReason, Logprobs, Model, Request, Sampling,
-    Scope, Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, weights::ModelFiles,
+    Scope, Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, scheduler::Standing,
+    weights::ModelFiles,
 };
 use stoker_ops::{Device, device::Choice, fallback::Part};
 
@@ -171,6 +172,8 @@ pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request
         scope: Scope::default(),
         bypass_prefix_cache: false,
         arrived: Instant::now(),
+        standing: Standing::default(),
+        deadline: None,
     }
 }
 
@@ -206,6 +209,8 @@ pub const ROOMY: EngineConfig = EngineConfig {
     max_num_batched_tokens: 4096,
     kv_blocks: 512,
     prefix_cache: true,
+    // What a step holds does not depend on the time that steps take.
+    max_decode_slowdown: f64::INFINITY,
 };
 
 /// A model of one layer with random weights, written as bf16 SafeTensors into `folder`.

@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Scope, Sink,
-    Stopping,
+    Stopping, scheduler::Standing,
 };
 
 use crate::bench::Error;
@@ -23,6 +23,7 @@ const ROOMY: EngineConfig = EngineConfig {
     max_num_batched_tokens: 1024,
     kv_blocks: 256,
     prefix_cache: true,
+    max_decode_slowdown: f64::INFINITY,
 };
 
 /// Whether two ways gave the same.
@@ -110,6 +111,8 @@ fn requests() -> Vec<Request> {
             scope: Scope::default(),
             bypass_prefix_cache: false,
             arrived: Instant::now(),
+            standing: Standing::default(),
+            deadline: None,
         }
     };
     (0..REQUESTS).map(request).collect()
