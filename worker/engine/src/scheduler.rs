@@ -19,11 +19,13 @@ mod entry;
 mod estimate;
 mod pace;
 mod queue;
+mod way;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use entry::{Budget, Entry, Order, full_blocks};
 pub use pace::MIN_PROMPT_TOKENS;
+pub use queue::Standing;
 use queue::WaitQueue;
 use stoker_ops::KV_BLOCK;
 
@@ -52,22 +54,6 @@ pub struct Limits {
     pub max_prompt_logits: usize,
     /// A step takes at most so many times what it would without prompts, at least 1. Nobody who decodes waits longer.
     pub max_decode_slowdown: f64,
-}
-
-/// Who waits for a request, which says when it is its turn.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    /// 0 is the most urgent.
-    pub priority: u32,
-    /// Those of one priority take turns.
-    pub tenant: Arc<str>,
-}
-
-impl Default for Standing {
-    /// Of nobody in particular, and as urgent as requests are that do not say.
-    fn default() -> Self {
-        Self { priority: 100, tenant: Arc::default() }
-    }
 }
 
 /// What a request is made of.
@@ -244,16 +230,6 @@ impl Scheduler {
         }
     }
 
-    /// Leaves prompts no more than those who decode can wait for.
-    fn pace(&self, plan: &Plan, budget: &mut Budget) {
-        let decoding = plan.slices.iter().map(|slice| slice.length).sum();
-        budget.tokens = self.prompt_tokens(decoding, budget.tokens);
-    }
-
-    fn prompt_tokens(&self, decoding: usize, most: usize) -> usize {
-        pace::prompt_tokens(&self.cost, decoding, self.limits.max_decode_slowdown, most)
-    }
-
     /// Chunks of prompts, of those that run and those that wait, in one order.
     fn plan_prompts(&mut self, plan: &mut Plan, budget: &mut Budget) {
         let (mut i, mut open) = (0, true);
@@ -301,40 +277,6 @@ impl Scheduler {
     fn begin(&mut self) -> u64 {
         self.begun += 1;
         self.begun
-    }
-
-    /// Lets those in that wait and are more urgent than some that run, whose room they take.
-    fn make_way(&mut self, plan: &mut Plan, budget: &Budget) {
-        while let Some(urgent) = self.waiting.first() {
-            let urgent = urgent.order.priority;
-            let kept = self.running.partition_point(|other| other.order.priority <= urgent);
-            // Only for somebody who computes in this step: what is preempted is lost.
-            let (prompts, decoding): (Vec<_>, Vec<_>) =
-                self.running[..kept].iter().map(Entry::left).partition(|left| *left > 1);
-            let left = budget.tokens.saturating_sub(decoding.len());
-            let has_tokens =
-                prompts.iter().sum::<usize>() < self.prompt_tokens(decoding.len(), left);
-            if kept == self.running.len() || !has_tokens || !self.would_fit(kept) {
-                return;
-            }
-            while self.let_in().is_none() {
-                if self.running.len() == kept {
-                    return;
-                }
-                self.preempt_last(plan);
-            }
-        }
-    }
-
-    /// Whether there would be room for the next one if only the first `kept` of those that run did.
-    fn would_fit(&mut self, kept: usize) -> bool {
-        let Some(entry) = self.waiting.first() else { return false };
-        let kept = &self.running[..kept];
-        let places = kept.iter().map(Entry::places).sum::<usize>() + entry.places();
-        let held: HashSet<_> =
-            kept.iter().flat_map(|e| e.table.iter().map(Block::number)).collect();
-        let needed = blocks_for(entry.known) - shared_with(kept, entry).len();
-        places <= self.limits.max_num_seqs && held.len() + needed <= self.blocks.total()
     }
 
     /// Makes room for all known tokens of the `i`th, if need be at the cost of the last, which may be the `i`th itself.
