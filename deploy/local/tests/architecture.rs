@@ -74,6 +74,7 @@ fn the_scheduler_is_pure() {
         "scheduler/estimate.rs",
         "scheduler/pace.rs",
         "scheduler/queue.rs",
+        "scheduler/way.rs",
         "blocks.rs",
         "cost.rs",
     ] {

@@ -45,8 +45,8 @@ impl StepCost {
         knot.seconds += weight * (seconds - knot.seconds);
     }
 
-    /// What a step of `tokens` would take, in seconds. None until a step has run. Never falls with the number of tokens.
-    /// Sizes beyond the largest that was seen are taken to cost in proportion, the worst case, so that whoever chooses
+    /// What a step of `tokens` would take, in seconds. None until a step has run. Never falls with the number of tokens,
+    /// and never rises by more than in proportion. Sizes beyond the largest that was seen are taken to cost in proportion, the worst case, so that whoever chooses
     /// sizes by it grows step by step into what is cheap.
     pub fn seconds(&self, tokens: usize) -> Option<f64> {
         let tokens = tokens as f64;
@@ -63,8 +63,11 @@ impl StepCost {
     fn between(&self, tokens: f64) -> Result<f64, Option<Knot>> {
         let mut below: Option<Knot> = None;
         for knot in self.knots.iter().flatten() {
-            // A smaller size that seems slower was disturbed, or this one is as slow.
-            let seconds = below.map_or(knot.seconds, |below| below.seconds.max(knot.seconds));
+            // Larger steps take no less than smaller ones, and no more than in proportion: what was seen of one of the two
+            // was disturbed. Else a size that was slow once, and is never tried again, would hold back all below it.
+            let seconds = below.map_or(knot.seconds, |below| {
+                knot.seconds.min(below.at(knot.tokens)).max(below.seconds)
+            });
             let above = Knot { seconds, ..*knot };
             if tokens <= above.tokens {
                 let Some(below) = below else { return Ok(above.seconds) };
@@ -180,9 +183,12 @@ mod tests {
                 cost.learn(*tokens, Duration::from_micros(*micros));
             }
             let sizes = (0..14).flat_map(|power| [1 << power, (1 << power) + (1 << power) / 2]);
-            let mut last = 0.0;
+            let (mut last, mut dearest) = (0.0, f64::INFINITY);
             for tokens in sizes {
                 let (now, least) = (cost.seconds(tokens).unwrap(), cost.at_least(tokens).unwrap());
+                let per_token = now / tokens as f64;
+                prop_assert!(per_token <= dearest * (1.0 + 1e-9), "{} tokens: {}", tokens, now);
+                dearest = per_token;
                 prop_assert!(now >= last && now.is_finite(), "{} tokens: {} < {}", tokens, now, last);
                 prop_assert!(least > 0.0 && least <= now);
                 let slowest = seen.iter().map(|(_, micros)| *micros).max().unwrap().max(1);

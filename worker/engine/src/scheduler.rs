@@ -23,11 +23,12 @@ mod prefix;
 mod queue;
 mod room;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use entry::{Budget, Entry, Order};
 pub use pace::MIN_PROMPT_TOKENS;
 pub use prefix::{Lookup, Texts};
+pub use queue::Standing;
 use queue::WaitQueue;
 use stoker_ops::KV_BLOCK;
 
@@ -56,22 +57,6 @@ pub struct Limits {
     pub max_prompt_logits: usize,
     /// A step takes at most so many times what it would without prompts, at least 1. Nobody who decodes waits longer.
     pub max_decode_slowdown: f64,
-}
-
-/// Who waits for a request, which says when it is its turn.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    /// 0 is the most urgent.
-    pub priority: u32,
-    /// Those of one priority take turns.
-    pub tenant: Arc<str>,
-}
-
-impl Default for Standing {
-    /// Of nobody in particular, and as urgent as requests are that do not say.
-    fn default() -> Self {
-        Self { priority: 100, tenant: Arc::default() }
-    }
 }
 
 /// What a request is made of.
@@ -255,16 +240,6 @@ impl Scheduler {
             spare -= drafts;
             entry.decode(drafts, plan, budget);
         }
-    }
-
-    /// Leaves prompts no more than those who decode can wait for.
-    fn pace(&self, plan: &Plan, budget: &mut Budget) {
-        let decoding = plan.slices.iter().map(|slice| slice.length).sum();
-        budget.tokens = self.prompt_tokens(decoding, budget.tokens);
-    }
-
-    fn prompt_tokens(&self, decoding: usize, most: usize) -> usize {
-        pace::prompt_tokens(&self.cost, decoding, self.limits.max_decode_slowdown, most)
     }
 
     /// Chunks of prompts, of those that run and those that wait, in one order.

@@ -1,5 +1,6 @@
 //! How long the prompts' part of a step may be while others wait for their next token.
 
+use super::{Budget, Plan, Scheduler};
 use crate::cost::StepCost;
 
 /// Tokens of prompts that a step has in any case: a prompt of 2,000 tokens takes at most 500 steps.
@@ -7,9 +8,22 @@ pub const MIN_PROMPT_TOKENS: usize = 4;
 /// The part of the slowdown that is used: steps differ, and the slowest of a hundred is what counts.
 const AIM: f64 = 0.7;
 
+impl Scheduler {
+    /// Leaves prompts no more than those who decode can wait for.
+    pub(super) fn pace(&self, plan: &Plan, budget: &mut Budget) {
+        let decoding = plan.slices.iter().map(|slice| slice.length).sum();
+        budget.tokens = self.prompt_tokens(decoding, budget.tokens);
+    }
+
+    /// Tokens that prompts may have beside so many that decode.
+    pub(super) fn prompt_tokens(&self, decoding: usize, most: usize) -> usize {
+        prompt_tokens(&self.cost, decoding, self.limits.max_decode_slowdown, most)
+    }
+}
+
 /// Tokens of prompts beside `decoding` tokens of those that decode, such that the step takes at most `slowdown` times
 /// what it would without them. `most` where nobody decodes or nothing is known.
-pub(super) fn prompt_tokens(cost: &StepCost, decoding: usize, slowdown: f64, most: usize) -> usize {
+fn prompt_tokens(cost: &StepCost, decoding: usize, slowdown: f64, most: usize) -> usize {
     let Some(alone) = cost.seconds(decoding).filter(|_| decoding > 0) else { return most };
     let limit = alone * (1.0 + AIM * (slowdown - 1.0));
     let fits = |tokens: usize| cost.seconds(decoding + tokens).is_some_and(|s| s <= limit);
@@ -32,13 +46,14 @@ mod tests {
 
     use super::*;
 
-    /// TinyLlama's shape on two cores: flat at first, then in proportion.
+    /// What a step takes at TinyLlama's shape on two cores: flat at first, then in proportion.
+    fn took(tokens: usize) -> Duration {
+        Duration::from_micros(35_000.max(23_000 + 3_650 * tokens as u64))
+    }
+
     fn learned(sizes: &[usize]) -> StepCost {
         let mut cost = StepCost::default();
-        for tokens in sizes {
-            let millis = 35.0_f64.max(23.0 + 3.65 * *tokens as f64);
-            cost.learn(*tokens, Duration::from_secs_f64(millis / 1e3));
-        }
+        sizes.iter().for_each(|tokens| cost.learn(*tokens, took(*tokens)));
         cost
     }
 
@@ -70,6 +85,18 @@ mod tests {
         assert_eq!(prompt_tokens(&cost, 1, 1.0, 3), 3, "no more than there is room for");
         assert_eq!(prompt_tokens(&cost, 1, f64::INFINITY, 511), 511);
         assert_eq!(prompt_tokens(&cost, 64, 2.0, 0), 0);
+    }
+
+    #[test]
+    fn one_long_step_that_was_slow_does_not_hold_prompts_back_for_ever() {
+        let mut cost = StepCost::default();
+        cost.learn(256, 3 * took(256));
+        cost.learn(1, took(1));
+        for _ in 0..40 {
+            let tokens = 1 + prompt_tokens(&cost, 1, 2.0, 511);
+            cost.learn(tokens, took(tokens));
+        }
+        assert!(prompt_tokens(&cost, 1, 2.0, 511) >= 8);
     }
 
     #[test]

@@ -37,13 +37,13 @@ pub(super) fn is_computed_now(
     texts: &dyn Texts,
 ) -> bool {
     let next = found.len() * KV_BLOCK..(found.len() + 1) * KV_BLOCK;
-    let tokens = texts.tokens(entry.id).get(next.clone());
+    let Some(tokens) = texts.tokens(entry.id).get(next.clone()) else { return false };
     let computes_it = |other: &Entry| {
         other.scope == entry.scope
             && other.table.same_kept(found)
             // One whose logits are wanted may be slow.
             && !other.wants_prompt_logits()
-            && texts.tokens(other.id).get(next.clone()) == tokens
+            && texts.tokens(other.id).get(next.clone()) == Some(tokens)
             && plan.slices.iter().any(|slice| slice.id == other.id)
     };
     next.end <= entry.readable() && running.iter().any(computes_it)

@@ -5,10 +5,23 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{
-    Standing,
-    entry::{Entry, Order},
-};
+use super::entry::{Entry, Order};
+
+/// Who waits for a request, which says when it is its turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// 0 is the most urgent.
+    pub priority: u32,
+    /// Those of one priority take turns.
+    pub tenant: Arc<str>,
+}
+
+impl Default for Standing {
+    /// Of nobody in particular, and as urgent as requests are that do not say.
+    fn default() -> Self {
+        Self { priority: 100, tenant: Arc::default() }
+    }
+}
 
 /// Sequences that wait. They hold no blocks.
 #[derive(Debug)]
