@@ -128,6 +128,9 @@ impl Speculator {
         others: usize,
         cost: &StepCost,
     ) -> Vec<Vec<u32>> {
+        if asking.is_empty() {
+            return Vec::new();
+        }
         let offers = self.drafter.offers(asking);
         let ids: Vec<_> = asking.iter().map(|asking| asking.id).collect();
         let most = self.control.choose(&ids, &offers, others, cost, |n| self.drafter.seconds(n));

@@ -108,11 +108,11 @@ impl Control {
             ids.iter().zip(offers).map(|(id, offer)| self.chance(*id, offer)).collect();
         let scan = Scan::of(offers, &chances, &prices);
         let best = scan.best(MARGIN);
-        if others == 0 && self.compares(ids.len(), best.rate / scan.plain().rate) {
-            return vec![0; ids.len()];
-        }
         let mut depths = scan.depths(best, ids.len());
-        if purse > 0.0 {
+        let gain = best.rate / scan.plain().rate;
+        if others == 0 && gain > 1.0 && self.is_stale(ids.len(), gain) {
+            depths.fill(0);
+        } else if purse > 0.0 {
             let size = (prices.crowd + best.drafts + 1).next_power_of_two();
             let larger = scan.larger(best, size - prices.crowd, MARGIN, &prices);
             match larger.filter(|_| others == 0) {
@@ -123,7 +123,7 @@ impl Control {
                 None => self.probe(ids, offers, &prices, best.drafts, &mut depths),
             }
         }
-        self.idle(ids, &depths);
+        self.note(ids, others, &depths);
         depths
     }
 
@@ -141,21 +141,12 @@ impl Control {
         self.histories.remove(&id);
     }
 
-    /// Whether a step without drafts is to be run, so that others are not compared with one that nobody has seen, or that
-    /// was disturbed long ago. It costs what drafts gain, `gain` times plain: the less that is, the sooner it is looked
-    /// again.
-    fn compares(&mut self, sequences: usize, gain: f64) -> bool {
-        self.step += 1;
-        if self.plain.len() <= sequences {
-            self.plain.resize(sequences + 1, None);
-        }
-        let last = &mut self.plain[sequences];
-        let since = last.map_or(f64::INFINITY, |last| (self.step - last) as f64);
-        let runs = gain == 1.0 || since > STALE * (gain - 1.0);
-        if runs {
-            *last = Some(self.step);
-        }
-        runs && gain > 1.0
+    /// Whether a step of so many sequences without drafts is to run, so that others are not compared with one that nobody
+    /// has seen, or that was disturbed long ago. It costs what drafts gain, `gain` times plain: the less that is, the
+    /// sooner it is looked again.
+    fn is_stale(&self, sequences: usize, gain: f64) -> bool {
+        let last = self.plain.get(sequences).copied().flatten();
+        last.is_none_or(|last| (self.step - last) as f64 > STALE * (gain - 1.0))
     }
 
     /// The chance that a sequence's next draft token holds.
@@ -216,8 +207,15 @@ impl Control {
         }
     }
 
-    /// What was learned of sequences that draft nothing gets old, and their turn to probe comes nearer.
-    fn idle(&mut self, ids: &[SequenceId], depths: &[usize]) {
+    /// Takes note of who drafts nothing: what was learned of them gets old, and their turn to probe comes nearer.
+    fn note(&mut self, ids: &[SequenceId], others: usize, depths: &[usize]) {
+        self.step += 1;
+        if others == 0 && depths.iter().all(|depth| *depth == 0) {
+            if self.plain.len() <= ids.len() {
+                self.plain.resize(ids.len() + 1, None);
+            }
+            self.plain[ids.len()] = Some(self.step);
+        }
         for (id, _) in ids.iter().zip(depths).filter(|(_, depth)| **depth == 0) {
             if let Some(history) = self.histories.get_mut(id) {
                 history.wait = history.wait.saturating_sub(1);

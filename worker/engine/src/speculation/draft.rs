@@ -97,7 +97,7 @@ impl DraftModel {
         let shared = |other: &Asking<'_>| {
             let cached = self.caches.get(&other.id)?;
             // The last token is computed in any case, and nobody else may read what it writes.
-            let same = common(other.tokens, &new.tokens[..new.tokens.len() - 1]);
+            let same = common(other.tokens, &new.tokens[..new.tokens.len().saturating_sub(1)]);
             Some((same.min(cached.computed) / KV_BLOCK, cached))
         };
         let siblings = asking.iter().filter(|other| other.id.request == new.id.request);

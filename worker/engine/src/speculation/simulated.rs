@@ -287,8 +287,18 @@ fn what_is_not_known_is_tried_with_a_token() {
     assert_eq!(control.choose(&ids, &offers, 0, &cost, |_| None), [0, 1, 1]);
     ids[1..].iter().for_each(|id| control.verified(*id, 1, 0));
     assert_eq!(control.choose(&ids, &offers, 0, &cost, |_| None), [0, 0, 0]);
-    // Nothing is drafted beyond what is offered, and nothing for nobody.
-    assert_eq!(control.choose(&[], &[], 40, &cost, |_| None), [0; 0]);
+}
+
+#[test]
+fn drafts_are_compared_with_a_step_that_ran() {
+    // The batch got smaller: what twenty take alone is not known, and may be less than what thirty take.
+    let (mut cost, mut control) = (StepCost::default(), Control::new(Depth::default()));
+    for tokens in [30, 60] {
+        cost.learn(tokens, Duration::from_secs_f64(BOUND(tokens)));
+    }
+    let ids: Vec<_> = (0..20).map(|request| SequenceId { request, choice: 0 }).collect();
+    let offers = [Offer { most: 4, class: 0, behind: 0 }; 20];
+    assert_eq!(control.choose(&ids, &offers, 0, &cost, |_| Some(0.0)), [0; 20]);
 }
 
 #[test]
