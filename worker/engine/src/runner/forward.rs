@@ -168,9 +168,10 @@ impl Forward {
         let mut end = 0;
         for part in parts {
             end += part.logits;
-            for row in end - part.draws.len()..end {
+            let rows = end - part.draws.len()..end;
+            for (row, drawn) in rows.clone().zip(&mut tokens[rows]) {
                 if let Some([token, 0]) = answers.get(row * 2..row * 2 + 2) {
-                    tokens[row] = Some(token.cast_unsigned());
+                    *drawn = Some(token.cast_unsigned());
                 }
             }
         }
