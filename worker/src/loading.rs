@@ -143,9 +143,7 @@ fn load_within(
     needs.check(files.name(), free)?;
     let mut model = read(&files, &source.name(), quantize, &device)?;
     if let Some((files, name)) = draft {
-        let draft = read(&files, &name, quantize, &device).map_err(draft_error)?;
-        compatible(&model, &draft).map_err(|why| LoadError::Draft { draft: name, why })?;
-        model.draft = Some(Box::new(draft));
+        set_draft(&mut model, &files, name, &device)?;
     }
     if config.compute.timings {
         eprintln!("{}", times(&model.load_timings, &device));
@@ -160,6 +158,29 @@ fn load_within(
     }
     tracing::debug!(device.class, device.name, threads = cpu::threads(), "loaded");
     Ok(model)
+}
+
+/// Reads the model that guesses for `model`.
+pub(crate) fn add_draft(
+    model: &mut Model,
+    draft: &ModelSource,
+    device: &Device,
+) -> Result<(), LoadError> {
+    let files = open(draft).map_err(|error| LoadError::DraftWeights(Box::new(error)))?;
+    set_draft(model, &files, draft.name(), device)
+}
+
+fn set_draft(
+    model: &mut Model,
+    files: &ModelFiles,
+    name: String,
+    device: &Device,
+) -> Result<(), LoadError> {
+    let draft = read(files, &name, model.quantization, device)
+        .map_err(|error| LoadError::DraftWeights(Box::new(error)))?;
+    compatible(model, &draft).map_err(|why| LoadError::Draft { draft: name, why })?;
+    model.draft = Some(Box::new(draft));
+    Ok(())
 }
 
 /// A line for those who ask.

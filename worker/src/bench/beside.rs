@@ -94,6 +94,7 @@ pub(super) fn run(
         launches: None,
         gpu: Reading::default(),
         beside: Some(beside),
+        gain: None,
     })
 }
 

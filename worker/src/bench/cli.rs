@@ -20,6 +20,8 @@ Examples:
     stoker-worker bench --sweep batch
   Does it stay as fast?
     stoker-worker bench --sustain 10m --batch 8
+  What does guessing ahead gain, with one sequence and with many?
+    stoker-worker bench --speculate draft --sweep batch
   How long do readers wait for their next token while somebody sends 2,000 tokens?
     stoker-worker bench --long-prompt 2000
   What did each step towards int8 bring?
@@ -89,6 +91,11 @@ pub struct BenchArgs {
         help_heading = "Model"
     )]
     pub format: Vec<Format>,
+
+    /// Who guesses tokens ahead: measures what that gains, on the bundled model made as large as --random-weights say, or
+    /// on --model.
+    #[command(flatten)]
+    pub speculation: config::SpeculationConfig,
 
     /// Where the model computes.
     #[command(flatten)]

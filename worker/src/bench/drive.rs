@@ -12,7 +12,7 @@ use stoker_engine::{
 };
 use stoker_ops::{cpu, launches};
 
-use super::{beside::Beside, child::Tell, error::Error, lengths};
+use super::{beside::Beside, child::Tell, error::Error, lengths, speculate::Gain};
 use crate::gpu::{Meter, Reading};
 
 /// Tokens in a step, as a worker has it if nobody says otherwise.
@@ -45,6 +45,8 @@ pub(super) struct Pace {
     pub(super) gpu: Reading,
     /// What a long prompt did to those who decode, where that is measured.
     pub(super) beside: Option<Beside>,
+    /// What guessing ahead gained.
+    pub(super) gain: Option<Gain>,
 }
 
 /// What a sequence does.
@@ -251,6 +253,7 @@ pub(super) fn decode(
         launches: (launched > 0).then(|| launched as f64 / (tokens - 1) as f64),
         gpu: meter.map(Meter::end).unwrap_or_default(),
         beside: None,
+        gain: None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! How many times as fast a row is as another: `--sweep`, `--ladder` and `--shared-prefix`.
 
 use super::{cli::BenchArgs, row::Row};
+use crate::config::Drafter;
 
 /// What rows are compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,11 +14,15 @@ pub(super) enum Factors {
     BeforeAndFirst,
     /// The first of the same format, by the time to the first token.
     FirstToken(&'static str),
+    /// The same without guesses, which the row knows itself; and what a step of the model gives.
+    Speculation,
 }
 
 impl Factors {
     pub(super) fn of(args: &BenchArgs) -> Self {
-        if args.ladder {
+        if args.speculation.speculate != Drafter::Off {
+            Self::Speculation
+        } else if args.ladder {
             Self::BeforeAndFirst
         } else if args.sweep.is_some() {
             Self::First("x batch 1")
@@ -34,6 +39,7 @@ impl Factors {
             Self::None => vec![],
             Self::First(name) | Self::FirstToken(name) => vec![name],
             Self::BeforeAndFirst => vec!["x before", "x first"],
+            Self::Speculation => vec!["x plain", "tok/step"],
         }
     }
 
@@ -54,6 +60,10 @@ impl Factors {
                 both.map(|(base, own)| base / own).into_iter().collect()
             }
             Self::BeforeAndFirst => vec![factor(earlier.iter().rev().find(alike)), first],
+            Self::Speculation => {
+                let known = row.speedup_over_plain.zip(row.tokens_per_target_step);
+                known.map_or_else(Vec::new, |(speedup, tokens)| vec![speedup, tokens])
+            }
         }
     }
 }

@@ -53,6 +53,19 @@ pub(super) enum Work {
         /// Tokens that they share.
         tokens: usize,
     },
+    /// Stories, with and without somebody who guesses ahead.
+    Speculate {
+        /// Tokens of each answer.
+        tokens: usize,
+        /// What they are drawn at.
+        temperature: f32,
+        /// As `--speculate` takes it.
+        drafter: String,
+        /// As `--draft-model` takes it.
+        draft: Option<String>,
+        /// As `--speculate-tokens` takes it.
+        depth: String,
+    },
     /// Sequences that decode, and a long prompt that is computed beside them.
     Beside {
         /// Tokens of each decoding sequence's prompt.

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use stoker_engine::{
-    footprint::Footprint, model::Quantization, naive::NaiveDecoder, weights::ModelConfig,
+    footprint::Footprint, model::Quantization, naive::NaiveDecoder, speculation::NotADepth,
+    weights::ModelConfig,
 };
 use stoker_ops::{Device, cpu};
 
@@ -19,7 +21,7 @@ use super::{
 };
 use crate::{
     ModelSource,
-    config::DeviceConfig,
+    config::{DeviceConfig, Drafter, SpeculationConfig},
     gpu::Meter,
     loading::{self, LoadError},
 };
@@ -88,6 +90,10 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         beside_inter_token_p50_seconds: pace.beside.map(|b| b.disturbed[0].as_secs_f64()),
         beside_inter_token_p99_seconds: pace.beside.map(|b| b.disturbed[1].as_secs_f64()),
         beside_inter_token_p99_ratio: pace.beside.map(|beside| beside.ratio()),
+        drafted_tokens: pace.gain.map(|gain| gain.drafted),
+        accepted_tokens: pace.gain.map(|gain| gain.accepted),
+        tokens_per_target_step: pace.gain.map(|gain| gain.tokens_per_target_step()),
+        speedup_over_plain: pace.gain.map(|gain| gain.speedup),
     };
     let rows = ran.paces.iter().enumerate().map(row);
     let measured = rows.zip(&ran.paces).map(|(row, pace)| Measured {
@@ -131,6 +137,23 @@ fn run(
             let time = Duration::from_secs_f64(*seconds);
             sustain::run(model, job.batch, (*prompt, *output), time, tell)?
         }
+        Work::Speculate { tokens, temperature, drafter, draft, depth } => {
+            let config = SpeculationConfig {
+                speculate: Drafter::from_str(drafter, true).map_err(Error::Usage)?,
+                draft_model: draft.as_deref().map(|draft| match draft.parse() {
+                    Ok(draft) => draft,
+                }),
+                speculate_tokens: depth
+                    .parse()
+                    .map_err(|error: NotADepth| Error::Usage(error.to_string()))?,
+            };
+            let mut model = model;
+            if config.speculate == Drafter::Draft {
+                let draft = config.draft_model.clone().unwrap_or(ModelSource::BundledDraft);
+                loading::add_draft(&mut model, &draft, device)?;
+            }
+            vec![speculate::run(&model, &config, job.batch, *tokens, *temperature, tell)?]
+        }
         Work::Beside { prompts, prompt, slowdown } => {
             vec![beside::run(model, prompts, *prompt, *slowdown, tell)?]
         }
@@ -172,6 +195,7 @@ pub(super) fn naive(
         launches: None,
         gpu: meter.end(),
         beside: None,
+        gain: None,
     };
     Ok((load, pace))
 }

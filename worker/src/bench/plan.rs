@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use stoker_engine::{model::Quantization, scheduler::MIN_PROMPT_TOKENS};
 use stoker_ops::fallback::Part;
 
@@ -12,13 +13,22 @@ use super::{
     job::{Job, Work},
     lengths,
     scenario::Scenario,
-    shared_prefix,
+    shared_prefix, speculate,
     subject::Subject,
+};
+use crate::{
+    ModelSource,
+    config::{Drafter, SpeculationConfig},
 };
 
 const CONTEXT: usize = 512;
 const SCENARIO_RUNS: u64 = 3;
 const SWEEP: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+/// Batches in which guessing must not cost much.
+const SPECULATED: [usize; 6] = [1, 2, 4, 8, 16, 32];
+/// Tokens of a story that is decoded with and without guesses, and how they are drawn.
+const STORY: usize = 96;
+const STORIES: [(&str, f32); 2] = [("greedy", 0.0), ("sampled", 1.0)];
 const SUSTAIN_BATCH: usize = 8;
 const LADDER_BATCH: usize = 8;
 /// Tokens that are measured of each sequence in a batch, where the context is long enough.
@@ -53,8 +63,20 @@ pub(super) fn jobs(args: &BenchArgs, subjects: &[Subject]) -> Result<Vec<Job>, E
     let context = args.context.map_or(CONTEXT, |tokens| tokens as usize);
     let quantize = args.quantize;
     let mut cases = Vec::new();
+    let speculation = &args.speculation;
     let mut case = |job: Result<Job, Error>| job.map(|job| cases.push(job));
-    let runs = if let Some(time) = args.sustain {
+    let runs = if speculation.speculate != Drafter::Off {
+        let one = [args.batch.map_or(1, |count| count as usize)];
+        let sizes = if args.sweep.is_some() { &SPECULATED[..] } else { &one[..] };
+        for subject in subjects {
+            for size in sizes {
+                for (scenario, temperature) in STORIES {
+                    case(stories(subject, scenario, *size, temperature, quantize, speculation))?;
+                }
+            }
+        }
+        1
+    } else if let Some(time) = args.sustain {
         let batch = args.batch.map_or(SUSTAIN_BATCH, |count| count as usize);
         for subject in subjects {
             case(sustain(subject, batch, context, quantize, time))?;
@@ -166,6 +188,36 @@ fn batch(
     })?;
     let work = Work::Decode { prompts, tokens };
     Ok(Job { batch, context, ..job(subject, scenario, quantize, work) })
+}
+
+/// `batch` stories, drawn at this temperature.
+fn stories(
+    subject: &Subject,
+    scenario: &str,
+    batch: usize,
+    temperature: f32,
+    quantize: Quantization,
+    speculation: &SpeculationConfig,
+) -> Result<Job, Error> {
+    let draft = speculation.draft_model.as_ref().map(|draft| match draft {
+        ModelSource::Path(path) => path.display().to_string(),
+        bundled => bundled.name(),
+    });
+    let work = Work::Speculate {
+        tokens: STORY,
+        temperature,
+        drafter: value(speculation.speculate),
+        draft,
+        depth: speculation.speculate_tokens.to_string(),
+    };
+    let context = speculate::PROMPT + STORY / 2;
+    check_context(subject, context, speculate::PROMPT + STORY)?;
+    Ok(Job { batch, context, ..job(subject, scenario, quantize, work) })
+}
+
+/// As the command line has it.
+fn value(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 fn sustain(

@@ -7,7 +7,7 @@ use super::table::decimal;
 use crate::gpu::Reading;
 
 /// The columns of CSV and the keys of JSON, in order.
-pub const KEYS: [&str; 34] = [
+pub const KEYS: [&str; 38] = [
     "model",
     "scenario",
     "format",
@@ -42,6 +42,10 @@ pub const KEYS: [&str; 34] = [
     "beside_inter_token_p50_seconds",
     "beside_inter_token_p99_seconds",
     "beside_inter_token_p99_ratio",
+    "drafted_tokens",
+    "accepted_tokens",
+    "tokens_per_target_step",
+    "speedup_over_plain",
 ];
 
 /// What was measured once. `bench --help` says what each key means.
@@ -130,6 +134,18 @@ pub struct Row {
     /// How many times as slow that is as undisturbed.
     #[serde(default)]
     pub beside_inter_token_p99_ratio: Option<f64>,
+    /// Tokens that were guessed ahead. None where nobody guessed, and so are all that follow.
+    #[serde(default)]
+    pub drafted_tokens: Option<u64>,
+    /// Those that were right.
+    #[serde(default)]
+    pub accepted_tokens: Option<u64>,
+    /// Tokens that a sequence got in a step of the model, on average.
+    #[serde(default)]
+    pub tokens_per_target_step: Option<f64>,
+    /// How many times as fast as without guesses.
+    #[serde(default)]
+    pub speedup_over_plain: Option<f64>,
 }
 
 /// A row, and what the table alone shows.
@@ -228,6 +244,10 @@ pub(super) mod tests {
             beside_inter_token_p50_seconds: None,
             beside_inter_token_p99_seconds: None,
             beside_inter_token_p99_ratio: None,
+            drafted_tokens: None,
+            accepted_tokens: None,
+            tokens_per_target_step: None,
+            speedup_over_plain: None,
         }
     }
 
@@ -244,7 +264,7 @@ pub(super) mod tests {
     #[test]
     fn a_line_of_csv_says_what_json_says() {
         let expected = "\"my \"\"best\"\", 7B\",short,gguf,none,cpu,2,1,64,3,1.25,32,,64,,0.1,10.0,1e-7,\
-                        5000000000,12000000000.0,0.5,,,,,,,,,,,,,,";
+                        5000000000,12000000000.0,0.5,,,,,,,,,,,,,,,,,,";
         assert_eq!(row().csv().unwrap(), expected);
         assert_eq!(csv_header().split(',').count(), KEYS.len());
     }

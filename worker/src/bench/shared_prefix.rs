@@ -74,5 +74,6 @@ fn answer(driven: &mut Driven, prompt: Vec<u32>) -> Result<Pace, Error> {
         launches: None,
         gpu: Reading::default(),
         beside: None,
+        gain: None,
     })
 }

@@ -8,6 +8,7 @@ use super::{
     Format,
     cli::BenchArgs,
     error::Error,
+    padded,
     random::{self, Shape, cache},
 };
 use crate::{ModelSource, loading};
@@ -29,10 +30,14 @@ pub(super) fn subjects(args: &BenchArgs) -> Result<Vec<Subject>, Error> {
         return Ok(vec![given(source)?]);
     }
     let shape = args.random_weights.unwrap_or(Shape::TinyLlama);
+    let speculates = args.speculation.speculate != Drafter::Off;
     let folder = match &args.cache {
         Some(folder) => folder.clone(),
         None => cache::default_folder()?,
     };
+    if speculates {
+        return Ok(vec![padded(shape, &folder)?]);
+    }
     let only_scenarios = args.batch.or(args.context).is_none()
         && args.sweep.is_none()
         && args.sustain.is_none()
@@ -56,6 +61,15 @@ fn random(shape: Shape, format: Format, folder: &std::path::Path) -> Result<Subj
         Error::Usage(format!("--cache {}: {error}; {remedy}", folder.display()))
     })?;
     Ok(Subject { name: shape.name().into(), source, format, config: files.config().clone() })
+}
+
+/// The bundled model, made as large as `shape`.
+fn padded(shape: Shape, folder: &std::path::Path) -> Result<Subject, Error> {
+    let path = padded::prepare(shape, folder)?;
+    let config = ModelFiles::open(&path)?.config().clone();
+    let name = format!("{} like {}", loading::BUNDLED, shape.name());
+    let source = text(path, "--cache")?;
+    Ok(Subject { name, source, format: Format::Safetensors, config })
 }
 
 fn given(source: &ModelSource) -> Result<Subject, Error> {

@@ -116,6 +116,7 @@ impl Minute {
             launches: None,
             gpu: Reading::default(),
             beside: None,
+            gain: None,
         }
     }
 }
