@@ -113,8 +113,9 @@ impl Control {
         if others == 0 && gain > 1.0 && self.is_stale(ids.len(), gain) {
             depths.fill(0);
         } else if purse > 0.0 {
-            let size = (prices.crowd + best.drafts + 1).next_power_of_two();
-            let larger = scan.larger(best, size - prices.crowd, MARGIN, &prices);
+            // Twice the tokens that the step would have: sizes that never ran are taken to cost in proportion.
+            let most = prices.crowd + 2 * best.drafts;
+            let larger = scan.larger(best, most, MARGIN, &prices);
             match larger.filter(|_| others == 0) {
                 Some(step) => {
                     depths = scan.depths(step, ids.len());

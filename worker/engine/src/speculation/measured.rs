@@ -247,7 +247,8 @@ fn prompt_lookup_saves_steps_on_prompts_of_others() {
             texts.push(question["turns"][0].as_str().unwrap().to_owned());
         }
     }
-    for nth in [usize::MAX, 40, 20, 10] {
+    // All words but the first, then with some replaced.
+    for nth in [10_000, 40, 20, 10] {
         for k in [4, 8, 16] {
             let rate = |text: &String| {
                 let ids = |text: &str| tokenizer.encode(text, false).unwrap();

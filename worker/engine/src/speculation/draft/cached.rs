@@ -44,5 +44,6 @@ mod tests {
         assert_eq!(after(&[3, 4], &[1, 2, 9]), 2);
         assert_eq!(after(&[3, 4, 5], &[1, 2, 3, 4]), 3, "the last is computed again");
         assert_eq!(after(&[], &[1, 2]), 1);
+        assert_eq!(after(&[3, 4], &[1, 2, 9, 9, 9]), 2, "it was not asked for a while");
     }
 }

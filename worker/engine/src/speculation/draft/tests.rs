@@ -97,6 +97,8 @@ proptest! {
                 // What the target draws: perhaps the very token that was proposed but not verified.
                 let after = proposal.get(held).copied();
                 tokens.push(next.or(after).unwrap_or(7));
+                // Or it is not asked for some steps.
+                tokens.extend((0..next.unwrap_or(0) % 4).map(|token| 40 + token));
             }
             if Some(i) == forgotten {
                 drafter.forget(texts.ids[i % 3]);
