@@ -202,7 +202,7 @@ impl World {
         };
         let fits = blocks_for(size.longest) <= self.pool.total()
             && num_sequences as usize <= self.limits.max_num_seqs;
-        let mut text = Text::new(&size.scope, &prompt);
+        let text = Text::new(&size.scope, &prompt);
         let texts = if begun == 0 {
             prop_assert_eq!(self.scheduler.add(id, size.clone()).is_ok(), fits);
             [(0, text)].into()
