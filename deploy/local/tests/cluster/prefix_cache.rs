@@ -1,7 +1,8 @@
 //! What was computed for one request is found by the next, and by nobody who should not.
 
 use stoker_proto::v1::{
-    GenerateRequest, TokenIds, Usage, generate_request::Input, inference_client::InferenceClient,
+    GenerateRequest, Load, TokenIds, Usage, generate_request::Input,
+    inference_client::InferenceClient,
 };
 use tonic::{Request, transport::Channel};
 
@@ -67,6 +68,8 @@ async fn a_prompt_is_found_by_its_tenant_and_salt_alone() {
     let mut direct = inference(&worker.address).await;
     assert_eq!(cached(&answer_to(&mut direct, "", ask()).await), 96);
 
+    let all_free = |load: &Load| load.step > 0 && load.free_kv_blocks == load.total_kv_blocks;
+    load_becomes(&mut control(&worker.address).await, all_free).await;
     let metrics = scrape(&worker).await;
     let sample = |name: &str| {
         let mut found = metrics.iter().filter(|(key, _)| key.starts_with(name));
