@@ -17,7 +17,7 @@ use super::{
     job::{Job, Work},
     memory,
     row::{Measured, Row},
-    shared_prefix, sustain,
+    shared_prefix, speculate, sustain,
 };
 use crate::{
     ModelSource,

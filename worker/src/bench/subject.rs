@@ -11,7 +11,7 @@ use super::{
     padded,
     random::{self, Shape, cache},
 };
-use crate::{ModelSource, loading};
+use crate::{ModelSource, config::Drafter, loading};
 
 /// A model in one format.
 #[derive(Debug, Clone)]
