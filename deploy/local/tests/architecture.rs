@@ -74,7 +74,8 @@ fn the_scheduler_is_pure() {
         "scheduler/estimate.rs",
         "scheduler/pace.rs",
         "scheduler/queue.rs",
-        "scheduler/way.rs",
+        "scheduler/prefix.rs",
+        "scheduler/room.rs",
         "blocks.rs",
         "cost.rs",
     ] {

@@ -1,13 +1,13 @@
 //! How long a step takes, learned from the steps that ran. Pure: durations are arguments.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-/// Sizes from `2^i` on have the `i`th knot, those beyond the last one share it.
-const KNOTS: usize = 13;
+/// Sizes that are told apart in every octave: those up to twice as many are all told apart.
+const PARTS: u32 = 32;
 /// What a step counts for that was faster than expected...
 const FASTER: f64 = 0.5;
 /// ...and one that was slower: others who use the machine make steps slower, and nothing makes them faster than they are.
-const SLOWER: f64 = 0.125;
+const SLOWER: f64 = 0.0625;
 /// One step says no more than that its size costs so many times what was thought.
 const SURPRISE: f64 = 2.0;
 /// No step costs less, in seconds. What costs nothing could never grow.
@@ -16,7 +16,9 @@ const LEAST: f64 = 1e-6;
 /// How long a step takes, by its number of tokens: learned from the steps that ran.
 #[derive(Debug, Clone, Default)]
 pub struct StepCost {
-    knots: [Option<Knot>; KNOTS],
+    knots: BTreeMap<usize, Knot>,
+    /// The same, in order, none slower than a larger one.
+    curve: Vec<Knot>,
 }
 
 /// What steps of about one size took, on a moving average.
@@ -29,24 +31,31 @@ struct Knot {
 impl StepCost {
     /// A step of `tokens` tokens took so long.
     pub fn learn(&mut self, tokens: usize, took: Duration) {
-        let Some(power) = tokens.checked_ilog2() else { return };
+        if tokens == 0 {
+            return;
+        }
         let expected = self.seconds(tokens);
-        let tokens = tokens as f64;
         let most = expected.map_or(f64::INFINITY, |expected| SURPRISE * expected);
         let seconds = took.as_secs_f64().min(most).max(LEAST);
-        let knot = &mut self.knots[(power as usize).min(KNOTS - 1)];
-        let Some(knot) = knot else {
-            *knot = Some(Knot { tokens, seconds });
-            return;
-        };
+        let new = Knot { tokens: tokens as f64, seconds };
+        let knot = self.knots.entry(part(tokens)).or_insert(new);
         // Both move by the same part of the way, so that a knot stays on the curve whatever sizes it sees.
         let weight = if expected.is_some_and(|e| seconds < e) { FASTER } else { SLOWER };
-        knot.tokens += weight * (tokens - knot.tokens);
+        knot.tokens += weight * (new.tokens - knot.tokens);
         knot.seconds += weight * (seconds - knot.seconds);
+
+        self.curve.clear();
+        self.curve.extend(self.knots.values());
+        let mut least = f64::INFINITY;
+        for knot in self.curve.iter_mut().rev() {
+            // A size that seems slower than a larger one was disturbed.
+            least = least.min(knot.seconds);
+            knot.seconds = least;
+        }
     }
 
-    /// What a step of `tokens` would take, in seconds. None until a step has run. Never falls with the number of tokens,
-    /// and never rises by more than in proportion. Sizes beyond the largest that was seen are taken to cost in proportion, the worst case, so that whoever chooses
+    /// What a step of `tokens` would take, in seconds. None until a step has run. Never falls with the number of tokens.
+    /// Sizes beyond the largest that was seen are taken to cost in proportion, the worst case, so that whoever chooses
     /// sizes by it grows step by step into what is cheap.
     pub fn seconds(&self, tokens: usize) -> Option<f64> {
         let tokens = tokens as f64;
@@ -61,23 +70,24 @@ impl StepCost {
 
     /// Seconds of a size up to the largest that was seen; for a larger one, what is known of the largest.
     fn between(&self, tokens: f64) -> Result<f64, Option<Knot>> {
-        let mut below: Option<Knot> = None;
-        for knot in self.knots.iter().flatten() {
-            // Larger steps take no less than smaller ones, and no more than in proportion: what was seen of one of the two
-            // was disturbed. Else a size that was slow once, and is never tried again, would hold back all below it.
-            let seconds = below.map_or(knot.seconds, |below| {
-                knot.seconds.min(below.at(knot.tokens)).max(below.seconds)
-            });
-            let above = Knot { seconds, ..*knot };
-            if tokens <= above.tokens {
-                let Some(below) = below else { return Ok(above.seconds) };
-                let way = (tokens - below.tokens) / (above.tokens - below.tokens);
-                return Ok(below.seconds + way * (above.seconds - below.seconds));
-            }
-            below = Some(above);
+        let i = self.curve.partition_point(|knot| knot.tokens < tokens);
+        let Some(above) = self.curve.get(i) else { return Err(self.curve.last().copied()) };
+        let Some(below) = i.checked_sub(1).map(|i| self.curve[i]) else { return Ok(above.seconds) };
+        if tokens == above.tokens {
+            return Ok(above.seconds);
         }
-        Err(below)
+        let way = (tokens - below.tokens) / (above.tokens - below.tokens);
+        let line = below.seconds + way * (above.seconds - below.seconds);
+        // No more than in proportion: else a size that was slow once, and is never tried again, would hold back all
+        // between.
+        Ok(line.min(below.at(tokens)))
     }
+}
+
+/// The knot of a size: [`PARTS`] of them in every octave.
+fn part(tokens: usize) -> usize {
+    let coarse = tokens.ilog2().saturating_sub(PARTS.ilog2());
+    (tokens >> coarse) + (coarse * PARTS) as usize
 }
 
 impl Knot {
@@ -117,6 +127,27 @@ mod tests {
     }
 
     #[test]
+    fn sizes_that_differ_little_are_told_apart() {
+        let mut cost = StepCost::default();
+        for tokens in [18, 24, 31, 18, 24, 31] {
+            cost.learn(tokens, millis(2.0 * tokens as f64));
+        }
+        assert!([18, 20, 24, 31].iter().all(|n| close(cost.seconds(*n), 2.0 * *n as f64)));
+        let parts: Vec<_> = (1..5_000).map(part).collect();
+        assert!(parts.is_sorted() && parts[..64].iter().copied().eq(1..65));
+        assert!(parts.windows(2).all(|two| two[1] - two[0] <= 1) && parts[4_998] < 9 * 32 + 64);
+    }
+
+    #[test]
+    fn a_size_that_was_disturbed_does_not_make_larger_ones_slow() {
+        let mut cost = StepCost::default();
+        for (tokens, took) in [(1, 30.0), (3, 60.0), (4, 31.0), (8, 32.0)] {
+            cost.learn(tokens, millis(took));
+        }
+        assert!(close(cost.seconds(3), 31.0) && close(cost.seconds(6), 31.5));
+    }
+
+    #[test]
     fn sizes_between_lie_on_the_line_and_larger_ones_cost_in_proportion() {
         let mut cost = StepCost::default();
         cost.learn(1, millis(35.0));
@@ -136,7 +167,7 @@ mod tests {
             cost.learn(8, millis(50.0));
         }
         cost.learn(8, millis(5_000.0));
-        assert!(close(cost.seconds(8), 50.0 * 1.125), "{:?}", cost.seconds(8));
+        assert!(close(cost.seconds(8), 50.0 * 1.0625), "{:?}", cost.seconds(8));
         (0..4).for_each(|_| cost.learn(8, millis(50.0)));
         assert!(close(cost.seconds(8), 50.0));
         // Nor is it the first of its size that counts for all that it took.
@@ -183,12 +214,9 @@ mod tests {
                 cost.learn(*tokens, Duration::from_micros(*micros));
             }
             let sizes = (0..14).flat_map(|power| [1 << power, (1 << power) + (1 << power) / 2]);
-            let (mut last, mut dearest) = (0.0, f64::INFINITY);
+            let mut last = 0.0;
             for tokens in sizes {
                 let (now, least) = (cost.seconds(tokens).unwrap(), cost.at_least(tokens).unwrap());
-                let per_token = now / tokens as f64;
-                prop_assert!(per_token <= dearest * (1.0 + 1e-9), "{} tokens: {}", tokens, now);
-                dearest = per_token;
                 prop_assert!(now >= last && now.is_finite(), "{} tokens: {} < {}", tokens, now, last);
                 prop_assert!(least > 0.0 && least <= now);
                 let slowest = seen.iter().map(|(_, micros)| *micros).max().unwrap().max(1);
