@@ -46,7 +46,7 @@ fn bench(args: &BenchArgs) -> Result<(), Error> {
     plan::check(args)?;
     let mut output = Output::open(args)?;
     let subjects = subject::subjects(args)?;
-    let jobs = plan::jobs(args, &subjects)?;
+    let jobs = plan::jobs(args, &subjects, subject::guessed(args)?.as_ref())?;
     let progress = Progress::new(jobs.len());
     output.begin(&progress, &jobs)?;
     for job in &jobs {

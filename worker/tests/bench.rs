@@ -64,7 +64,7 @@ fn check(rows: &[serde_json::Value], lines: &[Vec<String>]) {
                 }
             }
         }
-        assert_eq!(text(row, "model"), "tiny");
+        assert!(text(row, "model").ends_with("tiny"), "{row}");
         assert_eq!(text(row, "device"), "cpu");
         for key in ["threads", "load_seconds", "output_tokens", "tpot_seconds", "read_rate_ratio"] {
             assert!(number(row, key) > 0.0, "{key} in {row}");
@@ -253,8 +253,33 @@ fn a_ladder_compares_every_step_with_the_first() {
     check(&rows, &lines);
     let steps: Vec<_> = rows.iter().map(|row| text(row, "scenario")).collect();
     assert_eq!(&steps[..2], ["naive f32", "fused f32"]);
+    assert_eq!(steps.last(), Some(&"int8 guessed"));
+    let guessed = &rows[rows.len() - 1];
+    assert!(number(guessed, "tokens_per_target_step") >= 1.0, "{guessed}");
+    assert!(number(guessed, "speedup_over_plain") > 0.0, "{guessed}");
     assert!(rows[0]["ttft_seconds"].is_null(), "{}", rows[0]);
     assert!(table.contains("x before") && table.contains("x first"), "{table}");
+}
+
+#[test]
+fn guesses_are_counted_and_compared_with_none() {
+    let folder = tempfile::tempdir().unwrap();
+    for drafter in ["draft", "ngram"] {
+        let flags = ["--speculate", drafter, "--speculate-tokens", "3", "--batch", "2"];
+        let (rows, lines, table) = bench(folder.path(), &flags);
+        check(&rows, &lines);
+        let scenarios: Vec<_> = rows.iter().map(|row| text(row, "scenario")).collect();
+        assert_eq!(scenarios, ["greedy", "sampled"]);
+        for row in &rows {
+            let [drafted, accepted] =
+                ["drafted_tokens", "accepted_tokens"].map(|key| number(row, key));
+            assert!(accepted > 0.0 && accepted <= drafted, "{row}");
+            let each = number(row, "tokens_per_target_step");
+            assert!(each <= 4.0 && each >= if drafter == "draft" { 1.7 } else { 1.0 }, "{row}");
+            assert!(number(row, "speedup_over_plain") > 0.0, "{row}");
+        }
+        assert!(table.contains("x plain") && table.contains("tok/step"), "{table}");
+    }
 }
 
 #[test]

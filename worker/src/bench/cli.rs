@@ -156,7 +156,8 @@ pub struct BenchArgs {
     pub sustain: Option<Duration>,
 
     /// One row for each step that made decoding faster, with its factors: plain operations in f32, fused
-    /// ones in f32, int8, int8 with 8 sequences
+    /// ones in f32, int8, int8 with 8 sequences; then one sequence for which a draft model guesses, over the
+    /// same without (the bundled model, padded until it costs as much: random weights tell no stories)
     #[arg(
         long,
         env = "STOKER_BENCH_LADDER",

@@ -49,6 +49,13 @@ pub(super) struct Pace {
     pub(super) gain: Option<Gain>,
 }
 
+impl Pace {
+    /// The median step of the model: with guesses it gives several tokens of a sequence.
+    pub(super) fn model_step(&self) -> Duration {
+        self.step.mul_f64(self.gain.map_or(1.0, |gain| gain.tokens_per_target_step()))
+    }
+}
+
 /// What a sequence does.
 pub(super) enum Seen {
     /// It has drawn a token.

@@ -20,10 +20,10 @@ pub(super) enum Factors {
 
 impl Factors {
     pub(super) fn of(args: &BenchArgs) -> Self {
-        if args.speculation.speculate != Drafter::Off {
-            Self::Speculation
-        } else if args.ladder {
+        if args.ladder {
             Self::BeforeAndFirst
+        } else if args.speculation.speculate != Drafter::Off {
+            Self::Speculation
         } else if args.sweep.is_some() {
             Self::First("x batch 1")
         } else if args.shared_prefix.is_some() {
@@ -59,7 +59,14 @@ impl Factors {
                 let both = base.ttft_seconds.zip(row.ttft_seconds);
                 both.map(|(base, own)| base / own).into_iter().collect()
             }
-            Self::BeforeAndFirst => vec![factor(earlier.iter().rev().find(alike)), first],
+            Self::BeforeAndFirst => match row.speedup_over_plain {
+                // Of another model, which knows itself what it would do without guesses.
+                Some(speedup) => {
+                    let first = earlier.iter().find(|other| other.run == row.run);
+                    vec![speedup, factor(first)]
+                }
+                None => vec![factor(earlier.iter().rev().find(alike)), first],
+            },
             Self::Speculation => {
                 let known = row.speedup_over_plain.zip(row.tokens_per_target_step);
                 known.map_or_else(Vec::new, |(speedup, tokens)| vec![speedup, tokens])
@@ -87,6 +94,8 @@ mod tests {
         assert_eq!(Factors::BeforeAndFirst.over(&earlier, &new), [2.0, 6.0]);
         assert_eq!(Factors::First("x batch 1").over(&earlier, &with("gguf", 2, 12.0)), [3.0]);
         assert_eq!(Factors::BeforeAndFirst.over(&[], &new), [1.0, 1.0]);
+        let guessed = Row { speedup_over_plain: Some(1.5), ..with("z", 1, 10.0) };
+        assert_eq!(Factors::BeforeAndFirst.over(&earlier, &guessed), [1.5, 5.0]);
         assert_eq!(Factors::None.over(&earlier, &new), [0.0; 0]);
         let soon = |ttft| Row { ttft_seconds: Some(ttft), ..row() };
         assert_eq!(Factors::FirstToken("x cold").over(&[soon(3.0)], &soon(0.25)), [12.0]);

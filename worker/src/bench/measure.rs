@@ -75,7 +75,7 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         prefill_tokens_per_second: pace.prefill_rate,
         peak_rss_bytes: peak,
         read_rate_bytes_per_second: rate,
-        read_rate_ratio: step_bytes as f64 / pace.step.as_secs_f64() / rate,
+        read_rate_ratio: step_bytes as f64 / pace.model_step().as_secs_f64() / rate,
         launches_per_step: pace.launches,
         gpu_utilization: pace.gpu.utilization,
         gpu_memory_used_bytes: pace.gpu.memory_used,

@@ -50,6 +50,18 @@ pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
                 .into(),
         ));
     }
+    let elsewhere = !args.scenario.is_empty()
+        || args.sustain.is_some()
+        || args.long_prompt.is_some()
+        || args.shared_prefix.is_some()
+        || args.ladder;
+    if args.speculation.speculate != Drafter::Off && elsewhere {
+        return Err(Error::Usage(
+            "--speculate (or STOKER_SPECULATE) measures stories with and without guesses: it goes with --batch \
+             and --sweep, and --ladder has such a row in any case"
+                .into(),
+        ));
+    }
     match args.sustain {
         Some(time) if time < SUSTAIN_LEAST => Err(Error::Usage(format!(
             "--sustain {time:?} is too short to say anything; give at least {SUSTAIN_LEAST:?}"
@@ -59,7 +71,11 @@ pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
 }
 
 /// What to measure, in order.
-pub(super) fn jobs(args: &BenchArgs, subjects: &[Subject]) -> Result<Vec<Job>, Error> {
+pub(super) fn jobs(
+    args: &BenchArgs,
+    subjects: &[Subject],
+    guessed: Option<&Subject>,
+) -> Result<Vec<Job>, Error> {
     let context = args.context.map_or(CONTEXT, |tokens| tokens as usize);
     let quantize = args.quantize;
     let mut cases = Vec::new();
@@ -94,6 +110,10 @@ pub(super) fn jobs(args: &BenchArgs, subjects: &[Subject]) -> Result<Vec<Job>, E
             for job in ladder(subject, context) {
                 case(job)?;
             }
+        }
+        if let Some(subject) = guessed {
+            let bundled = SpeculationConfig { speculate: Drafter::Draft, ..Default::default() };
+            case(stories(subject, "int8 guessed", 1, 0.0, Quantization::Int8, &bundled))?;
         }
         1
     } else if let Some(tokens) = args.shared_prefix {
@@ -321,7 +341,7 @@ mod tests {
 
     fn planned(flags: &[&str], formats: &[Format]) -> Result<Vec<Job>, String> {
         let args = Cli::try_parse_from([&["bench"], flags].concat()).unwrap().args;
-        let jobs = check(&args).and_then(|()| jobs(&args, &subjects(formats)));
+        let jobs = check(&args).and_then(|()| jobs(&args, &subjects(formats), None));
         jobs.map_err(|error| error.to_string())
     }
 
@@ -355,6 +375,10 @@ mod tests {
         assert_eq!(jobs[0].work, Work::Naive);
         assert_eq!((jobs[1].scenario.as_str(), jobs[1].quantize.as_str()), ("fused f32", "none"));
         assert!(jobs.iter().all(|job| job.context == 512));
+        let args = Cli::try_parse_from(["bench", "--ladder"]).unwrap().args;
+        let subjects = subjects(&[Format::Safetensors]);
+        let jobs = super::jobs(&args, &subjects, Some(&subjects[0])).unwrap();
+        assert_eq!(jobs.last().map(|job| job.scenario.as_str()), Some("int8 guessed"));
     }
 
     #[test]
@@ -380,6 +404,7 @@ mod tests {
                 &["--long-prompt", "2000", "--context", "1500"],
                 ["--context 1500", "2128", "lower it"],
             ),
+            (&["--ladder", "--speculate", "ngram"], ["--speculate", "--batch", "--ladder"]),
             (&["--sustain", "5ms"], ["--sustain", "5ms", "1s"]),
         ] {
             let error = planned(flags, &[Format::Gguf]).unwrap_err();
@@ -390,7 +415,7 @@ mod tests {
         let mut small = subjects(&[Format::Gguf]);
         small[0].config.context_length = 400;
         let args = Cli::try_parse_from(["bench"]).unwrap().args;
-        let error = jobs(&args, &small).unwrap_err().to_string();
+        let error = jobs(&args, &small, None).unwrap_err().to_string();
         for part in ["--scenario code takes 512 + 256", "above 400", "--scenario short,medium"] {
             assert!(error.contains(part), "{part:?} is not in {error:?}");
         }

@@ -30,12 +30,8 @@ pub(super) fn subjects(args: &BenchArgs) -> Result<Vec<Subject>, Error> {
         return Ok(vec![given(source)?]);
     }
     let shape = args.random_weights.unwrap_or(Shape::TinyLlama);
-    let speculates = args.speculation.speculate != Drafter::Off;
-    let folder = match &args.cache {
-        Some(folder) => folder.clone(),
-        None => cache::default_folder()?,
-    };
-    if speculates {
+    let folder = folder(args)?;
+    if args.speculation.speculate != Drafter::Off {
         return Ok(vec![padded(shape, &folder)?]);
     }
     let only_scenarios = args.batch.or(args.context).is_none()
@@ -51,6 +47,28 @@ pub(super) fn subjects(args: &BenchArgs) -> Result<Vec<Subject>, Error> {
     };
     formats.dedup();
     formats.into_iter().map(|format| random(shape, format, &folder)).collect()
+}
+
+/// The model of the last row of `--ladder`, the one with guesses: the bundled one, made as large as what is measured before
+/// it, since random weights tell no stories. None with another model, of which nobody knows who could guess for it.
+pub(super) fn guessed(args: &BenchArgs) -> Result<Option<Subject>, Error> {
+    match &args.model {
+        _ if !args.ladder => Ok(None),
+        None => {
+            let shape = args.random_weights.unwrap_or(Shape::TinyLlama);
+            padded(shape, &folder(args)?).map(Some)
+        }
+        Some(source @ ModelSource::Bundled) => given(source).map(Some),
+        Some(_) => Ok(None),
+    }
+}
+
+/// Where models are kept that are made here.
+fn folder(args: &BenchArgs) -> Result<PathBuf, Error> {
+    match &args.cache {
+        Some(folder) => Ok(folder.clone()),
+        None => Ok(cache::default_folder()?),
+    }
 }
 
 fn random(shape: Shape, format: Format, folder: &std::path::Path) -> Result<Subject, Error> {
