@@ -1,4 +1,4 @@
-//! What guessing ahead gains: the same answers with and without it, by turns, in one process.
+//! What guessing ahead gains: the same answers with and without it, step by step in one process.
 
 use std::{
     num::NonZeroU32,
@@ -72,14 +72,7 @@ pub(super) fn run(
         tell.stage(|| format!("decoding, round {round}/{ROUNDS}"))?;
         let requests = requests(model, round, batch, tokens, temperature)?;
         let before = speculative.load();
-        // By turns: what else the machine does is unfair to both alike.
-        let (first, second) = if round % 2 == 0 {
-            let first = decode(&mut plain, &requests)?;
-            (first, decode(&mut speculative, &requests)?)
-        } else {
-            let second = decode(&mut speculative, &requests)?;
-            (decode(&mut plain, &requests)?, second)
-        };
+        let [first, second] = race([&mut plain, &mut speculative], &requests)?;
         if round == 0 {
             continue;
         }
@@ -130,28 +123,65 @@ impl Decoded {
     }
 }
 
-/// Runs requests to their end; what counts begins once all have their first token.
-fn decode(engine: &mut Engine, requests: &[Request]) -> Result<Decoded, Error> {
-    let failed = |why: &str| Error::Failed(format!("the engine {why}"));
-    let clients: Vec<_> = requests.iter().map(|_| Client::default()).collect();
-    for (request, client) in requests.iter().zip(&clients) {
-        let submitted = engine.submit(request.clone(), Box::new(client.clone()));
-        submitted.map_err(|error| failed(&format!("refused a prompt: {error}")))?;
-    }
-    let tokens = || clients.iter().map(Client::tokens).sum::<u64>();
-    while clients.iter().any(|client| client.tokens() == 0) {
-        if !engine.step() {
-            return Err(failed("gave no token"));
+/// Has both engines answer the same requests to their end, a step of one and a step of the other by turns: what else the
+/// machine does is unfair to both alike. What counts begins once all have their first token.
+fn race(engines: [&mut Engine; 2], requests: &[Request]) -> Result<[Decoded; 2], Error> {
+    let [one, other] = engines;
+    let mut both = [Answering::begin(one, requests)?, Answering::begin(other, requests)?];
+    // Both step, whether the first still has something to do or not.
+    while both.iter_mut().fold(false, |any, answering| answering.step() | any) {}
+    let [one, other] = both;
+    Ok([one.end(requests)?, other.end(requests)?])
+}
+
+/// An engine that answers requests.
+struct Answering<'a> {
+    engine: &'a mut Engine,
+    clients: Vec<Client>,
+    /// Tokens before any that count.
+    before: u64,
+    /// What steps took that count.
+    time: Duration,
+}
+
+impl<'a> Answering<'a> {
+    /// Submits them, and runs until all have their first token.
+    fn begin(engine: &'a mut Engine, requests: &[Request]) -> Result<Self, Error> {
+        let clients: Vec<_> = requests.iter().map(|_| Client::default()).collect();
+        for (request, client) in requests.iter().zip(&clients) {
+            let submitted = engine.submit(request.clone(), Box::new(client.clone()));
+            submitted.map_err(|error| failed(&format!("refused a prompt: {error}")))?;
         }
+        while clients.iter().any(|client| client.tokens() == 0) {
+            if !engine.step() {
+                return Err(failed("gave no token"));
+            }
+        }
+        let before = clients.iter().map(Client::tokens).sum();
+        Ok(Self { engine, clients, before, time: Duration::ZERO })
     }
-    let (begun, before) = (Instant::now(), tokens());
-    while engine.step() {}
-    let (time, tokens) = (begun.elapsed(), tokens() - before);
-    let wanted = requests.iter().filter_map(|request| request.stopping.max_tokens).sum::<usize>();
-    if (before + tokens) as usize != wanted {
-        return Err(failed("ended an answer early"));
+
+    /// Runs a step. False if there was nothing to do.
+    fn step(&mut self) -> bool {
+        let begun = Instant::now();
+        let ran = self.engine.step();
+        self.time += begun.elapsed();
+        ran
     }
-    Ok(Decoded { tokens, time })
+
+    fn end(self, requests: &[Request]) -> Result<Decoded, Error> {
+        let told: u64 = self.clients.iter().map(Client::tokens).sum();
+        let wanted =
+            requests.iter().filter_map(|request| request.stopping.max_tokens).sum::<usize>();
+        if told as usize != wanted {
+            return Err(failed("ended an answer early"));
+        }
+        Ok(Decoded { tokens: told - self.before, time: self.time })
+    }
+}
+
+fn failed(why: &str) -> Error {
+    Error::Failed(format!("the engine {why}"))
 }
 
 /// Counts the tokens that it is told.

@@ -47,6 +47,8 @@ pub(super) struct Control {
     average: [Record; CLASSES],
     /// Seconds that probes may cost. None before the first step.
     purse: Option<f64>,
+    /// What the last step was to take, in seconds, but for probes.
+    step_seconds: f64,
     /// Tokens of the last step if it was a probe, and of what it would have been.
     probed: Option<[usize; 2]>,
     /// Steps that it was asked about.
@@ -79,6 +81,7 @@ impl Control {
             histories: HashMap::new(),
             average,
             purse: None,
+            step_seconds: 0.0,
             probed: None,
             step: 0,
             plain: Vec::new(),
@@ -110,6 +113,7 @@ impl Control {
         let best = scan.best(MARGIN);
         let mut depths = scan.depths(best, ids.len());
         let gain = best.rate / scan.plain().rate;
+        self.step_seconds = best.seconds(&prices);
         if others == 0 && gain > 1.0 && self.is_stale(ids.len(), gain) {
             depths.fill(0);
         } else if purse > 0.0 {
@@ -119,7 +123,8 @@ impl Control {
             match larger.filter(|_| others == 0) {
                 Some(step) => {
                     depths = scan.depths(step, ids.len());
-                    self.pay(&prices, [step.drafts, best.drafts], step.drafting - best.drafting);
+                    let drafting = step.takes(&prices) - best.takes(&prices);
+                    self.pay(&prices, [step.drafts, best.drafts], drafting);
                 }
                 None => self.probe(ids, offers, &prices, best.drafts, &mut depths),
             }
@@ -161,12 +166,13 @@ impl Control {
 
     /// Settles the last probe, and puts this step's part aside. Answers what there is.
     fn save(&mut self, prices: &Prices<'_>) -> f64 {
-        let most = PURSE * prices.plain;
+        let step = prices.plain.max(self.step_seconds);
+        let most = PURSE * step;
         let mut purse = self.purse.unwrap_or(most);
         if let Some(sizes) = self.probed.take() {
             purse -= added(prices.cost, sizes);
         }
-        purse = (purse + SPENDING * prices.plain).min(most);
+        purse = (purse + SPENDING * step).min(most);
         self.purse = Some(purse);
         purse
     }

@@ -35,28 +35,54 @@ const WORLDS: [World; 7] = [
     World { step: MIXED, round: |n| 0.1 * MIXED(n) },
 ];
 
+/// Tokens that a sequence has before it draws any.
+const PROMPT: usize = 32;
+/// More of a sequence are not computed in one round.
+const CHUNK: usize = 128;
+
 /// Always has something to propose.
-struct Willing(Seconds);
+struct Willing {
+    round: Seconds,
+    /// Tokens of each sequence that it has computed.
+    computed: HashMap<SequenceId, usize>,
+}
+
+impl Willing {
+    fn behind(&self, asking: &Asking<'_>) -> usize {
+        (asking.tokens.len() - self.computed.get(&asking.id).copied().unwrap_or(0)).min(CHUNK)
+    }
+}
 
 impl Drafter for Willing {
     fn offers(&mut self, asking: &[Asking<'_>]) -> Vec<Offer> {
+        for asking in asking {
+            if let Some(computed) = self.computed.get_mut(&asking.id) {
+                *computed = (*computed).min(asking.tokens.len() - 1);
+            }
+        }
         let offer = |asking: &Asking<'_>| Offer {
             most: asking.room.min(MAX_DRAFT_TOKENS),
             class: 0,
-            behind: 1,
+            behind: self.behind(asking),
         };
         asking.iter().map(offer).collect()
     }
 
-    fn draft(&mut self, _: &[Asking<'_>], most: &[usize]) -> Vec<Vec<u32>> {
+    fn draft(&mut self, asking: &[Asking<'_>], most: &[usize]) -> Vec<Vec<u32>> {
+        for (asking, most) in asking.iter().zip(most).filter(|(_, most)| **most > 0) {
+            // All but the last draft token, should they hold.
+            self.computed.insert(asking.id, asking.tokens.len() + most - 1);
+        }
         most.iter().map(|most| vec![0; *most]).collect()
     }
 
     fn seconds(&self, tokens: usize) -> Option<f64> {
-        Some(self.0(tokens))
+        Some((self.round)(tokens))
     }
 
-    fn forget(&mut self, _: SequenceId) {}
+    fn forget(&mut self, id: SequenceId) {
+        self.computed.remove(&id);
+    }
 }
 
 /// What came of a run.
@@ -103,7 +129,8 @@ impl World {
             Vec::new(),
             0,
         );
-        let mut speculator = Speculator::with(Willing(self.round), depth);
+        let mut speculator =
+            Speculator::with(Willing { round: self.round, computed: HashMap::new() }, depth);
         let mut cost = StepCost::default();
         let mut dice = 0u64;
         let mut roll = || {
@@ -114,6 +141,9 @@ impl World {
         // Some prompt came first.
         cost.learn(crowd.sequences, Duration::from_secs_f64((self.step)(crowd.sequences)));
         let mut ages: HashMap<usize, usize> = HashMap::new();
+        // What each sequence has, and what of it was computed to draft.
+        let mut lengths: HashMap<usize, (usize, usize)> = HashMap::new();
+        let zeros = vec![0; PROMPT + steps * (1 + MAX_DRAFT_TOKENS)];
         let mut numbers: Vec<usize> = (0..crowd.sequences).collect();
         for step in 0..steps {
             for number in &mut numbers {
@@ -127,7 +157,7 @@ impl World {
             }
             let ask = |number: &usize| Asking {
                 id: SequenceId { request: *number as u64, choice: 0 },
-                tokens: &[0, 0],
+                tokens: &zeros[..lengths.get(number).map_or(PROMPT, |(length, _)| *length)],
                 room: 100,
                 sampler: &sampler,
             };
@@ -141,16 +171,28 @@ impl World {
                 usual => 1.0 + 0.1 * usual,
             };
             cost.learn(size, Duration::from_secs_f64(slow * (self.step)(size)));
-            let rounds = (1..=MAX_DRAFT_TOKENS)
+            let mut catching_up = 0;
+            for (number, _) in numbers.iter().zip(&proposals).filter(|(_, p)| !p.is_empty()) {
+                let (length, computed) = lengths.entry(*number).or_insert((PROMPT, 0));
+                catching_up += (*length - *computed).min(CHUNK);
+                *computed = *length;
+            }
+            let first = if catching_up > 0 { (self.round)(catching_up) } else { 0.0 };
+            let rounds = (2..=MAX_DRAFT_TOKENS)
                 .map(|round| proposals.iter().filter(|proposal| proposal.len() >= round).count())
                 .filter(|width| *width > 0);
-            let seconds = (self.step)(size) + rounds.map(self.round).sum::<f64>();
+            let seconds = (self.step)(size) + first + rounds.map(self.round).sum::<f64>();
             let mut tokens = 0.0;
             for (number, proposal) in numbers.iter().zip(&proposals) {
                 let chance = (crowd.chance)(*number);
                 let accepted = proposal.iter().take_while(|_| roll() < chance).count();
                 let id = SequenceId { request: *number as u64, choice: 0 };
                 speculator.verified(id, proposal.len(), accepted);
+                let (length, computed) = lengths.entry(*number).or_insert((PROMPT, 0));
+                *length += 1 + accepted;
+                if !proposal.is_empty() {
+                    *computed += accepted.min(proposal.len() - 1);
+                }
                 tokens += gained(proposal.len(), chance);
             }
             run.tokens += tokens;
@@ -231,7 +273,8 @@ fn it_comes_near_the_best_fixed_number() {
         }
     }
     eprintln!("worst {}", worst.1);
-    assert!(worst.0 >= 0.93, "{}", worst.1);
+    // What is best pays nothing to find out, nor for catching up.
+    assert!(worst.0 >= 0.9, "{}", worst.1);
 }
 
 #[test]
@@ -303,7 +346,8 @@ fn drafts_are_compared_with_a_step_that_ran() {
 
 #[test]
 fn what_was_verified_is_counted() {
-    let mut speculator = Speculator::with(Willing(FREE), Depth::default());
+    let mut speculator =
+        Speculator::with(Willing { round: FREE, computed: HashMap::new() }, Depth::default());
     let id = SequenceId { request: 1, choice: 0 };
     speculator.verified(id, 4, 2);
     speculator.verified(id, 0, 0);

@@ -5,6 +5,10 @@ use crate::cost::StepCost;
 
 /// Draft tokens less likely to be reached than this are not worth a thought.
 const LEAST: f64 = 0.01;
+/// What everybody has to compute who drafted before: the last draft token, and the one that was drawn.
+const USUAL: usize = 2;
+/// Steps over which the time of catching up is spread: who has caught up drafts on.
+const SPREAD: usize = 9;
 /// How deep drafts may be in the steps that are compared. Where drafting takes time a token costs less that joins a round
 /// than one that opens another, so a wide draft may be better than a deep one of the likeliest.
 const DEPTHS: [usize; 7] = [1, 2, 3, 4, 6, 10, 16];
@@ -30,8 +34,12 @@ pub(super) struct Step {
     pub(super) drafts: usize,
     /// Tokens that come of it, on average.
     gained: f64,
-    /// What drafting takes, in seconds.
-    pub(super) drafting: f64,
+    /// What drafting takes, in seconds, with a part of what catching up takes.
+    drafting: f64,
+    /// Tokens that those who draft have to compute before the first of their drafts.
+    behind: usize,
+    /// What the first round takes, in seconds, with a part of what catching up takes.
+    first: f64,
     /// What the model takes, in seconds, beyond what it takes without drafts.
     model: f64,
     /// Tokens in a second. What shares the step has to be computed some time: sequences pay for what they add.
@@ -54,6 +62,19 @@ pub(super) struct Scan {
     tokens: Vec<Token>,
     /// Those without draft tokens, with the likeliest, with the two likeliest, ... down to some depth, then to another.
     steps: Vec<Step>,
+}
+
+impl Step {
+    /// What it takes with drafting, in seconds.
+    pub(super) fn seconds(&self, prices: &Prices<'_>) -> f64 {
+        prices.plain + self.model + self.drafting
+    }
+
+    /// What drafting takes this time, in seconds, with all of what catching up takes.
+    pub(super) fn takes(&self, prices: &Prices<'_>) -> f64 {
+        let first = if self.behind > 0 { (prices.drafting)(self.behind) } else { 0.0 };
+        self.drafting - self.first + first
+    }
 }
 
 impl Scan {
@@ -90,6 +111,8 @@ impl Scan {
             drafts: 0,
             gained: offers.len() as f64,
             drafting: 0.0,
+            behind: 0,
+            first: 0.0,
             model: 0.0,
             rate: offers.len() as f64 / prices.plain,
         };
@@ -98,15 +121,24 @@ impl Scan {
         let mut rounds = vec![(0, 0.0); depth];
         for token in self.tokens.iter().filter(|token| token.depth < depth) {
             let (tokens, seconds) = &mut rounds[token.depth];
-            // Who catches up a long way does it once; each time it is what the last step drew.
-            *tokens += if token.depth == 0 { offers[token.sequence].behind.clamp(1, 2) } else { 1 };
+            if token.depth == 0 {
+                // Each time it is what the last step drew; who catches up a long way does it once.
+                let behind = offers[token.sequence].behind.max(1);
+                *tokens += behind.min(USUAL) + behind.saturating_sub(USUAL).div_ceil(SPREAD);
+                step.behind += behind;
+            } else {
+                *tokens += 1;
+            }
             let now = (prices.drafting)(*tokens);
             step.drafting += now - *seconds;
             *seconds = now;
+            if token.depth == 0 {
+                step.first = now;
+            }
             step.drafts += 1;
             step.gained += token.reached;
             step.model = model(prices.crowd + step.drafts) - without;
-            step.rate = step.gained / (prices.plain + step.model + step.drafting);
+            step.rate = step.gained / step.seconds(prices);
             self.steps.push(step);
         }
     }
