@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use stoker_shared::duration;
 
-use crate::{ResumeConfig, tenant};
+use crate::{ResumeConfig, TenantPriority, tenant};
 pub use balancing::BalancingConfig;
 pub use health::HealthConfig;
 
@@ -69,6 +69,17 @@ pub struct RouterConfig {
     )]
     pub tenant_queue_size: u32,
 
+    /// The most urgent priority of a tenant's requests, as NAME=N, from 0 to 1000, and *=N for all other tenants;
+    /// requests that ask for more get N. Without a rule, requests have what they ask for
+    #[arg(
+        long,
+        env = "STOKER_TENANT_PRIORITY",
+        value_delimiter = ',',
+        value_name = "NAME=N",
+        help_heading = "Admission"
+    )]
+    pub tenant_priority: Vec<TenantPriority>,
+
     /// Memory for requests that wait or run; beyond it they are refused with RESOURCE_EXHAUSTED
     #[arg(
         long,
@@ -111,6 +122,7 @@ impl Default for RouterConfig {
             queue_timeout: Duration::from_secs(30),
             tenant_header: None,
             tenant_queue_size: 256,
+            tenant_priority: Vec::new(),
             max_request_memory: ByteSize::gib(1),
             health: HealthConfig::default(),
             resume: ResumeConfig::default(),
@@ -149,6 +161,7 @@ mod tests {
             ("--stall-budget", "1s"),
             ("--resume-limit", "101"),
             ("--tenant-header", "grpc-tenant"),
+            ("--tenant-priority", "batch=1001"),
             ("--max-request-memory", "much"),
             ("--eject-time", "long"),
             ("--policy", "best"),

@@ -22,3 +22,4 @@ pub use config::{BalancingConfig, HealthConfig, RouterConfig};
 pub use layer::resume::ResumeConfig;
 pub use policy::Policy;
 pub use running::{RunningRouter, StartError, WorkerView, start};
+pub use tenant::{PriorityError, TenantPriority};

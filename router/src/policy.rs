@@ -179,16 +179,15 @@ impl Chooser {
         learned: &Learned,
         prompt: u64,
     ) -> Option<Chosen<'a>> {
-        let chain = match request.bypass_prefix_cache {
-            true => Vec::new(),
-            false => prompt::chain(request),
-        };
+        let chain = prompt::chain(request);
+        // Who does not read the cache may go anywhere; what is computed for him is there for others.
+        let wanted_links = if prompt::reads_cache(request) { &chain[..] } else { &[] };
         let mut candidates = self.candidates(model, wanted, learned);
         let drawn = candidates.len();
         let any = candidates.first()?.worker;
         let usual = learned.usual_answer();
         let mut holders: Vec<(Prefix<'_>, u64)> = Vec::new();
-        for prefix in self.prefixes(model, &chain) {
+        for prefix in self.prefixes(model, wanted_links) {
             let known = holders.iter().any(|(other, _)| Arc::ptr_eq(other.worker, prefix.worker));
             if known || !candidates::as_good(prefix.worker, any, wanted) {
                 continue;

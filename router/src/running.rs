@@ -21,7 +21,7 @@ use crate::{
     pool::{Pool, State, health},
     server::Server,
     stack,
-    tenant::Tenants,
+    tenant::{Priorities, PriorityError, Tenants},
 };
 
 /// Connections have this long to say goodbye once their streams are over.
@@ -36,6 +36,9 @@ pub enum StartError {
     /// The listener is of no use.
     #[error("the listener has no address: {0}")]
     Listener(#[from] io::Error),
+    /// Rules for tenants contradict each other, or nobody can fall under them.
+    #[error(transparent)]
+    Priority(#[from] PriorityError),
     /// The descriptors in this binary cannot be read.
     #[error("server reflection: {0}")]
     Reflection(String),
@@ -79,12 +82,13 @@ pub async fn start(
     listener: TcpListener,
 ) -> Result<RunningRouter, StartError> {
     let address = listener.local_addr()?;
+    let priorities = Priorities::new(&config.tenant_priority, config.tenant_header.is_some())?;
     let pool = Pool::follow(changes, config.resume.stall_patience());
     let gate = Gate::default();
     let metrics = Metrics::default();
     let memory = Budget::new(config.max_request_memory.as_u64());
     let server = Server {
-        stack: stack::build(&config, &pool, &gate, &memory, &metrics),
+        stack: stack::build(&config, priorities, &pool, &gate, &memory, &metrics),
         pool: pool.clone(),
         gate: gate.clone(),
         tenants: Tenants::new(config.tenant_header.as_deref()),

@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     policy::Chooser,
     pool::Pool,
+    tenant::Priorities,
 };
 
 /// Every layer of the router, as one service.
@@ -33,6 +34,7 @@ pub(crate) type Stack = BoxCloneSyncService<Call, EventStream, ServiceError>;
 /// a permit, a reservation) it holds until the last event.
 pub(crate) fn build(
     config: &RouterConfig,
+    priorities: Priorities,
     pool: &Pool,
     gate: &Gate,
     memory: &memory::Budget,
@@ -41,6 +43,7 @@ pub(crate) fn build(
     let (gate, requests) = (gate.clone(), metrics.clone());
     let (memory, admissions) = (memory.clone(), metrics.clone());
     let chooser = Arc::new(Chooser::new(&config.balancing, rand::random()));
+    let priorities = Arc::new(priorities);
     let places = Places::new(config, metrics.clone());
     let attempts = Shared::new(&config.resume, pool, metrics);
 
@@ -49,11 +52,12 @@ pub(crate) fn build(
         .layer_fn(move |next| Trace::new(next, requests.clone()))
         // A router that drains refuses before it does any work, and counts who is still inside.
         .layer_fn(move |next| Gated::new(next, gate.clone()))
-        // What cannot succeed must not wait in a queue first.
-        .layer_fn(Validate::new)
+        // What cannot succeed must not wait in a queue first, and whoever waits there has the priority that its tenant
+        // allows.
+        .layer_fn(move |next| Validate::new(next, Arc::clone(&priorities)))
         // Above everything that waits, so that no wait is longer than the client's patience.
         .layer_fn(Deadlines::new)
-        // The only queue of the router, in which tenants take turns, and the bound on what requests hold in
+        // The only queue of the router, the most urgent first and tenants by turns, and the bound on what requests hold in
         // memory. Below it, a call has a place and goes on at once.
         .layer_fn(move |next| {
             Admission::new(next, places.clone(), memory.clone(), admissions.clone())

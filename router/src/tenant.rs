@@ -1,9 +1,14 @@
 //! Who asks: the tenant, as a gateway in front names it.
 
+mod priority;
+
 use std::sync::Arc;
 
 use stoker_shared::ServiceError;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap};
+
+pub(crate) use priority::Priorities;
+pub use priority::{PriorityError, TenantPriority};
 
 /// The longest name of a tenant, in bytes.
 const LONGEST: usize = 64;

@@ -33,6 +33,51 @@ async fn the_worker_is_told_who_asks() {
 }
 
 #[tokio::test]
+async fn a_tenants_requests_are_no_more_urgent_than_allowed() {
+    let worker = FakeWorker::new("a");
+    let rules = ["batch=500", "*=50"].map(|rule| rule.parse().unwrap());
+    let config = RouterConfig { tenant_priority: rules.into(), ..config() };
+    let cluster = Cluster::with(config, &[&worker]).await;
+    let asks = |priority| GenerateRequest { priority, ..ask(1) };
+    for (tenant, priority) in
+        [("batch", Some(0)), ("batch", None), ("acme", Some(0)), ("acme", None)]
+    {
+        collect(cluster.generate(from(tenant, asks(priority))).await.unwrap()).await;
+    }
+    let told: Vec<_> = worker.requests().into_iter().map(|request| request.priority).collect();
+    assert_eq!(told, [Some(500), Some(500), Some(50), None]);
+    let status = cluster.generate(from("acme", asks(Some(1_001)))).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("priority: 1001"), "{}", status.message());
+}
+
+#[tokio::test]
+async fn the_most_urgent_gets_the_next_place() {
+    let worker = FakeWorker::new("a").always(Script::Stall(1));
+    let cluster = Cluster::with(RouterConfig { max_concurrent: 1, ..config() }, &[&worker]).await;
+    let running = cluster.generate(ask(1)).await.unwrap();
+    worker.script(|_| Script::Answer);
+    let mut waiting = Vec::new();
+    for priority in [None, Some(900), Some(99), Some(0)] {
+        let mut client = cluster.client();
+        let asks = GenerateRequest { priority, ..ask(2) };
+        waiting.push(tokio::spawn(async move { client.generate(asks).await }));
+        soon(async {
+            while cluster.metric("stoker_router_requests_queued") < waiting.len() as u64 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    drop(running);
+    for call in waiting {
+        collect(soon(call).await.unwrap().unwrap().into_inner()).await;
+    }
+    let order: Vec<_> = worker.requests().into_iter().map(|request| request.priority).collect();
+    assert_eq!(order[1..], [Some(0), Some(99), None, Some(900)]);
+}
+
+#[tokio::test]
 async fn one_request_of_another_tenant_does_not_wait_for_all_that_came_first() {
     let worker = FakeWorker::new("a").always(Script::Stall(1));
     let config = RouterConfig { max_concurrent: 1, tenant_queue_size: 5, ..config() };

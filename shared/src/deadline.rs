@@ -59,6 +59,11 @@ impl Deadline {
         Ok(Self((left < LONGEST).then(|| arrived(request) + left)))
     }
 
+    /// When it is.
+    pub fn at(&self) -> Option<Instant> {
+        self.0
+    }
+
     /// Time left; zero once it has passed, `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))

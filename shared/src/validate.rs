@@ -16,12 +16,16 @@ pub const MAX_SEQUENCES: u32 = 16;
 pub const MAX_TOP_CANDIDATES: u32 = 20;
 /// Characters of a request id.
 pub const MAX_REQUEST_ID: usize = 128;
-/// Bytes of a model's name and of other short texts.
+/// Characters of a cache salt.
+pub const MAX_CACHE_SALT: usize = 128;
+/// Bytes of a model's name.
 pub const MAX_NAME_BYTES: usize = 256;
 /// Tokens with a bias.
 pub const MAX_LOGIT_BIAS: usize = 1024;
 /// Violations that one error names.
 pub const MAX_VIOLATIONS: usize = 12;
+/// The priority of a request that names none; 0 is the most urgent.
+pub const DEFAULT_PRIORITY: u32 = 100;
 /// The least urgent priority.
 pub const MAX_PRIORITY: u32 = 1000;
 
@@ -61,22 +65,31 @@ impl Violations {
     }
 }
 
+/// How urgent a request is.
+pub fn priority(request: &GenerateRequest) -> u32 {
+    request.priority.unwrap_or(DEFAULT_PRIORITY)
+}
+
 fn identity(request: &GenerateRequest, found: &mut Violations) {
-    let id = &request.request_id;
-    if id.len() > MAX_REQUEST_ID || !id.bytes().all(|b| b.is_ascii_graphic()) {
-        found.add(
-            "request_id",
-            format!("{} bytes; use at most {MAX_REQUEST_ID} printable ASCII characters", id.len()),
-        );
-    }
-    for (field, text) in [("model", &request.model), ("cache_salt", &request.cache_salt)] {
-        if text.len() > MAX_NAME_BYTES {
-            found.add(field, format!("{} bytes; at most {MAX_NAME_BYTES}", text.len()));
+    for (field, text, most) in [
+        ("request_id", &request.request_id, MAX_REQUEST_ID),
+        ("cache_salt", &request.cache_salt, MAX_CACHE_SALT),
+    ] {
+        if text.len() > most || !text.bytes().all(|b| b.is_ascii_graphic()) {
+            let size = text.len();
+            let limit = format!("{size} bytes; use at most {most} printable ASCII characters");
+            found.add(field, limit);
         }
+    }
+    if request.model.len() > MAX_NAME_BYTES {
+        found.add("model", format!("{} bytes; at most {MAX_NAME_BYTES}", request.model.len()));
     }
     if request.priority.is_some_and(|p| p > MAX_PRIORITY) {
         let value = request.priority.unwrap_or_default();
-        found.add("priority", format!("{value} is above {MAX_PRIORITY}"));
+        found.add(
+            "priority",
+            format!("{value} is above {MAX_PRIORITY}, the least urgent; 0 is the most urgent"),
+        );
     }
 }
 
@@ -298,7 +311,17 @@ mod tests {
     fn an_empty_request_asks_for_input() {
         assert_eq!(fields(&GenerateRequest::default()), ["input"]);
         let long = GenerateRequest { request_id: "x".repeat(129), ..Default::default() };
+        let not_urgent = GenerateRequest { priority: Some(1001), ..Default::default() };
+        assert_eq!(fields(&not_urgent), ["priority", "input"]);
+        let least = GenerateRequest { priority: Some(1000), ..Default::default() };
+        assert_eq!(fields(&least), ["input"]);
         assert_eq!(fields(&long), ["request_id", "input"]);
+        for salt in ["x".repeat(129), "a b".into(), "ä".into()] {
+            let salted = GenerateRequest { cache_salt: salt, ..Default::default() };
+            assert_eq!(fields(&salted), ["cache_salt", "input"]);
+        }
+        let salted = GenerateRequest { cache_salt: "~".repeat(128), ..Default::default() };
+        assert_eq!(fields(&salted), ["input"]);
     }
 
     #[test]

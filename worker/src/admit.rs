@@ -4,7 +4,9 @@ mod resume;
 
 use std::{num::NonZeroU32, time::Instant};
 
-use stoker_engine::{Adjustments, Logprobs, Model, Request, Sampling, Stopping};
+use stoker_engine::{
+    Adjustments, Logprobs, Model, Request, Sampling, Scope, Stopping, scheduler::Standing,
+};
 use stoker_proto::v1::{
     self as proto, GenerateRequest, generate_request::Input, stop_condition::Kind,
 };
@@ -28,13 +30,20 @@ impl Admission<'_> {
         validate::generate(&request)?;
         self.check_model(&request.model)?;
         refuse_unsupported(&request)?;
+        let tenant = request.routing.as_ref().map(|routing| routing.tenant.as_str());
+        let standing = Standing {
+            priority: validate::priority(&request),
+            tenant: tenant.unwrap_or_default().into(),
+        };
         let wanted = request.sampling.unwrap_or_default();
         let num_sequences = self.num_sequences(&wanted)?;
         let adjustments = self.adjustments(&wanted)?;
         let stopping = self.stopping(request.stopping.unwrap_or_default())?;
         let prompt = self.tokens(request.input)?;
         self.check_least(stopping.min_tokens, prompt.len())?;
-        let resumed = match request.routing.and_then(|routing| routing.resume) {
+        // Whoever calls a worker directly is the tenant "".
+        let routing = request.routing.unwrap_or_default();
+        let resumed = match routing.resume {
             Some(resume) => self.resumed(resume, num_sequences.get(), prompt.len())?,
             None => Vec::new(),
         };
@@ -46,7 +55,11 @@ impl Admission<'_> {
             stopping,
             logprobs: logprobs(request.response.unwrap_or_default()),
             resumed,
+            scope: Scope::shared(routing.tenant, request.cache_salt),
+            bypass_prefix_cache: request.bypass_prefix_cache,
             arrived: Instant::now(),
+            standing,
+            deadline: None,
         })
     }
 
@@ -198,11 +211,7 @@ fn logprobs(wanted: proto::ResponseOptions) -> Logprobs {
 
 /// Fields of the contract that this version cannot serve are refused, never ignored.
 fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ServiceError> {
-    let used = [
-        ("guided", request.guided.as_ref().is_some_and(|g| g.form.is_some())),
-        ("priority", request.priority.is_some()),
-        ("cache_salt", !request.cache_salt.is_empty()),
-    ];
+    let used = [("guided", request.guided.as_ref().is_some_and(|g| g.form.is_some()))];
     match used.into_iter().find(|(_, used)| *used) {
         Some((field, _)) => Err(ServiceError::Unsupported(field.into())),
         None => Ok(()),

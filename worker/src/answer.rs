@@ -7,7 +7,7 @@ use std::{
 
 use futures::{Stream, stream};
 use stoker_engine::{
-    Event, Finish, FinishReason, Summary, Token, TokenLogprob, tokenizer::Tokenizer,
+    Event, Failure, Finish, FinishReason, Summary, Token, TokenLogprob, tokenizer::Tokenizer,
 };
 use stoker_proto::duration::to_wire;
 use stoker_proto::v1::{
@@ -97,9 +97,7 @@ impl Answer {
                 let state = if finish.summary.is_some() { State::Over } else { State::Running };
                 (Ok((finish.choice, self.finished(finish))), state)
             }
-            Some(Event::Failed(failure)) => {
-                (Err(ServiceError::Internal(failure.to_string())), State::Over)
-            }
+            Some(Event::Failed(failure)) => (Err(failed(&failure)), State::Over),
             None => {
                 // Another worker may do better.
                 let cause = "the worker's engine stopped before the answer was complete";
@@ -124,7 +122,7 @@ impl Answer {
             usage: finish.summary.map(|summary| proto::Usage {
                 prompt_tokens: summary.prompt_tokens as u32,
                 completion_tokens: summary.completion_tokens as u32,
-                cached_prompt_tokens: 0,
+                cached_prompt_tokens: summary.cached_prompt_tokens as u32,
             }),
             timings: finish.summary.map(|summary| self.timings(&summary).into()),
         })
@@ -144,6 +142,8 @@ impl Answer {
             time_to_first_token: to_wire(first_token),
             steps: timings.steps,
             preemptions: timings.preemptions,
+            drafted_tokens: timings.drafted,
+            accepted_tokens: timings.accepted,
             ..proto::Timings::default()
         }
     }
@@ -159,4 +159,15 @@ impl Answer {
             top: token.top.into_iter().map(candidate).collect(),
         }
     }
+}
+
+/// What a client is told of a request that could not go on.
+fn failed(failure: &Failure) -> ServiceError {
+    let stage = match failure {
+        Failure::DeadlinePassed { began: true } => "while generating".into(),
+        Failure::DeadlinePassed { began: false } => "while queued".into(),
+        Failure::TooLate { .. } => format!("while queued: {failure}"),
+        other => return ServiceError::Internal(other.to_string()),
+    };
+    ServiceError::DeadlineExceeded { stage }
 }

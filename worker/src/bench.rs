@@ -4,6 +4,7 @@
 //! `measure` loads the model and `drive` steps the engine; `row` is what comes back and `output`
 //! where it goes.
 
+mod beside;
 mod child;
 mod cli;
 mod drive;
@@ -15,11 +16,14 @@ mod lengths;
 mod measure;
 mod memory;
 mod output;
+mod padded;
 mod plan;
 mod process;
 pub mod random;
 mod row;
 mod scenario;
+mod shared_prefix;
+mod speculate;
 mod subject;
 mod sustain;
 mod table;
@@ -42,7 +46,7 @@ fn bench(args: &BenchArgs) -> Result<(), Error> {
     plan::check(args)?;
     let mut output = Output::open(args)?;
     let subjects = subject::subjects(args)?;
-    let jobs = plan::jobs(args, &subjects)?;
+    let jobs = plan::jobs(args, &subjects, subject::guessed(args)?.as_ref())?;
     let progress = Progress::new(jobs.len());
     output.begin(&progress, &jobs)?;
     for job in &jobs {

@@ -1,15 +1,19 @@
 //! What an operator can set, checked before anything is loaded.
 
+mod speculation;
+
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{
-    Args,
+    Args, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
 use stoker_ops::{KV_BLOCK, device::Choice, fallback::Part};
 use stoker_shared::duration;
+
+pub use speculation::{Drafter, SpeculationConfig};
 
 /// Where a model computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
@@ -65,13 +69,17 @@ pub struct ComputeConfig {
     )]
     pub threads: Option<u16>,
 
+    /// Who guesses tokens ahead.
+    #[command(flatten)]
+    pub speculation: SpeculationConfig,
+
     /// Say on standard error where the time of loading went
     #[arg(long, env = "STOKER_TIMINGS", help_heading = "Model")]
     pub timings: bool,
 }
 
 /// How a worker works.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub struct WorkerConfig {
     /// How its model computes.
     #[command(flatten)]
@@ -99,6 +107,19 @@ pub struct WorkerConfig {
     )]
     pub max_num_batched_tokens: u32,
 
+    /// While some sequences decode, prompts are computed in chunks so short that a step takes at most so many times what
+    /// it would without them, as far as steps can tell; at least 1. More makes long prompts faster, and those who read
+    /// wait longer for each token
+    #[arg(
+        long,
+        env = "STOKER_MAX_DECODE_SLOWDOWN",
+        default_value_t = MAX_DECODE_SLOWDOWN,
+        value_parser = slowdown,
+        value_name = "FACTOR",
+        help_heading = "Scheduling"
+    )]
+    pub max_decode_slowdown: f64,
+
     /// Requests that may wait beside --max-num-seqs that run; more are refused with RESOURCE_EXHAUSTED
     #[arg(
         long,
@@ -120,6 +141,18 @@ pub struct WorkerConfig {
     )]
     pub kv_cache_memory: ByteSize,
 
+    /// Whether a prompt need not be computed as far as another of the same tenant and salt began like it: what is
+    /// computed stays in --kv-cache-memory until that is needed otherwise
+    #[arg(
+        long,
+        env = "STOKER_PREFIX_CACHE",
+        value_enum,
+        default_value_t,
+        value_name = "SWITCH",
+        help_heading = "Scheduling"
+    )]
+    pub prefix_cache: Switch,
+
     /// How long running streams may go on after SIGTERM or Ctrl-C
     #[arg(
         long,
@@ -132,14 +165,26 @@ pub struct WorkerConfig {
     pub drain_timeout: Duration,
 }
 
+/// Something that is done, or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Do it
+    #[default]
+    On,
+    /// Do without
+    Off,
+}
+
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             compute: ComputeConfig::default(),
             max_num_seqs: 64,
             max_num_batched_tokens: 512,
+            max_decode_slowdown: MAX_DECODE_SLOWDOWN,
             max_num_queued_reqs: 1024,
             kv_cache_memory: ByteSize::gib(1),
+            prefix_cache: Switch::On,
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -164,6 +209,18 @@ pub enum ConfigError {
         /// Sequences in a batch.
         seqs: u32,
     },
+    /// A model is to guess, and nobody says which.
+    #[error(
+        "--speculate draft wants --draft-model PATH, a smaller model with the same vocabulary; or take --speculate ngram, \
+         which needs none"
+    )]
+    NoDraft,
+    /// A device that is not there has no use for a model.
+    #[error("--speculate draft cannot guess what --simulate makes up; take --speculate ngram")]
+    SimulatedDraft,
+    /// A model is named that is to do nothing.
+    #[error("--draft-model is of no use without --speculate draft; add that, or leave it out")]
+    UnusedDraft,
     /// Not one block fits.
     #[error(
         "--kv-cache-memory {given} is less than one block of {} tokens, {block}; give more",
@@ -178,27 +235,47 @@ pub enum ConfigError {
 }
 
 impl WorkerConfig {
-    /// The size of an engine for a model of shape `model` whose weights are kept like this.
+    /// The size of an engine for a model of shape `model` whose weights are kept like this. A `draft` has as many blocks
+    /// as the model, in the same memory.
     pub fn engine(
         &self,
         model: &ModelConfig,
+        draft: Option<&ModelConfig>,
         quantization: Quantization,
     ) -> Result<EngineConfig, ConfigError> {
         let (tokens, seqs) = (self.max_num_batched_tokens, self.max_num_seqs);
         if tokens < seqs {
             return Err(ConfigError::FewTokens { tokens, seqs });
         }
-        let bytes = self.kv_cache_memory.as_u64();
+        let block = |model| EngineConfig::block_bytes(model, quantization);
+        let (own, draft) = (block(model), draft.map_or(0, block));
+        let bytes = u128::from(self.kv_cache_memory.as_u64());
+        let bytes = (bytes * u128::from(own) / u128::from((own + draft).max(1))) as u64;
         let kv_blocks = EngineConfig::blocks_within(bytes, seqs as usize, model, quantization);
         if kv_blocks == 0 {
-            let block = ByteSize::b(EngineConfig::block_bytes(model, quantization));
+            let block = ByteSize::b(own + draft);
             return Err(ConfigError::NoBlock { given: self.kv_cache_memory, block });
         }
         Ok(EngineConfig {
             max_num_seqs: seqs as usize,
             max_num_batched_tokens: tokens as usize,
             kv_blocks,
+            prefix_cache: self.prefix_cache == Switch::On,
+            max_decode_slowdown: self.max_decode_slowdown,
         })
+    }
+}
+
+/// What steps may take while a prompt is computed, if nobody says otherwise.
+pub(crate) const MAX_DECODE_SLOWDOWN: f64 = 2.0;
+
+/// Reads a factor of at least 1.
+pub(crate) fn slowdown(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(factor) if (1.0..=1e6).contains(&factor) => Ok(factor),
+        _ => {
+            Err("write a number from 1, which is least slowdown, to 1000000, for instance 2".into())
+        }
     }
 }
 
@@ -228,6 +305,9 @@ mod tests {
             ("--max-num-seqs", "0"),
             ("--max-num-batched-tokens", "none"),
             ("--kv-cache-memory", "much"),
+            ("--prefix-cache", "some"),
+            ("--max-decode-slowdown", "0.5"),
+            ("--max-decode-slowdown", "NaN"),
             ("--drain-timeout", "1"),
             ("--device", "gpu"),
             ("--gpu-without", "fans"),

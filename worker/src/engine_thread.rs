@@ -10,12 +10,15 @@ use std::{
 use prometheus_client::metrics::histogram::Histogram;
 use stoker_engine::{
     Engine, EngineConfig, Event, Load, Model, Request, Sink, request::PROMPT_PART,
+    scheduler::Refused,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::SpeculationConfig;
 
 /// What the thread is told.
 enum Command {
-    Submit(Box<Request>, Events),
+    Submit(Box<Request>, Events, oneshot::Sender<Refused>),
     Stop,
 }
 
@@ -36,12 +39,24 @@ pub struct EngineThread(JoinHandle<()>);
 #[error("the engine has stopped")]
 pub struct Stopped;
 
+/// Why a request is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// There is nobody to take it.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// It cannot be served in time.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
 /// Starts the thread. At most `queue` submissions wait for it to take them. `steps` takes the seconds of each
 /// step.
 pub fn spawn(
     name: &str,
     model: Arc<Model>,
     config: EngineConfig,
+    speculation: SpeculationConfig,
     queue: usize,
     steps: Histogram,
 ) -> io::Result<(EngineHandle, EngineThread)> {
@@ -52,7 +67,8 @@ pub fn spawn(
     let room = Engine::longest_sequence(&model.config, &config);
     let thread = thread::Builder::new().name(format!("engine {name}")).spawn(move || {
         // Made here: what belongs to the device is never touched by another thread.
-        let engine = Engine::new(Model::clone(&model), config);
+        let speculation = speculation.of(&model, config.kv_blocks);
+        let engine = Engine::new(Model::clone(&model), config).speculating(speculation);
         serve(engine, inbox, &publish, &steps);
     })?;
     let max_num_seqs = config.max_num_seqs;
@@ -72,13 +88,17 @@ fn serve(
         publish.send_replace(engine.load());
         if idle {
             match inbox.blocking_recv() {
-                Some(Command::Submit(request, events)) => submit(&mut engine, *request, events),
+                Some(Command::Submit(request, events, refused)) => {
+                    submit(&mut engine, *request, events, refused);
+                }
                 Some(Command::Stop) | None => return,
             }
         }
         while let Ok(command) = inbox.try_recv() {
             match command {
-                Command::Submit(request, events) => submit(&mut engine, *request, events),
+                Command::Submit(request, events, refused) => {
+                    submit(&mut engine, *request, events, refused);
+                }
                 Command::Stop => return,
             }
         }
@@ -94,26 +114,39 @@ fn serve(
     }
 }
 
-fn submit(engine: &mut Engine, request: Request, events: Events) {
-    // Admission has checked the length against the same limit; if it were refused all the same, the
-    // stream would end without a last event, which its reader reports.
-    if let Err(error) = engine.submit(request, Box::new(events)) {
-        tracing::error!(%error, "the engine refused an admitted request");
+fn submit(
+    engine: &mut Engine,
+    request: Request,
+    events: Events,
+    refused: oneshot::Sender<Refused>,
+) {
+    match engine.submit(request, Box::new(events)) {
+        Ok(()) => {}
+        Err(late @ Refused::TooLate { .. }) => drop(refused.send(late)),
+        // Admission has checked the length against the same limit; if it were refused all the same, the
+        // stream would end without a last event, which its reader reports.
+        Err(error) => tracing::error!(%error, "the engine refused an admitted request"),
     }
 }
 
 impl EngineHandle {
     /// Submits a request; its events come out of the receiver. Dropping the receiver cancels it before the
-    /// next step.
-    pub async fn submit(&self, request: Request) -> Result<mpsc::Receiver<Event>, Stopped> {
+    /// next step. One with a deadline waits until the thread has looked at it, between two steps.
+    pub async fn submit(&self, request: Request) -> Result<mpsc::Receiver<Event>, NotTaken> {
         // One event a token and one at the end of each sequence, and the parts of the prompt: the channel can
         // never be full, so a slow reader stops nobody, and it can hold no more than its own answer.
         let longest = request.stopping.max_tokens.unwrap_or(self.room).min(self.room);
         let answers = (longest + 1) * request.num_sequences.get() as usize;
         let prompt = request.prompt.len() / PROMPT_PART + 1;
         let (sender, receiver) = mpsc::channel(answers + prompt);
-        let command = Command::Submit(Box::new(request), Events(sender));
+        let has_deadline = request.deadline.is_some();
+        let (refuse, refused) = oneshot::channel();
+        let command = Command::Submit(Box::new(request), Events(sender), refuse);
         self.commands.send(command).await.map_err(|_| Stopped)?;
+        // Nobody is told anything once it is taken, and the other side is gone.
+        if has_deadline && let Ok(refused) = refused.await {
+            return Err(refused.into());
+        }
         Ok(receiver)
     }
 

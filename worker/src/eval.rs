@@ -103,6 +103,8 @@ fn load(
         max_num_seqs: 1,
         max_num_batched_tokens: window,
         kv_blocks: blocks_for(window),
+        prefix_cache: false,
+        max_decode_slowdown: f64::INFINITY,
     };
     let needs = Needs::of(files.config(), kind, &engine, 1);
     let free = Free::now().filter(|_| device.is_cpu());

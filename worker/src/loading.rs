@@ -7,6 +7,7 @@ use stoker_engine::{
     Model,
     model::{LoadTimings, Quantization},
     simulate::Profile,
+    speculation::{Incompatible, compatible},
     weights::{ModelFiles, WeightsError},
 };
 
@@ -29,6 +30,8 @@ use crate::{
 pub enum ModelSource {
     /// The story model that is part of this program.
     Bundled,
+    /// The model that guesses for it, also a part.
+    BundledDraft,
     /// A folder of SafeTensors, config.json and tokenizer.json, or a GGUF file.
     Path(PathBuf),
     /// No model: a device that is simulated by a profile.
@@ -37,6 +40,8 @@ pub enum ModelSource {
 
 /// The name of the bundled model, on the command line and in requests.
 pub const BUNDLED: &str = "storyteller";
+/// The name of its draft.
+const BUNDLED_DRAFT: &str = "storyteller-draft";
 
 /// Why a model is not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +55,17 @@ pub enum LoadError {
     /// Settings that contradict each other or the model.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The files of the model that guesses.
+    #[error("--draft-model: {0}")]
+    DraftWeights(Box<WeightsError>),
+    /// It cannot guess for the other.
+    #[error("--draft-model {draft}: {why}")]
+    Draft {
+        /// Its name.
+        draft: String,
+        /// Why not.
+        why: Incompatible,
+    },
     /// There is not the memory for it.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
@@ -65,7 +81,11 @@ impl FromStr for ModelSource {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(if text == BUNDLED { Self::Bundled } else { Self::Path(text.into()) })
+        Ok(match text {
+            BUNDLED => Self::Bundled,
+            BUNDLED_DRAFT => Self::BundledDraft,
+            path => Self::Path(path.into()),
+        })
     }
 }
 
@@ -74,6 +94,7 @@ impl ModelSource {
     pub fn name(&self) -> String {
         match self {
             Self::Bundled => BUNDLED.into(),
+            Self::BundledDraft => BUNDLED_DRAFT.into(),
             Self::Simulated(_) => simulate::NAME.into(),
             Self::Path(path) => {
                 let path = path.canonicalize().unwrap_or_else(|_| path.clone());
@@ -97,6 +118,7 @@ fn load_within(
     config: &WorkerConfig,
     workers: u16,
 ) -> Result<Model, LoadError> {
+    let draft = config.compute.speculation.draft(source)?;
     if let ModelSource::Simulated(profile) = source {
         return Ok(simulate::model(*profile)?);
     }
@@ -106,12 +128,23 @@ fn load_within(
         cpu::set_threads(threads);
     }
     let files = open(source)?;
-    let engine = config.engine(files.config(), config.compute.quantize)?;
+    let draft_error = |error| LoadError::DraftWeights(Box::new(error));
+    let draft = draft.map(|draft| Ok((open(&draft)?, draft.name()))).transpose();
+    let draft = draft.map_err(draft_error)?;
+    let quantize = config.compute.quantize;
+    let draft_config = draft.as_ref().map(|(files, _)| files.config());
+    let engine = config.engine(files.config(), draft_config, quantize)?;
     let device = device(&config.compute.device)?;
-    let needs = Needs::of(files.config(), config.compute.quantize, &engine, workers);
+    let mut needs = Needs::of(files.config(), quantize, &engine, workers);
+    if let Some((files, _)) = &draft {
+        needs.add(Needs::of(files.config(), quantize, &engine, workers));
+    }
     let free = if device.is_cpu() { free } else { gpu::free(&device) };
     needs.check(files.name(), free)?;
-    let model = read(&files, &source.name(), config.compute.quantize, &device)?;
+    let mut model = read(&files, &source.name(), quantize, &device)?;
+    if let Some((files, name)) = draft {
+        set_draft(&mut model, &files, name, &device)?;
+    }
     if config.compute.timings {
         eprintln!("{}", times(&model.load_timings, &device));
     }
@@ -125,6 +158,29 @@ fn load_within(
     }
     tracing::debug!(device.class, device.name, threads = cpu::threads(), "loaded");
     Ok(model)
+}
+
+/// Reads the model that guesses for `model`.
+pub(crate) fn add_draft(
+    model: &mut Model,
+    draft: &ModelSource,
+    device: &Device,
+) -> Result<(), LoadError> {
+    let files = open(draft).map_err(|error| LoadError::DraftWeights(Box::new(error)))?;
+    set_draft(model, &files, draft.name(), device)
+}
+
+fn set_draft(
+    model: &mut Model,
+    files: &ModelFiles,
+    name: String,
+    device: &Device,
+) -> Result<(), LoadError> {
+    let draft = read(files, &name, model.quantization, device)
+        .map_err(|error| LoadError::DraftWeights(Box::new(error)))?;
+    compatible(model, &draft).map_err(|why| LoadError::Draft { draft: name, why })?;
+    model.draft = Some(Box::new(draft));
+    Ok(())
 }
 
 /// A line for those who ask.
@@ -156,6 +212,7 @@ pub(crate) fn open(source: &ModelSource) -> Result<ModelFiles, WeightsError> {
         ModelSource::Bundled | ModelSource::Simulated(_) => {
             ModelFiles::embedded(BUNDLED, storyteller::model())
         }
+        ModelSource::BundledDraft => ModelFiles::embedded(BUNDLED_DRAFT, storyteller::draft()),
     }
 }
 

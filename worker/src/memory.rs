@@ -26,6 +26,8 @@ pub struct Needs {
     pub kv_cache: u64,
     /// Workers in this process.
     pub workers: u16,
+    /// Whether a draft model is counted in.
+    pub draft: bool,
 }
 
 /// A model that does not fit.
@@ -50,7 +52,15 @@ impl Needs {
             weights: Footprint::of(model, quantization).weight_bytes,
             kv_cache: (engine.kv_blocks as u64).saturating_mul(block),
             workers,
+            draft: false,
         }
+    }
+
+    /// Adds a smaller model that guesses for this one, whose cache has as many blocks.
+    pub fn add(&mut self, draft: Self) {
+        self.weights = self.weights.saturating_add(draft.weights);
+        self.kv_cache = self.kv_cache.saturating_add(draft.kv_cache);
+        self.draft = true;
     }
 
     /// Refuses the model called `name` if it needs more than is free. Where nobody can tell, it passes.
@@ -84,7 +94,12 @@ impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, needs, free } = self;
         let (weights, kv_cache) = (ByteSize::b(needs.weights), ByteSize::b(needs.kv_cache));
-        write!(f, "--model {name} needs {weights} for weights ({}) and ", needs.quantization)?;
+        let with = if needs.draft { " with its draft" } else { "" };
+        write!(
+            f,
+            "--model {name}{with} needs {weights} for weights ({}) and ",
+            needs.quantization
+        )?;
         match needs.workers {
             1 => write!(f, "{kv_cache} for keys and values")?,
             workers => write!(f, "{workers} x {kv_cache} for the keys and values of its workers")?,
@@ -123,7 +138,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn needs(weights: u64, kv_cache: u64, workers: u16) -> Needs {
-        Needs { quantization: Quantization::Int8, weights, kv_cache, workers }
+        Needs { quantization: Quantization::Int8, weights, kv_cache, workers, draft: false }
     }
 
     fn refusal(needs: Needs, free: Free) -> String {
@@ -187,7 +202,13 @@ mod tests {
     #[test]
     fn blocks_are_counted_as_the_engine_allocates_them() {
         let model = shapes::named("tinyllama-1.1b").expect("a shape by this name");
-        let engine = EngineConfig { max_num_seqs: 1, max_num_batched_tokens: 1, kv_blocks: 10 };
+        let engine = EngineConfig {
+            max_num_seqs: 1,
+            max_num_batched_tokens: 1,
+            kv_blocks: 10,
+            prefix_cache: true,
+            max_decode_slowdown: 2.0,
+        };
         let needs = Needs::of(&model, Quantization::None, &engine, 2);
         assert_eq!((needs.kv_cache, needs.workers), (10 * 16 * 45_056, 2));
         assert_eq!(needs.weights, Footprint::of(&model, Quantization::None).weight_bytes);

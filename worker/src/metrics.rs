@@ -127,12 +127,23 @@ impl Collector for EngineLoad {
             (names::TOKENS_QUEUED, load.queued_tokens),
             (names::KV_BLOCKS, load.total_blocks),
             (names::KV_BLOCKS_FREE, load.free_blocks),
+            (names::KV_BLOCKS_CACHED, load.cached_blocks),
         ] {
             name.encode(&mut encoder, &ConstGauge::new(value as u64))?;
         }
         names::KV_USAGE.encode(&mut encoder, &ConstGauge::new(usage))?;
-        names::STEPS.encode(&mut encoder, &ConstCounter::new(load.step))?;
-        names::PREEMPTIONS.encode(&mut encoder, &ConstCounter::new(load.preemptions))
+        for (name, value) in [
+            (names::STEPS, load.step),
+            (names::PREEMPTIONS, load.preemptions),
+            (names::TOO_LATE, load.too_late),
+            (names::DRAFTED_TOKENS, load.drafted),
+            (names::ACCEPTED_TOKENS, load.accepted),
+            (names::PREFIX_QUERIED, load.prefix_tokens),
+            (names::PREFIX_HIT, load.prefix_tokens_found),
+        ] {
+            name.encode(&mut encoder, &ConstCounter::new(value))?;
+        }
+        Ok(())
     }
 }
 
@@ -147,7 +158,15 @@ mod tests {
         let metrics = Metrics::default();
         let stages = Stages { queue: Duration::from_secs(1), ..Stages::default() };
         metrics.over("stop", 3, 4, Some(stages));
-        let load = Load { free_blocks: 3, total_blocks: 4, step: 7, ..Load::default() };
+        let load = Load {
+            free_blocks: 3,
+            cached_blocks: 2,
+            total_blocks: 4,
+            step: 7,
+            prefix_tokens: 50,
+            prefix_tokens_found: 48,
+            ..Load::default()
+        };
         let mut registry = Registry::default();
         metrics.register(&mut registry, "m", "w", watch::channel(load).1);
         let text = exposition(&registry);
@@ -164,6 +183,9 @@ mod tests {
             "stoker_worker_requests_total{model=\"m\",worker=\"w\",outcome=\"stop\"} 1",
             "stoker_worker_generated_tokens_total{model=\"m\",worker=\"w\"} 4",
             "stoker_worker_kv_cache_usage_ratio{model=\"m\",worker=\"w\"} 0.25",
+            "stoker_worker_kv_blocks_cached{model=\"m\",worker=\"w\"} 2",
+            "stoker_worker_prefix_cache_queried_tokens_total{model=\"m\",worker=\"w\"} 50",
+            "stoker_worker_prefix_cache_hit_tokens_total{model=\"m\",worker=\"w\"} 48",
             "stoker_worker_steps_total{model=\"m\",worker=\"w\"} 7",
             "stoker_worker_queue_time_seconds_sum{model=\"m\",worker=\"w\"} 1.0",
             "stoker_worker_time_to_first_token_seconds_sum{model=\"m\",worker=\"w\"} 1.0",

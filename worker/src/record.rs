@@ -33,6 +33,7 @@ pub struct Record {
     trace: TraceSpan,
     metrics: Metrics,
     prompt_tokens: u32,
+    cached_tokens: u32,
     tokens: usize,
     timings: Option<Timings>,
     outcome: &'static str,
@@ -81,6 +82,7 @@ impl Record {
             trace,
             metrics: worker.metrics.clone(),
             prompt_tokens: 0,
+            cached_tokens: 0,
             tokens: 0,
             timings: None,
             // Unless something else happens first.
@@ -126,6 +128,7 @@ impl Record {
 
     fn finished(&mut self, finished: &Finished) {
         self.code = "OK";
+        self.cached_tokens = finished.usage.as_ref().map_or(0, |usage| usage.cached_prompt_tokens);
         self.timings = finished.timings.as_deref().copied();
         self.outcome = match finished.reason() {
             FinishReason::Stop => "stop",
@@ -141,6 +144,7 @@ impl Record {
         }
         trace.set(attribute::RPC_STATUS, self.code);
         trace.set(attribute::INPUT_TOKENS, i64::from(self.prompt_tokens));
+        trace.set(attribute::CACHED_TOKENS, i64::from(self.cached_tokens));
         trace.set(attribute::OUTPUT_TOKENS, i64::try_from(self.tokens).unwrap_or(i64::MAX));
         trace.set(attribute::TIME_END_TO_END, total.as_secs_f64());
         if let Some(stages) = stages {

@@ -66,13 +66,18 @@ pub async fn start(
 ) -> Result<RunningWorker, StartError> {
     let address = listener.local_addr()?;
     let id: Arc<str> = id.unwrap_or_else(|| address.to_string()).into();
-    let engine_config = config.engine(&model.config, model.quantization)?;
+    let engine_config = config.engine(
+        &model.config,
+        model.draft.as_ref().map(|draft| &draft.config),
+        model.quantization,
+    )?;
     let limit = config.max_num_seqs as usize + config.max_num_queued_reqs as usize;
     let metrics = Metrics::default();
     let (engine, thread) = engine_thread::spawn(
         &id,
         Arc::clone(&model),
         engine_config,
+        config.compute.speculation.clone(),
         limit,
         metrics.step_duration.clone(),
     )?;

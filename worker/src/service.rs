@@ -1,9 +1,9 @@
 //! `stoker.v1.Inference` on a worker.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
-use stoker_engine::Model;
+use stoker_engine::{Model, scheduler::Refused};
 use stoker_proto::v1::{
     Accepted, GenerateRequest, GenerateResponse, generate_request::Input,
     inference_server::Inference,
@@ -13,16 +13,24 @@ use stoker_shared::{
     deadline::{self, Deadline},
     guarded::Guarded,
 };
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use crate::{
-    admit::Admission, answer::Answer, engine_thread::EngineHandle, inflight::Inflight,
-    metrics::Metrics, record::Record,
+    admit::Admission,
+    answer::Answer,
+    engine_thread::{EngineHandle, NotTaken},
+    inflight::Inflight,
+    metrics::Metrics,
+    record::Record,
 };
 
 /// Prompts of fewer bytes are tokenised at once; for longer ones the async threads are spared.
 const LONG_PROMPT: usize = 4096;
+/// When to come back with a request that could not be in time, in the best and the worst case.
+const LEAST_HINT: Duration = Duration::from_millis(100);
+const LONGEST_HINT: Duration = Duration::from_secs(30);
 
 /// What all calls share.
 #[derive(Clone)]
@@ -77,7 +85,8 @@ impl Worker {
         let request_id = request.request_id.clone();
         let attempt = request.routing.as_ref().map_or(0, |r| r.attempt);
 
-        let admitted = deadline.bound("while tokenising", self.admit(request)).await??;
+        let mut admitted = deadline.bound("while tokenising", self.admit(request)).await??;
+        admitted.deadline = deadline.at().map(Instant::into_std);
         let answer = Answer {
             accepted: Accepted {
                 request_id,
@@ -93,9 +102,25 @@ impl Worker {
             deadline,
             cut: self.inflight.cut().clone(),
         };
-        let events = self.engine.submit(admitted).await;
-        let events = events.map_err(|error| ServiceError::unavailable(error.to_string()))?;
+        let events = deadline.bound("while queued", self.engine.submit(admitted)).await?;
+        let events = events.map_err(not_taken)?;
         Ok(Guarded::new(answer.stream(events), place).boxed())
+    }
+}
+
+/// What a client is told whose request the engine did not take.
+fn not_taken(why: NotTaken) -> ServiceError {
+    match why {
+        NotTaken::Refused(Refused::TooLate { expected, left }) => ServiceError::Overloaded {
+            what: format!(
+                "the first token is likely in {} ms at the earliest, and this request can wait for {} ms (its \
+                 deadline)",
+                expected.as_millis(),
+                left.as_millis()
+            ),
+            retry_after: expected.saturating_sub(left).clamp(LEAST_HINT, LONGEST_HINT),
+        },
+        other => ServiceError::unavailable(other.to_string()),
     }
 }
 

@@ -64,7 +64,7 @@ fn check(rows: &[serde_json::Value], lines: &[Vec<String>]) {
                 }
             }
         }
-        assert_eq!(text(row, "model"), "tiny");
+        assert!(text(row, "model").ends_with("tiny"), "{row}");
         assert_eq!(text(row, "device"), "cpu");
         for key in ["threads", "load_seconds", "output_tokens", "tpot_seconds", "read_rate_ratio"] {
             assert!(number(row, key) > 0.0, "{key} in {row}");
@@ -207,14 +207,79 @@ fn sustained_load_has_a_row_for_what_came() {
 }
 
 #[test]
+fn a_prompt_that_begins_like_another_is_found_as_far_as_whole_blocks_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--shared-prefix", "100", "--runs", "2"];
+    let (rows, lines, table) = bench(folder.path(), &flags);
+    check(&rows, &lines);
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (text(row, "scenario"), number(row, "run"), number(row, "cached_prompt_tokens")))
+        .collect();
+    let (cold, warm) = ("prefix cold", "prefix warm");
+    // Six blocks of sixteen.
+    let expected = [(cold, 1.0, 0.0), (warm, 1.0, 96.0), (cold, 2.0, 0.0), (warm, 2.0, 96.0)];
+    assert_eq!(told, expected);
+    assert!(rows.iter().all(|row| number(row, "prompt_tokens") == 108.0), "{rows:?}");
+    assert!(table.contains("x cold"), "{table}");
+    assert_eq!(table.lines().filter(|line| line.contains(", tpot ")).count(), 2, "{table}");
+}
+
+#[test]
+fn a_long_prompt_is_measured_by_those_who_wait_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--long-prompt", "300", "--batch", "2", "--context", "16", "--format", "gguf"];
+    let (rows, lines, table) = bench(folder.path(), &flags);
+    check(&rows, &lines);
+    assert_eq!(rows.len(), 1);
+    let row = &rows[0];
+    assert_eq!((text(row, "scenario"), number(row, "batch")), ("long prompt", 2.0));
+    assert_eq!(number(row, "prompt_tokens"), 2.0 * 16.0 + 300.0);
+    // A chunk of 512 would have had all of it in one step.
+    let steps = (number(row, "output_tokens") - 1.0) / 2.0 - 1.0 - 128.0;
+    assert!((2.0..=75.0).contains(&steps), "{row}");
+    let p99 = |key: &str| number(row, &format!("{key}_p99_seconds"));
+    let ratio = p99("beside_inter_token") / p99("inter_token");
+    assert!((number(row, "beside_inter_token_p99_ratio") - ratio).abs() < 1e-6, "{row}");
+    assert!(number(row, "inter_token_p50_seconds") <= p99("inter_token"), "{row}");
+    assert!(number(row, "long_prompt_ttft_seconds") > p99("beside_inter_token"), "{row}");
+    assert!(table.contains("while a prompt of 300 tokens is computed"), "{table}");
+}
+
+#[test]
 fn a_ladder_compares_every_step_with_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let (rows, lines, table) = bench(folder.path(), &["--ladder", "--context", "32"]);
     check(&rows, &lines);
     let steps: Vec<_> = rows.iter().map(|row| text(row, "scenario")).collect();
     assert_eq!(&steps[..2], ["naive f32", "fused f32"]);
+    assert_eq!(steps.last(), Some(&"int8 guessed"));
+    let guessed = &rows[rows.len() - 1];
+    assert!(number(guessed, "tokens_per_target_step") >= 1.0, "{guessed}");
+    assert!(number(guessed, "speedup_over_plain") > 0.0, "{guessed}");
     assert!(rows[0]["ttft_seconds"].is_null(), "{}", rows[0]);
     assert!(table.contains("x before") && table.contains("x first"), "{table}");
+}
+
+#[test]
+fn guesses_are_counted_and_compared_with_none() {
+    let folder = tempfile::tempdir().unwrap();
+    for drafter in ["draft", "ngram"] {
+        let flags = ["--speculate", drafter, "--speculate-tokens", "3", "--batch", "2"];
+        let (rows, lines, table) = bench(folder.path(), &flags);
+        check(&rows, &lines);
+        let scenarios: Vec<_> = rows.iter().map(|row| text(row, "scenario")).collect();
+        assert_eq!(scenarios, ["greedy", "sampled"]);
+        for row in &rows {
+            let [drafted, accepted] =
+                ["drafted_tokens", "accepted_tokens"].map(|key| number(row, key));
+            assert!(accepted > 0.0 && accepted <= drafted, "{row}");
+            let each = number(row, "tokens_per_target_step");
+            assert!(each <= 4.0 && each >= if drafter == "draft" { 1.7 } else { 1.0 }, "{row}");
+            assert!(number(row, "speedup_over_plain") > 0.0, "{row}");
+        }
+        assert!(table.contains("x plain") && table.contains("tok/step"), "{table}");
+    }
 }
 
 #[test]
@@ -262,6 +327,8 @@ fn what_is_wrong_is_said_before_anything_is_measured() {
         (vec!["--sweep", "heads"], vec!["--sweep", "heads", "batch"]),
         (vec!["--sweep", "batch", "--sustain", "1m"], vec!["--sweep", "--sustain"]),
         (vec!["--ladder", "--batch", "2"], vec!["--ladder", "--batch"]),
+        (vec!["--shared-prefix", "0"], vec!["--shared-prefix", "0"]),
+        (vec!["--shared-prefix", "9", "--batch", "2"], vec!["--shared-prefix", "--batch"]),
         (vec!["--batch", "2", "--scenario", "long"], vec!["--batch", "--scenario"]),
         (vec!["--sustain", "10"], vec!["--sustain", "30s"]),
         (vec!["--quantize", "int1"], vec!["--quantize", "int1", "none"]),

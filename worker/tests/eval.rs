@@ -10,8 +10,8 @@ use std::{
 };
 
 use stoker_engine::{
-    Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Sink, Stopping,
-    model::Quantization,
+    Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Scope, Sink,
+    Stopping, model::Quantization, scheduler::Standing,
 };
 use stoker_worker::{
     ModelSource, WorkerConfig,
@@ -129,9 +129,19 @@ fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
         stopping: Stopping { max_tokens: Some(1), ..Stopping::default() },
         logprobs: Logprobs { prompt: true, ..Logprobs::default() },
         resumed: Vec::new(),
+        scope: Scope::default(),
+        bypass_prefix_cache: false,
         arrived: Instant::now(),
+        standing: Standing::default(),
+        deadline: None,
     };
-    let config = EngineConfig { max_num_seqs: 1, max_num_batched_tokens: 64, kv_blocks: 32 };
+    let config = EngineConfig {
+        max_num_seqs: 1,
+        max_num_batched_tokens: 64,
+        kv_blocks: 32,
+        prefix_cache: true,
+        max_decode_slowdown: 2.0,
+    };
     let mut engine = Engine::new(model, config);
     let (sender, events) = mpsc::channel();
     engine.submit(request, Box::new(Listener(sender))).unwrap();

@@ -2,7 +2,6 @@
 
 mod flow;
 mod places;
-mod queue;
 
 use std::{
     task::{Context, Poll},
@@ -15,7 +14,7 @@ use stoker_proto::{
     duration::to_wire,
     v1::{GenerateRequest, GenerateResponse},
 };
-use stoker_shared::{ServiceError, telemetry::names::span};
+use stoker_shared::{ServiceError, telemetry::names::span, validate};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
@@ -25,8 +24,8 @@ use crate::{
     metrics::Metrics,
     policy::{Demand, Learned},
 };
-use places::Place;
 pub(crate) use places::Places;
+use places::{Asks, Place};
 
 /// Lets a call pass when there is memory and a place for it, and holds both until the stream is over.
 #[derive(Debug, Clone)]
@@ -81,7 +80,12 @@ impl<S: Generate> Service<Call> for Admission<S> {
         let Self { next, places, metrics, .. } = self.clone();
         async move {
             let (came, clock) = (Instant::now(), SystemTime::now());
-            let place = places.take(&call.tenant, tokens(&call.request), call.deadline).await?;
+            let asks = Asks {
+                priority: validate::priority(&call.request),
+                tenant: &call.tenant,
+                tokens: tokens(&call.request),
+            };
+            let place = places.take(asks, call.deadline).await?;
             let waited = came.elapsed();
             metrics.admitted(waited);
             call.trace.stage(span::ADMISSION, clock, waited);

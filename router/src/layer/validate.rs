@@ -1,21 +1,30 @@
-//! Refuses what cannot be right, headers included, and fixes the seed.
+//! Refuses what cannot be right, headers included, and fixes what the client leaves open: seed, tenant, priority.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use futures::future::{self, Either, Ready};
 use stoker_proto::v1::{GenerateRequest, Routing};
 use stoker_shared::{ServiceError, validate};
 use tower::Service;
 
-use crate::call::{Call, EventStream, Generate};
+use crate::{
+    call::{Call, EventStream, Generate},
+    tenant::Priorities,
+};
 
 /// Passes only requests that are within every limit that needs no model.
 #[derive(Debug, Clone)]
-pub(crate) struct Validate<S>(S);
+pub(crate) struct Validate<S> {
+    next: S,
+    priorities: Arc<Priorities>,
+}
 
 impl<S> Validate<S> {
-    pub(crate) fn new(next: S) -> Self {
-        Self(next)
+    pub(crate) fn new(next: S, priorities: Arc<Priorities>) -> Self {
+        Self { next, priorities }
     }
 }
 
@@ -25,7 +34,7 @@ impl<S: Generate> Service<Call> for Validate<S> {
     type Future = Either<Ready<Result<EventStream, ServiceError>>, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServiceError>> {
-        self.0.poll_ready(cx)
+        self.next.poll_ready(cx)
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
@@ -35,10 +44,11 @@ impl<S: Generate> Service<Call> for Validate<S> {
                 let sampling = call.request.sampling.get_or_insert_default();
                 // Drawn here, once, so that every worker that may have to answer draws the same tokens.
                 sampling.seed.get_or_insert_with(rand::random);
+                self.priorities.limit(&call.tenant, &mut call.request);
                 // From here on the tenant is part of the request: prefixes are its own.
                 let tenant = call.tenant.to_string();
                 call.request.routing = Some(Routing { tenant, ..Default::default() });
-                Either::Right(self.0.call(call))
+                Either::Right(self.next.call(call))
             }
             Err(error) => Either::Left(future::err(error)),
         }
@@ -68,7 +78,7 @@ mod tests {
     async fn pass(request: GenerateRequest) -> Result<Option<u64>, ServiceError> {
         let below = Recorder::default();
         let call = Call { request: request.into(), ..call() };
-        drop(Validate::new(below.clone()).oneshot(call).await?);
+        drop(Validate::new(below.clone(), Arc::default()).oneshot(call).await?);
         let seen = below.take();
         Ok(seen[0].request.sampling.as_ref().and_then(|s| s.seed))
     }

@@ -65,6 +65,14 @@ pub(crate) fn chain(request: &GenerateRequest) -> Vec<Link> {
     }
 }
 
+/// Whether a worker looks for the prompt in its cache. Log probabilities of a prompt come from computing it; one that is
+/// resumed has had them.
+pub(crate) fn reads_cache(request: &GenerateRequest) -> bool {
+    let logprobs = request.response.is_some_and(|response| response.prompt_logprobs);
+    let resumed = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
+    !request.bypass_prefix_cache && (!logprobs || resumed)
+}
+
 /// The links by which routers that never saw a prompt look for it, the deepest first: those at the last two powers
 /// of two. A conversation keeps one of them until it is four times as long.
 pub(crate) fn landmarks(chain: &[Link]) -> impl Iterator<Item = &Link> {

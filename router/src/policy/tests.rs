@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytesize::ByteSize;
-use stoker_proto::v1::{Capacity, Load, generate_request::Input};
+use stoker_proto::v1::{Capacity, Load, ResponseOptions, generate_request::Input};
 
 use super::*;
 use crate::pool::{
@@ -120,16 +120,33 @@ async fn a_known_prefix_goes_where_it_is_even_if_others_are_idle() {
 }
 
 #[tokio::test]
-async fn other_policies_and_requests_that_bypass_the_cache_look_at_no_prefix() {
-    for (policy, bypass) in [(Policy::PrefixAffinity, true), (Policy::LeastTokens, false)] {
+async fn other_policies_and_requests_that_do_not_read_the_cache_look_at_no_prefix() {
+    let plain = || long('a', 40_000);
+    let bypassing = GenerateRequest { bypass_prefix_cache: true, ..plain() };
+    let response = ResponseOptions { prompt_logprobs: true, ..Default::default() };
+    let told = GenerateRequest { response: Some(response), ..plain() };
+    for (policy, request) in [
+        (Policy::PrefixAffinity, bypassing),
+        (Policy::PrefixAffinity, told),
+        (Policy::LeastTokens, plain()),
+    ] {
         let (model, chooser) = (model(8), chooser(policy));
-        let request = GenerateRequest { bypass_prefix_cache: bypass, ..long('a', 40_000) };
         let first = choose(&chooser, &model, &request);
         let _busy = Reservation::new(&first.worker, 100, vec![]);
         let second = choose(&chooser, &model, &request);
         assert_ne!(second.worker.id, first.worker.id);
         assert_eq!((known(&second), second.saved), (0, 0));
     }
+}
+
+#[tokio::test]
+async fn what_is_computed_for_who_does_not_read_it_is_known_to_others() {
+    let (model, chooser) = (model(8), chooser(Policy::PrefixAffinity));
+    let bypassing = GenerateRequest { bypass_prefix_cache: true, ..long('a', 40_000) };
+    let first = choose(&chooser, &model, &bypassing);
+    let again = choose(&chooser, &model, &long('a', 40_000));
+    assert_eq!(again.worker.id, first.worker.id);
+    assert!(known(&again) > 9_000);
 }
 
 #[tokio::test]

@@ -349,6 +349,27 @@ pub mod worker {
         &[],
         "Blocks of the KV cache that nobody holds",
     );
+    /// `stoker_worker_kv_blocks_cached`
+    pub const KV_BLOCKS_CACHED: Metric = metric(
+        "stoker_worker_kv_blocks_cached",
+        Kind::Gauge,
+        &[],
+        "Free blocks of the KV cache whose content can still be found",
+    );
+    /// `stoker_worker_prefix_cache_queried_tokens_total`
+    pub const PREFIX_QUERIED: Metric = metric(
+        "stoker_worker_prefix_cache_queried_tokens",
+        Kind::Counter,
+        &[],
+        "Tokens of prompts that were looked for in the prefix cache",
+    );
+    /// `stoker_worker_prefix_cache_hit_tokens_total`
+    pub const PREFIX_HIT: Metric = metric(
+        "stoker_worker_prefix_cache_hit_tokens",
+        Kind::Counter,
+        &[],
+        "Tokens of prompts that were there, and need not be computed",
+    );
     /// `stoker_worker_steps_total`
     pub const STEPS: Metric =
         metric("stoker_worker_steps", Kind::Counter, &[], "Steps of the engine");
@@ -358,6 +379,27 @@ pub mod worker {
         Kind::Counter,
         &[],
         "Times that a sequence gave its blocks back to be computed again later",
+    );
+    /// `stoker_worker_drafted_tokens_total`
+    pub const DRAFTED_TOKENS: Metric = metric(
+        "stoker_worker_drafted_tokens",
+        Kind::Counter,
+        &[],
+        "Tokens that were guessed ahead and looked at",
+    );
+    /// `stoker_worker_accepted_tokens_total`
+    pub const ACCEPTED_TOKENS: Metric = metric(
+        "stoker_worker_accepted_tokens",
+        Kind::Counter,
+        &[],
+        "Guessed tokens that were right: each spared its sequence a step",
+    );
+    /// `stoker_worker_too_late_total`
+    pub const TOO_LATE: Metric = metric(
+        "stoker_worker_too_late",
+        Kind::Counter,
+        &[],
+        "Requests that were refused, or given up while they waited, since they could not meet their deadline",
     );
     /// `stoker_worker_step_duration_seconds`
     pub const STEP_DURATION: Metric =
@@ -434,8 +476,14 @@ pub mod worker {
         KV_USAGE,
         KV_BLOCKS,
         KV_BLOCKS_FREE,
+        KV_BLOCKS_CACHED,
+        PREFIX_QUERIED,
+        PREFIX_HIT,
         STEPS,
         PREEMPTIONS,
+        DRAFTED_TOKENS,
+        ACCEPTED_TOKENS,
+        TOO_LATE,
         STEP_DURATION,
         REQUESTS,
         PROMPT_TOKENS,

@@ -3,21 +3,22 @@
 use std::{collections::HashMap, time::Instant};
 
 use crate::{
-    blocks::BlockPool,
+    blocks::{BlockPool, Scope},
     footprint::Footprint,
     group::{Progress, SequenceGroup},
     model::{Model, Quantization},
-    request::{Request, Sink},
+    request::{Failure, Request, Sink},
     runner::{Outcome, Part, Runner},
-    scheduler::{Limits, Plan, Refused, Scheduler, Size, Slice, blocks_for},
+    scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, Texts, blocks_for},
+    speculation::{Asking, MAX_DRAFT_TOKENS, Speculation, Speculator},
     weights::ModelConfig,
 };
 
 /// What the logits of prompts, where they are asked for, may take in one step, in bytes.
 const PROMPT_LOGITS_BYTES: usize = 32 << 20;
 
-/// How large an engine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How large an engine is, and how long its steps may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineConfig {
     /// Sequences in a batch.
     pub max_num_seqs: usize,
@@ -25,6 +26,11 @@ pub struct EngineConfig {
     pub max_num_batched_tokens: usize,
     /// Blocks of the KV cache.
     pub kv_blocks: usize,
+    /// Whether requests find what others have computed.
+    pub prefix_cache: bool,
+    /// Prompts are computed in chunks so short that a step takes at most so many times what it would without them, while
+    /// some sequences decode; at least 1.
+    pub max_decode_slowdown: f64,
 }
 
 impl EngineConfig {
@@ -57,23 +63,43 @@ pub struct Load {
     pub queued_tokens: usize,
     /// Blocks nobody holds.
     pub free_blocks: usize,
+    /// Of these, the ones whose content can still be found.
+    pub cached_blocks: usize,
     /// Blocks there are.
     pub total_blocks: usize,
     /// Steps done.
     pub step: u64,
     /// Times that a sequence was preempted.
     pub preemptions: u64,
+    /// Tokens that were guessed ahead and looked at.
+    pub drafted: u64,
+    /// Those of them that were right.
+    pub accepted: u64,
+    /// Tokens of prompts that were looked for in the cache.
+    pub prefix_tokens: u64,
+    /// Those that were there.
+    pub prefix_tokens_found: u64,
+    /// Requests that were refused, or given up while they waited, since they could not be in time.
+    pub too_late: u64,
 }
+
+/// What may follow each sequence.
+type Drafts = HashMap<SequenceId, Vec<u32>>;
 
 /// One model, its cache, and the requests that run on it. Lives on one thread.
 pub struct Engine {
     runner: Runner,
     scheduler: Scheduler,
     blocks: BlockPool,
+    speculator: Option<Speculator>,
+    prefix_cache: bool,
     requests: HashMap<u64, SequenceGroup>,
     next_request: u64,
     steps: u64,
     preemptions: u64,
+    prefix_tokens: u64,
+    prefix_tokens_found: u64,
+    too_late: u64,
 }
 
 impl Engine {
@@ -85,6 +111,7 @@ impl Engine {
             max_num_seqs: config.max_num_seqs,
             max_num_batched_tokens: config.max_num_batched_tokens.max(config.max_num_seqs),
             max_prompt_logits: (PROMPT_LOGITS_BYTES / row_bytes.max(1)).max(1),
+            max_decode_slowdown: config.max_decode_slowdown,
         };
         let mut runner = Runner::new(model, blocks.total());
         runner.prepare(config.max_num_seqs);
@@ -92,11 +119,23 @@ impl Engine {
             runner,
             scheduler: Scheduler::new(limits, blocks.clone()),
             blocks,
+            speculator: None,
+            prefix_cache: config.prefix_cache,
             requests: HashMap::new(),
             next_request: 0,
             steps: 0,
             preemptions: 0,
+            prefix_tokens: 0,
+            prefix_tokens_found: 0,
+            too_late: 0,
         }
+    }
+
+    /// Has somebody guess tokens ahead. No answer changes: a guess is kept if it is what is drawn anyway.
+    #[must_use]
+    pub fn speculating(mut self, speculation: Speculation) -> Self {
+        self.speculator = Speculator::new(speculation, self.scheduler.limits().max_num_seqs);
+        self
     }
 
     /// The longest sequence that can run here, prompt and answer together.
@@ -106,6 +145,7 @@ impl Engine {
 
     /// Takes a request. Its events go to `sink`, from the next step on.
     pub fn submit(&mut self, request: Request, sink: Box<dyn Sink>) -> Result<(), Refused> {
+        self.check_deadline(&request)?;
         let model = self.runner.model();
         let room = model.config.context_length.min(self.blocks.total() * stoker_ops::KV_BLOCK);
         let prompt = request.prompt.len();
@@ -117,21 +157,24 @@ impl Engine {
             let (needed, total) = (blocks_for(prompt + 1), blocks_for(room));
             return Err(Refused::TooLong { needed, total });
         }
+        let id = self.next_request;
         let size = Size {
             prompt,
             longest,
             num_sequences: request.num_sequences.get(),
             prompt_logits: request.tells_prompt(),
+            // Without a cache for all, the sequences of one request still share what it has.
+            scope: if self.prefix_cache { request.scope.clone() } else { Scope::Request(id) },
+            bypass_prefix_cache: request.bypass_prefix_cache || !self.prefix_cache,
         };
-        let id = self.next_request;
         let mut group = SequenceGroup::new(&request, longest, &model.tokenizer, sink);
         if request.resumed.is_empty() {
-            self.scheduler.add(id, size)?;
+            self.scheduler.add(id, size, &request.standing)?;
         } else {
-            self.scheduler.check(size)?;
+            self.scheduler.check(&size)?;
             match group.resume(&request.resumed, &model.tokenizer) {
                 Ok(open) if open.is_empty() => return Ok(()),
-                Ok(open) => self.scheduler.resume(id, size, &open)?,
+                Ok(open) => self.scheduler.resume(id, size, &open, &request.standing)?,
                 Err(failure) => {
                     group.fail(failure);
                     return Ok(());
@@ -143,52 +186,133 @@ impl Engine {
         Ok(())
     }
 
-    /// Drops what nobody listens to, then runs one step. False if there was nothing to do.
+    /// Drops what nobody listens to and what is too late, then runs one step. False if there was nothing to do.
     pub fn step(&mut self) -> bool {
         self.drop_abandoned();
-        let plan = self.scheduler.plan();
+        self.drop_late(Instant::now());
+        let drafts = self.draft();
+        let plan = self.scheduler.plan(&self.requests);
         self.preemptions += plan.preempted.len() as u64;
         for id in &plan.preempted {
+            self.forget(*id);
             if let Some(group) = self.requests.get_mut(&id.request) {
                 group.preempted();
+            }
+        }
+        for lookup in &plan.lookups {
+            self.prefix_tokens += lookup.tokens as u64;
+            self.prefix_tokens_found += lookup.found as u64;
+            if let Some(group) = self.requests.get_mut(&lookup.request) {
+                group.found(lookup.found);
             }
         }
         if plan.slices.is_empty() {
             return false;
         }
-        let outcome = self.run(&plan);
-        self.draw(&plan, &outcome);
+        let began = Instant::now();
+        let outcome = self.run(&plan, &drafts);
+        self.draw(&plan, &drafts, &outcome);
+        let tokens = plan.slices.iter().map(|slice| slice.length).sum();
+        self.scheduler.learn(tokens, began.elapsed());
         self.steps += 1;
         true
     }
 
     /// How busy it is.
     pub fn load(&self) -> Load {
+        let speculated = self.speculator.as_ref().map(Speculator::counts).unwrap_or_default();
         Load {
             running: self.scheduler.running(),
             waiting: self.scheduler.waiting(),
             queued_tokens: self.scheduler.queued_tokens(),
             free_blocks: self.blocks.free(),
+            cached_blocks: self.blocks.idle(),
             total_blocks: self.blocks.total(),
             step: self.steps,
             preemptions: self.preemptions,
+            drafted: speculated.drafted,
+            accepted: speculated.accepted,
+            prefix_tokens: self.prefix_tokens,
+            prefix_tokens_found: self.prefix_tokens_found,
+            too_late: self.too_late,
         }
     }
 
     /// Drops requests whose listener is gone; their blocks go home at once.
     pub fn drop_abandoned(&mut self) {
-        let scheduler = &mut self.scheduler;
-        self.requests.retain(|id, group| {
-            let keep = !group.is_abandoned();
-            if !keep {
-                scheduler.remove_request(*id);
+        let abandoned = self.requests.extract_if(|_, group| group.is_abandoned());
+        for (id, group) in abandoned.collect::<Vec<_>>() {
+            self.remove(id, &group);
+        }
+    }
+
+    /// Asks the drafter what may follow, and has the scheduler plan with it.
+    fn draft(&mut self) -> Drafts {
+        let Some(speculator) = &mut self.speculator else { return Drafts::default() };
+        let ids: Vec<_> = self.scheduler.decoding().collect();
+        let asking: Vec<_> = ids
+            .iter()
+            .filter_map(|id| {
+                let sequence = self.requests.get(&id.request)?.sequence(id.choice);
+                let (tokens, room) = (sequence.tokens(), sequence.room());
+                Some(Asking { id: *id, tokens, room, sampler: sequence.sampler() })
+            })
+            .collect();
+        let others = self.scheduler.queued_tokens() - ids.len();
+        let proposals = speculator.propose(&asking, others, self.scheduler.cost());
+        let drafts: Drafts = asking.iter().map(|asking| asking.id).zip(proposals).collect();
+        for (id, proposal) in &drafts {
+            self.scheduler.draft(*id, proposal.len());
+        }
+        drafts
+    }
+
+    /// Drops requests whose deadline has passed, and those that wait and cannot be in time any more.
+    fn drop_late(&mut self, now: Instant) {
+        let late = |(id, group): (&u64, &SequenceGroup)| {
+            let deadline = group.deadline()?;
+            let (left, began) = (deadline.saturating_duration_since(now), group.has_begun());
+            if left.is_zero() {
+                return Some((*id, Failure::DeadlinePassed { began }));
             }
-            keep
-        });
+            // The cache may have all of its prompt by now, but for the last token.
+            let prompt = if self.prefix_cache { 1 } else { group.prompt_tokens() };
+            match self.scheduler.in_time(prompt, 0, None, left) {
+                Err(Refused::TooLate { expected, left }) if !began => {
+                    Some((*id, Failure::TooLate { expected, left }))
+                }
+                _ => None,
+            }
+        };
+        let late: Vec<_> = self.requests.iter().filter_map(late).collect();
+        for (id, failure) in late {
+            let Some(mut group) = self.requests.remove(&id) else { continue };
+            self.too_late += u64::from(!group.has_begun());
+            group.fail(failure);
+            self.remove(id, &group);
+        }
+    }
+
+    /// Refuses a request that cannot be in time.
+    fn check_deadline(&mut self, request: &Request) -> Result<(), Refused> {
+        let Some(deadline) = request.deadline else { return Ok(()) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let reads = self.prefix_cache && !request.bypass_prefix_cache && !request.tells_prompt();
+        let prompt = if reads {
+            self.scheduler.surely_computed(&request.scope, &request.prompt, &self.requests)
+        } else {
+            request.prompt.len()
+        };
+        // A step may make as many tokens as are drafted, and one.
+        let each = if self.speculator.is_some() { 1 + MAX_DRAFT_TOKENS } else { 1 };
+        let steps = request.stopping.min_tokens / each;
+        let checked = self.scheduler.in_time(prompt, steps, Some(&request.standing), left);
+        self.too_late += u64::from(checked.is_err());
+        checked
     }
 
     /// Runs the model over the plan. A row for every token that wants one.
-    fn run(&mut self, plan: &Plan) -> Outcome {
+    fn run(&mut self, plan: &Plan, drafts: &Drafts) -> Outcome {
         let now = Instant::now();
         for slice in &plan.slices {
             if let Some(group) = self.requests.get_mut(&slice.id.request) {
@@ -196,39 +320,84 @@ impl Engine {
             }
         }
         let vocab = self.runner.model().config.vocab_size;
-        let part = |slice: &Slice| {
+        let input = |slice: &Slice| {
             let group = &self.requests[&slice.id.request];
-            let tokens = group.tokens(slice.id.choice);
-            Part {
-                ids: &tokens[slice.start..slice.start + slice.length],
+            let known = group.tokens(slice.id.choice);
+            let ids = &known[slice.start..slice.start + slice.length - slice.drafts];
+            let ids = [ids, guesses(drafts, slice)].concat();
+            let draws =
+                slice.samples.then(|| group.on_device(slice.id.choice, slice.drafts, vocab));
+            (ids, draws.flatten().unwrap_or_default())
+        };
+        let inputs: Vec<_> = plan.slices.iter().map(input).collect();
+        let parts: Vec<_> = plan
+            .slices
+            .iter()
+            .zip(&inputs)
+            .map(|(slice, (ids, draws))| Part {
+                ids,
                 start: slice.start,
                 table: self.scheduler.table(slice.id),
                 logits: slice.logits,
-                draw: slice.samples.then(|| group.on_device(slice.id.choice, vocab)).flatten(),
-            }
-        };
-        let parts: Vec<_> = plan.slices.iter().map(part).collect();
+                draws,
+            })
+            .collect();
         self.runner.run(&parts)
     }
 
-    /// Draws a token for every slice that samples, and ends what is done.
-    fn draw(&mut self, plan: &Plan, outcome: &Outcome) {
+    /// Draws tokens for every slice that samples, and ends what is done.
+    fn draw(&mut self, plan: &Plan, drafts: &Drafts, outcome: &Outcome) {
         let now = Instant::now();
         let mut rest = outcome.rows();
         for slice in &plan.slices {
             let rows: Vec<_> = rest.by_ref().take(slice.logits).collect();
-            self.scheduler.ran(slice, slice.samples);
             // Gone if another of its sequences failed in this step.
             let Some(group) = self.requests.get_mut(&slice.id.request) else { continue };
             let tokenizer = &self.runner.model().tokenizer;
-            match group.advance(slice, &rows, tokenizer, now) {
+            let guesses = guesses(drafts, slice);
+            let (drawn, progress) = group.advance(slice, guesses, &rows, tokenizer, now);
+            self.scheduler.ran(slice, drawn, &self.requests);
+            if let Some(speculator) = &mut self.speculator {
+                speculator.verified(slice.id, guesses.len(), drawn.saturating_sub(1));
+            }
+            match progress {
                 Progress::GoesOn => {}
-                Progress::SequenceEnded => self.scheduler.remove(slice.id),
+                Progress::SequenceEnded => {
+                    self.scheduler.remove(slice.id);
+                    self.forget(slice.id);
+                }
                 Progress::Over => {
-                    self.scheduler.remove_request(slice.id.request);
-                    self.requests.remove(&slice.id.request);
+                    if let Some(group) = self.requests.remove(&slice.id.request) {
+                        self.remove(slice.id.request, &group);
+                    }
                 }
             }
         }
+    }
+
+    /// Gives up what is kept for a request that is gone.
+    fn remove(&mut self, request: u64, group: &SequenceGroup) {
+        self.scheduler.remove_request(request);
+        for choice in group.choices() {
+            self.forget(SequenceId { request, choice });
+        }
+    }
+
+    /// Gives up what the drafter keeps for a sequence.
+    fn forget(&mut self, id: SequenceId) {
+        if let Some(speculator) = &mut self.speculator {
+            speculator.forget(id);
+        }
+    }
+}
+
+/// The guesses that a slice runs.
+fn guesses<'a>(drafts: &'a Drafts, slice: &Slice) -> &'a [u32] {
+    drafts.get(&slice.id).and_then(|drafts| drafts.get(..slice.drafts)).unwrap_or_default()
+}
+
+impl Texts for HashMap<u64, SequenceGroup> {
+    fn tokens(&self, id: SequenceId) -> &[u32] {
+        self.get(&id.request).map_or(&[], |group| group.tokens(id.choice))
     }
 }

@@ -20,6 +20,8 @@ pub struct SequenceGroup {
     /// By choice.
     sequences: Vec<Sequence>,
     prompt_tokens: usize,
+    /// Of these, the ones that the cache had.
+    cached_prompt_tokens: usize,
     completion_tokens: usize,
     /// Sequences that have not ended.
     unfinished: usize,
@@ -29,6 +31,8 @@ pub struct SequenceGroup {
     prompt_logprobs: Option<Vec<TokenLogprob>>,
     sink: Box<dyn Sink>,
     clock: Clock,
+    /// Its answer is of no use after this.
+    deadline: Option<Instant>,
 }
 
 /// Where a request stands after a slice.
@@ -51,6 +55,8 @@ struct Clock {
     step: Option<u64>,
     steps: u32,
     preemptions: u32,
+    drafted: u32,
+    accepted: u32,
 }
 
 impl SequenceGroup {
@@ -70,11 +76,13 @@ impl SequenceGroup {
             unfinished: sequences.len() - ended.min(sequences.len()),
             sequences,
             prompt_tokens: request.prompt.len(),
+            cached_prompt_tokens: 0,
             completion_tokens: request.resumed.iter().map(|resumed| resumed.tokens.len()).sum(),
             top: request.logprobs.top,
             prompt_logprobs: request.tells_prompt().then(Vec::new),
             sink,
             clock: Clock::new(request.arrived),
+            deadline: request.deadline,
         }
     }
 
@@ -106,6 +114,21 @@ impl SequenceGroup {
         self.sink.is_closed()
     }
 
+    /// When its answer is of no use any more.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether it has had a place in the batch.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.clock.scheduled.is_some()
+    }
+
+    /// Tokens of its prompt.
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
     /// Prompt and everything drawn of one sequence.
     pub(crate) fn tokens(&self, choice: u32) -> &[u32] {
         self.sequences[choice as usize].tokens()
@@ -124,28 +147,60 @@ impl SequenceGroup {
         self.clock.preemptions += 1;
     }
 
-    /// How a device may draw the next token of a sequence, if it may.
-    pub(crate) fn on_device(&self, choice: u32, vocab: usize) -> Option<Draw> {
-        self.sequences[choice as usize].on_device(vocab)
+    /// Notes that the cache had so many tokens of the prompt.
+    pub(crate) fn found(&mut self, tokens: usize) {
+        self.cached_prompt_tokens = tokens;
     }
 
-    /// Takes the rows that a slice wanted, and tells the client what comes of them.
+    /// How a device may draw the next tokens of a sequence, one after each of so many drafts and one before, if it may.
+    pub(crate) fn on_device(&self, choice: u32, drafts: usize, vocab: usize) -> Option<Vec<Draw>> {
+        self.sequences[choice as usize].on_device(drafts, vocab)
+    }
+
+    /// Names its sequences.
+    pub(crate) fn choices(&self) -> std::ops::Range<u32> {
+        0..self.sequences.len() as u32
+    }
+
+    /// A sequence, to propose what may follow.
+    pub(crate) fn sequence(&self, choice: u32) -> &Sequence {
+        &self.sequences[choice as usize]
+    }
+
+    /// Takes the rows that a slice wanted, and tells the client what comes of them: one token, and another one for each of
+    /// the slice's `drafts` that is what was drawn. Answers how many were drawn.
     pub(crate) fn advance(
         &mut self,
         slice: &Slice,
+        drafts: &[u32],
         rows: &[Row],
         tokenizer: &Tokenizer,
         now: Instant,
-    ) -> Progress {
-        let (prompt, sampled) = rows.split_at(rows.len() - usize::from(slice.samples));
-        let progress = self.note_prompt(slice, prompt).and_then(|()| match sampled.first() {
-            Some(row) => self.draw(slice.id.choice, *row, tokenizer, now),
-            None => Ok(Progress::GoesOn),
-        });
-        progress.unwrap_or_else(|failure| {
+    ) -> (usize, Progress) {
+        let to_draw = if slice.samples { 1 + drafts.len() } else { 0 };
+        let (prompt, sampled) = rows.split_at(rows.len().saturating_sub(to_draw));
+        let mut drawn = 0usize;
+        let mut advance = || {
+            self.note_prompt(slice, prompt)?;
+            // Counted before the last draw, which may be the end that tells of them.
+            self.clock.drafted += drafts.len() as u32;
+            let guesses = drafts.iter().map(|id| Some(*id)).chain([None]);
+            for (row, guess) in sampled.iter().zip(guesses) {
+                self.clock.accepted += u32::from(drawn > 0);
+                let (id, progress) = self.draw(slice.id.choice, *row, tokenizer, now)?;
+                drawn += 1;
+                // The next row is what follows the guess, which is nobody's unless it was right.
+                if progress != Progress::GoesOn || guess != Some(id) {
+                    return Ok(progress);
+                }
+            }
+            Ok(Progress::GoesOn)
+        };
+        let progress = advance().unwrap_or_else(|failure| {
             self.fail(failure);
             Progress::Over
-        })
+        });
+        (drawn, progress)
     }
 
     /// Keeps how likely tokens of the prompt were. `rows` are the logits after the positions from
@@ -169,13 +224,14 @@ impl SequenceGroup {
         row: Row,
         tokenizer: &Tokenizer,
         now: Instant,
-    ) -> Result<Progress, Failure> {
+    ) -> Result<(u32, Progress), Failure> {
         let (token, reason) = self.sequences[choice as usize].draw(row, tokenizer)?;
+        let id = token.id;
         self.clock.first_token.get_or_insert(now);
         self.completion_tokens += 1;
         self.tell_prompt();
         self.sink.send(Event::Token(token));
-        Ok(reason.map_or(Progress::GoesOn, |reason| self.end(choice, reason, now)))
+        Ok((id, reason.map_or(Progress::GoesOn, |reason| self.end(choice, reason, now))))
     }
 
     /// A sequence has ended, and perhaps the request.
@@ -183,6 +239,7 @@ impl SequenceGroup {
         self.unfinished -= 1;
         let summary = (self.unfinished == 0).then(|| Summary {
             prompt_tokens: self.prompt_tokens,
+            cached_prompt_tokens: self.cached_prompt_tokens,
             completion_tokens: self.completion_tokens,
             timings: self.clock.timings(now),
         });
@@ -206,7 +263,16 @@ impl SequenceGroup {
 
 impl Clock {
     fn new(arrived: Instant) -> Self {
-        Self { arrived, scheduled: None, first_token: None, step: None, steps: 0, preemptions: 0 }
+        Self {
+            arrived,
+            scheduled: None,
+            first_token: None,
+            step: None,
+            steps: 0,
+            preemptions: 0,
+            drafted: 0,
+            accepted: 0,
+        }
     }
 
     fn timings(&self, end: Instant) -> Timings {
@@ -218,6 +284,8 @@ impl Clock {
             decode: end - first_token,
             steps: self.steps,
             preemptions: self.preemptions,
+            drafted: self.drafted,
+            accepted: self.accepted,
         }
     }
 }

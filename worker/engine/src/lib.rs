@@ -3,6 +3,7 @@
 //! [`engine::Engine::step`] is the algorithm: schedule, run, sample, emit. Follow it from there.
 
 pub mod blocks;
+pub mod cost;
 pub mod emit;
 pub mod engine;
 pub mod footprint;
@@ -16,9 +17,11 @@ pub mod scheduler;
 pub mod sequence;
 pub mod shapes;
 pub mod simulate;
+pub mod speculation;
 pub mod tokenizer;
 pub mod weights;
 
+pub use blocks::Scope;
 pub use engine::{Engine, EngineConfig, Load};
 pub use footprint::Footprint;
 pub use model::Model;

@@ -75,6 +75,8 @@ pub struct Model {
     pub load_timings: LoadTimings,
     /// Beats while it computes.
     pub pulse: Pulse,
+    /// A smaller one that guesses its tokens ahead, where there is one.
+    pub draft: Option<Box<Self>>,
 }
 
 /// How far loading is: bytes of weights as files hold them.
@@ -121,6 +123,7 @@ impl Model {
             parameters,
             load_timings,
             pulse,
+            draft: None,
         })
     }
 
@@ -147,6 +150,7 @@ impl Model {
             parameters: 0,
             load_timings: LoadTimings::default(),
             pulse: Pulse::default(),
+            draft: None,
         }
     }
 }

@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::sampling::{Adjustments, Logprobs, Sampling, TokenLogprob};
+use crate::{
+    blocks::Scope,
+    sampling::{Adjustments, Logprobs, Sampling, TokenLogprob},
+    scheduler::Standing,
+};
 
 /// A request, checked against the model's limits and tokenised.
 #[derive(Debug, Clone)]
@@ -25,8 +29,16 @@ pub struct Request {
     pub logprobs: Logprobs,
     /// What another engine made of it before: one for each sequence, in order, or none.
     pub resumed: Vec<Resumed>,
+    /// Who shares what is computed of it.
+    pub scope: Scope,
+    /// Compute all of the prompt, whatever the cache has of it.
+    pub bypass_prefix_cache: bool,
     /// When it began to wait; `Timings::queue` counts from here.
     pub arrived: Instant,
+    /// Who waits for it, and how urgent it is.
+    pub standing: Standing,
+    /// Its answer is of no use after this.
+    pub deadline: Option<Instant>,
 }
 
 impl Request {
@@ -111,6 +123,8 @@ pub struct Finish {
 pub struct Summary {
     /// Tokens of the prompt, which all sequences share.
     pub prompt_tokens: usize,
+    /// Of these, the ones that the cache had when the request first got its place.
+    pub cached_prompt_tokens: usize,
     /// Tokens drawn, of all sequences.
     pub completion_tokens: usize,
     /// Where the time went.
@@ -141,6 +155,10 @@ pub struct Timings {
     pub steps: u32,
     /// Times a sequence of it was preempted and computed again.
     pub preemptions: u32,
+    /// Tokens that a drafter proposed and the model looked at.
+    pub drafted: u32,
+    /// How many of them were what the model drew.
+    pub accepted: u32,
 }
 
 /// Why a request could not go on.
@@ -153,6 +171,23 @@ pub enum Failure {
         token: u32,
         /// In the sequence.
         position: usize,
+    },
+    /// The deadline has passed.
+    #[error("its deadline has passed")]
+    DeadlinePassed {
+        /// Whether it had a place by then.
+        began: bool,
+    },
+    /// The deadline would pass before the first token.
+    #[error(
+        "its answer would begin in {} ms at the earliest, and its deadline is in {} ms",
+        .expected.as_millis(), .left.as_millis()
+    )]
+    TooLate {
+        /// How long it would take at the least.
+        expected: Duration,
+        /// How long it may take.
+        left: Duration,
     },
     /// What is to be resumed is not what this engine would have made.
     #[error(

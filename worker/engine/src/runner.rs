@@ -27,9 +27,9 @@ pub struct Part<'a> {
     pub table: &'a [Block],
     /// How many of the last tokens want their logits.
     pub logits: usize,
-    /// How the token after the last of them is drawn, where nothing else is done with its logits: a device that can
-    /// draws it.
-    pub draw: Option<Draw>,
+    /// How the tokens after the last of them are drawn, one for each of so many, where nothing else is done with their
+    /// logits: a device that can draws them.
+    pub draws: &'a [Draw],
 }
 
 /// Runs steps of one model on one device.

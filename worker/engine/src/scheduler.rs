@@ -1,25 +1,41 @@
 //! Which tokens of which sequences run in the next step. Pure: integers in, a plan out.
 //!
-//! Iteration-level batching. Every step decodes one token for each sequence that is past its prompt,
-//! then fills the token budget with chunks of prompts, then lets new requests in, first come, first
-//! served. A sequence gets the blocks of everything it has to compute when it enters, so only decoding and
-//! forks can run out of them; then the youngest gives all of its blocks back and is computed again later.
+//! Iteration-level batching. Every step decodes one token for each sequence that is past its prompt, and the tokens
+//! that somebody drafts to follow it, then fills the token budget with chunks of prompts, of those that run and of those
+//! that are let in for it, in one order: the most urgent first, then the oldest. Who is next of those that wait, [`queue`]
+//! says; how long the prompts' part may be while others wait for their next token, [`pace`]; who gets which blocks,
+//! [`room`]. What the cache has of a sequence when it enters need not be computed ([`prefix`]). It gets the blocks of
+//! everything else as well, so only decoding and forks can run out of them; then the last in the order gives all of its
+//! blocks back and is computed again later. It does so as well for a request that is more urgent and finds no room.
 //!
 //! A request for several sequences runs as one until its prompt is computed; then it forks. The forks
 //! share the full blocks of the prompt, which nobody writes any more, and each computes the rest, one to
 //! [`KV_BLOCK`] tokens, into a block of its own. Their places in the batch are kept from the beginning.
 //!
-//! The oldest sequence is never preempted, and one sequence alone always fits ([`Scheduler::add`]
-//! checks), so every step makes progress and nobody starves.
+//! The first in the order is never preempted, and one sequence alone always fits ([`Scheduler::add`] checks), so every
+//! step makes progress. Sequences keep their place in the order for good, and nobody takes the place of one that is as
+//! urgent: whoever was preempted cannot preempt back, and within a priority nobody starves.
 
 mod entry;
+mod estimate;
+mod pace;
+mod prefix;
+mod queue;
+mod room;
 
-use std::collections::VecDeque;
+use std::time::Duration;
 
-use entry::{Budget, Entry, full_blocks};
+use entry::{Budget, Entry, Order};
+pub use pace::MIN_PROMPT_TOKENS;
+pub use prefix::{Lookup, Texts};
+pub use queue::Standing;
+use queue::WaitQueue;
 use stoker_ops::KV_BLOCK;
 
-use crate::blocks::{Block, BlockPool};
+use crate::{
+    blocks::{Block, BlockPool, Scope},
+    cost::StepCost,
+};
 
 /// Names a sequence within its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,10 +55,12 @@ pub struct Limits {
     pub max_num_batched_tokens: usize,
     /// Rows of prompt logits in a step, at least 1: they are large, and come beside those that are drawn from.
     pub max_prompt_logits: usize,
+    /// A step takes at most so many times what it would without prompts, at least 1. Nobody who decodes waits longer.
+    pub max_decode_slowdown: f64,
 }
 
 /// What a request is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Size {
     /// Tokens of the prompt, at least one.
     pub prompt: usize,
@@ -52,6 +70,10 @@ pub struct Size {
     pub num_sequences: u32,
     /// Whether logits are wanted at every position of the prompt.
     pub prompt_logits: bool,
+    /// Who shares what is computed of it.
+    pub scope: Scope,
+    /// Whether it must not read what others have computed.
+    pub bypass_prefix_cache: bool,
 }
 
 /// One sequence's part in a step.
@@ -66,8 +88,11 @@ pub struct Slice {
     /// How many of the last of them want their logits: those of the prompt that were asked for and not had
     /// yet, and the one to draw from.
     pub logits: usize,
-    /// Whether the last of them ends what is known of the sequence, so that a token is to be drawn.
+    /// Whether they end what is known of the sequence, so that a token is to be drawn.
     pub samples: bool,
+    /// How many of the last of them are guesses, which follow what is known: as long as a draw is what was guessed, the
+    /// next one is to be drawn too.
+    pub drafts: usize,
 }
 
 /// What to do in a step, and who was moved by a call to [`Scheduler::plan`].
@@ -77,6 +102,8 @@ pub struct Plan {
     pub slices: Vec<Slice>,
     /// Sequences that gave their blocks back and will be computed again.
     pub preempted: Vec<SequenceId>,
+    /// What was looked for in the cache.
+    pub lookups: Vec<Lookup>,
 }
 
 /// Plans steps.
@@ -84,10 +111,12 @@ pub struct Plan {
 pub struct Scheduler {
     limits: Limits,
     blocks: BlockPool,
-    /// In order of arrival, the oldest first.
+    /// In order: the most urgent first, and of those the one that began first.
     running: Vec<Entry>,
-    /// Those that have begun first, then in order of arrival; all younger than those that run. They hold no blocks.
-    waiting: VecDeque<Entry>,
+    waiting: WaitQueue,
+    /// Sequences that have begun, which is how old the next one is.
+    begun: u64,
+    cost: StepCost,
 }
 
 /// A request that could never run to its end.
@@ -109,18 +138,38 @@ pub enum Refused {
         /// Sequences in a batch.
         limit: usize,
     },
+    /// It could not be in time.
+    #[error(
+        "its answer would begin in {} ms at the earliest, and its deadline is in {} ms",
+        .expected.as_millis(), .left.as_millis()
+    )]
+    TooLate {
+        /// How long it would take at the least.
+        expected: Duration,
+        /// How long it may take.
+        left: Duration,
+    },
 }
 
 impl Scheduler {
     /// An empty schedule over `blocks`.
     pub fn new(limits: Limits, blocks: BlockPool) -> Self {
-        Self { limits, blocks, running: Vec::new(), waiting: VecDeque::new() }
+        let (running, waiting, cost) = Default::default();
+        Self { limits, blocks, running, waiting, begun: 0, cost }
+    }
+
+    /// The limits of a step.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Queues a request. Its sequences are named by their choice, in order.
-    pub fn add(&mut self, request: u64, size: Size) -> Result<(), Refused> {
-        self.check(size)?;
-        self.waiting.push_back(Entry::new(request, size));
+    pub fn add(&mut self, request: u64, size: Size, standing: &Standing) -> Result<(), Refused> {
+        self.check(&size)?;
+        let answers = (size.longest - size.prompt).saturating_mul(size.num_sequences as usize);
+        let tokens = size.prompt.saturating_add(answers);
+        let entry = Entry::new(request, &size, standing.priority);
+        self.waiting.push(entry, &standing.tenant, tokens);
         Ok(())
     }
 
@@ -132,21 +181,19 @@ impl Scheduler {
         request: u64,
         size: Size,
         open: &[(u32, usize)],
+        standing: &Standing,
     ) -> Result<(), Refused> {
-        self.check(size)?;
-        let entry = |(choice, known): &(u32, usize)| {
-            Entry::resumed(SequenceId { request, choice: *choice }, size.prompt, *known)
-        };
-        let begun = |entry: &Entry| entry.known > entry.prompt;
-        let first_new = self.waiting.iter().position(|e| !begun(e)).unwrap_or(self.waiting.len());
-        let new = self.waiting.split_off(first_new);
-        self.waiting.extend(open.iter().map(entry));
-        self.waiting.extend(new);
+        self.check(&size)?;
+        let age = self.begin();
+        for (i, (choice, known)) in open.iter().enumerate() {
+            let order = Order { priority: standing.priority, age, choice: *choice };
+            self.waiting.push_begun(Entry::resumed(request, order, &size, *known, i == 0));
+        }
         Ok(())
     }
 
     /// Refuses what could never run to its end.
-    pub fn check(&self, size: Size) -> Result<(), Refused> {
+    pub fn check(&self, size: &Size) -> Result<(), Refused> {
         let (needed, total) = (blocks_for(size.longest), self.blocks.total());
         if needed > total {
             return Err(Refused::TooLong { needed, total });
@@ -159,101 +206,94 @@ impl Scheduler {
     }
 
     /// Plans the next step. Call [`Self::ran`] for each slice that ran.
-    pub fn plan(&mut self) -> Plan {
+    pub fn plan(&mut self, texts: &dyn Texts) -> Plan {
         let mut plan = Plan::default();
         let mut budget = Budget {
             tokens: self.limits.max_num_batched_tokens,
             prompt_logits: self.limits.max_prompt_logits,
         };
         self.make_room(&mut plan);
+        self.make_way(&mut plan, &budget, texts);
+        self.make_room_for_drafts();
         self.plan_decode(&mut plan, &mut budget);
-        self.plan_prefill(&mut plan, &mut budget);
-        self.admit(&mut plan, &mut budget);
+        self.pace(&plan, &mut budget);
+        self.plan_prompts(&mut plan, &mut budget, texts);
         plan
     }
 
-    /// Blocks for all that is known of those that run, the oldest first.
-    fn make_room(&mut self, plan: &mut Plan) {
-        let mut i = 0;
-        // Whoever lacks blocks takes those of the youngest, who may be itself: the list gets shorter.
-        while i < self.running.len() {
-            self.grow_or_preempt(i, plan);
-            i += 1;
-        }
+    /// A step of so many tokens took so long.
+    pub fn learn(&mut self, tokens: usize, took: Duration) {
+        self.cost.learn(tokens, took);
     }
 
-    /// One token for each sequence that has all but its last token computed.
+    /// What steps cost, as far as it was seen.
+    pub fn cost(&self) -> &StepCost {
+        &self.cost
+    }
+
+    /// One token for each sequence that decodes, and the drafts that there are tokens left for.
     fn plan_decode(&self, plan: &mut Plan, budget: &mut Budget) {
-        for entry in self.running.iter().filter(|entry| entry.left() == 1) {
-            entry.run(plan, budget);
+        let decoding = || self.running.iter().filter(|entry| entry.decodes());
+        let mut spare = budget.tokens.saturating_sub(decoding().count());
+        for entry in decoding() {
+            let drafts = entry.drafts.min(spare);
+            spare -= drafts;
+            entry.decode(drafts, plan, budget);
         }
     }
 
-    /// Chunks of prompts that are under way.
-    fn plan_prefill(&self, plan: &mut Plan, budget: &mut Budget) {
-        for entry in self.running.iter().filter(|entry| entry.left() > 1) {
-            entry.run(plan, budget);
-        }
-    }
-
-    /// New requests, as long as there are tokens, places and blocks for them.
-    fn admit(&mut self, plan: &mut Plan, budget: &mut Budget) {
+    /// Chunks of prompts, of those that run and those that wait, in one order.
+    fn plan_prompts(&mut self, plan: &mut Plan, budget: &mut Budget, texts: &dyn Texts) {
+        let (mut i, mut open) = (0, true);
         while budget.tokens > 0 {
-            let Some(mut entry) = self.waiting.pop_front() else { return };
-            let Some((shared, own)) = self.room_for(&entry) else {
-                self.waiting.push_front(entry);
-                return;
-            };
-            entry.computed = shared.len() * KV_BLOCK;
-            entry.table = shared;
-            entry.table.extend(own);
-            entry.run(plan, budget);
-            self.running.push(entry);
-        }
-    }
-
-    /// Blocks for all that is known of a sequence that waits, if they and its places are free: those that it
-    /// shares with a sequence of the same request, and its own.
-    fn room_for(&self, entry: &Entry) -> Option<(Vec<Block>, Vec<Block>)> {
-        if self.running() + entry.places() > self.limits.max_num_seqs {
-            return None;
-        }
-        let full = full_blocks(entry.prompt);
-        let sibling = self.running.iter().find(|other| {
-            other.id.request == entry.id.request && other.computed >= full * KV_BLOCK
-        });
-        let shared = sibling.map_or_else(Vec::new, |sibling| sibling.table[..full].to_vec());
-        let own = self.blocks.take(blocks_for(entry.known) - shared.len())?;
-        Some((shared, own))
-    }
-
-    /// Makes room for all known tokens of the `i`th, if need be at the cost of the youngest, which may be the
-    /// `i`th itself.
-    fn grow_or_preempt(&mut self, i: usize, plan: &mut Plan) {
-        while let Some(entry) = self.running.get_mut(i) {
-            let missing = blocks_for(entry.known) - entry.table.len();
-            if let Some(blocks) = self.blocks.take(missing) {
-                entry.table.extend(blocks);
+            let rest = &self.running[i..];
+            i += rest.iter().position(|entry| !entry.decodes()).unwrap_or(rest.len());
+            let running = self.running.get(i).map(|entry| entry.order.priority);
+            let waiting = self.waiting.first().map(|entry| entry.order.priority);
+            let is_next = waiting.is_some_and(|first| running.is_none_or(|next| first < next));
+            if open && is_next {
+                // Whoever is next waits for room, and nobody overtakes.
+                let Some(entered) = self.let_in(plan, texts) else {
+                    open = false;
+                    continue;
+                };
+                self.running[entered].run(plan, budget);
+                // It stands before the one that is next, which is less urgent.
+                i += 1;
+            } else if let Some(entry) = self.running.get(i) {
+                entry.run(plan, budget);
+                i += 1;
+            } else {
                 return;
             }
-            self.preempt_youngest(plan);
         }
     }
 
-    fn preempt_youngest(&mut self, plan: &mut Plan) {
-        if let Some(mut entry) = self.running.pop() {
-            entry.reset();
-            plan.preempted.push(entry.id);
-            self.waiting.push_front(entry);
+    /// The age of one that begins now.
+    fn begin(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun
+    }
+
+    /// Sequences that decode, unless they are preempted in the next plan: those that drafts may be proposed for.
+    pub fn decoding(&self) -> impl Iterator<Item = SequenceId> {
+        self.running.iter().filter(|entry| entry.decodes()).map(|entry| entry.id)
+    }
+
+    /// Has the next plan run up to so many guesses with a sequence's newest token, as far as there is room.
+    pub fn draft(&mut self, id: SequenceId, drafts: usize) {
+        if let Some(entry) = self.running.iter_mut().find(|entry| entry.id == id) {
+            entry.drafts = drafts;
         }
     }
 
-    /// Records that a slice ran, and that a token was drawn after it if `grew`. A prompt that is computed now
-    /// forks.
-    pub fn ran(&mut self, slice: &Slice, grew: bool) {
+    /// Records that a slice ran, and that so many tokens were drawn after it: none if it does not sample, else one, and one
+    /// more for each draft that held; the last one `texts` need not have yet. Blocks that are full now are kept, and a
+    /// prompt that is computed now forks.
+    pub fn ran(&mut self, slice: &Slice, drawn: usize, texts: &dyn Texts) {
         let Some(i) = self.running.iter().position(|e| e.id == slice.id) else { return };
-        let forks = self.running[i].ran(slice.length, grew);
-        // As old as the one they come from.
+        let forks = self.running[i].ran(slice, drawn, texts.tokens(slice.id));
+        // They are as old as the one they come from.
         self.running.splice(i + 1..i + 1, forks);
     }
 
@@ -289,7 +329,7 @@ impl Scheduler {
 
     /// Tokens still to compute, of all sequences.
     pub fn queued_tokens(&self) -> usize {
-        self.running.iter().chain(&self.waiting).map(Entry::left_with_forks).sum()
+        self.running.iter().chain(self.waiting.iter()).map(Entry::left_with_forks).sum()
     }
 }
 

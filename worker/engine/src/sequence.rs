@@ -66,9 +66,20 @@ impl Sequence {
         &self.tokens
     }
 
-    /// How a device may draw the next token, if it may.
-    pub(crate) fn on_device(&self, vocab: usize) -> Option<Draw> {
-        self.sampler.on_device(self.tokens.len(), vocab)
+    /// How the next token is drawn.
+    pub(crate) fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
+    /// Drafts that may be of use: with all of them, and one token more, it is as long as it may become.
+    pub(crate) fn room(&self) -> usize {
+        self.longest.saturating_sub(self.tokens.len() + 1)
+    }
+
+    /// How a device may draw the next token and those after so many drafts, if it may.
+    pub(crate) fn on_device(&self, drafts: usize, vocab: usize) -> Option<Vec<Draw>> {
+        let next = self.tokens.len();
+        (next..=next + drafts).map(|position| self.sampler.on_device(position, vocab)).collect()
     }
 
     /// Draws the next token from its row. With a reason, the sequence has ended.

@@ -32,7 +32,7 @@ pub struct Profile {
     pub step: Duration,
     /// Of each prompt token in a step.
     pub prefill_token: Duration,
-    /// Of each sequence that decodes in a step.
+    /// Of each token in a step that a sequence decodes with: its newest, and drafts.
     pub decode_token: Duration,
     /// Of each token in the cache that a step attends to.
     pub context_token: Duration,
@@ -48,7 +48,8 @@ impl Profile {
         let each = |unit: Duration, count: usize| {
             unit.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
         };
-        let decoding = parts.iter().filter(|part| part.ids.len() == 1).count();
+        let decodes = |part: &&Part| part.ids.len() == 1 || part.ids.len() == part.logits;
+        let decoding = parts.iter().filter(decodes).map(|part| part.ids.len()).sum();
         let tokens: usize = parts.iter().map(|part| part.ids.len()).sum();
         let context = parts.iter().map(|part| part.start + part.ids.len()).sum();
         self.step
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_step_costs_what_its_tokens_cost() {
-        let part = |start, ids| Part { ids, start, table: &[], logits: 1, draw: None };
+        let part = |start, ids| Part { ids, start, table: &[], logits: 1, draws: &[] };
         let (prompt, token) = ([1; 300], [1; 1]);
         // A chunk of 300 after 200, and two that decode at 1,000.
         let parts = [part(200, &prompt[..]), part(999, &token[..]), part(999, &token[..])];

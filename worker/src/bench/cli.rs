@@ -20,8 +20,14 @@ Examples:
     stoker-worker bench --sweep batch
   Does it stay as fast?
     stoker-worker bench --sustain 10m --batch 8
+  What does guessing ahead gain, with one sequence and with many?
+    stoker-worker bench --speculate draft --sweep batch
+  How long do readers wait for their next token while somebody sends 2,000 tokens?
+    stoker-worker bench --long-prompt 2000
   What did each step towards int8 bring?
     stoker-worker bench --ladder
+  How much sooner does an answer begin whose prompt begins like another?
+    stoker-worker bench --shared-prefix 1000
 
 Every row is measured in a process of its own, which loads its own file; peak memory is that process's.
 Prompts are random tokens, always the same; the likeliest token is taken, and nothing ends an answer early.
@@ -29,6 +35,7 @@ Prompts are random tokens, always the same; the likeliest token is taken, and no
 A row's keys, in the table, in CSV and in JSON:
   context        positions that a sequence holds while it decodes, on average
   prompt_tokens, output_tokens   of all sequences of the row together
+  cached_prompt_tokens           of the prompt, what the prefix cache had; with --shared-prefix alone
   ttft_seconds   from a sequence's submission to its first token; the median of several sequences
   tpot_seconds   time per output token: the median step in which all sequences decode
   decode_tokens_per_second       batch / tpot_seconds; with --sustain what came in the minute
@@ -40,6 +47,10 @@ A row's keys, in the table, in CSV and in JSON:
                  every sequence, times steps a second, divided by the read rate
   launches_per_step              kernels and graphs that a GPU is told to run in a step in which all decode
   gpu_...        what NVIDIA's driver says while all decode: means, of memory and temperature the most
+  inter_token_p50_seconds, inter_token_p99_seconds      with --long-prompt, of 128 tokens: the median time
+                 between two tokens, and the slowest in a hundred
+  beside_inter_token_...         the same from the long prompt's submission to its first token, and p99 as
+                 a ratio to p99 undisturbed; prefill_tokens_per_second is the long prompt's
 What does not apply is null in JSON and empty in CSV. `outside %`, in the table alone, is the share of a
 step that is spent outside the model's operations.
 
@@ -80,6 +91,11 @@ pub struct BenchArgs {
         help_heading = "Model"
     )]
     pub format: Vec<Format>,
+
+    /// Who guesses tokens ahead: measures what that gains, on the bundled model made as large as --random-weights say, or
+    /// on --model.
+    #[command(flatten)]
+    pub speculation: config::SpeculationConfig,
 
     /// Where the model computes.
     #[command(flatten)]
@@ -140,7 +156,8 @@ pub struct BenchArgs {
     pub sustain: Option<Duration>,
 
     /// One row for each step that made decoding faster, with its factors: plain operations in f32, fused
-    /// ones in f32, int8, int8 with 8 sequences
+    /// ones in f32, int8, int8 with 8 sequences; then one sequence for which a draft model guesses, over the
+    /// same without (the bundled model, padded until it costs as much: random weights tell no stories)
     #[arg(
         long,
         env = "STOKER_BENCH_LADDER",
@@ -148,6 +165,41 @@ pub struct BenchArgs {
         help_heading = "What to measure"
     )]
     pub ladder: bool,
+
+    /// Two prompts that begin with the same so many tokens, one after the other: how soon each has its first
+    /// token, and the factor
+    #[arg(
+        long,
+        env = "STOKER_BENCH_SHARED_PREFIX",
+        conflicts_with_all = ["scenario", "batch", "sweep", "sustain", "ladder", "context"],
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "TOKENS",
+        help_heading = "What to measure"
+    )]
+    pub shared_prefix: Option<u32>,
+
+    /// What readers notice of a prompt of so many tokens: time between the tokens of --batch sequences, undisturbed and
+    /// while it is computed [default batch: 1]
+    #[arg(
+        long,
+        env = "STOKER_BENCH_LONG_PROMPT",
+        conflicts_with_all = ["scenario", "sweep", "sustain", "ladder"],
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "TOKENS",
+        help_heading = "What to measure"
+    )]
+    pub long_prompt: Option<u32>,
+
+    /// With --long-prompt: how many times as long steps may take while it is computed
+    #[arg(
+        long,
+        env = "STOKER_MAX_DECODE_SLOWDOWN",
+        default_value_t = config::MAX_DECODE_SLOWDOWN,
+        value_parser = config::slowdown,
+        value_name = "FACTOR",
+        help_heading = "What to measure"
+    )]
+    pub max_decode_slowdown: f64,
 
     /// Positions that every sequence holds while it decodes, for all but scenarios [default: 512]
     #[arg(

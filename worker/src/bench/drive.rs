@@ -7,12 +7,12 @@ use std::{
 };
 
 use stoker_engine::{
-    Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Sink, Stopping,
-    sampling::mix64,
+    Adjustments, Engine, EngineConfig, Event, Load, Logprobs, Model, Request, Sampling, Scope,
+    Sink, Stopping, sampling::mix64, scheduler::Standing,
 };
 use stoker_ops::{cpu, launches};
 
-use super::{child::Tell, error::Error, lengths};
+use super::{beside::Beside, child::Tell, error::Error, lengths, speculate::Gain};
 use crate::gpu::{Meter, Reading};
 
 /// Tokens in a step, as a worker has it if nobody says otherwise.
@@ -25,6 +25,8 @@ const SEED: u64 = 0x5709_4e12;
 pub(super) struct Pace {
     /// Of all sequences.
     pub(super) prompt_tokens: usize,
+    /// What the prefix cache had of a prompt, where that is looked at.
+    pub(super) cached_prompt_tokens: Option<u64>,
     /// Of all sequences.
     pub(super) output_tokens: usize,
     /// From submission to the first token, the median over sequences.
@@ -41,6 +43,17 @@ pub(super) struct Pace {
     pub(super) launches: Option<f64>,
     /// What its driver said meanwhile.
     pub(super) gpu: Reading,
+    /// What a long prompt did to those who decode, where that is measured.
+    pub(super) beside: Option<Beside>,
+    /// What guessing ahead gained.
+    pub(super) gain: Option<Gain>,
+}
+
+impl Pace {
+    /// The median step of the model: with guesses it gives several tokens of a sequence.
+    pub(super) fn model_step(&self) -> Duration {
+        self.step.mul_f64(self.gain.map_or(1.0, |gain| gain.tokens_per_target_step()))
+    }
 }
 
 /// What a sequence does.
@@ -85,34 +98,58 @@ pub(super) struct Driven {
     sender: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
     vocab_size: usize,
-    submitted: u64,
+    /// Made so far.
+    texts: u64,
 }
 
 impl Driven {
-    /// An engine for `model` with room for sequences of `lengths` at once.
+    /// An engine for `model` with room for sequences of `lengths` at once, which computes prompts as fast as it can.
     pub(super) fn new(model: Model, lengths: &[usize]) -> Self {
+        Self::paced(model, lengths, f64::INFINITY)
+    }
+
+    /// The same, but those who decode wait no longer for the prompts of others than so many times as long.
+    pub(super) fn paced(model: Model, lengths: &[usize], max_decode_slowdown: f64) -> Self {
         let config = EngineConfig {
             max_num_seqs: lengths.len(),
             max_num_batched_tokens: MAX_NUM_BATCHED_TOKENS.max(lengths.len()),
             kv_blocks: lengths::blocks(lengths.iter().copied()),
+            prefix_cache: true,
+            max_decode_slowdown,
         };
         let vocab_size = model.config.vocab_size;
         let (sender, reports) = mpsc::channel();
-        Self { engine: Engine::new(model, config), sender, reports, vocab_size, submitted: 0 }
+        Self { engine: Engine::new(model, config), sender, reports, vocab_size, texts: 0 }
     }
 
-    /// Submits a prompt of `prompt` random tokens, always the same for the same number of submissions.
+    /// `count` random tokens, always the same for the same number of calls.
+    pub(super) fn tokens(&mut self, count: usize) -> Vec<u32> {
+        self.texts += 1;
+        let key = mix64(SEED + self.texts);
+        let token = |i: usize| (mix64(key.wrapping_add(i as u64)) % self.vocab_size as u64) as u32;
+        (0..count).map(token).collect()
+    }
+
+    /// Submits a prompt of `prompt` random tokens.
     pub(super) fn submit(
         &mut self,
         place: usize,
         prompt: usize,
         output: usize,
     ) -> Result<(), Error> {
-        self.submitted += 1;
-        let key = mix64(SEED + self.submitted);
-        let token = |i: usize| (mix64(key.wrapping_add(i as u64)) % self.vocab_size as u64) as u32;
+        let prompt = self.tokens(prompt);
+        self.submit_prompt(place, prompt, output)
+    }
+
+    /// Submits a prompt.
+    pub(super) fn submit_prompt(
+        &mut self,
+        place: usize,
+        prompt: Vec<u32>,
+        output: usize,
+    ) -> Result<(), Error> {
         let request = Request {
-            prompt: (0..prompt).map(token).collect(),
+            prompt,
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             adjustments: Adjustments::default(),
             num_sequences: NonZeroU32::MIN,
@@ -123,11 +160,20 @@ impl Driven {
             },
             logprobs: Logprobs::default(),
             resumed: Vec::new(),
+            scope: Scope::default(),
+            bypass_prefix_cache: false,
             arrived: Instant::now(),
+            standing: Standing::default(),
+            deadline: None,
         };
         let watch = Watch { place, reports: self.sender.clone() };
         let submitted = self.engine.submit(request, Box::new(watch));
         submitted.map_err(|error| Error::Failed(format!("the engine refused a prompt: {error}")))
+    }
+
+    /// How busy the engine is.
+    pub(super) fn load(&self) -> Load {
+        self.engine.load()
     }
 
     /// Runs a step: what it took, and what sequences did in it.
@@ -204,6 +250,7 @@ pub(super) fn decode(
     let prompt_tokens = prompts.iter().sum();
     Ok(Pace {
         prompt_tokens,
+        cached_prompt_tokens: None,
         output_tokens: drawn,
         first_token: median(&mut firsts.into_iter().flatten().collect::<Vec<_>>()),
         step,
@@ -212,6 +259,8 @@ pub(super) fn decode(
         outside,
         launches: (launched > 0).then(|| launched as f64 / (tokens - 1) as f64),
         gpu: meter.map(Meter::end).unwrap_or_default(),
+        beside: None,
+        gain: None,
     })
 }
 

@@ -1,6 +1,7 @@
-//! How many times as fast a row is as another: `--sweep` and `--ladder`.
+//! How many times as fast a row is as another: `--sweep`, `--ladder` and `--shared-prefix`.
 
 use super::{cli::BenchArgs, row::Row};
+use crate::config::Drafter;
 
 /// What rows are compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,14 +12,22 @@ pub(super) enum Factors {
     First(&'static str),
     /// The one before, and the first, of the same format.
     BeforeAndFirst,
+    /// The first of the same format, by the time to the first token.
+    FirstToken(&'static str),
+    /// The same without guesses, which the row knows itself; and what a step of the model gives.
+    Speculation,
 }
 
 impl Factors {
     pub(super) fn of(args: &BenchArgs) -> Self {
         if args.ladder {
             Self::BeforeAndFirst
+        } else if args.speculation.speculate != Drafter::Off {
+            Self::Speculation
         } else if args.sweep.is_some() {
             Self::First("x batch 1")
+        } else if args.shared_prefix.is_some() {
+            Self::FirstToken("x cold")
         } else {
             Self::None
         }
@@ -28,8 +37,9 @@ impl Factors {
     pub(super) fn names(self) -> Vec<&'static str> {
         match self {
             Self::None => vec![],
-            Self::First(name) => vec![name],
+            Self::First(name) | Self::FirstToken(name) => vec![name],
             Self::BeforeAndFirst => vec!["x before", "x first"],
+            Self::Speculation => vec!["x plain", "tok/step"],
         }
     }
 
@@ -44,7 +54,23 @@ impl Factors {
         match self {
             Self::None => vec![],
             Self::First(_) => vec![first],
-            Self::BeforeAndFirst => vec![factor(earlier.iter().rev().find(alike)), first],
+            Self::FirstToken(_) => {
+                let base = earlier.iter().find(alike).unwrap_or(row);
+                let both = base.ttft_seconds.zip(row.ttft_seconds);
+                both.map(|(base, own)| base / own).into_iter().collect()
+            }
+            Self::BeforeAndFirst => match row.speedup_over_plain {
+                // Of another model, which knows itself what it would do without guesses.
+                Some(speedup) => {
+                    let first = earlier.iter().find(|other| other.run == row.run);
+                    vec![speedup, factor(first)]
+                }
+                None => vec![factor(earlier.iter().rev().find(alike)), first],
+            },
+            Self::Speculation => {
+                let known = row.speedup_over_plain.zip(row.tokens_per_target_step);
+                known.map_or_else(Vec::new, |(speedup, tokens)| vec![speedup, tokens])
+            }
         }
     }
 }
@@ -68,6 +94,11 @@ mod tests {
         assert_eq!(Factors::BeforeAndFirst.over(&earlier, &new), [2.0, 6.0]);
         assert_eq!(Factors::First("x batch 1").over(&earlier, &with("gguf", 2, 12.0)), [3.0]);
         assert_eq!(Factors::BeforeAndFirst.over(&[], &new), [1.0, 1.0]);
+        let guessed = Row { speedup_over_plain: Some(1.5), ..with("z", 1, 10.0) };
+        assert_eq!(Factors::BeforeAndFirst.over(&earlier, &guessed), [1.5, 5.0]);
         assert_eq!(Factors::None.over(&earlier, &new), [0.0; 0]);
+        let soon = |ttft| Row { ttft_seconds: Some(ttft), ..row() };
+        assert_eq!(Factors::FirstToken("x cold").over(&[soon(3.0)], &soon(0.25)), [12.0]);
+        assert_eq!(Factors::FirstToken("x cold").over(&[], &soon(3.0)), [1.0]);
     }
 }

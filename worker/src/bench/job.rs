@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Format;
+use super::{Format, shared_prefix};
 
 /// What one process measures. It travels there as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,11 +48,47 @@ pub(super) enum Work {
         /// How long.
         seconds: f64,
     },
+    /// Two prompts that begin with the same `tokens`, one after the other.
+    SharedPrefix {
+        /// Tokens that they share.
+        tokens: usize,
+    },
+    /// Stories, with and without somebody who guesses ahead.
+    Speculate {
+        /// Tokens of each answer.
+        tokens: usize,
+        /// What they are drawn at.
+        temperature: f32,
+        /// As `--speculate` takes it.
+        drafter: String,
+        /// As `--draft-model` takes it.
+        draft: Option<String>,
+        /// As `--speculate-tokens` takes it.
+        depth: String,
+    },
+    /// Sequences that decode, and a long prompt that is computed beside them.
+    Beside {
+        /// Tokens of each decoding sequence's prompt.
+        prompts: Vec<usize>,
+        /// Tokens of the long one.
+        prompt: usize,
+        /// How many times as long steps may take meanwhile.
+        slowdown: f64,
+    },
     /// A decode step of plain operations, of the model's shape.
     Naive,
 }
 
 impl Job {
+    /// What its `i`th row measures, and which run that is.
+    pub(super) fn row(&self, i: usize) -> (&str, u64) {
+        match self.work {
+            Work::SharedPrefix { .. } => (shared_prefix::NAMES[i], self.run),
+            // A row a minute.
+            _ => (&self.scenario, self.run + i as u64),
+        }
+    }
+
     /// Names it to people: `code, gguf, run 2`.
     pub(super) fn label(&self) -> String {
         let batch = match self.batch {

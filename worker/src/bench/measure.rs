@@ -2,23 +2,26 @@
 
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use stoker_engine::{
-    footprint::Footprint, model::Quantization, naive::NaiveDecoder, weights::ModelConfig,
+    footprint::Footprint, model::Quantization, naive::NaiveDecoder, speculation::NotADepth,
+    weights::ModelConfig,
 };
 use stoker_ops::{Device, cpu};
 
 use super::{
+    beside,
     child::Tell,
     drive::{self, Pace, median},
     error::Error,
     job::{Job, Work},
     memory,
     row::{Measured, Row},
-    sustain,
+    shared_prefix, speculate, sustain,
 };
 use crate::{
     ModelSource,
-    config::DeviceConfig,
+    config::{DeviceConfig, Drafter, SpeculationConfig},
     gpu::Meter,
     loading::{self, LoadError},
 };
@@ -52,18 +55,19 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
     let Footprint { step_weight_bytes, kv_token_bytes, .. } =
         Footprint::of(&ran.config, quantization);
     let step_bytes = step_weight_bytes + kv_token_bytes * (job.context * job.batch) as u64;
-    let row = |(run, pace): (u64, &Pace)| Row {
+    let row = |(i, pace): (usize, &Pace)| Row {
         model: job.model.clone(),
-        scenario: job.scenario.clone(),
+        scenario: job.row(i).0.to_owned(),
         format: job.format.to_string(),
         quantize: job.quantize.clone(),
         device: device.class.clone(),
         threads: cpu::threads() as u64,
         batch: job.batch as u64,
         context: job.context as u64,
-        run,
+        run: job.row(i).1,
         load_seconds: ran.load.as_secs_f64(),
         prompt_tokens: pace.prompt_tokens as u64,
+        cached_prompt_tokens: pace.cached_prompt_tokens,
         output_tokens: pace.output_tokens as u64,
         ttft_seconds: pace.first_token.map(|time| time.as_secs_f64()),
         tpot_seconds: pace.step.as_secs_f64(),
@@ -71,7 +75,7 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         prefill_tokens_per_second: pace.prefill_rate,
         peak_rss_bytes: peak,
         read_rate_bytes_per_second: rate,
-        read_rate_ratio: step_bytes as f64 / pace.step.as_secs_f64() / rate,
+        read_rate_ratio: step_bytes as f64 / pace.model_step().as_secs_f64() / rate,
         launches_per_step: pace.launches,
         gpu_utilization: pace.gpu.utilization,
         gpu_memory_used_bytes: pace.gpu.memory_used,
@@ -79,8 +83,19 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         gpu_temperature_celsius: pace.gpu.temperature,
         gpu_clock_hertz: pace.gpu.clock,
         gpu_memory_clock_hertz: pace.gpu.memory_clock,
+        long_prompt_tokens: pace.beside.map(|beside| beside.prompt as u64),
+        long_prompt_ttft_seconds: pace.beside.map(|beside| beside.first_token.as_secs_f64()),
+        inter_token_p50_seconds: pace.beside.map(|beside| beside.alone[0].as_secs_f64()),
+        inter_token_p99_seconds: pace.beside.map(|beside| beside.alone[1].as_secs_f64()),
+        beside_inter_token_p50_seconds: pace.beside.map(|b| b.disturbed[0].as_secs_f64()),
+        beside_inter_token_p99_seconds: pace.beside.map(|b| b.disturbed[1].as_secs_f64()),
+        beside_inter_token_p99_ratio: pace.beside.map(|beside| beside.ratio()),
+        drafted_tokens: pace.gain.map(|gain| gain.drafted),
+        accepted_tokens: pace.gain.map(|gain| gain.accepted),
+        tokens_per_target_step: pace.gain.map(|gain| gain.tokens_per_target_step()),
+        speedup_over_plain: pace.gain.map(|gain| gain.speedup),
     };
-    let rows = (job.run..).zip(&ran.paces).map(row);
+    let rows = ran.paces.iter().enumerate().map(row);
     let measured = rows.zip(&ran.paces).map(|(row, pace)| Measured {
         row,
         read_rates: rates,
@@ -122,7 +137,28 @@ fn run(
             let time = Duration::from_secs_f64(*seconds);
             sustain::run(model, job.batch, (*prompt, *output), time, tell)?
         }
+        Work::Speculate { tokens, temperature, drafter, draft, depth } => {
+            let config = SpeculationConfig {
+                speculate: Drafter::from_str(drafter, true).map_err(Error::Usage)?,
+                draft_model: draft.as_deref().map(|draft| match draft.parse() {
+                    Ok(draft) => draft,
+                }),
+                speculate_tokens: depth
+                    .parse()
+                    .map_err(|error: NotADepth| Error::Usage(error.to_string()))?,
+            };
+            let mut model = model;
+            if config.speculate == Drafter::Draft {
+                let draft = config.draft_model.clone().unwrap_or(ModelSource::BundledDraft);
+                loading::add_draft(&mut model, &draft, device)?;
+            }
+            vec![speculate::run(&model, &config, job.batch, *tokens, *temperature, tell)?]
+        }
+        Work::Beside { prompts, prompt, slowdown } => {
+            vec![beside::run(model, prompts, *prompt, *slowdown, tell)?]
+        }
         Work::Decode { prompts, tokens } => vec![drive::decode(model, prompts, *tokens, tell)?],
+        Work::SharedPrefix { tokens } => shared_prefix::run(model, *tokens, tell)?,
         Work::Naive => Vec::new(),
     };
     Ok(Ran { load, config, paces })
@@ -149,6 +185,7 @@ pub(super) fn naive(
     let step = median(&mut steps).unwrap_or_default();
     let pace = Pace {
         prompt_tokens: 0,
+        cached_prompt_tokens: None,
         output_tokens: steps.len(),
         first_token: None,
         step,
@@ -157,6 +194,8 @@ pub(super) fn naive(
         outside: None,
         launches: None,
         gpu: meter.end(),
+        beside: None,
+        gain: None,
     };
     Ok((load, pace))
 }

@@ -73,6 +73,9 @@ impl Output {
         if let Some(gpu) = measured.gpu.summary() {
             self.print(progress, &format!("  GPU: {gpu}"))?;
         }
+        if let Some(beside) = measured.row.beside() {
+            self.print(progress, &format!("  {beside}"))?;
+        }
         let line = measured.row.csv().map_err(|error| Error::Failed(error.to_string()))?;
         self.csv_line(progress, &line)?;
         self.rows.push(measured.row);

@@ -2,21 +2,33 @@
 
 use std::time::Duration;
 
-use stoker_engine::model::Quantization;
+use clap::ValueEnum;
+use stoker_engine::{model::Quantization, scheduler::MIN_PROMPT_TOKENS};
 use stoker_ops::fallback::Part;
 
 use super::{
+    beside::UNDISTURBED,
     cli::BenchArgs,
     error::Error,
     job::{Job, Work},
     lengths,
     scenario::Scenario,
+    shared_prefix, speculate,
     subject::Subject,
+};
+use crate::{
+    ModelSource,
+    config::{Drafter, SpeculationConfig},
 };
 
 const CONTEXT: usize = 512;
 const SCENARIO_RUNS: u64 = 3;
 const SWEEP: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+/// Batches in which guessing must not cost much.
+const SPECULATED: [usize; 6] = [1, 2, 4, 8, 16, 32];
+/// Tokens of a story that is decoded with and without guesses, and how they are drawn.
+const STORY: usize = 96;
+const STORIES: [(&str, f32); 2] = [("greedy", 0.0), ("sampled", 1.0)];
 const SUSTAIN_BATCH: usize = 8;
 const LADDER_BATCH: usize = 8;
 /// Tokens that are measured of each sequence in a batch, where the context is long enough.
@@ -26,12 +38,27 @@ const SUSTAIN_LEAST: Duration = Duration::from_secs(1);
 
 /// Refuses flags that do not go together in ways that clap does not know.
 pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
-    let needs_context =
-        args.batch.is_some() || args.sweep.is_some() || args.sustain.is_some() || args.ladder;
+    let needs_context = args.batch.is_some()
+        || args.sweep.is_some()
+        || args.sustain.is_some()
+        || args.long_prompt.is_some()
+        || args.ladder;
     if args.context.is_some() && !needs_context {
         return Err(Error::Usage(
-            "--context is for --batch, --sweep, --sustain and --ladder: scenarios have lengths of \
-             their own"
+            "--context is for --batch, --sweep, --sustain, --long-prompt and --ladder: scenarios have \
+             lengths of their own"
+                .into(),
+        ));
+    }
+    let elsewhere = !args.scenario.is_empty()
+        || args.sustain.is_some()
+        || args.long_prompt.is_some()
+        || args.shared_prefix.is_some()
+        || args.ladder;
+    if args.speculation.speculate != Drafter::Off && elsewhere {
+        return Err(Error::Usage(
+            "--speculate (or STOKER_SPECULATE) measures stories with and without guesses: it goes with --batch \
+             and --sweep, and --ladder has such a row in any case"
                 .into(),
         ));
     }
@@ -44,15 +71,38 @@ pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
 }
 
 /// What to measure, in order.
-pub(super) fn jobs(args: &BenchArgs, subjects: &[Subject]) -> Result<Vec<Job>, Error> {
+pub(super) fn jobs(
+    args: &BenchArgs,
+    subjects: &[Subject],
+    guessed: Option<&Subject>,
+) -> Result<Vec<Job>, Error> {
     let context = args.context.map_or(CONTEXT, |tokens| tokens as usize);
     let quantize = args.quantize;
     let mut cases = Vec::new();
+    let speculation = &args.speculation;
     let mut case = |job: Result<Job, Error>| job.map(|job| cases.push(job));
-    let runs = if let Some(time) = args.sustain {
+    let runs = if speculation.speculate != Drafter::Off {
+        let one = [args.batch.map_or(1, |count| count as usize)];
+        let sizes = if args.sweep.is_some() { &SPECULATED[..] } else { &one[..] };
+        for subject in subjects {
+            for size in sizes {
+                for (scenario, temperature) in STORIES {
+                    case(stories(subject, scenario, *size, temperature, quantize, speculation))?;
+                }
+            }
+        }
+        1
+    } else if let Some(time) = args.sustain {
         let batch = args.batch.map_or(SUSTAIN_BATCH, |count| count as usize);
         for subject in subjects {
             case(sustain(subject, batch, context, quantize, time))?;
+        }
+        1
+    } else if let Some(prompt) = args.long_prompt {
+        let batch = args.batch.map_or(1, |count| count as usize);
+        for subject in subjects {
+            let slowdown = args.max_decode_slowdown;
+            case(beside(subject, batch, context, quantize, prompt as usize, slowdown))?;
         }
         1
     } else if args.ladder {
@@ -60,6 +110,15 @@ pub(super) fn jobs(args: &BenchArgs, subjects: &[Subject]) -> Result<Vec<Job>, E
             for job in ladder(subject, context) {
                 case(job)?;
             }
+        }
+        if let Some(subject) = guessed {
+            let bundled = SpeculationConfig { speculate: Drafter::Draft, ..Default::default() };
+            case(stories(subject, "int8 guessed", 1, 0.0, Quantization::Int8, &bundled))?;
+        }
+        1
+    } else if let Some(tokens) = args.shared_prefix {
+        for subject in subjects {
+            case(shared(subject, tokens as usize, quantize))?;
         }
         1
     } else if args.sweep.is_some() {
@@ -151,6 +210,36 @@ fn batch(
     Ok(Job { batch, context, ..job(subject, scenario, quantize, work) })
 }
 
+/// `batch` stories, drawn at this temperature.
+fn stories(
+    subject: &Subject,
+    scenario: &str,
+    batch: usize,
+    temperature: f32,
+    quantize: Quantization,
+    speculation: &SpeculationConfig,
+) -> Result<Job, Error> {
+    let draft = speculation.draft_model.as_ref().map(|draft| match draft {
+        ModelSource::Path(path) => path.display().to_string(),
+        bundled => bundled.name(),
+    });
+    let work = Work::Speculate {
+        tokens: STORY,
+        temperature,
+        drafter: value(speculation.speculate),
+        draft,
+        depth: speculation.speculate_tokens.to_string(),
+    };
+    let context = speculate::PROMPT + STORY / 2;
+    check_context(subject, context, speculate::PROMPT + STORY)?;
+    Ok(Job { batch, context, ..job(subject, scenario, quantize, work) })
+}
+
+/// As the command line has it.
+fn value(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
 fn sustain(
     subject: &Subject,
     batch: usize,
@@ -163,6 +252,42 @@ fn sustain(
     check_context(subject, context, prompt + output)?;
     let work = Work::Sustain { prompt, output, seconds: time.as_secs_f64() };
     Ok(Job { batch, context, ..job(subject, "sustain", quantize, work) })
+}
+
+/// Two prompts that begin with the same `tokens`.
+fn shared(subject: &Subject, tokens: usize, quantize: Quantization) -> Result<Job, Error> {
+    let (longest, limit) = (shared_prefix::longest(tokens), subject.config.context_length);
+    if longest > limit {
+        return Err(Error::Usage(format!(
+            "--shared-prefix {tokens} needs sequences of {longest} tokens, above {limit}, the context of {}; \
+             lower it",
+            subject.name
+        )));
+    }
+    let work = Work::SharedPrefix { tokens };
+    Ok(Job { context: longest, ..job(subject, "shared prefix", quantize, work) })
+}
+
+/// `batch` sequences that hold `context` positions when `prompt` tokens come beside them.
+fn beside(
+    subject: &Subject,
+    batch: usize,
+    context: usize,
+    quantize: Quantization,
+    prompt: usize,
+    slowdown: f64,
+) -> Result<Job, Error> {
+    let limit = subject.config.context_length;
+    if prompt >= limit {
+        return Err(Error::Usage(format!(
+            "--long-prompt {prompt} is not below {limit}, the context of {}: lower it",
+            subject.name
+        )));
+    }
+    let most = prompt.div_ceil(MIN_PROMPT_TOKENS) + UNDISTURBED;
+    check_context(subject, context, context + most)?;
+    let work = Work::Beside { prompts: vec![context; batch], prompt, slowdown };
+    Ok(Job { batch, context, ..job(subject, "long prompt", quantize, work) })
 }
 
 fn ladder(subject: &Subject, context: usize) -> Vec<Result<Job, Error>> {
@@ -216,7 +341,7 @@ mod tests {
 
     fn planned(flags: &[&str], formats: &[Format]) -> Result<Vec<Job>, String> {
         let args = Cli::try_parse_from([&["bench"], flags].concat()).unwrap().args;
-        let jobs = check(&args).and_then(|()| jobs(&args, &subjects(formats)));
+        let jobs = check(&args).and_then(|()| jobs(&args, &subjects(formats), None));
         jobs.map_err(|error| error.to_string())
     }
 
@@ -250,6 +375,20 @@ mod tests {
         assert_eq!(jobs[0].work, Work::Naive);
         assert_eq!((jobs[1].scenario.as_str(), jobs[1].quantize.as_str()), ("fused f32", "none"));
         assert!(jobs.iter().all(|job| job.context == 512));
+        let args = Cli::try_parse_from(["bench", "--ladder"]).unwrap().args;
+        let subjects = subjects(&[Format::Safetensors]);
+        let jobs = super::jobs(&args, &subjects, Some(&subjects[0])).unwrap();
+        assert_eq!(jobs.last().map(|job| job.scenario.as_str()), Some("int8 guessed"));
+    }
+
+    #[test]
+    fn a_long_prompt_comes_beside_a_batch() {
+        let jobs = planned(&["--long-prompt", "2000"], &[Format::Gguf]).unwrap();
+        let work = Work::Beside { prompts: vec![512], prompt: 2000, slowdown: 2.0 };
+        assert_eq!((jobs.len(), &jobs[0].work), (1, &work));
+        let flags = ["--long-prompt", "9", "--batch", "3", "--max-decode-slowdown", "4"];
+        let jobs = planned(&flags, &[Format::Gguf]).unwrap();
+        assert_eq!(jobs[0].work, Work::Beside { prompts: vec![512; 3], prompt: 9, slowdown: 4.0 });
     }
 
     #[test]
@@ -259,6 +398,13 @@ mod tests {
             (&["--sustain", "1m", "--context", "2000"], ["--context 2000", "3000", "above 2048"]),
             (&["--batch", "4096", "--context", "16"], ["--context 16", "--batch 4096", "raise it"]),
             (&["--context", "64"], ["--context", "--batch", "scenarios"]),
+            (&["--shared-prefix", "2040"], ["--shared-prefix 2040", "2064", "above 2048"]),
+            (&["--long-prompt", "2048"], ["--long-prompt 2048", "2048", "context of tiny"]),
+            (
+                &["--long-prompt", "2000", "--context", "1500"],
+                ["--context 1500", "2128", "lower it"],
+            ),
+            (&["--ladder", "--speculate", "ngram"], ["--speculate", "--batch", "--ladder"]),
             (&["--sustain", "5ms"], ["--sustain", "5ms", "1s"]),
         ] {
             let error = planned(flags, &[Format::Gguf]).unwrap_err();
@@ -269,7 +415,7 @@ mod tests {
         let mut small = subjects(&[Format::Gguf]);
         small[0].config.context_length = 400;
         let args = Cli::try_parse_from(["bench"]).unwrap().args;
-        let error = jobs(&args, &small).unwrap_err().to_string();
+        let error = jobs(&args, &small, None).unwrap_err().to_string();
         for part in ["--scenario code takes 512 + 256", "above 400", "--scenario short,medium"] {
             assert!(error.contains(part), "{part:?} is not in {error:?}");
         }

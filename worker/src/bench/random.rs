@@ -6,7 +6,7 @@
 pub mod cache;
 mod encoding;
 mod gguf;
-mod safetensors;
+pub(super) mod safetensors;
 mod shape;
 mod tensors;
 mod vocabulary;

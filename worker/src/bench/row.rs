@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::table::decimal;
 use crate::gpu::Reading;
 
 /// The columns of CSV and the keys of JSON, in order.
-pub const KEYS: [&str; 26] = [
+pub const KEYS: [&str; 38] = [
     "model",
     "scenario",
     "format",
@@ -18,6 +19,7 @@ pub const KEYS: [&str; 26] = [
     "run",
     "load_seconds",
     "prompt_tokens",
+    "cached_prompt_tokens",
     "output_tokens",
     "ttft_seconds",
     "tpot_seconds",
@@ -33,6 +35,17 @@ pub const KEYS: [&str; 26] = [
     "gpu_temperature_celsius",
     "gpu_clock_hertz",
     "gpu_memory_clock_hertz",
+    "long_prompt_tokens",
+    "long_prompt_ttft_seconds",
+    "inter_token_p50_seconds",
+    "inter_token_p99_seconds",
+    "beside_inter_token_p50_seconds",
+    "beside_inter_token_p99_seconds",
+    "beside_inter_token_p99_ratio",
+    "drafted_tokens",
+    "accepted_tokens",
+    "tokens_per_target_step",
+    "speedup_over_plain",
 ];
 
 /// What was measured once. `bench --help` says what each key means.
@@ -60,6 +73,9 @@ pub struct Row {
     pub load_seconds: f64,
     /// Of all sequences together.
     pub prompt_tokens: u64,
+    /// Of the prompt, what the prefix cache had. None where it is not looked at.
+    #[serde(default)]
+    pub cached_prompt_tokens: Option<u64>,
     /// Of all sequences together.
     pub output_tokens: u64,
     /// From submission to the first token: the median of several sequences. None if there was no prompt.
@@ -97,6 +113,39 @@ pub struct Row {
     /// Of its memory, the mean while it ran.
     #[serde(default)]
     pub gpu_memory_clock_hertz: Option<f64>,
+    /// Of the prompt of `--long-prompt`. None without, and so are all that follow.
+    #[serde(default)]
+    pub long_prompt_tokens: Option<u64>,
+    /// From its submission to its first token.
+    #[serde(default)]
+    pub long_prompt_ttft_seconds: Option<f64>,
+    /// Between two tokens of those who decode, undisturbed: the median.
+    #[serde(default)]
+    pub inter_token_p50_seconds: Option<f64>,
+    /// The slowest in a hundred.
+    #[serde(default)]
+    pub inter_token_p99_seconds: Option<f64>,
+    /// The median while the long prompt is computed.
+    #[serde(default)]
+    pub beside_inter_token_p50_seconds: Option<f64>,
+    /// The slowest in a hundred meanwhile.
+    #[serde(default)]
+    pub beside_inter_token_p99_seconds: Option<f64>,
+    /// How many times as slow that is as undisturbed.
+    #[serde(default)]
+    pub beside_inter_token_p99_ratio: Option<f64>,
+    /// Tokens that were guessed ahead. None where nobody guessed, and so are all that follow.
+    #[serde(default)]
+    pub drafted_tokens: Option<u64>,
+    /// Those that were right.
+    #[serde(default)]
+    pub accepted_tokens: Option<u64>,
+    /// Tokens that a sequence got in a step of the model, on average.
+    #[serde(default)]
+    pub tokens_per_target_step: Option<f64>,
+    /// How many times as fast as without guesses.
+    #[serde(default)]
+    pub speedup_over_plain: Option<f64>,
 }
 
 /// A row, and what the table alone shows.
@@ -112,6 +161,22 @@ pub(super) struct Measured {
 }
 
 impl Row {
+    /// What a long prompt did to those who decode, for people.
+    pub(super) fn beside(&self) -> Option<String> {
+        let millis = |seconds: Option<f64>| Some(decimal(seconds? * 1e3));
+        Some(format!(
+            "between tokens: p50 {} ms, p99 {} ms; while a prompt of {} tokens is computed: p50 {} ms, p99 {} ms, {} x; \
+             its first token after {} s",
+            millis(self.inter_token_p50_seconds)?,
+            millis(self.inter_token_p99_seconds)?,
+            self.long_prompt_tokens?,
+            millis(self.beside_inter_token_p50_seconds)?,
+            millis(self.beside_inter_token_p99_seconds)?,
+            decimal(self.beside_inter_token_p99_ratio?),
+            decimal(self.long_prompt_ttft_seconds?),
+        ))
+    }
+
     /// A line of CSV, without its end.
     pub fn csv(&self) -> Result<String, serde_json::Error> {
         // Through JSON, so that the two cannot differ.
@@ -156,6 +221,7 @@ pub(super) mod tests {
             run: 3,
             load_seconds: 1.25,
             prompt_tokens: 32,
+            cached_prompt_tokens: None,
             output_tokens: 64,
             ttft_seconds: None,
             tpot_seconds: 0.1,
@@ -171,6 +237,17 @@ pub(super) mod tests {
             gpu_temperature_celsius: None,
             gpu_clock_hertz: None,
             gpu_memory_clock_hertz: None,
+            long_prompt_tokens: None,
+            long_prompt_ttft_seconds: None,
+            inter_token_p50_seconds: None,
+            inter_token_p99_seconds: None,
+            beside_inter_token_p50_seconds: None,
+            beside_inter_token_p99_seconds: None,
+            beside_inter_token_p99_ratio: None,
+            drafted_tokens: None,
+            accepted_tokens: None,
+            tokens_per_target_step: None,
+            speedup_over_plain: None,
         }
     }
 
@@ -186,8 +263,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_line_of_csv_says_what_json_says() {
-        let expected = "\"my \"\"best\"\", 7B\",short,gguf,none,cpu,2,1,64,3,1.25,32,64,,0.1,10.0,1e-7,\
-                        5000000000,12000000000.0,0.5,,,,,,,";
+        let expected = "\"my \"\"best\"\", 7B\",short,gguf,none,cpu,2,1,64,3,1.25,32,,64,,0.1,10.0,1e-7,\
+                        5000000000,12000000000.0,0.5,,,,,,,,,,,,,,,,,,";
         assert_eq!(row().csv().unwrap(), expected);
         assert_eq!(csv_header().split(',').count(), KEYS.len());
     }

@@ -8,12 +8,10 @@ use super::{
     Format,
     cli::BenchArgs,
     error::Error,
+    padded,
     random::{self, Shape, cache},
 };
-use crate::{
-    ModelSource,
-    loading::{self, BUNDLED},
-};
+use crate::{ModelSource, config::Drafter, loading};
 
 /// A model in one format.
 #[derive(Debug, Clone)]
@@ -32,13 +30,15 @@ pub(super) fn subjects(args: &BenchArgs) -> Result<Vec<Subject>, Error> {
         return Ok(vec![given(source)?]);
     }
     let shape = args.random_weights.unwrap_or(Shape::TinyLlama);
-    let folder = match &args.cache {
-        Some(folder) => folder.clone(),
-        None => cache::default_folder()?,
-    };
+    let folder = folder(args)?;
+    if args.speculation.speculate != Drafter::Off {
+        return Ok(vec![padded(shape, &folder)?]);
+    }
     let only_scenarios = args.batch.or(args.context).is_none()
         && args.sweep.is_none()
         && args.sustain.is_none()
+        && args.shared_prefix.is_none()
+        && args.long_prompt.is_none()
         && !args.ladder;
     let mut formats = match args.format.as_slice() {
         [] if only_scenarios => Format::ALL.to_vec(),
@@ -47,6 +47,28 @@ pub(super) fn subjects(args: &BenchArgs) -> Result<Vec<Subject>, Error> {
     };
     formats.dedup();
     formats.into_iter().map(|format| random(shape, format, &folder)).collect()
+}
+
+/// The model of the last row of `--ladder`, the one with guesses: the bundled one, made as large as what is measured before
+/// it, since random weights tell no stories. None with another model, of which nobody knows who could guess for it.
+pub(super) fn guessed(args: &BenchArgs) -> Result<Option<Subject>, Error> {
+    match &args.model {
+        _ if !args.ladder => Ok(None),
+        None => {
+            let shape = args.random_weights.unwrap_or(Shape::TinyLlama);
+            padded(shape, &folder(args)?).map(Some)
+        }
+        Some(source @ ModelSource::Bundled) => given(source).map(Some),
+        Some(_) => Ok(None),
+    }
+}
+
+/// Where models are kept that are made here.
+fn folder(args: &BenchArgs) -> Result<PathBuf, Error> {
+    match &args.cache {
+        Some(folder) => Ok(folder.clone()),
+        None => Ok(cache::default_folder()?),
+    }
 }
 
 fn random(shape: Shape, format: Format, folder: &std::path::Path) -> Result<Subject, Error> {
@@ -59,16 +81,22 @@ fn random(shape: Shape, format: Format, folder: &std::path::Path) -> Result<Subj
     Ok(Subject { name: shape.name().into(), source, format, config: files.config().clone() })
 }
 
+/// The bundled model, made as large as `shape`.
+fn padded(shape: Shape, folder: &std::path::Path) -> Result<Subject, Error> {
+    let path = padded::prepare(shape, folder)?;
+    let config = ModelFiles::open(&path)?.config().clone();
+    let name = format!("{} like {}", loading::BUNDLED, shape.name());
+    let source = text(path, "--cache")?;
+    Ok(Subject { name, source, format: Format::Safetensors, config })
+}
+
 fn given(source: &ModelSource) -> Result<Subject, Error> {
     let (text, format) = match source {
         ModelSource::Path(path) => {
             let format = if path.is_dir() { Format::Safetensors } else { Format::Gguf };
             (text(path.clone(), "--model")?, format)
         }
-        // The command line gives nothing else.
-        ModelSource::Bundled | ModelSource::Simulated(_) => {
-            (BUNDLED.to_owned(), Format::Safetensors)
-        }
+        bundled => (bundled.name(), Format::Safetensors),
     };
     let config = loading::open(source)?.config().clone();
     Ok(Subject { name: source.name(), source: text, format, config })

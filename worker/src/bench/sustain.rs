@@ -104,6 +104,7 @@ impl Minute {
     fn pace(mut self, elapsed: Duration, outside: Option<f64>) -> Pace {
         Pace {
             prompt_tokens: self.prompt_tokens,
+            cached_prompt_tokens: None,
             output_tokens: self.output_tokens,
             first_token: median(&mut self.firsts),
             // Where every step computed a prompt too there is none to look at.
@@ -114,6 +115,8 @@ impl Minute {
             outside,
             launches: None,
             gpu: Reading::default(),
+            beside: None,
+            gain: None,
         }
     }
 }

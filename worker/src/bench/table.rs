@@ -61,8 +61,16 @@ pub(super) fn medians(rows: &[Row]) -> Vec<String> {
     let alike =
         |a: &Row, b: &Row| (&a.scenario, &a.format, a.batch) == (&b.scenario, &b.format, b.batch);
     let mut lines = Vec::new();
-    for case in rows.chunk_by(alike).filter(|case| case.len() > 1) {
-        let median = |value: fn(&Row) -> Option<f64>| median(case.iter().filter_map(value));
+    for (at, first) in rows.iter().enumerate() {
+        if rows[..at].iter().any(|row| alike(row, first)) {
+            continue;
+        }
+        let case: Vec<_> = rows[at..].iter().filter(|row| alike(row, first)).collect();
+        if case.len() < 2 {
+            continue;
+        }
+        let median =
+            |value: fn(&Row) -> Option<f64>| median(case.iter().copied().filter_map(value));
         let show = |value: Option<f64>, scale| value.map_or("-".into(), |v| decimal(v * scale));
         lines.push(format!(
             "{:<SCENARIO$} {:<FORMAT$} ttft {} ms, tpot {} ms, {} tokens/s",

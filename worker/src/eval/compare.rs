@@ -68,7 +68,7 @@ fn step(
             start: range.start,
             table,
             logits: range.len(),
-            draw: None,
+            draws: &[],
         };
         let begun = Instant::now();
         let outcome = subject.runner.run(&[part]);

@@ -56,6 +56,7 @@ async fn every_bad_request_is_refused_by_name_and_nobody_else_notices() {
     let unsupported = Code::Unimplemented;
     let cases = [
         (with(|r| r.input = None), invalid, "input"),
+        (with(|r| r.priority = Some(1001)), invalid, "priority"),
         (with(|r| r.input = Some(Input::Prompt(String::new()))), invalid, "prompt"),
         (with(|r| r.input = Some(Input::Prompt("word ".repeat(20_000)))), invalid, "prompt"),
         (with(|r| r.input = Some(Input::TokenIds(TokenIds::default()))), invalid, "token_ids"),
@@ -65,6 +66,7 @@ async fn every_bad_request_is_refused_by_name_and_nobody_else_notices() {
             "token_ids[1]",
         ),
         (with(|r| r.request_id = "two words".into()), invalid, "request_id"),
+        (with(|r| r.cache_salt = "x".repeat(129)), invalid, "cache_salt"),
         (sampled(|s| s.temperature = Some(f32::NAN)), invalid, "sampling.temperature"),
         (sampled(|s| s.temperature = Some(-0.5)), invalid, "sampling.temperature"),
         (sampled(|s| s.temperature = Some(1e30)), invalid, "sampling.temperature"),

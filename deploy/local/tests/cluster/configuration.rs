@@ -11,7 +11,7 @@ const PROGRAMS: [(&str, Option<&str>); 3] =
     [("stoker-router", None), ("stoker-worker", None), ("stoker", Some("serve"))];
 
 /// Three values each, no two neighbours alike. Every option takes those of one row, or says which it takes.
-const SAMPLES: [[&str; 3]; 8] = [
+const SAMPLES: [[&str; 3]; 9] = [
     ["3", "4", "5"],
     ["3s", "4s", "5s"],
     ["127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5"],
@@ -21,6 +21,7 @@ const SAMPLES: [[&str; 3]; 8] = [
     ["int8", "none", "int8"],
     ["cpu", "cuda:1", "wgpu"],
     ["graphs", "tensor-cores", "graphs"],
+    ["a=3", "b=4", "*=5"],
 ];
 
 /// A program, asked what its configuration is.

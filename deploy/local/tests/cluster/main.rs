@@ -12,8 +12,10 @@ mod discovery;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
 mod load_test;
+mod prefix_cache;
 mod sampling;
 mod simulated;
 mod support;
 mod telemetry;
+mod urgency;
 mod whole;

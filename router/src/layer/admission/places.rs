@@ -5,14 +5,22 @@ use std::{
     time::Duration,
 };
 
+use stoker_fair::{Full, Queue, Ticket};
 use stoker_shared::{ServiceError, deadline::Deadline};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{
-    flow::Flow,
-    queue::{Full, Queue, Ticket},
-};
+use super::flow::Flow;
 use crate::{RouterConfig, metrics::Metrics};
+
+/// What a call wants a place for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asks<'a> {
+    /// 0 is the most urgent.
+    pub(super) priority: u32,
+    pub(super) tenant: &'a Arc<str>,
+    /// About how many tokens it is.
+    pub(super) tokens: u64,
+}
 
 /// A bounded number of places for calls that run, and a bounded queue in front of them.
 #[derive(Debug, Clone)]
@@ -48,8 +56,8 @@ impl State {
 
     /// How long a request of `tenant` that comes now has to wait; `None` where it is not known, and for the
     /// first one, which may always try: without anybody who waits, nothing new would be learned.
-    fn expected(&self, tenant: &str) -> Option<Duration> {
-        let ahead = self.queue.ahead(tenant);
+    fn expected(&self, asks: &Asks) -> Option<Duration> {
+        let ahead = self.queue.ahead(asks.priority, asks.tenant);
         (ahead > 0).then(|| self.flow.wait(ahead)).flatten()
     }
 }
@@ -67,16 +75,15 @@ impl Places {
         Self(Arc::new(Shared { state: Mutex::new(state), config: config.clone(), metrics }))
     }
 
-    /// Waits for a place for a call of about `tokens` tokens. Whoever stops waiting leaves the queue at once.
+    /// Waits for a place. Whoever stops waiting leaves the queue at once.
     pub(super) async fn take(
         &self,
-        tenant: &Arc<str>,
-        tokens: u64,
+        asks: Asks<'_>,
         deadline: Deadline,
     ) -> Result<Place, ServiceError> {
         let limit = self.0.config.queue_timeout;
         let patience = deadline.remaining().map_or(limit, |left| left.min(limit));
-        let (mut waiter, turn) = match self.enter(tenant, tokens, patience) {
+        let (mut waiter, turn) = match self.enter(&asks, patience) {
             Ok(Entered::Place(place)) => return Ok(place),
             Ok(Entered::Queue(waiter, turn)) => (waiter, turn),
             Err(refusal) => return Err(self.refused(&refusal)),
@@ -95,25 +102,21 @@ impl Places {
         }
     }
 
-    fn enter(
-        &self,
-        tenant: &Arc<str>,
-        tokens: u64,
-        patience: Duration,
-    ) -> Result<Entered, Refusal> {
+    fn enter(&self, asks: &Asks, patience: Duration) -> Result<Entered, Refusal> {
         let mut state = self.0.state();
         if state.free > 0 {
             state.free -= 1;
             return Ok(Entered::Place(Place(Arc::clone(&self.0))));
         }
-        if let Some(expected) = state.expected(tenant)
+        if let Some(expected) = state.expected(asks)
             && expected / 2 > patience
         {
             return Err(Refusal::TooLate { expected, patience });
         }
         let (turn, comes) = oneshot::channel();
-        let nobody_waits = state.queue.len() == 0;
-        let ticket = state.queue.push(tenant, tokens, turn).map_err(Refusal::Full)?;
+        let nobody_waits = state.queue.is_empty();
+        let Asks { priority, tenant, tokens } = *asks;
+        let ticket = state.queue.push(priority, tenant, tokens, turn).map_err(Refusal::Full)?;
         if nobody_waits {
             state.flow.begins(Instant::now());
         }

@@ -149,7 +149,7 @@ impl Forward {
                 self.network.run(&Inputs::upload(&Step::new(parts), &self.network.device), false);
             return Outcome::of_logits(floats(logits), self.vocab);
         }
-        let draws = parts.iter().any(|part| part.draw.is_some());
+        let draws = parts.iter().any(|part| !part.draws.is_empty());
         let (logits, drawn) = self.graphs.run(parts, self.blocks).unwrap_or_else(|| {
             let inputs = Inputs::upload(&Step::new(parts), &self.network.device);
             self.network.run(&inputs, draws)
@@ -165,14 +165,14 @@ impl Forward {
             None => Vec::new(),
         };
         let mut tokens = vec![None; wanted];
-        let mut next = 0;
-        for part in parts.iter().filter(|part| part.logits > 0) {
-            next += part.logits;
-            let last = next - 1;
-            if part.draw.is_some()
-                && let Some([token, 0]) = answers.get(last * 2..last * 2 + 2)
-            {
-                tokens[last] = Some(token.cast_unsigned());
+        let mut end = 0;
+        for part in parts {
+            end += part.logits;
+            let rows = end - part.draws.len()..end;
+            for (row, drawn) in rows.clone().zip(&mut tokens[rows]) {
+                if let Some([token, 0]) = answers.get(row * 2..row * 2 + 2) {
+                    *drawn = Some(token.cast_unsigned());
+                }
             }
         }
         let mut values = Vec::new();

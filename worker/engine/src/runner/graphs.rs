@@ -101,15 +101,16 @@ impl Graphs {
         self.0.len()
     }
 
-    /// Runs a step in which every sequence decodes, if one of its size or a larger one is recorded. `spare` is a block that
-    /// nobody reads.
+    /// Runs a step in which every token wants its logits, as they do where sequences decode, with drafts or without, if one of
+    /// its size or a larger one is recorded. `spare` is a block that nobody reads.
     pub(super) fn run(&mut self, parts: &[Part], spare: usize) -> Option<Output> {
-        if parts.iter().any(|part| part.ids.len() != 1 || part.logits != 1) {
+        if parts.iter().any(|part| part.ids.len() != part.logits) {
             return None;
         }
+        let tokens = parts.iter().map(|part| part.ids.len()).sum();
         let width = parts.iter().map(|part| part.table.len()).max()?;
         let fits = |recorded: &&mut Recorded| {
-            recorded.size.sequences >= parts.len() && recorded.size.width >= width
+            recorded.size.sequences >= tokens && recorded.size.width >= width
         };
         let recorded = self.0.iter_mut().rev().find(fits)?;
         let Size { sequences, width } = recorded.size;

@@ -1,5 +1,7 @@
 //! A step as a device is told of it: lists of integers.
 
+use std::ops::Range;
+
 use burn::tensor::{Int, Tensor};
 use stoker_ops::{KV_BLOCK, Tokens, draw::Draw, noise::Noise, ops::Lists};
 
@@ -27,11 +29,17 @@ impl Step {
         Self::of_width(parts, width)
     }
 
-    /// A step of `sequences` with tables of `width`, which are more than there are. Sequences that are not there write
-    /// into the block `spare`, and what comes of them is nobody's.
+    /// A step of `sequences` with one token each and tables of `width`, which are more than there are. Each token of a
+    /// part counts as a sequence of its own. Sequences that are not there write into the block `spare`, and what comes of
+    /// them is nobody's.
     pub(super) fn padded(parts: &[Part], sequences: usize, width: usize, spare: usize) -> Self {
-        let mut step = Self::of_width(parts, width);
-        for row in parts.len()..sequences {
+        let mut step = Self { width, ..Self::default() };
+        for part in parts {
+            for token in 0..part.ids.len() {
+                step.part(part, token..token + 1);
+            }
+        }
+        for row in step.ids.len()..sequences {
             step.token(0, 0, spare * KV_BLOCK, row);
             step.wanted(row, Draw::GREEDY);
             step.tables.resize((row + 1) * width, spare as i32);
@@ -58,20 +66,28 @@ impl Step {
 
     fn of_width(parts: &[Part], width: usize) -> Self {
         let mut step = Self { width, ..Self::default() };
-        for (row, part) in parts.iter().enumerate() {
-            for (position, id) in (part.start..).zip(part.ids) {
-                let block = part.table[position / KV_BLOCK].number() as usize;
-                step.token(*id, position, block * KV_BLOCK + position % KV_BLOCK, row);
-            }
-            let end = step.ids.len();
-            for token in end - part.logits..end {
-                let last = token + 1 == end;
-                step.wanted(token, part.draw.filter(|_| last).unwrap_or(Draw::GREEDY));
-            }
-            step.tables.extend(part.table.iter().map(|b| b.number() as i32));
-            step.tables.resize((row + 1) * width, 0);
+        for part in parts {
+            step.part(part, 0..part.ids.len());
         }
         step
+    }
+
+    /// Some tokens of a part, as one sequence.
+    fn part(&mut self, part: &Part, tokens: Range<usize>) {
+        let row = self.tables.len() / self.width.max(1);
+        let end = part.ids.len();
+        for token in tokens {
+            let position = part.start + token;
+            let block = part.table[position / KV_BLOCK].number() as usize;
+            self.token(part.ids[token], position, block * KV_BLOCK + position % KV_BLOCK, row);
+            if token + part.logits >= end {
+                let drawn = (token + part.draws.len()).checked_sub(end);
+                let draw = drawn.map_or(Draw::GREEDY, |drawn| part.draws[drawn]);
+                self.wanted(self.ids.len() - 1, draw);
+            }
+        }
+        self.tables.extend(part.table.iter().map(|b| b.number() as i32));
+        self.tables.resize((row + 1) * self.width, 0);
     }
 
     fn token(&mut self, id: u32, position: usize, slot: usize, row: usize) {

@@ -70,6 +70,18 @@ impl Sampler {
         let logprob = wanted.then(|| TokenLogprob::of(logits, id, self.logprobs.top));
         Ok(Drawn { id, logprob })
     }
+
+    /// The token that would be drawn at `position` of the sequence if this were its row, by what is known of the
+    /// sequence so far. None if the row is not finite. Nothing is taken note of.
+    pub(crate) fn guess(&self, row: Row, position: usize) -> Option<u32> {
+        match row {
+            Row::Drawn(id) => Some(id),
+            Row::Logits(logits) => {
+                check_finite(logits, position).ok()?;
+                Some(self.sampling.pick(&self.adjuster.apply(logits, position), position))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +148,23 @@ mod tests {
         let drawn: Vec<_> =
             (1..5).map(|at| sampler.draw(Row::Logits(&logits), at).unwrap().id).collect();
         assert_eq!(drawn, [0, 1, 0, 0], "each but the last two is lowered once");
+    }
+
+    #[test]
+    fn a_guess_is_the_draw_and_leaves_no_trace() {
+        let logits = [2.0f32, 1.9, 1.5, -1.0];
+        let adjustments = Adjustments { presence_penalty: 0.2, ..Adjustments::default() };
+        let sampling = Sampling { temperature: 0.8, top_k: 3, seed: 4, ..Sampling::default() };
+        let mut sampler =
+            Sampler::new(sampling, adjustments, Logprobs::default(), &[0], vec![1], 3);
+        for position in 1..40 {
+            let guess = sampler.guess(Row::Logits(&logits), position);
+            assert_eq!(sampler.guess(Row::Logits(&logits), position), guess);
+            let drawn = sampler.draw(Row::Logits(&logits), position).unwrap();
+            assert_eq!(guess, Some(drawn.id));
+        }
+        assert_eq!(sampler.guess(Row::Logits(&[0.0, f32::NAN]), 40), None);
+        assert_eq!(sampler.guess(Row::Drawn(3), 40), Some(3));
     }
 
     #[test]

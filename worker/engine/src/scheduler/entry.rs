@@ -4,8 +4,8 @@ use std::{mem, ops::Range};
 
 use stoker_ops::KV_BLOCK;
 
-use super::{Plan, SequenceId, Size, Slice};
-use crate::blocks::Block;
+use super::{Lookup, Plan, SequenceId, Size, Slice};
+use crate::blocks::{Scope, Table};
 
 /// What is left of a step's limits.
 pub(super) struct Budget {
@@ -13,42 +13,81 @@ pub(super) struct Budget {
     pub(super) prompt_logits: usize,
 }
 
+/// Where a sequence stands among those that have begun, for good: the first is the last to lose its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Order {
+    /// 0 is the most urgent.
+    pub(super) priority: u32,
+    /// Rises with each request that begins.
+    pub(super) age: u64,
+    /// Sequences of one request begin together.
+    pub(super) choice: u32,
+}
+
+impl Order {
+    /// The age of those that have not begun.
+    pub(super) const NEW: u64 = u64::MAX;
+}
+
 /// A sequence as the scheduler sees it.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: SequenceId,
+    pub(super) order: Order,
     /// Tokens of the prompt.
     pub(super) prompt: usize,
     /// Tokens known: prompt and generated.
     pub(super) known: usize,
     /// Tokens whose keys and values are in the cache.
     pub(super) computed: usize,
-    pub(super) table: Vec<Block>,
+    /// Of it, all that is full and computed is kept.
+    pub(super) table: Table,
+    /// Tokens that somebody guesses to come next, to be run with the newest one.
+    pub(super) drafts: usize,
+    /// Who shares what it computes.
+    pub(super) scope: Scope,
+    /// It is the first of its request and has had no place yet: what it finds in the cache, others have put there.
+    fresh: bool,
+    /// It must not read what others have put there.
+    bypasses: bool,
     /// Sequences that fork off once the prompt is computed.
     forks: u32,
     /// Positions whose logits are wanted besides those that are drawn from.
-    prompt_logits: Range<usize>,
+    pub(super) prompt_logits: Range<usize>,
 }
 
 impl Entry {
     /// All of a request, before anything is computed.
-    pub(super) fn new(request: u64, size: Size) -> Self {
+    pub(super) fn new(request: u64, size: &Size, priority: u32) -> Self {
         // The last one's logits are drawn from in any case.
         let wanted = if size.prompt_logits { size.prompt.saturating_sub(1) } else { 0 };
         Self {
             id: SequenceId { request, choice: 0 },
+            order: Order { priority, age: Order::NEW, choice: 0 },
             prompt: size.prompt,
             known: size.prompt,
             computed: 0,
-            table: Vec::new(),
+            table: Table::default(),
+            drafts: 0,
+            scope: size.scope.clone(),
+            fresh: true,
+            bypasses: size.bypass_prefix_cache,
             forks: size.num_sequences.saturating_sub(1),
             prompt_logits: 0..wanted,
         }
     }
 
-    /// A sequence that has `known` tokens, none of them computed here.
-    pub(super) fn resumed(id: SequenceId, prompt: usize, known: usize) -> Self {
-        Self { id, prompt, known, computed: 0, table: Vec::new(), forks: 0, prompt_logits: 0..0 }
+    /// A sequence that has `known` tokens, none of them computed here; `first` of those that are resumed of its request.
+    pub(super) fn resumed(
+        request: u64,
+        order: Order,
+        size: &Size,
+        known: usize,
+        first: bool,
+    ) -> Self {
+        let whole = Self::new(request, size, order.priority);
+        let id = SequenceId { request, choice: order.choice };
+        Self { id, order, known, fresh: first, forks: 0, prompt_logits: 0..0, ..whole }
     }
 
     /// Tokens known but not computed. At least one: the newest is drawn, not yet run.
@@ -64,6 +103,57 @@ impl Entry {
     /// Places in the batch that it takes or keeps.
     pub(super) fn places(&self) -> usize {
         1 + self.forks as usize
+    }
+
+    /// Whether it is past its prompt, with all but its newest token computed.
+    pub(super) fn decodes(&self) -> bool {
+        self.known > self.prompt && self.left() == 1
+    }
+
+    /// Plans its newest token with the first `drafts` of its drafts.
+    pub(super) fn decode(&self, drafts: usize, plan: &mut Plan, budget: &mut Budget) {
+        let length = 1 + drafts;
+        budget.tokens -= length;
+        plan.slices.push(Slice {
+            id: self.id,
+            start: self.computed,
+            length,
+            logits: length,
+            samples: true,
+            drafts,
+        });
+    }
+
+    /// Whether logits of its prompt are still to come.
+    pub(super) fn wants_prompt_logits(&self) -> bool {
+        !self.prompt_logits.is_empty()
+    }
+
+    /// Tokens that may be read from the cache: not the last one, after which is drawn, and none whose logits are wanted.
+    pub(super) fn readable(&self) -> usize {
+        if self.fresh && self.bypasses {
+            0
+        } else if self.wants_prompt_logits() {
+            self.prompt_logits.start
+        } else {
+            self.known - 1
+        }
+    }
+
+    /// Tokens that it has to compute whatever the cache may have by then.
+    pub(super) fn surely_left(&self) -> usize {
+        self.left().min(self.known - self.readable() / KV_BLOCK * KV_BLOCK)
+    }
+
+    /// Gets its place, with blocks for all that is known.
+    pub(super) fn enter(&mut self, table: Table, plan: &mut Plan) {
+        if self.fresh && self.readable() > 0 {
+            let found = self.prompt.min(table.kept() * KV_BLOCK);
+            plan.lookups.push(Lookup { request: self.id.request, tokens: self.prompt, found });
+        }
+        self.fresh = false;
+        self.computed = table.kept() * KV_BLOCK;
+        self.table = table;
     }
 
     /// Plans as much of it as the budget allows, if any.
@@ -89,14 +179,19 @@ impl Entry {
             length,
             logits: prompt_logits + usize::from(samples),
             samples,
+            drafts: 0,
         });
     }
 
-    /// Records that `length` tokens ran, and that one was drawn after them if `grew`. Answers the sequences
-    /// that part from this one because its prompt is computed now.
-    pub(super) fn ran(&mut self, length: usize, grew: bool) -> Vec<Self> {
-        self.computed += length;
-        self.known += usize::from(grew);
+    /// Records that a slice of its `tokens` ran, and that so many were drawn: of its drafts, those before the last one drawn
+    /// held. Answers the sequences that part from this one because its prompt is computed now.
+    pub(super) fn ran(&mut self, slice: &Slice, drawn: usize, tokens: &[u32]) -> Vec<Self> {
+        let held = drawn.saturating_sub(1);
+        // What the cache has of other drafts is overwritten when their places are known.
+        self.computed += slice.length - slice.drafts + held;
+        self.table.keep(&self.scope, tokens.get(..self.computed).unwrap_or_default());
+        self.known += drawn;
+        self.drafts = 0;
         let wanted = &mut self.prompt_logits;
         wanted.start = wanted.start.max(self.computed).min(wanted.end);
         if self.computed < self.prompt { Vec::new() } else { self.fork() }
@@ -106,18 +201,24 @@ impl Entry {
     pub(super) fn reset(&mut self) {
         self.table.clear();
         self.computed = 0;
+        self.drafts = 0;
     }
 
     /// The sequences that part from this one now. Blocks of their own they take at the next plan.
     fn fork(&mut self) -> Vec<Self> {
-        let shared = &self.table[..full_blocks(self.prompt)];
+        let shared = full_blocks(self.prompt);
         (1..=mem::take(&mut self.forks))
             .map(|choice| Self {
                 id: SequenceId { choice, ..self.id },
+                order: Order { choice, ..self.order },
                 prompt: self.prompt,
                 known: self.prompt,
-                computed: shared.len() * KV_BLOCK,
-                table: shared.to_vec(),
+                computed: shared * KV_BLOCK,
+                table: self.table.beginning(shared),
+                drafts: 0,
+                scope: self.scope.clone(),
+                fresh: false,
+                bypasses: self.bypasses,
                 forks: 0,
                 prompt_logits: 0..0,
             })

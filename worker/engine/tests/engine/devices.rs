@@ -5,7 +5,7 @@ use stoker_engine::{
     blocks::{Block, BlockPool},
     runner::{Outcome, Part, Runner},
 };
-use stoker_ops::{draw::Draw, fallback::Part as Fallback, noise::Noise};
+use stoker_ops::{KV_BLOCK, draw::Draw, fallback::Part as Fallback, noise::Noise};
 
 use crate::support::{Client, ROOMY, device, request, run, stories_in_all};
 
@@ -42,25 +42,30 @@ fn a_token_is_the_same_wherever_it_is_drawn() {
     }
 }
 
-/// Runs some steps: prompts of these sequences, then so many tokens of those that are chosen each time.
+/// Tokens that a sequence of [`steps`] may grow by.
+const LONGER: usize = 36;
+
+/// Runs some steps: prompts of these sequences, then some tokens of those that are chosen each time.
 fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<Outcome> {
     let lengths: Vec<usize> = (0..tables.len()).map(|i| 1 + i * 29).collect();
     let ids: Vec<Vec<u32>> = lengths
         .iter()
-        .map(|length| (0..length + 12).map(|j| (j * 37 % 501) as u32).collect())
+        .map(|length| (0..length + LONGER).map(|j| (j * 37 % 501) as u32).collect())
         .collect();
     let draw = |row: usize, position: usize| {
         let temperature = [0.0, 0.8][row % 2];
-        Some(Draw { temperature, noise: Noise::new(3, row as u32, position) })
+        Draw { temperature, noise: Noise::new(3, row as u32, position) }
     };
-    let part = |row: usize, start: usize, count: usize| Part {
+    let draws: Vec<Vec<Draw>> =
+        (0..ids.len()).map(|row| (1..=ids[row].len()).map(|at| draw(row, at)).collect()).collect();
+    let part = |row: usize, start: usize, count: usize, wanted: usize| Part {
         ids: &ids[row][start..start + count],
         start,
         table: &tables[row],
-        logits: 1,
-        draw: draw(row, start + count),
+        logits: wanted,
+        draws: &draws[row][start + count - wanted..start + count],
     };
-    let prompts: Vec<_> = (0..tables.len()).map(|row| part(row, 0, lengths[row])).collect();
+    let prompts: Vec<_> = (0..tables.len()).map(|row| part(row, 0, lengths[row], 1)).collect();
     let mut outcomes = vec![runner.run(&prompts)];
     // Each goes on where it stands: a place that was never written may hold anything.
     let mut ends = lengths.clone();
@@ -68,9 +73,12 @@ fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<Outcome> {
         // All of them, then fewer and fewer: other sizes, and another order.
         let count = tables.len() - step % tables.len();
         let rows: Vec<_> = (0..count).map(|i| (i + step) % tables.len()).collect();
-        let parts: Vec<_> = rows.iter().map(|row| part(*row, ends[*row], 1)).collect();
+        // One token, or as many as somebody drafted.
+        let tokens = |row: usize| 1 + (row + step) % 3;
+        let parts: Vec<_> =
+            rows.iter().map(|row| part(*row, ends[*row], tokens(*row), tokens(*row))).collect();
         outcomes.push(runner.run(&parts));
-        rows.into_iter().for_each(|row| ends[row] += 1);
+        rows.into_iter().for_each(|row| ends[row] += tokens(row));
     }
     outcomes
 }
@@ -79,7 +87,9 @@ fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<Outcome> {
 fn a_recorded_step_gives_what_its_kernels_give() {
     for model in stories_in_all() {
         let tables = |pool: &BlockPool| -> Vec<Vec<Block>> {
-            (0..5).map(|row| pool.take((1 + row * 29 + 12usize).div_ceil(16)).unwrap()).collect()
+            (0..5)
+                .map(|row| pool.take((1 + row * 29 + LONGER).div_ceil(KV_BLOCK)).unwrap())
+                .collect()
         };
         let (launched, recorded) = (BlockPool::new(64), BlockPool::new(64));
         let want = steps(&mut Runner::new(model.clone(), 64), &tables(&launched));

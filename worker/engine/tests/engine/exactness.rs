@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// Prompts of many lengths, half of them greedy, with every wish of the contract in some.
-fn requests(model: &Model, count: usize, longest_prompt: usize, tokens: usize) -> Vec<Request> {
+pub fn requests(model: &Model, count: usize, longest_prompt: usize, tokens: usize) -> Vec<Request> {
     let vocab = model.config.vocab_size as u32;
     (0..count)
         .map(|i| {
@@ -50,12 +50,12 @@ fn wishing(i: usize, request: Request) -> Request {
 
 /// All that a client is told that a text is made of.
 #[derive(Debug, Clone, PartialEq)]
-struct Answer {
+pub struct Answer {
     prompt: Vec<TokenLogprob>,
     choices: Vec<Vec<Token>>,
 }
 
-fn answers(clients: &[Client]) -> Vec<Answer> {
+pub fn answers(clients: &[Client]) -> Vec<Answer> {
     let answer = |client: &Client| Answer {
         prompt: client.prompt_logprobs().concat(),
         choices: (0..3).map(|choice| client.tokens(choice)).collect(),
@@ -139,8 +139,8 @@ fn a_client_that_leaves_frees_its_blocks_before_the_next_step() {
     let model = stories();
     let mut engine = Engine::new(model, ROOMY);
     let (stays, leaves) = (Client::default(), Client::default());
-    for client in [&stays, &leaves] {
-        let long = request(&[1; 40], Sampling::greedy(), 100);
+    for (client, token) in [(&stays, 1), (&leaves, 2)] {
+        let long = request(&[token; 40], Sampling::greedy(), 100);
         engine.submit(long, Box::new(client.clone())).unwrap();
     }
     engine.step();
@@ -182,11 +182,17 @@ proptest! {
         extra in 0usize..40,
         kv_blocks in 12usize..40,
         count in 1usize..9,
+        max_decode_slowdown in prop_oneof![Just(1.0), Just(2.0), Just(f64::INFINITY)],
     ) {
         let model = stories();
         let requests = requests(&model, count, 60, 24);
         let config = EngineConfig {
-            max_num_seqs, max_num_batched_tokens: max_num_seqs + extra, kv_blocks };
+            max_num_seqs,
+            max_num_batched_tokens: max_num_seqs + extra,
+            kv_blocks,
+            max_decode_slowdown,
+            ..ROOMY
+        };
         let got = answers(&run(&model, config, &requests));
         prop_assert_eq!(got, answers(&run(&model, ROOMY, &requests)));
     }

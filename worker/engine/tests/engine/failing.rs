@@ -88,7 +88,7 @@ fn assert_failed(client: &Client, prompt: usize) {
 #[test]
 fn what_is_not_a_number_fails_its_request_and_no_other() {
     // Few tokens a step and few blocks: requests wait for those of others, and run in parts.
-    let tight = EngineConfig { max_num_seqs: 4, max_num_batched_tokens: 24, kv_blocks: 7 };
+    let tight = EngineConfig { max_num_seqs: 4, max_num_batched_tokens: 24, kv_blocks: 7, ..ROOMY };
     for quantization in Quantization::ALL {
         let model = poisoned(quantization);
         let (healthy, doomed) = (healthy(), doomed());
@@ -115,7 +115,8 @@ fn what_is_not_a_number_fails_its_request_and_no_other() {
 #[test]
 fn what_a_failed_request_leaves_in_its_blocks_is_not_read() {
     const BLOCKS: usize = 4;
-    let config = EngineConfig { max_num_seqs: 2, max_num_batched_tokens: 64, kv_blocks: BLOCKS };
+    let config =
+        EngineConfig { max_num_seqs: 2, max_num_batched_tokens: 64, kv_blocks: BLOCKS, ..ROOMY };
     let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
     for quantization in Quantization::ALL {
         let model = poisoned(quantization);

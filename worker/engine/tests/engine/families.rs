@@ -94,7 +94,7 @@ fn logits(model: &Model, prompts: &[&[u32]], chunk: usize) -> Vec<BTreeMap<usize
                 start,
                 table: &tables[prompt],
                 logits: 1,
-                draw: None,
+                draws: &[],
             })
             .collect();
         for (&prompt, logits) in running.iter().zip(runner.run(&parts).logits()) {
@@ -180,7 +180,8 @@ fn answers_do_not_depend_on_the_batch() {
                 request(&prompt.ids[..prompt.ids.len() - i / 2], seeded, 20)
             })
             .collect();
-        let tight = EngineConfig { max_num_seqs: 6, max_num_batched_tokens: 11, kv_blocks: 14 };
+        let tight =
+            EngineConfig { max_num_seqs: 6, max_num_batched_tokens: 11, kv_blocks: 14, ..ROOMY };
         let together = run(&model, tight, &requests);
         for (request, together) in requests.iter().zip(together) {
             let alone = run(&model, ROOMY, std::slice::from_ref(request));

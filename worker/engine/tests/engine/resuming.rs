@@ -10,7 +10,7 @@ use stoker_engine::{
 use crate::support::{Client, ROOMY, request, run, stories, stories_in_all};
 
 /// What a client has after some of its events: for each choice its tokens, its text, and whether it ended.
-fn had(events: &[Event], choices: u32) -> Vec<Resumed> {
+pub fn had(events: &[Event], choices: u32) -> Vec<Resumed> {
     let mut had = vec![Resumed::default(); choices as usize];
     for event in events {
         match event {
@@ -27,7 +27,7 @@ fn had(events: &[Event], choices: u32) -> Vec<Resumed> {
 }
 
 /// Everything but when it happened: events come in another order where choices run beside each other.
-fn told(events: &[Event]) -> (Vec<Vec<Event>>, usize) {
+pub fn told(events: &[Event]) -> (Vec<Vec<Event>>, usize) {
     let mut by_choice = vec![Vec::new(); 4];
     let mut tokens = 0;
     for event in events {
@@ -48,7 +48,7 @@ fn told(events: &[Event]) -> (Vec<Vec<Event>>, usize) {
 }
 
 /// Requests with every wish that has a memory.
-fn requests() -> Vec<Request> {
+pub fn requests() -> Vec<Request> {
     let seeded = |seed| Sampling { seed, ..Sampling::default() };
     let plain = request(&[1, 40, 7], Sampling::greedy(), 24);
     let adjustments = Adjustments {

@@ -13,7 +13,8 @@ use std::{
 use safetensors::{Dtype, tensor::TensorView};
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, FinishReason, Logprobs, Model, Request, Sampling,
-    Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, weights::ModelFiles,
+    Scope, Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, scheduler::Standing,
+    weights::ModelFiles,
 };
 use stoker_ops::{Device, device::Choice, fallback::Part};
 
@@ -168,7 +169,11 @@ pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request
         stopping,
         logprobs: Logprobs::default(),
         resumed: Vec::new(),
+        scope: Scope::default(),
+        bypass_prefix_cache: false,
         arrived: Instant::now(),
+        standing: Standing::default(),
+        deadline: None,
     }
 }
 
@@ -179,7 +184,11 @@ pub fn several(count: u32, request: Request) -> Request {
 
 /// Runs all requests together to their end, and checks that every block came home.
 pub fn run(model: &Model, config: EngineConfig, requests: &[Request]) -> Vec<Client> {
-    let mut engine = Engine::new(model.clone(), config);
+    run_on(&mut Engine::new(model.clone(), config), requests)
+}
+
+/// The same on an engine that may have run others before.
+pub fn run_on(engine: &mut Engine, requests: &[Request]) -> Vec<Client> {
     let clients: Vec<_> = requests
         .iter()
         .map(|request| {
@@ -195,8 +204,14 @@ pub fn run(model: &Model, config: EngineConfig, requests: &[Request]) -> Vec<Cli
     clients
 }
 
-pub const ROOMY: EngineConfig =
-    EngineConfig { max_num_seqs: 64, max_num_batched_tokens: 4096, kv_blocks: 512 };
+pub const ROOMY: EngineConfig = EngineConfig {
+    max_num_seqs: 64,
+    max_num_batched_tokens: 4096,
+    kv_blocks: 512,
+    prefix_cache: true,
+    // What a step holds does not depend on the time that steps take.
+    max_decode_slowdown: f64::INFINITY,
+};
 
 /// A model of one layer with random weights, written as bf16 SafeTensors into `folder`.
 pub fn write_random(folder: &Path, hidden: usize, inner: usize, tied: bool) {

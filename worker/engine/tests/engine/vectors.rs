@@ -46,7 +46,7 @@ fn check(path: &Path, records: &[Record], tolerance: f32, least: usize) {
 
         let pool = BlockPool::new(16);
         let table = pool.take(16).unwrap();
-        let part = Part { ids: &record.prompt_ids, start: 0, table: &table, logits: 1, draw: None };
+        let part = Part { ids: &record.prompt_ids, start: 0, table: &table, logits: 1, draws: &[] };
         let logits = Runner::new(model.clone(), 16).run(&[part]);
         let logits = logits.row(0);
         for (id, want) in &record.top8 {
@@ -148,7 +148,7 @@ fn chosen_alike(model: &Model, record: &Record) -> usize {
     let (mut ids, mut start) = (&record.prompt_ids[..], 0);
     let mut alike = 0;
     for next in record.greedy_ids.chunks(1) {
-        let part = Part { ids, start, table: &table, logits: 1, draw: None };
+        let part = Part { ids, start, table: &table, logits: 1, draws: &[] };
         let logits = runner.run(&[part]);
         let logits = logits.row(0);
         let largest = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));

@@ -8,7 +8,8 @@ use std::{
 
 use serde::Serialize;
 use stoker_engine::{
-    Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Sink, Stopping,
+    Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Scope, Sink,
+    Stopping, scheduler::Standing,
 };
 
 use crate::bench::Error;
@@ -17,8 +18,13 @@ use crate::bench::Error;
 const REQUESTS: u32 = 8;
 const TOKENS: usize = 32;
 /// Room for all of them at once.
-const ROOMY: EngineConfig =
-    EngineConfig { max_num_seqs: 8, max_num_batched_tokens: 1024, kv_blocks: 256 };
+const ROOMY: EngineConfig = EngineConfig {
+    max_num_seqs: 8,
+    max_num_batched_tokens: 1024,
+    kv_blocks: 256,
+    prefix_cache: true,
+    max_decode_slowdown: f64::INFINITY,
+};
 
 /// Whether two ways gave the same.
 #[derive(Debug, Clone, Serialize)]
@@ -102,7 +108,11 @@ fn requests() -> Vec<Request> {
             },
             logprobs: Logprobs::default(),
             resumed: Vec::new(),
+            scope: Scope::default(),
+            bypass_prefix_cache: false,
             arrived: Instant::now(),
+            standing: Standing::default(),
+            deadline: None,
         }
     };
     (0..REQUESTS).map(request).collect()

@@ -23,7 +23,11 @@ fn named(tenant: &str) -> Arc<str> {
 }
 
 async fn take(places: &Places, tenant: &str) -> Result<Place, ServiceError> {
-    places.take(&named(tenant), 100, Deadline::NEVER).await
+    take_by(places, tenant, Deadline::NEVER).await
+}
+
+async fn take_by(places: &Places, tenant: &str, deadline: Deadline) -> Result<Place, ServiceError> {
+    places.take(Asks { priority: 100, tenant: &named(tenant), tokens: 100 }, deadline).await
 }
 
 fn what(error: Option<ServiceError>) -> String {
@@ -84,7 +88,7 @@ async fn whoever_cannot_be_served_in_time_is_told_at_once() {
     // Twenty wait, half a second each.
     let start = Instant::now();
     let hurried = Deadline::after(Duration::from_secs(4));
-    let refused = places.take(&named("a"), 1, hurried).await.err();
+    let refused = take_by(&places, "a", hurried).await.err();
     let Some(ServiceError::Overloaded { what, retry_after }) = refused else {
         panic!("{refused:?}")
     };
@@ -92,10 +96,15 @@ async fn whoever_cannot_be_served_in_time_is_told_at_once() {
     assert!(retry_after >= Duration::from_secs(5), "{retry_after:?}");
     assert_eq!(start.elapsed(), Duration::ZERO);
     // Another tenant is next but one, so it may hope.
-    let tenant = named("b");
-    let mut other = places.take(&tenant, 1, hurried).boxed();
+    let mut other = take_by(&places, "b", hurried).boxed();
     assert!(futures::poll!(&mut other).is_pending());
+    // And so may the same one with something more urgent, which is next.
+    let (tenant, priority) = (named("a"), 0);
+    let urgent = Asks { priority, tenant: &tenant, tokens: 100 };
+    let mut urgent = places.take(urgent, hurried).boxed();
+    assert!(futures::poll!(&mut urgent).is_pending());
     drop(running);
+    assert!(urgent.await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,94 @@
+//! What was computed for one request is found by the next, and by nobody who should not.
+
+use stoker_proto::v1::{
+    GenerateRequest, Load, TokenIds, Usage, generate_request::Input,
+    inference_client::InferenceClient,
+};
+use tonic::{Request, transport::Channel};
+
+use crate::support::{Answer, Process, control, inference, load_becomes, read, request, scrape};
+
+/// Six whole blocks, and a little more.
+const PROMPT: u32 = 100;
+
+fn ask() -> GenerateRequest {
+    let ids = (3..3 + PROMPT).collect();
+    GenerateRequest { input: Some(Input::TokenIds(TokenIds { ids })), ..request("", 7, 20) }
+}
+
+async fn answer_to(
+    client: &mut InferenceClient<Channel>,
+    tenant: &str,
+    request: GenerateRequest,
+) -> Answer {
+    let mut request = Request::new(request);
+    if !tenant.is_empty() {
+        request.metadata_mut().insert("x-tenant", tenant.parse().unwrap());
+    }
+    read(client.generate(request).await.unwrap().into_inner(), || ()).await.unwrap()
+}
+
+fn cached(answer: &Answer) -> u32 {
+    let Usage { prompt_tokens, cached_prompt_tokens, .. } = answer.finished.usage.unwrap();
+    assert_eq!(prompt_tokens, PROMPT);
+    cached_prompt_tokens
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_is_found_by_its_tenant_and_salt_alone() {
+    let worker = ["--model", "storyteller", "--metrics-listen", "127.0.0.1:0"];
+    let worker = Process::start("stoker-worker", &worker);
+    let router = ["--workers", &worker.address, "--tenant-header", "x-tenant"];
+    let router = Process::start("stoker-router", &router);
+    load_becomes(&mut control(&router.address).await, |load| load.total_kv_blocks > 0).await;
+    let mut client = inference(&router.address).await;
+
+    let salted = || GenerateRequest { cache_salt: "pepper".into(), ..ask() };
+    let bypassing = || GenerateRequest { bypass_prefix_cache: true, ..ask() };
+    let mut texts = Vec::new();
+    for (tenant, request, found) in [
+        ("", ask(), 0),
+        ("", ask(), 96),
+        ("", bypassing(), 0),
+        ("", salted(), 0),
+        ("", salted(), 96),
+        ("acme", ask(), 0),
+        ("acme", ask(), 96),
+        ("pepper", ask(), 0),
+        ("", ask(), 96),
+    ] {
+        let what = format!("{tenant:?} {request:?}");
+        let answer = answer_to(&mut client, tenant, request).await;
+        assert_eq!(cached(&answer), found, "{what}");
+        texts.push(answer.ids);
+    }
+    assert!(texts.windows(2).all(|pair| pair[0] == pair[1]), "the answer is the same: {texts:?}");
+
+    // Who calls the worker itself is the tenant "" too.
+    let mut direct = inference(&worker.address).await;
+    assert_eq!(cached(&answer_to(&mut direct, "", ask()).await), 96);
+
+    let all_free = |load: &Load| load.step > 0 && load.free_kv_blocks == load.total_kv_blocks;
+    load_becomes(&mut control(&worker.address).await, all_free).await;
+    let metrics = scrape(&worker).await;
+    let sample = |name: &str| {
+        let mut found = metrics.iter().filter(|(key, _)| key.starts_with(name));
+        *found.next().unwrap_or_else(|| panic!("{name} is not in {metrics:?}")).1
+    };
+    // Nine of the ten looked, and five found.
+    assert_eq!(sample("stoker_worker_prefix_cache_queried_tokens_total"), 900.0);
+    assert_eq!(sample("stoker_worker_prefix_cache_hit_tokens_total"), 480.0);
+    // 119 tokens of each of four scopes were computed.
+    assert_eq!(sample("stoker_worker_kv_blocks_cached"), 28.0);
+    assert_eq!(sample("stoker_worker_kv_cache_usage_ratio"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_does_without_a_cache_where_it_is_told_to() {
+    let worker = ["--model", "storyteller", "--prefix-cache", "off"];
+    let worker = Process::start("stoker-worker", &worker);
+    let mut client = inference(&worker.address).await;
+    for _ in 0..2 {
+        assert_eq!(cached(&answer_to(&mut client, "", ask()).await), 0);
+    }
+}

@@ -1,0 +1,124 @@
+//! Who goes first on a worker with too little room: the urgent, then tenants by turns, and nobody who would be too late.
+
+use std::time::Duration;
+
+use stoker_proto::v1::{
+    GenerateRequest, TokenIds, generate_request::Input, inference_client::InferenceClient,
+};
+use stoker_shared::ServiceError;
+use tokio::{
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    time::timeout,
+};
+use tonic::{Code, Request, metadata::MetadataValue, transport::Channel};
+
+use crate::support::{PATIENCE, Process, answer, control, inference, load_becomes, read, request};
+
+/// Sends a request of a tenant, and its name when the answer is there.
+fn send(
+    client: &InferenceClient<Channel>,
+    tenant: &'static str,
+    request: GenerateRequest,
+    over: &UnboundedSender<&'static str>,
+) {
+    let (mut client, over) = (client.clone(), over.clone());
+    let mut request = Request::new(request);
+    request.metadata_mut().insert("x-tenant", MetadataValue::from_static(tenant));
+    tokio::spawn(async move {
+        let stream = client.generate(request).await.unwrap().into_inner();
+        read(stream, || ()).await.unwrap();
+        over.send(tenant).unwrap();
+    });
+}
+
+/// A worker on a simulated device, and a router in front of it that knows tenants.
+fn start(profile: &str, max_num_seqs: &str) -> (Process, Process) {
+    let flags = ["--simulate", profile, "--max-num-seqs", max_num_seqs];
+    let worker = Process::start("stoker-worker", &flags);
+    let rules = "batch=500,*=0";
+    let flags = ["--workers", &worker.address, "--tenant-header", "x-tenant"];
+    let flags = [&flags[..], &["--tenant-priority", rules]].concat();
+    let router = Process::start("stoker-router", &flags);
+    (worker, router)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_urgent_is_answered_before_what_waits() {
+    let (worker, router) = start(r#"step = "2ms""#, "1");
+    let mut router_control = control(&router.address).await;
+    load_becomes(&mut router_control, |load| load.total_kv_blocks > 0).await;
+    let client = inference(&router.address).await;
+    let mut worker_control = control(&worker.address).await;
+    let (over, mut done) = unbounded_channel();
+    let asks = |priority| GenerateRequest { priority, ..request("Once", 1, 100) };
+    // Three seconds: long enough for all others to come.
+    send(&client, "first", request("Once", 1, 1_500), &over);
+    load_becomes(&mut worker_control, |load| load.running == 1).await;
+    // Asks for the most urgent, and gets what its tenant may have.
+    send(&client, "batch", asks(Some(0)), &over);
+    load_becomes(&mut worker_control, |load| load.waiting == 1).await;
+    send(&client, "second", asks(None), &over);
+    load_becomes(&mut worker_control, |load| load.waiting == 2).await;
+    send(&client, "urgent", asks(Some(0)), &over);
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        order.push(timeout(PATIENCE, done.recv()).await.unwrap().unwrap());
+    }
+    // It took the place of the first, which goes on where it was before others begin.
+    assert_eq!(order, ["urgent", "first", "second", "batch"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_one_tenant_does_not_starve_another_on_a_worker() {
+    const FLOOD: usize = 24;
+    let (worker, router) = start(r#"step = "200us""#, "2");
+    let mut router_control = control(&router.address).await;
+    load_becomes(&mut router_control, |load| load.total_kv_blocks > 0).await;
+    let client = inference(&router.address).await;
+    let mut worker_control = control(&worker.address).await;
+    let (over, mut done) = unbounded_channel();
+    // About a turn's worth of tokens each.
+    let asks = || request("Once", 1, 900);
+    (0..FLOOD).for_each(|_| send(&client, "flood", asks(), &over));
+    load_becomes(&mut worker_control, |load| load.waiting >= 12).await;
+    let before = done.len();
+    (0..2).for_each(|_| send(&client, "few", asks(), &over));
+    let (mut flood, mut few) = (0, 0);
+    while few < 2 {
+        match timeout(PATIENCE, done.recv()).await.unwrap().unwrap() {
+            "few" => few += 1,
+            _ => flood += 1,
+        }
+    }
+    // Two ran, and one of the flood has its turn before each of the few; two more may have ended meanwhile.
+    assert!(flood <= before + 8 && flood < FLOOD - 2, "{flood} of the flood, {before} before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_cannot_be_in_time_is_told_at_once() {
+    // Half a second for a chunk of 512 tokens.
+    let profile = r#"prefill_token = "1ms", context_length = 4096"#;
+    let worker = Process::start("stoker-worker", &["--simulate", profile]);
+    let mut client = inference(&worker.address).await;
+    let long = |tokens| {
+        let input = Some(Input::TokenIds(TokenIds { ids: vec![7; tokens] }));
+        GenerateRequest { input, ..request("", 1, 1) }
+    };
+    let hurried = |tokens| {
+        let mut request = Request::new(long(tokens));
+        request.set_timeout(Duration::from_millis(900));
+        request
+    };
+    answer(&mut client, long(600)).await.unwrap();
+    let status = client.generate(hurried(3_000)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let ServiceError::Overloaded { what, retry_after } = ServiceError::from(&status) else {
+        panic!("{status:?}")
+    };
+    assert!(what.contains("ms at the earliest") && what.contains("its deadline"), "{what}");
+    assert!(retry_after >= Duration::from_secs(1), "{retry_after:?}");
+    // One that can be in time is served, and so is a long one that has the time.
+    let stream = client.generate(hurried(20)).await.unwrap().into_inner();
+    assert_eq!(read(stream, || ()).await.unwrap().ids.len(), 1);
+    assert_eq!(answer(&mut client, long(1_500)).await.unwrap().ids.len(), 1);
+}

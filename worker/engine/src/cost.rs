@@ -1,0 +1,240 @@
+//! How long a step takes, learned from the steps that ran. Pure: durations are arguments.
+
+use std::{collections::BTreeMap, time::Duration};
+
+/// Sizes that are told apart in every octave: those up to twice as many are all told apart.
+const PARTS: u32 = 32;
+/// What a step counts for that was faster than expected...
+const FASTER: f64 = 0.5;
+/// ...and one that was slower: others who use the machine make steps slower, and nothing makes them faster than they are.
+const SLOWER: f64 = 0.0625;
+/// One step says no more than that its size costs so many times what was thought.
+const SURPRISE: f64 = 2.0;
+/// No step costs less, in seconds. What costs nothing could never grow.
+const LEAST: f64 = 1e-6;
+
+/// How long a step takes, by its number of tokens: learned from the steps that ran.
+#[derive(Debug, Clone, Default)]
+pub struct StepCost {
+    knots: BTreeMap<usize, Knot>,
+    /// The same, in order, none slower than a larger one.
+    curve: Vec<Knot>,
+}
+
+/// What steps of about one size took, on a moving average.
+#[derive(Debug, Clone, Copy)]
+struct Knot {
+    tokens: f64,
+    seconds: f64,
+}
+
+impl StepCost {
+    /// A step of `tokens` tokens took so long.
+    pub fn learn(&mut self, tokens: usize, took: Duration) {
+        if tokens == 0 {
+            return;
+        }
+        let expected = self.seconds(tokens);
+        let most = expected.map_or(f64::INFINITY, |expected| SURPRISE * expected);
+        let seconds = took.as_secs_f64().min(most).max(LEAST);
+        let new = Knot { tokens: tokens as f64, seconds };
+        let knot = self.knots.entry(part(tokens)).or_insert(new);
+        // Both move by the same part of the way, so that a knot stays on the curve whatever sizes it sees.
+        let weight = if expected.is_some_and(|e| seconds < e) { FASTER } else { SLOWER };
+        knot.tokens += weight * (new.tokens - knot.tokens);
+        knot.seconds += weight * (seconds - knot.seconds);
+
+        self.curve.clear();
+        self.curve.extend(self.knots.values());
+        let mut least = f64::INFINITY;
+        for knot in self.curve.iter_mut().rev() {
+            // A size that seems slower than a larger one was disturbed.
+            least = least.min(knot.seconds);
+            knot.seconds = least;
+        }
+    }
+
+    /// What a step of `tokens` would take, in seconds. None until a step has run. Never falls with the number of tokens.
+    /// Sizes beyond the largest that was seen are taken to cost in proportion, the worst case, so that whoever chooses
+    /// sizes by it grows step by step into what is cheap.
+    pub fn seconds(&self, tokens: usize) -> Option<f64> {
+        let tokens = tokens as f64;
+        self.between(tokens).map_or_else(|last| Some(last?.at(tokens)), Some)
+    }
+
+    /// What a step of `tokens` takes at the least, in seconds: sizes beyond the largest that was seen are taken to cost
+    /// no more than it, the best case.
+    pub fn at_least(&self, tokens: usize) -> Option<f64> {
+        self.between(tokens as f64).map_or_else(|last| Some(last?.seconds), Some)
+    }
+
+    /// Seconds of a size up to the largest that was seen; for a larger one, what is known of the largest.
+    fn between(&self, tokens: f64) -> Result<f64, Option<Knot>> {
+        let i = self.curve.partition_point(|knot| knot.tokens < tokens);
+        let Some(above) = self.curve.get(i) else { return Err(self.curve.last().copied()) };
+        let Some(below) = i.checked_sub(1).map(|i| self.curve[i]) else { return Ok(above.seconds) };
+        if tokens == above.tokens {
+            return Ok(above.seconds);
+        }
+        let way = (tokens - below.tokens) / (above.tokens - below.tokens);
+        let line = below.seconds + way * (above.seconds - below.seconds);
+        // No more than in proportion: else a size that was slow once, and is never tried again, would hold back all
+        // between.
+        Ok(line.min(below.at(tokens)))
+    }
+}
+
+/// The knot of a size: [`PARTS`] of them in every octave.
+fn part(tokens: usize) -> usize {
+    let coarse = tokens.ilog2().saturating_sub(PARTS.ilog2());
+    (tokens >> coarse) + (coarse * PARTS) as usize
+}
+
+impl Knot {
+    /// Seconds of another size, in proportion.
+    fn at(self, tokens: f64) -> f64 {
+        self.seconds * tokens / self.tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn millis(millis: f64) -> Duration {
+        Duration::from_secs_f64(millis / 1e3)
+    }
+
+    /// Flat at first, then in proportion.
+    fn curve(tokens: usize) -> f64 {
+        35.0_f64.max(23.0 + 3.6 * tokens as f64)
+    }
+
+    fn close(seconds: Option<f64>, millis: f64) -> bool {
+        seconds.is_some_and(|seconds| (seconds * 1e3 - millis).abs() < 0.02 * millis)
+    }
+
+    #[test]
+    fn nothing_is_known_before_a_step() {
+        let mut cost = StepCost::default();
+        assert_eq!((cost.seconds(1), cost.at_least(1)), (None, None));
+        cost.learn(0, millis(1.0));
+        assert_eq!(cost.seconds(1), None, "a step of nothing is none");
+    }
+
+    #[test]
+    fn sizes_that_differ_little_are_told_apart() {
+        let mut cost = StepCost::default();
+        for tokens in [18, 24, 31, 18, 24, 31] {
+            cost.learn(tokens, millis(2.0 * tokens as f64));
+        }
+        assert!([18, 20, 24, 31].iter().all(|n| close(cost.seconds(*n), 2.0 * *n as f64)));
+        let parts: Vec<_> = (1..5_000).map(part).collect();
+        assert!(parts.is_sorted() && parts[..64].iter().copied().eq(1..65));
+        assert!(parts.windows(2).all(|two| two[1] - two[0] <= 1) && parts[4_998] < 9 * 32 + 64);
+    }
+
+    #[test]
+    fn a_size_that_was_disturbed_does_not_make_larger_ones_slow() {
+        let mut cost = StepCost::default();
+        for (tokens, took) in [(1, 30.0), (3, 60.0), (4, 31.0), (8, 32.0)] {
+            cost.learn(tokens, millis(took));
+        }
+        assert!(close(cost.seconds(3), 31.0) && close(cost.seconds(6), 31.5));
+    }
+
+    #[test]
+    fn sizes_between_lie_on_the_line_and_larger_ones_cost_in_proportion() {
+        let mut cost = StepCost::default();
+        cost.learn(1, millis(35.0));
+        cost.learn(32, millis(140.0));
+        assert!(close(cost.seconds(1), 35.0) && close(cost.seconds(32), 140.0));
+        assert!(close(cost.seconds(16), 35.0 + 105.0 * 15.0 / 31.0));
+        assert!(close(cost.seconds(64), 280.0));
+        assert!(close(cost.at_least(64), 140.0) && close(cost.at_least(16), 85.8));
+        cost.learn(10_000, millis(9_000.0));
+        assert!(close(cost.seconds(20_000), 18_000.0));
+    }
+
+    #[test]
+    fn one_step_on_a_busy_machine_changes_little() {
+        let mut cost = StepCost::default();
+        for _ in 0..3 {
+            cost.learn(8, millis(50.0));
+        }
+        cost.learn(8, millis(5_000.0));
+        assert!(close(cost.seconds(8), 50.0 * 1.0625), "{:?}", cost.seconds(8));
+        (0..4).for_each(|_| cost.learn(8, millis(50.0)));
+        assert!(close(cost.seconds(8), 50.0));
+        // Nor is it the first of its size that counts for all that it took.
+        cost.learn(9_000, millis(1e9));
+        assert!(cost.seconds(9_000).unwrap() <= 2.0 * 50.0 * 9_000.0 / 8.0 / 1e3 * 1.1);
+    }
+
+    #[test]
+    fn a_first_step_that_was_slow_is_soon_forgotten() {
+        let mut cost = StepCost::default();
+        cost.learn(1, millis(2_000.0));
+        (0..12).for_each(|_| cost.learn(1, millis(35.0)));
+        assert!(close(cost.seconds(1), 35.0), "{:?}", cost.seconds(1));
+    }
+
+    #[test]
+    fn a_device_that_became_slower_is_followed() {
+        let mut cost = StepCost::default();
+        cost.learn(1, Duration::ZERO);
+        (0..300).for_each(|_| cost.learn(1, millis(35.0)));
+        assert!(close(cost.seconds(1), 35.0), "{:?}", cost.seconds(1));
+    }
+
+    #[test]
+    fn whoever_chooses_by_it_grows_into_what_is_cheap() {
+        let mut cost = StepCost::default();
+        cost.learn(1, millis(curve(1)));
+        let mut chosen = 1;
+        for _ in 0..100 {
+            let limit = 4.0 * curve(1) / 1e3;
+            chosen = (1..512).rev().find(|n| cost.seconds(*n).unwrap() <= limit).unwrap();
+            cost.learn(chosen, millis(curve(chosen)));
+        }
+        assert!((31..=33).contains(&chosen), "{chosen} tokens for {} ms", curve(chosen));
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_falls_and_stays_within_what_was_seen(
+            seen in vec((1_usize..6_000, 0_u64..3_000_000), 1..60),
+        ) {
+            let mut cost = StepCost::default();
+            for (tokens, micros) in &seen {
+                cost.learn(*tokens, Duration::from_micros(*micros));
+            }
+            let sizes = (0..14).flat_map(|power| [1 << power, (1 << power) + (1 << power) / 2]);
+            let mut last = 0.0;
+            for tokens in sizes {
+                let (now, least) = (cost.seconds(tokens).unwrap(), cost.at_least(tokens).unwrap());
+                prop_assert!(now >= last && now.is_finite(), "{} tokens: {} < {}", tokens, now, last);
+                prop_assert!(least > 0.0 && least <= now);
+                let slowest = seen.iter().map(|(_, micros)| *micros).max().unwrap().max(1);
+                prop_assert!(least <= slowest as f64 / 1e6 + 1e-9);
+                last = now;
+            }
+        }
+
+        #[test]
+        fn a_curve_is_learned_from_any_sizes(sizes in vec(1_usize..512, 200)) {
+            let mut cost = StepCost::default();
+            for tokens in &sizes {
+                cost.learn(*tokens, millis(curve(*tokens)));
+            }
+            for tokens in [40, 100, 300] {
+                let (got, want) = (cost.seconds(tokens).unwrap() * 1e3, curve(tokens));
+                prop_assert!((got / want - 1.0).abs() < 0.25, "{tokens}: {got} for {want}");
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Whether a request can be in time.
+
+use std::time::Duration;
+
+use super::{Entry, Refused, Scheduler, Standing};
+
+/// The part of an estimate that is sure: steps may become a little faster than they were.
+const SURE: f64 = 0.8;
+
+impl Scheduler {
+    /// Refuses a request that comes now, or waits already with nobody before it if it has no `standing`, and cannot be
+    /// in time: so many tokens of `prompt`, `steps` more after them, and `left` until its deadline. Only where it is
+    /// sure: what is not known costs nothing.
+    pub fn in_time(
+        &self,
+        prompt: usize,
+        steps: usize,
+        standing: Option<&Standing>,
+        left: Duration,
+    ) -> Result<(), Refused> {
+        let ahead = standing.map_or(0, |standing| self.tokens_ahead(standing));
+        let seconds = SURE * self.seconds_at_least(ahead.saturating_add(prompt), steps);
+        let expected = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        if expected <= left { Ok(()) } else { Err(Refused::TooLate { expected, left }) }
+    }
+
+    /// Tokens that are computed before the first of a request that comes now, unless somebody leaves.
+    fn tokens_ahead(&self, standing: &Standing) -> usize {
+        let running = self.running.iter().filter(|e| e.order.priority <= standing.priority);
+        // Those who want logits of their prompts take their time, and hold nobody up.
+        let whole = |entry: &&Entry| entry.prompt_logits.is_empty();
+        let prompts = running.filter(|entry| !entry.decodes()).filter(whole).map(Entry::left);
+        // The cache may have much of those that wait once it is their turn.
+        let waiting = self.waiting.surely_ahead(standing).filter(whole).map(Entry::surely_left);
+        prompts.chain(waiting).sum()
+    }
+
+    /// Seconds for these tokens in steps as large as may be, and then for some steps of one.
+    fn seconds_at_least(&self, tokens: usize, steps: usize) -> f64 {
+        let step = |tokens| self.cost.at_least(tokens).unwrap_or_default();
+        let most = self.limits.max_num_batched_tokens;
+        let (full, rest) = (tokens / most, tokens % most);
+        let last = if rest == 0 { 0.0 } else { step(rest) };
+        full as f64 * step(most) + last + steps as f64 * step(1)
+    }
+}
