@@ -1,6 +1,6 @@
 //! The engine: schedule, run, sample, emit, again and again.
 
-use std::{collections::HashMap, time::Instant};
+use std::{borrow::Cow, collections::HashMap, time::Instant};
 
 use crate::{
     blocks::{BlockPool, Scope},
@@ -324,7 +324,10 @@ impl Engine {
             let group = &self.requests[&slice.id.request];
             let known = group.tokens(slice.id.choice);
             let ids = &known[slice.start..slice.start + slice.length - slice.drafts];
-            let ids = [ids, guesses(drafts, slice)].concat();
+            let ids = match guesses(drafts, slice) {
+                [] => Cow::Borrowed(ids),
+                guesses => Cow::Owned([ids, guesses].concat()),
+            };
             let draws =
                 slice.samples.then(|| group.on_device(slice.id.choice, slice.drafts, vocab));
             (ids, draws.flatten().unwrap_or_default())

@@ -10,7 +10,6 @@ use super::{
     drive::{Driven, Pace, Seen, median},
     error::Error,
 };
-use crate::gpu::Reading;
 
 /// Gaps between tokens that are measured undisturbed: of fewer than a hundred there is no slowest in a hundred.
 pub(super) const UNDISTURBED: usize = 128;
@@ -84,17 +83,12 @@ pub(super) fn run(
     };
     Ok(Pace {
         prompt_tokens: prompts.iter().sum::<usize>() + prompt,
-        cached_prompt_tokens: None,
         output_tokens: (1 + alone.len() + disturbed.len()) * prompts.len() + 1,
-        first_token: None,
         step,
         decode_rate: prompts.len() as f64 / step.as_secs_f64(),
         prefill_rate: Some(prompt as f64 / first_token.as_secs_f64()),
-        outside: None,
-        launches: None,
-        gpu: Reading::default(),
         beside: Some(beside),
-        gain: None,
+        ..Pace::default()
     })
 }
 

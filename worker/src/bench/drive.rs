@@ -21,7 +21,7 @@ pub(super) const MAX_NUM_BATCHED_TOKENS: usize = 512;
 const SEED: u64 = 0x5709_4e12;
 
 /// How fast it went.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Pace {
     /// Of all sequences.
     pub(super) prompt_tokens: usize,
@@ -250,7 +250,6 @@ pub(super) fn decode(
     let prompt_tokens = prompts.iter().sum();
     Ok(Pace {
         prompt_tokens,
-        cached_prompt_tokens: None,
         output_tokens: drawn,
         first_token: median(&mut firsts.into_iter().flatten().collect::<Vec<_>>()),
         step,
@@ -259,8 +258,7 @@ pub(super) fn decode(
         outside,
         launches: (launched > 0).then(|| launched as f64 / (tokens - 1) as f64),
         gpu: meter.map(Meter::end).unwrap_or_default(),
-        beside: None,
-        gain: None,
+        ..Pace::default()
     })
 }
 

@@ -184,18 +184,11 @@ pub(super) fn naive(
     }
     let step = median(&mut steps).unwrap_or_default();
     let pace = Pace {
-        prompt_tokens: 0,
-        cached_prompt_tokens: None,
         output_tokens: steps.len(),
-        first_token: None,
         step,
         decode_rate: 1.0 / step.as_secs_f64(),
-        prefill_rate: None,
-        outside: None,
-        launches: None,
         gpu: meter.end(),
-        beside: None,
-        gain: None,
+        ..Pace::default()
     };
     Ok((load, pace))
 }

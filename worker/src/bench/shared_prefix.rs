@@ -9,7 +9,6 @@ use super::{
     drive::{Driven, Pace, Seen, median},
     error::Error,
 };
-use crate::gpu::Reading;
 
 /// What the rows are called: of the first prompt that begins so, and of the second.
 pub(super) const NAMES: [&str; 2] = ["prefix cold", "prefix warm"];
@@ -70,10 +69,6 @@ fn answer(driven: &mut Driven, prompt: Vec<u32>) -> Result<Pace, Error> {
         step,
         decode_rate: 1.0 / step.as_secs_f64(),
         prefill_rate: first.map(|first| prompt_tokens as f64 / first.as_secs_f64()),
-        outside: None,
-        launches: None,
-        gpu: Reading::default(),
-        beside: None,
-        gain: None,
+        ..Pace::default()
     })
 }

@@ -21,7 +21,7 @@ use super::{
     error::Error,
     lengths,
 };
-use crate::{config::SpeculationConfig, gpu::Reading};
+use crate::config::SpeculationConfig;
 
 /// Tokens of a prompt: the beginning of a story that the bundled model has not seen.
 pub(super) const PROMPT: usize = 32;
@@ -88,17 +88,11 @@ pub(super) fn run(
     let step = median(&mut times).unwrap_or_default();
     Ok(Pace {
         prompt_tokens: PROMPT * batch,
-        cached_prompt_tokens: None,
         output_tokens: gain.tokens as usize,
-        first_token: None,
         step,
         decode_rate: batch as f64 / step.as_secs_f64(),
-        prefill_rate: None,
-        outside: None,
-        launches: None,
-        gpu: Reading::default(),
-        beside: None,
         gain: Some(gain),
+        ..Pace::default()
     })
 }
 
