@@ -35,7 +35,11 @@ const LONGEST_PAUSE: u32 = 128;
 /// Of the time of every step, what probes may cost.
 const SPENDING: f64 = 0.01;
 /// A step in so many has no drafts where they give twice as much as none.
-const STALE: f64 = 640.0;
+const STALE: f64 = 320.0;
+/// What drafts gain has grown if it is so many times what it was: more likely a step without them has become cheaper...
+const RISE: f64 = 1.05;
+/// ...and such a step did, if it turned out to take so many times what it was to take.
+const FALL: f64 = 0.97;
 /// Steps' worth that the purse holds at most, and at first.
 const PURSE: f64 = 2.0;
 
@@ -54,7 +58,17 @@ pub(super) struct Control {
     /// Steps that it was asked about.
     step: u64,
     /// By number of sequences: the last step in which none of them drafted, to learn what that takes.
-    plain: Vec<Option<u64>>,
+    plain: Vec<Option<Look>>,
+}
+
+/// A step without drafts.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    step: u64,
+    /// Seconds that it was to take. None once that is compared with what it took.
+    expected: Option<f64>,
+    /// What drafts gained when last they gained anything, times plain.
+    gain: f64,
 }
 
 /// What is known of a sequence.
@@ -114,7 +128,7 @@ impl Control {
         let mut depths = scan.depths(best, ids.len());
         let gain = best.rate / scan.plain().rate;
         self.step_seconds = best.seconds(&prices);
-        if others == 0 && gain > 1.0 && self.is_stale(ids.len(), gain) {
+        if others == 0 && gain > 1.0 && self.is_stale(ids.len(), plain, gain) {
             depths.fill(0);
         } else if purse > 0.0 {
             // Twice the tokens that the step would have: sizes that never ran are taken to cost in proportion.
@@ -129,7 +143,7 @@ impl Control {
                 None => self.probe(ids, offers, &prices, best.drafts, &mut depths),
             }
         }
-        self.note(ids, others, &depths);
+        self.note(ids, others, [plain, gain], &depths);
         depths
     }
 
@@ -148,11 +162,21 @@ impl Control {
     }
 
     /// Whether a step of so many sequences without drafts is to run, so that others are not compared with one that nobody
-    /// has seen, or that was disturbed long ago. It costs what drafts gain, `gain` times plain: the less that is, the
-    /// sooner it is looked again.
-    fn is_stale(&self, sequences: usize, gain: f64) -> bool {
-        let last = self.plain.get(sequences).copied().flatten();
-        last.is_none_or(|last| (self.step - last) as f64 > STALE * (gain - 1.0))
+    /// has seen, that was disturbed long ago, or that the machine was slower for. It costs what drafts gain, `gain` times
+    /// plain: the less that is, the sooner it is looked again. `plain` is what is now believed of it, in seconds.
+    fn is_stale(&mut self, sequences: usize, plain: f64, gain: f64) -> bool {
+        let Some(look) = self.plain.get_mut(sequences).and_then(Option::as_mut) else {
+            return true;
+        };
+        if let Some(expected) = look.expected.take() {
+            look.gain *= plain / expected;
+            // It is looked until it takes what it was to take.
+            if plain < FALL * expected {
+                return true;
+            }
+        }
+        let aged = (self.step - look.step) as f64 > STALE * (gain - 1.0);
+        aged || gain > RISE * look.gain
     }
 
     /// The chance that a sequence's next draft token holds.
@@ -214,14 +238,23 @@ impl Control {
         }
     }
 
-    /// Takes note of who drafts nothing: what was learned of them gets old, and their turn to probe comes nearer.
-    fn note(&mut self, ids: &[SequenceId], others: usize, depths: &[usize]) {
+    /// Takes note of who drafts nothing: what was learned of them gets old, and their turn to probe comes nearer. If that
+    /// is everybody, a step of `plain` seconds was looked at, where drafts would have been worth `gain`.
+    fn note(
+        &mut self,
+        ids: &[SequenceId],
+        others: usize,
+        [plain, gain]: [f64; 2],
+        depths: &[usize],
+    ) {
         self.step += 1;
         if others == 0 && depths.iter().all(|depth| *depth == 0) {
             if self.plain.len() <= ids.len() {
                 self.plain.resize(ids.len() + 1, None);
             }
-            self.plain[ids.len()] = Some(self.step);
+            let last = &mut self.plain[ids.len()];
+            let gain = if gain > 1.0 { gain } else { last.map_or(1.0, |last| last.gain) };
+            *last = Some(Look { step: self.step, expected: Some(plain), gain });
         }
         for (id, _) in ids.iter().zip(depths).filter(|(_, depth)| **depth == 0) {
             if let Some(history) = self.histories.get_mut(id) {

@@ -35,6 +35,8 @@ const WORLDS: [World; 7] = [
     World { step: MIXED, round: |n| 0.1 * MIXED(n) },
 ];
 
+/// Steps for which the memory of a busy machine is slow, and for which it is not.
+const SPELL: usize = 50;
 /// Tokens that a sequence has before it draws any.
 const PROMPT: usize = 32;
 /// More of a sequence are not computed in one round.
@@ -115,7 +117,8 @@ struct Crowd<'a> {
     stays: usize,
     /// How often its drafts hold, by its number.
     chance: &'a dyn Fn(usize) -> f64,
-    /// Whether others use the machine: steps are up to a tenth slower, and one in fifty takes four times as long.
+    /// Whether others use the machine: steps are up to a tenth slower, one in fifty takes four times as long, and for
+    /// [`SPELL`] steps of every two they all take half as long again.
     busy: bool,
 }
 
@@ -165,10 +168,11 @@ impl World {
             let proposals = speculator.propose(&asking, 0, &cost);
             let drafted: usize = proposals.iter().map(Vec::len).sum();
             let size = crowd.sequences + drafted;
+            let spell = if (step / SPELL).is_multiple_of(2) { 1.5 } else { 1.0 };
             let slow = match roll() {
                 _ if !crowd.busy => 1.0,
-                rare if rare < 0.02 => 4.0,
-                usual => 1.0 + 0.1 * usual,
+                rare if rare < 0.02 => 4.0 * spell,
+                usual => (1.0 + 0.1 * usual) * spell,
             };
             cost.learn(size, Duration::from_secs_f64(slow * (self.step)(size)));
             let mut catching_up = 0;
@@ -225,29 +229,43 @@ fn always(chance: f64) -> impl Fn(usize) -> f64 {
     move |_| chance
 }
 
-#[test]
-fn it_is_never_much_slower_than_plain() {
-    let mut worst = (f64::MAX, String::new());
+/// Every world with 1 to 32 sequences, which stay so many steps, and drafts that hold never to always: how many times as
+/// fast as plain decoding 300 steps are, the slowest first.
+fn everywhere(stays: usize, busy: bool) -> Vec<(f64, String)> {
+    let mut ratios = Vec::new();
     for (w, world) in WORLDS.into_iter().enumerate() {
         for sequences in 1..=32 {
             for tenth in 0..=10 {
                 let chance = always(f64::from(tenth) / 10.0);
-                for (stays, busy) in [(60, false), (10_000, false), (200, true)] {
-                    let crowd = Crowd { sequences, stays, chance: &chance, busy };
-                    let run = world.run(Depth::Adaptive, 300, &crowd);
-                    let ratio = run.rate() / world.plain(sequences);
-                    let name = format!(
-                        "{ratio:.3}: world {w}, {sequences} at .{tenth}, stays {stays}, busy: {busy}"
-                    );
-                    if ratio < worst.0 {
-                        worst = (ratio, name);
-                    }
-                }
+                let crowd = Crowd { sequences, stays, chance: &chance, busy };
+                let run = world.run(Depth::Adaptive, 300, &crowd);
+                let ratio = run.rate() / world.plain(sequences);
+                ratios.push((ratio, format!("{ratio:.3}: world {w}, {sequences} at .{tenth}")));
             }
         }
     }
-    eprintln!("worst {}", worst.1);
-    assert!(worst.0 >= 0.97, "{}", worst.1);
+    ratios.sort_by(|one, other| one.0.total_cmp(&other.0));
+    ratios
+}
+
+#[test]
+fn it_is_never_much_slower_than_plain() {
+    for stays in [60, 10_000] {
+        let (worst, name) = &everywhere(stays, false)[0];
+        assert!(*worst >= 0.97, "{name}, stays {stays}");
+    }
+}
+
+#[test]
+fn it_is_hardly_slower_than_plain_where_others_slow_it_down() {
+    // What was learned in a slow spell misleads in a fast one until it is learned again: a few steps of bad luck.
+    let ratios = everywhere(200, true);
+    let (worst, name) = &ratios[0];
+    assert!(*worst >= 0.95, "{name}");
+    let slow = ratios.iter().filter(|(ratio, _)| *ratio < 0.97).count();
+    assert!(slow * 100 <= ratios.len(), "{slow} of {}", ratios.len());
+    let gained = ratios.iter().map(|(ratio, _)| ratio.ln()).sum::<f64>() / ratios.len() as f64;
+    assert!(gained.exp() > 1.13, "{}", gained.exp());
 }
 
 #[test]
