@@ -1,9 +1,6 @@
 //! How long a step takes, learned from the steps that ran. Pure: durations are arguments.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Sizes that are told apart in every octave: those up to twice as many are all told apart.
 const PARTS: u32 = 32;
@@ -35,36 +32,41 @@ struct Knot {
 }
 
 impl StepCost {
-    /// A step of `tokens` tokens took so long.
+    /// A step of `tokens` tokens took so long, and differs in no more than that from the others of its kind: what its size
+    /// got slower or faster, the machine got too, in part.
+    pub fn follow(&mut self, tokens: usize, took: Duration) {
+        let times = self.adjust(tokens, took).powf(SHARED);
+        let one = part(tokens);
+        for (_, knot) in self.knots.iter_mut().filter(|(part, _)| **part != one) {
+            knot.seconds = (times * knot.seconds).max(LEAST);
+        }
+        self.straighten();
+    }
+
+    /// A step of `tokens` tokens took so long, which says nothing of other sizes: one with prompts looks back on more
+    /// tokens every time.
     pub fn learn(&mut self, tokens: usize, took: Duration) {
+        self.adjust(tokens, took);
+    }
+
+    /// Answers how many times as long as before its size is now taken to take.
+    fn adjust(&mut self, tokens: usize, took: Duration) -> f64 {
         if tokens == 0 {
-            return;
+            return 1.0;
         }
         let expected = self.seconds(tokens);
         let most = expected.map_or(f64::INFINITY, |expected| SURPRISE * expected);
         let seconds = took.as_secs_f64().min(most).max(LEAST);
         let new = Knot { tokens: tokens as f64, seconds };
         let weight = if expected.is_some_and(|e| seconds < e) { FASTER } else { SLOWER };
-        match self.knots.entry(part(tokens)) {
-            Entry::Vacant(unknown) => {
-                unknown.insert(new);
-            }
-            Entry::Occupied(mut known) => {
-                let known = known.get_mut();
-                let before = known.seconds;
-                known.approach(new, weight);
-                let times = known.seconds / before;
-                self.share(part(tokens), times.powf(SHARED));
-            }
-        }
+        let knot = self.knots.entry(part(tokens)).or_insert(new);
+        let before = knot.seconds;
+        // Both move by the same part of the way, so that a knot stays on the curve whatever sizes it sees.
+        knot.tokens += weight * (new.tokens - knot.tokens);
+        knot.seconds += weight * (seconds - knot.seconds);
+        let times = knot.seconds / before;
         self.straighten();
-    }
-
-    /// All sizes but `one` take so many times as long.
-    fn share(&mut self, one: usize, times: f64) {
-        for (_, knot) in self.knots.iter_mut().filter(|(part, _)| **part != one) {
-            knot.seconds = (times * knot.seconds).max(LEAST);
-        }
+        times
     }
 
     fn straighten(&mut self) {
@@ -110,17 +112,11 @@ impl StepCost {
 
 /// The knot of a size: [`PARTS`] of them in every octave.
 fn part(tokens: usize) -> usize {
-    let coarse = tokens.ilog2().saturating_sub(PARTS.ilog2());
+    let coarse = tokens.max(1).ilog2().saturating_sub(PARTS.ilog2());
     (tokens >> coarse) + (coarse * PARTS) as usize
 }
 
 impl Knot {
-    /// Both move by the same part of the way, so that a knot stays on the curve whatever sizes it sees.
-    fn approach(&mut self, other: Self, weight: f64) {
-        self.tokens += weight * (other.tokens - self.tokens);
-        self.seconds += weight * (other.seconds - self.seconds);
-    }
-
     /// Seconds of another size, in proportion.
     fn at(self, tokens: f64) -> f64 {
         self.seconds * tokens / self.tokens
@@ -152,7 +148,7 @@ mod tests {
     fn nothing_is_known_before_a_step() {
         let mut cost = StepCost::default();
         assert_eq!((cost.seconds(1), cost.at_least(1)), (None, None));
-        cost.learn(0, millis(1.0));
+        cost.follow(0, millis(1.0));
         assert_eq!(cost.seconds(1), None, "a step of nothing is none");
     }
 
@@ -209,13 +205,16 @@ mod tests {
     fn what_makes_one_size_slower_makes_others_slower_too() {
         let mut cost = StepCost::default();
         for tokens in [1, 8, 1, 8] {
-            cost.learn(tokens, millis(10.0 * tokens as f64));
+            cost.follow(tokens, millis(10.0 * tokens as f64));
         }
-        (0..50).for_each(|_| cost.learn(8, millis(160.0)));
+        (0..50).for_each(|_| cost.follow(8, millis(160.0)));
         assert!(close(cost.seconds(8), 160.0), "{:?}", cost.seconds(8));
         assert!(close(cost.seconds(1), 10.0 * 2.0_f64.powf(SHARED)), "{:?}", cost.seconds(1));
         // And nothing of it stays.
-        (0..50).for_each(|_| cost.learn(8, millis(80.0)));
+        (0..50).for_each(|_| cost.follow(8, millis(80.0)));
+        assert!(close(cost.seconds(1), 10.0), "{:?}", cost.seconds(1));
+        // But for one with prompts.
+        (0..50).for_each(|_| cost.learn(8, millis(160.0)));
         assert!(close(cost.seconds(1), 10.0), "{:?}", cost.seconds(1));
     }
 
@@ -255,7 +254,11 @@ mod tests {
         ) {
             let mut cost = StepCost::default();
             for (tokens, micros) in &seen {
-                cost.learn(*tokens, Duration::from_micros(*micros));
+                if tokens.is_multiple_of(2) {
+                    cost.follow(*tokens, Duration::from_micros(*micros));
+                } else {
+                    cost.learn(*tokens, Duration::from_micros(*micros));
+                }
             }
             let sizes = (0..14).flat_map(|power| [1 << power, (1 << power) + (1 << power) / 2]);
             let mut last = 0.0;

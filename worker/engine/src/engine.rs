@@ -212,8 +212,7 @@ impl Engine {
         let began = Instant::now();
         let outcome = self.run(&plan, &drafts);
         self.draw(&plan, &drafts, &outcome);
-        let tokens = plan.slices.iter().map(|slice| slice.length).sum();
-        self.scheduler.learn(tokens, began.elapsed());
+        self.scheduler.learn(&plan.slices, began.elapsed());
         self.steps += 1;
         true
     }

@@ -221,9 +221,14 @@ impl Scheduler {
         plan
     }
 
-    /// A step of so many tokens took so long.
-    pub fn learn(&mut self, tokens: usize, took: Duration) {
-        self.cost.learn(tokens, took);
+    /// A step took so long.
+    pub fn learn(&mut self, step: &[Slice], took: Duration) {
+        let tokens = step.iter().map(|slice| slice.length).sum();
+        if step.iter().all(|slice| slice.length == 1 + slice.drafts) {
+            self.cost.follow(tokens, took);
+        } else {
+            self.cost.learn(tokens, took);
+        }
     }
 
     /// What steps cost, as far as it was seen.

@@ -183,7 +183,7 @@ impl DraftModel {
 fn run(runner: &mut Runner, cost: &mut StepCost, parts: &[Part]) -> Outcome {
     let begun = Instant::now();
     let outcome = runner.run(parts);
-    cost.learn(parts.iter().map(|part| part.ids.len()).sum(), begun.elapsed());
+    cost.follow(parts.iter().map(|part| part.ids.len()).sum(), begun.elapsed());
     outcome
 }
 

@@ -174,7 +174,7 @@ impl World {
                 rare if rare < 0.02 => 4.0 * spell,
                 usual => (1.0 + 0.1 * usual) * spell,
             };
-            cost.learn(size, Duration::from_secs_f64(slow * (self.step)(size)));
+            cost.follow(size, Duration::from_secs_f64(slow * (self.step)(size)));
             let mut catching_up = 0;
             for (number, _) in numbers.iter().zip(&proposals).filter(|(_, p)| !p.is_empty()) {
                 let (length, computed) = lengths.entry(*number).or_insert((PROMPT, 0));

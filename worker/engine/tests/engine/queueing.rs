@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use stoker_engine::{
     Scope,
     blocks::BlockPool,
-    scheduler::{Limits, Refused, Scheduler, SequenceId, Size, Standing, Texts},
+    scheduler::{Limits, Refused, Scheduler, SequenceId, Size, Slice, Standing, Texts},
 };
 
 const LIMITS: Limits = Limits {
@@ -179,9 +179,16 @@ fn took(tokens: usize) -> Duration {
     Duration::from_micros(35_000.max(23_000 + 3_650 * tokens as u64))
 }
 
+/// A step of one sequence's tokens took so long.
+fn learn(scheduler: &mut Scheduler, length: usize, took: Duration) {
+    let id = SequenceId { request: 0, choice: 0 };
+    let slice = Slice { id, start: 0, length, logits: 1, samples: true, drafts: 0 };
+    scheduler.learn(&[slice], took);
+}
+
 fn learned(scheduler: &mut Scheduler) {
     for power in 0..10 {
-        scheduler.learn(1 << power, took(1 << power));
+        learn(scheduler, 1 << power, took(1 << power));
     }
 }
 
@@ -204,7 +211,7 @@ fn nobody_waits_twice_as_long_for_a_token_while_a_long_prompt_is_computed() {
             assert!(took(tokens) < alone * 2, "{tokens} tokens");
             left -= ran[decoding].1;
             steps += 1;
-            scheduler.learn(tokens, took(tokens));
+            learn(&mut scheduler, tokens, took(tokens));
         }
         assert!(steps <= 2_000_usize.div_ceil(7), "{steps} steps");
         // Whoever decodes alone again is not slowed down.
@@ -255,12 +262,12 @@ fn whoever_cannot_be_in_time_is_told_so_and_nobody_else() {
         too_late(scheduler.in_time(prompt, steps, standing, Duration::from_millis(millis)))
     };
     assert_eq!(in_time(&scheduler, 1_000_000, 9, Some(&usual), 0), None, "nothing is known");
-    scheduler.learn(1, Duration::from_millis(10));
+    learn(&mut scheduler, 1, Duration::from_millis(10));
     // Nobody knows what larger steps cost; four of them cost at least so much.
     assert_eq!(in_time(&scheduler, 2_048, 0, Some(&usual), 32), None);
     assert_eq!(in_time(&scheduler, 2_048, 0, Some(&usual), 31), Some(32));
-    scheduler.learn(512, Duration::from_millis(20));
-    (0..200).for_each(|_| scheduler.learn(512, Duration::from_millis(1_000)));
+    learn(&mut scheduler, 512, Duration::from_millis(20));
+    (0..200).for_each(|_| learn(&mut scheduler, 512, Duration::from_millis(1_000)));
     // Four full steps of a second, of which four fifths are sure.
     assert_eq!(in_time(&scheduler, 2_048, 0, Some(&usual), 3_300), None);
     assert!(in_time(&scheduler, 2_048, 0, Some(&usual), 3_000).is_some());

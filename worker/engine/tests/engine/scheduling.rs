@@ -289,8 +289,9 @@ impl World {
         for slice in &plan.slices {
             self.ran(slice)?;
         }
-        let tokens = plan.slices.iter().map(|slice| slice.length).sum();
-        self.scheduler.learn(tokens, Duration::from_millis(35.max(10 + 4 * tokens as u64)));
+        let tokens: usize = plan.slices.iter().map(|slice| slice.length).sum();
+        let took = Duration::from_millis(35.max(10 + 4 * tokens as u64));
+        self.scheduler.learn(&plan.slices, took);
         Ok(())
     }
 
