@@ -2,9 +2,9 @@
 //!
 //! Iteration-level batching. Every step decodes one token for each sequence that is past its prompt, and the tokens
 //! that somebody drafts to follow it, then fills the token budget with chunks of prompts, of those that run and of those
-//! that are let in for it, in one order: the most urgent first, then the oldest. Who is next of those that wait, [`queue`]
-//! says; how long the prompts' part may be while others wait for their next token, [`pace`]; who gets which blocks,
-//! [`room`]. What the cache has of a sequence when it enters need not be computed ([`prefix`]). It gets the blocks of
+//! that are let in for it, in one order: the most urgent first, then the oldest. Who is next of those that wait, `queue`
+//! says; how long the prompts' part may be while others wait for their next token, `pace`; who gets which blocks,
+//! `room`. What the cache has of a sequence when it enters need not be computed (`prefix`). It gets the blocks of
 //! everything else as well, so only decoding and forks can run out of them; then the last in the order gives all of its
 //! blocks back and is computed again later. It does so as well for a request that is more urgent and finds no room.
 //!
