@@ -11,6 +11,7 @@ mod failing;
 mod families;
 mod logprobs;
 mod prefix_cache;
+mod promises;
 mod queueing;
 mod resuming;
 mod scheduling;

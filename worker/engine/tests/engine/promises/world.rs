@@ -1,0 +1,327 @@
+//! A scheduler, the requests it plans for, and a cache that remembers what was written to it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use proptest::{prelude::*, test_runner::TestCaseError};
+use stoker_engine::{
+    Scope,
+    blocks::BlockPool,
+    sampling::mix64,
+    scheduler::{Limits, Scheduler, SequenceId, Size, Slice, blocks_for},
+};
+use stoker_ops::KV_BLOCK;
+
+use super::{
+    checks::check_economy,
+    happenings::{Arrival, Happening},
+    texts::{Alive, Known, Text},
+};
+use crate::scheduling::standing;
+
+/// The scheduler, and everything it decides about.
+pub struct World {
+    pub scheduler: Scheduler,
+    pub pool: BlockPool,
+    pub limits: Limits,
+    pub alive: Alive,
+    /// What the slots of the cache hold.
+    pub cache: HashMap<(u32, usize), u64>,
+    /// How often blocks of prompts were computed, by their content.
+    pub computed: HashMap<u64, usize>,
+    pub ended: Vec<Vec<u32>>,
+    pub next: u64,
+    pub stops: usize,
+    /// Tokens that are drafted for a sequence in one step, at most.
+    pub most_drafts: usize,
+    /// Those that had a place after the last plan, or parted since.
+    pub running: HashSet<SequenceId>,
+    /// Those that ever had one, here or elsewhere.
+    pub begun: HashSet<SequenceId>,
+}
+
+impl World {
+    pub fn new(limits: Limits, blocks: u32, most_drafts: usize) -> Self {
+        let pool = BlockPool::new(blocks);
+        let scheduler = Scheduler::new(limits, pool.clone());
+        let (alive, cache, computed, ended, running, begun) = Default::default();
+        Self {
+            scheduler,
+            pool,
+            limits,
+            alive,
+            cache,
+            computed,
+            ended,
+            next: 0,
+            stops: 0,
+            most_drafts,
+            running,
+            begun,
+        }
+    }
+
+    pub fn happens(&mut self, happening: Happening) -> Result<(), TestCaseError> {
+        match happening {
+            Happening::Arrives(arrival) => self.arrives(&arrival)?,
+            Happening::Leaves { which } => {
+                if let Some(request) = self.alive.0.keys().nth(which).copied() {
+                    self.scheduler.remove_request(request);
+                    self.alive.0.remove(&request);
+                }
+            }
+            Happening::Stops => self.stops += 1,
+            Happening::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn prompt(&self, arrival: &Arrival) -> Vec<u32> {
+        let followed = arrival.follows.and_then(|which| self.ended.iter().rev().nth(which));
+        let mut prompt = followed.cloned().unwrap_or_default();
+        // The first two texts begin alike.
+        let of_its_own = |i: usize| if i < 40 { arrival.text / 2 } else { arrival.text };
+        prompt.extend((0..arrival.prompt).map(|i| of_its_own(i) * 100 + i as u32));
+        prompt.truncate(120);
+        prompt
+    }
+
+    fn arrives(&mut self, arrival: &Arrival) -> Result<(), TestCaseError> {
+        let (id, prompt) = (self.next, self.prompt(arrival));
+        self.next += 1;
+        let Arrival { num_sequences, prompt_logits, bypass, begun, .. } = *arrival;
+        let size = Size {
+            prompt: prompt.len(),
+            longest: prompt.len() + arrival.tokens,
+            num_sequences,
+            prompt_logits,
+            scope: Scope::shared(arrival.tenant.to_string(), ""),
+            bypass_prefix_cache: bypass,
+        };
+        let fits = blocks_for(size.longest) <= self.pool.total()
+            && num_sequences as usize <= self.limits.max_num_seqs;
+        let standing = standing(arrival.priority, arrival.tenant.into());
+        let text = Text::new(&size.scope, &prompt);
+        let texts = if begun == 0 {
+            prop_assert_eq!(self.scheduler.add(id, size.clone(), &standing).is_ok(), fits);
+            [(0, text)].into()
+        } else {
+            let open: Vec<_> = (0..num_sequences).map(|c| (c, prompt.len() + begun)).collect();
+            prop_assert_eq!(
+                self.scheduler.resume(id, size.clone(), &open, &standing).is_ok(),
+                fits
+            );
+            let texts = (0..num_sequences).map(|choice| {
+                let mut text = text.clone();
+                (0..begun).for_each(|_| text.draw(choice));
+                (choice, text)
+            });
+            texts.collect()
+        };
+        if fits && begun > 0 {
+            let begun = |choice| SequenceId { request: id, choice };
+            self.begun.extend((0..num_sequences).map(begun));
+        }
+        let known = Known {
+            texts,
+            standing,
+            forked: begun > 0,
+            again: begun > 0,
+            lookup: None,
+            computed: vec![0; size.prompt],
+            shown: vec![0; size.prompt],
+            size,
+        };
+        if fits {
+            self.alive.0.insert(id, known);
+        }
+        Ok(())
+    }
+
+    pub fn step(&mut self) -> Result<(), TestCaseError> {
+        let wanted = self.draft()?;
+        let plan = self.scheduler.plan(&self.alive);
+        for id in &plan.preempted {
+            self.known(*id).again = true;
+        }
+        self.check_limits(&plan)?;
+        self.check_order(&plan)?;
+        self.check_lookups(&plan)?;
+        let holders = self.check_blocks()?;
+        let mut planned = HashSet::new();
+        for slice in &plan.slices {
+            prop_assert!(planned.insert(slice.id), "at most one slice a sequence");
+            let wanted = wanted.get(&slice.id).copied().unwrap_or_default();
+            prop_assert!(slice.drafts <= wanted, "{slice:?}: {wanted} were drafted");
+            self.write(slice, &holders)?;
+        }
+        for slice in &plan.slices {
+            self.read(slice)?;
+        }
+        for slice in &plan.slices {
+            self.ran(slice)?;
+        }
+        let tokens: usize = plan.slices.iter().map(|slice| slice.length).sum();
+        let took = Duration::from_millis(35.max(10 + 4 * tokens as u64));
+        self.scheduler.learn(&plan.slices, took);
+        Ok(())
+    }
+
+    pub fn priority(&self, id: SequenceId) -> u32 {
+        self.alive.0[&id.request].standing.priority
+    }
+
+    fn known(&mut self, id: SequenceId) -> &mut Known {
+        self.alive.0.get_mut(&id.request).unwrap()
+    }
+
+    pub fn text(&self, id: SequenceId) -> &Text {
+        &self.alive.0[&id.request].texts[&id.choice]
+    }
+
+    /// Drafts for everybody who decodes, of any number.
+    fn draft(&mut self) -> Result<HashMap<SequenceId, usize>, TestCaseError> {
+        let mut drafts = HashMap::new();
+        for id in self.scheduler.decoding() {
+            let (size, tokens) = (&self.alive.0[&id.request].size, self.text(id).tokens.len());
+            prop_assert!(tokens > size.prompt);
+            let room = self.most_drafts.min(size.longest - tokens - 1);
+            drafts.insert(id, anything(id, tokens) % (room + 1));
+        }
+        drafts.iter().for_each(|(id, drafts)| self.scheduler.draft(*id, *drafts));
+        Ok(drafts)
+    }
+
+    /// What a slice puts at a position: guesses that will not hold are something else than what comes there.
+    fn content(&self, slice: &Slice, position: usize) -> u64 {
+        let mut text = self.text(slice.id).clone();
+        let guesses = text.tokens.len();
+        while text.tokens.len() <= position {
+            text.draw(slice.id.choice);
+        }
+        let content = text.content(position);
+        if position < guesses + held(slice) { content } else { !content }
+    }
+
+    fn slot(&self, id: SequenceId, position: usize) -> (u32, usize) {
+        let block = &self.scheduler.table(id)[position / KV_BLOCK];
+        (block.number(), position % KV_BLOCK)
+    }
+
+    fn write(
+        &mut self,
+        slice: &Slice,
+        holders: &HashMap<u32, Vec<(SequenceId, usize)>>,
+    ) -> Result<(), TestCaseError> {
+        prop_assert!(slice.length > 0);
+        for position in slice.start..slice.start + slice.length {
+            let slot = self.slot(slice.id, position);
+            prop_assert_eq!(holders[&slot.0].len(), 1, "nobody writes what another reads");
+            let block = &self.scheduler.table(slice.id)[position / KV_BLOCK];
+            prop_assert!(!block.is_kept(), "nor what another may find");
+            let content = self.content(slice, position);
+            self.cache.insert(slot, content);
+            let known = self.alive.0.get_mut(&slice.id.request).unwrap();
+            if position < shared(&known.size) && slot.1 + 1 == KV_BLOCK {
+                *self.computed.entry(content).or_default() += 1;
+            }
+            if let Some(times) = known.computed.get_mut(position) {
+                *times += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// What attention looks at is what this sequence, or another with the same tokens up to there, put there.
+    fn read(&self, slice: &Slice) -> Result<(), TestCaseError> {
+        for position in 0..slice.start + slice.length {
+            let found = self.cache.get(&self.slot(slice.id, position)).copied();
+            prop_assert_eq!(found, Some(self.content(slice, position)));
+        }
+        Ok(())
+    }
+
+    fn ran(&mut self, slice: &Slice) -> Result<(), TestCaseError> {
+        let (id, held) = (slice.id, held(slice));
+        let text = self.known(id).texts.get_mut(&id.choice).unwrap();
+        let end = slice.start + slice.length;
+        prop_assert_eq!(slice.samples, end - slice.drafts == text.tokens.len());
+        (0..held).for_each(|_| text.draw(id.choice));
+        let drawn = if slice.samples { 1 + held } else { 0 };
+        self.scheduler.ran(slice, drawn, &self.alive);
+        let stops = self.stops > 0;
+        let mut forked = Vec::new();
+        let known = self.known(id);
+        let text = known.texts.get_mut(&id.choice).unwrap();
+        for position in end - slice.logits..end - drawn_from(slice) {
+            prop_assert!(known.size.prompt_logits && position < known.size.prompt - 1);
+            known.shown[position] += 1;
+        }
+        if !slice.samples {
+            return Ok(());
+        }
+        if !known.forked {
+            known.forked = true;
+            let (prompt, others) = (text.clone(), 1..known.size.num_sequences);
+            known.texts.extend(others.clone().map(|choice| (choice, prompt.clone())));
+            let forks = others.map(|choice| SequenceId { request: id.request, choice });
+            forked = forks.collect();
+        }
+        let text = known.texts.get_mut(&id.choice).unwrap();
+        text.draw(id.choice);
+        let ended = stops || text.tokens.len() >= known.size.longest;
+        self.running.extend(&forked);
+        self.begun.extend(&forked);
+        if !ended {
+            return Ok(());
+        }
+        let known = self.known(id);
+        let text = known.texts.remove(&id.choice).unwrap();
+        let over = known.texts.is_empty();
+        self.stops = self.stops.saturating_sub(1);
+        self.ended.push(text.tokens);
+        self.scheduler.remove(id);
+        if over {
+            let known = self.alive.0.remove(&id.request).unwrap();
+            check_economy(&known)?;
+        }
+        Ok(())
+    }
+
+    pub fn until_all_have_ended(&mut self) -> Result<(), TestCaseError> {
+        // The first in the order computes at least a token in every step, and loses nothing.
+        let work = |known: &Known| known.size.longest * known.size.num_sequences as usize;
+        let mut steps_left = self.alive.0.values().map(work).sum::<usize>();
+        while !self.alive.0.is_empty() {
+            prop_assert!(steps_left > 0, "starved: {} never end", self.alive.0.len());
+            steps_left -= 1;
+            self.step()?;
+        }
+        prop_assert_eq!(self.pool.free(), self.pool.total(), "every block comes home");
+        prop_assert_eq!(self.scheduler.queued_tokens(), 0);
+        Ok(())
+    }
+}
+
+/// Rows of a slice that tokens are drawn from.
+pub fn drawn_from(slice: &Slice) -> usize {
+    if slice.samples { 1 + slice.drafts } else { 0 }
+}
+
+/// How many drafts of a slice will hold.
+pub fn held(slice: &Slice) -> usize {
+    anything(slice.id, slice.start) % (slice.drafts + 1)
+}
+
+/// A number that nobody expects, the same each time.
+pub fn anything(id: SequenceId, position: usize) -> usize {
+    let sequence = mix64(id.request) ^ u64::from(id.choice);
+    mix64(mix64(sequence) ^ position as u64) as usize
+}
+
+/// Tokens of a prompt that fill blocks, but for the last one.
+pub fn shared(size: &Size) -> usize {
+    (size.prompt - 1) / KV_BLOCK * KV_BLOCK
+}
