@@ -3,6 +3,8 @@
 //! Spans and attributes have OpenTelemetry's names, where it has one; its names for generative models are
 //! still in development, which is one more reason to keep them in one place. docs/metrics.md lists the metrics.
 
+pub mod label;
+
 use super::metrics::{Kind, Metric};
 
 /// Names of spans.
@@ -75,32 +77,6 @@ pub mod attribute {
     pub const STEPS: &str = "stoker.steps";
     /// Times that the request lost its place and was computed again.
     pub const PREEMPTIONS: &str = "stoker.preemptions";
-}
-
-/// Labels of metrics.
-pub mod label {
-    /// A model that is served, or [`UNKNOWN_MODEL`] for all others together.
-    pub const MODEL: &str = "model";
-    /// A gRPC status by its name.
-    pub const CODE: &str = "code";
-    /// Why something failed, as `google.rpc.ErrorInfo.reason` has it. Of an ejection `failures`,
-    /// `slow_first_token`, `slow_tokens` or `probe`.
-    pub const REASON: &str = "reason";
-    /// `stop`, `length`, or why a request failed, as `google.rpc.ErrorInfo.reason` has it.
-    pub const OUTCOME: &str = "outcome";
-    /// `live`, `ejected`, `standing` (still, or silent), `draining` or `gone`.
-    pub const STATE: &str = "state";
-    /// A limit of admission: `queue`, `tenant_queue`, `queue_timeout`, `patience` or `memory`.
-    pub const LIMIT: &str = "limit";
-    /// A worker's id.
-    pub const WORKER: &str = "worker";
-    /// A version of Stoker.
-    pub const VERSION: &str = "version";
-    /// A part of a GPU: `tensor-cores` or `graphs`.
-    pub const PART: &str = "part";
-
-    /// Stands for every model that is not served, since clients may ask for any name.
-    pub const UNKNOWN_MODEL: &str = "(unknown)";
 }
 
 /// A whole request, in seconds.
@@ -568,7 +544,19 @@ mod tests {
             }
             text.push('\n');
         }
+        text.push_str("## Labels\n\n| label | values |\n| --- | --- |\n");
+        for (label, values) in label::ALL {
+            let _ = writeln!(text, "| `{label}` | {values} |");
+        }
         text
+    }
+
+    #[test]
+    fn every_label_is_explained() {
+        let explained: Vec<_> = label::ALL.iter().map(|(label, _)| *label).collect();
+        for metric in PROCESS.iter().chain(router::ALL).chain(worker::ALL).chain(gpu::ALL) {
+            assert!(metric.labels.iter().all(|l| explained.contains(l)), "{}", metric.full_name());
+        }
     }
 
     #[test]

@@ -1,0 +1,51 @@
+//! Labels of metrics. [`ALL`] says what they may be.
+
+/// A model.
+pub const MODEL: &str = "model";
+/// A gRPC status.
+pub const CODE: &str = "code";
+/// Why something failed.
+pub const REASON: &str = "reason";
+/// How something ended.
+pub const OUTCOME: &str = "outcome";
+/// What a worker is to the router.
+pub const STATE: &str = "state";
+/// A limit of admission.
+pub const LIMIT: &str = "limit";
+/// A worker.
+pub const WORKER: &str = "worker";
+/// A version of Stoker.
+pub const VERSION: &str = "version";
+/// A part of a GPU.
+pub const PART: &str = "part";
+
+/// Each with its values.
+pub const ALL: &[(&str, &str)] = &[
+    (MODEL, "One that is served, or `(unknown)` for all others together"),
+    (CODE, "A gRPC status by its name, for instance `RESOURCE_EXHAUSTED`"),
+    (
+        REASON,
+        "As `google.rpc.ErrorInfo.reason` has it: `INVALID`, `UNKNOWN_MODEL`, `OVERLOADED`, `UNAVAILABLE`, `DRAINING`, \
+         `WORKER_LOST`, `WORKER_STALLED`, `INTERRUPTED`, `DEADLINE_EXCEEDED`, `TOO_LATE` (a deadline that could not \
+         be met), `CANCELLED`, `UNSUPPORTED`, `INTERNAL`; of an ejection `failures`, `slow_first_token`, \
+         `slow_tokens` or `probe`",
+    ),
+    (
+        OUTCOME,
+        "Of a request `stop`, `length`, or why it failed, as in `reason`; of a hedge whose token came first, `first` \
+         or `second`",
+    ),
+    (STATE, "`live`, `ejected`, `standing` (still, or silent), `draining` or `gone`"),
+    (
+        LIMIT,
+        "`queue` (`--queue-size`), `tenant_queue` (`--tenant-queue-size`), `queue_timeout` (waited for \
+         `--queue-timeout` in vain), `patience` (would have waited longer than that, or than its deadline), `memory` \
+         (`--max-request-memory`)",
+    ),
+    (WORKER, "The id of a worker (`--worker-id`)"),
+    (VERSION, "Of Stoker"),
+    (PART, "`tensor-cores` or `graphs`"),
+];
+
+/// Stands for every model that is not served, since clients may ask for any name.
+pub const UNKNOWN_MODEL: &str = "(unknown)";
