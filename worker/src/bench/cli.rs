@@ -29,30 +29,56 @@ Examples:
   How much sooner does an answer begin whose prompt begins like another?
     stoker-worker bench --shared-prefix 1000
 
-Every row is measured in a process of its own, which loads its own file; peak memory is that process's.
-Prompts are random tokens, always the same; the likeliest token is taken, and nothing ends an answer early.
+Every row is measured in a process of its own, which loads its own file; peak memory is that
+process's. Prompts are random tokens, always the same; the likeliest token is taken, and nothing
+ends an answer early. Rows with guesses (--speculate, the last one of --ladder) tell stories, by
+the bundled model made as large as --random-weights say, or by --model: greedy ones and ones at
+temperature 1, with and without guesses by turns.
 
 A row's keys, in the table, in CSV and in JSON:
-  context        positions that a sequence holds while it decodes, on average
-  prompt_tokens, output_tokens   of all sequences of the row together
-  cached_prompt_tokens           of the prompt, what the prefix cache had; with --shared-prefix alone
-  ttft_seconds   from a sequence's submission to its first token; the median of several sequences
-  tpot_seconds   time per output token: the median step in which all sequences decode
-  decode_tokens_per_second       batch / tpot_seconds; with --sustain what came in the minute
-  prefill_tokens_per_second      prompt_tokens / the time until every sequence had its first token
-  read_rate_bytes_per_second     what all threads together read from memory, the mean of two
-                 measurements in that process: before it loads the model, and after its last step;
-                 on a GPU what a copy in its memory reads and writes
-  read_rate_ratio                bytes that a step must read, weights once and the keys and values of
-                 every sequence, times steps a second, divided by the read rate
-  launches_per_step              kernels and graphs that a GPU is told to run in a step in which all decode
-  gpu_...        what NVIDIA's driver says while all decode: means, of memory and temperature the most
-  inter_token_p50_seconds, inter_token_p99_seconds      with --long-prompt, of 128 tokens: the median time
-                 between two tokens, and the slowest in a hundred
-  beside_inter_token_...         the same from the long prompt's submission to its first token, and p99 as
-                 a ratio to p99 undisturbed; prefill_tokens_per_second is the long prompt's
-What does not apply is null in JSON and empty in CSV. `outside %`, in the table alone, is the share of a
-step that is spent outside the model's operations.
+  model, scenario, format,          what is measured
+  quantize, device, threads, batch
+  run                               which of the rows that are alike, from 1; with --sustain the
+                                    minute
+  context                           positions that a sequence holds while it decodes, on average
+  load_seconds                      from opening the file to a model that can run
+  prompt_tokens, output_tokens      of all sequences of the row together
+  cached_prompt_tokens              with --shared-prefix: of the prompt, what the prefix cache had
+  ttft_seconds                      from a sequence's submission to its first token; the median of
+                                    several
+  tpot_seconds                      time per output token: the median step in which all decode;
+                                    with guesses, where a step may give several, time divided by
+                                    tokens
+  decode_tokens_per_second          batch / tpot_seconds; with --sustain what came in the minute
+  prefill_tokens_per_second         prompt_tokens / the time until all had their first token; with
+                                    --long-prompt that prompt's
+  peak_rss_bytes                    the most memory that the row's process had
+  read_rate_bytes_per_second        what all threads together read from memory, the mean of two
+                                    measurements in that process: before it loads the model, and
+                                    after its last step; on a GPU what a copy in its memory reads
+                                    and writes
+  read_rate_ratio                   bytes that a step must read, weights once and all keys and
+                                    values, times steps a second, divided by the read rate
+  launches_per_step                 kernels and graphs that a GPU is told to run while all decode
+  gpu_utilization, gpu_power_watts, what NVIDIA's driver says while all decode: means...
+  gpu_clock_hertz,
+  gpu_memory_clock_hertz
+  gpu_memory_used_bytes,            ...and the most
+  gpu_temperature_celsius
+  long_prompt_tokens                with --long-prompt: its length
+  long_prompt_ttft_seconds          from its submission to its first token
+  inter_token_p50_seconds,          of 128 tokens before it: the median time between two, and
+  inter_token_p99_seconds           the slowest in a hundred
+  beside_inter_token_p50_seconds,   the same while it is computed
+  beside_inter_token_p99_seconds
+  beside_inter_token_p99_ratio      p99 then by p99 before
+  drafted_tokens, accepted_tokens   with guesses: how many were looked at, and how many were right
+  tokens_per_target_step            what a sequence got in a step of the model; in the table
+                                    `tok/step`
+  speedup_over_plain                times as fast as without guesses; in the table `x plain`
+
+What does not apply is null in JSON and empty in CSV. `outside %`, in the table alone, is the
+share of a step that is spent outside the model's operations.
 
 Exit codes: 0, 1 for a failure, 2 for bad usage.";
 
@@ -92,8 +118,7 @@ pub struct BenchArgs {
     )]
     pub format: Vec<Format>,
 
-    /// Who guesses tokens ahead: measures what that gains, on the bundled model made as large as --random-weights say, or
-    /// on --model.
+    /// Who guesses tokens ahead: measures what that gains.
     #[command(flatten)]
     pub speculation: config::SpeculationConfig,
 
@@ -133,7 +158,7 @@ pub struct BenchArgs {
     )]
     pub batch: Option<u32>,
 
-    /// The same with 1, 2, 4, 8, 16, 32 and 64 sequences, and the factor over one
+    /// The same with 1, 2, 4, 8, 16, 32 and 64 sequences (up to 32 with --speculate), and the factor over one
     #[arg(
         long,
         env = "STOKER_BENCH_SWEEP",

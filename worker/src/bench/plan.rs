@@ -55,13 +55,24 @@ pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
         || args.long_prompt.is_some()
         || args.shared_prefix.is_some()
         || args.ladder;
-    if args.speculation.speculate != Drafter::Off && elsewhere {
-        return Err(Error::Usage(
-            "--speculate (or STOKER_SPECULATE) measures stories with and without guesses: it goes with --batch \
-             and --sweep, and --ladder has such a row in any case"
-                .into(),
-        ));
+    if args.speculation.speculate != Drafter::Off {
+        if elsewhere {
+            return Err(Error::Usage(
+                "--speculate (or STOKER_SPECULATE) measures stories with and without guesses: it goes with \
+                 --batch and --sweep, and --ladder has such a row in any case"
+                    .into(),
+            ));
+        }
+        if args.context.is_some() || !args.format.is_empty() {
+            return Err(Error::Usage(
+                "--context and --format do not go with --speculate: its stories have a length of their own, \
+                 and its model is made in one format"
+                    .into(),
+            ));
+        }
     }
+    // What is made as large as random weights is the bundled model.
+    args.speculation.draft(args.model.as_ref().unwrap_or(&ModelSource::Bundled))?;
     match args.sustain {
         Some(time) if time < SUSTAIN_LEAST => Err(Error::Usage(format!(
             "--sustain {time:?} is too short to say anything; give at least {SUSTAIN_LEAST:?}"
