@@ -15,6 +15,8 @@ const DRAINING: &str = "DRAINING";
 /// The same for workers that are gone, or as good as gone.
 const LOST: &str = "WORKER_LOST";
 const STALLED: &str = "WORKER_STALLED";
+/// Tells a deadline that could not be met from one that passed.
+const TOO_LATE: &str = "TOO_LATE";
 /// Tells an answer that had begun from a request that nobody took.
 const INTERRUPTED: &str = "INTERRUPTED";
 /// A worker that was lost may be back by then.
@@ -93,6 +95,12 @@ pub enum ServiceError {
         /// Where the time ran out, for instance `while queued`.
         stage: String,
     },
+    /// The caller's deadline would pass, so nothing was begun. Somebody who is faster may be in time.
+    #[error("{what}; give it more time")]
+    TooLate {
+        /// What it takes, and what it has.
+        what: String,
+    },
     /// The caller went away.
     #[error("cancelled by the caller")]
     Cancelled,
@@ -128,7 +136,8 @@ impl ServiceError {
     /// Whether the same request may succeed on another worker.
     pub fn is_retryable_elsewhere(&self) -> bool {
         let busy = matches!(self, Self::Unavailable { .. } | Self::Overloaded { .. });
-        busy || self.is_free_elsewhere()
+        let slow = matches!(self, Self::TooLate { .. });
+        busy || slow || self.is_free_elsewhere()
     }
 
     /// Whether asking another worker adds no load to the cluster, since the first one does nothing for the
@@ -149,6 +158,7 @@ impl ServiceError {
             Self::Stalled(_) => STALLED,
             Self::Interrupted { .. } => INTERRUPTED,
             Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
+            Self::TooLate { .. } => TOO_LATE,
             Self::Cancelled => "CANCELLED",
             Self::Unsupported(_) => "UNSUPPORTED",
             Self::Internal(_) => "INTERNAL",
@@ -170,7 +180,7 @@ impl ServiceError {
             | Self::Lost(_)
             | Self::Stalled(_)
             | Self::Interrupted { .. } => Code::Unavailable,
-            Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
+            Self::DeadlineExceeded { .. } | Self::TooLate { .. } => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
             Self::Unsupported(_) => Code::Unimplemented,
             Self::Internal(_) => Code::Internal,
@@ -183,7 +193,7 @@ impl ServiceError {
             Self::UnknownModel { model, available } => {
                 vec![("model", model.clone()), ("available", available.join("\n"))]
             }
-            Self::Overloaded { what, .. } => vec![("what", what.clone())],
+            Self::Overloaded { what, .. } | Self::TooLate { what } => vec![("what", what.clone())],
             Self::Draining(who) => vec![("who", who.clone())],
             Self::Interrupted { reason, prompt_tokens, completion_tokens, .. } => vec![
                 ("reason", reason.clone()),
@@ -286,9 +296,12 @@ impl From<&Status> for ServiceError {
             Code::ResourceExhausted => {
                 Self::Overloaded { what: field("what").unwrap_or_else(message), retry_after }
             }
-            Code::DeadlineExceeded => {
-                Self::DeadlineExceeded { stage: field("stage").unwrap_or_else(message) }
-            }
+            Code::DeadlineExceeded => match details.error_info() {
+                Some(info) if info.domain == DOMAIN && info.reason == TOO_LATE => {
+                    Self::TooLate { what: field("what").unwrap_or_else(message) }
+                }
+                _ => Self::DeadlineExceeded { stage: field("stage").unwrap_or_else(message) },
+            },
             Code::Cancelled => Self::Cancelled,
             Code::Unimplemented => Self::Unsupported(field("field").unwrap_or_else(message)),
             Code::Unavailable => {
@@ -361,6 +374,7 @@ mod tests {
                 completion_tokens: 345,
             },
             ServiceError::DeadlineExceeded { stage: "while queued".into() },
+            ServiceError::TooLate { what: "it takes 3 s and has 2 s".into() },
             ServiceError::Cancelled,
             ServiceError::Unsupported("guided".into()),
             ServiceError::Internal("NaN logits".into()),

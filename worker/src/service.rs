@@ -111,15 +111,15 @@ impl Worker {
 /// What a client is told whose request the engine did not take.
 fn not_taken(why: NotTaken) -> ServiceError {
     match why {
-        NotTaken::Refused(Refused::TooLate { expected, left }) => ServiceError::Overloaded {
-            what: format!(
-                "the first token is likely in {} ms at the earliest, and this request can wait for {} ms (its \
-                 deadline)",
-                expected.as_millis(),
-                left.as_millis()
-            ),
-            retry_after: expected.saturating_sub(left).clamp(LEAST_HINT, LONGEST_HINT),
-        },
+        NotTaken::Refused(late @ Refused::TooLate { ahead, own, left }) => {
+            let what = late.to_string();
+            // Where the request alone takes too long, no wait makes it shorter.
+            if own > left {
+                return ServiceError::TooLate { what };
+            }
+            let retry_after = (ahead + own).saturating_sub(left).clamp(LEAST_HINT, LONGEST_HINT);
+            ServiceError::Overloaded { what, retry_after }
+        }
         other => ServiceError::unavailable(other.to_string()),
     }
 }

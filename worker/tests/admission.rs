@@ -78,12 +78,17 @@ fn what_this_worker_could_not_have_made_is_refused() {
             ["routing.resume.choices[1].token_ids[1]", "4000000"],
         ),
         (
-            refused(|r| r.choices[0].token_ids = vec![1; 100]),
-            ["routing.resume.choices[0].token_ids", "100 tokens are above"],
+            refused(|r| r.choices[0].token_ids = vec![1; 2_000]),
+            ["routing.resume.choices[0].token_ids", "2000 tokens are above"],
         ),
         (
             refused(|r| r.choices[0].finished = Some(Finished::default())),
             ["routing.resume", "every choice has ended"],
+        ),
+        // One with more memory could have, and can.
+        (
+            refused(|r| r.choices[0].token_ids = vec![1; 100]),
+            ["KV blocks for 64 tokens (--kv-cache-memory)", "try again in 1000 ms"],
         ),
     ] {
         for part in parts {

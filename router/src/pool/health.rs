@@ -262,6 +262,7 @@ mod tests {
             ServiceError::Overloaded { what: "full".into(), retry_after: Duration::ZERO },
             ServiceError::Draining("a".into()),
             ServiceError::DeadlineExceeded { stage: "waiting".into() },
+            ServiceError::TooLate { what: "it takes 3 s and has 2 s".into() },
             ServiceError::Cancelled,
             ServiceError::Unsupported("guided".into()),
         ] {

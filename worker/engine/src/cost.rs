@@ -88,12 +88,6 @@ impl StepCost {
         self.between(tokens).map_or_else(|last| Some(last?.at(tokens)), Some)
     }
 
-    /// What a step of `tokens` takes at the least, in seconds: sizes beyond the largest that was seen are taken to cost
-    /// no more than it, the best case.
-    pub fn at_least(&self, tokens: usize) -> Option<f64> {
-        self.between(tokens as f64).map_or_else(|last| Some(last?.seconds), Some)
-    }
-
     /// Seconds of a size up to the largest that was seen; for a larger one, what is known of the largest.
     fn between(&self, tokens: f64) -> Result<f64, Option<Knot>> {
         let i = self.curve.partition_point(|knot| knot.tokens < tokens);
@@ -110,8 +104,8 @@ impl StepCost {
     }
 }
 
-/// The knot of a size: [`PARTS`] of them in every octave.
-fn part(tokens: usize) -> usize {
+/// The kind of a size: [`PARTS`] of them in every octave.
+pub(crate) fn part(tokens: usize) -> usize {
     let coarse = tokens.max(1).ilog2().saturating_sub(PARTS.ilog2());
     (tokens >> coarse) + (coarse * PARTS) as usize
 }
@@ -147,7 +141,7 @@ mod tests {
     #[test]
     fn nothing_is_known_before_a_step() {
         let mut cost = StepCost::default();
-        assert_eq!((cost.seconds(1), cost.at_least(1)), (None, None));
+        assert_eq!(cost.seconds(1), None);
         cost.follow(0, millis(1.0));
         assert_eq!(cost.seconds(1), None, "a step of nothing is none");
     }
@@ -181,7 +175,6 @@ mod tests {
         assert!(close(cost.seconds(1), 35.0) && close(cost.seconds(32), 140.0));
         assert!(close(cost.seconds(16), 35.0 + 105.0 * 15.0 / 31.0));
         assert!(close(cost.seconds(64), 280.0));
-        assert!(close(cost.at_least(64), 140.0) && close(cost.at_least(16), 85.8));
         cost.learn(10_000, millis(9_000.0));
         assert!(close(cost.seconds(20_000), 18_000.0));
     }
@@ -263,9 +256,8 @@ mod tests {
             let sizes = (0..14).flat_map(|power| [1 << power, (1 << power) + (1 << power) / 2]);
             let mut last = 0.0;
             for tokens in sizes {
-                let (now, least) = (cost.seconds(tokens).unwrap(), cost.at_least(tokens).unwrap());
+                let now = cost.seconds(tokens).unwrap();
                 prop_assert!(now >= last && now.is_finite(), "{} tokens: {} < {}", tokens, now, last);
-                prop_assert!(least > 0.0 && least <= now);
                 last = now;
             }
         }

@@ -17,6 +17,9 @@ use crate::{
 /// What the logits of prompts, where they are asked for, may take in one step, in bytes.
 const PROMPT_LOGITS_BYTES: usize = 32 << 20;
 
+/// Of requests that would take longer than they have, one in so many is tried: steps may have become faster.
+const TRIAL: u64 = 16;
+
 /// How large an engine is, and how long its steps may be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineConfig {
@@ -100,6 +103,8 @@ pub struct Engine {
     prefix_tokens: u64,
     prefix_tokens_found: u64,
     too_late: u64,
+    /// Requests that would take longer than they have.
+    too_long: u64,
 }
 
 impl Engine {
@@ -128,6 +133,7 @@ impl Engine {
             prefix_tokens: 0,
             prefix_tokens_found: 0,
             too_late: 0,
+            too_long: 0,
         }
     }
 
@@ -145,7 +151,7 @@ impl Engine {
 
     /// Takes a request. Its events go to `sink`, from the next step on.
     pub fn submit(&mut self, request: Request, sink: Box<dyn Sink>) -> Result<(), Refused> {
-        self.check_deadline(&request)?;
+        let on_trial = self.check_deadline(&request)?;
         let model = self.runner.model();
         let room = model.config.context_length.min(self.blocks.total() * stoker_ops::KV_BLOCK);
         let prompt = request.prompt.len();
@@ -180,6 +186,9 @@ impl Engine {
                     return Ok(());
                 }
             }
+        }
+        if on_trial || !request.resumed.is_empty() {
+            group.wait_to_the_end();
         }
         self.next_request += 1;
         self.requests.insert(id, group);
@@ -274,11 +283,14 @@ impl Engine {
             if left.is_zero() {
                 return Some((*id, Failure::DeadlinePassed { began }));
             }
+            if began || group.waits_to_the_end() {
+                return None;
+            }
             // The cache may have all of its prompt by now, but for the last token.
             let prompt = if self.prefix_cache { 1 } else { group.prompt_tokens() };
             match self.scheduler.in_time(prompt, 0, None, left) {
-                Err(Refused::TooLate { expected, left }) if !began => {
-                    Some((*id, Failure::TooLate { expected, left }))
+                Err(Refused::TooLate { own, left, .. }) => {
+                    Some((*id, Failure::TooLate { expected: own, left }))
                 }
                 _ => None,
             }
@@ -292,9 +304,13 @@ impl Engine {
         }
     }
 
-    /// Refuses a request that cannot be in time.
-    fn check_deadline(&mut self, request: &Request) -> Result<(), Refused> {
-        let Some(deadline) = request.deadline else { return Ok(()) };
+    /// Refuses a request that cannot be in time. Answers whether it is let in all the same: one in so many, or what steps
+    /// take now would never be known where nobody else sends what is as long. What was begun elsewhere goes on as
+    /// far as it comes: somebody reads it.
+    fn check_deadline(&mut self, request: &Request) -> Result<bool, Refused> {
+        let Some(deadline) = request.deadline.filter(|_| request.resumed.is_empty()) else {
+            return Ok(false);
+        };
         let left = deadline.saturating_duration_since(Instant::now());
         let reads = self.prefix_cache && !request.bypass_prefix_cache && !request.tells_prompt();
         let prompt = if reads {
@@ -306,8 +322,15 @@ impl Engine {
         let each = if self.speculator.is_some() { 1 + MAX_DRAFT_TOKENS } else { 1 };
         let steps = request.stopping.min_tokens / each;
         let checked = self.scheduler.in_time(prompt, steps, Some(&request.standing), left);
-        self.too_late += u64::from(checked.is_err());
-        checked
+        let Err(late) = checked else { return Ok(false) };
+        if matches!(late, Refused::TooLate { own, .. } if own > left) && !left.is_zero() {
+            self.too_long += 1;
+            if self.too_long.is_multiple_of(TRIAL) {
+                return Ok(true);
+            }
+        }
+        self.too_late += 1;
+        Err(late)
     }
 
     /// Runs the model over the plan. A row for every token that wants one.
@@ -358,7 +381,10 @@ impl Engine {
             let tokenizer = &self.runner.model().tokenizer;
             let guesses = guesses(drafts, slice);
             let (drawn, progress) = group.advance(slice, guesses, &rows, tokenizer, now);
-            self.scheduler.ran(slice, drawn, &self.requests);
+            // What failed may have left anything in its blocks, which nobody is to find.
+            if progress != Progress::Failed {
+                self.scheduler.ran(slice, drawn, &self.requests);
+            }
             if let Some(speculator) = &mut self.speculator {
                 speculator.verified(slice.id, guesses.len(), drawn.saturating_sub(1));
             }
@@ -368,7 +394,7 @@ impl Engine {
                     self.scheduler.remove(slice.id);
                     self.forget(slice.id);
                 }
-                Progress::Over => {
+                Progress::Over | Progress::Failed => {
                     if let Some(group) = self.requests.remove(&slice.id.request) {
                         self.remove(slice.id.request, &group);
                     }

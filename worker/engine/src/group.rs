@@ -33,6 +33,7 @@ pub struct SequenceGroup {
     clock: Clock,
     /// Its answer is of no use after this.
     deadline: Option<Instant>,
+    waits_to_the_end: bool,
 }
 
 /// Where a request stands after a slice.
@@ -44,6 +45,8 @@ pub(crate) enum Progress {
     SequenceEnded,
     /// Nothing is left to do.
     Over,
+    /// The client was told why it cannot go on.
+    Failed,
 }
 
 /// When things happened.
@@ -83,6 +86,7 @@ impl SequenceGroup {
             sink,
             clock: Clock::new(request.arrived),
             deadline: request.deadline,
+            waits_to_the_end: false,
         }
     }
 
@@ -117,6 +121,16 @@ impl SequenceGroup {
     /// When its answer is of no use any more.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// From now on only its deadline ends it, not what seems likely before.
+    pub(crate) fn wait_to_the_end(&mut self) {
+        self.waits_to_the_end = true;
+    }
+
+    /// Whether it waits until its deadline, however little time is left.
+    pub(crate) fn waits_to_the_end(&self) -> bool {
+        self.waits_to_the_end
     }
 
     /// Whether it has had a place in the batch.
@@ -198,7 +212,7 @@ impl SequenceGroup {
         };
         let progress = advance().unwrap_or_else(|failure| {
             self.fail(failure);
-            Progress::Over
+            Progress::Failed
         });
         (drawn, progress)
     }

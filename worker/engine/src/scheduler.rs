@@ -18,6 +18,7 @@
 
 mod entry;
 mod estimate;
+mod fastest;
 mod pace;
 mod prefix;
 mod queue;
@@ -26,6 +27,7 @@ mod room;
 use std::time::Duration;
 
 use entry::{Budget, Entry, Order};
+use fastest::Fastest;
 pub use pace::MIN_PROMPT_TOKENS;
 pub use prefix::{Lookup, Texts};
 pub use queue::Standing;
@@ -117,6 +119,7 @@ pub struct Scheduler {
     /// Sequences that have begun, which is how old the next one is.
     begun: u64,
     cost: StepCost,
+    fastest: Fastest,
 }
 
 /// A request that could never run to its end.
@@ -140,12 +143,14 @@ pub enum Refused {
     },
     /// It could not be in time.
     #[error(
-        "its answer would begin in {} ms at the earliest, and its deadline is in {} ms",
-        .expected.as_millis(), .left.as_millis()
+        "its prompt and `min_tokens` take {} ms at the least, what is before it {} ms, and its deadline is in {} ms",
+        .own.as_millis(), .ahead.as_millis(), .left.as_millis()
     )]
     TooLate {
-        /// How long it would take at the least.
-        expected: Duration,
+        /// How long what is before it takes at the least.
+        ahead: Duration,
+        /// How long it takes by itself.
+        own: Duration,
         /// How long it may take.
         left: Duration,
     },
@@ -154,8 +159,8 @@ pub enum Refused {
 impl Scheduler {
     /// An empty schedule over `blocks`.
     pub fn new(limits: Limits, blocks: BlockPool) -> Self {
-        let (running, waiting, cost) = Default::default();
-        Self { limits, blocks, running, waiting, begun: 0, cost }
+        let (running, waiting, cost, fastest) = Default::default();
+        Self { limits, blocks, running, waiting, begun: 0, cost, fastest }
     }
 
     /// The limits of a step.
@@ -214,16 +219,17 @@ impl Scheduler {
         };
         self.make_room(&mut plan);
         self.make_way(&mut plan, &budget, texts);
-        self.make_room_for_drafts();
         self.plan_decode(&mut plan, &mut budget);
         self.pace(&plan, &mut budget);
         self.plan_prompts(&mut plan, &mut budget, texts);
+        self.plan_drafts(&mut plan);
         plan
     }
 
     /// A step took so long.
     pub fn learn(&mut self, step: &[Slice], took: Duration) {
         let tokens = step.iter().map(|slice| slice.length).sum();
+        self.fastest.learn(tokens, took);
         if step.iter().all(|slice| slice.length == 1 + slice.drafts) {
             self.cost.follow(tokens, took);
         } else {
@@ -236,14 +242,25 @@ impl Scheduler {
         &self.cost
     }
 
-    /// One token for each sequence that decodes, and the drafts that there are tokens left for.
+    /// One token for each sequence that decodes.
     fn plan_decode(&self, plan: &mut Plan, budget: &mut Budget) {
-        let decoding = || self.running.iter().filter(|entry| entry.decodes());
-        let mut spare = budget.tokens.saturating_sub(decoding().count());
-        for entry in decoding() {
-            let drafts = entry.drafts.min(spare);
-            spare -= drafts;
-            entry.decode(drafts, plan, budget);
+        let decoding = self.running.iter().filter(|entry| entry.decodes());
+        decoding.for_each(|entry| entry.decode(plan, budget));
+    }
+
+    /// The drafts that there are tokens and blocks left for: nobody who knows what comes next waits for a guess.
+    fn plan_drafts(&mut self, plan: &mut Plan) {
+        self.make_room_for_drafts();
+        let used: usize = plan.slices.iter().map(|slice| slice.length).sum();
+        let mut spare = self.limits.max_num_batched_tokens.saturating_sub(used);
+        for entry in self.running.iter().filter(|entry| entry.drafts > 0) {
+            let Some(slice) = plan.slices.iter_mut().find(|slice| slice.id == entry.id) else {
+                continue;
+            };
+            slice.drafts = entry.drafts.min(spare);
+            slice.length += slice.drafts;
+            slice.logits += slice.drafts;
+            spare -= slice.drafts;
         }
     }
 

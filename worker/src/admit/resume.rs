@@ -1,11 +1,15 @@
 //! What a router says another worker made of a request, checked before the engine goes on from it.
 
+use std::time::Duration;
+
 use stoker_engine::request::Resumed;
 use stoker_proto::v1::{Resume, ResumedChoice};
 use stoker_shared::ServiceError;
 
 use super::Admission;
 
+/// Somebody with more room may have come by then.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The field, as the proto names it.
 const FIELD: &str = "routing.resume";
 
@@ -48,13 +52,22 @@ impl Admission<'_> {
     ) -> Result<Resumed, ServiceError> {
         let field = format!("{FIELD}.choices[{index}].token_ids");
         self.check_vocabulary(&field, &choice.token_ids)?;
-        let (made, left) = (choice.token_ids.len(), self.room.saturating_sub(prompt));
-        if made > left {
+        let made = choice.token_ids.len();
+        let (known, context) = (prompt + made, self.model.config.context_length);
+        if known > context {
             let problem = format!(
-                "{made} tokens are above {left}, what a prompt of {prompt} leaves in a context of {}",
-                self.room
+                "{made} tokens are above {}, what a prompt of {prompt} leaves in a context of {context}",
+                context.saturating_sub(prompt)
             );
             return Err(ServiceError::invalid(field, problem));
+        }
+        if known > self.room {
+            // It was begun by a worker with more of them, and another one may have as many.
+            let what = format!(
+                "this worker has KV blocks for {} tokens (--kv-cache-memory), and the answer has come to {known}",
+                self.room
+            );
+            return Err(ServiceError::Overloaded { what, retry_after: RETRY_AFTER });
         }
         Ok(Resumed {
             tokens: choice.token_ids,

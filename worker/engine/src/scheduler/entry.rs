@@ -110,17 +110,16 @@ impl Entry {
         self.known > self.prompt && self.left() == 1
     }
 
-    /// Plans its newest token with the first `drafts` of its drafts.
-    pub(super) fn decode(&self, drafts: usize, plan: &mut Plan, budget: &mut Budget) {
-        let length = 1 + drafts;
-        budget.tokens -= length;
+    /// Plans its newest token.
+    pub(super) fn decode(&self, plan: &mut Plan, budget: &mut Budget) {
+        budget.tokens -= 1;
         plan.slices.push(Slice {
             id: self.id,
             start: self.computed,
-            length,
-            logits: length,
+            length: 1,
+            logits: 1,
             samples: true,
-            drafts,
+            drafts: 0,
         });
     }
 

@@ -18,10 +18,17 @@ impl Scheduler {
         standing: Option<&Standing>,
         left: Duration,
     ) -> Result<(), Refused> {
-        let ahead = standing.map_or(0, |standing| self.tokens_ahead(standing));
-        let seconds = SURE * self.seconds_at_least(ahead.saturating_add(prompt), steps);
-        let expected = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        if expected <= left { Ok(()) } else { Err(Refused::TooLate { expected, left }) }
+        let sure = |tokens, steps| {
+            let seconds = SURE * self.seconds_at_least(tokens, steps);
+            Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+        };
+        let before = standing.map_or(0, |standing| self.tokens_ahead(standing));
+        let expected = sure(before.saturating_add(prompt), steps);
+        if expected <= left {
+            return Ok(());
+        }
+        let own = sure(prompt, steps);
+        Err(Refused::TooLate { ahead: expected.saturating_sub(own), own, left })
     }
 
     /// Tokens that are computed before the first of a request that comes now, unless somebody leaves.
@@ -37,7 +44,7 @@ impl Scheduler {
 
     /// Seconds for these tokens in steps as large as may be, and then for some steps of one.
     fn seconds_at_least(&self, tokens: usize, steps: usize) -> f64 {
-        let step = |tokens| self.cost.at_least(tokens).unwrap_or_default();
+        let step = |tokens| self.fastest.seconds(tokens);
         let most = self.limits.max_num_batched_tokens;
         let (full, rest) = (tokens / most, tokens % most);
         let last = if rest == 0 { 0.0 } else { step(rest) };

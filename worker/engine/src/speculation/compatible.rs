@@ -7,7 +7,7 @@ use crate::{model::Model, tokenizer::Tokenizer};
 pub enum Incompatible {
     /// They do not have as many tokens.
     #[error(
-        "--draft-model has a vocabulary of {draft} tokens, the model one of {target}; give a draft model with the model's own tokenizer"
+        "has a vocabulary of {draft} tokens, the model one of {target}; give a draft model with the model's own tokenizer"
     )]
     VocabularySize {
         /// Of the model that is served.
@@ -17,7 +17,7 @@ pub enum Incompatible {
     },
     /// A token is not the same in both.
     #[error(
-        "--draft-model has token {id} as {draft}, the model has it as {target}; give a draft model with the model's own tokenizer"
+        "has token {id} as {draft}, the model has it as {target}; give a draft model with the model's own tokenizer"
     )]
     Token {
         /// The token.
@@ -29,7 +29,7 @@ pub enum Incompatible {
     },
     /// The draft model would fall behind in a long text.
     #[error(
-        "--draft-model has a context of {draft} tokens, the model one of {target}; give a draft model with a context at least as long"
+        "has a context of {draft} tokens, the model one of {target}; give a draft model with a context at least as long"
     )]
     Context {
         /// Of the model that is served.
@@ -104,13 +104,13 @@ mod tests {
 
         let mut larger = draft.clone();
         larger.config.vocab_size = 32_000;
-        let want = "--draft-model has a vocabulary of 32000 tokens, the model one of 1536; give a draft model with \
+        let want = "has a vocabulary of 32000 tokens, the model one of 1536; give a draft model with \
                     the model's own tokenizer";
         assert_eq!(refused(&larger), Err(want.to_owned()));
 
         let mut shorter = draft.clone();
         shorter.config.context_length = 512;
-        let want = "--draft-model has a context of 512 tokens, the model one of 1024; give a draft model with a \
+        let want = "has a context of 512 tokens, the model one of 1024; give a draft model with a \
                     context at least as long";
         assert_eq!(refused(&shorter), Err(want.to_owned()));
         assert_eq!(compatible(&shorter, &target), Ok(()), "a longer one will do");

@@ -134,6 +134,8 @@ fn what_a_failed_request_leaves_in_its_blocks_is_not_read() {
                 client
             });
             assert_failed(&clients[0], everywhere.len());
+            let kept = (prompt.len() + 19) / stoker_ops::KV_BLOCK;
+            assert_eq!(engine.load().cached_blocks, kept, "none of what failed");
             let alone = run(&model, config, &[healthy]).remove(0);
             assert_eq!(clients[1].ids(), alone.ids(), "{quantization}, {}", prompt.len());
             assert_eq!(alone.ids().len(), 20);

@@ -248,7 +248,7 @@ fn prompts_share_what_there_is_in_the_order_of_the_queue() {
 
 fn too_late(checked: Result<(), Refused>) -> Option<u128> {
     match checked {
-        Err(Refused::TooLate { expected, .. }) => Some(expected.as_millis()),
+        Err(Refused::TooLate { ahead, own, .. }) => Some((ahead + own).as_millis()),
         Err(other) => panic!("{other}"),
         Ok(()) => None,
     }

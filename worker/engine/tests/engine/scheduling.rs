@@ -132,28 +132,68 @@ fn prompt_logits_have_a_budget_of_their_own() {
 
 #[test]
 fn drafts_take_what_is_left() {
-    let mut scheduler = Scheduler::new(limits(3, 6), BlockPool::new(3));
+    let mut scheduler = Scheduler::new(limits(3, 6), BlockPool::new(4));
     for request in 0..3 {
-        scheduler.add(request, single(1 + usize::from(request == 2) * 13), &usual()).unwrap();
+        scheduler.add(request, single(1 + usize::from(request == 2) * 15), &usual()).unwrap();
     }
     let id = |request| SequenceId { request, choice: 0 };
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 1, 1), (1, 0, 0, 1, 1), (2, 0, 0, 4, 0)]);
-    // One token for each that decodes comes first, then drafts, then prompts.
+    // One token for each that decodes comes first, then prompts, then drafts.
     assert_eq!(scheduler.decoding().collect::<Vec<_>>(), [id(0), id(1)]);
-    scheduler.draft(id(0), 3);
-    scheduler.draft(id(1), 3);
-    let plan = scheduler.plan(&*TEXTS);
-    let slices: Vec<_> = plan.slices.iter().map(|s| (s.id.request, s.length, s.drafts)).collect();
-    assert_eq!(slices, [(0, 4, 3), (1, 2, 1)]);
-    // All held of the one, none of the other.
-    scheduler.ran(&plan.slices[0], 4, &*TEXTS);
-    scheduler.ran(&plan.slices[1], 1, &*TEXTS);
-    assert_eq!(step(&mut scheduler), [(0, 0, 5, 1, 1), (1, 0, 2, 1, 1), (2, 0, 4, 4, 0)]);
-    // There are no blocks left: a guess is not worth anybody's.
-    scheduler.draft(id(1), 16);
-    let plan = scheduler.plan(&*TEXTS);
-    assert!(plan.preempted.is_empty());
-    assert_eq!((plan.slices[1].start, plan.slices[1].drafts), (3, 4), "what the budget has left");
+    let mut drafted = |drafts: [usize; 2]| {
+        scheduler.draft(id(0), drafts[0]);
+        scheduler.draft(id(1), drafts[1]);
+        let plan = scheduler.plan(&*TEXTS);
+        assert!(plan.preempted.is_empty());
+        // All held of the one, none of the other.
+        for slice in &plan.slices {
+            let held = if slice.id == id(0) { slice.drafts } else { 0 };
+            scheduler.ran(slice, usize::from(slice.samples) + held, &*TEXTS);
+        }
+        let planned = |s: &Slice| (s.id.request, s.start, s.length, s.drafts);
+        plan.slices.iter().map(planned).collect::<Vec<_>>()
+    };
+    let prompt_first = [(0, 1, 1, 0), (1, 1, 1, 0), (2, 4, 4, 0)];
+    assert_eq!(drafted([3, 3]), prompt_first);
+    assert_eq!(drafted([0, 0]), [(0, 2, 1, 0), (1, 2, 1, 0), (2, 8, 4, 0)]);
+    assert_eq!(drafted([0, 0]), [(0, 3, 1, 0), (1, 3, 1, 0), (2, 12, 4, 0)]);
+    assert_eq!(drafted([2, 3]), [(0, 4, 3, 2), (1, 4, 2, 1), (2, 16, 1, 0)]);
+    assert_eq!(drafted([0, 0]), [(0, 7, 1, 0), (1, 5, 1, 0), (2, 17, 1, 0)]);
+    // A guess is not worth anybody's block, and there is none left.
+    assert_eq!(drafted([0, 16]), [(0, 8, 1, 0), (1, 6, 4, 3), (2, 18, 1, 0)]);
+    assert_eq!(drafted([16, 0]), [(0, 9, 4, 3), (1, 7, 1, 0), (2, 19, 1, 0)]);
+    assert_eq!(
+        drafted([16, 0]),
+        [(0, 13, 3, 2), (1, 8, 1, 0), (2, 20, 1, 0)],
+        "at its block's end"
+    );
+}
+
+#[test]
+fn guesses_for_many_hold_up_no_prompt() {
+    let limits = Limits { max_decode_slowdown: 2.0, ..limits(64, 512) };
+    let mut scheduler = Scheduler::new(limits, BlockPool::new(200));
+    let apart = |request| Size { bypass_prefix_cache: true, longest: 300, ..single(2 + request) };
+    for request in 0..31 {
+        scheduler.add(request, apart(request as usize), &usual()).unwrap();
+    }
+    let guessed = |scheduler: &mut Scheduler| {
+        let decoding: Vec<_> = scheduler.decoding().collect();
+        decoding.iter().for_each(|id| scheduler.draft(*id, 16));
+        let plan = scheduler.plan(&*TEXTS);
+        for slice in &plan.slices {
+            scheduler.ran(slice, usize::from(slice.samples), &*TEXTS);
+        }
+        plan.slices
+    };
+    guessed(&mut scheduler);
+    // More guesses than a step has tokens, and somebody urgent comes.
+    scheduler.add(90, Size { bypass_prefix_cache: true, ..single(100) }, &standing(0, 7)).unwrap();
+    let slices = guessed(&mut scheduler);
+    let urgent = slices.iter().find(|slice| slice.id.request == 90);
+    assert!(urgent.is_some_and(|slice| slice.length == 100 && slice.samples), "{urgent:?}");
+    let tokens: usize = slices.iter().map(|slice| slice.length).sum();
+    assert_eq!(tokens, 512, "the rest is for guesses");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use stoker_engine::{
-    Engine, EngineConfig, Event, Model, Request, Sampling,
+    Engine, EngineConfig, Event, Model, Request, Sampling, Stopping,
     request::Resumed,
     sampling::mix64,
     scheduler::{Refused, Standing},
@@ -12,7 +12,7 @@ use stoker_engine::{
     tokenizer::Tokenizer,
 };
 
-use crate::support::{Client, request, several};
+use crate::support::{Client, ROOMY, request, several};
 
 const REQUESTS: u64 = 10_000;
 /// Requests that are there at once.
@@ -190,4 +190,27 @@ fn what_is_too_late_is_dropped_before_it_runs() {
     let late = engine.submit(asks(Some(now)), Box::new(Client::default()));
     assert!(matches!(late, Err(Refused::TooLate { .. })), "{late:?}");
     assert_eq!(engine.load().too_late, 2);
+}
+
+#[test]
+fn one_in_many_that_would_take_too_long_is_tried() {
+    let mut engine = Engine::new(model(), ROOMY);
+    let (prompt, client) = ([7; 20], Client::default());
+    let first = request(&prompt, Sampling::greedy(), 40);
+    engine.submit(first.clone(), Box::new(client.clone())).unwrap();
+    while engine.step() {}
+    // An hour is too little for so many tokens, however fast a step is.
+    let stopping = Stopping { min_tokens: 1 << 40, ..first.stopping.clone() };
+    let deadline = Some(Instant::now() + Duration::from_secs(3_600));
+    let hurried = Request { stopping, deadline, ..first };
+    let refused = (0..32).filter(|_| {
+        let taken = engine.submit(hurried.clone(), Box::new(Client::default()));
+        matches!(taken, Err(Refused::TooLate { .. }))
+    });
+    assert_eq!(refused.count(), 30);
+    assert_eq!(engine.load().too_late, 30);
+    // Somebody reads already what was begun elsewhere.
+    let begun = Resumed { tokens: client.ids()[..5].to_vec(), text_bytes: 0, ended: false };
+    let resumed = Request { resumed: vec![begun], ..hurried };
+    engine.submit(resumed, Box::new(Client::default())).unwrap();
 }
