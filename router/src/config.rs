@@ -49,7 +49,8 @@ pub struct RouterConfig {
     pub queue_timeout: Duration,
 
     /// A header that names the tenant of a request, set by a gateway that clients cannot go around; tenants
-    /// that wait get equal shares of the work. Without it, everybody is one tenant
+    /// that wait get equal shares of the work, those who are as urgent: what they may ask for is bounded by
+    /// --tenant-priority. Without it, everybody is one tenant
     #[arg(
         long,
         env = "STOKER_TENANT_HEADER",

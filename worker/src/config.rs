@@ -131,7 +131,7 @@ pub struct WorkerConfig {
     )]
     pub max_num_queued_reqs: u32,
 
-    /// Memory for keys and values, at most; what --max-num-seqs full contexts need is enough
+    /// Memory for keys and values, at most, a draft model's too; what --max-num-seqs full contexts need is enough
     #[arg(
         long,
         env = "STOKER_KV_CACHE_MEMORY",

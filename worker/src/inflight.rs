@@ -49,7 +49,11 @@ impl Inflight {
         }
         let permit =
             Arc::clone(&self.places).try_acquire_owned().map_err(|_| ServiceError::Overloaded {
-                what: format!("{} requests run or wait on this worker, its limit", self.limit),
+                what: format!(
+                    "{} requests run or wait on this worker, as many as may (--max-num-seqs and \
+                     --max-num-queued-reqs together)",
+                    self.limit
+                ),
                 retry_after: RETRY_AFTER,
             })?;
         Ok(Place { _permit: permit, _token: token })

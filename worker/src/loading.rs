@@ -59,7 +59,7 @@ pub enum LoadError {
     #[error("--draft-model: {0}")]
     DraftWeights(Box<WeightsError>),
     /// It cannot guess for the other.
-    #[error("--draft-model {draft}: {why}")]
+    #[error("--draft-model {draft} {why}")]
     Draft {
         /// Its name.
         draft: String,

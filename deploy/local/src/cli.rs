@@ -96,7 +96,10 @@ pub struct GenerateArgs {
         long,
         env = "STOKER_ENDPOINT",
         value_name = "ADDR",
-        conflicts_with_all = ["model", "num_workers", "device", "quantize", "threads", "timings"]
+        conflicts_with_all = [
+            "model", "num_workers", "device", "gpu_without", "quantize", "threads", "timings", "speculate",
+            "draft_model", "speculate_tokens"
+        ]
     )]
     pub endpoint: Option<Address>,
 

@@ -81,6 +81,8 @@ struct Timings {
     time_to_first_token_seconds: f64,
     steps: u32,
     preemptions: u32,
+    drafted_tokens: u32,
+    accepted_tokens: u32,
     resumes: u32,
 }
 
@@ -228,6 +230,8 @@ fn outcome<'a>(choice: u32, by: &'a Answerer, finished: &'a Finished) -> Outcome
             time_to_first_token_seconds: seconds(timings.time_to_first_token),
             steps: timings.steps,
             preemptions: timings.preemptions,
+            drafted_tokens: timings.drafted_tokens,
+            accepted_tokens: timings.accepted_tokens,
             resumes: timings.resumes,
         },
         worker: &by.worker,

@@ -36,7 +36,7 @@ pub struct SpeculationConfig {
     pub speculate: Drafter,
 
     /// The smaller model for `--speculate draft`, with the same vocabulary and a context as long; the bundled model brings
-    /// its own
+    /// its own. Its keys and values take their part of --kv-cache-memory
     #[arg(long, env = "STOKER_DRAFT_MODEL", value_name = "PATH", help_heading = "Speculation")]
     pub draft_model: Option<ModelSource>,
 
