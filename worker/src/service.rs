@@ -102,22 +102,24 @@ impl Worker {
             deadline,
             cut: self.inflight.cut().clone(),
         };
+        let patience = admitted.deadline.map(|at| at.saturating_duration_since(admitted.arrived));
         let events = deadline.bound("while queued", self.engine.submit(admitted)).await?;
-        let events = events.map_err(not_taken)?;
+        let events = events.map_err(|why| not_taken(&why, patience))?;
         Ok(Guarded::new(answer.stream(events), place).boxed())
     }
 }
 
-/// What a client is told whose request the engine did not take.
-fn not_taken(why: NotTaken) -> ServiceError {
+/// What a client is told whose request the engine did not take, and which had so much time when it came.
+fn not_taken(why: &NotTaken, patience: Option<Duration>) -> ServiceError {
     match why {
         NotTaken::Refused(late @ Refused::TooLate { ahead, own, left }) => {
             let what = late.to_string();
             // Where the request alone takes too long, no wait makes it shorter.
-            if own > left {
+            if patience.is_some_and(|patience| *own > patience) {
                 return ServiceError::TooLate { what };
             }
-            let retry_after = (ahead + own).saturating_sub(left).clamp(LEAST_HINT, LONGEST_HINT);
+            let retry_after = (*ahead + *own).saturating_sub(*left);
+            let retry_after = retry_after.clamp(LEAST_HINT, LONGEST_HINT);
             ServiceError::Overloaded { what, retry_after }
         }
         other => ServiceError::unavailable(other.to_string()),

@@ -119,8 +119,8 @@ async fn whoever_cannot_be_in_time_is_told_at_once() {
     let what = status.message();
     assert!(what.contains("ms at the least") && what.ends_with("give it more time"), "{what}");
     // What has to wait for others may come back when they are done.
-    let others = client.generate(long_of(8, 2_500)).await.unwrap().into_inner();
-    let status = client.generate(hurried(long_of(9, 600))).await.unwrap_err();
+    let others = client.generate(long_of(8, 3_500)).await.unwrap().into_inner();
+    let status = client.generate(hurried(long_of(9, 300))).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     let ServiceError::Overloaded { retry_after, .. } = ServiceError::from(&status) else {
         panic!("{status:?}")
