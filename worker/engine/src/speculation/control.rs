@@ -35,7 +35,7 @@ const LONGEST_PAUSE: u32 = 128;
 /// Of the time of every step, what probes may cost.
 const SPENDING: f64 = 0.01;
 /// A step in so many has no drafts where they give twice as much as none.
-const STALE: f64 = 320.0;
+const STALE: f64 = 160.0;
 /// What drafts gain has grown if it is so many times what it was: more likely a step without them has become cheaper...
 const RISE: f64 = 1.05;
 /// ...and such a step did, if it turned out to take so many times what it was to take.
@@ -170,8 +170,9 @@ impl Control {
         };
         if let Some(expected) = look.expected.take() {
             look.gain *= plain / expected;
-            // It is looked until it takes what it was to take.
-            if plain < FALL * expected {
+            // It is looked until it takes what it was to take, or drafts pay even if it does: one step that was slow by
+            // chance must not begin them.
+            if plain < FALL * expected || gain * expected.min(plain) < MARGIN * plain {
                 return true;
             }
         }
