@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use stoker_engine::weights::WeightsError;
 
 use super::random::CacheError;
-use crate::{LoadError, config::ConfigError};
+use crate::LoadError;
 
 /// Why something could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +25,6 @@ pub(super) enum Error {
     Cache(#[from] CacheError),
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     /// The process of a row failed.
     #[error("{what}: {why}")]
     Row { what: String, why: String, code: u8 },
@@ -39,11 +37,7 @@ impl Error {
     /// 1 if the machine or the model failed, 2 for bad usage; and what to say.
     pub(super) fn for_shell(self) -> (u8, String) {
         let code = match &self {
-            Self::Usage(_)
-            | Self::File { .. }
-            | Self::Cache(_)
-            | Self::Load(_)
-            | Self::Config(_) => 2,
+            Self::Usage(_) | Self::File { .. } | Self::Cache(_) | Self::Load(_) => 2,
             Self::Row { code, .. } => *code,
             Self::Failed(_) => 1,
         };

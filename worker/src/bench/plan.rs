@@ -17,7 +17,7 @@ use super::{
     subject::Subject,
 };
 use crate::{
-    ModelSource,
+    LoadError, ModelSource,
     config::{Drafter, SpeculationConfig},
 };
 
@@ -72,7 +72,8 @@ pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
         }
     }
     // What is made as large as random weights is the bundled model.
-    args.speculation.draft(args.model.as_ref().unwrap_or(&ModelSource::Bundled))?;
+    let model = args.model.as_ref().unwrap_or(&ModelSource::Bundled);
+    args.speculation.draft(model).map_err(LoadError::from)?;
     match args.sustain {
         Some(time) if time < SUSTAIN_LEAST => Err(Error::Usage(format!(
             "--sustain {time:?} is too short to say anything; give at least {SUSTAIN_LEAST:?}"

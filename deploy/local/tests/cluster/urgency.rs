@@ -125,7 +125,7 @@ async fn whoever_cannot_be_in_time_is_told_at_once() {
     let ServiceError::Overloaded { retry_after, .. } = ServiceError::from(&status) else {
         panic!("{status:?}")
     };
-    assert!(retry_after >= Duration::from_millis(100), "{retry_after:?}");
+    assert!(retry_after >= Duration::from_secs(1), "{retry_after:?}");
     assert_eq!(read(others, || ()).await.unwrap().ids.len(), 1);
     // One that can be in time is served, and so is a long one that has the time.
     let stream = client.generate(hurried(long(20))).await.unwrap().into_inner();
