@@ -19,16 +19,17 @@ const LEAST: f64 = 1e-6;
 /// How long a step takes, by its number of tokens: learned from the steps that ran.
 #[derive(Debug, Clone, Default)]
 pub struct StepCost {
+    /// On a moving average.
     knots: BTreeMap<usize, Knot>,
     /// The same, in order, none slower than a larger one.
     curve: Vec<Knot>,
 }
 
-/// What steps of about one size took, on a moving average.
+/// What steps of about one size take.
 #[derive(Debug, Clone, Copy)]
-struct Knot {
-    tokens: f64,
-    seconds: f64,
+pub(crate) struct Knot {
+    pub(crate) tokens: f64,
+    pub(crate) seconds: f64,
 }
 
 impl StepCost {
@@ -112,7 +113,7 @@ pub(crate) fn part(tokens: usize) -> usize {
 
 impl Knot {
     /// Seconds of another size, in proportion.
-    fn at(self, tokens: f64) -> f64 {
+    pub(crate) fn at(self, tokens: f64) -> f64 {
         self.seconds * tokens / self.tokens
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::cost::part;
+use crate::cost::{Knot, part};
 
 /// Of the way from the fastest step of a size to one that was slower: what was fast once need not stay so.
 const SLOWER: f64 = 1.0 / 16.0;
@@ -10,22 +10,9 @@ const SLOWER: f64 = 1.0 / 16.0;
 /// The fastest steps of late, by their number of tokens.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fastest {
-    seen: BTreeMap<usize, Step>,
+    seen: BTreeMap<usize, Knot>,
     /// The same, in order, without what others contradict.
-    curve: Vec<Step>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Step {
-    tokens: f64,
-    seconds: f64,
-}
-
-impl Step {
-    /// Seconds of another size, in proportion.
-    fn at(self, tokens: f64) -> f64 {
-        self.seconds * tokens / self.tokens
-    }
+    curve: Vec<Knot>,
 }
 
 impl Fastest {
@@ -34,7 +21,7 @@ impl Fastest {
         if tokens == 0 {
             return;
         }
-        let new = Step { tokens: tokens as f64, seconds: took.as_secs_f64() };
+        let new = Knot { tokens: tokens as f64, seconds: took.as_secs_f64() };
         let step = self.seen.entry(part(tokens)).or_insert(new);
         if new.seconds <= step.seconds {
             *step = new;
