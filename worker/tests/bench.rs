@@ -337,6 +337,20 @@ fn what_is_wrong_is_said_before_anything_is_measured() {
         (vec!["--model", "/m", "--format", "gguf"], vec!["--model", "--format"]),
         (vec![tiny[0], tiny[1], "--cache", &below], vec!["--cache", &below, "another folder"]),
         (vec![tiny[0], tiny[1]], vec!["--cache is missing", "XDG_CACHE_HOME", "HOME"]),
+        (
+            vec!["--speculate", "ngram", "--batch", "2", "--context", "64"],
+            vec!["--context", "--format", "--speculate"],
+        ),
+        (
+            vec!["--speculate", "ngram", "--format", "gguf"],
+            vec!["--context", "--format", "--speculate"],
+        ),
+        (vec!["--draft-model", "storyteller"], vec!["--draft-model", "--speculate draft"]),
+        (
+            vec!["--model", "/m", "--speculate", "draft"],
+            vec!["--speculate draft", "--draft-model PATH", "--speculate ngram"],
+        ),
+        (vec!["--speculate", "draft", "--speculate-tokens", "0"], vec!["--speculate-tokens", "0"]),
         (vec!["--csv", &below], vec!["--csv", &below]),
         (vec!["--json", &below], vec!["--json", &below]),
     ] {

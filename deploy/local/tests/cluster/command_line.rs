@@ -149,6 +149,11 @@ fn bad_usage_says_what_to_do_and_exits_with_2() {
         (vec!["generate", "x", "--model", &empty], vec![&empty, "config.json"]),
         (vec!["generate", "x", "--model", &no_tokenizer], vec![&no_tokenizer, "tokenizer.json"]),
         (vec!["generate", "x", "--model", &truncated], vec![&truncated]),
+        (
+            vec!["generate", "x", "--endpoint", "a:1", "--speculate", "ngram"],
+            vec!["--endpoint", "--speculate"],
+        ),
+        (vec!["generate", "x", "--speculate-tokens", "100"], vec!["--speculate-tokens", "100"]),
         (vec!["serve", "--max-num-seqs", "600"], vec!["--max-num-batched-tokens 512", "600"]),
         (vec!["serve", "--kv-cache-memory", "1B"], vec!["--kv-cache-memory"]),
     ] {

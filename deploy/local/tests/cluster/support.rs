@@ -21,6 +21,7 @@ use stoker_proto::v1::{
     WatchLoadRequest, control_client::ControlClient, generate_request::Input,
     generate_response::Event, inference_client::InferenceClient,
 };
+use stoker_shared::telemetry::names::label;
 use stoker_worker::{ModelSource, WorkerConfig};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -220,9 +221,20 @@ pub async fn scrape(process: &Process) -> Metrics {
     let samples = body.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let sample = |line: &str| {
         let (name, value) = line.rsplit_once(' ').unwrap();
+        assert_labels_are_explained(name);
         (name.to_owned(), value.parse().unwrap_or_else(|e| panic!("{e}: {line}")))
     };
     samples.map(sample).collect()
+}
+
+/// docs/metrics.md lists what a label may be, but for those whose values are as many as users like.
+fn assert_labels_are_explained(sample: &str) {
+    let explanations: String = label::ALL.iter().map(|(_, values)| *values).collect();
+    for listed in [label::REASON, label::OUTCOME, label::STATE, label::LIMIT, label::PART] {
+        let value = sample.split_once(&format!("{listed}=\"")).and_then(|(_, v)| v.split_once('"'));
+        let known = |(value, _)| explanations.contains(&format!("`{value}`"));
+        assert!(value.is_none_or(known), "{sample}: {listed} is not explained in names/label.rs");
+    }
 }
 
 /// Where it listens, and where its metrics are, which it tells before.
