@@ -25,11 +25,8 @@ use crate::config::SpeculationConfig;
 
 /// Tokens of a prompt: the beginning of a story that the bundled model has not seen.
 pub(super) const PROMPT: usize = 32;
-/// Rounds that count, each with other prompts, and how few will do where they take longer than [`ENOUGH`]. One more before
-/// them warms up caches and estimates.
+/// Rounds that count, each with other prompts. One more before them warms up caches and estimates.
 const ROUNDS: u64 = 5;
-const FEWEST_ROUNDS: usize = 3;
-const ENOUGH: Duration = Duration::from_secs(60);
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -64,11 +61,7 @@ pub(super) fn run(
     let mut speculative = Engine::new(model.clone(), size).speculating(speculation);
     let mut gain = Gain::default();
     let (mut times, mut ratios) = (vec![], vec![]);
-    let begun = Instant::now();
     for round in 0..=ROUNDS {
-        if ratios.len() >= FEWEST_ROUNDS && begun.elapsed() > ENOUGH {
-            break;
-        }
         tell.stage(|| format!("decoding, round {round}/{ROUNDS}"))?;
         let requests = requests(model, round, batch, tokens, temperature)?;
         let before = speculative.load();
