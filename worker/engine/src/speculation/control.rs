@@ -42,6 +42,9 @@ const RISE: f64 = 1.05;
 const FALL: f64 = 0.97;
 /// Steps' worth that the purse holds at most, and at first.
 const PURSE: f64 = 2.0;
+/// Steps' worth that a probe may cost beyond what is in the purse. A larger step may have many sequences catch up at once,
+/// which takes as long as several steps; should nothing come of it, that is soon noticed.
+const DEBT: f64 = 4.0;
 
 /// Chooses how many tokens are drafted for whom.
 pub(super) struct Control {
@@ -133,12 +136,12 @@ impl Control {
         } else if purse > 0.0 {
             // Twice the tokens that the step would have: sizes that never ran are taken to cost in proportion.
             let most = prices.crowd + 2 * best.drafts;
-            let larger = scan.larger(best, most, MARGIN, &prices);
+            let paid = purse + DEBT * plain;
+            let larger = scan.larger(best, most, paid, MARGIN, &prices);
             match larger.filter(|_| others == 0) {
                 Some(step) => {
                     depths = scan.depths(step, ids.len());
-                    let drafting = step.takes(&prices) - best.takes(&prices);
-                    self.pay(&prices, [step.drafts, best.drafts], drafting);
+                    self.pay(&prices, [step.drafts, best.drafts], step.more(best, &prices));
                 }
                 None => self.probe(ids, offers, &prices, best.drafts, &mut depths),
             }

@@ -37,6 +37,8 @@ const WORLDS: [World; 7] = [
 
 /// Steps for which the memory of a busy machine is slow, and for which it is not.
 const SPELL: usize = 50;
+/// Steps of a short one.
+const BURST: usize = 6;
 /// Tokens that a sequence has before it draws any.
 const PROMPT: usize = 32;
 /// More of a sequence are not computed in one round.
@@ -115,6 +117,8 @@ enum Others {
     Away,
     /// One step in ten takes half as long again.
     Spikes,
+    /// For six steps of every fifty or so, all take four tenths longer.
+    Bursts,
     /// Steps are up to a tenth slower, one in fifty takes four times as long, and for [`SPELL`] steps of every two they all
     /// take half as long again.
     Spells,
@@ -128,6 +132,8 @@ impl Others {
             Self::Away => 1.0,
             Self::Spikes if roll < 0.1 => 1.5,
             Self::Spikes => 1.0,
+            Self::Bursts if mix64((step / BURST) as u64).is_multiple_of(8) => 1.4,
+            Self::Bursts => 1.0,
             Self::Spells if roll < 0.02 => 4.0 * spell,
             Self::Spells => (1.0 + 0.1 * roll) * spell,
         }
@@ -281,7 +287,7 @@ fn it_is_hardly_slower_than_plain_where_others_slow_it_down() {
     let (worst, name) = &ratios[0];
     assert!(*worst >= 0.95, "{name}");
     let slow = ratios.iter().filter(|(ratio, _)| *ratio < 0.97).count();
-    assert!(slow * 100 <= ratios.len(), "{slow} of {}", ratios.len());
+    assert!(slow * 400 <= ratios.len(), "{slow} of {}", ratios.len());
     let gained = ratios.iter().map(|(ratio, _)| ratio.ln()).sum::<f64>() / ratios.len() as f64;
     assert!(gained.exp() > 1.13, "{}", gained.exp());
 }
@@ -291,6 +297,15 @@ fn a_step_that_is_slow_by_chance_begins_no_drafts() {
     // A plain step that was slow makes drafts seem to pay, and nobody looks at plain ones while drafts are made.
     let (worst, name) = &everywhere(10_000, Others::Spikes)[0];
     assert!(*worst >= 0.97, "{name}");
+}
+
+#[test]
+fn no_probe_takes_as_long_as_many_steps() {
+    // After a burst larger steps look cheap, and to try one all sequences of a batch catch up at once.
+    for stays in [60, 10_000] {
+        let (worst, name) = &everywhere(stays, Others::Bursts)[0];
+        assert!(*worst >= 0.97, "{name}, stays {stays}");
+    }
 }
 
 #[test]

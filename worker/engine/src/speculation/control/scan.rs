@@ -70,8 +70,12 @@ impl Step {
         prices.plain + self.model + self.drafting
     }
 
-    /// What drafting takes this time, in seconds, with all of what catching up takes.
-    pub(super) fn takes(&self, prices: &Prices<'_>) -> f64 {
+    /// What drafting takes this time more than for another step, in seconds, with all of what catching up takes.
+    pub(super) fn more(&self, other: Self, prices: &Prices<'_>) -> f64 {
+        self.takes(prices) - other.takes(prices)
+    }
+
+    fn takes(&self, prices: &Prices<'_>) -> f64 {
         let first = if self.behind > 0 { (prices.drafting)(self.behind) } else { 0.0 };
         self.drafting - self.first + first
     }
@@ -160,11 +164,12 @@ impl Scan {
     }
 
     /// A larger step than `best`, of no more than `most` draft tokens, that would be `margin` times as good should the
-    /// model take no longer for it.
+    /// model take no longer for it. To draft for it takes at most `paid` seconds more.
     pub(super) fn larger(
         &self,
         best: Step,
         most: usize,
+        paid: f64,
         margin: f64,
         prices: &Prices<'_>,
     ) -> Option<Step> {
@@ -172,6 +177,7 @@ impl Scan {
         self.steps
             .iter()
             .filter(|step| step.drafts > best.drafts && step.drafts <= most)
+            .filter(|step| step.more(best, prices) <= paid)
             .max_by(|one, other| free(one).total_cmp(&free(other)))
             .filter(|step| free(step) > margin * best.rate)
             .copied()
