@@ -6,7 +6,7 @@
 //! every further token costs what it costs alone.
 //!
 //! What nobody tries nobody learns. So there are probes, and a purse that pays for them: of every step a hundredth of its
-//! time goes in, and a probe takes out what it turned out to cost.
+//! time goes in, and a probe takes out what it turned out to cost. It gives some credit, and none beyond that.
 
 mod record;
 mod scan;
