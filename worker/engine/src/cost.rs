@@ -13,6 +13,8 @@ const SLOWER: f64 = 0.25;
 const SHARED: f64 = 0.7;
 /// One step says no more than that its size costs so many times what was thought.
 const SURPRISE: f64 = 2.0;
+/// How many times as large a size is that is told apart with certainty.
+const APART: f64 = 1.5;
 /// No step costs less, in seconds. What costs nothing could never grow.
 const LEAST: f64 = 1e-6;
 
@@ -87,6 +89,16 @@ impl StepCost {
     pub fn seconds(&self, tokens: usize) -> Option<f64> {
         let tokens = tokens as f64;
         self.between(tokens).map_or_else(|last| Some(last?.at(tokens)), Some)
+    }
+
+    /// What a step of `with` tokens takes more than one of `without`, in seconds. What is known of sizes that differ little
+    /// is too coarse to tell them apart, least of all where others use the machine: it is no less than their part of what
+    /// a size takes more that is [`APART`] times as large. Nothing before a step has run.
+    pub(crate) fn added(&self, without: usize, with: usize) -> f64 {
+        let seconds = |tokens| self.seconds(tokens).unwrap_or(0.0);
+        let apart = (APART * without as f64).ceil() as usize;
+        let part = (with - without) as f64 / (apart - without).max(1) as f64;
+        (seconds(with) - seconds(without)).max(part.min(1.0) * (seconds(apart) - seconds(without)))
     }
 
     /// Seconds of a size up to the largest that was seen; for a larger one, what is known of the largest.
@@ -166,6 +178,26 @@ mod tests {
             cost.learn(tokens, millis(took));
         }
         assert!(close(cost.seconds(3), 31.0) && close(cost.seconds(6), 31.5));
+    }
+
+    #[test]
+    fn what_a_few_tokens_add_is_known_though_their_sizes_seem_alike() {
+        let mut cost = StepCost::default();
+        for tokens in [32, 35, 48] {
+            cost.learn(tokens, millis(curve(tokens)));
+        }
+        let three = curve(35) - curve(32);
+        assert!(close(Some(cost.added(32, 35)), three), "{}", cost.added(32, 35));
+        // Others slow the smaller one down, until it seems to take what the larger one takes.
+        (0..3).for_each(|_| cost.learn(32, millis(2.0 * curve(32))));
+        assert!(close(cost.seconds(32), curve(35)), "{:?}", cost.seconds(32));
+        let added = cost.added(32, 35) * 1e3;
+        assert!(added > 0.6 * three && added < three, "{added} ms of {three}");
+        // What is flat stays free.
+        assert_eq!(StepCost::default().added(4, 8), 0.0);
+        let mut flat = StepCost::default();
+        [1, 64].into_iter().for_each(|tokens| flat.learn(tokens, millis(10.0)));
+        assert_eq!(flat.added(32, 40), 0.0);
     }
 
     #[test]

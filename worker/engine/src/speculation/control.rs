@@ -198,7 +198,7 @@ impl Control {
         let most = PURSE * step;
         let mut purse = self.purse.unwrap_or(most);
         if let Some(sizes) = self.probed.take() {
-            purse -= added(prices.cost, sizes);
+            purse -= prices.cost.added(sizes[1], sizes[0]);
         }
         purse = (purse + SPENDING * step).min(most);
         self.purse = Some(purse);
@@ -230,7 +230,7 @@ impl Control {
                 continue;
             }
             let more = (prices.drafting)(behind + offer.behind);
-            let paid = added(prices.cost, [crowd + probes + 1, crowd]) + more;
+            let paid = prices.cost.added(crowd, crowd + probes + 1) + more;
             if probes > 0 && paid > purse {
                 break;
             }
@@ -273,12 +273,4 @@ impl Control {
 fn one_token(offers: &[Offer]) -> Vec<usize> {
     let first = offers.iter().position(|offer| offer.most > 0);
     (0..offers.len()).map(|i| usize::from(Some(i) == first)).collect()
-}
-
-/// What a step of the first size takes more than one of the second. What is known of sizes that differ little is too coarse
-/// to tell them apart: it is no less than their part of what twice the size takes more.
-fn added(cost: &StepCost, [with, without]: [usize; 2]) -> f64 {
-    let seconds = |tokens| cost.seconds(tokens).unwrap_or(0.0);
-    let part = (with - without) as f64 / without.max(1) as f64;
-    (seconds(with) - seconds(without)).max(part * (seconds(2 * without) - seconds(without)))
 }

@@ -108,8 +108,6 @@ impl Scan {
 
     /// Adds the steps whose drafts are no deeper than `depth`.
     fn deep(&mut self, depth: usize, offers: &[Offer], prices: &Prices<'_>) {
-        let model = |tokens| prices.cost.seconds(tokens).unwrap_or(prices.plain);
-        let without = model(prices.crowd);
         let mut step = Step {
             depth,
             drafts: 0,
@@ -141,7 +139,7 @@ impl Scan {
             }
             step.drafts += 1;
             step.gained += token.reached;
-            step.model = model(prices.crowd + step.drafts) - without;
+            step.model = prices.cost.added(prices.crowd, prices.crowd + step.drafts);
             step.rate = step.gained / step.seconds(prices);
             self.steps.push(step);
         }
