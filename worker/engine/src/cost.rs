@@ -91,14 +91,18 @@ impl StepCost {
         self.between(tokens).map_or_else(|last| Some(last?.at(tokens)), Some)
     }
 
-    /// What a step of `with` tokens takes more than one of `without`, in seconds. What is known of sizes that differ little
-    /// is too coarse to tell them apart, least of all where others use the machine: it is no less than their part of what
-    /// a size takes more that is [`APART`] times as large. Nothing before a step has run.
-    pub(crate) fn added(&self, without: usize, with: usize) -> f64 {
+    /// What steps with more tokens than `without` take more, in seconds, by how many more. What is known of sizes that
+    /// differ little is too coarse to tell them apart, least of all where others use the machine: it is no less than
+    /// their part of what a size takes more that is [`APART`] times as large. Nothing before a step has run.
+    pub(crate) fn added(&self, without: usize) -> impl Fn(usize) -> f64 {
         let seconds = |tokens| self.seconds(tokens).unwrap_or(0.0);
-        let apart = (APART * without as f64).ceil() as usize;
-        let part = (with - without) as f64 / (apart - without).max(1) as f64;
-        (seconds(with) - seconds(without)).max(part.min(1.0) * (seconds(apart) - seconds(without)))
+        let before = seconds(without);
+        let apart = (APART * without as f64).ceil() as usize - without;
+        let most = seconds(without + apart) - before;
+        move |more| {
+            let part = more as f64 / apart.max(1) as f64;
+            (seconds(without + more) - before).max(part.min(1.0) * most)
+        }
     }
 
     /// Seconds of a size up to the largest that was seen; for a larger one, what is known of the largest.
@@ -187,17 +191,17 @@ mod tests {
             cost.learn(tokens, millis(curve(tokens)));
         }
         let three = curve(35) - curve(32);
-        assert!(close(Some(cost.added(32, 35)), three), "{}", cost.added(32, 35));
+        assert!(close(Some(cost.added(32)(3)), three), "{}", cost.added(32)(3));
         // Others slow the smaller one down, until it seems to take what the larger one takes.
         (0..3).for_each(|_| cost.learn(32, millis(2.0 * curve(32))));
         assert!(close(cost.seconds(32), curve(35)), "{:?}", cost.seconds(32));
-        let added = cost.added(32, 35) * 1e3;
+        let added = cost.added(32)(3) * 1e3;
         assert!(added > 0.6 * three && added < three, "{added} ms of {three}");
         // What is flat stays free.
-        assert_eq!(StepCost::default().added(4, 8), 0.0);
+        assert_eq!(StepCost::default().added(4)(4), 0.0);
         let mut flat = StepCost::default();
         [1, 64].into_iter().for_each(|tokens| flat.learn(tokens, millis(10.0)));
-        assert_eq!(flat.added(32, 40), 0.0);
+        assert_eq!(flat.added(32)(8), 0.0);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! every further token costs what it costs alone.
 //!
 //! What nobody tries nobody learns. So there are probes, and a purse that pays for them: of every step a hundredth of its
-//! time goes in, and a probe takes out what it turned out to cost. It gives some credit, and none beyond that.
+//! time goes in, and a probe takes out what it turned out to cost.
 
 mod record;
 mod scan;
@@ -42,8 +42,8 @@ const RISE: f64 = 1.05;
 const FALL: f64 = 0.97;
 /// Steps' worth that the purse holds at most, and at first.
 const PURSE: f64 = 2.0;
-/// Steps' worth that a probe may cost beyond what is in the purse. A larger step may have many sequences catch up at once,
-/// which takes as long as several steps; should nothing come of it, that is soon noticed.
+/// Steps' worth that drafting for a larger step may take beyond what is in the purse: many sequences may have to catch up
+/// at once, which takes as long as several steps.
 const DEBT: f64 = 4.0;
 
 /// Chooses how many tokens are drafted for whom.
@@ -197,8 +197,8 @@ impl Control {
         let step = prices.plain.max(self.step_seconds);
         let most = PURSE * step;
         let mut purse = self.purse.unwrap_or(most);
-        if let Some(sizes) = self.probed.take() {
-            purse -= prices.cost.added(sizes[1], sizes[0]);
+        if let Some([with, without]) = self.probed.take() {
+            purse -= prices.cost.added(without)(with - without);
         }
         purse = (purse + SPENDING * step).min(most);
         self.purse = Some(purse);
@@ -223,6 +223,7 @@ impl Control {
     ) {
         let purse = self.purse.unwrap_or(0.0);
         let crowd = prices.crowd + best;
+        let added = prices.cost.added(crowd);
         let (mut probes, mut behind, mut drafting) = (0, 0, 0.0);
         for (i, offer) in offers.iter().enumerate() {
             let due = self.histories.get(&ids[i]).is_some_and(|history| history.wait == 0);
@@ -230,7 +231,7 @@ impl Control {
                 continue;
             }
             let more = (prices.drafting)(behind + offer.behind);
-            let paid = prices.cost.added(crowd, crowd + probes + 1) + more;
+            let paid = added(probes + 1) + more;
             if probes > 0 && paid > purse {
                 break;
             }

@@ -108,6 +108,7 @@ impl Scan {
 
     /// Adds the steps whose drafts are no deeper than `depth`.
     fn deep(&mut self, depth: usize, offers: &[Offer], prices: &Prices<'_>) {
+        let added = prices.cost.added(prices.crowd);
         let mut step = Step {
             depth,
             drafts: 0,
@@ -139,7 +140,7 @@ impl Scan {
             }
             step.drafts += 1;
             step.gained += token.reached;
-            step.model = prices.cost.added(prices.crowd, prices.crowd + step.drafts);
+            step.model = added(step.drafts);
             step.rate = step.gained / step.seconds(prices);
             self.steps.push(step);
         }
