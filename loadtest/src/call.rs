@@ -109,7 +109,7 @@ async fn read(
                 answer.whole = now - meant;
                 end = Some(finished);
             }
-            Event::Prompt(_) => {}
+            Event::Prompt(_) | Event::Preempted(_) => {}
         }
     }
     // `next` gives none before the last event has come.

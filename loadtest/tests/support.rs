@@ -199,6 +199,7 @@ impl Inference for Service {
             worker: format!("worker-{}", seed % 2),
             seed,
             prompt_tokens: PROMPT_TOKENS,
+            max_tokens: 0,
         });
         let tokens = pieces.into_iter().map(|ids| {
             let text = ids.iter().map(|id| format!("{id} ")).collect();

@@ -12,16 +12,14 @@ use std::{
 
 use futures::Stream;
 use stoker_proto::v1::{GenerateRequest, GenerateResponse, Timings, generate_response::Event};
-use stoker_shared::{
-    ServiceError, deadline::Deadline, discovery::WorkerId, telemetry::trace::TraceSpan,
-};
+use stoker_shared::{ServiceError, deadline::Deadline, telemetry::trace::TraceSpan};
 use tokio::time::Instant;
 use tower::Service;
 use tracing::Span;
 
 pub(crate) use observed::{Observe, observe};
 
-use crate::pool::worker::Worker;
+use crate::pool::worker::{InstanceId, Worker};
 
 /// What a worker sends, and at most one error as the last item.
 pub(crate) type EventStream =
@@ -48,8 +46,11 @@ pub(crate) struct Call {
     pub(crate) attempt: u32,
     pub(crate) attempts: Attempts,
     pub(crate) tried: Tried,
-    /// Only a worker of this digest can go on with what there is of the answer.
+    /// Only a worker of this digest can continue what there is of the response.
     pub(crate) only_digest: Option<Arc<str>>,
+    /// Tokens of the longest sequence, prompt and response together, once a worker has counted them.
+    pub(crate) room: Option<u64>,
+    pub(crate) panics: Panics,
     pub(crate) chosen: Chosen,
 }
 
@@ -68,6 +69,8 @@ impl Call {
             attempts: Attempts::default(),
             tried: Tried::default(),
             only_digest: None,
+            room: None,
+            panics: Panics::default(),
             chosen: Chosen::default(),
         }
     }
@@ -90,13 +93,32 @@ impl Attempts {
     }
 }
 
+/// Counts the engine steps that panicked with the request among their sequences. All attempts of a request share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Panics(Arc<AtomicU32>);
+
+impl Panics {
+    /// Takes note of an error of a worker.
+    pub(crate) fn note(&self, error: &ServiceError) {
+        if matches!(error, ServiceError::EnginePanicked { sequences, .. } if !sequences.is_empty())
+        {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The workers that a request was sent to, in order. Every attempt of the request shares it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tried(Arc<Mutex<Vec<WorkerId>>>);
+pub(crate) struct Tried(Arc<Mutex<Vec<InstanceId>>>);
 
 impl Tried {
     /// Reads or adds to the list.
-    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Vec<WorkerId>) -> T) -> T {
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Vec<InstanceId>) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

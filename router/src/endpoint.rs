@@ -30,7 +30,7 @@ use tonic::{
 use tower::Service;
 
 use crate::{
-    call::{Call, EventStream},
+    call::{Call, EventStream, Panics},
     pool::{health::Pass, worker::Worker},
 };
 
@@ -69,23 +69,23 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     call.span.record("worker", worker.id.as_str());
     let routing: &mut Routing = call.request.routing.get_or_insert_default();
     routing.attempt = call.attempt;
+    routing.suspect = call.panics.count() > 0;
     let attempt = Attempt::new(&call.trace, &worker, call.attempt);
+    let reader = Reader {
+        worker: Arc::clone(&worker),
+        deadline: call.deadline,
+        continues: routing.resume.is_some(),
+        panics: call.panics,
+    };
     let mut request = Request::new(call.request);
     call.deadline.forward(&mut request);
     attempt.0.forward(request.metadata_mut());
     let messages = open(worker.channel.clone(), request)
         .await
-        .map_err(|status| attempt.failed(read(&status, &worker, call.deadline)))?;
+        .map_err(|status| attempt.failed(reader.read(&status)))?;
 
-    let mut events = Events {
-        messages,
-        worker,
-        number: call.attempt,
-        attempt,
-        deadline: call.deadline,
-        complete: false,
-        first: None,
-    };
+    let mut events =
+        Events { messages, reader, number: call.attempt, attempt, complete: false, first: None };
     match events.next().await {
         Some(first) => events.first = Some(first?),
         None => return Ok(stream::empty().boxed()),
@@ -133,10 +133,9 @@ impl Attempt {
 /// What the worker sends.
 struct Events {
     messages: Streaming<GenerateResponse>,
-    worker: Arc<Worker>,
+    reader: Reader,
     number: u32,
     attempt: Attempt,
-    deadline: Deadline,
     /// The last event has come.
     complete: bool,
     /// Was waited for, and goes out before everything else.
@@ -163,11 +162,11 @@ impl Stream for Events {
                 None if this.complete => break None,
                 None => {
                     this.complete = true;
-                    let what = format!("worker {} ended the answer early", this.worker.id);
+                    let what = format!("worker {} ended the answer early", this.reader.worker.id);
                     break Some(Err(this.attempt.failed(ServiceError::unavailable(what))));
                 }
                 Some(Err(status)) => {
-                    let error = read(&status, &this.worker, this.deadline);
+                    let error = this.reader.read(&status);
                     break Some(Err(this.attempt.failed(error)));
                 }
             }
@@ -175,22 +174,49 @@ impl Stream for Events {
     }
 }
 
-/// What a status means. One with a source was made here, by the transport: the worker said nothing.
-fn read(status: &Status, worker: &Worker, deadline: Deadline) -> ServiceError {
-    let source = status.source();
-    let causes = || std::iter::successors(source, |&error| error.source());
-    // The deadline is kept at both ends of the connection too, by tonic, rounded down and with CANCELLED.
-    if deadline.is_over() || causes().any(|error| error.is::<TimeoutExpired>()) {
-        return ServiceError::DeadlineExceeded {
-            stage: format!("waiting for worker {}", worker.id),
-        };
+/// Reads the statuses of one attempt.
+struct Reader {
+    worker: Arc<Worker>,
+    deadline: Deadline,
+    /// Another worker had accepted the request.
+    continues: bool,
+    panics: Panics,
+}
+
+impl Reader {
+    /// What a status means. One with a source was made here, by the transport: the worker said nothing.
+    fn read(&self, status: &Status) -> ServiceError {
+        let source = status.source();
+        let causes = || std::iter::successors(source, |&error| error.source());
+        let worker = &self.worker.id;
+        // The deadline is kept at both ends of the connection too, by tonic, rounded down and with CANCELLED.
+        if self.deadline.is_over() || causes().any(|error| error.is::<TimeoutExpired>()) {
+            return ServiceError::DeadlineExceeded {
+                stage: format!("waiting for worker {worker}"),
+            };
+        }
+        if let Some(source) = source {
+            let cause = root_cause(source);
+            return ServiceError::Lost(format!("worker {worker}: the connection failed: {cause}"));
+        }
+        let error = ServiceError::from(status);
+        self.panics.note(&error);
+        if self.is_about_routing(&error) {
+            return ServiceError::Mismatch(format!("worker {worker}: {error}"));
+        }
+        error
     }
-    match source {
-        None => ServiceError::from(status),
-        Some(source) => ServiceError::Lost(format!(
-            "worker {}: the connection failed: {}",
-            worker.id,
-            root_cause(source)
-        )),
+
+    /// Whether a worker refuses what this router says, and not what the client does: the model's name is looked up here,
+    /// and what another worker had accepted is right.
+    fn is_about_routing(&self, error: &ServiceError) -> bool {
+        match error {
+            ServiceError::UnknownModel { .. } => true,
+            ServiceError::Invalid(violations) => {
+                self.continues || violations.iter().any(|v| v.field.starts_with("routing"))
+            }
+            ServiceError::Unsupported(_) => self.continues,
+            _ => false,
+        }
     }
 }

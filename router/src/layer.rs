@@ -11,4 +11,4 @@ pub(crate) mod trace;
 pub(crate) mod validate;
 
 #[cfg(test)]
-mod support;
+pub(crate) mod support;

@@ -234,6 +234,8 @@ impl Collector for Workers {
         }
         for state in fleet.states() {
             let state = match state {
+                // Counted as the one that it is.
+                State::Duplicate(_) => continue,
                 State::Live(worker) if worker.life.is_standing() => "standing",
                 State::Live(worker) if worker.health.is_suspected() => "ejected",
                 State::Live(_) => "live",

@@ -8,6 +8,7 @@ mod cost;
 mod index;
 mod learned;
 mod prompt;
+mod room;
 
 use std::{
     collections::HashMap,
@@ -19,12 +20,15 @@ use std::{
 
 use rand::{SeedableRng, rngs::SmallRng};
 use stoker_proto::v1::GenerateRequest;
-use stoker_shared::discovery::WorkerId;
 use tokio::time::Instant;
 
 use crate::{
+    call::Call,
     config::BalancingConfig,
-    pool::{model::Model, worker::Worker},
+    pool::{
+        model::Model,
+        worker::{InstanceId, Worker},
+    },
 };
 use cost::Candidate;
 use index::{Hit, Holder, PrefixIndex};
@@ -33,6 +37,7 @@ use prompt::Link;
 pub(crate) use candidates::Wanted;
 pub(crate) use learned::{Demand, Learned, resume};
 pub(crate) use prompt::text_bytes;
+pub(crate) use room::Room;
 
 /// Tokens between two stamps of what a worker was sent.
 const STAMP_TOKENS: u64 = 64;
@@ -93,8 +98,8 @@ pub(crate) enum Source {
 }
 
 /// A worker for a question that costs it nothing; rather one that was not `tried`.
-pub(crate) fn anyone<'a>(model: &'a Model, tried: &[WorkerId]) -> Option<&'a Arc<Worker>> {
-    let wanted = Wanted { tried, digest: None };
+pub(crate) fn anyone<'a>(model: &'a Model, tried: &[InstanceId]) -> Option<&'a Arc<Worker>> {
+    let wanted = Wanted { tried, ..Wanted::default() };
     candidates::first(model.live(), rand::random_range(..usize::MAX), &wanted)
 }
 
@@ -141,6 +146,11 @@ impl Chooser {
             source: chosen.source,
             learned,
         })
+    }
+
+    /// What `call` needs of a worker of `model`.
+    pub(crate) fn room(&self, model: &Model, call: &Call) -> Room {
+        Room::of(call, self.learned(model.name()).demand(&call.request).prompt, model)
     }
 
     /// What is known of the model of that name.

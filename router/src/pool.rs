@@ -9,7 +9,11 @@ pub(crate) mod model;
 pub(crate) mod reservation;
 pub(crate) mod worker;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt;
 use stoker_shared::discovery::{Candidate, Change, Changes, WorkerId};
@@ -17,7 +21,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use fleet::{Fleet, State};
-use health::Health;
 use worker::Worker;
 
 /// A candidate that its source no longer names is forgotten once it was of no use this often in a row. While
@@ -51,6 +54,7 @@ impl Pool {
             candidates: HashMap::new(),
             generation: 0,
             trouble: None,
+            duplicates: BTreeMap::new(),
             patience,
             reports,
             news: Arc::clone(&news),
@@ -95,6 +99,8 @@ struct Manager {
     generation: u64,
     /// What keeps the source from naming workers.
     trouble: Option<String>,
+    /// Candidates that lead to the process of another one, which is the one that counts.
+    duplicates: BTreeMap<WorkerId, WorkerId>,
     patience: Duration,
     reports: mpsc::Sender<Report>,
     /// What the workers' health has to tell.
@@ -158,14 +164,13 @@ impl Manager {
         let id = candidate.id.clone();
         let address = candidate.address.clone();
         let retry = Arc::new(Notify::new());
-        let health = Health::new(Arc::clone(&self.news));
         let follow = candidate::follow(
             candidate,
             generation,
             self.patience,
             Arc::clone(&retry),
             self.reports.clone(),
-            health,
+            Arc::clone(&self.news),
         );
         let followed = Followed {
             address,
@@ -210,8 +215,16 @@ impl Manager {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let states = self.candidates.iter().map(|(id, c)| (id, &c.state));
-        self.publish.send_replace(Arc::new(Fleet::new(states, self.trouble.clone())));
+        let fleet = Fleet::new(states, self.trouble.clone());
+        let duplicates: BTreeMap<_, _> = fleet.duplicates().collect();
+        for (id, of) in &duplicates {
+            if self.duplicates.get(id) != Some(of) {
+                tracing::warn!(worker = %id, same_as = %of, "two addresses of one worker: it counts once");
+            }
+        }
+        self.duplicates = duplicates;
+        self.publish.send_replace(Arc::new(fleet));
     }
 }

@@ -132,7 +132,7 @@ impl Server {
             let fleet = self.pool.fleet();
             let worker = policy::anyone(fleet.model(model)?, &tried);
             let worker = worker.ok_or_else(|| fleet.nobody())?;
-            tried.push(worker.id.clone());
+            tried.push(worker.instance.clone());
             let mut request = Request::new(question.clone());
             deadline.forward(&mut request);
             let answer = ask(ControlClient::new(worker.channel.clone()), request);

@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt, channel::mpsc, stream};
 use stoker_proto::v1::{
-    DetokenizeRequest, GetModelInfoRequest, Load, TokenizeRequest, WatchLoadRequest,
+    DetokenizeRequest, GenerateRequest, GetModelInfoRequest, Load, TokenizeRequest,
+    WatchLoadRequest,
 };
 use stoker_router::{RouterConfig, WorkerView};
-use stoker_shared::discovery::{Change, Registry, WorkerId};
+use stoker_shared::{
+    ServiceError,
+    discovery::{Change, Registry, WorkerId},
+};
 use tonic::Code;
 
 use crate::support::{
@@ -218,4 +222,48 @@ async fn the_cluster_answers_as_one_worker() {
     let unknown = TokenizeRequest { model: "nobody".into(), ..Default::default() };
     assert_eq!(control.tokenize(unknown).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(tokens(&collect(cluster.generate(ask(1)).await.unwrap()).await.0), 1);
+}
+
+#[tokio::test]
+async fn a_worker_that_serves_another_model_than_it_did_is_not_the_client_s_mistake() {
+    let (good, stranger) = (FakeWorker::new("good"), FakeWorker::new("stranger"));
+    let unknown = ServiceError::UnknownModel { model: "story".into(), available: vec![] };
+    let field = "routing.resume.digest";
+    for error in [unknown, ServiceError::invalid(field, "is not mine")] {
+        stranger.script(move |_| Script::Refuse(error.clone()));
+        let cluster = Cluster::of(&[&good, &stranger]).await;
+        let before = stranger.requests().len();
+        for _ in 0..100 {
+            let (_, error) = collect(cluster.generate(ask(2)).await.unwrap()).await;
+            assert!(error.is_none(), "{error:?}");
+        }
+        assert!(stranger.requests().len() > before, "it is chosen in its turn");
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_long_for_one_context_may_fit_into_another() {
+    let long = |_: &GenerateRequest| {
+        Script::Refuse(ServiceError::invalid("prompt", "700 tokens; at most 511 leave room"))
+    };
+    let (short, wide) =
+        (FakeWorker::of_context("short", 512), FakeWorker::of_context("wide", 1_024));
+    short.script(long);
+    let cluster = Cluster::of(&[&short, &wide]).await;
+    for _ in 0..50 {
+        let (_, error) = collect(cluster.generate(ask(2)).await.unwrap()).await;
+        assert!(error.is_none(), "{error:?}");
+    }
+    assert!(!short.requests().is_empty(), "it is chosen in its turn");
+    // Where no context is longer, it is the client's mistake, and no other worker is asked.
+    wide.script(long);
+    let before = wide.requests().len() + short.requests().len();
+    let status = loop {
+        match cluster.generate(ask(2)).await {
+            Err(status) => break status,
+            Ok(_) => panic!("both refuse"),
+        }
+    };
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(wide.requests().len() + short.requests().len() <= before + 2);
 }

@@ -8,6 +8,8 @@ use std::{collections::HashMap, error::Error, time::Duration};
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::validate::MAX_VIOLATIONS;
+
 /// Tells gRPC clients with a retry policy when to come back.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// Told apart from other reasons to be unavailable, since a retry elsewhere costs nobody anything.
@@ -19,6 +21,16 @@ const STALLED: &str = "WORKER_STALLED";
 const TOO_LATE: &str = "TOO_LATE";
 /// Tells an answer that had begun from a request that nobody took.
 const INTERRUPTED: &str = "INTERRUPTED";
+/// Distinguishes a limit of one worker from overload: waiting does not help, another worker may.
+const EXCEEDS_WORKER: &str = "EXCEEDS_WORKER";
+/// Distinguishes what a router got wrong from what its client did.
+const MISMATCH: &str = "MISMATCH";
+/// Distinguishes a sequence that was moved off a busy worker from one that a failing worker lost.
+const PREEMPTED: &str = "PREEMPTED";
+/// Reports a panic of the engine, with the sequences of the step that panicked.
+const ENGINE_PANICKED: &str = "ENGINE_PANICKED";
+/// Refuses the content of a request that made engines panic.
+const QUARANTINED: &str = "QUARANTINED";
 /// A worker that was lost may be back by then.
 const SOON: Duration = Duration::from_secs(1);
 /// Somebody else is there.
@@ -26,6 +38,12 @@ const AT_ONCE: Duration = Duration::ZERO;
 /// What an interrupted answer has come to, in its `google.rpc.ErrorInfo.metadata`.
 const PROMPT_TOKENS: &str = "prompt_tokens";
 const COMPLETION_TOKENS: &str = "completion_tokens";
+/// Tokens that a request needs and a worker cannot hold, in the same place.
+const NEEDED_TOKENS: &str = "needed_tokens";
+/// The choices of a request in the step that panicked, separated by commas.
+const SEQUENCES: &str = "sequences";
+/// Bytes of a peer's text that are quoted, at most: an error that quotes an error must not grow with every hop.
+pub const MAX_QUOTED: usize = 512;
 /// The `domain` of our `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "stoker";
 
@@ -107,6 +125,31 @@ pub enum ServiceError {
     /// The field is part of the contract but this version does not serve it.
     #[error("`{0}` is not supported by this version")]
     Unsupported(String),
+    /// A limit of the worker that was called, not of the model: a worker with more room may take the request.
+    #[error("{what}")]
+    ExceedsWorker {
+        /// What is needed, and the limit with its flag.
+        what: String,
+        /// Tokens of the longest sequence, prompt included, where they are the limit; else 0.
+        needed_tokens: u32,
+    },
+    /// The worker that was called is not the one that the router took it for, or cannot continue that response.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The response waits at a busy worker without KV blocks, and another worker has room for it.
+    #[error("{0}")]
+    Preempted(String),
+    /// The worker's engine panicked, and the worker is about to end.
+    #[error("the worker's engine panicked: {cause}")]
+    EnginePanicked {
+        /// What the panic said.
+        cause: String,
+        /// Choices of this request that were part of the step that panicked.
+        sequences: Vec<u32>,
+    },
+    /// Requests with the same content made the engines of two workers panic.
+    #[error("{0}")]
+    Quarantined(String),
     /// A fault of ours.
     #[error("internal error: {0}")]
     Internal(String),
@@ -143,7 +186,11 @@ impl ServiceError {
     /// Whether asking another worker adds no load to the cluster, since the first one does nothing for the
     /// call any more.
     pub fn is_free_elsewhere(&self) -> bool {
-        matches!(self, Self::Draining(_) | Self::Lost(_) | Self::Stalled(_))
+        match self {
+            Self::Draining(_) | Self::Lost(_) | Self::Stalled(_) | Self::Preempted(_) => true,
+            Self::ExceedsWorker { .. } | Self::Mismatch(_) | Self::EnginePanicked { .. } => true,
+            _ => false,
+        }
     }
 
     /// A stable name for logs, metrics and `google.rpc.ErrorInfo.reason`.
@@ -161,6 +208,11 @@ impl ServiceError {
             Self::TooLate { .. } => TOO_LATE,
             Self::Cancelled => "CANCELLED",
             Self::Unsupported(_) => "UNSUPPORTED",
+            Self::ExceedsWorker { .. } => EXCEEDS_WORKER,
+            Self::Mismatch(_) => MISMATCH,
+            Self::Preempted(_) => PREEMPTED,
+            Self::EnginePanicked { .. } => ENGINE_PANICKED,
+            Self::Quarantined(_) => QUARANTINED,
             Self::Internal(_) => "INTERNAL",
         }
     }
@@ -174,11 +226,16 @@ impl ServiceError {
         match self {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::UnknownModel { .. } => Code::NotFound,
-            Self::Overloaded { .. } => Code::ResourceExhausted,
+            Self::Overloaded { .. } | Self::ExceedsWorker { .. } => Code::ResourceExhausted,
+            Self::Mismatch(_) => Code::FailedPrecondition,
+            // A request that was not part of the step can be retried.
+            Self::EnginePanicked { sequences, .. } if sequences.is_empty() => Code::Unavailable,
+            Self::EnginePanicked { .. } | Self::Quarantined(_) => Code::Internal,
             Self::Unavailable { .. }
             | Self::Draining(_)
             | Self::Lost(_)
             | Self::Stalled(_)
+            | Self::Preempted(_)
             | Self::Interrupted { .. } => Code::Unavailable,
             Self::DeadlineExceeded { .. } | Self::TooLate { .. } => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
@@ -201,6 +258,13 @@ impl ServiceError {
                 (COMPLETION_TOKENS, completion_tokens.to_string()),
             ],
             Self::DeadlineExceeded { stage } => vec![("stage", stage.clone())],
+            Self::ExceedsWorker { what, needed_tokens } => {
+                vec![("what", what.clone()), (NEEDED_TOKENS, needed_tokens.to_string())]
+            }
+            Self::EnginePanicked { cause, sequences } => {
+                let sequences: Vec<_> = sequences.iter().map(u32::to_string).collect();
+                vec![("cause", cause.clone()), (SEQUENCES, sequences.join(","))]
+            }
             Self::Unsupported(field) => vec![("field", field.clone())],
             Self::Internal(cause) => vec![("cause", cause.clone())],
             _ => Vec::new(),
@@ -240,7 +304,7 @@ impl From<ServiceError> for Status {
                 details.set_retry_info(Some(AT_ONCE));
                 pushback = Some(AT_ONCE);
             }
-            ServiceError::Lost(_) | ServiceError::Stalled(_) => {
+            ServiceError::Lost(_) | ServiceError::Stalled(_) | ServiceError::Preempted(_) => {
                 details.set_retry_info(Some(SOON));
                 pushback = Some(SOON);
             }
@@ -255,72 +319,119 @@ impl From<ServiceError> for Status {
     }
 }
 
+/// At most [`MAX_QUOTED`] bytes of a peer's text, in one line.
+pub fn quoted(text: &str) -> String {
+    let printable = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
+    let end = text.floor_char_boundary(MAX_QUOTED);
+    let kept: String = text[..end].chars().map(printable).collect();
+    if end < text.len() { kept + "..." } else { kept }
+}
+
+/// Whether a status was made by a router or worker of ours, and not by something between.
+pub fn is_ours(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN)
+}
+
+/// A peer's status, with what its details say in our own domain.
+struct Received<'a> {
+    status: &'a Status,
+    details: ErrorDetails,
+}
+
+impl Received<'_> {
+    fn message(&self) -> String {
+        quoted(self.status.message())
+    }
+
+    /// Why, if the peer is one of ours.
+    fn reason(&self) -> &str {
+        let info = self.details.error_info().filter(|info| info.domain == DOMAIN);
+        info.map_or("", |info| info.reason.as_str())
+    }
+
+    fn field(&self, key: &str) -> Option<String> {
+        let info = self.details.error_info().filter(|info| info.domain == DOMAIN)?;
+        info.metadata.get(key).map(|text| quoted(text))
+    }
+
+    fn text(&self, key: &str) -> String {
+        self.field(key).unwrap_or_else(|| self.message())
+    }
+
+    fn count(&self, key: &str) -> u32 {
+        self.field(key).and_then(|n| n.parse().ok()).unwrap_or_default()
+    }
+
+    fn retry_after(&self) -> Duration {
+        self.details.retry_info().and_then(|info| info.retry_delay).unwrap_or(SOON)
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        let given = self.details.bad_request().map(|bad| bad.field_violations.as_slice());
+        let given = given.unwrap_or_default().iter().take(MAX_VIOLATIONS);
+        given
+            .map(|v| Violation { field: quoted(&v.field), description: quoted(&v.description) })
+            .collect()
+    }
+
+    fn engine_panicked(&self) -> ServiceError {
+        let sequences = self.field(SEQUENCES).unwrap_or_default();
+        ServiceError::EnginePanicked {
+            cause: self.text("cause"),
+            sequences: sequences.split(',').filter_map(|choice| choice.parse().ok()).collect(),
+        }
+    }
+}
+
 impl From<&Status> for ServiceError {
-    /// Reads a peer's status. One that is not ours keeps its code and message.
+    /// Reads a peer's status. One that is not ours keeps its code and message. No text is longer than
+    /// [`MAX_QUOTED`].
     fn from(status: &Status) -> Self {
-        let details = status.get_error_details();
-        let retry_after = details.retry_info().and_then(|info| info.retry_delay).unwrap_or(SOON);
-        let field = |key: &str| {
-            details
-                .error_info()
-                .filter(|info| info.domain == DOMAIN)
-                .and_then(|info| info.metadata.get(key).cloned())
-        };
-        let message = || status.message().to_owned();
-        match status.code() {
-            Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
-                let violations: Vec<_> = details
-                    .bad_request()
-                    .map(|bad| bad.field_violations.as_slice())
-                    .unwrap_or_default()
-                    .iter()
-                    .map(|v| Violation {
-                        field: v.field.clone(),
-                        description: v.description.clone(),
-                    })
-                    .collect();
-                if violations.is_empty() {
-                    Self::invalid("request", message())
-                } else {
-                    Self::Invalid(violations)
+        let peer = Received { status, details: status.get_error_details() };
+        match (status.code(), peer.reason()) {
+            (Code::FailedPrecondition, MISMATCH) => Self::Mismatch(peer.message()),
+            (Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition, _) => {
+                match peer.violations() {
+                    none if none.is_empty() => Self::invalid("request", peer.message()),
+                    violations => Self::Invalid(violations),
                 }
             }
-            Code::NotFound => Self::UnknownModel {
-                model: field("model").unwrap_or_else(message),
-                available: field("available")
+            (Code::NotFound, _) => Self::UnknownModel {
+                model: peer.text("model"),
+                available: peer
+                    .field("available")
                     .map(|names| {
                         names.split('\n').filter(|n| !n.is_empty()).map(Into::into).collect()
                     })
                     .unwrap_or_default(),
             },
-            Code::ResourceExhausted => {
-                Self::Overloaded { what: field("what").unwrap_or_else(message), retry_after }
-            }
-            Code::DeadlineExceeded => match details.error_info() {
-                Some(info) if info.domain == DOMAIN && info.reason == TOO_LATE => {
-                    Self::TooLate { what: field("what").unwrap_or_else(message) }
-                }
-                _ => Self::DeadlineExceeded { stage: field("stage").unwrap_or_else(message) },
+            (Code::ResourceExhausted, EXCEEDS_WORKER) => Self::ExceedsWorker {
+                what: peer.text("what"),
+                needed_tokens: peer.count(NEEDED_TOKENS),
             },
-            Code::Cancelled => Self::Cancelled,
-            Code::Unimplemented => Self::Unsupported(field("field").unwrap_or_else(message)),
-            Code::Unavailable => {
-                let info = details.error_info().filter(|info| info.domain == DOMAIN);
-                let count = |key| field(key).and_then(|n| n.parse().ok()).unwrap_or_default();
-                match info.map_or("", |info| info.reason.as_str()) {
-                    DRAINING => Self::Draining(field("who").unwrap_or_else(message)),
-                    LOST => Self::Lost(message()),
-                    STALLED => Self::Stalled(message()),
-                    INTERRUPTED => Self::Interrupted {
-                        reason: field("reason").unwrap_or_else(message),
-                        retry_after,
-                        prompt_tokens: count(PROMPT_TOKENS),
-                        completion_tokens: count(COMPLETION_TOKENS),
-                    },
-                    _ => Self::Unavailable { reason: message(), retry_after },
-                }
+            (Code::ResourceExhausted, _) => {
+                Self::Overloaded { what: peer.text("what"), retry_after: peer.retry_after() }
             }
-            _ => Self::Internal(field("cause").unwrap_or_else(message)),
+            (Code::DeadlineExceeded, TOO_LATE) => Self::TooLate { what: peer.text("what") },
+            (Code::DeadlineExceeded, _) => Self::DeadlineExceeded { stage: peer.text("stage") },
+            (Code::Cancelled, _) => Self::Cancelled,
+            (Code::Unimplemented, _) => Self::Unsupported(peer.text("field")),
+            (Code::Unavailable | Code::Internal, ENGINE_PANICKED) => peer.engine_panicked(),
+            (Code::Unavailable, DRAINING) => Self::Draining(peer.text("who")),
+            (Code::Unavailable, LOST) => Self::Lost(peer.message()),
+            (Code::Unavailable, STALLED) => Self::Stalled(peer.message()),
+            (Code::Unavailable, PREEMPTED) => Self::Preempted(peer.message()),
+            (Code::Unavailable, INTERRUPTED) => Self::Interrupted {
+                reason: peer.text("reason"),
+                retry_after: peer.retry_after(),
+                prompt_tokens: peer.count(PROMPT_TOKENS),
+                completion_tokens: peer.count(COMPLETION_TOKENS),
+            },
+            (Code::Unavailable, _) => {
+                Self::Unavailable { reason: peer.message(), retry_after: peer.retry_after() }
+            }
+            (Code::Internal, QUARANTINED) => Self::Quarantined(peer.message()),
+            _ => Self::Internal(peer.text("cause")),
         }
     }
 }
@@ -375,6 +486,12 @@ mod tests {
             },
             ServiceError::DeadlineExceeded { stage: "while queued".into() },
             ServiceError::TooLate { what: "it takes 3 s and has 2 s".into() },
+            ServiceError::ExceedsWorker { what: "17 of 16".into(), needed_tokens: 17 },
+            ServiceError::Mismatch("another digest".into()),
+            ServiceError::Preempted("worker-1 is busy".into()),
+            ServiceError::EnginePanicked { cause: "index".into(), sequences: vec![] },
+            ServiceError::EnginePanicked { cause: "index".into(), sequences: vec![0, 2] },
+            ServiceError::Quarantined("two engines panicked".into()),
             ServiceError::Cancelled,
             ServiceError::Unsupported("guided".into()),
             ServiceError::Internal("NaN logits".into()),
@@ -382,6 +499,17 @@ mod tests {
             let status = Status::from(error.clone());
             assert_eq!(ServiceError::from(&status), error, "{status:?}");
         }
+    }
+
+    #[test]
+    fn an_error_that_quotes_itself_does_not_grow() {
+        let mut error = ServiceError::unavailable("x".repeat(10_000));
+        for _ in 0..20 {
+            let quote = ServiceError::from(&Status::from(error));
+            error = ServiceError::unavailable(format!("worker-\u{e9}: {quote}"));
+        }
+        let length = error.to_string().len();
+        assert!((MAX_QUOTED..MAX_QUOTED + 32).contains(&length), "{length}");
     }
 
     #[test]

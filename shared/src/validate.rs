@@ -18,7 +18,7 @@ pub const MAX_TOP_CANDIDATES: u32 = 20;
 pub const MAX_REQUEST_ID: usize = 128;
 /// Characters of a cache salt.
 pub const MAX_CACHE_SALT: usize = 128;
-/// Bytes of a model's name.
+/// Bytes of the name of a model or a worker.
 pub const MAX_NAME_BYTES: usize = 256;
 /// Tokens with a bias.
 pub const MAX_LOGIT_BIAS: usize = 1024;
@@ -65,6 +65,24 @@ impl Violations {
     }
 }
 
+/// Checks the name of a model or a worker by the rule that messages which carry it are held to. For
+/// `value_parser`.
+pub fn name(text: &str) -> Result<String, String> {
+    match fault_of_name(text) {
+        None if text.is_empty() => Err("is empty; give at least one character".into()),
+        None => Ok(text.to_owned()),
+        Some(fault) => Err(fault),
+    }
+}
+
+fn fault_of_name(text: &str) -> Option<String> {
+    if text.len() > MAX_NAME_BYTES {
+        return Some(format!("{} bytes; at most {MAX_NAME_BYTES}", text.len()));
+    }
+    let control = text.chars().find(|c| c.is_control())?;
+    Some(format!("has the control character {control:?}; leave it out"))
+}
+
 /// How urgent a request is.
 pub fn priority(request: &GenerateRequest) -> u32 {
     request.priority.unwrap_or(DEFAULT_PRIORITY)
@@ -81,8 +99,8 @@ fn identity(request: &GenerateRequest, found: &mut Violations) {
             found.add(field, limit);
         }
     }
-    if request.model.len() > MAX_NAME_BYTES {
-        found.add("model", format!("{} bytes; at most {MAX_NAME_BYTES}", request.model.len()));
+    if let Some(fault) = fault_of_name(&request.model) {
+        found.add("model", fault);
     }
     if request.priority.is_some_and(|p| p > MAX_PRIORITY) {
         let value = request.priority.unwrap_or_default();
@@ -209,6 +227,26 @@ mod tests {
             stopping: Some(stopping),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_at_start_is_taken_in_requests() {
+        for (text, refused) in [
+            ("llama", false),
+            ("Meta Llama/3.1 8B", false),
+            ("\u{e9}", false),
+            (&*"x".repeat(MAX_NAME_BYTES), false),
+            (&*"x".repeat(MAX_NAME_BYTES + 1), true),
+            (&*"x".repeat(300), true),
+            ("a\nb", true),
+            ("\u{7f}", true),
+        ] {
+            assert_eq!(name(text).is_err(), refused, "{text:?}");
+            let input = Some(Input::Prompt("x".into()));
+            let request = GenerateRequest { model: text.into(), input, ..Default::default() };
+            assert_eq!(generate(&request).is_err(), refused, "{text:?}");
+        }
+        assert!(name("").is_err(), "in a request it means the only model");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use stoker_engine::{
     Adjustments, Logprobs, Model, Request, Sampling, Scope, Stopping, scheduler::Standing,
 };
 use stoker_proto::v1::{
-    self as proto, GenerateRequest, generate_request::Input, stop_condition::Kind,
+    self as proto, GenerateRequest, Resume, generate_request::Input, stop_condition::Kind,
 };
 use stoker_shared::{ServiceError, validate};
 
@@ -18,7 +18,8 @@ pub struct Admission<'a> {
     pub model: &'a Model,
     /// What requests may call it.
     pub name: &'a str,
-    /// The longest sequence that can run, prompt and answer together.
+    /// The longest sequence that can run here, prompt and response together: the model's context, or what the KV
+    /// cache holds where that is less.
     pub room: usize,
     /// Sequences in one batch.
     pub max_num_seqs: usize,
@@ -38,13 +39,16 @@ impl Admission<'_> {
         let wanted = request.sampling.unwrap_or_default();
         let num_sequences = self.num_sequences(&wanted)?;
         let adjustments = self.adjustments(&wanted)?;
-        let stopping = self.stopping(request.stopping.unwrap_or_default())?;
+        let mut stopping = self.stopping(request.stopping.unwrap_or_default())?;
         let prompt = self.tokens(request.input)?;
-        self.check_least(stopping.min_tokens, prompt.len())?;
         // Whoever calls a worker directly is the tenant "".
         let routing = request.routing.unwrap_or_default();
-        let resumed = match routing.resume {
-            Some(resume) => self.resumed(resume, num_sequences.get(), prompt.len())?,
+        let resume = routing.resume;
+        let max_tokens = self.max_tokens(&stopping, prompt.len(), resume.as_ref())?;
+        stopping.max_tokens = Some(max_tokens);
+        let accepted_before = resume.is_some();
+        let resumed = match resume {
+            Some(resume) => self.resumed(resume, num_sequences.get(), prompt.len(), max_tokens)?,
             None => Vec::new(),
         };
         Ok(Request {
@@ -55,6 +59,8 @@ impl Admission<'_> {
             stopping,
             logprobs: logprobs(request.response.unwrap_or_default()),
             resumed,
+            accepted_before,
+            suspect: routing.suspect,
             scope: Scope::shared(routing.tenant, request.cache_salt),
             bypass_prefix_cache: request.bypass_prefix_cache,
             arrived: Instant::now(),
@@ -77,10 +83,8 @@ impl Admission<'_> {
             Some(Input::Prompt(text)) => {
                 // Before the text is tokenised, which takes time with its length.
                 let least = self.model.tokenizer.least_tokens(text.len());
-                if least >= self.room {
-                    let size = format!("{} bytes are at least {least} tokens", text.len());
-                    return Err(self.too_long("prompt", &size));
-                }
+                let size = || format!("{} bytes are at least {least} tokens", text.len());
+                self.check_prompt("prompt", least, size)?;
                 let ids = self.model.tokenizer.encode(&text, true);
                 ("prompt", ids.map_err(|error| ServiceError::invalid("prompt", error.to_string()))?)
             }
@@ -94,18 +98,75 @@ impl Admission<'_> {
         if ids.is_empty() {
             return Err(ServiceError::invalid(field, "has no tokens; send some text"));
         }
-        if ids.len() >= self.room {
-            return Err(self.too_long(field, &format!("{} tokens", ids.len())));
-        }
+        self.check_prompt(field, ids.len(), || format!("{} tokens", ids.len()))?;
         Ok(ids)
     }
 
-    fn too_long(&self, field: &str, size: &str) -> ServiceError {
-        let (room, most) = (self.room, self.room.saturating_sub(1));
-        let reason = format!(
-            "{size}; at most {most} tokens leave room for an answer in a context of {room}"
+    /// Refuses a prompt that leaves no token for a response.
+    fn check_prompt(
+        &self,
+        field: &str,
+        tokens: usize,
+        size: impl Fn() -> String,
+    ) -> Result<(), ServiceError> {
+        let context = self.model.config.context_length;
+        if tokens >= context {
+            let (size, most) = (size(), context.saturating_sub(1));
+            let reason = format!(
+                "{size}; at most {most} tokens leave room for a response in a context of {context}"
+            );
+            return Err(ServiceError::invalid(field, reason));
+        }
+        if tokens >= self.room {
+            return Err(self.exceeds(&format!("{field}: {}", size()), tokens + 1));
+        }
+        Ok(())
+    }
+
+    /// The model's context has room for `tokens`, and this worker's KV cache does not.
+    fn exceeds(&self, what: &str, tokens: usize) -> ServiceError {
+        let what = format!(
+            "{what}: {tokens} tokens of KV cache are needed, and this worker has {} (--kv-cache-memory)",
+            self.room
         );
-        ServiceError::invalid(field, reason)
+        let needed_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        ServiceError::ExceedsWorker { what, needed_tokens }
+    }
+
+    /// The limit on new tokens of a prompt of `prompt` tokens, decided once: by the first worker that accepts the
+    /// request, whose decision `resume` carries to the next ones.
+    fn max_tokens(
+        &self,
+        stopping: &Stopping,
+        prompt: usize,
+        resume: Option<&Resume>,
+    ) -> Result<usize, ServiceError> {
+        let context = self.model.config.context_length;
+        let (left, least) = (context.saturating_sub(prompt), stopping.min_tokens);
+        if least > left {
+            let why = format!(
+                "{least} is above {left}, what a prompt of {prompt} tokens leaves in a context of {context}"
+            );
+            return Err(ServiceError::invalid("stopping.min_tokens", why));
+        }
+        let decided = resume.map_or(0, |resume| resume.max_tokens as usize);
+        let max_tokens = match stopping.max_tokens {
+            _ if decided > 0 => decided,
+            Some(wanted) => wanted.min(left),
+            // What others would have room for is for the router to know.
+            None => self.room.saturating_sub(prompt).max(least),
+        };
+        if max_tokens > left {
+            let why = format!(
+                "max_tokens {max_tokens} is above {left}, what a prompt of {prompt} leaves in a context of {context}"
+            );
+            return Err(resume::mismatch("max_tokens", &why));
+        }
+        if prompt + max_tokens > self.room {
+            let what = format!("a prompt of {prompt} tokens and up to {max_tokens} new ones");
+            return Err(self.exceeds(&what, prompt + max_tokens));
+        }
+        Ok(max_tokens)
     }
 
     /// Ids index the embedding, so every one is checked.
@@ -130,10 +191,10 @@ impl Admission<'_> {
         if count.get() as usize <= limit {
             return Ok(count);
         }
-        Err(ServiceError::invalid(
-            "sampling.num_sequences",
-            format!("{count} is above {limit}, what a batch of this worker holds (--max-num-seqs)"),
-        ))
+        let what = format!(
+            "sampling.num_sequences: {count} is above {limit}, what a batch of this worker holds (--max-num-seqs)"
+        );
+        Err(ServiceError::ExceedsWorker { what, needed_tokens: 0 })
     }
 
     fn adjustments(&self, wanted: &proto::Sampling) -> Result<Adjustments, ServiceError> {
@@ -150,21 +211,6 @@ impl Admission<'_> {
             frequency_penalty: wanted.frequency_penalty.unwrap_or(default.frequency_penalty),
             presence_penalty: wanted.presence_penalty.unwrap_or(default.presence_penalty),
         })
-    }
-
-    /// A least length is a promise, so there must be room for it.
-    fn check_least(&self, min_tokens: usize, prompt: usize) -> Result<(), ServiceError> {
-        let left = self.room.saturating_sub(prompt);
-        if min_tokens <= left {
-            return Ok(());
-        }
-        Err(ServiceError::invalid(
-            "stopping.min_tokens",
-            format!(
-                "{min_tokens} is above {left}, what a prompt of {prompt} tokens leaves in a context of {}",
-                self.room
-            ),
-        ))
     }
 
     fn stopping(&self, wanted: proto::Stopping) -> Result<Stopping, ServiceError> {

@@ -88,6 +88,9 @@ impl Answer {
                 let tokens = tokens.into_iter().map(|token| self.logprob(token)).collect();
                 (Ok((0, Wire::Prompt(PromptLogprobs { tokens }))), State::Running)
             }
+            Some(Event::Preempted { choice }) => {
+                (Ok((choice, Wire::Preempted(proto::Preempted {}))), State::Running)
+            }
             Some(Event::Token(Token { choice, id, text, logprob })) => {
                 let logprobs = logprob.into_iter().map(|token| self.logprob(token)).collect();
                 let delta = TokenDelta { ids: vec![id], text, logprobs };
@@ -161,9 +164,18 @@ impl Answer {
     }
 }
 
-/// What a client is told of a request that could not go on.
+/// The error of a request that could not go on.
 fn failed(failure: &Failure) -> ServiceError {
     let stage = match failure {
+        Failure::Refused(refused) => return crate::service::refused(refused, None),
+        Failure::EnginePanicked { cause, sequences } => {
+            let (cause, sequences) = (cause.clone(), sequences.clone());
+            return ServiceError::EnginePanicked { cause, sequences };
+        }
+        // The router's words, not the client's.
+        Failure::NotItsText { .. } | Failure::Ended { .. } => {
+            return ServiceError::Mismatch(failure.to_string());
+        }
         Failure::DeadlinePassed { began: true } => "while generating".into(),
         Failure::DeadlinePassed { began: false } => "while queued".into(),
         Failure::TooLate { .. } => format!("while queued: {failure}"),

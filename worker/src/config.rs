@@ -85,6 +85,17 @@ pub struct WorkerConfig {
     #[command(flatten)]
     pub compute: ComputeConfig,
 
+    /// Longest prompt and response together, in tokens; only workers with the same limit take over each other's
+    /// responses [default: the model's context]
+    #[arg(
+        long,
+        env = "STOKER_MAX_MODEL_LEN",
+        value_parser = clap::value_parser!(u32).range(2..=1 << 24),
+        value_name = "TOKENS",
+        help_heading = "Scheduling"
+    )]
+    pub max_model_len: Option<u32>,
+
     /// Sequences in one batch
     #[arg(
         long,
@@ -179,6 +190,7 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             compute: ComputeConfig::default(),
+            max_model_len: None,
             max_num_seqs: 64,
             max_num_batched_tokens: 512,
             max_decode_slowdown: MAX_DECODE_SLOWDOWN,
@@ -209,6 +221,16 @@ pub enum ConfigError {
         /// Sequences in a batch.
         seqs: u32,
     },
+    /// More than the model was made for.
+    #[error(
+        "--max-model-len {given} is above {context}, the context of the model; lower it or leave it out"
+    )]
+    LongContext {
+        /// What was asked for.
+        given: u32,
+        /// What the model has.
+        context: usize,
+    },
     /// A model is to guess, and nobody says which.
     #[error(
         "--speculate draft wants --draft-model PATH, a smaller model with the same vocabulary; or take --speculate ngram, \
@@ -235,6 +257,17 @@ pub enum ConfigError {
 }
 
 impl WorkerConfig {
+    /// The context of a model that has `context` tokens by itself.
+    pub fn context(&self, context: usize) -> Result<usize, ConfigError> {
+        match self.max_model_len {
+            Some(given) if given as usize > context => {
+                Err(ConfigError::LongContext { given, context })
+            }
+            Some(given) => Ok(given as usize),
+            None => Ok(context),
+        }
+    }
+
     /// The size of an engine for a model of shape `model` whose weights are kept like this. A `draft` has as many blocks
     /// as the model, in the same memory.
     pub fn engine(

@@ -42,7 +42,7 @@ impl ControlService {
             digest: model.digest.clone(),
             architecture: model.architecture().into(),
             parameters: model.parameters,
-            context_length: worker.engine.room() as u32,
+            context_length: model.config.context_length as u32,
             vocab_size: model.config.vocab_size as u32,
             quantization: model.quantization.name().into(),
             device_class: model.network.device_class().into(),
@@ -57,7 +57,9 @@ impl ControlService {
                 kv_blocks: load.total_blocks as u32,
                 kv_block_size: KV_BLOCK as u32,
                 max_num_queued_reqs: self.config.max_num_queued_reqs,
+                max_sequence_tokens: worker.engine.room() as u32,
             }),
+            instance_id: worker.instance_id.to_string(),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The thread that owns the device, and the handle that the async side holds.
 
 use std::{
+    any::Any,
     io,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     thread::{self, JoinHandle},
     time::Instant,
@@ -9,7 +11,7 @@ use std::{
 
 use prometheus_client::metrics::histogram::Histogram;
 use stoker_engine::{
-    Engine, EngineConfig, Event, Load, Model, Request, Sink, request::PROMPT_PART,
+    Engine, EngineConfig, Event, Failure, Load, Model, Request, Sink, request::PROMPT_PART,
     scheduler::Refused,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -77,6 +79,10 @@ pub fn spawn(
 
 /// Steps while there is work, takes commands in between, and sleeps while there is neither. Ends when it is
 /// told to, or when the last handle is gone and all work is done.
+///
+/// # Panics
+///
+/// With the engine's own panic, after every stream has been told of it.
 fn serve(
     mut engine: Engine,
     mut inbox: mpsc::Receiver<Command>,
@@ -107,7 +113,15 @@ fn serve(
             publish.send_replace(engine.load());
         }
         let began = Instant::now();
-        idle = !engine.step();
+        match catch_unwind(AssertUnwindSafe(|| engine.step())) {
+            Ok(stepped) => idle = !stepped,
+            Err(panic) => {
+                let cause = said(&*panic);
+                tracing::error!(cause, "a step of the engine panicked: every stream ends");
+                engine.fail_all(&cause);
+                resume_unwind(panic);
+            }
+        }
         if !idle {
             steps.observe(began.elapsed().as_secs_f64());
         }
@@ -120,24 +134,44 @@ fn submit(
     events: Events,
     refused: oneshot::Sender<Refused>,
 ) {
-    match engine.submit(request, Box::new(events)) {
-        Ok(()) => {}
-        Err(late @ Refused::TooLate { .. }) => drop(refused.send(late)),
-        // Admission has checked the length against the same limit; if it were refused all the same, the
-        // stream would end without a last event, which its reader reports.
-        Err(error) => tracing::error!(%error, "the engine refused an admitted request"),
+    // Of the one that is submitted, whatever becomes of it.
+    let mut own = Events(events.0.clone());
+    let choices = 0..request.num_sequences.get();
+    match catch_unwind(AssertUnwindSafe(|| engine.submit(request, Box::new(events)))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            // One without a deadline does not wait for this, and reads it from its stream.
+            own.send(Event::Failed(Failure::Refused(error)));
+            let _ = refused.send(error);
+        }
+        Err(panic) => {
+            let cause = said(&*panic);
+            tracing::error!(cause, "the engine panicked at a new request: every stream ends");
+            let sequences = choices.collect();
+            own.send(Event::Failed(Failure::EnginePanicked { cause: cause.clone(), sequences }));
+            engine.fail_all(&cause);
+            resume_unwind(panic);
+        }
     }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "no reason was given".to_owned())
 }
 
 impl EngineHandle {
     /// Submits a request; its events come out of the receiver. Dropping the receiver cancels it before the
     /// next step. One with a deadline waits until the thread has looked at it, between two steps.
     pub async fn submit(&self, request: Request) -> Result<mpsc::Receiver<Event>, NotTaken> {
-        // One event a token and one at the end of each sequence, and the parts of the prompt: the channel can
-        // never be full, so a slow reader stops nobody, and it can hold no more than its own answer.
+        // One event a token, a preemption before each, one at the end of each sequence, the parts of the prompt, and a
+        // failure: the channel can never be full, so a slow reader stops nobody, and it can hold no more than its own
+        // response.
         let longest = request.stopping.max_tokens.unwrap_or(self.room).min(self.room);
-        let answers = (longest + 1) * request.num_sequences.get() as usize;
-        let prompt = request.prompt.len() / PROMPT_PART + 1;
+        let answers = (2 * longest + 2) * request.num_sequences.get() as usize;
+        let prompt = request.prompt.len() / PROMPT_PART + 2;
         let (sender, receiver) = mpsc::channel(answers + prompt);
         let has_deadline = request.deadline.is_some();
         let (refuse, refused) = oneshot::channel();

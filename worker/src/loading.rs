@@ -120,14 +120,17 @@ fn load_within(
 ) -> Result<Model, LoadError> {
     let draft = config.compute.speculation.draft(source)?;
     if let ModelSource::Simulated(profile) = source {
-        return Ok(simulate::model(*profile)?);
+        let context = config.context(profile.context_length as usize)?;
+        let context_length = u32::try_from(context).unwrap_or(u32::MAX);
+        return Ok(simulate::model(Profile { context_length, ..*profile })?);
     }
     if let Some(threads) = config.compute.threads.and_then(|count| NonZeroUsize::new(count.into()))
     {
         // Another model of this process may have decided it.
         cpu::set_threads(threads);
     }
-    let files = open(source)?;
+    let mut files = open(source)?;
+    files.limit_context(config.context(files.config().context_length)?);
     let draft_error = |error| LoadError::DraftWeights(Box::new(error));
     let draft = draft.map(|draft| Ok((open(&draft)?, draft.name()))).transpose();
     let draft = draft.map_err(draft_error)?;

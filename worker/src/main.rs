@@ -1,12 +1,13 @@
 //! `stoker-worker`: serves one model over gRPC.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use clap::{Parser, Subcommand, builder::NonEmptyStringValueParser};
+use clap::{Parser, Subcommand};
 use stoker_shared::{
     VERSION, config, serve,
     shutdown::Signals,
     telemetry::{Telemetry, TelemetryArgs},
+    validate,
 };
 use stoker_worker::{
     ModelSource, WorkerConfig,
@@ -41,7 +42,7 @@ struct Cli {
     simulate: Option<SimulatedDevice>,
 
     /// What requests call the model [default: the last part of its path]
-    #[arg(long, env = "STOKER_MODEL_NAME", value_name = "NAME")]
+    #[arg(long, env = "STOKER_MODEL_NAME", value_parser = validate::name, value_name = "NAME")]
     model_name: Option<String>,
 
     /// Where to listen; port 0 takes any free one
@@ -49,12 +50,7 @@ struct Cli {
     listen: SocketAddr,
 
     /// Names this worker in logs, answers and etcd; no other may have it [default: its address]
-    #[arg(
-        long,
-        env = "STOKER_WORKER_ID",
-        value_parser = NonEmptyStringValueParser::new(),
-        value_name = "NAME"
-    )]
+    #[arg(long, env = "STOKER_WORKER_ID", value_parser = validate::name, value_name = "NAME")]
     worker_id: Option<String>,
 
     #[command(flatten)]
@@ -107,10 +103,13 @@ const EXAMPLES: &str = r#"Examples:
 Profiles: every step takes `step`, and `prefill_token` for each prompt token, `decode_token` for
 each sequence that decodes, `context_token` for each token in the cache that is attended to.
 Answers end after `answer_tokens` on average (0: at the limit only) in a context of
-`context_length` tokens.
+`context_length` tokens. A step that computes the token `panic_token` panics, to try what a request
+does to a cluster that makes its engines fail.
 
 Exit codes: 0 after a drain, 1 for a failure while serving, 2 for bad usage."#;
 
+/// The time that streams have to send their errors after the engine has failed.
+const LAST_ERRORS: Duration = Duration::from_secs(2);
 /// Bad usage: the command line, the model or the address.
 const USAGE: u8 = 2;
 
@@ -146,6 +145,9 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     let bound = listener.local_addr().map_err(|error| (1, error.to_string()))?;
     let address = cli.announce.address(bound).map_err(|error| usage(error.to_string()))?;
     let name = cli.model_name.unwrap_or_else(|| source.name());
+    validate::name(&name).map_err(|why| {
+        usage(format!("--model-name {why} (by default it is the last part of the model's path)"))
+    })?;
     let config = cli.worker.clone();
     let loading = tokio::task::spawn_blocking(move || stoker_worker::load(&source, &config, 1));
     let model = tokio::select! {
@@ -171,7 +173,8 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
         signal = signals.next() => info!(signal, "draining; again to end at once"),
         () = worker.failed() => {
             error!("the engine failed; see above");
-            announcement.withdraw().await;
+            // The streams have their errors: they are given the time to send them.
+            tokio::join!(announcement.withdraw(), worker.shutdown(LAST_ERRORS));
             return Err((1, "the engine failed".into()));
         }
     }

@@ -7,7 +7,10 @@ use stoker_engine::Model;
 use stoker_proto::v1::{
     ModelInfo, control_server::ControlServer, inference_server::InferenceServer,
 };
-use stoker_shared::serve::{self, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES};
+use stoker_shared::{
+    serve::{self, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES},
+    validate,
+};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::RoutesBuilder;
@@ -18,7 +21,7 @@ use crate::{
     control::ControlService,
     engine_thread::{self, EngineHandle, EngineThread},
     gpu,
-    inflight::Inflight,
+    inflight::{Inflight, Limits},
     metrics::Metrics,
     service::Worker,
 };
@@ -29,6 +32,14 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// A name that no message may carry.
+    #[error("{flag} {why}")]
+    Name {
+        /// The flag that gives it.
+        flag: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Settings that contradict each other or the model.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -71,14 +82,21 @@ pub async fn start(
         model.draft.as_ref().map(|draft| &draft.config),
         model.quantization,
     )?;
-    let limit = config.max_num_seqs as usize + config.max_num_queued_reqs as usize;
+    let name = |flag, text: &str| match validate::name(text) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(StartError::Name { flag, why }),
+    };
+    name("--model-name", &model_name)?;
+    name("--worker-id", &id)?;
+    let slots = config.max_num_seqs as usize;
+    let limits = Limits { new: slots + config.max_num_queued_reqs as usize, continued: slots };
     let metrics = Metrics::default();
     let (engine, thread) = engine_thread::spawn(
         &id,
         Arc::clone(&model),
         engine_config,
         config.compute.speculation.clone(),
-        limit,
+        limits.new + limits.continued,
         metrics.step_duration.clone(),
     )?;
     let engine_ended = CancellationToken::new();
@@ -88,10 +106,11 @@ pub async fn start(
     let ended = engine_ended.clone();
     let handle = engine.clone();
 
-    let inflight = Inflight::new(limit);
+    let inflight = Inflight::new(limits);
     let model_name: Arc<str> = model_name.into();
     let worker = Worker {
         id: Arc::clone(&id),
+        instance_id: uuid::Uuid::now_v7().simple().to_string().into(),
         model_name: Arc::clone(&model_name),
         model,
         engine,

@@ -35,8 +35,10 @@ const LONGEST_HINT: Duration = Duration::from_secs(30);
 /// What all calls share.
 #[derive(Clone)]
 pub struct Worker {
-    /// Names it in answers.
+    /// Names it in responses.
     pub id: Arc<str>,
+    /// Identifies this process.
+    pub instance_id: Arc<str>,
     /// What requests call the model.
     pub model_name: Arc<str>,
     /// The model.
@@ -80,8 +82,9 @@ impl Worker {
     ) -> Result<BoxStream<'static, Result<GenerateResponse, ServiceError>>, ServiceError> {
         let arrived = deadline::arrived(&call).into_std();
         let deadline = Deadline::of(&call)?;
-        let place = self.inflight.enter()?;
         let request = call.into_inner();
+        let continues = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
+        let place = self.inflight.enter(continues)?;
         let request_id = request.request_id.clone();
         let attempt = request.routing.as_ref().map_or(0, |r| r.attempt);
 
@@ -94,6 +97,7 @@ impl Worker {
                 worker: self.id.to_string(),
                 seed: admitted.sampling.seed,
                 prompt_tokens: admitted.prompt.len() as u32,
+                max_tokens: admitted.stopping.max_tokens.unwrap_or_default() as u32,
             },
             attempt,
             tokenizer: Arc::clone(&self.model.tokenizer),
@@ -109,11 +113,19 @@ impl Worker {
     }
 }
 
-/// What a client is told whose request the engine did not take, and which had so much time when it came.
+/// The error of a request that the engine did not take. It had `patience` until its deadline when it came.
 fn not_taken(why: &NotTaken, patience: Option<Duration>) -> ServiceError {
     match why {
-        NotTaken::Refused(late @ Refused::TooLate { ahead, own, left }) => {
-            let what = late.to_string();
+        NotTaken::Refused(why) => refused(why, patience),
+        NotTaken::Stopped(stopped) => ServiceError::unavailable(stopped.to_string()),
+    }
+}
+
+/// The error of a request that the scheduler refused. It had `patience` until its deadline when it came.
+pub(crate) fn refused(why: &Refused, patience: Option<Duration>) -> ServiceError {
+    let what = why.to_string();
+    match why {
+        Refused::TooLate { ahead, own, left } => {
             // Where the request alone takes too long, no wait makes it shorter.
             if patience.is_some_and(|patience| *own > patience) {
                 return ServiceError::TooLate { what };
@@ -122,7 +134,9 @@ fn not_taken(why: &NotTaken, patience: Option<Duration>) -> ServiceError {
             let retry_after = retry_after.clamp(LEAST_HINT, LONGEST_HINT);
             ServiceError::Overloaded { what, retry_after }
         }
-        other => ServiceError::unavailable(other.to_string()),
+        Refused::TooLong { .. } | Refused::TooMany { .. } => {
+            ServiceError::ExceedsWorker { what, needed_tokens: 0 }
+        }
     }
 }
 

@@ -32,6 +32,7 @@ struct Stated {
     context_token: Duration,
     answer_tokens: u32,
     context_length: u32,
+    panic_token: u32,
 }
 
 impl Default for Stated {
@@ -43,6 +44,7 @@ impl Default for Stated {
             context_token: Duration::ZERO,
             answer_tokens: 0,
             context_length: 4096,
+            panic_token: 0,
         }
     }
 }
@@ -75,7 +77,7 @@ impl FromStr for SimulatedDevice {
             ));
         };
         let Stated { step, prefill_token, decode_token, context_token, .. } = stated;
-        let Stated { answer_tokens, context_length, .. } = stated;
+        let Stated { answer_tokens, context_length, panic_token, .. } = stated;
         if !(2..=1 << 20).contains(&context_length) {
             return Err(format!("context_length {context_length} is not from 2 to {}", 1 << 20));
         }
@@ -86,6 +88,7 @@ impl FromStr for SimulatedDevice {
             context_token,
             answer_tokens,
             context_length,
+            panic_token,
         }))
     }
 }
@@ -121,6 +124,7 @@ mod tests {
             context_token: Duration::ZERO,
             answer_tokens: 0,
             context_length: 100,
+            panic_token: 0,
         };
         assert_eq!(line.parse(), Ok(SimulatedDevice(want)));
         assert_eq!(format!("{{ {line} }}").parse(), Ok(SimulatedDevice(want)));

@@ -129,6 +129,8 @@ fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
         stopping: Stopping { max_tokens: Some(1), ..Stopping::default() },
         logprobs: Logprobs { prompt: true, ..Logprobs::default() },
         resumed: Vec::new(),
+        accepted_before: false,
+        suspect: false,
         scope: Scope::default(),
         bypass_prefix_cache: false,
         arrived: Instant::now(),

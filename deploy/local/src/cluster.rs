@@ -73,7 +73,7 @@ impl Cluster {
         self.router.address()
     }
 
-    /// Resolves if the engine of a worker fails. They share a model: what ends one will end the others.
+    /// Resolves if the engine of a worker fails.
     pub async fn failed(&self) {
         let never = Box::pin(std::future::pending()) as BoxFuture<()>;
         let failures = self.workers.iter().map(|(worker, _)| worker.failed().boxed());

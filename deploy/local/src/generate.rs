@@ -104,7 +104,7 @@ async fn stream(
                 };
                 output.finished(choice, &by, &end, seen)
             }
-            Event::Prompt(_) => Ok(()),
+            Event::Prompt(_) | Event::Preempted(_) => Ok(()),
         };
         if printed.is_err() {
             return quietly(printed);

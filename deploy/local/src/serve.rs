@@ -29,7 +29,11 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
 
     let signal = tokio::select! {
         signal = signals.next() => signal,
-        () = cluster.failed() => return Err(Error::Failed("the engine failed; see above".into())),
+        () = cluster.failed() => {
+            // The other workers finish what runs.
+            cluster.shutdown(drain_timeout).await;
+            return Err(Error::Failed("the engine of a worker failed; see above".into()));
+        }
     };
     eprintln!("{signal}: finishing what runs, for at most {drain_timeout:?}; again to end at once");
     tokio::select! {

@@ -3,6 +3,7 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -21,6 +22,9 @@ use crate::{
 
 /// How much one answer teaches about a worker's cache.
 const KEPT_WEIGHT: f32 = 1.0 / 8.0;
+
+/// When to come back to workers that are full.
+const FULL: Duration = Duration::from_millis(500);
 
 /// Others may take a worker's last probe between choice and entry, so often; then there is nobody else.
 const CHOICES: usize = 3;
@@ -44,10 +48,11 @@ impl<S> Balance<S> {
         let fleet = self.pool.fleet();
         let model = fleet.model(&call.request.model)?;
         call.tried.with(|tried| {
-            let wanted = Wanted { tried, digest: call.only_digest.as_deref() };
+            let room = self.chooser.room(model, call);
+            let wanted = Wanted { tried, digest: call.only_digest.as_deref(), room };
             let entered = self.enter(model, &call.request, &wanted);
-            let (choice, pass) = entered.ok_or_else(|| nobody(&fleet, call))?;
-            tried.push(choice.worker.id.clone());
+            let (choice, pass) = entered.ok_or_else(|| none(&fleet, model, &wanted))?;
+            tried.push(choice.worker.instance.clone());
             call.chosen.set(&choice.worker);
             Ok((Sent::new(choice, &call.request), pass))
         })
@@ -101,12 +106,24 @@ where
     }
 }
 
-fn nobody(fleet: &Fleet, call: &Call) -> ServiceError {
-    match &call.only_digest {
-        Some(digest) => {
-            ServiceError::unavailable(format!("no worker of digest {digest} is ready to go on"))
+/// Why no worker of `model` can take a call now.
+fn none(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError {
+    let fitting = model.live().iter().map(Arc::as_ref).filter(|w| w.fits(wanted.digest));
+    if let Some(refusal) = wanted.room.refusal(fitting.clone()) {
+        return refusal;
+    }
+    match (fitting.clone().next(), wanted.digest) {
+        (Some(_), _) => ServiceError::Overloaded {
+            what: format!(
+                "{} workers are full, and responses that other workers began go first",
+                fitting.count()
+            ),
+            retry_after: FULL,
+        },
+        (None, Some(digest)) => {
+            ServiceError::unavailable(format!("no worker of digest {digest} is ready"))
         }
-        None => fleet.nobody(),
+        (None, None) => fleet.nobody(),
     }
 }
 
@@ -194,7 +211,7 @@ impl Observe for Sent {
                 self.reservation.finished(event.choice);
                 self.finished(finished);
             }
-            Some(Event::Prompt(_)) | None => {}
+            Some(Event::Prompt(_) | Event::Preempted(_)) | None => {}
         }
     }
 }

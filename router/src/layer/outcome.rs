@@ -85,6 +85,9 @@ struct Outcome {
     /// Before the first token, then since the last measurement. Only what the worker took: while the client
     /// does not read, nobody waits for the worker.
     waited: Duration,
+    /// The same when the worker preempted the response: until its next token, it waits for others, which says nothing
+    /// about the worker's speed.
+    until_preempted: Option<Duration>,
     /// Before the first token, once it is there.
     first: Option<Duration>,
     /// Since the last measurement.
@@ -94,7 +97,13 @@ struct Outcome {
 impl Outcome {
     fn event(&mut self, event: &GenerateResponse) {
         match &event.event {
+            Some(Event::Preempted(_)) => {
+                self.until_preempted.get_or_insert(self.waited);
+            }
             Some(Event::Token(delta)) => {
+                if let Some(waited) = self.until_preempted.take() {
+                    self.waited = waited;
+                }
                 if self.first.is_none() {
                     self.first = Some(std::mem::take(&mut self.waited));
                     return;
@@ -150,6 +159,9 @@ impl Stream for Followed {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         let polled = this.stream.poll_next_unpin(cx);
+        if let Some(pass) = &this.outcome.pass {
+            pass.is_read(polled.is_pending());
+        }
         if polled.is_pending() {
             this.since.get_or_insert_with(Instant::now);
         }

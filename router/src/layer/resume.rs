@@ -7,6 +7,7 @@ mod budget;
 mod config;
 mod hedge;
 mod kept;
+mod quarantine;
 mod spent;
 mod watchdog;
 
@@ -32,6 +33,7 @@ use answer::Answer;
 use attempts::Attempts;
 use budget::Budget;
 pub use config::ResumeConfig;
+use quarantine::Quarantine;
 use watchdog::Patience;
 
 /// What a stream is made of.
@@ -46,6 +48,8 @@ pub(crate) struct Shared {
     budget: Budget,
     /// For the tokens of started answers.
     memory: memory::Budget,
+    /// Content that makes engines panic.
+    quarantine: Quarantine,
     metrics: Metrics,
 }
 
@@ -60,6 +64,7 @@ impl Shared {
             pool: pool.clone(),
             budget: Budget::default(),
             memory: memory::Budget::new(config.resume_memory.as_u64()),
+            quarantine: Quarantine::default(),
             metrics: metrics.clone(),
         })
     }
@@ -89,6 +94,9 @@ impl<S: Generate> Service<Call> for Resume<S> {
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
+        if let Err(error) = self.shared.quarantine.check(&call.request) {
+            return futures::future::err(error).boxed();
+        }
         self.shared.budget.deposit();
         let attempts = Attempts { next: self.next.clone(), shared: Arc::clone(&self.shared), call };
         async move {

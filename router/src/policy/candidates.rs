@@ -3,9 +3,9 @@
 use std::{ops::ControlFlow, sync::Arc};
 
 use rand::{RngExt, rngs::SmallRng, seq::index};
-use stoker_shared::discovery::WorkerId;
 
-use crate::pool::worker::Worker;
+use super::room::Room;
+use crate::pool::worker::{InstanceId, Worker};
 
 /// Of more workers than this, only so many drawn at random are looked at: nearly as good as all of them, at a
 /// cost that does not grow with their number; and two routers that know the same do not all choose the same.
@@ -15,20 +15,26 @@ const DRAWN: usize = 8;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wanted<'a> {
     /// The workers that it was sent to, in order.
-    pub(crate) tried: &'a [WorkerId],
-    /// Only workers that give the same answer as one of this digest.
+    pub(crate) tried: &'a [InstanceId],
+    /// Only workers that give the same response as one of this digest.
     pub(crate) digest: Option<&'a str>,
+    /// Only workers that can hold it.
+    pub(crate) room: Room,
 }
 
 /// How gladly a worker is chosen. Nobody is, while there is one of a lower rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Fresh,
+    /// Others could give a longer response.
+    Small,
     /// It failed this call, though not last.
     Tried,
     Ejected,
     /// The last one that was tried.
     Last,
+    /// It cannot hold the response, as far as that can be estimated.
+    Short,
     /// It stands still.
     Standing,
 }
@@ -36,12 +42,14 @@ enum Rank {
 impl Wanted<'_> {
     /// `None` for a worker that cannot take the call.
     fn rank(&self, worker: &Worker) -> Option<Rank> {
-        worker.fits(self.digest).then(|| match self.tried {
+        let can = worker.fits(self.digest) && self.room.is_possible(worker);
+        (can && !worker.outstanding.is_full()).then(|| match self.tried {
             _ if worker.life.is_standing() => Rank::Standing,
-            [.., last] if *last == worker.id => Rank::Last,
+            _ if !self.room.is_enough(worker) => Rank::Short,
+            [.., last] if *last == worker.instance => Rank::Last,
             _ if worker.is_ejected() => Rank::Ejected,
-            [] => Rank::Fresh,
-            tried if tried.contains(&worker.id) => Rank::Tried,
+            tried if tried.contains(&worker.instance) => Rank::Tried,
+            _ if !self.room.is_preferred(worker) => Rank::Small,
             _ => Rank::Fresh,
         })
     }
@@ -121,10 +129,10 @@ mod tests {
     #[tokio::test]
     async fn what_was_tried_is_avoided_and_the_last_one_most() {
         let live = workers(3);
-        let id = |i: usize| live[i].id.clone();
+        let id = |i: usize| live[i].instance.clone();
         let mut random = SmallRng::seed_from_u64(1);
-        let mut drawn = |tried: &[WorkerId]| {
-            let wanted = Wanted { tried, digest: None };
+        let mut drawn = |tried: &[InstanceId]| {
+            let wanted = Wanted { tried, ..Wanted::default() };
             let first = first(&live, 0, &wanted).unwrap();
             let drawn = ids(&draw(&live, &wanted, &mut random));
             assert!(drawn.contains(&first.id.as_str().to_owned()));
@@ -134,7 +142,7 @@ mod tests {
         assert_eq!(drawn(&[id(0), id(2)]), ["1"]);
         assert_eq!(drawn(&[id(0), id(1), id(2)]), ["0", "1"]);
         let alone = [id(0)];
-        let wanted = Wanted { tried: &alone, digest: None };
+        let wanted = Wanted { tried: &alone, ..Wanted::default() };
         assert_eq!(ids(&draw(&live[..1], &wanted, &mut random)), ["0"]);
         assert!(draw(&[], &wanted, &mut random).is_empty());
         assert!(first(&[], 3, &wanted).is_none());
@@ -145,15 +153,15 @@ mod tests {
         let mut random = SmallRng::seed_from_u64(1);
         for count in [4, 100] {
             let live = workers(count);
-            let tried = [live[1].id.clone()];
-            let wanted = Wanted { tried: &tried, digest: Some("odd") };
+            let tried = [live[1].instance.clone()];
+            let wanted = Wanted { tried: &tried, digest: Some("odd"), ..Wanted::default() };
             for start in 0..count {
                 assert_eq!(first(&live, start, &wanted).unwrap().info.digest, "odd");
                 let drawn = draw(&live, &wanted, &mut random);
                 assert!(drawn.iter().all(|w| w.info.digest == "odd" && w.id != live[1].id));
                 assert!(!drawn.is_empty());
             }
-            let nobody = Wanted { tried: &[], digest: Some("other") };
+            let nobody = Wanted { digest: Some("other"), ..Wanted::default() };
             assert!(first(&live, 0, &nobody).is_none());
             assert!(draw(&live, &nobody, &mut random).is_empty());
         }
@@ -176,8 +184,8 @@ mod tests {
     #[tokio::test]
     async fn the_last_one_left_among_many_is_found() {
         let live = workers(200);
-        let tried: Vec<_> = live.iter().skip(1).map(|w| w.id.clone()).collect();
-        let wanted = Wanted { tried: &tried, digest: None };
+        let tried: Vec<_> = live.iter().skip(1).map(|w| w.instance.clone()).collect();
+        let wanted = Wanted { tried: &tried, ..Wanted::default() };
         let drawn = draw(&live, &wanted, &mut SmallRng::seed_from_u64(1));
         assert_eq!(ids(&drawn), ["0"]);
         assert_eq!(first(&live, 100, &wanted).unwrap().id.as_str(), "0");

@@ -195,13 +195,13 @@ async fn a_cache_that_was_filled_since_has_lost_what_it_had() {
 async fn a_worker_that_failed_the_call_is_avoided_whatever_it_has() {
     let (model, chooser) = (model(30), chooser(Policy::PrefixAffinity));
     let first = choose(&chooser, &model, &long('a', 40_000));
-    let tried = [first.worker.id.clone()];
-    let wanted = Wanted { tried: &tried, digest: None };
+    let tried = [first.worker.instance.clone()];
+    let wanted = Wanted { tried: &tried, ..Wanted::default() };
     for _ in 0..20 {
         let again = chooser.choose(&model, &long('a', 40_000), &wanted).unwrap();
         assert_ne!(again.worker.id, first.worker.id);
     }
-    let wanted = Wanted { tried: &[], digest: Some("other") };
+    let wanted = Wanted { digest: Some("other"), ..Wanted::default() };
     assert!(chooser.choose(&model, &long('a', 40_000), &wanted).is_none());
 }
 

@@ -5,12 +5,18 @@ use std::{convert::Infallible, mem, pin::pin, sync::Arc, time::Duration};
 use stoker_proto::v1::{
     GetModelInfoRequest, Load, ModelInfo, WatchLoadRequest, control_client::ControlClient,
 };
-use stoker_shared::{backoff::Backoff, discovery::Candidate, error::root_cause};
+use stoker_shared::{
+    ServiceError,
+    backoff::Backoff,
+    discovery::Candidate,
+    error::{is_ours, quoted, root_cause},
+    validate,
+};
 use tokio::{
     sync::{Notify, mpsc},
     time::timeout,
 };
-use tonic::{Streaming, transport::Channel};
+use tonic::{Status, Streaming, transport::Channel};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -26,6 +32,10 @@ use super::{
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Load comes at least once a second: this long without any means trouble.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Characters of an instance id.
+const MAX_INSTANCE_ID: usize = 64;
+/// Why a candidate is refused that is no worker.
+const A_ROUTER: &str = "it is a router, not a worker: name the workers behind it";
 
 /// Looks after `candidate` until it is aborted, and says after `patience` that it stands still. While it is of
 /// no use, `retry` asks for another try at once.
@@ -35,7 +45,7 @@ pub(super) async fn follow(
     patience: Duration,
     retry: Arc<Notify>,
     reports: mpsc::Sender<Report>,
-    health: Health,
+    review: Arc<Notify>,
 ) {
     let mut follower = Follower {
         candidate,
@@ -43,7 +53,8 @@ pub(super) async fn follow(
         reports,
         patience,
         outstanding: Arc::default(),
-        health: Arc::new(health),
+        health: Arc::new(Health::new(Arc::clone(&review))),
+        review,
         life: Arc::default(),
         last: None,
         backoff: Backoff::default(),
@@ -73,7 +84,9 @@ struct Follower {
     generation: u64,
     reports: mpsc::Sender<Report>,
     patience: Duration,
-    /// These outlive a connection, since streams of the last one may still run.
+    /// What a worker's health has to tell goes here.
+    review: Arc<Notify>,
+    /// These outlive a connection, since streams of the last one may still run, but not the process.
     outstanding: Arc<Outstanding>,
     life: Arc<Life>,
     health: Arc<Health>,
@@ -89,8 +102,10 @@ impl Follower {
     async fn session(&mut self) -> Result<Infallible, String> {
         let channel = connect(&self.candidate.address).await.map_err(|error| root_cause(&error))?;
         let mut control = ControlClient::new(channel.clone());
-        let info = answer(control.get_model_info(GetModelInfoRequest::default())).await?;
-        let mut loads = answer(control.watch_load(WatchLoadRequest::default())).await?;
+        let info = model_info(&mut control).await?;
+        self.meet(&info);
+        let loads = answer(control.watch_load(WatchLoadRequest::default())).await;
+        let mut loads = loads.map_err(|status| cause(&status))?;
         let mut current: Option<(Arc<Worker>, bool)> = None;
         let mut pulse = Pulse::new(self.patience);
         loop {
@@ -108,6 +123,17 @@ impl Follower {
                     current = Some((worker, load.draining));
                 }
             }
+        }
+    }
+
+    /// Starts anew where another process is found than the last time.
+    fn meet(&mut self, info: &ModelInfo) {
+        let other = |last: &Arc<Worker>| last.info.instance_id != info.instance_id;
+        if self.last.as_ref().is_some_and(other) {
+            info!(worker = %self.candidate.id, instance = info.instance_id, "another process");
+            (self.outstanding, self.life) = Default::default();
+            self.health = Arc::new(Health::new(Arc::clone(&self.review)));
+            self.last = None;
         }
     }
 
@@ -129,7 +155,7 @@ impl Follower {
             }
         };
         said.map_err(|_| format!("no word about its load for {} s", SILENCE.as_secs()))?
-            .map_err(|status| status_cause(&status))
+            .map_err(|status| cause(&status))
     }
 
     /// Tells that the worker can be used, or that it drains.
@@ -163,19 +189,43 @@ impl Follower {
     }
 }
 
+/// What the worker says that it is, if it is one.
+async fn model_info(control: &mut ControlClient<Channel>) -> Result<ModelInfo, String> {
+    let info = answer(control.get_model_info(GetModelInfoRequest::default())).await;
+    let info = info.map_err(|status| match ServiceError::from(&status) {
+        // A worker has its model for as long as it answers at all.
+        ServiceError::Unavailable { .. } if is_ours(&status) => A_ROUTER.to_owned(),
+        _ => cause(&status),
+    })?;
+    if info.worker.is_empty() {
+        return Err(A_ROUTER.into());
+    }
+    for (field, name) in [("model", &info.model), ("worker", &info.worker)] {
+        validate::name(name).map_err(|why| format!("its {field} {why}"))?;
+    }
+    let size = info.instance_id.len();
+    if size > MAX_INSTANCE_ID {
+        return Err(format!("its instance_id has {size} bytes; at most {MAX_INSTANCE_ID}"));
+    }
+    Ok(info)
+}
+
 async fn answer<T>(
-    question: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T, String> {
+    question: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
     match timeout(ANSWER_TIMEOUT, question).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(status_cause(&status)),
-        Err(_) => Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
+        Ok(answered) => Ok(answered?.into_inner()),
+        Err(_) => {
+            let seconds = ANSWER_TIMEOUT.as_secs();
+            Err(Status::deadline_exceeded(format!("no answer within {seconds} s")))
+        }
     }
 }
 
-fn status_cause(status: &tonic::Status) -> String {
+/// Why a worker is of no use, in few words, whatever its own are.
+fn cause(status: &Status) -> String {
     match std::error::Error::source(status) {
-        Some(cause) => root_cause(cause),
-        None => format!("{}: {}", status.code(), status.message()),
+        Some(source) => root_cause(source),
+        None => format!("{}: {}", status.code(), quoted(status.message())),
     }
 }

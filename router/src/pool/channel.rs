@@ -1,11 +1,11 @@
 //! The connection to a worker: one HTTP/2 connection that carries all of its streams.
 
-use std::time::Duration;
+use std::{error::Error, mem, time::Duration};
 
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use stoker_shared::{batched::Batched, client::CONNECTION_WINDOW};
-use tonic::transport::{Channel, Endpoint};
-use tower::ServiceExt;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::{ServiceExt, service_fn};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A worker that is gone without a word is noticed within 15 s, also while nothing is asked of it.
@@ -14,11 +14,22 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// What one client that does not read may keep in memory here, in bytes.
 const STREAM_WINDOW: u32 = 32 << 10;
 
-/// Connects to `host:port`. Requests that are ready at once leave in one write.
+/// Connects to `host:port`, once: a channel that connected again by itself might lead to another process, which has
+/// not been asked yet what it serves. Requests that are ready at once leave in one write.
 pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     let tcp = tcp.map_response(|io| TokioIo::new(Batched::new(io.into_inner())));
+    let mut connected = false;
+    let once = service_fn(move |uri: Uri| {
+        let tcp = (!mem::replace(&mut connected, true)).then(|| tcp.clone());
+        async move {
+            match tcp {
+                Some(tcp) => tcp.oneshot(uri).await.map_err(Box::<dyn Error + Send + Sync>::from),
+                None => Err("the connection has ended".into()),
+            }
+        }
+    });
     Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(PING_INTERVAL)
@@ -29,6 +40,6 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::
         // Tokens that cross a cancellation on the way count as errors of the worker; after 1,024 of them h2
         // would close the connection under everybody else.
         .http2_max_local_error_reset_streams(None)
-        .connect_with_connector(tcp)
+        .connect_with_connector(once)
         .await
 }

@@ -1,11 +1,17 @@
 //! Everybody at one moment: which models there are, who serves them, and who is in trouble.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use stoker_proto::v1::Load;
 use stoker_shared::{ServiceError, discovery::WorkerId};
 
-use super::{model::Model, worker::Worker};
+use super::{
+    model::Model,
+    worker::{InstanceId, Worker},
+};
 
 /// Troubles to name in an error; more than a few help nobody.
 const TROUBLES_TOLD: usize = 3;
@@ -19,6 +25,8 @@ pub(crate) enum State {
         /// As it was when it was last usable.
         last: Option<Arc<Worker>>,
     },
+    /// Leads to the process that another candidate leads to, which counts.
+    Duplicate(WorkerId),
     /// Finishes what it has.
     Draining(Arc<Worker>),
     Live(Arc<Worker>),
@@ -34,13 +42,23 @@ impl State {
         match self {
             Self::Gone { reason, .. } => Some(reason),
             Self::Draining(_) => Some("draining"),
-            Self::Live(_) => None,
+            Self::Duplicate(_) | Self::Live(_) => None,
+        }
+    }
+
+    /// The one of two candidates for the same process that counts has the lower rank.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Live(_) => 0,
+            Self::Draining(_) => 1,
+            Self::Gone { .. } | Self::Duplicate(_) => 2,
         }
     }
 
     pub(super) fn worker(&self) -> Option<&Arc<Worker>> {
         match self {
             Self::Gone { last, .. } => last.as_ref(),
+            Self::Duplicate(_) => None,
             Self::Draining(worker) | Self::Live(worker) => Some(worker),
         }
     }
@@ -62,18 +80,37 @@ impl Fleet {
         trouble: Option<String>,
     ) -> Self {
         let mut fleet = Self { trouble, ..Self::default() };
+        let mut states: Vec<_> = states.collect();
+        // The same one of two candidates for one process counts every time.
+        states.sort_by_key(|(id, state)| (state.rank(), *id));
+        let mut found: HashMap<&InstanceId, &WorkerId> = HashMap::new();
         for (id, state) in states {
-            if let Some(worker) = state.worker() {
-                let name = &worker.info.model;
-                let model = fleet.models.entry(name.clone()).or_insert_with(|| Model::new(name));
-                model.knows_another();
-                if state.trouble().is_none() {
-                    model.add(worker);
-                }
+            let Some(worker) = state.worker() else {
+                fleet.states.push((id.clone(), state.clone()));
+                continue;
+            };
+            if let Some(first) = found.get(&worker.instance) {
+                fleet.states.push((id.clone(), State::Duplicate((*first).clone())));
+                continue;
+            }
+            found.insert(&worker.instance, id);
+            let name = &worker.info.model;
+            let model = fleet.models.entry(name.clone()).or_insert_with(|| Model::new(name));
+            model.knows_another();
+            if state.trouble().is_none() {
+                model.add(worker);
             }
             fleet.states.push((id.clone(), state.clone()));
         }
         fleet
+    }
+
+    /// Candidates that do not count, each with the one that does.
+    pub(super) fn duplicates(&self) -> impl Iterator<Item = (WorkerId, WorkerId)> {
+        self.states.iter().filter_map(|(id, state)| match state {
+            State::Duplicate(of) => Some((id.clone(), of.clone())),
+            _ => None,
+        })
     }
 
     /// The model of that name, with at least one live worker; the only one if the name is empty.
@@ -103,15 +140,10 @@ impl Fleet {
         if found.live().is_empty() { Err(self.nobody()) } else { Ok(found) }
     }
 
-    /// Whether another worker than `this` could serve `model` now; one of `digest`, if it is given.
-    pub(crate) fn has_other(&self, model: &str, this: &Worker, digest: Option<&str>) -> bool {
-        self.others(model, this).any(|other| other.fits(digest) && !other.life.is_standing())
-    }
-
     /// The live workers of `model` except `this`.
     pub(crate) fn others(&self, model: &str, this: &Worker) -> impl Iterator<Item = &Worker> {
         let live = self.models.get(model).map(Model::live).unwrap_or_default();
-        live.iter().map(Arc::as_ref).filter(|other| other.id != this.id)
+        live.iter().map(Arc::as_ref).filter(|other| other.instance != this.instance)
     }
 
     /// Every model, those included whose workers are all away.
@@ -142,7 +174,7 @@ impl Fleet {
 
     /// Every candidate that was ever usable.
     pub(crate) fn seen(&self) -> impl Iterator<Item = (&Arc<Worker>, &State)> {
-        self.states.iter().filter_map(|(_, state)| state.worker().map(|worker| (worker, state)))
+        self.states.iter().filter_map(|(_, state)| Some((state.worker()?, state)))
     }
 
     /// What every candidate is good for.
@@ -169,8 +201,10 @@ impl Fleet {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use stoker_proto::v1::ModelInfo;
+
     use super::*;
-    use crate::pool::worker::tests::worker;
+    use crate::pool::worker::tests::{of_info, worker};
 
     fn fleet(states: Vec<State>) -> Fleet {
         let ids: Vec<_> = (0..states.len()).map(|i| WorkerId::new(format!("w{i}"))).collect();
@@ -187,7 +221,7 @@ mod tests {
         assert_eq!(one.model("").unwrap().name(), "m");
         assert_eq!(one.model("m").unwrap().name(), "m");
 
-        let both = ["m", "n"].map(|model| State::Live(worker("a", model, "")));
+        let both = ["m", "n"].map(|model| State::Live(worker(model, model, "")));
         let error = fleet(both.into()).model("").unwrap_err();
         assert!(error.to_string().ends_with("one of m, n"), "{error}");
     }
@@ -201,6 +235,29 @@ mod tests {
             let error = fleet.model("x").unwrap_err();
             assert!(matches!(error, ServiceError::UnknownModel { .. }), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn two_addresses_of_one_process_count_once_and_one_is_left_if_the_other_goes() {
+        let at = |id: &str, instance: &str| {
+            let instance_id = instance.into();
+            of_info(id, ModelInfo { model: "m".into(), instance_id, ..ModelInfo::default() })
+        };
+        let live = |id, instance| State::Live(at(id, instance));
+        let both = fleet(vec![live("w0", "x"), live("w1", "y"), live("w2", "x")]);
+        let model = both.model("m").unwrap();
+        assert_eq!((model.live().len(), model.known()), (2, 2));
+        let duplicates: Vec<_> = both.duplicates().map(|(id, of)| format!("{id} {of}")).collect();
+        assert_eq!(duplicates, ["w2 w0"]);
+        // The one that serves counts, and one that is lost at one of its addresses is not lost.
+        let lost = fleet(vec![gone(Some(at("w0", "x"))), live("w1", "y"), live("w2", "x")]);
+        let model = lost.model("m").unwrap();
+        assert_eq!((model.live().len(), model.known()), (2, 2));
+        let duplicates: Vec<_> = lost.duplicates().map(|(id, of)| format!("{id} {of}")).collect();
+        assert_eq!(duplicates, ["w0 w2"]);
+        // Those that do not say who they are are told apart by their names.
+        let old = fleet(vec![live("w0", ""), live("w1", "")]);
+        assert_eq!(old.model("m").unwrap().live().len(), 2);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::{
 use stoker_shared::ServiceError;
 use tokio::{sync::Notify, time::Instant};
 
-use record::Record;
+use record::{Probe, Record};
 pub(crate) use reviewer::review;
 
 /// As many requests as there are.
@@ -114,12 +114,11 @@ fn is_fault(error: &ServiceError) -> bool {
 pub(crate) struct Pass {
     health: Arc<Health>,
     sent: Instant,
-    /// The trial that it belongs to.
-    probe: Option<u32>,
+    probe: Option<Arc<Probe>>,
 }
 
 impl Pass {
-    fn new(health: Arc<Health>, probe: Option<u32>) -> Self {
+    fn new(health: Arc<Health>, probe: Option<Arc<Probe>>) -> Self {
         Self { health, sent: Instant::now(), probe }
     }
 
@@ -131,10 +130,17 @@ impl Pass {
         let why = error.to_string();
         match self.probe.take() {
             Some(probe) => {
-                self.health.change(|record| record.probe_failed(probe, &why));
+                self.health.change(|record| record.probe_failed(&probe, &why));
                 self.health.news.notify_one();
             }
             None => self.health.failed(&why),
+        }
+    }
+
+    /// The client has asked for the next event, which `waits` for the worker, or was there.
+    pub(crate) fn is_read(&self, waits: bool) {
+        if let Some(probe) = &self.probe {
+            probe.is_read(waits, Instant::now());
         }
     }
 
@@ -157,9 +163,9 @@ impl Pass {
         self.probed_well(probe);
     }
 
-    fn probed_well(&self, probe: Option<u32>) {
+    fn probed_well(&self, probe: Option<Arc<Probe>>) {
         if let Some(probe) = probe {
-            self.health.change(|record| record.probe_went_well(probe));
+            self.health.change(|record| record.probe_went_well(&probe));
             self.health.news.notify_one();
         }
     }
@@ -167,7 +173,7 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if let Some(probe) = self.probe {
+        if let Some(probe) = &self.probe {
             self.health.change(|record| record.return_probe(probe));
         }
     }
@@ -263,6 +269,9 @@ mod tests {
             ServiceError::Draining("a".into()),
             ServiceError::DeadlineExceeded { stage: "waiting".into() },
             ServiceError::TooLate { what: "it takes 3 s and has 2 s".into() },
+            ServiceError::ExceedsWorker { what: "17 of 16".into(), needed_tokens: 17 },
+            ServiceError::Mismatch("another digest".into()),
+            ServiceError::Preempted("it is busy".into()),
             ServiceError::Cancelled,
             ServiceError::Unsupported("guided".into()),
         ] {

@@ -21,8 +21,10 @@ pub(crate) struct Model {
     known: usize,
     /// Places in `live`.
     serials: HashMap<Serial, usize, RandomState>,
-    /// Hashes of the names in `live`, the same in every router.
+    /// Hashes of the identities in `live`, the same in every router.
     ids: Vec<u64>,
+    /// The longest sequence that any of `live` can hold.
+    largest_room: u64,
 }
 
 fn hash_one(value: &impl Hash) -> u64 {
@@ -37,6 +39,7 @@ impl Model {
             known: 0,
             serials: HashMap::default(),
             ids: Vec::new(),
+            largest_room: 0,
         }
     }
 
@@ -51,7 +54,8 @@ impl Model {
 
     pub(crate) fn add(&mut self, worker: &Arc<Worker>) {
         self.serials.insert(worker.serial, self.live.len());
-        self.ids.push(hash_one(&worker.id.as_str()));
+        self.ids.push(hash_one(&worker.instance));
+        self.largest_room = self.largest_room.max(worker.room());
         self.live.push(Arc::clone(worker));
     }
 
@@ -61,6 +65,11 @@ impl Model {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Tokens of the longest sequence that any live worker can hold.
+    pub(crate) fn largest_room(&self) -> u64 {
+        self.largest_room
     }
 
     /// The one whose connection this is.
@@ -79,9 +88,14 @@ impl Model {
     /// What its workers say of the model, as one: the sum of their capacities, and the digest if they agree.
     pub(crate) fn info(&self) -> Option<ModelInfo> {
         let (first, rest) = self.live.split_first()?;
-        let mut info =
-            ModelInfo { version: VERSION.into(), worker: String::new(), ..first.info.clone() };
+        let mut info = ModelInfo {
+            version: VERSION.into(),
+            worker: String::new(),
+            instance_id: String::new(),
+            ..first.info.clone()
+        };
         for worker in rest {
+            info.context_length = info.context_length.max(worker.info.context_length);
             if worker.info.digest != info.digest {
                 info.digest.clear();
             }
@@ -102,6 +116,7 @@ fn add(sum: Capacity, one: Capacity) -> Capacity {
         kv_blocks: sum.kv_blocks.saturating_add(one.kv_blocks),
         kv_block_size: sum.kv_block_size,
         max_num_queued_reqs: sum.max_num_queued_reqs.saturating_add(one.max_num_queued_reqs),
+        max_sequence_tokens: sum.max_sequence_tokens.max(one.max_sequence_tokens),
     }
 }
 

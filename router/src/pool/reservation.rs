@@ -1,15 +1,26 @@
 //! What this router has sent to a worker and not got back yet.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::worker::Worker;
+
+/// A worker that refused a resumed response is asked again after this long, or once a stream there has ended.
+const FULL: Duration = Duration::from_millis(500);
 
 /// Everything that is under way at one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Outstanding {
+    /// Whether it refused a resumed response of late, and when.
+    full: AtomicBool,
+    full_since: Mutex<Option<Instant>>,
     prompt: AtomicU64,
     answers: AtomicU64,
     sequences: AtomicU64,
@@ -40,6 +51,21 @@ impl Outstanding {
     /// Calls that are under way.
     pub(crate) fn streams(&self) -> u64 {
         self.streams.load(Ordering::Relaxed)
+    }
+
+    /// The worker refused a resumed response, for which it has more slots than for new calls.
+    pub(crate) fn is_full_now(&self) {
+        *self.full_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.full.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it would refuse whatever it is sent now.
+    pub(crate) fn is_full(&self) -> bool {
+        // Looked at for every worker of every choice.
+        self.full.load(Ordering::Relaxed) && {
+            let since = *self.full_since.lock().unwrap_or_else(PoisonError::into_inner);
+            since.is_some_and(|since| since.elapsed() < FULL)
+        }
     }
 }
 
@@ -123,6 +149,7 @@ impl Drop for Reservation {
             this.answers.clear();
         });
         self.worker.outstanding.streams.fetch_sub(1, Ordering::Relaxed);
+        self.worker.outstanding.full.store(false, Ordering::Relaxed);
         self.worker.note_sent(self.made);
     }
 }
@@ -141,6 +168,20 @@ mod tests {
     fn all(worker: &Worker) -> [u64; 4] {
         let now = &worker.outstanding;
         [now.prompt_tokens(), now.answer_tokens(), now.sequences(), now.streams()]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_is_full_until_a_stream_ends_or_some_time_has_passed() {
+        let worker = worker("a", "m", "");
+        assert!(!worker.outstanding.is_full());
+        let stream = Reservation::new(&worker, 1, vec![1]);
+        worker.outstanding.is_full_now();
+        assert!(worker.outstanding.is_full());
+        drop(stream);
+        assert!(!worker.outstanding.is_full());
+        worker.outstanding.is_full_now();
+        tokio::time::advance(FULL).await;
+        assert!(!worker.outstanding.is_full(), "others may have ended there");
     }
 
     #[tokio::test]

@@ -1,8 +1,11 @@
 //! A worker that answered, and what it said about itself.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use stoker_proto::v1::{Load, ModelInfo};
@@ -17,10 +20,33 @@ use crate::average::Average;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Serial(pub(crate) u32);
 
+/// Identifies a worker's process, wherever it is found and whatever it is called. A worker of an earlier release has
+/// the name under which it is found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct InstanceId(Arc<str>);
+
+impl InstanceId {
+    fn of(id: &WorkerId, info: &ModelInfo) -> Self {
+        let text = match info.instance_id.as_str() {
+            "" => id.as_str(),
+            instance => instance,
+        };
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A worker during one connection.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    /// The name under which it is found, for people.
     pub(crate) id: WorkerId,
+    pub(crate) instance: InstanceId,
     pub(crate) serial: Serial,
     pub(crate) channel: Channel,
     pub(crate) info: ModelInfo,
@@ -62,6 +88,7 @@ impl Worker {
     ) -> Self {
         static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
         Self {
+            instance: InstanceId::of(&id, &info),
             id,
             serial: Serial(CONNECTIONS.fetch_add(1, Ordering::Relaxed)),
             channel,
@@ -132,9 +159,36 @@ impl Worker {
         self.sent.fetch_add(tokens, Ordering::Relaxed);
     }
 
-    /// Whether it can go on with what a worker of `digest` began; anybody can where nothing has begun.
+    /// Whether it can continue what a worker of `digest` began; every worker can where nothing has begun.
     pub(crate) fn fits(&self, digest: Option<&str>) -> bool {
         digest.is_none_or(|digest| self.info.digest == digest)
+    }
+
+    /// Tokens of the longest sequence that it can hold, prompt and response together; `u64::MAX` if it does not say.
+    pub(crate) fn room(&self) -> u64 {
+        let stated = self.info.capacity.map_or(0, |capacity| capacity.max_sequence_tokens);
+        // Workers of earlier releases say it in the other field.
+        match (stated, self.info.context_length) {
+            (0, 0) => u64::MAX,
+            (0, context) => context.into(),
+            (room, _) => room.into(),
+        }
+    }
+
+    /// Tokens of the longest sequence of its model; `u64::MAX` if it does not say.
+    pub(crate) fn context(&self) -> u64 {
+        match self.info.context_length {
+            0 => u64::MAX,
+            context => context.into(),
+        }
+    }
+
+    /// Sequences in one batch; `u32::MAX` if it does not say.
+    pub(crate) fn max_num_seqs(&self) -> u32 {
+        match self.info.capacity.map_or(0, |capacity| capacity.max_num_seqs) {
+            0 => u32::MAX,
+            sequences => sequences,
+        }
     }
 
     /// Whether to leave it alone for now. Cheap: the choice asks it of everybody whom it looks at.
@@ -157,6 +211,7 @@ pub(crate) mod tests {
         kv_blocks: 0,
         kv_block_size: 0,
         max_num_queued_reqs: 0,
+        max_sequence_tokens: 0,
     };
 
     /// A worker that nobody will call.
@@ -171,7 +226,7 @@ pub(crate) mod tests {
         of_info(id, ModelInfo { model: "m".into(), capacity, ..Default::default() })
     }
 
-    fn of_info(id: &str, info: ModelInfo) -> Arc<Worker> {
+    pub(crate) fn of_info(id: &str, info: ModelInfo) -> Arc<Worker> {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
         Arc::new(Worker::new(
             WorkerId::new(id),

@@ -105,6 +105,8 @@ pub struct Engine {
     too_late: u64,
     /// Requests that would take longer than they have.
     too_long: u64,
+    /// Sequences that the device computes for now: if it panics, one of them is the reason.
+    in_step: Vec<SequenceId>,
 }
 
 impl Engine {
@@ -134,6 +136,7 @@ impl Engine {
             prefix_tokens_found: 0,
             too_late: 0,
             too_long: 0,
+            in_step: Vec::new(),
         }
     }
 
@@ -172,10 +175,15 @@ impl Engine {
             // Without a cache for all, the sequences of one request still share what it has.
             scope: if self.prefix_cache { request.scope.clone() } else { Scope::Request(id) },
             bypass_prefix_cache: request.bypass_prefix_cache || !self.prefix_cache,
+            suspect: request.suspect,
         };
         let mut group = SequenceGroup::new(&request, longest, &model.tokenizer, sink);
         if request.resumed.is_empty() {
-            self.scheduler.add(id, size, &request.standing)?;
+            if request.accepted_before {
+                self.scheduler.add_first(id, size, &request.standing)?;
+            } else {
+                self.scheduler.add(id, size, &request.standing)?;
+            }
         } else {
             self.scheduler.check(&size)?;
             match group.resume(&request.resumed, &model.tokenizer) {
@@ -187,7 +195,7 @@ impl Engine {
                 }
             }
         }
-        if on_trial || !request.resumed.is_empty() {
+        if on_trial || request.continues() {
             group.wait_to_the_end();
         }
         self.next_request += 1;
@@ -196,7 +204,12 @@ impl Engine {
     }
 
     /// Drops what nobody listens to and what is too late, then runs one step. False if there was nothing to do.
+    ///
+    /// # Panics
+    ///
+    /// Where the device or a defect of ours does; [`Self::fail_all`] then says to whom it happened.
     pub fn step(&mut self) -> bool {
+        self.in_step.clear();
         self.drop_abandoned();
         self.drop_late(Instant::now());
         let drafts = self.draft();
@@ -205,7 +218,7 @@ impl Engine {
         for id in &plan.preempted {
             self.forget(*id);
             if let Some(group) = self.requests.get_mut(&id.request) {
-                group.preempted();
+                group.preempted(id.choice);
             }
         }
         for lookup in &plan.lookups {
@@ -219,11 +232,23 @@ impl Engine {
             return false;
         }
         let began = Instant::now();
+        self.in_step.clear();
+        self.in_step.extend(plan.slices.iter().map(|slice| slice.id));
         let outcome = self.run(&plan, &drafts);
         self.draw(&plan, &drafts, &outcome);
         self.scheduler.learn(&plan.slices, began.elapsed());
         self.steps += 1;
         true
+    }
+
+    /// Ends every request after [`Self::step`] has panicked, and reports to each which of its sequences were part of the
+    /// step. Nothing else may be called afterwards.
+    pub fn fail_all(&mut self, cause: &str) {
+        for (id, group) in &mut self.requests {
+            let own = self.in_step.iter().filter(|sequence| sequence.request == *id);
+            let sequences = own.map(|sequence| sequence.choice).collect();
+            group.fail(Failure::EnginePanicked { cause: cause.to_owned(), sequences });
+        }
     }
 
     /// How busy it is.
@@ -257,7 +282,12 @@ impl Engine {
     /// Asks the drafter what may follow, and has the scheduler plan with it.
     fn draft(&mut self) -> Drafts {
         let Some(speculator) = &mut self.speculator else { return Drafts::default() };
+        if self.scheduler.isolates_next() {
+            return Drafts::default();
+        }
         let ids: Vec<_> = self.scheduler.decoding().collect();
+        // A draft model computes with them too.
+        self.in_step.clone_from(&ids);
         let asking: Vec<_> = ids
             .iter()
             .filter_map(|id| {
@@ -308,7 +338,7 @@ impl Engine {
     /// take now would never be known where nobody else sends what is as long. What was begun elsewhere goes on as
     /// far as it comes: somebody reads it.
     fn check_deadline(&mut self, request: &Request) -> Result<bool, Refused> {
-        let Some(deadline) = request.deadline.filter(|_| request.resumed.is_empty()) else {
+        let Some(deadline) = request.deadline.filter(|_| !request.continues()) else {
             return Ok(false);
         };
         let left = deadline.saturating_duration_since(Instant::now());

@@ -34,6 +34,8 @@ pub struct SequenceGroup {
     /// Its answer is of no use after this.
     deadline: Option<Instant>,
     waits_to_the_end: bool,
+    /// Whether a preemption was reported since the sequence's last token, by choice.
+    reported_preempted: Vec<bool>,
 }
 
 /// Where a request stands after a slice.
@@ -74,6 +76,7 @@ impl SequenceGroup {
         let sequences: Vec<_> = (0..request.num_sequences.get())
             .map(|choice| Sequence::new(request, choice, longest, tokenizer))
             .collect();
+        let reported_preempted = vec![false; sequences.len()];
         let ended = request.resumed.iter().filter(|resumed| resumed.ended).count();
         Self {
             unfinished: sequences.len() - ended.min(sequences.len()),
@@ -87,6 +90,7 @@ impl SequenceGroup {
             clock: Clock::new(request.arrived),
             deadline: request.deadline,
             waits_to_the_end: false,
+            reported_preempted,
         }
     }
 
@@ -156,9 +160,15 @@ impl SequenceGroup {
         }
     }
 
-    /// Notes that a sequence lost its blocks.
-    pub(crate) fn preempted(&mut self) {
+    /// Notes that a sequence lost its blocks, and reports it once between two of its tokens: a reader that is slow must
+    /// not be sent more events than its channel holds.
+    pub(crate) fn preempted(&mut self, choice: u32) {
         self.clock.preemptions += 1;
+        if let Some(reported) = self.reported_preempted.get_mut(choice as usize)
+            && !std::mem::replace(reported, true)
+        {
+            self.sink.send(Event::Preempted { choice });
+        }
     }
 
     /// Notes that the cache had so many tokens of the prompt.
@@ -243,6 +253,9 @@ impl SequenceGroup {
         let id = token.id;
         self.clock.first_token.get_or_insert(now);
         self.completion_tokens += 1;
+        if let Some(reported) = self.reported_preempted.get_mut(choice as usize) {
+            *reported = false;
+        }
         self.tell_prompt();
         self.sink.send(Event::Token(token));
         Ok((id, reason.map_or(Progress::GoesOn, |reason| self.end(choice, reason, now))))

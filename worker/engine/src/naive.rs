@@ -161,6 +161,7 @@ mod tests {
             context_token: std::time::Duration::ZERO,
             answer_tokens: 0,
             context_length: 64,
+            panic_token: 0,
         };
         let config = ModelConfig {
             hidden_size: 32,

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     blocks::Scope,
     sampling::{Adjustments, Logprobs, Sampling, TokenLogprob},
-    scheduler::Standing,
+    scheduler::{Refused, Standing},
 };
 
 /// A request, checked against the model's limits and tokenised.
@@ -29,6 +29,10 @@ pub struct Request {
     pub logprobs: Logprobs,
     /// What another engine made of it before: one for each sequence, in order, or none.
     pub resumed: Vec<Resumed>,
+    /// Whether another engine had accepted it: it goes before those that come now.
+    pub accepted_before: bool,
+    /// Whether it was part of a step that panicked elsewhere: it runs in steps of its own until it is past that point.
+    pub suspect: bool,
     /// Who shares what is computed of it.
     pub scope: Scope,
     /// Compute all of the prompt, whatever the cache has of it.
@@ -42,6 +46,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether another engine had accepted it.
+    pub(crate) fn continues(&self) -> bool {
+        self.accepted_before || !self.resumed.is_empty()
+    }
+
     /// Whether log probabilities of the prompt are still to be told: they come before the first token.
     pub(crate) fn tells_prompt(&self) -> bool {
         self.logprobs.prompt && self.resumed.is_empty()
@@ -85,6 +94,11 @@ pub enum Event {
     Prompt(Vec<TokenLogprob>),
     /// A new token.
     Token(Token),
+    /// A sequence lost its blocks and waits to be computed again. At most one between two tokens of a sequence.
+    Preempted {
+        /// Which of the request's sequences.
+        choice: u32,
+    },
     /// The end of a sequence.
     Finished(Finish),
     /// The request could not go on; others are not touched.
@@ -171,6 +185,17 @@ pub enum Failure {
         token: u32,
         /// In the sequence.
         position: usize,
+    },
+    /// The scheduler refused it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// A step panicked, and the engine is of no use any more.
+    #[error("a step of the engine panicked: {cause}")]
+    EnginePanicked {
+        /// What the panic said.
+        cause: String,
+        /// Sequences of this request that were part of the step, by choice.
+        sequences: Vec<u32>,
     },
     /// The deadline has passed.
     #[error("its deadline has passed")]

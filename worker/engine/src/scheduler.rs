@@ -19,6 +19,7 @@
 mod entry;
 mod estimate;
 mod fastest;
+mod isolation;
 mod pace;
 mod prefix;
 mod queue;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use entry::{Budget, Entry, Order};
 use fastest::Fastest;
+pub use isolation::ISOLATED_TOKENS;
 pub use pace::MIN_PROMPT_TOKENS;
 pub use prefix::{Lookup, Texts};
 pub use queue::Standing;
@@ -76,6 +78,8 @@ pub struct Size {
     pub scope: Scope,
     /// Whether it must not read what others have computed.
     pub bypass_prefix_cache: bool,
+    /// Whether a step with it panicked elsewhere.
+    pub suspect: bool,
 }
 
 /// One sequence's part in a step.
@@ -120,6 +124,8 @@ pub struct Scheduler {
     begun: u64,
     cost: StepCost,
     fastest: Fastest,
+    /// The last step was one that an isolated sequence had to itself.
+    isolated_last: bool,
 }
 
 /// A request that could never run to its end.
@@ -160,7 +166,8 @@ impl Scheduler {
     /// An empty schedule over `blocks`.
     pub fn new(limits: Limits, blocks: BlockPool) -> Self {
         let (running, waiting, cost, fastest) = Default::default();
-        Self { limits, blocks, running, waiting, begun: 0, cost, fastest }
+        let isolated_last = false;
+        Self { limits, blocks, running, waiting, begun: 0, cost, fastest, isolated_last }
     }
 
     /// The limits of a step.
@@ -175,6 +182,20 @@ impl Scheduler {
         let tokens = size.prompt.saturating_add(answers);
         let entry = Entry::new(request, &size, standing.priority);
         self.waiting.push(entry, &standing.tenant, tokens);
+        Ok(())
+    }
+
+    /// The same for a request that another engine had accepted: it goes before those that have not begun.
+    pub fn add_first(
+        &mut self,
+        request: u64,
+        size: Size,
+        standing: &Standing,
+    ) -> Result<(), Refused> {
+        self.check(&size)?;
+        let mut entry = Entry::new(request, &size, standing.priority);
+        entry.order.age = self.begin();
+        self.waiting.push_begun(entry);
         Ok(())
     }
 
@@ -218,11 +239,19 @@ impl Scheduler {
             prompt_logits: self.limits.max_prompt_logits,
         };
         self.make_room(&mut plan);
+        if self.isolates_next() {
+            self.plan_isolated(&mut plan, &mut budget);
+            return plan;
+        }
+        self.isolated_last = false;
         self.make_way(&mut plan, &budget, texts);
         self.plan_decode(&mut plan, &mut budget);
         self.pace(&plan, &mut budget);
         self.plan_prompts(&mut plan, &mut budget, texts);
         self.plan_drafts(&mut plan);
+        if plan.slices.is_empty() {
+            self.plan_isolated(&mut plan, &mut budget);
+        }
         plan
     }
 
@@ -244,7 +273,8 @@ impl Scheduler {
 
     /// One token for each sequence that decodes.
     fn plan_decode(&self, plan: &mut Plan, budget: &mut Budget) {
-        let decoding = self.running.iter().filter(|entry| entry.decodes());
+        let shared = self.running.iter().filter(|entry| !entry.is_isolated());
+        let decoding = shared.filter(|entry| entry.decodes());
         decoding.for_each(|entry| entry.decode(plan, budget));
     }
 
@@ -269,7 +299,8 @@ impl Scheduler {
         let (mut i, mut open) = (0, true);
         while budget.tokens > 0 {
             let rest = &self.running[i..];
-            i += rest.iter().position(|entry| !entry.decodes()).unwrap_or(rest.len());
+            let computes_prompt = |entry: &Entry| !entry.decodes() && !entry.is_isolated();
+            i += rest.iter().position(computes_prompt).unwrap_or(rest.len());
             let running = self.running.get(i).map(|entry| entry.order.priority);
             let waiting = self.waiting.first().map(|entry| entry.order.priority);
             let is_next = waiting.is_some_and(|first| running.is_none_or(|next| first < next));
@@ -279,7 +310,9 @@ impl Scheduler {
                     open = false;
                     continue;
                 };
-                self.running[entered].run(plan, budget);
+                if !self.running[entered].is_isolated() {
+                    self.running[entered].run(plan, budget);
+                }
                 // It stands before the one that is next, which is less urgent.
                 i += 1;
             } else if let Some(entry) = self.running.get(i) {
@@ -299,7 +332,8 @@ impl Scheduler {
 
     /// Sequences that decode, unless they are preempted in the next plan: those that drafts may be proposed for.
     pub fn decoding(&self) -> impl Iterator<Item = SequenceId> {
-        self.running.iter().filter(|entry| entry.decodes()).map(|entry| entry.id)
+        let shared = self.running.iter().filter(|entry| !entry.is_isolated());
+        shared.filter(|entry| entry.decodes()).map(|entry| entry.id)
     }
 
     /// Has the next plan run up to so many guesses with a sequence's newest token, as far as there is room.

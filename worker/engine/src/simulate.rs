@@ -40,6 +40,8 @@ pub struct Profile {
     pub answer_tokens: u32,
     /// Longest prompt and answer together, in tokens.
     pub context_length: u32,
+    /// A token that the device cannot read: a step that computes it panics. 0 is none.
+    pub panic_token: u32,
 }
 
 impl Profile {
@@ -112,7 +114,15 @@ impl Simulator {
     }
 
     /// Takes the time of a step, then answers like [`crate::runner::Runner::run`].
+    ///
+    /// # Panics
+    ///
+    /// Where a part has the profile's `panic_token`, as a defect of a real device would on a request that meets it.
     pub(crate) fn run(&self, parts: &[Part]) -> Outcome {
+        let unreadable = |part: &Part| part.ids.contains(&self.profile.panic_token);
+        if self.profile.panic_token > 0 && parts.iter().any(unreadable) {
+            panic!("the profile's panic_token, {}, is in a step", self.profile.panic_token);
+        }
         let end = Instant::now() + self.profile.cost(parts);
         let wanted = parts.iter().flat_map(|part| {
             let end = part.start + part.ids.len();
@@ -163,6 +173,7 @@ mod tests {
         context_token: Duration::from_nanos(10),
         answer_tokens: 0,
         context_length: 4096,
+        panic_token: 0,
     };
 
     #[test]

@@ -1,6 +1,6 @@
-//! What a router says another worker made of a request, checked before the engine goes on from it.
-
-use std::time::Duration;
+//! What a router says another worker made of a request, checked before the engine continues from it.
+//!
+//! Nothing here is the client's mistake: whatever does not fit, another worker may be the right one.
 
 use stoker_engine::request::Resumed;
 use stoker_proto::v1::{Resume, ResumedChoice};
@@ -8,40 +8,40 @@ use stoker_shared::ServiceError;
 
 use super::Admission;
 
-/// Somebody with more room may have come by then.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The field, as the proto names it.
-const FIELD: &str = "routing.resume";
+/// Names the field, as the proto does, and what is wrong with it.
+pub(super) fn mismatch(field: &str, why: &str) -> ServiceError {
+    ServiceError::Mismatch(format!("routing.resume.{field}: {why}"))
+}
 
 impl Admission<'_> {
-    /// One for each of `count` continuations of a prompt of `prompt` tokens, or none where nothing was made yet.
+    /// One for each of `count` choices of a prompt of `prompt` tokens, or none where nothing was made yet.
     pub(super) fn resumed(
         &self,
         resume: Resume,
         count: u32,
         prompt: usize,
+        max_tokens: usize,
     ) -> Result<Vec<Resumed>, ServiceError> {
+        let started =
+            resume.choices.iter().any(|c| !c.token_ids.is_empty() || c.finished.is_some());
         let ours = &self.model.digest;
-        if resume.digest != *ours {
-            let problem = format!("{:?} is not {ours:?}, the digest of this worker", resume.digest);
-            return Err(ServiceError::invalid(format!("{FIELD}.digest"), problem));
+        if resume.digest != *ours && (started || !resume.digest.is_empty()) {
+            let why = format!("{:?} is not {ours:?}, the digest of this worker", resume.digest);
+            return Err(mismatch("digest", &why));
         }
         let given = resume.choices.len();
-        if given != count as usize {
-            let problem = format!("has {given} entries for {count} continuations");
-            return Err(ServiceError::invalid(format!("{FIELD}.choices"), problem));
+        if given != count as usize && (started || given > 0) {
+            let why = format!("has {given} entries for {count} choices");
+            return Err(mismatch("choices", &why));
         }
-        if resume.choices.iter().all(|choice| choice.finished.is_some()) {
-            return Err(ServiceError::invalid(
-                FIELD,
-                "leaves nothing to do: every choice has ended",
-            ));
+        if started && resume.choices.iter().all(|choice| choice.finished.is_some()) {
+            return Err(mismatch("choices", "leave nothing to do: every choice has ended"));
         }
         if resume.choices.iter().all(|choice| choice.token_ids.is_empty()) {
             return Ok(Vec::new());
         }
         let choices = resume.choices.into_iter().enumerate();
-        choices.map(|(i, choice)| self.resumed_choice(i, choice, prompt)).collect()
+        choices.map(|(i, choice)| self.resumed_choice(i, choice, prompt, max_tokens)).collect()
     }
 
     fn resumed_choice(
@@ -49,25 +49,21 @@ impl Admission<'_> {
         index: usize,
         choice: ResumedChoice,
         prompt: usize,
+        max_tokens: usize,
     ) -> Result<Resumed, ServiceError> {
-        let field = format!("{FIELD}.choices[{index}].token_ids");
-        self.check_vocabulary(&field, &choice.token_ids)?;
+        let field = format!("choices[{index}].token_ids");
+        self.check_vocabulary(&field, &choice.token_ids)
+            .map_err(|error| ServiceError::Mismatch(format!("routing.resume.{error}")))?;
         let made = choice.token_ids.len();
+        // Where no limit came along, another worker may have had more room.
         let (known, context) = (prompt + made, self.model.config.context_length);
-        if known > context {
-            let problem = format!(
-                "{made} tokens are above {}, what a prompt of {prompt} leaves in a context of {context}",
-                context.saturating_sub(prompt)
-            );
-            return Err(ServiceError::invalid(field, problem));
+        if (self.room + 1..=context).contains(&known) {
+            return Err(self.exceeds(&format!("a response of {made} tokens so far"), known));
         }
-        if known > self.room {
-            // It was begun by a worker with more of them, and another one may have as many.
-            let what = format!(
-                "this worker has KV blocks for {} tokens (--kv-cache-memory), and the answer has come to {known}",
-                self.room
-            );
-            return Err(ServiceError::Overloaded { what, retry_after: RETRY_AFTER });
+        if made > max_tokens {
+            let why =
+                format!("{made} tokens are above {max_tokens}, the limit for a prompt of {prompt}");
+            return Err(mismatch(&field, &why));
         }
         Ok(Resumed {
             tokens: choice.token_ids,

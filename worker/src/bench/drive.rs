@@ -81,7 +81,7 @@ impl Sink for Watch {
             Event::Token(_) => Seen::Token,
             Event::Finished(_) => Seen::End,
             Event::Failed(failure) => Seen::Failed(failure.to_string()),
-            Event::Prompt(_) => return,
+            Event::Prompt(_) | Event::Preempted { .. } => return,
         };
         // The other end lives as long as the engine.
         let _ = self.reports.send((self.place, Instant::now(), seen));
@@ -160,6 +160,8 @@ impl Driven {
             },
             logprobs: Logprobs::default(),
             resumed: Vec::new(),
+            accepted_before: false,
+            suspect: false,
             scope: Scope::default(),
             bypass_prefix_cache: false,
             arrived: Instant::now(),

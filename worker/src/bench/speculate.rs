@@ -219,6 +219,8 @@ fn requests(
             },
             logprobs: Logprobs::default(),
             resumed: Vec::new(),
+            accepted_before: false,
+            suspect: false,
             scope: Scope::default(),
             bypass_prefix_cache: true,
             arrived: Instant::now(),

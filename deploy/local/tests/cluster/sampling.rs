@@ -40,6 +40,7 @@ async fn several(cluster: &Cluster, request: GenerateRequest) -> Result<Several,
         answer.last.clone_from(&event);
         match event.unwrap() {
             Event::Accepted(_) => continue,
+            Event::Preempted(_) => {}
             Event::Prompt(part) => {
                 assert!(answer.choices.is_empty(), "the prompt comes before the first token");
                 answer.prompt.extend(part.tokens);

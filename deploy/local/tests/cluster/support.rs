@@ -93,7 +93,7 @@ pub async fn read(
                 assert!(stream.next().await.is_none(), "the finish is the last event");
                 return Ok(Answer { accepted: accepted.unwrap(), ids, text, finished });
             }
-            Event::Prompt(_) => {}
+            Event::Prompt(_) | Event::Preempted(_) => {}
         }
     }
     Err(Status::internal("the stream ended without a finish"))

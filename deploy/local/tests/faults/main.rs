@@ -6,16 +6,20 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+mod busy;
 mod clients;
 mod discovery;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
 mod fleet;
+mod full;
+mod identity;
 mod kills;
 mod load;
 mod namespace;
 mod network;
 mod partition;
+mod poison;
 mod protocol;
 mod proxy;
 mod routers;
@@ -24,4 +28,5 @@ mod stops;
 #[path = "../cluster/support.rs"]
 #[allow(dead_code, reason = "the tests of the cluster need more of it")]
 mod support;
+mod unequal;
 mod wire;

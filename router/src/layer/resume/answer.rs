@@ -20,8 +20,10 @@ use super::{
 };
 use crate::call::{Generate, continuations, last_timings};
 
-/// Between two attempts to find a worker.
+/// Before another worker is looked for, where the last one brought nothing.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks for a worker. A look at workers that are known to be full sends nothing.
+const LOOK_AGAIN: Duration = Duration::from_millis(80);
 /// When a client whose answer was cut off should come back.
 const COME_BACK: Duration = Duration::from_secs(1);
 
@@ -61,10 +63,11 @@ impl<S: Generate> Answer<S> {
         if let Some(token) = hedge.won() {
             return Poll::Ready(Some(Ok(token)));
         }
-        let event = current.poll_event(cx, |worker| {
+        let event = current.poll_event(cx, |worker, preempted| {
+            let room = if preempted { kept.known_tokens() } else { 0 };
             may_lose_another(attempts, *losses)
                 && !lacks_something(attempts, kept)
-                && attempts.replaceable(worker)
+                && attempts.replaceable(worker, room)
         });
         hedge.race(cx, attempts, current, event)
     }
@@ -91,6 +94,7 @@ impl<S: Generate> Answer<S> {
             // From here on a part of the answer is out, and only the same weights can go on.
             call.only_digest = current.chosen.get().map(|w| w.info.digest.as_str().into());
         }
+        call.room = kept.room();
         if let Some(timings) = last_timings(event) {
             spent.complete(timings);
             *complete = true;
@@ -105,18 +109,21 @@ impl<S: Generate> Answer<S> {
             return Err(error);
         };
         self.hedge = Hedge::Off;
+        self.attempts.check_poison(&error)?;
         if !self.may_go_on(&error) {
             return Err(self.interrupted(error));
         }
-        self.losses += u32::from(!matches!(error, ServiceError::Draining(_)));
+        self.losses += u32::from(!is_on_purpose(&error));
         if let Some(worker) = chosen.get() {
             // A second attempt may have been tried after it, and is not the one to avoid.
-            self.attempts.call.tried.with(|tried| tried.push(worker.id.clone()));
+            self.attempts.call.tried.with(|tried| tried.push(worker.instance.clone()));
         }
         let shared = Arc::clone(&self.attempts.shared);
         let end = match error {
             // Its silence is no work.
-            ServiceError::Stalled(_) | ServiceError::Lost(_) => lost.last,
+            ServiceError::Stalled(_) | ServiceError::Lost(_) | ServiceError::Preempted(_) => {
+                lost.last
+            }
             _ => Instant::now(),
         };
         let clock = SystemTime::now() - end.elapsed();
@@ -138,9 +145,7 @@ impl<S: Generate> Answer<S> {
     }
 
     fn may_go_on(&self, error: &ServiceError) -> bool {
-        // A worker is drained by somebody who knows what he does; all else may be the request's own fault.
-        let within = matches!(error, ServiceError::Draining(_))
-            || may_lose_another(&self.attempts, self.losses);
+        let within = is_on_purpose(error) || may_lose_another(&self.attempts, self.losses);
         error.is_retryable_elsewhere() && within && !lacks_something(&self.attempts, &self.kept)
     }
 
@@ -154,33 +159,51 @@ impl<S: Generate> Answer<S> {
             // Seen now, so that a worker that comes while one is asked is not missed.
             fleet.mark_unchanged();
             let mut call = self.attempts.call.again();
-            if let Some(digest) = call.only_digest.as_deref() {
-                let routing: &mut Routing = call.request.routing.get_or_insert_default();
-                routing.resume = self.kept.resume(digest);
-            }
+            let chosen = call.chosen.clone();
+            let routing: &mut Routing = call.request.routing.get_or_insert_default();
+            routing.resume = Some(self.kept.resume(call.only_digest.as_deref()));
             let error = match self.attempts.make(call, true).await {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
-            debug!(parent: &self.attempts.call.span, %error, "nobody has taken over yet");
+            debug!(parent: &self.attempts.call.span, %error, "no worker has taken over yet");
+            self.attempts.check_poison(&error)?;
             // A model without workers may be forgotten before the next one comes.
             let lasting = !error.is_retryable_elsewhere()
                 && !matches!(error, ServiceError::UnknownModel { .. });
             if lasting || Instant::now() >= until {
                 return Err(self.interrupted(error));
             }
+            let wait = match (chosen.get(), &error) {
+                (None, _) => LOOK_AGAIN.mul_f64(rand::random_range(0.5..1.0)),
+                (Some(worker), ServiceError::Overloaded { .. }) => {
+                    worker.outstanding.is_full_now();
+                    LOOK_AGAIN.mul_f64(rand::random_range(0.5..1.0))
+                }
+                // Something else is wrong with it, and may stay so.
+                (Some(_), _) => backoff.next_wait(),
+            };
             let left = until.saturating_duration_since(Instant::now());
             // The fleet changes often while it is in trouble.
             tokio::time::sleep(PAUSE.min(left)).await;
             tokio::select! {
-                () = tokio::time::sleep(backoff.next_wait().min(left)) => {}
+                () = tokio::time::sleep(wait.min(left)) => {}
                 changed = fleet.changed() => if changed.is_err() { return Err(self.interrupted(error)) },
             }
         }
     }
 
-    /// The error for the client. One that has a part of the answer is told how much.
+    /// The error for the client. One that has a part of the response is told how much.
     fn interrupted(&self, error: ServiceError) -> ServiceError {
+        if let ServiceError::ExceedsWorker { what, needed_tokens } = error {
+            let (tokens, prompt) = (self.kept.tokens, self.kept.prompt_tokens);
+            let what = format!(
+                "no worker can continue this response: {what}; its prompt has {prompt} tokens, and it is cut off \
+                 after {tokens} of at most {}",
+                self.kept.max_tokens
+            );
+            return ServiceError::ExceedsWorker { what, needed_tokens };
+        }
         let gone =
             error.is_retryable_elsewhere() || matches!(error, ServiceError::UnknownModel { .. });
         if self.kept.has_begun() && gone {
@@ -194,6 +217,12 @@ impl<S: Generate> Answer<S> {
             error
         }
     }
+}
+
+/// Whether a worker was left, or lets its streams go, for a good reason: an operator drains it, or it is busy. Everything
+/// else may be the request's own doing.
+fn is_on_purpose(error: &ServiceError) -> bool {
+    matches!(error, ServiceError::Draining(_) | ServiceError::Preempted(_))
 }
 
 fn may_lose_another<S>(attempts: &Attempts<S>, losses: u32) -> bool {

@@ -7,12 +7,17 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture};
+use stoker_proto::v1::generate_response::Event;
 use stoker_shared::ServiceError;
 use tokio::time::Instant;
 use tower::ServiceExt;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::{Item, Shared, spent::Seen, watchdog::Watchdog};
+use super::{
+    Item, Shared, quarantine,
+    spent::Seen,
+    watchdog::{Waits, Watchdog},
+};
 use crate::{
     call::{Call, Chosen, EventStream, Generate},
     pool::worker::Worker,
@@ -31,8 +36,10 @@ pub(super) struct Attempt {
     pub(super) chosen: Chosen,
     watchdog: Watchdog,
     pub(super) seen: Seen,
-    /// The next event is awaited. A client that does not read makes nobody wait.
+    /// The next event is awaited. A client that does not read keeps no worker waiting.
     waits: bool,
+    /// The worker has said that a sequence waits for KV blocks, and no token has come since.
+    preempted: bool,
 }
 
 impl Attempt {
@@ -40,19 +47,33 @@ impl Attempt {
     pub(super) fn poll_event(
         &mut self,
         cx: &mut Context<'_>,
-        replaceable: impl Fn(&Worker) -> bool,
+        replaceable: impl Fn(&Worker, bool) -> bool,
     ) -> Poll<Option<Item>> {
-        if let Poll::Ready(item) = self.stream.poll_next_unpin(cx) {
-            self.waits = false;
-            return Poll::Ready(item);
+        while let Poll::Ready(item) = self.stream.poll_next_unpin(cx) {
+            match item.as_ref().map(|item| item.as_ref().map(|event| &event.event)) {
+                // For this router alone.
+                Some(Ok(Some(Event::Preempted(_)))) => self.preempted = true,
+                Some(Ok(Some(Event::Token(_)))) => {
+                    (self.preempted, self.waits) = (false, false);
+                    return Poll::Ready(item);
+                }
+                _ => {
+                    self.waits = false;
+                    return Poll::Ready(item);
+                }
+            }
         }
         if !self.waits {
             self.waits = true;
             self.seen.last = Instant::now();
         }
         let Some(worker) = self.chosen.get() else { return Poll::Pending };
-        let begun = self.seen.first_token.is_some();
-        let stalled = self.watchdog.poll(cx, worker, self.seen.last, begun, replaceable);
+        let waits = Waits {
+            since: self.seen.last,
+            begun: self.seen.first_token.is_some(),
+            preempted: self.preempted,
+        };
+        let stalled = self.watchdog.poll(cx, worker, waits, |w| replaceable(w, self.preempted));
         stalled.map(|stalled| Some(Err(stalled)))
     }
 }
@@ -61,19 +82,43 @@ impl<S: Generate> Attempts<S> {
     /// Tries until a worker accepts. Nothing is promised to the client yet.
     pub(super) async fn first(&self) -> Result<Attempt, ServiceError> {
         let mut made = 0;
+        let mut room = None;
+        let mut busy = None;
         loop {
             let last = made + 1 == self.shared.config.retry_attempts;
-            let error = match self.make(self.call.again(), !last).await {
+            let mut call = self.call.again();
+            call.room = room;
+            let chosen = call.chosen.clone();
+            let error = match self.make(call, !last).await {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
             made += 1;
-            let again = error.is_retryable_elsewhere()
+            self.check_poison(&error)?;
+            if let ServiceError::ExceedsWorker { needed_tokens: needed @ 1.., .. } = error {
+                room = Some(needed.into());
+            }
+            let larger = chosen.get().filter(|_| matches!(error, ServiceError::Invalid(_)));
+            let larger = larger.filter(|worker| self.has_longer_context(worker));
+            if let Some(worker) = larger {
+                // What is too long for one may not be for the other.
+                room = Some(worker.context().saturating_add(1));
+            }
+            let again = (error.is_retryable_elsewhere() || larger.is_some())
                 && made < self.shared.config.retry_attempts
                 && !self.call.deadline.is_over()
-                && (error.is_free_elsewhere() || self.shared.budget.withdraw());
+                && (error.is_free_elsewhere() || larger.is_some() || self.shared.budget.withdraw());
             if !again {
-                return Err(error);
+                // A worker that would do is busy: that is worth another try later.
+                return Err(match error {
+                    ServiceError::ExceedsWorker { .. } | ServiceError::Mismatch(_) => {
+                        busy.unwrap_or(error)
+                    }
+                    other => other,
+                });
+            }
+            if matches!(error, ServiceError::Overloaded { .. }) {
+                busy = Some(error.clone());
             }
             debug!(parent: &self.call.span, %error, "trying another worker");
             self.shared.metrics.retried(&error);
@@ -89,13 +134,14 @@ impl<S: Generate> Attempts<S> {
         let stream = poll_fn(|cx| match accepted.poll_unpin(cx) {
             Poll::Pending => {
                 let Some(worker) = chosen.get() else { return Poll::Pending };
-                let leaves = |worker: &Worker| may_leave && self.replaceable(worker);
-                watchdog.poll(cx, worker, seen.began, false, leaves).map(Err)
+                let leaves = |worker: &Worker| may_leave && self.replaceable(worker, 0);
+                let waits = Waits { since: seen.began, begun: false, preempted: false };
+                watchdog.poll(cx, worker, waits, leaves).map(Err)
             }
             ready => ready,
         });
         let stream = stream.await?;
-        Ok(Attempt { stream, chosen, watchdog, seen, waits: false })
+        Ok(Attempt { stream, chosen, watchdog, seen, waits: false, preempted: false })
     }
 
     /// The same, by itself.
@@ -115,10 +161,33 @@ impl<S: Generate> Attempts<S> {
             .any(|other| !other.is_ejected() && !other.life.is_standing())
     }
 
-    /// Whether somebody else could do the worker's job.
-    pub(super) fn replaceable(&self, worker: &Worker) -> bool {
+    /// Whether another worker could take the call over, with so many free tokens in its KV cache.
+    pub(super) fn replaceable(&self, worker: &Worker, free_tokens: u64) -> bool {
         let digest = self.call.only_digest.as_deref();
         let model = self.call.request.model.as_str();
-        self.shared.pool.fleet().has_other(model, worker, digest)
+        let room = self.call.room.unwrap_or(0);
+        self.shared.pool.fleet().others(model, worker).any(|other| {
+            let free = other.free_kv_tokens().unwrap_or(0);
+            let has_room = other.room() >= room
+                && (free_tokens == 0 || (free >= free_tokens && !other.outstanding.is_full()));
+            other.fits(digest) && has_room && !other.life.is_standing()
+        })
+    }
+
+    /// Whether another worker of the model has a longer context than `worker`.
+    fn has_longer_context(&self, worker: &Worker) -> bool {
+        let model = self.call.request.model.as_str();
+        let fleet = self.shared.pool.fleet();
+        fleet.others(model, worker).any(|other| other.context() > worker.context())
+    }
+
+    /// Ends a request with which two engine steps have panicked, and refuses its content from now on.
+    pub(super) fn check_poison(&self, error: &ServiceError) -> Result<(), ServiceError> {
+        if self.call.panics.count() < quarantine::STEPS {
+            return Ok(());
+        }
+        let refused = self.shared.quarantine.add(&self.call.request, &error.to_string());
+        warn!(parent: &self.call.span, %refused, "quarantined");
+        Err(refused)
     }
 }

@@ -31,11 +31,12 @@ pub struct ResumeConfig {
     )]
     pub resume_limit: u32,
 
-    /// How long a stream that lost its worker waits for another one of the same digest
+    /// How long a stream that lost its worker waits for another one of the same digest with a slot and a KV cache for it,
+    /// unless its deadline is earlier
     #[arg(
         long,
         env = "STOKER_RESUME_WAIT",
-        default_value = "10s",
+        default_value = "120s",
         value_parser = duration::parse,
         value_name = "TIME"
     )]
@@ -57,7 +58,7 @@ pub struct ResumeConfig {
     pub stall_budget: Duration,
 
     /// The longest that a stream waits for its next token while its worker works for others, before it goes
-    /// elsewhere; at least 1500ms
+    /// elsewhere; at least 1500ms. One that the worker preempted goes only where there is room for it
     #[arg(
         long,
         env = "STOKER_HARD_STALL_BUDGET",
@@ -103,7 +104,7 @@ impl Default for ResumeConfig {
         Self {
             retry_attempts: 3,
             resume_limit: 3,
-            resume_wait: Duration::from_secs(10),
+            resume_wait: Duration::from_secs(120),
             resume_memory: ByteSize::mib(256),
             stall_budget: Duration::from_secs(2),
             hard_stall_budget: Duration::from_secs(30),

@@ -103,7 +103,7 @@ impl Hedge {
                     };
                 }
                 Self::Accepted(second, hello) => {
-                    let event = second.poll_event(cx, |worker| attempts.replaceable(worker));
+                    let event = second.poll_event(cx, |worker, _| attempts.replaceable(worker, 0));
                     match ready!(event) {
                         Some(Ok(event)) if is_hello(&event) => *hello = Some(event),
                         Some(Ok(event)) => {

@@ -15,6 +15,8 @@ pub(super) struct Kept {
     repeated: usize,
     /// Of the prompt, as a worker counted it.
     pub(super) prompt_tokens: u32,
+    /// The limit on new tokens in each choice, as the first worker decided it; 0 if it did not say.
+    pub(super) max_tokens: u32,
     /// Of all choices together.
     pub(super) tokens: u32,
     /// For the tokens. `None` once there was no room for them.
@@ -29,6 +31,7 @@ impl Kept {
             prompt_logprobs: 0,
             repeated: 0,
             prompt_tokens: 0,
+            max_tokens: 0,
             tokens: 0,
             hold: budget.try_hold(0),
         }
@@ -57,6 +60,9 @@ impl Kept {
         match &mut event.event {
             Some(Event::Accepted(accepted)) => {
                 self.prompt_tokens = accepted.prompt_tokens;
+                if self.max_tokens == 0 {
+                    self.max_tokens = accepted.max_tokens;
+                }
                 // Said again only while the client has nothing of the worker before.
                 return !self.has_begun();
             }
@@ -78,7 +84,7 @@ impl Kept {
                         Some(Finished { usage: None, timings: None, ..finished.clone() });
                 }
             }
-            None => {}
+            Some(Event::Preempted(_)) | None => {}
         }
         true
     }
@@ -103,10 +109,24 @@ impl Kept {
         self.choices = Vec::new();
     }
 
-    /// For the next worker, one of `digest`; `None` while it can simply begin.
-    pub(super) fn resume(&self, digest: &str) -> Option<Resume> {
-        self.has_begun()
-            .then(|| Resume { choices: self.choices.clone(), digest: digest.to_owned() })
+    /// For the next worker: one of `digest`, or any while nothing has begun.
+    pub(super) fn resume(&self, digest: Option<&str>) -> Resume {
+        Resume {
+            choices: self.choices.clone(),
+            digest: digest.unwrap_or_default().to_owned(),
+            max_tokens: self.max_tokens,
+        }
+    }
+
+    /// Tokens of the longest sequence that another worker must be able to hold, if a worker has said so.
+    pub(super) fn room(&self) -> Option<u64> {
+        let room = u64::from(self.prompt_tokens) + u64::from(self.max_tokens);
+        (self.max_tokens > 0).then_some(room)
+    }
+
+    /// Tokens that another worker has to compute first.
+    pub(super) fn known_tokens(&self) -> u64 {
+        u64::from(self.prompt_tokens) + u64::from(self.tokens)
     }
 }
 
@@ -137,7 +157,8 @@ mod tests {
     fn every_choice_is_kept_by_itself() {
         let mut kept = Kept::new(2, &Budget::new(1 << 20));
         assert!(kept.event(&mut accepted("a", 5)));
-        assert_eq!(kept.resume("d"), None, "there is nothing to go on with");
+        let resume = kept.resume(None);
+        assert_eq!((resume.digest.as_str(), resume.choices.len()), ("", 2), "any worker may start");
         // The second half of a character comes with the next token.
         for mut event in [token(0, 7, "ab"), token(1, 8, ""), token(0, 9, "é")] {
             assert!(kept.event(&mut event));
@@ -148,7 +169,7 @@ mod tests {
             ..Default::default()
         };
         kept.event(&mut of(1, Event::Finished(end)));
-        let resume = kept.resume("d").unwrap();
+        let resume = kept.resume(Some("d"));
         assert_eq!(resume.digest, "d");
         let [first, second] = &resume.choices[..] else { panic!("{resume:?}") };
         assert_eq!((&first.token_ids[..], first.text_bytes_sent), (&[7, 9][..], 4));

@@ -27,6 +27,17 @@ pub(super) struct Patience {
     pub(super) moving: Duration,
 }
 
+/// What a stream waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waits {
+    /// The last event came by then.
+    pub(super) since: Instant,
+    /// It has had a token of this worker.
+    pub(super) begun: bool,
+    /// The worker has taken its KV blocks for others.
+    pub(super) preempted: bool,
+}
+
 /// Watches one attempt.
 pub(super) struct Watchdog {
     patience: Patience,
@@ -55,14 +66,12 @@ impl Watchdog {
         }
     }
 
-    /// Ready once the stream should leave `worker`, for which it has waited since `since`; `begun` tells that it
-    /// has had a token of it. Nobody leaves who has nowhere to go.
+    /// Ready once the stream should leave `worker`, which it does only for a worker that can replace it.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         worker: &Worker,
-        since: Instant,
-        begun: bool,
+        Waits { since, begun, preempted }: Waits,
         replaceable: impl Fn(&Worker) -> bool,
     ) -> Poll<ServiceError> {
         loop {
@@ -97,7 +106,14 @@ impl Watchdog {
                 self.not_before = now + LOOK_AGAIN;
                 self.timer.as_mut().reset(self.not_before);
             } else {
-                let stalled = self.stalled(worker, now.saturating_duration_since(since));
+                let waited = now.saturating_duration_since(since);
+                if preempted && !self.standing {
+                    let (worker, waited) = (&worker.id, waited.as_secs_f64());
+                    return Poll::Ready(ServiceError::Preempted(format!(
+                        "worker {worker} has had no KV blocks for this response for {waited:.1} s, and another one has"
+                    )));
+                }
+                let stalled = self.stalled(worker, waited);
                 if !self.standing {
                     worker.health.failed(&stalled.to_string());
                 }
@@ -156,10 +172,32 @@ mod tests {
         (worker("a", "m", "d"), Watchdog::new(PATIENCE))
     }
 
+    /// A stream that has had tokens.
+    fn for_token(since: Instant) -> Waits {
+        Waits { since, begun: true, preempted: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_preempts_a_response_is_left_for_a_worker_with_room_and_is_not_at_fault() {
+        let (worker, mut dog) = watched();
+        let since = Instant::now();
+        let preempted = Waits { preempted: true, ..for_token(since) };
+        let room_at = since + PATIENCE.moving * 4;
+        let has_room = |_: &Worker| Instant::now() >= room_at;
+        let error = poll_fn(|cx| dog.poll(cx, &worker, preempted, has_room)).await;
+        assert!(matches!(error, ServiceError::Preempted(_)), "{error:?}");
+        assert!(since.elapsed() >= PATIENCE.moving * 4);
+        assert_eq!(worker.health.told().0, 0, "no failure is counted");
+        poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)).await;
+        assert_eq!(worker.health.told().0, 1, "another stall is one");
+    }
+
     /// How long a stream waits for the worker that begins to wait now.
     async fn waits(worker: &Worker, dog: &mut Watchdog, begun: bool) -> (Duration, String) {
         let since = Instant::now();
-        let error = poll_fn(|cx| dog.poll(cx, worker, since, begun, |_| true)).await;
+        let error =
+            poll_fn(|cx| dog.poll(cx, worker, Waits { since, begun, preempted: false }, |_| true))
+                .await;
         (since.elapsed(), error.to_string())
     }
 
@@ -189,7 +227,7 @@ mod tests {
     async fn one_that_stops_wakes_those_who_wait_for_it() {
         let (worker, mut dog) = watched();
         let since = Instant::now();
-        let leaves = poll_fn(|cx| dog.poll(cx, &worker, since, true, |_| true));
+        let leaves = poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true));
         let stops = async {
             tokio::time::sleep(PATIENCE.standing * 2).await;
             worker.life.set_standing(true);
@@ -218,7 +256,7 @@ mod tests {
         let (worker, mut dog) = watched();
         worker.life.set_standing(true);
         let since = Instant::now();
-        let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, &worker, since, true, |_| true)));
+        let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)));
         assert!(left.as_mut().now_or_never().is_none());
         tokio::time::advance(PATIENCE.standing / 2).await;
         worker.life.set_standing(false);
@@ -233,7 +271,7 @@ mod tests {
         let since = Instant::now();
         let somebody = since + PATIENCE.standing * 3;
         let replaceable = |_: &Worker| Instant::now() >= somebody;
-        poll_fn(|cx| dog.poll(cx, &worker, since, true, replaceable)).await;
+        poll_fn(|cx| dog.poll(cx, &worker, for_token(since), replaceable)).await;
         let waited = since.elapsed();
         assert!(waited >= PATIENCE.standing * 3 && waited <= PATIENCE.standing * 3 + LOOK_AGAIN);
     }
@@ -243,7 +281,7 @@ mod tests {
         let (worker, mut dog) = watched();
         worker.life.set_standing(true);
         let since = Instant::now();
-        let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, &worker, since, true, |_| true)));
+        let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)));
         assert!(left.as_mut().now_or_never().is_none());
         tokio::time::advance(PATIENCE.standing * 5).await;
         assert!(left.as_mut().now_or_never().is_none());

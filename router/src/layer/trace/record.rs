@@ -164,7 +164,7 @@ impl Observe for Record {
                 self.reason = Some(finished.reason());
                 self.usage = finished.usage;
             }
-            Some(Event::Prompt(_)) | None => {}
+            Some(Event::Prompt(_) | Event::Preempted(_)) | None => {}
         }
     }
 

@@ -8,6 +8,7 @@
 //! | so many failures in a row | out, if half of the known workers go on taking requests |
 //! | much slower than its equals | the same, after those that fail, the slowest first |
 //! | out, and its time is over | on trial: three probes |
+//! | on trial, a client does not read its probe for a second, or no result for ten | a further probe |
 //! | on trial, three probes went well and were not slow | in |
 //! | on trial, a probe failed or they were slow | out, for twice as long as the last time |
 //! | fewer than half of the known are taking | nobody is put out, and whoever lives takes requests |
@@ -110,6 +111,7 @@ pub(super) fn review(
     let slow = slowness(patients, config, now);
     let mut worst: Vec<(usize, Cause)> = Vec::new();
     for (at, (Patient { record, .. }, slow)) in patients.iter_mut().zip(slow).enumerate() {
+        record.renew_probes(now);
         let change = match record.condition {
             Condition::In => {
                 let failing = config.eject_failures > 0 && record.failures >= config.eject_failures;

@@ -1,6 +1,12 @@
 //! What is known of one worker's health. Pure: the clock is an argument.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -12,6 +18,39 @@ pub(super) const PROBES: u32 = 3;
 const FORGIVEN: Duration = Duration::from_secs(300);
 /// The longest time out, unless the first is longer.
 const LONGEST: Duration = Duration::from_secs(300);
+
+/// A probe whose client has not read for so long is replaced: it may say nothing for as long as the client likes.
+const UNREAD: Duration = Duration::from_secs(1);
+/// A trial without a result after so long sends further probes.
+const TRIAL: Duration = Duration::from_secs(10);
+
+/// Leave to send one request of a trial.
+#[derive(Debug)]
+pub(super) struct Probe {
+    /// The trial that it belongs to.
+    trial: u32,
+    /// The client has had the last event since then; `None` while the worker is waited for.
+    unread_since: Mutex<Option<Instant>>,
+    /// Another one was sent in its place.
+    returned: AtomicBool,
+}
+
+impl Probe {
+    fn new(trial: u32) -> Arc<Self> {
+        Arc::new(Self { trial, unread_since: Mutex::default(), returned: AtomicBool::new(false) })
+    }
+
+    /// The client has asked for the next event, which `waits` for the worker, or was there.
+    pub(super) fn is_read(&self, waits: bool, now: Instant) {
+        let since = (!waits).then_some(now);
+        *self.unread_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    fn is_unread(&self, now: Instant) -> bool {
+        let since = *self.unread_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| now - since >= UNREAD)
+    }
+}
 
 /// Whether a worker takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,6 +73,8 @@ pub(super) struct Trial {
     pub(super) good: u32,
     /// One did not.
     pub(super) bad: bool,
+    /// When it began, or last sent further probes.
+    since: Instant,
 }
 
 /// One worker's record, kept across its connections.
@@ -58,6 +99,8 @@ pub(super) struct Record {
     since: Option<Instant>,
     /// Tells a trial from those before it.
     trial: u32,
+    /// The probes that are under way.
+    probes: Vec<Weak<Probe>>,
 }
 
 impl Record {
@@ -71,42 +114,66 @@ impl Record {
         }
     }
 
-    /// Takes a probe of a trial, and answers of which.
-    pub(super) fn take_probe(&mut self) -> Option<u32> {
+    /// Takes a probe of a trial.
+    pub(super) fn take_probe(&mut self) -> Option<Arc<Probe>> {
         match &mut self.condition {
             Condition::Trial(trial) if !self.ignored && trial.left > 0 => {
                 trial.left -= 1;
-                Some(self.trial)
+                let probe = Probe::new(self.trial);
+                self.probes.push(Arc::downgrade(&probe));
+                Some(probe)
             }
             _ => None,
         }
     }
 
-    /// The trial of that number, if it still goes on.
-    fn trial(&mut self, number: u32) -> Option<&mut Trial> {
+    /// The trial of a probe, if it still goes on.
+    fn trial(&mut self, probe: &Probe) -> Option<&mut Trial> {
         match &mut self.condition {
-            Condition::Trial(trial) if number == self.trial => Some(trial),
+            Condition::Trial(trial) if probe.trial == self.trial => Some(trial),
             _ => None,
         }
     }
 
     /// A probe came to nothing that says anything of the worker.
-    pub(super) fn return_probe(&mut self, number: u32) {
-        if let Some(trial) = self.trial(number) {
+    pub(super) fn return_probe(&mut self, probe: &Probe) {
+        if let Some(trial) = self.trial(probe)
+            && !probe.returned.swap(true, Ordering::Relaxed)
+        {
             trial.left += 1;
         }
     }
 
+    /// Replaces probes that say nothing: those whose clients do not read at once, and all others after a while. What they
+    /// say later still counts.
+    pub(super) fn renew_probes(&mut self, now: Instant) {
+        let Condition::Trial(trial) = &mut self.condition else { return };
+        let is_over = now - trial.since >= TRIAL;
+        if is_over {
+            trial.since = now;
+        }
+        let mut probes = std::mem::take(&mut self.probes);
+        probes.retain(|probe| {
+            let Some(probe) = probe.upgrade() else { return false };
+            let silent = is_over || probe.is_unread(now);
+            if silent {
+                self.return_probe(&probe);
+            }
+            !silent
+        });
+        self.probes = probes;
+    }
+
     /// A probe went well.
-    pub(super) fn probe_went_well(&mut self, number: u32) {
-        if let Some(trial) = self.trial(number) {
+    pub(super) fn probe_went_well(&mut self, probe: &Probe) {
+        if let Some(trial) = self.trial(probe) {
             trial.good += 1;
         }
     }
 
     /// A probe failed.
-    pub(super) fn probe_failed(&mut self, number: u32, why: &str) {
-        if let Some(trial) = self.trial(number) {
+    pub(super) fn probe_failed(&mut self, probe: &Probe, why: &str) {
+        if let Some(trial) = self.trial(probe) {
             trial.bad = true;
             self.last_failure = why.to_owned();
         }
@@ -151,7 +218,9 @@ impl Record {
     /// Lets a few requests through.
     pub(super) fn try_out(&mut self, now: Instant) {
         self.trial = self.trial.wrapping_add(1);
-        self.condition = Condition::Trial(Trial { left: PROBES, good: 0, bad: false });
+        let trial = Trial { left: PROBES, good: 0, bad: false, since: now };
+        self.condition = Condition::Trial(trial);
+        self.probes.clear();
         self.measured_since = Some(now);
         self.first.clear();
         self.next.clear();

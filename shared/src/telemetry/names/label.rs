@@ -27,7 +27,10 @@ pub const ALL: &[(&str, &str)] = &[
         REASON,
         "As `google.rpc.ErrorInfo.reason` has it: `INVALID`, `UNKNOWN_MODEL`, `OVERLOADED`, `UNAVAILABLE`, `DRAINING`, \
          `WORKER_LOST`, `WORKER_STALLED`, `INTERRUPTED`, `DEADLINE_EXCEEDED`, `TOO_LATE` (a deadline that could not \
-         be met), `CANCELLED`, `UNSUPPORTED`, `INTERNAL`; of an ejection `failures`, `slow_first_token`, \
+         be met), `EXCEEDS_WORKER` (a limit of one worker, not of the model), `MISMATCH` (a worker that is not the \
+         one that the router took it for), `PREEMPTED` (moved off a worker that had no KV blocks left for it), \
+         `ENGINE_PANICKED`, `QUARANTINED` (the same content made two engines panic), `CANCELLED`, `UNSUPPORTED`, \
+         `INTERNAL`; of an ejection `failures`, `slow_first_token`, \
          `slow_tokens` or `probe`",
     ),
     (

@@ -4,7 +4,7 @@ use std::{mem, ops::Range};
 
 use stoker_ops::KV_BLOCK;
 
-use super::{Lookup, Plan, SequenceId, Size, Slice};
+use super::{Lookup, Plan, SequenceId, Size, Slice, isolation::ISOLATED_TOKENS};
 use crate::blocks::{Scope, Table};
 
 /// What is left of a step's limits.
@@ -52,6 +52,8 @@ pub(super) struct Entry {
     bypasses: bool,
     /// Sequences that fork off once the prompt is computed.
     forks: u32,
+    /// Tokens that it must know before it shares a step with others.
+    isolated_below: usize,
     /// Positions whose logits are wanted besides those that are drawn from.
     pub(super) prompt_logits: Range<usize>,
 }
@@ -73,6 +75,7 @@ impl Entry {
             fresh: true,
             bypasses: size.bypass_prefix_cache,
             forks: size.num_sequences.saturating_sub(1),
+            isolated_below: if size.suspect { size.prompt + ISOLATED_TOKENS } else { 0 },
             prompt_logits: 0..wanted,
         }
     }
@@ -87,6 +90,8 @@ impl Entry {
     ) -> Self {
         let whole = Self::new(request, size, order.priority);
         let id = SequenceId { request, choice: order.choice };
+        let isolated_below = if size.suspect { known + ISOLATED_TOKENS } else { 0 };
+        let whole = Self { isolated_below, ..whole };
         Self { id, order, known, fresh: first, forks: 0, prompt_logits: 0..0, ..whole }
     }
 
@@ -108,6 +113,11 @@ impl Entry {
     /// Whether it is past its prompt, with all but its newest token computed.
     pub(super) fn decodes(&self) -> bool {
         self.known > self.prompt && self.left() == 1
+    }
+
+    /// Whether it must not share a step with others yet.
+    pub(super) fn is_isolated(&self) -> bool {
+        self.known < self.isolated_below
     }
 
     /// Plans its newest token.
@@ -219,6 +229,7 @@ impl Entry {
                 fresh: false,
                 bypasses: self.bypasses,
                 forks: 0,
+                isolated_below: self.isolated_below,
                 prompt_logits: 0..0,
             })
             .collect()

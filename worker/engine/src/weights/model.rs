@@ -110,6 +110,11 @@ impl ModelFiles {
         &self.config
     }
 
+    /// Lowers the context to `tokens`, where it is longer. The digest and the memory that is needed follow.
+    pub fn limit_context(&mut self, tokens: usize) {
+        self.config.context_length = self.config.context_length.min(tokens);
+    }
+
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer

@@ -10,6 +10,7 @@ mod exactness;
 mod failing;
 mod families;
 mod logprobs;
+mod panicking;
 mod prefix_cache;
 mod promises;
 mod queueing;

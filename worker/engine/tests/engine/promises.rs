@@ -44,7 +44,8 @@ proptest! {
     ) {
         let mut world = World::new(limits(max_num_seqs, max_num_seqs + extra_tokens), 4_000, 3);
         for (arrival, steps) in arrivals {
-            let reads = Arrival { prompt_logits: false, bypass: false, priority: 100, ..arrival };
+            let arrival = Arrival { suspect: false, prompt_logits: false, ..arrival };
+            let reads = Arrival { bypass: false, priority: 100, ..arrival };
             world.happens(Happening::Arrives(reads))?;
             for _ in 0..steps {
                 world.step()?;

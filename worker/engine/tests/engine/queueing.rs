@@ -36,6 +36,7 @@ fn single(prompt: usize) -> Size {
         prompt_logits: false,
         scope: Scope::default(),
         bypass_prefix_cache: true,
+        suspect: false,
     }
 }
 

@@ -20,7 +20,7 @@ pub fn had(events: &[Event], choices: u32) -> Vec<Resumed> {
                 of.text_bytes += token.text.len();
             }
             Event::Finished(finish) => had[finish.choice as usize].ended = true,
-            Event::Prompt(_) | Event::Failed(_) => {}
+            Event::Prompt(_) | Event::Preempted { .. } | Event::Failed(_) => {}
         }
     }
     had
@@ -41,6 +41,7 @@ pub fn told(events: &[Event]) -> (Vec<Vec<Event>>, usize) {
                 by_choice[finish.choice as usize].push(Event::Finished(finish));
             }
             Event::Prompt(_) => by_choice[3].push(event.clone()),
+            Event::Preempted { .. } => {}
             Event::Failed(failure) => panic!("{failure}"),
         }
     }

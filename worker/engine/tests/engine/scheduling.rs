@@ -5,7 +5,9 @@ use std::sync::LazyLock;
 use stoker_engine::{
     Scope,
     blocks::{Block, BlockPool},
-    scheduler::{Limits, Refused, Scheduler, SequenceId, Size, Slice, Standing, Texts},
+    scheduler::{
+        ISOLATED_TOKENS, Limits, Refused, Scheduler, SequenceId, Size, Slice, Standing, Texts,
+    },
 };
 
 /// Texts that begin each otherwise, but for requests that are ten apart. All continuations of one are the same.
@@ -45,6 +47,7 @@ fn single(prompt: usize) -> Size {
         prompt_logits: false,
         scope: Scope::default(),
         bypass_prefix_cache: false,
+        suspect: false,
     }
 }
 
@@ -247,4 +250,33 @@ fn who_computes_what_is_known_meanwhile_goes_on_with_the_block_of_others() {
     scheduler.add(10, Size { bypass_prefix_cache: true, ..single(20) }, &usual()).unwrap();
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 20, 1), (10, 0, 0, 20, 1)]);
     assert_eq!(pool.total() - pool.free(), 3, "one that is full, and one of each that is not");
+}
+
+#[test]
+fn what_a_panic_makes_suspect_runs_by_itself_until_it_is_past_it() {
+    let mut scheduler = Scheduler::new(limits(4, 10), BlockPool::new(100));
+    let suspect = |prompt| Size { suspect: true, longest: 60, ..single(prompt) };
+    scheduler.add(0, single(3), &usual()).unwrap();
+    assert_eq!(step(&mut scheduler), [(0, 0, 0, 3, 1)]);
+    scheduler.resume(1, suspect(12), &[(0, 14)], &usual()).unwrap();
+    scheduler.add_first(2, suspect(2), &usual()).unwrap();
+    scheduler.add(3, single(2), &usual()).unwrap();
+    // All get their places, and only those that are not suspect share the step.
+    assert_eq!(step(&mut scheduler), [(0, 0, 3, 1, 1), (3, 0, 0, 2, 1)]);
+    assert_eq!(scheduler.running(), 4);
+    assert_eq!(step(&mut scheduler), [(1, 0, 0, 10, 0)]);
+    assert_eq!(step(&mut scheduler), [(0, 0, 4, 1, 1), (3, 0, 2, 1, 1)]);
+    assert_eq!(step(&mut scheduler), [(1, 0, 10, 4, 1)]);
+    assert!(scheduler.decoding().all(|id| id.request != 1), "nothing is drafted for it");
+    // One after the other, each until it is past the point.
+    let mut alone = std::collections::BTreeMap::<u64, Vec<usize>>::new();
+    for _ in 0..2 * ISOLATED_TOKENS {
+        let shared = step(&mut scheduler);
+        assert!(shared.iter().all(|(request, ..)| *request != 2), "{shared:?}");
+        let [(request, _, start, ..)] = step(&mut scheduler)[..] else { break };
+        alone.entry(request).or_default().push(start);
+    }
+    assert_eq!(alone[&1], Vec::from_iter(14..14 + ISOLATED_TOKENS - 1));
+    assert_eq!(alone[&2].len(), ISOLATED_TOKENS, "its prompt, and all but the last token");
+    assert_eq!(alone.len(), 2);
 }

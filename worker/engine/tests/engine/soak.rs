@@ -26,6 +26,7 @@ const INSTANT: Profile = Profile {
     context_token: Duration::ZERO,
     answer_tokens: 0,
     context_length: 256,
+    panic_token: 0,
 };
 
 fn model() -> Model {
@@ -71,6 +72,8 @@ fn random(dice: &mut Dice, now: Instant) -> Request {
     Request {
         standing: Standing { priority, tenant: tenant.into() },
         deadline,
+        accepted_before: dice.below(10) == 0,
+        suspect: dice.below(20) == 0,
         resumed: if is_resumed { vec![resumed; choices as usize] } else { Vec::new() },
         ..several(choices, plain)
     }
@@ -125,9 +128,13 @@ fn every_request_ends_once_and_every_block_comes_home() {
     assert_eq!(load.free_blocks, load.total_blocks, "every block comes home");
     assert!(load.preemptions > 100, "there was room for all: {load:?}");
     assert_eq!(asked.len() as u64 + refused, REQUESTS);
-    let (mut whole, mut failed, mut left) = (0, 0_u64, 0);
+    let (mut whole, mut failed, mut left, mut preempted) = (0, 0_u64, 0, 0);
     for Asked { client, choices, left: gone } in &asked {
         let events = client.events();
+        let tokens = events.iter().filter(|e| matches!(e, Event::Token(_))).count();
+        let reported = client.preempted().len();
+        assert!(reported <= tokens + choices, "one before each token: {reported}, {tokens}");
+        preempted += reported;
         let ends = events.iter().filter(|event| ends(event)).count();
         let finished = events.iter().filter(|e| matches!(e, Event::Finished(_))).count();
         if *gone {
@@ -143,6 +150,7 @@ fn every_request_ends_once_and_every_block_comes_home() {
         }
     }
     assert!(whole > 4_000 && left > 500, "{whole} {left}");
+    assert!(preempted > 100, "{preempted} of {load:?}");
     assert!(refused + failed > 200, "{refused} {failed}");
 }
 
@@ -151,7 +159,7 @@ fn ends(event: &Event) -> bool {
     match event {
         Event::Finished(finish) => finish.summary.is_some(),
         Event::Failed(_) => true,
-        Event::Token(_) | Event::Prompt(_) => false,
+        Event::Token(_) | Event::Prompt(_) | Event::Preempted { .. } => false,
     }
 }
 

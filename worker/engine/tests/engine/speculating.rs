@@ -80,7 +80,7 @@ fn told(client: &Client) -> Vec<Vec<Event>> {
                 finish.summary = None;
                 finish.choice
             }
-            Event::Prompt(_) | Event::Failed(_) => 3,
+            Event::Prompt(_) | Event::Preempted { .. } | Event::Failed(_) => 3,
         };
         told[choice as usize].push(event);
     }

@@ -77,12 +77,17 @@ pub fn stories_in_all() -> [Model; 2] {
 #[derive(Clone, Default)]
 pub struct Client {
     events: Arc<Mutex<Vec<Event>>>,
+    preempted: Arc<Mutex<Vec<u32>>>,
     gone: Arc<AtomicBool>,
 }
 
 impl Sink for Client {
     fn send(&mut self, event: Event) {
-        self.events.lock().unwrap().push(event);
+        // Whether a sequence was preempted depends on what else runs; everything else must not.
+        match event {
+            Event::Preempted { choice } => self.preempted.lock().unwrap().push(choice),
+            event => self.events.lock().unwrap().push(event),
+        }
     }
 
     fn is_closed(&self) -> bool {
@@ -97,6 +102,11 @@ impl Client {
 
     pub fn events(&self) -> Vec<Event> {
         self.events.lock().unwrap().clone()
+    }
+
+    /// Choices that were reported to be preempted.
+    pub fn preempted(&self) -> Vec<u32> {
+        self.preempted.lock().unwrap().clone()
     }
 
     /// The tokens of one continuation.
@@ -169,6 +179,8 @@ pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request
         stopping,
         logprobs: Logprobs::default(),
         resumed: Vec::new(),
+        accepted_before: false,
+        suspect: false,
         scope: Scope::default(),
         bypass_prefix_cache: false,
         arrived: Instant::now(),

@@ -108,6 +108,8 @@ fn requests() -> Vec<Request> {
             },
             logprobs: Logprobs::default(),
             resumed: Vec::new(),
+            accepted_before: false,
+            suspect: false,
             scope: Scope::default(),
             bypass_prefix_cache: false,
             arrived: Instant::now(),
@@ -131,7 +133,7 @@ impl Sink for Tokens {
                 tracing::warn!(%failure, "an answer failed");
                 told.clear();
             }
-            Event::Prompt(_) | Event::Finished(_) => {}
+            Event::Prompt(_) | Event::Preempted { .. } | Event::Finished(_) => {}
         }
     }
 

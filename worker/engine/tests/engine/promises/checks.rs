@@ -47,6 +47,20 @@ impl World {
         Ok(())
     }
 
+    /// A sequence that a panic makes suspect shares no step.
+    pub fn check_isolation(
+        &self,
+        plan: &Plan,
+        isolated: &HashSet<SequenceId>,
+    ) -> Result<(), TestCaseError> {
+        let alone = plan.slices.iter().find(|slice| isolated.contains(&slice.id));
+        if let Some(alone) = alone {
+            prop_assert_eq!(plan.slices.len(), 1, "{:?} is not alone", alone);
+            prop_assert_eq!(alone.drafts, 0, "and nothing is guessed");
+        }
+        Ok(())
+    }
+
     /// Whoever waits while somebody less urgent runs would not fit without them, or has to wait for others anyway.
     fn check_way(
         &self,
@@ -57,7 +71,13 @@ impl World {
         let Some(first) = waiting.iter().map(|id| self.priority(*id)).min() else { return Ok(()) };
         let kept: Vec<_> = now.iter().filter(|id| self.priority(**id) <= first).collect();
         let logits = kept.iter().any(|id| self.alive.0[&id.request].size.prompt_logits);
-        if kept.len() == now.len() || logits || self.limits.max_decode_slowdown.is_finite() {
+        // What runs in steps of its own uses less of them than it might.
+        let isolates = self.alive.0.values().any(|known| known.isolated_below > 0);
+        if kept.len() == now.len()
+            || logits
+            || isolates
+            || self.limits.max_decode_slowdown.is_finite()
+        {
             return Ok(());
         }
         let places = |id: &SequenceId| {

@@ -21,6 +21,8 @@ pub struct Arrival {
     pub num_sequences: u32,
     pub prompt_logits: bool,
     pub bypass: bool,
+    /// A step with it panicked at another worker.
+    pub suspect: bool,
     pub tenant: u8,
     pub priority: u32,
     /// Which text the prompt is taken from; some begin alike.
@@ -38,11 +40,11 @@ pub fn arrival() -> impl Strategy<Value = Arrival> {
     let begun = prop_oneof![5 => Just(0usize), 1 => 1usize..40];
     let priority = prop_oneof![1 => Just(0u32), 3 => Just(100u32), 1 => Just(500u32)];
     let who = (0u8..3, 0u32..3, priority);
-    (lengths, rarely(), rarely(), who, follows, begun).prop_map(
+    let flags = (rarely(), rarely(), rarely());
+    (lengths, flags, who, follows, begun).prop_map(
         |(
             (prompt, tokens, num_sequences),
-            prompt_logits,
-            bypass,
+            (prompt_logits, bypass, suspect),
             (tenant, text, priority),
             follows,
             begun,
@@ -53,6 +55,7 @@ pub fn arrival() -> impl Strategy<Value = Arrival> {
                 num_sequences,
                 prompt_logits: prompt_logits && begun == 0,
                 bypass,
+                suspect,
                 tenant,
                 priority,
                 text,

@@ -52,6 +52,8 @@ pub struct Known {
     pub forked: bool,
     /// Preempted, or begun elsewhere: something is computed again.
     pub again: bool,
+    /// Each sequence has steps of its own until it knows so many tokens.
+    pub isolated_below: usize,
     /// Tokens of the prompt that the cache had.
     pub lookup: Option<Lookup>,
     /// How often each position of the prompt was computed, by all sequences together, and its logits shown.

@@ -10,7 +10,7 @@ use stoker_engine::{
     Scope,
     blocks::BlockPool,
     sampling::mix64,
-    scheduler::{Limits, Scheduler, SequenceId, Size, Slice, blocks_for},
+    scheduler::{ISOLATED_TOKENS, Limits, Scheduler, SequenceId, Size, Slice, blocks_for},
 };
 use stoker_ops::KV_BLOCK;
 
@@ -91,7 +91,7 @@ impl World {
     fn arrives(&mut self, arrival: &Arrival) -> Result<(), TestCaseError> {
         let (id, prompt) = (self.next, self.prompt(arrival));
         self.next += 1;
-        let Arrival { num_sequences, prompt_logits, bypass, begun, .. } = *arrival;
+        let Arrival { num_sequences, prompt_logits, bypass, suspect, begun, .. } = *arrival;
         let size = Size {
             prompt: prompt.len(),
             longest: prompt.len() + arrival.tokens,
@@ -99,6 +99,7 @@ impl World {
             prompt_logits,
             scope: Scope::shared(arrival.tenant.to_string(), ""),
             bypass_prefix_cache: bypass,
+            suspect,
         };
         let fits = blocks_for(size.longest) <= self.pool.total()
             && num_sequences as usize <= self.limits.max_num_seqs;
@@ -129,6 +130,7 @@ impl World {
             standing,
             forked: begun > 0,
             again: begun > 0,
+            isolated_below: if suspect { size.prompt + begun + ISOLATED_TOKENS } else { 0 },
             lookup: None,
             computed: vec![0; size.prompt],
             shown: vec![0; size.prompt],
@@ -142,11 +144,13 @@ impl World {
 
     pub fn step(&mut self) -> Result<(), TestCaseError> {
         let wanted = self.draft()?;
+        let isolated = self.isolated();
         let plan = self.scheduler.plan(&self.alive);
         for id in &plan.preempted {
             self.known(*id).again = true;
         }
         self.check_limits(&plan)?;
+        self.check_isolation(&plan, &isolated)?;
         self.check_order(&plan)?;
         self.check_lookups(&plan)?;
         let holders = self.check_blocks()?;
@@ -179,6 +183,16 @@ impl World {
 
     pub fn text(&self, id: SequenceId) -> &Text {
         &self.alive.0[&id.request].texts[&id.choice]
+    }
+
+    /// Sequences that must not share a step with others.
+    fn isolated(&self) -> HashSet<SequenceId> {
+        let requests = self.alive.0.iter().flat_map(|(request, known)| {
+            let isolated =
+                known.texts.iter().filter(|(_, text)| text.tokens.len() < known.isolated_below);
+            isolated.map(|(choice, _)| SequenceId { request: *request, choice: *choice })
+        });
+        requests.collect()
     }
 
     /// Drafts for everybody who decodes, of any number.
@@ -291,8 +305,9 @@ impl World {
     }
 
     pub fn until_all_have_ended(&mut self) -> Result<(), TestCaseError> {
-        // The first in the order computes at least a token in every step, and loses nothing.
-        let work = |known: &Known| known.size.longest * known.size.num_sequences as usize;
+        // The first in the order computes at least a token in every second step, and loses nothing. The others are for
+        // isolated sequences, or the other way around.
+        let work = |known: &Known| 2 * known.size.longest * known.size.num_sequences as usize;
         let mut steps_left = self.alive.0.values().map(work).sum::<usize>();
         while !self.alive.0.is_empty() {
             prop_assert!(steps_left > 0, "starved: {} never end", self.alive.0.len());

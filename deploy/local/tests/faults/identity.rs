@@ -1,0 +1,134 @@
+//! Addresses that lead to something else than they did, or to the same thing twice.
+
+use std::{net::TcpListener, time::Duration};
+
+use stoker_proto::v1::GetModelInfoRequest;
+use tokio::time::timeout;
+
+use crate::{
+    fleet::{
+        Fleet, INSTANT, ROOM, STEADY, addresses, at_rest, in_the_middle, knows, router, simulated,
+    },
+    proxy::Proxy,
+    row::Row,
+    support::{PATIENCE, Process, answer, control, inference, request, scrape},
+};
+
+/// Another model of the same name: other texts, and another digest.
+const OTHER: &str = r#"step = "50ms", answer_tokens = 77"#;
+const STREAMS: &str = "--requests 100 --concurrency 100 --synthetic 16:120";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_leads_to_another_model() {
+    let row = Row::new("the address of a killed worker leads to another model", STREAMS).await;
+    let mut workers = vec![simulated(STEADY, &[]), simulated(STEADY, &[])];
+    let stranger = simulated(OTHER, &[]);
+    let proxy = Proxy::to(&workers[0].address).await;
+    let router = router(&format!("{},{}", proxy.address, workers[1].address), &[]);
+    knows(&router, &workers).await;
+    let load = row.start(&router.address);
+    let seen = load
+        .during(async {
+            in_the_middle(&workers[0], 20, 20).await;
+            proxy.lead_to(&stranger.address);
+            drop(workers.remove(0));
+        })
+        .await;
+    seen.nobody_noticed();
+    assert!(seen.resumed() >= 20, "{:#}", seen.json);
+    let fleet = Fleet { workers, router };
+    fleet.at_rest().await;
+    row.tell(&seen, None, "kill -9; all continue where the digest is theirs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_killed_and_another_process_takes_its_address() {
+    let row =
+        Row::new("another process takes the address of a killed worker at once", STREAMS).await;
+    let mut fleet = Fleet::simulated(2, STEADY).await;
+    let load = row.start(&fleet.router.address);
+    let mut heir = None;
+    let seen = load
+        .during(async {
+            in_the_middle(&fleet.workers[0], 20, 20).await;
+            let killed = fleet.workers.remove(0);
+            let address = killed.address.clone();
+            drop(killed);
+            let own = ["--simulate", OTHER, "--listen", &address];
+            heir = Some(Process::start("stoker-worker", &[&own[..], &ROOM].concat()));
+        })
+        .await;
+    seen.nobody_noticed();
+    assert!(seen.resumed() >= 20, "{:#}", seen.json);
+    at_rest(&heir.unwrap()).await;
+    fleet.at_rest().await;
+    row.tell(&seen, None, "kill -9; the other process has another digest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_addresses_of_one_worker_count_once() {
+    let workers = vec![simulated(INSTANT, &[]), simulated(INSTANT, &[])];
+    let proxy = Proxy::to(&workers[0].address).await;
+    let port = workers[0].address.rsplit_once(':').unwrap().1;
+    let names = format!("{},localhost:{port},{}", addresses(&workers), proxy.address);
+    let router = router(&names, &[]);
+    let live = r#"stoker_router_workers{state="live"}"#;
+    // All four have been heard of once the proxy is connected and the worker behind it is known.
+    proxy.connected(1).await;
+    let settled = async {
+        loop {
+            let metrics = scrape(&router).await;
+            let gone = metrics[r#"stoker_router_workers{state="gone"}"#];
+            if gone == 0.0 && metrics[live] == 2.0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, settled).await.unwrap();
+    let mut client = inference(&router.address).await;
+    for seed in 0..10 {
+        answer(&mut client, request("Once", seed, 5)).await.unwrap();
+    }
+    // The sum of the capacities is that of two.
+    knows(&router, &workers).await;
+}
+
+/// What `router` says of its workers, once it says that one is a router.
+async fn refusal(router: &Process) -> String {
+    let mut control = control(&router.address).await;
+    let says = async {
+        loop {
+            let status = control.get_model_info(GetModelInfoRequest::default()).await.unwrap_err();
+            if status.message().contains("it is a router, not a worker") {
+                return status.message().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, says).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_is_no_worker() {
+    let fleet = Fleet::simulated(1, INSTANT).await;
+    // One that has workers, one that has none, and itself.
+    let above = router(&fleet.router.address, &[]);
+    refusal(&above).await;
+    let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let idle = router(&nowhere, &[]);
+    let above_idle = router(&idle.address, &[]);
+    refusal(&above_idle).await;
+    let own = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let itself = router(&own, &["--listen", &own]);
+    let said = refusal(&itself).await;
+    assert!(said.len() < 300, "{said}");
+    // Beside a worker it does no harm.
+    let workers = format!("{},{}", fleet.router.address, fleet.workers[0].address);
+    let both = router(&workers, &[]);
+    knows(&both, &fleet.workers).await;
+    let mut client = inference(&both.address).await;
+    for seed in 0..10 {
+        answer(&mut client, request("Once", seed, 5)).await.unwrap();
+    }
+}
