@@ -226,3 +226,78 @@ impl Sink for Events {
         self.0.is_closed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::{num::NonZeroU32, time::Duration};
+
+    use stoker_proto::v1::{GenerateRequest, TokenIds, generate_request::Input};
+
+    use super::*;
+    use crate::{
+        ModelSource, WorkerConfig, admit::Admission, load, metrics::Metrics,
+        simulate::SimulatedDevice,
+    };
+
+    /// A thread with a device that panics at token 7, and room for two sequences.
+    fn thread() -> (EngineHandle, EngineThread, Arc<Model>) {
+        let config = WorkerConfig { max_num_seqs: 2, ..WorkerConfig::default() };
+        let device: SimulatedDevice = "panic_token = 7".parse().unwrap();
+        let model = Arc::new(load(&ModelSource::Simulated(device.0), &config, 1).unwrap());
+        let engine = config.engine(&model.config, None, model.quantization).unwrap();
+        let steps = Metrics::default().step_duration;
+        let speculation = SpeculationConfig::default();
+        let (handle, thread) =
+            spawn("test", Arc::clone(&model), engine, speculation, 8, steps).unwrap();
+        (handle, thread, model)
+    }
+
+    /// A request that admission takes, for one sequence.
+    fn request(model: &Model, id: u32) -> Request {
+        let input = Some(Input::TokenIds(TokenIds { ids: vec![5, id] }));
+        let admission = Admission { model, name: "m", room: 1_024, max_num_seqs: 2 };
+        admission.admit(GenerateRequest { input, ..GenerateRequest::default() }).unwrap()
+    }
+
+    async fn end(mut events: mpsc::Receiver<Event>) -> Option<Event> {
+        let mut last = None;
+        while let Some(event) = events.recv().await {
+            last = Some(event);
+        }
+        last
+    }
+
+    #[tokio::test]
+    async fn a_request_that_the_engine_refuses_is_told_why() {
+        let (handle, _thread, model) = thread();
+        // More than admission would have let through.
+        let three = NonZeroU32::new(3).unwrap();
+        let wide = Request { num_sequences: three, ..request(&model, 5) };
+        let events = handle.submit(wide.clone()).await.unwrap();
+        let refused = Refused::TooMany { wanted: 3, limit: 2 };
+        assert_eq!(end(events).await, Some(Event::Failed(Failure::Refused(refused))));
+        let deadline = Some(Instant::now() + Duration::from_secs(60));
+        let refused = handle.submit(Request { deadline, ..wide }).await.unwrap_err();
+        assert!(matches!(refused, NotTaken::Refused(Refused::TooMany { .. })), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_every_stream_with_its_reason_and_then_the_thread() {
+        let (handle, thread, model) = thread();
+        let healthy = handle.submit(request(&model, 5)).await.unwrap();
+        let poison = handle.submit(request(&model, 7)).await.unwrap();
+        for (events, suspected) in [(healthy, None), (poison, Some(vec![0]))] {
+            let Some(Event::Failed(Failure::EnginePanicked { cause, sequences })) =
+                end(events).await
+            else {
+                panic!("no reason was given")
+            };
+            assert!(cause.contains("panic_token"), "{cause}");
+            assert!(suspected.is_none_or(|suspected| suspected == sequences), "{sequences:?}");
+        }
+        assert!(!thread.join().await, "it panicked");
+        assert!(handle.submit(request(&model, 5)).await.is_err());
+    }
+}

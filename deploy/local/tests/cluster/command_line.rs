@@ -164,11 +164,29 @@ fn bad_usage_says_what_to_do_and_exits_with_2() {
             assert!(error.contains(part), "{arguments:?} should say {part:?}: {error}");
         }
     }
-    let mut worker = program("stoker-worker");
-    worker.args(["--listen", "127.0.0.1:0"]);
-    let (code, _, error) = run(worker);
-    assert_eq!(code, Some(2));
-    assert!(error.contains("--model is missing") && error.contains("storyteller"), "{error}");
+    let long = "x".repeat(300);
+    for (arguments, expected) in [
+        (vec![], vec!["--model is missing", "storyteller"]),
+        // What no message may carry must not become a name that every message carries.
+        (vec!["--simulate", "instant", "--model-name", ""], vec!["--model-name", "is empty"]),
+        (vec!["--simulate", "instant", "--model-name", &long], vec!["--model-name", "at most 256"]),
+        (vec!["--simulate", "instant", "--model-name", "a\nb"], vec!["--model-name", "control"]),
+        (vec!["--simulate", "instant", "--worker-id", ""], vec!["--worker-id", "is empty"]),
+        (vec!["--simulate", "instant", "--worker-id", &long], vec!["--worker-id", "at most 256"]),
+        (
+            vec!["--simulate", "instant", "--max-model-len", "5000"],
+            vec!["--max-model-len 5000 is above 4096"],
+        ),
+        (vec!["--simulate", "instant", "--max-model-len", "1"], vec!["--max-model-len", "1"]),
+    ] {
+        let mut worker = program("stoker-worker");
+        worker.args(["--listen", "127.0.0.1:0"]).args(&arguments);
+        let (code, _, error) = run(worker);
+        assert_eq!(code, Some(2), "{arguments:?}: {error}");
+        for part in expected {
+            assert!(error.contains(part), "{arguments:?} should say {part:?}: {error}");
+        }
+    }
 }
 
 fn storyteller_config() -> String {

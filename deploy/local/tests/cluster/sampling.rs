@@ -172,8 +172,9 @@ async fn more_continuations_than_a_batch_holds_are_refused_by_name() {
     let small = WorkerConfig { max_num_seqs: 2, ..WorkerConfig::default() };
     let cluster = Cluster::start(any, ModelSource::Bundled, 1, small).await.unwrap();
     let status = several(&cluster, three(5)).await.unwrap_err();
-    assert_eq!(status.code(), Code::InvalidArgument);
-    for part in ["sampling.num_sequences", "3 is above 2", "--max-num-seqs"] {
+    // A limit of the workers, not of the model.
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    for part in ["sampling.num_sequences", "3 choices", "holds 2", "--max-num-seqs"] {
         assert!(status.message().contains(part), "{part} is missing: {status:?}");
     }
 }

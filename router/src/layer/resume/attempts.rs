@@ -104,7 +104,9 @@ impl<S: Generate> Attempts<S> {
                 // What is too long for one may not be for the other.
                 room = Some(worker.context().saturating_add(1));
             }
-            let again = (error.is_retryable_elsewhere() || larger.is_some())
+            // Where no worker would do, none will in this moment.
+            let again = chosen.get().is_some()
+                && (error.is_retryable_elsewhere() || larger.is_some())
                 && made < self.shared.config.retry_attempts
                 && !self.call.deadline.is_over()
                 && (error.is_free_elsewhere() || larger.is_some() || self.shared.budget.withdraw());

@@ -6,9 +6,9 @@
 
 use super::{Budget, Entry, Plan, Scheduler};
 
-/// Tokens that a suspect draws before it joins the others: more than the step that panicked would have drawn, drafts
-/// included.
-pub const ISOLATED_TOKENS: usize = 16;
+/// Tokens that a suspect draws before it joins the others: more than the step that panicked would have drawn, with 16
+/// drafts at most.
+pub const ISOLATED_TOKENS: usize = 20;
 
 impl Scheduler {
     /// Whether the next step belongs to one isolated sequence.
