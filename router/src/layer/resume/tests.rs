@@ -190,7 +190,9 @@ async fn an_answer_that_found_no_room_ends_with_its_worker() {
 async fn a_storm_costs_no_more_than_the_budget() {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);
-    let below = service_fn(move |_: Call| {
+    let chosen = worker("w", "m", "d");
+    let below = service_fn(move |call: Call| {
+        call.chosen.set(&chosen);
         counted.fetch_add(1, Ordering::Relaxed);
         async { Err::<EventStream, _>(down()) }
     });
@@ -200,6 +202,19 @@ async fn a_storm_costs_no_more_than_the_budget() {
     }
     let extra = calls.load(Ordering::Relaxed) - 1_000;
     assert_eq!(extra, (1_000 + MOST_SAVED) / COST - 1);
+}
+
+#[tokio::test]
+async fn where_no_worker_would_do_none_is_looked_for_again() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let below = service_fn(move |_: Call| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Err::<EventStream, _>(down()) }
+    });
+    let resume = Resume::new(below, shared(&ResumeConfig::default()));
+    assert!(resume.oneshot(call()).await.is_err());
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
 /// Two attempts, the first of which never has a token unless `first` says when, and the second one likewise.
