@@ -6,10 +6,15 @@
 
 mod attempts;
 mod config;
+mod excerpt;
 mod failure;
 mod record;
 mod register;
 mod watch;
+
+#[cfg(test)]
+#[path = "../../tests/etcd/server.rs"]
+mod server;
 
 pub use config::{Endpoint, EtcdConfig, NotAnEndpoint};
 pub use record::{Capacity, Record};

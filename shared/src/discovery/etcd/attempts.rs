@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Client, ConnectOptions, KvClient, WatchClient};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -13,6 +13,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A server that is gone without a word is noticed within 15 s. etcd wants no more than a ping in 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest response to read. One value may have 1.5 MiB, so 4 MiB, the default, would let a few strangers'
+/// values hide all workers.
+const MAX_RESPONSE: usize = 64 << 20;
 /// A session that lasted this long earns another try at once; one that keeps failing must not spin.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -88,6 +91,16 @@ impl Attempts {
             self.troubles.iter().map(|(endpoint, reason)| format!("etcd {endpoint} {reason}"));
         each.reduce(|all, one| format!("{all}; {one}"))
     }
+}
+
+/// Returns the client for keys and values.
+pub(super) fn kv(client: &Client) -> KvClient {
+    client.kv_client().max_decoding_message_size(MAX_RESPONSE)
+}
+
+/// Returns the client for watches.
+pub(super) fn watches(client: &Client) -> WatchClient {
+    client.watch_client().max_decoding_message_size(MAX_RESPONSE)
 }
 
 #[cfg(test)]

@@ -33,6 +33,11 @@ pub struct EtcdConfig {
 }
 
 impl EtcdConfig {
+    /// Returns the configuration of a cluster without users. `prefix` ends with a slash.
+    pub fn new(servers: Vec<Endpoint>, prefix: impl Into<String>) -> Self {
+        Self { etcd: servers, etcd_prefix: prefix.into() }
+    }
+
     /// Whether there is an etcd to use.
     pub fn is_given(&self) -> bool {
         !self.etcd.is_empty()
