@@ -1,6 +1,7 @@
 //! Discovery through a real etcd, with everything that may happen to it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod auth;
 mod logs;
 mod server;
 mod stranger;

@@ -89,7 +89,7 @@ impl Registrar {
     fn new(etcd: EtcdConfig, lease_ttl: Duration, worker: &WorkerId, record: &Record) -> Self {
         Self {
             key: format!("{}{worker}", etcd.etcd_prefix),
-            attempts: Attempts::new(etcd.etcd),
+            attempts: Attempts::new(etcd),
             value: record.to_json(),
             address: record.address.clone(),
             ttl: i64::try_from(lease_ttl.as_secs()).unwrap_or(i64::MAX).max(1),

@@ -54,7 +54,7 @@ impl Watcher {
     fn new(etcd: EtcdConfig, relist: Duration, changes: mpsc::Sender<Change>) -> Self {
         Self {
             prefix: etcd.etcd_prefix.clone(),
-            attempts: Attempts::new(etcd.etcd),
+            attempts: Attempts::new(etcd),
             relist,
             changes,
             known: Set::new(),
