@@ -5,6 +5,7 @@
 
 mod file;
 mod print;
+mod secret;
 
 use std::{
     cmp::Ordering,
@@ -24,6 +25,7 @@ use clap::{
 };
 
 use file::File;
+pub use secret::Secret;
 
 /// The flags that every program gets from here; a file cannot set them.
 const CONFIG: &str = "config";

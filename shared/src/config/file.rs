@@ -112,15 +112,16 @@ fn accepted(command: &Command, key: &str, value: &str) -> Result<(), String> {
     let about = matches!(error.get(ContextKind::InvalidArg),
         Some(ContextValue::String(arg)) if arg.split(' ').next() == Some(&flag));
     // Whatever else a line of one flag lacks has nothing to do with this file.
-    if !about || error.get(ContextKind::InvalidValue).is_none() {
+    let (true, Some(invalid)) = (about, error.get(ContextKind::InvalidValue)) else {
         return Ok(());
-    }
+    };
     let why = match (error.source(), error.get(ContextKind::ValidValue)) {
         (Some(cause), _) => cause.to_string(),
         (None, Some(ContextValue::Strings(valid))) => format!("use {}", valid.join(" or ")),
         (None, _) => "this value is not allowed".into(),
     };
-    Err(format!("{key} = {value}: {why}"))
+    // The value as clap shows it: an option's parser may have taken a password out.
+    Err(format!("{key} = {invalid}: {why}"))
 }
 
 fn refusal(command: &Command, arguments: &[String]) -> Option<clap::Error> {

@@ -1,10 +1,10 @@
 //! The effective configuration, as TOML that can be fed back.
 
-use std::fmt::Write;
+use std::{any::TypeId, fmt::Write};
 
 use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
 
-use super::{Loaded, is_key};
+use super::{Loaded, Secret, is_key};
 
 /// One option, and what was read for its command.
 type Read<'a> = (&'a Arg, &'a ArgMatches);
@@ -60,12 +60,22 @@ fn option(text: &mut String, loaded: &Loaded, matches: &ArgMatches, arg: &Arg) {
     let _ = match raw.map(|values| values.into_iter().collect::<Option<Vec<&str>>>()) {
         None if many => writeln!(text, "# not set\n# {key} = []\n"),
         None => writeln!(text, "# not set\n# {key} = \"\"\n"),
+        Some(_) if is_secret(arg) => {
+            // As a comment: read back as a value, it would be a wrong one.
+            let from = source(loaded, matches, arg);
+            writeln!(text, "# {from}, not shown\n# {key} = \"***\"\n")
+        }
         Some(None) => writeln!(text, "# not UTF-8, which a file cannot say\n# {key} = \"\"\n"),
         Some(Some(values)) => {
             let from = source(loaded, matches, arg);
             writeln!(text, "# {from}\n{key} = {}\n", value(&values, many))
         }
     };
+}
+
+/// Returns whether the option's value must not be shown.
+fn is_secret(arg: &Arg) -> bool {
+    arg.get_value_parser().type_id() == TypeId::of::<Secret>()
 }
 
 /// Where a value came from.

@@ -5,12 +5,19 @@
 //! etcd that is away, paused, restarted or wiped. The value of a key is a [`Record`].
 
 mod attempts;
+mod auth;
 mod config;
+mod excerpt;
 mod failure;
 mod record;
 mod register;
 mod watch;
 
+#[cfg(test)]
+#[path = "../../tests/etcd/server.rs"]
+mod server;
+
+pub use auth::{AuthError, EtcdAuth};
 pub use config::{Endpoint, EtcdConfig, NotAnEndpoint};
 pub use record::{Capacity, Record};
 pub use register::{Registration, register};

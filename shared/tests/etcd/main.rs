@@ -1,7 +1,10 @@
 //! Discovery through a real etcd, with everything that may happen to it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod auth;
+mod logs;
 mod server;
+mod stranger;
 mod view;
 
 use std::{future::pending, time::Duration};
@@ -23,7 +26,7 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_secs(1);
 
 fn config(etcd: &Etcd) -> EtcdConfig {
-    EtcdConfig { etcd: vec![etcd.url().parse().unwrap()], etcd_prefix: PREFIX.into() }
+    EtcdConfig::new(vec![etcd.url().parse().unwrap()], PREFIX)
 }
 
 fn announce_with(

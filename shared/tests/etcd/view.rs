@@ -70,6 +70,13 @@ pub(crate) struct Key {
     pub(crate) lease: i64,
 }
 
+impl Key {
+    /// Whether both have the same name, value and lease.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        (&self.name, &self.value, self.lease) == (&other.name, &other.value, other.lease)
+    }
+}
+
 /// Everything under the prefix.
 pub(crate) async fn keys(etcd: &Etcd) -> Vec<Key> {
     let prefix = GetOptions::new().with_prefix();
@@ -101,7 +108,7 @@ pub(crate) async fn remove(etcd: &Etcd, key: &str) {
 }
 
 /// A client, once etcd answers.
-async fn client(etcd: &Etcd) -> Client {
+pub(crate) async fn client(etcd: &Etcd) -> Client {
     let mut client = Client::connect([etcd.url()], None).await.unwrap();
     let answers = async {
         while client.get("x", None).await.is_err() {

@@ -2,17 +2,26 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use etcd_client::{Client, ConnectOptions};
-use tokio::time::Instant;
+use etcd_client::{Client, ConnectOptions, KvClient, WatchClient};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
 use tracing::{debug, info, warn};
 
-use super::{Endpoint, failure::Failure};
+use super::{
+    Endpoint, EtcdAuth, EtcdConfig,
+    failure::{ANSWER, Failure, within},
+};
 use crate::backoff::Backoff;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A server that is gone without a word is noticed within 15 s. etcd wants no more than a ping in 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest response to read. One value may have 1.5 MiB, so 4 MiB, the default, would let a few strangers'
+/// values hide all workers.
+const MAX_RESPONSE: usize = 64 << 20;
 /// A session that lasted this long earns another try at once; one that keeps failing must not spin.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -21,6 +30,9 @@ const SETTLED: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Attempts {
     endpoints: Vec<Endpoint>,
+    /// The prefix of all workers' keys.
+    prefix: String,
+    auth: EtcdAuth,
     turn: usize,
     backoff: Backoff,
     /// When the running session became good for something.
@@ -29,9 +41,10 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(endpoints: Vec<Endpoint>) -> Self {
+    pub(super) fn new(etcd: EtcdConfig) -> Self {
+        let EtcdConfig { etcd: endpoints, etcd_prefix: prefix, auth } = etcd;
         let (backoff, troubles) = (Backoff::default(), BTreeMap::new());
-        Self { endpoints, turn: 0, backoff, since: None, troubles }
+        Self { endpoints, prefix, auth, turn: 0, backoff, since: None, troubles }
     }
 
     /// How many servers take turns.
@@ -44,15 +57,48 @@ impl Attempts {
         self.endpoints.get(self.turn).map_or("(none)", Endpoint::as_str)
     }
 
-    /// A client of that server. Connects when it is first used.
+    /// Returns a client of that server, authenticated if there is a user. Without a user it connects when it is
+    /// first used.
     pub(super) async fn client(&self) -> Result<Client, Failure> {
+        let auth = self.auth.clone();
+        // A file may be on a disk that hangs.
+        let read = timeout(ANSWER, spawn_blocking(move || auth.credentials())).await;
+        let Ok(Ok(credentials)) = read else { return Err(Failure::PasswordTimeout(ANSWER)) };
         let options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
             .with_keep_alive_while_idle(false)
             // A server that is cut off from the others says so, instead of serving what is old.
             .with_require_leader(true);
-        Ok(Client::connect([self.endpoint()], Some(options)).await?)
+        let Some((user, password)) = credentials? else {
+            return Ok(Client::connect([self.endpoint()], Some(options)).await?);
+        };
+        // A JSON web token expires after some minutes even if it is used, which is no trouble.
+        let with_user =
+            options.clone().with_user(user, password.expose()).with_auto_token_refresh(true);
+        match within(ANSWER, Client::connect([self.endpoint()], Some(with_user))).await {
+            // Clients are configured with a user before authentication is enabled.
+            Err(Failure::AuthDisabled) => {
+                Ok(Client::connect([self.endpoint()], Some(options)).await?)
+            }
+            connected => connected,
+        }
+    }
+
+    /// Describes a failure. Reads on from the server's name.
+    fn explain(&self, failure: &Failure) -> String {
+        match (failure, &self.auth.etcd_user) {
+            (Failure::Unauthenticated(why), Some(user)) => {
+                format!("refuses the user {user}: {why}")
+            }
+            (Failure::Unauthenticated(why), None) => {
+                format!("refuses a client without a user, add --etcd-user: {why}")
+            }
+            (Failure::Denied(why), Some(user)) => {
+                format!("refuses the user {user} access to the keys under {}: {why}", self.prefix)
+            }
+            _ => failure.to_string(),
+        }
     }
 
     /// The session is good for something.
@@ -70,7 +116,7 @@ impl Attempts {
             self.backoff = Backoff::default();
         }
         if let Some(endpoint) = self.endpoints.get(self.turn) {
-            let reason = failure.to_string();
+            let reason = self.explain(failure);
             let told = self.troubles.insert(endpoint.clone(), reason.clone());
             if told.as_ref() == Some(&reason) {
                 debug!(etcd = %endpoint, reason, "etcd is still of no use");
@@ -90,6 +136,16 @@ impl Attempts {
     }
 }
 
+/// Returns the client for keys and values.
+pub(super) fn kv(client: &Client) -> KvClient {
+    client.kv_client().max_decoding_message_size(MAX_RESPONSE)
+}
+
+/// Returns the client for watches.
+pub(super) fn watches(client: &Client) -> WatchClient {
+    client.watch_client().max_decoding_message_size(MAX_RESPONSE)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -103,7 +159,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn servers_take_turns_and_every_trouble_is_known() {
         let servers = ["http://a:1", "http://b:1"].map(|url| url.parse().unwrap());
-        let mut attempts = Attempts::new(servers.into());
+        let mut attempts = Attempts::new(EtcdConfig::new(servers.into(), "/w/"));
         assert_eq!((attempts.endpoint(), attempts.trouble()), ("http://a:1", None));
         attempts.failed(&refused());
         assert_eq!(attempts.endpoint(), "http://b:1");
@@ -119,7 +175,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_session_that_lasted_earns_a_try_at_once() {
-        let mut attempts = Attempts::new(vec!["http://a:1".parse().unwrap()]);
+        let mut attempts =
+            Attempts::new(EtcdConfig::new(vec!["http://a:1".parse().unwrap()], "/w/"));
         let mut wait = Duration::ZERO;
         for _ in 0..20 {
             attempts.succeeded();

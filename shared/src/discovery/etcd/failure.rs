@@ -4,8 +4,9 @@ use std::{error::Error as _, time::Duration};
 
 use etcd_client::Error;
 use tokio::time::timeout;
-use tonic::Code;
+use tonic::{Code, Status};
 
+use super::AuthError;
 use crate::error::root_cause;
 
 /// The longest that one answer of etcd may take.
@@ -23,6 +24,18 @@ pub(super) enum Failure {
     Silent(Duration),
     #[error("refuses: {0}")]
     Refused(String),
+    /// etcd does not know the user, its password or its token.
+    #[error("refuses the user: {0}")]
+    Unauthenticated(String),
+    /// The user's roles lack a permission.
+    #[error("refuses the user: {0}")]
+    Denied(String),
+    #[error("has no authentication enabled")]
+    AuthDisabled,
+    #[error("was not contacted: {0}")]
+    Credentials(String),
+    #[error("was not contacted: reading the password took more than {0:?}")]
+    PasswordTimeout(Duration),
     #[error("ended the {0}")]
     Ended(&'static str),
     #[error("dropped the lease, as it does after a pause or when it is wiped")]
@@ -41,11 +54,36 @@ impl From<Error> for Failure {
                 Some(cause) => Self::Unreachable(root_cause(cause)),
                 // Of all that we ask for, only a lease can be missing: an absent key is an empty answer.
                 None if status.code() == Code::NotFound => Self::LeaseLost,
-                None => Self::Refused(status.message().to_owned()),
+                None => refusal(&status),
             },
             Error::LeaseKeepAliveError(_) => Self::Ended(KEEP_ALIVE),
             other => Self::Unreachable(other.to_string()),
         }
+    }
+}
+
+impl From<AuthError> for Failure {
+    fn from(error: AuthError) -> Self {
+        Self::Credentials(error.to_string())
+    }
+}
+
+/// Messages of authentication errors whose status code other errors have too.
+const NOT_AUTHENTICATED: [&str; 3] = [
+    "etcdserver: authentication failed, invalid user ID or password",
+    "etcdserver: user name is empty",
+    "etcdserver: revision of auth store is old",
+];
+const AUTH_DISABLED: &str = "etcdserver: authentication is not enabled";
+
+fn refusal(status: &Status) -> Failure {
+    let message = status.message().to_owned();
+    match status.code() {
+        Code::Unauthenticated => Failure::Unauthenticated(message),
+        Code::PermissionDenied => Failure::Denied(message),
+        Code::FailedPrecondition if message == AUTH_DISABLED => Failure::AuthDisabled,
+        _ if NOT_AUTHENTICATED.contains(&&*message) => Failure::Unauthenticated(message),
+        _ => Failure::Refused(message),
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Record {
     /// Of the worker's program.
     #[serde(default)]
     pub version: String,
+    /// Identifies the worker's process.
+    #[serde(default)]
+    pub instance_id: String,
 }
 
 /// `stoker.v1.Capacity`.
@@ -62,7 +65,13 @@ impl Record {
             digest: info.digest,
             capacity: info.capacity.map(Capacity::from).unwrap_or_default(),
             version: info.version,
+            instance_id: String::new(),
         }
+    }
+
+    /// Parses the value of a key.
+    pub(super) fn from_json(value: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(value)
     }
 
     pub(super) fn to_json(&self) -> String {
@@ -88,8 +97,7 @@ pub(super) fn worker(prefix: &str, key: &[u8]) -> Result<WorkerId, Malformed> {
 /// The candidate that a key and its value announce.
 pub(super) fn read(prefix: &str, key: &[u8], value: &[u8]) -> Result<Candidate, Malformed> {
     let id = worker(prefix, key)?;
-    let record: Record = serde_json::from_slice(value)?;
-    Ok(Candidate { id, address: record.address.into() })
+    Ok(Candidate { id, address: Record::from_json(value)?.address.into() })
 }
 
 #[cfg(test)]
@@ -112,11 +120,41 @@ mod tests {
         let json = Record::new("host:1".parse().unwrap(), info).to_json();
         assert_eq!(
             json,
-            r#"{"address":"host:1","model":"story","digest":"d1","capacity":{"max_num_seqs":64,"max_num_batched_tokens":0,"kv_blocks":128,"kv_block_size":0,"max_num_queued_reqs":0},"version":"0.1.0"}"#,
+            r#"{"address":"host:1","model":"story","digest":"d1","capacity":{"max_num_seqs":64,"max_num_batched_tokens":0,"kv_blocks":128,"kv_block_size":0,"max_num_queued_reqs":0},"version":"0.1.0","instance_id":""}"#,
         );
         let candidate = read("/w/", b"/w/127.0.0.1:1/a", json.as_bytes()).unwrap();
         assert_eq!(candidate.id.as_str(), "127.0.0.1:1/a");
         assert_eq!(candidate.address, "host:1");
+    }
+
+    /// As release 0.1.0 wrote it.
+    const PREVIOUS: &str = r#"{"address":"10.0.0.7:50052","model":"story","digest":"d1","capacity":{"max_num_seqs":64,"max_num_batched_tokens":512,"kv_blocks":128,"kv_block_size":16,"max_num_queued_reqs":1024},"version":"0.1.0"}"#;
+
+    /// As a later release may write it.
+    const LATER: &str = r#"{"zone":"b","address":"10.0.0.7:50052","model":"story","digest":"d1","capacity":{"gpus":[{"memory":80}],"max_num_seqs":64,"max_num_batched_tokens":512,"kv_blocks":128,"kv_block_size":16,"max_num_queued_reqs":1024},"version":"0.1.0","instance_id":"","labels":{"pool":"a"}}"#;
+
+    #[test]
+    fn records_of_other_releases_can_be_read() {
+        let capacity = Capacity {
+            max_num_seqs: 64,
+            max_num_batched_tokens: 512,
+            kv_blocks: 128,
+            kv_block_size: 16,
+            max_num_queued_reqs: 1024,
+        };
+        let expected = Record {
+            address: "10.0.0.7:50052".parse().unwrap(),
+            model: "story".into(),
+            digest: "d1".into(),
+            capacity,
+            version: "0.1.0".into(),
+            instance_id: String::new(),
+        };
+        for json in [PREVIOUS, LATER] {
+            assert_eq!(Record::from_json(json.as_bytes()).unwrap(), expected, "{json}");
+            let candidate = read("/w/", b"/w/a", json.as_bytes()).unwrap();
+            assert_eq!(candidate.address, "10.0.0.7:50052");
+        }
     }
 
     #[test]

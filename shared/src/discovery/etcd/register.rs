@@ -2,20 +2,23 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use etcd_client::{Client, Error, PutOptions};
+use etcd_client::{Client, Compare, CompareOp, Error, KeyValue, PutOptions, Txn, TxnOp};
 use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     EtcdConfig, Record,
-    attempts::Attempts,
+    attempts::{Attempts, kv},
+    excerpt::excerpt,
     failure::{ANSWER, Failure, KEEP_ALIVE, within},
 };
-use crate::discovery::WorkerId;
+use crate::discovery::{Address, WorkerId};
 
 /// What etcd may hold up a worker that leaves. Its key then goes with the lease.
 const WITHDRAWAL: Duration = Duration::from_secs(2);
+/// Attempts to take the key while others write to it. After that the next sign of life tries again.
+const RACES: usize = 3;
 
 /// Keeps a worker announced. Dropping it ends that like a crash: the key stays until the lease has run out.
 #[derive(Debug)]
@@ -34,15 +37,7 @@ pub fn register(
     record: &Record,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> Registration {
-    let mut registrar = Registrar {
-        attempts: Attempts::new(etcd.etcd),
-        key: format!("{}{worker}", etcd.etcd_prefix),
-        value: record.to_json(),
-        ttl: i64::try_from(lease_ttl.as_secs()).unwrap_or(i64::MAX).max(1),
-        lease: None,
-        announced: false,
-        rival: false,
-    };
+    let mut registrar = Registrar::new(etcd, lease_ttl, worker, record);
     let leave = CancellationToken::new();
     let left = leave.clone();
     let task = async move {
@@ -79,6 +74,7 @@ struct Registrar {
     attempts: Attempts,
     key: String,
     value: String,
+    address: Address,
     /// To ask for, in seconds.
     ttl: i64,
     /// Outlives a connection: a server that comes back may still know it.
@@ -90,6 +86,19 @@ struct Registrar {
 }
 
 impl Registrar {
+    fn new(etcd: EtcdConfig, lease_ttl: Duration, worker: &WorkerId, record: &Record) -> Self {
+        Self {
+            key: format!("{}{worker}", etcd.etcd_prefix),
+            attempts: Attempts::new(etcd),
+            value: record.to_json(),
+            address: record.address.clone(),
+            ttl: i64::try_from(lease_ttl.as_secs()).unwrap_or(i64::MAX).max(1),
+            lease: None,
+            announced: false,
+            rival: false,
+        }
+    }
+
     async fn keep(&mut self) -> Infallible {
         loop {
             let Err(failure) = self.session().await;
@@ -145,34 +154,83 @@ impl Registrar {
         Ok(lease)
     }
 
-    /// Sees to it that the key is there. A lease may live on without its key, if somebody deletes the key.
+    /// Keeps the key ours, unless another worker holds it. A stranger may delete or overwrite the key while the
+    /// lease lives on.
     async fn hold(
         &mut self,
         client: &mut Client,
         lease: Lease,
         patience: Duration,
     ) -> Result<(), Failure> {
-        let found = within(patience, client.get(self.key.as_str(), None)).await?;
-        match found.kvs().first() {
-            Some(ours) if ours.lease() == lease.id => self.rival = false,
-            // The first time it is what a life before this one left. Later it is somebody who came after us, and
-            // two who take it from each other in turns would be worse than one who is not found.
-            Some(theirs) if self.announced => {
-                if !self.rival {
-                    self.rival = true;
-                    let now = String::from_utf8_lossy(theirs.value());
-                    warn!(key = self.key, %now, "another worker has this id; give each its own --worker-id");
+        for _ in 0..RACES {
+            let found = within(patience, kv(client).get(self.key.as_str(), None)).await?;
+            let found = found.kvs().first();
+            match found {
+                Some(kv) if self.is_ours(kv, lease) => {
+                    (self.announced, self.rival) = (true, false);
+                    return Ok(());
                 }
+                // The first time it is what a life before this one left. Later it is a worker that came after us,
+                // and two that take the key from each other in turns would be worse than one that is not found.
+                Some(kv) if self.announced && self.is_rival(kv, lease) => {
+                    self.warn_of_rival(kv);
+                    return Ok(());
+                }
+                _ => {}
             }
-            _ => {
-                let options = PutOptions::new().with_lease(lease.id);
-                let put = client.put(self.key.as_str(), self.value.as_str(), Some(options));
-                within(patience, put).await?;
-                (self.announced, self.rival) = (true, false);
-                info!(etcd = self.attempts.endpoint(), key = self.key, ttl = ?lease.ttl, "announced");
+            if self.put(client, lease, patience, found).await? {
+                return Ok(());
             }
         }
+        debug!(key = self.key, "the key changes all the time, trying again later");
         Ok(())
+    }
+
+    fn is_ours(&self, kv: &KeyValue, lease: Lease) -> bool {
+        kv.lease() == lease.id && kv.value() == self.value.as_bytes()
+    }
+
+    /// Returns whether the key belongs to another worker: one that is alive, since a key goes with its lease, and
+    /// that can be dialled at another address.
+    fn is_rival(&self, kv: &KeyValue, lease: Lease) -> bool {
+        let under_another_lease = kv.lease() != 0 && kv.lease() != lease.id;
+        under_another_lease
+            && Record::from_json(kv.value()).is_ok_and(|record| record.address != self.address)
+    }
+
+    fn warn_of_rival(&mut self, theirs: &KeyValue) {
+        if !self.rival {
+            self.rival = true;
+            let now = excerpt(theirs.value());
+            warn!(key = self.key, %now, "another worker has this id; give each its own --worker-id");
+        }
+    }
+
+    /// Writes the key, unless it is no longer as it was `found`. Returns whether it was written.
+    async fn put(
+        &mut self,
+        client: &mut Client,
+        lease: Lease,
+        patience: Duration,
+        found: Option<&KeyValue>,
+    ) -> Result<bool, Failure> {
+        let key = self.key.as_str();
+        // etcd's revision of a key that is absent is 0.
+        let revision = found.map_or(0, KeyValue::mod_revision);
+        let options = PutOptions::new().with_lease(lease.id);
+        let put = Txn::new()
+            .when([Compare::mod_revision(key, CompareOp::Equal, revision)])
+            .and_then([TxnOp::put(key, self.value.as_str(), Some(options))]);
+        if !within(patience, client.txn(put)).await?.succeeded() {
+            return Ok(false);
+        }
+        if let Some(kv) = found.filter(|_| self.announced) {
+            let (was, under) = (excerpt(kv.value()), kv.lease());
+            warn!(key, %was, lease = under, "a stranger wrote to the key of this worker, which took it back");
+        }
+        (self.announced, self.rival) = (true, false);
+        info!(etcd = self.attempts.endpoint(), key, ttl = ?lease.ttl, "announced");
+        Ok(true)
     }
 
     /// Ends the lease, and with it the key.
@@ -195,5 +253,39 @@ impl Registrar {
             }
         }
         warn!(key = self.key, "no etcd can be reached: the key stays until its lease ends");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use stoker_proto::v1::ModelInfo;
+
+    use super::{super::server::Etcd, *};
+
+    #[tokio::test]
+    async fn a_worker_that_comes_between_read_and_write_is_not_overwritten() {
+        for etcd in Etcd::each() {
+            let config = EtcdConfig::new(vec![etcd.url().parse().unwrap()], "/w/");
+            let record = Record::new("h:1".parse().unwrap(), ModelInfo::default());
+            let mut ours = Registrar::new(config, ANSWER, &WorkerId::new("a"), &record);
+            let mut client = ours.attempts.client().await.unwrap();
+            let up = async { while client.get("x", None).await.is_err() {} };
+            timeout(6 * ANSWER, up).await.unwrap();
+            let lease = ours.lease(&mut client).await.unwrap();
+
+            let mut read: Option<KeyValue> = None;
+            for other in [r#"{"address":"h:2"}"#, r#"{"address":"h:3"}"#] {
+                client.put("/w/a", other, None).await.unwrap();
+                let put = ours.put(&mut client, lease, ANSWER, read.as_ref()).await;
+                assert_eq!(put, Ok(false), "{read:?} was read");
+                read = client.get("/w/a", None).await.unwrap().kvs().first().cloned();
+                assert_eq!(read.as_ref().unwrap().value(), other.as_bytes());
+            }
+            assert_eq!(ours.put(&mut client, lease, ANSWER, read.as_ref()).await, Ok(true));
+            let now = client.get("/w/a", None).await.unwrap();
+            assert!(ours.is_ours(&now.kvs()[0], lease));
+        }
     }
 }

@@ -14,7 +14,8 @@ use tracing::{debug, warn};
 
 use super::{
     EtcdConfig,
-    attempts::Attempts,
+    attempts::{Attempts, kv, watches},
+    excerpt::excerpt,
     failure::{ANSWER, Failure, within},
     record,
 };
@@ -52,8 +53,8 @@ struct Watcher {
 impl Watcher {
     fn new(etcd: EtcdConfig, relist: Duration, changes: mpsc::Sender<Change>) -> Self {
         Self {
-            attempts: Attempts::new(etcd.etcd),
-            prefix: etcd.etcd_prefix,
+            prefix: etcd.etcd_prefix.clone(),
+            attempts: Attempts::new(etcd),
             relist,
             changes,
             known: Set::new(),
@@ -105,7 +106,7 @@ impl Watcher {
     /// Makes `known` what etcd has.
     async fn list(&mut self, client: &mut Client) -> Result<(), Failure> {
         let prefix = GetOptions::new().with_prefix();
-        let listed = within(ANSWER, client.get(self.prefix.as_str(), Some(prefix))).await?;
+        let listed = within(ANSWER, kv(client).get(self.prefix.as_str(), Some(prefix))).await?;
         self.advance(listed.header().map_or(0, |header| header.revision()))?;
         let still_there = |key: &Vec<u8>| listed.kvs().iter().any(|kv| kv.key() == key);
         self.malformed.retain(|key, _| still_there(key));
@@ -123,7 +124,7 @@ impl Watcher {
     async fn open(&self, client: &mut Client, revision: i64) -> Result<WatchStream, Failure> {
         let options = WatchOptions::new().with_prefix().with_start_revision(revision);
         let opened = within(ANSWER, async {
-            let mut events = client.watch(self.prefix.as_str(), Some(options)).await?;
+            let mut events = watches(client).watch(self.prefix.as_str(), Some(options)).await?;
             Ok((events.message().await?, events))
         });
         let (created, events) = opened.await?;
@@ -180,8 +181,8 @@ impl Watcher {
             Err(reason) => {
                 let told = self.malformed.insert(kv.key().to_vec(), kv.mod_revision());
                 if told != Some(kv.mod_revision()) {
-                    let key = String::from_utf8_lossy(kv.key());
-                    warn!(%key, %reason, "skipped what is not a worker");
+                    let (key, reason) = (excerpt(kv.key()), excerpt(reason.to_string().as_bytes()));
+                    warn!(%key, reason, "skipped what is not a worker");
                 }
                 None
             }
@@ -190,10 +191,10 @@ impl Watcher {
 
     /// An etcd without workers is trouble too, perhaps a wrong prefix.
     async fn say_if_empty(&mut self) {
-        let empty =
+        let empty = self.known.is_empty();
+        let trouble =
             || format!("etcd {} has no key under {}", self.attempts.endpoint(), self.prefix);
-        let trouble = self.known.is_empty().then(empty);
-        self.trouble_is(trouble).await;
+        self.trouble_is(empty.then(trouble)).await;
     }
 
     async fn trouble_is(&mut self, trouble: Option<String>) {
@@ -221,22 +222,17 @@ fn check(message: &WatchResponse) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/etcd/server.rs"]
-mod server;
-
-#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use super::{server::Etcd, *};
+    use super::{super::server::Etcd, *};
 
     const PREFIX: &str = "/test/";
     const PATIENCE: Duration = Duration::from_secs(30);
 
     fn watcher(etcd: &Etcd, relist: Duration) -> (Watcher, mpsc::Receiver<Change>) {
         let (sender, receiver) = mpsc::channel(WAITING_CHANGES);
-        let config =
-            EtcdConfig { etcd: vec![etcd.url().parse().unwrap()], etcd_prefix: PREFIX.into() };
+        let config = EtcdConfig::new(vec![etcd.url().parse().unwrap()], PREFIX);
         (Watcher::new(config, relist, sender), receiver)
     }
 
