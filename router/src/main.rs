@@ -75,6 +75,9 @@ async fn main() -> ExitCode {
     if let Some((kind, hint)) = wrong_sources(&cli) {
         Cli::command().error(kind, hint).exit();
     }
+    if let Err(error) = cli.etcd.check() {
+        Cli::command().error(ErrorKind::ValueValidation, error).exit();
+    }
     match run(cli).await {
         Ok(code) => code,
         Err(message) => {

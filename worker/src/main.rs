@@ -139,6 +139,7 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
                     `storyteller` for the bundled model";
         return Err(usage(format!("--model is missing: give {hint}")));
     };
+    cli.announce.etcd.check().map_err(|error| usage(error.to_string()))?;
     let mut signals = Signals::catch().map_err(|error| (1, error.to_string()))?;
     // Bound before the model is loaded: a port in use is known at once.
     let listener = serve::bind(cli.listen).await.map_err(|error| usage(error.to_string()))?;

@@ -43,3 +43,43 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::
         .connect_with_connector(once)
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+    use super::*;
+
+    /// A server at `address` until the sender is dropped.
+    async fn server(address: &str) -> (String, oneshot::Sender<()>, JoinHandle<()>) {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (end, ended) = oneshot::channel::<()>();
+        let (_, health) = tonic_health::server::health_reporter();
+        let incoming = TcpListenerStream::new(listener);
+        let serving = tonic::transport::Server::builder()
+            .add_service(health)
+            .serve_with_incoming_shutdown(incoming, async { drop(ended.await) });
+        (address, end, tokio::spawn(async { serving.await.unwrap() }))
+    }
+
+    #[tokio::test]
+    async fn a_channel_does_not_lead_to_whoever_has_the_address_later() {
+        let (address, end, served) = server("127.0.0.1:0").await;
+        let mut client = HealthClient::new(connect(&address).await.unwrap());
+        client.check(HealthCheckRequest::default()).await.unwrap();
+        drop(end);
+        served.await.unwrap();
+        let (_, _end, _served) = server(&address).await;
+        for _ in 0..5 {
+            let status = client.check(HealthCheckRequest::default()).await.unwrap_err();
+            assert!(status.source().is_some(), "no server has answered: {status:?}");
+        }
+        let mut another = HealthClient::new(connect(&address).await.unwrap());
+        another.check(HealthCheckRequest::default()).await.unwrap();
+    }
+}

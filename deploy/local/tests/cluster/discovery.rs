@@ -50,8 +50,8 @@ pub struct Keys {
 
 impl Keys {
     pub fn of(etcd: &Etcd) -> Self {
-        let (etcd, etcd_prefix) = (vec![etcd.url().parse().unwrap()], PREFIX.to_owned());
-        let changes = etcd::watch(EtcdConfig { etcd, etcd_prefix });
+        let etcd = vec![etcd.url().parse().unwrap()];
+        let changes = etcd::watch(EtcdConfig::new(etcd, PREFIX));
         Self { changes, known: BTreeSet::new() }
     }
 

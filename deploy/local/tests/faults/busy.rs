@@ -97,6 +97,8 @@ async fn the_probes_of_a_trial_hang_in_clients_that_do_not_read() {
         }
     };
     timeout(PATIENCE, proves).await.unwrap();
+    let held = scrape(&fleet.router).await["stoker_router_requests_in_flight"];
+    assert!(held >= 3.0, "the clients that do not read have left: {held}");
     drop(unread);
     fleet.at_rest().await;
 }

@@ -50,7 +50,7 @@ impl Found {
     /// Waits until etcd names both workers.
     async fn named(&self) {
         let etcd = vec![self.etcd.url().parse().unwrap()];
-        let mut changes: Changes = etcd::watch(EtcdConfig { etcd, etcd_prefix: PREFIX.to_owned() });
+        let mut changes: Changes = etcd::watch(EtcdConfig::new(etcd, PREFIX));
         let mut names = std::collections::BTreeSet::new();
         let wait = async {
             while names.len() < 2 {

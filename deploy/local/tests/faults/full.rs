@@ -11,7 +11,7 @@ use std::{
 use tokio::task::JoinSet;
 
 use crate::{
-    fleet::{Fleet, in_the_middle, peak_memory},
+    fleet::{Fleet, addresses, in_the_middle, peak_memory, router},
     row::Row,
     support::{Process, answer, inference, request},
 };
@@ -37,7 +37,7 @@ impl Pressure {
     async fn on(router: &Process) -> Self {
         let (served, refused): (Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
         let mut clients = JoinSet::new();
-        for seed in 0..16 {
+        for seed in 0..32 {
             let mut client = inference(&router.address).await;
             let (served, refused) = (Arc::clone(&served), Arc::clone(&refused));
             clients.spawn(async move {
@@ -47,7 +47,7 @@ impl Pressure {
                         Err(_) => refused.fetch_add(1, Ordering::Relaxed),
                     };
                     // Sooner than a client may come back that heeds RetryInfo.
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             });
         }
@@ -60,9 +60,13 @@ impl Pressure {
     }
 }
 
-async fn lose(name: &'static str, load: &str, workers: usize, lost: usize) {
+/// `wait` is what the streams may wait for a slot: long enough only if they go before new calls.
+async fn lose(name: &'static str, load: &str, workers: usize, lost: usize, wait: &str) {
     let row = Row::new(name, load).await;
-    let mut fleet = Fleet::of((0..workers).map(|_| narrow()).collect()).await;
+    let workers: Vec<_> = (0..workers).map(|_| narrow()).collect();
+    let router = router(&addresses(&workers), &["--resume-wait", wait]);
+    let mut fleet = Fleet { workers, router };
+    fleet.complete().await;
     let load = row.start(&fleet.router.address);
     let mut pressure = None;
     let seen = load
@@ -90,11 +94,11 @@ async fn lose(name: &'static str, load: &str, workers: usize, lost: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_is_killed() {
     let load = "--requests 24 --concurrency 24 --synthetic 16:200";
-    lose("a worker of two is killed, both without a free slot", load, 2, 1).await;
+    lose("a worker of two is killed, both without a free slot", load, 2, 1, "1s").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_of_four_are_killed() {
     let load = "--requests 56 --concurrency 56 --synthetic 16:150";
-    lose("two workers of four are killed, all without a free slot", load, 4, 2).await;
+    lose("two workers of four are killed, all without a free slot", load, 4, 2, "8s").await;
 }

@@ -65,7 +65,7 @@ impl Record {
             digest: info.digest,
             capacity: info.capacity.map(Capacity::from).unwrap_or_default(),
             version: info.version,
-            instance_id: String::new(),
+            instance_id: info.instance_id,
         }
     }
 
@@ -115,12 +115,13 @@ mod tests {
             digest: "d1".into(),
             version: "0.1.0".into(),
             capacity: Some(capacity),
+            instance_id: "01a2".into(),
             ..ModelInfo::default()
         };
         let json = Record::new("host:1".parse().unwrap(), info).to_json();
         assert_eq!(
             json,
-            r#"{"address":"host:1","model":"story","digest":"d1","capacity":{"max_num_seqs":64,"max_num_batched_tokens":0,"kv_blocks":128,"kv_block_size":0,"max_num_queued_reqs":0},"version":"0.1.0","instance_id":""}"#,
+            r#"{"address":"host:1","model":"story","digest":"d1","capacity":{"max_num_seqs":64,"max_num_batched_tokens":0,"kv_blocks":128,"kv_block_size":0,"max_num_queued_reqs":0},"version":"0.1.0","instance_id":"01a2"}"#,
         );
         let candidate = read("/w/", b"/w/127.0.0.1:1/a", json.as_bytes()).unwrap();
         assert_eq!(candidate.id.as_str(), "127.0.0.1:1/a");
