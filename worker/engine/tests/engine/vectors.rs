@@ -9,7 +9,10 @@ use stoker_engine::{
     runner::{Part, Runner},
 };
 
-use crate::support::{ROOMY, data, load, request, run};
+use crate::{
+    skip::shared_data,
+    support::{ROOMY, load, request, run},
+};
 
 #[derive(Deserialize)]
 struct Vectors {
@@ -32,7 +35,7 @@ struct Record {
 const EXACT_TOLERANCE: f32 = 2e-4;
 
 fn records() -> Option<Vec<Record>> {
-    let path = data("vectors/stories260K_greedy.json")?;
+    let path = shared_data("vectors/stories260K_greedy.json")?;
     let vectors: Vectors = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     Some(vectors.records)
 }
@@ -73,14 +76,14 @@ fn check(path: &Path, records: &[Record], tolerance: f32, least: usize) {
 
 #[test]
 fn safetensors_and_gguf_give_the_same_answers_as_an_independent_forward() {
-    let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
+    let (Some(records), Some(folder)) = (records(), shared_data("models/stories260K")) else { return };
     check(&folder, &records, EXACT_TOLERANCE, 30);
     check(&folder.join("stories260K.gguf"), &records, EXACT_TOLERANCE, 30);
 }
 
 #[test]
 fn log_probabilities_match_an_independent_forward() {
-    let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
+    let (Some(records), Some(folder)) = (records(), shared_data("models/stories260K")) else { return };
     let model = load(&folder);
     for record in records {
         let logprobs = Logprobs { output: true, prompt: false, top: record.top8.len() };
@@ -108,7 +111,7 @@ fn log_probabilities_match_an_independent_forward() {
 
 #[test]
 fn rounded_weights_stay_close() {
-    let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
+    let (Some(records), Some(folder)) = (records(), shared_data("models/stories260K")) else { return };
     // f16 keeps eleven bits of a weight, bf16 and Q8_0 about eight, Q5_1 and Q4_0 five and four:
     // logits move by so much, here and in an independent forward over the same weights. So much that
     // of the last two no single greedy token is sure; `rounded_weights_choose_alike` looks at many.
@@ -125,7 +128,7 @@ fn rounded_weights_stay_close() {
 
 #[test]
 fn rounded_weights_choose_alike() {
-    let (Some(records), Some(folder)) = (records(), data("models/stories260K")) else { return };
+    let (Some(records), Some(folder)) = (records(), shared_data("models/stories260K")) else { return };
     let count: usize = records.iter().map(|record| record.greedy_ids.len()).sum();
     assert_eq!(count, 256);
     // What an independent forward over the same weights chooses alike is 255, 242 and 226.
@@ -161,7 +164,7 @@ fn chosen_alike(model: &Model, record: &Record) -> usize {
 
 #[test]
 fn the_same_weights_have_the_same_digest_and_others_have_not() {
-    let Some(folder) = data("models/stories260K") else { return };
+    let Some(folder) = shared_data("models/stories260K") else { return };
     let digest = |file: &str| load(&folder.join(file)).digest;
     assert_eq!(digest(""), digest(""));
     assert_ne!(digest(""), digest("stories260K-f16.gguf"));
