@@ -401,7 +401,9 @@ fn help_explains_every_scenario_key_and_variable() {
         assert!(explained.contains(&key), "{key} is missing:\n{keys}");
     }
     let flags = help.lines().filter_map(|line| line.trim().strip_prefix("--"));
-    for flag in flags.map(|flag| flag.split([' ', '=']).next().unwrap()) {
+    let flags: Vec<_> = flags.map(|flag| flag.split([' ', '=']).next().unwrap()).collect();
+    assert!(flags.len() >= 8, "{flags:?}");
+    for flag in flags {
         let name = flag.replace('-', "_").to_uppercase();
         let known = ["STOKER_", "STOKER_BENCH_"].map(|prefix| format!("[env: {prefix}{name}="));
         assert!(known.iter().any(|twin| help.contains(twin)), "{known:?} is missing");

@@ -1,14 +1,12 @@
 //! `eval`: what it measures is what the engine tells of prompts, on the bundled model and on another.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{
-    fs,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    sync::mpsc,
-    time::Instant,
-};
+#[path = "../../shared/tests/support/skip.rs"]
+mod skip;
 
+use std::{fs, num::NonZeroUsize, sync::mpsc, time::Instant};
+
+use skip::shared_data;
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Scope, Sink,
     Stopping, model::Quantization, scheduler::Standing,
@@ -29,20 +27,6 @@ fn evaluate(args: EvalArgs) -> Vec<Row> {
     let report = eval::evaluate(&args).unwrap();
     println!("{report}");
     report.rows
-}
-
-/// The model of real data, if it is here.
-fn stories260k() -> Option<PathBuf> {
-    let root = std::env::var_os("STOKER_TEST_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
-        PathBuf::from,
-    );
-    let path = root.join("models/stories260K");
-    if !path.exists() {
-        eprintln!("SKIPPED: {} is absent; set STOKER_TEST_DATA", path.display());
-        return None;
-    }
-    Some(path)
 }
 
 fn assert_close(rows: &[Row]) {
@@ -77,7 +61,7 @@ fn windows_see_nothing_of_each_other() {
 
 #[test]
 fn perplexity_is_what_the_engine_tells_of_a_prompt() {
-    let Some(path) = stories260k() else { return };
+    let Some(path) = shared_data("models/stories260K") else { return };
     let folder = tempfile::tempdir().unwrap();
     let (text, json) = (folder.path().join("story.txt"), folder.path().join("eval.json"));
     fs::write(&text, STORY).unwrap();

@@ -2,16 +2,36 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
+
+use toml::{Table, Value};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-fn manifest(package: &str) -> String {
-    fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap()
+/// The manifest in `folder`: of a package, or of the workspace.
+fn manifest(folder: &str) -> Table {
+    fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap().parse().unwrap()
+}
+
+/// The packages that a manifest lists as normal, build and dev dependencies, for any platform.
+fn dependencies(manifest: &Table) -> BTreeSet<String> {
+    let platforms = manifest.get("target").and_then(Value::as_table);
+    let platforms = platforms.into_iter().flat_map(Table::values).filter_map(Value::as_table);
+    let kinds = ["dependencies", "build-dependencies", "dev-dependencies"];
+    let tables =
+        [manifest].into_iter().chain(platforms).flat_map(|of| kinds.map(|kind| of.get(kind)));
+    let listed = tables.flatten().filter_map(Value::as_table).flatten();
+    listed.map(|(name, how)| package(name, how)).collect()
+}
+
+/// The package behind a dependency, which may go by another name.
+fn package(name: &str, how: &Value) -> String {
+    how.get("package").and_then(Value::as_str).unwrap_or(name).to_owned()
 }
 
 /// Every `.rs` file below `folder`, build outputs left out.
@@ -27,26 +47,41 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Prefixes of package names that the package in a folder must not depend on.
+const STRANGERS: [(&str, &[&str]); 10] = [
+    ("proto", &["stoker-"]),
+    ("shared", &["stoker-router", "stoker-worker", "stoker-engine", "stoker-ops", "burn"]),
+    ("fair", &["stoker-", "tokio", "tonic"]),
+    ("router", &["stoker-worker", "stoker-engine", "stoker-ops", "burn", "tokenizers"]),
+    ("worker", &["stoker-router", "burn"]),
+    (
+        "worker/engine",
+        &["stoker-router", "stoker-worker", "stoker-shared", "stoker-proto", "tokio", "tonic"],
+    ),
+    ("worker/ops", &["stoker-", "tokio", "tonic"]),
+    ("worker/storyteller", &["stoker-", "tokio", "tonic"]),
+    ("loadtest", &["stoker-router", "stoker-worker", "stoker-engine", "stoker-ops", "burn"]),
+    ("deploy/local", &["stoker-engine", "stoker-ops", "burn"]),
+];
+
 #[test]
 fn crates_know_only_whom_they_may() {
-    for (package, strangers) in [
-        ("proto", &["stoker-"][..]),
-        ("fair", &["stoker-", "tokio", "tonic"]),
-        ("shared", &["stoker-router", "stoker-worker", "stoker-engine", "stoker-ops", "burn"]),
-        ("router", &["stoker-worker", "stoker-engine", "stoker-ops", "burn", "tokenizers"]),
-        ("worker", &["stoker-router", "burn"]),
-        (
-            "worker/engine",
-            &["stoker-router", "stoker-worker", "stoker-shared", "stoker-proto", "tokio", "tonic"],
-        ),
-        ("worker/ops", &["stoker-", "tokio", "tonic"]),
-        ("loadtest", &["stoker-router", "stoker-worker", "stoker-engine", "stoker-ops", "burn"]),
-    ] {
-        let manifest = manifest(package);
-        let dependencies = manifest.split("[dependencies]").nth(1).unwrap_or_default();
+    let workspace = manifest("");
+    let members = workspace["workspace"]["members"].as_array().unwrap();
+    let members: BTreeSet<_> = members.iter().map(|member| member.as_str().unwrap()).collect();
+    let ruled: BTreeSet<_> = STRANGERS.iter().map(|(folder, _)| *folder).collect();
+    assert_eq!(members, ruled, "members of the workspace, and folders that STRANGERS names");
+    // A member may take a dependency from the workspace, which may have renamed it.
+    let shared = workspace["workspace"]["dependencies"].as_table().unwrap();
+    for (name, how) in shared {
+        assert_eq!(package(name, how), *name, "the workspace renames a dependency");
+    }
+    for (folder, strangers) in STRANGERS {
+        let dependencies = dependencies(&manifest(folder));
+        assert!(!dependencies.is_empty(), "{folder} depends on nothing");
         for stranger in strangers {
-            let known = dependencies.lines().find(|line| line.starts_with(stranger));
-            assert_eq!(known, None, "{package} must not know {stranger}");
+            let known = dependencies.iter().find(|name| name.starts_with(stranger));
+            assert_eq!(known, None, "{folder} must not know {stranger}");
         }
     }
 }
@@ -66,22 +101,31 @@ fn kernels_and_unsafe_code_stay_in_ops() {
     }
 }
 
+/// The text of a file without its test module, which must be the last item in it.
+fn without_tests(text: &str) -> &str {
+    let Some((code, tests)) = text.split_once("#[cfg(test)]\nmod tests {\n") else { return text };
+    let end = tests.find("\n}\n").map(|end| end + 3);
+    assert_eq!(end, Some(tests.len()), "something follows the tests: {tests}");
+    code
+}
+
 #[test]
 fn the_scheduler_is_pure() {
-    for file in [
-        "scheduler.rs",
-        "scheduler/entry.rs",
-        "scheduler/estimate.rs",
-        "scheduler/pace.rs",
-        "scheduler/queue.rs",
-        "scheduler/prefix.rs",
-        "scheduler/room.rs",
-        "blocks.rs",
-        "cost.rs",
-    ] {
-        let text = fs::read_to_string(root().join("worker/engine/src").join(file)).unwrap();
-        for word in ["burn::", "Tensor", "Instant", "async ", "thread::"] {
-            assert!(!text.contains(word), "{file} has {word}");
+    let engine = root().join("worker/engine/src");
+    let mut files = Vec::new();
+    for module in ["scheduler", "blocks", "cost"] {
+        files.push(engine.join(module).with_extension("rs"));
+        let folder = engine.join(module);
+        if folder.exists() {
+            sources(&folder, &mut files);
+        }
+    }
+    files.retain(|file| !file.ends_with("tests.rs"));
+    assert!(files.len() >= 12, "{} files is not all of them", files.len());
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for word in ["burn::", "Tensor", "Instant", "SystemTime", "async ", "thread::"] {
+            assert!(!without_tests(&text).contains(word), "{} has {word}", file.display());
         }
     }
 }

@@ -2,6 +2,9 @@
 #![allow(dead_code, unreachable_pub, reason = "not every test needs everything")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../support/skip.rs"]
+pub mod skip;
+
 use std::{
     env, fs,
     net::TcpListener,
@@ -29,8 +32,9 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// One for each version of etcd that is there: those that `STOKER_TEST_ETCD` names, separated by colons,
-    /// else the one on the path. Says so if there is none.
+    /// Returns one for each version of etcd that is there: those that `STOKER_TEST_ETCD` names, separated by colons,
+    /// else the one on the path. None at all is an absence, reported as such.
+    #[track_caller]
     pub fn each() -> impl Iterator<Item = Self> {
         Self::each_stopped().map(|mut etcd| {
             etcd.start();
@@ -38,14 +42,15 @@ impl Etcd {
         })
     }
 
-    /// The same, not started yet.
+    /// Returns the same, not started yet.
+    #[track_caller]
     pub fn each_stopped() -> impl Iterator<Item = Self> {
         let found = match env::var_os("STOKER_TEST_ETCD") {
             Some(named) => env::split_paths(&named).collect(),
             None => on_the_path().into_iter().collect::<Vec<_>>(),
         };
         if found.is_empty() {
-            eprintln!("SKIPPED: no etcd on the path; install etcd-server or set STOKER_TEST_ETCD");
+            skip::absent("etcd", "install etcd-server or set STOKER_TEST_ETCD to one or several");
         }
         found.into_iter().map(Self::stopped)
     }

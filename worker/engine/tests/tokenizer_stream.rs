@@ -1,15 +1,15 @@
 //! Streams of deltas: together they are the decoded text, and none holds back what is certain.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "weights_support/data.rs"]
-mod data;
+#[path = "../../../shared/tests/support/skip.rs"]
+mod skip;
 
 use std::fs;
 use std::sync::Arc;
 
-use data::shared_data;
 use proptest::prelude::*;
 use serde_json::json;
+use skip::shared_data;
 use stoker_engine::tokenizer::{StreamDecoder, Tokenizer};
 use stoker_engine::weights::gguf::Gguf;
 use stoker_engine::weights::{FileReader, Source};

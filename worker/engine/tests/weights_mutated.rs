@@ -5,20 +5,20 @@
 mod bounded;
 #[path = "weights_support/counting.rs"]
 mod counting;
-#[path = "weights_support/data.rs"]
-mod data;
 #[path = "weights_support/gguf_builder.rs"]
 #[allow(dead_code, reason = "another test writes the values not written here")]
 mod gguf_builder;
 #[path = "weights_support/mutation.rs"]
 mod mutation;
+#[path = "../../../shared/tests/support/skip.rs"]
+mod skip;
 
 use std::fs;
 
 use bounded::{cases, read_gguf};
-use data::shared_data;
 use mutation::{RELATED, byte_damage, damage, damage_bytes, damaged, draft};
 use proptest::prelude::*;
+use skip::shared_data;
 
 #[test]
 fn the_undamaged_models_are_read() {

@@ -1,10 +1,10 @@
 //! Real files: every container of one model holds the same weights.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "weights_support/data.rs"]
-mod data;
+#[path = "../../../shared/tests/support/skip.rs"]
+mod skip;
 
-use data::shared_data;
+use skip::shared_data;
 use stoker_engine::weights::{Dtype, Family, ModelConfig, ModelFiles, RopeScaling, tensor_shapes};
 
 const MODEL: &str = "models/stories260K";

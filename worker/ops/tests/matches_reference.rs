@@ -12,7 +12,7 @@ use stoker_ops::{
     ops::{self, CacheKind, HeadNorm, Norm, Qkv},
     reference, rope,
 };
-use support::{Map, On, Values, cpu, devices, ints, random, tokens};
+use support::{Map, On, Values, cpu, devices, has_half_precision, ints, random, tokens};
 
 /// Relative to the largest element: f32 sums in another order differ by a few units of its last place.
 const TOLERANCE: f32 = 2e-5;
@@ -165,8 +165,7 @@ proptest! {
             cache.clone(),
         );
         for device in &devices() {
-            if f16 && !device.supports_dtype(DType::F16) {
-                eprintln!("SKIPPED: {device:?} has no half precision");
+            if f16 && !has_half_precision(device) {
                 continue;
             }
             let empty = Cache::new(blocks, g, d, cache_kind, device);

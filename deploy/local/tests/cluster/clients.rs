@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::support::program;
+use crate::{etcd_server::skip, support::program};
 
 /// The address that the documentation uses.
 const DOCUMENTED: &str = "127.0.0.1:50051";
@@ -70,14 +70,17 @@ fn shell(command: &str, with: (&str, &Path), served: &Served) -> (Option<i32>, S
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// The program that `variable` names, or that is called `name`, if `works` finds no fault with it.
+/// Returns the program that `variable` names, or that is called `name`, if it succeeds with the arguments `works`; else
+/// `None`, reported.
+#[track_caller]
 pub fn find(variable: &str, name: &str, works: &[&str]) -> Option<PathBuf> {
     let path = PathBuf::from(env::var_os(variable).unwrap_or_else(|| name.into()));
     let tried =
         Command::new(&path).args(works).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let found = tried.is_ok_and(|status| status.success());
     if !found {
-        eprintln!("SKIPPED: `{} {}` fails; set {variable}", path.display(), works.join(" "));
+        let remedy = format_args!("`{} {}` fails; set {variable}", path.display(), works.join(" "));
+        skip::absent(name, remedy);
     }
     found.then_some(path)
 }

@@ -8,7 +8,10 @@ use std::{
     process::{self, Command},
 };
 
-use crate::support::{Process, program};
+use crate::{
+    etcd_server::skip,
+    support::{Process, program},
+};
 
 /// Of the block that is set aside for tests of networks.
 const NETWORK: &str = "198.18.213";
@@ -40,11 +43,12 @@ pub enum Cut {
 }
 
 impl Namespace {
-    /// A namespace; `None` where making one is not permitted, and says so.
+    /// Makes a namespace; `None`, reported, where that is not permitted.
+    #[track_caller]
     pub fn new() -> Option<Self> {
         let name = format!("stoker{}", process::id());
         if let Err(why) = ip(&["netns", "add", &name]) {
-            eprintln!("SKIPPED: no network namespace can be made here: {why}");
+            skip::absent("a network namespace", format_args!("run as root on Linux ({why})"));
             return None;
         }
         let end = |host: u8| End {

@@ -2,8 +2,12 @@
 //! numbers.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{num::NonZeroUsize, path::Path};
+#[path = "../../../../shared/tests/support/skip.rs"]
+mod skip;
 
+use std::num::NonZeroUsize;
+
+use skip::shared_data;
 use stoker_ops::{Device, device::Choice};
 
 use super::*;
@@ -229,17 +233,10 @@ fn prompt_lookup_saves_steps_where_text_repeats() {
 
 #[test]
 fn prompt_lookup_saves_steps_on_prompts_of_others() {
-    let data = std::env::var_os("STOKER_TEST_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
-        Into::into,
-    );
-    let questions = std::fs::read_to_string(data.join("prompts/spec_bench_question.jsonl"));
-    let tokenizer = std::fs::read(data.join("tokenizers/mistral-chat-tokenizer.json"));
-    let (Ok(questions), Ok(tokenizer)) = (questions, tokenizer) else {
-        eprintln!("SKIPPED: {} is absent; set STOKER_TEST_DATA", data.display());
-        return;
-    };
-    let tokenizer = Tokenizer::from_json_bytes(&tokenizer).unwrap();
+    let Some(questions) = shared_data("prompts/spec_bench_question.jsonl") else { return };
+    let Some(tokenizer) = shared_data("tokenizers/mistral-chat-tokenizer.json") else { return };
+    let questions = std::fs::read_to_string(questions).unwrap();
+    let tokenizer = Tokenizer::from_json_bytes(&std::fs::read(tokenizer).unwrap()).unwrap();
     let mut texts = Vec::new();
     for line in questions.lines() {
         let question: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -247,6 +244,7 @@ fn prompt_lookup_saves_steps_on_prompts_of_others() {
             texts.push(question["turns"][0].as_str().unwrap().to_owned());
         }
     }
+    assert_eq!(texts.len(), 20);
     // All words but the first, then with some replaced.
     for nth in [10_000, 40, 20, 10] {
         for k in [4, 8, 16] {

@@ -375,7 +375,7 @@ fn each_sequence_is_judged_by_itself() {
 
 #[test]
 fn a_fixed_number_is_always_drafted() {
-    let Ok(depth) = "3".parse() else { return };
+    let depth = "3".parse().expect("a number of tokens");
     let crowd = Crowd { sequences: 8, stays: 10_000, chance: &always(0.0), others: Others::Away };
     let run = World { step: BOUND, round: FREE }.run(depth, 50, &crowd);
     assert_eq!(run.drafted, 50 * 8 * 3);

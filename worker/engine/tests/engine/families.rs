@@ -36,11 +36,15 @@ fn folder(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/families").join(case)
 }
 
+/// Cases of which `make.py` writes no GGUF file.
+const WITHOUT_GGUF: [&str; 2] = ["qwen2-window", "qwen3-bias"];
+
 /// The model of a case in every container that there is.
 fn models(case: &str) -> Vec<Model> {
-    let gguf = folder(case).join("model.gguf");
     let mut models = vec![load(&folder(case))];
-    models.extend(gguf.exists().then(|| load(&gguf)));
+    if !WITHOUT_GGUF.contains(&case) {
+        models.push(load(&folder(case).join("model.gguf")));
+    }
     models
 }
 
@@ -113,6 +117,7 @@ fn logits_and_greedy_answers_are_those_of_transformers() {
     for case in CASES {
         for model in models(case) {
             for prompt in prompts(case) {
+                assert_eq!(prompt.greedy.len(), 12);
                 let found = logits(&model, &[&prompt.ids], 1).remove(0);
                 assert_eq!(found.len(), prompt.logits.len());
                 for (position, found) in found {
@@ -153,9 +158,9 @@ fn a_position_has_the_same_bits_alone_batched_and_in_any_chunks() {
 
 #[test]
 fn both_containers_have_the_same_bits() {
-    for case in CASES {
+    for case in CASES.into_iter().filter(|case| !WITHOUT_GGUF.contains(case)) {
         let models = models(case);
-        let [folder, gguf] = &models[..] else { continue };
+        let [folder, gguf] = &models[..] else { panic!("{case} has {} models", models.len()) };
         let ids = &prompts(case)[1].ids;
         let (folder, gguf) = (logits(folder, &[ids], 1), logits(gguf, &[ids], 1));
         for (position, want) in &folder[0] {

@@ -16,6 +16,8 @@ mod promises;
 mod queueing;
 mod resuming;
 mod scheduling;
+#[path = "../../../../shared/tests/support/skip.rs"]
+mod skip;
 mod soak;
 mod speculating;
 mod support;

@@ -108,6 +108,7 @@ fn an_answer_goes_on_alike_where_its_prompt_is_known() {
             let mut engine = Engine::new(model.clone(), ROOMY);
             let whole = run_on(&mut engine, std::slice::from_ref(&request))[0].events();
             let choices = request.num_sequences.get();
+            assert!(whole.len() > 5, "{request:?} ends too early to be cut");
             for cut in (3..whole.len()).step_by(7) {
                 let (before, _) = whole.split_at(cut);
                 let resumed = resuming::had(before, choices);

@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroU32,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -17,20 +17,6 @@ use stoker_engine::{
     weights::ModelFiles,
 };
 use stoker_ops::{Device, device::Choice, fallback::Part};
-
-/// The folder of real models, or `None` with a word about it where only the project is there.
-pub fn data(path: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("STOKER_TEST_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
-        PathBuf::from,
-    );
-    let path = root.join(path);
-    if !path.exists() {
-        eprintln!("SKIPPED: {} is absent; set STOKER_TEST_DATA", path.display());
-        return None;
-    }
-    Some(path)
-}
 
 /// Where models compute: the CPU, or what STOKER_TEST_DEVICE names (`wgpu`, with that feature), without what
 /// STOKER_TEST_GPU_WITHOUT names.

@@ -56,6 +56,7 @@ struct Shared {
     /// The next piece of each thread's range. The caller is the first.
     next: Vec<Line<AtomicUsize>>,
     work: Line<UnsafeCell<Option<Work>>>,
+    /// Set where a helper's piece panicked; of the current work alone.
     panicked: AtomicBool,
     over: AtomicBool,
 }
@@ -153,6 +154,8 @@ impl Pool {
         for (thread, next) in shared.next.iter().enumerate() {
             next.0.store(work.range(thread, shared.next.len()).start, Ordering::Relaxed);
         }
+        // A caller whose own piece panicked as well unwound before it read this.
+        shared.panicked.store(false, Ordering::Relaxed);
         let closing = Closing(shared);
         let epoch = shared.gate.0.load(Ordering::Relaxed) & !(EPOCH - 1);
         // Sequentially consistent, as is the other side in `sleep`: either a thread that goes to sleep sees the open
@@ -166,8 +169,10 @@ impl Pool {
         // SAFETY: the pointer is to `piece`, above.
         unsafe { shared.take_pieces(0, work) };
         drop(closing);
+        // Read under the lock: the next caller clears it.
+        let panicked = shared.panicked.load(Ordering::Relaxed);
         drop(lock);
-        if shared.panicked.swap(false, Ordering::Relaxed) {
+        if panicked {
             panic!("an operation panicked on another thread; its message is above");
         }
     }
@@ -415,6 +420,20 @@ mod tests {
             assert!(panic::catch_unwind(AssertUnwindSafe(work)).is_err(), "piece {bad}");
             assert_eq!(counts(&pool, 8), [1; 8]);
         }
+    }
+
+    #[test]
+    fn a_panic_of_caller_and_helper_at_once_does_not_reach_the_next_caller() {
+        let pool = Pool::new(2);
+        let both = std::sync::Barrier::new(2);
+        let work = || {
+            pool.run(2, |piece| {
+                both.wait();
+                panic!("piece {piece} panics as it should");
+            });
+        };
+        assert!(panic::catch_unwind(AssertUnwindSafe(work)).is_err());
+        assert_eq!(counts(&pool, 8), [1; 8]);
     }
 
     #[test]

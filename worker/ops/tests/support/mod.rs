@@ -1,5 +1,8 @@
 //! Inputs of operations, made on the CPU and carried to the device under test.
 
+#[path = "../../../../shared/tests/support/skip.rs"]
+mod skip;
+
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use stoker_ops::{
     Cache, KV_BLOCK, Tokens,
@@ -21,6 +24,17 @@ pub(crate) fn devices() -> Vec<Device> {
         #[cfg(feature = "cuda")]
         Device::cuda(0),
     ]
+}
+
+/// Returns whether `device` supports half precision. Lacking it is a property of some devices, not an absence: the test
+/// reports that it leaves this part out. The CPU must support it.
+pub(crate) fn has_half_precision(device: &Device) -> bool {
+    let has = device.supports_dtype(DType::F16);
+    if !has {
+        assert_ne!(*device, cpu(), "the CPU has half precision");
+        skip::skip(format_args!("{device:?} has no half precision"));
+    }
+    has
 }
 
 pub(crate) fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
