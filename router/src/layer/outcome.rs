@@ -62,6 +62,10 @@ where
             match endpoint.oneshot(dispatch).await {
                 Ok(stream) => {
                     outcome.waited = sent.elapsed();
+                    if let Some(pass) = &outcome.pass {
+                        // The client may never come for it.
+                        pass.is_read(false);
+                    }
                     Ok(Followed { stream, since: None, outcome }.boxed())
                 }
                 Err(error) => {

@@ -94,11 +94,11 @@ async fn lose(name: &'static str, load: &str, workers: usize, lost: usize, wait:
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_is_killed() {
     let load = "--requests 24 --concurrency 24 --synthetic 16:200";
-    lose("a worker of two is killed, both without a free slot", load, 2, 1, "1s").await;
+    lose("a worker of two is killed, both without a free slot", load, 2, 1, "5s").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_of_four_are_killed() {
     let load = "--requests 56 --concurrency 56 --synthetic 16:150";
-    lose("two workers of four are killed, all without a free slot", load, 4, 2, "8s").await;
+    lose("two workers of four are killed, all without a free slot", load, 4, 2, "10s").await;
 }
