@@ -211,8 +211,10 @@ fn every_flag_has_its_environment_twin() {
         let flags: Vec<_> = flags.map(|f| f.split([' ', '=']).next().unwrap()).collect();
         assert!(flags.len() >= 8, "{flags:?}");
         for flag in flags {
-            let twin = format!("[env: STOKER_{}=", flag.replace('-', "_").to_uppercase());
-            assert!(text.contains(&twin), "{name} {command:?}: {twin} is missing");
+            let twin = format!("[env: STOKER_{}", flag.replace('-', "_").to_uppercase());
+            // The value is not shown where it may be, or hold, a secret.
+            let named = ["=", "]"].iter().any(|end| text.contains(&format!("{twin}{end}")));
+            assert!(named, "{name} {command:?}: {twin} is missing");
         }
     }
     // And it counts.

@@ -108,6 +108,14 @@ fn value(printed: &str, key: &str) -> (String, String) {
     (value, source.to_owned())
 }
 
+/// The comment above `key` in a printed configuration, if its value is a secret.
+fn source_of_secret(printed: &str, key: &str) -> Option<String> {
+    let lines: Vec<_> = printed.lines().collect();
+    let hidden = format!("# {key} = \"***\"");
+    let at = lines.iter().position(|line| *line == hidden)?;
+    Some(lines[at - 1].to_owned())
+}
+
 #[test]
 fn the_environment_wins_over_a_file_and_a_flag_over_both() {
     for asked in Asked::all() {
@@ -129,7 +137,19 @@ fn the_environment_wins_over_a_file_and_a_flag_over_both() {
             let with_flag = ["--config", &file, &flag];
             let environment = [(twin.as_str(), samples[1].as_str())];
 
-            let from_file = value(&asked.print(&config, &[]), &option);
+            let printed = asked.print(&config, &[]);
+            if let Some(from_file) = source_of_secret(&printed, &option) {
+                assert_eq!(from_file, format!("# from {file}:2, not shown"));
+                for (flags, source) in [
+                    (&config[..], format!("# from the environment, {twin}, not shown")),
+                    (&with_flag[..], format!("# from --{option}, not shown")),
+                ] {
+                    let printed = asked.print(flags, &environment);
+                    assert_eq!(source_of_secret(&printed, &option), Some(source));
+                }
+                continue;
+            }
+            let from_file = value(&printed, &option);
             assert_eq!(from_file, (samples[0].clone(), format!("# from {file}:2")));
             let from_env = value(&asked.print(&config, &environment), &option);
             assert_eq!(from_env, (samples[1].clone(), format!("# from the environment, {twin}")));
