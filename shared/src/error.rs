@@ -186,11 +186,10 @@ impl ServiceError {
     /// Whether asking another worker adds no load to the cluster, since the first one does nothing for the
     /// call any more.
     pub fn is_free_elsewhere(&self) -> bool {
-        match self {
-            Self::Draining(_) | Self::Lost(_) | Self::Stalled(_) | Self::Preempted(_) => true,
-            Self::ExceedsWorker { .. } | Self::Mismatch(_) | Self::EnginePanicked { .. } => true,
-            _ => false,
-        }
+        let lost = matches!(self, Self::Draining(_) | Self::Lost(_) | Self::EnginePanicked { .. });
+        let left = matches!(self, Self::Stalled(_) | Self::Preempted(_));
+        let unfit = matches!(self, Self::ExceedsWorker { .. } | Self::Mismatch(_));
+        lost || left || unfit
     }
 
     /// A stable name for logs, metrics and `google.rpc.ErrorInfo.reason`.
