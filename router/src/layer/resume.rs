@@ -98,7 +98,8 @@ impl<S: Generate> Service<Call> for Resume<S> {
             return futures::future::err(error).boxed();
         }
         self.shared.budget.deposit();
-        let attempts = Attempts { next: self.next.clone(), shared: Arc::clone(&self.shared), call };
+        let (next, shared) = (self.next.clone(), Arc::clone(&self.shared));
+        let attempts = Attempts { next, shared, call, max_tokens: 0 };
         async move {
             let first = attempts.first().await?;
             let answer = Box::new(Answer::new(attempts, first));

@@ -75,7 +75,7 @@ impl<S: Generate> Answer<S> {
     /// Notes an event on its way to the client. False if the client has it already.
     pub(super) fn keep(&mut self, event: &mut GenerateResponse) -> bool {
         let Self { attempts, current, kept, spent, complete, .. } = self;
-        let Attempts { shared, call, .. } = attempts;
+        let Attempts { shared, call, max_tokens, .. } = attempts;
         let Some(current) = current else { return false };
         if matches!(event.event, Some(Event::Token(_))) && current.seen.first_token.is_none() {
             current.seen.first_token = Some(Instant::now());
@@ -94,7 +94,7 @@ impl<S: Generate> Answer<S> {
             // From here on a part of the answer is out, and only the same weights can go on.
             call.only_digest = current.chosen.get().map(|w| w.info.digest.as_str().into());
         }
-        call.room = kept.room();
+        (call.room, *max_tokens) = (kept.room(), kept.max_tokens);
         if let Some(timings) = last_timings(event) {
             spent.complete(timings);
             *complete = true;

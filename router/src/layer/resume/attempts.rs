@@ -28,6 +28,8 @@ pub(super) struct Attempts<S> {
     pub(super) next: S,
     pub(super) shared: Arc<Shared>,
     pub(super) call: Call,
+    /// The limit on new tokens that the first worker decided; 0 while none has, or where it did not say.
+    pub(super) max_tokens: u32,
 }
 
 /// A stream of one worker.
@@ -149,7 +151,13 @@ impl<S: Generate> Attempts<S> {
     /// The same, by itself.
     pub(super) fn make_apart(&self) -> BoxFuture<'static, Result<Attempt, ServiceError>> {
         let (next, shared) = (self.next.clone(), Arc::clone(&self.shared));
-        let attempts = Self { next, shared, call: self.call.clone() };
+        let mut call = self.call.clone();
+        if self.max_tokens > 0 {
+            // The limit is decided already, and is the same whichever worker is faster.
+            let stopping = call.request.stopping.get_or_insert_default();
+            stopping.max_tokens = Some(self.max_tokens);
+        }
+        let attempts = Self { next, shared, call, max_tokens: self.max_tokens };
         async move { attempts.make(attempts.call.again(), true).await }.boxed()
     }
 

@@ -248,6 +248,33 @@ async fn hedged(first: Option<u64>, second: Option<u64>) -> (Vec<GenerateRespons
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_second_worker_has_the_limit_that_the_first_one_decided() {
+    let config = ResumeConfig { hedge_after: Some(Duration::from_secs(1)), ..Default::default() };
+    let limits = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&limits);
+    let workers = [worker("a", "m", "d"), worker("b", "m", "d")];
+    let pool = Pool::fixed(&workers);
+    let below = service_fn(move |call: Call| {
+        let stopping = call.request.stopping.as_ref();
+        seen.lock().unwrap().push((stopping.and_then(|s| s.max_tokens), call.room));
+        let first = call.attempt == 1;
+        call.chosen.set(&workers[usize::from(!first)]);
+        let Some(Event::Accepted(accepted)) = accepted("a", 10).event else { panic!() };
+        let begun = event(Event::Accepted(Accepted { max_tokens: 500, ..accepted }));
+        let rest =
+            if first { stream::pending().boxed() } else { events([Ok(token()), Ok(finished())]) };
+        async { Ok::<EventStream, ServiceError>(stream::iter([Ok(begun)]).chain(rest).boxed()) }
+    });
+    let mut call = call();
+    call.request.model = "m".into();
+    let shared = Shared::new(&config, &pool, &Metrics::default());
+    let stream = Resume::new(below, shared).oneshot(call).await.unwrap();
+    let items: Vec<_> = stream.collect().await;
+    assert!(items.iter().all(Result::is_ok), "{items:?}");
+    assert_eq!(*limits.lock().unwrap(), [(None, None), (Some(500), Some(510))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_faster_of_two_answers_and_says_who_it_is() {
     let (items, took) = hedged(Some(60), Some(2)).await;
     assert_eq!(took, Duration::from_secs(3));
