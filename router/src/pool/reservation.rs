@@ -54,7 +54,7 @@ impl Outstanding {
     }
 
     /// The worker refused a resumed response, for which it has more slots than for new calls.
-    pub(crate) fn is_full_now(&self) {
+    pub(crate) fn mark_full(&self) {
         *self.full_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.full.store(true, Ordering::Relaxed);
     }
@@ -78,14 +78,21 @@ pub(crate) struct Reservation {
     /// What each continuation has still to make; nothing once it has ended.
     answers: Vec<u64>,
     made: u64,
+    /// The worker took the call, so a slot comes free with its end.
+    accepted: bool,
 }
 
 impl Reservation {
     /// Reserves an estimate: tokens of the prompt that are to be computed, and of each continuation.
     pub(crate) fn new(worker: &Arc<Worker>, prompt: u64, answers: Vec<u64>) -> Self {
         let outstanding = &worker.outstanding;
-        let mut reservation =
-            Self { worker: Arc::clone(worker), prompt: 0, answers: Vec::new(), made: 0 };
+        let mut reservation = Self {
+            worker: Arc::clone(worker),
+            prompt: 0,
+            answers: Vec::new(),
+            made: 0,
+            accepted: false,
+        };
         outstanding.streams.fetch_add(1, Ordering::Relaxed);
         worker.note_sent(prompt);
         reservation.change(|this| (this.prompt, this.answers) = (prompt, answers));
@@ -98,6 +105,7 @@ impl Reservation {
 
     /// The worker counted the prompt: so many tokens are to be computed.
     pub(crate) fn prompt_is(&mut self, tokens: u64) {
+        self.accepted = true;
         self.change(|this| this.prompt = tokens);
     }
 
@@ -149,7 +157,9 @@ impl Drop for Reservation {
             this.answers.clear();
         });
         self.worker.outstanding.streams.fetch_sub(1, Ordering::Relaxed);
-        self.worker.outstanding.full.store(false, Ordering::Relaxed);
+        if self.accepted {
+            self.worker.outstanding.full.store(false, Ordering::Relaxed);
+        }
         self.worker.note_sent(self.made);
     }
 }
@@ -174,12 +184,14 @@ mod tests {
     async fn a_worker_is_full_until_a_stream_ends_or_some_time_has_passed() {
         let worker = worker("a", "m", "");
         assert!(!worker.outstanding.is_full());
-        let stream = Reservation::new(&worker, 1, vec![1]);
-        worker.outstanding.is_full_now();
-        assert!(worker.outstanding.is_full());
+        let mut stream = Reservation::new(&worker, 1, vec![1]);
+        stream.prompt_is(1);
+        worker.outstanding.mark_full();
+        drop(Reservation::new(&worker, 1, vec![1]));
+        assert!(worker.outstanding.is_full(), "a call that was refused leaves no slot");
         drop(stream);
         assert!(!worker.outstanding.is_full());
-        worker.outstanding.is_full_now();
+        worker.outstanding.mark_full();
         tokio::time::advance(FULL).await;
         assert!(!worker.outstanding.is_full(), "others may have ended there");
     }

@@ -94,7 +94,9 @@ impl<S: Generate> Answer<S> {
             // From here on a part of the answer is out, and only the same weights can go on.
             call.only_digest = current.chosen.get().map(|w| w.info.digest.as_str().into());
         }
-        (call.room, *max_tokens) = (kept.room(), kept.max_tokens);
+        if matches!(event.event, Some(Event::Accepted(_))) {
+            (call.room, *max_tokens) = (kept.room(), kept.max_tokens);
+        }
         if let Some(timings) = last_timings(event) {
             spent.complete(timings);
             *complete = true;
@@ -177,7 +179,7 @@ impl<S: Generate> Answer<S> {
             let wait = match (chosen.get(), &error) {
                 (None, _) => LOOK_AGAIN.mul_f64(rand::random_range(0.5..1.0)),
                 (Some(worker), ServiceError::Overloaded { .. }) => {
-                    worker.outstanding.is_full_now();
+                    worker.outstanding.mark_full();
                     LOOK_AGAIN.mul_f64(rand::random_range(0.5..1.0))
                 }
                 // Something else is wrong with it, and may stay so.

@@ -19,7 +19,7 @@ use super::{
     watchdog::{Waits, Watchdog},
 };
 use crate::{
-    call::{Call, Chosen, EventStream, Generate},
+    call::{Call, Chosen, EventStream, Generate, continuations},
     pool::worker::Worker,
 };
 
@@ -88,8 +88,7 @@ impl<S: Generate> Attempts<S> {
         let mut busy = None;
         loop {
             let last = made + 1 == self.shared.config.retry_attempts;
-            let mut call = self.call.again();
-            call.room = room;
+            let call = Call { room, ..self.call.again() };
             let chosen = call.chosen.clone();
             let error = match self.make(call, !last).await {
                 Ok(attempt) => return Ok(attempt),
@@ -97,15 +96,8 @@ impl<S: Generate> Attempts<S> {
             };
             made += 1;
             self.check_poison(&error)?;
-            if let ServiceError::ExceedsWorker { needed_tokens: needed @ 1.., .. } = error {
-                room = Some(needed.into());
-            }
-            let larger = chosen.get().filter(|_| matches!(error, ServiceError::Invalid(_)));
-            let larger = larger.filter(|worker| self.has_longer_context(worker));
-            if let Some(worker) = larger {
-                // What is too long for one may not be for the other.
-                room = Some(worker.context().saturating_add(1));
-            }
+            let larger = chosen.get().and_then(|worker| self.larger_room(&error, worker));
+            room = larger.or(room);
             // Where no worker would do, none will in this moment.
             let again = chosen.get().is_some()
                 && (error.is_retryable_elsewhere() || larger.is_some())
@@ -179,16 +171,27 @@ impl<S: Generate> Attempts<S> {
         self.shared.pool.fleet().others(model, worker).any(|other| {
             let free = other.free_kv_tokens().unwrap_or(0);
             let has_room = other.room() >= room
+                && other.max_num_seqs() >= continuations(&self.call.request)
                 && (free_tokens == 0 || (free >= free_tokens && !other.outstanding.is_full()));
             other.fits(digest) && has_room && !other.life.is_standing()
         })
     }
 
-    /// Whether another worker of the model has a longer context than `worker`.
-    fn has_longer_context(&self, worker: &Worker) -> bool {
-        let model = self.call.request.model.as_str();
-        let fleet = self.shared.pool.fleet();
-        fleet.others(model, worker).any(|other| other.context() > worker.context())
+    /// Tokens that another worker must be able to hold, where `worker` refused the call for want of room, or may have:
+    /// what is too long for its context may fit into a longer one.
+    fn larger_room(&self, error: &ServiceError, worker: &Worker) -> Option<u64> {
+        match error {
+            ServiceError::ExceedsWorker { needed_tokens: needed @ 1.., .. } => {
+                Some(u64::from(*needed))
+            }
+            ServiceError::Invalid(_) => {
+                let (model, context) = (self.call.request.model.as_str(), worker.context());
+                let fleet = self.shared.pool.fleet();
+                let longer = fleet.others(model, worker).any(|other| other.context() > context);
+                longer.then(|| context.saturating_add(1))
+            }
+            _ => None,
+        }
     }
 
     /// Ends a request with which two engine steps have panicked, and refuses its content from now on.
