@@ -4,7 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 2] = ["stoker/v1/inference.proto", "stoker/v1/control.proto"];
+const FILES: [&str; 3] =
+    ["stoker/v1/inference.proto", "stoker/v1/control.proto", "stoker/v1/admin.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=stoker");

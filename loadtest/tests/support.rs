@@ -90,9 +90,10 @@ impl Server {
             peers: Mutex::default(),
             open: watch::Sender::new((0, 0)),
         });
-        let server = serve::server()
+        let bounds = serve::Bounds::new(&serve::LimitsConfig::default(), None);
+        let server = serve::server(&bounds)
             .add_service(InferenceServer::new(Service(Arc::clone(&state))))
-            .serve_with_incoming(serve::incoming(listener));
+            .serve_with_incoming(serve::incoming(listener, &bounds));
         let task = tokio::spawn(server).abort_handle();
         Self { address, state, task }
     }

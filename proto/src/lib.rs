@@ -3,7 +3,7 @@
 pub mod codec;
 pub mod duration;
 
-/// Version 1 of the contract: `Inference` and `Control`.
+/// Version 1 of the contract: `Inference` and `Control`, and `Admin` on an address of its own.
 pub mod v1 {
     #![allow(missing_docs, unreachable_pub, reason = "generated; the protos carry the comments")]
     #![allow(clippy::all, clippy::unwrap_used, reason = "generated")]
@@ -14,5 +14,8 @@ pub mod v1 {
 pub const FILE_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/stoker_descriptor.bin"));
 
-/// Every gRPC service name of the contract, as health checks name them.
+/// The services of the contract that clients call, as health checks name them.
 pub const SERVICES: [&str; 2] = ["stoker.v1.Inference", "stoker.v1.Control"];
+
+/// The service that operators call, elsewhere.
+pub const ADMIN: &str = "stoker.v1.Admin";

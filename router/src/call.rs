@@ -12,7 +12,13 @@ use std::{
 
 use futures::Stream;
 use stoker_proto::v1::{GenerateRequest, GenerateResponse, Timings, generate_response::Event};
-use stoker_shared::{ServiceError, deadline::Deadline, telemetry::trace::TraceSpan};
+use stoker_shared::{
+    ServiceError,
+    deadline::Deadline,
+    memory::{self, Hold},
+    serve::Charge,
+    telemetry::trace::TraceSpan,
+};
 use tokio::time::Instant;
 use tower::Service;
 use tracing::Span;
@@ -52,6 +58,7 @@ pub(crate) struct Call {
     pub(crate) room: Option<u64>,
     pub(crate) panics: Panics,
     pub(crate) chosen: Chosen,
+    pub(crate) memory: Memory,
 }
 
 impl Call {
@@ -72,6 +79,7 @@ impl Call {
             room: None,
             panics: Panics::default(),
             chosen: Chosen::default(),
+            memory: Memory::default(),
         }
     }
 
@@ -79,7 +87,39 @@ impl Call {
     pub(crate) fn again(&self) -> Self {
         let attempt = self.attempts.next();
         self.span.record("attempts", attempt);
-        Self { attempt, chosen: Chosen::default(), ..self.clone() }
+        let memory = self.memory.copy(&self.request);
+        Self { attempt, chosen: Chosen::default(), memory, ..self.clone() }
+    }
+}
+
+/// The memory that a call is accounted for with. Clones share it, and give it back with the last of them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory {
+    /// For the request.
+    request: Option<Charge>,
+    /// For a copy on its way to a worker.
+    _copy: Option<Arc<Hold>>,
+}
+
+impl Memory {
+    /// Accounts for `request`, now that it is decoded, with what its bytes were accounted for.
+    pub(crate) fn of(
+        charge: Option<Charge>,
+        request: &GenerateRequest,
+    ) -> Result<Self, ServiceError> {
+        if let Some(charge) = &charge {
+            charge.set(memory::held(request))?;
+        }
+        Ok(Self { request: charge, _copy: None })
+    }
+
+    /// The same with a copy of `request`, decoded and as bytes on their way. That is counted even where there is no room:
+    /// the request was let in, and others are not while it is so.
+    fn copy(&self, request: &GenerateRequest) -> Self {
+        let bytes = || memory::held(request) + memory::wire(request);
+        let copy =
+            self.request.as_ref().map(|charge| Arc::new(charge.budget().hold_anyway(bytes())));
+        Self { request: self.request.clone(), _copy: copy }
     }
 }
 

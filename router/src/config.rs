@@ -5,9 +5,8 @@ mod health;
 
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use clap::Args;
-use stoker_shared::duration;
+use stoker_shared::{duration, serve::LimitsConfig};
 
 use crate::{ResumeConfig, TenantPriority, tenant};
 pub use balancing::BalancingConfig;
@@ -81,15 +80,20 @@ pub struct RouterConfig {
     )]
     pub tenant_priority: Vec<TenantPriority>,
 
-    /// Memory for requests that wait or run; beyond it they are refused with RESOURCE_EXHAUSTED
+    /// Requests of one tenant that may run and wait at once, where --tenant-header says who that is; beyond it they are
+    /// refused with RESOURCE_EXHAUSTED [default: --max-concurrent and --tenant-queue-size together]
     #[arg(
         long,
-        env = "STOKER_MAX_REQUEST_MEMORY",
-        default_value = "1GiB",
-        value_name = "SIZE",
+        env = "STOKER_TENANT_MAX_CONCURRENT",
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "STREAMS",
         help_heading = "Admission"
     )]
-    pub max_request_memory: ByteSize,
+    pub tenant_max_concurrent: Option<u32>,
+
+    /// What clients may hold open.
+    #[command(flatten)]
+    pub limits: LimitsConfig,
 
     /// When a worker is left alone for a while
     #[command(flatten)]
@@ -124,7 +128,8 @@ impl Default for RouterConfig {
             tenant_header: None,
             tenant_queue_size: 256,
             tenant_priority: Vec::new(),
-            max_request_memory: ByteSize::gib(1),
+            tenant_max_concurrent: None,
+            limits: LimitsConfig::default(),
             health: HealthConfig::default(),
             resume: ResumeConfig::default(),
             balancing: BalancingConfig::default(),
@@ -164,6 +169,9 @@ mod tests {
             ("--tenant-header", "grpc-tenant"),
             ("--tenant-priority", "batch=1001"),
             ("--max-request-memory", "much"),
+            ("--max-connections", "0"),
+            ("--write-stall-timeout", "never"),
+            ("--tenant-max-concurrent", "0"),
             ("--eject-time", "long"),
             ("--policy", "best"),
             ("--affinity-factor", "0.5"),

@@ -17,6 +17,7 @@ use stoker_shared::{
     ServiceError,
     client::MAX_EVENT_BYTES,
     deadline::Deadline,
+    discovery::WorkerId,
     error::root_cause,
     telemetry::{
         names::{attribute, span},
@@ -174,6 +175,23 @@ impl Stream for Events {
     }
 }
 
+/// What a status of `worker` means. One with a source was made here, by the transport: the worker said nothing.
+pub(crate) fn read(worker: &WorkerId, deadline: Deadline, status: &Status) -> ServiceError {
+    let source = status.source();
+    let causes = || std::iter::successors(source, |&error| error.source());
+    // The deadline is kept at both ends of the connection too, by tonic, rounded down and with CANCELLED.
+    if deadline.is_over() || causes().any(|error| error.is::<TimeoutExpired>()) {
+        return ServiceError::DeadlineExceeded { stage: format!("waiting for worker {worker}") };
+    }
+    match source {
+        Some(source) => {
+            let cause = root_cause(source);
+            ServiceError::Lost(format!("worker {worker}: the connection failed: {cause}"))
+        }
+        None => ServiceError::from(status),
+    }
+}
+
 /// Reads the statuses of one attempt.
 struct Reader {
     worker: Arc<Worker>,
@@ -184,25 +202,14 @@ struct Reader {
 }
 
 impl Reader {
-    /// What a status means. One with a source was made here, by the transport: the worker said nothing.
     fn read(&self, status: &Status) -> ServiceError {
-        let source = status.source();
-        let causes = || std::iter::successors(source, |&error| error.source());
-        let worker = &self.worker.id;
-        // The deadline is kept at both ends of the connection too, by tonic, rounded down and with CANCELLED.
-        if self.deadline.is_over() || causes().any(|error| error.is::<TimeoutExpired>()) {
-            return ServiceError::DeadlineExceeded {
-                stage: format!("waiting for worker {worker}"),
-            };
-        }
-        if let Some(source) = source {
-            let cause = root_cause(source);
-            return ServiceError::Lost(format!("worker {worker}: the connection failed: {cause}"));
-        }
-        let error = ServiceError::from(status);
+        let error = read(&self.worker.id, self.deadline, status);
         self.panics.note(&error);
+        if let ServiceError::RoutingRefused(why) = error {
+            return self.worker.refuses_routing(&why);
+        }
         if self.is_about_routing(&error) {
-            return ServiceError::Mismatch(format!("worker {worker}: {error}"));
+            return ServiceError::Mismatch(format!("worker {}: {error}", self.worker.id));
         }
         error
     }

@@ -5,9 +5,9 @@
 mod average;
 mod call;
 mod config;
+mod control;
 mod endpoint;
 mod layer;
-mod memory;
 mod metrics;
 mod policy;
 mod pool;

@@ -48,6 +48,16 @@ struct Cli {
     )]
     listen: SocketAddr,
 
+    /// Where to serve operators (`stoker.v1.Admin`), who can shut the router; the address is logged
+    #[arg(
+        long,
+        env = "STOKER_ADMIN_LISTEN",
+        default_value = "127.0.0.1:0",
+        value_name = "ADDR",
+        help_heading = "Network"
+    )]
+    admin_listen: SocketAddr,
+
     /// The workers to send to, as host:port, separated by commas; or let --etcd find them
     #[arg(
         long,
@@ -109,6 +119,8 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
     let mut telemetry = Telemetry::start("stoker-router", &cli.telemetry, "info").await?;
     let mut signals = Signals::catch().map_err(|error| error.to_string())?;
     let listener = serve::bind(cli.listen).await.map_err(|error| error.to_string())?;
+    let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
+    let admin = admin.map_err(|error| error.to_string())?;
 
     let (workers, changes) = if cli.etcd.is_given() {
         let EtcdConfig { etcd_prefix, .. } = &cli.etcd;
@@ -121,8 +133,10 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
     let router = stoker_router::start(cli.router, changes, listener)
         .await
         .map_err(|error| error.to_string())?;
+    let admin = router.serve_admin(admin).await;
+    let admin = admin.map_err(|error| format!("--admin-listen: {error}"))?;
     telemetry.serve_metrics(|registry| router.register_metrics(registry));
-    info!(address = %router.address(), workers, "listening");
+    info!(address = %router.address(), admin = %admin.address(), workers, "listening");
 
     let signal = signals.next().await;
     info!(signal, timeout = ?drain_timeout, "draining; a second signal ends at once");

@@ -10,6 +10,7 @@ use prometheus_client::{
 };
 use stoker_shared::{
     ServiceError,
+    memory::Budget,
     telemetry::{
         metrics::Metric,
         names::{label, router as names},
@@ -17,10 +18,7 @@ use stoker_shared::{
 };
 use tokio::sync::watch;
 
-use crate::{
-    memory::Budget,
-    pool::{Fleet, Pool, State},
-};
+use crate::pool::{Fleet, Pool, State};
 
 /// A label and a value out of a few that this program knows.
 type Known = [(&'static str, &'static str); 1];

@@ -2,11 +2,15 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use prometheus_client::registry::Registry;
-use stoker_proto::v1::{control_server::ControlServer, inference_server::InferenceServer};
+use stoker_proto::{
+    SERVICES,
+    v1::{control_server::ControlServer, inference_server::InferenceServer},
+};
 use stoker_shared::{
     discovery::{Changes, WorkerId},
-    serve::{self, HealthState, MAX_REQUEST_BYTES},
+    serve::{self, Bounds, HealthState, MAX_REQUEST_BYTES, admin::AdminListener},
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -15,8 +19,8 @@ use tracing::{info, warn};
 
 use crate::{
     RouterConfig,
+    control::ControlService,
     layer::gate::Gate,
-    memory::Budget,
     metrics::Metrics,
     pool::{Pool, State, health},
     server::Server,
@@ -50,7 +54,7 @@ pub struct RunningRouter {
     pool: Pool,
     gate: Gate,
     metrics: Metrics,
-    memory: Budget,
+    bounds: Bounds,
     health: HealthState,
     stop: CancellationToken,
     server: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
@@ -86,28 +90,35 @@ pub async fn start(
     let pool = Pool::follow(changes, config.resume.stall_patience());
     let gate = Gate::default();
     let metrics = Metrics::default();
-    let memory = Budget::new(config.max_request_memory.as_u64());
+    let bounds = Bounds::new(&config.limits, None);
+    let control = ControlService::new(pool.clone(), gate.clone());
     let server = Server {
-        stack: stack::build(&config, priorities, &pool, &gate, &memory, &metrics),
-        pool: pool.clone(),
+        stack: stack::build(&config, priorities, &pool, &gate, &metrics),
         gate: gate.clone(),
         tenants: Tenants::new(config.tenant_header.as_deref()),
+        bounds: bounds.clone(),
+        metrics: metrics.clone(),
     };
 
-    let (health, health_service) = HealthState::new().await;
+    let (health, health_service) = HealthState::new(&SERVICES).await;
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(
-            InferenceServer::new(server.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            serve::compressed!(InferenceServer::new(server))
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
         )
-        .add_service(ControlServer::new(server).max_decoding_message_size(MAX_REQUEST_BYTES));
-    let routes = serve::with_reflection(routes, health_service)
+        .add_service(
+            serve::compressed!(ControlServer::new(control))
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
+        );
+    let routes = serve::with_reflection(routes, health_service, &SERVICES)
         .map_err(|error| StartError::Reflection(error.to_string()))?;
 
     let stop = CancellationToken::new();
-    let serving = serve::server()
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(serve::incoming(listener), stop.clone().cancelled_owned());
+    let serving = serve::server(&bounds).add_routes(routes).serve_with_incoming_shutdown(
+        serve::incoming(listener, &bounds),
+        stop.clone().cancelled_owned(),
+    );
     let reviewer = health::review(pool.clone(), config.health, metrics.clone());
     let reporter = report_health(pool.clone(), gate.clone(), health.clone());
     Ok(RunningRouter {
@@ -115,7 +126,7 @@ pub async fn start(
         pool,
         gate,
         metrics,
-        memory,
+        bounds,
         health,
         stop,
         server: AbortOnDropHandle::new(tokio::spawn(serving)),
@@ -132,7 +143,22 @@ impl RunningRouter {
 
     /// Adds its metrics to `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
-        self.metrics.register(registry, &self.pool, &self.memory);
+        self.bounds.register(registry);
+        self.metrics.register(registry, &self.pool, self.bounds.memory());
+    }
+
+    /// Serves operators on `listener`, as long as what this returns is there.
+    pub async fn serve_admin(&self, listener: TcpListener) -> io::Result<AdminListener> {
+        let gate = self.gate.clone();
+        let drain = move |timeout| {
+            let gate = gate.clone();
+            async move {
+                gate.close();
+                gate.drained(timeout).await
+            }
+            .boxed()
+        };
+        AdminListener::start(listener, Arc::new(drain)).await
     }
 
     /// Waits until at least `workers` workers take requests.

@@ -20,7 +20,6 @@ use crate::{
         trace::Trace,
         validate::Validate,
     },
-    memory,
     metrics::Metrics,
     policy::Chooser,
     pool::Pool,
@@ -37,11 +36,10 @@ pub(crate) fn build(
     priorities: Priorities,
     pool: &Pool,
     gate: &Gate,
-    memory: &memory::Budget,
     metrics: &Metrics,
 ) -> Stack {
     let (gate, requests) = (gate.clone(), metrics.clone());
-    let (memory, admissions) = (memory.clone(), metrics.clone());
+    let admissions = metrics.clone();
     let chooser = Arc::new(Chooser::new(&config.balancing, rand::random()));
     let priorities = Arc::new(priorities);
     let places = Places::new(config, metrics.clone());
@@ -57,11 +55,9 @@ pub(crate) fn build(
         .layer_fn(move |next| Validate::new(next, Arc::clone(&priorities)))
         // Above everything that waits, so that no wait is longer than the client's patience.
         .layer_fn(Deadlines::new)
-        // The only queue of the router, the most urgent first and tenants by turns, and the bound on what requests hold in
-        // memory. Below it, a call has a place and goes on at once.
-        .layer_fn(move |next| {
-            Admission::new(next, places.clone(), memory.clone(), admissions.clone())
-        })
+        // The only queue of the router, the most urgent first and tenants by turns. Below it, a call has a place and goes
+        // on at once.
+        .layer_fn(move |next| Admission::new(next, places.clone(), admissions.clone()))
         // After the queue: models may have come and gone while the request waited.
         .layer_fn(|next| ModelLookup::new(next, pool.clone()))
         // A started answer finishes. Above the choice of a worker, so that every attempt chooses anew.

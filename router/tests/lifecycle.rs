@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use stoker_proto::v1::{DrainRequest, WatchLoadRequest};
+use stoker_proto::v1::{DrainRequest, WatchLoadRequest, admin_client::AdminClient};
+use tokio::net::TcpListener;
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -83,12 +84,15 @@ async fn drain_answers_once_the_last_stream_is_over() {
     let worker = FakeWorker::new("a").always(Script::Stall(1));
     let cluster = Cluster::of(&[&worker]).await;
     let stream = cluster.generate(ask(9)).await.unwrap();
-    let mut control = cluster.control();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = cluster.router.serve_admin(listener).await.unwrap();
+    let address = format!("http://{}", admin.address());
+    let mut operator = AdminClient::connect(address).await.unwrap();
     let brief = DrainRequest { timeout: Duration::from_millis(50).try_into().ok() };
-    let answer = soon(control.drain(brief)).await.unwrap();
+    let answer = soon(operator.drain(brief)).await.unwrap();
     assert_eq!(answer.into_inner().unfinished, 1);
     assert_eq!(cluster.generate(ask(1)).await.unwrap_err().code(), Code::Unavailable);
-    let waiting = tokio::spawn(async move { control.drain(DrainRequest::default()).await });
+    let waiting = tokio::spawn(async move { operator.drain(DrainRequest::default()).await });
     drop(stream);
     let answer = soon(waiting).await.unwrap().unwrap();
     assert_eq!(answer.into_inner().unfinished, 0);

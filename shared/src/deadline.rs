@@ -20,10 +20,9 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 #[derive(Debug, Clone, Copy)]
 struct Arrived(Instant);
 
-/// Notes when a request arrives, before its message is read. An interceptor; `serve::server` has it.
-pub fn note_arrival(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
-    request.extensions_mut().insert(Arrived(Instant::now()));
-    Ok(request)
+/// Notes among the extensions of a request that it arrives, before its message is read; `serve::server` does so.
+pub fn note_arrival(request: &mut http::Extensions) {
+    request.insert(Arrived(Instant::now()));
 }
 
 /// When a request arrived; now, if nobody noted it.
@@ -57,6 +56,11 @@ impl Deadline {
         })?;
         let left = left.saturating_sub(HEAD_START);
         Ok(Self((left < LONGEST).then(|| arrived(request) + left)))
+    }
+
+    /// The same, or `left` from now where there is none.
+    pub fn or(self, left: Duration) -> Self {
+        if self.0.is_none() { Self::after(left) } else { self }
     }
 
     /// When it is.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::ServiceError;
+
 /// Reads a whole number with its unit. For `value_parser`.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -23,6 +25,23 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| USAGE.into())
 }
 
+/// The same, and not nothing. For `value_parser`.
+pub fn parse_positive(text: &str) -> Result<Duration, String> {
+    match parse(text) {
+        Ok(Duration::ZERO) => Err("is nothing; give at least 1ms".into()),
+        parsed => parsed,
+    }
+}
+
+/// Reads the `field` of a peer's message; negative ones are refused.
+pub fn from_peer(
+    field: &str,
+    value: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, ServiceError> {
+    let negative = |value| ServiceError::invalid(field, format!("{value} is negative"));
+    value.map(|value| Duration::try_from(value).map_err(|_| negative(value))).transpose()
+}
+
 const USAGE: &str = "write a whole number and ns, us, ms, s, m or h, for instance 30s";
 
 #[cfg(test)]
@@ -37,6 +56,7 @@ mod tests {
         assert_eq!(parse("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(parse("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(parse("0h"), Ok(Duration::ZERO));
+        assert!(parse_positive("0h").is_err() && parse_positive("1ns").is_ok());
         for bad in ["", "30", "s", "1.5s", "-1s", "1 s", "1d", "18446744073709551615h"] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

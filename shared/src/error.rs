@@ -25,6 +25,8 @@ const MISMATCH: &str = "MISMATCH";
 const PREEMPTED: &str = "PREEMPTED";
 /// Reports a panic of the engine, with the sequences of the step that panicked.
 const ENGINE_PANICKED: &str = "ENGINE_PANICKED";
+/// Distinguishes a router that is not accepted as one from a client that may not do something.
+const ROUTING_REFUSED: &str = "ROUTING_REFUSED";
 /// Refuses the content of a request that made engines panic.
 const QUARANTINED: &str = "QUARANTINED";
 /// A worker that was lost may be back by then.
@@ -134,6 +136,9 @@ pub enum ServiceError {
     /// Requests with the same content made the engines of two workers panic.
     #[error("{0}")]
     Quarantined(String),
+    /// A worker does not believe who called it to be a router.
+    #[error("{0}")]
+    RoutingRefused(String),
     /// A fault of ours.
     #[error("internal error: {0}")]
     Internal(String),
@@ -196,6 +201,7 @@ impl ServiceError {
             Self::Preempted(_) => PREEMPTED,
             Self::EnginePanicked { .. } => ENGINE_PANICKED,
             Self::Quarantined(_) => QUARANTINED,
+            Self::RoutingRefused(_) => ROUTING_REFUSED,
             Self::Internal(_) => "INTERNAL",
         }
     }
@@ -223,6 +229,7 @@ impl ServiceError {
             Self::DeadlineExceeded { .. } | Self::TooLate { .. } => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
             Self::Unsupported(_) => Code::Unimplemented,
+            Self::RoutingRefused(_) => Code::PermissionDenied,
             Self::Internal(_) => Code::Internal,
         }
     }

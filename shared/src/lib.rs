@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod duration;
 pub mod error;
 pub mod guarded;
+pub mod memory;
 pub mod serve;
 pub mod shutdown;
 pub mod telemetry;

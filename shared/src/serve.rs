@@ -1,23 +1,37 @@
 //! How both processes listen: bind with a clear error, a server with sane limits, health, reflection.
 
+pub mod admin;
+mod backpressure;
+mod bounds;
+mod connection;
+pub mod few;
+mod health;
+mod incoming;
+mod limits;
+mod peer;
+mod request_body;
+mod requests;
+
 use std::{io, net::SocketAddr, time::Duration};
 
-use futures::{Stream, TryStreamExt};
-use stoker_proto::{FILE_DESCRIPTOR_SET, SERVICES};
-use tokio::net::{TcpListener, TcpStream};
+use stoker_proto::FILE_DESCRIPTOR_SET;
+use tokio::net::TcpListener;
 use tonic::{
     server::NamedService,
-    service::{InterceptorLayer, Routes, RoutesBuilder},
-    transport::{Server, server::TcpIncoming},
+    service::{Routes, RoutesBuilder},
+    transport::Server,
 };
-use tonic_health::{
-    ServingStatus,
-    pb::health_server::{Health, HealthServer},
-    server::HealthReporter,
-};
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
 
-use crate::{batched::Batched, deadline};
+pub use backpressure::{Backpressure, Held, Response};
+pub use bounds::Bounds;
+pub use connection::Connection;
+pub use health::HealthState;
+pub use incoming::incoming;
+pub use limits::LimitsConfig;
+pub use peer::Peer;
+pub use requests::{Charge, Requests, RequestsLayer};
 
 /// The largest request that is read, in bytes. A longer one is refused by gRPC with OUT_OF_RANGE.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -25,8 +39,6 @@ pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// hundred thousand tokens.
 pub const MAX_ROUTED_BYTES: usize = MAX_REQUEST_BYTES + (32 << 20);
 
-/// Streams that one connection may have open; more wait at the client.
-const MAX_STREAMS_PER_CONNECTION: u32 = 16_384;
 /// Streams of one connection that may be cancelled before they were looked at. h2 closes the connection
 /// beyond 20, which a router with many impatient clients sends in one packet.
 const MAX_EARLY_RESETS: usize = 1_024;
@@ -70,70 +82,45 @@ pub async fn bind_for(flag: &'static str, address: SocketAddr) -> Result<TcpList
     })
 }
 
-/// Connections of `listener`, without Nagle's delay: tokens are small and late ones are felt. Those that are
-/// ready at once leave in one write.
-pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Batched<TcpStream>>> {
-    TcpIncoming::from(listener).with_nodelay(Some(true)).map_ok(Batched::new)
-}
-
-/// Notes when a request arrives: its deadline counts from there.
-pub type NoteArrival = fn(tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status>;
-
 /// A server with the limits and keep-alives that tonic leaves off.
-pub fn server() -> Server<Stack<InterceptorLayer<NoteArrival>, Identity>> {
+pub fn server(bounds: &Bounds) -> Server<Stack<RequestsLayer, Identity>> {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
+        .max_concurrent_streams(Some(bounds.streams_per_connection()))
         .http2_max_pending_accept_reset_streams(Some(MAX_EARLY_RESETS))
-        .layer(InterceptorLayer::new(deadline::note_arrival as NoteArrival))
+        .layer(RequestsLayer(bounds.clone()))
 }
 
-/// The health of a process: `""` and every service of the contract go up and down together.
-#[derive(Clone)]
-pub struct HealthState(HealthReporter);
-
-impl HealthState {
-    /// A reporter and its service. Every name is registered now, since tonic-health's `Watch` answers
-    /// NOT_FOUND to a name that it learns later.
-    pub async fn new() -> (Self, HealthServer<impl Health>) {
-        let (reporter, service) = tonic_health::server::health_reporter();
-        let state = Self(reporter);
-        state.set_serving(false).await;
-        (state, service)
-    }
-
-    /// Tells probes and watchers whether new calls are welcome.
-    pub async fn set_serving(&self, serving: bool) {
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for name in SERVICES.into_iter().chain([""]) {
-            self.0.set_service_status(name, status).await;
-        }
-    }
-
-    /// Ends every `Watch`, which would keep its connection open for ever.
-    pub async fn end_watches(&self) {
-        let mut reporter = self.0.clone();
-        for name in SERVICES.into_iter().chain([""]) {
-            reporter.clear_service_status(name).await;
-        }
-    }
-}
-
-/// Collects the services of a process and adds reflection, v1 and the v1alpha that older clients ask for.
+/// Collects the services of a listener, with those of `names` among them, and adds reflection, v1 and the v1alpha that
+/// older clients ask for.
 pub fn with_reflection<H: Health>(
     mut routes: RoutesBuilder,
     health: HealthServer<H>,
+    names: &[&str],
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let builder = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(HealthServer::<H>::NAME);
+        names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
     };
-    debug_assert_eq!(HealthServer::<H>::NAME, "grpc.health.v1.Health");
     routes
         .add_service(health)
         .add_service(builder().build_v1()?)
         .add_service(builder().build_v1alpha()?);
     Ok(routes.routes())
 }
+
+/// Lets a service take compressed requests. A macro, since every generated service is a type of its own.
+#[macro_export]
+macro_rules! compressed {
+    ($service:expr) => {{
+        let service = $service.accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+        #[cfg(feature = "zstd")]
+        let service = service.accept_compressed(tonic::codec::CompressionEncoding::Zstd);
+        service
+    }};
+}
+pub use compressed;

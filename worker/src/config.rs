@@ -11,9 +11,11 @@ use clap::{
 };
 use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
 use stoker_ops::{KV_BLOCK, device::Choice, fallback::Part};
-use stoker_shared::duration;
+use stoker_shared::{duration, serve::LimitsConfig};
 
 pub use speculation::{Drafter, SpeculationConfig};
+
+pub use crate::routing::AcceptRouting;
 
 /// Where a model computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
@@ -164,6 +166,22 @@ pub struct WorkerConfig {
     )]
     pub prefix_cache: Switch,
 
+    /// Whose `routing` is accepted: what a router says of a request's tenant, attempts and tokens so far. `any` is right
+    /// where only routers reach this worker; all others are refused with PERMISSION_DENIED
+    #[arg(
+        long,
+        env = "STOKER_ACCEPT_ROUTING",
+        value_enum,
+        default_value_t,
+        value_name = "PEERS",
+        help_heading = "Limits"
+    )]
+    pub accept_routing: AcceptRouting,
+
+    /// What clients may hold open.
+    #[command(flatten)]
+    pub limits: LimitsConfig,
+
     /// How long running streams may go on after SIGTERM or Ctrl-C
     #[arg(
         long,
@@ -197,6 +215,8 @@ impl Default for WorkerConfig {
             max_num_queued_reqs: 1024,
             kv_cache_memory: ByteSize::gib(1),
             prefix_cache: Switch::On,
+            accept_routing: AcceptRouting::default(),
+            limits: LimitsConfig::default(),
             drain_timeout: Duration::from_secs(30),
         }
     }

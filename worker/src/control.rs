@@ -1,16 +1,23 @@
 //! `stoker.v1.Control` on a worker.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream, stream::BoxStream};
+use prost::Message;
 use stoker_engine::Load as EngineLoad;
 use stoker_ops::KV_BLOCK;
 use stoker_proto::v1::{
-    Capacity, DetokenizeRequest, DetokenizeResponse, DrainRequest, DrainResponse,
-    GetModelInfoRequest, Load, ModelInfo, TokenizeRequest, TokenizeResponse, WatchLoadRequest,
-    control_server::Control, tokenize_request::Input,
+    Capacity, DetokenizeRequest, DetokenizeResponse, GetModelInfoRequest, Load, ModelInfo,
+    TokenizeRequest, TokenizeResponse, WatchLoadRequest, control_server::Control,
+    tokenize_request::Input,
 };
-use stoker_shared::{ServiceError, VERSION};
+use stoker_shared::{
+    ServiceError, VERSION,
+    deadline::Deadline,
+    duration,
+    guarded::Guarded,
+    serve::{Charge, MAX_REQUEST_BYTES, few::Few},
+};
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
@@ -23,6 +30,9 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// A report comes at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// Who may watch the load at once; every router does.
+pub const LOAD_WATCHES: usize = 128;
+
 /// The control service of one worker.
 #[derive(Clone)]
 pub struct ControlService {
@@ -30,6 +40,8 @@ pub struct ControlService {
     pub worker: Worker,
     /// As it was started.
     pub config: WorkerConfig,
+    /// Who may watch the load at once.
+    pub watches: Few,
 }
 
 impl ControlService {
@@ -80,7 +92,8 @@ impl Control for ControlService {
         &self,
         request: Request<WatchLoadRequest>,
     ) -> Result<Response<Self::WatchLoadStream>, Status> {
-        let interval = wait("min_interval", request.get_ref().min_interval)?;
+        let interval = duration::from_peer("min_interval", request.get_ref().min_interval)?;
+        let one = self.watches.enter()?;
         let interval = interval.unwrap_or(INTERVAL).clamp(SHORTEST_INTERVAL, HEARTBEAT);
         let load = self.worker.engine.load();
         let draining = self.worker.inflight.draining();
@@ -111,13 +124,14 @@ impl Control for ControlService {
                 }
             });
         let cut = self.worker.inflight.cut().clone().cancelled_owned();
-        Ok(Response::new(reports.take_until(cut).boxed()))
+        Ok(Response::new(Guarded::new(reports.take_until(cut), one).boxed()))
     }
 
     async fn tokenize(
         &self,
         request: Request<TokenizeRequest>,
     ) -> Result<Response<TokenizeResponse>, Status> {
+        let (charge, deadline) = (Charge::of(&request), Deadline::of(&request)?);
         let request = request.into_inner();
         self.worker.admission().check_model(&request.model)?;
         let text = match request.input {
@@ -125,37 +139,41 @@ impl Control for ControlService {
             Some(Input::Chat(_)) => return Err(ServiceError::Unsupported("chat".into()).into()),
             None => return Err(ServiceError::invalid("input", "is missing; set `text`").into()),
         };
-        let model = std::sync::Arc::clone(&self.worker.model);
-        let encoded = tokio::task::spawn_blocking(move || {
-            model.tokenizer.encode(&text, !request.no_special_tokens)
+        let model = Arc::clone(&self.worker.model);
+        let encoded = self.worker.text.question(charge, move || {
+            let ids = model.tokenizer.encode(&text, !request.no_special_tokens);
+            let ids = ids.map_err(|error| ServiceError::invalid("text", error.to_string()))?;
+            fits("text", TokenizeResponse { ids })
         });
-        let ids = encoded
-            .await
-            .map_err(|error| ServiceError::Internal(format!("tokenising failed: {error}")))?
-            .map_err(|error| ServiceError::invalid("text", error.to_string()))?;
-        Ok(Response::new(TokenizeResponse { ids }))
+        Ok(Response::new(deadline.bound("while tokenising", encoded).await??))
     }
 
     async fn detokenize(
         &self,
         request: Request<DetokenizeRequest>,
     ) -> Result<Response<DetokenizeResponse>, Status> {
+        let (charge, deadline) = (Charge::of(&request), Deadline::of(&request)?);
         let request = request.into_inner();
         self.worker.admission().check_model(&request.model)?;
-        self.worker.admission().check_vocabulary("ids", &request.ids)?;
-        let text = self.worker.model.tokenizer.decode(&request.ids, !request.keep_special_tokens);
-        Ok(Response::new(DetokenizeResponse { text }))
+        let worker = self.worker.clone();
+        let decoded = self.worker.text.question(charge, move || {
+            worker.admission().check_vocabulary("ids", &request.ids)?;
+            let text = worker.model.tokenizer.decode(&request.ids, !request.keep_special_tokens);
+            fits("ids", DetokenizeResponse { text })
+        });
+        Ok(Response::new(deadline.bound("while detokenising", decoded).await??))
     }
+}
 
-    async fn drain(
-        &self,
-        request: Request<DrainRequest>,
-    ) -> Result<Response<DrainResponse>, Status> {
-        let timeout = wait("timeout", request.get_ref().timeout)?;
-        tracing::info!(?timeout, "draining, as asked");
-        let unfinished = self.worker.inflight.drain(timeout).await as u32;
-        Ok(Response::new(DrainResponse { unfinished }))
+/// A response that is no longer than a request may be: clients, and routers, read no more.
+fn fits<T: Message>(field: &str, response: T) -> Result<T, ServiceError> {
+    let (bytes, limit) = (response.encoded_len(), MAX_REQUEST_BYTES);
+    if bytes <= limit {
+        return Ok(response);
     }
+    let why =
+        format!("the response would have {bytes} bytes, and may have {limit}; send less at once");
+    Err(ServiceError::invalid(field, why))
 }
 
 fn report(load: EngineLoad, progress: u64, draining: bool) -> Load {
@@ -169,15 +187,4 @@ fn report(load: EngineLoad, progress: u64, draining: bool) -> Load {
         draining,
         progress,
     }
-}
-
-/// A duration that a peer sent; negative ones are refused.
-fn wait(
-    field: &str,
-    duration: Option<prost_types::Duration>,
-) -> Result<Option<Duration>, ServiceError> {
-    duration
-        .map(Duration::try_from)
-        .transpose()
-        .map_err(|error| ServiceError::invalid(field, error.to_string()))
 }

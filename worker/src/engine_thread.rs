@@ -135,7 +135,7 @@ fn submit(
     refused: oneshot::Sender<Refused>,
 ) {
     // Of the one that is submitted, whatever becomes of it.
-    let mut own = Events(events.0.clone());
+    let mut own = Events { events: events.events.clone(), _held: None };
     let choices = 0..request.num_sequences.get();
     match catch_unwind(AssertUnwindSafe(|| engine.submit(request, Box::new(events)))) {
         Ok(Ok(())) => {}
@@ -165,7 +165,12 @@ fn said(panic: &(dyn Any + Send)) -> String {
 impl EngineHandle {
     /// Submits a request; its events come out of the receiver. Dropping the receiver cancels it before the
     /// next step. One with a deadline waits until the thread has looked at it, between two steps.
-    pub async fn submit(&self, request: Request) -> Result<mpsc::Receiver<Event>, NotTaken> {
+    /// `held` is dropped as soon as the engine is done with the request, whether its events are read or not.
+    pub async fn submit(
+        &self,
+        request: Request,
+        held: Option<impl Send + 'static>,
+    ) -> Result<mpsc::Receiver<Event>, NotTaken> {
         // One event a token, a preemption before each, one at the end of each sequence, the parts of the prompt, and a
         // failure: the channel can never be full, so a slow reader stops nobody, and it can hold no more than its own
         // response.
@@ -175,7 +180,9 @@ impl EngineHandle {
         let (sender, receiver) = mpsc::channel(answers + prompt);
         let has_deadline = request.deadline.is_some();
         let (refuse, refused) = oneshot::channel();
-        let command = Command::Submit(Box::new(request), Events(sender), refuse);
+        let held = held.map(|held| Box::new(held) as Box<dyn Send>);
+        let events = Events { events: sender, _held: held };
+        let command = Command::Submit(Box::new(request), events, refuse);
         self.commands.send(command).await.map_err(|_| Stopped)?;
         // Nobody is told anything once it is taken, and the other side is gone.
         if has_deadline && let Ok(refused) = refused.await {
@@ -214,16 +221,19 @@ impl EngineThread {
 }
 
 /// The events of one request, on their way to its stream.
-struct Events(mpsc::Sender<Event>);
+struct Events {
+    events: mpsc::Sender<Event>,
+    _held: Option<Box<dyn Send>>,
+}
 
 impl Sink for Events {
     fn send(&mut self, event: Event) {
         // Fails only when the reader is gone, and then `is_closed` says so before the next step.
-        let _ = self.0.try_send(event);
+        let _ = self.events.try_send(event);
     }
 
     fn is_closed(&self) -> bool {
-        self.0.is_closed()
+        self.events.is_closed()
     }
 }
 
@@ -240,6 +250,8 @@ mod tests {
         ModelSource, WorkerConfig, admit::Admission, load, metrics::Metrics,
         simulate::SimulatedDevice,
     };
+
+    const NOTHING: Option<()> = None;
 
     /// A thread with a device that panics at token 7, and room for two sequences.
     fn thread() -> (EngineHandle, EngineThread, Arc<Model>) {
@@ -275,19 +287,19 @@ mod tests {
         // More than admission would have let through.
         let three = NonZeroU32::new(3).unwrap();
         let wide = Request { num_sequences: three, ..request(&model, 5) };
-        let events = handle.submit(wide.clone()).await.unwrap();
+        let events = handle.submit(wide.clone(), NOTHING).await.unwrap();
         let refused = Refused::TooMany { wanted: 3, limit: 2 };
         assert_eq!(end(events).await, Some(Event::Failed(Failure::Refused(refused))));
         let deadline = Some(Instant::now() + Duration::from_secs(60));
-        let refused = handle.submit(Request { deadline, ..wide }).await.unwrap_err();
+        let refused = handle.submit(Request { deadline, ..wide }, NOTHING).await.unwrap_err();
         assert!(matches!(refused, NotTaken::Refused(Refused::TooMany { .. })), "{refused}");
     }
 
     #[tokio::test]
     async fn a_panic_ends_every_stream_with_its_reason_and_then_the_thread() {
         let (handle, thread, model) = thread();
-        let healthy = handle.submit(request(&model, 5)).await.unwrap();
-        let poison = handle.submit(request(&model, 7)).await.unwrap();
+        let healthy = handle.submit(request(&model, 5), NOTHING).await.unwrap();
+        let poison = handle.submit(request(&model, 7), NOTHING).await.unwrap();
         for (events, suspected) in [(healthy, None), (poison, Some(vec![0]))] {
             let Some(Event::Failed(Failure::EnginePanicked { cause, sequences })) =
                 end(events).await
@@ -298,6 +310,6 @@ mod tests {
             assert!(suspected.is_none_or(|suspected| suspected == sequences), "{sequences:?}");
         }
         assert!(!thread.join().await, "it panicked");
-        assert!(handle.submit(request(&model, 5)).await.is_err());
+        assert!(handle.submit(request(&model, 5), NOTHING).await.is_err());
     }
 }

@@ -84,6 +84,11 @@ impl Inflight {
         Ok(Slot { admitted: Arc::clone(&self.admitted), _token: token })
     }
 
+    /// A response is there until its client has taken all of it, when what this returns is dropped: a drain waits for it.
+    pub fn untaken(&self) -> TaskTrackerToken {
+        self.tracker.token()
+    }
+
     /// Refuses new calls and waits until all have ended, or for `timeout`. Answers how many are left.
     pub async fn drain(&self, timeout: Option<Duration>) -> usize {
         self.draining.send_replace(true);

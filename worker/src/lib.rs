@@ -20,9 +20,11 @@ pub mod memory;
 pub mod metrics;
 pub mod record;
 pub mod roofline;
+mod routing;
 pub mod running;
 pub mod service;
 pub mod simulate;
+mod text;
 
 pub use config::WorkerConfig;
 pub use loading::{LoadError, ModelSource, load};

@@ -49,6 +49,10 @@ struct Cli {
     #[arg(long, env = "STOKER_LISTEN", default_value = "127.0.0.1:50052", value_name = "ADDR")]
     listen: SocketAddr,
 
+    /// Where to serve operators (`stoker.v1.Admin`), who can drain this worker; the address is logged
+    #[arg(long, env = "STOKER_ADMIN_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
+    admin_listen: SocketAddr,
+
     /// Names this worker in logs, answers and etcd; no other may have it [default: its address]
     #[arg(long, env = "STOKER_WORKER_ID", value_parser = validate::name, value_name = "NAME")]
     worker_id: Option<String>,
@@ -143,6 +147,8 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     let mut signals = Signals::catch().map_err(|error| (1, error.to_string()))?;
     // Bound before the model is loaded: a port in use is known at once.
     let listener = serve::bind(cli.listen).await.map_err(|error| usage(error.to_string()))?;
+    let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
+    let admin = admin.map_err(|error| usage(error.to_string()))?;
     let bound = listener.local_addr().map_err(|error| (1, error.to_string()))?;
     let address = cli.announce.address(bound).map_err(|error| usage(error.to_string()))?;
     let name = cli.model_name.unwrap_or_else(|| source.name());
@@ -167,7 +173,17 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
             .await
             .map_err(|error| usage(error.to_string()))?;
     telemetry.serve_metrics(|registry| worker.register_metrics(registry));
-    info!(address = %worker.address(), worker = worker.id(), model = name, parameters, digest, "serving");
+    let admin = worker.serve_admin(admin).await;
+    let admin = admin.map_err(|error| usage(format!("--admin-listen: {error}")))?;
+    info!(
+        address = %worker.address(),
+        admin = %admin.address(),
+        worker = worker.id(),
+        model = name,
+        parameters,
+        digest,
+        "serving"
+    );
     let announcement = cli.announce.announce(address, &worker);
 
     tokio::select! {

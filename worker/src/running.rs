@@ -2,13 +2,18 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use prometheus_client::registry::Registry;
 use stoker_engine::Model;
-use stoker_proto::v1::{
-    ModelInfo, control_server::ControlServer, inference_server::InferenceServer,
+use stoker_proto::{
+    SERVICES,
+    v1::{ModelInfo, control_server::ControlServer, inference_server::InferenceServer},
 };
 use stoker_shared::{
-    serve::{self, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES},
+    serve::{
+        self, Bounds, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES, admin::AdminListener,
+        few::Few,
+    },
     validate,
 };
 use tokio::net::TcpListener;
@@ -18,16 +23,19 @@ use tonic::service::RoutesBuilder;
 use crate::{
     WorkerConfig,
     config::ConfigError,
-    control::ControlService,
+    control::{ControlService, LOAD_WATCHES},
     engine_thread::{self, EngineHandle, EngineThread},
     gpu,
     inflight::{Inflight, Limits},
     metrics::Metrics,
     service::Worker,
+    text::TextWork,
 };
 
 /// Connections have this long to say goodbye once their streams are over.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// Streams that a connection may have open beside those that the worker could run and queue.
+const STREAMS_BESIDE: usize = 128;
 
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +115,9 @@ pub async fn start(
     let handle = engine.clone();
 
     let inflight = Inflight::new(limits);
+    // Whoever is refused must be told so, and not wait at the client.
+    let streams = limits.new + limits.continued + STREAMS_BESIDE;
+    let bounds = Bounds::new(&config.limits, u32::try_from(streams).ok());
     let model_name: Arc<str> = model_name.into();
     let worker = Worker {
         id: Arc::clone(&id),
@@ -116,22 +127,31 @@ pub async fn start(
         engine,
         inflight: inflight.clone(),
         metrics: metrics.clone(),
+        text: TextWork::start(&id)?,
+        bounds: bounds.clone(),
+        accept_routing: config.accept_routing,
     };
-    let control = ControlService { worker: worker.clone(), config };
-    let (health, health_service) = HealthState::new().await;
+    let watches = Few::new("WatchLoad calls", LOAD_WATCHES);
+    let control = ControlService { worker: worker.clone(), config, watches };
+    let (health, health_service) = HealthState::new(&SERVICES).await;
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(InferenceServer::new(worker).max_decoding_message_size(MAX_ROUTED_BYTES))
         .add_service(
-            ControlServer::new(control.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            serve::compressed!(InferenceServer::new(worker))
+                .max_decoding_message_size(MAX_ROUTED_BYTES),
+        )
+        .add_service(
+            serve::compressed!(ControlServer::new(control.clone()))
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
         );
-    let routes = serve::with_reflection(routes, health_service)
+    let routes = serve::with_reflection(routes, health_service, &SERVICES)
         .map_err(|error| StartError::Reflection(error.to_string()))?;
 
     let stop = CancellationToken::new();
-    let serving = serve::server()
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(serve::incoming(listener), stop.clone().cancelled_owned());
+    let serving = serve::server(&bounds).add_routes(routes).serve_with_incoming_shutdown(
+        serve::incoming(listener, &bounds),
+        stop.clone().cancelled_owned(),
+    );
     health.set_serving(true).await;
     let reporter = health.clone();
     let mut draining = inflight.draining();
@@ -179,11 +199,22 @@ impl RunningWorker {
 
     /// Adds its metrics to `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
+        self.control.worker.bounds.register(registry);
         let load = self.engine.load();
         let labelled = self.metrics.register(registry, &self.model_name, &self.id, load);
         if let Some(device) = self.control.worker.model.network.device() {
             gpu::register(labelled, device);
         }
+    }
+
+    /// Serves operators on `listener`, as long as what this returns is there.
+    pub async fn serve_admin(&self, listener: TcpListener) -> io::Result<AdminListener> {
+        let inflight = self.inflight.clone();
+        let drain = move |timeout| {
+            let inflight = inflight.clone();
+            async move { inflight.drain(timeout).await }.boxed()
+        };
+        AdminListener::start(listener, Arc::new(drain)).await
     }
 
     /// What it answers to `GetModelInfo`.

@@ -11,7 +11,8 @@ use stoker_proto::v1::{
 use stoker_shared::{
     ServiceError,
     deadline::{self, Deadline},
-    guarded::Guarded,
+    memory,
+    serve::{self, Bounds, Charge, Peer},
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -24,10 +25,10 @@ use crate::{
     inflight::Inflight,
     metrics::Metrics,
     record::Record,
+    routing::AcceptRouting,
+    text::TextWork,
 };
 
-/// Prompts of fewer bytes are tokenised at once; for longer ones the async threads are spared.
-const LONG_PROMPT: usize = 4096;
 /// When to come back with a request that could not be in time, in the best and the worst case.
 const LEAST_HINT: Duration = Duration::from_millis(100);
 const LONGEST_HINT: Duration = Duration::from_secs(30);
@@ -49,6 +50,12 @@ pub struct Worker {
     pub inflight: Inflight,
     /// What is counted.
     pub metrics: Metrics,
+    /// Texts and tokens.
+    pub text: TextWork,
+    /// What clients hold.
+    pub bounds: Bounds,
+    /// Whose `routing` is believed.
+    pub accept_routing: AcceptRouting,
 }
 
 impl Worker {
@@ -66,14 +73,12 @@ impl Worker {
         &self,
         request: GenerateRequest,
     ) -> Result<stoker_engine::Request, ServiceError> {
-        let long = matches!(&request.input, Some(Input::Prompt(text)) if text.len() > LONG_PROMPT);
-        if !long {
-            return self.admission().admit(request);
-        }
+        let bytes = match &request.input {
+            Some(Input::Prompt(text)) => text.len(),
+            _ => 0,
+        };
         let worker = self.clone();
-        tokio::task::spawn_blocking(move || worker.admission().admit(request))
-            .await
-            .map_err(|error| ServiceError::Internal(format!("tokenising failed: {error}")))?
+        self.text.prompt(bytes, move || worker.admission().admit(request)).await
     }
 
     async fn start(
@@ -82,9 +87,17 @@ impl Worker {
     ) -> Result<BoxStream<'static, Result<GenerateResponse, ServiceError>>, ServiceError> {
         let arrived = deadline::arrived(&call).into_std();
         let deadline = Deadline::of(&call)?;
+        let charge = Charge::of(&call);
+        let peer = call.extensions().get::<Peer>().cloned();
         let request = call.into_inner();
+        if let Some(charge) = &charge {
+            charge.set(memory::held(&request))?;
+        }
+        if request.routing.is_some() {
+            self.accept_routing.check(peer.as_ref())?;
+        }
         let continues = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
-        let place = self.inflight.enter(continues)?;
+        let slot = self.inflight.enter(continues)?;
         let request_id = request.request_id.clone();
         let attempt = request.routing.as_ref().map_or(0, |r| r.attempt);
 
@@ -107,9 +120,11 @@ impl Worker {
             cut: self.inflight.cut().clone(),
         };
         let patience = admitted.deadline.map(|at| at.saturating_duration_since(admitted.arrived));
-        let events = deadline.bound("while queued", self.engine.submit(admitted)).await?;
+        let events = deadline
+            .bound("while queued", self.engine.submit(admitted, Some((slot, charge))))
+            .await?;
         let events = events.map_err(|why| not_taken(&why, patience))?;
-        Ok(Guarded::new(answer.stream(events), place).boxed())
+        Ok(answer.stream(events).boxed())
     }
 }
 
@@ -142,7 +157,7 @@ pub(crate) fn refused(why: &Refused, patience: Option<Duration>) -> ServiceError
 
 #[tonic::async_trait]
 impl Inference for Worker {
-    type GenerateStream = BoxStream<'static, Result<GenerateResponse, Status>>;
+    type GenerateStream = serve::Response<GenerateResponse>;
 
     async fn generate(
         &self,
@@ -164,6 +179,7 @@ impl Inference for Worker {
             }
             item.map_err(Status::from)
         });
-        Ok(Response::new(told.boxed()))
+        let untaken = Box::new(self.inflight.untaken());
+        Ok(Response::new(self.bounds.backpressure().watch(told.boxed(), untaken)))
     }
 }

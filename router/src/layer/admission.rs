@@ -1,4 +1,4 @@
-//! A bounded number of running streams, a bounded and fair queue in front of them, and bounded memory for both.
+//! A bounded number of running streams, and a bounded and fair queue in front of them.
 
 mod flow;
 mod places;
@@ -9,7 +9,6 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use prost::Message;
 use stoker_proto::{
     duration::to_wire,
     v1::{GenerateRequest, GenerateResponse},
@@ -20,45 +19,23 @@ use tower::{Service, ServiceExt};
 
 use crate::{
     call::{Call, EventStream, Generate, Observe, last_timings, observe},
-    memory::{Budget, Hold},
     metrics::Metrics,
     policy::{Demand, Learned},
 };
 pub(crate) use places::Places;
 use places::{Asks, Place};
 
-/// Lets a call pass when there is memory and a place for it, and holds both until the stream is over.
+/// Lets a call pass when there is a place for it, and holds that until the stream is over.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission<S> {
     next: S,
     places: Places,
-    memory: Budget,
     metrics: Metrics,
 }
 
 impl<S> Admission<S> {
-    pub(crate) fn new(next: S, places: Places, memory: Budget, metrics: Metrics) -> Self {
-        Self { next, places, memory, metrics }
-    }
-
-    /// Counts the request as it came, once, before it waits: those that wait are in memory too.
-    fn hold(&self, request: &GenerateRequest) -> Result<Hold, ServiceError> {
-        let (bytes, limit) = (request.encoded_len() as u64, self.memory.limit());
-        if bytes > limit {
-            let why =
-                format!("has {bytes} bytes; this router takes {limit} (--max-request-memory)");
-            return Err(ServiceError::invalid("request", why));
-        }
-        self.memory.try_hold(bytes).ok_or_else(|| {
-            self.metrics.shed("memory");
-            ServiceError::Overloaded {
-                what: format!(
-                    "requests hold {} of {limit} bytes (--max-request-memory), and this one has {bytes}",
-                    self.memory.held(),
-                ),
-                retry_after: self.places.retry_after(),
-            }
-        })
+    pub(crate) fn new(next: S, places: Places, metrics: Metrics) -> Self {
+        Self { next, places, metrics }
     }
 }
 
@@ -73,11 +50,7 @@ impl<S: Generate> Service<Call> for Admission<S> {
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let memory = match self.hold(&call.request) {
-            Ok(memory) => memory,
-            Err(error) => return futures::future::err(error).boxed(),
-        };
-        let Self { next, places, metrics, .. } = self.clone();
+        let Self { next, places, metrics } = self.clone();
         async move {
             let (came, clock) = (Instant::now(), SystemTime::now());
             let asks = Asks {
@@ -90,7 +63,7 @@ impl<S: Generate> Service<Call> for Admission<S> {
             metrics.admitted(waited);
             call.trace.stage(span::ADMISSION, clock, waited);
             let stream = next.oneshot(call).await?;
-            Ok(observe(stream, Admitted { waited, _place: place, _memory: memory }))
+            Ok(observe(stream, Admitted { waited, _place: place }))
         }
         .boxed()
     }
@@ -106,7 +79,6 @@ fn tokens(request: &GenerateRequest) -> u64 {
 struct Admitted {
     waited: Duration,
     _place: Place,
-    _memory: Hold,
 }
 
 impl Observe for Admitted {
@@ -120,7 +92,6 @@ impl Observe for Admitted {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use bytesize::ByteSize;
     use futures::{StreamExt, future::join_all, stream};
     use stoker_shared::deadline::Deadline;
     use tokio::sync::mpsc;
@@ -142,9 +113,8 @@ mod tests {
     }
 
     fn admission<S>(below: S, config: &RouterConfig) -> Admission<S> {
-        let (metrics, memory) =
-            (Metrics::default(), Budget::new(config.max_request_memory.as_u64()));
-        Admission::new(below, Places::new(config, metrics.clone()), memory, metrics)
+        let metrics = Metrics::default();
+        Admission::new(below, Places::new(config, metrics.clone()), metrics)
     }
 
     /// Answers with a stream that never ends by itself.
@@ -162,14 +132,13 @@ mod tests {
             Ok::<_, ServiceError>(events([Ok(token()), Ok(finished())]))
         });
         let admission = admission(below, &config(1, 0));
-        let Admission { places, memory, .. } = admission.clone();
+        let places = admission.places.clone();
         let mut stream = admission.clone().oneshot(call()).await.unwrap();
         assert!(stream.next().await.is_some());
         assert_eq!(places.free_and_waiting(), (0, 0));
-        assert_eq!(memory.held(), call().request.encoded_len() as u64);
         assert!(stream.next().await.is_some());
         assert!(stream.next().await.is_none());
-        assert_eq!((places.free_and_waiting(), memory.held()), ((1, 0), 0));
+        assert_eq!(places.free_and_waiting(), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -237,30 +206,6 @@ mod tests {
         let error = admission.oneshot(call()).await.err();
         assert!(matches!(error, Some(ServiceError::Overloaded { .. })));
         assert_eq!(start.elapsed(), Duration::from_secs(10));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn requests_beyond_the_memory_are_refused_also_while_others_only_wait() {
-        let bytes = call().request.encoded_len() as u64;
-        let max_request_memory = ByteSize::b(2 * bytes);
-        let admission = endless(&RouterConfig { max_request_memory, ..config(1, 10) });
-        let running = admission.clone().oneshot(call()).await.unwrap();
-        let mut queued = admission.clone().oneshot(call()).boxed();
-        assert!(futures::poll!(&mut queued).is_pending());
-        let refused = admission.clone().oneshot(call()).await.err();
-        let Some(ServiceError::Overloaded { what, .. }) = refused else { panic!("{refused:?}") };
-        let (held, limit) = (2 * bytes, 2 * bytes);
-        let expected = format!("requests hold {held} of {limit} bytes (--max-request-memory)");
-        assert!(what.starts_with(&expected), "{what}");
-        drop(queued);
-        assert_eq!(admission.memory.held(), bytes, "whoever leaves the queue gives it back");
-        drop(running);
-        assert_eq!(admission.memory.held(), 0);
-        // One that can never fit need not come back.
-        let max_request_memory = ByteSize::b(bytes - 1);
-        let admission = endless(&RouterConfig { max_request_memory, ..config(1, 10) });
-        let refused = admission.oneshot(call()).await.err();
-        assert!(matches!(refused, Some(ServiceError::Invalid(_))), "{refused:?}");
     }
 
     #[test]

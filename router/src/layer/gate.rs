@@ -36,6 +36,15 @@ struct Shared {
 struct Inside {
     next: u64,
     streams: HashMap<u64, AbortHandle>,
+    /// Responses that clients have not taken all of.
+    untaken: usize,
+}
+
+impl Inside {
+    fn calls(&self) -> usize {
+        // Most are counted twice.
+        self.streams.len().max(self.untaken)
+    }
 }
 
 impl Gate {
@@ -62,7 +71,7 @@ impl Gate {
             loop {
                 let mut left = pin!(self.0.left.notified());
                 left.as_mut().enable();
-                if self.0.inside().streams.is_empty() {
+                if self.0.inside().calls() == 0 {
                     break;
                 }
                 left.await;
@@ -74,7 +83,13 @@ impl Gate {
             }
             None => empty.await,
         }
-        self.0.inside().streams.len()
+        self.0.inside().calls()
+    }
+
+    /// A response is there until its client has taken all of it, when what this returns is dropped: a drain waits for it.
+    pub(crate) fn untaken(&self) -> Untaken {
+        self.0.inside().untaken += 1;
+        Untaken(Arc::clone(&self.0))
     }
 
     /// Ends every call that is still inside with UNAVAILABLE.
@@ -103,6 +118,16 @@ impl Gate {
 impl Shared {
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One response that its client has not taken all of.
+pub(crate) struct Untaken(Arc<Shared>);
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        self.0.inside().untaken -= 1;
+        self.0.left.notify_waiters();
     }
 }
 

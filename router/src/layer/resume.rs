@@ -20,12 +20,11 @@ use std::{
 
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use stoker_proto::v1::GenerateResponse;
-use stoker_shared::ServiceError;
+use stoker_shared::{ServiceError, memory};
 use tower::Service;
 
 use crate::{
     call::{Call, EventStream, Generate},
-    memory,
     metrics::Metrics,
     pool::Pool,
 };

@@ -4,12 +4,12 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
 use stoker_proto::v1::{Load, ModelInfo};
-use stoker_shared::discovery::WorkerId;
+use stoker_shared::{ServiceError, discovery::WorkerId};
 use tonic::transport::Channel;
 
 use super::{health::Health, life::Life, reservation::Outstanding};
@@ -58,6 +58,8 @@ pub(crate) struct Worker {
     /// Tokens that went through its cache for this router: prompts to compute, and answers.
     sent: AtomicU64,
     reported: Mutex<Reported>,
+    /// The log has been told that it takes this router for nobody.
+    refused_routing: AtomicBool,
 }
 
 /// What a worker said, and what this router had under way there by then.
@@ -99,7 +101,17 @@ impl Worker {
             kept: Average::from_guess(1.0),
             sent: AtomicU64::new(0),
             reported: Mutex::default(),
+            refused_routing: AtomicBool::new(false),
         }
+    }
+
+    /// It does not believe this router, because of `why`: whoever starts it has to, and no client can help it.
+    pub(crate) fn refuses_routing(&self, why: &str) -> ServiceError {
+        let worker = &self.id;
+        if !self.refused_routing.swap(true, Ordering::Relaxed) {
+            tracing::error!(%worker, why, "a worker refuses this router: start the worker with --accept-routing any");
+        }
+        ServiceError::unavailable(format!("worker {worker} does not accept calls of this router"))
     }
 
     /// What the worker last said about itself.

@@ -13,10 +13,9 @@ use std::{
 
 use futures::{Stream, StreamExt, stream};
 use stoker_proto::v1::{
-    Accepted, Capacity, DetokenizeRequest, DetokenizeResponse, DrainRequest, DrainResponse,
-    FinishReason, Finished, GenerateRequest, GenerateResponse, GetModelInfoRequest, Load,
-    ModelInfo, ResumedChoice, Timings, TokenDelta, TokenizeRequest, TokenizeResponse, Usage,
-    WatchLoadRequest,
+    Accepted, Capacity, DetokenizeRequest, DetokenizeResponse, FinishReason, Finished,
+    GenerateRequest, GenerateResponse, GetModelInfoRequest, Load, ModelInfo, ResumedChoice,
+    Timings, TokenDelta, TokenizeRequest, TokenizeResponse, Usage, WatchLoadRequest,
     control_server::{Control, ControlServer},
     generate_response::Event,
     inference_server::{Inference, InferenceServer},
@@ -123,10 +122,11 @@ impl FakeWorker {
         let service = Service(Arc::clone(&state));
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(std).unwrap();
-            serve::server()
+            let bounds = serve::Bounds::new(&serve::LimitsConfig::default(), Some(16_384));
+            serve::server(&bounds)
                 .add_service(InferenceServer::new(service.clone()))
                 .add_service(ControlServer::new(service))
-                .serve_with_incoming(serve::incoming(listener))
+                .serve_with_incoming(serve::incoming(listener, &bounds))
                 .await
                 .unwrap();
         });
@@ -440,9 +440,5 @@ impl Control for Service {
     ) -> Result<Response<DetokenizeResponse>, Status> {
         let text = format!("{:?}", request.get_ref().ids);
         Ok(Response::new(DetokenizeResponse { text }))
-    }
-
-    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        Err(Status::unimplemented("not here"))
     }
 }

@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{
     DRAINING, ENGINE_PANICKED, EXCEEDS_WORKER, INTERRUPTED, LOST, MISMATCH, PREEMPTED, QUARANTINED,
-    SOON, STALLED, ServiceError, TOO_LATE, Violation, quoted,
+    ROUTING_REFUSED, SOON, STALLED, ServiceError, TOO_LATE, Violation, code_name, quoted,
 };
 use crate::validate::MAX_VIOLATIONS;
 
@@ -157,6 +157,11 @@ impl From<&Status> for ServiceError {
         let peer = Received { status, details: status.get_error_details() };
         match (status.code(), peer.reason()) {
             (Code::FailedPrecondition, MISMATCH) => Self::Mismatch(peer.message()),
+            // Something between, or a part of the connection that knows nothing of requests: not the client's mistake.
+            (Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition, "") => {
+                let code = code_name(status.code());
+                Self::Internal(format!("a peer answered {code}: {}", peer.message()))
+            }
             (Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition, _) => {
                 match peer.violations() {
                     none if none.is_empty() => Self::invalid("request", peer.message()),
@@ -197,6 +202,7 @@ impl From<&Status> for ServiceError {
             (Code::Unavailable, _) => {
                 Self::Unavailable { reason: peer.message(), retry_after: peer.retry_after() }
             }
+            (Code::PermissionDenied, ROUTING_REFUSED) => Self::RoutingRefused(peer.message()),
             (Code::Internal, QUARANTINED) => Self::Quarantined(peer.message()),
             _ => Self::Internal(peer.text("cause")),
         }
@@ -236,6 +242,7 @@ mod tests {
             ServiceError::EnginePanicked { cause: "index".into(), sequences: vec![] },
             ServiceError::EnginePanicked { cause: "index".into(), sequences: vec![0, 2] },
             ServiceError::Quarantined("two engines panicked".into()),
+            ServiceError::RoutingRefused("from 10.0.0.1".into()),
             ServiceError::Cancelled,
             ServiceError::Unsupported("guided".into()),
             ServiceError::Internal("NaN logits".into()),

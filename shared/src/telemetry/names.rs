@@ -3,6 +3,7 @@
 //! Spans and attributes have OpenTelemetry's names, where it has one; its names for generative models are
 //! still in development, which is one more reason to keep them in one place. docs/metrics.md lists the metrics.
 
+pub mod connection;
 pub mod label;
 
 use super::metrics::{Kind, Metric};
@@ -527,6 +528,7 @@ mod tests {
         let mut text = String::new();
         for (title, metrics, common) in [
             ("Every process", PROCESS, &[][..]),
+            ("Connections of router and worker", connection::ALL, &[]),
             ("Router", router::ALL, &[]),
             ("Worker", worker::ALL, &[label::MODEL, label::WORKER]),
             ("GPU of a worker", gpu::ALL, &[label::MODEL, label::WORKER]),
@@ -551,10 +553,14 @@ mod tests {
         text
     }
 
+    fn all() -> impl Iterator<Item = &'static Metric> {
+        [PROCESS, connection::ALL, router::ALL, worker::ALL, gpu::ALL].into_iter().flatten()
+    }
+
     #[test]
     fn every_label_is_explained() {
         let explained: Vec<_> = label::ALL.iter().map(|(label, _)| *label).collect();
-        for metric in PROCESS.iter().chain(router::ALL).chain(worker::ALL).chain(gpu::ALL) {
+        for metric in all() {
             assert!(metric.labels.iter().all(|l| explained.contains(l)), "{}", metric.full_name());
         }
     }
@@ -574,7 +580,7 @@ mod tests {
 
     #[test]
     fn names_follow_the_conventions() {
-        for metric in PROCESS.iter().chain(router::ALL).chain(worker::ALL).chain(gpu::ALL) {
+        for metric in all() {
             let name = metric.full_name();
             assert!(name.starts_with("stoker_"), "{name}");
             assert!(!metric.name.ends_with("_total") && !metric.help.ends_with('.'), "{name}");

@@ -110,7 +110,7 @@ async fn a_worker_can_be_called_directly_and_drained_by_a_call() {
     let through = answer(&mut client_of_router, request("Once upon a time", 11, 20)).await.unwrap();
     assert_eq!(direct.ids, through.ids);
 
-    let drained = control(&worker.address).await.drain(DrainRequest::default()).await.unwrap();
+    let drained = worker.operator().await.drain(DrainRequest::default()).await.unwrap();
     assert_eq!(drained.into_inner().unfinished, 0);
     let refused = answer(&mut client, request("Once", 1, 5)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);

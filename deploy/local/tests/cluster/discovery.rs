@@ -247,7 +247,7 @@ async fn etcd_may_come_last_and_the_router_says_what_it_waits_for() {
 
         // Drained by a call, it leaves too.
         let drain = stoker_proto::v1::DrainRequest::default();
-        control(&worker.address).await.drain(drain).await.unwrap();
+        worker.operator().await.drain(drain).await.unwrap();
         keys.have_no_more("a").await;
     }
 }

@@ -18,8 +18,8 @@ use serde_json::Value;
 use stoker::cluster::Cluster;
 use stoker_proto::v1::{
     Accepted, Finished, GenerateRequest, GenerateResponse, Load, Sampling, Stopping,
-    WatchLoadRequest, control_client::ControlClient, generate_request::Input,
-    generate_response::Event, inference_client::InferenceClient,
+    WatchLoadRequest, admin_client::AdminClient, control_client::ControlClient,
+    generate_request::Input, generate_response::Event, inference_client::InferenceClient,
 };
 use stoker_shared::telemetry::names::label;
 use stoker_worker::{ModelSource, WorkerConfig};
@@ -145,6 +145,8 @@ pub struct Process {
     child: Child,
     /// Where it listens.
     pub address: String,
+    /// Where operators reach it.
+    pub admin: String,
     /// Where its metrics are, if it was asked to serve them.
     pub metrics: Option<String>,
 }
@@ -166,12 +168,17 @@ impl Process {
         let mut child =
             command.args(["--log-format", "json"]).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
-        let (address, metrics) = addresses_in(&mut log);
+        let (address, admin, metrics) = addresses_in(&mut log);
         // Somebody has to read on, or the process would stop at a full pipe.
         thread::spawn(move || {
             log.lines().map_while(Result::ok).for_each(|line| eprintln!("{line}"))
         });
-        Self { child, address, metrics }
+        Self { child, address, admin, metrics }
+    }
+
+    /// For operators.
+    pub async fn operator(&self) -> AdminClient<Channel> {
+        AdminClient::new(channel(&self.admin).await)
     }
 
     /// Asks it to stop.
@@ -237,8 +244,8 @@ fn assert_labels_are_explained(sample: &str) {
     }
 }
 
-/// Where it listens, and where its metrics are, which it tells before.
-fn addresses_in(log: &mut BufReader<ChildStderr>) -> (String, Option<String>) {
+/// Where it listens for clients and for operators, and where its metrics are, which it tells before.
+fn addresses_in(log: &mut BufReader<ChildStderr>) -> (String, String, Option<String>) {
     let mut seen = String::new();
     let mut metrics = None;
     loop {
@@ -249,7 +256,8 @@ fn addresses_in(log: &mut BufReader<ChildStderr>) -> (String, Option<String>) {
             metrics = Some(url.to_owned());
         }
         if let Some(address) = entry["address"].as_str() {
-            return (address.to_owned(), metrics);
+            let admin = entry["admin"].as_str().unwrap_or_default();
+            return (address.to_owned(), admin.to_owned(), metrics);
         }
         seen.push_str(&line);
     }

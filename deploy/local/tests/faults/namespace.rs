@@ -75,13 +75,13 @@ impl Namespace {
         ip(&["-n", &self.name, "link", "set", "lo", "up"])
     }
 
-    /// Starts a worker in it.
+    /// Starts a worker in it. Its router is on another host.
     pub fn worker(&self, arguments: &[&str]) -> Process {
         let listen = format!("{}:0", self.ends[1].address);
         let worker = program("stoker-worker");
         let mut command = Command::new(ip_program());
         command.env_clear().args(["netns", "exec", &self.name]).arg(worker.get_program());
-        command.args(arguments).args(["--listen", &listen]);
+        command.args(arguments).args(["--listen", &listen, "--accept-routing", "any"]);
         Process::spawn(command)
     }
 

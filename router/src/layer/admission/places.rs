@@ -1,6 +1,7 @@
 //! The places that all calls share, and the wait for one.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -39,6 +40,8 @@ struct State {
     free: u32,
     queue: Queue<oneshot::Sender<()>>,
     flow: Flow,
+    /// Requests of each tenant, running and waiting, where they are limited.
+    of_tenants: HashMap<Arc<str>, u32>,
 }
 
 impl State {
@@ -71,6 +74,7 @@ impl Places {
             free: config.max_concurrent,
             queue: Queue::new(size as usize, share as usize),
             flow: Flow::new(Instant::now()),
+            of_tenants: HashMap::new(),
         };
         Self(Arc::new(Shared { state: Mutex::new(state), config: config.clone(), metrics }))
     }
@@ -83,8 +87,9 @@ impl Places {
     ) -> Result<Place, ServiceError> {
         let limit = self.0.config.queue_timeout;
         let patience = deadline.remaining().map_or(limit, |left| left.min(limit));
+        let share = self.share(asks.tenant).map_err(|refusal| self.refused(&refusal))?;
         let (mut waiter, turn) = match self.enter(&asks, patience) {
-            Ok(Entered::Place(place)) => return Ok(place),
+            Ok(Entered::Place) => return Ok(self.place(share)),
             Ok(Entered::Queue(waiter, turn)) => (waiter, turn),
             Err(refusal) => return Err(self.refused(&refusal)),
         };
@@ -92,7 +97,7 @@ impl Places {
         match tokio::time::timeout(patience, turn).await {
             Ok(Ok(())) => {
                 waiter.has_place = true;
-                Ok(Place(Arc::clone(&self.0)))
+                Ok(self.place(share))
             }
             Ok(Err(_)) => Err(ServiceError::Internal("admission is closed".into())),
             Err(_) if deadline.is_over() => {
@@ -102,11 +107,30 @@ impl Places {
         }
     }
 
+    fn place(&self, share: Option<Share>) -> Place {
+        Place { shared: Arc::clone(&self.0), _share: share }
+    }
+
+    /// One more request of `tenant`, if they are limited.
+    fn share(&self, tenant: &Arc<str>) -> Result<Option<Share>, Refusal> {
+        let RouterConfig { tenant_max_concurrent, tenant_header, .. } = &self.0.config;
+        let Some(limit) = tenant_max_concurrent.filter(|_| tenant_header.is_some()) else {
+            return Ok(None);
+        };
+        let mut state = self.0.state();
+        let open = state.of_tenants.entry(Arc::clone(tenant)).or_default();
+        if *open >= limit {
+            return Err(Refusal::Tenant(limit));
+        }
+        *open += 1;
+        Ok(Some(Share { shared: Arc::clone(&self.0), tenant: Arc::clone(tenant) }))
+    }
+
     fn enter(&self, asks: &Asks, patience: Duration) -> Result<Entered, Refusal> {
         let mut state = self.0.state();
         if state.free > 0 {
             state.free -= 1;
-            return Ok(Entered::Place(Place(Arc::clone(&self.0))));
+            return Ok(Entered::Place);
         }
         if let Some(expected) = state.expected(asks)
             && expected / 2 > patience
@@ -147,6 +171,10 @@ impl Places {
                      (--tenant-queue-size) wait already"
                 ),
             ),
+            Refusal::Tenant(limit) => (
+                "tenant",
+                format!("{limit} requests of this tenant run or wait (--tenant-max-concurrent)"),
+            ),
             Refusal::TooLate { expected, patience } => (
                 "patience",
                 format!(
@@ -186,13 +214,15 @@ impl Shared {
 
 /// How a call begins.
 enum Entered {
-    Place(Place),
+    Place,
     Queue(Waiter, oneshot::Receiver<()>),
 }
 
 /// Why a call gets no place.
 enum Refusal {
     Full(Full),
+    /// The tenant has as many requests here as it may.
+    Tenant(u32),
     /// Its patience is likely to end first: even half of what is expected is too long.
     TooLate {
         expected: Duration,
@@ -203,11 +233,33 @@ enum Refusal {
 
 /// A place. Dropping it gives it to the next one.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Shared>);
+pub(super) struct Place {
+    shared: Arc<Shared>,
+    _share: Option<Share>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.give_back();
+        self.shared.give_back();
+    }
+}
+
+/// One of the requests that a tenant may have here.
+#[derive(Debug)]
+struct Share {
+    shared: Arc<Shared>,
+    tenant: Arc<str>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        if let Entry::Occupied(mut open) = state.of_tenants.entry(Arc::clone(&self.tenant)) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
     }
 }
 

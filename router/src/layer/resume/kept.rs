@@ -4,7 +4,7 @@ use stoker_proto::v1::{
     Finished, GenerateResponse, Resume, ResumedChoice, generate_response::Event,
 };
 
-use crate::memory::{Budget, Hold};
+use stoker_shared::memory::{Budget, Hold};
 
 /// Grows with every event that goes to the client.
 #[derive(Debug)]

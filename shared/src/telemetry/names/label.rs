@@ -6,6 +6,8 @@ pub const MODEL: &str = "model";
 pub const CODE: &str = "code";
 /// Why something failed.
 pub const REASON: &str = "reason";
+/// Why a connection was closed, or a request refused, before anything was served.
+pub const CAUSE: &str = "cause";
 /// How something ended.
 pub const OUTCOME: &str = "outcome";
 /// What a worker is to the router.
@@ -29,9 +31,16 @@ pub const ALL: &[(&str, &str)] = &[
          `WORKER_LOST`, `WORKER_STALLED`, `INTERRUPTED`, `DEADLINE_EXCEEDED`, `TOO_LATE` (a deadline that could not \
          be met), `EXCEEDS_WORKER` (a limit of one worker, not of the model), `MISMATCH` (a worker that is not the \
          one that the router took it for), `PREEMPTED` (moved off a worker that had no KV blocks left for it), \
-         `ENGINE_PANICKED`, `QUARANTINED` (the same content made two engines panic), `CANCELLED`, `UNSUPPORTED`, \
+         `ENGINE_PANICKED`, `QUARANTINED` (the same content made two engines panic), `ROUTING_REFUSED` (a worker does not \
+         accept this router), `CANCELLED`, `UNSUPPORTED`, \
          `INTERNAL`; of an ejection `failures`, `slow_first_token`, \
          `slow_tokens` or `probe`",
+    ),
+    (
+        CAUSE,
+        "Of a connection `handshake` (nothing came, `--request-read-timeout`), `idle` (the place was needed, \
+         `--max-connections`) or `write_stall` (the peer took nothing, `--write-stall-timeout`); of a request `memory` \
+         (`--max-request-memory`), `timeout` (`--request-read-timeout`) or `surplus` (more came than one message)",
     ),
     (
         OUTCOME,
@@ -41,7 +50,7 @@ pub const ALL: &[(&str, &str)] = &[
     (STATE, "`live`, `ejected`, `standing` (still, or silent), `draining` or `gone`"),
     (
         LIMIT,
-        "`queue` (`--queue-size`), `tenant_queue` (`--tenant-queue-size`), `queue_timeout` (waited for \
+        "`queue` (`--queue-size`), `tenant_queue` (`--tenant-queue-size`), `tenant` (`--tenant-max-concurrent`), `queue_timeout` (waited for \
          `--queue-timeout` in vain), `patience` (would have waited longer than that, or than its deadline), `memory` \
          (`--max-request-memory`)",
     ),

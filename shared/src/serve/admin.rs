@@ -1,0 +1,76 @@
+//! `stoker.v1.Admin`: what operators ask of a process, on an address of its own.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use stoker_proto::{
+    ADMIN,
+    v1::{
+        DrainRequest, DrainResponse,
+        admin_server::{Admin, AdminServer},
+    },
+};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Request, Response, Status, service::RoutesBuilder};
+
+use super::{Bounds, HealthState, LimitsConfig, incoming, server, with_reflection};
+use crate::duration;
+
+/// Operators' connections: others must not take the place of these.
+const CONNECTIONS: u32 = 64;
+
+/// Takes no new calls, waits for those that run until they are over or the time is, and answers how many are left.
+pub type Drain = Arc<dyn Fn(Option<Duration>) -> BoxFuture<'static, usize> + Send + Sync>;
+
+/// A listener for operators. Dropping it closes it.
+pub struct AdminListener {
+    address: SocketAddr,
+    _server: AbortOnDropHandle<()>,
+}
+
+impl AdminListener {
+    /// Serves on `listener`.
+    pub async fn start(listener: TcpListener, drain: Drain) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let config = LimitsConfig { max_connections: CONNECTIONS, ..LimitsConfig::default() };
+        let bounds = Bounds::new(&config, None);
+        let (health, health_service) = HealthState::new(&[ADMIN]).await;
+        health.set_serving(true).await;
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(AdminServer::new(Service { drain }));
+        let routes = with_reflection(routes, health_service, &[ADMIN]);
+        let routes = routes.map_err(io::Error::other)?;
+        let serving =
+            server(&bounds).add_routes(routes).serve_with_incoming(incoming(listener, &bounds));
+        let server = async {
+            if let Err(error) = serving.await {
+                tracing::warn!(%error, "--admin-listen is no longer served");
+            }
+        };
+        Ok(Self { address, _server: AbortOnDropHandle::new(tokio::spawn(server)) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+struct Service {
+    drain: Drain,
+}
+
+#[tonic::async_trait]
+impl Admin for Service {
+    async fn drain(
+        &self,
+        request: Request<DrainRequest>,
+    ) -> Result<Response<DrainResponse>, Status> {
+        let timeout = duration::from_peer("timeout", request.get_ref().timeout)?;
+        tracing::info!(?timeout, "draining, as an operator asked");
+        let unfinished = (self.drain)(timeout).await;
+        let unfinished = u32::try_from(unfinished).unwrap_or(u32::MAX);
+        Ok(Response::new(DrainResponse { unfinished }))
+    }
+}

@@ -1,0 +1,146 @@
+//! A connection that a peer opened, which ends when the peer says nothing or takes nothing.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::transport::server::Connected;
+
+use super::{bounds::Open, peer::Peer};
+
+/// Bytes that every client of HTTP/2 begins with.
+const PREFACE: usize = 24;
+
+/// A connection with its time limits. Dropping it makes room for another one.
+pub struct Connection<S> {
+    io: S,
+    peer: Peer,
+    /// Bytes of the preface that are still to come, and until when.
+    preface: usize,
+    handshake: Option<Pin<Box<Sleep>>>,
+    write_timeout: Duration,
+    /// Nothing could be written since this was set up.
+    stalled: Option<Pin<Box<Sleep>>>,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    open: Open,
+}
+
+/// How long a peer may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    /// For the first bytes.
+    pub(super) handshake: Duration,
+    /// To take any of what is written.
+    pub(super) write: Duration,
+}
+
+impl<S> Connection<S> {
+    pub(super) fn new(io: S, peer: Peer, timeouts: Timeouts, open: Open) -> Self {
+        let closed = Box::pin(peer.closed().clone().cancelled_owned());
+        Self {
+            io,
+            peer,
+            preface: PREFACE,
+            handshake: Some(Box::pin(sleep(timeouts.handshake))),
+            write_timeout: timeouts.write,
+            stalled: None,
+            closed,
+            open,
+        }
+    }
+}
+
+impl<S: Unpin> Connection<S> {
+    /// Watches a write: one that cannot go on for too long is an error.
+    fn watch_write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let timeout = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        ready!(stalled.as_mut().poll(cx));
+        self.open.closes("write_stall");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.closed.as_mut().poll(cx).is_ready() {
+            // The end of the stream, as if the peer had closed it: there was nothing open.
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(handshake) = &mut this.handshake
+            && handshake.as_mut().poll(cx).is_ready()
+        {
+            this.open.closes("handshake");
+            let error = io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface came");
+            return Poll::Ready(Err(error));
+        }
+        let before = into.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, into))?;
+        this.preface = this.preface.saturating_sub(into.filled().len() - before);
+        if this.preface == 0 {
+            this.handshake = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.watch_write(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.watch_write(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl<S> Connected for Connection<S> {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}

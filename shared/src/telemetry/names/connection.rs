@@ -1,0 +1,40 @@
+//! Metrics of the connections to a process, and of requests before they are complete.
+
+use super::{Kind, Metric, label, metric};
+
+/// `stoker_connections`
+pub const OPEN: Metric = metric("stoker_connections", Kind::Gauge, &[], "Open connections");
+/// `stoker_connections_accepted_total`
+pub const ACCEPTED: Metric =
+    metric("stoker_connections_accepted", Kind::Counter, &[], "Connections that were accepted");
+/// `stoker_accept_errors_total`
+pub const ACCEPT_ERRORS: Metric = metric(
+    "stoker_accept_errors",
+    Kind::Counter,
+    &[],
+    "Times that no connection could be accepted, for instance for want of file descriptors",
+);
+/// `stoker_connections_closed_total`
+pub const CLOSED: Metric = metric(
+    "stoker_connections_closed",
+    Kind::Counter,
+    &[label::CAUSE],
+    "Connections that this process closed by itself",
+);
+/// `stoker_incomplete_requests_refused_total`
+pub const REFUSED: Metric = metric(
+    "stoker_incomplete_requests_refused",
+    Kind::Counter,
+    &[label::CAUSE],
+    "Requests that were refused while they were read",
+);
+/// `stoker_write_stalls_total`
+pub const WRITE_STALLS: Metric = metric(
+    "stoker_write_stalls",
+    Kind::Counter,
+    &[],
+    "Responses that were ended because their client took nothing of them",
+);
+
+/// All of them.
+pub const ALL: &[Metric] = &[OPEN, ACCEPTED, ACCEPT_ERRORS, CLOSED, REFUSED, WRITE_STALLS];

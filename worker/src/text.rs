@@ -1,0 +1,160 @@
+//! Where texts become tokens and tokens text. A long text takes seconds and a hundred times its size in memory, so only a
+//! few are under way at once, and prompts of requests go before questions.
+
+use std::{io, sync::Arc, thread};
+
+use rustix::{process::setpriority_process, thread::gettid};
+use stoker_shared::{ServiceError, serve::Charge};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Prompts of fewer bytes are tokenised at once; for longer ones the async threads are spared.
+const LONG: usize = 4096;
+/// Long prompts that are tokenised at once have so many KiB together, or are a single one.
+const PROMPTS_KIB: usize = 4 << 10;
+/// Questions that may wait for the one that is answered.
+const QUESTIONS: usize = 16;
+/// When to come back.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+/// The thread for questions steps back behind those that generate.
+const NICE: i32 = 10;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Does the work of a worker on texts. Clones share it.
+#[derive(Clone)]
+pub struct TextWork {
+    prompts: Arc<Semaphore>,
+    questions: mpsc::Sender<Job>,
+}
+
+impl TextWork {
+    /// Starts the thread for questions, which ends with the last clone.
+    pub fn start(worker: &str) -> io::Result<Self> {
+        let (questions, mut jobs) = mpsc::channel::<Job>(QUESTIONS);
+        thread::Builder::new().name(format!("text {worker}")).spawn(move || {
+            // Of this thread alone. Refused by some sandboxes, which is no reason to do without.
+            if let Err(error) = setpriority_process(Some(gettid()), NICE) {
+                tracing::debug!(%error, "questions are as urgent as everything else");
+            }
+            while let Some(job) = jobs.blocking_recv() {
+                job();
+            }
+        })?;
+        Ok(Self { prompts: Arc::new(Semaphore::new(PROMPTS_KIB)), questions })
+    }
+
+    /// Runs `work` on the prompt of a request, of `bytes` bytes, when its turn comes. Dropping the future takes it out of
+    /// the line.
+    pub async fn prompt<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        if bytes <= LONG {
+            return work();
+        }
+        let kib = (bytes >> 10).min(PROMPTS_KIB) as u32;
+        let turn = Arc::clone(&self.prompts).acquire_many_owned(kib).await;
+        let turn = turn.map_err(|error| ServiceError::Internal(error.to_string()))?;
+        let task = tokio::task::spawn_blocking(move || {
+            // Held by the thread that computes: it goes on where the client does not.
+            let _turn = turn;
+            work()
+        });
+        let done = AbortOnDropHandle::new(task).await;
+        done.map_err(|error| ServiceError::Internal(format!("tokenising failed: {error}")))?
+    }
+
+    /// Runs `work` for a question when its turn comes, unless the future is dropped before. `charge` is what its message is
+    /// accounted for with.
+    pub async fn question<T: Send + 'static>(
+        &self,
+        charge: Option<Charge>,
+        work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let (answer, answered) = oneshot::channel();
+        let job = move || {
+            let _charge = charge;
+            if !answer.is_closed() {
+                // Whoever asked may have left in the meantime.
+                let _ = answer.send(work());
+            }
+        };
+        self.questions.try_send(Box::new(job)).map_err(|_| ServiceError::Overloaded {
+            what: format!("{QUESTIONS} calls to Tokenize and Detokenize wait on this worker"),
+            retry_after: RETRY_AFTER,
+        })?;
+        let answered = answered.await;
+        answered.map_err(|_| ServiceError::Internal("the thread for texts has ended".into()))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use futures::{FutureExt, future::join_all};
+
+    use super::*;
+
+    /// Work that is done once the sender is used or dropped.
+    fn blocked() -> (Sender<()>, impl FnOnce() -> Result<(), ServiceError>) {
+        let (go, wait): (Sender<()>, Receiver<()>) = channel();
+        (go, move || {
+            let _ = wait.recv();
+            Ok(())
+        })
+    }
+
+    #[tokio::test]
+    async fn questions_are_answered_one_by_one_and_those_that_left_are_not() {
+        let text = TextWork::start("test").unwrap();
+        let (go, work) = blocked();
+        let mut first = text.question(None, work).boxed();
+        assert!(futures::poll!(&mut first).is_pending());
+        let left = text.question(None, || -> Result<(), _> { panic!("nobody waits for this") });
+        let mut left = left.boxed();
+        assert!(futures::poll!(&mut left).is_pending());
+        drop(left);
+        let mut second = text.question(None, || Ok(7)).boxed();
+        assert!(futures::poll!(&mut second).is_pending(), "after the first");
+        drop(go);
+        assert_eq!((first.await, second.await), (Ok(()), Ok(7)));
+    }
+
+    #[tokio::test]
+    async fn more_questions_than_may_wait_are_refused() {
+        let text = TextWork::start("test").unwrap();
+        let (go, work) = blocked();
+        let mut running = text.question(None, work).boxed();
+        assert!(futures::poll!(&mut running).is_pending());
+        let mut waiting: Vec<_> =
+            (0..2 * QUESTIONS).map(|_| text.question(None, || Ok(())).boxed()).collect();
+        let refused = waiting.iter_mut().filter_map(|question| question.now_or_never());
+        let refused: Vec<_> = refused.filter(Result::is_err).collect();
+        // The first one may be in the queue or at the thread.
+        assert!((QUESTIONS - 1..=QUESTIONS).contains(&refused.len()), "{}", refused.len());
+        assert!(matches!(refused[0], Err(ServiceError::Overloaded { .. })));
+        drop(go);
+        assert_eq!(running.await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn long_prompts_take_turns_and_short_ones_do_not_wait() {
+        let text = TextWork::start("test").unwrap();
+        let (go, work) = blocked();
+        let mut longest = text.prompt(8 << 20, work).boxed();
+        assert!(futures::poll!(&mut longest).is_pending());
+        let mut next: Vec<_> = (0..3).map(|_| text.prompt(1 << 20, || Ok(())).boxed()).collect();
+        for prompt in &mut next {
+            assert!(futures::poll!(prompt).is_pending());
+        }
+        assert_eq!(text.prompt(LONG, || Ok(())).now_or_never(), Some(Ok(())));
+        drop(go);
+        assert_eq!(longest.await, Ok(()));
+        assert!(join_all(next).await.iter().all(Result::is_ok));
+    }
+}
