@@ -55,8 +55,12 @@ impl Sampling {
 
     /// Draws the token at `position` of the sequence from `logits [vocab]`, finite or -∞ for tokens that may
     /// not come. Ties go to the lowest id.
-    fn pick(&self, logits: &[f32], position: usize) -> u32 {
+    pub fn pick(&self, logits: &[f32], position: usize) -> u32 {
         let draw = self.draw(position);
+        if self.temperature == 0.0 {
+            // The likeliest is always kept.
+            return draw.pick(logits, std::iter::empty());
+        }
         match keep::tokens(self, logits) {
             None => draw.pick(logits, 0..logits.len() as u32),
             Some(kept) => draw.pick(logits, kept.into_iter()),
