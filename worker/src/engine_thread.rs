@@ -16,7 +16,7 @@ use stoker_engine::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::SpeculationConfig;
+use crate::{config::SpeculationConfig, inflight::QueuedTokens};
 
 /// What the thread is told.
 enum Command {
@@ -135,7 +135,7 @@ fn submit(
     refused: oneshot::Sender<Refused>,
 ) {
     // Of the one that is submitted, whatever becomes of it.
-    let mut own = Events(events.0.clone());
+    let mut own = Events { sender: events.sender.clone(), queued: None };
     let choices = 0..request.num_sequences.get();
     match catch_unwind(AssertUnwindSafe(|| engine.submit(request, Box::new(events)))) {
         Ok(Ok(())) => {}
@@ -164,18 +164,17 @@ fn said(panic: &(dyn Any + Send)) -> String {
 
 impl EngineHandle {
     /// Submits a request; its events come out of the receiver. Dropping the receiver cancels it before the
-    /// next step. One with a deadline waits until the thread has looked at it, between two steps.
-    pub async fn submit(&self, request: Request) -> Result<mpsc::Receiver<Event>, NotTaken> {
-        // One event a token, a preemption before each, one at the end of each sequence, the parts of the prompt, and a
-        // failure: the channel can never be full, so a slow reader stops nobody, and it can hold no more than its own
-        // response.
-        let longest = request.stopping.max_tokens.unwrap_or(self.room).min(self.room);
-        let answers = (2 * longest + 2) * request.num_sequences.get() as usize;
-        let prompt = request.prompt.len() / PROMPT_PART + 2;
-        let (sender, receiver) = mpsc::channel(answers + prompt);
+    /// next step. One with a deadline waits until the thread has looked at it, between two steps. What it has `queued` is
+    /// given back when it does not wait any more.
+    pub async fn submit(
+        &self,
+        request: Request,
+        queued: Option<QueuedTokens>,
+    ) -> Result<mpsc::Receiver<Event>, NotTaken> {
+        let (events, receiver) = channel(&request, self.room, queued);
         let has_deadline = request.deadline.is_some();
         let (refuse, refused) = oneshot::channel();
-        let command = Command::Submit(Box::new(request), Events(sender), refuse);
+        let command = Command::Submit(Box::new(request), events, refuse);
         self.commands.send(command).await.map_err(|_| Stopped)?;
         // Nobody is told anything once it is taken, and the other side is gone.
         if has_deadline && let Ok(refused) = refused.await {
@@ -214,16 +213,40 @@ impl EngineThread {
 }
 
 /// The events of one request, on their way to its stream.
-struct Events(mpsc::Sender<Event>);
+pub struct Events {
+    sender: mpsc::Sender<Event>,
+    queued: Option<QueuedTokens>,
+}
+
+/// A channel for the events of a request where the longest sequence has `room` tokens.
+///
+/// One event a token, a preemption before each, one at the end of each sequence, the parts of the prompt, and a failure:
+/// the channel can never be full, so a slow reader stops nobody, and it can hold no more than its own response. Memory is
+/// allocated as events come, for 32 of them at a time.
+pub fn channel(
+    request: &Request,
+    room: usize,
+    queued: Option<QueuedTokens>,
+) -> (Events, mpsc::Receiver<Event>) {
+    let longest = request.stopping.max_tokens.unwrap_or(room).min(room);
+    let responses = (2 * longest + 2) * request.num_sequences.get() as usize;
+    let prompt = request.prompt.len() / PROMPT_PART + 2;
+    let (sender, receiver) = mpsc::channel(responses + prompt);
+    (Events { sender, queued }, receiver)
+}
 
 impl Sink for Events {
     fn send(&mut self, event: Event) {
         // Fails only when the reader is gone, and then `is_closed` says so before the next step.
-        let _ = self.0.try_send(event);
+        let _ = self.sender.try_send(event);
+    }
+
+    fn scheduled(&mut self) {
+        self.queued = None;
     }
 
     fn is_closed(&self) -> bool {
-        self.0.is_closed()
+        self.sender.is_closed()
     }
 }
 
@@ -237,7 +260,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        ModelSource, WorkerConfig, admit::Admission, load, metrics::Metrics,
+        ModelSource, WorkerConfig,
+        admit::Admission,
+        inflight::{Inflight, Limit, Limits},
+        load,
+        metrics::Metrics,
         simulate::SimulatedDevice,
     };
 
@@ -275,19 +302,37 @@ mod tests {
         // More than admission would have let through.
         let three = NonZeroU32::new(3).unwrap();
         let wide = Request { num_sequences: three, ..request(&model, 5) };
-        let events = handle.submit(wide.clone()).await.unwrap();
+        let events = handle.submit(wide.clone(), None).await.unwrap();
         let refused = Refused::TooMany { wanted: 3, limit: 2 };
         assert_eq!(end(events).await, Some(Event::Failed(Failure::Refused(refused))));
         let deadline = Some(Instant::now() + Duration::from_secs(60));
-        let refused = handle.submit(Request { deadline, ..wide }).await.unwrap_err();
+        let refused = handle.submit(Request { deadline, ..wide }, None).await.unwrap_err();
         assert!(matches!(refused, NotTaken::Refused(Refused::TooMany { .. })), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn what_a_request_has_queued_is_given_back_when_it_is_in_a_step_or_refused() {
+        let (handle, _thread, model) = thread();
+        let limit = Limit { new: 2, continued: 0 };
+        let inflight = Inflight::new(Limits { sequences: limit, queued_tokens: limit });
+        let request = request(&model, 5);
+        let queued = inflight.queue(request.prompt.len(), false).unwrap();
+        assert!(inflight.queue(1, false).is_err(), "the queue is full");
+        let mut events = handle.submit(request.clone(), Some(queued)).await.unwrap();
+        assert!(matches!(events.recv().await, Some(Event::Token(_))));
+        let queued = inflight.queue(2, false).unwrap();
+
+        let wide = Request { num_sequences: NonZeroU32::new(3).unwrap(), ..request };
+        let refused = handle.submit(wide, Some(queued)).await.unwrap();
+        assert!(matches!(end(refused).await, Some(Event::Failed(Failure::Refused(_)))));
+        assert!(inflight.queue(2, false).is_ok());
     }
 
     #[tokio::test]
     async fn a_panic_ends_every_stream_with_its_reason_and_then_the_thread() {
         let (handle, thread, model) = thread();
-        let healthy = handle.submit(request(&model, 5)).await.unwrap();
-        let poison = handle.submit(request(&model, 7)).await.unwrap();
+        let healthy = handle.submit(request(&model, 5), None).await.unwrap();
+        let poison = handle.submit(request(&model, 7), None).await.unwrap();
         for (events, suspected) in [(healthy, None), (poison, Some(vec![0]))] {
             let Some(Event::Failed(Failure::EnginePanicked { cause, sequences })) =
                 end(events).await
@@ -298,6 +343,6 @@ mod tests {
             assert!(suspected.is_none_or(|suspected| suspected == sequences), "{sequences:?}");
         }
         assert!(!thread.join().await, "it panicked");
-        assert!(handle.submit(request(&model, 5)).await.is_err());
+        assert!(handle.submit(request(&model, 5), None).await.is_err());
     }
 }

@@ -12,6 +12,7 @@ use stoker_shared::{
     ServiceError,
     deadline::{self, Deadline},
     guarded::Guarded,
+    validate::MAX_SEQUENCES,
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -84,12 +85,19 @@ impl Worker {
         let deadline = Deadline::of(&call)?;
         let request = call.into_inner();
         let continues = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
-        let place = self.inflight.enter(continues)?;
+        // More than there may be are refused by name later.
+        let most = self.engine.max_num_seqs().clamp(1, MAX_SEQUENCES as usize);
+        let wanted = request.sampling.as_ref().and_then(|sampling| sampling.num_sequences);
+        let sequences = (wanted.unwrap_or(1) as usize).clamp(1, most);
+        let place = self.inflight.enter(sequences, continues)?;
         let request_id = request.request_id.clone();
         let attempt = request.routing.as_ref().map_or(0, |r| r.attempt);
 
         let mut admitted = deadline.bound("while tokenising", self.admit(request)).await??;
         admitted.deadline = deadline.at().map(Instant::into_std);
+        let drawn_before =
+            admitted.resumed.iter().map(|resumed| resumed.tokens.len()).sum::<usize>();
+        let queued = self.inflight.queue(admitted.prompt.len() + drawn_before, continues)?;
         let answer = Answer {
             accepted: Accepted {
                 request_id,
@@ -107,7 +115,8 @@ impl Worker {
             cut: self.inflight.cut().clone(),
         };
         let patience = admitted.deadline.map(|at| at.saturating_duration_since(admitted.arrived));
-        let events = deadline.bound("while queued", self.engine.submit(admitted)).await?;
+        let events =
+            deadline.bound("while queued", self.engine.submit(admitted, Some(queued))).await?;
         let events = events.map_err(|why| not_taken(&why, patience))?;
         Ok(Guarded::new(answer.stream(events), place).boxed())
     }

@@ -5,11 +5,13 @@
 //! softmax, and it depends on nothing but the request: not on the batch, the worker, or earlier draws.
 
 mod adjust;
+mod draws;
 mod keep;
 mod logprobs;
 mod sampler;
 
 pub use adjust::Adjustments;
+pub(crate) use draws::{DrawnTokens, Draws};
 pub use logprobs::{Logprobs, TokenLogprob};
 pub(crate) use sampler::{Drawn, Sampler};
 
