@@ -52,7 +52,7 @@ impl Admission<'_> {
             None => Vec::new(),
         };
         Ok(Request {
-            prompt,
+            prompt: prompt.into(),
             sampling: sampling(&wanted),
             adjustments,
             num_sequences,

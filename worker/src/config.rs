@@ -133,7 +133,8 @@ pub struct WorkerConfig {
     )]
     pub max_decode_slowdown: f64,
 
-    /// Requests that may wait beside --max-num-seqs that run; more are refused with RESOURCE_EXHAUSTED
+    /// Requests that may wait beside --max-num-seqs that run; more are refused with RESOURCE_EXHAUSTED. One of several
+    /// sequences counts as that many
     #[arg(
         long,
         env = "STOKER_MAX_NUM_QUEUED_REQS",
@@ -143,6 +144,17 @@ pub struct WorkerConfig {
         help_heading = "Scheduling"
     )]
     pub max_num_queued_reqs: u32,
+
+    /// Tokens of all prompts that wait, at most; more are refused with RESOURCE_EXHAUSTED, unless no other waits
+    /// [default: 8 times what the KV cache holds, and at least one context]
+    #[arg(
+        long,
+        env = "STOKER_MAX_NUM_QUEUED_TOKENS",
+        value_parser = clap::value_parser!(u64).range(1..=1 << 40),
+        value_name = "TOKENS",
+        help_heading = "Scheduling"
+    )]
+    pub max_num_queued_tokens: Option<u64>,
 
     /// Memory for keys and values, at most, a draft model's too; what --max-num-seqs full contexts need is enough
     #[arg(
@@ -213,6 +225,7 @@ impl Default for WorkerConfig {
             max_num_batched_tokens: 512,
             max_decode_slowdown: MAX_DECODE_SLOWDOWN,
             max_num_queued_reqs: 1024,
+            max_num_queued_tokens: None,
             kv_cache_memory: ByteSize::gib(1),
             prefix_cache: Switch::On,
             accept_routing: AcceptRouting::default(),
@@ -288,6 +301,13 @@ impl WorkerConfig {
         }
     }
 
+    /// Tokens of prompts that may wait for `engine`, whose model has a context of `context` tokens.
+    pub fn queued_tokens(&self, engine: &EngineConfig, context: usize) -> usize {
+        let cached = engine.kv_blocks.saturating_mul(KV_BLOCK);
+        let default = cached.saturating_mul(QUEUED_TOKENS_PER_CACHED).max(context);
+        self.max_num_queued_tokens.map_or(default, |n| usize::try_from(n).unwrap_or(usize::MAX))
+    }
+
     /// The size of an engine for a model of shape `model` whose weights are kept like this. A `draft` has as many blocks
     /// as the model, in the same memory.
     pub fn engine(
@@ -318,6 +338,9 @@ impl WorkerConfig {
         })
     }
 }
+
+/// Prompt tokens that may wait for each one that the KV cache holds, if nobody says otherwise.
+const QUEUED_TOKENS_PER_CACHED: usize = 8;
 
 /// What steps may take while a prompt is computed, if nobody says otherwise.
 pub(crate) const MAX_DECODE_SLOWDOWN: f64 = 2.0;

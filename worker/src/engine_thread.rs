@@ -16,7 +16,10 @@ use stoker_engine::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::SpeculationConfig;
+use crate::{config::SpeculationConfig, inflight::QueuedTokens};
+
+/// What is given back when the engine is done with a request.
+pub type Held = Box<dyn Send>;
 
 /// What the thread is told.
 enum Command {
@@ -135,7 +138,7 @@ fn submit(
     refused: oneshot::Sender<Refused>,
 ) {
     // Of the one that is submitted, whatever becomes of it.
-    let mut own = Events { events: events.events.clone(), _held: None };
+    let mut own = Events { sender: events.sender.clone(), queued: None, held: None };
     let choices = 0..request.num_sequences.get();
     match catch_unwind(AssertUnwindSafe(|| engine.submit(request, Box::new(events)))) {
         Ok(Ok(())) => {}
@@ -164,24 +167,19 @@ fn said(panic: &(dyn Any + Send)) -> String {
 
 impl EngineHandle {
     /// Submits a request; its events come out of the receiver. Dropping the receiver cancels it before the
-    /// next step. One with a deadline waits until the thread has looked at it, between two steps.
-    /// `held` is dropped as soon as the engine is done with the request, whether its events are read or not.
+    /// next step. One with a deadline waits until the thread has looked at it, between two steps. What it has `queued` is
+    /// given back when it does not wait any more, and what is `held` for it as soon as the engine is done with it, whether
+    /// its events are read or not.
     pub async fn submit(
         &self,
         request: Request,
-        held: Option<impl Send + 'static>,
+        queued: Option<QueuedTokens>,
+        held: Option<Held>,
     ) -> Result<mpsc::Receiver<Event>, NotTaken> {
-        // One event a token, a preemption before each, one at the end of each sequence, the parts of the prompt, and a
-        // failure: the channel can never be full, so a slow reader stops nobody, and it can hold no more than its own
-        // response.
-        let longest = request.stopping.max_tokens.unwrap_or(self.room).min(self.room);
-        let answers = (2 * longest + 2) * request.num_sequences.get() as usize;
-        let prompt = request.prompt.len() / PROMPT_PART + 2;
-        let (sender, receiver) = mpsc::channel(answers + prompt);
+        let (mut events, receiver) = channel(&request, self.room, queued);
+        events.held = held;
         let has_deadline = request.deadline.is_some();
         let (refuse, refused) = oneshot::channel();
-        let held = held.map(|held| Box::new(held) as Box<dyn Send>);
-        let events = Events { events: sender, _held: held };
         let command = Command::Submit(Box::new(request), events, refuse);
         self.commands.send(command).await.map_err(|_| Stopped)?;
         // Nobody is told anything once it is taken, and the other side is gone.
@@ -221,19 +219,41 @@ impl EngineThread {
 }
 
 /// The events of one request, on their way to its stream.
-struct Events {
-    events: mpsc::Sender<Event>,
-    _held: Option<Box<dyn Send>>,
+pub struct Events {
+    sender: mpsc::Sender<Event>,
+    queued: Option<QueuedTokens>,
+    held: Option<Held>,
+}
+
+/// A channel for the events of a request where the longest sequence has `room` tokens.
+///
+/// One event a token, a preemption before each, one at the end of each sequence, the parts of the prompt, and a failure:
+/// the channel can never be full, so a slow reader stops nobody, and it can hold no more than its own response. Memory is
+/// allocated as events come, for 32 of them at a time.
+pub fn channel(
+    request: &Request,
+    room: usize,
+    queued: Option<QueuedTokens>,
+) -> (Events, mpsc::Receiver<Event>) {
+    let longest = request.stopping.max_tokens.unwrap_or(room).min(room);
+    let responses = (2 * longest + 2) * request.num_sequences.get() as usize;
+    let prompt = request.prompt.len() / PROMPT_PART + 2;
+    let (sender, receiver) = mpsc::channel(responses + prompt);
+    (Events { sender, queued, held: None }, receiver)
 }
 
 impl Sink for Events {
     fn send(&mut self, event: Event) {
         // Fails only when the reader is gone, and then `is_closed` says so before the next step.
-        let _ = self.events.try_send(event);
+        let _ = self.sender.try_send(event);
+    }
+
+    fn scheduled(&mut self) {
+        self.queued = None;
     }
 
     fn is_closed(&self) -> bool {
-        self.events.is_closed()
+        self.sender.is_closed()
     }
 }
 
@@ -247,11 +267,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        ModelSource, WorkerConfig, admit::Admission, load, metrics::Metrics,
+        ModelSource, WorkerConfig,
+        admit::Admission,
+        inflight::{Inflight, Limit, Limits},
+        load,
+        metrics::Metrics,
         simulate::SimulatedDevice,
     };
-
-    const NOTHING: Option<()> = None;
 
     /// A thread with a device that panics at token 7, and room for two sequences.
     fn thread() -> (EngineHandle, EngineThread, Arc<Model>) {
@@ -287,19 +309,37 @@ mod tests {
         // More than admission would have let through.
         let three = NonZeroU32::new(3).unwrap();
         let wide = Request { num_sequences: three, ..request(&model, 5) };
-        let events = handle.submit(wide.clone(), NOTHING).await.unwrap();
+        let events = handle.submit(wide.clone(), None, None).await.unwrap();
         let refused = Refused::TooMany { wanted: 3, limit: 2 };
         assert_eq!(end(events).await, Some(Event::Failed(Failure::Refused(refused))));
         let deadline = Some(Instant::now() + Duration::from_secs(60));
-        let refused = handle.submit(Request { deadline, ..wide }, NOTHING).await.unwrap_err();
+        let refused = handle.submit(Request { deadline, ..wide }, None, None).await.unwrap_err();
         assert!(matches!(refused, NotTaken::Refused(Refused::TooMany { .. })), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn what_a_request_has_queued_is_given_back_when_it_is_in_a_step_or_refused() {
+        let (handle, _thread, model) = thread();
+        let limit = Limit { new: 2, continued: 0 };
+        let inflight = Inflight::new(Limits { sequences: limit, queued_tokens: limit });
+        let request = request(&model, 5);
+        let queued = inflight.queue(request.prompt.len(), false).unwrap();
+        assert!(inflight.queue(1, false).is_err(), "the queue is full");
+        let mut events = handle.submit(request.clone(), Some(queued), None).await.unwrap();
+        assert!(matches!(events.recv().await, Some(Event::Token(_))));
+        let queued = inflight.queue(2, false).unwrap();
+
+        let wide = Request { num_sequences: NonZeroU32::new(3).unwrap(), ..request };
+        let refused = handle.submit(wide, Some(queued), None).await.unwrap();
+        assert!(matches!(end(refused).await, Some(Event::Failed(Failure::Refused(_)))));
+        assert!(inflight.queue(2, false).is_ok());
     }
 
     #[tokio::test]
     async fn a_panic_ends_every_stream_with_its_reason_and_then_the_thread() {
         let (handle, thread, model) = thread();
-        let healthy = handle.submit(request(&model, 5), NOTHING).await.unwrap();
-        let poison = handle.submit(request(&model, 7), NOTHING).await.unwrap();
+        let healthy = handle.submit(request(&model, 5), None, None).await.unwrap();
+        let poison = handle.submit(request(&model, 7), None, None).await.unwrap();
         for (events, suspected) in [(healthy, None), (poison, Some(vec![0]))] {
             let Some(Event::Failed(Failure::EnginePanicked { cause, sequences })) =
                 end(events).await
@@ -310,6 +350,6 @@ mod tests {
             assert!(suspected.is_none_or(|suspected| suspected == sequences), "{sequences:?}");
         }
         assert!(!thread.join().await, "it panicked");
-        assert!(handle.submit(request(&model, 5), NOTHING).await.is_err());
+        assert!(handle.submit(request(&model, 5), None, None).await.is_err());
     }
 }

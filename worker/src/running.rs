@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use futures::FutureExt;
 use prometheus_client::registry::Registry;
 use stoker_engine::Model;
+use stoker_ops::KV_BLOCK;
 use stoker_proto::{
     SERVICES,
     v1::{ModelInfo, control_server::ControlServer, inference_server::InferenceServer},
@@ -26,7 +27,7 @@ use crate::{
     control::{ControlService, LOAD_WATCHES},
     engine_thread::{self, EngineHandle, EngineThread},
     gpu,
-    inflight::{Inflight, Limits},
+    inflight::{Inflight, Limit, Limits},
     metrics::Metrics,
     service::Worker,
     text::TextWork,
@@ -97,14 +98,20 @@ pub async fn start(
     name("--model-name", &model_name)?;
     name("--worker-id", &id)?;
     let slots = config.max_num_seqs as usize;
-    let limits = Limits { new: slots + config.max_num_queued_reqs as usize, continued: slots };
+    let limits = Limits {
+        sequences: Limit { new: slots + config.max_num_queued_reqs as usize, continued: slots },
+        queued_tokens: Limit {
+            new: config.queued_tokens(&engine_config, model.config.context_length),
+            continued: engine_config.kv_blocks * KV_BLOCK,
+        },
+    };
     let metrics = Metrics::default();
     let (engine, thread) = engine_thread::spawn(
         &id,
         Arc::clone(&model),
         engine_config,
         config.compute.speculation.clone(),
-        limits.new + limits.continued,
+        limits.sequences.new + limits.sequences.continued,
         metrics.step_duration.clone(),
     )?;
     let engine_ended = CancellationToken::new();
@@ -116,7 +123,7 @@ pub async fn start(
 
     let inflight = Inflight::new(limits);
     // Whoever is refused must be told so, and not wait at the client.
-    let streams = limits.new + limits.continued + STREAMS_BESIDE;
+    let streams = limits.sequences.new + limits.sequences.continued + STREAMS_BESIDE;
     let bounds = Bounds::new(&config.limits, u32::try_from(streams).ok());
     let model_name: Arc<str> = model_name.into();
     let worker = Worker {

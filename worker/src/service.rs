@@ -13,6 +13,7 @@ use stoker_shared::{
     deadline::{self, Deadline},
     memory,
     serve::{self, Bounds, Charge, Peer},
+    validate::MAX_SEQUENCES,
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -21,7 +22,7 @@ use tracing::Instrument;
 use crate::{
     admit::Admission,
     answer::Answer,
-    engine_thread::{EngineHandle, NotTaken},
+    engine_thread::{EngineHandle, Held, NotTaken},
     inflight::Inflight,
     metrics::Metrics,
     record::Record,
@@ -97,12 +98,19 @@ impl Worker {
             self.accept_routing.check(peer.as_ref())?;
         }
         let continues = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
-        let slot = self.inflight.enter(continues)?;
+        // More than there may be are refused by name later.
+        let most = self.engine.max_num_seqs().clamp(1, MAX_SEQUENCES as usize);
+        let wanted = request.sampling.as_ref().and_then(|sampling| sampling.num_sequences);
+        let sequences = (wanted.unwrap_or(1) as usize).clamp(1, most);
+        let slot = self.inflight.enter(sequences, continues)?;
         let request_id = request.request_id.clone();
         let attempt = request.routing.as_ref().map_or(0, |r| r.attempt);
 
         let mut admitted = deadline.bound("while tokenising", self.admit(request)).await??;
         admitted.deadline = deadline.at().map(Instant::into_std);
+        let drawn_before =
+            admitted.resumed.iter().map(|resumed| resumed.tokens.len()).sum::<usize>();
+        let queued = self.inflight.queue(admitted.prompt.len() + drawn_before, continues)?;
         let answer = Answer {
             accepted: Accepted {
                 request_id,
@@ -120,9 +128,9 @@ impl Worker {
             cut: self.inflight.cut().clone(),
         };
         let patience = admitted.deadline.map(|at| at.saturating_duration_since(admitted.arrived));
-        let events = deadline
-            .bound("while queued", self.engine.submit(admitted, Some((slot, charge))))
-            .await?;
+        let held: Held = Box::new((slot, charge));
+        let submitted = self.engine.submit(admitted, Some(queued), Some(held));
+        let events = deadline.bound("while queued", submitted).await?;
         let events = events.map_err(|why| not_taken(&why, patience))?;
         Ok(answer.stream(events).boxed())
     }

@@ -106,7 +106,7 @@ fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
 
     let prompt = model.tokenizer.encode(text, true).unwrap();
     let request = Request {
-        prompt,
+        prompt: prompt.into(),
         sampling: Sampling::default(),
         adjustments: Adjustments::default(),
         num_sequences: std::num::NonZeroU32::MIN,

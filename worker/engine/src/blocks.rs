@@ -9,6 +9,7 @@
 
 mod content;
 mod table;
+mod tokens;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,6 +20,7 @@ use std::{
 pub use content::Scope;
 use content::{Content, ContentId};
 pub use table::Table;
+pub use tokens::SequenceTokens;
 
 /// All blocks of a cache.
 #[derive(Debug, Clone)]

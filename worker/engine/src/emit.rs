@@ -1,12 +1,14 @@
 //! From token ids to text: detokenising as they come, and stop strings across their borders.
 
+use std::sync::Arc;
+
 use crate::tokenizer::{StreamDecoder, Tokenizer};
 
 /// Turns the tokens of one sequence into text that is never taken back.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Emitter {
     decoder: StreamDecoder,
-    stops: Vec<String>,
+    stops: Arc<[String]>,
     include_stop: bool,
     /// Text that may be the beginning of a stop string.
     held: String,
@@ -26,9 +28,10 @@ impl Emitter {
     pub fn new(
         tokenizer: &Tokenizer,
         prompt: &[u32],
-        stops: Vec<String>,
+        stops: impl Into<Arc<[String]>>,
         include_stop: bool,
     ) -> Self {
+        let stops = stops.into();
         let decoder = StreamDecoder::new(tokenizer, prompt, true);
         Self { decoder, stops, include_stop, held: String::new() }
     }

@@ -1,15 +1,17 @@
 //! The engine: schedule, run, sample, emit, again and again.
 
-use std::{borrow::Cow, collections::HashMap, time::Instant};
+use std::{borrow::Cow, collections::HashMap, mem, time::Instant};
 
 use crate::{
-    blocks::{BlockPool, Scope},
+    blocks::{BlockPool, Scope, SequenceTokens},
     footprint::Footprint,
     group::{Progress, SequenceGroup},
     model::{Model, Quantization},
     request::{Failure, Request, Sink},
     runner::{Outcome, Part, Runner},
+    sampling::{DrawnTokens, Draws},
     scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, Texts, blocks_for},
+    sequence::Sequence,
     speculation::{Asking, MAX_DRAFT_TOKENS, Speculation, Speculator},
     weights::ModelConfig,
 };
@@ -153,7 +155,7 @@ impl Engine {
     }
 
     /// Takes a request. Its events go to `sink`, from the next step on.
-    pub fn submit(&mut self, request: Request, sink: Box<dyn Sink>) -> Result<(), Refused> {
+    pub fn submit(&mut self, mut request: Request, sink: Box<dyn Sink>) -> Result<(), Refused> {
         let on_trial = self.check_deadline(&request)?;
         let model = self.runner.model();
         let room = model.config.context_length.min(self.blocks.total() * stoker_ops::KV_BLOCK);
@@ -177,25 +179,29 @@ impl Engine {
             bypass_prefix_cache: request.bypass_prefix_cache || !self.prefix_cache,
             suspect: request.suspect,
         };
-        let mut group = SequenceGroup::new(&request, longest, &model.tokenizer, sink);
-        if request.resumed.is_empty() {
-            if request.accepted_before {
-                self.scheduler.add_first(id, size, &request.standing)?;
+        let (standing, continues) = (request.standing.clone(), request.continues());
+        let accepted_before = request.accepted_before;
+        let tells_prompt = request.tells_prompt();
+        let resumed = mem::take(&mut request.resumed);
+        let mut group = SequenceGroup::new(request, longest, tells_prompt, sink);
+        if resumed.is_empty() {
+            if accepted_before {
+                self.scheduler.add_first(id, size, &standing)?;
             } else {
-                self.scheduler.add(id, size, &request.standing)?;
+                self.scheduler.add(id, size, &standing)?;
             }
         } else {
             self.scheduler.check(&size)?;
-            match group.resume(&request.resumed, &model.tokenizer) {
+            match group.resume(resumed, &model.tokenizer) {
                 Ok(open) if open.is_empty() => return Ok(()),
-                Ok(open) => self.scheduler.resume(id, size, &open, &request.standing)?,
+                Ok(open) => self.scheduler.resume(id, size, &open, &standing)?,
                 Err(failure) => {
                     group.fail(failure);
                     return Ok(());
                 }
             }
         }
-        if on_trial || request.continues() {
+        if on_trial || continues {
             group.wait_to_the_end();
         }
         self.next_request += 1;
@@ -281,19 +287,20 @@ impl Engine {
 
     /// Asks the drafter what may follow, and has the scheduler plan with it.
     fn draft(&mut self) -> Drafts {
-        let Some(speculator) = &mut self.speculator else { return Drafts::default() };
-        if self.scheduler.isolates_next() {
+        if self.speculator.is_none() || self.scheduler.isolates_next() {
             return Drafts::default();
         }
         let ids: Vec<_> = self.scheduler.decoding().collect();
         // A draft model computes with them too.
         self.in_step.clone_from(&ids);
+        self.enter(&ids);
+        let Some(speculator) = &mut self.speculator else { return Drafts::default() };
         let asking: Vec<_> = ids
             .iter()
             .filter_map(|id| {
-                let sequence = self.requests.get(&id.request)?.sequence(id.choice);
-                let (tokens, room) = (sequence.tokens(), sequence.room());
-                Some(Asking { id: *id, tokens, room, sampler: sequence.sampler() })
+                let sequence = self.requests.get(&id.request)?.sequence(id.choice)?;
+                let (tokens, sampler) = sequence.batched()?;
+                Some(Asking { id: *id, tokens, room: sequence.room(), sampler })
             })
             .collect();
         let others = self.scheduler.queued_tokens() - ids.len();
@@ -366,6 +373,8 @@ impl Engine {
     /// Runs the model over the plan. A row for every token that wants one.
     fn run(&mut self, plan: &Plan, drafts: &Drafts) -> Outcome {
         let now = Instant::now();
+        let ids: Vec<_> = plan.slices.iter().map(|slice| slice.id).collect();
+        self.enter(&ids);
         for slice in &plan.slices {
             if let Some(group) = self.requests.get_mut(&slice.id.request) {
                 group.scheduled(self.steps, now);
@@ -373,16 +382,16 @@ impl Engine {
         }
         let vocab = self.runner.model().config.vocab_size;
         let input = |slice: &Slice| {
-            let group = &self.requests[&slice.id.request];
-            let known = group.tokens(slice.id.choice);
+            let sequence = self.requests[&slice.id.request].sequence(slice.id.choice);
+            let known = sequence.and_then(Sequence::batched).map_or(&[][..], |(tokens, _)| tokens);
             let ids = &known[slice.start..slice.start + slice.length - slice.drafts];
             let ids = match guesses(drafts, slice) {
                 [] => Cow::Borrowed(ids),
                 guesses => Cow::Owned([ids, guesses].concat()),
             };
-            let draws =
-                slice.samples.then(|| group.on_device(slice.id.choice, slice.drafts, vocab));
-            (ids, draws.flatten().unwrap_or_default())
+            let draws = sequence.filter(|_| slice.samples);
+            let draws = draws.and_then(|sequence| sequence.on_device(slice.drafts, vocab));
+            (ids, draws.unwrap_or_default())
         };
         let inputs: Vec<_> = plan.slices.iter().map(input).collect();
         let parts: Vec<_> = plan
@@ -404,19 +413,31 @@ impl Engine {
     fn draw(&mut self, plan: &Plan, drafts: &Drafts, outcome: &Outcome) {
         let now = Instant::now();
         let mut rest = outcome.rows();
+        let (mut prompts, mut draws) = (Vec::new(), Vec::new());
+        // What is drawn depends on nothing that happens to other sequences.
         for slice in &plan.slices {
-            let rows: Vec<_> = rest.by_ref().take(slice.logits).collect();
+            let mut rows: Vec<_> = rest.by_ref().take(slice.logits).collect();
+            let to_draw = if slice.samples { 1 + slice.drafts } else { 0 };
+            let sampled = rows.split_off(rows.len().saturating_sub(to_draw));
+            let sequence = self.requests.get(&slice.id.request);
+            let sequence = sequence.and_then(|group| group.sequence(slice.id.choice));
+            let sampled = sequence.and_then(|s| s.draws(sampled, guesses(drafts, slice)));
+            prompts.push((slice, rows, sampled.is_some()));
+            draws.extend(sampled);
+        }
+        let mut drawn = Draws::run_all(&draws).into_iter();
+        for (slice, prompt, draws) in prompts {
+            let drawn = if draws { drawn.next().unwrap_or_default() } else { DrawnTokens::new() };
             // Gone if another of its sequences failed in this step.
             let Some(group) = self.requests.get_mut(&slice.id.request) else { continue };
             let tokenizer = &self.runner.model().tokenizer;
-            let guesses = guesses(drafts, slice);
-            let (drawn, progress) = group.advance(slice, guesses, &rows, tokenizer, now);
+            let (drawn, progress) = group.advance(slice, &prompt, drawn, tokenizer, now);
             // What failed may have left anything in its blocks, which nobody is to find.
             if progress != Progress::Failed {
                 self.scheduler.ran(slice, drawn, &self.requests);
             }
             if let Some(speculator) = &mut self.speculator {
-                speculator.verified(slice.id, guesses.len(), drawn.saturating_sub(1));
+                speculator.verified(slice.id, slice.drafts, drawn.saturating_sub(1));
             }
             match progress {
                 Progress::GoesOn => {}
@@ -429,6 +450,16 @@ impl Engine {
                         self.remove(slice.id.request, &group);
                     }
                 }
+            }
+        }
+    }
+
+    /// Prepares sequences for the batch that are not in it yet.
+    fn enter(&mut self, ids: &[SequenceId]) {
+        let tokenizer = &self.runner.model().tokenizer;
+        for id in ids {
+            if let Some(group) = self.requests.get_mut(&id.request) {
+                group.enter(id.choice, tokenizer);
             }
         }
     }
@@ -455,7 +486,7 @@ fn guesses<'a>(drafts: &'a Drafts, slice: &Slice) -> &'a [u32] {
 }
 
 impl Texts for HashMap<u64, SequenceGroup> {
-    fn tokens(&self, id: SequenceId) -> &[u32] {
-        self.get(&id.request).map_or(&[], |group| group.tokens(id.choice))
+    fn tokens(&self, id: SequenceId) -> SequenceTokens<'_> {
+        self.get(&id.request).map(|group| group.tokens(id.choice)).unwrap_or_default()
     }
 }

@@ -1,15 +1,14 @@
 //! One request on its way through the engine: its sequences, its clock, and who listens.
 
-use std::time::Instant;
-
-use stoker_ops::draw::Draw;
+use std::{mem, sync::Arc, time::Instant};
 
 use crate::{
+    blocks::SequenceTokens,
     request::{
         Event, Failure, Finish, FinishReason, PROMPT_PART, Request, Resumed, Sink, Summary, Timings,
     },
     runner::Row,
-    sampling::{TokenLogprob, check_finite},
+    sampling::{Drawn, DrawnTokens, TokenLogprob, check_finite},
     scheduler::Slice,
     sequence::Sequence,
     tokenizer::Tokenizer,
@@ -17,22 +16,21 @@ use crate::{
 
 /// The sequences of one request.
 pub struct SequenceGroup {
-    /// By choice.
+    request: Arc<Request>,
+    /// Tokens of each sequence at most, prompt included.
+    longest: usize,
+    /// By choice. None before the request has had a place in the batch, here or elsewhere: until then there is nothing but
+    /// its prompt.
     sequences: Vec<Sequence>,
-    prompt_tokens: usize,
-    /// Of these, the ones that the cache had.
+    /// Tokens of the prompt that the cache had.
     cached_prompt_tokens: usize,
     completion_tokens: usize,
     /// Sequences that have not ended.
     unfinished: usize,
-    /// Candidates beside each log probability.
-    top: usize,
     /// Those of the prompt, if they are wanted and not told yet.
     prompt_logprobs: Option<Vec<TokenLogprob>>,
     sink: Box<dyn Sink>,
     clock: Clock,
-    /// Its answer is of no use after this.
-    deadline: Option<Instant>,
     waits_to_the_end: bool,
     /// Whether a preemption was reported since the sequence's last token, by choice.
     reported_preempted: Vec<bool>,
@@ -65,47 +63,46 @@ struct Clock {
 }
 
 impl SequenceGroup {
-    /// The sequences of `request`, at most `longest` tokens each, prompt included, where they stand. What another engine
-    /// has told of them is not told again.
+    /// `request`, whose sequences are at most `longest` tokens each, prompt included. With `tells_prompt`, log probabilities
+    /// of the prompt come before the first token.
     pub(crate) fn new(
-        request: &Request,
+        request: Request,
         longest: usize,
-        tokenizer: &Tokenizer,
+        tells_prompt: bool,
         sink: Box<dyn Sink>,
     ) -> Self {
-        let sequences: Vec<_> = (0..request.num_sequences.get())
-            .map(|choice| Sequence::new(request, choice, longest, tokenizer))
-            .collect();
-        let reported_preempted = vec![false; sequences.len()];
-        let ended = request.resumed.iter().filter(|resumed| resumed.ended).count();
+        let count = request.num_sequences.get() as usize;
         Self {
-            unfinished: sequences.len() - ended.min(sequences.len()),
-            sequences,
-            prompt_tokens: request.prompt.len(),
+            unfinished: count,
+            longest,
+            sequences: Vec::new(),
             cached_prompt_tokens: 0,
-            completion_tokens: request.resumed.iter().map(|resumed| resumed.tokens.len()).sum(),
-            top: request.logprobs.top,
-            prompt_logprobs: request.tells_prompt().then(Vec::new),
+            completion_tokens: 0,
+            prompt_logprobs: tells_prompt.then(Vec::new),
             sink,
             clock: Clock::new(request.arrived),
-            deadline: request.deadline,
             waits_to_the_end: false,
-            reported_preempted,
+            reported_preempted: vec![false; count],
+            request: Arc::new(request),
         }
     }
 
     /// Takes what another engine has made, and answers the sequences that go on, with the tokens that each has. Those that
-    /// had reached their end are over with this.
+    /// had reached their end are over with this. What another engine has told of them is not told again.
     pub(crate) fn resume(
         &mut self,
-        resumed: &[Resumed],
+        resumed: Vec<Resumed>,
         tokenizer: &Tokenizer,
     ) -> Result<Vec<(u32, usize)>, Failure> {
+        self.sequences = Sequence::all(&self.request, self.longest, tokenizer);
+        let ended = resumed.iter().filter(|resumed| resumed.ended).count();
+        self.unfinished -= ended.min(self.unfinished);
+        self.completion_tokens = resumed.iter().map(|resumed| resumed.tokens.len()).sum();
         let mut open = Vec::new();
         for (choice, resumed) in (0..).zip(resumed).filter(|(_, resumed)| !resumed.ended) {
             let sequence = &mut self.sequences[choice as usize];
             match sequence.resume(resumed, tokenizer)? {
-                None => open.push((choice, sequence.tokens().len())),
+                None => open.push((choice, sequence.length())),
                 Some(reason) => drop(self.end(choice, reason, Instant::now())),
             }
         }
@@ -124,7 +121,7 @@ impl SequenceGroup {
 
     /// When its answer is of no use any more.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        self.request.deadline
     }
 
     /// From now on only its deadline ends it, not what seems likely before.
@@ -144,17 +141,31 @@ impl SequenceGroup {
 
     /// Tokens of its prompt.
     pub(crate) fn prompt_tokens(&self) -> usize {
-        self.prompt_tokens
+        self.request.prompt.len()
     }
 
     /// Prompt and everything drawn of one sequence.
-    pub(crate) fn tokens(&self, choice: u32) -> &[u32] {
-        self.sequences[choice as usize].tokens()
+    pub(crate) fn tokens(&self, choice: u32) -> SequenceTokens<'_> {
+        let sequence = self.sequences.get(choice as usize);
+        sequence.map_or_else(|| (&*self.request.prompt).into(), Sequence::tokens)
+    }
+
+    /// Prepares a sequence for the batch, unless it is in it.
+    pub(crate) fn enter(&mut self, choice: u32, tokenizer: &Tokenizer) {
+        if self.sequences.is_empty() {
+            self.sequences = Sequence::all(&self.request, self.longest, tokenizer);
+        }
+        if let Some(sequence) = self.sequences.get_mut(choice as usize) {
+            sequence.enter(tokenizer);
+        }
     }
 
     /// Notes that it takes part in `step`, which begins now.
     pub(crate) fn scheduled(&mut self, step: u64, now: Instant) {
-        self.clock.scheduled.get_or_insert(now);
+        if self.clock.scheduled.is_none() {
+            self.clock.scheduled = Some(now);
+            self.sink.scheduled();
+        }
         if self.clock.step.replace(step) != Some(step) {
             self.clock.steps += 1;
         }
@@ -164,8 +175,11 @@ impl SequenceGroup {
     /// not be sent more events than its channel holds.
     pub(crate) fn preempted(&mut self, choice: u32) {
         self.clock.preemptions += 1;
+        if let Some(sequence) = self.sequences.get_mut(choice as usize) {
+            sequence.leave();
+        }
         if let Some(reported) = self.reported_preempted.get_mut(choice as usize)
-            && !std::mem::replace(reported, true)
+            && !mem::replace(reported, true)
         {
             self.sink.send(Event::Preempted { choice });
         }
@@ -176,45 +190,36 @@ impl SequenceGroup {
         self.cached_prompt_tokens = tokens;
     }
 
-    /// How a device may draw the next tokens of a sequence, one after each of so many drafts and one before, if it may.
-    pub(crate) fn on_device(&self, choice: u32, drafts: usize, vocab: usize) -> Option<Vec<Draw>> {
-        self.sequences[choice as usize].on_device(drafts, vocab)
-    }
-
     /// Names its sequences.
     pub(crate) fn choices(&self) -> std::ops::Range<u32> {
-        0..self.sequences.len() as u32
+        0..self.request.num_sequences.get()
     }
 
-    /// A sequence, to propose what may follow.
-    pub(crate) fn sequence(&self, choice: u32) -> &Sequence {
-        &self.sequences[choice as usize]
+    /// A sequence, once there is more of it than the prompt.
+    pub(crate) fn sequence(&self, choice: u32) -> Option<&Sequence> {
+        self.sequences.get(choice as usize)
     }
 
-    /// Takes the rows that a slice wanted, and tells the client what comes of them: one token, and another one for each of
-    /// the slice's `drafts` that is what was drawn. Answers how many were drawn.
+    /// Takes what came of a slice: the rows after tokens of the prompt, and what was drawn, one token, and another one for
+    /// each of the slice's drafts that is what was drawn. Tells the client, and answers how many were drawn.
     pub(crate) fn advance(
         &mut self,
         slice: &Slice,
-        drafts: &[u32],
-        rows: &[Row],
+        prompt: &[Row],
+        drawn_tokens: DrawnTokens,
         tokenizer: &Tokenizer,
         now: Instant,
     ) -> (usize, Progress) {
-        let to_draw = if slice.samples { 1 + drafts.len() } else { 0 };
-        let (prompt, sampled) = rows.split_at(rows.len().saturating_sub(to_draw));
         let mut drawn = 0usize;
-        let mut advance = || {
+        let advance = || {
             self.note_prompt(slice, prompt)?;
             // Counted before the last draw, which may be the end that tells of them.
-            self.clock.drafted += drafts.len() as u32;
-            let guesses = drafts.iter().map(|id| Some(*id)).chain([None]);
-            for (row, guess) in sampled.iter().zip(guesses) {
+            self.clock.drafted += slice.drafts as u32;
+            for draw in drawn_tokens {
                 self.clock.accepted += u32::from(drawn > 0);
-                let (id, progress) = self.draw(slice.id.choice, *row, tokenizer, now)?;
+                let progress = self.append(slice.id.choice, draw?, tokenizer, now);
                 drawn += 1;
-                // The next row is what follows the guess, which is nobody's unless it was right.
-                if progress != Progress::GoesOn || guess != Some(id) {
+                if progress != Progress::GoesOn {
                     return Ok(progress);
                 }
             }
@@ -231,26 +236,26 @@ impl SequenceGroup {
     /// `slice.start + slice.length - slice.logits` on.
     fn note_prompt(&mut self, slice: &Slice, rows: &[Row]) -> Result<(), Failure> {
         let Some(known) = &mut self.prompt_logprobs else { return Ok(()) };
-        let tokens = self.sequences[slice.id.choice as usize].tokens();
         let first = slice.start + slice.length - slice.logits + 1;
-        for (position, row) in (first..).zip(rows) {
+        let tokens = self.request.prompt.get(first..).unwrap_or_default();
+        for ((position, token), row) in (first..).zip(tokens).zip(rows) {
             // A device draws after the last token of a slice alone, and that is not one of these.
             let Row::Logits(row) = row else { continue };
             check_finite(row, position)?;
-            known.push(TokenLogprob::of(row, tokens[position], self.top));
+            known.push(TokenLogprob::of(row, *token, self.request.logprobs.top));
         }
         Ok(())
     }
 
-    fn draw(
+    /// A sequence is one token longer, and perhaps at its end.
+    fn append(
         &mut self,
         choice: u32,
-        row: Row,
+        drawn: Drawn,
         tokenizer: &Tokenizer,
         now: Instant,
-    ) -> Result<(u32, Progress), Failure> {
-        let (token, reason) = self.sequences[choice as usize].draw(row, tokenizer)?;
-        let id = token.id;
+    ) -> Progress {
+        let (token, reason) = self.sequences[choice as usize].append(drawn, tokenizer);
         self.clock.first_token.get_or_insert(now);
         self.completion_tokens += 1;
         if let Some(reported) = self.reported_preempted.get_mut(choice as usize) {
@@ -258,14 +263,14 @@ impl SequenceGroup {
         }
         self.tell_prompt();
         self.sink.send(Event::Token(token));
-        Ok((id, reason.map_or(Progress::GoesOn, |reason| self.end(choice, reason, now))))
+        reason.map_or(Progress::GoesOn, |reason| self.end(choice, reason, now))
     }
 
     /// A sequence has ended, and perhaps the request.
     fn end(&mut self, choice: u32, reason: FinishReason, now: Instant) -> Progress {
         self.unfinished -= 1;
         let summary = (self.unfinished == 0).then(|| Summary {
-            prompt_tokens: self.prompt_tokens,
+            prompt_tokens: self.request.prompt.len(),
             cached_prompt_tokens: self.cached_prompt_tokens,
             completion_tokens: self.completion_tokens,
             timings: self.clock.timings(now),

@@ -2,6 +2,7 @@
 
 use std::{
     num::NonZeroU32,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Request {
     /// At least one token id below the vocabulary's size, and fewer than the longest sequence.
-    pub prompt: Vec<u32>,
+    /// All of its sequences share them.
+    pub prompt: Arc<[u32]>,
     /// How tokens are drawn; of several sequences, those of the first.
     pub sampling: Sampling,
     /// What is done to logits before.
@@ -244,6 +246,9 @@ pub enum Failure {
 pub trait Sink: Send {
     /// Takes an event.
     fn send(&mut self, event: Event);
+    /// The request takes part in a step for the first time: it does not wait any more. Called at most once, and not for
+    /// one that ends before.
+    fn scheduled(&mut self) {}
     /// Whether nobody listens any more; the request is dropped before the next step.
     fn is_closed(&self) -> bool;
 }

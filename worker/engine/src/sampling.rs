@@ -5,11 +5,13 @@
 //! softmax, and it depends on nothing but the request: not on the batch, the worker, or earlier draws.
 
 mod adjust;
+mod draws;
 mod keep;
 mod logprobs;
 mod sampler;
 
 pub use adjust::Adjustments;
+pub(crate) use draws::{DrawnTokens, Draws};
 pub use logprobs::{Logprobs, TokenLogprob};
 pub(crate) use sampler::{Drawn, Sampler};
 
@@ -55,8 +57,12 @@ impl Sampling {
 
     /// Draws the token at `position` of the sequence from `logits [vocab]`, finite or -∞ for tokens that may
     /// not come. Ties go to the lowest id.
-    fn pick(&self, logits: &[f32], position: usize) -> u32 {
+    pub fn pick(&self, logits: &[f32], position: usize) -> u32 {
         let draw = self.draw(position);
+        if self.temperature == 0.0 {
+            // The likeliest is always kept.
+            return draw.pick(logits, std::iter::empty());
+        }
         match keep::tokens(self, logits) {
             None => draw.pick(logits, 0..logits.len() as u32),
             Some(kept) => draw.pick(logits, kept.into_iter()),

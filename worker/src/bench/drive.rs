@@ -149,7 +149,7 @@ impl Driven {
         output: usize,
     ) -> Result<(), Error> {
         let request = Request {
-            prompt,
+            prompt: prompt.into(),
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             adjustments: Adjustments::default(),
             num_sequences: NonZeroU32::MIN,

@@ -208,7 +208,7 @@ fn requests(
         let mut prompt = model.tokenizer.encode(&story, true).map_err(|error| broken(&error))?;
         prompt.truncate(PROMPT);
         Ok(Request {
-            prompt,
+            prompt: prompt.into(),
             sampling: Sampling { temperature, seed: index, ..Sampling::default() },
             adjustments: Adjustments::default(),
             num_sequences: NonZeroU32::MIN,

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use stoker_ops::KV_BLOCK;
 
 use super::{
-    Block, BlockPool, Scope,
+    Block, BlockPool, Scope, SequenceTokens,
     content::{After, Content},
 };
 
@@ -22,9 +22,13 @@ pub struct Table {
 
 impl Table {
     /// The blocks that hold the beginning of `tokens` in `scope`, as far as they are known. Whole blocks only.
-    pub fn find(pool: &BlockPool, scope: &Scope, tokens: &[u32]) -> Self {
-        let mut table = Self::default();
-        for tokens in tokens.as_chunks().0 {
+    pub fn find<'a>(
+        pool: &BlockPool,
+        scope: &Scope,
+        tokens: impl Into<SequenceTokens<'a>>,
+    ) -> Self {
+        let (mut table, tokens) = (Self::default(), tokens.into());
+        while let Some(tokens) = tokens.block(table.kept) {
             let content = table.content(scope, tokens);
             let Some(block) = content.and_then(|content| pool.find(&content)) else { break };
             table.blocks.push(block);
@@ -35,8 +39,9 @@ impl Table {
 
     /// Keeps every block that is full of `tokens`, all of which are computed. Where others know a block of the same
     /// content, it takes the place of the sequence's own.
-    pub fn keep(&mut self, scope: &Scope, tokens: &[u32]) {
-        for tokens in tokens.as_chunks().0.iter().skip(self.kept) {
+    pub fn keep<'a>(&mut self, scope: &Scope, tokens: impl Into<SequenceTokens<'a>>) {
+        let tokens = tokens.into();
+        while let Some(tokens) = tokens.block(self.kept) {
             let Some(content) = self.content(scope, tokens) else { return };
             let Some(block) = self.blocks.get_mut(self.kept) else { return };
             block.keep(content);
@@ -66,19 +71,20 @@ impl Table {
         self.kept == other.kept && last(self) == last(other)
     }
 
-    /// Lets all blocks go.
+    /// Lets all blocks go, and the memory of their list: a sequence that waits may do so for long.
     pub fn clear(&mut self) {
         while self.blocks.pop().is_some() {}
+        self.blocks = Vec::new();
         self.kept = 0;
     }
 
     /// What the first block that is not kept holds when it is full of `tokens`.
-    fn content(&self, scope: &Scope, tokens: &[u32; KV_BLOCK]) -> Option<Content> {
+    fn content(&self, scope: &Scope, tokens: [u32; KV_BLOCK]) -> Option<Content> {
         let after = match self.kept.checked_sub(1) {
             None => After::Nothing(scope.clone()),
             Some(last) => After::Block(self.blocks[last].content()?),
         };
-        Some(Content { after, tokens: *tokens })
+        Some(Content { after, tokens })
     }
 }
 

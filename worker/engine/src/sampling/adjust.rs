@@ -92,11 +92,19 @@ impl Adjuster {
         self.wanted.bias.is_empty() && self.counts.is_empty() && !masks
     }
 
-    /// `logits [vocab]` as the token at `position` is to be drawn from them; copied only if something changes.
-    pub(super) fn apply<'a>(&self, logits: &'a [f32], position: usize) -> Cow<'a, [f32]> {
-        if self.changes_nothing(position) {
+    /// `logits [vocab]` as the token at `position` is to be drawn from them, if the output that was taken note of is
+    /// followed by `accepted`. Copied only if something changes.
+    pub(super) fn apply<'a>(
+        &self,
+        logits: &'a [f32],
+        position: usize,
+        accepted: &[u32],
+    ) -> Cow<'a, [f32]> {
+        let accepted = if self.wanted.output_matters() { accepted } else { &[] };
+        if self.changes_nothing(position) && accepted.is_empty() {
             return Cow::Borrowed(logits);
         }
+        let accepted_times = |token: &u32| accepted.iter().filter(|id| *id == token).count() as u32;
         let masked = if position < self.masked_until { &self.masked[..] } else { &[] };
         let mut adjusted = logits.to_vec();
         let mut change = |token: u32, to: &dyn Fn(f32) -> f32| {
@@ -108,7 +116,14 @@ impl Adjuster {
             change(*token, &|logit| logit + bias);
         }
         for (token, count) in &self.counts {
-            change(*token, &|logit| self.wanted.penalised(logit, *count));
+            let count = count + accepted_times(token);
+            change(*token, &|logit| self.wanted.penalised(logit, count));
+        }
+        for (i, token) in accepted.iter().enumerate() {
+            if !self.counts.contains_key(token) && !accepted[..i].contains(token) {
+                let count = accepted_times(token);
+                change(*token, &|logit| self.wanted.penalised(logit, count));
+            }
         }
         for token in masked {
             change(*token, &|_| f32::NEG_INFINITY);
@@ -126,8 +141,15 @@ mod tests {
     /// What `wanted` makes of the logits after this prompt and output.
     fn after(wanted: Adjustments, prompt: &[u32], output: &[u32]) -> Vec<f32> {
         let mut adjuster = Adjuster::new(wanted, prompt, Vec::new(), 0);
-        output.iter().for_each(|token| adjuster.push(*token));
-        adjuster.apply(&LOGITS, prompt.len() + output.len()).into_owned()
+        let end = prompt.len() + output.len();
+        let apply =
+            |adjuster: &Adjuster, accepted| adjuster.apply(&LOGITS, end, accepted).into_owned();
+        let at_once = apply(&adjuster, output);
+        for i in 0..output.len() {
+            adjuster.push(output[i]);
+            assert_eq!(apply(&adjuster, &output[i + 1..]), at_once, "{i} are taken note of");
+        }
+        at_once
     }
 
     #[test]
@@ -175,8 +197,8 @@ mod tests {
     fn masked_tokens_come_free_at_their_position() {
         let adjuster = Adjuster::new(Adjustments::default(), &[1], vec![5, 0], 4);
         let masked = [f32::NEG_INFINITY, -2.0, 0.5, 0.0, -1.0, f32::NEG_INFINITY];
-        assert_eq!(*adjuster.apply(&LOGITS, 3), masked);
-        assert!(matches!(adjuster.apply(&LOGITS, 4), Cow::Borrowed(_)));
+        assert_eq!(*adjuster.apply(&LOGITS, 3, &[]), masked);
+        assert!(matches!(adjuster.apply(&LOGITS, 4, &[5]), Cow::Borrowed(_)));
     }
 
     #[test]
@@ -184,7 +206,7 @@ mod tests {
         let mut adjuster = Adjuster::new(Adjustments::default(), &[1, 2, 3], vec![2], 0);
         adjuster.push(4);
         assert!(adjuster.counts.is_empty());
-        assert!(matches!(adjuster.apply(&LOGITS, 4), Cow::Borrowed(_)));
+        assert!(matches!(adjuster.apply(&LOGITS, 4, &[5]), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -1,8 +1,19 @@
 //! Which tokens may be drawn: top-k, then top-p of these, then min-p of these.
+//!
+//! [`sorted`] defines it. What is kept here is the same to the last token, with less work: only tokens at the border of what
+//! is kept are sorted, and where rounding could decide there, the definition does.
 
-use std::cmp::Ordering;
+mod ranks;
+mod sorted;
+#[cfg(test)]
+mod tests;
+
+use ranks::{NEGLIGIBLE, Ranks, Scale};
 
 use super::Sampling;
+
+/// Wider than all rounding of a distance from the likeliest.
+const BAND: f64 = 1e-9;
 
 /// Whether all tokens of a vocabulary of this size are kept, whatever their logits.
 pub(super) fn all(sampling: &Sampling, vocab: usize) -> bool {
@@ -10,42 +21,60 @@ pub(super) fn all(sampling: &Sampling, vocab: usize) -> bool {
     !(top_k || sampling.top_p < 1.0 || sampling.min_p > 0.0)
 }
 
-/// The tokens that are kept, or `None` for all of `logits [vocab]`.
+/// The tokens that are kept, in no order, or `None` for all of `logits [vocab]`.
 pub(super) fn tokens(sampling: &Sampling, logits: &[f32]) -> Option<Vec<u32>> {
     if all(sampling, logits.len()) {
         return None;
     }
-    let top_k = (1..logits.len()).contains(&sampling.top_k);
-    let (top_p, min_p) = (sampling.top_p < 1.0, sampling.min_p > 0.0);
-    let likelier = |a: &u32, b: &u32| -> Ordering {
-        logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
+    let Some(scale) = Scale::new(sampling, logits) else {
+        return Some(sorted::tokens(sampling, logits));
     };
-    let mut kept: Vec<u32> = (0..logits.len() as u32).collect();
-    if top_k {
-        kept.select_nth_unstable_by(sampling.top_k - 1, likelier);
-        kept.truncate(sampling.top_k);
+    if (1..logits.len()).contains(&sampling.top_k) {
+        return Some(sorted::tokens(sampling, logits));
     }
-    if top_p || min_p {
-        kept.sort_unstable_by(likelier);
-        let scaled =
-            |token: u32| f64::from(logits[token as usize]) / f64::from(sampling.temperature);
-        // Weights relative to the likeliest, which is first.
-        let peak = scaled(kept[0]);
-        let weights: Vec<f64> = kept.iter().map(|t| libm::exp(scaled(*t) - peak)).collect();
-        if top_p {
-            let enough = f64::from(sampling.top_p) * weights.iter().sum::<f64>();
-            let mut sum = 0.0;
-            let before = weights.iter().take_while(|w| {
-                let go_on = sum < enough;
-                sum += **w;
-                go_on
-            });
-            kept.truncate(before.count().max(1));
-        }
-        if min_p {
-            let above = weights.iter().take_while(|w| **w >= f64::from(sampling.min_p));
-            kept.truncate(above.count().max(1));
+    let above = |beyond: f32| {
+        (0u32..).zip(logits).filter(|(_, logit)| **logit > beyond).map(|(token, _)| token).collect()
+    };
+    if sampling.min_p > 0.0 && sampling.top_p >= 1.0 {
+        let near = above(scale.logit_beyond(border(sampling).max(0.0) + BAND));
+        return Some(likely_enough(sampling, scale, logits, near));
+    }
+    let nucleus = Ranks::new(scale, logits).nucleus(f64::from(sampling.top_p));
+    Some(match nucleus {
+        Some(kept) if sampling.min_p > 0.0 => likely_enough(sampling, scale, logits, kept),
+        Some(kept) => kept,
+        None => sorted::likeliest(sampling, logits, above(scale.logit_beyond(NEGLIGIBLE))),
+    })
+}
+
+/// The distance from the likeliest from which on tokens are less than min-p times as likely.
+fn border(sampling: &Sampling) -> f64 {
+    -libm::log(f64::from(sampling.min_p))
+}
+
+/// Those of `candidates` that min-p leaves, at least the likeliest. All that are not candidates are less likely.
+fn likely_enough(
+    sampling: &Sampling,
+    scale: Scale,
+    logits: &[f32],
+    candidates: Vec<u32>,
+) -> Vec<u32> {
+    let border = border(sampling);
+    let distance = |token: u32| scale.distance(logits[token as usize]);
+    let (mut kept, mut close) = (Vec::new(), Vec::new());
+    for token in &candidates {
+        let distance = distance(*token);
+        if distance < border - BAND {
+            kept.push(*token);
+        } else if distance <= border + BAND {
+            close.push(*token);
         }
     }
-    Some(kept)
+    close.sort_unstable_by(sorted::likelier(logits));
+    let is_enough = |token: &u32| libm::exp(-distance(*token)) >= f64::from(sampling.min_p);
+    kept.extend(close.into_iter().take_while(is_enough));
+    if kept.is_empty() {
+        kept.extend(candidates.into_iter().min_by(sorted::likelier(logits)));
+    }
+    kept
 }

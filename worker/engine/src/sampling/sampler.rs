@@ -37,7 +37,7 @@ impl Sampler {
         Self { sampling, adjuster, logprobs }
     }
 
-    /// Takes note of a token that was drawn elsewhere.
+    /// Takes note of a token of the output.
     pub(crate) fn push(&mut self, id: u32) {
         self.adjuster.push(id);
     }
@@ -54,18 +54,21 @@ impl Sampler {
         plain.then(|| self.sampling.draw(position))
     }
 
-    /// Draws the token at `position` of the sequence from its row, and takes note of it.
-    pub(crate) fn draw(&mut self, row: Row, position: usize) -> Result<Drawn, Failure> {
+    /// Draws the token at `position` of the sequence from its row. The output that was taken note of is followed by
+    /// `accepted`.
+    pub(crate) fn draw(
+        &self,
+        row: Row,
+        position: usize,
+        accepted: &[u32],
+    ) -> Result<Drawn, Failure> {
         let logits = match row {
-            Row::Drawn(id) => {
-                self.adjuster.push(id);
-                return Ok(Drawn { id, logprob: None });
-            }
+            Row::Drawn(id) => return Ok(Drawn { id, logprob: None }),
             Row::Logits(logits) => logits,
         };
         check_finite(logits, position)?;
-        let id = self.sampling.pick(&self.adjuster.apply(logits, position), position);
-        self.adjuster.push(id);
+        let adjusted = self.adjuster.apply(logits, position, accepted);
+        let id = self.sampling.pick(&adjusted, position);
         let wanted = self.logprobs.output;
         let logprob = wanted.then(|| TokenLogprob::of(logits, id, self.logprobs.top));
         Ok(Drawn { id, logprob })
@@ -78,7 +81,7 @@ impl Sampler {
             Row::Drawn(id) => Some(id),
             Row::Logits(logits) => {
                 check_finite(logits, position).ok()?;
-                Some(self.sampling.pick(&self.adjuster.apply(logits, position), position))
+                Some(self.sampling.pick(&self.adjuster.apply(logits, position, &[]), position))
             }
         }
     }
@@ -104,9 +107,9 @@ mod tests {
             ..Adjustments::default()
         };
         let logprobs = Logprobs { output: true, prompt: false, top: 3 };
-        let mut sampler = Sampler::new(sampling, adjustments, logprobs, &[1, 0], vec![0], 9);
+        let sampler = Sampler::new(sampling, adjustments, logprobs, &[1, 0], vec![0], 9);
         assert_eq!(
-            sampler.draw(Row::Logits(&logits), 2).unwrap(),
+            sampler.draw(Row::Logits(&logits), 2, &[]).unwrap(),
             Drawn { id: 1, logprob: Some(plain) }
         );
     }
@@ -145,8 +148,12 @@ mod tests {
         let adjustments = Adjustments { presence_penalty: 0.2, ..Adjustments::default() };
         let none = Logprobs::default();
         let mut sampler = Sampler::new(Sampling::greedy(), adjustments, none, &[0], vec![], 0);
-        let drawn: Vec<_> =
-            (1..5).map(|at| sampler.draw(Row::Logits(&logits), at).unwrap().id).collect();
+        let mut draw = |at| {
+            let id = sampler.draw(Row::Logits(&logits), at, &[]).unwrap().id;
+            sampler.push(id);
+            id
+        };
+        let drawn: Vec<_> = (1..5).map(&mut draw).collect();
         assert_eq!(drawn, [0, 1, 0, 0], "each but the last two is lowered once");
     }
 
@@ -160,8 +167,9 @@ mod tests {
         for position in 1..40 {
             let guess = sampler.guess(Row::Logits(&logits), position);
             assert_eq!(sampler.guess(Row::Logits(&logits), position), guess);
-            let drawn = sampler.draw(Row::Logits(&logits), position).unwrap();
+            let drawn = sampler.draw(Row::Logits(&logits), position, &[]).unwrap();
             assert_eq!(guess, Some(drawn.id));
+            sampler.push(drawn.id);
         }
         assert_eq!(sampler.guess(Row::Logits(&[0.0, f32::NAN]), 40), None);
         assert_eq!(sampler.guess(Row::Drawn(3), 40), Some(3));
@@ -171,8 +179,8 @@ mod tests {
     fn not_a_number_is_named() {
         let none = Logprobs::default();
         let greedy = Sampling::greedy();
-        let mut sampler = Sampler::new(greedy, Adjustments::default(), none, &[0], vec![], 0);
+        let sampler = Sampler::new(greedy, Adjustments::default(), none, &[0], vec![], 0);
         let failure = Failure::NotFinite { token: 1, position: 4 };
-        assert_eq!(sampler.draw(Row::Logits(&[0.0, f32::NAN]), 4), Err(failure));
+        assert_eq!(sampler.draw(Row::Logits(&[0.0, f32::NAN]), 4, &[]), Err(failure));
     }
 }

@@ -5,7 +5,7 @@ use std::{mem, ops::Range};
 use stoker_ops::KV_BLOCK;
 
 use super::{Lookup, Plan, SequenceId, Size, Slice, isolation::ISOLATED_TOKENS};
-use crate::blocks::{Scope, Table};
+use crate::blocks::{Scope, SequenceTokens, Table};
 
 /// What is left of a step's limits.
 pub(super) struct Budget {
@@ -194,11 +194,16 @@ impl Entry {
 
     /// Records that a slice of its `tokens` ran, and that so many were drawn: of its drafts, those before the last one drawn
     /// held. Answers the sequences that part from this one because its prompt is computed now.
-    pub(super) fn ran(&mut self, slice: &Slice, drawn: usize, tokens: &[u32]) -> Vec<Self> {
+    pub(super) fn ran(
+        &mut self,
+        slice: &Slice,
+        drawn: usize,
+        tokens: SequenceTokens<'_>,
+    ) -> Vec<Self> {
         let held = drawn.saturating_sub(1);
         // What the cache has of other drafts is overwritten when their places are known.
         self.computed += slice.length - slice.drafts + held;
-        self.table.keep(&self.scope, tokens.get(..self.computed).unwrap_or_default());
+        self.table.keep(&self.scope, tokens.first(self.computed));
         self.known += drawn;
         self.drafts = 0;
         let wanted = &mut self.prompt_logits;

@@ -3,12 +3,12 @@
 use stoker_ops::KV_BLOCK;
 
 use super::{Entry, Plan, Scheduler, SequenceId};
-use crate::blocks::{BlockPool, Scope, Table};
+use crate::blocks::{BlockPool, Scope, SequenceTokens, Table};
 
 /// The tokens of sequences: what their blocks are known by.
 pub trait Texts {
     /// All that are known of a sequence: prompt, then everything drawn.
-    fn tokens(&self, id: SequenceId) -> &[u32];
+    fn tokens(&self, id: SequenceId) -> SequenceTokens<'_>;
 }
 
 /// What the cache had of a prompt when its request first got a place.
@@ -24,8 +24,7 @@ pub struct Lookup {
 
 /// What the cache has of a sequence that waits.
 pub(super) fn found(blocks: &BlockPool, entry: &Entry, texts: &dyn Texts) -> Table {
-    let readable = texts.tokens(entry.id).get(..entry.readable()).unwrap_or_default();
-    Table::find(blocks, &entry.scope, readable)
+    Table::find(blocks, &entry.scope, texts.tokens(entry.id).first(entry.readable()))
 }
 
 /// Whether somebody computes in this step what comes after `found` in a sequence that waits, so that it will find that too.
@@ -36,17 +35,17 @@ pub(super) fn is_computed_now(
     plan: &Plan,
     texts: &dyn Texts,
 ) -> bool {
-    let next = found.len() * KV_BLOCK..(found.len() + 1) * KV_BLOCK;
-    let Some(tokens) = texts.tokens(entry.id).get(next.clone()) else { return false };
+    let next = found.len();
+    let Some(tokens) = texts.tokens(entry.id).block(next) else { return false };
     let computes_it = |other: &Entry| {
         other.scope == entry.scope
             && other.table.same_kept(found)
             // One whose logits are wanted may be slow.
             && !other.wants_prompt_logits()
-            && texts.tokens(other.id).get(next.clone()) == Some(tokens)
+            && texts.tokens(other.id).block(next) == Some(tokens)
             && plan.slices.iter().any(|slice| slice.id == other.id)
     };
-    next.end <= entry.readable() && running.iter().any(computes_it)
+    (next + 1) * KV_BLOCK <= entry.readable() && running.iter().any(computes_it)
 }
 
 impl Scheduler {
@@ -54,10 +53,9 @@ impl Scheduler {
     /// is there begins alike.
     pub fn surely_computed(&self, scope: &Scope, prompt: &[u32], texts: &dyn Texts) -> usize {
         let readable = &prompt[..prompt.len().saturating_sub(1)];
-        let Some(first) = readable.get(..KV_BLOCK) else { return prompt.len() };
-        let begins_alike = |other: &Entry| {
-            other.scope == *scope && texts.tokens(other.id).get(..KV_BLOCK) == Some(first)
-        };
+        let Some(first) = SequenceTokens::from(readable).block(0) else { return prompt.len() };
+        let begins_alike =
+            |other: &Entry| other.scope == *scope && texts.tokens(other.id).block(0) == Some(first);
         let mut others = self.running.iter().chain(self.waiting.iter());
         let blocks = if others.any(begins_alike) {
             readable.len() / KV_BLOCK

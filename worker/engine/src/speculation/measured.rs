@@ -91,7 +91,8 @@ impl Target {
             computed = told.tokens.len();
             let mut accepted = 0;
             for (i, row) in outcome.rows().enumerate() {
-                let token = sampler.draw(row, told.tokens.len()).unwrap().id;
+                let token = sampler.draw(row, told.tokens.len(), &[]).unwrap().id;
+                sampler.push(token);
                 told.tokens.push(token);
                 if token == eos || proposal.get(i) != Some(&token) {
                     break;

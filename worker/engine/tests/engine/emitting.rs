@@ -19,7 +19,7 @@ fn stream(
     stops: &[&str],
     keep: bool,
 ) -> (String, Option<String>) {
-    let stops = stops.iter().map(|s| (*s).to_owned()).collect();
+    let stops: Vec<_> = stops.iter().map(|s| (*s).to_owned()).collect();
     let mut emitter = Emitter::new(tokenizer, &[1], stops, keep);
     let mut text = String::new();
     for id in ids {

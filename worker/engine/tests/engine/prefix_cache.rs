@@ -103,8 +103,8 @@ fn warm_equals_cold_where_blocks_are_forgotten_and_sequences_preempted() {
 fn an_answer_goes_on_alike_where_its_prompt_is_known() {
     for model in stories_in_all() {
         for request in resuming::requests() {
-            let prompt = [text(1, 40), request.prompt.clone()].concat();
-            let request = Request { prompt, ..request };
+            let prompt = [text(1, 40).as_slice(), &request.prompt].concat();
+            let request = Request { prompt: prompt.into(), ..request };
             let mut engine = Engine::new(model.clone(), ROOMY);
             let whole = run_on(&mut engine, std::slice::from_ref(&request))[0].events();
             let choices = request.num_sequences.get();

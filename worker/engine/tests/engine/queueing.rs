@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use stoker_engine::{
     Scope,
-    blocks::BlockPool,
+    blocks::{BlockPool, SequenceTokens},
     scheduler::{Limits, Refused, Scheduler, SequenceId, Size, Slice, Standing, Texts},
 };
 
@@ -19,8 +19,8 @@ const LIMITS: Limits = Limits {
 struct Nothing;
 
 impl Texts for Nothing {
-    fn tokens(&self, _: SequenceId) -> &[u32] {
-        &[]
+    fn tokens(&self, _: SequenceId) -> SequenceTokens<'_> {
+        SequenceTokens::default()
     }
 }
 

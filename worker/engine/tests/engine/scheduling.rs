@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use stoker_engine::{
     Scope,
-    blocks::{Block, BlockPool},
+    blocks::{Block, BlockPool, SequenceTokens},
     scheduler::{
         ISOLATED_TOKENS, Limits, Refused, Scheduler, SequenceId, Size, Slice, Standing, Texts,
     },
@@ -17,8 +17,8 @@ static TEXTS: LazyLock<Apart> =
 struct Apart(Vec<Vec<u32>>);
 
 impl Texts for Apart {
-    fn tokens(&self, id: SequenceId) -> &[u32] {
-        &self.0[id.request as usize % 10]
+    fn tokens(&self, id: SequenceId) -> SequenceTokens<'_> {
+        (&self.0[id.request as usize % 10]).into()
     }
 }
 

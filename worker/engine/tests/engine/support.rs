@@ -158,7 +158,7 @@ pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request
     let stopping =
         Stopping { max_tokens: Some(max_tokens), ignore_eos: true, ..Stopping::default() };
     Request {
-        prompt: prompt.to_vec(),
+        prompt: prompt.into(),
         sampling,
         adjustments: Adjustments::default(),
         num_sequences: NonZeroU32::MIN,

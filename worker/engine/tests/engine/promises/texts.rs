@@ -7,6 +7,7 @@ use std::{
 
 use stoker_engine::{
     Scope,
+    blocks::SequenceTokens,
     scheduler::{Lookup, SequenceId, Size, Standing, Texts},
 };
 
@@ -65,7 +66,10 @@ pub struct Known {
 pub struct Alive(pub BTreeMap<u64, Known>);
 
 impl Texts for Alive {
-    fn tokens(&self, id: SequenceId) -> &[u32] {
-        &self.0[&id.request].texts[&id.choice].tokens
+    fn tokens(&self, id: SequenceId) -> SequenceTokens<'_> {
+        let tokens = &self.0[&id.request].texts[&id.choice].tokens;
+        // Wherever the prompt ends, the two parts are one text.
+        let (prompt, drawn) = tokens.split_at(tokens.len() / 2);
+        SequenceTokens::new(prompt, drawn)
     }
 }
