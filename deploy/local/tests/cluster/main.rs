@@ -9,6 +9,7 @@ mod configuration;
 mod contract;
 mod departures;
 mod discovery;
+mod empty_variables;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
 mod load_test;
