@@ -1,6 +1,6 @@
 //! `stoker-router`: the command line of the router.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use stoker_router::RouterConfig;
@@ -10,7 +10,7 @@ use stoker_shared::{
         self, Address,
         etcd::{self, EtcdConfig},
     },
-    serve,
+    serve::{self, ListenAddress},
     shutdown::Signals,
     telemetry::{Telemetry, TelemetryArgs},
 };
@@ -24,9 +24,9 @@ Examples:
   Two workers on this machine:
     stoker-router --workers 127.0.0.1:50052,127.0.0.1:50053
   Reachable from elsewhere, logs for a machine:
-    stoker-router --listen 0.0.0.0:50051 --workers worker-0:50052 --log-format json
+    stoker-router --listen :50051 --workers worker-0:50052 --log-format json
   Metrics for Prometheus, traces for a collector:
-    stoker-router --workers worker-0:50052 --metrics-listen 0.0.0.0:9090 --otlp-endpoint http://otel:4317
+    stoker-router --workers worker-0:50052 --metrics-listen :9090 --otlp-endpoint http://otel:4317
   Workers that come and go, found through etcd:
     stoker-router --etcd http://etcd-0:2379,http://etcd-1:2379
   Shed early under load:
@@ -38,7 +38,7 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "stoker-router", version = stoker_shared::VERSION, after_help = EXAMPLES)]
 struct Cli {
-    /// Where to serve gRPC; port 0 takes any free one
+    /// Where to serve gRPC: HOST:PORT, or :PORT for every interface; port 0 takes any free one
     #[arg(
         long,
         env = "STOKER_LISTEN",
@@ -46,7 +46,7 @@ struct Cli {
         value_name = "ADDR",
         help_heading = "Network"
     )]
-    listen: SocketAddr,
+    listen: ListenAddress,
 
     /// The workers to send to, as host:port, separated by commas; or let --etcd find them
     #[arg(

@@ -1,23 +1,26 @@
 //! How both processes listen: bind with a clear error, a server with sane limits, health, reflection.
 
-use std::{io, net::SocketAddr, time::Duration};
+mod bind;
+mod health;
+mod listen_address;
+
+use std::{io, time::Duration};
 
 use futures::{Stream, TryStreamExt};
-use stoker_proto::{FILE_DESCRIPTOR_SET, SERVICES};
+use stoker_proto::FILE_DESCRIPTOR_SET;
 use tokio::net::{TcpListener, TcpStream};
 use tonic::{
     server::NamedService,
     service::{InterceptorLayer, Routes, RoutesBuilder},
     transport::{Server, server::TcpIncoming},
 };
-use tonic_health::{
-    ServingStatus,
-    pb::health_server::{Health, HealthServer},
-    server::HealthReporter,
-};
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
 
 use crate::{batched::Batched, deadline};
+pub use bind::{BindError, bind, bind_for};
+pub use health::{HealthState, Readiness};
+pub use listen_address::{ListenAddress, NotAListenAddress};
 
 /// The largest request that is read, in bytes. A longer one is refused by gRPC with OUT_OF_RANGE.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -33,42 +36,6 @@ const MAX_EARLY_RESETS: usize = 1_024;
 /// Pings find a peer that is gone without a word.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why a process cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Somebody else is there.
-    #[error("{flag} {address}: the port is in use; choose another, or port 0 for any free one")]
-    InUse {
-        /// Who asked for it.
-        flag: &'static str,
-        /// What was asked for.
-        address: SocketAddr,
-    },
-    /// Anything else.
-    #[error("{flag} {address}: {source}")]
-    Other {
-        /// Who asked for it.
-        flag: &'static str,
-        /// What was asked for.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-/// Listens on the `address` of `--listen`.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    bind_for("--listen", address).await
-}
-
-/// Listens on the `address` of `flag`, which errors name.
-pub async fn bind_for(flag: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse { flag, address },
-        _ => BindError::Other { flag, address, source },
-    })
-}
 
 /// Connections of `listener`, without Nagle's delay: tokens are small and late ones are felt. Those that are
 /// ready at once leave in one write.
@@ -87,37 +54,6 @@ pub fn server() -> Server<Stack<InterceptorLayer<NoteArrival>, Identity>> {
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
         .http2_max_pending_accept_reset_streams(Some(MAX_EARLY_RESETS))
         .layer(InterceptorLayer::new(deadline::note_arrival as NoteArrival))
-}
-
-/// The health of a process: `""` and every service of the contract go up and down together.
-#[derive(Clone)]
-pub struct HealthState(HealthReporter);
-
-impl HealthState {
-    /// A reporter and its service. Every name is registered now, since tonic-health's `Watch` answers
-    /// NOT_FOUND to a name that it learns later.
-    pub async fn new() -> (Self, HealthServer<impl Health>) {
-        let (reporter, service) = tonic_health::server::health_reporter();
-        let state = Self(reporter);
-        state.set_serving(false).await;
-        (state, service)
-    }
-
-    /// Tells probes and watchers whether new calls are welcome.
-    pub async fn set_serving(&self, serving: bool) {
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for name in SERVICES.into_iter().chain([""]) {
-            self.0.set_service_status(name, status).await;
-        }
-    }
-
-    /// Ends every `Watch`, which would keep its connection open for ever.
-    pub async fn end_watches(&self) {
-        let mut reporter = self.0.clone();
-        for name in SERVICES.into_iter().chain([""]) {
-            reporter.clear_service_status(name).await;
-        }
-    }
 }
 
 /// Collects the services of a process and adds reflection, v1 and the v1alpha that older clients ask for.

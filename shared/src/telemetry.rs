@@ -10,8 +10,6 @@ pub mod metrics;
 pub mod names;
 pub mod trace;
 
-use std::net::SocketAddr;
-
 use clap::Args;
 use prometheus_client::{
     metrics::{counter::Counter, info::Info},
@@ -21,7 +19,10 @@ use tokio::net::TcpListener;
 
 pub use log::{LogArgs, LogFormat, init};
 
-use crate::{VERSION, serve};
+use crate::{
+    VERSION,
+    serve::{self, ListenAddress},
+};
 use export::Exporter;
 
 /// What to tell, and to whom.
@@ -36,9 +37,9 @@ pub struct TelemetryArgs {
     #[arg(long, env = "STOKER_OTLP_ENDPOINT", value_name = "URL", help_heading = "Telemetry")]
     pub otlp_endpoint: Option<String>,
 
-    /// Serve metrics over HTTP, at /metrics, for Prometheus; port 0 takes any free one [default: nowhere]
+    /// Serve metrics over HTTP, at /metrics, for Prometheus; as --listen [default: nowhere]
     #[arg(long, env = "STOKER_METRICS_LISTEN", value_name = "ADDR", help_heading = "Telemetry")]
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<ListenAddress>,
 }
 
 /// The telemetry of a process that runs.
@@ -57,10 +58,10 @@ impl Telemetry {
         level: &str,
     ) -> Result<Self, String> {
         log::init(&args.log, level)?;
-        let listener = match args.metrics_listen {
+        let listener = match &args.metrics_listen {
             None => None,
             Some(address) => {
-                let bound = serve::bind_for("--metrics-listen", address).await;
+                let bound = serve::bind_for("--metrics-listen", address.clone()).await;
                 Some(bound.map_err(|error| error.to_string())?)
             }
         };

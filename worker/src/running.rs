@@ -8,7 +8,7 @@ use stoker_proto::v1::{
     ModelInfo, control_server::ControlServer, inference_server::InferenceServer,
 };
 use stoker_shared::{
-    serve::{self, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES},
+    serve::{self, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES, Readiness},
     validate,
 };
 use tokio::net::TcpListener;
@@ -28,6 +28,9 @@ use crate::{
 
 /// Connections have this long to say goodbye once their streams are over.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why a worker that stops is not ready.
+const DRAINING: &str = "draining";
 
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +135,7 @@ pub async fn start(
     let serving = serve::server()
         .add_routes(routes)
         .serve_with_incoming_shutdown(serve::incoming(listener), stop.clone().cancelled_owned());
-    health.set_serving(true).await;
+    health.set_serving().await;
     let reporter = health.clone();
     let mut draining = inflight.draining();
     tokio::spawn(async move {
@@ -143,12 +146,12 @@ pub async fn start(
             () = &mut engine_ends => {}
             // However the drain began, probes are told.
             () = async { drop(draining.wait_for(|draining| *draining).await) } => {
-                reporter.set_serving(false).await;
+                reporter.set_not_serving(DRAINING).await;
                 engine_ends.await;
             }
         }
         ended.cancel();
-        reporter.set_serving(false).await;
+        reporter.set_not_serving("the engine has ended").await;
     });
     Ok(RunningWorker {
         id,
@@ -175,6 +178,11 @@ impl RunningWorker {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether it takes requests, else why not: what gRPC health tells.
+    pub fn readiness(&self) -> Readiness {
+        self.health.readiness()
     }
 
     /// Adds its metrics to `registry`.
@@ -206,7 +214,7 @@ impl RunningWorker {
     /// Drains and stops: tells health watchers first, refuses new calls, lets running streams finish for
     /// `timeout`, and ends those that are left with UNAVAILABLE. Answers how many that were.
     pub async fn shutdown(self, timeout: Duration) -> usize {
-        self.health.set_serving(false).await;
+        self.health.set_not_serving(DRAINING).await;
         let unfinished = self.inflight.drain(Some(timeout)).await;
         self.inflight.cut_off();
         self.health.end_watches().await;

@@ -12,6 +12,7 @@ mod discovery;
 mod empty_variables;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
+mod listening;
 mod load_test;
 mod prefix_cache;
 mod sampling;
