@@ -106,7 +106,7 @@ fn wrong_sources(cli: &Cli) -> Option<(ErrorKind, &'static str)> {
 }
 
 async fn run(cli: Cli) -> Result<ExitCode, String> {
-    let mut telemetry = Telemetry::start("stoker-router", &cli.telemetry, "info").await?;
+    let telemetry = Telemetry::start("stoker-router", &cli.telemetry, "info", "starting").await?;
     let mut signals = Signals::catch().map_err(|error| error.to_string())?;
     let listener = serve::bind(cli.listen).await.map_err(|error| error.to_string())?;
 
@@ -121,7 +121,7 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
     let router = stoker_router::start(cli.router, changes, listener)
         .await
         .map_err(|error| error.to_string())?;
-    telemetry.serve_metrics(|registry| router.register_metrics(registry));
+    telemetry.follow(router.readiness(), |registry| router.register_metrics(registry));
     info!(address = %router.address(), workers, "listening");
 
     let signal = signals.next().await;

@@ -132,8 +132,9 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     let usage = |message: String| (USAGE, message);
-    let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info").await;
-    let mut telemetry = telemetry.map_err(usage)?;
+    let busy = "loading the model";
+    let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info", busy).await;
+    let telemetry = telemetry.map_err(usage)?;
     let simulated = cli.simulate.map(|device| ModelSource::Simulated(device.0));
     let Some(source) = simulated.or(cli.model) else {
         let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, or \
@@ -167,7 +168,7 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
         stoker_worker::start(cli.worker, Arc::new(model), name.clone(), Some(id), listener)
             .await
             .map_err(|error| usage(error.to_string()))?;
-    telemetry.serve_metrics(|registry| worker.register_metrics(registry));
+    telemetry.follow(worker.readiness(), |registry| worker.register_metrics(registry));
     info!(address = %worker.address(), worker = worker.id(), model = name, parameters, digest, "serving");
     let announcement = cli.announce.announce(address, &worker);
 

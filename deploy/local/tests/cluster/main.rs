@@ -15,6 +15,7 @@ mod etcd_server;
 mod listening;
 mod load_test;
 mod prefix_cache;
+mod probes;
 mod sampling;
 mod simulated;
 mod support;
