@@ -70,8 +70,9 @@ pub struct RouterConfig {
     )]
     pub tenant_queue_size: u32,
 
-    /// The most urgent priority of a tenant's requests, as NAME=N, from 0 to 1000, and *=N for all other tenants;
-    /// requests that ask for more get N. Without a rule, requests have what they ask for
+    /// The most urgent priority of a tenant's requests, as NAME=N, from 0, the most urgent, to 1000, and *=N for all
+    /// other tenants; requests that ask for more get N. Without a rule, a tenant's requests get 100 at most, what those
+    /// have that ask for nothing
     #[arg(
         long,
         env = "STOKER_TENANT_PRIORITY",

@@ -32,7 +32,7 @@ Examples:
   Shed early under load:
     stoker-router --workers worker-0:50052 --max-concurrent 256 --queue-size 64 --queue-timeout 2s
   Tenants that get equal shares, and one that may go before them:
-    stoker-router --workers worker-0:50052 --tenant-header x-tenant --tenant-priority 'ops=0,*=100'";
+    stoker-router --workers worker-0:50052 --tenant-header x-tenant --tenant-priority ops=0";
 
 /// Balances Generate calls over workers.
 #[derive(Debug, Parser)]
