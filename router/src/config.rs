@@ -82,6 +82,11 @@ pub struct RouterConfig {
     )]
     pub tenant_priority: Vec<TenantPriority>,
 
+    /// Leave `usage.cached_prompt_tokens` at 0 for clients: where neither tenants nor salts divide them, it tells what
+    /// others sent. Metrics and traces have it all the same
+    #[arg(long, env = "STOKER_HIDE_CACHED_TOKENS", help_heading = "Admission")]
+    pub hide_cached_tokens: bool,
+
     /// Memory for requests that wait or run; beyond it they are refused with RESOURCE_EXHAUSTED
     #[arg(
         long,
@@ -125,6 +130,7 @@ impl Default for RouterConfig {
             tenant_header: None,
             tenant_queue_size: 256,
             tenant_priority: Vec::new(),
+            hide_cached_tokens: false,
             max_request_memory: ByteSize::gib(1),
             health: HealthConfig::default(),
             resume: ResumeConfig::default(),
