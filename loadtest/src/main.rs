@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use stoker_loadtest::{cli::Cli, command};
+use stoker_shared::config;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match command::run(&Cli::parse()).await {
+    let cli: Cli = config::parse();
+    match command::run(&cli).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");

@@ -69,8 +69,9 @@ pub struct RouterConfig {
     )]
     pub tenant_queue_size: u32,
 
-    /// The most urgent priority of a tenant's requests, as NAME=N, from 0 to 1000, and *=N for all other tenants;
-    /// requests that ask for more get N. Without a rule, requests have what they ask for
+    /// The most urgent priority of a tenant's requests, as NAME=N, from 0, the most urgent, to 1000, and *=N for all
+    /// other tenants; requests that ask for more get N. Without a rule, a tenant's requests get 100 at most, what those
+    /// have that ask for nothing
     #[arg(
         long,
         env = "STOKER_TENANT_PRIORITY",
@@ -79,6 +80,11 @@ pub struct RouterConfig {
         help_heading = "Admission"
     )]
     pub tenant_priority: Vec<TenantPriority>,
+
+    /// Leave `usage.cached_prompt_tokens` at 0 for clients: where neither tenants nor salts divide them, it tells what
+    /// others sent. Metrics and traces have it all the same
+    #[arg(long, env = "STOKER_HIDE_CACHED_TOKENS", help_heading = "Admission")]
+    pub hide_cached_tokens: bool,
 
     /// Requests of one tenant that may run and wait at once, where --tenant-header says who that is; beyond it they are
     /// refused with RESOURCE_EXHAUSTED [default: --max-concurrent and --tenant-queue-size together]
@@ -130,6 +136,7 @@ impl Default for RouterConfig {
             tenant_priority: Vec::new(),
             tenant_max_concurrent: None,
             limits: LimitsConfig::default(),
+            hide_cached_tokens: false,
             health: HealthConfig::default(),
             resume: ResumeConfig::default(),
             balancing: BalancingConfig::default(),

@@ -4,6 +4,7 @@ pub(crate) mod admission;
 pub(crate) mod balance;
 pub(crate) mod deadline;
 pub(crate) mod gate;
+pub(crate) mod hide_cached;
 pub(crate) mod model;
 pub(crate) mod outcome;
 pub(crate) mod resume;

@@ -1,6 +1,6 @@
 //! `stoker-router`: the command line of the router.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use stoker_router::RouterConfig;
@@ -10,7 +10,7 @@ use stoker_shared::{
         self, Address,
         etcd::{self, EtcdConfig},
     },
-    serve,
+    serve::{self, ListenAddress},
     shutdown::Signals,
     telemetry::{Telemetry, TelemetryArgs},
 };
@@ -24,21 +24,21 @@ Examples:
   Two workers on this machine:
     stoker-router --workers 127.0.0.1:50052,127.0.0.1:50053
   Reachable from elsewhere, logs for a machine:
-    stoker-router --listen 0.0.0.0:50051 --workers worker-0:50052 --log-format json
+    stoker-router --listen :50051 --workers worker-0:50052 --log-format json
   Metrics for Prometheus, traces for a collector:
-    stoker-router --workers worker-0:50052 --metrics-listen 0.0.0.0:9090 --otlp-endpoint http://otel:4317
+    stoker-router --workers worker-0:50052 --metrics-listen :9090 --otlp-endpoint http://otel:4317
   Workers that come and go, found through etcd:
     stoker-router --etcd http://etcd-0:2379,http://etcd-1:2379
   Shed early under load:
     stoker-router --workers worker-0:50052 --max-concurrent 256 --queue-size 64 --queue-timeout 2s
   Tenants that get equal shares, and one that may go before them:
-    stoker-router --workers worker-0:50052 --tenant-header x-tenant --tenant-priority 'ops=0,*=100'";
+    stoker-router --workers worker-0:50052 --tenant-header x-tenant --tenant-priority ops=0";
 
 /// Balances Generate calls over workers.
 #[derive(Debug, Parser)]
 #[command(name = "stoker-router", version = stoker_shared::VERSION, after_help = EXAMPLES)]
 struct Cli {
-    /// Where to serve gRPC; port 0 takes any free one
+    /// Where to serve gRPC: HOST:PORT, or :PORT for every interface; port 0 takes any free one
     #[arg(
         long,
         env = "STOKER_LISTEN",
@@ -46,7 +46,7 @@ struct Cli {
         value_name = "ADDR",
         help_heading = "Network"
     )]
-    listen: SocketAddr,
+    listen: ListenAddress,
 
     /// Where to serve operators (`stoker.v1.Admin`), who can shut the router; the address is logged
     #[arg(
@@ -56,7 +56,7 @@ struct Cli {
         value_name = "ADDR",
         help_heading = "Network"
     )]
-    admin_listen: SocketAddr,
+    admin_listen: ListenAddress,
 
     /// The workers to send to, as host:port, separated by commas; or let --etcd find them
     #[arg(
@@ -116,7 +116,7 @@ fn wrong_sources(cli: &Cli) -> Option<(ErrorKind, &'static str)> {
 }
 
 async fn run(cli: Cli) -> Result<ExitCode, String> {
-    let mut telemetry = Telemetry::start("stoker-router", &cli.telemetry, "info").await?;
+    let telemetry = Telemetry::start("stoker-router", &cli.telemetry, "info", "starting").await?;
     let mut signals = Signals::catch().map_err(|error| error.to_string())?;
     let listener = serve::bind(cli.listen).await.map_err(|error| error.to_string())?;
     let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
@@ -135,7 +135,7 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
         .map_err(|error| error.to_string())?;
     let admin = router.serve_admin(admin).await;
     let admin = admin.map_err(|error| format!("--admin-listen: {error}"))?;
-    telemetry.serve_metrics(|registry| router.register_metrics(registry));
+    telemetry.follow(router.readiness(), |registry| router.register_metrics(registry));
     info!(address = %router.address(), admin = %admin.address(), workers, "listening");
 
     let signal = signals.next().await;

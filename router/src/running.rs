@@ -10,7 +10,7 @@ use stoker_proto::{
 };
 use stoker_shared::{
     discovery::{Changes, WorkerId},
-    serve::{self, Bounds, HealthState, MAX_REQUEST_BYTES, admin::AdminListener},
+    serve::{self, Bounds, HealthState, MAX_REQUEST_BYTES, Readiness, admin::AdminListener},
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -30,6 +30,8 @@ use crate::{
 
 /// Connections have this long to say goodbye once their streams are over.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// Why a router that stops is not ready.
+const DRAINING: &str = "draining";
 /// A router that is not ready says why after a moment, and then again from time to time.
 const FIRST_EXCUSE: Duration = Duration::from_secs(2);
 const NEXT_EXCUSE: Duration = Duration::from_secs(30);
@@ -161,6 +163,11 @@ impl RunningRouter {
         AdminListener::start(listener, Arc::new(drain)).await
     }
 
+    /// Whether it takes requests, else why not: what gRPC health tells.
+    pub fn readiness(&self) -> Readiness {
+        self.health.readiness()
+    }
+
     /// Waits until at least `workers` workers take requests.
     pub async fn wait_ready(&self, workers: usize) {
         let mut fleet = self.pool.watch();
@@ -185,7 +192,7 @@ impl RunningRouter {
     /// Drains and stops: tells health watchers first, refuses new calls, lets running streams finish for
     /// `timeout`, and ends those that are left with UNAVAILABLE. Answers how many that were.
     pub async fn shutdown(mut self, timeout: Duration) -> usize {
-        self.health.set_serving(false).await;
+        self.health.set_not_serving(DRAINING).await;
         self.gate.close();
         let unfinished = self.gate.drained(Some(timeout)).await;
         self.gate.cut_off();
@@ -211,15 +218,18 @@ async fn report_health(pool: Pool, gate: Gate, health: HealthState) {
     loop {
         let now = Arc::clone(&fleet.borrow_and_update());
         let live = now.live().count();
-        if serving != (live > 0) {
-            serving = live > 0;
-            health.set_serving(serving).await;
-            if serving {
-                info!(workers = live, "ready");
-            } else {
-                warn!(reason = %now.nobody(), "not ready");
-                excuse = NEXT_EXCUSE;
-            }
+        let before = std::mem::replace(&mut serving, live > 0);
+        if serving {
+            health.set_serving().await;
+        } else {
+            // Also when it was not ready before: the reason may be another one.
+            health.set_not_serving(now.nobody().to_string()).await;
+        }
+        if serving != before && serving {
+            info!(workers = live, "ready");
+        } else if serving != before {
+            warn!(reason = %now.nobody(), "not ready");
+            excuse = NEXT_EXCUSE;
         }
         tokio::select! {
             () = gate.closed().cancelled() => break,
@@ -230,5 +240,5 @@ async fn report_health(pool: Pool, gate: Gate, health: HealthState) {
             }
         }
     }
-    health.set_serving(false).await;
+    health.set_not_serving(DRAINING).await;
 }

@@ -14,6 +14,7 @@ use crate::{
         balance::Balance,
         deadline::Deadlines,
         gate::{Gate, Gated},
+        hide_cached::HideCached,
         model::ModelLookup,
         outcome::Outcomes,
         resume::{Resume, Shared},
@@ -45,8 +46,12 @@ pub(crate) fn build(
     let places = Places::new(config, metrics.clone());
     let attempts = Shared::new(&config.resume, pool, metrics);
 
+    let hidden = config.hide_cached_tokens;
+
     let stack = ServiceBuilder::new()
-        // Outermost, so that whatever happens to a request is in its span, its line of the log and the metrics.
+        // Outermost, since all that is below learns from it: the trace, the metrics, and what routing believes of caches.
+        .layer_fn(move |next| HideCached::new(next, hidden))
+        // Above all that works, so that whatever happens to a request is in its span, its line of the log and the metrics.
         .layer_fn(move |next| Trace::new(next, requests.clone()))
         // A router that drains refuses before it does any work, and counts who is still inside.
         .layer_fn(move |next| Gated::new(next, gate.clone()))

@@ -52,9 +52,32 @@ async fn a_tenants_requests_are_no_more_urgent_than_allowed() {
 }
 
 #[tokio::test]
+async fn nobody_goes_first_whom_no_rule_allows_it() {
+    let ops = vec!["ops=0".parse().unwrap()];
+    for (config, allowed) in [
+        (RouterConfig::default(), [Some(100), Some(100)]),
+        (config(), [Some(100), Some(100)]),
+        (RouterConfig { tenant_priority: ops, ..config() }, [Some(100), Some(0)]),
+    ] {
+        let worker = FakeWorker::new("a");
+        let cluster = Cluster::with(config, &[&worker]).await;
+        for tenant in ["acme", "ops"] {
+            let asks = GenerateRequest { priority: Some(0), ..ask(1) };
+            let (events, error) =
+                collect(cluster.generate(from(tenant, asks)).await.unwrap()).await;
+            assert!(error.is_none() && tokens(&events) == 1, "it is served: {error:?}");
+        }
+        let told: Vec<_> = worker.requests().into_iter().map(|request| request.priority).collect();
+        assert_eq!(told, allowed);
+    }
+}
+
+#[tokio::test]
 async fn the_most_urgent_gets_the_next_place() {
     let worker = FakeWorker::new("a").always(Script::Stall(1));
-    let cluster = Cluster::with(RouterConfig { max_concurrent: 1, ..config() }, &[&worker]).await;
+    let tenant_priority = vec!["*=0".parse().unwrap()];
+    let config = RouterConfig { max_concurrent: 1, tenant_priority, ..config() };
+    let cluster = Cluster::with(config, &[&worker]).await;
     let running = cluster.generate(ask(1)).await.unwrap();
     worker.script(|_| Script::Answer);
     let mut waiting = Vec::new();

@@ -2,6 +2,9 @@
 //!
 //! clap's definition of a command is the only list of options. A file gives an option another default, so
 //! whatever clap checks of a flag it checks of a key, and a new flag needs nothing else to be a key.
+//!
+//! An empty variable counts as unset, for every option: `${VAR:-}` in a compose file gives one, and a shell has no
+//! shorter way to take a variable back.
 
 mod file;
 mod print;
@@ -103,10 +106,12 @@ fn load(
     arguments: impl IntoIterator<Item: Into<OsString>>,
 ) -> Result<Loaded, Error> {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    let command = command.arg(config_flag()).arg(print_config_flag());
+    let whole = command.arg(config_flag()).arg(print_config_flag());
+    let command = without_empty_variables(whole.clone());
     let explicit = match without_environment(command.clone()).try_get_matches_from(&arguments) {
         Ok(explicit) => explicit,
-        // Help is shown by the whole command, which names the environment.
+        // Help and version are shown by the whole command, which names every variable.
+        Err(error) if !error.use_stderr() => whole.try_get_matches_from(&arguments)?,
         Err(_) => command.clone().try_get_matches_from(&arguments)?,
     };
     let file = match explicit.get_one::<PathBuf>(CONFIG) {
@@ -153,6 +158,18 @@ fn read(path: &Path, command: &Command) -> Result<File, Error> {
         .map_err(|mistakes| Error::Wrong(mistakes.into_iter().map(wrong).collect()))
 }
 
+/// Returns whether the environment says anything about an option.
+fn is_in_environment(arg: &Arg) -> bool {
+    arg.get_env().and_then(env::var_os).is_some_and(|value| !value.is_empty())
+}
+
+/// The same command, deaf to variables that are empty.
+fn without_empty_variables(command: Command) -> Command {
+    command
+        .mut_args(|arg| if is_in_environment(&arg) { arg } else { arg.env(NO_VARIABLE) })
+        .mut_subcommands(without_empty_variables)
+}
+
 /// The same command, deaf to the environment but for the flags from here.
 fn without_environment(command: Command) -> Command {
     command
@@ -166,11 +183,10 @@ fn without_environment(command: Command) -> Command {
 fn with_sources(command: Command, explicit: Option<&ArgMatches>, file: &File) -> Command {
     let strength = |arg: &Arg| {
         let given = |matches: &ArgMatches| matches.value_source(arg.get_id().as_str());
-        let in_environment = arg.get_env().is_some_and(|name| env::var_os(name).is_some());
         let in_file = arg.get_long().is_some_and(|long| file.get(long).is_some());
         match explicit.and_then(given) {
             Some(ValueSource::CommandLine) => 3,
-            _ if in_environment => 2,
+            _ if is_in_environment(arg) => 2,
             _ => u8::from(in_file),
         }
     };

@@ -2,20 +2,21 @@
 
 pub mod admin;
 mod backpressure;
+mod bind;
 mod bounds;
 mod connection;
 pub mod few;
 mod health;
 mod incoming;
 mod limits;
+mod listen_address;
 mod peer;
 mod request_body;
 mod requests;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use stoker_proto::FILE_DESCRIPTOR_SET;
-use tokio::net::TcpListener;
 use tonic::{
     server::NamedService,
     service::{Routes, RoutesBuilder},
@@ -25,11 +26,13 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
 
 pub use backpressure::{Backpressure, Held, Response};
+pub use bind::{BindError, bind, bind_for};
 pub use bounds::Bounds;
 pub use connection::Connection;
-pub use health::HealthState;
+pub use health::{HealthState, Readiness};
 pub use incoming::incoming;
 pub use limits::LimitsConfig;
+pub use listen_address::{ListenAddress, NotAListenAddress};
 pub use peer::Peer;
 pub use requests::{Charge, Requests, RequestsLayer};
 
@@ -45,42 +48,6 @@ const MAX_EARLY_RESETS: usize = 1_024;
 /// Pings find a peer that is gone without a word.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why a process cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Somebody else is there.
-    #[error("{flag} {address}: the port is in use; choose another, or port 0 for any free one")]
-    InUse {
-        /// Who asked for it.
-        flag: &'static str,
-        /// What was asked for.
-        address: SocketAddr,
-    },
-    /// Anything else.
-    #[error("{flag} {address}: {source}")]
-    Other {
-        /// Who asked for it.
-        flag: &'static str,
-        /// What was asked for.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-/// Listens on the `address` of `--listen`.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    bind_for("--listen", address).await
-}
-
-/// Listens on the `address` of `flag`, which errors name.
-pub async fn bind_for(flag: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse { flag, address },
-        _ => BindError::Other { flag, address, source },
-    })
-}
 
 /// A server with the limits and keep-alives that tonic leaves off.
 pub fn server(bounds: &Bounds) -> Server<Stack<RequestsLayer, Identity>> {

@@ -10,18 +10,18 @@ pub mod metrics;
 pub mod names;
 pub mod trace;
 
-use std::net::SocketAddr;
-
 use clap::Args;
 use prometheus_client::{
     metrics::{counter::Counter, info::Info},
     registry::Registry,
 };
-use tokio::net::TcpListener;
 
 pub use log::{LogArgs, LogFormat, init};
 
-use crate::{VERSION, serve};
+use crate::{
+    VERSION,
+    serve::{self, ListenAddress, Readiness},
+};
 use export::Exporter;
 
 /// What to tell, and to whom.
@@ -36,48 +36,53 @@ pub struct TelemetryArgs {
     #[arg(long, env = "STOKER_OTLP_ENDPOINT", value_name = "URL", help_heading = "Telemetry")]
     pub otlp_endpoint: Option<String>,
 
-    /// Serve metrics over HTTP, at /metrics, for Prometheus; port 0 takes any free one [default: nowhere]
+    /// Serve metrics over HTTP, at /metrics, for Prometheus, and /livez and /readyz for probes; as --listen
+    /// [default: nowhere]
     #[arg(long, env = "STOKER_METRICS_LISTEN", value_name = "ADDR", help_heading = "Telemetry")]
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<ListenAddress>,
 }
 
 /// The telemetry of a process that runs.
 pub struct Telemetry {
     exporter: Option<Exporter>,
-    listener: Option<TcpListener>,
     endpoint: Option<metrics::Endpoint>,
 }
 
 impl Telemetry {
-    /// Starts to log, by default what `level` says, and to trace under the name `service`, and takes the port
-    /// for metrics. Needs tokio. Fails with what is wrong with which flag or variable.
+    /// Starts to log, by default what `level` says, to trace under the name `service`, and to serve metrics and probes,
+    /// where somebody asked for it. Until there is a readiness to follow, probes are told that the process is `busy`
+    /// with something else. Needs tokio. Fails with what is wrong with which flag or variable.
     pub async fn start(
         service: &'static str,
         args: &TelemetryArgs,
         level: &str,
+        busy: &'static str,
     ) -> Result<Self, String> {
         log::init(&args.log, level)?;
-        let listener = match args.metrics_listen {
+        let listener = match &args.metrics_listen {
             None => None,
             Some(address) => {
-                let bound = serve::bind_for("--metrics-listen", address).await;
+                let bound = serve::bind_for("--metrics-listen", address.clone()).await;
                 Some(bound.map_err(|error| error.to_string())?)
             }
         };
         let exporter = Exporter::start(service, args.otlp_endpoint.as_deref())?;
-        Ok(Self { exporter, listener, endpoint: None })
+        let endpoint = listener.map(|listener| {
+            let mut registry = Registry::default();
+            let version = [(names::label::VERSION, VERSION)];
+            names::BUILD.register(&mut registry, Info::new(version));
+            let dropped = exporter.as_ref().map_or_else(Counter::default, Exporter::dropped);
+            names::SPANS_DROPPED.register(&mut registry, dropped);
+            metrics::Endpoint::serve(listener, registry, busy)
+        });
+        Ok(Self { exporter, endpoint })
     }
 
-    /// Serves the process's own metrics and those that `register` adds, if anybody asked for it.
-    pub fn serve_metrics(&mut self, register: impl FnOnce(&mut Registry)) {
-        let Some(listener) = self.listener.take() else { return };
-        let mut registry = Registry::default();
-        let version = [(names::label::VERSION, VERSION)];
-        names::BUILD.register(&mut registry, Info::new(version));
-        let dropped = self.exporter.as_ref().map_or_else(Counter::default, Exporter::dropped);
-        names::SPANS_DROPPED.register(&mut registry, dropped);
-        register(&mut registry);
-        self.endpoint = Some(metrics::Endpoint::serve(listener, registry));
+    /// Serves the metrics that `register` adds as well, and tells probes what `readiness` says from now on.
+    pub fn follow(&self, readiness: Readiness, register: impl FnOnce(&mut Registry)) {
+        let Some(endpoint) = &self.endpoint else { return };
+        endpoint.register(register);
+        endpoint.follow(readiness);
     }
 
     /// Sends what spans are left, for a moment at most.

@@ -1,10 +1,11 @@
 //! `stoker-worker`: serves one model over gRPC.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
 use stoker_shared::{
-    VERSION, config, serve,
+    VERSION, config,
+    serve::{self, ListenAddress},
     shutdown::Signals,
     telemetry::{Telemetry, TelemetryArgs},
     validate,
@@ -45,13 +46,13 @@ struct Cli {
     #[arg(long, env = "STOKER_MODEL_NAME", value_parser = validate::name, value_name = "NAME")]
     model_name: Option<String>,
 
-    /// Where to listen; port 0 takes any free one
+    /// Where to listen: HOST:PORT, or :PORT for every interface; port 0 takes any free one
     #[arg(long, env = "STOKER_LISTEN", default_value = "127.0.0.1:50052", value_name = "ADDR")]
-    listen: SocketAddr,
+    listen: ListenAddress,
 
     /// Where to serve operators (`stoker.v1.Admin`), who can drain this worker; the address is logged
     #[arg(long, env = "STOKER_ADMIN_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
-    admin_listen: SocketAddr,
+    admin_listen: ListenAddress,
 
     /// Names this worker in logs, answers and etcd; no other may have it [default: its address]
     #[arg(long, env = "STOKER_WORKER_ID", value_parser = validate::name, value_name = "NAME")]
@@ -97,9 +98,9 @@ impl Command {
 
 const EXAMPLES: &str = r#"Examples:
   stoker-worker --model storyteller
-  stoker-worker --model ./TinyLlama-1.1B --listen 0.0.0.0:50052 --max-num-seqs 32
+  stoker-worker --model ./TinyLlama-1.1B --listen :50052 --max-num-seqs 32
   stoker-worker --model ./model.gguf --kv-cache-memory 8GiB
-  stoker-worker --model storyteller --listen 0.0.0.0:50052 --advertise worker-0:50052 \
+  stoker-worker --model storyteller --listen :50052 --advertise worker-0:50052 \
       --etcd http://etcd-0:2379,http://etcd-1:2379
   stoker-worker --simulate large
   stoker-worker --simulate 'step = "8ms", prefill_token = "25us", decode_token = "50us"'
@@ -135,8 +136,9 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     let usage = |message: String| (USAGE, message);
-    let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info").await;
-    let mut telemetry = telemetry.map_err(usage)?;
+    let busy = "loading the model";
+    let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info", busy).await;
+    let telemetry = telemetry.map_err(usage)?;
     let simulated = cli.simulate.map(|device| ModelSource::Simulated(device.0));
     let Some(source) = simulated.or(cli.model) else {
         let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, or \
@@ -172,7 +174,7 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
         stoker_worker::start(cli.worker, Arc::new(model), name.clone(), Some(id), listener)
             .await
             .map_err(|error| usage(error.to_string()))?;
-    telemetry.serve_metrics(|registry| worker.register_metrics(registry));
+    telemetry.follow(worker.readiness(), |registry| worker.register_metrics(registry));
     let admin = worker.serve_admin(admin).await;
     let admin = admin.map_err(|error| usage(format!("--admin-listen: {error}")))?;
     info!(

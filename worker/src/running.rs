@@ -12,8 +12,8 @@ use stoker_proto::{
 };
 use stoker_shared::{
     serve::{
-        self, Bounds, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES, admin::AdminListener,
-        few::Few,
+        self, Bounds, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES, Readiness,
+        admin::AdminListener, few::Few,
     },
     validate,
 };
@@ -37,6 +37,9 @@ use crate::{
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Streams that a connection may have open beside those that the worker could run and queue.
 const STREAMS_BESIDE: usize = 128;
+
+/// Why a worker that stops is not ready.
+const DRAINING: &str = "draining";
 
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +162,7 @@ pub async fn start(
         serve::incoming(listener, &bounds),
         stop.clone().cancelled_owned(),
     );
-    health.set_serving(true).await;
+    health.set_serving().await;
     let reporter = health.clone();
     let mut draining = inflight.draining();
     tokio::spawn(async move {
@@ -170,12 +173,12 @@ pub async fn start(
             () = &mut engine_ends => {}
             // However the drain began, probes are told.
             () = async { drop(draining.wait_for(|draining| *draining).await) } => {
-                reporter.set_serving(false).await;
+                reporter.set_not_serving(DRAINING).await;
                 engine_ends.await;
             }
         }
         ended.cancel();
-        reporter.set_serving(false).await;
+        reporter.set_not_serving("the engine has ended").await;
     });
     Ok(RunningWorker {
         id,
@@ -202,6 +205,11 @@ impl RunningWorker {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether it takes requests, else why not: what gRPC health tells.
+    pub fn readiness(&self) -> Readiness {
+        self.health.readiness()
     }
 
     /// Adds its metrics to `registry`.
@@ -244,7 +252,7 @@ impl RunningWorker {
     /// Drains and stops: tells health watchers first, refuses new calls, lets running streams finish for
     /// `timeout`, and ends those that are left with UNAVAILABLE. Answers how many that were.
     pub async fn shutdown(self, timeout: Duration) -> usize {
-        self.health.set_serving(false).await;
+        self.health.set_not_serving(DRAINING).await;
         let unfinished = self.inflight.drain(Some(timeout)).await;
         self.inflight.cut_off();
         self.health.end_watches().await;

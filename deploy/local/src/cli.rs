@@ -1,9 +1,7 @@
 //! The command line.
 
-use std::net::SocketAddr;
-
 use clap::{Args, Parser, Subcommand};
-use stoker_shared::{VERSION, client::Address, telemetry::LogArgs};
+use stoker_shared::{VERSION, client::Address, serve::ListenAddress, telemetry::LogArgs};
 use stoker_worker::{ModelSource, WorkerConfig, config::ComputeConfig};
 
 const EXAMPLES: &str = "\
@@ -115,9 +113,9 @@ pub struct GenerateArgs {
 /// `stoker serve`
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Where to listen; port 0 takes any free one
+    /// Where to listen: HOST:PORT, or :PORT for every interface; port 0 takes any free one
     #[arg(long, env = "STOKER_LISTEN", default_value = "127.0.0.1:50051", value_name = "ADDR")]
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
 
     /// The cluster to start.
     #[command(flatten)]

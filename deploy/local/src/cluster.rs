@@ -9,7 +9,7 @@ use futures::{
 use stoker_router::{RouterConfig, RunningRouter};
 use stoker_shared::{
     discovery::{Candidate, Registration, Registry, WorkerId},
-    serve,
+    serve::{self, ListenAddress},
 };
 use stoker_worker::{ModelSource, RunningWorker, WorkerConfig};
 
@@ -29,7 +29,7 @@ impl Cluster {
     /// Loads the model once, starts `workers` workers that share it and a router on `listen`, and waits
     /// until the router has found them all.
     pub async fn start(
-        listen: SocketAddr,
+        listen: ListenAddress,
         source: ModelSource,
         workers: u16,
         config: WorkerConfig,

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, str::FromStr};
 
 use stoker_proto::v1::GenerateRequest;
-use stoker_shared::validate::{self, MAX_PRIORITY};
+use stoker_shared::validate::{self, DEFAULT_PRIORITY, MAX_PRIORITY};
 
 use super::LONGEST;
 
@@ -60,11 +60,18 @@ pub enum PriorityError {
     NoNames(TenantPriority),
 }
 
-/// All rules. Without any, requests have the priority that they ask for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// All rules. A tenant without one gets what a request has that asks for nothing: nobody goes before others merely by
+/// asking for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Priorities {
     tenants: HashMap<String, u32>,
     others: u32,
+}
+
+impl Default for Priorities {
+    fn default() -> Self {
+        Self { tenants: HashMap::new(), others: DEFAULT_PRIORITY }
+    }
 }
 
 impl Priorities {
@@ -83,7 +90,7 @@ impl Priorities {
                 return Err(PriorityError::Twice(rule.clone()));
             }
         }
-        Ok(Self { tenants, others: others.unwrap_or_default() })
+        Ok(Self { tenants, others: others.unwrap_or(DEFAULT_PRIORITY) })
     }
 
     /// Makes a request of `tenant` no more urgent than it may be.
@@ -120,10 +127,29 @@ mod tests {
         assert_eq!((limited("ops", Some(0)), limited("ops", None)), (Some(0), None));
         assert_eq!((limited("", Some(7)), limited("x", None)), (Some(50), None));
         assert_eq!(limited("a=b", Some(0)), Some(7));
-        let free = Priorities::new(&[], false).unwrap();
-        let mut urgent = GenerateRequest { priority: Some(0), ..Default::default() };
-        free.limit("x", &mut urgent);
-        assert_eq!(urgent.priority, Some(0), "without a rule everything is allowed");
+    }
+
+    #[test]
+    fn without_a_rule_nobody_goes_first() {
+        for (priorities, tenant) in [
+            (Priorities::default(), ""),
+            (Priorities::new(&[], false).unwrap(), ""),
+            (Priorities::new(&[], true).unwrap(), "acme"),
+            (Priorities::new(&rules(&["ops=0", "batch=500"]), true).unwrap(), "acme"),
+        ] {
+            for (asked, gets) in [
+                (Some(0), Some(100)),
+                (Some(99), Some(100)),
+                (Some(100), Some(100)),
+                (Some(101), Some(101)),
+                (Some(1_000), Some(1_000)),
+                (None, None),
+            ] {
+                let mut request = GenerateRequest { priority: asked, ..Default::default() };
+                priorities.limit(tenant, &mut request);
+                assert_eq!(request.priority, gets, "{asked:?} of {tenant:?} by {priorities:?}");
+            }
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl AdminListener {
         let config = LimitsConfig { max_connections: CONNECTIONS, ..LimitsConfig::default() };
         let bounds = Bounds::new(&config, None);
         let (health, health_service) = HealthState::new(&[ADMIN]).await;
-        health.set_serving(true).await;
+        health.set_serving().await;
         let mut routes = RoutesBuilder::default();
         routes.add_service(AdminServer::new(Service { drain }));
         let routes = with_reflection(routes, health_service, &[ADMIN]);

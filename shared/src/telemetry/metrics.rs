@@ -1,17 +1,16 @@
 //! Metrics: how one of [`names`](super::names) is registered, and the port where Prometheus reads them.
 
-use std::sync::Arc;
+mod accept;
+mod endpoint;
+mod text;
 
-use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use prometheus_client::{
-    encoding::{DescriptorEncoder, EncodeMetric, text},
+    encoding::{self, DescriptorEncoder, EncodeMetric},
     metrics::{family::MetricConstructor, histogram::Histogram},
     registry::{self, Registry, Unit},
 };
-use tokio::net::TcpListener;
-use tokio_util::task::AbortOnDropHandle;
 
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) use endpoint::Endpoint;
 
 /// One metric family, as it is told to Prometheus.
 #[derive(Debug, Clone, Copy)]
@@ -111,37 +110,10 @@ impl MetricConstructor<Histogram> for Metric {
     }
 }
 
-/// The text that Prometheus reads.
+/// Everything that is registered, as OpenMetrics has it.
 pub fn exposition(registry: &Registry) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = text::encode(&mut text, registry);
+    let _ = encoding::text::encode(&mut text, registry);
     text
-}
-
-/// The port for metrics. Dropping it closes the port.
-pub struct Endpoint {
-    _server: AbortOnDropHandle<()>,
-}
-
-impl Endpoint {
-    /// Answers `GET /metrics` on `listener`.
-    pub(super) fn serve(listener: TcpListener, registry: Registry) -> Self {
-        let registry = Arc::new(registry);
-        let scrape = move || {
-            let text = exposition(&registry);
-            async { ([(CONTENT_TYPE, OPEN_METRICS)], text) }
-        };
-        let app = Router::new().route("/metrics", get(scrape));
-        match listener.local_addr() {
-            Ok(address) => tracing::info!(url = %format!("http://{address}/metrics"), "metrics"),
-            Err(error) => tracing::warn!(%error, "the port for metrics has no address"),
-        }
-        let server = async {
-            if let Err(error) = axum::serve(listener, app).await {
-                tracing::warn!(%error, "metrics are no longer served");
-            }
-        };
-        Self { _server: AbortOnDropHandle::new(tokio::spawn(server)) }
-    }
 }

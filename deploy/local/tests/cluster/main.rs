@@ -9,10 +9,13 @@ mod configuration;
 mod contract;
 mod departures;
 mod discovery;
+mod empty_variables;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
+mod listening;
 mod load_test;
 mod prefix_cache;
+mod probes;
 mod sampling;
 mod simulated;
 mod support;

@@ -92,3 +92,24 @@ async fn a_worker_does_without_a_cache_where_it_is_told_to() {
         assert_eq!(cached(&answer_to(&mut client, "", ask()).await), 0);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_keeps_to_itself_what_a_cache_had_where_it_is_told_to() {
+    let any = ["--metrics-listen", "127.0.0.1:0"];
+    let worker = ["--model", "storyteller"];
+    let worker = Process::start("stoker-worker", &[&worker[..], &any].concat());
+    let router = ["--workers", &worker.address, "--hide-cached-tokens"];
+    let router = Process::start("stoker-router", &router);
+    load_becomes(&mut control(&router.address).await, |load| load.total_kv_blocks > 0).await;
+    let mut client = inference(&router.address).await;
+    for _ in 0..2 {
+        assert_eq!(cached(&answer_to(&mut client, "", ask()).await), 0);
+    }
+    // The cache was of use all the same, and whoever runs the worker sees that.
+    let mut direct = inference(&worker.address).await;
+    assert_eq!(cached(&answer_to(&mut direct, "", ask()).await), 96);
+    let hits = "stoker_worker_prefix_cache_hit_tokens_total";
+    let metrics = scrape(&worker).await;
+    let hits = metrics.iter().find(|(name, _)| name.starts_with(hits)).unwrap();
+    assert_eq!(*hits.1, 192.0);
+}

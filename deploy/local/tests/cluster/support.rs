@@ -213,17 +213,26 @@ impl Drop for Process {
 /// Samples by name and labels.
 pub type Metrics = BTreeMap<String, f64>;
 
-pub async fn scrape(process: &Process) -> Metrics {
-    let url = process.metrics.as_deref().unwrap().strip_prefix("http://").unwrap();
-    let (host, path) = url.split_once('/').unwrap();
+/// The head, in lower case, and the body of what the metrics' port of a process answers.
+pub async fn http(metrics: &str, method: &str, path: &str, accept: &str) -> (String, String) {
+    let url = metrics.strip_prefix("http://").unwrap();
+    let (host, _) = url.split_once('/').unwrap();
     let mut socket = TcpStream::connect(host).await.unwrap();
-    let ask = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let accept = if accept.is_empty() { String::new() } else { format!("Accept: {accept}\r\n") };
+    let ask =
+        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{accept}Connection: close\r\n\r\n");
     socket.write_all(ask.as_bytes()).await.unwrap();
     let mut said = String::new();
     socket.read_to_string(&mut said).await.unwrap();
     let (head, body) = said.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+    (head.to_ascii_lowercase(), body.to_owned())
+}
+
+pub async fn scrape(process: &Process) -> Metrics {
+    let open_metrics = "application/openmetrics-text; version=1.0.0";
+    let metrics = process.metrics.as_deref().unwrap();
+    let (head, body) = http(metrics, "GET", "/metrics", open_metrics).await;
+    assert!(head.starts_with("http/1.1 200") && head.contains(open_metrics), "{head}");
     assert!(body.trim_end().ends_with("# EOF"), "{body}");
     let samples = body.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let sample = |line: &str| {

@@ -35,7 +35,7 @@ fn send(
 fn start(profile: &str, max_num_seqs: &str) -> (Process, Process) {
     let flags = ["--simulate", profile, "--max-num-seqs", max_num_seqs];
     let worker = Process::start("stoker-worker", &flags);
-    let rules = "batch=500,*=0";
+    let rules = "batch=500,urgent=0";
     let flags = ["--workers", &worker.address, "--tenant-header", "x-tenant"];
     let flags = [&flags[..], &["--tenant-priority", rules]].concat();
     let router = Process::start("stoker-router", &flags);
@@ -57,7 +57,8 @@ async fn what_is_urgent_is_answered_before_what_waits() {
     // Asks for the most urgent, and gets what its tenant may have.
     send(&client, "batch", asks(Some(0)), &over);
     load_becomes(&mut worker_control, |load| load.waiting == 1).await;
-    send(&client, "second", asks(None), &over);
+    // Asks for the most urgent too, and no rule allows it more than others have.
+    send(&client, "second", asks(Some(0)), &over);
     load_becomes(&mut worker_control, |load| load.waiting == 2).await;
     send(&client, "urgent", asks(Some(0)), &over);
     let mut order = Vec::new();

@@ -76,6 +76,7 @@ fn compiler(choice: Choice) -> Result<(), DeviceError> {
 
 fn headers(choice: Choice) -> Result<(), DeviceError> {
     let root = env::var_os("CUDA_PATH")
+        .filter(|value| !value.is_empty())
         .map(PathBuf::from)
         .or_else(|| USUAL.iter().map(PathBuf::from).find(|folder| folder.exists()));
     let folder = root.unwrap_or_else(|| USUAL[0].into()).join("include");

@@ -1,0 +1,76 @@
+//! Where the programs listen: names, every interface, and what is said of an address that is none.
+
+use crate::support::{Process, channel, program};
+
+/// Every flag that takes an address to listen on, after what its program needs besides.
+const FLAGS: [&[&str]; 5] = [
+    &["stoker-router", "--workers", "a:1", "--listen"],
+    &["stoker-router", "--workers", "a:1", "--listen", "127.0.0.1:0", "--metrics-listen"],
+    &["stoker-worker", "--simulate", "instant", "--listen"],
+    &["stoker-worker", "--simulate", "instant", "--listen", "127.0.0.1:0", "--metrics-listen"],
+    &["stoker", "serve", "--listen"],
+];
+
+/// Standard error of a program that refuses its address.
+fn refused(words: &[&str], address: &str) -> String {
+    let output = program(words[0]).args(&words[1..]).arg(address).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{words:?} {address}: {error}");
+    error
+}
+
+#[test]
+fn what_is_no_address_is_refused_with_its_flag_and_how_to_write_one() {
+    for words in FLAGS {
+        for (address, what) in [
+            ("localhost", "the port is missing"),
+            ("127.0.0.1", "the port is missing"),
+            ("127.0.0.1:65536", "the port `65536` is not a number"),
+            ("::1:50051", "an IPv6 address needs brackets"),
+            ("[]:1", "the host is empty"),
+            ("http://localhost:50051", "this is a URL; leave out `http://`"),
+        ] {
+            let error = refused(words, address);
+            let flag = format!("'{address}' for '{} <ADDR>'", words[words.len() - 1]);
+            for part in [&*flag, what, "write HOST:PORT, for instance 127.0.0.1:50051"] {
+                assert!(error.contains(part), "{part}: {error}");
+            }
+        }
+        // Well written, but not here.
+        let error = refused(words, "no-such-host.invalid:0");
+        let flag = words[words.len() - 1];
+        let what = format!("{flag} no-such-host.invalid:0: the host name does not resolve (");
+        assert!(error.contains(&what), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn names_and_every_interface_become_real_addresses() {
+    for (address, expected) in
+        [("localhost:0", &["127.0.0.1:", "[::1]:"][..]), (":0", &["[::]:", "0.0.0.0:"])]
+    {
+        let both = ["--listen", address, "--metrics-listen", address];
+        for (name, flags) in
+            [("stoker-router", ["--workers", "a:1"]), ("stoker-worker", ["--simulate", "instant"])]
+        {
+            let process = Process::start(name, &[&flags[..], &both].concat());
+            let metrics = process.metrics.clone().unwrap();
+            for address in [&process.address, metrics.strip_prefix("http://").unwrap()] {
+                assert!(expected.iter().any(|start| address.starts_with(start)), "{address}");
+                assert!(!address.ends_with(":0"), "{address}");
+            }
+            // Over IPv4, whichever protocol the socket is of.
+            let port = process.address.rsplit(':').next().unwrap();
+            channel(&format!("127.0.0.1:{port}")).await;
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_listens_everywhere_has_to_say_where_it_is() {
+    let etcd = ["--simulate", "instant", "--etcd", "http://127.0.0.1:1", "--listen", ":0"];
+    let output = program("stoker-worker").args(etcd).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("add --advertise host:port"), "{error}");
+}

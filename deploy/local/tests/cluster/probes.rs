@@ -1,0 +1,179 @@
+//! The port for metrics: formats for every reader, and probes that say what gRPC health says.
+
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    process::{Child, Command, Stdio},
+};
+
+use futures::StreamExt;
+use tokio::{net::TcpStream, time::timeout};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::{
+    clients::find,
+    support::{PATIENCE, Process, answer, channel, http, inference, program, read, request},
+};
+
+/// Bytes that a pipe holds.
+const PIPE: usize = 64 * 1024;
+
+const METRICS: [&str; 2] = ["--metrics-listen", "127.0.0.1:0"];
+
+/// A worker on a simulated device and its router, both with a port for metrics.
+fn start(profile: &str) -> (Process, Process) {
+    let worker = ["--simulate", profile];
+    let worker = Process::start("stoker-worker", &[&worker[..], &METRICS].concat());
+    let router = ["--workers", &worker.address];
+    let router = Process::start("stoker-router", &[&router[..], &METRICS].concat());
+    (worker, router)
+}
+
+fn metrics(process: &Process) -> &str {
+    process.metrics.as_deref().unwrap()
+}
+
+/// Waits until gRPC health says so.
+async fn health_becomes(process: &Process, wanted: ServingStatus) {
+    let mut client = HealthClient::new(channel(&process.address).await);
+    let mut states = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let wait = async { while states.next().await.unwrap().unwrap().status() != wanted {} };
+    timeout(PATIENCE, wait).await.unwrap();
+}
+
+/// The status line's code, and the body.
+async fn probe(metrics: &str, path: &str) -> (String, String) {
+    let (head, body) = http(metrics, "GET", path, "").await;
+    assert!(head.contains("content-type: text/plain; charset=utf-8"), "{head}");
+    (head.split(' ').nth(1).unwrap().to_owned(), body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_has_nothing_to_say_of_our_metrics() {
+    let (worker, router) = start("instant");
+    health_becomes(&router, ServingStatus::Serving).await;
+    let mut client = inference(&router.address).await;
+    answer(&mut client, request("Once", 1, 8)).await.unwrap();
+    let Some(promtool) = find("STOKER_TEST_PROMTOOL", "promtool", &["--version"]) else { return };
+    for process in [&router, &worker] {
+        let (head, text) = http(metrics(process), "GET", "/metrics", "").await;
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert!(text.lines().count() > 50, "{text}");
+        let mut check = Command::new(&promtool)
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let said = check.wait_with_output().unwrap();
+        let what = String::from_utf8([said.stdout, said.stderr].concat()).unwrap();
+        assert!(said.status.success() && what.is_empty(), "{what}\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_formats_have_the_same_samples() {
+    let (worker, router) = start("instant");
+    // Until then, states of workers come and go.
+    health_becomes(&router, ServingStatus::Serving).await;
+    for process in [&router, &worker] {
+        let open_metrics = "text/plain;q=0.5, application/openmetrics-text;version=1.0.0";
+        let (head, open_metrics) = http(metrics(process), "GET", "/metrics", open_metrics).await;
+        assert!(
+            head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+            "{head}"
+        );
+        assert!(open_metrics.ends_with("\n# EOF\n"), "{open_metrics}");
+        let (_, text) = http(metrics(process), "GET", "/metrics", "*/*").await;
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT") && !text.contains(" info\n"));
+        // By name, and in no order: a value may change between two looks, and those of a label have none.
+        let names = |body: &str| -> BTreeSet<String> {
+            let samples = body.lines().filter(|line| !line.starts_with('#'));
+            samples.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+        };
+        assert_eq!(names(&text), names(&open_metrics));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_is_ready_while_it_has_a_worker_and_says_why_not() {
+    // Nobody listens there, until the worker does.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let flags = ["--workers", &address, "--drain-timeout", "60s"];
+    let router = Process::start("stoker-router", &[&flags[..], &METRICS].concat());
+    assert_eq!(probe(metrics(&router), "/livez").await, ("200".into(), "ok\n".into()));
+    let (code, reason) = probe(metrics(&router), "/readyz").await;
+    assert_eq!(code, "503");
+    assert!(reason.contains("no worker is ready; "), "{reason}");
+
+    let flags = ["--simulate", r#"step = "5ms""#, "--listen", &address];
+    let worker = Process::start("stoker-worker", &[&flags[..], &METRICS].concat());
+    assert_eq!(probe(metrics(&worker), "/readyz").await, ("200".into(), "ok\n".into()));
+    health_becomes(&router, ServingStatus::Serving).await;
+    assert_eq!(probe(metrics(&router), "/readyz").await, ("200".into(), "ok\n".into()));
+
+    // While a stream runs, both drain, and are alive.
+    let mut client = inference(&router.address).await;
+    let stream = client.generate(request("Once", 1, 1_000)).await.unwrap().into_inner();
+    for process in [&router, &worker] {
+        process.terminate();
+        health_becomes(process, ServingStatus::NotServing).await;
+        let (code, reason) = probe(metrics(process), "/readyz").await;
+        assert_eq!((code.as_str(), reason.as_str()), ("503", "draining\n"));
+        assert_eq!(probe(metrics(process), "/livez").await.0, "200");
+    }
+    assert_eq!(read(stream, || ()).await.unwrap().ids.len(), 1_000);
+}
+
+/// Killed when it is dropped.
+struct Loading(Child);
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_loads_its_model_is_alive_and_not_ready() {
+    // A standard error that takes no more: with --timings, loading writes to it, and waits there as long as this test
+    // likes. What else would write is silent by --log.
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&[b'\n'; PIPE]).unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = free.local_addr().unwrap().to_string();
+    drop(free);
+    let flags =
+        ["--model", "storyteller", "--timings", "--log", "error", "--listen", "127.0.0.1:0"];
+    let mut command = program("stoker-worker");
+    command.args(flags).args(["--metrics-listen", &host]).stderr(writer);
+    let _worker = Loading(command.spawn().unwrap());
+    // It holds our end of the pipe too.
+    drop(command);
+    let listens = async { while TcpStream::connect(&host).await.is_err() {} };
+    timeout(PATIENCE, listens).await.unwrap();
+
+    let url = format!("http://{host}/metrics");
+    assert_eq!(probe(&url, "/livez").await, ("200".into(), "ok\n".into()));
+    let loading = ("503".into(), "loading the model\n".into());
+    assert_eq!(probe(&url, "/readyz").await, loading);
+    let (_, text) = http(&url, "GET", "/metrics", "").await;
+    assert!(text.contains("\nstoker_build_info{version="), "{text}");
+    assert!(!text.contains("stoker_worker_"), "{text}");
+    let (head, body) = http(&url, "HEAD", "/readyz", "").await;
+    assert!(head.starts_with("http/1.1 503") && body.is_empty(), "{head}{body}");
+    assert!(http(&url, "GET", "/health", "").await.0.starts_with("http/1.1 404"));
+    assert!(http(&url, "POST", "/readyz", "").await.0.starts_with("http/1.1 405"));
+
+    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    let loaded = async { while probe(&url, "/readyz").await.0 != "200" {} };
+    timeout(PATIENCE, loaded).await.unwrap();
+    assert!(http(&url, "GET", "/metrics", "").await.1.contains("stoker_worker_"));
+}

@@ -1,0 +1,193 @@
+//! Which of two formats a reader of metrics gets, by what its `Accept` header asks for (RFC 9110, 12.5.1).
+
+use axum::http::{HeaderMap, header::ACCEPT};
+
+/// The formats that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Prometheus' text format 0.0.4, which every reader knows.
+    Text,
+    /// OpenMetrics 1.0.0, for those who ask for it.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The format for a request with these headers: OpenMetrics if it is named, and wanted at least as much as text.
+    /// A wildcard is not enough, since a reader that does not know OpenMetrics sends one too. Whoever takes neither
+    /// gets text rather than an error, as from Prometheus' own libraries.
+    pub(super) fn wanted(headers: &HeaderMap) -> Self {
+        let headers = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let ranges: Vec<_> =
+            headers.flat_map(|header| split(header, ',')).filter_map(range).collect();
+        let (named, open_metrics) = quality(&ranges, Self::OpenMetrics);
+        let (_, text) = quality(&ranges, Self::Text);
+        if named && open_metrics > 0.0 && open_metrics >= text {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
+    }
+
+    /// The value of `Content-Type`.
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    fn kind(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Text => ("text", "plain", "0.0.4"),
+            Self::OpenMetrics => ("application", "openmetrics-text", "1.0.0"),
+        }
+    }
+}
+
+/// One media range.
+#[derive(Debug)]
+struct Range<'a> {
+    kind: &'a str,
+    subtype: &'a str,
+    version: Option<&'a str>,
+    quality: f32,
+}
+
+impl Range<'_> {
+    /// How exactly this range means `format`, from 1 for `*/*`; `None` if it does not. Parameters other than the
+    /// version, such as the character set and Prometheus' `escaping`, change nothing here.
+    fn precision(&self, format: Format) -> Option<u8> {
+        let (kind, subtype, version) = format.kind();
+        if self.kind == "*" && self.subtype == "*" {
+            return Some(1);
+        }
+        if !self.kind.eq_ignore_ascii_case(kind) {
+            return None;
+        }
+        if self.subtype == "*" {
+            return Some(2);
+        }
+        let same = self.subtype.eq_ignore_ascii_case(subtype);
+        match self.version {
+            _ if !same => None,
+            None => Some(3),
+            Some(asked) => (asked == version).then_some(4),
+        }
+    }
+}
+
+/// How much `format` is wanted, by the most exact range that means it, and whether that range names it. Without any
+/// range everything is welcome.
+fn quality(ranges: &[Range<'_>], format: Format) -> (bool, f32) {
+    let precise = ranges.iter().filter_map(|range| Some((range.precision(format)?, range.quality)));
+    let best = precise.reduce(|best, next| {
+        // Of two as exact, the one that wants it more: `version=1.0.0` may be there once for each way of escaping.
+        if next.0 > best.0 || (next.0 == best.0 && next.1 > best.1) { next } else { best }
+    });
+    match best {
+        Some((precision, quality)) => (precision >= 3, quality),
+        None => (false, if ranges.is_empty() { 1.0 } else { 0.0 }),
+    }
+}
+
+/// Reads one media range. What cannot be read asks for nothing.
+fn range(text: &str) -> Option<Range<'_>> {
+    let mut parts = split(text, ';');
+    let (kind, subtype) = parts.next()?.trim().split_once('/')?;
+    let mut range =
+        Range { kind: kind.trim(), subtype: subtype.trim(), version: None, quality: 1.0 };
+    for part in parts {
+        let Some((name, value)) = part.split_once('=') else { continue };
+        let value = value.trim().trim_matches('"');
+        match name.trim() {
+            name if name.eq_ignore_ascii_case("q") => {
+                range.quality = value.parse().ok().filter(|q| (0.0..=1.0).contains(q))?;
+            }
+            name if name.eq_ignore_ascii_case("version") => range.version = Some(value),
+            _ => {}
+        }
+    }
+    Some(range)
+}
+
+/// Splits at `separator`, but not inside quotes.
+fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |c| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = quoted,
+            '"' => quoted = !quoted,
+            _ => return !quoted && c == separator,
+        }
+        false
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn wanted(accept: &[&str]) -> Format {
+        let mut headers = HeaderMap::new();
+        for value in accept {
+            headers.append(ACCEPT, value.parse().unwrap());
+        }
+        Format::wanted(&headers)
+    }
+
+    #[test]
+    fn open_metrics_is_for_those_who_name_it() {
+        const PROMETHEUS_3: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+             text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        for accept in [
+            PROMETHEUS_3,
+            "application/openmetrics-text",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "Application/OpenMetrics-Text; Version=\"1.0.0\"",
+            "application/openmetrics-text;q=0.5, text/plain;q=0.5",
+            "text/plain;q=0.4, application/openmetrics-text;q=0.5",
+            "application/openmetrics-text;q=0.5, text/plain;q=0",
+            "application/openmetrics-text, */*",
+            "application/openmetrics-text;x=\"a,b;q=0\"",
+        ] {
+            assert_eq!(wanted(&[accept]), Format::OpenMetrics, "{accept}");
+        }
+        assert_eq!(
+            wanted(&["text/plain;q=0.5", "application/openmetrics-text"]),
+            Format::OpenMetrics
+        );
+    }
+
+    #[test]
+    fn everybody_else_gets_text() {
+        assert_eq!(wanted(&[]), Format::Text, "no header");
+        for accept in [
+            "",
+            "*/*",
+            "text/*",
+            "application/*",
+            "text/plain",
+            "text/plain;version=0.0.4",
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+            // Prometheus 2.20, Telegraf and Go's own client library.
+            "application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,\
+             text/plain;version=0.0.4;q=0.3",
+            "text/plain, application/openmetrics-text;q=0.9",
+            "*/*, application/openmetrics-text;q=0.9",
+            "application/openmetrics-text;q=0",
+            "application/openmetrics-text;q=2",
+            "application/openmetrics-text;q=NaN",
+            "application/openmetrics-text;version=2.0.0",
+            "text/plain;x=\", application/openmetrics-text\"",
+            "application/json",
+            "nonsense, ;;q=, /",
+        ] {
+            assert_eq!(wanted(&[accept]), Format::Text, "{accept}");
+        }
+    }
+}
