@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod duration;
+mod fields;
 
 /// Version 1 of the contract: `Inference` and `Control`, and `Admin` on an address of its own.
 pub mod v1 {

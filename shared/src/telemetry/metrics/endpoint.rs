@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{accept::Format, exposition, text};
-use crate::serve::Readiness;
+use crate::serve::{HttpListener, Readiness};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
@@ -55,7 +55,8 @@ impl Endpoint {
             Err(error) => tracing::warn!(%error, "the port for metrics has no address"),
         }
         let server = async {
-            if let Err(error) = axum::serve(listener, app).await {
+            let served = async { axum::serve(HttpListener::new(listener)?, app).await };
+            if let Err(error) = served.await {
                 tracing::warn!(%error, "metrics are no longer served");
             }
         };
