@@ -17,6 +17,7 @@ use stoker_proto::v1::{
 use stoker_router::{RouterConfig, RunningRouter, WorkerView};
 use stoker_shared::{
     discovery::{self, Candidate, Changes, WorkerId},
+    serve::LimitsConfig,
     telemetry::metrics::exposition,
 };
 use tokio::net::TcpListener;
@@ -38,9 +39,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A router with default settings over these workers, all of them ready.
+    /// A router with default settings, but for the streams of a connection, over these workers, all of them ready.
     pub async fn of(workers: &[&FakeWorker]) -> Self {
-        Self::with(RouterConfig::default(), workers).await
+        let max_streams_per_connection = Some(16_384);
+        let limits = LimitsConfig { max_streams_per_connection, ..LimitsConfig::default() };
+        Self::with(RouterConfig { limits, ..RouterConfig::default() }, workers).await
     }
 
     pub async fn with(config: RouterConfig, workers: &[&FakeWorker]) -> Self {

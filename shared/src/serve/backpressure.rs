@@ -30,6 +30,8 @@ use crate::memory::{Budget, Hold};
 const SLOW: Duration = Duration::from_secs(1);
 /// How often slow ones are looked for.
 const LOOK: Duration = Duration::from_millis(500);
+/// What is read for one client, at most, in bytes: some thousand events.
+const MOST: u64 = 512 << 10;
 /// What an event takes beside its bytes, about.
 const EVENT: usize = 128;
 
@@ -191,14 +193,16 @@ impl<T: Message + 'static> State<T> {
             self.is_read_here = false;
             return Poll::Ready(());
         }
-        while let Some(stream) = &mut self.stream {
+        // Beyond that it stays where it is, and HTTP/2 holds back whoever sends it.
+        while self.hold.bytes() < MOST
+            && let Some(stream) = &mut self.stream
+        {
             match ready!(stream.poll_next_unpin(cx)) {
                 Some(item) => {
                     let size = item.as_ref().map_or(0, Message::encoded_len) + EVENT;
                     let grown = self.hold.grow(size as u64);
                     self.read.push_back((item, if grown { size as u64 } else { 0 }));
                     if !grown {
-                        // The rest stays where it is, and HTTP/2 holds back whoever sends it.
                         return Poll::Pending;
                     }
                 }

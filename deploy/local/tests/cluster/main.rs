@@ -20,5 +20,6 @@ mod sampling;
 mod simulated;
 mod support;
 mod telemetry;
+mod trust;
 mod urgency;
 mod whole;
