@@ -63,7 +63,12 @@ async fn shutdown_lets_streams_finish() {
     drop(running);
     assert_eq!(soon(shutdown).await.unwrap(), 0);
     // Nothing keeps the connection: watches have ended.
-    soon(async { while states.next().await.is_some_and(|state| state.is_ok()) {} }).await;
+    soon(async {
+        while let Some(Ok(state)) = states.next().await {
+            assert_ne!(state.status(), ServingStatus::NotServing, "it was told already");
+        }
+    })
+    .await;
     soon(async { while loads.get_mut().next().await.is_some_and(|load| load.is_ok()) {} }).await;
 }
 

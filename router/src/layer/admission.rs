@@ -208,6 +208,32 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_secs(10));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_has_no_more_requests_here_than_it_may() {
+        let tenant_header = Some("x-tenant".to_owned());
+        let tenant_max_concurrent = Some(2);
+        let config = RouterConfig { tenant_header, tenant_max_concurrent, ..config(1, 10) };
+        let admission = endless(&config);
+        let of = |tenant: &str| {
+            let call = Call { tenant: tenant.into(), ..call() };
+            admission.clone().oneshot(call).boxed()
+        };
+        let running = of("a").await.unwrap();
+        let mut waiting = [of("a"), of("b")];
+        for call in &mut waiting {
+            assert!(futures::poll!(call).is_pending());
+        }
+        let Some(ServiceError::Overloaded { what, .. }) = of("a").await.err() else {
+            panic!("one too many was let in")
+        };
+        assert!(what.starts_with("2 requests of this tenant run or wait (--tenant-max"), "{what}");
+        // Whoever stops waiting, or has run, makes room.
+        drop(running);
+        drop(waiting);
+        assert!(of("a").await.is_ok());
+        assert!(admission.places.has_no_tenants());
+    }
+
     #[test]
     fn a_tenant_pays_for_what_it_asks_for() {
         use stoker_proto::v1::{Sampling, Stopping};

@@ -194,6 +194,11 @@ impl Places {
     }
 
     #[cfg(test)]
+    pub(super) fn has_no_tenants(&self) -> bool {
+        self.0.state().of_tenants.is_empty()
+    }
+
+    #[cfg(test)]
     pub(super) fn free_and_waiting(&self) -> (u32, usize) {
         let state = self.0.state();
         (state.free, state.queue.len())
