@@ -75,7 +75,9 @@ impl Adjuster {
         masked_until: usize,
     ) -> Self {
         let prompt = if wanted.repeats_matter() { prompt } else { &[] };
-        let counts = prompt.iter().map(|token| (*token, 0)).collect();
+        let mut counts: HashMap<_, _> = prompt.iter().map(|token| (*token, 0)).collect();
+        // There was room for as many different tokens as the prompt has in all.
+        counts.shrink_to_fit();
         Self { wanted, counts, masked, masked_until }
     }
 
