@@ -30,7 +30,7 @@ const LOAD_WATCHES: usize = 128;
 /// What a question may take that has no deadline.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Questions that may be at workers at once.
-const QUESTIONS: usize = 256;
+const QUESTIONS: usize = 1_024;
 
 type Loads = Pin<Box<dyn Stream<Item = Result<Load, Status>> + Send>>;
 

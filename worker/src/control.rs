@@ -140,7 +140,7 @@ impl Control for ControlService {
             None => return Err(ServiceError::invalid("input", "is missing; set `text`").into()),
         };
         let model = Arc::clone(&self.worker.model);
-        let encoded = self.worker.text.question(charge, move || {
+        let encoded = self.worker.text.question(text.len(), charge, move || {
             let ids = model.tokenizer.encode(&text, !request.no_special_tokens);
             let ids = ids.map_err(|error| ServiceError::invalid("text", error.to_string()))?;
             fits("text", TokenizeResponse { ids })
@@ -155,8 +155,8 @@ impl Control for ControlService {
         let (charge, deadline) = (Charge::of(&request), Deadline::of(&request)?);
         let request = request.into_inner();
         self.worker.admission().check_model(&request.model)?;
-        let worker = self.worker.clone();
-        let decoded = self.worker.text.question(charge, move || {
+        let (worker, bytes) = (self.worker.clone(), size_of_val(request.ids.as_slice()));
+        let decoded = self.worker.text.question(bytes, charge, move || {
             worker.admission().check_vocabulary("ids", &request.ids)?;
             let text = worker.model.tokenizer.decode(&request.ids, !request.keep_special_tokens);
             fits("ids", DetokenizeResponse { text })

@@ -8,11 +8,11 @@ use stoker_shared::{ServiceError, serve::Charge};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Prompts of fewer bytes are tokenised at once; for longer ones the async threads are spared.
+/// Shorter texts, in bytes, are worked on at once; for longer ones the async threads are spared.
 const LONG: usize = 4096;
 /// Long prompts that are tokenised at once have so many KiB together, or are a single one.
 const PROMPTS_KIB: usize = 4 << 10;
-/// Questions that may wait for the one that is answered.
+/// Long questions that may wait for the one that is answered.
 const QUESTIONS: usize = 16;
 /// When to come back.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
@@ -66,13 +66,17 @@ impl TextWork {
         done.map_err(|error| ServiceError::Internal(format!("tokenising failed: {error}")))?
     }
 
-    /// Runs `work` for a question when its turn comes, unless the future is dropped before. `charge` is what its message is
-    /// accounted for with.
+    /// Runs `work` for a question of `bytes` bytes when its turn comes, unless the future is dropped before. `charge` is what
+    /// its message is accounted for with.
     pub async fn question<T: Send + 'static>(
         &self,
+        bytes: usize,
         charge: Option<Charge>,
         work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
     ) -> Result<T, ServiceError> {
+        if bytes <= LONG {
+            return work();
+        }
         let (answer, answered) = oneshot::channel();
         let job = move || {
             let _charge = charge;
@@ -82,7 +86,9 @@ impl TextWork {
             }
         };
         self.questions.try_send(Box::new(job)).map_err(|_| ServiceError::Overloaded {
-            what: format!("{QUESTIONS} calls to Tokenize and Detokenize wait on this worker"),
+            what: format!(
+                "{QUESTIONS} calls to Tokenize and Detokenize with long texts wait on this worker"
+            ),
             retry_after: RETRY_AFTER,
         })?;
         let answered = answered.await;
@@ -113,26 +119,38 @@ mod tests {
     async fn questions_are_answered_one_by_one_and_those_that_left_are_not() {
         let text = TextWork::start("test").unwrap();
         let (go, work) = blocked();
-        let mut first = text.question(None, work).boxed();
+        let mut first = text.question(LONG + 1, None, work).boxed();
         assert!(futures::poll!(&mut first).is_pending());
-        let left = text.question(None, || -> Result<(), _> { panic!("nobody waits for this") });
+        let left =
+            text.question(LONG + 1, None, || -> Result<(), _> { panic!("nobody waits for this") });
         let mut left = left.boxed();
         assert!(futures::poll!(&mut left).is_pending());
         drop(left);
-        let mut second = text.question(None, || Ok(7)).boxed();
+        let mut second = text.question(LONG + 1, None, || Ok(7)).boxed();
         assert!(futures::poll!(&mut second).is_pending(), "after the first");
         drop(go);
         assert_eq!((first.await, second.await), (Ok(()), Ok(7)));
     }
 
     #[tokio::test]
+    async fn short_questions_do_not_wait() {
+        let text = TextWork::start("test").unwrap();
+        let (go, work) = blocked();
+        let mut long = text.question(LONG + 1, None, work).boxed();
+        assert!(futures::poll!(&mut long).is_pending());
+        assert_eq!(text.question(LONG, None, || Ok(7)).now_or_never(), Some(Ok(7)));
+        drop(go);
+        assert_eq!(long.await, Ok(()));
+    }
+
+    #[tokio::test]
     async fn more_questions_than_may_wait_are_refused() {
         let text = TextWork::start("test").unwrap();
         let (go, work) = blocked();
-        let mut running = text.question(None, work).boxed();
+        let mut running = text.question(LONG + 1, None, work).boxed();
         assert!(futures::poll!(&mut running).is_pending());
         let mut waiting: Vec<_> =
-            (0..2 * QUESTIONS).map(|_| text.question(None, || Ok(())).boxed()).collect();
+            (0..2 * QUESTIONS).map(|_| text.question(LONG + 1, None, || Ok(())).boxed()).collect();
         let refused = waiting.iter_mut().filter_map(|question| question.now_or_never());
         let refused: Vec<_> = refused.filter(Result::is_err).collect();
         // The first one may be in the queue or at the thread.
