@@ -10,11 +10,11 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{Stream, StreamExt, stream::BoxStream, task::AtomicWaker};
 use prometheus_client::metrics::counter::Counter;
 use prost::Message;
 use tokio::{
@@ -91,6 +91,7 @@ impl Backpressure {
                 is_read_here: false,
                 given_up: None,
                 held: Some(held),
+                ready: Arc::default(),
             }),
             news: Notify::new(),
             timeout: self.0.timeout,
@@ -150,6 +151,26 @@ struct State<T> {
     /// What the client is told should it ask after all.
     given_up: Option<Status>,
     held: Option<Held>,
+    ready: Arc<Ready>,
+}
+
+/// Notes when an event is there that the client was waiting for, on its way to whoever is to ask for it: where that has a
+/// part of the response in hand that it cannot send, it does not ask.
+#[derive(Debug, Default)]
+struct Ready {
+    asks: AtomicWaker,
+    since: Mutex<Option<Instant>>,
+}
+
+impl Wake for Ready {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        lock(&self.since).get_or_insert_with(Instant::now);
+        self.asks.wake();
+    }
 }
 
 impl<T> std::fmt::Debug for State<T> {
@@ -170,13 +191,16 @@ impl<T: Message + 'static> State<T> {
     /// For the client.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<T>>> {
         self.untaken_since = None;
+        *lock(&self.ready.since) = None;
         let item = if let Some(status) = self.given_up.take() {
             Some(Err(status))
         } else if let Some((item, bytes)) = self.read.pop_front() {
             self.hold.shrink(bytes);
             Some(item)
         } else if let Some(stream) = &mut self.stream {
-            ready!(stream.poll_next_unpin(cx))
+            self.ready.asks.register(cx.waker());
+            let waker = Waker::from(Arc::clone(&self.ready));
+            ready!(stream.poll_next_unpin(&mut Context::from_waker(&waker)))
         } else {
             None
         };
@@ -249,11 +273,12 @@ impl<T: Message + 'static> Look for Shared<T> {
     fn look(self: Arc<Self>) {
         let since = {
             let mut state = lock(&self.state);
-            let slow = state.untaken_since.filter(|since| since.elapsed() >= SLOW);
+            let ready = *lock(&state.ready.since);
+            let slow = state.untaken_since.or(ready).filter(|since| since.elapsed() >= SLOW);
             let Some(since) = slow.filter(|_| !state.is_read_here && state.held.is_some()) else {
                 return;
             };
-            state.is_read_here = true;
+            (state.is_read_here, state.untaken_since) = (true, Some(since));
             since
         };
         // A task of its own, so that an event is read when it comes: how long workers take is measured.
@@ -364,6 +389,18 @@ mod tests {
             tokio::time::sleep(TIMEOUT - SLOW).await;
         }
         assert!(response.next().await.is_none() && watch.ended().get() == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waited_and_does_not_come_for_what_is_ready_is_slow_too() {
+        let memory = Budget::new(1 << 20);
+        let (_watch, mut response, work, held) = response(50, &memory);
+        // As one that has a frame in hand which it cannot send.
+        assert!(futures::poll!(response.next()).is_pending());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(is_free(&work) && !is_free(&held) && memory.held() > 0);
+        let all: Vec<_> = response.by_ref().map(|event| event.unwrap().step).collect().await;
+        assert_eq!(all, (0..50).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]

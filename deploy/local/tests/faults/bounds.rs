@@ -4,6 +4,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use h2::client::SendRequest;
 use http::Request;
 use prost::Message;
@@ -174,11 +175,10 @@ async fn responses_are_not_taken() {
     let fleet = Fleet { workers: vec![worker], router };
     fleet.complete().await;
     for address in [&fleet.workers[0].address, &fleet.router.address] {
-        let taken = take_nothing(address, 16).await;
+        let (calls, responses) = take_nothing(address, 16).await;
         // Once the engine is done nothing is held for them, although they have not read a byte.
-        for response in taken.1 {
-            timeout(PATIENCE, response).await.unwrap().unwrap();
-        }
+        // To let go of one would be to cancel it.
+        let responses = timeout(PATIENCE, try_join_all(responses)).await.unwrap().unwrap();
         fleet.at_rest().await;
         let mut client = inference(&fleet.workers[0].address).await;
         for seed in 0..16 {
@@ -187,7 +187,7 @@ async fn responses_are_not_taken() {
         let stalled =
             if *address == fleet.router.address { &fleet.router } else { &fleet.workers[0] };
         becomes(stalled, "stoker_write_stalls_total", |count| count == 16.0).await;
-        drop(taken.0);
+        drop((calls, responses));
     }
     let others = Fleet::simulated(1, STEADY).await;
     let load = row.start(&others.router.address);

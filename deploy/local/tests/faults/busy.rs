@@ -56,7 +56,9 @@ async fn the_probes_of_a_trial_hang_in_clients_that_do_not_read() {
     let recovered = workers[0].address.clone();
     let proxy = Proxy::to(&recovered).await;
     let names = format!("{},{}", proxy.address, workers[1].address);
-    let flags = ["--eject-failures", "1", "--eject-time", "1s"];
+    // Clients that do not read stay for as long as the row takes.
+    let stays = ["--write-stall-timeout", "10m"];
+    let flags = [&["--eject-failures", "1", "--eject-time", "1s"][..], &stays].concat();
     let router = router(&names, &flags);
     let fleet = Fleet { workers, router };
     fleet.complete().await;
