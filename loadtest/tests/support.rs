@@ -157,7 +157,11 @@ impl Inference for Service {
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let open = Open::new(&self.0);
-        self.0.peers.lock().unwrap().insert(request.remote_addr().unwrap());
+        self.0
+            .peers
+            .lock()
+            .unwrap()
+            .insert(request.extensions().get::<serve::Peer>().unwrap().address());
         let seed = request.get_ref().sampling.as_ref().unwrap().seed.unwrap();
         let before = {
             let mut asked = self.0.asked.lock().unwrap();

@@ -232,7 +232,7 @@ impl Inference for Service {
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let open = Open::new(&self.0);
-        let peer = request.remote_addr().unwrap();
+        let peer = request.extensions().get::<serve::Peer>().unwrap().address();
         self.0.connections.lock().unwrap().insert(peer);
         let timeout = request.metadata().get("grpc-timeout");
         let timeout = timeout.map(|value| value.to_str().unwrap().to_owned());
