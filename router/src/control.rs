@@ -1,6 +1,6 @@
 //! `stoker.v1.Control` on the router: what its cluster serves, how busy that is, and questions that a worker answers.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use stoker_proto::v1::{
@@ -11,8 +11,7 @@ use stoker_shared::{
     client::MAX_EVENT_BYTES,
     deadline::Deadline,
     duration,
-    guarded::Guarded,
-    serve::{Charge, few::Few},
+    serve::{self, Bounds, CallLimit, Charge},
 };
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, transport::Channel};
@@ -24,41 +23,40 @@ const LOAD_INTERVAL: Duration = Duration::from_millis(100);
 const LEAST_LOAD_INTERVAL: Duration = Duration::from_millis(10);
 /// Load is reported this often also when nothing changes.
 const LOAD_HEARTBEAT: Duration = Duration::from_secs(1);
-/// Who may watch it at once: each report costs a look at the whole fleet.
+/// Calls to `WatchLoad` at once: each report reads the whole fleet.
 const LOAD_WATCHES: usize = 128;
 
-/// What a question may take that has no deadline.
+/// How long a forwarded call without a deadline may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Questions that may be at workers at once.
+/// Calls that may be forwarded to workers at once.
 const QUESTIONS: usize = 1_024;
-
-type Loads = Pin<Box<dyn Stream<Item = Result<Load, Status>> + Send>>;
 
 /// Serves it.
 #[derive(Clone)]
 pub(crate) struct ControlService {
     pool: Pool,
     gate: Gate,
-    watches: Few,
-    questions: Few,
+    bounds: Bounds,
+    watches: CallLimit,
+    questions: CallLimit,
 }
 
 impl ControlService {
-    pub(crate) fn new(pool: Pool, gate: Gate) -> Self {
-        let watches = Few::new("WatchLoad calls", LOAD_WATCHES);
-        let questions = Few::new("Tokenize and Detokenize calls", QUESTIONS);
-        Self { pool, gate, watches, questions }
+    pub(crate) fn new(pool: Pool, gate: Gate, bounds: Bounds) -> Self {
+        let watches = CallLimit::new("WatchLoad calls", LOAD_WATCHES);
+        let questions = CallLimit::new("Tokenize and Detokenize calls", QUESTIONS);
+        Self { pool, gate, bounds, watches, questions }
     }
 
-    /// Asks a worker that serves `model`, and another one only where the first did nothing: what is merely slow would take
-    /// as long elsewhere.
+    /// Forwards a call to a worker that serves `model`, and to another one only where the first did nothing: what is merely
+    /// slow would take as long elsewhere.
     async fn forward<Q: Clone, A>(
         &self,
         model: &str,
         request: Request<Q>,
         ask: impl AsyncFn(ControlClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<Response<A>, Status> {
-        let _one = self.questions.enter()?;
+        let _permit = self.questions.acquire()?;
         let _charge = Charge::of(&request);
         let deadline = Deadline::of(&request)?.or(PATIENCE);
         let question = request.into_inner();
@@ -92,7 +90,7 @@ impl ControlService {
 
 #[tonic::async_trait]
 impl Control for ControlService {
-    type WatchLoadStream = Loads;
+    type WatchLoadStream = serve::Response<Load>;
 
     async fn get_model_info(
         &self,
@@ -109,10 +107,11 @@ impl Control for ControlService {
     ) -> Result<Response<Self::WatchLoadStream>, Status> {
         let asked = duration::from_peer("min_interval", request.get_ref().min_interval)?;
         let interval = asked.unwrap_or(LOAD_INTERVAL).clamp(LEAST_LOAD_INTERVAL, LOAD_HEARTBEAT);
-        let one = self.watches.enter()?;
+        let permit = self.watches.acquire()?;
         let cut = self.gate.cut().clone().cancelled_owned();
         let loads = loads(self.pool.clone(), self.gate.clone(), interval).take_until(cut);
-        Ok(Response::new(Guarded::new(loads.map(Ok), one).boxed()))
+        let loads = loads.map(Ok).boxed();
+        Ok(Response::new(self.bounds.backpressure().watch(loads, Box::new(permit))))
     }
 
     async fn tokenize(
@@ -139,17 +138,17 @@ fn loads(pool: Pool, gate: Gate, interval: Duration) -> impl Stream<Item = Load>
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let state = (ticks, pool, gate, None);
-    stream::unfold(state, |(mut ticks, pool, gate, mut told)| async move {
+    stream::unfold(state, |(mut ticks, pool, gate, mut reported)| async move {
         loop {
             ticks.tick().await;
             let mut load = pool.fleet().load();
             load.draining = gate.closed().is_cancelled();
-            let news = told.is_none_or(|(before, at): (Load, Instant)| {
+            let changed = reported.is_none_or(|(before, at): (Load, Instant)| {
                 before != load || at.elapsed() >= LOAD_HEARTBEAT
             });
-            if news {
-                told = Some((load, Instant::now()));
-                return Some((load, (ticks, pool, gate, told)));
+            if changed {
+                reported = Some((load, Instant::now()));
+                return Some((load, (ticks, pool, gate, reported)));
             }
         }
     })

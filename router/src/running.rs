@@ -93,7 +93,7 @@ pub async fn start(
     let gate = Gate::default();
     let metrics = Metrics::default();
     let bounds = Bounds::new(&config.limits, None);
-    let control = ControlService::new(pool.clone(), gate.clone());
+    let control = ControlService::new(pool.clone(), gate.clone(), bounds.clone());
     let server = Server {
         stack: stack::build(&config, priorities, &pool, &gate, &metrics),
         gate: gate.clone(),

@@ -136,7 +136,7 @@ pub enum ServiceError {
     /// Requests with the same content made the engines of two workers panic.
     #[error("{0}")]
     Quarantined(String),
-    /// A worker does not believe who called it to be a router.
+    /// The worker that was called does not accept `routing` from that peer.
     #[error("{0}")]
     RoutingRefused(String),
     /// A fault of ours.

@@ -50,8 +50,8 @@ pub struct Telemetry {
 
 impl Telemetry {
     /// Starts to log, by default what `level` says, to trace under the name `service`, and to serve metrics and probes,
-    /// where somebody asked for it. Until there is a readiness to follow, probes are told that the process is `busy`
-    /// with something else. Needs tokio. Fails with what is wrong with which flag or variable.
+    /// where flags ask for it. Until there is a readiness to follow, probes report that the process is `busy` with
+    /// something else. Needs tokio. Fails with what is wrong with which flag or variable.
     pub async fn start(
         service: &'static str,
         args: &TelemetryArgs,

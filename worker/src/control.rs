@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream, stream::BoxStream};
+use futures::{StreamExt, stream};
 use prost::Message;
 use stoker_engine::Load as EngineLoad;
 use stoker_ops::KV_BLOCK;
@@ -15,8 +15,7 @@ use stoker_shared::{
     ServiceError, VERSION,
     deadline::Deadline,
     duration,
-    guarded::Guarded,
-    serve::{Charge, MAX_REQUEST_BYTES, few::Few},
+    serve::{self, CallLimit, Charge, MAX_REQUEST_BYTES},
 };
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
@@ -30,7 +29,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// A report comes at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Who may watch the load at once; every router does.
+/// Calls to `WatchLoad` at once; every router has one open.
 pub const LOAD_WATCHES: usize = 128;
 
 /// The control service of one worker.
@@ -40,8 +39,8 @@ pub struct ControlService {
     pub worker: Worker,
     /// As it was started.
     pub config: WorkerConfig,
-    /// Who may watch the load at once.
-    pub watches: Few,
+    /// Calls to `WatchLoad`.
+    pub watches: CallLimit,
 }
 
 impl ControlService {
@@ -86,14 +85,14 @@ impl Control for ControlService {
         Ok(Response::new(self.model_info()))
     }
 
-    type WatchLoadStream = BoxStream<'static, Result<Load, Status>>;
+    type WatchLoadStream = serve::Response<Load>;
 
     async fn watch_load(
         &self,
         request: Request<WatchLoadRequest>,
     ) -> Result<Response<Self::WatchLoadStream>, Status> {
         let interval = duration::from_peer("min_interval", request.get_ref().min_interval)?;
-        let one = self.watches.enter()?;
+        let permit = self.watches.acquire()?;
         let interval = interval.unwrap_or(INTERVAL).clamp(SHORTEST_INTERVAL, HEARTBEAT);
         let load = self.worker.engine.load();
         let draining = self.worker.inflight.draining();
@@ -124,7 +123,9 @@ impl Control for ControlService {
                 }
             });
         let cut = self.worker.inflight.cut().clone().cancelled_owned();
-        Ok(Response::new(Guarded::new(reports.take_until(cut), one).boxed()))
+        let reports = reports.take_until(cut).boxed();
+        let backpressure = self.worker.bounds.backpressure();
+        Ok(Response::new(backpressure.watch(reports, Box::new(permit))))
     }
 
     async fn tokenize(
@@ -140,7 +141,7 @@ impl Control for ControlService {
             None => return Err(ServiceError::invalid("input", "is missing; set `text`").into()),
         };
         let model = Arc::clone(&self.worker.model);
-        let encoded = self.worker.text.question(text.len(), charge, move || {
+        let encoded = self.worker.text.call(text.len(), charge, move || {
             let ids = model.tokenizer.encode(&text, !request.no_special_tokens);
             let ids = ids.map_err(|error| ServiceError::invalid("text", error.to_string()))?;
             fits("text", TokenizeResponse { ids })
@@ -156,7 +157,7 @@ impl Control for ControlService {
         let request = request.into_inner();
         self.worker.admission().check_model(&request.model)?;
         let (worker, bytes) = (self.worker.clone(), size_of_val(request.ids.as_slice()));
-        let decoded = self.worker.text.question(bytes, charge, move || {
+        let decoded = self.worker.text.call(bytes, charge, move || {
             worker.admission().check_vocabulary("ids", &request.ids)?;
             let text = worker.model.tokenizer.decode(&request.ids, !request.keep_special_tokens);
             fits("ids", DetokenizeResponse { text })

@@ -119,7 +119,7 @@ impl Inflight {
         }
     }
 
-    /// Takes a slot for a new call of so many sequences, or for one that continues what another worker had accepted.
+    /// Takes a slot for a new call of `sequences` sequences, or for one that continues what another worker had accepted.
     pub fn enter(&self, sequences: usize, continues: bool) -> Result<Slot, ServiceError> {
         // Counted before the look at `draining`: a drain that begins in between waits for this call.
         let token = self.tracker.token();

@@ -1,17 +1,17 @@
-//! Whose `routing` a worker believes: it says who the tenant is, what another worker made, and what is suspected.
+//! Whose `routing` a worker accepts: it names the tenant, what another worker generated, and suspects of a panic.
 
 use clap::ValueEnum;
 use stoker_shared::{ServiceError, serve::Peer};
 
-/// Who may be a router.
+/// The peers that may be routers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum AcceptRouting {
-    /// Who is on this machine
+    /// Peers on this machine
     #[default]
     Loopback,
-    /// Everybody who reaches this worker
+    /// Every peer
     Any,
-    /// Nobody: clients call this worker directly
+    /// No peer: clients call this worker directly
     None,
 }
 
@@ -26,7 +26,8 @@ impl AcceptRouting {
         if accepted {
             return Ok(());
         }
-        let from = peer.map_or_else(|| "somebody".into(), |peer| peer.address().ip().to_string());
+        let from =
+            peer.map_or_else(|| "an unknown peer".into(), |peer| peer.address().ip().to_string());
         Err(ServiceError::RoutingRefused(format!(
             "`routing` from {from} is not accepted here: start the worker with --accept-routing any, where only routers \
              reach it"

@@ -12,8 +12,8 @@ use stoker_proto::{
 };
 use stoker_shared::{
     serve::{
-        self, Bounds, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES, Readiness,
-        admin::AdminListener, few::Few,
+        self, Bounds, CallLimit, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES, Readiness,
+        admin::AdminListener,
     },
     validate,
 };
@@ -125,7 +125,7 @@ pub async fn start(
     let handle = engine.clone();
 
     let inflight = Inflight::new(limits);
-    // Whoever is refused must be told so, and not wait at the client.
+    // A call beyond the limits must be refused, and not wait at the client for a stream.
     let streams = limits.sequences.new + limits.sequences.continued + STREAMS_BESIDE;
     let bounds = Bounds::new(&config.limits, u32::try_from(streams).ok());
     let model_name: Arc<str> = model_name.into();
@@ -141,7 +141,7 @@ pub async fn start(
         bounds: bounds.clone(),
         accept_routing: config.accept_routing,
     };
-    let watches = Few::new("WatchLoad calls", LOAD_WATCHES);
+    let watches = CallLimit::new("WatchLoad calls", LOAD_WATCHES);
     let control = ControlService { worker: worker.clone(), config, watches };
     let (health, health_service) = HealthState::new(&SERVICES).await;
     let mut routes = RoutesBuilder::default();

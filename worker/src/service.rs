@@ -55,7 +55,7 @@ pub struct Worker {
     pub text: TextWork,
     /// What clients hold.
     pub bounds: Bounds,
-    /// Whose `routing` is believed.
+    /// Whose `routing` is accepted.
     pub accept_routing: AcceptRouting,
 }
 
@@ -180,7 +180,7 @@ impl Inference for Worker {
             }
         };
         let mut record = Some(record);
-        let told = stream.map(move |item| {
+        let recorded = stream.map(move |item| {
             // Over with its last event, not only once the stream is dropped.
             if record.as_mut().is_some_and(|record| record.event(&item)) {
                 record = None;
@@ -188,6 +188,6 @@ impl Inference for Worker {
             item.map_err(Status::from)
         });
         let untaken = Box::new(self.inflight.untaken());
-        Ok(Response::new(self.bounds.backpressure().watch(told.boxed(), untaken)))
+        Ok(Response::new(self.bounds.backpressure().watch(recorded.boxed(), untaken)))
     }
 }

@@ -1,5 +1,5 @@
-//! Where texts become tokens and tokens text. A long text takes seconds and a hundred times its size in memory, so only a
-//! few are under way at once, and prompts of requests go before questions.
+//! Tokenising and detokenising. A long text takes seconds and a hundred times its size in memory, so only a few are in
+//! progress at once, and prompts go before calls to `Tokenize` and `Detokenize`.
 
 use std::{io, sync::Arc, thread};
 
@@ -8,15 +8,15 @@ use stoker_shared::{ServiceError, serve::Charge};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Shorter texts, in bytes, are worked on at once; for longer ones the async threads are spared.
+/// Shorter texts, in bytes, are processed on the async thread; longer ones would keep it from other calls.
 const LONG: usize = 4096;
-/// Long prompts that are tokenised at once have so many KiB together, or are a single one.
+/// Long prompts that are tokenised at the same time, in KiB together; a longer one is alone.
 const PROMPTS_KIB: usize = 4 << 10;
-/// Long questions that may wait for the one that is answered.
-const QUESTIONS: usize = 16;
+/// Long calls that may wait for the one in progress.
+const WAITING: usize = 16;
 /// When to come back.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
-/// The thread for questions steps back behind those that generate.
+/// The thread for these calls has a lower priority than those that generate.
 const NICE: i32 = 10;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -25,23 +25,23 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub struct TextWork {
     prompts: Arc<Semaphore>,
-    questions: mpsc::Sender<Job>,
+    calls: mpsc::Sender<Job>,
 }
 
 impl TextWork {
-    /// Starts the thread for questions, which ends with the last clone.
+    /// Starts the thread for calls, which ends with the last clone.
     pub fn start(worker: &str) -> io::Result<Self> {
-        let (questions, mut jobs) = mpsc::channel::<Job>(QUESTIONS);
+        let (calls, mut jobs) = mpsc::channel::<Job>(WAITING);
         thread::Builder::new().name(format!("text {worker}")).spawn(move || {
             // Of this thread alone. Refused by some sandboxes, which is no reason to do without.
             if let Err(error) = setpriority_process(Some(gettid()), NICE) {
-                tracing::debug!(%error, "questions are as urgent as everything else");
+                tracing::debug!(%error, "Tokenize and Detokenize run at the usual priority");
             }
             while let Some(job) = jobs.blocking_recv() {
                 job();
             }
         })?;
-        Ok(Self { prompts: Arc::new(Semaphore::new(PROMPTS_KIB)), questions })
+        Ok(Self { prompts: Arc::new(Semaphore::new(PROMPTS_KIB)), calls })
     }
 
     /// Runs `work` on the prompt of a request, of `bytes` bytes, when its turn comes. Dropping the future takes it out of
@@ -66,9 +66,9 @@ impl TextWork {
         done.map_err(|error| ServiceError::Internal(format!("tokenising failed: {error}")))?
     }
 
-    /// Runs `work` for a question of `bytes` bytes when its turn comes, unless the future is dropped before. `charge` is what
+    /// Runs `work` for a call with `bytes` bytes of text when its turn comes, unless the future is dropped before. `charge` is what
     /// its message is accounted for with.
-    pub async fn question<T: Send + 'static>(
+    pub async fn call<T: Send + 'static>(
         &self,
         bytes: usize,
         charge: Option<Charge>,
@@ -81,13 +81,13 @@ impl TextWork {
         let job = move || {
             let _charge = charge;
             if !answer.is_closed() {
-                // Whoever asked may have left in the meantime.
+                // Fails if the caller has left in the meantime.
                 let _ = answer.send(work());
             }
         };
-        self.questions.try_send(Box::new(job)).map_err(|_| ServiceError::Overloaded {
+        self.calls.try_send(Box::new(job)).map_err(|_| ServiceError::Overloaded {
             what: format!(
-                "{QUESTIONS} calls to Tokenize and Detokenize with long texts wait on this worker"
+                "{WAITING} calls to Tokenize and Detokenize with long texts wait on this worker"
             ),
             retry_after: RETRY_AFTER,
         })?;
@@ -116,45 +116,45 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn questions_are_answered_one_by_one_and_those_that_left_are_not() {
+    async fn calls_take_turns_and_those_whose_caller_left_are_skipped() {
         let text = TextWork::start("test").unwrap();
         let (go, work) = blocked();
-        let mut first = text.question(LONG + 1, None, work).boxed();
+        let mut first = text.call(LONG + 1, None, work).boxed();
         assert!(futures::poll!(&mut first).is_pending());
         let left =
-            text.question(LONG + 1, None, || -> Result<(), _> { panic!("nobody waits for this") });
+            text.call(LONG + 1, None, || -> Result<(), _> { panic!("nobody waits for this") });
         let mut left = left.boxed();
         assert!(futures::poll!(&mut left).is_pending());
         drop(left);
-        let mut second = text.question(LONG + 1, None, || Ok(7)).boxed();
+        let mut second = text.call(LONG + 1, None, || Ok(7)).boxed();
         assert!(futures::poll!(&mut second).is_pending(), "after the first");
         drop(go);
         assert_eq!((first.await, second.await), (Ok(()), Ok(7)));
     }
 
     #[tokio::test]
-    async fn short_questions_do_not_wait() {
+    async fn short_calls_do_not_wait() {
         let text = TextWork::start("test").unwrap();
         let (go, work) = blocked();
-        let mut long = text.question(LONG + 1, None, work).boxed();
+        let mut long = text.call(LONG + 1, None, work).boxed();
         assert!(futures::poll!(&mut long).is_pending());
-        assert_eq!(text.question(LONG, None, || Ok(7)).now_or_never(), Some(Ok(7)));
+        assert_eq!(text.call(LONG, None, || Ok(7)).now_or_never(), Some(Ok(7)));
         drop(go);
         assert_eq!(long.await, Ok(()));
     }
 
     #[tokio::test]
-    async fn more_questions_than_may_wait_are_refused() {
+    async fn more_calls_than_may_wait_are_refused() {
         let text = TextWork::start("test").unwrap();
         let (go, work) = blocked();
-        let mut running = text.question(LONG + 1, None, work).boxed();
+        let mut running = text.call(LONG + 1, None, work).boxed();
         assert!(futures::poll!(&mut running).is_pending());
         let mut waiting: Vec<_> =
-            (0..2 * QUESTIONS).map(|_| text.question(LONG + 1, None, || Ok(())).boxed()).collect();
-        let refused = waiting.iter_mut().filter_map(|question| question.now_or_never());
+            (0..2 * WAITING).map(|_| text.call(LONG + 1, None, || Ok(())).boxed()).collect();
+        let refused = waiting.iter_mut().filter_map(|call| call.now_or_never());
         let refused: Vec<_> = refused.filter(Result::is_err).collect();
         // The first one may be in the queue or at the thread.
-        assert!((QUESTIONS - 1..=QUESTIONS).contains(&refused.len()), "{}", refused.len());
+        assert!((WAITING - 1..=WAITING).contains(&refused.len()), "{}", refused.len());
         assert!(matches!(refused[0], Err(ServiceError::Overloaded { .. })));
         drop(go);
         assert_eq!(running.await, Ok(()));

@@ -9,9 +9,9 @@ use futures::{
 use stoker_router::{RouterConfig, RunningRouter};
 use stoker_shared::{
     discovery::{Candidate, Registration, Registry, WorkerId},
-    serve::{self, ListenAddress},
+    serve::{self, LimitsConfig, ListenAddress},
 };
-use stoker_worker::{ModelSource, RunningWorker, WorkerConfig};
+use stoker_worker::{ModelSource, RunningWorker, WorkerConfig, config::AcceptRouting};
 
 use crate::error::Error;
 
@@ -35,6 +35,10 @@ impl Cluster {
         config: WorkerConfig,
     ) -> Result<Self, Error> {
         let usage = |error: &dyn std::error::Error| Error::Usage(error.to_string());
+        // Clients reach the router alone, and the router is the only one to reach the workers.
+        let limits = config.limits;
+        let (own, accept_routing) = (LimitsConfig::default(), AcceptRouting::Loopback);
+        let config = WorkerConfig { limits: own, accept_routing, ..config };
         // Bound before the model is loaded: a port in use is known at once.
         let listener = serve::bind(listen).await.map_err(|error| usage(&error))?;
         let name = source.name();
@@ -61,7 +65,8 @@ impl Cluster {
             });
             running.push((worker, registration));
         }
-        let router = stoker_router::start(RouterConfig::default(), registry.watch(), listener)
+        let router = RouterConfig { limits, ..RouterConfig::default() };
+        let router = stoker_router::start(router, registry.watch(), listener)
             .await
             .map_err(|error| Error::Failed(error.to_string()))?;
         router.wait_ready(usize::from(workers)).await;

@@ -58,7 +58,7 @@ pub(crate) struct Worker {
     /// Tokens that went through its cache for this router: prompts to compute, and answers.
     sent: AtomicU64,
     reported: Mutex<Reported>,
-    /// The log has been told that it takes this router for nobody.
+    /// Its refusal of this router has been logged.
     refused_routing: AtomicBool,
 }
 
@@ -105,7 +105,7 @@ impl Worker {
         }
     }
 
-    /// It does not believe this router, because of `why`: whoever starts it has to, and no client can help it.
+    /// It refused this router's `routing`, because of `why`. Its operator can change that, and no client.
     pub(crate) fn refuses_routing(&self, why: &str) -> ServiceError {
         let worker = &self.id;
         if !self.refused_routing.swap(true, Ordering::Relaxed) {

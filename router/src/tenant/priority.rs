@@ -60,7 +60,7 @@ pub enum PriorityError {
     NoNames(TenantPriority),
 }
 
-/// All rules. A tenant without one gets what a request has that asks for nothing: nobody goes before others merely by
+/// All rules. A tenant without one gets the default priority at most: no request goes before others merely by
 /// asking for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Priorities {

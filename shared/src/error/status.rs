@@ -151,8 +151,8 @@ impl Received<'_> {
 }
 
 impl From<&Status> for ServiceError {
-    /// Reads a peer's status. One that is not ours keeps its code and message. Texts are
-    /// [`quoted`].
+    /// Reads a peer's status. One that is not ours keeps its message, and its code unless that would blame the client: such
+    /// a status was made between here and the peer. Texts are [`quoted`].
     fn from(status: &Status) -> Self {
         let peer = Received { status, details: status.get_error_details() };
         match (status.code(), peer.reason()) {

@@ -1,9 +1,9 @@
 //! Responses whose clients are slow to read, or do not read at all.
 //!
-//! HTTP/2 asks for the next event of a response only once its client has room for it. A client that takes nothing would
-//! so hold everything that its response holds: a slot of a worker, a reservation, a place. So a response that nobody asks
-//! for is read from here on, into memory that is accounted for, and what it holds is free as soon as the work is done. A
-//! client that has taken nothing for the write-stall timeout is given up.
+//! HTTP/2 polls a response for its next event only once its client has room for it. A client that takes nothing would
+//! keep everything that its response holds: a worker's slot, a reservation, a place in admission. So a response that is not
+//! polled is read here, into memory that is accounted for, and what it holds is free as soon as the work is done. A response
+//! of which the client takes nothing for the write-stall timeout is ended.
 
 use std::{
     collections::VecDeque,
@@ -26,16 +26,16 @@ use tonic::Status;
 
 use crate::memory::{Budget, Hold};
 
-/// A response that nobody has asked for the next event of for so long is read on its client's behalf.
+/// A response with an event ready that is not polled for this long is read on its client's behalf.
 const SLOW: Duration = Duration::from_secs(1);
-/// How often slow ones are looked for.
+/// Between two searches for such responses.
 const LOOK: Duration = Duration::from_millis(500);
 /// What is read for one client, at most, in bytes: some thousand events.
 const MOST: u64 = 512 << 10;
-/// What an event takes beside its bytes, about.
+/// What an event takes beside its bytes, roughly.
 const EVENT: usize = 128;
 
-/// What is held until the client has taken all of a response, or is given up.
+/// What is held until the client has taken all of a response, or the response is ended.
 pub type Held = Box<dyn Send>;
 
 /// Watches all responses of a process. Clones share it.
@@ -48,7 +48,7 @@ struct Watch {
     timeout: Duration,
     memory: Budget,
     ended: Counter,
-    _looks: AbortOnDropHandle<()>,
+    _search: AbortOnDropHandle<()>,
 }
 
 /// A response, whatever its events are.
@@ -58,25 +58,26 @@ trait Look: Send + Sync {
 }
 
 impl Backpressure {
-    /// Gives clients up that take nothing for `timeout`. What is read for them counts against `memory`. Needs tokio.
+    /// Ends responses of which clients take nothing for `timeout`. What is read for clients counts against `memory`. Needs
+    /// tokio.
     pub fn new(timeout: Duration, memory: Budget) -> Self {
         let all = Arc::<Mutex<Vec<Weak<dyn Look>>>>::default();
-        let looks = tokio::spawn(look_again_and_again(Arc::clone(&all)));
+        let search = tokio::spawn(slow_responses(Arc::clone(&all)));
         Self(Arc::new(Watch {
             all,
             timeout,
             memory,
             ended: Counter::default(),
-            _looks: AbortOnDropHandle::new(looks),
+            _search: AbortOnDropHandle::new(search),
         }))
     }
 
-    /// Counts the responses that were given up.
+    /// Counts the responses that were ended.
     pub fn ended(&self) -> Counter {
         self.0.ended.clone()
     }
 
-    /// Watches `stream`. `held` is dropped once the client has taken the last event, or is given up.
+    /// Watches `stream`. `held` is dropped once the client has taken the last event, or the response is ended.
     pub fn watch<T: Message + 'static>(
         &self,
         stream: BoxStream<'static, Result<T, Status>>,
@@ -87,11 +88,10 @@ impl Backpressure {
                 stream: Some(stream),
                 read: VecDeque::new(),
                 hold: self.0.memory.hold(),
-                untaken_since: Some(Instant::now()),
                 is_read_here: false,
-                given_up: None,
+                ended_with: None,
                 held: Some(held),
-                ready: Arc::default(),
+                ready: Arc::new(Ready::now()),
             }),
             news: Notify::new(),
             timeout: self.0.timeout,
@@ -103,7 +103,7 @@ impl Backpressure {
     }
 }
 
-async fn look_again_and_again(all: Arc<Mutex<Vec<Weak<dyn Look>>>>) {
+async fn slow_responses(all: Arc<Mutex<Vec<Weak<dyn Look>>>>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let mut open = Vec::new();
@@ -131,7 +131,7 @@ pub struct Response<T>(Arc<Shared<T>>);
 #[derive(Debug)]
 struct Shared<T> {
     state: Mutex<State<T>>,
-    /// The client asks again, or is gone.
+    /// The client polls again, or is gone.
     news: Notify,
     timeout: Duration,
     ended: Counter,
@@ -145,21 +145,35 @@ struct State<T> {
     /// What was read on the client's behalf, and what each part holds.
     read: VecDeque<(Item<T>, u64)>,
     hold: Hold,
-    /// When the client was given the last event; `None` while it waits for one.
-    untaken_since: Option<Instant>,
     is_read_here: bool,
-    /// What the client is told should it ask after all.
-    given_up: Option<Status>,
+    /// The error for a client that polls after all.
+    ended_with: Option<Status>,
     held: Option<Held>,
     ready: Arc<Ready>,
 }
 
-/// Notes when an event is there that the client was waiting for, on its way to whoever is to ask for it: where that has a
-/// part of the response in hand that it cannot send, it does not ask.
+/// When the response could have been polled again: since its last event was taken, or since the next one was there. The
+/// second tells too, since HTTP/2 polls for more than it can send: it may wait for an event, with others in hand, and not
+/// come for it.
 #[derive(Debug, Default)]
 struct Ready {
-    asks: AtomicWaker,
+    poller: AtomicWaker,
+    /// `None` while the client waits for an event.
     since: Mutex<Option<Instant>>,
+}
+
+impl Ready {
+    fn now() -> Self {
+        Self { since: Mutex::new(Some(Instant::now())), ..Self::default() }
+    }
+
+    fn since(&self) -> Option<Instant> {
+        *lock(&self.since)
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        *lock(&self.since) = since;
+    }
 }
 
 impl Wake for Ready {
@@ -169,7 +183,7 @@ impl Wake for Ready {
 
     fn wake_by_ref(self: &Arc<Self>) {
         lock(&self.since).get_or_insert_with(Instant::now);
-        self.asks.wake();
+        self.poller.wake();
     }
 }
 
@@ -190,34 +204,33 @@ impl<T> State<T> {
 impl<T: Message + 'static> State<T> {
     /// For the client.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<T>>> {
-        self.untaken_since = None;
-        *lock(&self.ready.since) = None;
-        let item = if let Some(status) = self.given_up.take() {
+        self.ready.set(None);
+        let item = if let Some(status) = self.ended_with.take() {
             Some(Err(status))
         } else if let Some((item, bytes)) = self.read.pop_front() {
             self.hold.shrink(bytes);
             Some(item)
         } else if let Some(stream) = &mut self.stream {
-            self.ready.asks.register(cx.waker());
+            self.ready.poller.register(cx.waker());
             let waker = Waker::from(Arc::clone(&self.ready));
             ready!(stream.poll_next_unpin(&mut Context::from_waker(&waker)))
         } else {
             None
         };
         match &item {
-            Some(_) => self.untaken_since = Some(Instant::now()),
+            Some(_) => self.ready.set(Some(Instant::now())),
             None => self.end(),
         }
         Poll::Ready(item)
     }
 
-    /// For a client that has not asked `since` then. Ready once it asks again, or is gone.
+    /// For a client that has not polled `since` then. Ready once it polls again, or is gone.
     fn poll_for_client(&mut self, since: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        if self.untaken_since != Some(since) {
+        if self.ready.since() != Some(since) {
             self.is_read_here = false;
             return Poll::Ready(());
         }
-        // Beyond that it stays where it is, and HTTP/2 holds back whoever sends it.
+        // The rest stays where it is, and HTTP/2 holds back its sender.
         while self.hold.bytes() < MOST
             && let Some(stream) = &mut self.stream
         {
@@ -238,12 +251,12 @@ impl<T: Message + 'static> State<T> {
 }
 
 impl<T: Message + 'static> Shared<T> {
-    /// Reads the response until its client asks again, is gone, or is given up.
+    /// Reads the response until its client polls again or is gone, or the response is ended.
     async fn read_for_client(self: Arc<Self>, since: Instant) {
         let deadline = sleep_until(since + self.timeout);
         tokio::pin!(deadline);
         loop {
-            // Whoever is told between the look and the wait is not missed.
+            // Enabled before the state is read, so that no notice in between is missed.
             let news = self.news.notified();
             tokio::pin!(news);
             news.as_mut().enable();
@@ -255,17 +268,17 @@ impl<T: Message + 'static> Shared<T> {
             }
         }
         let mut state = lock(&self.state);
-        if state.untaken_since != Some(since) {
+        if state.ready.since() != Some(since) {
             state.is_read_here = false;
             return;
         }
         state.end();
         let waited = self.timeout.as_secs_f64();
-        state.given_up = Some(Status::cancelled(format!(
+        state.ended_with = Some(Status::cancelled(format!(
             "the client took nothing of this response for {waited} s (--write-stall-timeout)"
         )));
         self.ended.inc();
-        tracing::info!(waited, "a client that takes nothing of its response is given up");
+        tracing::info!(waited, "a response was ended: its client takes nothing of it");
     }
 }
 
@@ -273,12 +286,11 @@ impl<T: Message + 'static> Look for Shared<T> {
     fn look(self: Arc<Self>) {
         let since = {
             let mut state = lock(&self.state);
-            let ready = *lock(&state.ready.since);
-            let slow = state.untaken_since.or(ready).filter(|since| since.elapsed() >= SLOW);
+            let slow = state.ready.since().filter(|since| since.elapsed() >= SLOW);
             let Some(since) = slow.filter(|_| !state.is_read_here && state.held.is_some()) else {
                 return;
             };
-            (state.is_read_here, state.untaken_since) = (true, Some(since));
+            state.is_read_here = true;
             since
         };
         // A task of its own, so that an event is read when it comes: how long workers take is measured.
@@ -302,7 +314,7 @@ impl<T: Message + 'static> Stream for Response<T> {
 impl<T> Drop for Response<T> {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
-        state.untaken_since = None;
+        state.ready.set(None);
         state.end();
         self.0.news.notify_waiters();
     }
@@ -361,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_given_up_and_told_so_if_it_asks() {
+    async fn a_response_of_which_nothing_is_taken_is_ended_with_an_error() {
         let memory = Budget::new(1 << 20);
         let (watch, mut response, work, held) = response(1_000_000, &memory);
         response.next().await.unwrap().unwrap();
@@ -375,8 +387,8 @@ mod tests {
             since.elapsed()
         );
         assert!(is_free(&work) && memory.held() == 0 && watch.ended().get() == 1);
-        let told = response.next().await.unwrap().unwrap_err();
-        assert_eq!(told.code(), tonic::Code::Cancelled);
+        let error = response.next().await.unwrap().unwrap_err();
+        assert_eq!(error.code(), tonic::Code::Cancelled);
         assert!(response.next().await.is_none());
     }
 
@@ -392,7 +404,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_waited_and_does_not_come_for_what_is_ready_is_slow_too() {
+    async fn one_that_waited_and_does_not_poll_for_what_is_ready_is_slow_too() {
         let memory = Budget::new(1 << 20);
         let (_watch, mut response, work, held) = response(50, &memory);
         // As one that has a frame in hand which it cannot send.

@@ -27,7 +27,7 @@ use crate::{
 const STREAMS: u32 = 256;
 /// A connection with nothing open for so long may be closed for a new one.
 const IDLE: Duration = Duration::from_secs(10);
-/// Files that are left for connections to others, at least, and one in so many of all.
+/// Files that are left for other uses: at least this many, and this fraction of the limit, one in eight.
 const LEAST_FILES: u64 = 24;
 const FILES: u64 = 8;
 
@@ -132,7 +132,7 @@ impl Bounds {
                 self.closes("idle");
                 idle.close();
             }
-            // Closed never, and somebody may go by itself, or be idle for long enough by then.
+            // Until one closes by itself, or has been idle for long enough.
             let free = Arc::clone(&self.0.free).acquire_owned();
             if let Ok(Ok(permit)) = tokio::time::timeout(Duration::from_secs(1), free).await {
                 return permit;

@@ -43,7 +43,7 @@ impl HealthState {
         self.set(Err(reason.into())).await;
     }
 
-    /// Follows what probes are told.
+    /// What probes report, and every change of it.
     pub fn readiness(&self) -> Readiness {
         self.readiness.subscribe()
     }
@@ -60,7 +60,7 @@ impl HealthState {
         let _changing = self.changing.lock().await;
         let serving = now.is_ok();
         let before = self.readiness.send_replace(now);
-        // Another reason is news for nobody who watches over gRPC.
+        // gRPC health has no reasons: a new one alone changes nothing for its watchers.
         if before.is_ok() != serving {
             let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
             self.report(status).await;

@@ -1,4 +1,4 @@
-//! The loop that accepts connections: as many as may be open, and never in a hurry after an error.
+//! The accept loop: within the limit on connections, with a pause after an error.
 
 use std::{io, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::batched::Batched;
 
 /// After an error such as too many open files, which lasts until something is closed.
 const PAUSE: Duration = Duration::from_millis(250);
-/// The same error is told again after this.
+/// The warning is repeated after this.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
 
 /// Connections of `listener` within `bounds`, without Nagle's delay: tokens are small and late ones are felt. Those that

@@ -53,7 +53,7 @@ enum Wrong {
     /// Brackets with nothing inside.
     #[error("the host is empty")]
     NoHost,
-    /// IPv6 without brackets, where nobody can tell the port from the address.
+    /// IPv6 without brackets, where the port cannot be separated from the address.
     #[error("an IPv6 address needs brackets, as in [::1]:50051")]
     Unbracketed,
     /// Brackets around something else.
@@ -121,7 +121,7 @@ fn plain(text: &str) -> Result<(Host, &str), Wrong> {
         return Err(Wrong::Empty);
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        // Of a bare number nobody knows whether it is a port, so it is not called a bad host.
+        // A bare number may be meant as a port, so it is not called a bad host.
         return Err(Wrong::NoPort);
     };
     if host.is_empty() {

@@ -25,9 +25,9 @@ use crate::ServiceError;
 
 /// gRPC's frame begins with a flag and the length of the message, four bytes.
 const PREFIX: usize = 5;
-/// Requests of so many bytes need no leave of their connection: what its streams may bring together is little.
+/// Smaller requests, in bytes, need no permit of their connection: all of its streams together bring little.
 const SMALL: usize = 64 << 10;
-/// What a call that streams may send in all, in bytes.
+/// Bytes that a client-streaming call may send in all.
 const MOST_STREAMED: usize = 1 << 20;
 
 /// A request's body. It is accounted for as it comes, has a limited time, and where it is large waits until the other
@@ -41,17 +41,17 @@ pub(super) struct RequestBody {
     /// The length of frame and message, once it is known.
     length: Option<usize>,
     read: usize,
-    leave: Leave,
+    permit: Permit,
     /// `None` for a call that streams.
     timeout: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// Whether the rest of a request may come.
-enum Leave {
-    /// It may, and what it takes of its connection's part, if it is large.
-    Given(#[allow(dead_code, reason = "held")] Option<OwnedSemaphorePermit>),
-    Awaited(BoxFuture<'static, Option<OwnedSemaphorePermit>>),
+/// Whether the rest of a request may be read.
+enum Permit {
+    /// It may; of a large one with its part of what the connection may have in progress.
+    Granted(#[allow(dead_code, reason = "held")] Option<OwnedSemaphorePermit>),
+    Waiting(BoxFuture<'static, Option<OwnedSemaphorePermit>>),
 }
 
 impl RequestBody {
@@ -71,7 +71,7 @@ impl RequestBody {
             prefix: Vec::new(),
             length: None,
             read: 0,
-            leave: Leave::Given(None),
+            permit: Permit::Granted(None),
             timeout,
             timer: None,
         }
@@ -95,7 +95,7 @@ impl RequestBody {
             if let [_, a, b, c, d] = self.prefix[..] {
                 let length = PREFIX.saturating_add(u32::from_be_bytes([a, b, c, d]) as usize);
                 self.length = Some(length);
-                self.ask(length);
+                self.acquire(length);
             }
         }
         if self.length.is_some_and(|length| self.read > length) {
@@ -106,15 +106,15 @@ impl RequestBody {
         Ok(())
     }
 
-    /// Asks for leave to read a request of `length` bytes.
-    fn ask(&mut self, length: usize) {
+    /// Takes a permit to read a request of `length` bytes, or begins to wait for one.
+    fn acquire(&mut self, length: usize) {
         let Some(peer) = self.peer.as_ref().filter(|_| length > SMALL) else { return };
         let uploads = Arc::clone(peer.uploads());
         let kib = (length >> 10).min(UPLOAD_KIB) as u32;
-        self.leave = match Arc::clone(&uploads).try_acquire_many_owned(kib) {
-            Ok(permit) => Leave::Given(Some(permit)),
+        self.permit = match Arc::clone(&uploads).try_acquire_many_owned(kib) {
+            Ok(permit) => Permit::Granted(Some(permit)),
             Err(_) => {
-                Leave::Awaited(async move { uploads.acquire_many_owned(kib).await.ok() }.boxed())
+                Permit::Waiting(async move { uploads.acquire_many_owned(kib).await.ok() }.boxed())
             }
         };
     }
@@ -143,12 +143,12 @@ impl http_body::Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         let mut polled = Poll::Pending;
-        if let Leave::Awaited(leave) = &mut this.leave
-            && let Poll::Ready(permit) = leave.poll_unpin(cx)
+        if let Permit::Waiting(waiting) = &mut this.permit
+            && let Poll::Ready(permit) = waiting.poll_unpin(cx)
         {
-            this.leave = Leave::Given(permit);
+            this.permit = Permit::Granted(permit);
         }
-        if matches!(this.leave, Leave::Given(_)) {
+        if matches!(this.permit, Permit::Granted(_)) {
             polled = Pin::new(&mut this.body).poll_frame(cx);
         }
         match polled {
@@ -161,7 +161,7 @@ impl http_body::Body for RequestBody {
                 Poll::Ready(Some(noted.map(|()| frame).map_err(Status::from)))
             }
             Poll::Ready(end) => {
-                (this.leave, this.timer) = (Leave::Given(None), None);
+                (this.permit, this.timer) = (Permit::Granted(None), None);
                 Poll::Ready(end)
             }
         }

@@ -1,8 +1,9 @@
 //! What every client may rely on: models, health, reflection, tokens, timings.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use futures::{StreamExt, stream};
+use stoker::cluster::Cluster;
 use stoker_proto::{
     SERVICES,
     v1::{
@@ -10,6 +11,9 @@ use stoker_proto::{
         Sampling, TokenizeRequest, tokenize_request::Input,
     },
 };
+use stoker_shared::serve::LimitsConfig;
+use stoker_worker::{ModelSource, WorkerConfig, config::AcceptRouting};
+use tokio::time::timeout;
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -19,7 +23,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::support::{Process, answer, channel, cluster, control, inference, request};
+use crate::support::{PATIENCE, Process, answer, channel, cluster, control, inference, request};
 
 fn seconds(duration: Option<prost_types::Duration>) -> f64 {
     duration.map_or(0.0, |d| Duration::try_from(d).unwrap().as_secs_f64())
@@ -115,4 +119,16 @@ async fn a_worker_can_be_called_directly_and_drained_by_a_call() {
     let refused = answer(&mut client, request("Once", 1, 5)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(refused.message().contains("draining"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_a_cluster_in_one_process_are_those_of_its_router() {
+    // A worker's connection would be full with the router's reports of its load.
+    let limits = LimitsConfig { max_streams_per_connection: Some(1), ..LimitsConfig::default() };
+    let config = WorkerConfig { limits, accept_routing: AcceptRouting::None, ..Default::default() };
+    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let cluster = Cluster::start(any.into(), ModelSource::Bundled, 1, config).await.unwrap();
+    let mut client = inference(&cluster.address().to_string()).await;
+    let answered = answer(&mut client, request("Once", 1, 4));
+    assert_eq!(timeout(PATIENCE, answered).await.unwrap().unwrap().ids.len(), 4);
 }

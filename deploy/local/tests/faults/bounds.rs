@@ -8,14 +8,16 @@ use futures::future::try_join_all;
 use h2::client::SendRequest;
 use http::Request;
 use prost::Message;
+use stoker_proto::v1::WatchLoadRequest;
 use tokio::{net::TcpStream, time::timeout};
+use tonic::Code;
 
 use crate::{
     fleet::{
         Fleet, STEADY, addresses, at_rest, knows, nothing_in_flight, peak_memory, router, simulated,
     },
     row::Row,
-    support::{PATIENCE, Process, answer, inference, program, request, scrape},
+    support::{PATIENCE, Process, answer, control, inference, program, request, scrape},
     wire::message,
 };
 
@@ -37,7 +39,11 @@ async fn connect(address: &str, window: u32) -> SendRequest<Bytes> {
 }
 
 fn generate(address: &str) -> Request<()> {
-    Request::post(format!("http://{address}/stoker.v1.Inference/Generate"))
+    call(address, "/stoker.v1.Inference/Generate")
+}
+
+fn call(address: &str, path: &str) -> Request<()> {
+    Request::post(format!("http://{address}{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(())
@@ -162,6 +168,43 @@ async fn take_nothing(
         responses.push(response);
     }
     (calls, responses)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_are_not_taken() {
+    let row = Row::new("clients that take no reports of the load, as many as may", OTHERS).await;
+    let flags = ["--metrics-listen", "127.0.0.1:0", "--write-stall-timeout", "2s"];
+    let workers = vec![simulated(STEADY, &flags)];
+    let router = router(&addresses(&workers), &[]);
+    let fleet = Fleet { workers, router };
+    fleet.complete().await;
+    let address = &fleet.workers[0].address;
+    let seen = row
+        .start(&fleet.router.address)
+        .during(async {
+            let calls = connect(address, 0).await;
+            let mut reports = Vec::new();
+            // The router has one open already.
+            for _ in 0..127 {
+                let mut calls = calls.clone().ready().await.unwrap();
+                let watch = call(address, "/stoker.v1.Control/WatchLoad");
+                let (response, mut upload) = calls.send_request(watch, false).unwrap();
+                upload.send_data(message(0, 0, &[]).into(), true).unwrap();
+                reports.push(response);
+            }
+            let reports = try_join_all(reports).await.unwrap();
+            let mut control = control(address).await;
+            let refused = control.watch_load(WatchLoadRequest::default()).await.unwrap_err();
+            assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+            let stalls = "stoker_write_stalls_total";
+            becomes(&fleet.workers[0], stalls, |count| count == 127.0).await;
+            assert!(control.watch_load(WatchLoadRequest::default()).await.is_ok());
+            drop(reports);
+        })
+        .await;
+    seen.nobody_noticed();
+    fleet.at_rest().await;
+    row.tell(&seen, None, "their places are free after --write-stall-timeout");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,8 +13,8 @@ pub(super) enum Format {
 
 impl Format {
     /// The format for a request with these headers: OpenMetrics if it is named, and wanted at least as much as text.
-    /// A wildcard is not enough, since a reader that does not know OpenMetrics sends one too. Whoever takes neither
-    /// gets text rather than an error, as from Prometheus' own libraries.
+    /// A wildcard is not enough, since a reader that does not know OpenMetrics sends one too. A reader that accepts
+    /// neither gets text rather than an error, as from Prometheus' own libraries.
     pub(super) fn wanted(headers: &HeaderMap) -> Self {
         let headers = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let ranges: Vec<_> =

@@ -1,4 +1,4 @@
-//! Calls of a kind that only a few may make at once.
+//! A limit on the calls of one kind that are open at once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,24 +9,24 @@ use crate::ServiceError;
 /// When to come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A number of calls, which clones share.
+/// The limit. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Few {
+pub struct CallLimit {
     what: &'static str,
     limit: usize,
     free: Arc<Semaphore>,
 }
 
-impl Few {
-    /// At most `limit` calls at once, which errors call `what`.
+impl CallLimit {
+    /// At most `limit` calls, which errors call `what`.
     pub fn new(what: &'static str, limit: usize) -> Self {
         Self { what, limit, free: Arc::new(Semaphore::new(limit)) }
     }
 
-    /// One call, until what this returns is dropped. Beyond the limit, RESOURCE_EXHAUSTED.
-    pub fn enter(&self) -> Result<OwnedSemaphorePermit, ServiceError> {
+    /// Counts one more call, until the permit is dropped. Beyond the limit, RESOURCE_EXHAUSTED.
+    pub fn acquire(&self) -> Result<OwnedSemaphorePermit, ServiceError> {
         Arc::clone(&self.free).try_acquire_owned().map_err(|_| ServiceError::Overloaded {
-            what: format!("{} {} are open already, and no more may be", self.limit, self.what),
+            what: format!("{} {} are open, the limit", self.limit, self.what),
             retry_after: RETRY_AFTER,
         })
     }
