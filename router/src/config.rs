@@ -18,13 +18,13 @@ pub struct RouterConfig {
     /// Streams that may run at once
     #[arg(
         long,
-        env = "STOKER_MAX_CONCURRENT",
+        env = "STOKER_MAX_CONCURRENT_STREAMS",
         default_value_t = 16_384,
         value_parser = clap::value_parser!(u32).range(1..),
         value_name = "STREAMS",
         help_heading = "Admission"
     )]
-    pub max_concurrent: u32,
+    pub max_concurrent_streams: u32,
 
     /// Requests that may wait for a place; beyond it they are refused with RESOURCE_EXHAUSTED
     #[arg(
@@ -87,15 +87,15 @@ pub struct RouterConfig {
     pub hide_cached_tokens: bool,
 
     /// Requests of one tenant that may run and wait at once, where --tenant-header says who that is; beyond it they are
-    /// refused with RESOURCE_EXHAUSTED [default: --max-concurrent and --tenant-queue-size together]
+    /// refused with RESOURCE_EXHAUSTED [default: --max-concurrent-streams and --tenant-queue-size together]
     #[arg(
         long,
-        env = "STOKER_TENANT_MAX_CONCURRENT",
+        env = "STOKER_TENANT_MAX_CONCURRENT_STREAMS",
         value_parser = clap::value_parser!(u32).range(1..),
         value_name = "STREAMS",
         help_heading = "Admission"
     )]
-    pub tenant_max_concurrent: Option<u32>,
+    pub tenant_max_concurrent_streams: Option<u32>,
 
     /// What clients may hold open.
     #[command(flatten)]
@@ -128,13 +128,13 @@ pub struct RouterConfig {
 impl Default for RouterConfig {
     fn default() -> Self {
         Self {
-            max_concurrent: 16_384,
+            max_concurrent_streams: 16_384,
             queue_size: 1_024,
             queue_timeout: Duration::from_secs(30),
             tenant_header: None,
             tenant_queue_size: 256,
             tenant_priority: Vec::new(),
-            tenant_max_concurrent: None,
+            tenant_max_concurrent_streams: None,
             limits: LimitsConfig::default(),
             hide_cached_tokens: false,
             health: HealthConfig::default(),
@@ -168,18 +168,18 @@ mod tests {
     #[test]
     fn values_out_of_range_name_the_flag() {
         for (flag, value) in [
-            ("--max-concurrent", "0"),
+            ("--max-concurrent-streams", "0"),
             ("--retry-attempts", "11"),
             ("--queue-timeout", "soon"),
-            ("--stall-budget", "1s"),
-            ("--resume-limit", "101"),
+            ("--stall-timeout", "1s"),
+            ("--max-resumes", "101"),
             ("--tenant-header", "grpc-tenant"),
             ("--tenant-priority", "batch=1001"),
             ("--max-request-memory", "much"),
             ("--max-connections", "0"),
             ("--write-stall-timeout", "never"),
-            ("--tenant-max-concurrent", "0"),
-            ("--eject-time", "long"),
+            ("--tenant-max-concurrent-streams", "0"),
+            ("--base-ejection-time", "long"),
             ("--policy", "best"),
             ("--affinity-factor", "0.5"),
             ("--affinity-memory", "much"),

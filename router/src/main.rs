@@ -30,7 +30,7 @@ Examples:
   Workers that come and go, found through etcd:
     stoker-router --etcd http://etcd-0:2379,http://etcd-1:2379
   Shed early under load:
-    stoker-router --workers worker-0:50052 --max-concurrent 256 --queue-size 64 --queue-timeout 2s
+    stoker-router --workers worker-0:50052 --max-concurrent-streams 256 --queue-size 64 --queue-timeout 2s
   Tenants that get equal shares, and one that may go before them:
     stoker-router --workers worker-0:50052 --tenant-header x-tenant --tenant-priority ops=0";
 

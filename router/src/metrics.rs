@@ -227,14 +227,14 @@ impl Collector for Workers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let fleet = Arc::clone(&self.0.borrow());
         let workers = Family::<Known, Gauge>::default();
-        for state in ["live", "ejected", "standing", "draining", "gone"] {
+        for state in ["live", "ejected", "stalled", "draining", "gone"] {
             workers.get_or_create_owned(&[(label::STATE, state)]);
         }
         for state in fleet.states() {
             let state = match state {
                 // Counted as the one that it is.
                 State::Duplicate(_) => continue,
-                State::Live(worker) if worker.life.is_standing() => "standing",
+                State::Live(worker) if worker.life.is_standing() => "stalled",
                 State::Live(worker) if worker.health.is_suspected() => "ejected",
                 State::Live(_) => "live",
                 State::Draining(_) => "draining",

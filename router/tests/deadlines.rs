@@ -78,7 +78,7 @@ async fn a_client_that_leaves_before_the_worker_accepts_stops_it_too() {
 #[tokio::test]
 async fn a_full_queue_tells_grpc_clients_when_to_come_back() {
     let worker = FakeWorker::new("a").always(Script::Stall(1));
-    let config = RouterConfig { max_concurrent: 1, queue_size: 0, ..Default::default() };
+    let config = RouterConfig { max_concurrent_streams: 1, queue_size: 0, ..Default::default() };
     let cluster = Cluster::with(config, &[&worker]).await;
     let running = cluster.generate(ask(10)).await.unwrap();
     let status = cluster.generate(ask(10)).await.unwrap_err();

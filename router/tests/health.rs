@@ -12,8 +12,11 @@ use crate::support::{
 };
 
 /// Whoever is out is out for so long.
-fn out_for(eject_time: Duration) -> RouterConfig {
-    RouterConfig { health: HealthConfig { eject_time, ..Default::default() }, ..Default::default() }
+fn out_for(base_ejection_time: Duration) -> RouterConfig {
+    RouterConfig {
+        health: HealthConfig { base_ejection_time, ..Default::default() },
+        ..Default::default()
+    }
 }
 
 /// Soon over, so that what comes after it can be seen.

@@ -23,9 +23,9 @@ const SOME: u32 = 2;
 /// A router that loses patience as early as it may.
 fn hasty() -> RouterConfig {
     let resume = ResumeConfig {
-        stall_budget: Duration::from_millis(1_500),
-        hard_stall_budget: Duration::from_millis(400),
-        resume_wait: Duration::from_millis(300),
+        stall_timeout: Duration::from_millis(1_500),
+        token_timeout: Duration::from_millis(400),
+        resume_timeout: Duration::from_millis(300),
         ..Default::default()
     };
     RouterConfig { resume, ..Default::default() }
@@ -106,7 +106,7 @@ async fn every_way_to_break_off_is_mended() {
 async fn a_worker_that_stands_still_is_left_and_not_chosen_again() {
     let (a, b) = silent();
     let mut config = hasty();
-    config.resume.hard_stall_budget = Duration::from_secs(3_600);
+    config.resume.token_timeout = Duration::from_secs(3_600);
     let cluster = Cluster::with(config, &[&a, &b]).await;
     let stream = cluster.generate(ask(TOKENS)).await.unwrap();
     let (has, other) = who_has_it(a, b).await;

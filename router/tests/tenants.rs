@@ -76,7 +76,7 @@ async fn nobody_goes_first_whom_no_rule_allows_it() {
 async fn the_most_urgent_gets_the_next_place() {
     let worker = FakeWorker::new("a").always(Script::Stall(1));
     let tenant_priority = vec!["*=0".parse().unwrap()];
-    let config = RouterConfig { max_concurrent: 1, tenant_priority, ..config() };
+    let config = RouterConfig { max_concurrent_streams: 1, tenant_priority, ..config() };
     let cluster = Cluster::with(config, &[&worker]).await;
     let running = cluster.generate(ask(1)).await.unwrap();
     worker.script(|_| Script::Answer);
@@ -103,7 +103,7 @@ async fn the_most_urgent_gets_the_next_place() {
 #[tokio::test]
 async fn one_request_of_another_tenant_does_not_wait_for_all_that_came_first() {
     let worker = FakeWorker::new("a").always(Script::Stall(1));
-    let config = RouterConfig { max_concurrent: 1, tenant_queue_size: 5, ..config() };
+    let config = RouterConfig { max_concurrent_streams: 1, tenant_queue_size: 5, ..config() };
     let cluster = Cluster::with(config, &[&worker]).await;
     let running = cluster.generate(from("many", ask(1))).await.unwrap();
     let mut waiting = Vec::new();

@@ -5,7 +5,7 @@ mod resume;
 use std::{num::NonZeroU32, time::Instant};
 
 use stoker_engine::{
-    Adjustments, Logprobs, Model, Request, Sampling, Scope, Stopping, scheduler::Standing,
+    Adjustments, Logprobs, Model, Request, Sampling, Scope, Stopping, scheduler::QueueKey,
 };
 use stoker_proto::v1::{
     self as proto, GenerateRequest, Resume, generate_request::Input, stop_condition::Kind,
@@ -32,7 +32,7 @@ impl Admission<'_> {
         self.check_model(&request.model)?;
         refuse_unsupported(&request)?;
         let tenant = request.routing.as_ref().map(|routing| routing.tenant.as_str());
-        let standing = Standing {
+        let queue_key = QueueKey {
             priority: validate::priority(&request),
             tenant: tenant.unwrap_or_default().into(),
         };
@@ -64,7 +64,7 @@ impl Admission<'_> {
             scope: Scope::shared(routing.tenant, request.cache_salt),
             bypass_prefix_cache: request.bypass_prefix_cache,
             arrived: Instant::now(),
-            standing,
+            queue_key,
             deadline: None,
         })
     }

@@ -7,7 +7,7 @@ use std::{
 
 use futures::{Stream, stream};
 use stoker_engine::{
-    Event, Failure, Finish, FinishReason, Summary, Token, TokenLogprob, tokenizer::Tokenizer,
+    Event, Finish, FinishReason, RequestError, Summary, Token, TokenLogprob, tokenizer::Tokenizer,
 };
 use stoker_proto::duration::to_wire;
 use stoker_proto::v1::{
@@ -84,7 +84,7 @@ impl Answer {
             }
         };
         match event {
-            Some(Event::Prompt(tokens)) => {
+            Some(Event::PromptLogprobs(tokens)) => {
                 let tokens = tokens.into_iter().map(|token| self.logprob(token)).collect();
                 (Ok((0, Wire::Prompt(PromptLogprobs { tokens }))), State::Running)
             }
@@ -165,20 +165,20 @@ impl Answer {
 }
 
 /// The error of a request that could not go on.
-fn failed(failure: &Failure) -> ServiceError {
+fn failed(failure: &RequestError) -> ServiceError {
     let stage = match failure {
-        Failure::Refused(refused) => return crate::service::refused(refused, None),
-        Failure::EnginePanicked { cause, sequences } => {
+        RequestError::Rejected(refused) => return crate::service::refused(refused, None),
+        RequestError::EnginePanicked { cause, sequences } => {
             let (cause, sequences) = (cause.clone(), sequences.clone());
             return ServiceError::EnginePanicked { cause, sequences };
         }
         // The router's words, not the client's.
-        Failure::NotItsText { .. } | Failure::Ended { .. } => {
+        RequestError::NotItsText { .. } | RequestError::Ended { .. } => {
             return ServiceError::Mismatch(failure.to_string());
         }
-        Failure::DeadlinePassed { began: true } => "while generating".into(),
-        Failure::DeadlinePassed { began: false } => "while queued".into(),
-        Failure::TooLate { .. } => format!("while queued: {failure}"),
+        RequestError::DeadlinePassed { began: true } => "while generating".into(),
+        RequestError::DeadlinePassed { began: false } => "while queued".into(),
+        RequestError::TooLate { .. } => format!("while queued: {failure}"),
         other => return ServiceError::Internal(other.to_string()),
     };
     ServiceError::DeadlineExceeded { stage }

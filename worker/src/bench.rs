@@ -23,9 +23,9 @@ pub mod random;
 mod row;
 mod scenario;
 mod shared_prefix;
+mod soak;
 mod speculate;
 mod subject;
-mod sustain;
 mod table;
 
 pub use child::run as run_row;

@@ -10,7 +10,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
-use stoker_ops::{KV_BLOCK, device::Choice, fallback::Part};
+use stoker_ops::{KV_BLOCK, device::Choice, fallback::GpuFeature};
 use stoker_shared::{duration, serve::LimitsConfig};
 
 pub use speculation::{Drafter, SpeculationConfig};
@@ -35,12 +35,12 @@ pub struct DeviceConfig {
     /// work is found out and left alone without being named here
     #[arg(
         long,
-        env = "STOKER_GPU_WITHOUT",
+        env = "STOKER_DISABLE_GPU_FEATURE",
         value_delimiter = ',',
         value_name = "PARTS",
         help_heading = "Model"
     )]
-    pub gpu_without: Vec<Part>,
+    pub disable_gpu_feature: Vec<GpuFeature>,
 }
 
 /// How a model computes.
@@ -76,8 +76,8 @@ pub struct ComputeConfig {
     pub speculation: SpeculationConfig,
 
     /// Say on standard error where the time of loading went
-    #[arg(long, env = "STOKER_TIMINGS", help_heading = "Model")]
-    pub timings: bool,
+    #[arg(long, env = "STOKER_LOAD_TIMINGS", help_heading = "Model")]
+    pub load_timings: bool,
 }
 
 /// How a worker works.
@@ -386,7 +386,7 @@ mod tests {
             ("--max-decode-slowdown", "NaN"),
             ("--drain-timeout", "1"),
             ("--device", "gpu"),
-            ("--gpu-without", "fans"),
+            ("--disable-gpu-feature", "fans"),
         ] {
             let error = Cli::try_parse_from(["worker", flag, value]).err().unwrap();
             let text = error.to_string();

@@ -11,8 +11,8 @@ use std::{
 
 use prometheus_client::metrics::histogram::Histogram;
 use stoker_engine::{
-    Engine, EngineConfig, Event, Failure, Load, Model, Request, Sink, request::PROMPT_PART,
-    scheduler::Refused,
+    Engine, EngineConfig, Event, EventSink, Load, Model, Request, RequestError,
+    request::PROMPT_PART, scheduler::AdmissionError,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -23,7 +23,7 @@ pub type Held = Box<dyn Send>;
 
 /// What the thread is told.
 enum Command {
-    Submit(Box<Request>, Events, oneshot::Sender<Refused>),
+    Submit(Box<Request>, Events, oneshot::Sender<AdmissionError>),
     Stop,
 }
 
@@ -52,7 +52,7 @@ pub enum NotTaken {
     Stopped(#[from] Stopped),
     /// It cannot be served in time.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Rejected(#[from] AdmissionError),
 }
 
 /// Starts the thread. At most `queue` submissions wait for it to take them. `steps` takes the seconds of each
@@ -135,7 +135,7 @@ fn submit(
     engine: &mut Engine,
     request: Request,
     events: Events,
-    refused: oneshot::Sender<Refused>,
+    refused: oneshot::Sender<AdmissionError>,
 ) {
     // Of the one that is submitted, whatever becomes of it.
     let mut own = Events { sender: events.sender.clone(), queued: None, held: None };
@@ -144,14 +144,17 @@ fn submit(
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             // One without a deadline does not wait for this, and reads it from its stream.
-            own.send(Event::Failed(Failure::Refused(error)));
+            own.send(Event::Failed(RequestError::Rejected(error)));
             let _ = refused.send(error);
         }
         Err(panic) => {
             let cause = said(&*panic);
             tracing::error!(cause, "the engine panicked at a new request: every stream ends");
             let sequences = choices.collect();
-            own.send(Event::Failed(Failure::EnginePanicked { cause: cause.clone(), sequences }));
+            own.send(Event::Failed(RequestError::EnginePanicked {
+                cause: cause.clone(),
+                sequences,
+            }));
             engine.fail_all(&cause);
             resume_unwind(panic);
         }
@@ -242,7 +245,7 @@ pub fn channel(
     (Events { sender, queued, held: None }, receiver)
 }
 
-impl Sink for Events {
+impl EventSink for Events {
     fn send(&mut self, event: Event) {
         // Fails only when the reader is gone, and then `is_closed` says so before the next step.
         let _ = self.sender.try_send(event);
@@ -310,11 +313,11 @@ mod tests {
         let three = NonZeroU32::new(3).unwrap();
         let wide = Request { num_sequences: three, ..request(&model, 5) };
         let events = handle.submit(wide.clone(), None, None).await.unwrap();
-        let refused = Refused::TooMany { wanted: 3, limit: 2 };
-        assert_eq!(end(events).await, Some(Event::Failed(Failure::Refused(refused))));
+        let refused = AdmissionError::TooMany { wanted: 3, limit: 2 };
+        assert_eq!(end(events).await, Some(Event::Failed(RequestError::Rejected(refused))));
         let deadline = Some(Instant::now() + Duration::from_secs(60));
         let refused = handle.submit(Request { deadline, ..wide }, None, None).await.unwrap_err();
-        assert!(matches!(refused, NotTaken::Refused(Refused::TooMany { .. })), "{refused}");
+        assert!(matches!(refused, NotTaken::Rejected(AdmissionError::TooMany { .. })), "{refused}");
     }
 
     #[tokio::test]
@@ -331,7 +334,7 @@ mod tests {
 
         let wide = Request { num_sequences: NonZeroU32::new(3).unwrap(), ..request };
         let refused = handle.submit(wide, Some(queued), None).await.unwrap();
-        assert!(matches!(end(refused).await, Some(Event::Failed(Failure::Refused(_)))));
+        assert!(matches!(end(refused).await, Some(Event::Failed(RequestError::Rejected(_)))));
         assert!(inflight.queue(2, false).is_ok());
     }
 
@@ -341,7 +344,7 @@ mod tests {
         let healthy = handle.submit(request(&model, 5), None, None).await.unwrap();
         let poison = handle.submit(request(&model, 7), None, None).await.unwrap();
         for (events, suspected) in [(healthy, None), (poison, Some(vec![0]))] {
-            let Some(Event::Failed(Failure::EnginePanicked { cause, sequences })) =
+            let Some(Event::Failed(RequestError::EnginePanicked { cause, sequences })) =
                 end(events).await
             else {
                 panic!("no reason was given")

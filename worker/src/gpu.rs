@@ -22,7 +22,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use serde::{Deserialize, Serialize};
-use stoker_ops::{Device, fallback::Part};
+use stoker_ops::{Device, fallback::GpuFeature};
 use stoker_shared::telemetry::{
     metrics::Metric,
     names::{gpu as names, label},
@@ -98,8 +98,8 @@ struct Told {
 impl Collector for Told {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let failures = Family::<[(&'static str, &'static str); 1], Counter>::default();
-        for part in Part::ALL {
-            failures.get_or_create(&[(label::PART, part.name())]).inc_by(part.failures());
+        for part in GpuFeature::ALL {
+            failures.get_or_create(&[(label::FEATURE, part.name())]).inc_by(part.failures());
         }
         names::FAILURES.encode(&mut encoder, &failures)?;
         self.gpu.as_ref().map_or(Ok(()), |gpu| gpu.read().encode(&mut encoder))

@@ -148,7 +148,7 @@ fn load_within(
     if let Some((files, name)) = draft {
         set_draft(&mut model, &files, name, &device)?;
     }
-    if config.compute.timings {
+    if config.compute.load_timings {
         eprintln!("{}", times(&model.load_timings, &device));
     }
     let isa = Isa::best();
@@ -199,7 +199,7 @@ fn times(times: &LoadTimings, device: &Device) -> String {
 
 /// Opens a device. One that `auto` passes over is logged.
 pub(crate) fn device(config: &DeviceConfig) -> Result<Device, DeviceError> {
-    config.gpu_without.iter().for_each(|part| part.turn_off());
+    config.disable_gpu_feature.iter().for_each(|part| part.turn_off());
     let device = Device::open(config.device, |error| {
         tracing::warn!(%error, "passed over");
     })?;

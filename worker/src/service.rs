@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
-use stoker_engine::{Model, scheduler::Refused};
+use stoker_engine::{Model, scheduler::AdmissionError};
 use stoker_proto::v1::{
     Accepted, GenerateRequest, GenerateResponse, generate_request::Input,
     inference_server::Inference,
@@ -139,16 +139,16 @@ impl Worker {
 /// The error of a request that the engine did not take. It had `patience` until its deadline when it came.
 fn not_taken(why: &NotTaken, patience: Option<Duration>) -> ServiceError {
     match why {
-        NotTaken::Refused(why) => refused(why, patience),
+        NotTaken::Rejected(why) => refused(why, patience),
         NotTaken::Stopped(stopped) => ServiceError::unavailable(stopped.to_string()),
     }
 }
 
 /// The error of a request that the scheduler refused. It had `patience` until its deadline when it came.
-pub(crate) fn refused(why: &Refused, patience: Option<Duration>) -> ServiceError {
+pub(crate) fn refused(why: &AdmissionError, patience: Option<Duration>) -> ServiceError {
     let what = why.to_string();
     match why {
-        Refused::TooLate { ahead, own, left } => {
+        AdmissionError::TooLate { ahead, own, left } => {
             // Where the request alone takes too long, no wait makes it shorter.
             if patience.is_some_and(|patience| *own > patience) {
                 return ServiceError::TooLate { what };
@@ -157,7 +157,7 @@ pub(crate) fn refused(why: &Refused, patience: Option<Duration>) -> ServiceError
             let retry_after = retry_after.clamp(LEAST_HINT, LONGEST_HINT);
             ServiceError::Overloaded { what, retry_after }
         }
-        Refused::TooLong { .. } | Refused::TooMany { .. } => {
+        AdmissionError::TooLong { .. } | AdmissionError::TooMany { .. } => {
             ServiceError::ExceedsWorker { what, needed_tokens: 0 }
         }
     }

@@ -66,7 +66,9 @@ fn check(rows: &[serde_json::Value], lines: &[Vec<String>]) {
         }
         assert!(text(row, "model").ends_with("tiny"), "{row}");
         assert_eq!(text(row, "device"), "cpu");
-        for key in ["threads", "load_seconds", "output_tokens", "tpot_seconds", "read_rate_ratio"] {
+        for key in
+            ["threads", "load_seconds", "output_tokens", "tpot_seconds", "bandwidth_utilization"]
+        {
             assert!(number(row, key) > 0.0, "{key} in {row}");
         }
         assert!(number(row, "read_rate_bytes_per_second") > 1e8, "{row}");
@@ -194,12 +196,12 @@ fn a_batch_decodes_together() {
 #[test]
 fn sustained_load_has_a_row_for_what_came() {
     let folder = tempfile::tempdir().unwrap();
-    let flags = ["--sustain", "1s", "--batch", "3", "--context", "16", "--format", "gguf"];
+    let flags = ["--soak", "1s", "--batch", "3", "--context", "16", "--format", "gguf"];
     let (rows, lines, _) = bench(folder.path(), &flags);
     check(&rows, &lines);
     assert_eq!(rows.len(), 1);
     let row = &rows[0];
-    assert_eq!((text(row, "scenario"), number(row, "batch")), ("sustain", 3.0));
+    assert_eq!((text(row, "scenario"), number(row, "batch")), ("soak", 3.0));
     assert!(row["prefill_tokens_per_second"].is_null(), "{row}");
     // Sequences of 24 tokens follow each other in three places.
     assert!(number(row, "prompt_tokens") > 3.0 * 8.0, "{row}");
@@ -240,7 +242,7 @@ fn a_long_prompt_is_measured_by_those_who_wait_meanwhile() {
     assert!((2.0..=75.0).contains(&steps), "{row}");
     let p99 = |key: &str| number(row, &format!("{key}_p99_seconds"));
     let ratio = p99("beside_inter_token") / p99("inter_token");
-    assert!((number(row, "beside_inter_token_p99_ratio") - ratio).abs() < 1e-6, "{row}");
+    assert!((number(row, "itl_under_prefill_p99_ratio") - ratio).abs() < 1e-6, "{row}");
     assert!(number(row, "inter_token_p50_seconds") <= p99("inter_token"), "{row}");
     assert!(number(row, "long_prompt_ttft_seconds") > p99("beside_inter_token"), "{row}");
     assert!(table.contains("while a prompt of 300 tokens is computed"), "{table}");
@@ -249,13 +251,13 @@ fn a_long_prompt_is_measured_by_those_who_wait_meanwhile() {
 #[test]
 fn a_ladder_compares_every_step_with_the_first() {
     let folder = tempfile::tempdir().unwrap();
-    let (rows, lines, table) = bench(folder.path(), &["--ladder", "--context", "32"]);
+    let (rows, lines, table) = bench(folder.path(), &["--ablation", "--context", "32"]);
     check(&rows, &lines);
     let steps: Vec<_> = rows.iter().map(|row| text(row, "scenario")).collect();
     assert_eq!(&steps[..2], ["naive f32", "fused f32"]);
     assert_eq!(steps.last(), Some(&"int8 guessed"));
     let guessed = &rows[rows.len() - 1];
-    assert!(number(guessed, "tokens_per_target_step") >= 1.0, "{guessed}");
+    assert!(number(guessed, "mean_accepted_length") >= 1.0, "{guessed}");
     assert!(number(guessed, "speedup_over_plain") > 0.0, "{guessed}");
     assert!(rows[0]["ttft_seconds"].is_null(), "{}", rows[0]);
     assert!(table.contains("x before") && table.contains("x first"), "{table}");
@@ -265,7 +267,7 @@ fn a_ladder_compares_every_step_with_the_first() {
 fn guesses_are_counted_and_compared_with_none() {
     let folder = tempfile::tempdir().unwrap();
     for drafter in ["draft", "ngram"] {
-        let flags = ["--speculate", drafter, "--speculate-tokens", "3", "--batch", "2"];
+        let flags = ["--speculate", drafter, "--num-speculative-tokens", "3", "--batch", "2"];
         let (rows, lines, table) = bench(folder.path(), &flags);
         check(&rows, &lines);
         let scenarios: Vec<_> = rows.iter().map(|row| text(row, "scenario")).collect();
@@ -274,7 +276,7 @@ fn guesses_are_counted_and_compared_with_none() {
             let [drafted, accepted] =
                 ["drafted_tokens", "accepted_tokens"].map(|key| number(row, key));
             assert!(accepted > 0.0 && accepted <= drafted, "{row}");
-            let each = number(row, "tokens_per_target_step");
+            let each = number(row, "mean_accepted_length");
             assert!(each <= 4.0 && each >= if drafter == "draft" { 1.7 } else { 1.0 }, "{row}");
             assert!(number(row, "speedup_over_plain") > 0.0, "{row}");
         }
@@ -325,12 +327,12 @@ fn what_is_wrong_is_said_before_anything_is_measured() {
         (vec!["--runs", "0"], vec!["--runs", "0"]),
         (vec!["--context", "1"], vec!["--context", "1"]),
         (vec!["--sweep", "heads"], vec!["--sweep", "heads", "batch"]),
-        (vec!["--sweep", "batch", "--sustain", "1m"], vec!["--sweep", "--sustain"]),
-        (vec!["--ladder", "--batch", "2"], vec!["--ladder", "--batch"]),
+        (vec!["--sweep", "batch", "--soak", "1m"], vec!["--sweep", "--soak"]),
+        (vec!["--ablation", "--batch", "2"], vec!["--ablation", "--batch"]),
         (vec!["--shared-prefix", "0"], vec!["--shared-prefix", "0"]),
         (vec!["--shared-prefix", "9", "--batch", "2"], vec!["--shared-prefix", "--batch"]),
         (vec!["--batch", "2", "--scenario", "long"], vec!["--batch", "--scenario"]),
-        (vec!["--sustain", "10"], vec!["--sustain", "30s"]),
+        (vec!["--soak", "10"], vec!["--soak", "30s"]),
         (vec!["--quantize", "int1"], vec!["--quantize", "int1", "none"]),
         (vec!["--random-weights", "gpt-5"], vec!["--random-weights", "tinyllama-1.1b"]),
         (vec!["--model", "/no/such"], vec!["--model", "/no/such"]),
@@ -350,7 +352,10 @@ fn what_is_wrong_is_said_before_anything_is_measured() {
             vec!["--model", "/m", "--speculate", "draft"],
             vec!["--speculate draft", "--draft-model PATH", "--speculate ngram"],
         ),
-        (vec!["--speculate", "draft", "--speculate-tokens", "0"], vec!["--speculate-tokens", "0"]),
+        (
+            vec!["--speculate", "draft", "--num-speculative-tokens", "0"],
+            vec!["--num-speculative-tokens", "0"],
+        ),
         (vec!["--csv", &below], vec!["--csv", &below]),
         (vec!["--json", &below], vec!["--json", &below]),
     ] {

@@ -8,8 +8,8 @@ use std::{fs, num::NonZeroUsize, sync::mpsc, time::Instant};
 
 use skip::shared_data;
 use stoker_engine::{
-    Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Scope, Sink,
-    Stopping, model::Quantization, scheduler::Standing,
+    Adjustments, Engine, EngineConfig, Event, EventSink, Logprobs, Model, Request, Sampling, Scope,
+    Stopping, model::Quantization, scheduler::QueueKey,
 };
 use stoker_worker::{
     ModelSource, WorkerConfig,
@@ -94,7 +94,7 @@ fn perplexity_is_what_the_engine_tells_of_a_prompt() {
 fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
     struct Listener(mpsc::Sender<Event>);
 
-    impl Sink for Listener {
+    impl EventSink for Listener {
         fn send(&mut self, event: Event) {
             self.0.send(event).unwrap();
         }
@@ -118,7 +118,7 @@ fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
         scope: Scope::default(),
         bypass_prefix_cache: false,
         arrived: Instant::now(),
-        standing: Standing::default(),
+        queue_key: QueueKey::default(),
         deadline: None,
     };
     let config = EngineConfig {
@@ -133,7 +133,7 @@ fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
     engine.submit(request, Box::new(Listener(sender))).unwrap();
     while engine.step() {}
     let parts = events.try_iter().filter_map(|event| match event {
-        Event::Prompt(part) => Some(part),
+        Event::PromptLogprobs(part) => Some(part),
         _ => None,
     });
     parts.flatten().map(|token| token.logprob).collect()

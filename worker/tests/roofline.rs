@@ -37,7 +37,7 @@ fn this_machine_is_measured_and_its_last_run_stands_below_the_ceiling() {
             "load_seconds": 0.1, "prompt_tokens": 32, "output_tokens": 64, "ttft_seconds": 0.1,
             "tpot_seconds": 0.1, "decode_tokens_per_second": speed,
             "prefill_tokens_per_second": null, "peak_rss_bytes": null,
-            "read_rate_bytes_per_second": 1e10, "read_rate_ratio": 0.5,
+            "read_rate_bytes_per_second": 1e10, "bandwidth_utilization": 0.5,
         })
     };
     fs::write(&last, json!([row(1, 3.0), row(2, 1.0), row(3, 2.0)]).to_string()).unwrap();

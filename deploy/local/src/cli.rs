@@ -95,8 +95,8 @@ pub struct GenerateArgs {
         env = "STOKER_ENDPOINT",
         value_name = "ADDR",
         conflicts_with_all = [
-            "model", "num_workers", "device", "gpu_without", "quantize", "threads", "timings", "speculate",
-            "draft_model", "speculate_tokens"
+            "model", "num_workers", "device", "disable_gpu_feature", "quantize", "threads", "load_timings", "speculate",
+            "draft_model", "num_speculative_tokens"
         ]
     )]
     pub endpoint: Option<Address>,

@@ -31,17 +31,21 @@ pub struct HealthConfig {
     /// How long a worker is out the first time; each further time is twice as long, up to five minutes
     #[arg(
         long,
-        env = "STOKER_EJECT_TIME",
+        env = "STOKER_BASE_EJECTION_TIME",
         default_value = "5s",
         value_parser = duration::parse,
         value_name = "TIME",
         help_heading = "Health"
     )]
-    pub eject_time: Duration,
+    pub base_ejection_time: Duration,
 }
 
 impl Default for HealthConfig {
     fn default() -> Self {
-        Self { eject_failures: 5, eject_latency_factor: 4, eject_time: Duration::from_secs(5) }
+        Self {
+            eject_failures: 5,
+            eject_latency_factor: 4,
+            base_ejection_time: Duration::from_secs(5),
+        }
     }
 }

@@ -103,9 +103,9 @@ mod tests {
         layer::support::{call, events, finished, token},
     };
 
-    fn config(max_concurrent: u32, queue_size: u32) -> RouterConfig {
+    fn config(max_concurrent_streams: u32, queue_size: u32) -> RouterConfig {
         RouterConfig {
-            max_concurrent,
+            max_concurrent_streams,
             queue_size,
             queue_timeout: Duration::from_secs(10),
             ..Default::default()
@@ -211,8 +211,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_tenant_has_no_more_requests_here_than_it_may() {
         let tenant_header = Some("x-tenant".to_owned());
-        let tenant_max_concurrent = Some(2);
-        let config = RouterConfig { tenant_header, tenant_max_concurrent, ..config(1, 10) };
+        let tenant_max_concurrent_streams = Some(2);
+        let config = RouterConfig { tenant_header, tenant_max_concurrent_streams, ..config(1, 10) };
         let admission = endless(&config);
         let of = |tenant: &str| {
             let call = Call { tenant: tenant.into(), ..call() };

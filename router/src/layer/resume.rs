@@ -56,10 +56,7 @@ impl Shared {
     pub(crate) fn new(config: &ResumeConfig, pool: &Pool, metrics: &Metrics) -> Arc<Self> {
         Arc::new(Self {
             config: config.clone(),
-            patience: Patience {
-                standing: config.stall_patience(),
-                moving: config.hard_stall_budget,
-            },
+            patience: Patience { standing: config.stall_patience(), moving: config.token_timeout },
             pool: pool.clone(),
             budget: Budget::default(),
             memory: memory::Budget::new(config.resume_memory.as_u64()),

@@ -7,12 +7,15 @@ use crate::{
     footprint::Footprint,
     group::{Progress, SequenceGroup},
     model::{Model, Quantization},
-    request::{Failure, Request, Sink},
-    runner::{Outcome, Part, Runner},
+    request::{EventSink, Request, RequestError},
+    runner::{BatchEntry, Runner, StepOutput},
     sampling::{DrawnTokens, Draws},
-    scheduler::{Limits, Plan, Refused, Scheduler, SequenceId, Size, Slice, Texts, blocks_for},
+    scheduler::{
+        AdmissionError, Limits, Plan, ScheduledSequence, Scheduler, SequenceId, Size, TokenSource,
+        blocks_for,
+    },
     sequence::Sequence,
-    speculation::{Asking, MAX_DRAFT_TOKENS, Speculation, Speculator},
+    speculation::{Asking, MAX_DRAFT_TOKENS, SpeculationMethod, Speculator},
     weights::ModelConfig,
 };
 
@@ -144,7 +147,7 @@ impl Engine {
 
     /// Has somebody guess tokens ahead. No answer changes: a guess is kept if it is what is drawn anyway.
     #[must_use]
-    pub fn speculating(mut self, speculation: Speculation) -> Self {
+    pub fn speculating(mut self, speculation: SpeculationMethod) -> Self {
         self.speculator = Speculator::new(speculation, self.scheduler.limits().max_num_seqs);
         self
     }
@@ -155,7 +158,11 @@ impl Engine {
     }
 
     /// Takes a request. Its events go to `sink`, from the next step on.
-    pub fn submit(&mut self, mut request: Request, sink: Box<dyn Sink>) -> Result<(), Refused> {
+    pub fn submit(
+        &mut self,
+        mut request: Request,
+        sink: Box<dyn EventSink>,
+    ) -> Result<(), AdmissionError> {
         let on_trial = self.check_deadline(&request)?;
         let model = self.runner.model();
         let room = model.config.context_length.min(self.blocks.total() * stoker_ops::KV_BLOCK);
@@ -166,7 +173,7 @@ impl Engine {
         if prompt >= room {
             // No place for an answer, and no positions beyond the context.
             let (needed, total) = (blocks_for(prompt + 1), blocks_for(room));
-            return Err(Refused::TooLong { needed, total });
+            return Err(AdmissionError::TooLong { needed, total });
         }
         let id = self.next_request;
         let size = Size {
@@ -179,22 +186,22 @@ impl Engine {
             bypass_prefix_cache: request.bypass_prefix_cache || !self.prefix_cache,
             suspect: request.suspect,
         };
-        let (standing, continues) = (request.standing.clone(), request.continues());
+        let (queue_key, continues) = (request.queue_key.clone(), request.continues());
         let accepted_before = request.accepted_before;
         let tells_prompt = request.tells_prompt();
         let resumed = mem::take(&mut request.resumed);
         let mut group = SequenceGroup::new(request, longest, tells_prompt, sink);
         if resumed.is_empty() {
             if accepted_before {
-                self.scheduler.add_first(id, size, &standing)?;
+                self.scheduler.add_first(id, size, &queue_key)?;
             } else {
-                self.scheduler.add(id, size, &standing)?;
+                self.scheduler.add(id, size, &queue_key)?;
             }
         } else {
             self.scheduler.check(&size)?;
             match group.resume(resumed, &model.tokenizer) {
                 Ok(open) if open.is_empty() => return Ok(()),
-                Ok(open) => self.scheduler.resume(id, size, &open, &standing)?,
+                Ok(open) => self.scheduler.resume(id, size, &open, &queue_key)?,
                 Err(failure) => {
                     group.fail(failure);
                     return Ok(());
@@ -253,7 +260,7 @@ impl Engine {
         for (id, group) in &mut self.requests {
             let own = self.in_step.iter().filter(|sequence| sequence.request == *id);
             let sequences = own.map(|sequence| sequence.choice).collect();
-            group.fail(Failure::EnginePanicked { cause: cause.to_owned(), sequences });
+            group.fail(RequestError::EnginePanicked { cause: cause.to_owned(), sequences });
         }
     }
 
@@ -318,7 +325,7 @@ impl Engine {
             let deadline = group.deadline()?;
             let (left, began) = (deadline.saturating_duration_since(now), group.has_begun());
             if left.is_zero() {
-                return Some((*id, Failure::DeadlinePassed { began }));
+                return Some((*id, RequestError::DeadlinePassed { began }));
             }
             if began || group.waits_to_the_end() {
                 return None;
@@ -326,8 +333,8 @@ impl Engine {
             // The cache may have all of its prompt by now, but for the last token.
             let prompt = if self.prefix_cache { 1 } else { group.prompt_tokens() };
             match self.scheduler.in_time(prompt, 0, None, left) {
-                Err(Refused::TooLate { own, left, .. }) => {
-                    Some((*id, Failure::TooLate { expected: own, left }))
+                Err(AdmissionError::TooLate { own, left, .. }) => {
+                    Some((*id, RequestError::TooLate { expected: own, left }))
                 }
                 _ => None,
             }
@@ -344,7 +351,7 @@ impl Engine {
     /// Refuses a request that cannot be in time. Answers whether it is let in all the same: one in so many, or what steps
     /// take now would never be known where nobody else sends what is as long. What was begun elsewhere goes on as
     /// far as it comes: somebody reads it.
-    fn check_deadline(&mut self, request: &Request) -> Result<bool, Refused> {
+    fn check_deadline(&mut self, request: &Request) -> Result<bool, AdmissionError> {
         let Some(deadline) = request.deadline.filter(|_| !request.continues()) else {
             return Ok(false);
         };
@@ -358,9 +365,9 @@ impl Engine {
         // A step may make as many tokens as are drafted, and one.
         let each = if self.speculator.is_some() { 1 + MAX_DRAFT_TOKENS } else { 1 };
         let steps = request.stopping.min_tokens / each;
-        let checked = self.scheduler.in_time(prompt, steps, Some(&request.standing), left);
+        let checked = self.scheduler.in_time(prompt, steps, Some(&request.queue_key), left);
         let Err(late) = checked else { return Ok(false) };
-        if matches!(late, Refused::TooLate { own, .. } if own > left) && !left.is_zero() {
+        if matches!(late, AdmissionError::TooLate { own, .. } if own > left) && !left.is_zero() {
             self.too_long += 1;
             if self.too_long.is_multiple_of(TRIAL) {
                 return Ok(true);
@@ -371,7 +378,7 @@ impl Engine {
     }
 
     /// Runs the model over the plan. A row for every token that wants one.
-    fn run(&mut self, plan: &Plan, drafts: &Drafts) -> Outcome {
+    fn run(&mut self, plan: &Plan, drafts: &Drafts) -> StepOutput {
         let now = Instant::now();
         let ids: Vec<_> = plan.slices.iter().map(|slice| slice.id).collect();
         self.enter(&ids);
@@ -381,7 +388,7 @@ impl Engine {
             }
         }
         let vocab = self.runner.model().config.vocab_size;
-        let input = |slice: &Slice| {
+        let input = |slice: &ScheduledSequence| {
             let sequence = self.requests[&slice.id.request].sequence(slice.id.choice);
             let known = sequence.and_then(Sequence::batched).map_or(&[][..], |(tokens, _)| tokens);
             let ids = &known[slice.start..slice.start + slice.length - slice.drafts];
@@ -398,7 +405,7 @@ impl Engine {
             .slices
             .iter()
             .zip(&inputs)
-            .map(|(slice, (ids, draws))| Part {
+            .map(|(slice, (ids, draws))| BatchEntry {
                 ids,
                 start: slice.start,
                 table: self.scheduler.table(slice.id),
@@ -410,7 +417,7 @@ impl Engine {
     }
 
     /// Draws tokens for every slice that samples, and ends what is done.
-    fn draw(&mut self, plan: &Plan, drafts: &Drafts, outcome: &Outcome) {
+    fn draw(&mut self, plan: &Plan, drafts: &Drafts, outcome: &StepOutput) {
         let now = Instant::now();
         let mut rest = outcome.rows();
         let (mut prompts, mut draws) = (Vec::new(), Vec::new());
@@ -481,11 +488,11 @@ impl Engine {
 }
 
 /// The guesses that a slice runs.
-fn guesses<'a>(drafts: &'a Drafts, slice: &Slice) -> &'a [u32] {
+fn guesses<'a>(drafts: &'a Drafts, slice: &ScheduledSequence) -> &'a [u32] {
     drafts.get(&slice.id).and_then(|drafts| drafts.get(..slice.drafts)).unwrap_or_default()
 }
 
-impl Texts for HashMap<u64, SequenceGroup> {
+impl TokenSource for HashMap<u64, SequenceGroup> {
     fn tokens(&self, id: SequenceId) -> SequenceTokens<'_> {
         self.get(&id.request).map(|group| group.tokens(id.choice)).unwrap_or_default()
     }

@@ -5,11 +5,12 @@ use std::{mem, sync::Arc, time::Instant};
 use crate::{
     blocks::SequenceTokens,
     request::{
-        Event, Failure, Finish, FinishReason, PROMPT_PART, Request, Resumed, Sink, Summary, Timings,
+        Event, EventSink, Finish, FinishReason, PROMPT_PART, Request, RequestError, Resumed,
+        Summary, Timings,
     },
     runner::Row,
     sampling::{Drawn, DrawnTokens, TokenLogprob, check_finite},
-    scheduler::Slice,
+    scheduler::ScheduledSequence,
     sequence::Sequence,
     tokenizer::Tokenizer,
 };
@@ -29,7 +30,7 @@ pub struct SequenceGroup {
     unfinished: usize,
     /// Those of the prompt, if they are wanted and not told yet.
     prompt_logprobs: Option<Vec<TokenLogprob>>,
-    sink: Box<dyn Sink>,
+    sink: Box<dyn EventSink>,
     clock: Clock,
     waits_to_the_end: bool,
     /// Whether a preemption was reported since the sequence's last token, by choice.
@@ -69,7 +70,7 @@ impl SequenceGroup {
         request: Request,
         longest: usize,
         tells_prompt: bool,
-        sink: Box<dyn Sink>,
+        sink: Box<dyn EventSink>,
     ) -> Self {
         let count = request.num_sequences.get() as usize;
         Self {
@@ -93,7 +94,7 @@ impl SequenceGroup {
         &mut self,
         resumed: Vec<Resumed>,
         tokenizer: &Tokenizer,
-    ) -> Result<Vec<(u32, usize)>, Failure> {
+    ) -> Result<Vec<(u32, usize)>, RequestError> {
         self.sequences = Sequence::all(&self.request, self.longest, tokenizer);
         let ended = resumed.iter().filter(|resumed| resumed.ended).count();
         self.unfinished -= ended.min(self.unfinished);
@@ -110,7 +111,7 @@ impl SequenceGroup {
     }
 
     /// Says that the request cannot go on.
-    pub(crate) fn fail(&mut self, failure: Failure) {
+    pub(crate) fn fail(&mut self, failure: RequestError) {
         self.sink.send(Event::Failed(failure));
     }
 
@@ -204,7 +205,7 @@ impl SequenceGroup {
     /// each of the slice's drafts that is what was drawn. Tells the client, and answers how many were drawn.
     pub(crate) fn advance(
         &mut self,
-        slice: &Slice,
+        slice: &ScheduledSequence,
         prompt: &[Row],
         drawn_tokens: DrawnTokens,
         tokenizer: &Tokenizer,
@@ -234,7 +235,7 @@ impl SequenceGroup {
 
     /// Keeps how likely tokens of the prompt were. `rows` are the logits after the positions from
     /// `slice.start + slice.length - slice.logits` on.
-    fn note_prompt(&mut self, slice: &Slice, rows: &[Row]) -> Result<(), Failure> {
+    fn note_prompt(&mut self, slice: &ScheduledSequence, rows: &[Row]) -> Result<(), RequestError> {
         let Some(known) = &mut self.prompt_logprobs else { return Ok(()) };
         let first = slice.start + slice.length - slice.logits + 1;
         let tokens = self.request.prompt.get(first..).unwrap_or_default();
@@ -284,7 +285,7 @@ impl SequenceGroup {
         let Some(mut left) = self.prompt_logprobs.take() else { return };
         loop {
             let rest = left.split_off(left.len().min(PROMPT_PART));
-            self.sink.send(Event::Prompt(left));
+            self.sink.send(Event::PromptLogprobs(left));
             if rest.is_empty() {
                 return;
             }

@@ -26,6 +26,7 @@ pub use engine::{Engine, EngineConfig, Load};
 pub use footprint::Footprint;
 pub use model::Model;
 pub use request::{
-    Event, Failure, Finish, FinishReason, Request, Sink, Stopping, Summary, Timings, Token,
+    Event, EventSink, Finish, FinishReason, Request, RequestError, Stopping, Summary, Timings,
+    Token,
 };
 pub use sampling::{Adjustments, Logprobs, Sampling, TokenLogprob};

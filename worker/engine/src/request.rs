@@ -9,7 +9,7 @@ use std::{
 use crate::{
     blocks::Scope,
     sampling::{Adjustments, Logprobs, Sampling, TokenLogprob},
-    scheduler::{Refused, Standing},
+    scheduler::{AdmissionError, QueueKey},
 };
 
 /// A request, checked against the model's limits and tokenised.
@@ -42,7 +42,7 @@ pub struct Request {
     /// When it began to wait; `Timings::queue` counts from here.
     pub arrived: Instant,
     /// Who waits for it, and how urgent it is.
-    pub standing: Standing,
+    pub queue_key: QueueKey,
     /// Its answer is of no use after this.
     pub deadline: Option<Instant>,
 }
@@ -93,7 +93,7 @@ pub struct Stopping {
 pub enum Event {
     /// Tokens of the prompt but the first, in order: all of them before the first new token, in parts of at
     /// most [`PROMPT_PART`].
-    Prompt(Vec<TokenLogprob>),
+    PromptLogprobs(Vec<TokenLogprob>),
     /// A new token.
     Token(Token),
     /// A sequence lost its blocks and waits to be computed again. At most one between two tokens of a sequence.
@@ -104,10 +104,10 @@ pub enum Event {
     /// The end of a sequence.
     Finished(Finish),
     /// The request could not go on; others are not touched.
-    Failed(Failure),
+    Failed(RequestError),
 }
 
-/// Tokens in one [`Event::Prompt`], at most: a message to a client must not become too long for it.
+/// Tokens in one [`Event::PromptLogprobs`], at most: a message to a client must not become too long for it.
 pub const PROMPT_PART: usize = 256;
 
 /// A new token, and the text that is certain now.
@@ -179,7 +179,7 @@ pub struct Timings {
 
 /// Why a request could not go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum RequestError {
     /// The model gave something that is not a number.
     #[error("the model gave a logit that is not finite, for token {token} at position {position}")]
     NotFinite {
@@ -190,7 +190,7 @@ pub enum Failure {
     },
     /// The scheduler refused it.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Rejected(#[from] AdmissionError),
     /// A step panicked, and the engine is of no use any more.
     #[error("a step of the engine panicked: {cause}")]
     EnginePanicked {
@@ -243,7 +243,7 @@ pub enum Failure {
 }
 
 /// Where a request's events go. It must not block: it is called on the device's thread.
-pub trait Sink: Send {
+pub trait EventSink: Send {
     /// Takes an event.
     fn send(&mut self, event: Event);
     /// The request takes part in a step for the first time: it does not wait any more. Called at most once, and not for

@@ -18,7 +18,7 @@ use crate::{
 
 /// What runs of one sequence in a step.
 #[derive(Debug, Clone, Copy)]
-pub struct Part<'a> {
+pub struct BatchEntry<'a> {
     /// Token ids to run.
     pub ids: &'a [u32],
     /// Position of the first of them.
@@ -49,7 +49,7 @@ enum Computes {
 /// What a step computes: for every token that wants one, in order, a row of logits `[vocab]`, or the token drawn after
 /// it.
 #[derive(Debug, PartialEq)]
-pub struct Outcome {
+pub struct StepOutput {
     /// None for those whose logits are there.
     drawn: Vec<Option<u32>>,
     /// Of the others, one after the other.
@@ -66,7 +66,7 @@ pub(crate) enum Row<'a> {
     Drawn(u32),
 }
 
-impl Outcome {
+impl StepOutput {
     /// Takes what was drawn, and the logits of what was not: rows of `vocab` values, one after the other.
     fn new(drawn: Vec<Option<u32>>, logits: Vec<f32>, vocab: usize) -> Self {
         Self { drawn, logits, vocab: vocab.max(1) }
@@ -132,7 +132,7 @@ impl Runner {
     }
 
     /// Runs one step.
-    pub fn run(&mut self, parts: &[Part]) -> Outcome {
+    pub fn run(&mut self, parts: &[BatchEntry]) -> StepOutput {
         match &mut self.device {
             Computes::Simulator(simulator) => simulator.run(parts),
             Computes::Network(forward) => forward.run(parts),

@@ -18,7 +18,7 @@ pub(crate) use sampler::{Drawn, Sampler};
 use stoker_ops::draw::Draw;
 pub use stoker_ops::noise::{Noise, mix64};
 
-use crate::request::Failure;
+use crate::request::RequestError;
 
 /// How to draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,9 +76,9 @@ impl Sampling {
 }
 
 /// Fails for what only a broken model gives, when the token at `position` is to come from it.
-pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<(), Failure> {
+pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<(), RequestError> {
     match logits.iter().position(|logit| !logit.is_finite()) {
-        Some(token) => Err(Failure::NotFinite { token: token as u32, position }),
+        Some(token) => Err(RequestError::NotFinite { token: token as u32, position }),
         None => Ok(()),
     }
 }

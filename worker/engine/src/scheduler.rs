@@ -31,8 +31,8 @@ use entry::{Budget, Entry, Order};
 use fastest::Fastest;
 pub use isolation::ISOLATED_TOKENS;
 pub use pace::MIN_PROMPT_TOKENS;
-pub use prefix::{Lookup, Texts};
-pub use queue::Standing;
+pub use prefix::{Lookup, TokenSource};
+pub use queue::QueueKey;
 use queue::WaitQueue;
 use stoker_ops::KV_BLOCK;
 
@@ -84,7 +84,7 @@ pub struct Size {
 
 /// One sequence's part in a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slice {
+pub struct ScheduledSequence {
     /// Whose.
     pub id: SequenceId,
     /// Position of the first token to run.
@@ -105,7 +105,7 @@ pub struct Slice {
 #[derive(Debug, Default)]
 pub struct Plan {
     /// What to run.
-    pub slices: Vec<Slice>,
+    pub slices: Vec<ScheduledSequence>,
     /// Sequences that gave their blocks back and will be computed again.
     pub preempted: Vec<SequenceId>,
     /// What was looked for in the cache.
@@ -130,7 +130,7 @@ pub struct Scheduler {
 
 /// A request that could never run to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum AdmissionError {
     /// One sequence alone would not fit.
     #[error("{needed} KV blocks needed, {total} exist")]
     TooLong {
@@ -176,12 +176,17 @@ impl Scheduler {
     }
 
     /// Queues a request. Its sequences are named by their choice, in order.
-    pub fn add(&mut self, request: u64, size: Size, standing: &Standing) -> Result<(), Refused> {
+    pub fn add(
+        &mut self,
+        request: u64,
+        size: Size,
+        queue_key: &QueueKey,
+    ) -> Result<(), AdmissionError> {
         self.check(&size)?;
         let answers = (size.longest - size.prompt).saturating_mul(size.num_sequences as usize);
         let tokens = size.prompt.saturating_add(answers);
-        let entry = Entry::new(request, &size, standing.priority);
-        self.waiting.push(entry, &standing.tenant, tokens);
+        let entry = Entry::new(request, &size, queue_key.priority);
+        self.waiting.push(entry, &queue_key.tenant, tokens);
         Ok(())
     }
 
@@ -190,10 +195,10 @@ impl Scheduler {
         &mut self,
         request: u64,
         size: Size,
-        standing: &Standing,
-    ) -> Result<(), Refused> {
+        queue_key: &QueueKey,
+    ) -> Result<(), AdmissionError> {
         self.check(&size)?;
-        let mut entry = Entry::new(request, &size, standing.priority);
+        let mut entry = Entry::new(request, &size, queue_key.priority);
         entry.order.age = self.begin();
         self.waiting.push_begun(entry);
         Ok(())
@@ -207,32 +212,32 @@ impl Scheduler {
         request: u64,
         size: Size,
         open: &[(u32, usize)],
-        standing: &Standing,
-    ) -> Result<(), Refused> {
+        queue_key: &QueueKey,
+    ) -> Result<(), AdmissionError> {
         self.check(&size)?;
         let age = self.begin();
         for (i, (choice, known)) in open.iter().enumerate() {
-            let order = Order { priority: standing.priority, age, choice: *choice };
+            let order = Order { priority: queue_key.priority, age, choice: *choice };
             self.waiting.push_begun(Entry::resumed(request, order, &size, *known, i == 0));
         }
         Ok(())
     }
 
     /// Refuses what could never run to its end.
-    pub fn check(&self, size: &Size) -> Result<(), Refused> {
+    pub fn check(&self, size: &Size) -> Result<(), AdmissionError> {
         let (needed, total) = (blocks_for(size.longest), self.blocks.total());
         if needed > total {
-            return Err(Refused::TooLong { needed, total });
+            return Err(AdmissionError::TooLong { needed, total });
         }
         let (wanted, limit) = (size.num_sequences, self.limits.max_num_seqs);
         if wanted as usize > limit {
-            return Err(Refused::TooMany { wanted, limit });
+            return Err(AdmissionError::TooMany { wanted, limit });
         }
         Ok(())
     }
 
     /// Plans the next step. Call [`Self::ran`] for each slice that ran.
-    pub fn plan(&mut self, texts: &dyn Texts) -> Plan {
+    pub fn plan(&mut self, texts: &dyn TokenSource) -> Plan {
         let mut plan = Plan::default();
         let mut budget = Budget {
             tokens: self.limits.max_num_batched_tokens,
@@ -256,7 +261,7 @@ impl Scheduler {
     }
 
     /// A step took so long.
-    pub fn learn(&mut self, step: &[Slice], took: Duration) {
+    pub fn learn(&mut self, step: &[ScheduledSequence], took: Duration) {
         let tokens = step.iter().map(|slice| slice.length).sum();
         self.fastest.learn(tokens, took);
         if step.iter().all(|slice| slice.length == 1 + slice.drafts) {
@@ -295,7 +300,7 @@ impl Scheduler {
     }
 
     /// Chunks of prompts, of those that run and those that wait, in one order.
-    fn plan_prompts(&mut self, plan: &mut Plan, budget: &mut Budget, texts: &dyn Texts) {
+    fn plan_prompts(&mut self, plan: &mut Plan, budget: &mut Budget, texts: &dyn TokenSource) {
         let (mut i, mut open) = (0, true);
         while budget.tokens > 0 {
             let rest = &self.running[i..];
@@ -346,7 +351,7 @@ impl Scheduler {
     /// Records that a slice ran, and that so many tokens were drawn after it: none if it does not sample, else one, and one
     /// more for each draft that held; the last one `texts` need not have yet. Blocks that are full now are kept, and a
     /// prompt that is computed now forks.
-    pub fn ran(&mut self, slice: &Slice, drawn: usize, texts: &dyn Texts) {
+    pub fn ran(&mut self, slice: &ScheduledSequence, drawn: usize, texts: &dyn TokenSource) {
         let Some(i) = self.running.iter().position(|e| e.id == slice.id) else { return };
         let forks = self.running[i].ran(slice, drawn, texts.tokens(slice.id));
         // They are as old as the one they come from.

@@ -11,7 +11,7 @@ use stoker_ops::draw::Draw;
 use crate::{
     blocks::SequenceTokens,
     emit::{Emitted, Emitter},
-    request::{Failure, FinishReason, Request, Resumed, Token},
+    request::{FinishReason, Request, RequestError, Resumed, Token},
     runner::Row,
     sampling::{Drawn, Draws, Sampler, Sampling},
     tokenizer::Tokenizer,
@@ -143,18 +143,22 @@ impl Sequence {
         &mut self,
         resumed: Resumed,
         tokenizer: &Tokenizer,
-    ) -> Result<Option<FinishReason>, Failure> {
+    ) -> Result<Option<FinishReason>, RequestError> {
         let (choice, tokens, told) = (self.choice, resumed.tokens.len(), resumed.text_bytes);
         let (mut text, mut end) = (0, None);
         for (i, id) in resumed.tokens.iter().enumerate() {
             if end.is_some() {
-                return Err(Failure::Ended { choice, end: i, tokens });
+                return Err(RequestError::Ended { choice, end: i, tokens });
             }
             let (token, reason) = self.append(Drawn { id: *id, logprob: None }, tokenizer);
             text += token.text.len();
             end = reason;
         }
-        if text == told { Ok(end) } else { Err(Failure::NotItsText { choice, tokens, text, told }) }
+        if text == told {
+            Ok(end)
+        } else {
+            Err(RequestError::NotItsText { choice, tokens, text, told })
+        }
     }
 
     /// Takes the token that was drawn. With a reason, the sequence has ended.

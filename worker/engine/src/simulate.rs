@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     model::{Model, Pulse},
-    runner::{Outcome, Part},
+    runner::{BatchEntry, StepOutput},
     sampling::mix64,
     weights::{Family, ModelConfig, RopeScaling},
 };
@@ -46,11 +46,11 @@ pub struct Profile {
 
 impl Profile {
     /// What a step over `parts` takes.
-    pub fn cost(&self, parts: &[Part]) -> Duration {
+    pub fn cost(&self, parts: &[BatchEntry]) -> Duration {
         let each = |unit: Duration, count: usize| {
             unit.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
         };
-        let decodes = |part: &&Part| part.ids.len() == 1 || part.ids.len() == part.logits;
+        let decodes = |part: &&BatchEntry| part.ids.len() == 1 || part.ids.len() == part.logits;
         let decoding = parts.iter().filter(decodes).map(|part| part.ids.len()).sum();
         let tokens: usize = parts.iter().map(|part| part.ids.len()).sum();
         let context = parts.iter().map(|part| part.start + part.ids.len()).sum();
@@ -118,8 +118,8 @@ impl Simulator {
     /// # Panics
     ///
     /// Where a part has the profile's `panic_token`, as a defect of a real device would on a request that meets it.
-    pub(crate) fn run(&self, parts: &[Part]) -> Outcome {
-        let unreadable = |part: &Part| part.ids.contains(&self.profile.panic_token);
+    pub(crate) fn run(&self, parts: &[BatchEntry]) -> StepOutput {
+        let unreadable = |part: &BatchEntry| part.ids.contains(&self.profile.panic_token);
         if self.profile.panic_token > 0 && parts.iter().any(unreadable) {
             panic!("the profile's panic_token, {}, is in a step", self.profile.panic_token);
         }
@@ -137,7 +137,7 @@ impl Simulator {
                 break;
             }
         }
-        Outcome::of_logits(logits, self.vocab_size)
+        StepOutput::of_logits(logits, self.vocab_size)
     }
 
     /// A row for the token at `position`: a few words, all equally likely, and perhaps an end.
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_step_costs_what_its_tokens_cost() {
-        let part = |start, ids| Part { ids, start, table: &[], logits: 1, draws: &[] };
+        let part = |start, ids| BatchEntry { ids, start, table: &[], logits: 1, draws: &[] };
         let (prompt, token) = ([1; 300], [1; 1]);
         // A chunk of 300 after 200, and two that decode at 1,000.
         let parts = [part(200, &prompt[..]), part(999, &token[..]), part(999, &token[..])];

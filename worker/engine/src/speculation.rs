@@ -1,4 +1,4 @@
-//! Speculation: who drafts what may come next, and how many tokens.
+//! SpeculationMethod: who drafts what may come next, and how many tokens.
 //!
 //! A step that computes a few draft tokens beside what is certain costs little more than one that does not, and every
 //! draft token that holds saves a step. Nothing here decides a token: the engine draws each from the model's own logits
@@ -24,7 +24,7 @@ use crate::{cost::StepCost, model::Model, sampling::Sampler, scheduler::Sequence
 
 /// Who drafts.
 #[derive(Clone, Default)]
-pub enum Speculation {
+pub enum SpeculationMethod {
     /// Nobody.
     #[default]
     Off,
@@ -105,11 +105,11 @@ pub(crate) struct Speculator {
 
 impl Speculator {
     /// None if nobody is to draft. A GPU gets ready to draft for up to `sequences` at once.
-    pub(crate) fn new(speculation: Speculation, sequences: usize) -> Option<Self> {
+    pub(crate) fn new(speculation: SpeculationMethod, sequences: usize) -> Option<Self> {
         match speculation {
-            Speculation::Off => None,
-            Speculation::Ngram { tokens } => Some(Self::with(Ngram::default(), tokens)),
-            Speculation::Draft { model, blocks, tokens } => {
+            SpeculationMethod::Off => None,
+            SpeculationMethod::Ngram { tokens } => Some(Self::with(Ngram::default(), tokens)),
+            SpeculationMethod::Draft { model, blocks, tokens } => {
                 Some(Self::with(DraftModel::new(*model, blocks, sequences), tokens))
             }
         }

@@ -8,7 +8,7 @@ use std::{
 
 /// A part of a GPU that something simpler can stand in for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum GpuFeature {
     /// Tensor cores; products of four bytes at a time do the same.
     TensorCores,
     /// Steps that are launched as one; their kernels can be launched one by one.
@@ -18,7 +18,7 @@ pub enum Part {
 static COUNTS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 static OFF: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
 
-impl Part {
+impl GpuFeature {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::TensorCores, Self::Graphs];
 
@@ -63,13 +63,13 @@ impl Part {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for GpuFeature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl FromStr for Part {
+impl FromStr for GpuFeature {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -84,17 +84,17 @@ mod tests {
 
     #[test]
     fn parts_are_read_as_they_are_written() {
-        for part in Part::ALL {
+        for part in GpuFeature::ALL {
             assert_eq!(part.to_string().parse(), Ok(part));
         }
-        assert_eq!("fans".parse::<Part>(), Err("is none of tensor-cores, graphs".into()));
+        assert_eq!("fans".parse::<GpuFeature>(), Err("is none of tensor-cores, graphs".into()));
     }
 
     #[test]
     fn what_fails_is_counted_and_off() {
         // Nothing else in these tests looks at graphs.
-        assert!(Part::Graphs.is_on() && Part::Graphs.failures() == 0);
-        Part::Graphs.failed(&"broken on purpose");
-        assert!(!Part::Graphs.is_on() && Part::Graphs.failures() == 1);
+        assert!(GpuFeature::Graphs.is_on() && GpuFeature::Graphs.failures() == 0);
+        GpuFeature::Graphs.failed(&"broken on purpose");
+        assert!(!GpuFeature::Graphs.is_on() && GpuFeature::Graphs.failures() == 1);
     }
 }

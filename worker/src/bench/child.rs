@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) enum Line {
     /// What it does now, for people.
     Stage(String),
-    /// What came in a minute of `--sustain`.
+    /// What came in a minute of `--soak`.
     Minute {
         /// From 1.
         minute: u64,

@@ -19,26 +19,26 @@ Examples:
   How much more do many sequences give than one?
     stoker-worker bench --sweep batch
   Does it stay as fast?
-    stoker-worker bench --sustain 10m --batch 8
+    stoker-worker bench --soak 10m --batch 8
   What does guessing ahead gain, with one sequence and with many?
     stoker-worker bench --speculate draft --sweep batch
   How long do readers wait for their next token while somebody sends 2,000 tokens?
     stoker-worker bench --long-prompt 2000
   What did each step towards int8 bring?
-    stoker-worker bench --ladder
+    stoker-worker bench --ablation
   How much sooner does an answer begin whose prompt begins like another?
     stoker-worker bench --shared-prefix 1000
 
 Every row is measured in a process of its own, which loads its own file; peak memory is that
 process's. Prompts are random tokens, always the same; the likeliest token is taken, and nothing
-ends an answer early. Rows with guesses (--speculate, the last one of --ladder) tell stories, by
+ends an answer early. Rows with guesses (--speculate, the last one of --ablation) tell stories, by
 the bundled model made as large as --random-weights say, or by --model: greedy ones and ones at
 temperature 1, with and without guesses by turns.
 
 A row's keys, in the table, in CSV and in JSON:
   model, scenario, format,          what is measured
   quantize, device, threads, batch
-  run                               which of the rows that are alike, from 1; with --sustain the
+  run                               which of the rows that are alike, from 1; with --soak the
                                     minute
   context                           positions that a sequence holds while it decodes, on average
   load_seconds                      from opening the file to a model that can run
@@ -49,7 +49,7 @@ A row's keys, in the table, in CSV and in JSON:
   tpot_seconds                      time per output token: the median step in which all decode;
                                     with guesses, where a step may give several, time divided by
                                     tokens
-  decode_tokens_per_second          batch / tpot_seconds; with --sustain what came in the minute
+  decode_tokens_per_second          batch / tpot_seconds; with --soak what came in the minute
   prefill_tokens_per_second         prompt_tokens / the time until all had their first token; with
                                     --long-prompt that prompt's
   peak_rss_bytes                    the most memory that the row's process had
@@ -57,7 +57,7 @@ A row's keys, in the table, in CSV and in JSON:
                                     measurements in that process: before it loads the model, and
                                     after its last step; on a GPU what a copy in its memory reads
                                     and writes
-  read_rate_ratio                   bytes that a step must read, weights once and all keys and
+  bandwidth_utilization                   bytes that a step must read, weights once and all keys and
                                     values, times steps a second, divided by the read rate
   launches_per_step                 kernels and graphs that a GPU is told to run while all decode
   gpu_utilization, gpu_power_watts, what NVIDIA's driver says while all decode: means...
@@ -69,11 +69,11 @@ A row's keys, in the table, in CSV and in JSON:
   long_prompt_ttft_seconds          from its submission to its first token
   inter_token_p50_seconds,          of 128 tokens before it: the median time between two, and
   inter_token_p99_seconds           the slowest in a hundred
-  beside_inter_token_p50_seconds,   the same while it is computed
-  beside_inter_token_p99_seconds
-  beside_inter_token_p99_ratio      p99 then by p99 before
+  itl_under_prefill_p50_seconds,   the same while it is computed
+  itl_under_prefill_p99_seconds
+  itl_under_prefill_p99_ratio      p99 then by p99 before
   drafted_tokens, accepted_tokens   with guesses: how many were looked at, and how many were right
-  tokens_per_target_step            what a sequence got in a step of the model; in the table
+  mean_accepted_length            what a sequence got in a step of the model; in the table
                                     `tok/step`
   speedup_over_plain                times as fast as without guesses; in the table `x plain`
 
@@ -162,7 +162,7 @@ pub struct BenchArgs {
     #[arg(
         long,
         env = "STOKER_BENCH_SWEEP",
-        conflicts_with_all = ["scenario", "batch", "sustain", "ladder"],
+        conflicts_with_all = ["scenario", "batch", "soak", "ablation"],
         value_name = "OF",
         help_heading = "What to measure"
     )]
@@ -172,31 +172,31 @@ pub struct BenchArgs {
     /// what came each minute; a row a minute [default batch: 8]
     #[arg(
         long,
-        env = "STOKER_BENCH_SUSTAIN",
-        conflicts_with_all = ["scenario", "ladder"],
+        env = "STOKER_BENCH_SOAK",
+        conflicts_with_all = ["scenario", "ablation"],
         value_parser = duration::parse,
         value_name = "TIME",
         help_heading = "What to measure"
     )]
-    pub sustain: Option<Duration>,
+    pub soak: Option<Duration>,
 
     /// One row for each step that made decoding faster, with its factors: plain operations in f32, fused
     /// ones in f32, int8, int8 with 8 sequences; then one sequence for which a draft model guesses, over the
     /// same without (the bundled model, padded until it costs as much: random weights tell no stories)
     #[arg(
         long,
-        env = "STOKER_BENCH_LADDER",
+        env = "STOKER_BENCH_ABLATION",
         conflicts_with_all = ["scenario", "batch", "quantize"],
         help_heading = "What to measure"
     )]
-    pub ladder: bool,
+    pub ablation: bool,
 
     /// Two prompts that begin with the same so many tokens, one after the other: how soon each has its first
     /// token, and the factor
     #[arg(
         long,
         env = "STOKER_BENCH_SHARED_PREFIX",
-        conflicts_with_all = ["scenario", "batch", "sweep", "sustain", "ladder", "context"],
+        conflicts_with_all = ["scenario", "batch", "sweep", "soak", "ablation", "context"],
         value_parser = clap::value_parser!(u32).range(1..),
         value_name = "TOKENS",
         help_heading = "What to measure"
@@ -208,7 +208,7 @@ pub struct BenchArgs {
     #[arg(
         long,
         env = "STOKER_BENCH_LONG_PROMPT",
-        conflicts_with_all = ["scenario", "sweep", "sustain", "ladder"],
+        conflicts_with_all = ["scenario", "sweep", "soak", "ablation"],
         value_parser = clap::value_parser!(u32).range(1..),
         value_name = "TOKENS",
         help_heading = "What to measure"
@@ -241,7 +241,7 @@ pub struct BenchArgs {
     #[arg(
         long,
         env = "STOKER_BENCH_RUNS",
-        conflicts_with = "sustain",
+        conflicts_with = "soak",
         value_parser = clap::value_parser!(u32).range(1..=1000),
         value_name = "COUNT",
         help_heading = "What to measure"

@@ -7,8 +7,8 @@ use std::{
 };
 
 use stoker_engine::{
-    Adjustments, Engine, EngineConfig, Event, Load, Logprobs, Model, Request, Sampling, Scope,
-    Sink, Stopping, sampling::mix64, scheduler::Standing,
+    Adjustments, Engine, EngineConfig, Event, EventSink, Load, Logprobs, Model, Request, Sampling,
+    Scope, Stopping, sampling::mix64, scheduler::QueueKey,
 };
 use stoker_ops::{cpu, launches};
 
@@ -52,7 +52,7 @@ pub(super) struct Pace {
 impl Pace {
     /// The median step of the model: with guesses it gives several tokens of a sequence.
     pub(super) fn model_step(&self) -> Duration {
-        self.step.mul_f64(self.gain.map_or(1.0, |gain| gain.tokens_per_target_step()))
+        self.step.mul_f64(self.gain.map_or(1.0, |gain| gain.mean_accepted_length()))
     }
 }
 
@@ -75,13 +75,13 @@ struct Watch {
     reports: mpsc::Sender<Report>,
 }
 
-impl Sink for Watch {
+impl EventSink for Watch {
     fn send(&mut self, event: Event) {
         let seen = match event {
             Event::Token(_) => Seen::Token,
             Event::Finished(_) => Seen::End,
             Event::Failed(failure) => Seen::Failed(failure.to_string()),
-            Event::Prompt(_) | Event::Preempted { .. } => return,
+            Event::PromptLogprobs(_) | Event::Preempted { .. } => return,
         };
         // The other end lives as long as the engine.
         let _ = self.reports.send((self.place, Instant::now(), seen));
@@ -165,7 +165,7 @@ impl Driven {
             scope: Scope::default(),
             bypass_prefix_cache: false,
             arrived: Instant::now(),
-            standing: Standing::default(),
+            queue_key: QueueKey::default(),
             deadline: None,
         };
         let watch = Watch { place, reports: self.sender.clone() };

@@ -1,4 +1,4 @@
-//! How many times as fast a row is as another: `--sweep`, `--ladder` and `--shared-prefix`.
+//! How many times as fast a row is as another: `--sweep`, `--ablation` and `--shared-prefix`.
 
 use super::{cli::BenchArgs, row::Row};
 use crate::config::Drafter;
@@ -20,7 +20,7 @@ pub(super) enum Factors {
 
 impl Factors {
     pub(super) fn of(args: &BenchArgs) -> Self {
-        if args.ladder {
+        if args.ablation {
             Self::BeforeAndFirst
         } else if args.speculation.speculate != Drafter::Off {
             Self::Speculation
@@ -68,7 +68,7 @@ impl Factors {
                 None => vec![factor(earlier.iter().rev().find(alike)), first],
             },
             Self::Speculation => {
-                let known = row.speedup_over_plain.zip(row.tokens_per_target_step);
+                let known = row.speedup_over_plain.zip(row.mean_accepted_length);
                 known.map_or_else(Vec::new, |(speedup, tokens)| vec![speedup, tokens])
             }
         }

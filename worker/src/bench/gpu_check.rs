@@ -19,7 +19,7 @@ use facts::Facts;
 use report::{Operation, Report};
 use speed::Speed;
 use stoker_engine::{Model, model::Quantization, weights::ModelFiles};
-use stoker_ops::{check, device::Choice, fallback::Part};
+use stoker_ops::{check, device::Choice, fallback::GpuFeature};
 
 use super::{
     Error,
@@ -101,7 +101,7 @@ fn check(args: &GpuCheckArgs) -> Result<Report, Error> {
     written(&mut report)?;
 
     stages.begin("without graphs");
-    Part::Graphs.turn_off();
+    GpuFeature::Graphs.turn_off();
     report.exactness.extend(again(&answers, &models, "launched kernel by kernel")?);
     for batch in CLOSER {
         report.speed.push(speed.decode("int8, launched", &model, batch)?);
@@ -109,7 +109,7 @@ fn check(args: &GpuCheckArgs) -> Result<Report, Error> {
     }
     written(&mut report)?;
     stages.begin("without tensor cores");
-    Part::TensorCores.turn_off();
+    GpuFeature::TensorCores.turn_off();
     report.exactness.extend(again(&answers, &models, "without tensor cores")?);
     let what = "int8, launched, no tensor cores";
     report.speed.push(speed.decode(what, &model, CLOSER[2])?);

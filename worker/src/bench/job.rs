@@ -17,8 +17,8 @@ pub(super) struct Job {
     pub(super) quantize: String,
     /// As `--device` takes it.
     pub(super) device: String,
-    /// As `--gpu-without` takes them.
-    pub(super) gpu_without: Vec<String>,
+    /// As `--disable-gpu-feature` takes them.
+    pub(super) disable_gpu_feature: Vec<String>,
     /// Sequences at once.
     pub(super) batch: usize,
     /// Positions that each holds while it decodes, on average.
@@ -40,7 +40,7 @@ pub(super) enum Work {
         tokens: usize,
     },
     /// Sequences of `prompt + output` tokens, one after the other in each place of the batch.
-    Sustain {
+    Soak {
         /// Tokens of each prompt.
         prompt: usize,
         /// Tokens of each answer.
@@ -63,7 +63,7 @@ pub(super) enum Work {
         drafter: String,
         /// As `--draft-model` takes it.
         draft: Option<String>,
-        /// As `--speculate-tokens` takes it.
+        /// As `--num-speculative-tokens` takes it.
         depth: String,
     },
     /// Sequences that decode, and a long prompt that is computed beside them.

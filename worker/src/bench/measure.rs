@@ -17,7 +17,7 @@ use super::{
     job::{Job, Work},
     memory,
     row::{Measured, Row},
-    shared_prefix, speculate, sustain,
+    shared_prefix, soak, speculate,
 };
 use crate::{
     ModelSource,
@@ -75,7 +75,7 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         prefill_tokens_per_second: pace.prefill_rate,
         peak_rss_bytes: peak,
         read_rate_bytes_per_second: rate,
-        read_rate_ratio: step_bytes as f64 / pace.model_step().as_secs_f64() / rate,
+        bandwidth_utilization: step_bytes as f64 / pace.model_step().as_secs_f64() / rate,
         launches_per_step: pace.launches,
         gpu_utilization: pace.gpu.utilization,
         gpu_memory_used_bytes: pace.gpu.memory_used,
@@ -87,12 +87,12 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
         long_prompt_ttft_seconds: pace.beside.map(|beside| beside.first_token.as_secs_f64()),
         inter_token_p50_seconds: pace.beside.map(|beside| beside.alone[0].as_secs_f64()),
         inter_token_p99_seconds: pace.beside.map(|beside| beside.alone[1].as_secs_f64()),
-        beside_inter_token_p50_seconds: pace.beside.map(|b| b.disturbed[0].as_secs_f64()),
-        beside_inter_token_p99_seconds: pace.beside.map(|b| b.disturbed[1].as_secs_f64()),
-        beside_inter_token_p99_ratio: pace.beside.map(|beside| beside.ratio()),
+        itl_under_prefill_p50_seconds: pace.beside.map(|b| b.disturbed[0].as_secs_f64()),
+        itl_under_prefill_p99_seconds: pace.beside.map(|b| b.disturbed[1].as_secs_f64()),
+        itl_under_prefill_p99_ratio: pace.beside.map(|beside| beside.ratio()),
         drafted_tokens: pace.gain.map(|gain| gain.drafted),
         accepted_tokens: pace.gain.map(|gain| gain.accepted),
-        tokens_per_target_step: pace.gain.map(|gain| gain.tokens_per_target_step()),
+        mean_accepted_length: pace.gain.map(|gain| gain.mean_accepted_length()),
         speedup_over_plain: pace.gain.map(|gain| gain.speedup),
     };
     let rows = ran.paces.iter().enumerate().map(row);
@@ -107,10 +107,10 @@ pub(super) fn measure(job: &Job, tell: &mut Tell) -> Result<Vec<Measured>, Error
 
 /// Where the job is to be done.
 fn device(job: &Job) -> Result<DeviceConfig, Error> {
-    let parts = job.gpu_without.iter().map(|part| part.parse());
+    let parts = job.disable_gpu_feature.iter().map(|part| part.parse());
     Ok(DeviceConfig {
         device: job.device.parse().map_err(Error::Usage)?,
-        gpu_without: parts.collect::<Result<_, _>>().map_err(Error::Usage)?,
+        disable_gpu_feature: parts.collect::<Result<_, _>>().map_err(Error::Usage)?,
     })
 }
 
@@ -133,9 +133,9 @@ fn run(
     let load = begun.elapsed();
     let config = model.config.clone();
     let paces = match &job.work {
-        Work::Sustain { prompt, output, seconds } => {
+        Work::Soak { prompt, output, seconds } => {
             let time = Duration::from_secs_f64(*seconds);
-            sustain::run(model, job.batch, (*prompt, *output), time, tell)?
+            soak::run(model, job.batch, (*prompt, *output), time, tell)?
         }
         Work::Speculate { tokens, temperature, drafter, draft, depth } => {
             let config = SpeculationConfig {
@@ -143,7 +143,7 @@ fn run(
                 draft_model: draft.as_deref().map(|draft| match draft.parse() {
                     Ok(draft) => draft,
                 }),
-                speculate_tokens: depth
+                num_speculative_tokens: depth
                     .parse()
                     .map_err(|error: NotADepth| Error::Usage(error.to_string()))?,
             };

@@ -21,7 +21,7 @@ pub(super) struct Output {
     csv: Option<Csv>,
     json: Option<PathBuf>,
     factors: Factors,
-    sustained: bool,
+    soak: bool,
     rows: Vec<Row>,
 }
 
@@ -49,7 +49,7 @@ impl Output {
             csv,
             json: args.json.clone(),
             factors: Factors::of(args),
-            sustained: args.sustain.is_some(),
+            soak: args.soak.is_some(),
             rows: Vec::new(),
         })
     }
@@ -84,7 +84,7 @@ impl Output {
 
     /// Writes what is written at the end.
     pub(super) fn finish(self, progress: &Progress) -> Result<(), Error> {
-        let medians = if self.sustained { Vec::new() } else { table::medians(&self.rows) };
+        let medians = if self.soak { Vec::new() } else { table::medians(&self.rows) };
         if !medians.is_empty() {
             self.print(progress, &format!("\nmedians\n{}", medians.join("\n")))?;
         }

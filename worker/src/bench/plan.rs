@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use stoker_engine::{model::Quantization, scheduler::MIN_PROMPT_TOKENS};
-use stoker_ops::fallback::Part;
+use stoker_ops::fallback::GpuFeature;
 
 use super::{
     beside::UNDISTURBED,
@@ -34,32 +34,32 @@ const LADDER_BATCH: usize = 8;
 /// Tokens that are measured of each sequence in a batch, where the context is long enough.
 const MEASURED: usize = 64;
 /// The shortest time that says anything.
-const SUSTAIN_LEAST: Duration = Duration::from_secs(1);
+const MIN_SOAK: Duration = Duration::from_secs(1);
 
 /// Refuses flags that do not go together in ways that clap does not know.
 pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
     let needs_context = args.batch.is_some()
         || args.sweep.is_some()
-        || args.sustain.is_some()
+        || args.soak.is_some()
         || args.long_prompt.is_some()
-        || args.ladder;
+        || args.ablation;
     if args.context.is_some() && !needs_context {
         return Err(Error::Usage(
-            "--context is for --batch, --sweep, --sustain, --long-prompt and --ladder: scenarios have \
+            "--context is for --batch, --sweep, --soak, --long-prompt and --ablation: scenarios have \
              lengths of their own"
                 .into(),
         ));
     }
     let elsewhere = !args.scenario.is_empty()
-        || args.sustain.is_some()
+        || args.soak.is_some()
         || args.long_prompt.is_some()
         || args.shared_prefix.is_some()
-        || args.ladder;
+        || args.ablation;
     if args.speculation.speculate != Drafter::Off {
         if elsewhere {
             return Err(Error::Usage(
                 "--speculate (or STOKER_SPECULATE) measures stories with and without guesses: it goes with \
-                 --batch and --sweep, and --ladder has such a row in any case"
+                 --batch and --sweep, and --ablation has such a row in any case"
                     .into(),
             ));
         }
@@ -74,9 +74,9 @@ pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
     // What is made as large as random weights is the bundled model.
     let model = args.model.as_ref().unwrap_or(&ModelSource::Bundled);
     args.speculation.draft(model).map_err(LoadError::from)?;
-    match args.sustain {
-        Some(time) if time < SUSTAIN_LEAST => Err(Error::Usage(format!(
-            "--sustain {time:?} is too short to say anything; give at least {SUSTAIN_LEAST:?}"
+    match args.soak {
+        Some(time) if time < MIN_SOAK => Err(Error::Usage(format!(
+            "--soak {time:?} is too short to say anything; give at least {MIN_SOAK:?}"
         ))),
         _ => Ok(()),
     }
@@ -104,10 +104,10 @@ pub(super) fn jobs(
             }
         }
         1
-    } else if let Some(time) = args.sustain {
+    } else if let Some(time) = args.soak {
         let batch = args.batch.map_or(SUSTAIN_BATCH, |count| count as usize);
         for subject in subjects {
-            case(sustain(subject, batch, context, quantize, time))?;
+            case(soak(subject, batch, context, quantize, time))?;
         }
         1
     } else if let Some(prompt) = args.long_prompt {
@@ -117,9 +117,9 @@ pub(super) fn jobs(
             case(beside(subject, batch, context, quantize, prompt as usize, slowdown))?;
         }
         1
-    } else if args.ladder {
+    } else if args.ablation {
         for subject in subjects {
-            for job in ladder(subject, context) {
+            for job in ablation(subject, context) {
                 case(job)?;
             }
         }
@@ -157,9 +157,11 @@ pub(super) fn jobs(
     };
     let runs = args.runs.map_or(runs, u64::from);
     let device = args.device.device.to_string();
-    let gpu_without: Vec<_> = args.device.gpu_without.iter().map(Part::to_string).collect();
+    let disable_gpu_feature: Vec<_> =
+        args.device.disable_gpu_feature.iter().map(GpuFeature::to_string).collect();
     let again = |job: Job| {
-        let job = Job { device: device.clone(), gpu_without: gpu_without.clone(), ..job };
+        let job =
+            Job { device: device.clone(), disable_gpu_feature: disable_gpu_feature.clone(), ..job };
         (1..=runs).map(move |run| Job { run, ..job.clone() })
     };
     Ok(cases.into_iter().flat_map(again).collect())
@@ -173,7 +175,7 @@ fn job(subject: &Subject, scenario: &str, quantize: Quantization, work: Work) ->
         format: subject.format,
         quantize: quantize.name().into(),
         device: String::new(),
-        gpu_without: Vec::new(),
+        disable_gpu_feature: Vec::new(),
         batch: 1,
         context: 0,
         run: 1,
@@ -240,7 +242,7 @@ fn stories(
         temperature,
         drafter: value(speculation.speculate),
         draft,
-        depth: speculation.speculate_tokens.to_string(),
+        depth: speculation.num_speculative_tokens.to_string(),
     };
     let context = speculate::PROMPT + STORY / 2;
     check_context(subject, context, speculate::PROMPT + STORY)?;
@@ -252,7 +254,7 @@ fn value(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-fn sustain(
+fn soak(
     subject: &Subject,
     batch: usize,
     context: usize,
@@ -262,8 +264,8 @@ fn sustain(
     // From half the context to one and a half.
     let (prompt, output) = (context / 2, context);
     check_context(subject, context, prompt + output)?;
-    let work = Work::Sustain { prompt, output, seconds: time.as_secs_f64() };
-    Ok(Job { batch, context, ..job(subject, "sustain", quantize, work) })
+    let work = Work::Soak { prompt, output, seconds: time.as_secs_f64() };
+    Ok(Job { batch, context, ..job(subject, "soak", quantize, work) })
 }
 
 /// Two prompts that begin with the same `tokens`.
@@ -302,7 +304,7 @@ fn beside(
     Ok(Job { batch, context, ..job(subject, "long prompt", quantize, work) })
 }
 
-fn ladder(subject: &Subject, context: usize) -> Vec<Result<Job, Error>> {
+fn ablation(subject: &Subject, context: usize) -> Vec<Result<Job, Error>> {
     let (none, int8) = (Quantization::None, Quantization::Int8);
     let naive = Job { context, ..job(subject, "naive f32", none, Work::Naive) };
     let mut steps = vec![Ok(naive), batch(subject, "fused f32", 1, context, none)];
@@ -383,11 +385,11 @@ mod tests {
 
     #[test]
     fn a_ladder_begins_with_plain_operations() {
-        let jobs = planned(&["--ladder"], &[Format::Gguf]).unwrap();
+        let jobs = planned(&["--ablation"], &[Format::Gguf]).unwrap();
         assert_eq!(jobs[0].work, Work::Naive);
         assert_eq!((jobs[1].scenario.as_str(), jobs[1].quantize.as_str()), ("fused f32", "none"));
         assert!(jobs.iter().all(|job| job.context == 512));
-        let args = Cli::try_parse_from(["bench", "--ladder"]).unwrap().args;
+        let args = Cli::try_parse_from(["bench", "--ablation"]).unwrap().args;
         let subjects = subjects(&[Format::Safetensors]);
         let jobs = super::jobs(&args, &subjects, Some(&subjects[0])).unwrap();
         assert_eq!(jobs.last().map(|job| job.scenario.as_str()), Some("int8 guessed"));
@@ -407,7 +409,7 @@ mod tests {
     fn what_does_not_fit_the_context_names_the_flag_and_the_limit() {
         for (flags, parts) in [
             (&["--batch", "2", "--context", "2048"][..], ["--context 2048", "2112", "above 2048"]),
-            (&["--sustain", "1m", "--context", "2000"], ["--context 2000", "3000", "above 2048"]),
+            (&["--soak", "1m", "--context", "2000"], ["--context 2000", "3000", "above 2048"]),
             (&["--batch", "4096", "--context", "16"], ["--context 16", "--batch 4096", "raise it"]),
             (&["--context", "64"], ["--context", "--batch", "scenarios"]),
             (&["--shared-prefix", "2040"], ["--shared-prefix 2040", "2064", "above 2048"]),
@@ -416,8 +418,8 @@ mod tests {
                 &["--long-prompt", "2000", "--context", "1500"],
                 ["--context 1500", "2128", "lower it"],
             ),
-            (&["--ladder", "--speculate", "ngram"], ["--speculate", "--batch", "--ladder"]),
-            (&["--sustain", "5ms"], ["--sustain", "5ms", "1s"]),
+            (&["--ablation", "--speculate", "ngram"], ["--speculate", "--batch", "--ablation"]),
+            (&["--soak", "5ms"], ["--soak", "5ms", "1s"]),
         ] {
             let error = planned(flags, &[Format::Gguf]).unwrap_err();
             for part in parts {

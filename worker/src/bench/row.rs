@@ -27,7 +27,7 @@ pub const KEYS: [&str; 38] = [
     "prefill_tokens_per_second",
     "peak_rss_bytes",
     "read_rate_bytes_per_second",
-    "read_rate_ratio",
+    "bandwidth_utilization",
     "launches_per_step",
     "gpu_utilization",
     "gpu_memory_used_bytes",
@@ -39,12 +39,12 @@ pub const KEYS: [&str; 38] = [
     "long_prompt_ttft_seconds",
     "inter_token_p50_seconds",
     "inter_token_p99_seconds",
-    "beside_inter_token_p50_seconds",
-    "beside_inter_token_p99_seconds",
-    "beside_inter_token_p99_ratio",
+    "itl_under_prefill_p50_seconds",
+    "itl_under_prefill_p99_seconds",
+    "itl_under_prefill_p99_ratio",
     "drafted_tokens",
     "accepted_tokens",
-    "tokens_per_target_step",
+    "mean_accepted_length",
     "speedup_over_plain",
 ];
 
@@ -67,7 +67,7 @@ pub struct Row {
     pub batch: u64,
     /// Positions that each held while it decoded, on average.
     pub context: u64,
-    /// Which of several rows that are alike, from 1; of `--sustain` the minute.
+    /// Which of several rows that are alike, from 1; of `--soak` the minute.
     pub run: u64,
     /// From opening the file to a model that can run.
     pub load_seconds: f64,
@@ -91,7 +91,7 @@ pub struct Row {
     /// The mean of two measurements, before and after.
     pub read_rate_bytes_per_second: f64,
     /// What steps must read each second, divided by what memory gives.
-    pub read_rate_ratio: f64,
+    pub bandwidth_utilization: f64,
     /// Kernels and graphs that a decode step launches. None on the CPU, and so are all that follow.
     #[serde(default)]
     pub launches_per_step: Option<f64>,
@@ -127,13 +127,13 @@ pub struct Row {
     pub inter_token_p99_seconds: Option<f64>,
     /// The median while the long prompt is computed.
     #[serde(default)]
-    pub beside_inter_token_p50_seconds: Option<f64>,
+    pub itl_under_prefill_p50_seconds: Option<f64>,
     /// The slowest in a hundred meanwhile.
     #[serde(default)]
-    pub beside_inter_token_p99_seconds: Option<f64>,
+    pub itl_under_prefill_p99_seconds: Option<f64>,
     /// How many times as slow that is as undisturbed.
     #[serde(default)]
-    pub beside_inter_token_p99_ratio: Option<f64>,
+    pub itl_under_prefill_p99_ratio: Option<f64>,
     /// Tokens that were guessed ahead. None where nobody guessed, and so are all that follow.
     #[serde(default)]
     pub drafted_tokens: Option<u64>,
@@ -142,7 +142,7 @@ pub struct Row {
     pub accepted_tokens: Option<u64>,
     /// Tokens that a sequence got in a step of the model, on average.
     #[serde(default)]
-    pub tokens_per_target_step: Option<f64>,
+    pub mean_accepted_length: Option<f64>,
     /// How many times as fast as without guesses.
     #[serde(default)]
     pub speedup_over_plain: Option<f64>,
@@ -170,9 +170,9 @@ impl Row {
             millis(self.inter_token_p50_seconds)?,
             millis(self.inter_token_p99_seconds)?,
             self.long_prompt_tokens?,
-            millis(self.beside_inter_token_p50_seconds)?,
-            millis(self.beside_inter_token_p99_seconds)?,
-            decimal(self.beside_inter_token_p99_ratio?),
+            millis(self.itl_under_prefill_p50_seconds)?,
+            millis(self.itl_under_prefill_p99_seconds)?,
+            decimal(self.itl_under_prefill_p99_ratio?),
             decimal(self.long_prompt_ttft_seconds?),
         ))
     }
@@ -229,7 +229,7 @@ pub(super) mod tests {
             prefill_tokens_per_second: Some(1e-7),
             peak_rss_bytes: Some(5_000_000_000),
             read_rate_bytes_per_second: 1.2e10,
-            read_rate_ratio: 0.5,
+            bandwidth_utilization: 0.5,
             launches_per_step: None,
             gpu_utilization: None,
             gpu_memory_used_bytes: None,
@@ -241,12 +241,12 @@ pub(super) mod tests {
             long_prompt_ttft_seconds: None,
             inter_token_p50_seconds: None,
             inter_token_p99_seconds: None,
-            beside_inter_token_p50_seconds: None,
-            beside_inter_token_p99_seconds: None,
-            beside_inter_token_p99_ratio: None,
+            itl_under_prefill_p50_seconds: None,
+            itl_under_prefill_p99_seconds: None,
+            itl_under_prefill_p99_ratio: None,
             drafted_tokens: None,
             accepted_tokens: None,
-            tokens_per_target_step: None,
+            mean_accepted_length: None,
             speedup_over_plain: None,
         }
     }

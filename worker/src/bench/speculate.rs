@@ -10,8 +10,8 @@ use std::{
 };
 
 use stoker_engine::{
-    Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Scope, Sink,
-    Stopping, scheduler::Standing,
+    Adjustments, Engine, EngineConfig, Event, EventSink, Logprobs, Model, Request, Sampling, Scope,
+    Stopping, scheduler::QueueKey,
 };
 use storyteller::corpus::{HELD_OUT_SEED, Storyteller};
 
@@ -91,7 +91,7 @@ pub(super) fn run(
 
 impl Gain {
     /// Tokens that a sequence got in one step of the model, on average.
-    pub(super) fn tokens_per_target_step(&self) -> f64 {
+    pub(super) fn mean_accepted_length(&self) -> f64 {
         self.tokens as f64 / self.tokens.saturating_sub(self.accepted).max(1) as f64
     }
 }
@@ -181,7 +181,7 @@ impl Client {
     }
 }
 
-impl Sink for Client {
+impl EventSink for Client {
     fn send(&mut self, event: Event) {
         if let Event::Token(_) = event {
             self.0.fetch_add(1, Ordering::Relaxed);
@@ -224,7 +224,7 @@ fn requests(
             scope: Scope::default(),
             bypass_prefix_cache: true,
             arrived: Instant::now(),
-            standing: Standing::default(),
+            queue_key: QueueKey::default(),
             deadline: None,
         })
     };

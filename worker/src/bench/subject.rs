@@ -36,10 +36,10 @@ pub(super) fn subjects(args: &BenchArgs) -> Result<Vec<Subject>, Error> {
     }
     let only_scenarios = args.batch.or(args.context).is_none()
         && args.sweep.is_none()
-        && args.sustain.is_none()
+        && args.soak.is_none()
         && args.shared_prefix.is_none()
         && args.long_prompt.is_none()
-        && !args.ladder;
+        && !args.ablation;
     let mut formats = match args.format.as_slice() {
         [] if only_scenarios => Format::ALL.to_vec(),
         [] => vec![Format::Gguf],
@@ -49,11 +49,11 @@ pub(super) fn subjects(args: &BenchArgs) -> Result<Vec<Subject>, Error> {
     formats.into_iter().map(|format| random(shape, format, &folder)).collect()
 }
 
-/// The model of the last row of `--ladder`, the one with guesses: the bundled one, made as large as what is measured before
+/// The model of the last row of `--ablation`, the one with guesses: the bundled one, made as large as what is measured before
 /// it, since random weights tell no stories. None with another model, of which nobody knows who could guess for it.
 pub(super) fn guessed(args: &BenchArgs) -> Result<Option<Subject>, Error> {
     match &args.model {
-        _ if !args.ladder => Ok(None),
+        _ if !args.ablation => Ok(None),
         None => {
             let shape = args.random_weights.unwrap_or(Shape::TinyLlama);
             padded(shape, &folder(args)?).map(Some)

@@ -49,7 +49,7 @@ pub(super) fn row(measured: &Measured, factors: &[f64]) -> String {
         row.peak_rss_bytes.map_or_else(dash, |bytes| (bytes >> 20).to_string()),
         decimal(before / 1e9),
         decimal(after / 1e9),
-        percent(row.read_rate_ratio),
+        percent(row.bandwidth_utilization),
         outside.map_or_else(dash, percent),
         row.launches_per_step.map_or_else(dash, decimal),
     ];

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use stoker_engine::{
     Model,
-    speculation::{Depth, Speculation},
+    speculation::{Depth, SpeculationMethod},
 };
 
 use super::ConfigError;
@@ -43,12 +43,12 @@ pub struct SpeculationConfig {
     /// Tokens to guess in each step: a number from 1 to 16, or `adaptive`, as many as pay, which may be none
     #[arg(
         long,
-        env = "STOKER_SPECULATE_TOKENS",
+        env = "STOKER_NUM_SPECULATIVE_TOKENS",
         default_value_t = Depth::default(),
         value_name = "COUNT",
         help_heading = "Speculation"
     )]
-    pub speculate_tokens: Depth,
+    pub num_speculative_tokens: Depth,
 }
 
 impl SpeculationConfig {
@@ -65,14 +65,14 @@ impl SpeculationConfig {
     }
 
     /// How an engine guesses that has a cache of `blocks` for `model`.
-    pub(crate) fn of(&self, model: &Model, blocks: usize) -> Speculation {
-        let tokens = self.speculate_tokens;
+    pub(crate) fn of(&self, model: &Model, blocks: usize) -> SpeculationMethod {
+        let tokens = self.num_speculative_tokens;
         match (self.speculate, &model.draft) {
-            (Drafter::Ngram, _) => Speculation::Ngram { tokens },
+            (Drafter::Ngram, _) => SpeculationMethod::Ngram { tokens },
             (Drafter::Draft, Some(draft)) => {
-                Speculation::Draft { model: draft.clone(), blocks, tokens }
+                SpeculationMethod::Draft { model: draft.clone(), blocks, tokens }
             }
-            _ => Speculation::Off,
+            _ => SpeculationMethod::Off,
         }
     }
 }

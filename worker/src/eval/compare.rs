@@ -5,7 +5,7 @@ use std::time::Instant;
 use stoker_engine::{
     blocks::{Block, BlockPool},
     model::Quantization,
-    runner::{Outcome, Part, Runner},
+    runner::{BatchEntry, Runner, StepOutput},
     scheduler::blocks_for,
 };
 
@@ -61,9 +61,9 @@ fn step(
     window: &[u32],
     range: std::ops::Range<usize>,
 ) -> Result<(), Failure> {
-    let mut reference: Option<Outcome> = None;
+    let mut reference: Option<StepOutput> = None;
     for (subject, score) in subjects.iter_mut().zip(scores) {
-        let part = Part {
+        let part = BatchEntry {
             ids: &window[range.clone()],
             start: range.start,
             table,

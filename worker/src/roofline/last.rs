@@ -119,7 +119,7 @@ mod tests {
                 "load_seconds": 1.0, "prompt_tokens": 32, "output_tokens": 64, "ttft_seconds": null,
                 "tpot_seconds": 0.1, "decode_tokens_per_second": {speed},
                 "prefill_tokens_per_second": null, "peak_rss_bytes": null,
-                "read_rate_bytes_per_second": 1e10, "read_rate_ratio": 0.5}}"#
+                "read_rate_bytes_per_second": 1e10, "bandwidth_utilization": 0.5}}"#
         )
     }
 

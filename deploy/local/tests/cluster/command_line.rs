@@ -153,7 +153,10 @@ fn bad_usage_says_what_to_do_and_exits_with_2() {
             vec!["generate", "x", "--endpoint", "a:1", "--speculate", "ngram"],
             vec!["--endpoint", "--speculate"],
         ),
-        (vec!["generate", "x", "--speculate-tokens", "100"], vec!["--speculate-tokens", "100"]),
+        (
+            vec!["generate", "x", "--num-speculative-tokens", "100"],
+            vec!["--num-speculative-tokens", "100"],
+        ),
         (vec!["serve", "--max-num-seqs", "600"], vec!["--max-num-batched-tokens 512", "600"]),
         (vec!["serve", "--kv-cache-memory", "1B"], vec!["--kv-cache-memory"]),
     ] {

@@ -32,7 +32,7 @@ async fn streams_of_a_killed_worker_are_resumed_and_streams_of_all_are_lost() {
     let [first, second, third] =
         [0; 3].map(|_| Process::start("stoker-worker", &["--model", "storyteller"]));
     let workers = [&first, &second, &third].map(|worker| worker.address.as_str()).join(",");
-    let router = ["--workers", &workers, "--resume-wait", "100ms"];
+    let router = ["--workers", &workers, "--resume-timeout", "100ms"];
     let router = Process::start("stoker-router", &router);
     let mut cluster = control(&router.address).await;
     load_becomes(&mut cluster, |load| load.total_kv_blocks > 0).await;

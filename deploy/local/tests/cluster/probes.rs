@@ -143,7 +143,7 @@ impl Drop for Loading {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_loads_its_model_is_alive_and_not_ready() {
-    // A standard error that takes no more: with --timings, loading writes to it, and waits there as long as this test
+    // A standard error that takes no more: with --load-timings, loading writes to it, and waits there as long as this test
     // likes. What else would write is silent by --log.
     let (mut reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(&[b'\n'; PIPE]).unwrap();
@@ -151,7 +151,7 @@ async fn a_worker_that_loads_its_model_is_alive_and_not_ready() {
     let host = free.local_addr().unwrap().to_string();
     drop(free);
     let flags =
-        ["--model", "storyteller", "--timings", "--log", "error", "--listen", "127.0.0.1:0"];
+        ["--model", "storyteller", "--load-timings", "--log", "error", "--listen", "127.0.0.1:0"];
     let mut command = program("stoker-worker");
     command.args(flags).args(["--metrics-listen", &host]).stderr(writer);
     let _worker = Loading(command.spawn().unwrap());

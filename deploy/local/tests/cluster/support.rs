@@ -246,7 +246,7 @@ pub async fn scrape(process: &Process) -> Metrics {
 /// docs/metrics.md lists what a label may be, but for those whose values are as many as users like.
 fn assert_labels_are_explained(sample: &str) {
     let explanations: String = label::ALL.iter().map(|(_, values)| *values).collect();
-    for listed in [label::REASON, label::OUTCOME, label::STATE, label::LIMIT, label::PART] {
+    for listed in [label::REASON, label::OUTCOME, label::STATE, label::LIMIT, label::FEATURE] {
         let value = sample.split_once(&format!("{listed}=\"")).and_then(|(_, v)| v.split_once('"'));
         let known = |(value, _)| explanations.contains(&format!("`{value}`"));
         assert!(value.is_none_or(known), "{sample}: {listed} is not explained in names/label.rs");

@@ -313,7 +313,7 @@ async fn metrics_move_with_requests_good_and_bad() {
 
     let of = |name: &str, more: &str| format!("{name}{{model=\"storyteller\",worker=\"w\"{more}}}");
     let over = of("stoker_worker_requests_total", ",outcome=\"CANCELLED\"");
-    let idle = of("stoker_worker_requests_running", "");
+    let idle = of("stoker_worker_sequences_running", "");
     let worker = metrics_become(&worker, |m| m.get(&over) == Some(&1.0) && m[&idle] == 0.0).await;
     for (name, value) in [
         (of("stoker_worker_requests_total", ",outcome=\"length\""), 3.0),

@@ -28,9 +28,9 @@ fn sum(metrics: &Metrics, of: &[&str]) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn responses_are_preempted_for_longer_than_a_token_may_take() {
     let load = "--requests 64 --concurrency 64 --synthetic 16:200";
-    let row = Row::new("two workers preempt for longer than --hard-stall-budget", load).await;
+    let row = Row::new("two workers preempt for longer than --token-timeout", load).await;
     let workers = vec![crowded(), crowded()];
-    let flags = ["--hard-stall-budget", "1500ms", "--eject-failures", "1"];
+    let flags = ["--token-timeout", "1500ms", "--eject-failures", "1"];
     let router = router(&addresses(&workers), &flags);
     let fleet = Fleet { workers, router };
     fleet.complete().await;
@@ -58,7 +58,7 @@ async fn the_probes_of_a_trial_hang_in_clients_that_do_not_read() {
     let names = format!("{},{}", proxy.address, workers[1].address);
     // Clients that do not read stay for as long as the row takes.
     let stays = ["--write-stall-timeout", "10m"];
-    let flags = [&["--eject-failures", "1", "--eject-time", "1s"][..], &stays].concat();
+    let flags = [&["--eject-failures", "1", "--base-ejection-time", "1s"][..], &stays].concat();
     let router = router(&names, &flags);
     let fleet = Fleet { workers, router };
     fleet.complete().await;

@@ -64,7 +64,7 @@ impl Pressure {
 async fn lose(name: &'static str, load: &str, workers: usize, lost: usize, wait: &str) {
     let row = Row::new(name, load).await;
     let workers: Vec<_> = (0..workers).map(|_| narrow()).collect();
-    let router = router(&addresses(&workers), &["--resume-wait", wait]);
+    let router = router(&addresses(&workers), &["--resume-timeout", wait]);
     let mut fleet = Fleet { workers, router };
     fleet.complete().await;
     let load = row.start(&fleet.router.address);

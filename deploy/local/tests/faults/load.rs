@@ -134,7 +134,7 @@ async fn ten_thousand_streams_are_too_many() {
     let load = "--requests 10000 --concurrency 10000 --connections 16 --synthetic 16:30";
     let row = Row::new("10,000 streams where 2,000 may run and 1,000 wait", load).await;
     let workers = wide();
-    let limits = ["--max-concurrent", "2000", "--queue-size", "1000"];
+    let limits = ["--max-concurrent-streams", "2000", "--queue-size", "1000"];
     let router = router(&addresses(&workers), &limits);
     let fleet = Fleet { workers, router };
     fleet.complete().await;

@@ -80,14 +80,14 @@ async fn a_large_one_is_killed_beside_a_small_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_the_killed_one_could_hold_ends_with_the_counts() {
     let workers = vec![large(), small()];
-    let router = router(&addresses(&workers), &["--resume-wait", "1s"]);
+    let router = router(&addresses(&workers), &["--resume-timeout", "1s"]);
     let mut fleet = Fleet { workers, router };
     fleet.complete().await;
     for limit in [Some(1_500), None] {
         if fleet.workers.len() == 1 {
             fleet.workers.insert(0, large());
             fleet.router =
-                crate::fleet::router(&addresses(&fleet.workers), &["--resume-wait", "1s"]);
+                crate::fleet::router(&addresses(&fleet.workers), &["--resume-timeout", "1s"]);
             fleet.complete().await;
         }
         let mut client = inference(&fleet.router.address).await;

@@ -71,7 +71,7 @@ impl Places {
         // Without a header everybody is the same tenant, and a share of the queue would be all there is.
         let share = config.tenant_header.as_ref().map_or(size, |_| config.tenant_queue_size);
         let state = State {
-            free: config.max_concurrent,
+            free: config.max_concurrent_streams,
             queue: Queue::new(size as usize, share as usize),
             flow: Flow::new(Instant::now()),
             of_tenants: HashMap::new(),
@@ -113,8 +113,8 @@ impl Places {
 
     /// One more request of `tenant`, if they are limited.
     fn share(&self, tenant: &Arc<str>) -> Result<Option<Share>, Refusal> {
-        let RouterConfig { tenant_max_concurrent, tenant_header, .. } = &self.0.config;
-        let Some(limit) = tenant_max_concurrent.filter(|_| tenant_header.is_some()) else {
+        let RouterConfig { tenant_max_concurrent_streams, tenant_header, .. } = &self.0.config;
+        let Some(limit) = tenant_max_concurrent_streams.filter(|_| tenant_header.is_some()) else {
             return Ok(None);
         };
         let mut state = self.0.state();
@@ -157,8 +157,9 @@ impl Places {
     }
 
     fn refused(&self, refusal: &Refusal) -> ServiceError {
-        let RouterConfig { max_concurrent, queue_size, tenant_queue_size, .. } = self.0.config;
-        let running = format!("{max_concurrent} streams run (--max-concurrent)");
+        let RouterConfig { max_concurrent_streams, queue_size, tenant_queue_size, .. } =
+            self.0.config;
+        let running = format!("{max_concurrent_streams} streams run (--max-concurrent-streams)");
         let (limit, what) = match refusal {
             Refusal::Full(Full::Queue) => (
                 "queue",
@@ -173,10 +174,12 @@ impl Places {
             ),
             Refusal::Tenant(limit) => (
                 "tenant",
-                format!("{limit} requests of this tenant run or wait (--tenant-max-concurrent)"),
+                format!(
+                    "{limit} requests of this tenant run or wait (--tenant-max-concurrent-streams)"
+                ),
             ),
             Refusal::TooLate { expected, patience } => (
-                "patience",
+                "estimated_wait",
                 format!(
                     "{running}; a place is likely in {} ms, and this request can wait for {} ms \
                      (the shorter of its deadline and --queue-timeout)",

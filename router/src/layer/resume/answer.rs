@@ -153,7 +153,7 @@ impl<S: Generate> Answer<S> {
 
     /// A worker that goes on, as soon as there is one.
     async fn take_over(&mut self) -> Result<Attempt, ServiceError> {
-        let until = Instant::now() + self.attempts.shared.config.resume_wait;
+        let until = Instant::now() + self.attempts.shared.config.resume_timeout;
         let mut fleet = self.attempts.shared.pool.watch();
         let mut backoff = Backoff::default();
         self.kept.taken_over();
@@ -228,7 +228,7 @@ fn is_on_purpose(error: &ServiceError) -> bool {
 }
 
 fn may_lose_another<S>(attempts: &Attempts<S>, losses: u32) -> bool {
-    losses < attempts.shared.config.resume_limit
+    losses < attempts.shared.config.max_resumes
 }
 
 /// Whether the next worker could not be told all that it has to know.

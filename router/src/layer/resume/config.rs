@@ -24,23 +24,23 @@ pub struct ResumeConfig {
     /// that drains does not count
     #[arg(
         long,
-        env = "STOKER_RESUME_LIMIT",
+        env = "STOKER_MAX_RESUMES",
         default_value_t = 3,
         value_parser = clap::value_parser!(u32).range(0..=100),
         value_name = "COUNT"
     )]
-    pub resume_limit: u32,
+    pub max_resumes: u32,
 
     /// How long a stream that lost its worker waits for another one of the same digest with a slot and a KV cache for it,
     /// unless its deadline is earlier
     #[arg(
         long,
-        env = "STOKER_RESUME_WAIT",
+        env = "STOKER_RESUME_TIMEOUT",
         default_value = "120s",
         value_parser = duration::parse,
         value_name = "TIME"
     )]
-    pub resume_wait: Duration,
+    pub resume_timeout: Duration,
 
     /// Memory for the tokens of running answers, at most; what finds no room in it cannot be resumed
     #[arg(long, env = "STOKER_RESUME_MEMORY", default_value = "256MiB", value_name = "SIZE")]
@@ -50,23 +50,23 @@ pub struct ResumeConfig {
     /// at least 1500ms, since workers report once a second
     #[arg(
         long,
-        env = "STOKER_STALL_BUDGET",
+        env = "STOKER_STALL_TIMEOUT",
         default_value = "2s",
-        value_parser = stall_budget,
+        value_parser = stall_timeout,
         value_name = "TIME"
     )]
-    pub stall_budget: Duration,
+    pub stall_timeout: Duration,
 
     /// The longest that a stream waits for its next token while its worker works for others, before it goes
     /// elsewhere; at least 1500ms. One that the worker preempted goes only where there is room for it
     #[arg(
         long,
-        env = "STOKER_HARD_STALL_BUDGET",
+        env = "STOKER_TOKEN_TIMEOUT",
         default_value = "30s",
-        value_parser = stall_budget,
+        value_parser = stall_timeout,
         value_name = "TIME"
     )]
-    pub hard_stall_budget: Duration,
+    pub token_timeout: Duration,
 
     /// Ask a second worker if no token has come this long after the first one accepted, and take the faster
     /// one; as far as the retry budget allows [default: never]
@@ -82,7 +82,7 @@ pub struct ResumeConfig {
 /// Two reports of a worker's load, and a half.
 const LEAST_STALL_BUDGET: Duration = Duration::from_millis(1_500);
 
-fn stall_budget(text: &str) -> Result<Duration, String> {
+fn stall_timeout(text: &str) -> Result<Duration, String> {
     match duration::parse(text)? {
         budget if budget < LEAST_STALL_BUDGET => Err(format!(
             "workers report once a second: take at least {}ms",
@@ -95,7 +95,7 @@ fn stall_budget(text: &str) -> Result<Duration, String> {
 impl ResumeConfig {
     /// What a stall may take until it is noticed: the budget, less what it takes to notice.
     pub(crate) fn stall_patience(&self) -> Duration {
-        self.stall_budget.mul_f64(0.9)
+        self.stall_timeout.mul_f64(0.9)
     }
 }
 
@@ -103,11 +103,11 @@ impl Default for ResumeConfig {
     fn default() -> Self {
         Self {
             retry_attempts: 3,
-            resume_limit: 3,
-            resume_wait: Duration::from_secs(120),
+            max_resumes: 3,
+            resume_timeout: Duration::from_secs(120),
             resume_memory: ByteSize::mib(256),
-            stall_budget: Duration::from_secs(2),
-            hard_stall_budget: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(2),
+            token_timeout: Duration::from_secs(30),
             hedge_after: None,
         }
     }

@@ -143,7 +143,7 @@ async fn nobody_is_tried_more_often_than_allowed() {
     let outcome = run(&ResumeConfig::default(), vec![Err(down()), Err(down()), Err(down())]).await;
     assert_eq!((outcome.error(), outcome.told.len()), (&down(), 3));
 
-    let config = ResumeConfig { resume_limit: 2, ..Default::default() };
+    let config = ResumeConfig { max_resumes: 2, ..Default::default() };
     let killed = || Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(lost())]);
     let outcome = run(&config, vec![killed(), killed(), killed()]).await;
     assert_eq!(outcome.told.len(), 3, "a request that kills its workers kills three");
@@ -157,7 +157,7 @@ async fn nobody_is_tried_more_often_than_allowed() {
 
 #[tokio::test(start_paused = true)]
 async fn leaving_workers_that_drain_is_free() {
-    let config = ResumeConfig { resume_limit: 0, ..Default::default() };
+    let config = ResumeConfig { max_resumes: 0, ..Default::default() };
     let drained =
         || Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(ServiceError::Draining("a".into()))]);
     let good = Ok(vec![Ok(accepted("a", 1)), Ok(finished())]);
@@ -172,7 +172,7 @@ async fn waits_for_a_worker_and_not_for_ever() {
     let killed = Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(lost())]);
     let replies = std::iter::once(killed).chain(std::iter::repeat_n(Err(down()), 100));
     let outcome = run(&config, replies.collect()).await;
-    let wait = config.resume_wait;
+    let wait = config.resume_timeout;
     assert!(began.elapsed() >= wait && began.elapsed() < wait * 2, "{:?}", began.elapsed());
     assert!(matches!(outcome.error(), ServiceError::Interrupted { .. }), "{:?}", outcome.items);
     assert!(outcome.told.len() < 60, "it does not try all the time: {}", outcome.told.len());
@@ -289,7 +289,7 @@ async fn the_faster_of_two_answers_and_says_who_it_is() {
 
 #[tokio::test(start_paused = true)]
 async fn drains_are_not_held_against_a_stream_that_is_lost_later() {
-    let config = ResumeConfig { resume_limit: 1, ..Default::default() };
+    let config = ResumeConfig { max_resumes: 1, ..Default::default() };
     let ends = |error: ServiceError| Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(error)]);
     let drained = || ends(ServiceError::Draining("a".into()));
     let good = Ok(vec![Ok(accepted("a", 1)), Ok(finished())]);
@@ -306,8 +306,8 @@ async fn what_happens_after_the_last_event_is_of_no_concern() {
 }
 
 /// How many attempts it takes to answer where the first worker stands still for ten seconds in the middle.
-async fn attempts_at_a_standstill(resume_limit: u32) -> u32 {
-    let config = ResumeConfig { resume_limit, ..Default::default() };
+async fn attempts_at_a_standstill(max_resumes: u32) -> u32 {
+    let config = ResumeConfig { max_resumes, ..Default::default() };
     let workers = [worker("a", "m", "d"), worker("b", "m", "d")];
     workers[0].life.set_standing(true);
     let pool = Pool::fixed(&workers);
@@ -369,7 +369,7 @@ async fn what_no_worker_can_hold_ends_with_the_counts_and_never_early() {
         panic!("{:?}", outcome.error())
     };
     assert!(what.contains("largest has 1024") && what.contains("cut off after 1 "), "{what}");
-    assert!(began.elapsed() >= ResumeConfig::default().resume_wait, "a larger one may come");
+    assert!(began.elapsed() >= ResumeConfig::default().resume_timeout, "a larger one may come");
 }
 
 /// A worker that takes a request for another one than it is: the first attempt, and then one that continues.

@@ -136,7 +136,7 @@ pub(super) fn review(
                 match cause {
                     Some(cause) => Change::Ejected {
                         cause,
-                        time: record.eject(now, config.eject_time, spread()),
+                        time: record.eject(now, config.base_ejection_time, spread()),
                     },
                     None => {
                         record.let_in(now);
@@ -156,7 +156,7 @@ pub(super) fn review(
             break;
         }
         taking -= 1;
-        let time = patients[at].record.eject(now, config.eject_time, spread());
+        let time = patients[at].record.eject(now, config.base_ejection_time, spread());
         changes.push((at, Change::Ejected { cause, time }));
     }
     for patient in patients {

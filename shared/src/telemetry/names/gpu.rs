@@ -31,7 +31,7 @@ pub const MEMORY_CLOCK: Metric = gauge("stoker_gpu_memory_clock", "hertz", "Cloc
 pub const FAILURES: Metric = metric(
     "stoker_gpu_failures",
     Kind::Counter,
-    &[label::PART],
+    &[label::FEATURE],
     "Times that a part of the GPU did not work, and was left alone from then on",
 );
 

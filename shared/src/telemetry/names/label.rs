@@ -19,7 +19,7 @@ pub const WORKER: &str = "worker";
 /// A version of Stoker.
 pub const VERSION: &str = "version";
 /// A part of a GPU.
-pub const PART: &str = "part";
+pub const FEATURE: &str = "feature";
 
 /// Each with its values.
 pub const ALL: &[(&str, &str)] = &[
@@ -47,16 +47,16 @@ pub const ALL: &[(&str, &str)] = &[
         "Of a request `stop`, `length`, or why it failed, as in `reason`; of a hedge whose token came first, `first` \
          or `second`",
     ),
-    (STATE, "`live`, `ejected`, `standing` (still, or silent), `draining` or `gone`"),
+    (STATE, "`live`, `ejected`, `stalled` (still, or silent), `draining` or `gone`"),
     (
         LIMIT,
-        "`queue` (`--queue-size`), `tenant_queue` (`--tenant-queue-size`), `tenant` (`--tenant-max-concurrent`), `queue_timeout` (waited for \
-         `--queue-timeout` in vain), `patience` (would have waited longer than that, or than its deadline), `memory` \
+        "`queue` (`--queue-size`), `tenant_queue` (`--tenant-queue-size`), `tenant` (`--tenant-max-concurrent-streams`), `queue_timeout` (waited for \
+         `--queue-timeout` in vain), `estimated_wait` (would have waited longer than that, or than its deadline), `memory` \
          (`--max-request-memory`)",
     ),
     (WORKER, "The id of a worker (`--worker-id`)"),
     (VERSION, "Of Stoker"),
-    (PART, "`tensor-cores` or `graphs`"),
+    (FEATURE, "`tensor-cores` or `graphs`"),
 ];
 
 /// Stands for every model that is not served, since clients may ask for any name.

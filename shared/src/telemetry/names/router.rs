@@ -37,9 +37,9 @@ pub const RESUME_TIME: Metric = seconds(
     &[],
     "From the last event of a lost worker until another one has taken the stream over",
 );
-/// `stoker_router_answers_forgotten_total`
+/// `stoker_router_unresumable_streams_total`
 pub const FORGOTTEN: Metric = metric(
-    "stoker_router_answers_forgotten",
+    "stoker_router_unresumable_streams",
     Kind::Counter,
     &[],
     "Streams that could not be resumed any more, since the memory for answers was full",

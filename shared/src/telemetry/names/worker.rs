@@ -2,12 +2,12 @@
 
 use super::*;
 
-/// `stoker_worker_requests_running`
+/// `stoker_worker_sequences_running`
 pub const RUNNING: Metric =
-    metric("stoker_worker_requests_running", Kind::Gauge, &[], "Sequences in the batch");
-/// `stoker_worker_requests_waiting`
+    metric("stoker_worker_sequences_running", Kind::Gauge, &[], "Sequences in the batch");
+/// `stoker_worker_sequences_waiting`
 pub const WAITING: Metric = metric(
-    "stoker_worker_requests_waiting",
+    "stoker_worker_sequences_waiting",
     Kind::Gauge,
     &[],
     "Sequences that wait for a place in the batch",
@@ -69,23 +69,23 @@ pub const PREEMPTIONS: Metric = metric(
     &[],
     "Times that a sequence gave its blocks back to be computed again later",
 );
-/// `stoker_worker_drafted_tokens_total`
+/// `stoker_worker_draft_tokens_total`
 pub const DRAFTED_TOKENS: Metric = metric(
-    "stoker_worker_drafted_tokens",
+    "stoker_worker_draft_tokens",
     Kind::Counter,
     &[],
     "Tokens that were guessed ahead and looked at",
 );
-/// `stoker_worker_accepted_tokens_total`
+/// `stoker_worker_draft_tokens_accepted_total`
 pub const ACCEPTED_TOKENS: Metric = metric(
-    "stoker_worker_accepted_tokens",
+    "stoker_worker_draft_tokens_accepted",
     Kind::Counter,
     &[],
     "Guessed tokens that were right: each spared its sequence a step",
 );
-/// `stoker_worker_too_late_total`
+/// `stoker_worker_deadline_rejections_total`
 pub const TOO_LATE: Metric = metric(
-    "stoker_worker_too_late",
+    "stoker_worker_deadline_rejections",
     Kind::Counter,
     &[],
     "Requests that were refused, or given up while they waited, since they could not meet their deadline",

@@ -5,13 +5,13 @@ use std::{cell::RefCell, ops::Range, rc::Rc};
 use burn::tensor::{Device, Int, Tensor, s};
 use stoker_ops::{
     Cache, KV_BLOCK,
-    fallback::Part as Fallback,
+    fallback::GpuFeature,
     graph,
     ops::{self, CacheKind},
 };
 
 use super::{
-    Outcome, Part,
+    BatchEntry, StepOutput,
     graphs::{Graphs, Size},
     step::{Inputs, Step},
 };
@@ -106,7 +106,7 @@ impl Forward {
             return;
         }
         self.compile();
-        if Fallback::Graphs.is_on() {
+        if GpuFeature::Graphs.is_on() {
             self.record(sequences);
         }
     }
@@ -127,7 +127,7 @@ impl Forward {
     fn record(&mut self, sequences: usize) {
         let sizes = Size::all(sequences, self.longest.min(self.blocks), self.network.attention_row);
         if let Err(error) = self.graphs.record(&self.network, &sizes, self.blocks) {
-            Fallback::Graphs.failed(&error);
+            GpuFeature::Graphs.failed(&error);
             let _using = graph::using();
             self.graphs = Graphs::default();
             // What was to be written by a recording that failed cannot be read.
@@ -142,12 +142,12 @@ impl Forward {
     }
 
     /// Runs one step.
-    pub(super) fn run(&mut self, parts: &[Part]) -> Outcome {
+    pub(super) fn run(&mut self, parts: &[BatchEntry]) -> StepOutput {
         let _using = graph::using();
         if !self.draws {
             let (logits, _) =
                 self.network.run(&Inputs::upload(&Step::new(parts), &self.network.device), false);
-            return Outcome::of_logits(floats(logits), self.vocab);
+            return StepOutput::of_logits(floats(logits), self.vocab);
         }
         let draws = parts.iter().any(|part| !part.draws.is_empty());
         let (logits, drawn) = self.graphs.run(parts, self.blocks).unwrap_or_else(|| {
@@ -158,7 +158,12 @@ impl Forward {
     }
 
     /// Reads what was drawn, and the logits of what was not.
-    fn outcome(&self, parts: &[Part], logits: Tensor<2>, drawn: Option<Tensor<2, Int>>) -> Outcome {
+    fn outcome(
+        &self,
+        parts: &[BatchEntry],
+        logits: Tensor<2>,
+        drawn: Option<Tensor<2, Int>>,
+    ) -> StepOutput {
         let wanted: usize = parts.iter().map(|part| part.logits).sum();
         let answers: Vec<i32> = match drawn {
             Some(drawn) => drawn.into_data().iter().collect(),
@@ -179,7 +184,7 @@ impl Forward {
         for rows in gaps(&tokens) {
             values.extend(floats(logits.clone().slice(s![rows])));
         }
-        Outcome::new(tokens, values, self.vocab)
+        StepOutput::new(tokens, values, self.vocab)
     }
 }
 

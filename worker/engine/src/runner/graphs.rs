@@ -5,12 +5,12 @@
 
 use stoker_ops::{
     KV_BLOCK,
-    fallback::Part as Fallback,
+    fallback::GpuFeature,
     graph::{self, Graph, GraphError},
 };
 
 use super::{
-    Part,
+    BatchEntry,
     forward::{Network, Output},
     step::{Inputs, Step},
 };
@@ -103,7 +103,7 @@ impl Graphs {
 
     /// Runs a step in which every token wants its logits, as they do where sequences decode, with drafts or without, if one of
     /// its size or a larger one is recorded. `spare` is a block that nobody reads.
-    pub(super) fn run(&mut self, parts: &[Part], spare: usize) -> Option<Output> {
+    pub(super) fn run(&mut self, parts: &[BatchEntry], spare: usize) -> Option<Output> {
         if parts.iter().any(|part| part.ids.len() != part.logits) {
             return None;
         }
@@ -118,7 +118,7 @@ impl Graphs {
         match recorded.graph.replay() {
             Ok(output) => Some(output.clone()),
             Err(error) => {
-                Fallback::Graphs.failed(&error);
+                GpuFeature::Graphs.failed(&error);
                 self.0.clear();
                 None
             }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::{Int, Tensor};
 use stoker_ops::{KV_BLOCK, Tokens, draw::Draw, noise::Noise, ops::Lists};
 
-use super::Part;
+use super::BatchEntry;
 
 /// The integers of a step, one entry a token but for those that say otherwise.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +24,7 @@ pub(super) struct Step {
 }
 
 impl Step {
-    pub(super) fn new(parts: &[Part]) -> Self {
+    pub(super) fn new(parts: &[BatchEntry]) -> Self {
         let width = parts.iter().map(|p| p.table.len()).max().unwrap_or(0);
         Self::of_width(parts, width)
     }
@@ -32,7 +32,12 @@ impl Step {
     /// A step of `sequences` with one token each and tables of `width`, which are more than there are. Each token of a
     /// part counts as a sequence of its own. Sequences that are not there write into the block `spare`, and what comes of
     /// them is nobody's.
-    pub(super) fn padded(parts: &[Part], sequences: usize, width: usize, spare: usize) -> Self {
+    pub(super) fn padded(
+        parts: &[BatchEntry],
+        sequences: usize,
+        width: usize,
+        spare: usize,
+    ) -> Self {
         let mut step = Self { width, ..Self::default() };
         for part in parts {
             for token in 0..part.ids.len() {
@@ -64,7 +69,7 @@ impl Step {
         step
     }
 
-    fn of_width(parts: &[Part], width: usize) -> Self {
+    fn of_width(parts: &[BatchEntry], width: usize) -> Self {
         let mut step = Self { width, ..Self::default() };
         for part in parts {
             step.part(part, 0..part.ids.len());
@@ -73,7 +78,7 @@ impl Step {
     }
 
     /// Some tokens of a part, as one sequence.
-    fn part(&mut self, part: &Part, tokens: Range<usize>) {
+    fn part(&mut self, part: &BatchEntry, tokens: Range<usize>) {
         let row = self.tables.len() / self.width.max(1);
         let end = part.ids.len();
         for token in tokens {

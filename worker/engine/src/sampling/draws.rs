@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use stoker_ops::cpu::pool::pool;
 
 use super::{Drawn, Sampler};
-use crate::{request::Failure, runner::Row};
+use crate::{request::RequestError, runner::Row};
 
 /// Fewer logits than this are drawn from on one thread: to wake another may take longer.
 const WORTH_SHARING: usize = 1 << 15;
@@ -24,7 +24,7 @@ pub(crate) struct Draws<'a> {
 
 /// What was drawn from one sequence's rows: a token, and another one as long as the draft before it is what was drawn. A
 /// failure is the last.
-pub(crate) type DrawnTokens = Vec<Result<Drawn, Failure>>;
+pub(crate) type DrawnTokens = Vec<Result<Drawn, RequestError>>;
 
 impl Draws<'_> {
     /// Draws for every sequence of a step. Each depends on its own rows alone, whichever thread draws.

@@ -3,7 +3,7 @@
 use stoker_ops::draw::Draw;
 
 use super::{Adjustments, Logprobs, Sampling, TokenLogprob, adjust::Adjuster, check_finite};
-use crate::{request::Failure, runner::Row};
+use crate::{request::RequestError, runner::Row};
 
 /// How one sequence's tokens are drawn, and what that depends on.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Sampler {
         row: Row,
         position: usize,
         accepted: &[u32],
-    ) -> Result<Drawn, Failure> {
+    ) -> Result<Drawn, RequestError> {
         let logits = match row {
             Row::Drawn(id) => return Ok(Drawn { id, logprob: None }),
             Row::Logits(logits) => logits,
@@ -180,7 +180,7 @@ mod tests {
         let none = Logprobs::default();
         let greedy = Sampling::greedy();
         let sampler = Sampler::new(greedy, Adjustments::default(), none, &[0], vec![], 0);
-        let failure = Failure::NotFinite { token: 1, position: 4 };
+        let failure = RequestError::NotFinite { token: 1, position: 4 };
         assert_eq!(sampler.draw(Row::Logits(&[0.0, f32::NAN]), 4, &[]), Err(failure));
     }
 }

@@ -4,7 +4,7 @@ use std::{mem, ops::Range};
 
 use stoker_ops::KV_BLOCK;
 
-use super::{Lookup, Plan, SequenceId, Size, Slice, isolation::ISOLATED_TOKENS};
+use super::{Lookup, Plan, ScheduledSequence, SequenceId, Size, isolation::ISOLATED_TOKENS};
 use crate::blocks::{Scope, SequenceTokens, Table};
 
 /// What is left of a step's limits.
@@ -123,7 +123,7 @@ impl Entry {
     /// Plans its newest token.
     pub(super) fn decode(&self, plan: &mut Plan, budget: &mut Budget) {
         budget.tokens -= 1;
-        plan.slices.push(Slice {
+        plan.slices.push(ScheduledSequence {
             id: self.id,
             start: self.computed,
             length: 1,
@@ -182,7 +182,7 @@ impl Entry {
         let samples = end == self.known;
         budget.tokens -= length;
         budget.prompt_logits -= prompt_logits;
-        plan.slices.push(Slice {
+        plan.slices.push(ScheduledSequence {
             id: self.id,
             start: self.computed,
             length,
@@ -196,7 +196,7 @@ impl Entry {
     /// held. Answers the sequences that part from this one because its prompt is computed now.
     pub(super) fn ran(
         &mut self,
-        slice: &Slice,
+        slice: &ScheduledSequence,
         drawn: usize,
         tokens: SequenceTokens<'_>,
     ) -> Vec<Self> {

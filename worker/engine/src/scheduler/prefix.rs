@@ -6,7 +6,7 @@ use super::{Entry, Plan, Scheduler, SequenceId};
 use crate::blocks::{BlockPool, Scope, SequenceTokens, Table};
 
 /// The tokens of sequences: what their blocks are known by.
-pub trait Texts {
+pub trait TokenSource {
     /// All that are known of a sequence: prompt, then everything drawn.
     fn tokens(&self, id: SequenceId) -> SequenceTokens<'_>;
 }
@@ -23,7 +23,7 @@ pub struct Lookup {
 }
 
 /// What the cache has of a sequence that waits.
-pub(super) fn found(blocks: &BlockPool, entry: &Entry, texts: &dyn Texts) -> Table {
+pub(super) fn found(blocks: &BlockPool, entry: &Entry, texts: &dyn TokenSource) -> Table {
     Table::find(blocks, &entry.scope, texts.tokens(entry.id).first(entry.readable()))
 }
 
@@ -33,7 +33,7 @@ pub(super) fn is_computed_now(
     entry: &Entry,
     found: &Table,
     plan: &Plan,
-    texts: &dyn Texts,
+    texts: &dyn TokenSource,
 ) -> bool {
     let next = found.len();
     let Some(tokens) = texts.tokens(entry.id).block(next) else { return false };
@@ -51,7 +51,7 @@ pub(super) fn is_computed_now(
 impl Scheduler {
     /// Tokens of a prompt that have to be computed whatever the cache may have by then: only the last ones if somebody who
     /// is there begins alike.
-    pub fn surely_computed(&self, scope: &Scope, prompt: &[u32], texts: &dyn Texts) -> usize {
+    pub fn surely_computed(&self, scope: &Scope, prompt: &[u32], texts: &dyn TokenSource) -> usize {
         let readable = &prompt[..prompt.len().saturating_sub(1)];
         let Some(first) = SequenceTokens::from(readable).block(0) else { return prompt.len() };
         let begins_alike =

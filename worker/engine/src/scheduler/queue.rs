@@ -9,14 +9,14 @@ use super::entry::{Entry, Order};
 
 /// Who waits for a request, which says when it is its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct QueueKey {
     /// 0 is the most urgent.
     pub priority: u32,
     /// Those of one priority take turns.
     pub tenant: Arc<str>,
 }
 
-impl Default for Standing {
+impl Default for QueueKey {
     /// Of nobody in particular, and as urgent as requests are that do not say.
     fn default() -> Self {
         Self { priority: 100, tenant: Arc::default() }
@@ -73,8 +73,8 @@ impl WaitQueue {
 
     /// Those that go before one that comes now, unless they leave: all that are more urgent, those of its priority that
     /// have begun, and those of its tenant.
-    pub(super) fn surely_ahead(&self, standing: &Standing) -> impl Iterator<Item = &Entry> {
-        let Standing { priority, tenant } = standing;
+    pub(super) fn surely_ahead(&self, queue_key: &QueueKey) -> impl Iterator<Item = &Entry> {
+        let QueueKey { priority, tenant } = queue_key;
         let begun = self.begun.values().filter(|entry| entry.order.priority <= *priority);
         begun.chain(self.new.surely_ahead(*priority, tenant))
     }

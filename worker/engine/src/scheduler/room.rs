@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use stoker_ops::KV_BLOCK;
 
 use super::{
-    Limits, Plan, Scheduler, Texts, blocks_for,
+    Limits, Plan, Scheduler, TokenSource, blocks_for,
     entry::{Budget, Entry, Order},
     prefix::{found, is_computed_now},
 };
@@ -34,7 +34,7 @@ impl Scheduler {
     }
 
     /// Lets the next one in, if there is room. Answers its place in the order.
-    pub(super) fn let_in(&mut self, plan: &mut Plan, texts: &dyn Texts) -> Option<usize> {
+    pub(super) fn let_in(&mut self, plan: &mut Plan, texts: &dyn TokenSource) -> Option<usize> {
         let Self { running, blocks, limits, waiting, .. } = self;
         let table = room_for(running, blocks, *limits, waiting.first()?, plan, texts)?;
         let mut entry = waiting.pop()?;
@@ -48,7 +48,7 @@ impl Scheduler {
     }
 
     /// Lets those in that wait and are more urgent than some that run, whose room they take.
-    pub(super) fn make_way(&mut self, plan: &mut Plan, budget: &Budget, texts: &dyn Texts) {
+    pub(super) fn make_way(&mut self, plan: &mut Plan, budget: &Budget, texts: &dyn TokenSource) {
         while let Some(urgent) = self.waiting.first() {
             let urgent = urgent.order.priority;
             let kept = self.running.partition_point(|other| other.order.priority <= urgent);
@@ -71,7 +71,7 @@ impl Scheduler {
     }
 
     /// Whether there would be room for the next one if only the first `kept` of those that run did.
-    fn would_fit(&mut self, kept: usize, texts: &dyn Texts) -> bool {
+    fn would_fit(&mut self, kept: usize, texts: &dyn TokenSource) -> bool {
         let Some(entry) = self.waiting.first() else { return false };
         let kept = &self.running[..kept];
         let places = kept.iter().map(Entry::places).sum::<usize>() + entry.places();
@@ -112,7 +112,7 @@ fn room_for(
     limits: Limits,
     entry: &Entry,
     plan: &Plan,
-    texts: &dyn Texts,
+    texts: &dyn TokenSource,
 ) -> Option<Table> {
     let places = running.iter().map(Entry::places).sum::<usize>() + entry.places();
     if places > limits.max_num_seqs {

@@ -19,7 +19,7 @@ use crate::{
     blocks::BlockPool,
     cost::StepCost,
     model::Model,
-    runner::{Outcome, Part, Runner},
+    runner::{BatchEntry, Runner, StepOutput},
     scheduler::{SequenceId, blocks_for},
 };
 
@@ -130,7 +130,7 @@ impl DraftModel {
     }
 
     /// Computes the turns; a row for each.
-    fn first_round(&mut self, asking: &[Asking<'_>], turns: &[Turn]) -> Outcome {
+    fn first_round(&mut self, asking: &[Asking<'_>], turns: &[Turn]) -> StepOutput {
         let vocab = self.runner.model().config.vocab_size;
         let draw = |turn: &Turn| {
             let Asking { tokens, sampler, .. } = &asking[turn.index];
@@ -141,7 +141,7 @@ impl DraftModel {
         let draws: Vec<_> = turns.iter().map(draw).collect();
         let part = |(turn, draw): (&Turn, _)| {
             let Asking { id, tokens, .. } = &asking[turn.index];
-            Part {
+            BatchEntry {
                 ids: &tokens[turn.start..turn.end],
                 start: turn.start,
                 table: &self.caches[id].table,
@@ -159,14 +159,14 @@ impl DraftModel {
         asking: &[Asking<'_>],
         open: &[usize],
         proposals: &[Vec<u32>],
-    ) -> Outcome {
+    ) -> StepOutput {
         let vocab = self.runner.model().config.vocab_size;
         let end = |index: usize| asking[index].tokens.len() + proposals[index].len();
         let draw = |index: &usize| asking[*index].sampler.on_device(end(*index), vocab);
         let draws: Vec<_> = open.iter().map(draw).collect();
         let part = |(index, draw): (&usize, _)| {
             let drafts = &proposals[*index];
-            Part {
+            BatchEntry {
                 ids: &drafts[drafts.len() - 1..],
                 start: end(*index) - 1,
                 table: &self.caches[&asking[*index].id].table,
@@ -180,7 +180,7 @@ impl DraftModel {
 }
 
 /// Runs a step of the draft model, and learns what it took.
-fn run(runner: &mut Runner, cost: &mut StepCost, parts: &[Part]) -> Outcome {
+fn run(runner: &mut Runner, cost: &mut StepCost, parts: &[BatchEntry]) -> StepOutput {
     let begun = Instant::now();
     let outcome = runner.run(parts);
     cost.follow(parts.iter().map(|part| part.ids.len()).sum(), begun.elapsed());

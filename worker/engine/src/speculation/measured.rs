@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     blocks::BlockPool,
     model::Quantization,
-    runner::{Part, Runner},
+    runner::{BatchEntry, Runner},
     sampling::{Adjustments, Logprobs, Sampling},
     scheduler::blocks_for,
     tokenizer::Tokenizer,
@@ -85,7 +85,7 @@ impl Target {
             assert!(proposal.len() <= room);
             let ids = [&told.tokens[computed..], &proposal].concat();
             let logits = proposal.len() + 1;
-            let part = Part { ids: &ids, start: computed, table: &table, logits, draws: &[] };
+            let part = BatchEntry { ids: &ids, start: computed, table: &table, logits, draws: &[] };
             let outcome = self.runner.run(&[part]);
             told.steps += usize::from(computed > 0);
             computed = told.tokens.len();
@@ -145,13 +145,13 @@ fn the_bundled_draft_saves_steps_on_stories() {
         for k in [1, 2, 3, 4, 5, 6] {
             let rate = of_stories(&mut target, sampling, || {
                 let (model, tokens) = (Box::new(draft.clone()), fixed(k));
-                Speculator::new(Speculation::Draft { model, blocks: 64, tokens }, 1)
+                Speculator::new(SpeculationMethod::Draft { model, blocks: 64, tokens }, 1)
             });
             eprintln!("{name}, draft model, {k} tokens: {rate:.2} tokens a step");
             assert!(k < 3 || rate >= 1.7, "{rate}");
         }
         let rate = of_stories(&mut target, sampling, || {
-            Speculator::new(Speculation::Ngram { tokens: fixed(4) }, 1)
+            Speculator::new(SpeculationMethod::Ngram { tokens: fixed(4) }, 1)
         });
         eprintln!("{name}, n-gram, 4 tokens: {rate:.2} tokens a step");
     }
@@ -159,7 +159,7 @@ fn the_bundled_draft_saves_steps_on_stories() {
 
 /// Tokens a step where what follows `prompt` is known.
 fn replayed(prompt: &[u32], follows: &[u32], k: usize) -> f64 {
-    let mut speculator = Speculator::new(Speculation::Ngram { tokens: fixed(k) }, 1).unwrap();
+    let mut speculator = Speculator::new(SpeculationMethod::Ngram { tokens: fixed(k) }, 1).unwrap();
     let whole = [prompt, follows].concat();
     let sampler = sampler(Sampling::greedy(), &[]);
     let (mut known, mut steps) = (prompt.len(), 0);

@@ -1,7 +1,8 @@
 //! Several continuations of one prompt: computed once, drawn one by one.
 
 use stoker_engine::{
-    Engine, EngineConfig, Event, FinishReason, Logprobs, Request, Sampling, scheduler::Refused,
+    Engine, EngineConfig, Event, FinishReason, Logprobs, Request, Sampling,
+    scheduler::AdmissionError,
 };
 
 use crate::support::{Client, ROOMY, request, run, several, stories};
@@ -92,7 +93,7 @@ fn more_than_a_batch_holds_are_refused() {
     let mut engine = Engine::new(stories(), EngineConfig { max_num_seqs: 3, ..ROOMY });
     let sink = Box::new(Client::default());
     let refused = engine.submit(several(4, sampled(&[1], 0, 5)), sink).unwrap_err();
-    assert_eq!(refused, Refused::TooMany { wanted: 4, limit: 3 });
+    assert_eq!(refused, AdmissionError::TooMany { wanted: 4, limit: 3 });
     assert!(!engine.step());
 }
 
@@ -102,7 +103,7 @@ fn prompt_logprobs_come_once_and_first() {
     let request = Request { logprobs: wanted, ..several(3, sampled(&[1; 30], 0, 4)) };
     let client = &run(&stories(), ROOMY, &[request])[0];
     let events = client.events();
-    assert!(matches!(&events[0], Event::Prompt(part) if part.len() == 29));
+    assert!(matches!(&events[0], Event::PromptLogprobs(part) if part.len() == 29));
     assert_eq!(client.prompt_logprobs().len(), 1);
     assert!((0..3).all(|choice| client.tokens(choice).iter().all(|t| t.logprob.is_some())));
 }

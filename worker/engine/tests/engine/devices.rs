@@ -3,9 +3,9 @@
 use stoker_engine::{
     EngineConfig, Logprobs, Request, Sampling,
     blocks::{Block, BlockPool},
-    runner::{Outcome, Part, Runner},
+    runner::{BatchEntry, Runner, StepOutput},
 };
-use stoker_ops::{KV_BLOCK, draw::Draw, fallback::Part as Fallback, noise::Noise};
+use stoker_ops::{KV_BLOCK, draw::Draw, fallback::GpuFeature as Fallback, noise::Noise};
 
 use crate::support::{Client, ROOMY, device, request, run, stories_in_all};
 
@@ -46,7 +46,7 @@ fn a_token_is_the_same_wherever_it_is_drawn() {
 const LONGER: usize = 36;
 
 /// Runs some steps: prompts of these sequences, then some tokens of those that are chosen each time.
-fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<Outcome> {
+fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<StepOutput> {
     let lengths: Vec<usize> = (0..tables.len()).map(|i| 1 + i * 29).collect();
     let ids: Vec<Vec<u32>> = lengths
         .iter()
@@ -58,7 +58,7 @@ fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<Outcome> {
     };
     let draws: Vec<Vec<Draw>> =
         (0..ids.len()).map(|row| (1..=ids[row].len()).map(|at| draw(row, at)).collect()).collect();
-    let part = |row: usize, start: usize, count: usize, wanted: usize| Part {
+    let part = |row: usize, start: usize, count: usize, wanted: usize| BatchEntry {
         ids: &ids[row][start..start + count],
         start,
         table: &tables[row],

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, FinishReason, Logprobs, Model, Request, Sampling, Stopping,
-    Token, TokenLogprob, model::Quantization, scheduler::Refused,
+    Token, TokenLogprob, model::Quantization, scheduler::AdmissionError,
 };
 
 use crate::support::{
@@ -170,7 +170,7 @@ fn the_end_of_the_context_is_a_limit() {
     let mut engine = Engine::new(model, EngineConfig { kv_blocks: 4, ..ROOMY });
     let sink = Box::new(Client::default());
     let refused = engine.submit(request(&[1; 64], Sampling::greedy(), 1), sink).unwrap_err();
-    assert_eq!(refused, Refused::TooLong { needed: 5, total: 4 });
+    assert_eq!(refused, AdmissionError::TooLong { needed: 5, total: 4 });
 }
 
 proptest! {

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use safetensors::SafeTensors;
 use stoker_engine::{
-    Engine, EngineConfig, Event, Failure, Model, Request, Sampling, model::Quantization,
+    Engine, EngineConfig, Event, Model, Request, RequestError, Sampling, model::Quantization,
 };
 
 use crate::support::{Client, ROOMY, load_as, request, run, several, write_random};
@@ -68,7 +68,7 @@ fn ids(client: &Client) -> [Vec<u32>; 2] {
     [client.ids_of(0), client.ids_of(1)]
 }
 
-fn failure(client: &Client) -> Option<Failure> {
+fn failure(client: &Client) -> Option<RequestError> {
     client.events().into_iter().find_map(|event| match event {
         Event::Failed(failure) => Some(failure),
         _ => None,
@@ -79,7 +79,7 @@ fn assert_failed(client: &Client, prompt: usize) {
     // The first token that was to be drawn.
     let failure = failure(client);
     assert!(
-        matches!(failure, Some(Failure::NotFinite { position, .. }) if position == prompt),
+        matches!(failure, Some(RequestError::NotFinite { position, .. }) if position == prompt),
         "{failure:?} after a prompt of {prompt}"
     );
     assert_eq!(client.events().len(), 1, "nothing before, and nothing after");

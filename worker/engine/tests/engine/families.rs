@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use stoker_engine::{
     EngineConfig, Model, Sampling,
     blocks::BlockPool,
-    runner::{Part, Runner},
+    runner::{BatchEntry, Runner},
 };
 use stoker_ops::KV_BLOCK;
 
@@ -93,7 +93,7 @@ fn logits(model: &Model, prompts: &[&[u32]], chunk: usize) -> Vec<BTreeMap<usize
         let end = |prompt: usize| (start + chunk).min(prompts[prompt].len());
         let parts: Vec<_> = running
             .iter()
-            .map(|&prompt| Part {
+            .map(|&prompt| BatchEntry {
                 ids: &prompts[prompt][start..end(prompt)],
                 start,
                 table: &tables[prompt],

@@ -4,7 +4,7 @@ use stoker_engine::{
     EngineConfig, Logprobs, Model, Request, Sampling, TokenLogprob,
     blocks::BlockPool,
     request::PROMPT_PART,
-    runner::{Part, Runner},
+    runner::{BatchEntry, Runner},
 };
 use stoker_ops::KV_BLOCK;
 
@@ -14,7 +14,8 @@ use crate::support::{ROOMY, request, run, stories};
 fn logits(model: &Model, tokens: &[u32]) -> Vec<Vec<f32>> {
     let blocks = tokens.len().div_ceil(KV_BLOCK);
     let table = BlockPool::new(blocks as u32).take(blocks).unwrap();
-    let part = Part { ids: tokens, start: 0, table: &table, logits: tokens.len(), draws: &[] };
+    let part =
+        BatchEntry { ids: tokens, start: 0, table: &table, logits: tokens.len(), draws: &[] };
     let logits = Runner::new(model.clone(), blocks).run(&[part]);
     logits.logits().map(<[f32]>::to_vec).collect()
 }

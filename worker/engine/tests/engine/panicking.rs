@@ -6,9 +6,9 @@ use std::{
 };
 
 use stoker_engine::{
-    Engine, EngineConfig, Event, Failure, Model, Request, Sampling,
+    Engine, EngineConfig, Event, Model, Request, RequestError, Sampling,
     simulate::Profile,
-    speculation::{Depth, Speculation},
+    speculation::{Depth, SpeculationMethod},
     tokenizer::Tokenizer,
 };
 
@@ -55,7 +55,7 @@ fn until_panic(engine: &mut Engine, requests: &[Request]) -> (Vec<Client>, bool)
 /// The sequences of a request that were in the step.
 fn in_step(client: &Client) -> Vec<u32> {
     match client.events().pop() {
-        Some(Event::Failed(Failure::EnginePanicked { cause, sequences })) => {
+        Some(Event::Failed(RequestError::EnginePanicked { cause, sequences })) => {
             assert_eq!(cause, "the reason");
             sequences
         }
@@ -81,7 +81,7 @@ fn a_panic_is_reported_to_all_and_names_those_of_the_step() {
 #[test]
 fn of_suspects_the_one_that_does_it_is_alone_in_the_next_panic_and_the_others_lose_nothing() {
     let (model, poison) = model();
-    for drafts in [Speculation::Off, Speculation::Ngram { tokens: Depth::default() }] {
+    for drafts in [SpeculationMethod::Off, SpeculationMethod::Ngram { tokens: Depth::default() }] {
         let suspect =
             |request: Request| Request { suspect: true, accepted_before: true, ..request };
         let doomed = suspect(request(&[8, poison, 9], Sampling::default(), 10));

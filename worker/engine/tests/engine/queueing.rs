@@ -5,7 +5,10 @@ use std::{collections::HashMap, time::Duration};
 use stoker_engine::{
     Scope,
     blocks::{BlockPool, SequenceTokens},
-    scheduler::{Limits, Refused, Scheduler, SequenceId, Size, Slice, Standing, Texts},
+    scheduler::{
+        AdmissionError, Limits, QueueKey, ScheduledSequence, Scheduler, SequenceId, Size,
+        TokenSource,
+    },
 };
 
 const LIMITS: Limits = Limits {
@@ -18,7 +21,7 @@ const LIMITS: Limits = Limits {
 /// No tokens: the cache finds nothing.
 struct Nothing;
 
-impl Texts for Nothing {
+impl TokenSource for Nothing {
     fn tokens(&self, _: SequenceId) -> SequenceTokens<'_> {
         SequenceTokens::default()
     }
@@ -40,12 +43,12 @@ fn single(prompt: usize) -> Size {
     }
 }
 
-fn standing(priority: u32, tenant: &str) -> Standing {
-    Standing { priority, tenant: tenant.into() }
+fn queue_key(priority: u32, tenant: &str) -> QueueKey {
+    QueueKey { priority, tenant: tenant.into() }
 }
 
-fn usual() -> Standing {
-    Standing::default()
+fn usual() -> QueueKey {
+    QueueKey::default()
 }
 
 /// What happened in a step: requests and tokens of each slice, and who lost its place.
@@ -76,16 +79,16 @@ fn ran(scheduler: &mut Scheduler) -> Vec<(u64, usize)> {
 fn what_is_urgent_takes_the_place_of_what_is_not() {
     let mut scheduler = scheduler(Limits { max_num_seqs: 2, ..LIMITS }, 100);
     for (request, priority) in [(0, 100), (1, 500)] {
-        scheduler.add(request, single(20), &standing(priority, "")).unwrap();
+        scheduler.add(request, single(20), &queue_key(priority, "")).unwrap();
     }
     assert_eq!(ran(&mut scheduler), [(0, 20), (1, 20)]);
-    scheduler.add(2, single(30), &standing(99, "")).unwrap();
+    scheduler.add(2, single(30), &queue_key(99, "")).unwrap();
     // In the order of the most urgent: the one that begins, and the one that is left.
     assert_eq!(step(&mut scheduler), Step { ran: vec![(0, 1), (2, 30)], preempted: vec![1] });
     // As urgent as one that runs is not enough.
-    scheduler.add(3, single(5), &standing(100, "")).unwrap();
+    scheduler.add(3, single(5), &queue_key(100, "")).unwrap();
     assert_eq!(ran(&mut scheduler), [(2, 1), (0, 1)]);
-    scheduler.add(4, single(5), &standing(0, "")).unwrap();
+    scheduler.add(4, single(5), &queue_key(0, "")).unwrap();
     assert_eq!(step(&mut scheduler), Step { ran: vec![(2, 1), (4, 5)], preempted: vec![0] });
     // Whoever has begun comes before others of its priority, and the least urgent is last.
     for (over, next) in [(4, (0, 23)), (2, (3, 5)), (0, (1, 21))] {
@@ -99,13 +102,13 @@ fn nobody_loses_a_place_for_one_that_would_not_fit_all_the_same() {
     // Of ten blocks, five are the urgent one's, four the other's.
     let mut scheduler = scheduler(LIMITS, 10);
     let size = |prompt| Size { longest: prompt + 20, ..single(prompt) };
-    scheduler.add(0, size(70), &standing(0, "")).unwrap();
-    scheduler.add(1, size(50), &standing(500, "")).unwrap();
+    scheduler.add(0, size(70), &queue_key(0, "")).unwrap();
+    scheduler.add(1, size(50), &queue_key(500, "")).unwrap();
     assert_eq!(ran(&mut scheduler), [(0, 70), (1, 50)]);
-    scheduler.add(2, size(90), &standing(100, "")).unwrap();
+    scheduler.add(2, size(90), &queue_key(100, "")).unwrap();
     assert_eq!(ran(&mut scheduler), [(0, 1), (1, 1)], "six blocks are not there");
     scheduler.remove_request(2);
-    scheduler.add(3, size(75), &standing(100, "")).unwrap();
+    scheduler.add(3, size(75), &queue_key(100, "")).unwrap();
     assert_eq!(step(&mut scheduler), Step { ran: vec![(0, 1), (3, 75)], preempted: vec![1] });
 }
 
@@ -115,7 +118,7 @@ fn what_is_preempted_for_room_is_the_least_urgent() {
     let mut scheduler = scheduler(LIMITS, 3);
     let size = |prompt| Size { longest: 40, ..single(prompt) };
     for (request, priority) in [(0, 500), (1, 0), (2, 100)] {
-        scheduler.add(request, size(15), &standing(priority, "")).unwrap();
+        scheduler.add(request, size(15), &queue_key(priority, "")).unwrap();
     }
     assert_eq!(ran(&mut scheduler), [(1, 15), (2, 15), (0, 15)]);
     assert_eq!(ran(&mut scheduler), [(1, 1), (2, 1), (0, 1)]);
@@ -134,7 +137,7 @@ fn preempted_work_is_lost_for_a_step_that_computes() {
     }
     assert_eq!(ran(&mut scheduler).len(), 4);
     for request in [4, 5] {
-        scheduler.add(request, single(250), &standing(0, "")).unwrap();
+        scheduler.add(request, single(250), &queue_key(0, "")).unwrap();
     }
     let preempted: Vec<_> = (0..3).map(|_| step(&mut scheduler).preempted).collect();
     assert_eq!(preempted, [vec![3], vec![], vec![2]]);
@@ -144,10 +147,10 @@ fn preempted_work_is_lost_for_a_step_that_computes() {
 fn forks_keep_the_place_of_what_they_part_from() {
     let mut scheduler = scheduler(Limits { max_num_seqs: 5, ..LIMITS }, 100);
     let two = Size { num_sequences: 2, ..single(3) };
-    scheduler.add(0, two.clone(), &standing(100, "")).unwrap();
-    scheduler.add(1, two, &standing(50, "")).unwrap();
+    scheduler.add(0, two.clone(), &queue_key(100, "")).unwrap();
+    scheduler.add(1, two, &queue_key(50, "")).unwrap();
     assert_eq!(ran(&mut scheduler), [(1, 3), (0, 3)]);
-    scheduler.add(2, Size { num_sequences: 3, ..single(1) }, &standing(10, "")).unwrap();
+    scheduler.add(2, Size { num_sequences: 3, ..single(1) }, &queue_key(10, "")).unwrap();
     let plan = scheduler.plan(&Nothing);
     // The forks of the least urgent go, the last one first; what computes a fork is a prompt.
     let fork = |choice| SequenceId { request: 0, choice };
@@ -161,10 +164,10 @@ fn forks_keep_the_place_of_what_they_part_from() {
 fn a_flood_of_one_tenant_leaves_the_others_their_turn() {
     let mut scheduler = scheduler(Limits { max_num_seqs: 1, ..LIMITS }, 100);
     for request in 0..50 {
-        scheduler.add(request, single(600), &standing(100, "flood")).unwrap();
+        scheduler.add(request, single(600), &queue_key(100, "flood")).unwrap();
     }
     for request in 50..53 {
-        scheduler.add(request, single(600), &standing(100, "few")).unwrap();
+        scheduler.add(request, single(600), &queue_key(100, "few")).unwrap();
     }
     let mut order = Vec::new();
     while order.len() < 8 {
@@ -183,7 +186,7 @@ fn took(tokens: usize) -> Duration {
 /// A step of one sequence's tokens took so long.
 fn learn(scheduler: &mut Scheduler, length: usize, took: Duration) {
     let id = SequenceId { request: 0, choice: 0 };
-    let slice = Slice { id, start: 0, length, logits: 1, samples: true, drafts: 0 };
+    let slice = ScheduledSequence { id, start: 0, length, logits: 1, samples: true, drafts: 0 };
     scheduler.learn(&[slice], took);
 }
 
@@ -231,7 +234,7 @@ fn prompts_share_what_there_is_in_the_order_of_the_queue() {
     ran(&mut scheduler);
     learned(&mut scheduler);
     for (request, priority) in [(1, 100), (2, 100), (3, 0)] {
-        scheduler.add(request, single(12), &standing(priority, "")).unwrap();
+        scheduler.add(request, single(12), &queue_key(priority, "")).unwrap();
     }
     let mut first = HashMap::new();
     let mut order = Vec::new();
@@ -247,9 +250,9 @@ fn prompts_share_what_there_is_in_the_order_of_the_queue() {
     assert!(first[&1] > first[&3] && first[&2] > first[&1], "not all at once: {first:?}");
 }
 
-fn too_late(checked: Result<(), Refused>) -> Option<u128> {
+fn too_late(checked: Result<(), AdmissionError>) -> Option<u128> {
     match checked {
-        Err(Refused::TooLate { ahead, own, .. }) => Some((ahead + own).as_millis()),
+        Err(AdmissionError::TooLate { ahead, own, .. }) => Some((ahead + own).as_millis()),
         Err(other) => panic!("{other}"),
         Ok(()) => None,
     }
@@ -259,8 +262,8 @@ fn too_late(checked: Result<(), Refused>) -> Option<u128> {
 fn whoever_cannot_be_in_time_is_told_so_and_nobody_else() {
     let mut scheduler = scheduler(LIMITS, 1_000);
     let usual = usual();
-    let in_time = |scheduler: &Scheduler, prompt, steps, standing: Option<&Standing>, millis| {
-        too_late(scheduler.in_time(prompt, steps, standing, Duration::from_millis(millis)))
+    let in_time = |scheduler: &Scheduler, prompt, steps, queue_key: Option<&QueueKey>, millis| {
+        too_late(scheduler.in_time(prompt, steps, queue_key, Duration::from_millis(millis)))
     };
     assert_eq!(in_time(&scheduler, 1_000_000, 9, Some(&usual), 0), None, "nothing is known");
     learn(&mut scheduler, 1, Duration::from_millis(10));
@@ -277,12 +280,12 @@ fn whoever_cannot_be_in_time_is_told_so_and_nobody_else() {
 
     // What is before it counts: what runs, what is more urgent, and what its tenant has sent.
     scheduler.add(0, single(1_536), &usual).unwrap();
-    let beside = scheduler.add(1, single(100_000), &standing(100, "another"));
+    let beside = scheduler.add(1, single(100_000), &queue_key(100, "another"));
     assert!(beside.is_err(), "it could never run");
-    scheduler.add(1, single(2_048), &standing(100, "another")).unwrap();
-    scheduler.add(2, single(512), &standing(500, "")).unwrap();
+    scheduler.add(1, single(2_048), &queue_key(100, "another")).unwrap();
+    scheduler.add(2, single(512), &queue_key(500, "")).unwrap();
     let with = |scheduler: &Scheduler, priority, tenant| {
-        in_time(scheduler, 512, 0, Some(&standing(priority, tenant)), 0).map(|ms| (ms + 400) / 800)
+        in_time(scheduler, 512, 0, Some(&queue_key(priority, tenant)), 0).map(|ms| (ms + 400) / 800)
     };
     let all = [(0, ""), (100, ""), (100, "another"), (100, "third"), (500, ""), (900, "")];
     let steps =

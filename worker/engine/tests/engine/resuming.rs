@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use stoker_engine::{
-    Adjustments, Engine, Event, Failure, FinishReason, Logprobs, Model, Request, Sampling,
+    Adjustments, Engine, Event, FinishReason, Logprobs, Model, Request, RequestError, Sampling,
     Stopping, request::Resumed,
 };
 
@@ -20,7 +20,7 @@ pub fn had(events: &[Event], choices: u32) -> Vec<Resumed> {
                 of.text_bytes += token.text.len();
             }
             Event::Finished(finish) => had[finish.choice as usize].ended = true,
-            Event::Prompt(_) | Event::Preempted { .. } | Event::Failed(_) => {}
+            Event::PromptLogprobs(_) | Event::Preempted { .. } | Event::Failed(_) => {}
         }
     }
     had
@@ -40,7 +40,7 @@ pub fn told(events: &[Event]) -> (Vec<Vec<Event>>, usize) {
                 }
                 by_choice[finish.choice as usize].push(Event::Finished(finish));
             }
-            Event::Prompt(_) => by_choice[3].push(event.clone()),
+            Event::PromptLogprobs(_) => by_choice[3].push(event.clone()),
             Event::Preempted { .. } => {}
             Event::Failed(failure) => panic!("{failure}"),
         }
@@ -122,13 +122,13 @@ fn what_is_not_its_text_is_refused_and_harms_nobody() {
     let text = had.text_bytes;
     assert_eq!(
         wrong(&|resumed| resumed.text_bytes += 1),
-        [Event::Failed(Failure::NotItsText { choice: 0, tokens: 5, text, told: text + 1 })]
+        [Event::Failed(RequestError::NotItsText { choice: 0, tokens: 5, text, told: text + 1 })]
     );
     let mut ended = good.clone();
     ended.stopping.token_ids = vec![had.tokens[1]];
     let request = Request { resumed: vec![had.clone()], ..ended };
     let events = run(&model, ROOMY, &[request])[0].events();
-    assert_eq!(events, [Event::Failed(Failure::Ended { choice: 0, end: 2, tokens: 5 })]);
+    assert_eq!(events, [Event::Failed(RequestError::Ended { choice: 0, end: 2, tokens: 5 })]);
 }
 
 #[test]

@@ -6,17 +6,18 @@ use stoker_engine::{
     Scope,
     blocks::{Block, BlockPool, SequenceTokens},
     scheduler::{
-        ISOLATED_TOKENS, Limits, Refused, Scheduler, SequenceId, Size, Slice, Standing, Texts,
+        AdmissionError, ISOLATED_TOKENS, Limits, QueueKey, ScheduledSequence, Scheduler,
+        SequenceId, Size, TokenSource,
     },
 };
 
-/// Texts that begin each otherwise, but for requests that are ten apart. All continuations of one are the same.
+/// TokenSource that begin each otherwise, but for requests that are ten apart. All continuations of one are the same.
 static TEXTS: LazyLock<Apart> =
     LazyLock::new(|| Apart((0..10).map(|r| (0..400).map(|i| r * 1_000 + i).collect()).collect()));
 
 struct Apart(Vec<Vec<u32>>);
 
-impl Texts for Apart {
+impl TokenSource for Apart {
     fn tokens(&self, id: SequenceId) -> SequenceTokens<'_> {
         (&self.0[id.request as usize % 10]).into()
     }
@@ -31,12 +32,12 @@ pub fn limits(max_num_seqs: usize, max_num_batched_tokens: usize) -> Limits {
     }
 }
 
-pub fn standing(priority: u32, tenant: usize) -> Standing {
-    Standing { priority, tenant: tenant.to_string().into() }
+pub fn queue_key(priority: u32, tenant: usize) -> QueueKey {
+    QueueKey { priority, tenant: tenant.to_string().into() }
 }
 
-fn usual() -> Standing {
-    Standing::default()
+fn usual() -> QueueKey {
+    QueueKey::default()
 }
 
 fn single(prompt: usize) -> Size {
@@ -57,7 +58,7 @@ fn step(scheduler: &mut Scheduler) -> Vec<(u64, u32, usize, usize, usize)> {
     for slice in &plan.slices {
         scheduler.ran(slice, usize::from(slice.samples), &*TEXTS);
     }
-    let slice = |s: &Slice| (s.id.request, s.id.choice, s.start, s.length, s.logits);
+    let slice = |s: &ScheduledSequence| (s.id.request, s.id.choice, s.start, s.length, s.logits);
     plan.slices.iter().map(slice).collect()
 }
 
@@ -108,7 +109,7 @@ fn a_fork_that_was_preempted_shares_again() {
     let youngest = SequenceId { request: 0, choice: 3 };
     assert_eq!(plan.preempted, [youngest], "there is no block for it");
     assert_eq!((scheduler.running(), scheduler.waiting(), pool.free()), (3, 1, 0));
-    let ran = |slice: &Slice| scheduler.ran(slice, usize::from(slice.samples), &*TEXTS);
+    let ran = |slice: &ScheduledSequence| scheduler.ran(slice, usize::from(slice.samples), &*TEXTS);
     plan.slices.iter().for_each(ran);
 
     scheduler.remove(SequenceId { request: 0, choice: 1 });
@@ -153,7 +154,7 @@ fn drafts_take_what_is_left() {
             let held = if slice.id == id(0) { slice.drafts } else { 0 };
             scheduler.ran(slice, usize::from(slice.samples) + held, &*TEXTS);
         }
-        let planned = |s: &Slice| (s.id.request, s.start, s.length, s.drafts);
+        let planned = |s: &ScheduledSequence| (s.id.request, s.start, s.length, s.drafts);
         plan.slices.iter().map(planned).collect::<Vec<_>>()
     };
     let prompt_first = [(0, 1, 1, 0), (1, 1, 1, 0), (2, 4, 4, 0)];
@@ -191,7 +192,7 @@ fn guesses_for_many_hold_up_no_prompt() {
     };
     guessed(&mut scheduler);
     // More guesses than a step has tokens, and somebody urgent comes.
-    scheduler.add(90, Size { bypass_prefix_cache: true, ..single(100) }, &standing(0, 7)).unwrap();
+    scheduler.add(90, Size { bypass_prefix_cache: true, ..single(100) }, &queue_key(0, 7)).unwrap();
     let slices = guessed(&mut scheduler);
     let urgent = slices.iter().find(|slice| slice.id.request == 90);
     assert!(urgent.is_some_and(|slice| slice.length == 100 && slice.samples), "{urgent:?}");
@@ -203,9 +204,15 @@ fn guesses_for_many_hold_up_no_prompt() {
 fn what_can_never_run_is_refused() {
     let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(4));
     let long = Size { longest: 65, ..single(3) };
-    assert_eq!(scheduler.add(0, long, &usual()), Err(Refused::TooLong { needed: 5, total: 4 }));
+    assert_eq!(
+        scheduler.add(0, long, &usual()),
+        Err(AdmissionError::TooLong { needed: 5, total: 4 })
+    );
     let many = Size { num_sequences: 5, ..single(3) };
-    assert_eq!(scheduler.add(0, many, &usual()), Err(Refused::TooMany { wanted: 5, limit: 4 }));
+    assert_eq!(
+        scheduler.add(0, many, &usual()),
+        Err(AdmissionError::TooMany { wanted: 5, limit: 4 })
+    );
     assert_eq!((scheduler.waiting(), scheduler.queued_tokens()), (0, 0));
 }
 

@@ -6,9 +6,9 @@ use stoker_engine::{
     Engine, EngineConfig, Event, Model, Request, Sampling, Stopping,
     request::Resumed,
     sampling::mix64,
-    scheduler::{Refused, Standing},
+    scheduler::{AdmissionError, QueueKey},
     simulate::Profile,
-    speculation::{Depth, Speculation},
+    speculation::{Depth, SpeculationMethod},
     tokenizer::Tokenizer,
 };
 
@@ -70,7 +70,7 @@ fn random(dice: &mut Dice, now: Instant) -> Request {
     let resumed = Resumed { tokens: Vec::new(), text_bytes: 0, ended: false };
     let is_resumed = dice.below(10) == 0;
     Request {
-        standing: Standing { priority, tenant: tenant.into() },
+        queue_key: QueueKey { priority, tenant: tenant.into() },
         deadline,
         accepted_before: dice.below(10) == 0,
         suspect: dice.below(20) == 0,
@@ -88,7 +88,7 @@ fn every_request_ends_once_and_every_block_comes_home() {
         prefix_cache: true,
         max_decode_slowdown: 2.0,
     };
-    let speculation = Speculation::Ngram { tokens: Depth::default() };
+    let speculation = SpeculationMethod::Ngram { tokens: Depth::default() };
     let mut engine = Engine::new(model(), config).speculating(speculation);
     let mut dice = Dice(0);
     let now = Instant::now();
@@ -105,7 +105,7 @@ fn every_request_ends_once_and_every_block_comes_home() {
                     there.push(asked.len());
                     asked.push(Asked { client, choices, left: false });
                 }
-                Err(Refused::TooLate { .. }) => refused += 1,
+                Err(AdmissionError::TooLate { .. }) => refused += 1,
                 Err(other) => panic!("{other}"),
             }
         }
@@ -159,7 +159,7 @@ fn ends(event: &Event) -> bool {
     match event {
         Event::Finished(finish) => finish.summary.is_some(),
         Event::Failed(_) => true,
-        Event::Token(_) | Event::Prompt(_) | Event::Preempted { .. } => false,
+        Event::Token(_) | Event::PromptLogprobs(_) | Event::Preempted { .. } => false,
     }
 }
 
@@ -189,14 +189,14 @@ fn what_is_too_late_is_dropped_before_it_runs() {
         client
     });
     assert!(engine.step());
-    let passed = stoker_engine::Failure::DeadlinePassed { began: false };
+    let passed = stoker_engine::RequestError::DeadlinePassed { began: false };
     assert_eq!(clients[1].events(), [Event::Failed(passed)]);
     while engine.step() {}
     assert_eq!([clients[0].ids().len(), clients[2].ids().len()], [4, 4]);
     assert_eq!(engine.load().too_late, 1);
     // Now it knows what steps cost, and that there is no time for one.
     let late = engine.submit(asks(Some(now)), Box::new(Client::default()));
-    assert!(matches!(late, Err(Refused::TooLate { .. })), "{late:?}");
+    assert!(matches!(late, Err(AdmissionError::TooLate { .. })), "{late:?}");
     assert_eq!(engine.load().too_late, 2);
 }
 
@@ -213,7 +213,7 @@ fn one_in_many_that_would_take_too_long_is_tried() {
     let hurried = Request { stopping, deadline, ..first };
     let refused = (0..32).filter(|_| {
         let taken = engine.submit(hurried.clone(), Box::new(Client::default()));
-        matches!(taken, Err(Refused::TooLate { .. }))
+        matches!(taken, Err(AdmissionError::TooLate { .. }))
     });
     assert_eq!(refused.count(), 30);
     assert_eq!(engine.load().too_late, 30);

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use stoker_engine::{
     Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Stopping,
     model::Quantization,
-    speculation::{Depth, Speculation},
+    speculation::{Depth, SpeculationMethod},
     weights::ModelFiles,
 };
 
@@ -22,10 +22,10 @@ fn fixed(tokens: usize) -> Depth {
 }
 
 /// Everybody who can guess for a model, with a name.
-fn drafters(model: &Model, blocks: usize) -> Vec<(&'static str, Speculation)> {
+fn drafters(model: &Model, blocks: usize) -> Vec<(&'static str, SpeculationMethod)> {
     let draft = || draft(model.quantization);
-    let ngram = |tokens| Speculation::Ngram { tokens };
-    let by_model = |tokens| Speculation::Draft { model: Box::new(draft()), blocks, tokens };
+    let ngram = |tokens| SpeculationMethod::Ngram { tokens };
+    let by_model = |tokens| SpeculationMethod::Draft { model: Box::new(draft()), blocks, tokens };
     vec![
         ("ngram, 1", ngram(fixed(1))),
         ("ngram, 6", ngram(fixed(6))),
@@ -80,7 +80,7 @@ fn told(client: &Client) -> Vec<Vec<Event>> {
                 finish.summary = None;
                 finish.choice
             }
-            Event::Prompt(_) | Event::Preempted { .. } | Event::Failed(_) => 3,
+            Event::PromptLogprobs(_) | Event::Preempted { .. } | Event::Failed(_) => 3,
         };
         told[choice as usize].push(event);
     }

@@ -12,21 +12,21 @@ use std::{
 
 use safetensors::{Dtype, tensor::TensorView};
 use stoker_engine::{
-    Adjustments, Engine, EngineConfig, Event, FinishReason, Logprobs, Model, Request, Sampling,
-    Scope, Sink, Stopping, Summary, Token, TokenLogprob, model::Quantization, scheduler::Standing,
-    weights::ModelFiles,
+    Adjustments, Engine, EngineConfig, Event, EventSink, FinishReason, Logprobs, Model, Request,
+    Sampling, Scope, Stopping, Summary, Token, TokenLogprob, model::Quantization,
+    scheduler::QueueKey, weights::ModelFiles,
 };
-use stoker_ops::{Device, device::Choice, fallback::Part};
+use stoker_ops::{Device, device::Choice, fallback::GpuFeature};
 
 /// Where models compute: the CPU, or what STOKER_TEST_DEVICE names (`wgpu`, with that feature), without what
-/// STOKER_TEST_GPU_WITHOUT names.
+/// STOKER_TEST_DISABLE_GPU_FEATURE names.
 pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| {
         let choice =
             std::env::var("STOKER_TEST_DEVICE").map_or(Choice::Cpu, |name| name.parse().unwrap());
-        if let Ok(part) = std::env::var("STOKER_TEST_GPU_WITHOUT") {
-            part.parse::<Part>().unwrap().turn_off();
+        if let Ok(part) = std::env::var("STOKER_TEST_DISABLE_GPU_FEATURE") {
+            part.parse::<GpuFeature>().unwrap().turn_off();
         }
         Device::open(choice, |_| ()).unwrap()
     })
@@ -67,7 +67,7 @@ pub struct Client {
     gone: Arc<AtomicBool>,
 }
 
-impl Sink for Client {
+impl EventSink for Client {
     fn send(&mut self, event: Event) {
         // Whether a sequence was preempted depends on what else runs; everything else must not.
         match event {
@@ -125,7 +125,7 @@ impl Client {
     /// The parts in which the prompt's came.
     pub fn prompt_logprobs(&self) -> Vec<Vec<TokenLogprob>> {
         let parts = self.events().into_iter().filter_map(|event| match event {
-            Event::Prompt(part) => Some(part),
+            Event::PromptLogprobs(part) => Some(part),
             _ => None,
         });
         parts.collect()
@@ -170,7 +170,7 @@ pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request
         scope: Scope::default(),
         bypass_prefix_cache: false,
         arrived: Instant::now(),
-        standing: Standing::default(),
+        queue_key: QueueKey::default(),
         deadline: None,
     }
 }

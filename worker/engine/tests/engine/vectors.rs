@@ -7,7 +7,7 @@ use stoker_engine::{
     Logprobs, Model, Request, Sampling,
     blocks::BlockPool,
     model::Quantization,
-    runner::{Part, Runner},
+    runner::{BatchEntry, Runner},
     weights::ModelFiles,
 };
 
@@ -86,7 +86,8 @@ fn check(name: &str, model: &Model, records: &[Record], tolerance: f32, least: u
 
         let pool = BlockPool::new(16);
         let table = pool.take(16).unwrap();
-        let part = Part { ids: &record.prompt_ids, start: 0, table: &table, logits: 1, draws: &[] };
+        let part =
+            BatchEntry { ids: &record.prompt_ids, start: 0, table: &table, logits: 1, draws: &[] };
         let logits = Runner::new(model.clone(), 16).run(&[part]);
         let logits = logits.row(0);
         for (id, want) in &record.top8 {
@@ -218,7 +219,7 @@ fn chosen_alike(model: &Model, record: &Record) -> usize {
     let (mut ids, mut start) = (&record.prompt_ids[..], 0);
     let mut alike = 0;
     for next in record.greedy_ids.chunks(1) {
-        let part = Part { ids, start, table: &table, logits: 1, draws: &[] };
+        let part = BatchEntry { ids, start, table: &table, logits: 1, draws: &[] };
         let logits = runner.run(&[part]);
         let logits = logits.row(0);
         let largest = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));

@@ -10,7 +10,7 @@ use burn::tensor::DType;
 use cubecl::prelude::*;
 
 use super::{buffer::Buffer, math::silu, rows::Quantized};
-use crate::fallback::Part;
+use crate::fallback::GpuFeature;
 
 /// From this many rows on tensor cores are worth their tiles.
 const MMA_ROWS: usize = 9;
@@ -48,7 +48,7 @@ impl Finish {
 
 /// Whether the products of `out [t, n]` are made on tensor cores.
 fn on_tensor_cores(out: &Buffer) -> bool {
-    out.dim(0) >= MMA_ROWS && Part::TensorCores.is_on() && mma::is_there(out.client())
+    out.dim(0) >= MMA_ROWS && GpuFeature::TensorCores.is_on() && mma::is_there(out.client())
 }
 
 /// `x * matrix^T (+ bias) (+ residual)`: `[t, k], [n, k] -> [t, n]`.

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use crate::{
     check::numbers,
     cpu::int8::Int8,
-    fallback::Part,
+    fallback::GpuFeature,
     ops::{self, Matrix, Norm, Weight},
 };
 
@@ -25,12 +25,12 @@ pub(crate) fn tensor_cores(device: &Device) {
     // One at a time: half of it does without them, for the whole process.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if !Part::TensorCores.is_on() {
+    if !GpuFeature::TensorCores.is_on() {
         return;
     }
     let computed = catch_unwind(AssertUnwindSafe(|| {
         let with = products(device)?;
-        Part::TensorCores.without(|| products(device)).map(|without| (with, without))
+        GpuFeature::TensorCores.without(|| products(device)).map(|without| (with, without))
     }));
     let verdict = match computed {
         Ok(Ok((with, without))) => compare(&with, &without),
@@ -38,7 +38,7 @@ pub(crate) fn tensor_cores(device: &Device) {
         Err(_) => Err("a panic".into()),
     };
     if let Err(reason) = verdict {
-        Part::TensorCores.failed(&reason);
+        GpuFeature::TensorCores.failed(&reason);
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use serde::Serialize;
 use stoker_engine::{
-    Adjustments, Engine, EngineConfig, Event, Logprobs, Model, Request, Sampling, Scope, Sink,
-    Stopping, scheduler::Standing,
+    Adjustments, Engine, EngineConfig, Event, EventSink, Logprobs, Model, Request, Sampling, Scope,
+    Stopping, scheduler::QueueKey,
 };
 
 use crate::bench::Error;
@@ -113,7 +113,7 @@ fn requests() -> Vec<Request> {
             scope: Scope::default(),
             bypass_prefix_cache: false,
             arrived: Instant::now(),
-            standing: Standing::default(),
+            queue_key: QueueKey::default(),
             deadline: None,
         }
     };
@@ -124,7 +124,7 @@ fn requests() -> Vec<Request> {
 #[derive(Clone, Default)]
 struct Tokens(Arc<Mutex<Vec<u32>>>);
 
-impl Sink for Tokens {
+impl EventSink for Tokens {
     fn send(&mut self, event: Event) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
@@ -133,7 +133,7 @@ impl Sink for Tokens {
                 tracing::warn!(%failure, "an answer failed");
                 told.clear();
             }
-            Event::Prompt(_) | Event::Preempted { .. } | Event::Finished(_) => {}
+            Event::PromptLogprobs(_) | Event::Preempted { .. } | Event::Finished(_) => {}
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Serialize;
-use stoker_ops::{check::Check, fallback::Part};
+use stoker_ops::{check::Check, fallback::GpuFeature};
 
 use super::{
     exactness::Pair,
@@ -80,7 +80,7 @@ impl Report {
     pub(super) fn faults(&self) -> usize {
         let wrong = self.operations.iter().filter(|check| !check.passed).count();
         let different = self.exactness.iter().filter(|pair| !pair.same).count();
-        let broken = Part::ALL.iter().filter(|part| part.failures() > 0).count();
+        let broken = GpuFeature::ALL.iter().filter(|part| part.failures() > 0).count();
         wrong + different + broken
     }
 
@@ -201,7 +201,8 @@ impl Report {
             .iter()
             .map(|pair| [pair.what.clone(), pair.tokens.to_string(), right(pair.same)]);
         table(text, &["ways", "tokens", ""], rows);
-        let broken: Vec<_> = Part::ALL.into_iter().filter(|part| part.failures() > 0).collect();
+        let broken: Vec<_> =
+            GpuFeature::ALL.into_iter().filter(|part| part.failures() > 0).collect();
         for part in broken {
             let _ = writeln!(
                 text,

@@ -6,9 +6,9 @@ use futures::{FutureExt, future::join_all};
 
 use super::*;
 
-fn places(max_concurrent: u32, queue_size: u32) -> Places {
+fn places(max_concurrent_streams: u32, queue_size: u32) -> Places {
     let config = RouterConfig {
-        max_concurrent,
+        max_concurrent_streams,
         queue_size,
         tenant_header: Some("x-tenant".into()),
         tenant_queue_size: queue_size.div_ceil(2),

@@ -29,9 +29,9 @@ impl World {
                 prop_assert!(before >= priority, "{:?} overtakes {:?}", id, other);
                 let begun = self.begun.contains(other);
                 prop_assert!(before > priority || !is_new || !begun, "{:?} {:?}", id, other);
-                let standing = |id: &SequenceId| &self.alive.0[&id.request].standing;
+                let queue_key = |id: &SequenceId| &self.alive.0[&id.request].queue_key;
                 let older = other.request < id.request && !begun;
-                let overtakes = standing(other) == standing(id) && is_new && older;
+                let overtakes = queue_key(other) == queue_key(id) && is_new && older;
                 prop_assert!(!overtakes, "{:?} overtakes {:?}", id, other);
             }
         }

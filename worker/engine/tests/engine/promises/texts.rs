@@ -8,7 +8,7 @@ use std::{
 use stoker_engine::{
     Scope,
     blocks::SequenceTokens,
-    scheduler::{Lookup, SequenceId, Size, Standing, Texts},
+    scheduler::{Lookup, QueueKey, SequenceId, Size, TokenSource},
 };
 
 /// The tokens of a sequence, and what the cache must hold at each: a hash of the scope and all tokens up to there.
@@ -47,7 +47,7 @@ impl Text {
 /// A request as the test knows it.
 pub struct Known {
     pub size: Size,
-    pub standing: Standing,
+    pub queue_key: QueueKey,
     /// Each sequence that has parted and not ended.
     pub texts: BTreeMap<u32, Text>,
     pub forked: bool,
@@ -65,7 +65,7 @@ pub struct Known {
 #[derive(Default)]
 pub struct Alive(pub BTreeMap<u64, Known>);
 
-impl Texts for Alive {
+impl TokenSource for Alive {
     fn tokens(&self, id: SequenceId) -> SequenceTokens<'_> {
         let tokens = &self.0[&id.request].texts[&id.choice].tokens;
         // Wherever the prompt ends, the two parts are one text.

@@ -10,7 +10,9 @@ use stoker_engine::{
     Scope,
     blocks::BlockPool,
     sampling::mix64,
-    scheduler::{ISOLATED_TOKENS, Limits, Scheduler, SequenceId, Size, Slice, blocks_for},
+    scheduler::{
+        ISOLATED_TOKENS, Limits, ScheduledSequence, Scheduler, SequenceId, Size, blocks_for,
+    },
 };
 use stoker_ops::KV_BLOCK;
 
@@ -19,7 +21,7 @@ use super::{
     happenings::{Arrival, Happening},
     texts::{Alive, Known, Text},
 };
-use crate::scheduling::standing;
+use crate::scheduling::queue_key;
 
 /// The scheduler, and everything it decides about.
 pub struct World {
@@ -103,15 +105,15 @@ impl World {
         };
         let fits = blocks_for(size.longest) <= self.pool.total()
             && num_sequences as usize <= self.limits.max_num_seqs;
-        let standing = standing(arrival.priority, arrival.tenant.into());
+        let queue_key = queue_key(arrival.priority, arrival.tenant.into());
         let text = Text::new(&size.scope, &prompt);
         let texts = if begun == 0 {
-            prop_assert_eq!(self.scheduler.add(id, size.clone(), &standing).is_ok(), fits);
+            prop_assert_eq!(self.scheduler.add(id, size.clone(), &queue_key).is_ok(), fits);
             [(0, text)].into()
         } else {
             let open: Vec<_> = (0..num_sequences).map(|c| (c, prompt.len() + begun)).collect();
             prop_assert_eq!(
-                self.scheduler.resume(id, size.clone(), &open, &standing).is_ok(),
+                self.scheduler.resume(id, size.clone(), &open, &queue_key).is_ok(),
                 fits
             );
             let texts = (0..num_sequences).map(|choice| {
@@ -127,7 +129,7 @@ impl World {
         }
         let known = Known {
             texts,
-            standing,
+            queue_key,
             forked: begun > 0,
             again: begun > 0,
             isolated_below: if suspect { size.prompt + begun + ISOLATED_TOKENS } else { 0 },
@@ -174,7 +176,7 @@ impl World {
     }
 
     pub fn priority(&self, id: SequenceId) -> u32 {
-        self.alive.0[&id.request].standing.priority
+        self.alive.0[&id.request].queue_key.priority
     }
 
     fn known(&mut self, id: SequenceId) -> &mut Known {
@@ -209,7 +211,7 @@ impl World {
     }
 
     /// What a slice puts at a position: guesses that will not hold are something else than what comes there.
-    fn content(&self, slice: &Slice, position: usize) -> u64 {
+    fn content(&self, slice: &ScheduledSequence, position: usize) -> u64 {
         let mut text = self.text(slice.id).clone();
         let guesses = text.tokens.len();
         while text.tokens.len() <= position {
@@ -226,7 +228,7 @@ impl World {
 
     fn write(
         &mut self,
-        slice: &Slice,
+        slice: &ScheduledSequence,
         holders: &HashMap<u32, Vec<(SequenceId, usize)>>,
     ) -> Result<(), TestCaseError> {
         prop_assert!(slice.length > 0);
@@ -249,7 +251,7 @@ impl World {
     }
 
     /// What attention looks at is what this sequence, or another with the same tokens up to there, put there.
-    fn read(&self, slice: &Slice) -> Result<(), TestCaseError> {
+    fn read(&self, slice: &ScheduledSequence) -> Result<(), TestCaseError> {
         for position in 0..slice.start + slice.length {
             let found = self.cache.get(&self.slot(slice.id, position)).copied();
             prop_assert_eq!(found, Some(self.content(slice, position)));
@@ -257,7 +259,7 @@ impl World {
         Ok(())
     }
 
-    fn ran(&mut self, slice: &Slice) -> Result<(), TestCaseError> {
+    fn ran(&mut self, slice: &ScheduledSequence) -> Result<(), TestCaseError> {
         let (id, held) = (slice.id, held(slice));
         let text = self.known(id).texts.get_mut(&id.choice).unwrap();
         let end = slice.start + slice.length;
@@ -321,12 +323,12 @@ impl World {
 }
 
 /// Rows of a slice that tokens are drawn from.
-pub fn drawn_from(slice: &Slice) -> usize {
+pub fn drawn_from(slice: &ScheduledSequence) -> usize {
     if slice.samples { 1 + slice.drafts } else { 0 }
 }
 
 /// How many drafts of a slice will hold.
-pub fn held(slice: &Slice) -> usize {
+pub fn held(slice: &ScheduledSequence) -> usize {
     anything(slice.id, slice.start) % (slice.drafts + 1)
 }
 
