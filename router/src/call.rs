@@ -51,13 +51,13 @@ pub(crate) struct Call {
     /// A worker repeats it in every event.
     pub(crate) attempt: u32,
     pub(crate) attempts: Attempts,
-    pub(crate) tried: Tried,
+    pub(crate) tried: AttemptedWorkers,
     /// Only a worker of this digest can continue what there is of the response.
     pub(crate) only_digest: Option<Arc<str>>,
     /// Tokens of the longest sequence, prompt and response together, once a worker has counted them.
     pub(crate) room: Option<u64>,
     pub(crate) panics: Panics,
-    pub(crate) chosen: Chosen,
+    pub(crate) chosen: SelectedWorker,
     pub(crate) memory: Memory,
 }
 
@@ -74,11 +74,11 @@ impl Call {
             served: Arc::default(),
             attempt: 1,
             attempts: Attempts::default(),
-            tried: Tried::default(),
+            tried: AttemptedWorkers::default(),
             only_digest: None,
             room: None,
             panics: Panics::default(),
-            chosen: Chosen::default(),
+            chosen: SelectedWorker::default(),
             memory: Memory::default(),
         }
     }
@@ -88,7 +88,7 @@ impl Call {
         let attempt = self.attempts.next();
         self.span.record("attempts", attempt);
         let memory = self.memory.copy(&self.request);
-        Self { attempt, chosen: Chosen::default(), memory, ..self.clone() }
+        Self { attempt, chosen: SelectedWorker::default(), memory, ..self.clone() }
     }
 }
 
@@ -154,9 +154,9 @@ impl Panics {
 
 /// The workers that a request was sent to, in order. Every attempt of the request shares it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tried(Arc<Mutex<Vec<InstanceId>>>);
+pub(crate) struct AttemptedWorkers(Arc<Mutex<Vec<InstanceId>>>);
 
-impl Tried {
+impl AttemptedWorkers {
     /// Reads or adds to the list.
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Vec<InstanceId>) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -165,10 +165,10 @@ impl Tried {
 
 /// The worker of one attempt, once it is chosen: the layers above the choice have to know whom they wait for.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Chosen(Arc<OnceLock<Arc<Worker>>>);
+pub(crate) struct SelectedWorker(Arc<OnceLock<Arc<Worker>>>);
 
-impl Chosen {
-    /// Chosen once an attempt.
+impl SelectedWorker {
+    /// SelectedWorker once an attempt.
     pub(crate) fn set(&self, worker: &Arc<Worker>) {
         let _ = self.0.set(Arc::clone(worker));
     }

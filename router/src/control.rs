@@ -16,7 +16,7 @@ use stoker_shared::{
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, transport::Channel};
 
-use crate::{endpoint, layer::gate::Gate, policy, pool::Pool};
+use crate::{endpoint, layer::gate::DrainGate, policy, pool::Pool};
 
 /// Between two reports of the load: what a client gets that asks for nothing, and the least it can ask for.
 const LOAD_INTERVAL: Duration = Duration::from_millis(100);
@@ -35,14 +35,14 @@ const QUESTIONS: usize = 1_024;
 #[derive(Clone)]
 pub(crate) struct ControlService {
     pool: Pool,
-    gate: Gate,
+    gate: DrainGate,
     bounds: Bounds,
     watches: CallLimit,
     questions: CallLimit,
 }
 
 impl ControlService {
-    pub(crate) fn new(pool: Pool, gate: Gate, bounds: Bounds) -> Self {
+    pub(crate) fn new(pool: Pool, gate: DrainGate, bounds: Bounds) -> Self {
         let watches = CallLimit::new("WatchLoad calls", LOAD_WATCHES);
         let questions = CallLimit::new("Tokenize and Detokenize calls", QUESTIONS);
         Self { pool, gate, bounds, watches, questions }
@@ -134,7 +134,7 @@ impl Control for ControlService {
 }
 
 /// The sum of all workers' load: at once, then whenever it changed, and once a second anyway.
-fn loads(pool: Pool, gate: Gate, interval: Duration) -> impl Stream<Item = Load> + Send {
+fn loads(pool: Pool, gate: DrainGate, interval: Duration) -> impl Stream<Item = Load> + Send {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let state = (ticks, pool, gate, None);

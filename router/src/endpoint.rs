@@ -32,7 +32,7 @@ use tower::Service;
 
 use crate::{
     call::{Call, EventStream, Panics},
-    pool::{health::Pass, worker::Worker},
+    pool::{health::AttemptPermit, worker::Worker},
 };
 
 /// The method that is called.
@@ -43,7 +43,7 @@ pub(crate) struct Dispatch {
     pub(crate) call: Call,
     pub(crate) worker: Arc<Worker>,
     /// Taken by whoever tells the worker's health what came of the call.
-    pub(crate) pass: Option<Pass>,
+    pub(crate) pass: Option<AttemptPermit>,
 }
 
 /// Calls the worker and returns once it has accepted, so that a refusal is an error of the call.

@@ -2,16 +2,16 @@
 //!
 //! `stack` is the way of a request, `pool` the workers it may go to, `server` the gRPC around both.
 
-mod average;
 mod call;
 mod config;
 mod control;
 mod endpoint;
+mod ewma;
+mod handle;
 mod layer;
 mod metrics;
 mod policy;
 mod pool;
-mod running;
 mod server;
 #[doc(hidden)]
 pub mod sim;
@@ -19,7 +19,7 @@ mod stack;
 mod tenant;
 
 pub use config::{BalancingConfig, HealthConfig, RouterConfig};
+pub use handle::{RunningRouter, StartError, WorkerView, start};
 pub use layer::resume::ResumeConfig;
 pub use policy::Policy;
-pub use running::{RunningRouter, StartError, WorkerView, start};
 pub use tenant::{PriorityError, TenantPriority};

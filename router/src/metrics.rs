@@ -234,7 +234,7 @@ impl Collector for Workers {
             let state = match state {
                 // Counted as the one that it is.
                 State::Duplicate(_) => continue,
-                State::Live(worker) if worker.life.is_standing() => "stalled",
+                State::Live(worker) if worker.liveness.is_stalled() => "stalled",
                 State::Live(worker) if worker.health.is_suspected() => "ejected",
                 State::Live(_) => "live",
                 State::Draining(_) => "draining",

@@ -6,7 +6,7 @@
 mod candidates;
 mod cost;
 mod index;
-mod learned;
+mod model_stats;
 mod prompt;
 mod room;
 
@@ -35,7 +35,7 @@ use index::{Hit, Holder, PrefixIndex};
 use prompt::Link;
 
 pub(crate) use candidates::Wanted;
-pub(crate) use learned::{Demand, Learned, resume};
+pub(crate) use model_stats::{ModelStats, RequestCost, resume};
 pub(crate) use prompt::text_bytes;
 pub(crate) use room::Room;
 
@@ -69,7 +69,7 @@ pub(crate) struct Chooser {
     factor: f64,
     index: Mutex<PrefixIndex>,
     /// By the names of models that workers serve.
-    models: RwLock<HashMap<String, Arc<Learned>>>,
+    models: RwLock<HashMap<String, Arc<ModelStats>>>,
     /// Seeds the draws, each with a number of its own.
     draws: AtomicU64,
 }
@@ -78,13 +78,13 @@ pub(crate) struct Chooser {
 #[derive(Debug)]
 pub(crate) struct Choice {
     pub(crate) worker: Arc<Worker>,
-    pub(crate) demand: Demand,
+    pub(crate) demand: RequestCost,
     /// Tokens of the prompt that the worker may have in its cache.
     pub(crate) expected: u64,
     /// What of these it is believed to have.
     pub(crate) saved: u64,
     pub(crate) source: Source,
-    pub(crate) learned: Arc<Learned>,
+    pub(crate) learned: Arc<ModelStats>,
 }
 
 /// Why a worker should have a prefix.
@@ -92,9 +92,9 @@ pub(crate) struct Choice {
 pub(crate) enum Source {
     /// This router sent it there.
     #[default]
-    Here,
+    Local,
     /// Another router would have.
-    Elsewhere,
+    Remote,
 }
 
 /// A worker for a question that costs it nothing; rather one that was not `tried`.
@@ -154,7 +154,7 @@ impl Chooser {
     }
 
     /// What is known of the model of that name.
-    fn learned(&self, model: &str) -> Arc<Learned> {
+    fn learned(&self, model: &str) -> Arc<ModelStats> {
         let known = self.models.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(learned) = known.get(model) {
             return Arc::clone(learned);
@@ -173,7 +173,7 @@ impl Chooser {
         &self,
         model: &'a Model,
         wanted: &Wanted<'_>,
-        learned: &Learned,
+        learned: &ModelStats,
     ) -> Vec<Candidate<'a>> {
         let usual = learned.usual_answer();
         let drawn = self.draw(model, wanted).into_iter();
@@ -186,7 +186,7 @@ impl Chooser {
         model: &'a Model,
         request: &GenerateRequest,
         wanted: &Wanted<'_>,
-        learned: &Learned,
+        learned: &ModelStats,
         prompt: u64,
     ) -> Option<Chosen<'a>> {
         let chain = prompt::chain(request);
@@ -229,11 +229,11 @@ impl Chooser {
         let here = self.hits(chain).into_iter().filter_map(|Hit { holder, bytes }| {
             let worker = model.by_serial(holder.worker)?;
             let kept = !evicted(worker, holder.stamp);
-            kept.then_some(Prefix { worker, bytes, source: Source::Here })
+            kept.then_some(Prefix { worker, bytes, source: Source::Local })
         });
         let elsewhere = prompt::landmarks(chain).filter_map(|link| {
-            let worker = model.home(link.hash)?;
-            Some(Prefix { worker, bytes: link.end, source: Source::Elsewhere })
+            let worker = model.rendezvous_owner(link.hash)?;
+            Some(Prefix { worker, bytes: link.end, source: Source::Remote })
         });
         here.chain(elsewhere).collect()
     }
@@ -263,20 +263,20 @@ struct Prefix<'a> {
 
 impl Prefix<'_> {
     /// How likely it is there, from 0 to 1.
-    fn belief(&self, learned: &Learned) -> f32 {
+    fn belief(&self, learned: &ModelStats) -> f32 {
         let kept = self.worker.kept.get().unwrap_or(1.0);
         match self.source {
-            Source::Here => kept,
-            Source::Elsewhere => kept * learned.sent_by_others.get().unwrap_or(0.0),
+            Source::Local => kept,
+            Source::Remote => kept * learned.sent_by_others.get().unwrap_or(0.0),
         }
     }
 
     /// What it counts for in the choice.
-    fn preference(&self, learned: &Learned) -> f32 {
+    fn preference(&self, learned: &ModelStats) -> f32 {
         let kept = self.worker.kept.get().unwrap_or(1.0);
         let least = match self.source {
-            Source::Here => LEAST_BELIEF,
-            Source::Elsewhere => (kept * LEAST_AGREEMENT).max(LEAST_BELIEF),
+            Source::Local => LEAST_BELIEF,
+            Source::Remote => (kept * LEAST_AGREEMENT).max(LEAST_BELIEF),
         };
         self.belief(learned).max(least)
     }

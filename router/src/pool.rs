@@ -4,7 +4,7 @@ mod candidate;
 pub(crate) mod channel;
 mod fleet;
 pub(crate) mod health;
-pub(crate) mod life;
+pub(crate) mod liveness;
 pub(crate) mod model;
 pub(crate) mod reservation;
 pub(crate) mod worker;

@@ -12,7 +12,7 @@ use tower::ServiceExt;
 
 use crate::{
     call::{Call, Memory},
-    layer::gate::Gate,
+    layer::gate::DrainGate,
     metrics::Metrics,
     stack::Stack,
     tenant::Tenants,
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) stack: Stack,
-    pub(crate) gate: Gate,
+    pub(crate) gate: DrainGate,
     pub(crate) tenants: Tenants,
     pub(crate) bounds: Bounds,
     pub(crate) metrics: Metrics,

@@ -13,10 +13,10 @@ use crate::{
         admission::{Admission, Places},
         balance::Balance,
         deadline::Deadlines,
-        gate::{Gate, Gated},
+        gate::{DrainGate, Gated},
         hide_cached::HideCached,
         model::ModelLookup,
-        outcome::Outcomes,
+        outcome::OutlierDetection,
         resume::{Resume, Shared},
         trace::Trace,
         validate::Validate,
@@ -36,7 +36,7 @@ pub(crate) fn build(
     config: &RouterConfig,
     priorities: Priorities,
     pool: &Pool,
-    gate: &Gate,
+    gate: &DrainGate,
     metrics: &Metrics,
 ) -> Stack {
     let (gate, requests) = (gate.clone(), metrics.clone());
@@ -70,7 +70,7 @@ pub(crate) fn build(
         // Counts what really is under way at a worker. Asks the worker's health who may be chosen.
         .layer_fn(|endpoint| Balance::new(endpoint, pool.clone(), Arc::clone(&chooser)))
         // Innermost, since an outcome that a layer above turns into another one is still the worker's.
-        .layer_fn(Outcomes::new)
+        .layer_fn(OutlierDetection::new)
         // The call itself.
         .service(Endpoint);
     BoxCloneSyncService::new(stack)

@@ -20,7 +20,7 @@ use tower::{Service, ServiceExt};
 use crate::{
     call::{Call, EventStream, Generate, Observe, last_timings, observe},
     metrics::Metrics,
-    policy::{Demand, Learned},
+    policy::{ModelStats, RequestCost},
 };
 pub(crate) use places::Places;
 use places::{Asks, Place};
@@ -72,7 +72,7 @@ impl<S: Generate> Service<Call> for Admission<S> {
 /// What a tenant pays for a request: prompt and answers, as far as they can be told beforehand.
 fn tokens(request: &GenerateRequest) -> u64 {
     // Nobody knows yet which model will answer, so nothing that was learned helps.
-    let Demand { prompt, answers } = Learned::default().demand(request);
+    let RequestCost { prompt, answers } = ModelStats::default().demand(request);
     answers.into_iter().fold(prompt, u64::saturating_add)
 }
 

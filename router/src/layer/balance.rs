@@ -16,8 +16,8 @@ use tower::{Service, ServiceExt};
 use crate::{
     call::{Call, EventStream, Observe, observe},
     endpoint::Dispatch,
-    policy::{Choice, Chooser, Learned, Source, Wanted, resume, text_bytes},
-    pool::{Fleet, Pool, health::Pass, model::Model, reservation::Reservation},
+    policy::{Choice, Chooser, ModelStats, Source, Wanted, resume, text_bytes},
+    pool::{Fleet, Pool, health::AttemptPermit, model::Model, reservation::Reservation},
 };
 
 /// How much one answer teaches about a worker's cache.
@@ -43,7 +43,7 @@ impl<S> Balance<S> {
     }
 
     /// Chooses, and reserves before dispatch, so that calls that come at once do not all see an idle worker.
-    pub(crate) fn reserve(&self, call: &Call) -> Result<(Sent, Pass), ServiceError> {
+    pub(crate) fn reserve(&self, call: &Call) -> Result<(Sent, AttemptPermit), ServiceError> {
         // Workers may have come and gone since the model was looked up: look again, at every attempt.
         let fleet = self.pool.fleet();
         let model = fleet.model(&call.request.model)?;
@@ -64,7 +64,7 @@ impl<S> Balance<S> {
         model: &Model,
         request: &GenerateRequest,
         wanted: &Wanted<'_>,
-    ) -> Option<(Choice, Pass)> {
+    ) -> Option<(Choice, AttemptPermit)> {
         let mut choice = self.chooser.choose(model, request, wanted)?;
         for _ in 0..CHOICES {
             if let Some(pass) = choice.worker.health.enter() {
@@ -131,7 +131,7 @@ fn none(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError {
 #[derive(Debug)]
 pub(crate) struct Sent {
     reservation: Reservation,
-    learned: Arc<Learned>,
+    learned: Arc<ModelStats>,
     /// The prompt's text; `None` where it is token ids.
     text_bytes: Option<u64>,
     /// The estimate of the prompt, and of what the worker's cache saves of it.
@@ -187,8 +187,8 @@ impl Sent {
         if self.expected > 0 {
             let kept = f64::from(usage.cached_prompt_tokens) / self.expected as f64;
             let average = match self.source {
-                Source::Here => &self.reservation.worker().kept,
-                Source::Elsewhere => &self.learned.sent_by_others,
+                Source::Local => &self.reservation.worker().kept,
+                Source::Remote => &self.learned.sent_by_others,
             };
             average.learn(kept.min(1.0) as f32, KEPT_WEIGHT);
         }

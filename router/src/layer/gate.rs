@@ -22,7 +22,7 @@ use crate::call::{Call, EventStream, Generate, Observe, observe};
 
 /// Counts the calls that are inside. Once closed, it lets nobody in.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Gate(Arc<Shared>);
+pub(crate) struct DrainGate(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -47,7 +47,7 @@ impl Inside {
     }
 }
 
-impl Gate {
+impl DrainGate {
     /// Lets nobody in from now on.
     pub(crate) fn close(&self) {
         // Under the lock, so that whoever is not counted yet is refused.
@@ -101,7 +101,7 @@ impl Gate {
         }
     }
 
-    fn enter(&self) -> Result<(Pass, AbortRegistration), ServiceError> {
+    fn enter(&self) -> Result<(DrainGuard, AbortRegistration), ServiceError> {
         let mut inside = self.0.inside();
         if self.0.closed.is_cancelled() {
             return Err(ServiceError::unavailable("the router is draining"));
@@ -111,7 +111,7 @@ impl Gate {
         let (handle, registration) = AbortHandle::new_pair();
         inside.streams.insert(id, handle);
         let gate = Arc::clone(&self.0);
-        Ok((Pass { gate, id }, registration))
+        Ok((DrainGuard { gate, id }, registration))
     }
 }
 
@@ -132,14 +132,14 @@ impl Drop for Untaken {
 }
 
 /// One call inside.
-struct Pass {
+struct DrainGuard {
     gate: Arc<Shared>,
     id: u64,
 }
 
-impl Observe for Pass {}
+impl Observe for DrainGuard {}
 
-impl Drop for Pass {
+impl Drop for DrainGuard {
     fn drop(&mut self) {
         self.gate.inside().streams.remove(&self.id);
         self.gate.left.notify_waiters();
@@ -150,11 +150,11 @@ impl Drop for Pass {
 #[derive(Debug, Clone)]
 pub(crate) struct Gated<S> {
     next: S,
-    gate: Gate,
+    gate: DrainGate,
 }
 
 impl<S> Gated<S> {
-    pub(crate) fn new(next: S, gate: Gate) -> Self {
+    pub(crate) fn new(next: S, gate: DrainGate) -> Self {
         Self { next, gate }
     }
 }
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use crate::layer::support::{call, events, token};
 
-    fn endless(gate: &Gate) -> Gated<impl Generate> {
+    fn endless(gate: &DrainGate) -> Gated<impl Generate> {
         let below = service_fn(|_: Call| async {
             let tokens = stream::iter([Ok(token())]).chain(stream::pending());
             Ok::<_, ServiceError>(tokens.boxed())
@@ -216,7 +216,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_closed_gate_refuses_and_waits_for_those_inside() {
-        let gate = Gate::default();
+        let gate = DrainGate::default();
         let below = service_fn(|_: Call| async { Ok::<_, ServiceError>(events([Ok(token())])) });
         let service = Gated::new(below, gate.clone());
         let stream = service.clone().oneshot(call()).await.unwrap();
@@ -234,7 +234,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn cutting_off_ends_streams_and_calls_that_wait() {
-        let gate = Gate::default();
+        let gate = DrainGate::default();
         let mut stream = endless(&gate).oneshot(call()).await.unwrap();
         assert!(stream.next().await.unwrap().is_ok());
         let never = service_fn(|_: Call| futures::future::pending());

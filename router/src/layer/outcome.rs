@@ -16,7 +16,7 @@ use crate::{
     call::{EventStream, continuations},
     endpoint::Dispatch,
     policy::resume,
-    pool::health::Pass,
+    pool::health::AttemptPermit,
 };
 
 /// Tokens of an answer that make one measurement.
@@ -28,15 +28,15 @@ const FIXED: u64 = 64;
 
 /// Follows every call to its end.
 #[derive(Debug, Clone)]
-pub(crate) struct Outcomes<S>(S);
+pub(crate) struct OutlierDetection<S>(S);
 
-impl<S> Outcomes<S> {
+impl<S> OutlierDetection<S> {
     pub(crate) fn new(endpoint: S) -> Self {
         Self(endpoint)
     }
 }
 
-impl<S> Service<Dispatch> for Outcomes<S>
+impl<S> Service<Dispatch> for OutlierDetection<S>
 where
     S: Service<Dispatch, Response = EventStream, Error = ServiceError, Future: Send>,
     S: Clone + Send + 'static,
@@ -81,7 +81,7 @@ where
 /// What one call has come to so far.
 #[derive(Default)]
 struct Outcome {
-    pass: Option<Pass>,
+    pass: Option<AttemptPermit>,
     /// Continuations that go on.
     choices: u32,
     /// It had to read more than the prompt.
@@ -224,7 +224,7 @@ mod tests {
         let below = service_fn(move |_: Dispatch| std::future::ready(answer.clone()()));
         let dispatch =
             Dispatch { call: call(), worker: worker("a", "m", ""), pass: health.enter() };
-        match Outcomes::new(below).oneshot(dispatch).await {
+        match OutlierDetection::new(below).oneshot(dispatch).await {
             Err(error) => vec![Err(error)],
             Ok(mut stream) => {
                 let mut items = Vec::new();

@@ -6,9 +6,9 @@ mod attempts;
 mod budget;
 mod config;
 mod hedge;
-mod kept;
+mod lost_time;
 mod quarantine;
-mod spent;
+mod resume_state;
 mod watchdog;
 
 use std::{
@@ -56,7 +56,7 @@ impl Shared {
     pub(crate) fn new(config: &ResumeConfig, pool: &Pool, metrics: &Metrics) -> Arc<Self> {
         Arc::new(Self {
             config: config.clone(),
-            patience: Patience { standing: config.stall_patience(), moving: config.token_timeout },
+            patience: Patience { stalled: config.stall_patience(), moving: config.token_timeout },
             pool: pool.clone(),
             budget: Budget::default(),
             memory: memory::Budget::new(config.resume_memory.as_u64()),
@@ -134,7 +134,7 @@ impl<S: Generate> Stream for Events<S> {
                     Some(Err(error)) if !answer.complete => {
                         if let Self::Coming(mut answer) = mem::replace(&mut *self, Self::Over) {
                             let goes_on = async move {
-                                let result = answer.go_on(error).await;
+                                let result = answer.resume(error).await;
                                 (answer, result)
                             };
                             *self = Self::Resuming(goes_on.boxed());

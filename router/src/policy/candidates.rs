@@ -29,14 +29,14 @@ enum Rank {
     /// Others could give a longer response.
     Small,
     /// It failed this call, though not last.
-    Tried,
+    Attempted,
     Ejected,
     /// The last one that was tried.
     Last,
     /// It cannot hold the response, as far as that can be estimated.
     Short,
     /// It stands still.
-    Standing,
+    Stalled,
 }
 
 impl Wanted<'_> {
@@ -44,11 +44,11 @@ impl Wanted<'_> {
     fn rank(&self, worker: &Worker) -> Option<Rank> {
         let can = worker.fits(self.digest) && self.room.is_possible(worker);
         (can && !worker.outstanding.is_full()).then(|| match self.tried {
-            _ if worker.life.is_standing() => Rank::Standing,
+            _ if worker.liveness.is_stalled() => Rank::Stalled,
             _ if !self.room.is_enough(worker) => Rank::Short,
             [.., last] if *last == worker.instance => Rank::Last,
             _ if worker.is_ejected() => Rank::Ejected,
-            tried if tried.contains(&worker.instance) => Rank::Tried,
+            tried if tried.contains(&worker.instance) => Rank::Attempted,
             _ if !self.room.is_preferred(worker) => Rank::Small,
             _ => Rank::Fresh,
         })

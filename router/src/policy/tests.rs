@@ -40,11 +40,11 @@ fn choose(chooser: &Chooser, model: &Model, request: &GenerateRequest) -> Choice
 
 /// Tokens that the worker was sent by this router and should have kept.
 fn known(choice: &Choice) -> u64 {
-    if choice.source == Source::Here { choice.expected } else { 0 }
+    if choice.source == Source::Local { choice.expected } else { 0 }
 }
 
 fn reserve(choice: &Choice) -> Reservation {
-    let Demand { prompt, answers } = choice.demand.clone();
+    let RequestCost { prompt, answers } = choice.demand.clone();
     Reservation::new(&choice.worker, prompt - choice.saved, answers)
 }
 
@@ -230,7 +230,7 @@ async fn routers_agree_where_to_look_for_a_prompt_without_a_word() {
         let [one, other] =
             routers.each_ref().map(|(model, chooser)| choose(chooser, model, &long(name, 40_000)));
         assert_eq!(one.worker.id, other.worker.id);
-        assert_eq!((one.source, one.saved), (Source::Elsewhere, 0), "hoped for, not counted on");
+        assert_eq!((one.source, one.saved), (Source::Remote, 0), "hoped for, not counted on");
         chosen.insert(one.worker.id.clone());
     }
     assert!(chosen.len() > 6, "{chosen:?}");

@@ -23,7 +23,7 @@ use super::{
     Report, State,
     channel::connect,
     health::Health,
-    life::{Life, Pulse},
+    liveness::{Liveness, ProgressMonitor},
     reservation::Outstanding,
     worker::Worker,
 };
@@ -55,7 +55,7 @@ pub(super) async fn follow(
         outstanding: Arc::default(),
         health: Arc::new(Health::new(Arc::clone(&review))),
         review,
-        life: Arc::default(),
+        liveness: Arc::default(),
         last: None,
         backoff: Backoff::default(),
         news: true,
@@ -88,7 +88,7 @@ struct Follower {
     review: Arc<Notify>,
     /// These outlive a connection, since streams of the last one may still run, but not the process.
     outstanding: Arc<Outstanding>,
-    life: Arc<Life>,
+    liveness: Arc<Liveness>,
     health: Arc<Health>,
     /// The worker as it was when it was last usable.
     last: Option<Arc<Worker>>,
@@ -107,13 +107,13 @@ impl Follower {
         let loads = answer(control.watch_load(WatchLoadRequest::default())).await;
         let mut loads = loads.map_err(|status| cause(&status))?;
         let mut current: Option<(Arc<Worker>, bool)> = None;
-        let mut pulse = Pulse::new(self.patience);
+        let mut pulse = ProgressMonitor::new(self.patience);
         loop {
             let load = self
                 .report_of(&mut loads, &mut pulse)
                 .await?
                 .ok_or("it ended the report of its load")?;
-            if pulse.heard(&load) && self.life.set_standing(false) {
+            if pulse.heard(&load) && self.liveness.set_stalled(false) {
                 info!(worker = %self.candidate.id, "moves again");
             }
             match &current {
@@ -131,7 +131,7 @@ impl Follower {
         let other = |last: &Arc<Worker>| last.info.instance_id != info.instance_id;
         if self.last.as_ref().is_some_and(other) {
             info!(worker = %self.candidate.id, instance = info.instance_id, "another process");
-            (self.outstanding, self.life) = Default::default();
+            (self.outstanding, self.liveness) = Default::default();
             self.health = Arc::new(Health::new(Arc::clone(&self.review)));
             self.last = None;
         }
@@ -141,14 +141,14 @@ impl Follower {
     async fn report_of(
         &self,
         loads: &mut Streaming<Load>,
-        pulse: &mut Pulse,
+        pulse: &mut ProgressMonitor,
     ) -> Result<Option<Load>, String> {
         let mut next = pin!(timeout(SILENCE, loads.message()));
         let said = tokio::select! {
             biased;
             said = &mut next => said,
-            () = pulse.stops(), if !self.life.is_standing() => {
-                if self.life.set_standing(true) {
+            () = pulse.stops(), if !self.liveness.is_stalled() => {
+                if self.liveness.set_stalled(true) {
                     warn!(worker = %self.candidate.id, patience = ?self.patience, "stands still");
                 }
                 next.await
@@ -165,7 +165,7 @@ impl Follower {
             channel.clone(),
             info.clone(),
             Arc::clone(&self.outstanding),
-            Arc::clone(&self.life),
+            Arc::clone(&self.liveness),
             Arc::clone(&self.health),
         ));
         worker.set_load(load);

@@ -1,6 +1,6 @@
 //! The health of workers: who is left alone for a while, because it fails or is slower than its equals.
 //!
-//! Calls tell what happened to them ([`Pass`], [`Health::failed`]). One task reviews all workers of a model
+//! Calls tell what happened to them ([`AttemptPermit`], [`Health::failed`]). One task reviews all workers of a model
 //! together ([`policy`] has the rules) and is the only one that changes who is in, so no two decisions can
 //! together put out too many. The choice of a worker reads one atomic.
 
@@ -60,20 +60,20 @@ impl Health {
 
     /// Leave to send it a request. A worker on trial gives it to no more requests than it has probes, so of
     /// those that chose it at once some get none and have to choose again.
-    pub(crate) fn enter(self: &Arc<Self>) -> Option<Pass> {
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<AttemptPermit> {
         let health = Arc::clone(self);
         if !self.is_suspected() {
-            return Some(Pass::new(health, None));
+            return Some(AttemptPermit::new(health, None));
         }
         self.change(|record| match record.open() {
-            None => Some(Pass::new(health, None)),
-            Some(_) => record.take_probe().map(|probe| Pass::new(health, Some(probe))),
+            None => Some(AttemptPermit::new(health, None)),
+            Some(_) => record.take_probe().map(|probe| AttemptPermit::new(health, Some(probe))),
         })
     }
 
     /// Leave in any case, for a request that has nowhere else to go.
-    pub(crate) fn enter_anyway(self: &Arc<Self>) -> Pass {
-        self.enter().unwrap_or_else(|| Pass::new(Arc::clone(self), None))
+    pub(crate) fn enter_anyway(self: &Arc<Self>) -> AttemptPermit {
+        self.enter().unwrap_or_else(|| AttemptPermit::new(Arc::clone(self), None))
     }
 
     /// Something happened to a call that is the worker's fault, and that the call itself did not tell: it
@@ -111,13 +111,13 @@ fn is_fault(error: &ServiceError) -> bool {
 /// Leave to send one request, and the duty to tell what came of it. Dropped without a word, it says nothing
 /// about the worker, and its probe is somebody else's.
 #[derive(Debug)]
-pub(crate) struct Pass {
+pub(crate) struct AttemptPermit {
     health: Arc<Health>,
     sent: Instant,
     probe: Option<Arc<Probe>>,
 }
 
-impl Pass {
+impl AttemptPermit {
     fn new(health: Arc<Health>, probe: Option<Arc<Probe>>) -> Self {
         Self { health, sent: Instant::now(), probe }
     }
@@ -171,7 +171,7 @@ impl Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for AttemptPermit {
     fn drop(&mut self) {
         if let Some(probe) = &self.probe {
             self.health.change(|record| record.return_probe(probe));

@@ -79,7 +79,7 @@ impl Model {
 
     /// Where every router that knows the same workers would send what has this hash (rendezvous hashing): when
     /// workers come or go, hardly anything else moves.
-    pub(crate) fn home(&self, hash: u64) -> Option<&Arc<Worker>> {
+    pub(crate) fn rendezvous_owner(&self, hash: u64) -> Option<&Arc<Worker>> {
         let mixed = |id: &u64| hash_one(&(id ^ hash));
         let (at, _) = self.ids.iter().enumerate().max_by_key(|(_, id)| mixed(id))?;
         self.live.get(at)
@@ -134,7 +134,7 @@ mod tests {
             names.iter().for_each(|name| model.add(&worker(&name.to_string(), "m", "d")));
             model
         };
-        let home = |model: &Model, hash: u64| model.home(hash).unwrap().id.clone();
+        let home = |model: &Model, hash: u64| model.rendezvous_owner(hash).unwrap().id.clone();
         let (one, other, fewer) = (of(&[0, 1, 2, 3]), of(&[3, 1, 0, 2]), of(&[0, 1, 3]));
         let mut homes = HashMap::new();
         for hash in (0..400).map(|i: u64| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)) {
@@ -144,7 +144,7 @@ mod tests {
             *homes.entry(at).or_insert(0) += 1;
         }
         assert!(homes.len() == 4 && homes.values().all(|n| (60..140).contains(n)), "{homes:?}");
-        assert!(of(&[]).home(7).is_none());
+        assert!(of(&[]).rendezvous_owner(7).is_none());
     }
 
     #[tokio::test]

@@ -12,8 +12,8 @@ use stoker_proto::v1::{Load, ModelInfo};
 use stoker_shared::{ServiceError, discovery::WorkerId};
 use tonic::transport::Channel;
 
-use super::{health::Health, life::Life, reservation::Outstanding};
-use crate::average::Average;
+use super::{health::Health, liveness::Liveness, reservation::Outstanding};
+use crate::ewma::Ewma;
 
 /// Tells one connection to a worker from every other: what the worker had in its cache before, it may have
 /// lost.
@@ -51,10 +51,10 @@ pub(crate) struct Worker {
     pub(crate) channel: Channel,
     pub(crate) info: ModelInfo,
     pub(crate) outstanding: Arc<Outstanding>,
-    pub(crate) life: Arc<Life>,
+    pub(crate) liveness: Arc<Liveness>,
     pub(crate) health: Arc<Health>,
     /// The part of the prefixes expected in its cache that really was there, from 0 to 1.
-    pub(crate) kept: Average,
+    pub(crate) kept: Ewma,
     /// Tokens that went through its cache for this router: prompts to compute, and answers.
     sent: AtomicU64,
     reported: Mutex<Reported>,
@@ -85,7 +85,7 @@ impl Worker {
         channel: Channel,
         info: ModelInfo,
         outstanding: Arc<Outstanding>,
-        life: Arc<Life>,
+        liveness: Arc<Liveness>,
         health: Arc<Health>,
     ) -> Self {
         static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
@@ -96,9 +96,9 @@ impl Worker {
             channel,
             info,
             outstanding,
-            life,
+            liveness,
             health,
-            kept: Average::from_guess(1.0),
+            kept: Ewma::with_initial(1.0),
             sent: AtomicU64::new(0),
             reported: Mutex::default(),
             refused_routing: AtomicBool::new(false),

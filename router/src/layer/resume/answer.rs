@@ -15,8 +15,8 @@ use super::{
     Item,
     attempts::{Attempt, Attempts},
     hedge::Hedge,
-    kept::Kept,
-    spent::Spent,
+    lost_time::LostTime,
+    resume_state::ResumeState,
 };
 use crate::call::{Generate, continuations, last_timings};
 
@@ -33,8 +33,8 @@ pub(super) struct Answer<S> {
     /// `None` once it has failed.
     current: Option<Attempt>,
     hedge: Hedge,
-    kept: Kept,
-    spent: Spent,
+    kept: ResumeState,
+    spent: LostTime,
     /// Workers that were lost; those that drained do not count.
     losses: u32,
     /// The last event is out.
@@ -43,14 +43,14 @@ pub(super) struct Answer<S> {
 
 impl<S: Generate> Answer<S> {
     pub(super) fn new(attempts: Attempts<S>, first: Attempt) -> Self {
-        let kept = Kept::new(continuations(&attempts.call.request), &attempts.shared.memory);
+        let kept = ResumeState::new(continuations(&attempts.call.request), &attempts.shared.memory);
         let hedge = Hedge::new(attempts.shared.config.hedge_after);
         Self {
             attempts,
             current: Some(first),
             hedge,
             kept,
-            spent: Spent::default(),
+            spent: LostTime::default(),
             losses: 0,
             complete: false,
         }
@@ -105,7 +105,7 @@ impl<S: Generate> Answer<S> {
     }
 
     /// Finds another worker after `error`, or says why the answer ends here.
-    pub(super) async fn go_on(&mut self, error: ServiceError) -> Result<(), ServiceError> {
+    pub(super) async fn resume(&mut self, error: ServiceError) -> Result<(), ServiceError> {
         // Dropped at once: the worker may stop, and whatever it still sends reaches nobody.
         let Some(Attempt { chosen, seen: lost, .. }) = self.current.take() else {
             return Err(error);
@@ -158,7 +158,7 @@ impl<S: Generate> Answer<S> {
         let mut backoff = Backoff::default();
         self.kept.taken_over();
         loop {
-            // Seen now, so that a worker that comes while one is asked is not missed.
+            // AttemptTimes now, so that a worker that comes while one is asked is not missed.
             fleet.mark_unchanged();
             let mut call = self.attempts.call.again();
             let chosen = call.chosen.clone();
@@ -232,7 +232,7 @@ fn may_lose_another<S>(attempts: &Attempts<S>, losses: u32) -> bool {
 }
 
 /// Whether the next worker could not be told all that it has to know.
-fn lacks_something<S>(attempts: &Attempts<S>, kept: &Kept) -> bool {
+fn lacks_something<S>(attempts: &Attempts<S>, kept: &ResumeState) -> bool {
     let nameless = attempts.call.only_digest.as_deref() == Some("");
     kept.has_begun() && (kept.is_forgotten() || nameless)
 }

@@ -14,12 +14,13 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::{
-    Item, Shared, quarantine,
-    spent::Seen,
+    Item, Shared,
+    lost_time::AttemptTimes,
+    quarantine,
     watchdog::{Waits, Watchdog},
 };
 use crate::{
-    call::{Call, Chosen, EventStream, Generate, continuations},
+    call::{Call, EventStream, Generate, SelectedWorker, continuations},
     pool::worker::Worker,
 };
 
@@ -35,9 +36,9 @@ pub(super) struct Attempts<S> {
 /// A stream of one worker.
 pub(super) struct Attempt {
     stream: EventStream,
-    pub(super) chosen: Chosen,
+    pub(super) chosen: SelectedWorker,
     watchdog: Watchdog,
-    pub(super) seen: Seen,
+    pub(super) seen: AttemptTimes,
     /// The next event is awaited. A client that does not read keeps no worker waiting.
     waits: bool,
     /// The worker has said that a sequence waits for KV blocks, and no token has come since.
@@ -123,7 +124,7 @@ impl<S: Generate> Attempts<S> {
 
     /// Calls a worker, and waits until it accepts. Leaves it before that only if it `may_leave`.
     pub(super) async fn make(&self, call: Call, may_leave: bool) -> Result<Attempt, ServiceError> {
-        let seen = Seen::new();
+        let seen = AttemptTimes::new();
         let chosen = call.chosen.clone();
         let mut watchdog = Watchdog::new(self.shared.patience);
         let mut accepted = Box::pin(self.next.clone().oneshot(call));
@@ -160,7 +161,7 @@ impl<S: Generate> Attempts<S> {
             .pool
             .fleet()
             .others(model, worker)
-            .any(|other| !other.is_ejected() && !other.life.is_standing())
+            .any(|other| !other.is_ejected() && !other.liveness.is_stalled())
     }
 
     /// Whether another worker could take the call over, with so many free tokens in its KV cache.
@@ -173,7 +174,7 @@ impl<S: Generate> Attempts<S> {
             let has_room = other.room() >= room
                 && other.max_num_seqs() >= continuations(&self.call.request)
                 && (free_tokens == 0 || (free >= free_tokens && !other.outstanding.is_full()));
-            other.fits(digest) && has_room && !other.life.is_standing()
+            other.fits(digest) && has_room && !other.liveness.is_stalled()
         })
     }
 

@@ -72,7 +72,7 @@ impl Hedge {
                 return first;
             }
             // Whoever is left goes on alone.
-            Poll::Ready(Some(Err(_))) => return self.step_in(current).unwrap_or(first),
+            Poll::Ready(Some(Err(_))) => return self.fail_over(current).unwrap_or(first),
             Poll::Pending => {}
         }
         self.advance(cx, attempts, current)
@@ -123,7 +123,7 @@ impl Hedge {
     }
 
     /// The first attempt has failed: the second one goes on, if it was accepted.
-    fn step_in(&mut self, current: &mut Attempt) -> Option<Poll<Option<Item>>> {
+    fn fail_over(&mut self, current: &mut Attempt) -> Option<Poll<Option<Item>>> {
         let hello = match self {
             Self::Accepted(_, hello) => hello.take(),
             _ => None,

@@ -309,7 +309,7 @@ async fn what_happens_after_the_last_event_is_of_no_concern() {
 async fn attempts_at_a_standstill(max_resumes: u32) -> u32 {
     let config = ResumeConfig { max_resumes, ..Default::default() };
     let workers = [worker("a", "m", "d"), worker("b", "m", "d")];
-    workers[0].life.set_standing(true);
+    workers[0].liveness.set_stalled(true);
     let pool = Pool::fixed(&workers);
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);

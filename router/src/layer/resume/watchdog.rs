@@ -11,7 +11,7 @@ use stoker_shared::ServiceError;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::pool::{
-    life::{CATCH_UP, LATE},
+    liveness::{CATCH_UP, LATE},
     worker::Worker,
 };
 
@@ -22,7 +22,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     /// While its worker stands still.
-    pub(super) standing: Duration,
+    pub(super) stalled: Duration,
     /// Between two events of its own, whatever else the worker does.
     pub(super) moving: Duration,
 }
@@ -43,7 +43,7 @@ pub(super) struct Watchdog {
     patience: Patience,
     /// Resolves once the worker stands still, and whom it wakes.
     stands: Option<(BoxFuture<'static, ()>, Waker)>,
-    standing: bool,
+    stalled: bool,
     /// When to look again, whatever the patience says.
     not_before: Instant,
     /// The wait in which this process was seen to be late.
@@ -59,7 +59,7 @@ impl Watchdog {
         Self {
             patience,
             stands: None,
-            standing: false,
+            stalled: false,
             not_before: now,
             excused: None,
             timer: Box::pin(sleep_until(now + patience.moving)),
@@ -75,14 +75,13 @@ impl Watchdog {
         replaceable: impl Fn(&Worker) -> bool,
     ) -> Poll<ServiceError> {
         loop {
-            if !self.standing && self.poll_stands(cx, worker) {
-                self.standing = true;
+            if !self.stalled && self.poll_stands(cx, worker) {
+                self.stalled = true;
                 // What there was to wait for while it moved is of no interest any more, and to learn this only
                 // now is not to be late.
                 self.not_before = Instant::now();
             }
-            let patience =
-                if self.standing { self.patience.standing } else { self.patience.moving };
+            let patience = if self.stalled { self.patience.stalled } else { self.patience.moving };
             let due = (since + patience).max(self.not_before);
             if self.timer.deadline() > due {
                 self.timer.as_mut().reset(due);
@@ -94,27 +93,27 @@ impl Watchdog {
             } else if now.saturating_duration_since(due) > LATE && self.excused != Some(since) {
                 // Once for each event: a router that is always late has to go on all the same.
                 self.excused = Some(since);
-                self.not_before = now + if self.standing { CATCH_UP } else { patience };
+                self.not_before = now + if self.stalled { CATCH_UP } else { patience };
                 self.timer.as_mut().reset(self.not_before);
-            } else if !self.standing && !begun && !idle(worker) {
+            } else if !self.stalled && !begun && !idle(worker) {
                 // It may stand in a queue for long.
                 self.not_before = now + patience;
                 self.timer.as_mut().reset(self.not_before);
-            } else if self.standing && !worker.life.is_standing() {
-                (self.stands, self.standing) = (None, false);
+            } else if self.stalled && !worker.liveness.is_stalled() {
+                (self.stands, self.stalled) = (None, false);
             } else if !replaceable(worker) {
                 self.not_before = now + LOOK_AGAIN;
                 self.timer.as_mut().reset(self.not_before);
             } else {
                 let waited = now.saturating_duration_since(since);
-                if preempted && !self.standing {
+                if preempted && !self.stalled {
                     let (worker, waited) = (&worker.id, waited.as_secs_f64());
                     return Poll::Ready(ServiceError::Preempted(format!(
                         "worker {worker} has had no KV blocks for this response for {waited:.1} s, and another one has"
                     )));
                 }
                 let stalled = self.stalled(worker, waited);
-                if !self.standing {
+                if !self.stalled {
                     worker.health.failed(&stalled.to_string());
                 }
                 return Poll::Ready(stalled);
@@ -127,21 +126,21 @@ impl Watchdog {
     fn poll_stands(&mut self, cx: &mut Context<'_>, worker: &Worker) -> bool {
         if let Some((_, waker)) = &self.stands
             && waker.will_wake(cx.waker())
-            && !worker.life.is_standing()
+            && !worker.liveness.is_stalled()
         {
             return false;
         }
         let waker = cx.waker().clone();
         let (stands, _) = match self.stands.take() {
             Some((stands, _)) => self.stands.insert((stands, waker)),
-            None => self.stands.insert((worker.life.stands().boxed(), waker)),
+            None => self.stands.insert((worker.liveness.stands().boxed(), waker)),
         };
         stands.poll_unpin(cx).is_ready()
     }
 
     fn stalled(&self, worker: &Worker, waited: Duration) -> ServiceError {
         let (worker, waited) = (&worker.id, waited.as_secs_f64());
-        ServiceError::Stalled(if self.standing {
+        ServiceError::Stalled(if self.stalled {
             format!("worker {worker} stands still: nothing came of it for {waited:.1} s")
         } else {
             format!("worker {worker} works, but nothing came of this answer for {waited:.1} s")
@@ -166,7 +165,7 @@ mod tests {
     use crate::pool::worker::tests::worker;
 
     const PATIENCE: Patience =
-        Patience { standing: Duration::from_secs(2), moving: Duration::from_secs(30) };
+        Patience { stalled: Duration::from_secs(2), moving: Duration::from_secs(30) };
 
     fn watched() -> (Arc<Worker>, Watchdog) {
         (worker("a", "m", "d"), Watchdog::new(PATIENCE))
@@ -204,10 +203,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_stands_is_left_after_the_budget() {
         let (worker, mut dog) = watched();
-        worker.life.set_standing(true);
+        worker.liveness.set_stalled(true);
         for begun in [false, true] {
             let (waited, why) = waits(&worker, &mut dog, begun).await;
-            assert!(waited >= PATIENCE.standing && waited < PATIENCE.standing + LATE, "{waited:?}");
+            assert!(waited >= PATIENCE.stalled && waited < PATIENCE.stalled + LATE, "{waited:?}");
             assert_eq!(why, "worker a stands still: nothing came of it for 2.0 s");
         }
     }
@@ -218,9 +217,9 @@ mod tests {
         worker.set_load(Load { waiting: 1, ..Default::default() });
         let queued = PATIENCE.moving * 3 / 2;
         assert!(timeout(queued, waits(&worker, &mut dog, false)).await.is_err());
-        worker.life.set_standing(true);
+        worker.liveness.set_stalled(true);
         let (waited, _) = waits(&worker, &mut dog, false).await;
-        assert!(waited >= PATIENCE.standing && waited < PATIENCE.standing + LATE, "{waited:?}");
+        assert!(waited >= PATIENCE.stalled && waited < PATIENCE.stalled + LATE, "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -229,11 +228,11 @@ mod tests {
         let since = Instant::now();
         let leaves = poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true));
         let stops = async {
-            tokio::time::sleep(PATIENCE.standing * 2).await;
-            worker.life.set_standing(true);
+            tokio::time::sleep(PATIENCE.stalled * 2).await;
+            worker.liveness.set_stalled(true);
         };
         tokio::join!(leaves, stops);
-        assert!(since.elapsed() < PATIENCE.standing * 2 + LATE, "{:?}", since.elapsed());
+        assert!(since.elapsed() < PATIENCE.stalled * 2 + LATE, "{:?}", since.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -254,12 +253,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_moves_again_in_time_is_not_left() {
         let (worker, mut dog) = watched();
-        worker.life.set_standing(true);
+        worker.liveness.set_stalled(true);
         let since = Instant::now();
         let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)));
         assert!(left.as_mut().now_or_never().is_none());
-        tokio::time::advance(PATIENCE.standing / 2).await;
-        worker.life.set_standing(false);
+        tokio::time::advance(PATIENCE.stalled / 2).await;
+        worker.liveness.set_stalled(false);
         left.await;
         assert!(since.elapsed() >= PATIENCE.moving);
     }
@@ -267,23 +266,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_leaves_who_has_nowhere_to_go() {
         let (worker, mut dog) = watched();
-        worker.life.set_standing(true);
+        worker.liveness.set_stalled(true);
         let since = Instant::now();
-        let somebody = since + PATIENCE.standing * 3;
+        let somebody = since + PATIENCE.stalled * 3;
         let replaceable = |_: &Worker| Instant::now() >= somebody;
         poll_fn(|cx| dog.poll(cx, &worker, for_token(since), replaceable)).await;
         let waited = since.elapsed();
-        assert!(waited >= PATIENCE.standing * 3 && waited <= PATIENCE.standing * 3 + LOOK_AGAIN);
+        assert!(waited >= PATIENCE.stalled * 3 && waited <= PATIENCE.stalled * 3 + LOOK_AGAIN);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_router_that_did_not_run_reads_first() {
         let (worker, mut dog) = watched();
-        worker.life.set_standing(true);
+        worker.liveness.set_stalled(true);
         let since = Instant::now();
         let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)));
         assert!(left.as_mut().now_or_never().is_none());
-        tokio::time::advance(PATIENCE.standing * 5).await;
+        tokio::time::advance(PATIENCE.stalled * 5).await;
         assert!(left.as_mut().now_or_never().is_none());
         left.await;
     }

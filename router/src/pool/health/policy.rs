@@ -42,7 +42,7 @@ pub(super) struct Patient<'a> {
     /// Of what it serves.
     pub(super) digest: &'a str,
     /// It stands still, so it takes nothing whatever its record says.
-    pub(super) standing: bool,
+    pub(super) stalled: bool,
 }
 
 /// Why a worker is put out.
@@ -148,7 +148,7 @@ pub(super) fn review(
         changes.push((at, change));
     }
 
-    let takes = |patient: &Patient<'_>| is_in(patient.record) && !patient.standing;
+    let takes = |patient: &Patient<'_>| is_in(patient.record) && !patient.stalled;
     let mut taking = patients.iter().filter(|patient| takes(patient)).count();
     worst.sort_by(|(_, a), (_, b)| a.worst_first(b));
     for (at, cause) in worst {

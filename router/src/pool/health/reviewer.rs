@@ -54,7 +54,7 @@ fn review_model(model: &Model, config: &HealthConfig, metrics: &Metrics) {
         .map(|(record, worker)| Patient {
             record,
             digest: &worker.info.digest,
-            standing: worker.life.is_standing(),
+            stalled: worker.liveness.is_stalled(),
         })
         .collect();
     // Those that were put out together must not come back together.

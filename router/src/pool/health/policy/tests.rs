@@ -27,7 +27,7 @@ impl Ward {
         let places: Vec<_> = (0..self.live.len()).filter(|at| self.live[*at]).collect();
         let records = self.records.iter_mut().zip(&self.live).filter(|(_, live)| **live);
         let mut patients: Vec<_> =
-            records.map(|(record, _)| Patient { record, digest: "d", standing: false }).collect();
+            records.map(|(record, _)| Patient { record, digest: "d", stalled: false }).collect();
         let known = self.live.len();
         let changes = review(&mut patients, known, &self.config, self.now, || 1.0);
         changes.into_iter().map(|(at, change)| (places[at], change)).collect()
@@ -267,7 +267,7 @@ async fn other_devices_are_no_equals() {
         .records
         .iter_mut()
         .zip(&digests)
-        .map(|(record, (digest, _))| Patient { record, digest, standing: false })
+        .map(|(record, (digest, _))| Patient { record, digest, stalled: false })
         .collect();
     assert_eq!(review(&mut patients, 6, &ward.config, ward.now, || 1.0), []);
 }

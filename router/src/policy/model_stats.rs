@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use stoker_proto::v1::{GenerateRequest, Resume, Stopping, generate_request::Input};
 
 use super::prompt;
-use crate::{average::Average, call::continuations};
+use crate::{call::continuations, ewma::Ewma};
 
 /// Of English, before anything was learned.
 const BYTES_PER_TOKEN: f32 = 4.0;
@@ -18,26 +18,26 @@ const HALF_TAUGHT: f32 = 512.0;
 
 /// What is known of one model.
 #[derive(Debug)]
-pub(crate) struct Learned {
-    bytes_per_token: Average,
+pub(crate) struct ModelStats {
+    bytes_per_token: Ewma,
     /// Tokens of an answer that was free to end where it wanted.
-    answer: Average,
+    answer: Ewma,
     /// The part of a prompt unknown here that was in the cache of the worker where another router would send it.
-    pub(crate) sent_by_others: Average,
+    pub(crate) sent_by_others: Ewma,
     /// Whose turn it is.
     turn: AtomicUsize,
 }
 
 /// What a request will take, in tokens, as far as somebody without a tokenizer can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Demand {
+pub(crate) struct RequestCost {
     /// To read: the prompt, and what a continuation elsewhere has made already.
     pub(crate) prompt: u64,
     /// To make, for each continuation.
     pub(crate) answers: Vec<u64>,
 }
 
-impl Demand {
+impl RequestCost {
     /// The same where a prompt and its answer have that many tokens at most; 0 is any number.
     pub(crate) fn within(mut self, context_length: u32) -> Self {
         if context_length > 0 {
@@ -50,18 +50,18 @@ impl Demand {
     }
 }
 
-impl Default for Learned {
+impl Default for ModelStats {
     fn default() -> Self {
         Self {
-            bytes_per_token: Average::from_guess(BYTES_PER_TOKEN),
-            answer: Average::unknown(),
-            sent_by_others: Average::from_guess(0.0),
+            bytes_per_token: Ewma::with_initial(BYTES_PER_TOKEN),
+            answer: Ewma::unknown(),
+            sent_by_others: Ewma::with_initial(0.0),
             turn: AtomicUsize::default(),
         }
     }
 }
 
-impl Learned {
+impl ModelStats {
     /// Counts the turns of this model's workers.
     pub(crate) fn turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
@@ -82,14 +82,14 @@ impl Learned {
     }
 
     /// What `request` will take.
-    pub(crate) fn demand(&self, request: &GenerateRequest) -> Demand {
+    pub(crate) fn demand(&self, request: &GenerateRequest) -> RequestCost {
         let prompt = match &request.input {
             Some(Input::TokenIds(tokens)) => tokens.ids.len() as u64,
             _ => prompt::text_bytes(request).map_or(0, |bytes| self.tokens(request, bytes)),
         };
         let answer = self.expected(request.stopping.as_ref());
         let answers = vec![answer; continuations(request) as usize];
-        let mut demand = Demand { prompt, answers };
+        let mut demand = RequestCost { prompt, answers };
         if let Some(resume) = resume(request) {
             for (answer, made) in demand.answers.iter_mut().zip(&resume.choices) {
                 let tokens = made.token_ids.len() as u64;
@@ -162,12 +162,15 @@ mod tests {
 
     #[test]
     fn believes_the_request_until_answers_teach_otherwise() {
-        let learned = Learned::default();
+        let learned = ModelStats::default();
         let answer = |request: &GenerateRequest| learned.demand(request).answers[0];
-        assert_eq!(learned.demand(&text(14)), Demand { prompt: 4, answers: vec![USUAL_ANSWER] });
+        assert_eq!(
+            learned.demand(&text(14)),
+            RequestCost { prompt: 4, answers: vec![USUAL_ANSWER] }
+        );
         let exact = learned.demand(&ids(9, Some(100)));
-        assert_eq!(exact, Demand { prompt: 9, answers: vec![100] });
-        assert_eq!(exact.clone().within(50), Demand { prompt: 9, answers: vec![50] });
+        assert_eq!(exact, RequestCost { prompt: 9, answers: vec![100] });
+        assert_eq!(exact.clone().within(50), RequestCost { prompt: 9, answers: vec![50] });
         assert_eq!(exact.clone().within(0), exact);
         assert_eq!(answer(&ids(9, Some(4_000))), 4_000);
         for _ in 0..200 {
@@ -191,7 +194,7 @@ mod tests {
 
     #[test]
     fn learns_how_many_bytes_a_token_has() {
-        let learned = Learned::default();
+        let learned = ModelStats::default();
         for _ in 0..200 {
             learned.prompt_was(6_000, 2_000);
             // Mostly template.
@@ -214,7 +217,7 @@ mod tests {
             routing: Some(Routing { resume: Some(resume), ..Default::default() }),
             ..ids(9, Some(100))
         };
-        let demand = Learned::default().demand(&request);
-        assert_eq!(demand, Demand { prompt: 9 + 30, answers: vec![70, 0, 100] });
+        let demand = ModelStats::default().demand(&request);
+        assert_eq!(demand, RequestCost { prompt: 9 + 30, answers: vec![70, 0, 100] });
     }
 }

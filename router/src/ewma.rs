@@ -4,20 +4,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// An exponential average that many learn at once. It begins with a guess, or with nothing.
 #[derive(Debug)]
-pub(crate) struct Average {
+pub(crate) struct Ewma {
     /// The bits of an `f32`, so that it needs no lock. NaN is nothing.
     bits: AtomicU32,
 }
 
-impl Average {
+impl Ewma {
     /// Takes `guess` for true until something is learned.
-    pub(crate) fn from_guess(guess: f32) -> Self {
+    pub(crate) fn with_initial(guess: f32) -> Self {
         Self { bits: AtomicU32::new(guess.to_bits()) }
     }
 
     /// Knows nothing.
     pub(crate) fn unknown() -> Self {
-        Self::from_guess(f32::NAN)
+        Self::with_initial(f32::NAN)
     }
 
     pub(crate) fn get(&self) -> Option<f32> {
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn the_first_sample_counts_in_full_and_later_ones_by_their_weight() {
-        let average = Average::unknown();
+        let average = Ewma::unknown();
         assert_eq!(average.get(), None);
         average.learn(8.0, 0.25);
         assert_eq!(average.get(), Some(8.0));
@@ -54,6 +54,6 @@ mod tests {
         assert_eq!(average.get(), Some(7.0));
         average.learn(f32::INFINITY, 0.25);
         assert_eq!(average.get(), Some(7.0), "nonsense teaches nothing");
-        assert_eq!(Average::from_guess(4.0).get(), Some(4.0));
+        assert_eq!(Ewma::with_initial(4.0).get(), Some(4.0));
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// One attempt as the router saw it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
+pub(super) struct AttemptTimes {
     /// When it was sent to the worker.
     pub(super) began: Instant,
     /// Its first token, once it came.
@@ -19,7 +19,7 @@ pub(super) struct Seen {
     pub(super) last: Instant,
 }
 
-impl Seen {
+impl AttemptTimes {
     /// Begins now.
     pub(super) fn new() -> Self {
         let now = Instant::now();
@@ -29,7 +29,7 @@ impl Seen {
 
 /// What all lost attempts of an accepted stream have cost.
 #[derive(Debug, Default)]
-pub(super) struct Spent {
+pub(super) struct LostTime {
     /// How often another worker took over.
     pub(super) resumes: u32,
     /// Until the first token of an attempt, and from there to its last.
@@ -40,9 +40,9 @@ pub(super) struct Spent {
     time_to_first_token: Option<Duration>,
 }
 
-impl Spent {
+impl LostTime {
     /// An attempt was lost at `end`.
-    pub(super) fn lost(&mut self, seen: &Seen, end: Instant) {
+    pub(super) fn lost(&mut self, seen: &AttemptTimes, end: Instant) {
         let first = seen.first_token.unwrap_or(end);
         self.prefill += first.saturating_duration_since(seen.began);
         self.decode += end.saturating_duration_since(first);
@@ -90,8 +90,8 @@ mod tests {
     #[test]
     fn stages_of_lost_attempts_are_added() {
         let began = Instant::now();
-        let seen = Seen { began, first_token: Some(began + ms(30)), last: began + ms(90) };
-        let mut spent = Spent::default();
+        let seen = AttemptTimes { began, first_token: Some(began + ms(30)), last: began + ms(90) };
+        let mut spent = LostTime::default();
         spent.lost(&seen, began + ms(100));
         spent.taken_over(ms(7));
         let mut timings = Timings {
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn an_undisturbed_answer_is_left_as_it_is() {
         let mut timings = Timings::default();
-        Spent::default().complete(&mut timings);
+        LostTime::default().complete(&mut timings);
         assert_eq!(timings, Timings::default());
     }
 }

@@ -8,7 +8,7 @@ use stoker_shared::memory::{Budget, Hold};
 
 /// Grows with every event that goes to the client.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct ResumeState {
     choices: Vec<ResumedChoice>,
     /// Log probabilities of the prompt that the client has, and how many of them come once more.
     prompt_logprobs: usize,
@@ -23,7 +23,7 @@ pub(super) struct Kept {
     hold: Option<Hold>,
 }
 
-impl Kept {
+impl ResumeState {
     /// Nothing yet, of an answer of `choices` continuations.
     pub(super) fn new(choices: u32, budget: &Budget) -> Self {
         Self {
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn every_choice_is_kept_by_itself() {
-        let mut kept = Kept::new(2, &Budget::new(1 << 20));
+        let mut kept = ResumeState::new(2, &Budget::new(1 << 20));
         assert!(kept.event(&mut accepted("a", 5)));
         let resume = kept.resume(None);
         assert_eq!((resume.digest.as_str(), resume.choices.len()), ("", 2), "any worker may start");
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_a_worker_repeats_of_the_prompt_is_left_out() {
-        let mut kept = Kept::new(1, &Budget::new(1 << 20));
+        let mut kept = ResumeState::new(1, &Budget::new(1 << 20));
         assert!(kept.event(&mut prompt(0..300)));
         kept.taken_over();
         assert!(!kept.event(&mut prompt(0..256)), "all of it is known");
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn an_answer_without_room_is_forgotten_and_still_counted() {
         let budget = Budget::new(64);
-        let mut kept = Kept::new(1, &budget);
+        let mut kept = ResumeState::new(1, &budget);
         for id in 0..100 {
             assert!(kept.event(&mut token(0, id, "x")));
         }

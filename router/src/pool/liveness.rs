@@ -17,45 +17,45 @@ pub(crate) const CATCH_UP: Duration = Duration::from_millis(500);
 
 /// Shared by all who use a worker. It outlives connections.
 #[derive(Debug)]
-pub(crate) struct Life {
-    standing: watch::Sender<bool>,
+pub(crate) struct Liveness {
+    stalled: watch::Sender<bool>,
     /// The same, for those who only look: the choice does, at everybody.
     now: AtomicBool,
 }
 
-impl Default for Life {
+impl Default for Liveness {
     fn default() -> Self {
-        Self { standing: watch::Sender::new(false), now: AtomicBool::new(false) }
+        Self { stalled: watch::Sender::new(false), now: AtomicBool::new(false) }
     }
 }
 
-impl Life {
+impl Liveness {
     /// Whether it stands still although it has something to do, or says nothing.
-    pub(crate) fn is_standing(&self) -> bool {
+    pub(crate) fn is_stalled(&self) -> bool {
         self.now.load(Ordering::Relaxed)
     }
 
     /// Resolves once it stands still.
     pub(crate) fn stands(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut standing = self.standing.subscribe();
+        let mut stalled = self.stalled.subscribe();
         // Fails when the worker is forgotten: then nobody will ever say that it stands.
         async move {
-            if standing.wait_for(|standing| *standing).await.is_err() {
+            if stalled.wait_for(|stalled| *stalled).await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
     }
 
     /// Says which it is. True if that is news.
-    pub(crate) fn set_standing(&self, now: bool) -> bool {
+    pub(crate) fn set_stalled(&self, now: bool) -> bool {
         self.now.store(now, Ordering::Relaxed);
-        self.standing.send_if_modified(|standing| std::mem::replace(standing, now) != now)
+        self.stalled.send_if_modified(|stalled| std::mem::replace(stalled, now) != now)
     }
 }
 
 /// Follows a worker's reports and says when it stands still.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub(super) struct ProgressMonitor {
     patience: Duration,
     /// The last sign of progress: a counter moved, or there was nothing to do.
     counters: Option<(u64, u64)>,
@@ -64,7 +64,7 @@ pub(super) struct Pulse {
     excused: bool,
 }
 
-impl Pulse {
+impl ProgressMonitor {
     /// A worker stands still if it gives no sign of progress for `patience`.
     pub(super) fn new(patience: Duration) -> Self {
         Self { patience, counters: None, due: Instant::now() + patience, excused: false }
@@ -110,7 +110,7 @@ mod tests {
         Load { running: 1, step, progress, ..Default::default() }
     }
 
-    async fn stops_after(pulse: &mut Pulse) -> Duration {
+    async fn stops_after(pulse: &mut ProgressMonitor) -> Duration {
         let began = Instant::now();
         pulse.stops().await;
         began.elapsed()
@@ -118,7 +118,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn steps_pieces_of_steps_and_rest_are_progress() {
-        let mut pulse = Pulse::new(PATIENCE);
+        let mut pulse = ProgressMonitor::new(PATIENCE);
         for load in [busy(1, 0), busy(2, 0), busy(2, 1), Load::default(), Load::default()] {
             tokio::time::advance(PATIENCE / 2).await;
             assert!(pulse.heard(&load), "{load:?}");
@@ -131,14 +131,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_no_progress() {
-        let mut pulse = Pulse::new(PATIENCE);
+        let mut pulse = ProgressMonitor::new(PATIENCE);
         pulse.heard(&Load::default());
         assert_eq!(stops_after(&mut pulse).await, PATIENCE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_router_that_did_not_run_reads_first_what_was_said_meanwhile() {
-        let mut pulse = Pulse::new(PATIENCE);
+        let mut pulse = ProgressMonitor::new(PATIENCE);
         let mut stops = Box::pin(pulse.stops());
         assert!(stops.as_mut().now_or_never().is_none());
         tokio::time::advance(PATIENCE * 10).await;
@@ -150,11 +150,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn news_is_told_once_and_heard_by_all() {
-        let life = Life::default();
-        let stands = life.stands();
-        assert!(life.set_standing(true) && !life.set_standing(true));
+        let liveness = Liveness::default();
+        let stands = liveness.stands();
+        assert!(liveness.set_stalled(true) && !liveness.set_stalled(true));
         stands.await;
-        assert!(life.set_standing(false));
-        assert!(life.stands().now_or_never().is_none());
+        assert!(liveness.set_stalled(false));
+        assert!(liveness.stands().now_or_never().is_none());
     }
 }

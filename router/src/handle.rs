@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use crate::{
     RouterConfig,
     control::ControlService,
-    layer::gate::Gate,
+    layer::gate::DrainGate,
     metrics::Metrics,
     pool::{Pool, State, health},
     server::Server,
@@ -54,7 +54,7 @@ pub enum StartError {
 pub struct RunningRouter {
     address: SocketAddr,
     pool: Pool,
-    gate: Gate,
+    gate: DrainGate,
     metrics: Metrics,
     bounds: Bounds,
     health: HealthState,
@@ -90,7 +90,7 @@ pub async fn start(
     let address = listener.local_addr()?;
     let priorities = Priorities::new(&config.tenant_priority, config.tenant_header.is_some())?;
     let pool = Pool::follow(changes, config.resume.stall_patience());
-    let gate = Gate::default();
+    let gate = DrainGate::default();
     let metrics = Metrics::default();
     let bounds = Bounds::new(&config.limits, None);
     let control = ControlService::new(pool.clone(), gate.clone(), bounds.clone());
@@ -211,7 +211,7 @@ impl Drop for RunningRouter {
 }
 
 /// Serving only while somebody can answer; the log says why not.
-async fn report_health(pool: Pool, gate: Gate, health: HealthState) {
+async fn report_health(pool: Pool, gate: DrainGate, health: HealthState) {
     let mut fleet = pool.watch();
     let mut serving = false;
     let mut excuse = FIRST_EXCUSE;
