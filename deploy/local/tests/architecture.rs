@@ -129,3 +129,79 @@ fn the_scheduler_is_pure() {
         }
     }
 }
+
+/// Files outside of tests that may make a status by hand, since each is the client's side of a call.
+const CLIENTS: [&str; 3] =
+    ["shared/src/client.rs", "router/src/pool/candidate.rs", "shared/src/serve/backpressure.rs"];
+
+/// The sources of the programs, without their tests.
+fn programs() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    for package in
+        ["shared", "fair", "router", "worker", "worker/engine", "loadtest", "deploy/local"]
+    {
+        sources(&root().join(package).join("src"), &mut files);
+    }
+    assert!(files.len() > 250, "{} files is not all of them", files.len());
+    let of = |file: PathBuf| {
+        let name = file.strip_prefix(root()).unwrap().display().to_string();
+        (name, fs::read_to_string(&file).unwrap())
+    };
+    files.into_iter().map(of).filter(|(name, _)| !name.ends_with("tests.rs")).collect()
+}
+
+#[test]
+fn errors_become_a_status_in_one_place() {
+    let is_made = |code: &str| {
+        code.match_indices("Status::").any(|(at, _)| {
+            let name = code[at + 8..].split('(').next().unwrap();
+            !code[..at].ends_with(char::is_alphanumeric)
+                && (name == "new" || name.starts_with("with_") || tonic_codes().contains(&name))
+        })
+    };
+    let mut made = BTreeSet::new();
+    for (name, text) in programs() {
+        if name != "shared/src/error/status.rs" && is_made(without_test_module(&text)) {
+            made.insert(name);
+        }
+    }
+    assert_eq!(made, CLIENTS.map(str::to_owned).into());
+}
+
+fn tonic_codes() -> [&'static str; 16] {
+    [
+        "cancelled",
+        "unknown",
+        "invalid_argument",
+        "deadline_exceeded",
+        "not_found",
+        "already_exists",
+        "permission_denied",
+        "resource_exhausted",
+        "failed_precondition",
+        "aborted",
+        "out_of_range",
+        "unimplemented",
+        "internal",
+        "unavailable",
+        "data_loss",
+        "unauthenticated",
+    ]
+}
+
+/// The text of a file up to its test module.
+fn without_test_module(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap()
+}
+
+#[test]
+fn no_channel_is_unbounded() {
+    for (name, text) in programs() {
+        let code = without_test_module(&text);
+        for word in ["unbounded_channel", "unbounded(", "mpsc::channel()", "mpsc::Sender::"] {
+            // One process measures itself there: what it reports fits into memory by construction.
+            let is_bench = name.starts_with("worker/src/bench");
+            assert!(is_bench || !code.contains(word), "{name} has `{word}`");
+        }
+    }
+}
