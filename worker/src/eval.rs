@@ -1,7 +1,7 @@
-//! `stoker-worker eval`: how well a model predicts a text, in each way that its weights can be kept.
+//! `stoker-worker eval`: perplexity of a model on a text, for each quantization.
 //!
-//! `text` says what is read, `windows` cuts it, `compare` runs all ways over it side by side, and
-//! `report` is what comes of it.
+//! `text` selects the text, `windows` cuts it into windows, `compare` scores all quantizations on
+//! them, and `report` formats the results.
 
 mod cli;
 mod compare;
@@ -21,55 +21,56 @@ use stoker_engine::{
 use stoker_ops::Device;
 
 pub use cli::EvalArgs;
-pub use report::{Report, Row};
+pub use report::{EvalReport, EvalRow};
 
 use crate::{
     failure::{self, Failure},
     loading::{self, LoadError},
     memory::{Free, Needs},
 };
-use compare::Subject;
+use compare::Variant;
 use text::Text;
 use windows::Windows;
 
-/// Positions of a window where nothing else is asked for: what small models were trained for, and short
-/// enough that attention is not most of the work.
-const WINDOW: usize = 2048;
+/// Default window length: the training context of small models, and short enough that attention
+/// does not dominate the computation.
+const DEFAULT_WINDOW: usize = 2048;
 
-/// Runs the command. An error comes with its exit code: 1 for a failure, 2 for bad usage.
+/// Runs the command. Returns an error with its exit code: 1 for a failure, 2 for bad usage.
 pub fn run(args: EvalArgs) -> Result<(), (u8, String)> {
-    let outcome = || {
+    let result = || {
         failure::claim_json(args.json.as_deref())?;
         let report = evaluate(&args)?;
         failure::print(&report.to_string())?;
         failure::write_json(args.json.as_deref(), &report.rows)
     };
-    outcome().map_err(Failure::for_shell)
+    result().map_err(Failure::for_shell)
 }
 
-/// Measures what `args` ask for. Shows a bar on a terminal and nothing in a pipe.
-pub fn evaluate(args: &EvalArgs) -> Result<Report, Failure> {
+/// Runs the evaluation. Shows a progress bar if standard error is a terminal.
+pub fn evaluate(args: &EvalArgs) -> Result<EvalReport, Failure> {
     let text = Text::of(args)?;
     let files = loading::open(&args.model)?;
     let device = loading::device(&args.device).map_err(LoadError::from)?;
     let length = window(args, files.config())?;
     let windows = Windows::cut(files.tokenizer(), &text, length, args.max_tokens)?;
-    let mut subjects = Vec::new();
+    let mut variants = Vec::new();
     for kind in kinds(args) {
         let model = load(args, &files, kind, length, &device)?;
-        subjects.push(Subject::new(kind, Runner::new(model, blocks_for(length))));
+        variants.push(Variant::new(kind, Runner::new(model, blocks_for(length))));
     }
     let bar = ProgressBar::new(windows.scored() as u64).with_style(style());
-    let scores = compare::compare(&mut subjects, &windows, |tokens| bar.inc(tokens as u64));
+    let scores = compare::compare(&mut variants, &windows, |tokens| bar.inc(tokens as u64));
     bar.finish_and_clear();
-    Ok(Report::new(args.model.name(), &text, &windows, &subjects, &scores?))
+    Ok(EvalReport::new(args.model.name(), &text, &windows, &variants, &scores?))
 }
 
-/// What to compare, without repetitions. All others are held against the first: f32, where it is among them.
+/// Returns the quantizations to compare, without repetitions. The first is the reference: f32 if it
+/// is among them.
 fn kinds(args: &EvalArgs) -> Vec<Quantization> {
-    let asked = if args.quantize.is_empty() { &Quantization::ALL[..] } else { &args.quantize };
+    let requested = if args.quantize.is_empty() { &Quantization::ALL[..] } else { &args.quantize };
     let mut kinds = Vec::new();
-    for kind in asked {
+    for kind in requested {
         if !kinds.contains(kind) {
             kinds.push(*kind);
         }
@@ -78,20 +79,20 @@ fn kinds(args: &EvalArgs) -> Vec<Quantization> {
     kinds
 }
 
-/// Positions of a window.
+/// Returns the maximum window length in tokens.
 fn window(args: &EvalArgs, model: &ModelConfig) -> Result<usize, Failure> {
-    let most = model.context_length;
+    let limit = model.context_length;
     match args.window {
-        None => Ok(most.min(WINDOW)),
-        Some(window) if (2..=most).contains(&window) => Ok(window),
+        None => Ok(limit.min(DEFAULT_WINDOW)),
+        Some(window) if (2..=limit).contains(&window) => Ok(window),
         Some(window) => Err(Failure::Usage(format!(
-            "--window {window} is not from 2 to {most}, the context of {}",
+            "--window {window} is not from 2 to {limit}, the context of {}",
             args.model.name()
         ))),
     }
 }
 
-/// Loads the model once more, as far as there is memory for it beside those already loaded.
+/// Loads the model in one quantization, if the free memory suffices.
 fn load(
     args: &EvalArgs,
     files: &ModelFiles,
@@ -110,7 +111,7 @@ fn load(
     let free = Free::now().filter(|_| device.is_cpu());
     needs.check(files.name(), free).map_err(|error| {
         let advice =
-            "all that is compared is in memory together: --quantize measures one at a time";
+            "all compared quantizations are in memory at once; pass one at a time to --quantize";
         Failure::Usage(format!("{error}; {advice}"))
     })?;
     Ok(loading::read(files, &args.model.name(), kind, device).map_err(LoadError::from)?)
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compared_is_compared_with_f32_where_that_is_among_it() {
+    fn f32_is_the_reference_if_it_is_compared() {
         use Quantization::{Int8, None};
         assert_eq!(kinds(&args(&[Int8, None, Int8])), [None, Int8]);
         assert_eq!(kinds(&args(&[Int8])), [Int8]);
@@ -138,13 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn a_window_lies_within_the_context() {
+    fn a_window_is_limited_by_the_context() {
         let model = stoker_engine::shapes::named("llama-3-8b").expect("a shape by this name");
-        assert_eq!(window(&args(&[]), &model).ok(), Some(WINDOW));
-        let asked = |length| EvalArgs { window: Some(length), ..EvalArgs::default() };
-        assert_eq!(window(&asked(8192), &model).ok(), Some(8192));
+        assert_eq!(window(&args(&[]), &model).ok(), Some(DEFAULT_WINDOW));
+        let with_window = |length| EvalArgs { window: Some(length), ..EvalArgs::default() };
+        assert_eq!(window(&with_window(8192), &model).ok(), Some(8192));
         for wrong in [0, 1, 8193] {
-            let error = window(&asked(wrong), &model).err().map(|error| error.to_string());
+            let error = window(&with_window(wrong), &model).err().map(|error| error.to_string());
             let error = error.unwrap_or_default();
             assert!(error.contains(&format!("--window {wrong} is not from 2 to 8192")), "{error}");
         }

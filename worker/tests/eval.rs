@@ -1,4 +1,5 @@
-//! `eval`: what it measures is what the engine tells of prompts, on the bundled model and on another.
+//! `eval`: its perplexity matches the engine's prompt logprobs, on the bundled model and on
+//! another.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "../../shared/tests/support/skip.rs"]
@@ -14,22 +15,22 @@ use stoker_engine::{
 use stoker_worker::{
     ModelSource, WorkerConfig,
     config::ComputeConfig,
-    eval::{self, EvalArgs, Row},
+    eval::{self, EvalArgs, EvalRow},
     load,
 };
 
-/// Of the kind that stories260K was trained on.
+/// A story like those that stories260K was trained on.
 const STORY: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the \
     park with her friends. One day, Lily saw a big red ball. She wanted to play with it, but it was too high \
     in the tree. Her mom said, \"Do not be sad. We can get it together.\" They were very happy.\n";
 
-fn evaluate(args: EvalArgs) -> Vec<Row> {
+fn evaluate(args: EvalArgs) -> Vec<EvalRow> {
     let report = eval::evaluate(&args).unwrap();
     println!("{report}");
     report.rows
 }
 
-fn assert_close(rows: &[Row]) {
+fn assert_close(rows: &[EvalRow]) {
     for row in &rows[1..] {
         assert!(row.perplexity_change.unwrap().abs() < 0.03, "{row:?}");
         assert!(row.top1_agreement.unwrap() > 0.95, "{row:?}");
@@ -38,18 +39,18 @@ fn assert_close(rows: &[Row]) {
 }
 
 #[test]
-fn the_bundled_model_is_measured_on_stories_it_has_not_learned_from() {
+fn the_bundled_model_is_evaluated_on_held_out_stories() {
     let rows = evaluate(EvalArgs { max_tokens: NonZeroUsize::new(3000), ..EvalArgs::default() });
     assert_eq!(rows.len(), Quantization::ALL.len());
     let first = &rows[0];
     assert_eq!((first.quantize, first.tokens, first.window_length), ("none", 3000, 1024));
-    // The trainer measures 1.24 on all of them.
+    // The trainer measures 1.24 on all held-out stories.
     assert!((1.2..1.3).contains(&first.perplexity), "{first:?}");
     assert_close(&rows);
 }
 
 #[test]
-fn windows_see_nothing_of_each_other() {
+fn windows_do_not_attend_to_each_other() {
     let rows = |window| {
         let max_tokens = NonZeroUsize::new(600);
         evaluate(EvalArgs { window: Some(window), max_tokens, ..EvalArgs::default() })
@@ -60,7 +61,7 @@ fn windows_see_nothing_of_each_other() {
 }
 
 #[test]
-fn perplexity_is_what_the_engine_tells_of_a_prompt() {
+fn perplexity_matches_the_prompt_logprobs_of_the_engine() {
     let Some(path) = shared_data("models/stories260K") else { return };
     let folder = tempfile::tempdir().unwrap();
     let (text, json) = (folder.path().join("story.txt"), folder.path().join("eval.json"));
@@ -75,11 +76,12 @@ fn perplexity_is_what_the_engine_tells_of_a_prompt() {
     let rows = evaluate(args.clone());
     let compute = ComputeConfig { quantize: Quantization::None, ..ComputeConfig::default() };
     let config = WorkerConfig { compute, max_num_seqs: 1, ..WorkerConfig::default() };
-    let told = logprobs_of_prompt(load(&source, &config, 1).unwrap(), STORY);
-    let nats = -told.iter().map(|logprob| f64::from(*logprob)).sum::<f64>() / told.len() as f64;
-    assert_eq!(rows[0].tokens as usize, told.len());
+    let logprobs = prompt_logprobs(load(&source, &config, 1).unwrap(), STORY);
+    let nats =
+        -logprobs.iter().map(|logprob| f64::from(*logprob)).sum::<f64>() / logprobs.len() as f64;
+    assert_eq!(rows[0].tokens as usize, logprobs.len());
     assert!((rows[0].nats_per_token - nats).abs() < 1e-4, "{:?}, {nats}", rows[0]);
-    assert!(rows[0].perplexity < 8.0, "of 512 tokens: {:?}", rows[0]);
+    assert!(rows[0].perplexity < 8.0, "vocabulary of 512 tokens: {:?}", rows[0]);
     assert_close(&rows);
 
     eval::run(args).unwrap();
@@ -90,11 +92,11 @@ fn perplexity_is_what_the_engine_tells_of_a_prompt() {
     assert!(written[0]["top1_agreement"].is_null(), "{written:?}");
 }
 
-/// The log probabilities of all tokens of a prompt but the first.
-fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
-    struct Listener(mpsc::Sender<Event>);
+/// Returns the log probabilities of all tokens of a prompt but the first.
+fn prompt_logprobs(model: Model, text: &str) -> Vec<f32> {
+    struct ChannelSink(mpsc::Sender<Event>);
 
-    impl EventSink for Listener {
+    impl EventSink for ChannelSink {
         fn send(&mut self, event: Event) {
             self.0.send(event).unwrap();
         }
@@ -130,22 +132,22 @@ fn logprobs_of_prompt(model: Model, text: &str) -> Vec<f32> {
     };
     let mut engine = Engine::new(model, config);
     let (sender, events) = mpsc::channel();
-    engine.submit(request, Box::new(Listener(sender))).unwrap();
+    engine.submit(request, Box::new(ChannelSink(sender))).unwrap();
     while engine.step() {}
-    let parts = events.try_iter().filter_map(|event| match event {
-        Event::PromptLogprobs(part) => Some(part),
+    let chunks = events.try_iter().filter_map(|event| match event {
+        Event::PromptLogprobs(chunk) => Some(chunk),
         _ => None,
     });
-    parts.flatten().map(|token| token.logprob).collect()
+    chunks.flatten().map(|token| token.logprob).collect()
 }
 
 #[test]
-fn what_is_wrong_is_named_before_anything_is_measured() {
+fn errors_are_reported_before_anything_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty.txt");
     fs::write(&empty, " \n").unwrap();
     let absent = folder.path().join("absent");
-    let refused = |args| eval::run(args).unwrap_err();
+    let run_error = |args| eval::run(args).unwrap_err();
     for (args, part) in [
         (
             EvalArgs { model: ModelSource::Path(absent.clone()), ..EvalArgs::default() },
@@ -156,7 +158,7 @@ fn what_is_wrong_is_named_before_anything_is_measured() {
         (EvalArgs { json: Some(absent.join("x.json")), ..EvalArgs::default() }, "--json"),
         (EvalArgs { window: Some(2000), ..EvalArgs::default() }, "--window 2000"),
     ] {
-        let (code, message) = refused(args);
+        let (code, message) = run_error(args);
         assert!(code == 2 && message.contains(part), "{part:?} is not in {message:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! `roofline`: this machine measured, a benchmark's rows beside it, and what is wrong with either.
+//! `roofline`: ceilings of this machine and of GPUs, benchmark results compared with them, and
+//! errors.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
@@ -7,7 +8,7 @@ use clap::{CommandFactory, Parser};
 use serde_json::{Value, json};
 use stoker_worker::{
     ModelSource,
-    roofline::{self, Bound, Kind, RooflineArgs},
+    roofline::{self, Bound, RooflineArgs, WeightFormat},
 };
 
 #[derive(Debug, Parser)]
@@ -21,13 +22,13 @@ fn args(line: &str) -> RooflineArgs {
 }
 
 #[test]
-fn the_defaults_of_flags_and_code_agree() {
+fn the_defaults_of_flags_and_code_are_equal() {
     assert_eq!(format!("{:?}", args("")), format!("{:?}", RooflineArgs::default()));
     Cli::command().debug_assert();
 }
 
 #[test]
-fn this_machine_is_measured_and_its_last_run_stands_below_the_ceiling() {
+fn this_machine_is_measured_and_the_last_run_is_compared_with_the_ceiling() {
     let folder = tempfile::tempdir().unwrap();
     let (last, out) = (folder.path().join("bench.json"), folder.path().join("roofline.json"));
     let row = |run: u64, speed: f64| {
@@ -51,14 +52,14 @@ fn this_machine_is_measured_and_its_last_run_stands_below_the_ceiling() {
     let report: Value = serde_json::from_str(&fs::read_to_string(out).unwrap()).unwrap();
     assert_eq!(report["model"], "storyteller");
     assert_eq!(report["hardware"]["measured"], true);
-    // Any machine that builds this reads and multiplies faster than a gigabyte or a billion a second.
+    // Any machine that builds this exceeds 1 GB/s and a billion operations per second.
     assert!(report["hardware"]["bytes_per_second"].as_f64().unwrap() > 1e9, "{report}");
     assert!(report["hardware"]["f32_ops_per_second"].as_f64().unwrap() > 1e9, "{report}");
     assert_eq!(report["ceilings"].as_array().unwrap().len(), 9);
-    let standing = &report["last"][0];
-    assert_eq!((&standing["tokens_per_second"], &standing["context"]), (&json!(2.0), &json!(64)));
-    let ceiling = standing["ceiling"]["tokens_per_second"].as_f64().unwrap();
-    let share = standing["share"].as_f64().unwrap();
+    let case = &report["last"][0];
+    assert_eq!((&case["tokens_per_second"], &case["context"]), (&json!(2.0), &json!(64)));
+    let ceiling = case["ceiling"]["tokens_per_second"].as_f64().unwrap();
+    let share = case["share"].as_f64().unwrap();
     assert!((share * ceiling - 2.0).abs() < 1e-9, "{report}");
     assert!(ceiling > 100.0, "{report}");
 }
@@ -66,12 +67,12 @@ fn this_machine_is_measured_and_its_last_run_stands_below_the_ceiling() {
 #[test]
 fn one_sequence_is_bound_by_memory_on_every_gpu() {
     for hardware in ["rtx-4090", "h100", "h200", "m3-max"] {
-        let report = roofline::reckon(&args(&format!("--hardware {hardware}"))).unwrap();
-        for (ceiling, kind) in report.ceilings.iter().step_by(3).zip(Kind::ALL) {
+        let report = roofline::compute(&args(&format!("--hardware {hardware}"))).unwrap();
+        for (ceiling, kind) in report.ceilings.iter().step_by(3).zip(WeightFormat::ALL) {
             assert_eq!((ceiling.batch, ceiling.weights), (1, kind));
             assert_eq!(ceiling.bound, Bound::Memory, "{report}");
             let memory = report.hardware.bytes_per_second / ceiling.memory_tokens_per_second;
-            // Weights of 1.03 billion elements, and little beside them.
+            // 1.03 billion weights, plus a small share of keys and values.
             let element = memory / 1.034_420_224e9;
             let expected = [4.0, 2.0, 1.0][kind as usize];
             assert!((1.0..1.02).contains(&(element / expected)), "{report}");
@@ -80,7 +81,7 @@ fn one_sequence_is_bound_by_memory_on_every_gpu() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_flag() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = folder.path().join("wrong.json");
     fs::write(&wrong, "{}").unwrap();

@@ -13,12 +13,12 @@ Examples:
   stoker-worker eval --model ./TinyLlama-1.1B --text held-out.txt --max-tokens 20000
   stoker-worker eval --quantize int8 --json eval.json
 
-A text longer than a window is cut into windows that do not overlap. Each begins with the token that begins
-a text, where the model has one, and sees nothing of those before it. Every token but the first of a window
-is scored. Of the bundled model it is each held-out story with the token that ends it.
+A text longer than a window is cut into windows that do not overlap. Each starts with the BOS token, if
+the model has one, and does not attend to earlier windows. Every token but the first of a window is
+scored. The default text of the bundled model is its held-out stories, each with its end token.
 
-Difference, same top token and mean |logit difference| are against f32 (none) where that is measured too,
-otherwise against the first kind.
+Difference, same top token and mean |logit difference| are relative to f32 (none) if it is measured
+too, otherwise to the first quantization.
 
 Exit codes: 0, 1 for a failure, 2 for bad usage.";
 
@@ -26,20 +26,20 @@ Exit codes: 0, 1 for a failure, 2 for bad usage.";
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct EvalArgs {
-    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for the
-    /// bundled model
+    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller`
+    /// for the bundled model
     #[arg(long, env = "STOKER_MODEL", default_value = "storyteller", value_name = "PATH")]
     pub model: ModelSource,
 
-    /// Where the model computes.
+    /// Device to run the model on.
     #[command(flatten)]
     pub device: config::DeviceConfig,
 
-    /// The text, in UTF-8 [default for the bundled model: stories that it has not learned from]
+    /// The text, in UTF-8 [default for the bundled model: stories that it was not trained on]
     #[arg(long, env = "STOKER_EVAL_TEXT", value_name = "FILE")]
     pub text: Option<PathBuf>,
 
-    /// How weights are kept and multiplied; one or several, compared side by side [default: every kind]
+    /// Quantizations to compare, one or several [default: all]
     #[arg(
         long,
         env = "STOKER_EVAL_QUANTIZE",
@@ -49,21 +49,21 @@ pub struct EvalArgs {
     )]
     pub quantize: Vec<Quantization>,
 
-    /// Score so many tokens at most, the first of the text [default: all]
+    /// Maximum number of tokens to score, from the start of the text [default: all]
     #[arg(long, env = "STOKER_EVAL_MAX_TOKENS", value_name = "TOKENS")]
     pub max_tokens: Option<NonZeroUsize>,
 
-    /// Positions of a window [default: the model's context, at most 2048]
+    /// Window length in tokens [default: the model's context, at most 2048]
     #[arg(long, env = "STOKER_EVAL_WINDOW", value_name = "TOKENS")]
     pub window: Option<usize>,
 
-    /// Write what is measured to this file as an array of JSON objects, one for each kind
+    /// Write the results to this file as an array of JSON objects, one per quantization
     #[arg(long, env = "STOKER_EVAL_JSON", value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
 impl Default for EvalArgs {
-    /// The bundled model on its held-out stories, in every kind.
+    /// The bundled model on its held-out stories, in all quantizations.
     fn default() -> Self {
         Self {
             model: ModelSource::Bundled,

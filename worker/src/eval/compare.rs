@@ -1,4 +1,4 @@
-//! Several ways to keep the weights of a model, side by side over the same tokens.
+//! Scores several quantizations of a model on the same tokens.
 
 use std::time::Instant;
 
@@ -12,58 +12,58 @@ use stoker_engine::{
 use super::{score::Score, windows::Windows};
 use crate::failure::Failure;
 
-/// What the logits of one step may take, in bytes.
+/// Maximum size of the logits of one step in bytes.
 const LOGITS_BYTES: usize = 32 << 20;
-/// Tokens of one step at most: more would not make it faster.
+/// Maximum tokens of one step. More would not be faster.
 const CHUNK: usize = 512;
 
-/// A model with its weights kept in one way, and a cache for one window.
-pub(super) struct Subject {
+/// A model in one quantization, with KV cache for one window.
+pub(super) struct Variant {
     pub(super) kind: Quantization,
     runner: Runner,
 }
 
-impl Subject {
+impl Variant {
     pub(super) fn new(kind: Quantization, runner: Runner) -> Self {
         Self { kind, runner }
     }
 }
 
-/// Scores all `subjects` on `windows`, and compares all but the first with it. Tells `watch` how many more
-/// tokens are done.
+/// Scores all `variants` on `windows` and compares all others with the first. Reports the number of
+/// newly scored tokens to `on_progress`.
 pub(super) fn compare(
-    subjects: &mut [Subject],
+    variants: &mut [Variant],
     windows: &Windows,
-    mut watch: impl FnMut(usize),
+    mut on_progress: impl FnMut(usize),
 ) -> Result<Vec<Score>, Failure> {
     let blocks = blocks_for(windows.length);
     let pool = BlockPool::new(u32::try_from(blocks).unwrap_or(u32::MAX));
     let table = pool.take(blocks).unwrap_or_default();
-    let mut scores = vec![Score::default(); subjects.len()];
+    let mut scores = vec![Score::default(); variants.len()];
     for window in &windows.windows {
-        // The last token is predicted, and predicts nothing that is known.
+        // The last token is only predicted: its successor is unknown.
         let mut start = 0;
         while start + 1 < window.len() {
-            let end = (start + chunk(subjects)).min(window.len() - 1);
-            step(subjects, &mut scores, &table, window, start..end)?;
-            watch(end - start);
+            let end = (start + chunk(variants)).min(window.len() - 1);
+            step(variants, &mut scores, &table, window, start..end)?;
+            on_progress(end - start);
             start = end;
         }
     }
     Ok(scores)
 }
 
-/// Runs the tokens at `range` of a window through all subjects.
+/// Runs the tokens at `range` of a window through all variants and adds their scores.
 fn step(
-    subjects: &mut [Subject],
+    variants: &mut [Variant],
     scores: &mut [Score],
     table: &[Block],
     window: &[u32],
     range: std::ops::Range<usize>,
 ) -> Result<(), Failure> {
     let mut reference: Option<StepOutput> = None;
-    for (subject, score) in subjects.iter_mut().zip(scores) {
-        let part = BatchEntry {
+    for (variant, score) in variants.iter_mut().zip(scores) {
+        let entry = BatchEntry {
             ids: &window[range.clone()],
             start: range.start,
             table,
@@ -71,26 +71,26 @@ fn step(
             draws: &[],
         };
         let begun = Instant::now();
-        let outcome = subject.runner.run(&[part]);
+        let result = variant.runner.run(&[entry]);
         score.time += begun.elapsed();
-        for (row, (logits, next)) in outcome.logits().zip(&window[range.start + 1..]).enumerate() {
+        for (row, (logits, next)) in result.logits().zip(&window[range.start + 1..]).enumerate() {
             if !score.add(logits, *next) {
-                let (kind, position) = (subject.kind, range.start + row);
+                let (kind, position) = (variant.kind, range.start + row);
                 return Err(Failure::Failed(format!(
                     "--quantize {kind}: the logits after position {position} of a window are not all finite"
                 )));
             }
             if let Some(reference) = &reference {
-                score.apart.add(logits, reference.row(row));
+                score.difference.add(logits, reference.row(row));
             }
         }
-        reference.get_or_insert(outcome);
+        reference.get_or_insert(result);
     }
     Ok(())
 }
 
-/// Tokens of one step.
-fn chunk(subjects: &[Subject]) -> usize {
-    let vocab = subjects.first().map_or(1, |subject| subject.runner.model().config.vocab_size);
+/// Returns the number of tokens of one step.
+fn chunk(variants: &[Variant]) -> usize {
+    let vocab = variants.first().map_or(1, |variant| variant.runner.model().config.vocab_size);
     (LOGITS_BYTES / (vocab * size_of::<f32>()).max(1)).clamp(1, CHUNK)
 }

@@ -1,4 +1,4 @@
-//! What is read: a file, or the stories that the bundled model has not seen.
+//! The text to evaluate on: a file, or stories that the bundled model was not trained on.
 
 use std::{fs, path::Path};
 
@@ -7,23 +7,23 @@ use storyteller::corpus::{HELD_OUT_SEED, HELD_OUT_STORIES, Storyteller};
 use super::EvalArgs;
 use crate::{ModelSource, failure::Failure};
 
-/// Texts that have nothing to do with each other.
+/// Independent documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Text {
-    /// What reports call it.
+    /// Name in reports.
     pub(super) name: String,
-    /// Each is read from its beginning.
+    /// The documents. No window spans two of them.
     pub(super) documents: Vec<String>,
 }
 
 impl Text {
-    /// The text that `args` ask for.
+    /// Returns the text that `args` select.
     pub(super) fn of(args: &EvalArgs) -> Result<Self, Failure> {
         match (&args.text, &args.model) {
             (Some(path), _) => Self::read(path),
             (None, ModelSource::Bundled) => Self::held_out(),
             (None, model) => Err(Failure::Usage(format!(
-                "--text is missing: give a text that {} should predict well and has not learned from",
+                "--text is missing: pass a text of a kind that {} should predict but was not trained on",
                 model.name()
             ))),
         }
@@ -37,16 +37,16 @@ impl Text {
         Ok(Self { name: path.display().to_string(), documents: vec![document] })
     }
 
-    /// What the trainer measures the bundled model on.
+    /// Returns the held-out stories that the trainer evaluates the bundled model on.
     fn held_out() -> Result<Self, Failure> {
         let broken = |error| Failure::Failed(format!("the grammar of the stories: {error}"));
         let storyteller = Storyteller::new().map_err(broken)?;
-        // To end a story in time is part of telling it.
+        // The end of a story is predicted too.
         let story = |index| storyteller.story(HELD_OUT_SEED, index).map(|story| story + END);
         let documents = (0..HELD_OUT_STORIES).map(story).collect::<Result<_, _>>();
         Ok(Self { name: "held-out stories".to_owned(), documents: documents.map_err(broken)? })
     }
 }
 
-/// The token that ends a story, written out.
+/// Text of the token that ends a story.
 const END: &str = "<|end|>";

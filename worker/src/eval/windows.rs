@@ -1,4 +1,4 @@
-//! A text as tokens, cut into what a model can see at once.
+//! A tokenized text, cut into windows of the context length.
 
 use std::num::NonZeroUsize;
 
@@ -7,19 +7,20 @@ use stoker_engine::tokenizer::{Tokenizer, TokenizerError};
 use super::text::Text;
 use crate::failure::Failure;
 
-/// Windows that do not overlap. Each is scored from its second token on.
+/// Windows that do not overlap. All tokens but the first of each window are scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Windows {
-    /// Token ids, at least two each.
+    /// Token ids of each window, at least two.
     pub(super) windows: Vec<Vec<u32>>,
-    /// Tokens that a window holds at most.
+    /// Maximum tokens of a window.
     pub(super) length: usize,
-    /// The token that begins each, where the model has one.
-    pub(super) begin: Option<String>,
+    /// The BOS token of every window, if the model has one.
+    pub(super) bos_token: Option<String>,
 }
 
 impl Windows {
-    /// Cuts each document of `text` into windows of at most `length` tokens, until `max_tokens` are to be scored.
+    /// Cuts each document of `text` into windows of at most `length` tokens, until `max_tokens`
+    /// tokens are to be scored.
     pub(super) fn cut(
         tokenizer: &Tokenizer,
         text: &Text,
@@ -27,41 +28,41 @@ impl Windows {
         max_tokens: Option<NonZeroUsize>,
     ) -> Result<Self, Failure> {
         let failed = |error: TokenizerError| Failure::Usage(format!("--text: {error}"));
-        // What the tokenizer puts before a text, which it does before an empty one too.
-        let begin = tokenizer.encode("", true).map_err(failed)?.first().copied();
-        let begin = begin.filter(|id| tokenizer.is_special(*id));
-        let mut left = max_tokens.map_or(usize::MAX, NonZeroUsize::get);
+        // The tokenizer also prepends BOS to an empty text.
+        let bos = tokenizer.encode("", true).map_err(failed)?.first().copied();
+        let bos = bos.filter(|id| tokenizer.is_special(*id));
+        let mut remaining = max_tokens.map_or(usize::MAX, NonZeroUsize::get);
         let mut windows = Vec::new();
         for document in &text.documents {
-            if left == 0 {
+            if remaining == 0 {
                 break;
             }
             let ids = tokenizer.encode(document, false).map_err(failed)?;
-            windows.extend(pieces(&ids, begin, length, &mut left));
+            windows.extend(split(&ids, bos, length, &mut remaining));
         }
         if windows.is_empty() {
             let name = &text.name;
             return Err(Failure::Usage(format!("--text {name}: has no token to predict")));
         }
-        Ok(Self { windows, length, begin: begin.and_then(|id| tokenizer.token(id)) })
+        Ok(Self { windows, length, bos_token: bos.and_then(|id| tokenizer.token(id)) })
     }
 
-    /// Tokens that are predicted.
+    /// Returns the number of tokens to score.
     pub(super) fn scored(&self) -> usize {
         self.windows.iter().map(|window| window.len() - 1).sum()
     }
 }
 
-/// The windows of one document, as long as tokens are left to score.
-fn pieces(ids: &[u32], begin: Option<u32>, length: usize, left: &mut usize) -> Vec<Vec<u32>> {
-    let room = length - usize::from(begin.is_some());
+/// Returns the windows of one document. Stops when no tokens remain to score.
+fn split(ids: &[u32], bos: Option<u32>, length: usize, remaining: &mut usize) -> Vec<Vec<u32>> {
+    let capacity = length - usize::from(bos.is_some());
     let mut windows = Vec::new();
-    for piece in ids.chunks(room) {
-        let mut window: Vec<u32> = begin.into_iter().chain(piece.iter().copied()).collect();
-        window.truncate(left.saturating_add(1));
-        // A token alone has nothing before it to be predicted from.
+    for chunk in ids.chunks(capacity) {
+        let mut window: Vec<u32> = bos.into_iter().chain(chunk.iter().copied()).collect();
+        window.truncate(remaining.saturating_add(1));
+        // A single token has no predecessor to predict it from.
         if window.len() > 1 {
-            *left -= window.len() - 1;
+            *remaining -= window.len() - 1;
             windows.push(window);
         }
     }
@@ -72,24 +73,24 @@ fn pieces(ids: &[u32], begin: Option<u32>, length: usize, left: &mut usize) -> V
 mod tests {
     use super::*;
 
-    fn cut(begin: Option<u32>, length: usize, mut left: usize) -> (Vec<Vec<u32>>, usize) {
-        (pieces(&[1, 2, 3, 4, 5], begin, length, &mut left), left)
+    fn cut(bos: Option<u32>, length: usize, mut remaining: usize) -> (Vec<Vec<u32>>, usize) {
+        (split(&[1, 2, 3, 4, 5], bos, length, &mut remaining), remaining)
     }
 
     #[test]
-    fn windows_do_not_overlap_and_begin_alike() {
+    fn windows_do_not_overlap_and_start_with_bos() {
         let windows = vec![vec![9, 1, 2], vec![9, 3, 4], vec![9, 5]];
         assert_eq!(cut(Some(9), 3, 100), (windows, 95));
     }
 
     #[test]
-    fn without_a_beginning_the_first_token_of_a_window_is_not_scored() {
-        // The last token is alone: nothing to score.
+    fn without_bos_the_first_token_of_a_window_is_not_scored() {
+        // The last window would have a single token and nothing to score.
         assert_eq!(cut(None, 2, 100), (vec![vec![1, 2], vec![3, 4]], 98));
     }
 
     #[test]
-    fn no_more_is_scored_than_asked_for() {
+    fn scored_tokens_are_limited() {
         assert_eq!(cut(Some(9), 3, 3), (vec![vec![9, 1, 2], vec![9, 3]], 0));
         assert_eq!(cut(None, 5, 2), (vec![vec![1, 2, 3]], 0));
     }

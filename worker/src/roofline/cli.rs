@@ -13,14 +13,14 @@ Examples:
   stoker-worker roofline --shape llama-3-8b --hardware h200
   stoker-worker bench --json bench.json && stoker-worker roofline --last bench.json
 
-A step that decodes reads all weights once and the keys and values of every sequence, and multiplies every
-weight by every sequence. Memory can give so many steps a second, arithmetic so many; the lower is the ceiling.
-Keys and values are f32 beside weights in f32, otherwise 16 bits. Attention is reckoned in bf16 where the
-weights are bf16 or int8 and the hardware's rate for it is known, otherwise in f32. Caches, launches, and
-everything that is not a product are left out: nothing real reaches a ceiling.
+A decode step reads all weights once and the keys and values of every sequence, and multiplies every
+weight once per sequence. Memory bandwidth and arithmetic each limit the steps per second; the lower
+limit is the ceiling. Keys and values are f32 with f32 weights, otherwise 16 bits. Attention is computed
+in bf16 if the weights are bf16 or int8 and the hardware's bf16 rate is known, otherwise in f32. Caches,
+launches and all operations but products are ignored, so measured rates stay below the ceiling.
 
-`measured` measures this machine, for some seconds. Figures of other hardware are its vendor's, without
-sparsity. What is not known is `-`, and the ceiling is then that of the other.
+`measured` measures this machine, which takes some seconds. Figures of other hardware are the vendor's,
+without sparsity. An unknown limit is shown as `-`; the ceiling is then the other limit.
 
 Exit codes: 0, 1 for a failure, 2 for bad usage.";
 
@@ -28,12 +28,12 @@ Exit codes: 0, 1 for a failure, 2 for bad usage.";
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RooflineArgs {
-    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for the
-    /// bundled model; only its shape is read
+    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller`
+    /// for the bundled model; only its shape is read
     #[arg(long, env = "STOKER_MODEL", value_name = "PATH")]
     pub model: Option<ModelSource>,
 
-    /// The shape of a known model, without its files
+    /// Shape of a known model; no files are needed
     #[arg(
         long,
         env = "STOKER_ROOFLINE_SHAPE",
@@ -44,7 +44,7 @@ pub struct RooflineArgs {
     )]
     pub shape: String,
 
-    /// This machine, or one that is known by its figures
+    /// This machine, or hardware with known figures
     #[arg(
         long,
         env = "STOKER_ROOFLINE_HARDWARE",
@@ -54,15 +54,15 @@ pub struct RooflineArgs {
     )]
     pub hardware: HardwareName,
 
-    /// Positions that every sequence holds [default: 512, or the model's context if that is less]
+    /// Context length of every sequence [default: 512, or the model's context if that is less]
     #[arg(long, env = "STOKER_ROOFLINE_CONTEXT", value_name = "TOKENS")]
     pub context: Option<u64>,
 
-    /// Rows that `bench --json` wrote: each beside the ceiling for its batch and context
+    /// Results of `bench --json`, to compare with the ceiling for their batch and context
     #[arg(long, env = "STOKER_ROOFLINE_LAST", value_name = "FILE")]
     pub last: Option<PathBuf>,
 
-    /// Write everything to this file as a JSON object
+    /// Write the report to this file as a JSON object
     #[arg(long, env = "STOKER_ROOFLINE_JSON", value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -81,7 +81,7 @@ impl Default for RooflineArgs {
     }
 }
 
-/// Whose figures.
+/// The hardware to compute ceilings for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum HardwareName {
     /// This machine, measured now

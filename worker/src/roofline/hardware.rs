@@ -1,33 +1,35 @@
-//! What machines can do: this one measured, others by their vendors' figures.
+//! Rates of machines: this one as measured, others from their vendors' figures.
 
 use serde::Serialize;
 use stoker_ops::cpu::{self, rates};
 
 use super::cli::HardwareName;
 
-/// What a machine can do at most.
+/// Peak rates of a machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hardware {
-    /// What it is.
+    /// Name of the machine.
     pub name: &'static str,
-    /// Where the figures are from.
+    /// Source of the figures.
     pub source: &'static str,
-    /// Whether they were measured just now, on this machine.
+    /// Whether the figures were measured on this machine.
     pub measured: bool,
-    /// Bytes of memory, where they limit what can be run.
+    /// Memory size in bytes. None for this machine.
     pub memory_bytes: Option<f64>,
-    /// Bytes a second from memory.
+    /// Memory bandwidth in bytes per second.
     pub bytes_per_second: f64,
-    /// Operations a second in f32, a multiplication and an addition each being one; `None` where nobody says.
+    /// Operations per second in f32. A multiply-add counts as two. `None` if the vendor does not
+    /// publish it.
     pub f32_ops_per_second: Option<f64>,
-    /// The same of products in bf16 that are summed in f32.
+    /// Operations per second in bf16 with f32 accumulation. `None` if unknown.
     pub bf16_ops_per_second: Option<f64>,
-    /// The same of products in int8.
+    /// Operations per second in int8. `None` if unknown.
     pub int8_ops_per_second: Option<f64>,
 }
 
-// NVIDIA Ada GPU Architecture whitepaper, appendix A, GeForce RTX 4090: GDDR6X; peak FP32 without tensor cores;
-// peak BF16 and INT8 of the tensor cores, the first with FP32 accumulation, the figures without sparsity.
+// NVIDIA Ada GPU Architecture whitepaper, appendix A, GeForce RTX 4090: GDDR6X bandwidth; peak FP32
+// without tensor cores; peak BF16 (with FP32 accumulation) and INT8 of the tensor cores, without
+// sparsity.
 const RTX_4090: Hardware = Hardware {
     name: "NVIDIA GeForce RTX 4090",
     source: "NVIDIA Ada GPU Architecture whitepaper, appendix A",
@@ -39,8 +41,8 @@ const RTX_4090: Hardware = Hardware {
     int8_ops_per_second: Some(660.6e12),
 };
 
-// NVIDIA H100 Tensor Core GPU Datasheet, column SXM. It gives BF16 and INT8 with sparsity, 1,979 and 3,958 teraops;
-// without it they are half as much.
+// NVIDIA H100 Tensor Core GPU Datasheet, column SXM. It gives BF16 and INT8 with sparsity, 1,979
+// and 3,958 teraops. Without sparsity they are half of that.
 const H100: Hardware = Hardware {
     name: "NVIDIA H100 SXM",
     source: "NVIDIA H100 Tensor Core GPU Datasheet, without sparsity",
@@ -52,7 +54,8 @@ const H100: Hardware = Hardware {
     int8_ops_per_second: Some(1979e12),
 };
 
-// NVIDIA H200 Tensor Core GPU Datasheet, column SXM: the arithmetic of an H100, and other memory.
+// NVIDIA H200 Tensor Core GPU Datasheet, column SXM: the arithmetic of an H100 with different
+// memory.
 const H200: Hardware = Hardware {
     name: "NVIDIA H200 SXM",
     source: "NVIDIA H200 Tensor Core GPU Datasheet, without sparsity",
@@ -61,8 +64,8 @@ const H200: Hardware = Hardware {
     ..H100
 };
 
-// Apple, MacBook Pro (16-inch, Nov 2023) Technical Specifications: the chip with a 40-core GPU. Apple says nothing of
-// its arithmetic, and what others say of its clock differs.
+// Apple, MacBook Pro (16-inch, Nov 2023) Technical Specifications: the chip with a 40-core GPU.
+// Apple does not publish its arithmetic rates, and other sources differ on its clock.
 const M3_MAX: Hardware = Hardware {
     name: "Apple M3 Max, 40-core GPU",
     source: "Apple, MacBook Pro (16-inch, Nov 2023) Technical Specifications",
@@ -75,7 +78,7 @@ const M3_MAX: Hardware = Hardware {
 };
 
 impl Hardware {
-    /// What `name` can do. Measures this machine where it is meant, for some seconds.
+    /// Returns the figures of `name`. Measuring this machine takes some seconds.
     pub(super) fn of(name: HardwareName) -> Self {
         match name {
             HardwareName::Measured => Self::measured(),
@@ -96,7 +99,7 @@ impl Hardware {
             memory_bytes: None,
             bytes_per_second: cpu::read_rate(),
             f32_ops_per_second: Some(ops(rates::f32_rate())),
-            // There are no products in bf16 here.
+            // The CPU backend has no bf16 products.
             bf16_ops_per_second: None,
             int8_ops_per_second: Some(ops(rates::int8_rate())),
         }
@@ -108,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_in_bytes_and_operations_a_second() {
+    fn figures_have_plausible_magnitudes() {
         for hardware in [RTX_4090, H100, H200, M3_MAX] {
             assert!((1e11..1e13).contains(&hardware.bytes_per_second), "{hardware:?}");
             let rates = [
@@ -118,7 +121,7 @@ mod tests {
             ];
             let known: Vec<f64> = rates.into_iter().flatten().collect();
             assert!(known.iter().all(|rate| (1e13..1e16).contains(rate)), "{hardware:?}");
-            assert!(known.is_sorted(), "fewer bits are faster: {hardware:?}");
+            assert!(known.is_sorted(), "fewer bits must not be slower: {hardware:?}");
         }
     }
 }

@@ -1,16 +1,16 @@
-//! What was measured last, beside what could be.
+//! `--last`: benchmark results, compared with their ceilings.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 use stoker_engine::{model::Quantization, weights::ModelConfig};
 
-use super::{Ceiling, Hardware, Kind};
+use super::{Ceiling, Hardware, WeightFormat};
 use crate::failure::Failure;
 
-/// What is needed of a row of `bench --json`.
+/// The fields of a `bench --json` row that are used here.
 #[derive(Debug, Clone, Deserialize)]
-struct Row {
+struct InputRow {
     model: String,
     scenario: String,
     format: String,
@@ -20,43 +20,45 @@ struct Row {
     decode_tokens_per_second: f64,
 }
 
-/// One case of a benchmark: the median of rows that differ in their run alone.
+/// One case of a benchmark: the median of its runs.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Run {
+pub(super) struct BenchCase {
     scenario: String,
     format: String,
-    weights: Kind,
+    weights: WeightFormat,
     batch: u64,
     context: u64,
     tokens_per_second: f64,
 }
 
-/// Where a case stands.
+/// A benchmark case compared with its ceiling.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Standing {
-    /// What was done.
+pub struct MeasuredCase {
+    /// Name of the workload.
     pub scenario: String,
-    /// The kind of file that the model came from.
+    /// File format of the model.
     pub format: String,
-    /// Positions that each sequence held.
+    /// Context length of each sequence.
     pub context: u64,
-    /// Tokens a second, of all sequences together: the median of its runs.
+    /// Tokens per second of all sequences, the median of the runs.
     pub tokens_per_second: f64,
-    /// The most there could be.
+    /// Ceiling for the batch and context.
     pub ceiling: Ceiling,
-    /// The share of it that there was.
+    /// `tokens_per_second` divided by the ceiling.
     pub share: f64,
 }
 
 /// Reads the rows of `model` in the file of `--last`.
-pub(super) fn read(path: &Path, model: &str) -> Result<Vec<Run>, Failure> {
+pub(super) fn read(path: &Path, model: &str) -> Result<Vec<BenchCase>, Failure> {
     let text = fs::read_to_string(path).map_err(Failure::at("--last", path))?;
-    runs(&text, model).map_err(|why| Failure::Usage(format!("--last {}: {why}", path.display())))
+    parse_cases(&text, model)
+        .map_err(|why| Failure::Usage(format!("--last {}: {why}", path.display())))
 }
 
-fn runs(text: &str, model: &str) -> Result<Vec<Run>, String> {
-    let rows: Vec<Row> = serde_json::from_str(text)
-        .map_err(|error| format!("is not what `stoker-worker bench --json` writes: {error}"))?;
+/// Parses the rows of `model` and groups them into cases.
+fn parse_cases(text: &str, model: &str) -> Result<Vec<BenchCase>, String> {
+    let rows: Vec<InputRow> = serde_json::from_str(text)
+        .map_err(|error| format!("is not a file of `stoker-worker bench --json`: {error}"))?;
     let mut cases: BTreeMap<_, Vec<f64>> = BTreeMap::new();
     let mut others: Vec<String> = Vec::new();
     for row in rows {
@@ -64,39 +66,40 @@ fn runs(text: &str, model: &str) -> Result<Vec<Run>, String> {
             others.push(row.model);
             continue;
         }
-        let case = (row.scenario, row.format, kind(&row.quantize)?, row.batch, row.context);
+        let case =
+            (row.scenario, row.format, weight_format(&row.quantize)?, row.batch, row.context);
         cases.entry(case).or_default().push(row.decode_tokens_per_second);
     }
     if cases.is_empty() {
         others.sort_unstable();
         others.dedup();
-        let found = if others.is_empty() { "it is empty".into() } else { others.join(", ") };
+        let found = if others.is_empty() { "the file is empty".into() } else { others.join(", ") };
         return Err(format!(
-            "has no row of {model} ({found}); --model or --shape says which is meant"
+            "has no row of {model} ({found}); select the model with --model or --shape"
         ));
     }
-    let run = |((scenario, format, weights, batch, context), mut speeds): (_, Vec<f64>)| {
+    let case = |((scenario, format, weights, batch, context), mut speeds): (_, Vec<f64>)| {
         speeds.sort_by(f64::total_cmp);
         let tokens_per_second = speeds[speeds.len() / 2];
-        Run { scenario, format, weights, batch, context, tokens_per_second }
+        BenchCase { scenario, format, weights, batch, context, tokens_per_second }
     };
-    Ok(cases.into_iter().map(run).collect())
+    Ok(cases.into_iter().map(case).collect())
 }
 
-/// What `--quantize` keeps weights in.
-fn kind(quantize: &str) -> Result<Kind, String> {
+/// Returns the data type of weights with `--quantize`.
+fn weight_format(quantize: &str) -> Result<WeightFormat, String> {
     match quantize {
-        name if name == Quantization::None.name() => Ok(Kind::F32),
-        name if name == Quantization::Int8.name() => Ok(Kind::Int8),
-        other => Err(format!("a row has quantize {other:?}, which is not known")),
+        name if name == Quantization::None.name() => Ok(WeightFormat::F32),
+        name if name == Quantization::Int8.name() => Ok(WeightFormat::Int8),
+        other => Err(format!("a row has quantize {other:?}, which is unknown")),
     }
 }
 
-impl Run {
-    /// Compares it with what `hardware` could do.
-    pub(super) fn against(self, hardware: &Hardware, model: &ModelConfig) -> Standing {
+impl BenchCase {
+    /// Compares the case with its ceiling on `hardware`.
+    pub(super) fn compare(self, hardware: &Hardware, model: &ModelConfig) -> MeasuredCase {
         let ceiling = Ceiling::of(hardware, model, self.weights, self.batch, self.context);
-        Standing {
+        MeasuredCase {
             scenario: self.scenario,
             format: self.format,
             context: self.context,
@@ -111,7 +114,7 @@ impl Run {
 mod tests {
     use super::*;
 
-    /// A row with all keys that there are, of which most say nothing here.
+    /// Returns a row with all keys, most of which are not used here.
     fn row(model: &str, quantize: &str, run: u64, speed: f64) -> String {
         format!(
             r#"{{"model": "{model}", "scenario": "short", "format": "gguf", "quantize": "{quantize}",
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_a_case_are_one_median() {
+    fn runs_of_a_case_are_reduced_to_their_median() {
         let rows = [
             row("m", "none", 1, 5.0),
             row("m", "none", 2, 1.0),
@@ -132,22 +135,23 @@ mod tests {
             row("m", "int8", 1, 7.0),
             row("m", "none", 3, 2.0),
         ];
-        let runs = runs(&format!("[{}]", rows.join(",")), "m").unwrap_or_default();
-        let found: Vec<_> = runs.iter().map(|run| (run.weights, run.tokens_per_second)).collect();
-        assert_eq!(found, [(Kind::F32, 2.0), (Kind::Int8, 7.0)]);
+        let cases = parse_cases(&format!("[{}]", rows.join(",")), "m").unwrap_or_default();
+        let found: Vec<_> =
+            cases.iter().map(|case| (case.weights, case.tokens_per_second)).collect();
+        assert_eq!(found, [(WeightFormat::F32, 2.0), (WeightFormat::Int8, 7.0)]);
     }
 
     #[test]
-    fn what_is_wrong_with_a_file_is_named() {
+    fn an_invalid_file_is_reported_with_the_reason() {
         let other = format!("[{}]", row("other", "none", 1, 1.0));
         let unknown = format!("[{}]", row("m", "int3", 1, 1.0));
         for (text, part) in [
             ("{}", "bench --json"),
-            ("[]", "it is empty"),
+            ("[]", "the file is empty"),
             (other.as_str(), "no row of m (other)"),
             (unknown.as_str(), "int3"),
         ] {
-            let error = runs(text, "m").err().unwrap_or_default();
+            let error = parse_cases(text, "m").err().unwrap_or_default();
             assert!(error.contains(part), "{part:?} is not in {error:?}");
         }
     }

@@ -1,38 +1,42 @@
-//! The table for people, which is the JSON object too.
+//! The report as a table and as a JSON object.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use super::{Bound, Ceiling, Hardware, Standing};
+use super::{Bound, Ceiling, Hardware, MeasuredCase};
 
-/// What was reckoned.
+/// Ceilings of a model on a machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
-    /// The name of the model or its shape.
+pub struct RooflineReport {
+    /// Name of the model or its shape.
     pub model: String,
-    /// Positions that every sequence holds.
+    /// Context length of every sequence.
     pub context: u64,
-    /// What the machine can do.
+    /// Rates of the machine.
     pub hardware: Hardware,
-    /// For each kind of weights and batch.
+    /// One ceiling per weight format and batch.
     pub ceilings: Vec<Ceiling>,
-    /// Where what was measured last stands, if it was given.
-    pub last: Option<Vec<Standing>>,
+    /// Benchmark results of `--last`, if given.
+    pub last: Option<Vec<MeasuredCase>>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RooflineReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { model, context, hardware, ceilings, last } = self;
-        let about = if hardware.measured { "computed from it" } else { "computed, not measured" };
+        let about = if hardware.measured {
+            "computed from measured rates"
+        } else {
+            "computed, not measured"
+        };
         writeln!(f, "{model} at a context of {context} on {}: {about}", hardware.name)?;
         writeln!(f, "{} ({})\n", figures(hardware), hardware.source)?;
-        writeln!(f, "tokens a second, all sequences together")?;
+        writeln!(f, "tokens per second of all sequences")?;
         writeln!(f, "weights  batch     memory    compute    ceiling  bound by")?;
         for ceiling in ceilings {
             let Ceiling { batch, memory_tokens_per_second, tokens_per_second, .. } = ceiling;
             let compute = ceiling.compute_tokens_per_second.map_or_else(|| "-".into(), decimal);
-            let note = if ceiling.too_large { " (more than its memory holds)" } else { "" };
+            let note = if ceiling.too_large { " (exceeds its memory)" } else { "" };
             writeln!(
                 f,
                 "{:7}  {batch:5}  {:>9}  {compute:>9}  {:>9}  {}{note}",
@@ -44,19 +48,19 @@ impl fmt::Display for Report {
         }
         match last {
             None => Ok(()),
-            Some(standings) => write_last(f, standings),
+            Some(cases) => write_last(f, cases),
         }
     }
 }
 
-fn write_last(f: &mut fmt::Formatter<'_>, standings: &[Standing]) -> fmt::Result {
+fn write_last(f: &mut fmt::Formatter<'_>, cases: &[MeasuredCase]) -> fmt::Result {
     writeln!(f, "\nthe last run, medians")?;
     writeln!(
         f,
         "scenario      format       weights  batch  context   tokens/s    ceiling  share %  bound by"
     )?;
-    for standing in standings {
-        let Standing { scenario, format, context, tokens_per_second, ceiling, share } = standing;
+    for case in cases {
+        let MeasuredCase { scenario, format, context, tokens_per_second, ceiling, share } = case;
         writeln!(
             f,
             "{scenario:12}  {format:11}  {:7}  {:5}  {context:7}  {:>9}  {:>9}  {:>7.1}  {}",
@@ -71,7 +75,7 @@ fn write_last(f: &mut fmt::Formatter<'_>, standings: &[Standing]) -> fmt::Result
     Ok(())
 }
 
-/// Bandwidth and rates, in units that fit GPUs and laptops alike.
+/// Formats bandwidth and rates in units that suit both GPUs and laptops.
 fn figures(hardware: &Hardware) -> String {
     let rate = |name: &str, rate: Option<f64>| match rate {
         None => format!("- in {name}"),
@@ -79,7 +83,7 @@ fn figures(hardware: &Hardware) -> String {
         Some(rate) => format!("{} trillion in {name}", decimal(rate / 1e12)),
     };
     format!(
-        "{} GB/s; operations a second: {}, {}, {}",
+        "{} GB/s; operations per second: {}, {}, {}",
         decimal(hardware.bytes_per_second / 1e9),
         rate("f32", hardware.f32_ops_per_second),
         rate("bf16", hardware.bf16_ops_per_second),
@@ -94,22 +98,22 @@ fn bound(bound: Bound) -> &'static str {
     }
 }
 
-/// Small numbers with a digit after the point, large ones without.
+/// Formats a number below 1000 with one decimal, a larger one without.
 fn decimal(number: f64) -> String {
     if number < 1000.0 { format!("{number:.1}") } else { format!("{number:.0}") }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::roofline::{RooflineArgs, cli::HardwareName, reckon};
+    use crate::roofline::{RooflineArgs, cli::HardwareName, compute};
 
     #[test]
-    fn the_table_says_what_is_computed_and_from_what() {
+    fn the_table_names_the_figures_and_their_source() {
         let args = RooflineArgs { hardware: HardwareName::H200, ..RooflineArgs::default() };
-        let report = reckon(&args).map(|report| report.to_string()).unwrap_or_default();
+        let report = compute(&args).map(|report| report.to_string()).unwrap_or_default();
         for part in [
             "tinyllama-1.1b at a context of 512 on NVIDIA H200 SXM: computed, not measured",
-            "4800 GB/s; operations a second: 67.0 trillion in f32",
+            "4800 GB/s; operations per second: 67.0 trillion in f32",
             "NVIDIA H200 Tensor Core GPU Datasheet",
             "weights  batch     memory    compute    ceiling  bound by",
         ] {
@@ -119,9 +123,9 @@ mod tests {
     }
 
     #[test]
-    fn a_context_beyond_the_model_is_refused() {
+    fn a_context_beyond_the_model_is_rejected() {
         let args = RooflineArgs { context: Some(4096), ..RooflineArgs::default() };
-        let error = reckon(&args).err().map(|error| error.to_string()).unwrap_or_default();
+        let error = compute(&args).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("--context 4096 is not from 1 to 2048"), "{error}");
     }
 }
