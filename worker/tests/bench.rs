@@ -1,4 +1,4 @@
-//! `stoker-worker bench`: random weights in real files, rows from real processes.
+//! `stoker-worker bench`: random weights in real files, and rows of the command run as a process.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
@@ -13,7 +13,7 @@ use stoker_worker::bench::{
     random::{Shape, prepare},
 };
 
-/// Exit code, standard output, standard error.
+/// Runs the worker. Returns exit code, standard output and standard error.
 fn worker(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stoker-worker"));
     command.args(arguments).env_clear().envs(environment.iter().copied());
@@ -22,7 +22,7 @@ fn worker(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, Str
     (status.code(), text(stdout), text(stderr))
 }
 
-/// Runs `bench` on the tiny shape; what it writes as JSON, and as CSV.
+/// Runs `bench` on the tiny shape. Returns its rows as JSON and as CSV, and the table.
 fn bench(folder: &Path, flags: &[&str]) -> (Vec<serde_json::Value>, Vec<Vec<String>>, String) {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let (cache, csv, json) = (path("cache"), path("rows.csv"), path("rows.json"));
@@ -45,7 +45,7 @@ fn text<'a>(row: &'a serde_json::Value, key: &str) -> &'a str {
     row[key].as_str().unwrap()
 }
 
-/// What holds of every row: its keys, CSV that says the same, and numbers that make sense together.
+/// Checks every row: its keys, the same values in CSV, and plausible numbers.
 fn check(rows: &[serde_json::Value], lines: &[Vec<String>]) {
     assert_eq!(lines[0], KEYS);
     assert_eq!(lines.len(), rows.len() + 1);
@@ -73,7 +73,7 @@ fn check(rows: &[serde_json::Value], lines: &[Vec<String>]) {
         }
         assert!(number(row, "read_rate_bytes_per_second") > 1e8, "{row}");
         if cfg!(target_os = "linux") {
-            // More than a process takes by itself.
+            // A lower bound for any process.
             assert!(number(row, "peak_rss_bytes") > 1e6, "{row}");
         }
     }
@@ -82,7 +82,7 @@ fn check(rows: &[serde_json::Value], lines: &[Vec<String>]) {
 #[test]
 fn random_weights_are_the_same_in_both_formats_within_rounding() {
     let folder = tempfile::tempdir().unwrap();
-    // What a process leaves that is killed while it writes.
+    // The partial file of a process that was killed while writing.
     fs::write(folder.path().join("random-tiny-v1.gguf.partial"), "half").unwrap();
     let open = |format| {
         let path = prepare(Shape::Tiny, format, folder.path()).unwrap();
@@ -91,7 +91,7 @@ fn random_weights_are_the_same_in_both_formats_within_rounding() {
     let (plain, rounded) = (open(Format::Safetensors), open(Format::Gguf));
 
     let rms_norm_eps = plain.config().rms_norm_eps;
-    assert!((rms_norm_eps - rounded.config().rms_norm_eps).abs() < 1e-12, "GGUF has it in f32");
+    assert!((rms_norm_eps - rounded.config().rms_norm_eps).abs() < 1e-12, "GGUF stores it in f32");
     assert_eq!(*plain.config(), ModelConfig { rms_norm_eps, ..rounded.config().clone() });
     assert_eq!(*plain.config(), Shape::Tiny.config());
 
@@ -112,7 +112,7 @@ fn random_weights_are_the_same_in_both_formats_within_rounding() {
         let others = rounded.read_f32(&info.name).unwrap();
         for (block, others) in values.chunks(32).zip(others.chunks(32)) {
             let largest = block.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-            // Half a step, and what the rounding of the scale itself cuts off the largest.
+            // Half a step, plus what rounding of the scale clamps off the largest value.
             let allowed = if matrix { 0.57 * largest / 127.0 } else { 0.0 };
             for (value, other) in block.iter().zip(others) {
                 assert!((value - other).abs() <= allowed, "{}: {value}, {other}", info.name);
@@ -122,7 +122,7 @@ fn random_weights_are_the_same_in_both_formats_within_rounding() {
 }
 
 #[test]
-fn random_weights_are_made_once() {
+fn random_weights_are_generated_once() {
     let folder = tempfile::tempdir().unwrap();
     for format in [Format::Gguf, Format::Safetensors] {
         let path = prepare(Shape::Tiny, format, folder.path()).unwrap();
@@ -131,13 +131,13 @@ fn random_weights_are_made_once() {
         assert_eq!(prepare(Shape::Tiny, format, folder.path()).unwrap(), path);
         assert_eq!(written(), before);
     }
-    let left = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    let left: Vec<_> = left.map(|name| name.into_string().unwrap()).collect();
-    assert!(left.iter().all(|name| !name.contains("partial")), "{left:?}");
+    let files = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let files: Vec<_> = files.map(|name| name.into_string().unwrap()).collect();
+    assert!(files.iter().all(|name| !name.contains("partial")), "{files:?}");
 }
 
 #[test]
-fn rows_of_scenarios_say_the_same_in_json_and_csv() {
+fn rows_of_scenarios_are_the_same_in_json_and_csv() {
     let folder = tempfile::tempdir().unwrap();
     let (rows, lines, table) =
         bench(folder.path(), &["--scenario", "long,short", "--runs", "2", "--quantize", "none"]);
@@ -168,7 +168,7 @@ fn rows_of_scenarios_say_the_same_in_json_and_csv() {
         let product = number(row, "decode_tokens_per_second") * number(row, "tpot_seconds");
         assert!((product - 1.0).abs() < 1e-6, "{row}");
         let product = number(row, "prefill_tokens_per_second") * number(row, "ttft_seconds");
-        // Both end with the first token; one has a bit of bookkeeping in it.
+        // Both times end with the first token; the prefill time includes some overhead.
         assert!(product > 0.5 * prompt && product < 1.01 * prompt, "{row}");
     }
     for part in ["scenario", "ttft ms", "long", "safetensors", "medians"] {
@@ -184,17 +184,17 @@ fn a_batch_decodes_together() {
     assert_eq!(rows.len(), 1);
     let row = &rows[0];
     assert_eq!((number(row, "batch"), number(row, "context")), (12.0, 512.0));
-    // All hold 480 tokens when the last one begins, and 64 are drawn of each from there on: what is drawn
-    // before makes up for shorter prompts.
-    let (prompts, drawn) = (number(row, "prompt_tokens"), number(row, "output_tokens"));
+    // All sequences hold 480 tokens when the last one starts to decode, and each samples 64 from
+    // there on. Tokens sampled earlier make up for shorter prompts.
+    let (prompts, outputs) = (number(row, "prompt_tokens"), number(row, "output_tokens"));
     assert!(prompts < 12.0 * 480.0, "{row}");
-    assert!((prompts + drawn - 12.0 * 64.0 - 12.0 * 480.0).abs() <= 12.0, "{row}");
+    assert!((prompts + outputs - 12.0 * 64.0 - 12.0 * 480.0).abs() <= 12.0, "{row}");
     let product = number(row, "decode_tokens_per_second") * number(row, "tpot_seconds");
     assert!((product - 12.0).abs() < 1e-6, "{row}");
 }
 
 #[test]
-fn sustained_load_has_a_row_for_what_came() {
+fn a_soak_has_a_row_with_its_throughput() {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--soak", "1s", "--batch", "3", "--context", "16", "--format", "gguf"];
     let (rows, lines, _) = bench(folder.path(), &flags);
@@ -203,32 +203,32 @@ fn sustained_load_has_a_row_for_what_came() {
     let row = &rows[0];
     assert_eq!((text(row, "scenario"), number(row, "batch")), ("soak", 3.0));
     assert!(row["prefill_tokens_per_second"].is_null(), "{row}");
-    // Sequences of 24 tokens follow each other in three places.
+    // Sequences of 24 tokens replace each other in three slots.
     assert!(number(row, "prompt_tokens") > 3.0 * 8.0, "{row}");
     assert!(number(row, "ttft_seconds") > 0.0, "{row}");
 }
 
 #[test]
-fn a_prompt_that_begins_like_another_is_found_as_far_as_whole_blocks_go() {
+fn a_shared_prefix_is_cached_up_to_the_last_full_block() {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--shared-prefix", "100", "--runs", "2"];
     let (rows, lines, table) = bench(folder.path(), &flags);
     check(&rows, &lines);
-    let told: Vec<_> = rows
+    let cached: Vec<_> = rows
         .iter()
         .map(|row| (text(row, "scenario"), number(row, "run"), number(row, "cached_prompt_tokens")))
         .collect();
     let (cold, warm) = ("prefix cold", "prefix warm");
-    // Six blocks of sixteen.
+    // Six blocks of 16 tokens.
     let expected = [(cold, 1.0, 0.0), (warm, 1.0, 96.0), (cold, 2.0, 0.0), (warm, 2.0, 96.0)];
-    assert_eq!(told, expected);
+    assert_eq!(cached, expected);
     assert!(rows.iter().all(|row| number(row, "prompt_tokens") == 108.0), "{rows:?}");
     assert!(table.contains("x cold"), "{table}");
     assert_eq!(table.lines().filter(|line| line.contains(", tpot ")).count(), 2, "{table}");
 }
 
 #[test]
-fn a_long_prompt_is_measured_by_those_who_wait_meanwhile() {
+fn a_long_prompt_is_measured_by_the_latency_of_decoding_sequences() {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--long-prompt", "300", "--batch", "2", "--context", "16", "--format", "gguf"];
     let (rows, lines, table) = bench(folder.path(), &flags);
@@ -237,34 +237,34 @@ fn a_long_prompt_is_measured_by_those_who_wait_meanwhile() {
     let row = &rows[0];
     assert_eq!((text(row, "scenario"), number(row, "batch")), ("long prompt", 2.0));
     assert_eq!(number(row, "prompt_tokens"), 2.0 * 16.0 + 300.0);
-    // A chunk of 512 would have had all of it in one step.
+    // Without a limit, one chunk of 512 tokens would compute the prompt in one step.
     let steps = (number(row, "output_tokens") - 1.0) / 2.0 - 1.0 - 128.0;
     assert!((2.0..=75.0).contains(&steps), "{row}");
     let p99 = |key: &str| number(row, &format!("{key}_p99_seconds"));
-    let ratio = p99("beside_inter_token") / p99("inter_token");
+    let ratio = p99("itl_under_prefill") / p99("inter_token");
     assert!((number(row, "itl_under_prefill_p99_ratio") - ratio).abs() < 1e-6, "{row}");
     assert!(number(row, "inter_token_p50_seconds") <= p99("inter_token"), "{row}");
-    assert!(number(row, "long_prompt_ttft_seconds") > p99("beside_inter_token"), "{row}");
+    assert!(number(row, "long_prompt_ttft_seconds") > p99("itl_under_prefill"), "{row}");
     assert!(table.contains("while a prompt of 300 tokens is computed"), "{table}");
 }
 
 #[test]
-fn a_ladder_compares_every_step_with_the_first() {
+fn an_ablation_compares_every_row_with_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let (rows, lines, table) = bench(folder.path(), &["--ablation", "--context", "32"]);
     check(&rows, &lines);
     let steps: Vec<_> = rows.iter().map(|row| text(row, "scenario")).collect();
     assert_eq!(&steps[..2], ["naive f32", "fused f32"]);
-    assert_eq!(steps.last(), Some(&"int8 guessed"));
-    let guessed = &rows[rows.len() - 1];
-    assert!(number(guessed, "mean_accepted_length") >= 1.0, "{guessed}");
-    assert!(number(guessed, "speedup_over_plain") > 0.0, "{guessed}");
+    assert_eq!(steps.last(), Some(&"int8 drafted"));
+    let speculative = &rows[rows.len() - 1];
+    assert!(number(speculative, "mean_accepted_length") >= 1.0, "{speculative}");
+    assert!(number(speculative, "speedup_over_plain") > 0.0, "{speculative}");
     assert!(rows[0]["ttft_seconds"].is_null(), "{}", rows[0]);
     assert!(table.contains("x before") && table.contains("x first"), "{table}");
 }
 
 #[test]
-fn guesses_are_counted_and_compared_with_none() {
+fn draft_tokens_are_counted_and_compared_with_plain_decoding() {
     let folder = tempfile::tempdir().unwrap();
     for drafter in ["draft", "ngram"] {
         let flags = ["--speculate", drafter, "--num-speculative-tokens", "3", "--batch", "2"];
@@ -276,8 +276,8 @@ fn guesses_are_counted_and_compared_with_none() {
             let [drafted, accepted] =
                 ["drafted_tokens", "accepted_tokens"].map(|key| number(row, key));
             assert!(accepted > 0.0 && accepted <= drafted, "{row}");
-            let each = number(row, "mean_accepted_length");
-            assert!(each <= 4.0 && each >= if drafter == "draft" { 1.7 } else { 1.0 }, "{row}");
+            let length = number(row, "mean_accepted_length");
+            assert!(length <= 4.0 && length >= if drafter == "draft" { 1.7 } else { 1.0 }, "{row}");
             assert!(number(row, "speedup_over_plain") > 0.0, "{row}");
         }
         assert!(table.contains("x plain") && table.contains("tok/step"), "{table}");
@@ -285,10 +285,9 @@ fn guesses_are_counted_and_compared_with_none() {
 }
 
 #[test]
-fn rows_on_standard_output_are_csv_alone() {
+fn standard_output_has_only_csv() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().to_str().unwrap();
-    // A variable that is meant for serving does no harm.
     let environment = [("STOKER_BENCH_RANDOM_WEIGHTS", "tiny"), ("STOKER_CACHE", cache)];
     let flags = ["bench", "--batch", "1", "--context", "16", "--csv", "-"];
     let (code, out, error) = worker(&flags, &environment);
@@ -301,7 +300,7 @@ fn rows_on_standard_output_are_csv_alone() {
 }
 
 #[test]
-fn the_bundled_model_can_be_measured_and_its_context_is_a_limit() {
+fn the_bundled_model_is_measured_within_its_context() {
     let flags = ["bench", "--scenario", "short", "--runs", "1", "--csv", "-"];
     let (code, out, error) = worker(&flags, &[("STOKER_MODEL", "storyteller")]);
     assert_eq!(code, Some(0), "{error}");
@@ -314,7 +313,7 @@ fn the_bundled_model_can_be_measured_and_its_context_is_a_limit() {
 }
 
 #[test]
-fn what_is_wrong_is_said_before_anything_is_measured() {
+fn errors_are_reported_before_anything_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
@@ -366,19 +365,19 @@ fn what_is_wrong_is_said_before_anything_is_measured() {
             assert!(error.contains(part), "{flags:?} should say {part:?}: {error}");
         }
     }
-    // It would be that of a worker, which is not started.
+    // --model before the subcommand belongs to a worker, which is not started.
     let (code, _, error) = worker(&["--model", "storyteller", "bench"], &[]);
     assert_eq!(code, Some(2));
     assert!(error.contains("bench"), "{error}");
 }
 
 #[test]
-fn a_process_that_fails_is_named_with_its_reason() {
+fn a_failed_process_is_reported_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
     let path = prepare(Shape::Tiny, Format::Safetensors, folder.path()).unwrap();
     let weights = path.join("model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
-    // The last weights, after all that is looked at when a file is opened: NaN.
+    // Makes the last weight NaN. It is not validated when the file is opened.
     let end = bytes.len();
     bytes[end - 4..].fill(0xff);
     fs::write(&weights, bytes).unwrap();
@@ -413,11 +412,11 @@ fn help_explains_every_scenario_key_and_variable() {
         let known = ["STOKER_", "STOKER_BENCH_"].map(|prefix| format!("[env: {prefix}{name}="));
         assert!(known.iter().any(|twin| help.contains(twin)), "{known:?} is missing");
     }
-    assert!(!worker(&["--help"], &[]).1.contains("bench-row"), "it is not for people");
+    assert!(!worker(&["--help"], &[]).1.contains("bench-row"), "bench-row is an internal command");
 }
 
 #[test]
-fn options_come_from_a_file_too() {
+fn options_can_come_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("stoker.toml");
     fs::write(&file, "runs = 7\nscenario = ['short', 'code']\nlisten = '127.0.0.1:1'\n").unwrap();

@@ -1,4 +1,5 @@
-//! The process of one row: a job on standard input, lines of JSON on standard output.
+//! The child process that measures one job: reads the job from standard input as JSON and writes
+//! messages to standard output, one JSON object per line.
 
 use std::{
     io::{self, Write},
@@ -7,73 +8,74 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{error::Error, job::Job, measure, row::Measured};
+use super::{error::Error, job::Job, measure, row::TableRow};
 
-/// Between two lines about the same stage.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Minimum time between two stage messages.
+const STAGE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What the process says, a line each.
+/// A message from the child process, one per line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Line {
-    /// What it does now, for people.
+pub(super) enum Message {
+    /// Description of the current stage, for display.
     Stage(String),
-    /// What came in a minute of `--soak`.
+    /// Throughput in one minute of `--soak`.
     Minute {
-        /// From 1.
+        /// Number of the minute, from 1.
         minute: u64,
-        /// Of all sequences.
+        /// Output tokens of all sequences.
         tokens_per_second: f64,
     },
-    /// A result; at the end.
-    Row(Box<Measured>),
+    /// A result, sent at the end.
+    Row(Box<TableRow>),
 }
 
-/// Measures the job that standard input holds.
+/// Measures the job on standard input.
 pub fn run() -> Result<(), (u8, String)> {
     child().map_err(Error::for_shell)
 }
 
 fn child() -> Result<(), Error> {
     let job: Job = serde_json::from_reader(io::stdin().lock())
-        .map_err(|error| Error::Usage(format!("standard input holds no job of bench: {error}")))?;
-    let mut tell = Tell::default();
-    for measured in measure::measure(&job, &mut tell)? {
-        tell.line(&Line::Row(Box::new(measured)))?;
+        .map_err(|error| Error::Usage(format!("standard input is not a bench job: {error}")))?;
+    let mut progress = Progress::default();
+    for row in measure::measure(&job, &mut progress)? {
+        progress.send(&Message::Row(Box::new(row)))?;
     }
     Ok(())
 }
 
-/// Says how it goes.
+/// Reports progress to the parent process.
 #[derive(Debug, Default)]
-pub(super) struct Tell {
+pub(super) struct Progress {
     last: Option<Instant>,
     quiet: bool,
 }
 
-impl Tell {
-    /// Says nothing.
-    pub(super) fn nobody() -> Self {
+impl Progress {
+    /// Returns an instance that sends no stages.
+    pub(super) fn silent() -> Self {
         Self { last: None, quiet: true }
     }
 
-    /// Says what is being done, unless something was said just now. Fails when nobody listens any more.
+    /// Sends the current stage, at most one every [`STAGE_INTERVAL`]. Fails if standard output is
+    /// closed.
     pub(super) fn stage(&mut self, stage: impl FnOnce() -> String) -> Result<(), Error> {
-        if self.quiet || self.last.is_some_and(|last| last.elapsed() < PAUSE) {
+        if self.quiet || self.last.is_some_and(|last| last.elapsed() < STAGE_INTERVAL) {
             return Ok(());
         }
         self.last = Some(Instant::now());
-        self.line(&Line::Stage(stage()))
+        self.send(&Message::Stage(stage()))
     }
 
-    /// Says what came in a minute.
+    /// Sends the throughput of a minute.
     pub(super) fn minute(&mut self, minute: u64, tokens_per_second: f64) -> Result<(), Error> {
-        self.line(&Line::Minute { minute, tokens_per_second })
+        self.send(&Message::Minute { minute, tokens_per_second })
     }
 
-    fn line(&mut self, line: &Line) -> Result<(), Error> {
+    fn send(&mut self, message: &Message) -> Result<(), Error> {
         let failed = |error: io::Error| Error::Failed(format!("standard output: {error}"));
-        let text = serde_json::to_string(line).map_err(|error| failed(error.into()))?;
+        let text = serde_json::to_string(message).map_err(|error| failed(error.into()))?;
         let mut out = io::stdout().lock();
         writeln!(out, "{text}").and_then(|()| out.flush()).map_err(failed)
     }

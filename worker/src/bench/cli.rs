@@ -12,73 +12,71 @@ use crate::{ModelSource, config};
 
 const EXAMPLES: &str = "\
 Examples:
-  4 scenarios x 2 formats x 3 runs, of random weights that are made once:
+  4 scenarios x 2 formats x 3 runs, with random weights that are generated once:
     stoker-worker bench --csv bench.csv --json bench.json
-  A model of your own, one scenario, the rows alone:
+  One scenario with a given model, only the rows:
     stoker-worker bench --model ./model.gguf --scenario short --runs 1 --csv - > short.csv
-  How much more do many sequences give than one?
+  Throughput by batch size:
     stoker-worker bench --sweep batch
-  Does it stay as fast?
+  Sustained throughput:
     stoker-worker bench --soak 10m --batch 8
-  What does guessing ahead gain, with one sequence and with many?
+  Gain of speculative decoding by batch size:
     stoker-worker bench --speculate draft --sweep batch
-  How long do readers wait for their next token while somebody sends 2,000 tokens?
+  Inter-token latency while a prompt of 2,000 tokens is computed:
     stoker-worker bench --long-prompt 2000
-  What did each step towards int8 bring?
+  Gain of each optimization, from unfused f32 to int8:
     stoker-worker bench --ablation
-  How much sooner does an answer begin whose prompt begins like another?
+  Time to first token of a prompt whose prefix is cached:
     stoker-worker bench --shared-prefix 1000
 
-Every row is measured in a process of its own, which loads its own file; peak memory is that
-process's. Prompts are random tokens, always the same; the likeliest token is taken, and nothing
-ends an answer early. Rows with guesses (--speculate, the last one of --ablation) tell stories, by
-the bundled model made as large as --random-weights say, or by --model: greedy ones and ones at
-temperature 1, with and without guesses by turns.
+Each job runs in its own process, which loads the model file; peak memory is that process's. Prompts
+are random tokens, the same in every run. Sampling is greedy, and end-of-sequence tokens are ignored.
+Rows with speculative decoding (--speculate, the last one of --ablation) decode stories with the
+bundled model, padded to the size of --random-weights, or with --model: greedy and at temperature 1.
+Steps with and without speculative decoding alternate.
 
 A row's keys, in the table, in CSV and in JSON:
   model, scenario, format,          what is measured
   quantize, device, threads, batch
-  run                               which of the rows that are alike, from 1; with --soak the
-                                    minute
-  context                           positions that a sequence holds while it decodes, on average
-  load_seconds                      from opening the file to a model that can run
-  prompt_tokens, output_tokens      of all sequences of the row together
-  cached_prompt_tokens              with --shared-prefix: of the prompt, what the prefix cache had
-  ttft_seconds                      from a sequence's submission to its first token; the median of
-                                    several
-  tpot_seconds                      time per output token: the median step in which all decode;
-                                    with guesses, where a step may give several, time divided by
-                                    tokens
-  decode_tokens_per_second          batch / tpot_seconds; with --soak what came in the minute
-  prefill_tokens_per_second         prompt_tokens / the time until all had their first token; with
-                                    --long-prompt that prompt's
-  peak_rss_bytes                    the most memory that the row's process had
-  read_rate_bytes_per_second        what all threads together read from memory, the mean of two
-                                    measurements in that process: before it loads the model, and
-                                    after its last step; on a GPU what a copy in its memory reads
-                                    and writes
-  bandwidth_utilization                   bytes that a step must read, weights once and all keys and
-                                    values, times steps a second, divided by the read rate
-  launches_per_step                 kernels and graphs that a GPU is told to run while all decode
-  gpu_utilization, gpu_power_watts, what NVIDIA's driver says while all decode: means...
+  run                               number of the repetition, from 1; with --soak the minute
+  context                           average context length of a sequence while it decodes
+  load_seconds                      from opening the file until the model can run
+  prompt_tokens, output_tokens      of all sequences of the row
+  cached_prompt_tokens              with --shared-prefix: prompt tokens found in the prefix cache
+  ttft_seconds                      time to first token from submission, median over sequences
+  tpot_seconds                      time per output token: the median step in which all sequences
+                                    decode; with speculative decoding, where a step may yield
+                                    several tokens, time divided by tokens
+  decode_tokens_per_second          batch / tpot_seconds; with --soak the mean over the minute
+  prefill_tokens_per_second         prompt_tokens / the time until all sequences had their first
+                                    token; with --long-prompt that prompt's
+  peak_rss_bytes                    peak resident memory of the row's process
+  read_rate_bytes_per_second        memory read rate of all threads, the mean of two measurements in
+                                    that process: before it loads the model, and after its last
+                                    step; on a GPU the bytes that a copy in its memory reads and
+                                    writes
+  bandwidth_utilization             bytes that a step must read (weights once, all keys and values)
+                                    times steps per second, divided by the read rate
+  launches_per_step                 kernel and graph launches of a GPU per decode step
+  gpu_utilization, gpu_power_watts, readings of the NVIDIA driver while all sequences decode: means
   gpu_clock_hertz,
   gpu_memory_clock_hertz
-  gpu_memory_used_bytes,            ...and the most
+  gpu_memory_used_bytes,            the same: maximums
   gpu_temperature_celsius
   long_prompt_tokens                with --long-prompt: its length
-  long_prompt_ttft_seconds          from its submission to its first token
-  inter_token_p50_seconds,          of 128 tokens before it: the median time between two, and
-  inter_token_p99_seconds           the slowest in a hundred
-  itl_under_prefill_p50_seconds,   the same while it is computed
+  long_prompt_ttft_seconds          its time to first token
+  inter_token_p50_seconds,          inter-token latency over 128 tokens before it: median and
+  inter_token_p99_seconds           99th percentile
+  itl_under_prefill_p50_seconds,    the same while it is computed
   itl_under_prefill_p99_seconds
-  itl_under_prefill_p99_ratio      p99 then by p99 before
-  drafted_tokens, accepted_tokens   with guesses: how many were looked at, and how many were right
-  mean_accepted_length            what a sequence got in a step of the model; in the table
+  itl_under_prefill_p99_ratio       itl_under_prefill_p99_seconds / inter_token_p99_seconds
+  drafted_tokens, accepted_tokens   with speculative decoding: drafted tokens, and those accepted
+  mean_accepted_length              mean tokens of a sequence per step of the model; in the table
                                     `tok/step`
-  speedup_over_plain                times as fast as without guesses; in the table `x plain`
+  speedup_over_plain                speedup over decoding without it; in the table `x plain`
 
-What does not apply is null in JSON and empty in CSV. `outside %`, in the table alone, is the
-share of a step that is spent outside the model's operations.
+A value that does not apply is null in JSON and empty in CSV. `overhead %`, in the table only, is the
+share of a step spent outside the model's operations.
 
 Exit codes: 0, 1 for a failure, 2 for bad usage.";
 
@@ -86,8 +84,8 @@ Exit codes: 0, 1 for a failure, 2 for bad usage.";
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct BenchArgs {
-    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for the
-    /// bundled model [default: random weights]
+    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller`
+    /// for the bundled model [default: random weights]
     #[arg(long, env = "STOKER_MODEL", value_name = "PATH", help_heading = "Model")]
     pub model: Option<ModelSource>,
 
@@ -102,12 +100,11 @@ pub struct BenchArgs {
     )]
     pub random_weights: Option<Shape>,
 
-    /// Where random weights are kept [default: stoker in $XDG_CACHE_HOME or ~/.cache]
+    /// Folder for generated weights [default: stoker in $XDG_CACHE_HOME or ~/.cache]
     #[arg(long, env = "STOKER_CACHE", value_name = "FOLDER", help_heading = "Model")]
     pub cache: Option<PathBuf>,
 
-    /// Formats of random weights: real files, loaded as any other
-    /// [default: both; gguf for all but scenarios]
+    /// File formats of random weights [default: both for scenarios, otherwise gguf]
     #[arg(
         long,
         env = "STOKER_BENCH_FORMAT",
@@ -118,15 +115,15 @@ pub struct BenchArgs {
     )]
     pub format: Vec<Format>,
 
-    /// Who guesses tokens ahead: measures what that gains.
+    /// Speculative decoding; measures its gain.
     #[command(flatten)]
     pub speculation: config::SpeculationConfig,
 
-    /// Where the model computes.
+    /// Device to run the model on.
     #[command(flatten)]
     pub device: config::DeviceConfig,
 
-    /// How weights are kept and multiplied: in 8 bits with a scale for each output, or in f32
+    /// Quantization of weights and products: 8 bits with a scale per output channel, or f32
     #[arg(
         long,
         env = "STOKER_QUANTIZE",
@@ -147,7 +144,7 @@ pub struct BenchArgs {
     )]
     pub scenario: Vec<Scenario>,
 
-    /// This many sequences that decode together, each with a context of --context
+    /// Number of sequences that decode together, each with a context of --context
     #[arg(
         long,
         env = "STOKER_BENCH_BATCH",
@@ -158,7 +155,8 @@ pub struct BenchArgs {
     )]
     pub batch: Option<u32>,
 
-    /// The same with 1, 2, 4, 8, 16, 32 and 64 sequences (up to 32 with --speculate), and the factor over one
+    /// Measure batches of 1, 2, 4, 8, 16, 32 and 64 sequences (up to 32 with --speculate), with the
+    /// speedup over one sequence
     #[arg(
         long,
         env = "STOKER_BENCH_SWEEP",
@@ -168,8 +166,8 @@ pub struct BenchArgs {
     )]
     pub sweep: Option<Sweep>,
 
-    /// Keep --batch sequences running this long, new ones in the place of those that end, and print
-    /// what came each minute; a row a minute [default batch: 8]
+    /// Keep --batch sequences running for this time, replacing those that finish, and print the
+    /// throughput of each minute; one row per minute [default batch: 8]
     #[arg(
         long,
         env = "STOKER_BENCH_SOAK",
@@ -180,9 +178,10 @@ pub struct BenchArgs {
     )]
     pub soak: Option<Duration>,
 
-    /// One row for each step that made decoding faster, with its factors: plain operations in f32, fused
-    /// ones in f32, int8, int8 with 8 sequences; then one sequence for which a draft model guesses, over the
-    /// same without (the bundled model, padded until it costs as much: random weights tell no stories)
+    /// One row per optimization of decoding, with its speedups: unfused operations in f32, fused
+    /// ones in f32, int8, int8 with 8 sequences; then one sequence with a draft model, compared
+    /// with the same without it (the bundled model, padded to the same size: random weights
+    /// generate no predictable text)
     #[arg(
         long,
         env = "STOKER_BENCH_ABLATION",
@@ -191,8 +190,8 @@ pub struct BenchArgs {
     )]
     pub ablation: bool,
 
-    /// Two prompts that begin with the same so many tokens, one after the other: how soon each has its first
-    /// token, and the factor
+    /// Run two prompts that share a prefix of this many tokens, one after the other: time to first
+    /// token of each, and the speedup
     #[arg(
         long,
         env = "STOKER_BENCH_SHARED_PREFIX",
@@ -203,8 +202,8 @@ pub struct BenchArgs {
     )]
     pub shared_prefix: Option<u32>,
 
-    /// What readers notice of a prompt of so many tokens: time between the tokens of --batch sequences, undisturbed and
-    /// while it is computed [default batch: 1]
+    /// Measure the effect of a prompt of this many tokens on --batch decoding sequences:
+    /// inter-token latency before and while it is computed [default batch: 1]
     #[arg(
         long,
         env = "STOKER_BENCH_LONG_PROMPT",
@@ -215,7 +214,7 @@ pub struct BenchArgs {
     )]
     pub long_prompt: Option<u32>,
 
-    /// With --long-prompt: how many times as long steps may take while it is computed
+    /// With --long-prompt: maximum factor by which decode steps may slow down while it is computed
     #[arg(
         long,
         env = "STOKER_MAX_DECODE_SLOWDOWN",
@@ -226,7 +225,7 @@ pub struct BenchArgs {
     )]
     pub max_decode_slowdown: f64,
 
-    /// Positions that every sequence holds while it decodes, for all but scenarios [default: 512]
+    /// Average context length of every sequence while it decodes; not for scenarios [default: 512]
     #[arg(
         long,
         env = "STOKER_BENCH_CONTEXT",
@@ -237,7 +236,7 @@ pub struct BenchArgs {
     )]
     pub context: Option<u32>,
 
-    /// Rows for each case [default: 3 for scenarios, otherwise 1]
+    /// Runs of each case [default: 3 for scenarios, otherwise 1]
     #[arg(
         long,
         env = "STOKER_BENCH_RUNS",
@@ -248,7 +247,8 @@ pub struct BenchArgs {
     )]
     pub runs: Option<u32>,
 
-    /// Write the rows to this file as CSV, each as it comes; `-` prints them, and the table on standard error
+    /// Write the rows to this file as CSV, each as soon as it is measured; `-` writes them to
+    /// standard output and the table to standard error
     #[arg(long, env = "STOKER_BENCH_CSV", value_name = "FILE", help_heading = "Output")]
     pub csv: Option<PathBuf>,
 
@@ -257,14 +257,14 @@ pub struct BenchArgs {
     pub json: Option<PathBuf>,
 }
 
-/// What is varied.
+/// The parameter that is varied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sweep {
-    /// Sequences that decode together
+    /// Number of sequences that decode together
     Batch,
 }
 
-/// A kind of model file.
+/// A format of model files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -275,7 +275,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Both.
+    /// All formats.
     pub(super) const ALL: [Self; 2] = [Self::Gguf, Self::Safetensors];
 }
 

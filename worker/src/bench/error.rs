@@ -1,4 +1,4 @@
-//! Why something could not be measured, and what the shell is told.
+//! Errors of `bench` and `gpu-check`, and their exit codes.
 
 use std::{io, path::PathBuf};
 
@@ -7,16 +7,16 @@ use stoker_engine::weights::WeightsError;
 use super::random::CacheError;
 use crate::LoadError;
 
-/// Why something could not be measured.
+/// Why a measurement failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// A flag does not fit another, or the model.
+    /// A flag conflicts with another flag or with the model.
     #[error("{0}")]
     Usage(String),
-    /// A file that a flag names cannot be written.
+    /// A file named by a flag cannot be written.
     #[error("{flag} {}: {source}", .path.display())]
     File {
-        /// For instance `--csv`.
+        /// The flag, for example `--csv`.
         flag: &'static str,
         path: PathBuf,
         source: io::Error,
@@ -25,16 +25,16 @@ pub(super) enum Error {
     Cache(#[from] CacheError),
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The process of a row failed.
+    /// The child process of a job failed.
     #[error("{what}: {why}")]
     Row { what: String, why: String, code: u8 },
-    /// Anything else.
+    /// Any other failure.
     #[error("{0}")]
     Failed(String),
 }
 
 impl Error {
-    /// 1 if the machine or the model failed, 2 for bad usage; and what to say.
+    /// Returns the exit code, 1 for a failure and 2 for bad usage, and the message.
     pub(super) fn for_shell(self) -> (u8, String) {
         let code = match &self {
             Self::Usage(_) | Self::File { .. } | Self::Cache(_) | Self::Load(_) => 2,

@@ -1,8 +1,9 @@
-//! `stoker-worker gpu-check`: all that is to be known of a GPU, in one run of one program.
+//! `stoker-worker gpu-check`: correctness and speed of a GPU in one run.
 //!
-//! What is right comes first: `facts` says what it is, operations are compared with the reference, and `exactness` has
-//! the engine answer the same requests in different ways. Then `speed` measures, and `transformers` measures the same
-//! shape with what others would use. `report` writes it down.
+//! Correctness comes first: `facts` describes the device, operations are compared with the
+//! reference, and `exactness` compares the engine's output for the same requests under different
+//! configurations. Then `speed` measures the engine, and `transformers` measures the same shape
+//! with Hugging Face Transformers. `report` writes the results.
 
 mod cli;
 mod exactness;
@@ -14,9 +15,9 @@ mod transformers;
 use std::time::Instant;
 
 pub use cli::GpuCheckArgs;
-use exactness::Answers;
+use exactness::ReferenceOutput;
 use facts::Facts;
-use report::{Operation, Report};
+use report::{GpuCheckReport, Operation};
 use speed::Speed;
 use stoker_engine::{Model, model::Quantization, weights::ModelFiles};
 use stoker_ops::{check, device::Choice, fallback::GpuFeature};
@@ -28,106 +29,112 @@ use super::{
 };
 use crate::loading::{self, LoadError};
 
-/// Sequences that decode together.
+/// Measured batch sizes.
 const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// Of these the steps are looked at more closely.
-const CLOSER: [usize; 3] = [1, 8, 64];
+/// Batch sizes whose steps are also timed kernel by kernel.
+const PROFILED_BATCHES: [usize; 3] = [1, 8, 64];
 
-/// Runs the command. An error comes with its exit code: 1 if something is wrong with the GPU, 2 for bad usage.
+/// Runs the command. Returns an error with its exit code: 1 if a check fails, 2 for bad usage.
 pub fn run(args: &GpuCheckArgs) -> Result<(), (u8, String)> {
     let report = check(args).map_err(Error::for_shell)?;
     print!("{}", report.markdown());
-    match report.faults() {
+    match report.failures() {
         0 => Ok(()),
-        faults => Err((1, format!("{faults} checks failed; see the report"))),
+        failures => Err((1, format!("{failures} checks failed; see the report"))),
     }
 }
 
-/// Says on standard error what is being done.
-struct Stages {
+/// Prints the current stage on standard error.
+struct StageLog {
     begun: Instant,
 }
 
-impl Stages {
+impl StageLog {
     fn begin(&self, stage: &str) {
         eprintln!("{:6.1} s  {stage}", self.begun.elapsed().as_secs_f64());
     }
 }
 
-fn check(args: &GpuCheckArgs) -> Result<Report, Error> {
+fn check(args: &GpuCheckArgs) -> Result<GpuCheckReport, Error> {
     report::make_folder(&args.out)?;
-    let stages = Stages { begun: Instant::now() };
-    stages.begin("opening the device");
+    let stage_log = StageLog { begun: Instant::now() };
+    stage_log.begin("opening the device");
     let device = loading::device(&args.device).map_err(LoadError::from)?;
-    stages.begin("copying memory");
+    stage_log.begin("copying memory");
     let facts = Facts::of(&device)?;
     let copy_rate = facts.copy_bytes_per_second;
-    let mut report = Report::new(args.random_weights.name(), facts);
-    // Whatever happens next, what was found so far is on disk.
-    let written = |report: &mut Report| {
-        report.seconds = stages.begun.elapsed().as_secs_f64();
+    let mut report = GpuCheckReport::new(args.random_weights.name(), facts);
+    // Writes the report after each stage, so that a crash does not lose earlier results.
+    let write_report = |report: &mut GpuCheckReport| {
+        report.seconds = stage_log.begun.elapsed().as_secs_f64();
         report.write(&args.out)
     };
-    stages.begin("operations against the reference");
+    stage_log.begin("operations against the reference");
     report.operations = check::all(&device.tensors).into_iter().map(Operation::from).collect();
-    written(&mut report)?;
+    write_report(&mut report)?;
 
-    stages.begin("the bundled model: the same requests in different ways");
+    stage_log.begin("the bundled model: the same requests under different configurations");
     let stories = ModelFiles::embedded(loading::BUNDLED, storyteller::model())?;
     let mut models = Vec::new();
     for kind in Quantization::ALL {
         models.push(loading::read(&stories, loading::BUNDLED, kind, &device)?);
     }
-    let answers: Vec<_> = models.iter().map(Answers::of).collect::<Result<_, _>>()?;
-    report.exactness = answers.iter().flat_map(|answers| answers.pairs.clone()).collect();
-    written(&mut report)?;
+    let references: Vec<_> = models.iter().map(ReferenceOutput::of).collect::<Result<_, _>>()?;
+    report.exactness =
+        references.iter().flat_map(|reference| reference.comparisons.clone()).collect();
+    write_report(&mut report)?;
 
-    stages.begin("random weights");
+    stage_log.begin("random weights");
     let folder = args.cache.clone().map_or_else(cache::default_folder, Ok)?;
     let path = random::prepare(args.random_weights, Format::Gguf, &folder)?;
     let files = ModelFiles::open(&path)?;
     let read = |kind| loading::read(&files, args.random_weights.name(), kind, &device);
     let speed = Speed::new(&device, copy_rate, args.context as usize);
-    stages.begin("one sequence in f32");
+    stage_log.begin("one sequence in f32");
     report.speed.push(speed.naive(files.config())?);
     report.speed.push(speed.decode("fused f32", &read(Quantization::None)?, 1)?);
     let model = read(Quantization::Int8)?;
     for batch in BATCHES {
-        stages.begin(&format!("{batch} in int8"));
+        stage_log.begin(&format!("{batch} in int8"));
         report.speed.push(speed.decode("int8", &model, batch)?);
     }
-    stages.begin("a long prompt");
+    stage_log.begin("a long prompt");
     report.speed.push(speed.prompt("int8", &model)?);
-    written(&mut report)?;
+    write_report(&mut report)?;
 
-    stages.begin("without graphs");
+    stage_log.begin("without graphs");
     GpuFeature::Graphs.turn_off();
-    report.exactness.extend(again(&answers, &models, "launched kernel by kernel")?);
-    for batch in CLOSER {
+    report.exactness.extend(compare_again(&references, &models, "launched kernel by kernel")?);
+    for batch in PROFILED_BATCHES {
         report.speed.push(speed.decode("int8, launched", &model, batch)?);
         report.timeline.push(speed.timeline(&model, batch)?);
     }
-    written(&mut report)?;
-    stages.begin("without tensor cores");
+    write_report(&mut report)?;
+    stage_log.begin("without tensor cores");
     GpuFeature::TensorCores.turn_off();
-    report.exactness.extend(again(&answers, &models, "without tensor cores")?);
+    report.exactness.extend(compare_again(&references, &models, "without tensor cores")?);
     let what = "int8, launched, no tensor cores";
-    report.speed.push(speed.decode(what, &model, CLOSER[2])?);
+    report.speed.push(speed.decode(what, &model, PROFILED_BATCHES[2])?);
     report.speed.push(speed.prompt(what, &model)?);
-    written(&mut report)?;
+    write_report(&mut report)?;
 
-    stages.begin("transformers, where they are installed");
+    stage_log.begin("transformers, if installed");
     let number = match args.device.device {
         Choice::Cuda(number) => number,
         _ => 0,
     };
     let context = args.context as usize;
-    report.transformers = transformers::run(files.config(), context, &CLOSER, &device, number);
-    written(&mut report)?;
+    report.transformers =
+        transformers::run(files.config(), context, &PROFILED_BATCHES, &device, number);
+    write_report(&mut report)?;
     Ok(report)
 }
 
-/// The same answers once more, after something was turned off.
-fn again(answers: &[Answers], models: &[Model], what: &str) -> Result<Vec<exactness::Pair>, Error> {
-    answers.iter().zip(models).map(|(answers, model)| answers.again(model, what)).collect()
+/// Runs the requests again after a GPU feature was turned off and compares the output.
+fn compare_again(
+    references: &[ReferenceOutput],
+    models: &[Model],
+    what: &str,
+) -> Result<Vec<exactness::Comparison>, Error> {
+    references.iter().zip(models).map(|(reference, model)| reference.compare(model, what)).collect()
 }

@@ -1,95 +1,95 @@
-//! What one process measures.
+//! A job: the work that one child process measures.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Format, shared_prefix};
 
-/// What one process measures. It travels there as JSON.
+/// Work that one child process measures. Sent to it as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Job {
-    /// What rows call the model.
+    /// Name of the model in rows.
     pub(super) model: String,
-    /// As `--model` takes it.
+    /// Value of `--model`.
     pub(super) source: String,
     pub(super) scenario: String,
     pub(super) format: Format,
-    /// As `--quantize` takes it.
+    /// Value of `--quantize`.
     pub(super) quantize: String,
-    /// As `--device` takes it.
+    /// Value of `--device`.
     pub(super) device: String,
-    /// As `--disable-gpu-feature` takes them.
+    /// Values of `--disable-gpu-feature`.
     pub(super) disable_gpu_feature: Vec<String>,
-    /// Sequences at once.
+    /// Concurrent sequences.
     pub(super) batch: usize,
-    /// Positions that each holds while it decodes, on average.
+    /// Average context length of a sequence while it decodes.
     pub(super) context: usize,
-    /// Which of several that are alike, from 1.
+    /// Number of the repetition, from 1.
     pub(super) run: u64,
     pub(super) work: Work,
 }
 
-/// What is done with the model.
+/// What the child process runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Work {
-    /// Prompts of these lengths, submitted together; then `tokens` of each while all decode.
+    /// Submits all prompts together, then measures `tokens` tokens of each while all decode.
     Decode {
-        /// Tokens of each sequence's prompt.
+        /// Prompt length of each sequence.
         prompts: Vec<usize>,
-        /// Tokens of each answer that are measured, at least 2.
+        /// Output tokens of each sequence that are measured, at least 2.
         tokens: usize,
     },
-    /// Sequences of `prompt + output` tokens, one after the other in each place of the batch.
+    /// Keeps every slot of the batch busy with sequences of `prompt + output` tokens.
     Soak {
-        /// Tokens of each prompt.
+        /// Prompt length.
         prompt: usize,
-        /// Tokens of each answer.
+        /// Output length.
         output: usize,
-        /// How long.
+        /// Duration.
         seconds: f64,
     },
-    /// Two prompts that begin with the same `tokens`, one after the other.
+    /// Runs two prompts with a common prefix of `tokens` tokens, one after the other.
     SharedPrefix {
-        /// Tokens that they share.
+        /// Length of the shared prefix.
         tokens: usize,
     },
-    /// Stories, with and without somebody who guesses ahead.
+    /// Decodes stories with and without speculative decoding.
     Speculate {
-        /// Tokens of each answer.
+        /// Output tokens of each story.
         tokens: usize,
-        /// What they are drawn at.
+        /// Sampling temperature.
         temperature: f32,
-        /// As `--speculate` takes it.
+        /// Value of `--speculate`.
         drafter: String,
-        /// As `--draft-model` takes it.
+        /// Value of `--draft-model`.
         draft: Option<String>,
-        /// As `--num-speculative-tokens` takes it.
+        /// Value of `--num-speculative-tokens`.
         depth: String,
     },
-    /// Sequences that decode, and a long prompt that is computed beside them.
-    Beside {
-        /// Tokens of each decoding sequence's prompt.
+    /// Decodes a batch and computes a long prompt at the same time.
+    PrefillInterference {
+        /// Prompt length of each decoding sequence.
         prompts: Vec<usize>,
-        /// Tokens of the long one.
+        /// Length of the long prompt.
         prompt: usize,
-        /// How many times as long steps may take meanwhile.
+        /// Maximum factor by which decode steps may slow down while it is computed.
         slowdown: f64,
     },
-    /// A decode step of plain operations, of the model's shape.
+    /// Decodes one sequence with unfused operations and random weights of the model's shape.
     Naive,
 }
 
 impl Job {
-    /// What its `i`th row measures, and which run that is.
+    /// Returns the scenario and the run number of its `i`th row.
     pub(super) fn row(&self, i: usize) -> (&str, u64) {
         match self.work {
             Work::SharedPrefix { .. } => (shared_prefix::NAMES[i], self.run),
-            // A row a minute.
+            // `--soak` has one row per minute.
             _ => (&self.scenario, self.run + i as u64),
         }
     }
 
-    /// Names it to people: `code, gguf, run 2`.
+    /// Returns a label for messages, such as `code, gguf, run 2`.
     pub(super) fn label(&self) -> String {
         let batch = match self.batch {
             1 => String::new(),

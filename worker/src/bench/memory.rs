@@ -1,14 +1,14 @@
-//! The most memory that this process has held, where the system says: on Linux.
+//! Peak resident memory of this process. Only Linux reports it.
 
 use std::fs;
 
-/// Forgets the peak so far: what was measured before the model is not the model's.
-pub(super) fn forget_peak() {
-    // Some systems do not allow it. Then the peak is that of the whole process.
+/// Resets the peak, so that memory used before the model is loaded does not count.
+pub(super) fn reset_peak() {
+    // If the system does not allow it, the peak covers the whole lifetime of the process.
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The most bytes that were resident at once.
+/// Returns the peak resident set size in bytes.
 pub(super) fn peak() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

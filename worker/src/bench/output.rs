@@ -1,4 +1,4 @@
-//! Where rows go: a table, CSV and JSON.
+//! Output of rows: a table, CSV and JSON.
 
 use std::{
     fs::{self, File},
@@ -9,30 +9,31 @@ use std::{
 use super::{
     cli::BenchArgs,
     error::Error,
-    factor::Factors,
     job::Job,
-    process::Progress,
-    row::{self, Measured, Row},
+    process::ProgressDisplay,
+    row::{self, BenchRow, TableRow},
+    speedup::SpeedupColumns,
     table,
 };
 
-/// The rows so far, and where they go.
+/// The rows so far and the destinations they are written to.
 pub(super) struct Output {
     csv: Option<Csv>,
     json: Option<PathBuf>,
-    factors: Factors,
+    speedups: SpeedupColumns,
     soak: bool,
-    rows: Vec<Row>,
+    rows: Vec<BenchRow>,
 }
 
-/// A CSV file that is written row by row: what is measured is not lost if a later row fails.
+/// Destination of CSV. Rows are written as they arrive, so that a failed job does not lose earlier
+/// rows.
 enum Csv {
     File(File, PathBuf),
     Stdout,
 }
 
 impl Output {
-    /// Opens the files, so that one that cannot be written is known before anything is measured.
+    /// Opens the files, so that a file that cannot be written is reported before any job runs.
     pub(super) fn open(args: &BenchArgs) -> Result<Self, Error> {
         let csv = match &args.csv {
             None => None,
@@ -48,14 +49,14 @@ impl Output {
         Ok(Self {
             csv,
             json: args.json.clone(),
-            factors: Factors::of(args),
+            speedups: SpeedupColumns::of(args),
             soak: args.soak.is_some(),
             rows: Vec::new(),
         })
     }
 
-    /// Says what will be measured, and names the columns.
-    pub(super) fn begin(&mut self, progress: &Progress, jobs: &[Job]) -> Result<(), Error> {
+    /// Prints a headline, and the headers of the table and of CSV.
+    pub(super) fn begin(&mut self, progress: &ProgressDisplay, jobs: &[Job]) -> Result<(), Error> {
         self.csv_line(progress, &row::csv_header())?;
         let Some(first) = jobs.first() else { return Ok(()) };
         let mut kinds: Vec<_> = jobs.iter().map(|job| job.quantize.as_str()).collect();
@@ -63,27 +64,31 @@ impl Output {
         let (kinds, threads) = (kinds.join(" and "), stoker_ops::cpu::threads());
         let headline = format!("{}, quantize {kinds}, {threads} threads\n", first.model);
         self.print(progress, &headline)?;
-        self.print(progress, &table::header(&self.factors.names()))
+        self.print(progress, &table::header(&self.speedups.names()))
     }
 
-    /// Takes a row.
-    pub(super) fn add(&mut self, progress: &Progress, measured: Measured) -> Result<(), Error> {
-        let factors = self.factors.over(&self.rows, &measured.row);
-        self.print(progress, &table::row(&measured, &factors))?;
-        if let Some(gpu) = measured.gpu.summary() {
+    /// Prints a row and writes it as CSV.
+    pub(super) fn add(
+        &mut self,
+        progress: &ProgressDisplay,
+        table_row: TableRow,
+    ) -> Result<(), Error> {
+        let speedups = self.speedups.values(&self.rows, &table_row.row);
+        self.print(progress, &table::row(&table_row, &speedups))?;
+        if let Some(gpu) = table_row.gpu.summary() {
             self.print(progress, &format!("  GPU: {gpu}"))?;
         }
-        if let Some(beside) = measured.row.beside() {
-            self.print(progress, &format!("  {beside}"))?;
+        if let Some(summary) = table_row.row.prefill_interference() {
+            self.print(progress, &format!("  {summary}"))?;
         }
-        let line = measured.row.csv().map_err(|error| Error::Failed(error.to_string()))?;
+        let line = table_row.row.csv().map_err(|error| Error::Failed(error.to_string()))?;
         self.csv_line(progress, &line)?;
-        self.rows.push(measured.row);
+        self.rows.push(table_row.row);
         Ok(())
     }
 
-    /// Writes what is written at the end.
-    pub(super) fn finish(self, progress: &Progress) -> Result<(), Error> {
+    /// Prints the medians and writes the JSON file.
+    pub(super) fn finish(self, progress: &ProgressDisplay) -> Result<(), Error> {
         let medians = if self.soak { Vec::new() } else { table::medians(&self.rows) };
         if !medians.is_empty() {
             self.print(progress, &format!("\nmedians\n{}", medians.join("\n")))?;
@@ -95,7 +100,7 @@ impl Output {
         fs::write(path, text).map_err(|error| file("--json", path, error))
     }
 
-    fn csv_line(&mut self, progress: &Progress, line: &str) -> Result<(), Error> {
+    fn csv_line(&mut self, progress: &ProgressDisplay, line: &str) -> Result<(), Error> {
         match &mut self.csv {
             None => Ok(()),
             Some(Csv::Stdout) => progress.print(|| to_stdout(line)),
@@ -105,8 +110,8 @@ impl Output {
         }
     }
 
-    /// A line of the table. It makes way for CSV that is printed.
-    fn print(&self, progress: &Progress, line: &str) -> Result<(), Error> {
+    /// Prints a line of the table, on standard error if CSV goes to standard output.
+    fn print(&self, progress: &ProgressDisplay, line: &str) -> Result<(), Error> {
         progress.print(|| match self.csv {
             Some(Csv::Stdout) => {
                 eprintln!("{line}");

@@ -1,7 +1,7 @@
-//! Models with random weights: real files of a real shape, for which nothing need be downloaded.
+//! Models with random weights: real files of a real shape, without a download.
 //!
-//! Both formats hold the same numbers: bf16 in SafeTensors, and those rounded to Q8_0 in GGUF. They are
-//! written once into a folder, a piece of a tensor at a time, and stay there.
+//! Both formats hold the same values: bf16 in SafeTensors, and those rounded to Q8_0 in GGUF. The
+//! files are written once into the cache folder, one chunk of a tensor at a time.
 
 pub mod cache;
 mod encoding;

@@ -1,4 +1,4 @@
-//! A row: what was measured once, as JSON and as CSV.
+//! A row: the results of one run, as JSON and as CSV.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::table::decimal;
 use crate::gpu::Reading;
 
-/// The columns of CSV and the keys of JSON, in order.
+/// CSV columns and JSON keys, in order.
 pub const KEYS: [&str; 38] = [
     "model",
     "scenario",
@@ -48,125 +48,126 @@ pub const KEYS: [&str; 38] = [
     "speedup_over_plain",
 ];
 
-/// What was measured once. `bench --help` says what each key means.
+/// Results of one run. `bench --help` describes each key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// The name of the model.
+pub struct BenchRow {
+    /// Name of the model.
     pub model: String,
-    /// What was done with it.
+    /// Name of the workload.
     pub scenario: String,
-    /// The kind of file it was loaded from.
+    /// File format of the model.
     pub format: String,
-    /// How its weights were kept.
+    /// Quantization of the weights.
     pub quantize: String,
-    /// The kind of device.
+    /// Class of the device.
     pub device: String,
-    /// Threads that operations ran on.
+    /// Threads of the operations.
     pub threads: u64,
-    /// Sequences at once.
+    /// Concurrent sequences.
     pub batch: u64,
-    /// Positions that each held while it decoded, on average.
+    /// Average context length of a sequence while it decoded.
     pub context: u64,
-    /// Which of several rows that are alike, from 1; of `--soak` the minute.
+    /// Number of the repetition, from 1. The minute with `--soak`.
     pub run: u64,
-    /// From opening the file to a model that can run.
+    /// Time from opening the file until the model can run.
     pub load_seconds: f64,
-    /// Of all sequences together.
+    /// Prompt tokens of all sequences.
     pub prompt_tokens: u64,
-    /// Of the prompt, what the prefix cache had. None where it is not looked at.
+    /// Prompt tokens found in the prefix cache. None where that is not measured.
     #[serde(default)]
     pub cached_prompt_tokens: Option<u64>,
-    /// Of all sequences together.
+    /// Output tokens of all sequences.
     pub output_tokens: u64,
-    /// From submission to the first token: the median of several sequences. None if there was no prompt.
+    /// Time to first token, the median over sequences. None if there was no prompt.
     pub ttft_seconds: Option<f64>,
-    /// The median step in which all sequences decode.
+    /// Time per output token: the median duration of a step in which all sequences decode.
     pub tpot_seconds: f64,
-    /// Of all sequences together.
+    /// Output tokens per second of all sequences.
     pub decode_tokens_per_second: f64,
-    /// Of all sequences together, until each had its first token. None where prompts come all the time.
+    /// Prompt tokens per second of all sequences until each had its first token. None with
+    /// `--soak`.
     pub prefill_tokens_per_second: Option<f64>,
-    /// None where the system does not say.
+    /// Peak resident set size. None where the system does not report it.
     pub peak_rss_bytes: Option<u64>,
-    /// The mean of two measurements, before and after.
+    /// Memory read rate, the mean of a measurement before and one after.
     pub read_rate_bytes_per_second: f64,
-    /// What steps must read each second, divided by what memory gives.
+    /// Bytes that steps must read per second, divided by the memory read rate.
     pub bandwidth_utilization: f64,
-    /// Kernels and graphs that a decode step launches. None on the CPU, and so are all that follow.
+    /// Kernel and graph launches per decode step. None on the CPU, like all `gpu_*` fields.
     #[serde(default)]
     pub launches_per_step: Option<f64>,
-    /// From 0 to 1, the mean while it ran.
+    /// Mean GPU utilization during the run, from 0 to 1.
     #[serde(default)]
     pub gpu_utilization: Option<f64>,
-    /// The most while it ran, by anybody.
+    /// Maximum GPU memory in use by all processes during the run.
     #[serde(default)]
     pub gpu_memory_used_bytes: Option<u64>,
-    /// The mean while it ran.
+    /// Mean power draw during the run.
     #[serde(default)]
     pub gpu_power_watts: Option<f64>,
-    /// The most while it ran.
+    /// Maximum temperature during the run.
     #[serde(default)]
     pub gpu_temperature_celsius: Option<f64>,
-    /// Of its processors, the mean while it ran.
+    /// Mean clock of the GPU's processors during the run.
     #[serde(default)]
     pub gpu_clock_hertz: Option<f64>,
-    /// Of its memory, the mean while it ran.
+    /// Mean clock of the GPU's memory during the run.
     #[serde(default)]
     pub gpu_memory_clock_hertz: Option<f64>,
-    /// Of the prompt of `--long-prompt`. None without, and so are all that follow.
+    /// Length of the prompt of `--long-prompt`. None without it, like the six fields below.
     #[serde(default)]
     pub long_prompt_tokens: Option<u64>,
-    /// From its submission to its first token.
+    /// Time to first token of the long prompt.
     #[serde(default)]
     pub long_prompt_ttft_seconds: Option<f64>,
-    /// Between two tokens of those who decode, undisturbed: the median.
+    /// Median inter-token latency of the decoding sequences before the long prompt.
     #[serde(default)]
     pub inter_token_p50_seconds: Option<f64>,
-    /// The slowest in a hundred.
+    /// 99th percentile of the inter-token latency before the long prompt.
     #[serde(default)]
     pub inter_token_p99_seconds: Option<f64>,
-    /// The median while the long prompt is computed.
+    /// Median inter-token latency while the long prompt is computed.
     #[serde(default)]
     pub itl_under_prefill_p50_seconds: Option<f64>,
-    /// The slowest in a hundred meanwhile.
+    /// 99th percentile of the inter-token latency while the long prompt is computed.
     #[serde(default)]
     pub itl_under_prefill_p99_seconds: Option<f64>,
-    /// How many times as slow that is as undisturbed.
+    /// The 99th percentile under prefill divided by the one before it.
     #[serde(default)]
     pub itl_under_prefill_p99_ratio: Option<f64>,
-    /// Tokens that were guessed ahead. None where nobody guessed, and so are all that follow.
+    /// Drafted tokens. None without speculative decoding, like the three fields below.
     #[serde(default)]
     pub drafted_tokens: Option<u64>,
-    /// Those that were right.
+    /// Drafted tokens that were accepted.
     #[serde(default)]
     pub accepted_tokens: Option<u64>,
-    /// Tokens that a sequence got in a step of the model, on average.
+    /// Mean tokens of a sequence per step of the model.
     #[serde(default)]
     pub mean_accepted_length: Option<f64>,
-    /// How many times as fast as without guesses.
+    /// Decode rate divided by the rate without speculative decoding.
     #[serde(default)]
     pub speedup_over_plain: Option<f64>,
 }
 
-/// A row, and what the table alone shows.
+/// A row with the figures that only the table shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Measured {
-    pub(super) row: Row,
-    /// Bytes a second before the model was loaded, and after the last step.
+pub(super) struct TableRow {
+    pub(super) row: BenchRow,
+    /// Memory read rate in bytes per second, before the model was loaded and after the last step.
     pub(super) read_rates: [f64; 2],
-    /// The share of a step that is not spent in operations, where they count their time.
-    pub(super) outside: Option<f64>,
-    /// What the GPU's driver said meanwhile.
+    /// Share of a step spent outside the model's operations. None where operations are not timed.
+    pub(super) overhead: Option<f64>,
+    /// Readings of the GPU driver during the run.
     pub(super) gpu: Reading,
 }
 
-impl Row {
-    /// What a long prompt did to those who decode, for people.
-    pub(super) fn beside(&self) -> Option<String> {
+impl BenchRow {
+    /// Returns a summary of the effect of a long prompt on decoding sequences.
+    pub(super) fn prefill_interference(&self) -> Option<String> {
         let millis = |seconds: Option<f64>| Some(decimal(seconds? * 1e3));
         Some(format!(
-            "between tokens: p50 {} ms, p99 {} ms; while a prompt of {} tokens is computed: p50 {} ms, p99 {} ms, {} x; \
-             its first token after {} s",
+            "inter-token latency: p50 {} ms, p99 {} ms; while a prompt of {} tokens is computed: \
+             p50 {} ms, p99 {} ms, {} x; its time to first token: {} s",
             millis(self.inter_token_p50_seconds)?,
             millis(self.inter_token_p99_seconds)?,
             self.long_prompt_tokens?,
@@ -177,16 +178,16 @@ impl Row {
         ))
     }
 
-    /// A line of CSV, without its end.
+    /// Returns the row as a line of CSV, without a line break.
     pub fn csv(&self) -> Result<String, serde_json::Error> {
-        // Through JSON, so that the two cannot differ.
+        // Converts through JSON, so that both formats hold the same values.
         let value = serde_json::to_value(self)?;
         let cells = KEYS.map(|key| cell(&value[key]));
         Ok(cells.join(","))
     }
 }
 
-/// The line of names, without its end.
+/// Returns the CSV header, without a line break.
 pub(super) fn csv_header() -> String {
     KEYS.join(",")
 }
@@ -208,8 +209,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(crate) fn row() -> Row {
-        Row {
+    pub(crate) fn row() -> BenchRow {
+        BenchRow {
             model: "my \"best\", 7B".into(),
             scenario: "short".into(),
             format: "gguf".into(),
@@ -252,7 +253,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_row_has_exactly_these_keys() {
+    fn the_keys_of_a_row_are_the_documented_ones() {
         let value = serde_json::to_value(row()).unwrap();
         let mut found: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
         let mut expected = KEYS.to_vec();
@@ -262,7 +263,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_line_of_csv_says_what_json_says() {
+    fn csv_has_the_values_of_json() {
         let expected = "\"my \"\"best\"\", 7B\",short,gguf,none,cpu,2,1,64,3,1.25,32,,64,,0.1,10.0,1e-7,\
                         5000000000,12000000000.0,0.5,,,,,,,,,,,,,,,,,,";
         assert_eq!(row().csv().unwrap(), expected);

@@ -1,8 +1,8 @@
-//! What people do with a model, as lengths: of the prompt, and of the answer.
+//! Typical workloads, given by the lengths of prompt and response.
 
 use clap::ValueEnum;
 
-/// One sequence by itself.
+/// A workload of a single sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
     /// A question: 32 tokens in, 64 out
@@ -16,10 +16,10 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    /// All of them, the shortest prompt first.
+    /// All scenarios, ordered by prompt length.
     pub(super) const ALL: [Self; 4] = [Self::Short, Self::Medium, Self::Code, Self::Long];
 
-    /// As the command line and rows name it.
+    /// Name on the command line and in rows.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Short => "short",
@@ -29,7 +29,7 @@ impl Scenario {
         }
     }
 
-    /// Tokens of the prompt, and of the answer.
+    /// Prompt tokens and output tokens.
     pub(super) const fn lengths(self) -> (usize, usize) {
         match self {
             Self::Short => (32, 64),
@@ -52,8 +52,8 @@ mod tests {
                 value.and_then(|v| v.get_help().map(ToString::to_string)).unwrap_or_default();
             let numbers = help.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
             let numbers: Vec<_> = numbers.filter_map(|n| n.parse::<usize>().ok()).collect();
-            let (prompt, answer) = scenario.lengths();
-            assert_eq!(numbers, [prompt, answer], "{help}");
+            let (prompt, output) = scenario.lengths();
+            assert_eq!(numbers, [prompt, output], "{help}");
         }
     }
 }

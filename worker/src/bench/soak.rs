@@ -1,4 +1,4 @@
-//! A batch that is kept full for a long time.
+//! `--soak`: a batch that stays full for a long time.
 
 use std::time::{Duration, Instant};
 
@@ -6,116 +6,119 @@ use stoker_engine::Model;
 use stoker_ops::cpu;
 
 use super::{
-    child::Tell,
-    drive::{Driven, Pace, Seen, median, outside},
+    child::Progress,
     error::Error,
+    harness::{Harness, Measurement, SequenceEvent, median, overhead},
 };
 use crate::gpu::{Meter, Reading};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What came in a minute.
+/// Measurements of one minute.
 #[derive(Default)]
 struct Minute {
     prompt_tokens: usize,
     output_tokens: usize,
-    firsts: Vec<Duration>,
+    ttfts: Vec<Duration>,
     steps: Vec<Duration>,
 }
 
-/// A place in the batch, and the sequence in it.
-struct Place {
+/// State of the sequence in a slot of the batch.
+struct Slot {
     submitted: Instant,
-    begun: bool,
+    started: bool,
 }
 
-/// Keeps `batch` sequences of `prompt + output` tokens running for `time`; the pace of each minute.
+/// Keeps `batch` sequences of `prompt + output` tokens running for `time`. Returns one measurement
+/// per minute.
 pub(super) fn run(
     model: Model,
     batch: usize,
     (prompt, output): (usize, usize),
     time: Duration,
-    tell: &mut Tell,
-) -> Result<Vec<Pace>, Error> {
+    progress: &mut Progress,
+) -> Result<Vec<Measurement>, Error> {
     let device = model.network.device().cloned();
-    let mut driven = Driven::new(model, &vec![prompt + output; batch]);
-    let mut places = Vec::with_capacity(batch);
+    let mut harness = Harness::new(model, &vec![prompt + output; batch]);
+    let mut slots = Vec::with_capacity(batch);
     let mut minute = Minute::default();
-    for place in 0..batch {
-        // The first ones end one after the other, and so do those that follow them.
-        driven.submit(place, prompt, (output * (place + 1) / batch).max(1))?;
+    for slot in 0..batch {
+        // Staggers the lengths of the first sequences, so that sequences finish one after the
+        // other.
+        harness.submit(slot, prompt, (output * (slot + 1) / batch).max(1))?;
         minute.prompt_tokens += prompt;
-        places.push(Place { submitted: Instant::now(), begun: false });
+        slots.push(Slot { submitted: Instant::now(), started: false });
     }
-    let (begun, mut paces) = (Instant::now(), Vec::new());
+    let (begun, mut measurements) = (Instant::now(), Vec::new());
     let (mut since, mut kernels) = (begun, cpu::kernel_time());
     let meter = || device.as_ref().map(Meter::begin);
     let mut metered = meter();
     loop {
-        let (step, reports) = driven.step()?;
-        let drew = reports.iter().filter(|(_, _, seen)| matches!(seen, Seen::Token)).count();
-        let mut full = drew == batch;
-        for (place, at, seen) in reports {
-            let state = &mut places[place];
-            match seen {
-                Seen::Token => {
+        let (step, events) = harness.step()?;
+        let sampled =
+            events.iter().filter(|(_, _, event)| matches!(event, SequenceEvent::Token)).count();
+        let mut decode_only = sampled == batch;
+        for (slot, at, event) in events {
+            let state = &mut slots[slot];
+            match event {
+                SequenceEvent::Token => {
                     minute.output_tokens += 1;
-                    if !state.begun {
-                        state.begun = true;
-                        // A step that computed a prompt too.
-                        full = false;
-                        minute.firsts.push(at.saturating_duration_since(state.submitted));
+                    if !state.started {
+                        state.started = true;
+                        // The step also computed a prompt.
+                        decode_only = false;
+                        minute.ttfts.push(at.saturating_duration_since(state.submitted));
                     }
                 }
-                Seen::End => {
-                    driven.submit(place, prompt, output)?;
+                SequenceEvent::Finished => {
+                    harness.submit(slot, prompt, output)?;
                     minute.prompt_tokens += prompt;
-                    *state = Place { submitted: Instant::now(), begun: false };
+                    *state = Slot { submitted: Instant::now(), started: false };
                 }
-                // A step with one of these is an error.
-                Seen::Failed(_) => {}
+                // `Harness::step` returns an error for these.
+                SequenceEvent::Failed(_) => {}
             }
         }
-        if full {
+        if decode_only {
             minute.steps.push(step);
         }
         let over = begun.elapsed() >= time;
         let elapsed = since.elapsed();
         if elapsed >= MINUTE || over {
             let now = cpu::kernel_time();
-            let outside = outside(now.saturating_sub(kernels), elapsed);
+            let overhead = overhead(now.saturating_sub(kernels), elapsed);
             let gpu = std::mem::replace(&mut metered, meter()).map(Meter::end);
-            let pace = Pace {
+            let measurement = Measurement {
                 gpu: gpu.unwrap_or_default(),
-                ..std::mem::take(&mut minute).pace(elapsed, outside)
+                ..std::mem::take(&mut minute).measurement(elapsed, overhead)
             };
-            paces.push(pace);
-            tell.minute(paces.len() as u64, pace.decode_rate)?;
+            measurements.push(measurement);
+            progress.minute(measurements.len() as u64, measurement.decode_rate)?;
             (since, kernels) = (Instant::now(), now);
         }
         if over {
-            return Ok(paces);
+            return Ok(measurements);
         }
-        tell.stage(|| format!("{} s of {} s", begun.elapsed().as_secs(), time.as_secs()))?;
+        progress.stage(|| format!("{} s of {} s", begun.elapsed().as_secs(), time.as_secs()))?;
     }
 }
 
 impl Minute {
-    fn pace(mut self, elapsed: Duration, outside: Option<f64>) -> Pace {
-        Pace {
+    fn measurement(mut self, elapsed: Duration, overhead: Option<f64>) -> Measurement {
+        Measurement {
             prompt_tokens: self.prompt_tokens,
             cached_prompt_tokens: None,
             output_tokens: self.output_tokens,
-            first_token: median(&mut self.firsts),
-            // Where every step computed a prompt too there is none to look at.
+            ttft: median(&mut self.ttfts),
+            // There is no decode-only step if every step also computed a prompt.
             step: median(&mut self.steps).unwrap_or(elapsed),
             decode_rate: self.output_tokens as f64 / elapsed.as_secs_f64(),
-            // Prompts come in between.
+            // Prompts are spread over the minute, so there is no prefill phase to measure.
             prefill_rate: None,
-            outside,
+            overhead,
             launches: None,
             gpu: Reading::default(),
-            beside: None,
+            prefill_interference: None,
             gain: None,
         }
     }

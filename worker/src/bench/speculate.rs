@@ -1,4 +1,5 @@
-//! What guessing ahead gains: the same answers with and without it, step by step in one process.
+//! Gain of speculative decoding: decodes the same requests with and without it, alternating the
+//! steps of both engines in one process.
 
 use std::{
     num::NonZeroU32,
@@ -16,42 +17,46 @@ use stoker_engine::{
 use storyteller::corpus::{HELD_OUT_SEED, Storyteller};
 
 use super::{
-    child::Tell,
-    drive::{MAX_NUM_BATCHED_TOKENS, Pace, median},
+    child::Progress,
     error::Error,
+    harness::{MAX_NUM_BATCHED_TOKENS, Measurement, median},
     lengths,
 };
 use crate::config::SpeculationConfig;
 
-/// Tokens of a prompt: the beginning of a story that the bundled model has not seen.
+/// Prompt length. A prompt is the prefix of a story that the bundled model was not trained on.
 pub(super) const PROMPT: usize = 32;
-/// Rounds that count, each with other prompts. One more before them warms up caches and estimates.
+/// Measured rounds, each with different prompts. A warm-up round for caches and estimates precedes
+/// them.
 const ROUNDS: u64 = 5;
 
-/// What came of it.
+/// Gain of speculative decoding.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Gain {
-    /// How many times as fast: the median over rounds of the ratio within one.
+pub(super) struct SpeculationGain {
+    /// Speedup over plain decoding: the median of the ratios of the rounds.
     pub(super) speedup: f64,
-    /// Of all rounds.
+    /// Output tokens of all rounds.
     pub(super) tokens: u64,
+    /// Drafted tokens of all rounds.
     pub(super) drafted: u64,
+    /// Accepted draft tokens of all rounds.
     pub(super) accepted: u64,
 }
 
-/// Decodes `batch` stories of `tokens` tokens at once at this temperature, plain and speculating.
+/// Decodes `batch` concurrent stories of `tokens` tokens at this temperature, with and without
+/// speculative decoding.
 pub(super) fn run(
     model: &Model,
     config: &SpeculationConfig,
     batch: usize,
     tokens: usize,
     temperature: f32,
-    tell: &mut Tell,
-) -> Result<Pace, Error> {
+    progress: &mut Progress,
+) -> Result<Measurement, Error> {
     let size = EngineConfig {
         max_num_seqs: batch,
         max_num_batched_tokens: MAX_NUM_BATCHED_TOKENS.max(batch),
-        // Room for guesses too, so that none is left out.
+        // Includes KV cache for draft tokens, so that no draft is shortened.
         kv_blocks: lengths::blocks(vec![PROMPT + tokens + PROMPT; batch]),
         prefix_cache: false,
         max_decode_slowdown: f64::INFINITY,
@@ -59,96 +64,97 @@ pub(super) fn run(
     let mut plain = Engine::new(model.clone(), size);
     let speculation = config.of(model, size.kv_blocks);
     let mut speculative = Engine::new(model.clone(), size).speculating(speculation);
-    let mut gain = Gain::default();
+    let mut gain = SpeculationGain::default();
     let (mut times, mut ratios) = (vec![], vec![]);
     for round in 0..=ROUNDS {
-        tell.stage(|| format!("decoding, round {round}/{ROUNDS}"))?;
+        progress.stage(|| format!("decoding, round {round}/{ROUNDS}"))?;
         let requests = requests(model, round, batch, tokens, temperature)?;
         let before = speculative.load();
-        let [first, second] = race([&mut plain, &mut speculative], &requests)?;
+        let [without, with] = run_alternately([&mut plain, &mut speculative], &requests)?;
         if round == 0 {
             continue;
         }
         let after = speculative.load();
-        gain.tokens += second.tokens;
+        gain.tokens += with.tokens;
         gain.drafted += after.drafted - before.drafted;
         gain.accepted += after.accepted - before.accepted;
-        ratios.push(first.each(batch) / second.each(batch));
-        times.push(Duration::from_secs_f64(second.each(batch)));
+        ratios.push(without.seconds_per_token(batch) / with.seconds_per_token(batch));
+        times.push(Duration::from_secs_f64(with.seconds_per_token(batch)));
     }
     ratios.sort_unstable_by(f64::total_cmp);
     gain.speedup = ratios[ratios.len() / 2];
     let step = median(&mut times).unwrap_or_default();
-    Ok(Pace {
+    Ok(Measurement {
         prompt_tokens: PROMPT * batch,
         output_tokens: gain.tokens as usize,
         step,
         decode_rate: batch as f64 / step.as_secs_f64(),
         gain: Some(gain),
-        ..Pace::default()
+        ..Measurement::default()
     })
 }
 
-impl Gain {
-    /// Tokens that a sequence got in one step of the model, on average.
+impl SpeculationGain {
+    /// Returns the mean tokens of a sequence per step of the model.
     pub(super) fn mean_accepted_length(&self) -> f64 {
         self.tokens as f64 / self.tokens.saturating_sub(self.accepted).max(1) as f64
     }
 }
 
-/// A batch, decoded.
+/// Result of decoding a batch.
 struct Decoded {
-    /// After the first of each sequence.
+    /// Output tokens after the first of each sequence.
     tokens: u64,
     time: Duration,
 }
 
 impl Decoded {
-    /// Seconds for a token of each sequence.
-    fn each(&self, batch: usize) -> f64 {
+    /// Returns the mean time per output token of a sequence in seconds.
+    fn seconds_per_token(&self, batch: usize) -> f64 {
         self.time.as_secs_f64() / self.tokens.max(1) as f64 * batch as f64
     }
 }
 
-/// Has both engines answer the same requests to their end, a step of one and a step of the other by turns: what else the
-/// machine does is unfair to both alike. What counts begins once all have their first token.
-fn race(engines: [&mut Engine; 2], requests: &[Request]) -> Result<[Decoded; 2], Error> {
+/// Runs the same requests on both engines until they finish, alternating their steps so that other
+/// load on the machine affects both equally. Measures from the time all sequences have their first
+/// token.
+fn run_alternately(engines: [&mut Engine; 2], requests: &[Request]) -> Result<[Decoded; 2], Error> {
     let [one, other] = engines;
-    let mut both = [Answering::begin(one, requests)?, Answering::begin(other, requests)?];
-    // Both step, whether the first still has something to do or not.
-    while both.iter_mut().fold(false, |any, answering| answering.step() | any) {}
+    let mut both = [EngineRun::begin(one, requests)?, EngineRun::begin(other, requests)?];
+    // Steps both engines until neither has work left.
+    while both.iter_mut().fold(false, |any, run| run.step() | any) {}
     let [one, other] = both;
-    Ok([one.end(requests)?, other.end(requests)?])
+    Ok([one.finish(requests)?, other.finish(requests)?])
 }
 
-/// An engine that answers requests.
-struct Answering<'a> {
+/// A run of requests on one engine.
+struct EngineRun<'a> {
     engine: &'a mut Engine,
-    clients: Vec<Client>,
-    /// Tokens before any that count.
+    counters: Vec<TokenCounter>,
+    /// Tokens before the measured steps.
     before: u64,
-    /// What steps took that count.
+    /// Duration of the measured steps.
     time: Duration,
 }
 
-impl<'a> Answering<'a> {
-    /// Submits them, and runs until all have their first token.
+impl<'a> EngineRun<'a> {
+    /// Submits `requests` and runs until all sequences have their first token.
     fn begin(engine: &'a mut Engine, requests: &[Request]) -> Result<Self, Error> {
-        let clients: Vec<_> = requests.iter().map(|_| Client::default()).collect();
-        for (request, client) in requests.iter().zip(&clients) {
-            let submitted = engine.submit(request.clone(), Box::new(client.clone()));
+        let counters: Vec<_> = requests.iter().map(|_| TokenCounter::default()).collect();
+        for (request, counter) in requests.iter().zip(&counters) {
+            let submitted = engine.submit(request.clone(), Box::new(counter.clone()));
             submitted.map_err(|error| failed(&format!("refused a prompt: {error}")))?;
         }
-        while clients.iter().any(|client| client.tokens() == 0) {
+        while counters.iter().any(|counter| counter.tokens() == 0) {
             if !engine.step() {
-                return Err(failed("gave no token"));
+                return Err(failed("produced no token"));
             }
         }
-        let before = clients.iter().map(Client::tokens).sum();
-        Ok(Self { engine, clients, before, time: Duration::ZERO })
+        let before = counters.iter().map(TokenCounter::tokens).sum();
+        Ok(Self { engine, counters, before, time: Duration::ZERO })
     }
 
-    /// Runs a step. False if there was nothing to do.
+    /// Runs a step. Returns false if the engine has no work.
     fn step(&mut self) -> bool {
         let begun = Instant::now();
         let ran = self.engine.step();
@@ -156,14 +162,15 @@ impl<'a> Answering<'a> {
         ran
     }
 
-    fn end(self, requests: &[Request]) -> Result<Decoded, Error> {
-        let told: u64 = self.clients.iter().map(Client::tokens).sum();
-        let wanted =
+    /// Returns the result. Fails if a response is shorter than requested.
+    fn finish(self, requests: &[Request]) -> Result<Decoded, Error> {
+        let tokens: u64 = self.counters.iter().map(TokenCounter::tokens).sum();
+        let requested =
             requests.iter().filter_map(|request| request.stopping.max_tokens).sum::<usize>();
-        if told as usize != wanted {
-            return Err(failed("ended an answer early"));
+        if tokens as usize != requested {
+            return Err(failed("ended a response early"));
         }
-        Ok(Decoded { tokens: told - self.before, time: self.time })
+        Ok(Decoded { tokens: tokens - self.before, time: self.time })
     }
 }
 
@@ -171,17 +178,17 @@ fn failed(why: &str) -> Error {
     Error::Failed(format!("the engine {why}"))
 }
 
-/// Counts the tokens that it is told.
+/// Counts the tokens of a sequence.
 #[derive(Clone, Default)]
-struct Client(Arc<AtomicU64>);
+struct TokenCounter(Arc<AtomicU64>);
 
-impl Client {
+impl TokenCounter {
     fn tokens(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl EventSink for Client {
+impl EventSink for TokenCounter {
     fn send(&mut self, event: Event) {
         if let Event::Token(_) = event {
             self.0.fetch_add(1, Ordering::Relaxed);
@@ -193,7 +200,7 @@ impl EventSink for Client {
     }
 }
 
-/// The beginnings of `batch` stories, others in each round.
+/// Returns requests for `batch` stories, different ones in each round.
 fn requests(
     model: &Model,
     round: u64,

@@ -1,11 +1,11 @@
-//! The table for people, a line at a time.
+//! The printed table, one line at a time.
 
-use super::row::{Measured, Row};
+use super::row::{BenchRow, TableRow};
 
-/// Columns of text.
+/// Widths of the text columns.
 const SCENARIO: usize = 12;
 const FORMAT: usize = 11;
-/// Columns of numbers, and their widths.
+/// Names and widths of the number columns.
 const NUMBERS: [(&str, usize); 14] = [
     ("run", 3),
     ("batch", 5),
@@ -16,24 +16,24 @@ const NUMBERS: [(&str, usize); 14] = [
     ("tokens/s", 8),
     ("prefill/s", 9),
     ("peak MiB", 8),
-    ("GB/s then", 9),
-    ("and after", 9),
+    ("GB/s before", 11),
+    ("GB/s after", 10),
     ("read %", 6),
-    ("outside %", 9),
+    ("overhead %", 10),
     ("launches", 8),
 ];
-/// Of a factor.
-const FACTOR: usize = 9;
+/// Width of a speedup column.
+const SPEEDUP: usize = 9;
 
-/// What the columns are called.
-pub(super) fn header(factors: &[&str]) -> String {
+/// Returns the header line.
+pub(super) fn header(speedups: &[&str]) -> String {
     let names = NUMBERS.map(|(name, _)| name.to_owned());
-    line("scenario", "format", &names, factors.iter().map(|name| (*name).to_owned()))
+    line("scenario", "format", &names, speedups.iter().map(|name| (*name).to_owned()))
 }
 
-/// A row.
-pub(super) fn row(measured: &Measured, factors: &[f64]) -> String {
-    let Measured { row, read_rates: [before, after], outside, gpu: _ } = measured;
+/// Returns the line of a row.
+pub(super) fn row(table_row: &TableRow, speedups: &[f64]) -> String {
+    let TableRow { row, read_rates: [before, after], overhead, gpu: _ } = table_row;
     let dash = || "-".to_owned();
     let millis = |seconds: f64| decimal(seconds * 1e3);
     let percent = |share: f64| format!("{:.1}", share * 100.0);
@@ -50,27 +50,28 @@ pub(super) fn row(measured: &Measured, factors: &[f64]) -> String {
         decimal(before / 1e9),
         decimal(after / 1e9),
         percent(row.bandwidth_utilization),
-        outside.map_or_else(dash, percent),
+        overhead.map_or_else(dash, percent),
         row.launches_per_step.map_or_else(dash, decimal),
     ];
-    line(&row.scenario, &row.format, &numbers, factors.iter().map(|f| format!("{f:.2}")))
+    line(&row.scenario, &row.format, &numbers, speedups.iter().map(|f| format!("{f:.2}")))
 }
 
-/// The medians of rows that differ in their run alone, where there are any: a line for each case.
-pub(super) fn medians(rows: &[Row]) -> Vec<String> {
-    let alike =
-        |a: &Row, b: &Row| (&a.scenario, &a.format, a.batch) == (&b.scenario, &b.format, b.batch);
+/// Returns a line with the medians of each case with at least two runs.
+pub(super) fn medians(rows: &[BenchRow]) -> Vec<String> {
+    let same_case = |a: &BenchRow, b: &BenchRow| {
+        (&a.scenario, &a.format, a.batch) == (&b.scenario, &b.format, b.batch)
+    };
     let mut lines = Vec::new();
     for (at, first) in rows.iter().enumerate() {
-        if rows[..at].iter().any(|row| alike(row, first)) {
+        if rows[..at].iter().any(|row| same_case(row, first)) {
             continue;
         }
-        let case: Vec<_> = rows[at..].iter().filter(|row| alike(row, first)).collect();
+        let case: Vec<_> = rows[at..].iter().filter(|row| same_case(row, first)).collect();
         if case.len() < 2 {
             continue;
         }
         let median =
-            |value: fn(&Row) -> Option<f64>| median(case.iter().copied().filter_map(value));
+            |value: fn(&BenchRow) -> Option<f64>| median(case.iter().copied().filter_map(value));
         let show = |value: Option<f64>, scale| value.map_or("-".into(), |v| decimal(v * scale));
         lines.push(format!(
             "{:<SCENARIO$} {:<FORMAT$} ttft {} ms, tpot {} ms, {} tokens/s",
@@ -96,19 +97,20 @@ fn line(
     scenario: &str,
     format: &str,
     numbers: &[String; NUMBERS.len()],
-    factors: impl Iterator<Item = String>,
+    speedups: impl Iterator<Item = String>,
 ) -> String {
     let mut line = format!("{scenario:<SCENARIO$} {format:<FORMAT$}");
     for (number, (_, width)) in numbers.iter().zip(NUMBERS) {
         line.push_str(&format!(" {number:>width$}"));
     }
-    for factor in factors {
-        line.push_str(&format!(" {factor:>FACTOR$}"));
+    for speedup in speedups {
+        line.push_str(&format!(" {speedup:>SPEEDUP$}"));
     }
     line
 }
 
-/// Three digits that count, at least.
+/// Formats a number of at least 1 with three significant digits or more, a smaller one with three
+/// decimals.
 pub(super) fn decimal(number: f64) -> String {
     let digits = match number.abs() {
         100.0.. => 0,
@@ -125,14 +127,14 @@ mod tests {
     use crate::{bench::row::tests, gpu::Reading};
 
     #[test]
-    fn columns_stand_below_their_names() {
-        let measured = Measured {
+    fn columns_align_with_their_names() {
+        let table_row = TableRow {
             row: tests::row(),
             read_rates: [1.2e10, 1.3e10],
-            outside: Some(0.125),
+            overhead: Some(0.125),
             gpu: Reading::default(),
         };
-        let (header, row) = (header(&["x first"]), row(&measured, &[2.5]));
+        let (header, row) = (header(&["x first"]), row(&table_row, &[2.5]));
         assert_eq!(header.chars().count(), row.chars().count(), "{header}\n{row}");
         let cells: Vec<_> = row.split_whitespace().collect();
         let expected = [
@@ -143,8 +145,8 @@ mod tests {
     }
 
     #[test]
-    fn medians_are_of_runs_of_the_same_case() {
-        let run = |run, tpot_seconds| Row { run, tpot_seconds, ..tests::row() };
+    fn medians_are_over_runs_of_the_same_case() {
+        let run = |run, tpot_seconds| BenchRow { run, tpot_seconds, ..tests::row() };
         let rows = [run(1, 0.3), run(2, 0.1), run(3, 0.2)];
         let lines = medians(&rows);
         assert_eq!(lines.len(), 1);

@@ -8,26 +8,27 @@ use crate::{bench::random::Shape, config::DeviceConfig};
 
 const EXAMPLES: &str = "\
 Examples:
-  Everything, on the first GPU, into ./gpu-check:
+  All checks on the first GPU, report in ./gpu-check:
     stoker-worker gpu-check --device cuda
-  Does the command work here, on the CPU and in a minute?
+  A quick run on the CPU, about a minute:
     stoker-worker gpu-check --device cpu --random-weights tiny
 
-Nothing is downloaded: the model that is checked is part of this program, the one that is measured is made here.
-Writes report.md, which is printed too, and report.json, again after each stage. Rows that are `launched` do without
-graphs; where a device has no graphs or no tensor cores, rows with and without them are alike.
+Nothing is downloaded: correctness is checked with the bundled model, speed is measured with random
+weights generated here. Writes report.md, which is also printed, and report.json after each stage. Rows
+with `launched` run without graphs. On a device without graphs or tensor cores, rows with and without
+them measure the same.
 
-Exit codes: 0 if all is right, 1 if a check fails, 2 for bad usage and for a device that cannot be used.";
+Exit codes: 0 if all checks pass, 1 if a check fails, 2 for bad usage or an unusable device.";
 
 /// `stoker-worker gpu-check`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct GpuCheckArgs {
-    /// Where the model computes.
+    /// Device to run the model on.
     #[command(flatten)]
     pub device: DeviceConfig,
 
-    /// Where the report goes, a folder that is made if it is not there
+    /// Folder for the report; created if it does not exist
     #[arg(
         long,
         env = "STOKER_GPU_CHECK_OUT",
@@ -47,11 +48,11 @@ pub struct GpuCheckArgs {
     )]
     pub random_weights: Shape,
 
-    /// Where random weights are kept [default: stoker in $XDG_CACHE_HOME or ~/.cache]
+    /// Folder for generated weights [default: stoker in $XDG_CACHE_HOME or ~/.cache]
     #[arg(long, env = "STOKER_CACHE", value_name = "FOLDER", help_heading = "What to measure")]
     pub cache: Option<PathBuf>,
 
-    /// Positions that every sequence holds while it decodes
+    /// Average context length of every sequence while it decodes
     #[arg(
         long,
         env = "STOKER_BENCH_CONTEXT",

@@ -1,4 +1,5 @@
-//! The same requests, answered in different ways: the tokens must be the same.
+//! Runs the same requests under different configurations and verifies that the tokens are
+//! identical.
 
 use std::{
     num::NonZeroU32,
@@ -14,11 +15,12 @@ use stoker_engine::{
 
 use crate::bench::Error;
 
-/// Requests, and tokens of each answer.
+/// Number of requests.
 const REQUESTS: u32 = 8;
+/// Output tokens of each request.
 const TOKENS: usize = 32;
-/// Room for all of them at once.
-const ROOMY: EngineConfig = EngineConfig {
+/// Reference configuration, with KV cache for all requests at once.
+const REFERENCE: EngineConfig = EngineConfig {
     max_num_seqs: 8,
     max_num_batched_tokens: 1024,
     kv_blocks: 256,
@@ -26,58 +28,60 @@ const ROOMY: EngineConfig = EngineConfig {
     max_decode_slowdown: f64::INFINITY,
 };
 
-/// Whether two ways gave the same.
+/// Comparison of the output under two configurations.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Pair {
-    /// The two ways, and how weights were kept.
+pub(super) struct Comparison {
+    /// The two configurations, and the quantization.
     pub(super) what: String,
-    /// Whether every token was the same.
+    /// Whether all tokens are identical.
     pub(super) same: bool,
-    /// Tokens that were compared.
+    /// Number of compared tokens.
     pub(super) tokens: usize,
 }
 
-/// What a model answers, and that it answers the same in other ways.
-pub(super) struct Answers {
+/// Output of a model under the reference configuration, and comparisons with other configurations.
+pub(super) struct ReferenceOutput {
     tokens: Vec<Vec<u32>>,
-    pub(super) pairs: Vec<Pair>,
+    pub(super) comparisons: Vec<Comparison>,
 }
 
-impl Answers {
+impl ReferenceOutput {
+    /// Runs the requests under all configurations.
     pub(super) fn of(model: &Model) -> Result<Self, Error> {
         let requests = requests();
-        let tokens = run(model, ROOMY, &requests)?;
-        let mut answers = Self { tokens, pairs: Vec::new() };
-        let alone = requests.iter().map(|one| run(model, ROOMY, std::slice::from_ref(one)));
+        let tokens = run(model, REFERENCE, &requests)?;
+        let mut reference = Self { tokens, comparisons: Vec::new() };
+        let alone = requests.iter().map(|one| run(model, REFERENCE, std::slice::from_ref(one)));
         let alone = alone.collect::<Result<Vec<_>, _>>()?.concat();
-        answers.add(model, "together and alone", &alone);
-        let chunks = EngineConfig { max_num_batched_tokens: 17, ..ROOMY };
+        reference.add(model, "together and alone", &alone);
+        let chunks = EngineConfig { max_num_batched_tokens: 17, ..REFERENCE };
         let chunked = run(model, chunks, &requests)?;
-        answers.add(model, "prompts whole and in chunks of 17", &chunked);
-        let tight = EngineConfig { kv_blocks: 14, ..ROOMY };
-        let (preempted, preemptions) = count_preemptions(model, tight, &requests)?;
-        let what = format!("with room and preempted {preemptions} times");
-        answers.add(model, &what, if preemptions > 0 { &preempted } else { &[] });
-        let told = Logprobs { output: true, ..Logprobs::default() };
-        let asked: Vec<_> = requests.into_iter().map(|r| Request { logprobs: told, ..r }).collect();
-        let on_host = run(model, ROOMY, &asked)?;
-        answers.add(model, "drawn on the device and on the host", &on_host);
-        Ok(answers)
+        reference.add(model, "prompts whole and in chunks of 17", &chunked);
+        let small_cache = EngineConfig { kv_blocks: 14, ..REFERENCE };
+        let (preempted, preemptions) = count_preemptions(model, small_cache, &requests)?;
+        let what = format!("without preemption and with {preemptions} preemptions");
+        reference.add(model, &what, if preemptions > 0 { &preempted } else { &[] });
+        let logprobs = Logprobs { output: true, ..Logprobs::default() };
+        let with_logprobs: Vec<_> =
+            requests.into_iter().map(|r| Request { logprobs, ..r }).collect();
+        let on_host = run(model, REFERENCE, &with_logprobs)?;
+        reference.add(model, "sampled on the device and on the host", &on_host);
+        Ok(reference)
     }
 
-    /// Compares with the answers that `model` gives now.
-    pub(super) fn again(&self, model: &Model, what: &str) -> Result<Pair, Error> {
-        let tokens = run(model, ROOMY, &requests())?;
-        Ok(self.pair(model, &format!("with everything and {what}"), &tokens))
+    /// Runs the requests again on `model` and compares the output with the reference.
+    pub(super) fn compare(&self, model: &Model, what: &str) -> Result<Comparison, Error> {
+        let tokens = run(model, REFERENCE, &requests())?;
+        Ok(self.comparison(model, &format!("with all features and {what}"), &tokens))
     }
 
     fn add(&mut self, model: &Model, what: &str, other: &[Vec<u32>]) {
-        self.pairs.push(self.pair(model, what, other));
+        self.comparisons.push(self.comparison(model, what, other));
     }
 
-    fn pair(&self, model: &Model, what: &str, other: &[Vec<u32>]) -> Pair {
+    fn comparison(&self, model: &Model, what: &str, other: &[Vec<u32>]) -> Comparison {
         let complete = self.tokens.iter().all(|tokens| tokens.len() == TOKENS);
-        Pair {
+        Comparison {
             what: format!("{what}, {}", model.quantization),
             same: complete && self.tokens == other,
             tokens: self.tokens.iter().map(Vec::len).sum(),
@@ -85,7 +89,7 @@ impl Answers {
     }
 }
 
-/// Prompts of many lengths; greedy, and drawn in every way.
+/// Returns requests with prompts of different lengths and different sampling parameters.
 fn requests() -> Vec<Request> {
     let request = |i: u32| {
         let length = 1 + i * 19;
@@ -120,18 +124,18 @@ fn requests() -> Vec<Request> {
     (0..REQUESTS).map(request).collect()
 }
 
-/// Collects what is drawn, and forgets it if that fails.
+/// Collects the tokens of a sequence. Clears them if the sequence fails.
 #[derive(Clone, Default)]
-struct Tokens(Arc<Mutex<Vec<u32>>>);
+struct TokenCollector(Arc<Mutex<Vec<u32>>>);
 
-impl EventSink for Tokens {
+impl EventSink for TokenCollector {
     fn send(&mut self, event: Event) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Token(token) => told.push(token.id),
-            Event::Failed(failure) => {
-                tracing::warn!(%failure, "an answer failed");
-                told.clear();
+            Event::Token(token) => tokens.push(token.id),
+            Event::Failed(error) => {
+                tracing::warn!(%error, "a sequence failed");
+                tokens.clear();
             }
             Event::PromptLogprobs(_) | Event::Preempted { .. } | Event::Finished(_) => {}
         }
@@ -142,19 +146,19 @@ impl EventSink for Tokens {
     }
 }
 
-/// The tokens of each answer.
+/// Returns the output tokens of each request.
 fn run(model: &Model, config: EngineConfig, requests: &[Request]) -> Result<Vec<Vec<u32>>, Error> {
     count_preemptions(model, config, requests).map(|(tokens, _)| tokens)
 }
 
-/// The tokens of each answer, and how often a sequence lost its place. An answer that failed is empty.
+/// Returns the output tokens of each request, empty if it failed, and the number of preemptions.
 fn count_preemptions(
     model: &Model,
     config: EngineConfig,
     requests: &[Request],
 ) -> Result<(Vec<Vec<u32>>, u64), Error> {
     let mut engine = Engine::new(model.clone(), config);
-    let sinks: Vec<_> = requests.iter().map(|_| Tokens::default()).collect();
+    let sinks: Vec<_> = requests.iter().map(|_| TokenCollector::default()).collect();
     for (request, sink) in requests.iter().zip(&sinks) {
         let submitted = engine.submit(request.clone(), Box::new(sink.clone()));
         submitted
@@ -162,8 +166,8 @@ fn count_preemptions(
     }
     while engine.step() {}
     let tokens = sinks.into_iter().map(|sink| {
-        let told = sink.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.clone()
+        let tokens = sink.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.clone()
     });
     Ok((tokens.collect(), engine.load().preemptions))
 }

@@ -1,4 +1,4 @@
-//! What a device is.
+//! Description of the device and its machine.
 
 use serde::Serialize;
 use stoker_ops::{Device, cpu};
@@ -6,21 +6,21 @@ use stoker_shared::VERSION;
 
 use crate::{bench::Error, gpu::Gpu};
 
-/// What a device is, and the machine that it is in.
+/// Description of the device and its machine.
 #[derive(Debug, Serialize)]
 pub(super) struct Facts {
-    /// Of this program.
+    /// Version of Stoker.
     stoker: String,
-    /// As it calls itself.
+    /// Name of the device.
     pub(super) device: String,
-    /// What compiled code it runs.
+    /// Class of the device, which selects the compiled kernels.
     class: String,
-    /// What its driver calls itself, and how much power and memory it gives.
+    /// Name of the driver.
     driver: Option<String>,
     memory_bytes: Option<u64>,
     cpu: String,
     threads: usize,
-    /// Read and written by a copy.
+    /// Bytes per second that a copy in device memory reads and writes.
     pub(super) copy_bytes_per_second: f64,
 }
 
@@ -39,7 +39,7 @@ impl Facts {
         })
     }
 
-    /// A line each: what, and which.
+    /// Returns a name and a value per line.
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let mut lines = vec![
             ("Stoker", self.stoker.clone()),

@@ -1,4 +1,4 @@
-//! What was found, as JSON for programs and as Markdown for people.
+//! The report of `gpu-check` as JSON and as Markdown.
 
 use std::{
     fmt::Write,
@@ -10,34 +10,34 @@ use serde::Serialize;
 use stoker_ops::{check::Check, fallback::GpuFeature};
 
 use super::{
-    exactness::Pair,
+    exactness::Comparison,
     facts::Facts,
-    speed::{Row, Timeline},
+    speed::{SpeedRow, Timeline},
     transformers::Transformers,
 };
 use crate::bench::{Error, table::decimal};
 
-/// All of it.
+/// Results of all stages.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    /// The shape that was measured.
+pub(super) struct GpuCheckReport {
+    /// Name of the measured shape.
     pub(super) model: String,
     pub(super) facts: Facts,
     pub(super) operations: Vec<Operation>,
-    pub(super) exactness: Vec<Pair>,
-    pub(super) speed: Vec<Row>,
+    pub(super) exactness: Vec<Comparison>,
+    pub(super) speed: Vec<SpeedRow>,
     pub(super) timeline: Vec<Timeline>,
     pub(super) transformers: Transformers,
-    /// That it took.
+    /// Duration of the run.
     pub(super) seconds: f64,
 }
 
-/// An operation against the reference.
+/// Comparison of an operation with the reference.
 #[derive(Debug, Serialize)]
 pub(super) struct Operation {
     operation: String,
     shape: String,
-    /// None if it failed.
+    /// None if the operation failed.
     difference: Option<f32>,
     limit: f32,
     passed: bool,
@@ -52,7 +52,7 @@ impl From<Check> for Operation {
     }
 }
 
-/// Makes the folder, so that one that cannot be is known before anything is measured.
+/// Creates the folder, so that an error is reported before anything is measured.
 pub(super) fn make_folder(folder: &Path) -> Result<(), Error> {
     fs::create_dir_all(folder).map_err(|error| unwritable(folder.into(), error))
 }
@@ -61,8 +61,8 @@ fn unwritable(path: PathBuf, source: io::Error) -> Error {
     Error::File { flag: "--out", path, source }
 }
 
-impl Report {
-    /// Of a device of which nothing is known yet.
+impl GpuCheckReport {
+    /// Creates a report without results.
     pub(super) fn new(model: &str, facts: Facts) -> Self {
         Self {
             model: model.into(),
@@ -71,17 +71,18 @@ impl Report {
             exactness: Vec::new(),
             speed: Vec::new(),
             timeline: Vec::new(),
-            transformers: Transformers::Missing("the run ended before".into()),
+            transformers: Transformers::Missing("the run ended before this stage".into()),
             seconds: 0.0,
         }
     }
 
-    /// Checks that failed, and parts of the GPU that did.
-    pub(super) fn faults(&self) -> usize {
-        let wrong = self.operations.iter().filter(|check| !check.passed).count();
-        let different = self.exactness.iter().filter(|pair| !pair.same).count();
-        let broken = GpuFeature::ALL.iter().filter(|part| part.failures() > 0).count();
-        wrong + different + broken
+    /// Returns the number of failed checks and failed GPU features.
+    pub(super) fn failures(&self) -> usize {
+        let wrong_operations = self.operations.iter().filter(|check| !check.passed).count();
+        let different_outputs = self.exactness.iter().filter(|comparison| !comparison.same).count();
+        let failed_features =
+            GpuFeature::ALL.iter().filter(|feature| feature.failures() > 0).count();
+        wrong_operations + different_outputs + failed_features
     }
 
     /// Writes both files.
@@ -98,13 +99,13 @@ impl Report {
     pub(super) fn markdown(&self) -> String {
         let mut text = format!("# {}\n\n", self.facts.device);
         table(&mut text, &["", ""], self.facts.lines().into_iter().map(|(a, b)| [a.into(), b]));
-        let outcome = match self.faults() {
-            0 => "Everything below is right".to_owned(),
-            faults => format!("**{faults} checks failed**"),
+        let outcome = match self.failures() {
+            0 => "All checks passed".to_owned(),
+            failures => format!("**{failures} checks failed**"),
         };
-        let _ = writeln!(text, "{outcome}; all of it took {:.0} s.\n", self.seconds);
+        let _ = writeln!(text, "{outcome}; the run took {:.0} s.\n", self.seconds);
         self.speed_table(&mut text);
-        self.others(&mut text);
+        self.transformers_table(&mut text);
         self.timelines(&mut text);
         self.checks(&mut text);
         text
@@ -116,11 +117,11 @@ impl Report {
             "",
             "sequences",
             "positions",
-            "ms a step",
+            "ms per step",
             "decoded tokens/s",
-            "of a copy",
-            "launches a step",
-            "first token ms",
+            "of copy rate",
+            "launches per step",
+            "ttft ms",
             "prompt tokens/s",
             "GPU",
         ];
@@ -143,7 +144,7 @@ impl Report {
         table(text, &names, rows);
     }
 
-    fn others(&self, text: &mut String) {
+    fn transformers_table(&self, text: &mut String) {
         let _ = writeln!(text, "## The same shape with transformers\n");
         match &self.transformers {
             Transformers::Missing(why) => {
@@ -152,16 +153,17 @@ impl Report {
             Transformers::Measured { with, rows } => {
                 let _ = writeln!(text, "{with}\n");
                 let ours = |batch| {
-                    let alike = |row: &&Row| row.what == "int8" && row.batch == Some(batch);
-                    self.speed.iter().find(alike).and_then(|row| row.decode_tokens_per_second)
+                    let int8_row = |row: &&SpeedRow| row.what == "int8" && row.batch == Some(batch);
+                    self.speed.iter().find(int8_row).and_then(|row| row.decode_tokens_per_second)
                 };
-                let names = ["sequences", "decoded tokens/s", "int8 here", "prompt tokens/s"];
+                let names =
+                    ["sequences", "decoded tokens/s", "speedup of int8 here", "prompt tokens/s"];
                 let rows = rows.iter().map(|row| {
-                    let factor = ours(row.batch).map(|ours| ours / row.decode_tokens_per_second);
+                    let speedup = ours(row.batch).map(|ours| ours / row.decode_tokens_per_second);
                     [
                         row.batch.to_string(),
                         decimal(row.decode_tokens_per_second),
-                        factor.map_or("".into(), |factor| format!("{factor:.2} x")),
+                        speedup.map_or("".into(), |speedup| format!("{speedup:.2} x")),
                         decimal(row.prefill_tokens_per_second),
                     ]
                 });
@@ -175,8 +177,11 @@ impl Report {
             self.timeline.iter().filter(|step| !step.kernels.is_empty())
         {
             let total: f64 = kernels.iter().map(|kernel| kernel.microseconds).sum();
-            let _ =
-                writeln!(text, "## A step of {batch}, kernel by kernel: {} us\n", decimal(total));
+            let _ = writeln!(
+                text,
+                "## Kernel times of a step with batch size {batch}: {} us\n",
+                decimal(total)
+            );
             let rows = kernels.iter().map(|kernel| {
                 let share = kernel.microseconds / total * 100.0;
                 let (launches, time) = (decimal(kernel.launches), decimal(kernel.microseconds));
@@ -188,25 +193,23 @@ impl Report {
 
     fn checks(&self, text: &mut String) {
         let _ = writeln!(text, "## Operations against the reference\n");
-        let right = |right| if right { "right" } else { "**wrong**" }.to_owned();
+        let verdict = |passed| if passed { "passed" } else { "**failed**" }.to_owned();
         let rows = self.operations.iter().map(|check| {
             let difference = check.difference.map_or("failed".into(), scientific);
             let limit = scientific(check.limit);
-            [check.operation.clone(), check.shape.clone(), difference, limit, right(check.passed)]
+            [check.operation.clone(), check.shape.clone(), difference, limit, verdict(check.passed)]
         });
         table(text, &["operation", "shape", "difference", "limit", ""], rows);
-        let _ = writeln!(text, "## The same answers in different ways\n");
-        let rows = self
-            .exactness
-            .iter()
-            .map(|pair| [pair.what.clone(), pair.tokens.to_string(), right(pair.same)]);
-        table(text, &["ways", "tokens", ""], rows);
-        let broken: Vec<_> =
-            GpuFeature::ALL.into_iter().filter(|part| part.failures() > 0).collect();
-        for part in broken {
+        let _ = writeln!(text, "## The same requests run in different ways\n");
+        let rows =
+            self.exactness.iter().map(|c| [c.what.clone(), c.tokens.to_string(), verdict(c.same)]);
+        table(text, &["configurations", "tokens", ""], rows);
+        let failed_features: Vec<_> =
+            GpuFeature::ALL.into_iter().filter(|feature| feature.failures() > 0).collect();
+        for feature in failed_features {
             let _ = writeln!(
                 text,
-                "**{part} did not work**, and the rest was done without; see the log.\n"
+                "**{feature} failed** and was disabled for the rest of the run; see the log.\n"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! How fast a device is, by the engine's own steps.
+//! Speed of a device, measured by the engine's steps.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,52 +9,52 @@ use stoker_ops::{Device, device::Copies, timeline};
 use crate::{
     bench::{
         Error,
-        child::Tell,
-        drive::{self, Driven, Pace, Seen},
+        child::Progress,
+        harness::{self, Harness, Measurement, SequenceEvent},
         lengths, measure,
     },
     gpu::Reading,
 };
 
-/// Tokens of each sequence that are measured.
+/// Measured tokens of each sequence.
 const TOKENS: usize = 64;
-/// The prompt that is timed by itself.
+/// Length of the prompt that is measured on its own.
 const PROMPT: usize = 1536;
-/// Steps whose kernels are timed.
+/// Steps that are timed kernel by kernel.
 const STEPS: u32 = 8;
-/// What the device is kept busy with before each of them.
-const BUSY: Duration = Duration::from_millis(30);
-/// Positions by which sequences grow until their kernels are timed, at most.
+/// Time for which copies keep the device busy before each timed step.
+const QUEUED_WORK: Duration = Duration::from_millis(30);
+/// Maximum growth of sequences, in positions, until their steps are timed kernel by kernel.
 const GROWTH: usize = 128;
 
-/// What was measured, and with what.
+/// Measures the speed of a device.
 pub(super) struct Speed<'a> {
     device: &'a Device,
     copy_rate: f64,
     context: usize,
 }
 
-/// What was measured once.
+/// One measurement.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
-    /// What computed.
+pub(super) struct SpeedRow {
+    /// Configuration that was measured.
     pub(super) what: String,
-    /// Sequences that decode together; none where a prompt was timed.
+    /// Sequences that decode together. None if a prompt was measured.
     pub(super) batch: Option<usize>,
-    /// Positions of each.
+    /// Context length of each sequence.
     pub(super) context: usize,
     pub(super) first_token_seconds: Option<f64>,
     pub(super) step_seconds: Option<f64>,
     pub(super) decode_tokens_per_second: Option<f64>,
     pub(super) prefill_tokens_per_second: Option<f64>,
-    /// Bytes that a step must read, times steps a second, over what a copy reads and writes.
+    /// Bytes that a step must read times steps per second, divided by the copy rate.
     pub(super) copy_ratio: Option<f64>,
-    /// Kernels and graphs.
+    /// Kernel and graph launches per step.
     pub(super) launches_per_step: Option<f64>,
     pub(super) gpu: Reading,
 }
 
-/// The kernels of a step.
+/// Kernel times of a step.
 #[derive(Debug, Serialize)]
 pub(super) struct Timeline {
     pub(super) batch: usize,
@@ -74,50 +74,57 @@ impl<'a> Speed<'a> {
         Self { device, copy_rate, context }
     }
 
-    /// A decoder of plain operations, one sequence.
-    pub(super) fn naive(&self, config: &ModelConfig) -> Result<Row, Error> {
-        let (_, pace) = measure::naive(config, self.context, self.device, &mut Tell::nobody())?;
+    /// Measures the naive decoder with one sequence.
+    pub(super) fn naive(&self, config: &ModelConfig) -> Result<SpeedRow, Error> {
+        let (_, measurement) =
+            measure::naive(config, self.context, self.device, &mut Progress::silent())?;
         let footprint = Footprint::of(config, Quantization::None);
-        Ok(self.row("plain operations in f32", Some(1), self.context, &pace, footprint))
+        Ok(self.row("unfused operations in f32", Some(1), self.context, &measurement, footprint))
     }
 
-    /// `batch` sequences that decode together.
-    pub(super) fn decode(&self, what: &str, model: &Model, batch: usize) -> Result<Row, Error> {
+    /// Measures `batch` sequences that decode together.
+    pub(super) fn decode(
+        &self,
+        what: &str,
+        model: &Model,
+        batch: usize,
+    ) -> Result<SpeedRow, Error> {
         let prompts = self.prompts(batch)?;
-        let pace = drive::decode(model.clone(), &prompts, TOKENS, &mut Tell::nobody())?;
+        let measurement =
+            harness::decode(model.clone(), &prompts, TOKENS, &mut Progress::silent())?;
         let footprint = Footprint::of(&model.config, model.quantization);
-        Ok(self.row(what, Some(batch), self.context, &pace, footprint))
+        Ok(self.row(what, Some(batch), self.context, &measurement, footprint))
     }
 
-    /// A long prompt by itself.
-    pub(super) fn prompt(&self, what: &str, model: &Model) -> Result<Row, Error> {
-        let pace = drive::decode(model.clone(), &[PROMPT], 2, &mut Tell::nobody())?;
+    /// Measures a long prompt on its own.
+    pub(super) fn prompt(&self, what: &str, model: &Model) -> Result<SpeedRow, Error> {
+        let measurement = harness::decode(model.clone(), &[PROMPT], 2, &mut Progress::silent())?;
         let footprint = Footprint::of(&model.config, model.quantization);
-        Ok(self.row(what, None, PROMPT, &pace, footprint))
+        Ok(self.row(what, None, PROMPT, &measurement, footprint))
     }
 
-    /// Where the time of a step goes in which `batch` sequences decode.
+    /// Measures the kernel times of a step in which `batch` sequences decode.
     pub(super) fn timeline(&self, model: &Model, batch: usize) -> Result<Timeline, Error> {
         let prompts = self.prompts(batch)?;
-        let mut driven = Driven::new(model.clone(), &vec![self.context + GROWTH; batch]);
-        for (place, prompt) in prompts.iter().enumerate() {
-            driven.submit(place, *prompt, 2 * GROWTH)?;
+        let mut harness = Harness::new(model.clone(), &vec![self.context + GROWTH; batch]);
+        for (slot, prompt) in prompts.iter().enumerate() {
+            harness.submit(slot, *prompt, 2 * GROWTH)?;
         }
-        let mut begun = vec![false; batch];
-        while begun.contains(&false) {
-            for (place, _, seen) in driven.step()?.1 {
-                begun[place] |= matches!(seen, Seen::Token);
+        let mut started = vec![false; batch];
+        while started.contains(&false) {
+            for (slot, _, event) in harness.step()?.1 {
+                started[slot] |= matches!(event, SequenceEvent::Token);
             }
         }
-        // Each launch that is timed is waited for by the host, so the device gets something to do first: what is timed
-        // then stands in its queue and runs without a pause.
+        // The host waits for each timed launch. Copies queued first keep the device busy, so that
+        // the timed kernels run back to back.
         let copies = (!self.device.is_cpu()).then(|| Copies::new(&self.device.tensors));
         let mut all: BTreeMap<String, Kernel> = BTreeMap::new();
         for _ in 0..STEPS {
             if let Some(copies) = &copies {
-                copies.queue(BUSY, self.copy_rate);
+                copies.queue(QUEUED_WORK, self.copy_rate);
             }
-            let (stepped, kernels) = timeline::of(|| driven.step());
+            let (stepped, kernels) = timeline::of(|| harness.step());
             stepped?;
             for kernel in kernels {
                 let entry = all.entry(kernel.kernel.clone()).or_insert_with(|| Kernel {
@@ -149,24 +156,24 @@ impl<'a> Speed<'a> {
         what: &str,
         batch: Option<usize>,
         context: usize,
-        pace: &Pace,
+        measurement: &Measurement,
         footprint: Footprint,
-    ) -> Row {
-        let seconds = pace.step.as_secs_f64();
+    ) -> SpeedRow {
+        let seconds = measurement.step.as_secs_f64();
         let sequences = batch.unwrap_or(1);
         let bytes =
             footprint.step_weight_bytes + footprint.kv_token_bytes * (context * sequences) as u64;
-        Row {
+        SpeedRow {
             what: what.into(),
             batch,
             context,
-            first_token_seconds: pace.first_token.map(|time| time.as_secs_f64()),
+            first_token_seconds: measurement.ttft.map(|time| time.as_secs_f64()),
             step_seconds: batch.map(|_| seconds),
-            decode_tokens_per_second: batch.map(|_| pace.decode_rate),
-            prefill_tokens_per_second: pace.prefill_rate,
+            decode_tokens_per_second: batch.map(|_| measurement.decode_rate),
+            prefill_tokens_per_second: measurement.prefill_rate,
             copy_ratio: batch.map(|_| bytes as f64 / seconds / self.copy_rate),
-            launches_per_step: pace.launches,
-            gpu: pace.gpu,
+            launches_per_step: measurement.launches,
+            gpu: measurement.gpu,
         }
     }
 }

@@ -1,4 +1,4 @@
-"""Times a Llama of random bf16 weights with transformers: a static cache and a compiled step. Prints one line of JSON."""
+"""Measures a Llama with random bf16 weights, a static cache and a compiled step in transformers. Prints one line of JSON."""
 
 import json
 import os
@@ -14,11 +14,11 @@ MEASURED = 48
 def main():
     job = json.loads(sys.argv[1])
 
-    def give_up(*_):
-        print(json.dumps({"missing": f"it was not done after {job['seconds']} s"}), flush=True)
+    def time_out(*_):
+        print(json.dumps({"missing": f"timed out after {job['seconds']} s"}), flush=True)
         os._exit(0)
 
-    signal.signal(signal.SIGALRM, give_up)
+    signal.signal(signal.SIGALRM, time_out)
     signal.alarm(job["seconds"])
     try:
         import torch
@@ -55,16 +55,16 @@ def main():
             for _ in range(3):
                 cache.reset()
                 begun = now()
-                places = torch.arange(begin, device=device)
-                logits = model(prompt, past_key_values=cache, cache_position=places, logits_to_keep=1).logits
+                positions = torch.arange(begin, device=device)
+                logits = model(prompt, past_key_values=cache, cache_position=positions, logits_to_keep=1).logits
                 token = logits[:, -1:].argmax(-1)
                 times.append(now() - begun)
             prefill = batch * begin / min(times)
             times = []
             for i in range(WARM_UP + MEASURED):
                 begun = now()
-                place = torch.tensor([begin + i], device=device)
-                logits = step(token.clone(), past_key_values=cache, cache_position=place).logits
+                position = torch.tensor([begin + i], device=device)
+                logits = step(token.clone(), past_key_values=cache, cache_position=position).logits
                 token = logits[:, -1:].argmax(-1)
                 times.append(now() - begun)
             decode = batch / statistics.median(times[WARM_UP:])

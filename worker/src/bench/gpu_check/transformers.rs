@@ -1,4 +1,4 @@
-//! The same shape with what a researcher would use, timed beside it where it is installed.
+//! Measures the same shape with Hugging Face Transformers, if it is installed.
 
 use std::{
     io::Write,
@@ -10,33 +10,33 @@ use serde_json::json;
 use stoker_engine::weights::ModelConfig;
 use stoker_ops::Device;
 
-/// Seconds after which it gives up, compilation included.
-const LONGEST: u32 = 240;
+/// Time limit of the script in seconds, compilation included.
+const TIMEOUT_SECONDS: u32 = 240;
 const SCRIPT: &str = include_str!("transformers.py");
 
-/// What came of it.
+/// Result of the script.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Transformers {
-    /// Why there is nothing to compare with.
+    /// The reason that there is no measurement.
     Missing(String),
-    /// Of bf16 weights, a static cache and a compiled step.
+    /// Measurements with bf16 weights, a static cache and a compiled step.
     Measured {
-        /// What computed: versions and device.
+        /// Versions and device.
         with: String,
-        rows: Vec<Row>,
+        rows: Vec<TransformersRow>,
     },
 }
 
-/// One batch.
+/// Measurements of one batch size.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Row {
+pub(super) struct TransformersRow {
     pub(super) batch: usize,
     pub(super) prefill_tokens_per_second: f64,
     pub(super) decode_tokens_per_second: f64,
 }
 
-/// Times `batches` of a model of shape `config` whose sequences hold `context` positions.
+/// Measures `batches` of a model of shape `config` at an average context of `context`.
 pub(super) fn run(
     config: &ModelConfig,
     context: usize,
@@ -55,12 +55,13 @@ pub(super) fn run(
         "context": context,
         "batches": batches,
         "device": if device.class.starts_with("cuda") { format!("cuda:{number}") } else { "cpu".into() },
-        "seconds": LONGEST,
+        "seconds": TIMEOUT_SECONDS,
     });
-    told(&job.to_string()).unwrap_or_else(Transformers::Missing)
+    run_python(&job.to_string()).unwrap_or_else(Transformers::Missing)
 }
 
-fn told(job: &str) -> Result<Transformers, String> {
+/// Runs the script with python3 and parses the last line of its output.
+fn run_python(job: &str) -> Result<Transformers, String> {
     let failed = |error: std::io::Error| format!("python3: {error}");
     let mut python = Command::new("python3")
         .args(["-", job])
@@ -70,18 +71,18 @@ fn told(job: &str) -> Result<Transformers, String> {
         .spawn()
         .map_err(failed)?;
     if let Some(mut input) = python.stdin.take() {
-        // One that ends early says why on standard error.
+        // The write fails if python3 has exited; standard error has the reason.
         let _ = input.write_all(SCRIPT.as_bytes());
     }
     let output = python.wait_with_output().map_err(failed)?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let last = said.lines().last().unwrap_or_default();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let last = stdout.lines().last().unwrap_or_default();
     serde_json::from_str(last).map_err(|_| {
         let error = String::from_utf8_lossy(&output.stderr);
         format!(
             "python3 ended with {}: {}",
             output.status,
-            error.lines().last().unwrap_or("no word")
+            error.lines().last().unwrap_or("no error message")
         )
     })
 }

@@ -1,4 +1,4 @@
-//! Random models on disk: made once, used again.
+//! Random models on disk, generated once and reused.
 
 use std::{
     env,
@@ -13,45 +13,43 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{gguf, safetensors, shape::Shape};
 use crate::bench::Format;
 
-/// Goes up whenever the files would be others than before: those of old are then left alone.
+/// Version of the generated files. Incremented whenever their contents change; old files remain.
 const VERSION: u32 = 1;
 
-/// Random weights could not be had.
+/// Why random weights are not available.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// There is no telling where to keep them.
+    /// No cache folder is configured.
+    #[error("--cache is missing, and neither XDG_CACHE_HOME nor HOME is set: name a folder")]
+    NoCacheFolder,
+    /// The files cannot be written.
     #[error(
-        "--cache is missing, and neither XDG_CACHE_HOME nor HOME says where caches are: name a folder"
-    )]
-    Nowhere,
-    /// They could not be written.
-    #[error(
-        "--cache {}: {path}: {source}; random weights of {shape} take {size} there, so free as much or \
+        "--cache {}: {path}: {source}; random weights of {shape} take {size} there: free that much space or \
          name another folder", cache.display(), path = path.display()
     )]
     Unwritable {
-        /// The folder that caches are kept in.
+        /// The cache folder.
         cache: PathBuf,
-        /// What could not be written.
+        /// The file or folder that cannot be written.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
-        /// Of which shape.
+        /// Name of the shape.
         shape: &'static str,
-        /// What the file takes.
+        /// Size of the file.
         size: ByteSize,
     },
 }
 
-/// Where caches are kept if nobody says otherwise.
+/// Returns the default cache folder.
 pub fn default_folder() -> Result<PathBuf, CacheError> {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let caches = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    caches.map(|caches| caches.join("stoker")).ok_or(CacheError::Nowhere)
+    caches.map(|caches| caches.join("stoker")).ok_or(CacheError::NoCacheFolder)
 }
 
-/// The folder or file with random weights of `shape` in `format`, made in the folder `cache` if it is not
-/// there yet. Shows a bar on a terminal and nothing in a pipe.
+/// Returns the folder or file with random weights of `shape` in `format`, generated in the folder
+/// `cache` if it does not exist. Shows a progress bar if standard error is a terminal.
 pub fn prepare(shape: Shape, format: Format, cache: &Path) -> Result<PathBuf, CacheError> {
     let config = shape.config();
     let stem = format!("random-{}-v{VERSION}", shape.name());
@@ -72,12 +70,13 @@ pub fn prepare(shape: Shape, format: Format, cache: &Path) -> Result<PathBuf, Ca
     fs::create_dir_all(cache).map_err(|error| failed(cache, error))?;
     let lock_path = cache.join(format!("{stem}.lock"));
     let lock = File::create(&lock_path).map_err(|error| failed(&lock_path, error))?;
-    // Another process may be making the same: what it makes is as good.
+    // Another process may be generating the same files. They can be used once it is done.
     lock.lock().map_err(|error| failed(&lock_path, error))?;
     if path.exists() {
         return Ok(path);
     }
-    // Under another name until it is whole. Nobody else has the lock: what is there was left half-made.
+    // Written under another name until complete. This process holds the lock, so an existing
+    // partial file was left by an interrupted process.
     let partial = cache.join(format!("{stem}.{format}.partial"));
     let bar = ProgressBar::new(size).with_style(style());
     bar.set_prefix(format!("{} as {format}", shape.name()));
@@ -104,6 +103,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn style() -> ProgressStyle {
-    let template = "Making random weights, {prefix} {wide_bar} {binary_bytes}/{binary_total_bytes}";
+    let template =
+        "Generating random weights, {prefix} {wide_bar} {binary_bytes}/{binary_total_bytes}";
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -14,28 +14,28 @@ use super::{
     vocabulary::Vocabulary,
 };
 
-/// Tensors begin at multiples of it.
+/// Alignment of tensor data in bytes.
 const ALIGNMENT: usize = 32;
 const VERSION: u32 = 3;
-/// What the format calls a file of mostly Q8_0.
+/// File type of a file with mostly Q8_0 tensors.
 const MOSTLY_Q8_0: u32 = 7;
 
-/// A value of metadata.
+/// A metadata value.
 enum Metadata<'a> {
     Count(u32),
     Number(f32),
     Text(&'a str),
-    Texts(&'a [String]),
-    Numbers(&'a [f32]),
-    Ints(&'a [i32]),
+    TextArray(&'a [String]),
+    NumberArray(&'a [f32]),
+    IntArray(&'a [i32]),
 }
 
-/// Bytes of weights that [`write`] tells of.
+/// Returns the bytes of weights that [`write`] reports in total.
 pub(super) fn bytes(config: &ModelConfig) -> u64 {
     tensors::of(config).iter().map(|tensor| tensor.bytes(encoding(tensor))).sum()
 }
 
-/// Writes the file `path` and tells of bytes of weights.
+/// Writes the file `path` and reports the bytes of weights to `wrote`.
 pub(super) fn write(
     path: &Path,
     name: &str,
@@ -44,21 +44,21 @@ pub(super) fn write(
 ) -> io::Result<()> {
     let mut out = BufWriter::new(File::create(path)?);
     let tensors = tensors::of(config);
-    let mut head = Vec::new();
-    head.extend(b"GGUF");
-    head.extend(VERSION.to_le_bytes());
-    head.extend((tensors.len() as u64).to_le_bytes());
-    metadata(&mut head, name, config);
-    directory(&mut head, &tensors);
-    pad(&mut head);
-    out.write_all(&head)?;
+    let mut header = Vec::new();
+    header.extend(b"GGUF");
+    header.extend(VERSION.to_le_bytes());
+    header.extend((tensors.len() as u64).to_le_bytes());
+    metadata(&mut header, name, config);
+    tensor_infos(&mut header, &tensors);
+    pad(&mut header);
+    out.write_all(&header)?;
     for tensor in &tensors {
         let order = |row| stored_row(tensor, config.head_dim, row);
         tensor.write(&mut out, encoding(tensor), order, &mut wrote)?;
         let end = tensor.bytes(encoding(tensor)) as usize;
         out.write_all(&vec![0; end.next_multiple_of(ALIGNMENT) - end])?;
     }
-    // What is still to be written back would disturb what is measured next.
+    // Dirty pages would disturb the following measurement.
     out.into_inner()?.sync_all()
 }
 
@@ -66,8 +66,8 @@ fn encoding(tensor: &Tensor) -> Encoding {
     if tensor.is_matrix() { Encoding::Q8_0 } else { Encoding::F32 }
 }
 
-/// Which row stands in the `stored`th place: files of this architecture have the two halves that a head
-/// rotates alternate.
+/// Returns the row that is stored at index `stored`. Files of this architecture interleave the two
+/// halves of a head that RoPE rotates.
 fn stored_row(tensor: &Tensor, head_dim: usize, stored: usize) -> usize {
     if !(tensor.name.contains("q_proj") || tensor.name.contains("k_proj")) {
         return stored;
@@ -78,7 +78,7 @@ fn stored_row(tensor: &Tensor, head_dim: usize, stored: usize) -> usize {
 
 fn metadata(out: &mut Vec<u8>, name: &str, config: &ModelConfig) {
     let vocabulary = Vocabulary::of(config.vocab_size);
-    let (scores, kinds) = (vocabulary.scores(), vocabulary.kinds());
+    let (scores, token_types) = (vocabulary.scores(), vocabulary.token_types());
     let count = |count: usize| Metadata::Count(count as u32);
     let values = [
         ("general.architecture", Metadata::Text("llama")),
@@ -96,9 +96,9 @@ fn metadata(out: &mut Vec<u8>, name: &str, config: &ModelConfig) {
         ("llama.rope.freq_base", Metadata::Number(config.rope_theta as f32)),
         ("llama.vocab_size", count(config.vocab_size)),
         ("tokenizer.ggml.model", Metadata::Text("llama")),
-        ("tokenizer.ggml.tokens", Metadata::Texts(vocabulary.tokens())),
-        ("tokenizer.ggml.scores", Metadata::Numbers(&scores)),
-        ("tokenizer.ggml.token_type", Metadata::Ints(&kinds)),
+        ("tokenizer.ggml.tokens", Metadata::TextArray(vocabulary.tokens())),
+        ("tokenizer.ggml.scores", Metadata::NumberArray(&scores)),
+        ("tokenizer.ggml.token_type", Metadata::IntArray(&token_types)),
         ("tokenizer.ggml.unknown_token_id", Metadata::Count(0)),
         ("tokenizer.ggml.bos_token_id", Metadata::Count(1)),
         ("tokenizer.ggml.eos_token_id", Metadata::Count(2)),
@@ -111,7 +111,7 @@ fn metadata(out: &mut Vec<u8>, name: &str, config: &ModelConfig) {
 }
 
 impl Metadata<'_> {
-    /// The type's number, then the value.
+    /// Writes the type id, then the value.
     fn write(&self, out: &mut Vec<u8>) {
         const COUNT: u32 = 4;
         const INT: u32 = 5;
@@ -136,15 +136,15 @@ impl Metadata<'_> {
                 out.extend(TEXT.to_le_bytes());
                 text(out, value);
             }
-            Self::Texts(values) => {
+            Self::TextArray(values) => {
                 array(out, TEXT, values.len());
                 values.iter().for_each(|value| text(out, value));
             }
-            Self::Numbers(values) => {
+            Self::NumberArray(values) => {
                 array(out, NUMBER, values.len());
                 out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             }
-            Self::Ints(values) => {
+            Self::IntArray(values) => {
                 array(out, INT, values.len());
                 out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             }
@@ -152,8 +152,8 @@ impl Metadata<'_> {
     }
 }
 
-/// Where each tensor lies, counted from the end of the padded head.
-fn directory(out: &mut Vec<u8>, tensors: &[Tensor]) {
+/// Writes the tensor infos. Offsets are relative to the end of the padded header.
+fn tensor_infos(out: &mut Vec<u8>, tensors: &[Tensor]) {
     let mut offset = 0u64;
     for tensor in tensors {
         text(out, &stored_name(&tensor.name));
@@ -171,9 +171,10 @@ fn directory(out: &mut Vec<u8>, tensors: &[Tensor]) {
     }
 }
 
-/// `model.layers.3.self_attn.q_proj.weight` is `blk.3.attn_q.weight` here.
+/// Returns the GGUF name of a tensor: `model.layers.3.self_attn.q_proj.weight` becomes
+/// `blk.3.attn_q.weight`.
 fn stored_name(name: &str) -> String {
-    let parts = [
+    let replacements = [
         ("model.embed_tokens", "token_embd"),
         ("model.norm", "output_norm"),
         ("lm_head", "output"),
@@ -188,7 +189,7 @@ fn stored_name(name: &str) -> String {
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
     ];
-    parts.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+    replacements.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {

@@ -1,4 +1,5 @@
-//! A folder as Hugging Face has it: config.json, tokenizer.json and model.safetensors in bf16.
+//! A folder in the layout of Hugging Face: config.json, tokenizer.json and model.safetensors in
+//! bf16.
 
 use std::{
     fs::{self, File},
@@ -12,15 +13,15 @@ use stoker_engine::weights::ModelConfig;
 
 use super::{encoding::Encoding, tensors, vocabulary::Vocabulary};
 
-/// Headers are padded to a multiple of it, so that data is aligned.
+/// Alignment of tensor data in bytes. The header is padded to a multiple of it.
 const ALIGNMENT: usize = 8;
 
-/// Bytes of weights that [`write`] tells of.
+/// Returns the bytes of weights that [`write`] reports in total.
 pub(super) fn bytes(config: &ModelConfig) -> u64 {
     tensors::of(config).iter().map(|tensor| tensor.bytes(Encoding::Bf16)).sum()
 }
 
-/// Writes the files into `folder`, which exists, and tells of bytes of weights.
+/// Writes the files into the existing `folder` and reports the bytes of weights to `wrote`.
 pub(super) fn write(
     folder: &Path,
     config: &ModelConfig,
@@ -37,11 +38,11 @@ pub(super) fn write(
     for tensor in &tensors {
         tensor.write(&mut out, Encoding::Bf16, |row| row, &mut wrote)?;
     }
-    // What is still to be written back would disturb what is measured next.
+    // Dirty pages would disturb the following measurement.
     out.into_inner()?.sync_all()
 }
 
-/// What a file says of its tensors, which follow each other in bf16.
+/// Returns the header of a file whose `tensors` are stored contiguously in bf16.
 pub(in crate::bench) fn header(tensors: impl Iterator<Item = (String, Vec<usize>)>) -> String {
     let mut entries = Map::new();
     let mut end = 0;

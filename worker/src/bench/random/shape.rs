@@ -1,20 +1,20 @@
-//! The shapes that there are random weights for.
+//! Shapes of models with random weights.
 
 use clap::ValueEnum;
 use stoker_engine::{shapes, weights::ModelConfig};
 
-/// A shape with a name.
+/// A named model shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Shape {
-    /// That of TinyLlama 1.1B.
+    /// The shape of TinyLlama 1.1B.
     #[value(name = "tinyllama-1.1b")]
     TinyLlama,
-    /// A model of a few hundred kilobytes, to try things out.
+    /// A model of a few hundred kilobytes for tests.
     Tiny,
 }
 
 impl Shape {
-    /// As the command line and rows name it.
+    /// Returns the name on the command line and in rows.
     pub const fn name(self) -> &'static str {
         match self {
             Self::TinyLlama => "tinyllama-1.1b",
@@ -22,7 +22,7 @@ impl Shape {
         }
     }
 
-    /// What both files say of the model.
+    /// Returns the configuration that both file formats contain.
     pub fn config(self) -> ModelConfig {
         match self {
             Self::TinyLlama => shapes::tinyllama(),

@@ -1,4 +1,4 @@
-//! The tensors of a model, and the random numbers in them.
+//! The tensors of a model and their random values.
 
 use std::io::{self, Write};
 
@@ -11,34 +11,34 @@ use stoker_engine::{
 
 use super::encoding::Encoding;
 
-/// Rows are drawn and written in pieces of about this size.
-const PIECE_BYTES: usize = 4 << 20;
-/// Spreads consecutive numbers over 64 bits: 2^64 divided by the golden ratio.
+/// Approximate size of the chunks in which rows are generated and written.
+const CHUNK_BYTES: usize = 4 << 20;
+/// 2^64 divided by the golden ratio: spreads consecutive numbers over 64 bits.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// A tensor whose numbers follow from its place in the model.
+/// A tensor whose values are seeded by its index in the model.
 #[derive(Debug, Clone)]
 pub(super) struct Tensor {
-    /// The name that SafeTensors has it by.
+    /// Name in SafeTensors.
     pub(super) name: String,
-    /// Outermost first.
+    /// Dimensions, outermost first.
     pub(super) shape: Vec<usize>,
-    /// Numbers lie evenly within `spread` of `middle`.
+    /// Values are distributed uniformly within `spread` of `middle`.
     middle: f32,
     spread: f32,
     key: u64,
 }
 
-/// All tensors of a model of this shape, layer by layer.
+/// Returns all tensors of a model of this shape, layer by layer.
 pub(super) fn of(config: &ModelConfig) -> Vec<Tensor> {
     let tensors = tensor_shapes(config).zip(1..);
     tensors
         .map(|((name, shape), number)| {
             let (middle, spread) = match shape.as_slice() {
-                // Sums of `k` products stay about as large as their inputs.
+                // Keeps sums of `k` products at the scale of their inputs.
                 [_, k] if !name.contains("embed_tokens") => (0.0, 1.0 / (*k as f32).sqrt()),
                 [_, _] => (0.0, 1.0),
-                // The gains of a norm.
+                // Norm weights.
                 _ => (1.0, 0.125),
             };
             Tensor { name, shape, middle, spread, key: mix64(number) }
@@ -47,12 +47,12 @@ pub(super) fn of(config: &ModelConfig) -> Vec<Tensor> {
 }
 
 impl Tensor {
-    /// Whether it is a matrix, and not the gains of a norm.
+    /// Returns whether the tensor is a matrix rather than norm weights.
     pub(super) fn is_matrix(&self) -> bool {
         self.shape.len() > 1
     }
 
-    /// Rows, and elements in each.
+    /// Returns the number of rows and the elements per row.
     fn rows(&self) -> (usize, usize) {
         match self.shape.as_slice() {
             [rows, len] => (*rows, *len),
@@ -60,26 +60,26 @@ impl Tensor {
         }
     }
 
-    /// Bytes that it takes.
+    /// Returns its size in bytes.
     pub(super) fn bytes(&self, encoding: Encoding) -> u64 {
         let (rows, len) = self.rows();
         (rows * encoding.row_bytes(len)) as u64
     }
 
-    /// The numbers of a row, each of which is a bf16.
-    fn draw(&self, row: usize, values: &mut [f32]) {
+    /// Generates the values of a row, each exactly representable in bf16.
+    fn generate(&self, row: usize, values: &mut [f32]) {
         let key = mix64(self.key.wrapping_add((row as u64).wrapping_mul(GOLDEN)));
         for (four, number) in values.chunks_mut(4).zip(1u64..) {
             let mut bits = mix64(key.wrapping_add(number.wrapping_mul(GOLDEN)));
             for value in four {
-                let part = f32::from(bits as u16) / 32_768.0 - 1.0;
-                *value = bf16::from_f32(self.middle + part * self.spread).to_f32();
+                let unit = f32::from(bits as u16) / 32_768.0 - 1.0;
+                *value = bf16::from_f32(self.middle + unit * self.spread).to_f32();
                 bits >>= 16;
             }
         }
     }
 
-    /// Writes the rows, where the `i`th that is written is row `order(i)`, and tells of the bytes.
+    /// Writes the rows and reports the bytes to `wrote`. The `i`th row written is row `order(i)`.
     pub(super) fn write(
         &self,
         out: &mut impl Write,
@@ -89,20 +89,20 @@ impl Tensor {
     ) -> io::Result<()> {
         let (rows, len) = self.rows();
         let row_bytes = encoding.row_bytes(len);
-        let rows_per_piece = (PIECE_BYTES / row_bytes).clamp(1, rows);
-        let mut piece = vec![0; rows_per_piece * row_bytes];
-        for first in (0..rows).step_by(rows_per_piece) {
-            let piece = &mut piece[..rows_per_piece.min(rows - first) * row_bytes];
-            let rows = piece.par_chunks_exact_mut(row_bytes).enumerate();
+        let rows_per_chunk = (CHUNK_BYTES / row_bytes).clamp(1, rows);
+        let mut buffer = vec![0; rows_per_chunk * row_bytes];
+        for first in (0..rows).step_by(rows_per_chunk) {
+            let chunk = &mut buffer[..rows_per_chunk.min(rows - first) * row_bytes];
+            let rows = chunk.par_chunks_exact_mut(row_bytes).enumerate();
             rows.for_each_init(
                 || vec![0.0; len],
                 |values, (row, bytes)| {
-                    self.draw(order(first + row), values);
+                    self.generate(order(first + row), values);
                     encoding.encode(values, bytes);
                 },
             );
-            out.write_all(piece)?;
-            wrote(piece.len() as u64);
+            out.write_all(chunk)?;
+            wrote(chunk.len() as u64);
         }
         Ok(())
     }
@@ -114,14 +114,14 @@ mod tests {
     use crate::bench::random::Shape;
 
     #[test]
-    fn numbers_fill_their_range_and_no_two_rows_are_alike() {
+    fn values_cover_their_range_and_all_rows_differ() {
         let tensors = of(&Shape::Tiny.config());
         for tensor in &tensors {
             let (rows, len) = tensor.rows();
             let mut all = Vec::new();
             for row in 0..rows {
                 let mut values = vec![0.0; len];
-                tensor.draw(row, &mut values);
+                tensor.generate(row, &mut values);
                 assert!(!all.contains(&values), "{} has row {row} twice", tensor.name);
                 all.push(values);
             }

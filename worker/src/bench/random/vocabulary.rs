@@ -1,31 +1,32 @@
-//! A vocabulary of made-up pieces in the manner of SentencePiece, as both kinds of file hold it.
+//! A synthetic vocabulary in the style of SentencePiece, for both file formats.
 
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-/// What stands for a space.
+/// Replacement character for a space.
 const SPACE: &str = "\u{2581}";
-/// Tokens that are no text.
+/// Special tokens.
 const SPECIAL: [&str; 3] = ["<unk>", "<s>", "</s>"];
-const UNKNOWN: usize = 0;
-/// The token before every text.
-const BEGINNING: usize = 1;
+const UNK: usize = 0;
+/// Id of the token that precedes every text.
+const BOS: usize = 1;
 
-/// What GGUF calls the kinds of tokens.
+/// Token types of GGUF.
 const NORMAL: i32 = 1;
-const UNKNOWN_KIND: i32 = 2;
+const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const BYTE: i32 = 6;
 
-/// The tokens, whose ids are their indices.
+/// The tokens. Their ids are their indices.
 #[derive(Debug)]
 pub(super) struct Vocabulary {
     tokens: Vec<String>,
 }
 
 impl Vocabulary {
-    /// A vocabulary of `size` tokens: three special ones, the bytes, then letters and ever longer pieces.
+    /// Creates a vocabulary of `size` tokens: three special ones, the bytes, then letters and
+    /// pieces of increasing length.
     pub(super) fn of(size: usize) -> Self {
         let special = SPECIAL.map(str::to_owned);
         let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
@@ -45,15 +46,15 @@ impl Vocabulary {
         Self { tokens }
     }
 
-    /// The tokens in the order of their ids.
+    /// Returns the tokens ordered by id.
     pub(super) fn tokens(&self) -> &[String] {
         &self.tokens
     }
 
-    /// What each token is for, as GGUF numbers it.
-    pub(super) fn kinds(&self) -> Vec<i32> {
+    /// Returns the GGUF type of each token.
+    pub(super) fn token_types(&self) -> Vec<i32> {
         let kind = |id: usize| match id {
-            UNKNOWN => UNKNOWN_KIND,
+            UNK => UNKNOWN,
             id if id < SPECIAL.len() => CONTROL,
             id if id < SPECIAL.len() + 256 => BYTE,
             _ => NORMAL,
@@ -61,12 +62,12 @@ impl Vocabulary {
         (0..self.tokens.len()).map(kind).collect()
     }
 
-    /// The higher, the earlier a piece is merged: shorter ones come first.
+    /// Returns the merge score of each token. Higher scores merge first, so shorter pieces do.
     pub(super) fn scores(&self) -> Vec<f32> {
         (0..self.tokens.len()).map(|id| -(id as f32)).collect()
     }
 
-    /// The same vocabulary as a tokenizer.json.
+    /// Returns the vocabulary as a tokenizer.json.
     pub(super) fn tokenizer_json(&self) -> Value {
         let ids: HashMap<&str, usize> =
             self.tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
@@ -76,7 +77,7 @@ impl Vocabulary {
                 "rstrip": false, "normalized": false, "special": true,
             })
         });
-        let beginning = SPECIAL[BEGINNING];
+        let bos = SPECIAL[BOS];
         json!({
             "version": "1.0", "truncation": null, "padding": null,
             "added_tokens": added.collect::<Vec<_>>(),
@@ -88,7 +89,7 @@ impl Vocabulary {
             "post_processor": {
                 "type": "TemplateProcessing",
                 "single": [
-                    { "SpecialToken": { "id": beginning, "type_id": 0 } },
+                    { "SpecialToken": { "id": bos, "type_id": 0 } },
                     { "Sequence": { "id": "A", "type_id": 0 } },
                 ],
                 "pair": [
@@ -96,7 +97,7 @@ impl Vocabulary {
                     { "Sequence": { "id": "B", "type_id": 1 } },
                 ],
                 "special_tokens": {
-                    beginning: { "id": beginning, "ids": [BEGINNING], "tokens": [beginning] },
+                    bos: { "id": bos, "ids": [BOS], "tokens": [bos] },
                 },
             },
             "decoder": { "type": "Sequence", "decoders": [
@@ -106,7 +107,7 @@ impl Vocabulary {
                 { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
             ] },
             "model": {
-                "type": "BPE", "dropout": null, "unk_token": SPECIAL[UNKNOWN],
+                "type": "BPE", "dropout": null, "unk_token": SPECIAL[UNK],
                 "continuing_subword_prefix": null, "end_of_word_suffix": null,
                 "fuse_unk": true, "byte_fallback": true,
                 "merges": self.merges(&ids),
@@ -115,7 +116,8 @@ impl Vocabulary {
         })
     }
 
-    /// Every way to put a piece together from two others: the best score first, then the longer left part.
+    /// Returns all merges of two tokens into a third, ordered by score and then by the length of
+    /// the left token, longest first.
     fn merges<'a>(&'a self, ids: &HashMap<&str, usize>) -> Vec<[&'a str; 2]> {
         let first = SPECIAL.len() + 256;
         let mut merges = Vec::new();
