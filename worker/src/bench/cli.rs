@@ -29,11 +29,11 @@ Examples:
   Time to first token of a prompt whose prefix is cached:
     stoker-worker bench --shared-prefix 1000
 
-Each job runs in its own process, which loads the model file; peak memory is that process's. Prompts
-are random tokens, the same in every run. Sampling is greedy, and end-of-sequence tokens are ignored.
-Rows with speculative decoding (--speculate, the last one of --ablation) decode stories with the
-bundled model, padded to the size of --random-weights, or with --model: greedy and at temperature 1.
-Steps with and without speculative decoding alternate.
+Each job runs in its own process, which loads the model file; peak memory is that process's.
+Prompts are random tokens, the same in every run. Sampling is greedy, and end-of-sequence tokens are
+ignored. Rows with speculative decoding (--speculate, the last one of --ablation) decode stories
+with the bundled model, padded to the size of --random-weights, or with --model: greedy and at
+temperature 1. Steps with and without speculative decoding alternate.
 
 A row's keys, in the table, in CSV and in JSON:
   model, scenario, format,          what is measured
@@ -75,8 +75,8 @@ A row's keys, in the table, in CSV and in JSON:
                                     `tok/step`
   speedup_over_plain                speedup over decoding without it; in the table `x plain`
 
-A value that does not apply is null in JSON and empty in CSV. `overhead %`, in the table only, is the
-share of a step spent outside the model's operations.
+A value that does not apply is null in JSON and empty in CSV. `overhead %`, in the table only, is
+the share of a step spent outside the model's operations.
 
 Exit codes: 0, 1 for a failure, 2 for bad usage.";
 

@@ -46,8 +46,8 @@ pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
         || args.ablation;
     if args.context.is_some() && !needs_context {
         return Err(Error::Usage(
-            "--context requires --batch, --sweep, --soak, --long-prompt or --ablation: scenarios have \
-             fixed lengths"
+            "--context requires --batch, --sweep, --soak, --long-prompt or --ablation: \
+             scenarios have fixed lengths"
                 .into(),
         ));
     }
@@ -66,8 +66,8 @@ pub(super) fn check(args: &BenchArgs) -> Result<(), Error> {
         }
         if args.context.is_some() || !args.format.is_empty() {
             return Err(Error::Usage(
-                "--context and --format do not work with --speculate: its stories have a fixed length, \
-                 and its model is generated in one format"
+                "--context and --format do not work with --speculate: its stories have a fixed \
+                 length, and its model is generated in one format"
                     .into(),
             ));
         }
@@ -224,8 +224,8 @@ fn batch(
     check_context(target, context, context + tokens)?;
     let prompts = lengths::prompts(batch, context - tokens / 2).ok_or_else(|| {
         Error::Usage(format!(
-            "--context {context} is too short for --batch {batch}: the first sequences would exceed it \
-             before the last one starts to decode; raise it or lower --batch"
+            "--context {context} is too short for --batch {batch}: the first sequences would \
+             exceed it before the last one starts to decode; raise it or lower --batch"
         ))
     })?;
     let work = Work::Decode { prompts, tokens };
@@ -281,8 +281,8 @@ fn shared_prefix(target: &Target, tokens: usize, quantize: Quantization) -> Resu
     let (length, limit) = (shared_prefix::sequence_length(tokens), target.config.context_length);
     if length > limit {
         return Err(Error::Usage(format!(
-            "--shared-prefix {tokens} needs sequences of {length} tokens, above {limit}, the context of {}; \
-             lower it",
+            "--shared-prefix {tokens} needs sequences of {length} tokens, above {limit}, \
+             the context of {}; lower it",
             target.name
         )));
     }

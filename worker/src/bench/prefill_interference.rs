@@ -51,11 +51,11 @@ pub(super) fn run(
     for (slot, prompt) in prompts.iter().enumerate() {
         harness.submit(slot, *prompt, context - prompt)?;
     }
-    let mut begun = vec![false; prompts.len()];
-    while begun.contains(&false) {
+    let mut started = vec![false; prompts.len()];
+    while started.contains(&false) {
         progress.stage(|| "prompts of the decoding sequences".into())?;
         for (slot, _, event) in harness.step()?.1 {
-            begun[slot] |= matches!(event, SequenceEvent::Token);
+            started[slot] |= matches!(event, SequenceEvent::Token);
         }
     }
     let mut last = Instant::now();

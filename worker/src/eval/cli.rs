@@ -13,9 +13,9 @@ Examples:
   stoker-worker eval --model ./TinyLlama-1.1B --text held-out.txt --max-tokens 20000
   stoker-worker eval --quantize int8 --json eval.json
 
-A text longer than a window is cut into windows that do not overlap. Each starts with the BOS token, if
-the model has one, and does not attend to earlier windows. Every token but the first of a window is
-scored. The default text of the bundled model is its held-out stories, each with its end token.
+A text longer than a window is cut into windows that do not overlap. Each starts with the BOS token,
+if the model has one, and does not attend to earlier windows. Every token but the first of a window
+is scored. The default text of the bundled model is its held-out stories, each with its end token.
 
 Difference, same top token and mean |logit difference| are relative to f32 (none) if it is measured
 too, otherwise to the first quantization.

@@ -14,9 +14,9 @@ Examples:
     stoker-worker gpu-check --device cpu --random-weights tiny
 
 Nothing is downloaded: correctness is checked with the bundled model, speed is measured with random
-weights generated here. Writes report.md, which is also printed, and report.json after each stage. Rows
-with `launched` run without graphs. On a device without graphs or tensor cores, rows with and without
-them measure the same.
+weights generated here. Writes report.md, which is also printed, and report.json after each stage.
+Rows with `launched` run without graphs. On a device without graphs or tensor cores, rows with and
+without them measure the same.
 
 Exit codes: 0 if all checks pass, 1 if a check fails, 2 for bad usage or an unusable device.";
 

@@ -24,8 +24,8 @@ pub enum CacheError {
     NoCacheFolder,
     /// The files cannot be written.
     #[error(
-        "--cache {}: {path}: {source}; random weights of {shape} take {size} there: free that much space or \
-         name another folder", cache.display(), path = path.display()
+        "--cache {}: {path}: {source}; random weights of {shape} take {size} there: \
+         free that much space or name another folder", cache.display(), path = path.display()
     )]
     Unwritable {
         /// The cache folder.
