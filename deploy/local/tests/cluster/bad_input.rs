@@ -9,7 +9,7 @@ use stoker_proto::v1::{
 use stoker_shared::ServiceError;
 use tonic::{Code, Request, Status};
 
-use crate::support::{answer, cluster, inference, request};
+use crate::support::{cluster, complete, inference, request};
 
 /// The fields that a status complains of.
 fn fields(status: &Status) -> Vec<String> {
@@ -48,9 +48,10 @@ async fn every_bad_request_is_refused_by_name_and_nobody_else_notices() {
     let cluster = cluster(1).await;
     let address = cluster.address().to_string();
     let mut client = inference(&address).await;
-    let undisturbed = answer(&mut client, request("A fox", 5, 200)).await.unwrap();
+    let undisturbed = complete(&mut client, request("A fox", 5, 200)).await.unwrap();
     let mut other = client.clone();
-    let bystander = tokio::spawn(async move { answer(&mut other, request("A fox", 5, 200)).await });
+    let bystander =
+        tokio::spawn(async move { complete(&mut other, request("A fox", 5, 200)).await });
 
     let invalid = Code::InvalidArgument;
     let unsupported = Code::Unimplemented;
@@ -133,19 +134,19 @@ async fn every_bad_request_is_refused_by_name_and_nobody_else_notices() {
         ),
     ];
     for (request, code, field) in cases {
-        let status = answer(&mut client, request.clone()).await.unwrap_err();
+        let status = complete(&mut client, request.clone()).await.unwrap_err();
         assert_eq!(status.code(), code, "{field}: {status:?}");
         assert_eq!(fields(&status), [field], "{status:?}");
     }
 
     let unknown = with(|r| r.model = "gpt".into());
-    let status = answer(&mut client, unknown).await.unwrap_err();
+    let status = complete(&mut client, unknown).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     assert!(status.message().contains("`gpt`") && status.message().contains("storyteller"));
 
     // Over the size limit of a message: a clean status, and the connection lives.
     let huge = with(|r| r.input = Some(Input::Prompt("x".repeat(5 << 20))));
-    let status = answer(&mut client, huge).await.unwrap_err();
+    let status = complete(&mut client, huge).await.unwrap_err();
     assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status:?}");
 
     let mut late = Request::new(request("A fox", 5, 900));

@@ -106,9 +106,9 @@ fn grpcurl_finds_its_way_by_the_readme() {
         assert!(described.contains(part), "{part}: {described}");
     }
     assert!(run("Health/Check").contains("\"SERVING\""));
-    let answer = run("Inference/Generate");
+    let completion = run("Inference/Generate");
     for part in ["\"accepted\"", "\"text\"", "FINISH_REASON", "\"completionTokens\""] {
-        assert!(answer.contains(part), "{part}: {answer}");
+        assert!(completion.contains(part), "{part}: {completion}");
     }
 }
 

@@ -23,7 +23,9 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::support::{PATIENCE, Process, answer, channel, cluster, control, inference, request};
+use crate::support::{
+    Process, TEST_TIMEOUT, channel, cluster, complete, control, inference, request,
+};
 
 fn seconds(duration: Option<prost_types::Duration>) -> f64 {
     duration.map_or(0.0, |d| Duration::try_from(d).unwrap().as_secs_f64())
@@ -73,9 +75,9 @@ async fn the_cluster_says_what_it_serves_and_how_it_is() {
 async fn an_answer_repeats_adds_up_and_streams_whole_characters() {
     let cluster = cluster(2).await;
     let mut client = inference(&cluster.address().to_string()).await;
-    let first = answer(&mut client, request("Once upon a time", 11, 60)).await.unwrap();
-    let again = answer(&mut client, request("Once upon a time", 11, 60)).await.unwrap();
-    let other = answer(&mut client, request("Once upon a time", 12, 60)).await.unwrap();
+    let first = complete(&mut client, request("Once upon a time", 11, 60)).await.unwrap();
+    let again = complete(&mut client, request("Once upon a time", 11, 60)).await.unwrap();
+    let other = complete(&mut client, request("Once upon a time", 12, 60)).await.unwrap();
     assert_eq!((&first.ids, &first.text), (&again.ids, &again.text));
     assert_ne!(first.ids, other.ids);
     assert_eq!(first.finished.reason(), FinishReason::Length);
@@ -92,15 +94,15 @@ async fn an_answer_repeats_adds_up_and_streams_whole_characters() {
 
     // No seed: the router draws one and says which, so that the answer can be had again.
     let unseeded = GenerateRequest { sampling: None, ..request("A hen", 0, 30) };
-    let drawn = answer(&mut client, unseeded).await.unwrap();
-    let repeated = answer(&mut client, request("A hen", drawn.accepted.seed, 30)).await.unwrap();
+    let drawn = complete(&mut client, unseeded).await.unwrap();
+    let repeated = complete(&mut client, request("A hen", drawn.accepted.seed, 30)).await.unwrap();
     assert_eq!(drawn.ids, repeated.ids);
 
     // Hot enough to break characters apart: what streams is whole text all the same.
     let mut wild = request("Once", 3, 120);
     wild.sampling =
         Some(Sampling { temperature: Some(50.0), seed: Some(3), ..Sampling::default() });
-    let wild = answer(&mut client, wild).await.unwrap();
+    let wild = complete(&mut client, wild).await.unwrap();
     assert_eq!(wild.ids.len(), 120);
 }
 
@@ -108,15 +110,16 @@ async fn an_answer_repeats_adds_up_and_streams_whole_characters() {
 async fn a_worker_can_be_called_directly_and_drained_by_a_call() {
     let worker = Process::start("stoker-worker", &["--model", "storyteller"]);
     let mut client = inference(&worker.address).await;
-    let direct = answer(&mut client, request("Once upon a time", 11, 20)).await.unwrap();
+    let direct = complete(&mut client, request("Once upon a time", 11, 20)).await.unwrap();
     let routed = cluster(1).await;
     let mut client_of_router = inference(&routed.address().to_string()).await;
-    let through = answer(&mut client_of_router, request("Once upon a time", 11, 20)).await.unwrap();
+    let through =
+        complete(&mut client_of_router, request("Once upon a time", 11, 20)).await.unwrap();
     assert_eq!(direct.ids, through.ids);
 
-    let drained = worker.operator().await.drain(DrainRequest::default()).await.unwrap();
+    let drained = worker.admin_client().await.drain(DrainRequest::default()).await.unwrap();
     assert_eq!(drained.into_inner().unfinished, 0);
-    let refused = answer(&mut client, request("Once", 1, 5)).await.unwrap_err();
+    let refused = complete(&mut client, request("Once", 1, 5)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(refused.message().contains("draining"), "{refused:?}");
 }
@@ -129,6 +132,6 @@ async fn limits_of_a_cluster_in_one_process_are_those_of_its_router() {
     let any: SocketAddr = ([127, 0, 0, 1], 0).into();
     let cluster = Cluster::start(any.into(), ModelSource::Bundled, 1, config).await.unwrap();
     let mut client = inference(&cluster.address().to_string()).await;
-    let answered = answer(&mut client, request("Once", 1, 4));
-    assert_eq!(timeout(PATIENCE, answered).await.unwrap().unwrap().ids.len(), 4);
+    let answered = complete(&mut client, request("Once", 1, 4));
+    assert_eq!(timeout(TEST_TIMEOUT, answered).await.unwrap().unwrap().ids.len(), 4);
 }

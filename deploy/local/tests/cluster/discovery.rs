@@ -20,11 +20,11 @@ use tonic::{Code, transport::Channel};
 
 use crate::{
     etcd_server::Etcd,
-    support::{Process, answer, control, inference, request},
+    support::{Process, complete, control, inference, request},
 };
 
 /// Far longer than anything here takes: a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 const PREFIX: &str = "/stoker/test/";
 /// The lease of every worker here, in seconds.
 const TTL: u64 = 2;
@@ -57,7 +57,7 @@ impl Keys {
 
     async fn until(&mut self, holds: impl Fn(&BTreeSet<String>) -> bool) {
         while !holds(&self.known) {
-            match timeout(PATIENCE, self.changes.next()).await.unwrap().unwrap() {
+            match timeout(TEST_TIMEOUT, self.changes.next()).await.unwrap().unwrap() {
                 Change::Insert(found) => {
                     self.known.insert(found.id.to_string());
                 }
@@ -94,7 +94,7 @@ pub async fn live(router: &mut ControlClient<Channel>, workers: u32, blocks: u32
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, poll).await.unwrap();
+    timeout(TEST_TIMEOUT, poll).await.unwrap();
 }
 
 /// Clients that ask one question after the other, until they are told to stop. Each answer must be whole.
@@ -114,8 +114,8 @@ impl Users {
                 while !stop.load(Ordering::Relaxed) {
                     let tokens = 8 + 40 * u32::try_from(user % 3).unwrap();
                     let story = request(&format!("Story {user}"), user as u64, tokens);
-                    let answer = answer(&mut client, story).await.unwrap();
-                    assert_eq!(answer.ids.len(), tokens as usize);
+                    let completion = complete(&mut client, story).await.unwrap();
+                    assert_eq!(completion.ids.len(), tokens as usize);
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -134,7 +134,7 @@ impl Users {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(PATIENCE, poll).await.unwrap();
+        timeout(TEST_TIMEOUT, poll).await.unwrap();
     }
 
     /// Waits for all of them. Fails if any request failed.
@@ -203,7 +203,7 @@ async fn users_notice_nothing_of_what_happens_to_etcd() {
         let left = async {
             loop {
                 let status =
-                    answer(&mut inference(&router.address).await, request("Once", 1, 4)).await;
+                    complete(&mut inference(&router.address).await, request("Once", 1, 4)).await;
                 let status = status.unwrap_err();
                 assert_eq!(status.code(), Code::Unavailable, "{status:?}");
                 if status.message().contains("none is known; etcd") {
@@ -211,7 +211,7 @@ async fn users_notice_nothing_of_what_happens_to_etcd() {
                 }
             }
         };
-        timeout(PATIENCE, left).await.unwrap();
+        timeout(TEST_TIMEOUT, left).await.unwrap();
     }
 }
 
@@ -221,12 +221,12 @@ async fn etcd_may_come_last_and_the_router_says_what_it_waits_for() {
         let router = router(&etcd);
         let worker = worker(&etcd, "a");
         // The worker serves all the same.
-        let direct = answer(&mut inference(&worker.address).await, request("Once", 1, 4)).await;
+        let direct = complete(&mut inference(&worker.address).await, request("Once", 1, 4)).await;
         assert_eq!(direct.unwrap().ids.len(), 4);
         let mut client = inference(&router.address).await;
         let told = async {
             loop {
-                let status = answer(&mut client, request("Once", 1, 4)).await.unwrap_err();
+                let status = complete(&mut client, request("Once", 1, 4)).await.unwrap_err();
                 assert_eq!(status.code(), Code::Unavailable, "{status:?}");
                 let reason = format!("none is known; etcd {} cannot be reached", etcd.url());
                 if status.message().contains(&reason) {
@@ -234,20 +234,20 @@ async fn etcd_may_come_last_and_the_router_says_what_it_waits_for() {
                 }
             }
         };
-        timeout(PATIENCE, told).await.unwrap();
+        timeout(TEST_TIMEOUT, told).await.unwrap();
         assert!(!is_serving(&router).await);
 
         etcd.start();
         let mut keys = Keys::of(&etcd);
         keys.have(&["a"]).await;
         let found = async { while !is_serving(&router).await {} };
-        timeout(PATIENCE, found).await.unwrap();
-        let routed = answer(&mut client, request("Once", 1, 4)).await.unwrap();
+        timeout(TEST_TIMEOUT, found).await.unwrap();
+        let routed = complete(&mut client, request("Once", 1, 4)).await.unwrap();
         assert_eq!(routed.accepted.worker, "a");
 
         // Drained by a call, it leaves too.
         let drain = stoker_proto::v1::DrainRequest::default();
-        worker.operator().await.drain(drain).await.unwrap();
+        worker.admin_client().await.drain(drain).await.unwrap();
         keys.have_no_more("a").await;
     }
 }

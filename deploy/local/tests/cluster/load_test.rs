@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Process, cluster, control, load_becomes, load_test, run};
+use crate::support::{Process, cluster, control, load_test, run, wait_for_load};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undisturbed_cluster_gives_the_same_answers_twice() {
@@ -35,7 +35,7 @@ async fn streams_of_a_killed_worker_are_resumed_and_streams_of_all_are_lost() {
     let router = ["--workers", &workers, "--resume-timeout", "100ms"];
     let router = Process::start("stoker-router", &router);
     let mut cluster = control(&router.address).await;
-    load_becomes(&mut cluster, |load| load.total_kv_blocks > 0).await;
+    wait_for_load(&mut cluster, |load| load.total_kv_blocks > 0).await;
     let mut watched = control(&first.address).await;
     let mut last = control(&third.address).await;
 
@@ -43,16 +43,16 @@ async fn streams_of_a_killed_worker_are_resumed_and_streams_of_all_are_lost() {
     let command = load_test(&router.address, "--requests 24 --concurrency 24 --synthetic 16:400");
     let load = tokio::spawn(run(command));
     // A step is a token for each that runs.
-    load_becomes(&mut watched, |load| load.running > 2 && load.step > 20).await;
+    wait_for_load(&mut watched, |load| load.running > 2 && load.step > 20).await;
     drop(first);
     let (code, json) = load.await.unwrap();
     assert_eq!((code, &json["requests"]["complete"]), (Some(0), &24.into()), "{json:#}");
     assert!(json["resumes"].as_u64().unwrap() > 0, "{json:#}");
 
-    load_becomes(&mut last, |load| load.running == 0).await;
+    wait_for_load(&mut last, |load| load.running == 0).await;
     let command = load_test(&router.address, "--requests 24 --concurrency 24 --synthetic 16:400");
     let load = tokio::spawn(run(command));
-    load_becomes(&mut last, |load| load.running > 2).await;
+    wait_for_load(&mut last, |load| load.running > 2).await;
     drop((second, third));
     let (code, json) = load.await.unwrap();
     assert_eq!(code, Some(1), "{json:#}");

@@ -3,23 +3,23 @@
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 mod bad_input;
+mod churn;
 mod clients;
 mod command_line;
 mod configuration;
 mod contract;
-mod departures;
 mod discovery;
+mod drain;
 mod empty_variables;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
 mod listening;
 mod load_test;
 mod prefix_cache;
+mod priority;
 mod probes;
 mod sampling;
 mod simulated;
 mod support;
 mod telemetry;
 mod trust;
-mod urgency;
-mod whole;

@@ -6,7 +6,9 @@ use stoker_proto::v1::{
 };
 use tonic::{Request, transport::Channel};
 
-use crate::support::{Answer, Process, control, inference, load_becomes, read, request, scrape};
+use crate::support::{
+    Completion, Process, control, inference, read, request, scrape, wait_for_load,
+};
 
 /// Six whole blocks, and a little more.
 const PROMPT: u32 = 100;
@@ -20,7 +22,7 @@ async fn answer_to(
     client: &mut InferenceClient<Channel>,
     tenant: &str,
     request: GenerateRequest,
-) -> Answer {
+) -> Completion {
     let mut request = Request::new(request);
     if !tenant.is_empty() {
         request.metadata_mut().insert("x-tenant", tenant.parse().unwrap());
@@ -28,8 +30,8 @@ async fn answer_to(
     read(client.generate(request).await.unwrap().into_inner(), || ()).await.unwrap()
 }
 
-fn cached(answer: &Answer) -> u32 {
-    let Usage { prompt_tokens, cached_prompt_tokens, .. } = answer.finished.usage.unwrap();
+fn cached(completion: &Completion) -> u32 {
+    let Usage { prompt_tokens, cached_prompt_tokens, .. } = completion.finished.usage.unwrap();
     assert_eq!(prompt_tokens, PROMPT);
     cached_prompt_tokens
 }
@@ -40,7 +42,7 @@ async fn a_prompt_is_found_by_its_tenant_and_salt_alone() {
     let worker = Process::start("stoker-worker", &worker);
     let router = ["--workers", &worker.address, "--tenant-header", "x-tenant"];
     let router = Process::start("stoker-router", &router);
-    load_becomes(&mut control(&router.address).await, |load| load.total_kv_blocks > 0).await;
+    wait_for_load(&mut control(&router.address).await, |load| load.total_kv_blocks > 0).await;
     let mut client = inference(&router.address).await;
 
     let salted = || GenerateRequest { cache_salt: "pepper".into(), ..ask() };
@@ -58,9 +60,9 @@ async fn a_prompt_is_found_by_its_tenant_and_salt_alone() {
         ("", ask(), 96),
     ] {
         let what = format!("{tenant:?} {request:?}");
-        let answer = answer_to(&mut client, tenant, request).await;
-        assert_eq!(cached(&answer), found, "{what}");
-        texts.push(answer.ids);
+        let completion = answer_to(&mut client, tenant, request).await;
+        assert_eq!(cached(&completion), found, "{what}");
+        texts.push(completion.ids);
     }
     assert!(texts.windows(2).all(|pair| pair[0] == pair[1]), "the answer is the same: {texts:?}");
 
@@ -69,7 +71,7 @@ async fn a_prompt_is_found_by_its_tenant_and_salt_alone() {
     assert_eq!(cached(&answer_to(&mut direct, "", ask()).await), 96);
 
     let all_free = |load: &Load| load.step > 0 && load.free_kv_blocks == load.total_kv_blocks;
-    load_becomes(&mut control(&worker.address).await, all_free).await;
+    wait_for_load(&mut control(&worker.address).await, all_free).await;
     let metrics = scrape(&worker).await;
     let sample = |name: &str| {
         let mut found = metrics.iter().filter(|(key, _)| key.starts_with(name));
@@ -100,7 +102,7 @@ async fn a_router_keeps_to_itself_what_a_cache_had_where_it_is_told_to() {
     let worker = Process::start("stoker-worker", &[&worker[..], &any].concat());
     let router = ["--workers", &worker.address, "--hide-cached-tokens"];
     let router = Process::start("stoker-router", &router);
-    load_becomes(&mut control(&router.address).await, |load| load.total_kv_blocks > 0).await;
+    wait_for_load(&mut control(&router.address).await, |load| load.total_kv_blocks > 0).await;
     let mut client = inference(&router.address).await;
     for _ in 0..2 {
         assert_eq!(cached(&answer_to(&mut client, "", ask()).await), 0);

@@ -14,7 +14,7 @@ use tonic_health::pb::{
 
 use crate::{
     clients::find,
-    support::{PATIENCE, Process, answer, channel, http, inference, program, read, request},
+    support::{Process, TEST_TIMEOUT, channel, complete, http, inference, program, read, request},
 };
 
 /// Bytes that a pipe holds.
@@ -36,11 +36,11 @@ fn metrics(process: &Process) -> &str {
 }
 
 /// Waits until gRPC health says so.
-async fn health_becomes(process: &Process, wanted: ServingStatus) {
+async fn wait_for_health(process: &Process, wanted: ServingStatus) {
     let mut client = HealthClient::new(channel(&process.address).await);
     let mut states = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     let wait = async { while states.next().await.unwrap().unwrap().status() != wanted {} };
-    timeout(PATIENCE, wait).await.unwrap();
+    timeout(TEST_TIMEOUT, wait).await.unwrap();
 }
 
 /// The status line's code, and the body.
@@ -53,9 +53,9 @@ async fn probe(metrics: &str, path: &str) -> (String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_has_nothing_to_say_of_our_metrics() {
     let (worker, router) = start("instant");
-    health_becomes(&router, ServingStatus::Serving).await;
+    wait_for_health(&router, ServingStatus::Serving).await;
     let mut client = inference(&router.address).await;
-    answer(&mut client, request("Once", 1, 8)).await.unwrap();
+    complete(&mut client, request("Once", 1, 8)).await.unwrap();
     let Some(promtool) = find("STOKER_TEST_PROMTOOL", "promtool", &["--version"]) else { return };
     for process in [&router, &worker] {
         let (head, text) = http(metrics(process), "GET", "/metrics", "").await;
@@ -79,7 +79,7 @@ async fn promtool_has_nothing_to_say_of_our_metrics() {
 async fn both_formats_have_the_same_samples() {
     let (worker, router) = start("instant");
     // Until then, states of workers come and go.
-    health_becomes(&router, ServingStatus::Serving).await;
+    wait_for_health(&router, ServingStatus::Serving).await;
     for process in [&router, &worker] {
         let open_metrics = "text/plain;q=0.5, application/openmetrics-text;version=1.0.0";
         let (head, open_metrics) = http(metrics(process), "GET", "/metrics", open_metrics).await;
@@ -115,7 +115,7 @@ async fn a_router_is_ready_while_it_has_a_worker_and_says_why_not() {
     let flags = ["--simulate", r#"step = "5ms""#, "--listen", &address];
     let worker = Process::start("stoker-worker", &[&flags[..], &METRICS].concat());
     assert_eq!(probe(metrics(&worker), "/readyz").await, ("200".into(), "ok\n".into()));
-    health_becomes(&router, ServingStatus::Serving).await;
+    wait_for_health(&router, ServingStatus::Serving).await;
     assert_eq!(probe(metrics(&router), "/readyz").await, ("200".into(), "ok\n".into()));
 
     // While a stream runs, both drain, and are alive.
@@ -123,7 +123,7 @@ async fn a_router_is_ready_while_it_has_a_worker_and_says_why_not() {
     let stream = client.generate(request("Once", 1, 1_000)).await.unwrap().into_inner();
     for process in [&router, &worker] {
         process.terminate();
-        health_becomes(process, ServingStatus::NotServing).await;
+        wait_for_health(process, ServingStatus::NotServing).await;
         let (code, reason) = probe(metrics(process), "/readyz").await;
         assert_eq!((code.as_str(), reason.as_str()), ("503", "draining\n"));
         assert_eq!(probe(metrics(process), "/livez").await.0, "200");
@@ -158,7 +158,7 @@ async fn a_worker_that_loads_its_model_is_alive_and_not_ready() {
     // It holds our end of the pipe too.
     drop(command);
     let listens = async { while TcpStream::connect(&host).await.is_err() {} };
-    timeout(PATIENCE, listens).await.unwrap();
+    timeout(TEST_TIMEOUT, listens).await.unwrap();
 
     let url = format!("http://{host}/metrics");
     assert_eq!(probe(&url, "/livez").await, ("200".into(), "ok\n".into()));
@@ -174,6 +174,6 @@ async fn a_worker_that_loads_its_model_is_alive_and_not_ready() {
 
     std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
     let loaded = async { while probe(&url, "/readyz").await.0 != "200" {} };
-    timeout(PATIENCE, loaded).await.unwrap();
+    timeout(TEST_TIMEOUT, loaded).await.unwrap();
     assert!(http(&url, "GET", "/metrics", "").await.1.contains("stoker_worker_"));
 }

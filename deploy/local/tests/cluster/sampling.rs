@@ -11,7 +11,7 @@ use stoker_proto::v1::{
 use stoker_worker::{ModelSource, WorkerConfig};
 use tonic::{Code, Status};
 
-use crate::support::{answer, cluster, inference, request};
+use crate::support::{cluster, complete, inference, request};
 
 /// What came of one continuation.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -34,30 +34,30 @@ struct Several {
 async fn several(cluster: &Cluster, request: GenerateRequest) -> Result<Several, Status> {
     let mut client = inference(&cluster.address().to_string()).await;
     let mut stream = client.generate(request).await?.into_inner();
-    let mut answer = Several::default();
+    let mut completion = Several::default();
     while let Some(response) = stream.next().await {
         let GenerateResponse { choice, event, .. } = response?;
-        answer.last.clone_from(&event);
+        completion.last.clone_from(&event);
         match event.unwrap() {
             Event::Accepted(_) => continue,
             Event::Preempted(_) => {}
             Event::Prompt(part) => {
-                assert!(answer.choices.is_empty(), "the prompt comes before the first token");
-                answer.prompt.extend(part.tokens);
+                assert!(completion.choices.is_empty(), "the prompt comes before the first token");
+                completion.prompt.extend(part.tokens);
             }
             Event::Token(delta) => {
-                let choice = answer.choices.entry(choice).or_default();
+                let choice = completion.choices.entry(choice).or_default();
                 assert!(choice.finished.is_none(), "nothing comes after the end");
                 choice.ids.extend(delta.ids);
                 choice.text.push_str(&delta.text);
                 choice.logprobs.extend(delta.logprobs);
             }
             Event::Finished(end) => {
-                answer.choices.get_mut(&choice).unwrap().finished = Some(end);
+                completion.choices.get_mut(&choice).unwrap().finished = Some(end);
             }
         }
     }
-    Ok(answer)
+    Ok(completion)
 }
 
 /// Three continuations with everything beside them.
@@ -77,7 +77,7 @@ async fn three_continuations_with_log_probabilities() {
 
     // The first is what a request for one gets, and on any worker the others are the same too.
     let mut client = inference(&cluster.address().to_string()).await;
-    let one = answer(&mut client, request("Once upon a time", 11, 40)).await.unwrap();
+    let one = complete(&mut client, request("Once upon a time", 11, 40)).await.unwrap();
     assert_eq!((&got.choices[&0].ids, &got.choices[&0].text), (&one.ids, &one.text));
     assert!(got.choices[&1].ids != one.ids && got.choices[&1].ids != got.choices[&2].ids);
     let again = several(&cluster, three(40)).await.unwrap();
@@ -140,13 +140,13 @@ async fn penalties_bias_and_least_lengths_reach_the_engine() {
     };
     let at_most = |max_tokens| Stopping { max_tokens: Some(max_tokens), ..Stopping::default() };
 
-    let plain = answer(&mut client, greedy(Sampling::default(), at_most(60))).await.unwrap();
+    let plain = complete(&mut client, greedy(Sampling::default(), at_most(60))).await.unwrap();
     for sampling in [
         Sampling { repetition_penalty: Some(1.5), ..Sampling::default() },
         Sampling { frequency_penalty: Some(1.5), ..Sampling::default() },
         Sampling { presence_penalty: Some(2.0), ..Sampling::default() },
     ] {
-        let other = answer(&mut client, greedy(sampling.clone(), at_most(60))).await.unwrap();
+        let other = complete(&mut client, greedy(sampling.clone(), at_most(60))).await.unwrap();
         assert_ne!(other.ids, plain.ids, "{sampling:?}");
     }
 
@@ -158,10 +158,10 @@ async fn penalties_bias_and_least_lengths_reach_the_engine() {
         .into_inner();
     let eos = info.eos_token_ids[0];
     let eager = Sampling { logit_bias: [(eos, 100.0)].into(), ..Sampling::default() };
-    let at_once = answer(&mut client, greedy(eager.clone(), at_most(60))).await.unwrap();
+    let at_once = complete(&mut client, greedy(eager.clone(), at_most(60))).await.unwrap();
     assert_eq!(at_once.ids, [eos]);
     let patient = Stopping { min_tokens: Some(7), ..at_most(60) };
-    let later = answer(&mut client, greedy(eager, patient)).await.unwrap();
+    let later = complete(&mut client, greedy(eager, patient)).await.unwrap();
     assert_eq!((later.ids.len(), later.ids[7]), (8, eos));
     assert_eq!(later.ids[..7], plain.ids[..7], "what is masked moves nothing else");
 }

@@ -8,7 +8,9 @@ use stoker_proto::v1::GetModelInfoRequest;
 use stoker_worker::{ModelSource, WorkerConfig, simulate::SimulatedDevice};
 use tonic::Code;
 
-use crate::support::{Process, answer, control, inference, load_becomes, program, read, request};
+use crate::support::{
+    Process, complete, control, inference, program, read, request, wait_for_load,
+};
 
 const WORKERS: u16 = 1_000;
 const REQUESTS: usize = 4_000;
@@ -29,20 +31,20 @@ async fn a_thousand_workers_share_the_load_and_agree() {
         clients.push(inference(&address).await);
     }
 
-    let answers = stream::iter(0..REQUESTS).map(|i| {
+    let completions = stream::iter(0..REQUESTS).map(|i| {
         let mut client = clients[i % CONNECTIONS].clone();
         // Every seed twice, far apart.
         let seed = (i % (REQUESTS / 2)) as u64;
-        async move { (seed, answer(&mut client, request("Once", seed, TOKENS)).await.unwrap()) }
+        async move { (seed, complete(&mut client, request("Once", seed, TOKENS)).await.unwrap()) }
     });
-    let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
+    let completions: Vec<_> = completions.buffer_unordered(AT_ONCE).collect().await;
 
     let (mut served, mut texts) = (HashMap::<_, usize>::new(), HashMap::new());
-    for (seed, answer) in answers {
-        assert_eq!(answer.ids.len(), TOKENS as usize);
-        *served.entry(answer.accepted.worker).or_default() += 1;
-        let known = texts.entry(seed).or_insert_with(|| answer.text.clone());
-        assert_eq!(known, &answer.text, "seed {seed} says the same on every worker");
+    for (seed, completion) in answers {
+        assert_eq!(completion.ids.len(), TOKENS as usize);
+        *served.entry(completion.accepted.worker).or_default() += 1;
+        let known = texts.entry(seed).or_insert_with(|| completion.text.clone());
+        assert_eq!(known, &completion.text, "seed {seed} says the same on every worker");
     }
     // Blind chance would leave 18 of a thousand out and give one 13; the choice of the less loaded of two
     // does better, but how much better depends on how many are in flight.
@@ -67,7 +69,7 @@ async fn a_process_serves_by_a_line_of_toml() {
     for seed in 0..200 {
         let mut endless = request("Once", seed, 250);
         endless.stopping.as_mut().unwrap().ignore_eos = false;
-        lengths.push(answer(&mut client, endless).await.unwrap().ids.len());
+        lengths.push(complete(&mut client, endless).await.unwrap().ids.len());
     }
     let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
     // Ten on average, with a deviation of ten: of two hundred, 0.7.
@@ -85,7 +87,7 @@ async fn a_worker_that_is_called_directly_keeps_the_deadline() {
     let error = read(stream.into_inner(), || tokens += 1).await.unwrap_err();
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
     assert!(tokens > 0, "what was made in time has come");
-    load_becomes(&mut control(&worker.address).await, |load| load.running == 0).await;
+    wait_for_load(&mut control(&worker.address).await, |load| load.running == 0).await;
 }
 
 #[test]

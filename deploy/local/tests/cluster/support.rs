@@ -1,4 +1,4 @@
-//! Clusters, processes and requests to test with.
+//! Clusters, processes and requests for tests.
 
 use std::{
     collections::BTreeMap,
@@ -30,8 +30,8 @@ use tokio::{
 };
 use tonic::{Status, Streaming, transport::Channel};
 
-/// Far longer than anything here takes: a test that waits so long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+/// Limit of every wait, far longer than any of them takes: a test that reaches it fails.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A cluster in this process.
 pub async fn cluster(workers: u16) -> Cluster {
@@ -51,7 +51,7 @@ pub async fn control(address: &str) -> ControlClient<Channel> {
     ControlClient::new(channel(address).await)
 }
 
-/// Exactly `tokens` tokens, sampled with `seed`.
+/// A request for exactly `tokens` tokens, sampled with `seed`.
 pub fn request(prompt: &str, seed: u64, tokens: u32) -> GenerateRequest {
     GenerateRequest {
         input: Some(Input::Prompt(prompt.into())),
@@ -65,20 +65,21 @@ pub fn request(prompt: &str, seed: u64, tokens: u32) -> GenerateRequest {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct Completion {
     pub accepted: Accepted,
     pub ids: Vec<u32>,
     pub text: String,
     pub finished: Finished,
 }
 
-/// Reads a stream to its end, which must be an orderly one. Tells `each` about every token.
+/// Reads a stream to its `Finished` event. Calls `each` for every token event. Fails on an error
+/// status and on a stream that ends without `Finished`.
 pub async fn read(
     mut stream: Streaming<GenerateResponse>,
     mut each: impl FnMut(),
-) -> Result<Answer, Status> {
+) -> Result<Completion, Status> {
     let (mut accepted, mut ids, mut text) = (None, vec![], String::new());
     while let Some(response) = stream.next().await {
         match response?.event.unwrap() {
@@ -89,9 +90,9 @@ pub async fn read(
                 each();
             }
             Event::Finished(finished) => {
-                assert!(finished.usage.is_some(), "one continuation ends once");
+                assert!(finished.usage.is_some(), "a single choice has one Finished event");
                 assert!(stream.next().await.is_none(), "the finish is the last event");
-                return Ok(Answer { accepted: accepted.unwrap(), ids, text, finished });
+                return Ok(Completion { accepted: accepted.unwrap(), ids, text, finished });
             }
             Event::Prompt(_) | Event::Preempted(_) => {}
         }
@@ -99,22 +100,22 @@ pub async fn read(
     Err(Status::internal("the stream ended without a finish"))
 }
 
-pub async fn answer(
+pub async fn complete(
     client: &mut InferenceClient<Channel>,
     request: GenerateRequest,
-) -> Result<Answer, Status> {
+) -> Result<Completion, Status> {
     read(client.generate(request).await?.into_inner(), || ()).await
 }
 
-/// Waits until the load is as `wanted`.
-pub async fn load_becomes(client: &mut ControlClient<Channel>, wanted: impl Fn(&Load) -> bool) {
+/// Waits until a load report satisfies `wanted`.
+pub async fn wait_for_load(client: &mut ControlClient<Channel>, wanted: impl Fn(&Load) -> bool) {
     let watch = client.watch_load(WatchLoadRequest::default()).await.unwrap();
     let mut loads = watch.into_inner();
     let wait = async { while !wanted(&loads.next().await.unwrap().unwrap()) {} };
-    timeout(PATIENCE, wait).await.unwrap();
+    timeout(TEST_TIMEOUT, wait).await.unwrap();
 }
 
-/// A load test that prints its JSON.
+/// The command of a load test that prints its JSON to standard output.
 pub fn load_test(address: &str, arguments: &str) -> tokio::process::Command {
     let mut command = program("stoker-loadtest");
     command.args(["--endpoint", address, "--json", "-"]).args(arguments.split_whitespace());
@@ -123,15 +124,15 @@ pub fn load_test(address: &str, arguments: &str) -> tokio::process::Command {
     command
 }
 
-/// Runs a load test to its end: the exit code, and the JSON.
+/// Runs a load test to its end and returns its exit code and JSON.
 pub async fn run(mut command: tokio::process::Command) -> (Option<i32>, Value) {
     let Output { status, stdout, stderr } =
-        timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+        timeout(TEST_TIMEOUT, command.output()).await.unwrap().unwrap();
     eprintln!("{}", String::from_utf8_lossy(&stderr));
     (status.code(), serde_json::from_slice(&stdout).unwrap_or_default())
 }
 
-/// A program of the workspace, beside the one that this package builds.
+/// The command of a program of the workspace, in the folder of this package's own binary.
 pub fn program(name: &str) -> Command {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_stoker")).with_file_name(name);
     assert!(path.exists(), "{} is not built: run the tests of the whole workspace", path.display());
@@ -140,26 +141,26 @@ pub fn program(name: &str) -> Command {
     command
 }
 
-/// A server in a process of its own. Killed when it is dropped.
+/// A server in its own process. Killed when it is dropped.
 pub struct Process {
     child: Child,
-    /// Where it listens.
+    /// Address of the gRPC listener.
     pub address: String,
-    /// Where operators reach it.
+    /// Address of the Admin service.
     pub admin: String,
-    /// Where its metrics are, if it was asked to serve them.
+    /// URL of the metrics, if they are served.
     pub metrics: Option<String>,
 }
 
 impl Process {
-    /// Starts `name` on a free port and waits until its log tells the address.
+    /// Starts `name` on a free port and waits until its log has the address.
     pub fn start(name: &str, arguments: &[&str]) -> Self {
         let mut command = program(name);
         command.args(arguments);
         Self::spawn(command)
     }
 
-    /// Starts a server program, on a free port unless it is told another, and waits until its log tells the
+    /// Starts a server, on a free port unless `--listen` is given, and waits until its log has the
     /// address.
     pub fn spawn(mut command: Command) -> Self {
         if !command.get_args().any(|argument| argument == "--listen") {
@@ -168,35 +169,35 @@ impl Process {
         let mut child =
             command.args(["--log-format", "json"]).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
-        let (address, admin, metrics) = addresses_in(&mut log);
-        // Somebody has to read on, or the process would stop at a full pipe.
+        let (address, admin, metrics) = parse_addresses(&mut log);
+        // Keeps reading, or the process would block on a full pipe.
         thread::spawn(move || {
             log.lines().map_while(Result::ok).for_each(|line| eprintln!("{line}"))
         });
         Self { child, address, admin, metrics }
     }
 
-    /// For operators.
-    pub async fn operator(&self) -> AdminClient<Channel> {
+    /// A client of the Admin service.
+    pub async fn admin_client(&self) -> AdminClient<Channel> {
         AdminClient::new(channel(&self.admin).await)
     }
 
-    /// Asks it to stop.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::SIGTERM);
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for the process to end.
     pub fn wait(mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 
-    /// Its number.
+    /// The process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
@@ -204,7 +205,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails if it has ended by itself.
+        // Fails if the process has ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -213,18 +214,19 @@ impl Drop for Process {
 /// Samples by name and labels.
 pub type Metrics = BTreeMap<String, f64>;
 
-/// The head, in lower case, and the body of what the metrics' port of a process answers.
+/// Sends a request to the metrics port of a process and returns the response's head in lower case and
+/// its body.
 pub async fn http(metrics: &str, method: &str, path: &str, accept: &str) -> (String, String) {
     let url = metrics.strip_prefix("http://").unwrap();
     let (host, _) = url.split_once('/').unwrap();
     let mut socket = TcpStream::connect(host).await.unwrap();
     let accept = if accept.is_empty() { String::new() } else { format!("Accept: {accept}\r\n") };
-    let ask =
+    let request =
         format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{accept}Connection: close\r\n\r\n");
-    socket.write_all(ask.as_bytes()).await.unwrap();
-    let mut said = String::new();
-    socket.read_to_string(&mut said).await.unwrap();
-    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    socket.read_to_string(&mut response).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head.to_ascii_lowercase(), body.to_owned())
 }
 
@@ -237,29 +239,31 @@ pub async fn scrape(process: &Process) -> Metrics {
     let samples = body.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let sample = |line: &str| {
         let (name, value) = line.rsplit_once(' ').unwrap();
-        assert_labels_are_explained(name);
+        assert_labels_are_documented(name);
         (name.to_owned(), value.parse().unwrap_or_else(|e| panic!("{e}: {line}")))
     };
     samples.map(sample).collect()
 }
 
-/// docs/metrics.md lists what a label may be, but for those whose values are as many as users like.
-fn assert_labels_are_explained(sample: &str) {
+/// Asserts that docs/metrics.md lists the values of the sample's labels. Labels with unbounded values
+/// are not checked.
+fn assert_labels_are_documented(sample: &str) {
     let explanations: String = label::ALL.iter().map(|(_, values)| *values).collect();
     for listed in [label::REASON, label::OUTCOME, label::STATE, label::LIMIT, label::FEATURE] {
         let value = sample.split_once(&format!("{listed}=\"")).and_then(|(_, v)| v.split_once('"'));
         let known = |(value, _)| explanations.contains(&format!("`{value}`"));
-        assert!(value.is_none_or(known), "{sample}: {listed} is not explained in names/label.rs");
+        assert!(value.is_none_or(known), "{sample}: {listed} is not documented in names/label.rs");
     }
 }
 
-/// Where it listens for clients and for operators, and where its metrics are, which it tells before.
-fn addresses_in(log: &mut BufReader<ChildStderr>) -> (String, String, Option<String>) {
+/// Reads the addresses of the gRPC listener and the Admin service and the URL of the metrics from the
+/// log. The URL of the metrics is logged first.
+fn parse_addresses(log: &mut BufReader<ChildStderr>) -> (String, String, Option<String>) {
     let mut seen = String::new();
     let mut metrics = None;
     loop {
         let mut line = String::new();
-        assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it listened:\n{seen}");
+        assert!(log.read_line(&mut line).unwrap() > 0, "the process ended before it listened:\n{seen}");
         let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         if let Some(url) = entry["url"].as_str() {
             metrics = Some(url.to_owned());

@@ -15,10 +15,10 @@ use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, transport::Server};
 
-use crate::support::{Metrics, Process, answer, inference, program, read, request, scrape};
+use crate::support::{Metrics, Process, complete, inference, program, read, request, scrape};
 
 /// Far longer than anything here takes: a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A span, and the process that made it.
 #[derive(Debug, Clone)]
@@ -86,7 +86,7 @@ impl Collector {
     async fn until(&mut self, enough: impl Fn(&[Told]) -> bool) -> Vec<Told> {
         let mut told = Vec::new();
         while !enough(&told) {
-            let next = timeout(PATIENCE, self.spans.recv()).await;
+            let next = timeout(TEST_TIMEOUT, self.spans.recv()).await;
             told.push(next.unwrap_or_else(|_| panic!("no more came after {told:#?}")).unwrap());
         }
         told
@@ -130,7 +130,7 @@ async fn client_router_and_worker_are_one_trace() {
     let router = Process::spawn(router);
 
     let mut client = inference(&router.address).await;
-    let ready = answer(&mut client, request("Once", 1, 1)).await;
+    let ready = complete(&mut client, request("Once", 1, 1)).await;
     assert!(ready.is_ok() || ready.is_err_and(|status| status.code() == Code::Unavailable));
     // The router may still be looking for its worker.
     while client.generate(request("Once", 1, 1)).await.is_err() {
@@ -209,13 +209,13 @@ async fn a_collector_that_never_answers_costs_spans_and_nothing_else() {
     let worker = Process::spawn(command);
     let mut client = inference(&worker.address).await;
     for _ in 0..5 {
-        answer(&mut client, request("Once", 1, 2)).await.unwrap();
+        complete(&mut client, request("Once", 1, 2)).await.unwrap();
     }
     let dropped = |metrics: &Metrics| metrics["stoker_spans_dropped_total"] >= 1.0;
-    metrics_become(&worker, dropped).await;
+    wait_for_metrics(&worker, dropped).await;
     worker.terminate();
     let ended = tokio::task::spawn_blocking(|| worker.wait());
-    assert_eq!(timeout(PATIENCE, ended).await.unwrap().unwrap().code(), Some(0));
+    assert_eq!(timeout(TEST_TIMEOUT, ended).await.unwrap().unwrap().code(), Some(0));
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_collector_that_cannot_be_used_is_refused_at_once() {
 }
 
 /// Reads metrics until they are as they should be: a request is counted a moment after its last event.
-async fn metrics_become(process: &Process, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
+async fn wait_for_metrics(process: &Process, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
     let mut last = Metrics::new();
     let reads = async {
         loop {
@@ -249,7 +249,7 @@ async fn metrics_become(process: &Process, wanted: impl Fn(&Metrics) -> bool) ->
             }
         }
     };
-    let in_time = timeout(PATIENCE, reads).await.is_ok();
+    let in_time = timeout(TEST_TIMEOUT, reads).await.is_ok();
     assert!(in_time, "{last:#?}");
     last
 }
@@ -261,19 +261,19 @@ async fn metrics_move_with_requests_good_and_bad() {
     let worker = Process::start("stoker-worker", &[&worker[..], &any].concat());
     let router = ["--workers", worker.address.as_str()];
     let router = Process::start("stoker-router", &[&router[..], &any].concat());
-    metrics_become(&router, |m| m["stoker_router_workers{state=\"live\"}"] == 1.0).await;
+    wait_for_metrics(&router, |m| m["stoker_router_workers{state=\"live\"}"] == 1.0).await;
 
     let mut client = inference(&router.address).await;
     let mut prompt = 0;
     for seed in 0..3 {
-        let answer = answer(&mut client, request("Once upon a time", seed, 8)).await.unwrap();
-        prompt += answer.accepted.prompt_tokens;
+        let completion = complete(&mut client, request("Once upon a time", seed, 8)).await.unwrap();
+        prompt += completion.accepted.prompt_tokens;
     }
     let elsewhere = GenerateRequest { model: "other".into(), ..request("Once", 1, 8) };
-    let status = answer(&mut client, elsewhere).await.unwrap_err();
+    let status = complete(&mut client, elsewhere).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     assert_eq!(
-        answer(&mut client, request("", 1, 8)).await.unwrap_err().code(),
+        complete(&mut client, request("", 1, 8)).await.unwrap_err().code(),
         Code::InvalidArgument
     );
     let mut malformed = Request::new(request("Once", 1, 8));
@@ -290,7 +290,7 @@ async fn metrics_move_with_requests_good_and_bad() {
     };
     // They are read one after another while the last request ends: it may be counted as over and in flight.
     let none = |m: &Metrics| m["stoker_router_requests_in_flight"] == 0.0;
-    let router = metrics_become(&router, |m| ended(m, "code=") == 7.0 && none(m)).await;
+    let router = wait_for_metrics(&router, |m| ended(m, "code=") == 7.0 && none(m)).await;
     for (name, value) in [
         ("stoker_router_requests_total{model=\"storyteller\",code=\"OK\"}", 3.0),
         ("stoker_router_requests_total{model=\"storyteller\",code=\"CANCELLED\"}", 1.0),
@@ -314,7 +314,7 @@ async fn metrics_move_with_requests_good_and_bad() {
     let of = |name: &str, more: &str| format!("{name}{{model=\"storyteller\",worker=\"w\"{more}}}");
     let over = of("stoker_worker_requests_total", ",outcome=\"CANCELLED\"");
     let idle = of("stoker_worker_sequences_running", "");
-    let worker = metrics_become(&worker, |m| m.get(&over) == Some(&1.0) && m[&idle] == 0.0).await;
+    let worker = wait_for_metrics(&worker, |m| m.get(&over) == Some(&1.0) && m[&idle] == 0.0).await;
     for (name, value) in [
         (of("stoker_worker_requests_total", ",outcome=\"length\""), 3.0),
         (of("stoker_worker_queue_time_seconds_count", ""), 3.0),

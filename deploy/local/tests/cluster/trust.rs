@@ -6,7 +6,7 @@ use stoker_proto::v1::{
 };
 use tonic::{Code, Status, codec::CompressionEncoding, transport::Channel};
 
-use crate::support::{Process, answer, control, inference, request};
+use crate::support::{Process, complete, control, inference, request};
 
 const WORKER: [&str; 2] = ["--model", "storyteller"];
 
@@ -25,27 +25,27 @@ async fn routing_is_believed_as_the_worker_was_told() {
     for accept in ["loopback", "any"] {
         let worker = of(accept);
         let mut client = inference(&worker.address).await;
-        assert!(answer(&mut client, routed()).await.is_ok(), "{accept}");
+        assert!(complete(&mut client, routed()).await.is_ok(), "{accept}");
     }
     let worker = of("none");
     let mut client = inference(&worker.address).await;
-    let refused = answer(&mut client, routed()).await.unwrap_err();
+    let refused = complete(&mut client, routed()).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("--accept-routing any"), "{refused:?}");
-    assert!(answer(&mut client, request("Once", 1, 4)).await.is_ok(), "without routing");
+    assert!(complete(&mut client, request("Once", 1, 4)).await.is_ok(), "without routing");
     // A client of a router that is not believed can do nothing about it.
     let router = Process::start("stoker-router", &["--workers", &worker.address]);
     let mut client = inference(&router.address).await;
     let ready = async {
         loop {
-            let status = answer(&mut client, request("Once", 1, 4)).await.unwrap_err();
+            let status = complete(&mut client, request("Once", 1, 4)).await.unwrap_err();
             assert_eq!(status.code(), Code::Unavailable, "{status:?}");
             if status.message().contains("does not accept calls of this router") {
                 break;
             }
         }
     };
-    tokio::time::timeout(crate::support::PATIENCE, ready).await.unwrap();
+    tokio::time::timeout(crate::support::TEST_TIMEOUT, ready).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,15 +53,15 @@ async fn requests_may_be_compressed() {
     let worker = Process::start("stoker-worker", &WORKER);
     let router = Process::start("stoker-router", &["--workers", &worker.address]);
     let mut plain = inference(&worker.address).await;
-    let expected = answer(&mut plain, request("Once upon a time", 3, 12)).await.unwrap();
-    crate::support::load_becomes(&mut control(&router.address).await, |load| {
+    let expected = complete(&mut plain, request("Once upon a time", 3, 12)).await.unwrap();
+    crate::support::wait_for_load(&mut control(&router.address).await, |load| {
         load.total_kv_blocks > 0
     })
     .await;
     for address in [&worker.address, &router.address] {
         for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
             let mut client = inference(address).await.send_compressed(encoding);
-            let got = answer(&mut client, request("Once upon a time", 3, 12)).await.unwrap();
+            let got = complete(&mut client, request("Once upon a time", 3, 12)).await.unwrap();
             assert_eq!(got.ids, expected.ids, "{encoding}");
             let text = Some(Input::Text("Once upon a time".repeat(100)));
             let question = TokenizeRequest { input: text, ..TokenizeRequest::default() };
@@ -83,7 +83,7 @@ async fn long_questions_have_the_same_limits_through_a_router() {
     let worker = Process::start("stoker-worker", &WORKER);
     let router = Process::start("stoker-router", &["--workers", &worker.address]);
     let (mut direct, mut routed) = (control(&worker.address).await, control(&router.address).await);
-    crate::support::load_becomes(&mut routed, |load| load.total_kv_blocks > 0).await;
+    crate::support::wait_for_load(&mut routed, |load| load.total_kv_blocks > 0).await;
     let ids = tokenize(&mut direct, 2_200_000).await.unwrap();
     assert!(ids.len() > 100_000);
     assert_eq!(tokenize(&mut routed, 2_200_000).await.unwrap(), ids);

@@ -1,4 +1,4 @@
-//! What happens to etcd. The router learns from it who is there; whoever asks it for answers notices nothing.
+//! Faults of etcd, from which the router learns its workers. Clients must not be affected.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use tokio::time::timeout;
 
 use crate::{
     etcd_server::Etcd,
-    fleet::{Fleet, STEADY, in_the_middle, nothing_in_flight, simulated},
-    row::Row,
-    support::{PATIENCE, Process},
+    fault_case::FaultCase,
+    fleet::{Fleet, STEADY, simulated, wait_mid_stream, wait_router_idle},
+    support::{Process, TEST_TIMEOUT},
 };
 
-/// Several answers of each client, so that some begin while etcd is away.
+/// Several requests of each client, so that some start while etcd is down.
 const LOAD: &str = "--requests 200 --concurrency 40 --synthetic 16:60";
 const PREFIX: &str = "/stoker/faults/";
-/// The lease of every worker.
+/// TTL of every worker's lease.
 const TTL: Duration = Duration::from_secs(2);
 
-/// Two workers and a router that know each other through `etcd` alone.
-struct Found {
+/// Two workers and a router that finds them through `etcd` alone.
+struct DiscoveredFleet {
     etcd: Etcd,
     fleet: Fleet,
 }
@@ -39,63 +39,63 @@ fn router(etcd: &Etcd) -> Process {
     Process::start("stoker-router", &own)
 }
 
-impl Found {
+impl DiscoveredFleet {
     async fn new(etcd: Etcd) -> Self {
         let workers = vec![worker(&etcd, "a"), worker(&etcd, "b")];
         let fleet = Fleet { workers, router: router(&etcd) };
-        fleet.complete().await;
+        fleet.wait_for_workers().await;
         Self { etcd, fleet }
     }
 
-    /// Waits until etcd names both workers.
-    async fn named(&self) {
+    /// Waits until both workers are registered in etcd.
+    async fn wait_registered(&self) {
         let etcd = vec![self.etcd.url().parse().unwrap()];
         let mut changes: Changes = etcd::watch(EtcdConfig::new(etcd, PREFIX));
         let mut names = std::collections::BTreeSet::new();
         let wait = async {
             while names.len() < 2 {
                 match changes.next().await.unwrap() {
-                    Change::Insert(found) => drop(names.insert(found.id.to_string())),
+                    Change::Insert(added) => drop(names.insert(added.id.to_string())),
                     Change::Remove(gone) => drop(names.remove(gone.as_str())),
                     Change::Trouble(_) => {}
                 }
             }
         };
-        timeout(PATIENCE, wait).await.unwrap();
+        timeout(TEST_TIMEOUT, wait).await.unwrap();
     }
 }
 
-/// A row of a fault that nobody may notice.
-async fn unnoticed(name: &'static str, note: &str, fault: impl AsyncFn(&mut Etcd)) {
-    let row = Row::new(name, LOAD).await;
+/// Runs a case whose fault must not affect clients, once for each version of etcd.
+async fn expect_unaffected(name: &'static str, note: &str, fault: impl AsyncFn(&mut Etcd)) {
+    let case = FaultCase::new(name, LOAD).await;
     for etcd in Etcd::each() {
-        let mut found = Found::new(etcd).await;
-        let load = row.start(&found.fleet.router.address);
-        let seen = load
+        let mut discovered = DiscoveredFleet::new(etcd).await;
+        let load = case.start(&discovered.fleet.router.address);
+        let results = load
             .during(async {
-                in_the_middle(&found.fleet.workers[0], 10, 10).await;
-                fault(&mut found.etcd).await;
-                // And once more, with whatever the router has learnt of it.
-                in_the_middle(&found.fleet.workers[0], 5, 10).await;
+                wait_mid_stream(&discovered.fleet.workers[0], 10, 10).await;
+                fault(&mut discovered.etcd).await;
+                // The router keeps serving with what it has learned from etcd since.
+                wait_mid_stream(&discovered.fleet.workers[0], 5, 10).await;
             })
             .await;
-        seen.nobody_noticed();
-        assert_eq!(seen.resumed(), 0, "{:#}", seen.json);
-        assert_eq!(seen.json["workers"].as_object().unwrap().len(), 2, "{:#}", seen.json);
-        found.fleet.at_rest().await;
-        // Whoever comes now finds both.
-        found.named().await;
-        found.fleet.complete().await;
-        row.tell(&seen, None, note);
+        results.assert_unaffected();
+        assert_eq!(results.resumed(), 0, "{:#}", results.json);
+        assert_eq!(results.json["workers"].as_object().unwrap().len(), 2, "{:#}", results.json);
+        discovered.fleet.wait_idle().await;
+        // A new watcher finds both.
+        discovered.wait_registered().await;
+        discovered.fleet.wait_for_workers().await;
+        case.report(&results, None, note);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn etcd_is_killed_and_started_again() {
-    unnoticed("etcd is killed and started again", "kill -9", async |etcd| {
+    expect_unaffected("etcd is killed and started again", "kill -9", async |etcd| {
         etcd.kill();
-        // Not to wait for anything, but since that is what this is about: longer than a lease.
+        // The duration is the fault, not a synchronisation: longer than a lease.
         tokio::time::sleep(TTL * 2).await;
         etcd.start();
     })
@@ -105,7 +105,7 @@ async fn etcd_is_killed_and_started_again() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn etcd_is_wiped() {
-    unnoticed("etcd is killed and loses everything", "kill -9, data deleted", async |etcd| {
+    expect_unaffected("etcd is killed and loses everything", "kill -9, data deleted", async |etcd| {
         etcd.kill();
         etcd.wipe();
         etcd.start();
@@ -116,9 +116,9 @@ async fn etcd_is_wiped() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn etcd_is_paused_past_the_lease() {
-    unnoticed("etcd is paused for longer than leases last", "SIGSTOP, SIGCONT", async |etcd| {
+    expect_unaffected("etcd is paused for longer than leases last", "SIGSTOP, SIGCONT", async |etcd| {
         etcd.pause();
-        // As above.
+        // The duration is the fault, as above.
         tokio::time::sleep(TTL * 2).await;
         etcd.go_on();
     })
@@ -127,42 +127,42 @@ async fn etcd_is_paused_past_the_lease() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
-async fn etcd_is_not_there_at_first() {
-    let row = Row::new("etcd comes after everybody else", LOAD).await;
+async fn etcd_starts_last() {
+    let case = FaultCase::new("etcd starts after all other processes", LOAD).await;
     for mut etcd in Etcd::each_stopped() {
         let workers = vec![worker(&etcd, "a"), worker(&etcd, "b")];
         let fleet = Fleet { workers, router: router(&etcd) };
         etcd.start();
-        let found = Found { etcd, fleet };
-        found.fleet.complete().await;
-        let seen = row.start(&found.fleet.router.address).end().await;
-        seen.nobody_noticed();
-        found.fleet.at_rest().await;
-        row.tell(&seen, None, "served as soon as it is there");
+        let discovered = DiscoveredFleet { etcd, fleet };
+        discovered.fleet.wait_for_workers().await;
+        let results = case.start(&discovered.fleet.router.address).end().await;
+        results.assert_unaffected();
+        discovered.fleet.wait_idle().await;
+        case.report(&results, None, "served as soon as etcd is up");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn two_routers_lose_etcd() {
-    let row = Row::new("two routers lose etcd for good", LOAD).await;
+    let case = FaultCase::new("two routers lose etcd for good", LOAD).await;
     for etcd in Etcd::each() {
-        let mut found = Found::new(etcd).await;
-        let other = router(&found.etcd);
-        let other = Fleet { workers: std::mem::take(&mut found.fleet.workers), router: other };
-        other.complete().await;
-        let first = row.start(&found.fleet.router.address);
-        let second = row.start(&other.router.address);
-        let seen = second
+        let mut discovered = DiscoveredFleet::new(etcd).await;
+        let other = router(&discovered.etcd);
+        let other = Fleet { workers: std::mem::take(&mut discovered.fleet.workers), router: other };
+        other.wait_for_workers().await;
+        let first = case.start(&discovered.fleet.router.address);
+        let second = case.start(&other.router.address);
+        let results = second
             .during(async {
-                in_the_middle(&other.workers[0], 20, 10).await;
-                found.etcd.kill();
+                wait_mid_stream(&other.workers[0], 20, 10).await;
+                discovered.etcd.kill();
             })
             .await;
-        first.end().await.nobody_noticed();
-        seen.nobody_noticed();
-        other.at_rest().await;
-        nothing_in_flight(&found.fleet.router).await;
-        row.tell(&seen, None, "kill -9; clients of either router");
+        first.end().await.assert_unaffected();
+        results.assert_unaffected();
+        other.wait_idle().await;
+        wait_router_idle(&discovered.fleet.router).await;
+        case.report(&results, None, "kill -9; clients of either router");
     }
 }

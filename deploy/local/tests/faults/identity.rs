@@ -6,12 +6,13 @@ use stoker_proto::v1::GetModelInfoRequest;
 use tokio::time::timeout;
 
 use crate::{
+    fault_case::FaultCase,
     fleet::{
-        Fleet, INSTANT, ROOM, STEADY, addresses, at_rest, in_the_middle, knows, router, simulated,
+        Fleet, INSTANT, LARGE_LIMITS, STEADY, addresses, router, simulated, wait_for_workers,
+        wait_idle, wait_mid_stream,
     },
     proxy::Proxy,
-    row::Row,
-    support::{PATIENCE, Process, answer, control, inference, request, scrape},
+    support::{Process, TEST_TIMEOUT, complete, control, inference, request, scrape},
 };
 
 /// Another model of the same name: other texts, and another digest.
@@ -20,49 +21,52 @@ const STREAMS: &str = "--requests 100 --concurrency 100 --synthetic 16:120";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_leads_to_another_model() {
-    let row = Row::new("the address of a killed worker leads to another model", STREAMS).await;
+    let case =
+        FaultCase::new("the address of a killed worker leads to another model", STREAMS).await;
     let mut workers = vec![simulated(STEADY, &[]), simulated(STEADY, &[])];
     let stranger = simulated(OTHER, &[]);
     let proxy = Proxy::to(&workers[0].address).await;
     let router = router(&format!("{},{}", proxy.address, workers[1].address), &[]);
-    knows(&router, &workers).await;
-    let load = row.start(&router.address);
-    let seen = load
+    wait_for_workers(&router, &workers).await;
+    let load = case.start(&router.address);
+    let results = load
         .during(async {
-            in_the_middle(&workers[0], 20, 20).await;
+            wait_mid_stream(&workers[0], 20, 20).await;
             proxy.lead_to(&stranger.address);
             drop(workers.remove(0));
         })
         .await;
-    seen.nobody_noticed();
-    assert!(seen.resumed() >= 20, "{:#}", seen.json);
+    results.assert_unaffected();
+    assert!(results.resumed() >= 20, "{:#}", results.json);
     let fleet = Fleet { workers, router };
-    fleet.at_rest().await;
-    row.tell(&seen, None, "kill -9; all continue where the digest is theirs");
+    fleet.wait_idle().await;
+    case.report(&results, None, "kill -9; all continue where the digest is theirs");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_killed_and_another_process_takes_its_address() {
-    let row =
-        Row::new("another process takes the address of a killed worker at once", STREAMS).await;
+    let case =
+        FaultCase::new("another process takes the address of a killed worker at once", STREAMS)
+            .await;
     let mut fleet = Fleet::simulated(2, STEADY).await;
-    let load = row.start(&fleet.router.address);
-    let mut heir = None;
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let mut replacement = None;
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 20, 20).await;
+            wait_mid_stream(&fleet.workers[0], 20, 20).await;
             let killed = fleet.workers.remove(0);
             let address = killed.address.clone();
             drop(killed);
             let own = ["--simulate", OTHER, "--listen", &address];
-            heir = Some(Process::start("stoker-worker", &[&own[..], &ROOM].concat()));
+            replacement =
+                Some(Process::start("stoker-worker", &[&own[..], &LARGE_LIMITS].concat()));
         })
         .await;
-    seen.nobody_noticed();
-    assert!(seen.resumed() >= 20, "{:#}", seen.json);
-    at_rest(&heir.unwrap()).await;
-    fleet.at_rest().await;
-    row.tell(&seen, None, "kill -9; the other process has another digest");
+    results.assert_unaffected();
+    assert!(results.resumed() >= 20, "{:#}", results.json);
+    wait_idle(&replacement.unwrap()).await;
+    fleet.wait_idle().await;
+    case.report(&results, None, "kill -9; the other process has another digest");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,13 +89,13 @@ async fn two_addresses_of_one_worker_count_once() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, settled).await.unwrap();
+    timeout(TEST_TIMEOUT, settled).await.unwrap();
     let mut client = inference(&router.address).await;
     for seed in 0..10 {
-        answer(&mut client, request("Once", seed, 5)).await.unwrap();
+        complete(&mut client, request("Once", seed, 5)).await.unwrap();
     }
     // The sum of the capacities is that of two.
-    knows(&router, &workers).await;
+    wait_for_workers(&router, &workers).await;
 }
 
 /// What `router` says of its workers, once it says that one is a router.
@@ -106,7 +110,7 @@ async fn refusal(router: &Process) -> String {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, says).await.unwrap()
+    timeout(TEST_TIMEOUT, says).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,9 +130,9 @@ async fn a_router_is_no_worker() {
     // Beside a worker it does no harm.
     let workers = format!("{},{}", fleet.router.address, fleet.workers[0].address);
     let both = router(&workers, &[]);
-    knows(&both, &fleet.workers).await;
+    wait_for_workers(&both, &fleet.workers).await;
     let mut client = inference(&both.address).await;
     for seed in 0..10 {
-        answer(&mut client, request("Once", seed, 5)).await.unwrap();
+        complete(&mut client, request("Once", seed, 5)).await.unwrap();
     }
 }

@@ -6,12 +6,12 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::{
+    fault_case::FaultCase,
     fleet::{
-        Fleet, STEADY, at_rest, in_flight, in_the_middle, knows, nothing_in_flight, router,
-        simulated, storyteller,
+        Fleet, STEADY, router, simulated, storyteller, wait_for_workers, wait_idle, wait_in_flight,
+        wait_mid_stream, wait_router_idle,
     },
     proxy::Proxy,
-    row::Row,
     support::{inference, read, request, scrape},
 };
 
@@ -20,40 +20,41 @@ pub const STREAMS: &str = "--requests 400 --concurrency 400 --synthetic 16:120";
 /// As many as two workers with a real model have time for.
 pub const STORIES: &str = "--requests 24 --concurrency 24 --synthetic 16:200";
 /// What resuming may take: a second, and a step for the prefill.
-pub const AT_ONCE: Duration = Duration::from_millis(1_100);
+pub const RESUME_LIMIT: Duration = Duration::from_millis(1_100);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_four_is_killed() {
-    let row = Row::new("a worker of four is killed", STREAMS).await;
+    let case = FaultCase::new("a worker of four is killed", STREAMS).await;
     let mut fleet = Fleet::simulated(4, STEADY).await;
-    let load = row.start(&fleet.router.address);
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 50, 20).await;
+            wait_mid_stream(&fleet.workers[0], 50, 20).await;
             drop(fleet.workers.remove(0));
         })
         .await;
-    seen.nobody_noticed();
-    assert!(seen.resumed() >= 50, "those that ran there went on elsewhere: {:#}", seen.json);
-    fleet.at_rest().await;
-    row.tell(&seen, Some(AT_ONCE), "kill -9");
+    results.assert_unaffected();
+    assert!(results.resumed() >= 50, "those that ran there went on elsewhere: {:#}", results.json);
+    fleet.wait_idle().await;
+    case.report(&results, Some(RESUME_LIMIT), "kill -9");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_with_the_bundled_model_is_killed() {
-    let row = Row::of_storyteller("a worker of two is killed, bundled model", STORIES).await;
+    let case =
+        FaultCase::with_storyteller("a worker of two is killed, bundled model", STORIES).await;
     let mut fleet = Fleet::of(vec![storyteller(), storyteller()]).await;
-    let load = row.start(&fleet.router.address);
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 3, 20).await;
+            wait_mid_stream(&fleet.workers[0], 3, 20).await;
             drop(fleet.workers.remove(0));
         })
         .await;
-    seen.nobody_noticed();
-    assert!(seen.resumed() >= 3, "{:#}", seen.json);
-    fleet.at_rest().await;
-    row.tell(&seen, None, "kill -9; all streams on the worker that is left");
+    results.assert_unaffected();
+    assert!(results.resumed() >= 3, "{:#}", results.json);
+    fleet.wait_idle().await;
+    case.report(&results, None, "kill -9; all streams on the worker that is left");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,66 +62,67 @@ async fn a_worker_is_killed_before_the_first_token() {
     // Seconds of prefill for each.
     let slow = r#"step = "50ms", prefill_token = "4ms""#;
     let load = "--requests 12 --concurrency 12 --synthetic 200:8";
-    let row = Row::new("a worker is killed before the first token", load).await;
+    let case = FaultCase::new("a worker is killed before the first token", load).await;
     let mut fleet = Fleet::simulated(2, slow).await;
-    let load = row.start(&fleet.router.address);
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let results = load
         .during(async {
             // A worker tells of its load only after its first step.
-            in_flight(&fleet.router, 12).await;
+            wait_in_flight(&fleet.router, 12).await;
             drop(fleet.workers.remove(0));
         })
         .await;
-    seen.nobody_noticed();
+    results.assert_unaffected();
     let metrics = scrape(&fleet.router).await;
     let again = ["stoker_router_retries_total", "stoker_router_resumes_total"];
     let again = |name: &str| again.iter().any(|counter| name.starts_with(counter));
     let count: f64 = metrics.iter().filter(|(name, _)| again(name)).map(|(_, count)| count).sum();
     assert!(count > 0.0, "some had been sent there: {metrics:#?}");
-    assert_eq!(seen.json["workers"].as_object().unwrap().len(), 1, "{:#}", seen.json);
-    fleet.at_rest().await;
-    row.tell(&seen, None, "asked again elsewhere");
+    assert_eq!(results.json["workers"].as_object().unwrap().len(), 1, "{:#}", results.json);
+    fleet.wait_idle().await;
+    case.report(&results, None, "asked again elsewhere");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_worker_is_killed_and_comes_back() {
     let load = "--requests 40 --concurrency 40 --synthetic 16:100";
-    let row = Row::new("the only worker is killed and started again", load).await;
-    let doomed = simulated(STEADY, &[]);
+    let case = FaultCase::new("the only worker is killed and started again", load).await;
+    let victim = simulated(STEADY, &[]);
     // Keeps the address.
-    let proxy = Proxy::to(&doomed.address).await;
+    let proxy = Proxy::to(&victim.address).await;
     let router = router(&proxy.address, &[]);
-    knows(&router, std::slice::from_ref(&doomed)).await;
-    let load = row.start(&router.address);
-    let mut heir = None;
-    let seen = load
+    wait_for_workers(&router, std::slice::from_ref(&victim)).await;
+    let load = case.start(&router.address);
+    let mut replacement = None;
+    let results = load
         .during(async {
-            in_the_middle(&doomed, 40, 20).await;
-            drop(doomed);
+            wait_mid_stream(&victim, 40, 20).await;
+            drop(victim);
             let worker = simulated(STEADY, &[]);
             proxy.lead_to(&worker.address);
-            heir = Some(worker);
+            replacement = Some(worker);
         })
         .await;
-    seen.nobody_noticed();
-    assert_eq!(seen.resumed(), 40, "{:#}", seen.json);
-    at_rest(&heir.unwrap()).await;
-    nothing_in_flight(&router).await;
-    row.tell(&seen, None, "kill -9; the pause is how long it is away");
+    results.assert_unaffected();
+    assert_eq!(results.resumed(), 40, "{:#}", results.json);
+    wait_idle(&replacement.unwrap()).await;
+    wait_router_idle(&router).await;
+    case.report(&results, None, "kill -9; the pause is how long it is away");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_worker_is_killed_and_nobody_comes() {
-    let row = Row::new("the only worker is killed for good", "--requests 8 --concurrency 8").await;
+    let case =
+        FaultCase::new("the only worker is killed for good", "--requests 8 --concurrency 8").await;
     let mut fleet = Fleet::simulated(1, STEADY).await;
-    let load = row.start(&fleet.router.address);
+    let load = case.start(&fleet.router.address);
     // One that is looked at more closely.
     let mut client = inference(&fleet.router.address).await;
     let stream = client.generate(request("Once", 1, 1_000)).await.unwrap().into_inner();
     let mut tokens = 0;
-    let seen = load
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 9, 20).await;
+            wait_mid_stream(&fleet.workers[0], 9, 20).await;
             drop(fleet.workers.remove(0));
         })
         .await;
@@ -129,52 +131,60 @@ async fn the_only_worker_is_killed_and_nobody_comes() {
     let retry = status.get_details_retry_info();
     assert!(retry.is_some_and(|retry| retry.retry_delay.is_some()), "{status:?}");
     assert!(tokens >= 20, "what was made has come: {tokens}");
-    seen.failures_are(&["UNAVAILABLE"]);
-    assert_eq!((seen.failed(), seen.changed()), (8, 0), "{:#}", seen.json);
-    fleet.at_rest().await;
-    row.tell(&seen, None, "UNAVAILABLE with RetryInfo; tokens so far kept");
+    results.assert_error_codes(&["UNAVAILABLE"]);
+    assert_eq!((results.failed(), results.changed()), (8, 0), "{:#}", results.json);
+    fleet.wait_idle().await;
+    case.report(&results, None, "UNAVAILABLE with RetryInfo; tokens so far kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_leaves_before_its_streams_are_over() {
     let load = "--requests 100 --concurrency 100 --synthetic 16:120";
-    let row = Row::new("a worker has to leave and drains for a second", load).await;
+    let case = FaultCase::new("a worker has to leave and drains for a second", load).await;
     let hasty = simulated(STEADY, &["--drain-timeout", "1s"]);
     let mut fleet = Fleet::of(vec![hasty, simulated(STEADY, &[])]).await;
-    let load = row.start(&fleet.router.address);
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 20, 20).await;
+            wait_mid_stream(&fleet.workers[0], 20, 20).await;
             let leaving = fleet.workers.remove(0);
             leaving.terminate();
             let status = tokio::task::spawn_blocking(|| leaving.wait()).await.unwrap();
             assert_eq!(status.code(), Some(0), "a drained worker leaves in good order");
         })
         .await;
-    seen.nobody_noticed();
-    assert!(seen.resumed() >= 20, "{:#}", seen.json);
-    fleet.at_rest().await;
-    row.tell(&seen, Some(AT_ONCE), "SIGTERM with --drain-timeout 1s; the others go on elsewhere");
+    results.assert_unaffected();
+    assert!(results.resumed() >= 20, "{:#}", results.json);
+    fleet.wait_idle().await;
+    case.report(
+        &results,
+        Some(RESUME_LIMIT),
+        "SIGTERM with --drain-timeout 1s; the others go on elsewhere",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn three_of_four_are_killed_one_after_the_other() {
     let load = "--requests 200 --concurrency 200 --synthetic 16:400";
-    let row = Row::new("three workers of four, one after the other", load).await;
+    let case = FaultCase::new("three workers of four, one after the other", load).await;
     let mut fleet = Fleet::simulated(4, STEADY).await;
-    let load = row.start(&fleet.router.address);
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let results = load
         .during(async {
             for left in (1..4).rev() {
                 // Those that are resumed join the others: the last one serves all.
-                in_the_middle(&fleet.workers[0], 200 / (left + 1) * 3 / 4, 20).await;
+                wait_mid_stream(&fleet.workers[0], 200 / (left + 1) * 3 / 4, 20).await;
                 drop(fleet.workers.remove(0));
             }
         })
         .await;
-    seen.nobody_noticed();
-    assert!(seen.count("resumes") > seen.resumed(), "some more than once: {:#}", seen.json);
-    fleet.at_rest().await;
-    row.tell(&seen, Some(AT_ONCE), "kill -9 each; some are resumed three times");
+    results.assert_unaffected();
+    assert!(
+        results.count("resumes") > results.resumed(),
+        "some more than once: {:#}",
+        results.json
+    );
+    fleet.wait_idle().await;
+    case.report(&results, Some(RESUME_LIMIT), "kill -9 each; some are resumed three times");
 }

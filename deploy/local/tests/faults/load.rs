@@ -7,9 +7,9 @@ use tonic::{Code, metadata::MetadataMap};
 use tonic_types::StatusExt;
 
 use crate::{
-    fleet::{Fleet, addresses, in_the_middle, peak_memory, router},
-    row::Row,
-    support::{Process, control, inference, load_becomes, request, scrape},
+    fault_case::FaultCase,
+    fleet::{Fleet, addresses, peak_memory, router, wait_mid_stream},
+    support::{Process, control, inference, request, scrape, wait_for_load},
 };
 
 /// A cache for four contexts of 256 tokens.
@@ -27,27 +27,27 @@ fn small(flags: &[&str]) -> Process {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cache_is_exhausted() {
     let load = "--requests 64 --concurrency 64 --synthetic 16:200";
-    let row = Row::new("a KV cache for 4 streams gets 64", load).await;
+    let case = FaultCase::new("a KV cache for 4 streams gets 64", load).await;
     let fleet = Fleet::of(vec![small(&SMALL_CACHE)]).await;
-    let seen = row.start(&fleet.router.address).end().await;
-    seen.nobody_noticed();
-    assert!(seen.count("preemptions") > 0, "there was not room for all: {:#}", seen.json);
-    fleet.at_rest().await;
-    let note = format!("{} preemptions; all are served", seen.count("preemptions"));
-    row.tell(&seen, None, &note);
+    let results = case.start(&fleet.router.address).end().await;
+    results.assert_unaffected();
+    assert!(results.count("preemptions") > 0, "there was not room for all: {:#}", results.json);
+    fleet.wait_idle().await;
+    let note = format!("{} preemptions; all are served", results.count("preemptions"));
+    case.report(&results, None, &note);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_queue_is_full() {
     let load = "--requests 64 --concurrency 64 --synthetic 16:200";
-    let row = Row::new("a queue for 4 behind 4 gets 64", load).await;
+    let case = FaultCase::new("a queue for 4 behind 4 gets 64", load).await;
     let limits = ["--max-num-seqs", "4", "--max-num-queued-reqs", "4"];
     let fleet = Fleet::of(vec![small(&limits)]).await;
-    let load = row.start(&fleet.router.address);
+    let load = case.start(&fleet.router.address);
     let mut refusal = None;
-    let seen = load
+    let results = load
         .during(async {
-            load_becomes(&mut control(&fleet.workers[0].address).await, |l| l.running == 4).await;
+            wait_for_load(&mut control(&fleet.workers[0].address).await, |l| l.running == 4).await;
             let mut client = inference(&fleet.router.address).await;
             let mut held = Vec::new();
             // Some may still get a place when another one's answer ends.
@@ -63,34 +63,44 @@ async fn the_queue_is_full() {
     assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal:?}");
     assert!(refusal.get_details_retry_info().is_some(), "{refusal:?}");
     assert!(pushback(refusal.metadata()).is_some(), "{refusal:?}");
-    seen.nobody_got_other_text();
-    seen.failures_are(&["RESOURCE_EXHAUSTED"]);
-    assert!(seen.count("requests.complete") >= 4, "{:#}", seen.json);
-    assert_eq!(seen.count("requests.lost"), 0, "what was accepted is answered: {:#}", seen.json);
-    fleet.at_rest().await;
-    row.tell(&seen, None, "those refused get RESOURCE_EXHAUSTED with pushback");
+    results.assert_outputs_unchanged();
+    results.assert_error_codes(&["RESOURCE_EXHAUSTED"]);
+    assert!(results.count("requests.complete") >= 4, "{:#}", results.json);
+    assert_eq!(
+        results.count("requests.lost"),
+        0,
+        "what was accepted is answered: {:#}",
+        results.json
+    );
+    fleet.wait_idle().await;
+    case.report(&results, None, "those refused get RESOURCE_EXHAUSTED with pushback");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn retries_make_no_storm() {
     let load = "--requests 400 --concurrency 100 --synthetic 16:40";
-    let row = Row::new("both workers are full and refuse", load).await;
+    let case = FaultCase::new("both workers are full and refuse", load).await;
     let limits = ["--max-num-seqs", "4", "--max-num-queued-reqs", "1"];
     let fleet = Fleet::of(vec![small(&limits), small(&limits)]).await;
-    let seen = row.start(&fleet.router.address).end().await;
-    seen.nobody_got_other_text();
-    seen.failures_are(&["RESOURCE_EXHAUSTED"]);
-    assert_eq!(seen.count("requests.lost"), 0, "what was accepted is answered: {:#}", seen.json);
+    let results = case.start(&fleet.router.address).end().await;
+    results.assert_outputs_unchanged();
+    results.assert_error_codes(&["RESOURCE_EXHAUSTED"]);
+    assert_eq!(
+        results.count("requests.lost"),
+        0,
+        "what was accepted is answered: {:#}",
+        results.json
+    );
     let metrics = scrape(&fleet.router).await;
     let retries =
         metrics.iter().filter(|(name, _)| name.starts_with("stoker_router_retries_total"));
     let retries = retries.map(|(_, count)| *count).sum::<f64>();
     // A fifth of the requests, and what a quiet hour saves up.
-    let budget = seen.sent() as f64 / 5.0 + 10.0;
+    let budget = results.sent() as f64 / 5.0 + 10.0;
     assert!(retries > 0.0 && retries <= budget, "{retries} of {budget}: {metrics:#?}");
-    fleet.at_rest().await;
+    fleet.wait_idle().await;
     let note = format!("RESOURCE_EXHAUSTED with pushback; {retries} retries, budget {budget}");
-    row.tell(&seen, None, &note);
+    case.report(&results, None, &note);
 }
 
 /// When to come back, as gRPC clients read it.
@@ -110,45 +120,54 @@ fn wide() -> Vec<Process> {
 #[ignore = "long: run by .ci/full"]
 async fn ten_thousand_streams_run_at_once() {
     let load = "--requests 10000 --concurrency 10000 --connections 16 --synthetic 16:30";
-    let row = Row::new("10,000 streams at once", load).await;
+    let case = FaultCase::new("10,000 streams at once", load).await;
     let fleet = Fleet::of(wide()).await;
-    let seen = row
+    let results = case
         .start(&fleet.router.address)
         .during(async {
             // All of them, nearly: a quarter each.
             for worker in &fleet.workers {
-                in_the_middle(worker, 2_300, 1).await;
+                wait_mid_stream(worker, 2_300, 1).await;
             }
         })
         .await;
-    seen.nobody_noticed();
+    results.assert_unaffected();
     let memory = peak_memory(&fleet.router);
     assert!(memory < BOUND, "{memory} MiB");
-    fleet.at_rest().await;
-    row.tell(&seen, None, &format!("all are served; the router needs at most {memory} MiB"));
+    fleet.wait_idle().await;
+    case.report(&results, None, &format!("all are served; the router needs at most {memory} MiB"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn ten_thousand_streams_are_too_many() {
     let load = "--requests 10000 --concurrency 10000 --connections 16 --synthetic 16:30";
-    let row = Row::new("10,000 streams where 2,000 may run and 1,000 wait", load).await;
+    let case = FaultCase::new("10,000 streams where 2,000 may run and 1,000 wait", load).await;
     let workers = wide();
     let limits = ["--max-concurrent-streams", "2000", "--queue-size", "1000"];
     let router = router(&addresses(&workers), &limits);
     let fleet = Fleet { workers, router };
-    fleet.complete().await;
-    let seen = row.start(&fleet.router.address).end().await;
-    seen.nobody_got_other_text();
-    seen.failures_are(&["RESOURCE_EXHAUSTED"]);
-    assert_eq!(seen.count("requests.lost"), 0, "what was accepted is answered: {:#}", seen.json);
-    assert!(seen.count("requests.complete") >= 2_000, "{:#}", seen.json);
-    assert!(seen.failed() > 0 && seen.json["interrupted"] == Value::Bool(false), "{:#}", seen.json);
+    fleet.wait_for_workers().await;
+    let results = case.start(&fleet.router.address).end().await;
+    results.assert_outputs_unchanged();
+    results.assert_error_codes(&["RESOURCE_EXHAUSTED"]);
+    assert_eq!(
+        results.count("requests.lost"),
+        0,
+        "what was accepted is answered: {:#}",
+        results.json
+    );
+    assert!(results.count("requests.complete") >= 2_000, "{:#}", results.json);
+    assert!(
+        results.failed() > 0 && results.json["interrupted"] == Value::Bool(false),
+        "{:#}",
+        results.json
+    );
     let memory = peak_memory(&fleet.router);
     assert!(memory < BOUND, "{memory} MiB");
-    fleet.at_rest().await;
-    row.tell(
-        &seen,
+    fleet.wait_idle().await;
+    case.report(
+        &results,
         None,
         &format!("the rest is refused at once; the router needs at most {memory} MiB"),
     );
@@ -157,16 +176,16 @@ async fn ten_thousand_streams_are_too_many() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cache_is_exhausted_when_another_worker_is_killed() {
     let load = "--requests 48 --concurrency 48 --synthetic 16:200";
-    let row = Row::new("of two workers with small KV caches one is killed", load).await;
+    let case = FaultCase::new("of two workers with small KV caches one is killed", load).await;
     let mut fleet = Fleet::of(vec![small(&SMALL_CACHE), small(&SMALL_CACHE)]).await;
-    let seen = row
+    let results = case
         .start(&fleet.router.address)
         .during(async {
-            in_the_middle(&fleet.workers[0], 3, 20).await;
+            wait_mid_stream(&fleet.workers[0], 3, 20).await;
             drop(fleet.workers.remove(0));
         })
         .await;
-    seen.nobody_noticed();
-    fleet.at_rest().await;
-    row.tell(&seen, None, "the other one queues and preempts");
+    results.assert_unaffected();
+    fleet.wait_idle().await;
+    case.report(&results, None, "the other one queues and preempts");
 }

@@ -1,8 +1,8 @@
-//! What breaks, and what clients see of it: real processes, real sockets, no mocks. Each test is a row of the
-//! table in docs/reliability.md; `scripts/faults` runs all of them and writes it.
+//! Faults and their effect on clients: real processes, real sockets, no mocks. Each test is a row of
+//! the table in docs/reliability.md; `scripts/faults` runs all of them and writes the table.
 //!
-//! A row takes three steps: ask an undisturbed worker for the answers, ask a cluster for the same ones while
-//! something breaks, and wait until everything that was held for them is free again.
+//! A case has three steps: record the completions of an undisturbed worker, send the same requests to
+//! a cluster while a fault is injected, and wait until all resources held for them are released.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
@@ -12,6 +12,7 @@ mod clients;
 mod discovery;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
+mod fault_case;
 mod fleet;
 mod full;
 mod identity;
@@ -24,7 +25,6 @@ mod poison;
 mod protocol;
 mod proxy;
 mod routers;
-mod row;
 mod stops;
 #[path = "../cluster/support.rs"]
 #[allow(dead_code, reason = "the tests of the cluster need more of it")]

@@ -10,9 +10,9 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::{
-    fleet::{Fleet, INSTANT, in_the_middle, simulated},
-    row::Row,
-    support::{PATIENCE, Process, answer, control, inference, scrape},
+    fault_case::FaultCase,
+    fleet::{Fleet, INSTANT, simulated, wait_mid_stream},
+    support::{Process, TEST_TIMEOUT, complete, control, inference, scrape},
 };
 
 /// A token that no text has in its middle: the end of one.
@@ -38,36 +38,36 @@ fn poison(token: u32, seed: u64) -> GenerateRequest {
 
 async fn exit_code(worker: Process) -> Option<i32> {
     let ended = spawn_blocking(|| worker.wait());
-    timeout(PATIENCE, ended).await.unwrap().unwrap().code()
+    timeout(TEST_TIMEOUT, ended).await.unwrap().unwrap().code()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_sixteen_in_a_batch_makes_engines_panic() {
     let load = "--requests 45 --concurrency 45 --synthetic 16:150";
-    let row = Row::new("a request among 45 makes engines panic", load).await;
+    let case = FaultCase::new("a request among 45 makes engines panic", load).await;
     let token = end_of_text().await;
     let mut fleet = Fleet::of((0..3).map(|_| fragile(token)).collect()).await;
-    let load = row.start(&fleet.router.address);
+    let load = case.start(&fleet.router.address);
     let mut refused: Option<Status> = None;
-    let seen = load
+    let results = load
         .during(async {
             for worker in &fleet.workers {
-                in_the_middle(worker, 12, 10).await;
+                wait_mid_stream(worker, 12, 10).await;
             }
             let mut client = inference(&fleet.router.address).await;
-            refused = answer(&mut client, poison(token, 1)).await.err();
+            refused = complete(&mut client, poison(token, 1)).await.err();
             // The same content, with another seed.
-            let again = answer(&mut client, poison(token, 2)).await.unwrap_err();
+            let again = complete(&mut client, poison(token, 2)).await.unwrap_err();
             assert_eq!(again.code(), Code::Internal, "{again:?}");
             assert!(again.message().contains("engines of 2 workers"), "{again:?}");
         })
         .await;
-    seen.nobody_noticed();
+    results.assert_unaffected();
     let refused = refused.unwrap();
     assert_eq!(refused.code(), Code::Internal, "{refused:?}");
     let details = refused.get_error_details();
     assert_eq!(details.error_info().unwrap().reason, "QUARANTINED", "{refused:?}");
-    assert!(seen.resumed() >= 12, "{:#}", seen.json);
+    assert!(results.resumed() >= 12, "{:#}", results.json);
     // Two have ended, in disorder, and the third one never saw it.
     let (mut ended, mut left) = (Vec::new(), Vec::new());
     for worker in fleet.workers.drain(..) {
@@ -88,8 +88,8 @@ async fn one_of_sixteen_in_a_batch_makes_engines_panic() {
         .map(|(_, count)| count)
         .sum();
     assert!(panicked >= 12.0, "{metrics:#?}");
-    fleet.at_rest().await;
-    row.tell(&seen, None, "it ends two workers and gets INTERNAL; the others continue");
+    fleet.wait_idle().await;
+    case.report(&results, None, "it ends two workers and gets INTERNAL; the others continue");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,8 +103,8 @@ async fn a_worker_that_is_called_directly_names_the_sequences_of_the_step() {
     };
     let stream = client.generate(beside).await.unwrap().into_inner();
     let beside = tokio::spawn(async move { crate::support::read(stream, || ()).await });
-    in_the_middle(&worker, 1, 5).await;
-    let status = answer(&mut client, poison(token, 1)).await.unwrap_err();
+    wait_mid_stream(&worker, 1, 5).await;
+    let status = complete(&mut client, poison(token, 1)).await.unwrap_err();
     let info = status.get_error_details().error_info().unwrap().clone();
     assert_eq!((status.code(), info.reason.as_str()), (Code::Internal, "ENGINE_PANICKED"));
     assert_eq!(info.metadata["sequences"], "0", "{info:?}");

@@ -6,9 +6,9 @@ use prost::Message;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    fleet::{Fleet, STEADY, in_the_middle, peak_memory},
-    row::Row,
-    support::{PATIENCE, request},
+    fault_case::FaultCase,
+    fleet::{Fleet, STEADY, peak_memory, wait_mid_stream},
+    support::{TEST_TIMEOUT, request},
     wire::{
         END_HEADERS, END_STREAM, Ending, Kind, MAX_FRAME, PREFACE, Wire, call_headers, frame,
         message, raw_frame,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Clients that keep the rules.
-const OTHERS: &str = "--requests 60 --concurrency 60 --synthetic 16:150";
+const HEALTHY_LOAD: &str = "--requests 60 --concurrency 60 --synthetic 16:150";
 /// Streams that are opened and reset at once.
 const RESETS: u32 = 20_000;
 /// What a server may need for all that a client does to it, in MiB. It is far less; a leak is far more.
@@ -67,9 +67,9 @@ fn broken() -> Vec<(&'static str, Vec<u8>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_are_malformed() {
-    let row = Row::new("malformed frames", OTHERS).await;
+    let case = FaultCase::new("malformed frames", HEALTHY_LOAD).await;
     let fleet = Fleet::simulated(1, STEADY).await;
-    let seen = row
+    let results = case
         .start(&fleet.router.address)
         .during(async {
             for address in [&fleet.router.address, &fleet.workers[0].address] {
@@ -89,9 +89,13 @@ async fn frames_are_malformed() {
             }
         })
         .await;
-    seen.nobody_noticed();
-    fleet.at_rest().await;
-    row.tell(&seen, None, "GOAWAY or a closed connection for each; clients that keep the rules");
+    results.assert_unaffected();
+    fleet.wait_idle().await;
+    case.report(
+        &results,
+        None,
+        "GOAWAY or a closed connection for each; clients that keep the rules",
+    );
 }
 
 /// The status of a call with this body, as its headers or trailers have it; `None` for a stream that was reset.
@@ -106,7 +110,7 @@ async fn status_of(address: &str, path: &str, body: Vec<u8>) -> Option<u32> {
         .unwrap();
     let (response, mut upload) = calls.send_request(call, false).unwrap();
     upload.send_data(Bytes::from(body), true).unwrap();
-    let answer = async {
+    let completion = async {
         let response = response.await.ok()?;
         let read =
             |headers: &http::HeaderMap| headers["grpc-status"].to_str().unwrap().parse().ok();
@@ -119,14 +123,14 @@ async fn status_of(address: &str, path: &str, body: Vec<u8>) -> Option<u32> {
         }
         body.trailers().await.ok()?.as_ref().and_then(read)
     };
-    let status = timeout(PATIENCE, answer).await.unwrap();
+    let status = timeout(TEST_TIMEOUT, completion).await.unwrap();
     driver.abort();
     status
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_are_malformed() {
-    let row = Row::new("malformed messages", OTHERS).await;
+    let case = FaultCase::new("malformed messages", HEALTHY_LOAD).await;
     let fleet = Fleet::simulated(1, STEADY).await;
     let good = request("Once", 1, 4).encode_to_vec();
     // The prompt is field 3: two bytes that no UTF-8 has.
@@ -143,7 +147,7 @@ async fn messages_are_malformed() {
         ("half of a head", vec![0, 0, 0]),
     ];
     let generate = "/stoker.v1.Inference/Generate";
-    let seen = row
+    let results = case
         .start(&fleet.router.address)
         .during(async {
             for address in [&fleet.router.address, &fleet.workers[0].address] {
@@ -159,23 +163,23 @@ async fn messages_are_malformed() {
             }
         })
         .await;
-    seen.nobody_noticed();
-    fleet.at_rest().await;
-    row.tell(&seen, None, "a status for each; clients that keep the rules");
+    results.assert_unaffected();
+    fleet.wait_idle().await;
+    case.report(&results, None, "a status for each; clients that keep the rules");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_are_reset_as_soon_as_they_are_opened() {
-    let row = Row::new("rapid reset: 20,000 streams opened and reset", OTHERS).await;
+    let case = FaultCase::new("rapid reset: 20,000 streams opened and reset", HEALTHY_LOAD).await;
     let fleet = Fleet::simulated(1, STEADY).await;
-    let load = row.start(&fleet.router.address);
+    let load = case.start(&fleet.router.address);
     let long = request("Once upon a time", 1, 4_000).encode_to_vec();
     let body = message(0, long.len(), &long);
     let headers = call_headers();
     let mut endings = Vec::new();
-    let seen = load
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 60, 5).await;
+            wait_mid_stream(&fleet.workers[0], 60, 5).await;
             for address in [&fleet.router.address, &fleet.workers[0].address] {
                 let mut wire = Wire::new(address).await;
                 let mut opened = 0;
@@ -201,25 +205,25 @@ async fn streams_are_reset_as_soon_as_they_are_opened() {
             }
         })
         .await;
-    seen.nobody_noticed();
-    fleet.at_rest().await;
+    results.assert_unaffected();
+    fleet.wait_idle().await;
     let (router, worker) = (peak_memory(&fleet.router), peak_memory(&fleet.workers[0]));
     assert!(router < BOUND && worker < BOUND, "{router} MiB and {worker} MiB");
     let note = format!(
         "clients that keep the rules; router and worker took {endings:?} of them, with at most {router} and {worker} MiB"
     );
-    row.tell(&seen, None, &note);
+    case.report(&results, None, &note);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_do_not_read() {
-    let row = Row::new("clients that do not read", OTHERS).await;
+    let case = FaultCase::new("clients that do not read", HEALTHY_LOAD).await;
     let fleet = Fleet::simulated(1, STEADY).await;
-    let load = row.start(&fleet.router.address);
+    let load = case.start(&fleet.router.address);
     let long = request("Once upon a time", 1, 2_000).encode_to_vec();
     let body = message(0, long.len(), &long);
     let mut slow = Vec::new();
-    let seen = load
+    let results = load
         .during(async {
             // A window of nothing, of one byte, and a usual one whose bytes nobody takes off the socket.
             for window in [0, 1, 65_535] {
@@ -232,17 +236,17 @@ async fn clients_do_not_read() {
                 }
                 slow.push(wire);
             }
-            in_the_middle(&fleet.workers[0], 100, 20).await;
+            wait_mid_stream(&fleet.workers[0], 100, 20).await;
         })
         .await;
-    seen.nobody_noticed();
+    results.assert_unaffected();
     let router = peak_memory(&fleet.router);
     assert!(router < BOUND, "{router} MiB");
     drop(slow);
-    fleet.at_rest().await;
+    fleet.wait_idle().await;
     let note =
         format!("150 streams beside those that are read; the router needs at most {router} MiB");
-    row.tell(&seen, None, &note);
+    case.report(&results, None, &note);
 }
 
 /// The setting of a stream's first window, in bytes.
@@ -251,10 +255,10 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn connections_that_say_nothing_are_many() {
-    let row = Row::new("2,000 connections that say nothing", OTHERS).await;
+    let case = FaultCase::new("2,000 connections that say nothing", HEALTHY_LOAD).await;
     let fleet = Fleet::simulated(1, STEADY).await;
     let mut silent = Vec::new();
-    let seen = row
+    let results = case
         .start(&fleet.router.address)
         .during(async {
             for i in 0..2_000 {
@@ -265,9 +269,9 @@ async fn connections_that_say_nothing_are_many() {
             }
         })
         .await;
-    seen.nobody_noticed();
+    results.assert_unaffected();
     let router = peak_memory(&fleet.router);
     assert!(router < BOUND, "{router} MiB");
-    fleet.at_rest().await;
-    row.tell(&seen, None, &format!("the router needs at most {router} MiB"));
+    fleet.wait_idle().await;
+    case.report(&results, None, &format!("the router needs at most {router} MiB"));
 }

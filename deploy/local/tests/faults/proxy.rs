@@ -18,12 +18,12 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 /// Bytes that a direction holds back at most; more stay with the sender.
 const MOST_DELAYED: usize = 1 << 20;
 
-/// What becomes of the bytes of one direction.
+/// What wait_for_sample of the bytes of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
     /// They pass at once.
@@ -41,7 +41,7 @@ pub enum Fault {
     Reset(usize),
 }
 
-/// What becomes of a connection.
+/// What wait_for_sample of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Plan {
     /// On the way to the server.
@@ -108,7 +108,7 @@ impl Proxy {
     /// Waits until this many connections have been made, those that are over included.
     pub async fn connected(&self, count: usize) {
         let mut made = self.made.subscribe();
-        timeout(PATIENCE, made.wait_for(|made| *made >= count)).await.unwrap().unwrap();
+        timeout(TEST_TIMEOUT, made.wait_for(|made| *made >= count)).await.unwrap().unwrap();
     }
 }
 

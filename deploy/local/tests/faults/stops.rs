@@ -5,154 +5,156 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::{
-    fleet::{Fleet, STEADY, addresses, in_the_middle, is_at_rest, router, simulated, storyteller},
+    fault_case::FaultCase,
+    fleet::{Fleet, STEADY, addresses, is_idle, router, simulated, storyteller, wait_mid_stream},
     kills::{STORIES, STREAMS},
-    row::Row,
-    support::{control, load_becomes, scrape},
+    support::{control, scrape, wait_for_load},
 };
 
 /// The stall budget's default, and what resuming may take.
-const STALL: Duration = Duration::from_millis(3_100);
+const STALL_RECOVERY_LIMIT: Duration = Duration::from_millis(3_100);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_four_is_stopped() {
-    let row = Row::new("a worker of four is stopped", STREAMS).await;
+    let case = FaultCase::new("a worker of four is stopped", STREAMS).await;
     let fleet = Fleet::simulated(4, STEADY).await;
-    let load = row.start(&fleet.router.address);
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 50, 20).await;
+            wait_mid_stream(&fleet.workers[0], 50, 20).await;
             fleet.workers[0].signal(Signal::SIGSTOP);
         })
         .await;
-    seen.nobody_noticed();
-    assert!(seen.resumed() >= 50, "those that ran there went on elsewhere: {:#}", seen.json);
+    results.assert_unaffected();
+    assert!(results.resumed() >= 50, "those that ran there went on elsewhere: {:#}", results.json);
     comes_back(&fleet).await;
-    row.tell(
-        &seen,
-        Some(STALL),
+    case.report(
+        &results,
+        Some(STALL_RECOVERY_LIMIT),
         "SIGSTOP; continued later, it comes back and aborts what nobody wants",
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_with_the_bundled_model_is_stopped() {
-    let row = Row::of_storyteller("a worker of two is stopped, bundled model", STORIES).await;
+    let case =
+        FaultCase::with_storyteller("a worker of two is stopped, bundled model", STORIES).await;
     let fleet = Fleet::of(vec![storyteller(), storyteller()]).await;
-    let load = row.start(&fleet.router.address);
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 3, 20).await;
+            wait_mid_stream(&fleet.workers[0], 3, 20).await;
             fleet.workers[0].signal(Signal::SIGSTOP);
         })
         .await;
-    seen.nobody_noticed();
-    assert!(seen.resumed() >= 3, "{:#}", seen.json);
+    results.assert_unaffected();
+    assert!(results.resumed() >= 3, "{:#}", results.json);
     comes_back(&fleet).await;
-    row.tell(&seen, None, "SIGSTOP; all streams on the worker that is left");
+    case.report(&results, None, "SIGSTOP; all streams on the worker that is left");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_four_is_killed_and_another_one_stopped() {
-    let row = Row::new("of four workers one is killed, one stopped", STREAMS).await;
+    let case = FaultCase::new("of four workers one is killed, one stopped", STREAMS).await;
     let mut fleet = Fleet::simulated(4, STEADY).await;
-    let load = row.start(&fleet.router.address);
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 50, 20).await;
+            wait_mid_stream(&fleet.workers[0], 50, 20).await;
             drop(fleet.workers.remove(0));
             fleet.workers[0].signal(Signal::SIGSTOP);
         })
         .await;
-    seen.nobody_noticed();
-    assert!(seen.resumed() >= 100, "{:#}", seen.json);
+    results.assert_unaffected();
+    assert!(results.resumed() >= 100, "{:#}", results.json);
     comes_back(&fleet).await;
-    row.tell(&seen, Some(STALL), "kill -9 and SIGSTOP at once");
+    case.report(&results, Some(STALL_RECOVERY_LIMIT), "kill -9 and SIGSTOP at once");
 }
 
 /// The first worker goes on, is used again, and nothing is left of what ran when it was stopped.
 async fn comes_back(fleet: &Fleet) {
     fleet.workers[0].signal(Signal::SIGCONT);
-    fleet.at_rest().await;
-    fleet.complete().await;
+    fleet.wait_idle().await;
+    fleet.wait_for_workers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn a_worker_is_stopped_for_less_than_the_stall_budget() {
     let load = "--requests 100 --concurrency 100 --synthetic 16:120";
-    let row = Row::new("a worker is stopped for half a second", load).await;
+    let case = FaultCase::new("a worker is stopped for half a second", load).await;
     let fleet = Fleet::simulated(2, STEADY).await;
-    let load = row.start(&fleet.router.address);
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 20, 20).await;
+            wait_mid_stream(&fleet.workers[0], 20, 20).await;
             fleet.workers[0].signal(Signal::SIGSTOP);
             // Not to wait for anything, but since that is what this is about.
             tokio::time::sleep(Duration::from_millis(500)).await;
             fleet.workers[0].signal(Signal::SIGCONT);
         })
         .await;
-    seen.nobody_noticed();
-    assert_eq!(seen.resumed(), 0, "patience is cheaper: {:#}", seen.json);
-    fleet.at_rest().await;
-    row.tell(&seen, None, "SIGSTOP, SIGCONT; nothing is resumed");
+    results.assert_unaffected();
+    assert_eq!(results.resumed(), 0, "patience is cheaper: {:#}", results.json);
+    fleet.wait_idle().await;
+    case.report(&results, None, "SIGSTOP, SIGCONT; nothing is resumed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_worker_gets_less_and_loses_nothing() {
     let load = "--requests 300 --concurrency 60 --synthetic 16:20";
-    let row = Row::new("a worker is ten times as slow as another", load).await;
+    let case = FaultCase::new("a worker is ten times as slow as another", load).await;
     let workers = vec![simulated(r#"step = "500ms""#, &[]), simulated(STEADY, &[])];
     let slow = workers[0].address.clone();
     let fleet = Fleet::of(workers).await;
-    let seen = row.start(&fleet.router.address).end().await;
-    seen.nobody_noticed();
-    assert_eq!(seen.resumed(), 0, "slow is not dead: {:#}", seen.json);
-    let served = seen.json["workers"][&slow].as_u64().unwrap_or_default();
-    assert!(served < seen.sent() / 3, "load moves away: {served} there: {:#}", seen.json);
-    fleet.at_rest().await;
-    row.tell(&seen, None, "load moves to the other one");
+    let results = case.start(&fleet.router.address).end().await;
+    results.assert_unaffected();
+    assert_eq!(results.resumed(), 0, "slow is not dead: {:#}", results.json);
+    let served = results.json["workers"][&slow].as_u64().unwrap_or_default();
+    assert!(served < results.sent() / 3, "load moves away: {served} there: {:#}", results.json);
+    fleet.wait_idle().await;
+    case.report(&results, None, "load moves to the other one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn an_idle_worker_that_is_stopped_gets_nothing_after_a_while() {
     let load = "--requests 200 --concurrency 20 --synthetic 16:40";
-    let row = Row::new("an idle worker is stopped", load).await;
+    let case = FaultCase::new("an idle worker is stopped", load).await;
     let fleet = Fleet::simulated(2, STEADY).await;
     fleet.workers[0].signal(Signal::SIGSTOP);
-    let seen = row.start(&fleet.router.address).end().await;
-    seen.nobody_noticed();
+    let results = case.start(&fleet.router.address).end().await;
+    results.assert_unaffected();
     fleet.workers[0].signal(Signal::SIGCONT);
-    load_becomes(&mut control(&fleet.workers[0].address).await, is_at_rest).await;
-    fleet.complete().await;
-    row.tell(&seen, None, "SIGSTOP before anybody asks; no first token is lost");
+    wait_for_load(&mut control(&fleet.workers[0].address).await, is_idle).await;
+    fleet.wait_for_workers().await;
+    case.report(&results, None, "SIGSTOP before anybody asks; no first token is lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_worker_is_asked_where_one_is_slow_to_begin() {
     let load = "--requests 10 --concurrency 2 --synthetic 200:20";
-    let row = Row::new("a worker takes four seconds to begin, --hedge-after 200ms", load).await;
+    let case =
+        FaultCase::new("a worker takes four seconds to begin, --hedge-after 200ms", load).await;
     let workers =
         vec![simulated(r#"step = "50ms", prefill_token = "20ms""#, &[]), simulated(STEADY, &[])];
     // By turns, so that the slow one is not avoided from the second request on.
     let flags = ["--policy", "round-robin", "--hedge-after", "200ms"];
     let router = router(&addresses(&workers), &flags);
     let fleet = Fleet { workers, router };
-    fleet.complete().await;
-    let seen = row.start(&fleet.router.address).end().await;
-    seen.nobody_noticed();
+    fleet.wait_for_workers().await;
+    let results = case.start(&fleet.router.address).end().await;
+    results.assert_unaffected();
     let metrics = scrape(&fleet.router).await;
     let won = metrics.get(r#"stoker_router_hedges_total{outcome="second"}"#);
     let won = won.copied().unwrap_or_default();
     assert!(won >= 1.0, "somebody was faster: {metrics:#?}");
     // The losers are cancelled: no block is left to them.
-    fleet.at_rest().await;
-    let first = &seen.json["latency_seconds"]["time_to_first_token"];
+    fleet.wait_idle().await;
+    let first = &results.json["latency_seconds"]["time_to_first_token"];
     let note = format!(
         "{won} first tokens came from the second worker; the slowest took {:.1} s",
         first["max"].as_f64().unwrap()
     );
-    row.tell(&seen, None, &note);
+    case.report(&results, None, &note);
 }

@@ -7,9 +7,9 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::{
-    fleet::{Fleet, addresses, in_the_middle, router},
-    row::Row,
-    support::{Answer, Process, answer, inference, read, scrape},
+    fault_case::FaultCase,
+    fleet::{Fleet, addresses, router, wait_mid_stream},
+    support::{Completion, Process, complete, inference, read, scrape},
 };
 
 /// Tokens of the model's context, and of a KV cache for an eighth of it.
@@ -42,16 +42,16 @@ fn sized(prompt: usize, seed: u64, max_tokens: Option<u32>) -> GenerateRequest {
 }
 
 /// All of `requests` at once.
-async fn all(address: &str, requests: Vec<GenerateRequest>) -> Vec<Answer> {
+async fn all(address: &str, requests: Vec<GenerateRequest>) -> Vec<Completion> {
     let mut calls = JoinSet::new();
     for request in requests {
         let mut client = inference(address).await;
-        calls.spawn(async move { answer(&mut client, request).await.unwrap() });
+        calls.spawn(async move { complete(&mut client, request).await.unwrap() });
     }
     calls.join_all().await
 }
 
-fn ends_by_limit(response: &Answer) -> bool {
+fn ends_by_limit(response: &Completion) -> bool {
     response.finished.reason() == FinishReason::Length
         && response.ids.len() == response.accepted.max_tokens as usize
 }
@@ -59,22 +59,23 @@ fn ends_by_limit(response: &Answer) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_one_is_killed_beside_a_small_one() {
     let load = "--requests 12 --concurrency 12 --synthetic 16:900";
-    let row =
-        Row::new("a worker is killed, and one of two others has too small a KV cache", load).await;
+    let case =
+        FaultCase::new("a worker is killed, and one of two others has too small a KV cache", load)
+            .await;
     let mut fleet = Fleet::of(vec![large(), large(), small()]).await;
-    let load = row.start(&fleet.router.address);
-    let seen = load
+    let load = case.start(&fleet.router.address);
+    let results = load
         .during(async {
-            in_the_middle(&fleet.workers[0], 4, 50).await;
+            wait_mid_stream(&fleet.workers[0], 4, 50).await;
             drop(fleet.workers.remove(0));
         })
         .await;
-    seen.nobody_noticed();
-    assert!(seen.resumed() >= 4, "{:#}", seen.json);
-    let accepted = seen.json["workers"].as_object().unwrap();
-    assert!(!accepted.contains_key(&fleet.workers[1].address), "{:#}", seen.json);
-    fleet.at_rest().await;
-    row.tell(&seen, None, "kill -9; all continue on the other large one");
+    results.assert_unaffected();
+    assert!(results.resumed() >= 4, "{:#}", results.json);
+    let accepted = results.json["workers"].as_object().unwrap();
+    assert!(!accepted.contains_key(&fleet.workers[1].address), "{:#}", results.json);
+    fleet.wait_idle().await;
+    case.report(&results, None, "kill -9; all continue on the other large one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,19 +83,19 @@ async fn what_only_the_killed_one_could_hold_ends_with_the_counts() {
     let workers = vec![large(), small()];
     let router = router(&addresses(&workers), &["--resume-timeout", "1s"]);
     let mut fleet = Fleet { workers, router };
-    fleet.complete().await;
+    fleet.wait_for_workers().await;
     for limit in [Some(1_500), None] {
         if fleet.workers.len() == 1 {
             fleet.workers.insert(0, large());
             fleet.router =
                 crate::fleet::router(&addresses(&fleet.workers), &["--resume-timeout", "1s"]);
-            fleet.complete().await;
+            fleet.wait_for_workers().await;
         }
         let mut client = inference(&fleet.router.address).await;
         let stream = client.generate(sized(20, 1, limit)).await.unwrap().into_inner();
         let mut tokens = 0;
         let end = tokio::spawn(async move { (read(stream, || tokens += 1).await, tokens) });
-        in_the_middle(&fleet.workers[0], 1, 300).await;
+        wait_mid_stream(&fleet.workers[0], 1, 300).await;
         drop(fleet.workers.remove(0));
         let (end, tokens) = end.await.unwrap();
         let status = end.unwrap_err();
@@ -105,7 +106,7 @@ async fn what_only_the_killed_one_could_hold_ends_with_the_counts() {
         }
         assert!(tokens >= 250, "what was made has come: {tokens}");
     }
-    fleet.at_rest().await;
+    fleet.wait_idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +135,7 @@ async fn with_nothing_killed_no_response_is_cut_and_no_prompt_refused() {
     let short = all(address, (0..30).map(|seed| sized(20, seed, Some(30))).collect()).await;
     assert!(short.iter().any(|response| response.accepted.worker != fleet.workers[1].address));
     drop(held);
-    fleet.at_rest().await;
+    fleet.wait_idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +161,7 @@ async fn choices_and_least_lengths_find_a_worker_that_holds_them() {
         assert_eq!(ends, 8);
         let mut least = sized(20, seed, None);
         least.stopping = Some(Stopping { min_tokens: Some(500), ..Stopping::default() });
-        let response = answer(&mut client, least).await.unwrap();
+        let response = complete(&mut client, least).await.unwrap();
         assert!(response.ids.len() >= 500 && response.accepted.worker != fleet.workers[2].address);
     }
     // What no worker holds is refused with the counts, and is not a mistake of the request's.
@@ -174,7 +175,7 @@ async fn choices_and_least_lengths_find_a_worker_that_holds_them() {
     let metrics = scrape(&narrow.router).await;
     let retries = metrics.keys().filter(|name| name.starts_with("stoker_router_retries_total"));
     assert_eq!(retries.count(), 0, "no worker was asked: {metrics:#?}");
-    fleet.at_rest().await;
+    fleet.wait_idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,5 +196,5 @@ async fn a_lower_limit_is_another_digest() {
     {
         assert_eq!(response.accepted.worker, fleet.workers[0].address);
     }
-    fleet.at_rest().await;
+    fleet.wait_idle().await;
 }

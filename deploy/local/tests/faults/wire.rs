@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 /// What a client says first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -130,7 +130,7 @@ impl Wire {
                 }
             }
         };
-        timeout(PATIENCE, read).await.expect("the connection stays open");
+        timeout(TEST_TIMEOUT, read).await.expect("the connection stays open");
         ending
     }
 

@@ -11,11 +11,11 @@ use crate::{
     clients::{find, root},
     discovery::{Keys, live, router, worker},
     etcd_server::Etcd,
-    support::{control, load_becomes, load_test, run},
+    support::{control, load_test, run, wait_for_load},
 };
 
 /// Far longer than anything here takes: a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 /// Streams of each kind at once, so that there are 300.
 const EACH: usize = 150;
 /// Requests of each kind.
@@ -29,7 +29,7 @@ async fn python(python: &Path, address: &str) -> BTreeMap<u64, Value> {
         .args(["--concurrency", &EACH.to_string(), "--requests", &REQUESTS.to_string()])
         .stderr(Stdio::inherit())
         .kill_on_drop(true);
-    let output = timeout(PATIENCE, many.output()).await.unwrap().unwrap();
+    let output = timeout(TEST_TIMEOUT, many.output()).await.unwrap().unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{out}");
     let objects = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -67,7 +67,7 @@ async fn three_hundred_streams_lose_nothing_while_workers_and_etcd_come_and_go()
         let (path, address) = (interpreter.clone(), router.address.clone());
         let theirs = tokio::spawn(async move { python(&path, &address).await });
         let mut watch = control(&router.address).await;
-        load_becomes(&mut watch, |load| load.running + load.waiting > 250).await;
+        wait_for_load(&mut watch, |load| load.running + load.waiting > 250).await;
 
         // One comes, one leaves, and etcd crashes and comes back.
         let d = worker(&etcd, "d");
@@ -77,18 +77,18 @@ async fn three_hundred_streams_lose_nothing_while_workers_and_etcd_come_and_go()
         keys.have_no_more("b").await;
         etcd.kill();
         etcd.start();
-        load_becomes(&mut watch, |load| load.running > 0).await;
+        wait_for_load(&mut watch, |load| load.running > 0).await;
         assert!(!ours.is_finished() && !theirs.is_finished(), "all of it was under load");
         let status = tokio::task::spawn_blocking(|| b.wait()).await.unwrap();
         assert_eq!(status.code(), Some(0), "the one that left had time to finish");
 
-        let (code, json) = timeout(PATIENCE, ours).await.unwrap().unwrap();
+        let (code, json) = timeout(TEST_TIMEOUT, ours).await.unwrap().unwrap();
         assert_eq!(code, Some(0), "{json:#}");
         assert_eq!(json["verify"]["matched"], REQUESTS, "{json:#}");
-        let theirs = timeout(PATIENCE, theirs).await.unwrap().unwrap();
+        let theirs = timeout(TEST_TIMEOUT, theirs).await.unwrap().unwrap();
         assert_eq!(theirs.len(), REQUESTS);
-        for (index, answer) in &theirs {
-            assert_eq!(answer["text_sha256"], quiet[index]["text_sha256"], "{answer}");
+        for (index, completion) in &theirs {
+            assert_eq!(answer["text_sha256"], quiet[index]["text_sha256"], "{completion}");
         }
         let came = theirs.values().filter(|answer| answer["worker"] == "d").count();
         assert!(came > 0, "the one that came had a part");

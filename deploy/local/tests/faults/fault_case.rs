@@ -1,4 +1,4 @@
-//! One row of the table: a load, what its clients saw of a fault, and the line that tells it.
+//! One row of the table: a load, the results its clients saw during a fault, and the reported line.
 
 use std::{env, fs::OpenOptions, future::Future, io::Write, time::Duration};
 
@@ -14,71 +14,73 @@ use crate::{
     support::{Process, load_test, run},
 };
 
-/// A file to add lines of the table to. Promised times are held to only where they are measured, on a machine
-/// that does nothing else.
+/// Names the file that lines of the table are appended to. Promised times are asserted only if it is
+/// set, because they need a machine that does nothing else.
 const REPORT: &str = "STOKER_FAULT_REPORT";
 
-/// Rows take turns: one would disturb another's times.
-static TURN: Mutex<()> = Mutex::const_new(());
+/// Serializes the cases: concurrent cases would disturb each other's times.
+static RUN_LOCK: Mutex<()> = Mutex::const_new(());
 
-/// A row that is being made.
-pub struct Row {
+/// A case in progress.
+pub struct FaultCase {
     name: &'static str,
     digests: TempDir,
     load: String,
-    _turn: MutexGuard<'static, ()>,
+    _lock: MutexGuard<'static, ()>,
 }
 
-impl Row {
-    /// Waits for its turn, and asks an undisturbed simulated worker for the answers to `load`: flags of
-    /// `stoker-loadtest`. On a simulated device they depend on the request alone, however fast it is.
+impl FaultCase {
+    /// Waits for other cases to end, then records the completions of an undisturbed simulated worker
+    /// for `load`, which are flags of `stoker-loadtest`. On a simulated device they depend on the
+    /// request alone, not on the device's speed.
     pub async fn new(name: &'static str, load: &str) -> Self {
-        let turn = TURN.lock().await;
-        Self::undisturbed(name, load, &simulated(INSTANT, &[]), turn).await
+        let lock = RUN_LOCK.lock().await;
+        Self::with_reference(name, load, &simulated(INSTANT, &[]), lock).await
     }
 
-    /// The same with the bundled model, at `worker`.
-    pub async fn of_storyteller(name: &'static str, load: &str) -> Self {
-        let turn = TURN.lock().await;
-        Self::undisturbed(name, load, &crate::fleet::storyteller(), turn).await
+    /// The same with the bundled model.
+    pub async fn with_storyteller(name: &'static str, load: &str) -> Self {
+        let lock = RUN_LOCK.lock().await;
+        Self::with_reference(name, load, &crate::fleet::storyteller(), lock).await
     }
 
-    async fn undisturbed(
+    async fn with_reference(
         name: &'static str,
         load: &str,
         worker: &Process,
-        turn: MutexGuard<'static, ()>,
+        lock: MutexGuard<'static, ()>,
     ) -> Self {
-        let row = Self {
+        let case = Self {
             name,
             digests: tempfile::tempdir().unwrap(),
             load: load.to_owned(),
-            _turn: turn,
+            _lock: lock,
         };
-        let save = format!("{load} --save-digests {}", row.digests());
+        let save = format!("{load} --save-digests {}", case.digests());
         let (code, json) = run(load_test(&worker.address, &save)).await;
-        assert_eq!(code, Some(0), "{name}: nobody disturbed these: {json:#}");
-        row
+        assert_eq!(code, Some(0), "{name}: the undisturbed load failed: {json:#}");
+        case
     }
 
     /// Sends the load to `address`.
-    pub fn start(&self, address: &str) -> Running {
+    pub fn start(&self, address: &str) -> RunningLoad {
         self.start_with(address, "")
     }
 
-    /// Sends the load with more flags.
-    pub fn start_with(&self, address: &str, flags: &str) -> Running {
+    /// Sends the load to `address` with additional flags.
+    pub fn start_with(&self, address: &str, flags: &str) -> RunningLoad {
         let flags = format!("{} {flags} --expect {}", self.load, self.digests());
-        Running { name: self.name, task: tokio::spawn(run(load_test(address, &flags))) }
+        RunningLoad { name: self.name, task: tokio::spawn(run(load_test(address, &flags))) }
     }
 
     fn digests(&self) -> String {
         self.digests.path().join("digests.jsonl").to_string_lossy().into_owned()
     }
 
-    /// Tells the row. `promise` is the longest pause that hardly any client (p99) may see of the fault.
-    pub fn tell(&self, seen: &Seen, promise: Option<Duration>, note: &str) {
-        let pause = seen.recovery();
+    /// Prints the row and appends it to the report. `promise` is the limit of the p99 over clients of
+    /// the longest pause.
+    pub fn report(&self, results: &ClientResults, promise: Option<Duration>, note: &str) {
+        let pause = results.longest_pause();
         let shown = |key: &str| match &pause[key] {
             Value::Null => "-".to_owned(),
             seconds => format!("{:.2} s", seconds.as_f64().unwrap()),
@@ -86,10 +88,10 @@ impl Row {
         let promised = promise.map(|limit| format!("{:.1} s", limit.as_secs_f64()));
         let cells = [
             self.name,
-            &seen.sent().to_string(),
-            &seen.failed().to_string(),
-            &seen.changed().to_string(),
-            &seen.resumed().to_string(),
+            &results.sent().to_string(),
+            &results.failed().to_string(),
+            &results.changed().to_string(),
+            &results.resumed().to_string(),
             &shown("p50"),
             &shown("p99"),
             promised.as_deref().unwrap_or("-"),
@@ -106,63 +108,63 @@ impl Row {
     }
 }
 
-/// A load that is on its way.
-pub struct Running {
+/// A load that has been started.
+pub struct RunningLoad {
     name: &'static str,
     task: JoinHandle<(Option<i32>, Value)>,
 }
 
-impl Running {
-    /// What its clients saw. Fails if anything happened after the last of them had left: they would have seen
-    /// nothing of it.
-    pub async fn during<F: Future>(self, fault: F) -> Seen {
+impl RunningLoad {
+    /// Runs `fault` while the load runs and returns the clients' results. Fails if the load ended
+    /// before the fault did, since it would not have been affected.
+    pub async fn during<F: Future>(self, fault: F) -> ClientResults {
         fault.await;
         assert!(!self.task.is_finished(), "{}: the load was over before the fault", self.name);
         self.end().await
     }
 
-    /// What its clients saw.
-    pub async fn end(self) -> Seen {
-        Seen { name: self.name, json: self.task.await.unwrap().1 }
+    /// Waits for the end of the load and returns the clients' results.
+    pub async fn end(self) -> ClientResults {
+        ClientResults { name: self.name, json: self.task.await.unwrap().1 }
     }
 }
 
-/// What the clients of a row saw.
-pub struct Seen {
+/// Results of the clients of a case, as `stoker-loadtest` reports them.
+pub struct ClientResults {
     name: &'static str,
     pub json: Value,
 }
 
-impl Seen {
+impl ClientResults {
     /// The count at `path`, for instance `requests.lost`.
     pub fn count(&self, path: &str) -> u64 {
         let value = path.split('.').fold(&self.json, |value, key| &value[key]);
         value.as_u64().unwrap_or_else(|| panic!("{}: no {path} in {:#}", self.name, self.json))
     }
 
-    /// Requests.
+    /// Number of requests sent.
     pub fn sent(&self) -> u64 {
         self.count("requests.sent")
     }
 
-    /// Requests without a complete answer.
+    /// Number of requests without a complete response.
     pub fn failed(&self) -> u64 {
         self.sent() - self.count("requests.complete")
     }
 
-    /// Answers that are not what an undisturbed worker gave.
+    /// Number of completions that differ from those of an undisturbed worker.
     pub fn changed(&self) -> u64 {
         self.count("verify.mismatched")
     }
 
-    /// Answers that another worker took over.
+    /// Number of completions that were resumed on another worker.
     pub fn resumed(&self) -> u64 {
         self.json["latency_seconds"]["longest_pause_resumed"]["count"].as_u64().unwrap_or_default()
     }
 
-    /// The longest pause between two tokens that each client saw: of those whose answer was resumed, if there
-    /// are any.
-    fn recovery(&self) -> &Value {
+    /// Distribution of each client's longest pause between two tokens: over resumed completions if
+    /// there are any, else over all.
+    fn longest_pause(&self) -> &Value {
         let latency = &self.json["latency_seconds"];
         match &latency["longest_pause_resumed"] {
             Value::Null => &latency["longest_pause"],
@@ -170,21 +172,21 @@ impl Seen {
         }
     }
 
-    /// Every answer came, and is the one that would have come anyway.
-    pub fn nobody_noticed(&self) {
-        self.nobody_got_other_text();
+    /// Asserts that every request completed with the output of an undisturbed worker.
+    pub fn assert_unaffected(&self) {
+        self.assert_outputs_unchanged();
         assert_eq!(self.failed(), 0, "{}: {:#}", self.name, self.json);
         assert_eq!(self.count("verify.matched"), self.sent(), "{}: {:#}", self.name, self.json);
     }
 
-    /// Every answer that came is the one that would have come anyway.
-    pub fn nobody_got_other_text(&self) {
+    /// Asserts that every token received is the one that an undisturbed worker generates.
+    pub fn assert_outputs_unchanged(&self) {
         assert!(self.sent() > 0, "{}: nothing was sent: {:#}", self.name, self.json);
         assert_eq!(self.changed(), 0, "{}: {:#}", self.name, self.json);
     }
 
-    /// Whoever failed was told one of `codes`.
-    pub fn failures_are(&self, codes: &[&str]) {
+    /// Asserts that every failed request has a status among `codes`.
+    pub fn assert_error_codes(&self, codes: &[&str]) {
         for error in self.json["errors"].as_array().unwrap() {
             let code = error["code"].as_str().unwrap();
             assert!(codes.contains(&code), "{}: {:#}", self.name, self.json);

@@ -12,7 +12,9 @@ use tokio::{
 };
 use tonic::{Code, Request, metadata::MetadataValue, transport::Channel};
 
-use crate::support::{PATIENCE, Process, answer, control, inference, load_becomes, read, request};
+use crate::support::{
+    Process, TEST_TIMEOUT, complete, control, inference, read, request, wait_for_load,
+};
 
 /// Sends a request of a tenant, and its name when the answer is there.
 fn send(
@@ -46,24 +48,24 @@ fn start(profile: &str, max_num_seqs: &str) -> (Process, Process) {
 async fn what_is_urgent_is_answered_before_what_waits() {
     let (worker, router) = start(r#"step = "2ms""#, "1");
     let mut router_control = control(&router.address).await;
-    load_becomes(&mut router_control, |load| load.total_kv_blocks > 0).await;
+    wait_for_load(&mut router_control, |load| load.total_kv_blocks > 0).await;
     let client = inference(&router.address).await;
     let mut worker_control = control(&worker.address).await;
     let (over, mut done) = unbounded_channel();
     let asks = |priority| GenerateRequest { priority, ..request("Once", 1, 100) };
     // Three seconds: long enough for all others to come.
     send(&client, "first", request("Once", 1, 1_500), &over);
-    load_becomes(&mut worker_control, |load| load.running == 1).await;
+    wait_for_load(&mut worker_control, |load| load.running == 1).await;
     // Asks for the most urgent, and gets what its tenant may have.
     send(&client, "batch", asks(Some(0)), &over);
-    load_becomes(&mut worker_control, |load| load.waiting == 1).await;
+    wait_for_load(&mut worker_control, |load| load.waiting == 1).await;
     // Asks for the most urgent too, and no rule allows it more than others have.
     send(&client, "second", asks(Some(0)), &over);
-    load_becomes(&mut worker_control, |load| load.waiting == 2).await;
+    wait_for_load(&mut worker_control, |load| load.waiting == 2).await;
     send(&client, "urgent", asks(Some(0)), &over);
     let mut order = Vec::new();
     for _ in 0..4 {
-        order.push(timeout(PATIENCE, done.recv()).await.unwrap().unwrap());
+        order.push(timeout(TEST_TIMEOUT, done.recv()).await.unwrap().unwrap());
     }
     // It took the place of the first, which goes on where it was before others begin.
     assert_eq!(order, ["urgent", "first", "second", "batch"]);
@@ -74,19 +76,19 @@ async fn a_flood_of_one_tenant_does_not_starve_another_on_a_worker() {
     const FLOOD: usize = 24;
     let (worker, router) = start(r#"step = "200us""#, "2");
     let mut router_control = control(&router.address).await;
-    load_becomes(&mut router_control, |load| load.total_kv_blocks > 0).await;
+    wait_for_load(&mut router_control, |load| load.total_kv_blocks > 0).await;
     let client = inference(&router.address).await;
     let mut worker_control = control(&worker.address).await;
     let (over, mut done) = unbounded_channel();
     // About a turn's worth of tokens each.
     let asks = || request("Once", 1, 900);
     (0..FLOOD).for_each(|_| send(&client, "flood", asks(), &over));
-    load_becomes(&mut worker_control, |load| load.waiting >= 12).await;
+    wait_for_load(&mut worker_control, |load| load.waiting >= 12).await;
     let before = done.len();
     (0..2).for_each(|_| send(&client, "few", asks(), &over));
     let (mut flood, mut few) = (0, 0);
     while few < 2 {
-        match timeout(PATIENCE, done.recv()).await.unwrap().unwrap() {
+        match timeout(TEST_TIMEOUT, done.recv()).await.unwrap().unwrap() {
             "few" => few += 1,
             _ => flood += 1,
         }
@@ -111,7 +113,7 @@ async fn whoever_cannot_be_in_time_is_told_at_once() {
         request.set_timeout(Duration::from_millis(900));
         request
     };
-    answer(&mut client, long(600)).await.unwrap();
+    complete(&mut client, long(600)).await.unwrap();
     // What takes too long by itself does so after any wait; a faster worker may be in time.
     let status = client.generate(hurried(long(3_000))).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
@@ -131,5 +133,5 @@ async fn whoever_cannot_be_in_time_is_told_at_once() {
     // One that can be in time is served, and so is a long one that has the time.
     let stream = client.generate(hurried(long(20))).await.unwrap().into_inner();
     assert_eq!(read(stream, || ()).await.unwrap().ids.len(), 1);
-    assert_eq!(answer(&mut client, long(1_500)).await.unwrap().ids.len(), 1);
+    assert_eq!(complete(&mut client, long(1_500)).await.unwrap().ids.len(), 1);
 }

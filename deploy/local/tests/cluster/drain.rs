@@ -7,7 +7,9 @@ use stoker_proto::v1::{FinishReason, WatchLoadRequest, control_client::ControlCl
 use tokio::{sync::mpsc, time::timeout};
 use tonic::transport::Channel;
 
-use crate::support::{PATIENCE, Process, answer, control, inference, load_becomes, read, request};
+use crate::support::{
+    Process, TEST_TIMEOUT, complete, control, inference, read, request, wait_for_load,
+};
 
 const STREAMS: usize = 200;
 const TOKENS: u32 = 48;
@@ -29,7 +31,7 @@ async fn a_worker_that_drains_loses_no_stream() {
     let mut worker_control = control(&staying.address).await;
     let info = worker_control.get_model_info(stoker_proto::v1::GetModelInfoRequest::default());
     let blocks = info.await.unwrap().into_inner().capacity.unwrap().kv_blocks;
-    load_becomes(&mut router_control, |load| load.total_kv_blocks == 2 * blocks).await;
+    wait_for_load(&mut router_control, |load| load.total_kv_blocks == 2 * blocks).await;
 
     let client = inference(&router.address).await;
     let (token, mut tokens) = mpsc::unbounded_channel();
@@ -45,37 +47,37 @@ async fn a_worker_that_drains_loses_no_stream() {
         .collect();
     // In the middle of it all: a quarter of the tokens is there.
     for _ in 0..STREAMS * TOKENS as usize / 4 {
-        timeout(PATIENCE, tokens.recv()).await.unwrap().unwrap();
+        timeout(TEST_TIMEOUT, tokens.recv()).await.unwrap().unwrap();
     }
     let leaving_address = leaving.address.clone();
     leaving.terminate();
     // Those that come during the drain are served too, by the one that stays.
     for i in 0..LATE {
         let story = request(&format!("Late story {i}"), i as u64, 4);
-        let late = timeout(PATIENCE, answer(&mut client.clone(), story)).await.unwrap();
+        let late = timeout(TEST_TIMEOUT, complete(&mut client.clone(), story)).await.unwrap();
         assert_eq!(late.unwrap().ids.len(), 4, "late stream {i}");
     }
-    let answers = timeout(PATIENCE, join_all(streams)).await.unwrap();
-    let answers: Vec<_> = answers.into_iter().map(|a| a.unwrap().unwrap()).collect();
+    let completions = timeout(TEST_TIMEOUT, join_all(streams)).await.unwrap();
+    let completions: Vec<_> = completions.into_iter().map(|a| a.unwrap().unwrap()).collect();
     let status = tokio::task::spawn_blocking(|| leaving.wait()).await.unwrap();
     assert_eq!(status.code(), Some(0), "a drained worker leaves in good order");
 
-    let served: HashSet<_> = answers.iter().map(|a| a.accepted.worker.clone()).collect();
+    let served: HashSet<_> = completions.iter().map(|a| a.accepted.worker.clone()).collect();
     assert_eq!(served.len(), 2, "both workers had a part: {served:?}");
     assert!(served.contains(&leaving_address));
-    for (i, a) in answers.iter().enumerate() {
+    for (i, a) in completions.iter().enumerate() {
         assert_eq!(a.ids.len(), TOKENS as usize, "stream {i}");
         assert_eq!(a.finished.reason(), FinishReason::Length);
     }
 
     // The one that stayed says the same alone: same text on either worker, in any company.
     let mut alone = inference(&staying.address).await;
-    for (i, a) in answers.iter().enumerate().step_by(9) {
+    for (i, a) in completions.iter().enumerate().step_by(9) {
         let request = request(&format!("Story {i}: once there was"), i as u64, TOKENS);
-        let again = answer(&mut alone, request).await.unwrap();
+        let again = complete(&mut alone, request).await.unwrap();
         assert_eq!((again.ids, again.text), (a.ids.clone(), a.text.clone()), "stream {i}");
     }
-    load_becomes(&mut worker_control, |load| {
+    wait_for_load(&mut worker_control, |load| {
         load.running == 0 && load.free_kv_blocks == load.total_kv_blocks
     })
     .await;
@@ -87,7 +89,7 @@ async fn a_client_that_leaves_frees_its_blocks() {
     let router = Process::start("stoker-router", &["--workers", &worker.address]);
     let mut worker_control = control(&worker.address).await;
     let mut router_control = control(&router.address).await;
-    load_becomes(&mut router_control, |load| load.total_kv_blocks > 0).await;
+    wait_for_load(&mut router_control, |load| load.total_kv_blocks > 0).await;
 
     let mut client = inference(&router.address).await;
     let mut streams = Vec::new();
@@ -102,7 +104,7 @@ async fn a_client_that_leaves_frees_its_blocks() {
         streams.push(stream);
     }
     drop(streams);
-    load_becomes(&mut worker_control, |load| {
+    wait_for_load(&mut worker_control, |load| {
         load.running == 0 && load.waiting == 0 && load.free_kv_blocks == load.total_kv_blocks
     })
     .await;
