@@ -88,9 +88,9 @@ async fn three_hundred_streams_lose_nothing_while_workers_and_etcd_come_and_go()
         let theirs = timeout(TEST_TIMEOUT, theirs).await.unwrap().unwrap();
         assert_eq!(theirs.len(), REQUESTS);
         for (index, completion) in &theirs {
-            assert_eq!(answer["text_sha256"], quiet[index]["text_sha256"], "{completion}");
+            assert_eq!(completion["text_sha256"], quiet[index]["text_sha256"], "{completion}");
         }
-        let came = theirs.values().filter(|answer| answer["worker"] == "d").count();
+        let came = theirs.values().filter(|completion| completion["worker"] == "d").count();
         assert!(came > 0, "the one that came had a part");
         drop((a, c, d));
     }

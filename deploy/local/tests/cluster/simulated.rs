@@ -40,7 +40,7 @@ async fn a_thousand_workers_share_the_load_and_agree() {
     let completions: Vec<_> = completions.buffer_unordered(AT_ONCE).collect().await;
 
     let (mut served, mut texts) = (HashMap::<_, usize>::new(), HashMap::new());
-    for (seed, completion) in answers {
+    for (seed, completion) in completions {
         assert_eq!(completion.ids.len(), TOKENS as usize);
         *served.entry(completion.accepted.worker).or_default() += 1;
         let known = texts.entry(seed).or_insert_with(|| completion.text.clone());

@@ -214,8 +214,8 @@ impl Drop for Process {
 /// Samples by name and labels.
 pub type Metrics = BTreeMap<String, f64>;
 
-/// Sends a request to the metrics port of a process and returns the response's head in lower case and
-/// its body.
+/// Sends a request to the metrics port of a process and returns the response's head in lower case
+/// and its body.
 pub async fn http(metrics: &str, method: &str, path: &str, accept: &str) -> (String, String) {
     let url = metrics.strip_prefix("http://").unwrap();
     let (host, _) = url.split_once('/').unwrap();
@@ -245,8 +245,8 @@ pub async fn scrape(process: &Process) -> Metrics {
     samples.map(sample).collect()
 }
 
-/// Asserts that docs/metrics.md lists the values of the sample's labels. Labels with unbounded values
-/// are not checked.
+/// Asserts that docs/metrics.md lists the values of the sample's labels. Labels with unbounded
+/// values are not checked.
 fn assert_labels_are_documented(sample: &str) {
     let explanations: String = label::ALL.iter().map(|(_, values)| *values).collect();
     for listed in [label::REASON, label::OUTCOME, label::STATE, label::LIMIT, label::FEATURE] {
@@ -256,14 +256,17 @@ fn assert_labels_are_documented(sample: &str) {
     }
 }
 
-/// Reads the addresses of the gRPC listener and the Admin service and the URL of the metrics from the
-/// log. The URL of the metrics is logged first.
+/// Reads the addresses of the gRPC listener and the Admin service and the URL of the metrics from
+/// the log. The URL of the metrics is logged first.
 fn parse_addresses(log: &mut BufReader<ChildStderr>) -> (String, String, Option<String>) {
     let mut seen = String::new();
     let mut metrics = None;
     loop {
         let mut line = String::new();
-        assert!(log.read_line(&mut line).unwrap() > 0, "the process ended before it listened:\n{seen}");
+        assert!(
+            log.read_line(&mut line).unwrap() > 0,
+            "the process ended before it listened:\n{seen}"
+        );
         let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         if let Some(url) = entry["url"].as_str() {
             metrics = Some(url.to_owned());

@@ -1,6 +1,6 @@
-//! Peers that hold resources without using them: unfinished requests, idle sockets, unread responses.
-//! What a process holds for them is bounded, other clients are served meanwhile, and all of it is
-//! released at the end.
+//! Peers that hold resources without using them: unfinished requests, idle sockets, unread
+//! responses. What a process holds for them is bounded, other clients are served meanwhile, and all
+//! of it is released at the end.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -62,14 +62,16 @@ async fn wait_for_sample(process: &Process, sample: &str, wanted: impl Fn(f64) -
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(timeout(TEST_TIMEOUT, poll).await.is_ok(), "{sample} does not reach the expected value");
+    assert!(
+        timeout(TEST_TIMEOUT, poll).await.is_ok(),
+        "{sample} does not reach the expected value"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_do_not_finish() {
     let case =
-        FaultCase::new("150 unfinished requests of 4 MiB on one connection", HEALTHY_LOAD)
-            .await;
+        FaultCase::new("150 unfinished requests of 4 MiB on one connection", HEALTHY_LOAD).await;
     let flags = ["--request-read-timeout", "4s", "--metrics-listen", "127.0.0.1:0"];
     let workers = vec![simulated(STEADY, &flags)];
     let router = router(&addresses(&workers), &flags[..2]);
@@ -131,8 +133,7 @@ fn processor_seconds(process: &Process) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_are_silent() {
     let case =
-        FaultCase::new("200 silent sockets with a limit of 60 open files", HEALTHY_LOAD)
-            .await;
+        FaultCase::new("200 silent sockets with a limit of 60 open files", HEALTHY_LOAD).await;
     let workers = vec![simulated(STEADY, &[])];
     let addresses = addresses(&workers);
     let flags = ["--metrics-listen", "127.0.0.1:0", "--request-read-timeout", "1s"];
@@ -217,9 +218,11 @@ async fn load_reports_are_not_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn responses_are_not_read() {
-    let case =
-        FaultCase::new("clients that do not read responses, one for each slot of a worker", HEALTHY_LOAD)
-            .await;
+    let case = FaultCase::new(
+        "clients that do not read responses, one for each slot of a worker",
+        HEALTHY_LOAD,
+    )
+    .await;
     let slots = ["--max-num-seqs", "16", "--max-num-queued-reqs", "0"];
     let flags = ["--metrics-listen", "127.0.0.1:0", "--write-stall-timeout", "6s"];
     let arguments = ["--simulate", "step = '2ms'"];

@@ -10,7 +10,7 @@ use crate::{
     fleet::{Fleet, STEADY, addresses, router, simulated},
     proxy::{Fault, Plan, Proxy},
     support::{Metrics, Process, TEST_TIMEOUT, complete, inference, request, scrape},
-    wire::{END_HEADERS, END_STREAM, Kind, Wire, call_headers, frame, message},
+    wire::{END_HEADERS, END_STREAM, FrameKind, Wire, call_headers, frame, message},
 };
 
 /// A worker whose KV cache holds four of the streams below.
@@ -58,12 +58,13 @@ async fn half_open_probes_of_clients_that_do_not_read_do_not_block_readmission()
     let names = format!("{},{}", proxy.address, workers[1].address);
     // Clients that do not read stay connected for the whole test.
     let stay_connected = ["--write-stall-timeout", "10m"];
-    let flags = [&["--eject-failures", "1", "--base-ejection-time", "1s"][..], &stay_connected].concat();
+    let flags =
+        [&["--eject-failures", "1", "--base-ejection-time", "1s"][..], &stay_connected].concat();
     let router = router(&names, &flags);
     let fleet = Fleet { workers, router };
     fleet.wait_for_workers().await;
     let ejected = r#"stoker_router_workers{state="ejected"}"#;
-    proxy.strike(Plan::both(Fault::Reset(0)));
+    proxy.set_open(Plan::both(Fault::Reset(0)));
     let wait_for_sample = async |count: f64| {
         let poll = async {
             while scrape(&fleet.router).await[ejected] != count {
@@ -85,8 +86,8 @@ async fn half_open_probes_of_clients_that_do_not_read_do_not_block_readmission()
     let mut loads = watch.into_inner();
     // All three probes are streams of clients whose window is 0.
     while loads.message().await.unwrap().unwrap().running < 3 {
-        unread.say(&frame(Kind::Headers, END_HEADERS, stream, &call_headers())).await;
-        unread.say(&frame(Kind::Data, END_STREAM, stream, &body)).await;
+        unread.send(&frame(FrameKind::Headers, END_HEADERS, stream, &call_headers())).await;
+        unread.send(&frame(FrameKind::Data, END_STREAM, stream, &body)).await;
         stream += 2;
         assert!(stream < 400, "the worker was never probed");
     }

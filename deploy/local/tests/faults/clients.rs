@@ -47,7 +47,11 @@ async fn deadlines_pass() {
     expired.assert_outputs_unchanged();
     expired.assert_error_codes(&["DEADLINE_EXCEEDED"]);
     assert_eq!(expired.failed(), 50, "{:#}", expired.json);
-    assert!(expired.count("tokens.lost") > 50, "tokens generated in time are delivered: {:#}", expired.json);
+    assert!(
+        expired.count("tokens.lost") > 50,
+        "tokens generated in time are delivered: {:#}",
+        expired.json
+    );
     fleet.wait_idle().await;
     case.report(&expired, None, "DEADLINE_EXCEEDED; tokens so far are delivered");
 }
@@ -112,5 +116,9 @@ async fn clients_vanish_without_closing_their_connections() {
         };
         assert!(status.is_none_or(|code| code != Code::Ok));
     }
-    case.report(&results, None, "the clients that stay; keepalive pings detect the others within 40 s");
+    case.report(
+        &results,
+        None,
+        "the clients that stay; keepalive pings detect the others within 40 s",
+    );
 }

@@ -105,23 +105,31 @@ async fn etcd_is_killed_and_started_again() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn etcd_is_wiped() {
-    expect_unaffected("etcd is killed and loses everything", "kill -9, data deleted", async |etcd| {
-        etcd.kill();
-        etcd.wipe();
-        etcd.start();
-    })
+    expect_unaffected(
+        "etcd is killed and loses everything",
+        "kill -9, data deleted",
+        async |etcd| {
+            etcd.kill();
+            etcd.wipe();
+            etcd.start();
+        },
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn etcd_is_paused_past_the_lease() {
-    expect_unaffected("etcd is paused for longer than leases last", "SIGSTOP, SIGCONT", async |etcd| {
-        etcd.pause();
-        // The duration is the fault, as above.
-        tokio::time::sleep(TTL * 2).await;
-        etcd.go_on();
-    })
+    expect_unaffected(
+        "etcd is paused for longer than leases last",
+        "SIGSTOP, SIGCONT",
+        async |etcd| {
+            etcd.pause();
+            // The duration is the fault, as above.
+            tokio::time::sleep(TTL * 2).await;
+            etcd.go_on();
+        },
+    )
     .await;
 }
 

@@ -14,8 +14,8 @@ use crate::{
     support::{Process, load_test, run},
 };
 
-/// Names the file that lines of the table are appended to. Promised times are asserted only if it is
-/// set, because they need a machine that does nothing else.
+/// Names the file that lines of the table are appended to. Promised times are asserted only if it
+/// is set, because they need a machine that does nothing else.
 const REPORT: &str = "STOKER_FAULT_REPORT";
 
 /// Serializes the cases: concurrent cases would disturb each other's times.
@@ -30,9 +30,9 @@ pub struct FaultCase {
 }
 
 impl FaultCase {
-    /// Waits for other cases to end, then records the completions of an undisturbed simulated worker
-    /// for `load`, which are flags of `stoker-loadtest`. On a simulated device they depend on the
-    /// request alone, not on the device's speed.
+    /// Waits for other cases to end, then records the completions of an undisturbed simulated
+    /// worker for `load`, which are flags of `stoker-loadtest`. On a simulated device they depend
+    /// on the request alone, not on the device's speed.
     pub async fn new(name: &'static str, load: &str) -> Self {
         let lock = RUN_LOCK.lock().await;
         Self::with_reference(name, load, &simulated(INSTANT, &[]), lock).await
@@ -77,8 +77,8 @@ impl FaultCase {
         self.digests.path().join("digests.jsonl").to_string_lossy().into_owned()
     }
 
-    /// Prints the row and appends it to the report. `promise` is the limit of the p99 over clients of
-    /// the longest pause.
+    /// Prints the row and appends it to the report. `promise` is the limit of the p99 over clients
+    /// of the longest pause.
     pub fn report(&self, results: &ClientResults, promise: Option<Duration>, note: &str) {
         let pause = results.longest_pause();
         let shown = |key: &str| match &pause[key] {

@@ -7,8 +7,8 @@ use tokio::time::timeout;
 
 use crate::support::{Process, TEST_TIMEOUT, control, scrape, wait_for_load};
 
-/// Profile of a device whose step is slow enough for two cores to serve hundreds of streams with four
-/// workers and a router.
+/// Profile of a device whose step is slow enough for two cores to serve hundreds of streams with
+/// four workers and a router.
 pub const STEADY: &str = r#"step = "50ms", prefill_token = "20us""#;
 /// Profile of a device that generates the same completions without delay.
 pub const INSTANT: &str = "instant";
@@ -97,8 +97,8 @@ pub async fn wait_idle(worker: &Process) {
     wait_for_load(&mut control(&worker.address).await, is_idle).await;
 }
 
-/// Waits until at least `streams` sequences run at `worker` and have `tokens` tokens or more, counted
-/// by its steps: the worker must have been idle before.
+/// Waits until at least `streams` sequences run at `worker` and have `tokens` tokens or more,
+/// counted by its steps: the worker must have been idle before.
 pub async fn wait_mid_stream(worker: &Process, streams: u32, tokens: u64) {
     let mut watched = control(&worker.address).await;
     let begun = std::cell::Cell::new(None);

@@ -62,7 +62,13 @@ impl CompetingCalls {
 
 /// Kills `lost` of `workers` full workers. `wait` is the router's `--resume-timeout`, which is long
 /// enough only if resumed streams go before new calls.
-async fn kill_full_workers(name: &'static str, load: &str, workers: usize, lost: usize, wait: &str) {
+async fn kill_full_workers(
+    name: &'static str,
+    load: &str,
+    workers: usize,
+    lost: usize,
+    wait: &str,
+) {
     let case = FaultCase::new(name, load).await;
     let workers: Vec<_> = (0..workers).map(|_| small_worker()).collect();
     let router = router(&addresses(&workers), &["--resume-timeout", wait]);
@@ -80,7 +86,11 @@ async fn kill_full_workers(name: &'static str, load: &str, workers: usize, lost:
         })
         .await;
     results.assert_unaffected();
-    assert!(results.resumed() as usize >= 8 * lost, "the streams of lost workers are resumed: {:#}", results.json);
+    assert!(
+        results.resumed() as usize >= 8 * lost,
+        "the streams of lost workers are resumed: {:#}",
+        results.json
+    );
     let (served, refused) = competing.take().unwrap().counts();
     assert!(refused > 0, "no new call was refused: {served} were served");
     let memory = fleet.workers.iter().map(peak_memory).max().unwrap();
@@ -95,11 +105,13 @@ async fn kill_full_workers(name: &'static str, load: &str, workers: usize, lost:
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_is_killed() {
     let load = "--requests 24 --concurrency 24 --synthetic 16:200";
-    kill_full_workers("a worker of two is killed, both without a free slot", load, 2, 1, "5s").await;
+    kill_full_workers("a worker of two is killed, both without a free slot", load, 2, 1, "5s")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_of_four_are_killed() {
     let load = "--requests 56 --concurrency 56 --synthetic 16:150";
-    kill_full_workers("two workers of four are killed, all without a free slot", load, 4, 2, "10s").await;
+    kill_full_workers("two workers of four are killed, all without a free slot", load, 4, 2, "10s")
+        .await;
 }

@@ -1,4 +1,4 @@
-//! Addresses that lead to something else than they did, or to the same thing twice.
+//! Addresses that lead to another process than before, or several to the same process.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -15,8 +15,8 @@ use crate::{
     support::{Process, TEST_TIMEOUT, complete, control, inference, request, scrape},
 };
 
-/// Another model of the same name: other texts, and another digest.
-const OTHER: &str = r#"step = "50ms", answer_tokens = 77"#;
+/// Profile of another model with the same name: other completions, another digest.
+const OTHER_MODEL: &str = r#"step = "50ms", answer_tokens = 77"#;
 const STREAMS: &str = "--requests 100 --concurrency 100 --synthetic 16:120";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,7 +24,7 @@ async fn an_address_leads_to_another_model() {
     let case =
         FaultCase::new("the address of a killed worker leads to another model", STREAMS).await;
     let mut workers = vec![simulated(STEADY, &[]), simulated(STEADY, &[])];
-    let stranger = simulated(OTHER, &[]);
+    let other_model = simulated(OTHER_MODEL, &[]);
     let proxy = Proxy::to(&workers[0].address).await;
     let router = router(&format!("{},{}", proxy.address, workers[1].address), &[]);
     wait_for_workers(&router, &workers).await;
@@ -32,7 +32,7 @@ async fn an_address_leads_to_another_model() {
     let results = load
         .during(async {
             wait_mid_stream(&workers[0], 20, 20).await;
-            proxy.lead_to(&stranger.address);
+            proxy.redirect_to(&other_model.address);
             drop(workers.remove(0));
         })
         .await;
@@ -40,7 +40,7 @@ async fn an_address_leads_to_another_model() {
     assert!(results.resumed() >= 20, "{:#}", results.json);
     let fleet = Fleet { workers, router };
     fleet.wait_idle().await;
-    case.report(&results, None, "kill -9; all continue where the digest is theirs");
+    case.report(&results, None, "kill -9; all resume on the worker with their digest");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,7 +57,7 @@ async fn a_worker_is_killed_and_another_process_takes_its_address() {
             let killed = fleet.workers.remove(0);
             let address = killed.address.clone();
             drop(killed);
-            let own = ["--simulate", OTHER, "--listen", &address];
+            let own = ["--simulate", OTHER_MODEL, "--listen", &address];
             replacement =
                 Some(Process::start("stoker-worker", &[&own[..], &LARGE_LIMITS].concat()));
         })
@@ -77,9 +77,9 @@ async fn two_addresses_of_one_worker_count_once() {
     let names = format!("{},localhost:{port},{}", addresses(&workers), proxy.address);
     let router = router(&names, &[]);
     let live = r#"stoker_router_workers{state="live"}"#;
-    // All four have been heard of once the proxy is connected and the worker behind it is known.
+    // All addresses are resolved once the proxy is connected and the worker behind it is known.
     proxy.connected(1).await;
-    let settled = async {
+    let poll = async {
         loop {
             let metrics = scrape(&router).await;
             let gone = metrics[r#"stoker_router_workers{state="gone"}"#];
@@ -89,19 +89,19 @@ async fn two_addresses_of_one_worker_count_once() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(TEST_TIMEOUT, settled).await.unwrap();
+    timeout(TEST_TIMEOUT, poll).await.unwrap();
     let mut client = inference(&router.address).await;
     for seed in 0..10 {
         complete(&mut client, request("Once", seed, 5)).await.unwrap();
     }
-    // The sum of the capacities is that of two.
+    // The router's KV blocks are the sum of those of two workers.
     wait_for_workers(&router, &workers).await;
 }
 
-/// What `router` says of its workers, once it says that one is a router.
-async fn refusal(router: &Process) -> String {
+/// Waits until `router` reports that a worker is a router, and returns its message.
+async fn unready_message(router: &Process) -> String {
     let mut control = control(&router.address).await;
-    let says = async {
+    let poll = async {
         loop {
             let status = control.get_model_info(GetModelInfoRequest::default()).await.unwrap_err();
             if status.message().contains("it is a router, not a worker") {
@@ -110,24 +110,24 @@ async fn refusal(router: &Process) -> String {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(TEST_TIMEOUT, says).await.unwrap()
+    timeout(TEST_TIMEOUT, poll).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_router_is_no_worker() {
     let fleet = Fleet::simulated(1, INSTANT).await;
-    // One that has workers, one that has none, and itself.
+    // A router with workers, a router without, and the router itself.
     let above = router(&fleet.router.address, &[]);
-    refusal(&above).await;
+    unready_message(&above).await;
     let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let idle = router(&nowhere, &[]);
     let above_idle = router(&idle.address, &[]);
-    refusal(&above_idle).await;
+    unready_message(&above_idle).await;
     let own = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let itself = router(&own, &["--listen", &own]);
-    let said = refusal(&itself).await;
-    assert!(said.len() < 300, "{said}");
-    // Beside a worker it does no harm.
+    let message = unready_message(&itself).await;
+    assert!(message.len() < 300, "{message}");
+    // Beside a worker it is ignored.
     let workers = format!("{},{}", fleet.router.address, fleet.workers[0].address);
     let both = router(&workers, &[]);
     wait_for_workers(&both, &fleet.workers).await;

@@ -1,8 +1,8 @@
-//! Faults and their effect on clients: real processes, real sockets, no mocks. Each test is a row of
-//! the table in docs/reliability.md; `scripts/faults` runs all of them and writes the table.
+//! Faults and their effect on clients: real processes, real sockets, no mocks. Each test is a row
+//! of the table in docs/reliability.md; `scripts/faults` runs all of them and writes the table.
 //!
-//! A case has three steps: record the completions of an undisturbed worker, send the same requests to
-//! a cluster while a fault is injected, and wait until all resources held for them are released.
+//! A case has three steps: record the completions of an undisturbed worker, send the same requests
+//! to a cluster while a fault is injected, and wait until all resources held for them are released.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 

@@ -1,7 +1,8 @@
-//! A network namespace of its own for a worker, and a cable to it that loses packets without a word.
+//! A network namespace for a worker, joined by a veth pair that can drop packets silently.
 //!
-//! A cable is cut by telling one end a wrong hardware address of the other one: what is sent arrives, and the
-//! kernel there drops it. This takes neither a firewall nor a kernel module, and cuts one way alone.
+//! A direction is cut by a wrong MAC address in the sender's neighbour table: packets arrive, and
+//! the receiving kernel drops them. This needs neither a firewall nor a kernel module, and can cut
+//! one direction alone.
 
 use std::{
     path::Path,
@@ -13,37 +14,37 @@ use crate::{
     support::{Process, program},
 };
 
-/// Of the block that is set aside for tests of networks.
+/// A prefix of the block reserved for network benchmarks (RFC 2544).
 const NETWORK: &str = "198.18.213";
-/// Nobody's.
-const WRONG: &str = "02:00:00:00:00:99";
+/// A MAC address that no interface has.
+const WRONG_MAC: &str = "02:00:00:00:00:99";
 
-/// Removed with its cable when it is dropped.
+/// A network namespace. It is removed with its veth pair when dropped.
 pub struct Namespace {
     name: String,
-    /// The cable's ends: here, and in the namespace.
-    ends: [End; 2],
+    /// The interfaces of the veth pair: in this namespace, and in the worker's.
+    ends: [CableEnd; 2],
 }
 
-struct End {
+struct CableEnd {
     device: String,
     address: String,
-    hardware: String,
+    mac: String,
 }
 
-/// What does not arrive.
+/// Directions in which packets are lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// What is sent into the namespace.
+    /// Into the namespace.
     To,
-    /// What is sent out of it.
+    /// Out of the namespace.
     From,
-    /// Either.
+    /// Both directions.
     Both,
 }
 
 impl Namespace {
-    /// Makes a namespace; `None`, reported, where that is not permitted.
+    /// Creates a namespace. Reports a skipped test and returns `None` where that is not permitted.
     #[track_caller]
     pub fn new() -> Option<Self> {
         let name = format!("stoker{}", process::id());
@@ -51,31 +52,31 @@ impl Namespace {
             skip::absent("a network namespace", format_args!("run as root on Linux ({why})"));
             return None;
         }
-        let end = |host: u8| End {
+        let end = |host: u8| CableEnd {
             device: format!("stk{}-{host}", process::id() % 1_000_000),
             address: format!("{NETWORK}.{host}"),
-            hardware: format!("02:00:00:00:01:{host:02x}"),
+            mac: format!("02:00:00:00:01:{host:02x}"),
         };
         let namespace = Self { name, ends: [end(1), end(2)] };
-        namespace.wire().unwrap();
+        namespace.connect().unwrap();
         Some(namespace)
     }
 
-    fn wire(&self) -> Result<(), String> {
+    fn connect(&self) -> Result<(), String> {
         let [here, there] = &self.ends;
-        let cable = ["link", "add", &here.device, "address", &here.hardware, "type", "veth"];
-        let peer = ["peer", "name", &there.device, "address", &there.hardware, "netns", &self.name];
+        let cable = ["link", "add", &here.device, "address", &here.mac, "type", "veth"];
+        let peer = ["peer", "name", &there.device, "address", &there.mac, "netns", &self.name];
         ip(&[&cable[..], &peer].concat())?;
         for (inside, own, other) in [(false, here, there), (true, there, here)] {
             let subnet = format!("{}/30", own.address);
             self.ip(inside, &["address", "add", &subnet, "dev", &own.device])?;
             self.ip(inside, &["link", "set", &own.device, "up"])?;
-            self.know(inside, own, &other.address, &other.hardware)?;
+            self.set_neighbour(inside, own, &other.address, &other.mac)?;
         }
         ip(&["-n", &self.name, "link", "set", "lo", "up"])
     }
 
-    /// Starts a worker in it. Its router is on another host.
+    /// Starts a worker in the namespace. To the worker, its router is on another host.
     pub fn worker(&self, arguments: &[&str]) -> Process {
         let listen = format!("{}:0", self.ends[1].address);
         let worker = program("stoker-worker");
@@ -85,27 +86,33 @@ impl Namespace {
         Process::spawn(command)
     }
 
-    /// Loses packets from now on.
+    /// Drops packets in the given directions from now on.
     pub fn cut(&self, which: Cut) {
-        self.set(which != Cut::From, which != Cut::To);
+        self.set_cut(which != Cut::From, which != Cut::To);
     }
 
-    /// Loses none any more.
+    /// Stops dropping packets.
     pub fn heal(&self) {
-        self.set(false, false);
+        self.set_cut(false, false);
     }
 
-    fn set(&self, to: bool, from: bool) {
+    fn set_cut(&self, to: bool, from: bool) {
         let [here, there] = &self.ends;
-        let hardware =
-            |end: &End, wrong: bool| if wrong { WRONG.into() } else { end.hardware.clone() };
-        self.know(false, here, &there.address, &hardware(there, to)).unwrap();
-        self.know(true, there, &here.address, &hardware(here, from)).unwrap();
+        let mac =
+            |end: &CableEnd, wrong: bool| if wrong { WRONG_MAC.into() } else { end.mac.clone() };
+        self.set_neighbour(false, here, &there.address, &mac(there, to)).unwrap();
+        self.set_neighbour(true, there, &here.address, &mac(here, from)).unwrap();
     }
 
-    /// Tells `end` where to send what is for `address`.
-    fn know(&self, inside: bool, end: &End, address: &str, hardware: &str) -> Result<(), String> {
-        let entry = ["neighbour", "replace", address, "lladdr", hardware];
+    /// Sets the MAC address that `end` sends packets for `address` to.
+    fn set_neighbour(
+        &self,
+        inside: bool,
+        end: &CableEnd,
+        address: &str,
+        mac: &str,
+    ) -> Result<(), String> {
+        let entry = ["neighbour", "replace", address, "lladdr", mac];
         self.ip(inside, &[&entry[..], &["dev", &end.device, "nud", "permanent"]].concat())
     }
 
@@ -116,7 +123,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // A namespace goes when the kernel has time for it; the next one wants the same names at once.
+        // The kernel removes a namespace asynchronously; the next one uses the same device names.
         let _ = ip(&["link", "del", &self.ends[0].device]);
         let _ = ip(&["netns", "del", &self.name]);
     }

@@ -1,4 +1,4 @@
-//! What networks do to the connection between the router and a worker.
+//! Network faults on the connection between the router and a worker.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::{
 };
 
 const STREAMS: &str = "--requests 100 --concurrency 100 --synthetic 16:120";
-/// The stall budget's default, and what resuming may take.
+/// Limit of the pause after a stall: the default of `--stall-timeout`, and the time to resume.
 const STALL_RECOVERY_LIMIT: Duration = Duration::from_millis(3_100);
-/// Far from both ends, as a cluster over two sites is.
-const FAR: Duration = Duration::from_millis(100);
+/// Latency each way, as in a cluster over two sites.
+const LATENCY: Duration = Duration::from_millis(100);
 
-/// Two workers, one of them behind a proxy.
-struct Behind {
+/// A router and two workers, the first of them behind a proxy.
+struct ProxiedFleet {
     fleet: Fleet,
     proxy: Proxy,
 }
 
-impl Behind {
+impl ProxiedFleet {
     async fn new() -> Self {
         let workers = vec![simulated(STEADY, &[]), simulated(STEADY, &[])];
         let proxy = Proxy::to(&workers[0].address).await;
@@ -32,14 +32,19 @@ impl Behind {
         Self { fleet, proxy }
     }
 
-    /// What clients see when this happens to the connection while streams run on it. After it the connection
-    /// heals, and everything has to be as it was.
-    async fn suffers(&self, case: &FaultCase, plan: Plan, newcomers: bool) -> ClientResults {
+    /// Applies `plan` to the connection while streams run on it, and to new connections if
+    /// `new_connections`. Afterwards the connection heals and the fleet must recover.
+    async fn run_fault(
+        &self,
+        case: &FaultCase,
+        plan: Plan,
+        new_connections: bool,
+    ) -> ClientResults {
         let load = case.start(&self.fleet.router.address);
         let results = load
             .during(async {
                 wait_mid_stream(&self.fleet.workers[0], 20, 20).await;
-                if newcomers { self.proxy.set(plan) } else { self.proxy.strike(plan) }
+                if new_connections { self.proxy.set(plan) } else { self.proxy.set_open(plan) }
             })
             .await;
         self.proxy.set(Plan::CLEAR);
@@ -49,10 +54,16 @@ impl Behind {
     }
 }
 
-/// A row of a fault that streams on the connection do not survive.
-async fn resumed(name: &'static str, plan: Plan, newcomers: bool, promise: Duration, note: &str) {
+/// Runs a case whose fault breaks the streams of the connection, so that they are resumed.
+async fn expect_resumed(
+    name: &'static str,
+    plan: Plan,
+    new_connections: bool,
+    promise: Duration,
+    note: &str,
+) {
     let case = FaultCase::new(name, STREAMS).await;
-    let results = Behind::new().await.suffers(&case, plan, newcomers).await;
+    let results = ProxiedFleet::new().await.run_fault(&case, plan, new_connections).await;
     results.assert_unaffected();
     assert!(results.resumed() >= 20, "{:#}", results.json);
     case.report(&results, Some(promise), note);
@@ -61,7 +72,7 @@ async fn resumed(name: &'static str, plan: Plan, newcomers: bool, promise: Durat
 #[tokio::test(flavor = "multi_thread")]
 async fn the_connection_is_reset() {
     let name = "the connection to a worker is reset";
-    resumed(name, Plan::both(Fault::Reset(0)), false, RESUME_LIMIT, "RST both ways").await;
+    expect_resumed(name, Plan::both(Fault::Reset(0)), false, RESUME_LIMIT, "RST both ways").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,14 +80,14 @@ async fn the_connection_is_reset() {
 async fn the_connection_is_closed_within_a_frame() {
     let plan = Plan { up: Fault::None, down: Fault::Cut(1_001) };
     let name = "the connection to a worker is closed within a frame";
-    resumed(name, plan, false, RESUME_LIMIT, "FIN after 1,001 more bytes").await;
+    expect_resumed(name, plan, false, RESUME_LIMIT, "FIN after 1,001 more bytes").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn nothing_passes_either_way() {
     let name = "the network to a worker is cut both ways";
-    resumed(
+    expect_resumed(
         name,
         Plan::both(Fault::Swallow),
         true,
@@ -90,36 +101,39 @@ async fn nothing_passes_either_way() {
 #[ignore = "long: run by .ci/full"]
 async fn nothing_comes_back() {
     let plan = Plan { up: Fault::None, down: Fault::Swallow };
-    let name = "the network is cut from a worker";
-    resumed(name, plan, true, STALL_RECOVERY_LIMIT, "only that way; then it heals").await;
+    let name = "the network from a worker is cut";
+    expect_resumed(name, plan, true, STALL_RECOVERY_LIMIT, "one way only; then it heals").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn the_worker_cannot_write() {
     let plan = Plan { up: Fault::None, down: Fault::Stall };
-    let name = "a worker's bytes are not taken";
-    resumed(name, plan, true, STALL_RECOVERY_LIMIT, "its buffers fill up; then it heals").await;
+    let name = "a worker's bytes are not read";
+    expect_resumed(name, plan, true, STALL_RECOVERY_LIMIT, "its buffers fill up; then it heals")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
-async fn what_is_asked_does_not_arrive() {
-    // Streams that run go on; those that are sent there get no first token.
+async fn requests_do_not_arrive() {
+    // Running streams continue; new requests sent there get no first token.
     let load = "--requests 200 --concurrency 50 --synthetic 16:60";
-    let case = FaultCase::new("the network is cut to a worker", load).await;
+    let case = FaultCase::new("the network to a worker is cut", load).await;
     let plan = Plan { up: Fault::Swallow, down: Fault::None };
-    let results = Behind::new().await.suffers(&case, plan, true).await;
+    let results = ProxiedFleet::new().await.run_fault(&case, plan, true).await;
     results.assert_unaffected();
-    case.report(&results, None, "only that way; then it heals");
+    case.report(&results, None, "one way only; then it heals");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_far_away() {
-    let case = FaultCase::new("the way to a worker takes 100 ms", STREAMS).await;
-    let results = Behind::new().await.suffers(&case, Plan::both(Fault::Delay(FAR)), true).await;
+    let case =
+        FaultCase::new("the connection to a worker has 100 ms of latency each way", STREAMS).await;
+    let results =
+        ProxiedFleet::new().await.run_fault(&case, Plan::both(Fault::Delay(LATENCY)), true).await;
     results.assert_unaffected();
-    assert_eq!(results.resumed(), 0, "far is not dead: {:#}", results.json);
+    assert_eq!(results.resumed(), 0, "latency is no failure: {:#}", results.json);
     case.report(&results, None, "nothing is resumed");
 }
 
@@ -128,20 +142,20 @@ async fn a_worker_is_far_away() {
 async fn the_connection_is_reset_again_and_again() {
     let load = "--requests 500 --concurrency 50 --synthetic 16:40";
     let case = FaultCase::new("the connection to a worker is reset five times", load).await;
-    let behind = Behind::new().await;
-    let worker: &Process = &behind.fleet.workers[0];
-    let load = case.start(&behind.fleet.router.address);
+    let proxied = ProxiedFleet::new().await;
+    let worker: &Process = &proxied.fleet.workers[0];
+    let load = case.start(&proxied.fleet.router.address);
     let results = load
         .during(async {
             for connections in 1..=5 {
-                behind.proxy.connected(connections).await;
+                proxied.proxy.connected(connections).await;
                 wait_mid_stream(worker, 5, 5).await;
-                behind.proxy.strike(Plan::both(Fault::Reset(0)));
+                proxied.proxy.set_open(Plan::both(Fault::Reset(0)));
             }
         })
         .await;
     results.assert_unaffected();
-    behind.fleet.wait_idle().await;
-    wait_router_idle(&behind.fleet.router).await;
+    proxied.fleet.wait_idle().await;
+    wait_router_idle(&proxied.fleet.router).await;
     case.report(&results, None, "RST both ways each time");
 }

@@ -1,5 +1,5 @@
-//! A worker on the other side of a network that loses every packet: no reset, no error, no word. Where network
-//! namespaces may be made, which takes root.
+//! A worker behind a network that silently loses every packet, without a reset or an error. Needs
+//! network namespaces, which only root may create.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::{
 };
 
 const STREAMS: &str = "--requests 100 --concurrency 100 --synthetic 16:120";
-/// The stall budget's default, and what resuming may take.
+/// Limit of the pause after a stall: the default of `--stall-timeout`, and the time to resume.
 const STALL_RECOVERY_LIMIT: Duration = Duration::from_millis(3_100);
 
-/// What clients see when the first worker of two is cut off while streams run there. After it the network
-/// heals; nobody is started again, and everything has to be as it was.
+/// Cuts off the first worker of two while streams run there, and returns the clients' results. The
+/// network heals afterwards; no process is restarted, and the fleet must recover.
 async fn partitioned(case: &FaultCase, cut: Cut) -> Option<ClientResults> {
     let namespace = Namespace::new()?;
     let far = namespace.worker(&[&["--simulate", STEADY][..], &LARGE_LIMITS].concat());
@@ -32,7 +32,7 @@ async fn partitioned(case: &FaultCase, cut: Cut) -> Option<ClientResults> {
     namespace.heal();
     fleet.wait_for_workers().await;
     fleet.wait_idle().await;
-    // As good as new: it is used again.
+    // The healed worker is used again.
     let healed = case.start(&fleet.router.address).end().await;
     healed.assert_unaffected();
     assert_eq!(healed.json["workers"].as_object().unwrap().len(), 2, "{:#}", healed.json);
@@ -60,7 +60,7 @@ async fn packets_from_the_worker_are_lost() {
     case.report(
         &results,
         Some(STALL_RECOVERY_LIMIT),
-        "packets are lost that way; heals without a restart",
+        "packets are lost one way; heals without a restart",
     );
 }
 
@@ -70,6 +70,7 @@ async fn packets_to_the_worker_are_lost() {
     let case = FaultCase::new("a partition, to the worker", STREAMS).await;
     let Some(results) = partitioned(&case, Cut::To).await else { return };
     results.assert_unaffected();
-    // Acknowledgements are lost too: its buffers fill up, and then nothing comes any more.
-    case.report(&results, None, "packets are lost that way; heals without a restart");
+    // Acknowledgements are lost too: the worker's send buffers fill up and its stream of tokens
+    // stops.
+    case.report(&results, None, "packets are lost one way; heals without a restart");
 }

@@ -1,4 +1,4 @@
-//! A request that makes engines panic, among others that do not.
+//! A request that makes engines panic, among requests that do not.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     support::{Process, TEST_TIMEOUT, complete, control, inference, scrape},
 };
 
-/// A token that no text has in its middle: the end of one.
+/// The EOS token, which no synthetic prompt contains.
 async fn end_of_text() -> u32 {
     let worker = simulated(INSTANT, &[]);
     let info = control(&worker.address).await.get_model_info(GetModelInfoRequest::default()).await;
@@ -56,7 +56,7 @@ async fn one_of_sixteen_in_a_batch_makes_engines_panic() {
             }
             let mut client = inference(&fleet.router.address).await;
             refused = complete(&mut client, poison(token, 1)).await.err();
-            // The same content, with another seed.
+            // The same prompt with another seed.
             let again = complete(&mut client, poison(token, 2)).await.unwrap_err();
             assert_eq!(again.code(), Code::Internal, "{again:?}");
             assert!(again.message().contains("engines of 2 workers"), "{again:?}");
@@ -68,7 +68,7 @@ async fn one_of_sixteen_in_a_batch_makes_engines_panic() {
     let details = refused.get_error_details();
     assert_eq!(details.error_info().unwrap().reason, "QUARANTINED", "{refused:?}");
     assert!(results.resumed() >= 12, "{:#}", results.json);
-    // Two have ended, in disorder, and the third one never saw it.
+    // Two workers have exited with an error; the third never received the request.
     let (mut ended, mut left) = (Vec::new(), Vec::new());
     for worker in fleet.workers.drain(..) {
         let alive = tokio::net::TcpStream::connect(&worker.address).await.is_ok();
@@ -89,7 +89,11 @@ async fn one_of_sixteen_in_a_batch_makes_engines_panic() {
         .sum();
     assert!(panicked >= 12.0, "{metrics:#?}");
     fleet.wait_idle().await;
-    case.report(&results, None, "it ends two workers and gets INTERNAL; the others continue");
+    case.report(
+        &results,
+        None,
+        "it ends two workers and gets INTERNAL; the other requests continue",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,5 @@
-//! A TCP proxy that does to connections what networks do. Its faults change while it runs.
+//! A TCP proxy that injects network faults into its connections. The faults can change while it
+//! runs.
 
 mod tests;
 
@@ -20,33 +21,33 @@ use tokio::{
 
 use crate::support::TEST_TIMEOUT;
 
-/// Bytes that a direction holds back at most; more stay with the sender.
-const MOST_DELAYED: usize = 1 << 20;
+/// Maximum number of delayed bytes of a direction; the proxy reads no more from the sender.
+const MAX_DELAYED: usize = 1 << 20;
 
-/// What wait_for_sample of the bytes of one direction.
+/// What happens to the bytes of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
     /// They pass at once.
     #[default]
     None,
-    /// They pass that much later.
+    /// They pass after a delay.
     Delay(Duration),
-    /// They are taken and lost, as behind a cable that was cut.
+    /// They are read and discarded, as on a network that loses packets.
     Swallow,
-    /// They are not taken any more: the sender's buffers fill up.
+    /// They are not read: the sender's buffers fill up.
     Stall,
-    /// That many more pass, then the connection is closed in good order.
+    /// That many more bytes pass, then the connection is closed with FIN.
     Cut(usize),
-    /// That many more pass, then the connection is reset.
+    /// That many more bytes pass, then the connection is reset.
     Reset(usize),
 }
 
-/// What wait_for_sample of a connection.
+/// Faults of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// On the way to the server.
+    /// From the client to the server.
     pub up: Fault,
-    /// On the way back.
+    /// From the server to the client.
     pub down: Fault,
 }
 
@@ -54,61 +55,65 @@ impl Plan {
     /// Everything passes.
     pub const CLEAR: Self = Self { up: Fault::None, down: Fault::None };
 
-    /// The same both ways.
+    /// The same fault in both directions.
     pub fn both(fault: Fault) -> Self {
         Self { up: fault, down: fault }
     }
 }
 
-/// What connections are told.
+/// A change of plan that is sent to the connections.
 #[derive(Debug, Clone, Copy, Default)]
-struct Order {
+struct PlanUpdate {
     plan: Plan,
-    /// Holds for connections that are made from now on, too.
-    newcomers: bool,
+    /// Whether it applies to connections made from now on, too.
+    new_connections: bool,
 }
 
 /// A proxy on a free port. Dropping it closes it and resets its connections.
 pub struct Proxy {
     pub address: String,
     server: Arc<Mutex<String>>,
-    orders: watch::Sender<Order>,
-    made: watch::Sender<usize>,
+    updates: watch::Sender<PlanUpdate>,
+    connection_count: watch::Sender<usize>,
     task: AbortHandle,
 }
 
 impl Proxy {
-    /// A proxy that leads to `server` and lets everything pass.
+    /// Starts a proxy for `server` that lets everything pass.
     pub async fn to(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let server = Arc::new(Mutex::new(server.to_owned()));
-        let orders = watch::Sender::default();
-        let made = watch::Sender::default();
-        let accept = accept(listener, Arc::clone(&server), orders.clone(), made.clone());
+        let updates = watch::Sender::default();
+        let connection_count = watch::Sender::default();
+        let accept =
+            accept(listener, Arc::clone(&server), updates.clone(), connection_count.clone());
         let task = tokio::spawn(accept).abort_handle();
-        Self { address, server, orders, made, task }
+        Self { address, server, updates, connection_count, task }
     }
 
-    /// Leads connections to another server from now on.
-    pub fn lead_to(&self, server: &str) {
+    /// Sends new connections to another server from now on.
+    pub fn redirect_to(&self, server: &str) {
         server.clone_into(&mut self.server.lock().unwrap());
     }
 
-    /// Does this to every connection, those to come as well.
+    /// Applies a plan to open and to new connections.
     pub fn set(&self, plan: Plan) {
-        self.orders.send_replace(Order { plan, newcomers: true });
+        self.updates.send_replace(PlanUpdate { plan, new_connections: true });
     }
 
-    /// Does this to the connections that there are. Those to come are not touched.
-    pub fn strike(&self, plan: Plan) {
-        self.orders.send_replace(Order { plan, newcomers: false });
+    /// Applies a plan to open connections. New ones are unaffected.
+    pub fn set_open(&self, plan: Plan) {
+        self.updates.send_replace(PlanUpdate { plan, new_connections: false });
     }
 
-    /// Waits until this many connections have been made, those that are over included.
+    /// Waits until `count` connections have been made, including those that have ended.
     pub async fn connected(&self, count: usize) {
-        let mut made = self.made.subscribe();
-        timeout(TEST_TIMEOUT, made.wait_for(|made| *made >= count)).await.unwrap().unwrap();
+        let mut connection_count = self.connection_count.subscribe();
+        timeout(TEST_TIMEOUT, connection_count.wait_for(|made| *made >= count))
+            .await
+            .unwrap()
+            .unwrap();
     }
 }
 
@@ -121,22 +126,22 @@ impl Drop for Proxy {
 async fn accept(
     listener: TcpListener,
     server: Arc<Mutex<String>>,
-    orders: watch::Sender<Order>,
-    made: watch::Sender<usize>,
+    updates: watch::Sender<PlanUpdate>,
+    connection_count: watch::Sender<usize>,
 ) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Ok((client, _)) = listener.accept() => {
-                let mut orders = orders.subscribe();
-                let order = *orders.borrow_and_update();
-                let plan = if order.newcomers { order.plan } else { Plan::CLEAR };
+                let mut updates = updates.subscribe();
+                let update = *updates.borrow_and_update();
+                let plan = if update.new_connections { update.plan } else { Plan::CLEAR };
                 let server = server.lock().unwrap().clone();
-                let made = made.clone();
+                let connection_count = connection_count.clone();
                 connections.spawn(async move {
                     let Ok(server) = TcpStream::connect(server).await else { return };
-                    made.send_modify(|made| *made += 1);
-                    connection(client, server, plan, orders).await;
+                    connection_count.send_modify(|count| *count += 1);
+                    connection(client, server, plan, updates).await;
                 });
             }
             Some(_) = connections.join_next() => {}
@@ -144,8 +149,8 @@ async fn accept(
     }
 }
 
-/// How a connection ends when a direction of it ends early.
-enum Early {
+/// How a connection ends when one direction of it ends early.
+enum EarlyEnd {
     Closed,
     Reset,
 }
@@ -154,71 +159,71 @@ async fn connection(
     mut client: TcpStream,
     mut server: TcpStream,
     plan: Plan,
-    orders: watch::Receiver<Order>,
+    updates: watch::Receiver<PlanUpdate>,
 ) {
     for end in [&client, &server] {
         end.set_nodelay(true).unwrap();
     }
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let up = pass(from_client, to_server, plan.up, |plan| plan.up, orders.clone());
-    let down = pass(from_server, to_client, plan.down, |plan| plan.down, orders);
+    let up = forward(from_client, to_server, plan.up, |plan| plan.up, updates.clone());
+    let down = forward(from_server, to_client, plan.down, |plan| plan.down, updates);
     let end = try_join(up, down).await;
-    for mut end_of_it in [client, server] {
+    for mut socket in [client, server] {
         match end {
-            Ok(_) | Err(Early::Closed) => drop(end_of_it.shutdown().await),
-            Err(Early::Reset) => drop(end_of_it.set_zero_linger()),
+            Ok(_) | Err(EarlyEnd::Closed) => drop(socket.shutdown().await),
+            Err(EarlyEnd::Reset) => drop(socket.set_zero_linger()),
         }
     }
 }
 
-/// Passes on one direction until its end, which it passes on too.
-async fn pass(
+/// Forwards the bytes of one direction until EOF, and then the EOF.
+async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut fault: Fault,
-    mine: impl Fn(&Plan) -> Fault,
-    mut orders: watch::Receiver<Order>,
-) -> Result<(), Early> {
+    direction: impl Fn(&Plan) -> Fault,
+    mut updates: watch::Receiver<PlanUpdate>,
+) -> Result<(), EarlyEnd> {
     let mut late: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let mut buffer = vec![0; 64 << 10];
-    let mut over = false;
+    let mut eof = false;
     loop {
         match fault {
-            Fault::Cut(0) => return Err(Early::Closed),
-            Fault::Reset(0) => return Err(Early::Reset),
+            Fault::Cut(0) => return Err(EarlyEnd::Closed),
+            Fault::Reset(0) => return Err(EarlyEnd::Reset),
             _ => {}
         }
         let held: usize = late.iter().map(|(_, bytes)| bytes.len()).sum();
-        if over && held == 0 {
-            // Whoever is gone need not be told.
+        if eof && held == 0 {
+            // Fails if the receiver has closed already.
             let _ = to.shutdown().await;
             return Ok(());
         }
         let due = late.front().map(|(due, _)| *due);
-        let reads = !over && fault != Fault::Stall && held < MOST_DELAYED;
+        let reads = !eof && fault != Fault::Stall && held < MAX_DELAYED;
         tokio::select! {
-            changed = orders.changed() => {
-                changed.map_err(|_| Early::Reset)?;
-                fault = mine(&orders.borrow_and_update().plan);
+            changed = updates.changed() => {
+                changed.map_err(|_| EarlyEnd::Reset)?;
+                fault = direction(&updates.borrow_and_update().plan);
             }
             () = async { match due { Some(due) => sleep_until(due).await, None => pending().await } } => {
                 let (_, bytes) = late.pop_front().unwrap_or_else(|| unreachable!("one is due"));
-                to.write_all(&bytes).await.map_err(|_| Early::Reset)?;
+                to.write_all(&bytes).await.map_err(|_| EarlyEnd::Reset)?;
             }
             read = from.read(&mut buffer), if reads => {
-                let mut count = read.map_err(|_| Early::Reset)?;
-                over = count == 0;
+                let mut count = read.map_err(|_| EarlyEnd::Reset)?;
+                eof = count == 0;
                 let mut due = Instant::now();
                 match &mut fault {
                     Fault::None | Fault::Stall => {}
                     Fault::Delay(time) => due += *time,
                     Fault::Swallow => count = 0,
-                    Fault::Cut(left) | Fault::Reset(left) => {
-                        count = count.min(*left);
-                        *left -= count;
-                        // The last ones pass before the end.
-                        to.write_all(&buffer[..count]).await.map_err(|_| Early::Reset)?;
+                    Fault::Cut(remaining) | Fault::Reset(remaining) => {
+                        count = count.min(*remaining);
+                        *remaining -= count;
+                        // The last bytes pass before the end.
+                        to.write_all(&buffer[..count]).await.map_err(|_| EarlyEnd::Reset)?;
                         count = 0;
                     }
                 }

@@ -1,4 +1,4 @@
-//! Routers that are killed. Nothing but a client can go on then; workers must not work for nobody.
+//! Routers that are killed. Their clients must retry, and workers must abort orphaned sequences.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 const STREAMS: &str = "--requests 100 --concurrency 100 --synthetic 16:120";
-/// Workers have stopped what nobody waits for after this.
+/// Limit of the time until workers have aborted orphaned sequences.
 const ORPHAN_ABORT_LIMIT: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,7 +23,7 @@ async fn the_router_is_killed() {
     let Fleet { workers, router } = Fleet::simulated(2, STEADY).await;
     let load = case.start(&router.address);
     wait_mid_stream(&workers[0], 20, 20).await;
-    // Watched before it happens, so that nothing is missed.
+    // Connects before the router is killed, so that no load report is missed.
     let mut watched = [control(&workers[0].address).await, control(&workers[1].address).await];
     drop(router);
     let killed = Instant::now();
@@ -48,7 +48,7 @@ async fn one_router_of_two_is_killed() {
     let (lost, load) = (case.start(&victim.address), case.start(&other.address));
     let results = load
         .during(async {
-            // More than those of one router.
+            // More streams than one router has there.
             wait_mid_stream(&workers[0], 70, 20).await;
             drop(victim);
         })

@@ -1,4 +1,4 @@
-//! Workers that hang with their sockets open, and workers that are merely slow.
+//! Workers that hang with open sockets, and workers that are merely slow.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     support::{control, scrape, wait_for_load},
 };
 
-/// The stall budget's default, and what resuming may take.
+/// Limit of the pause after a stall: the default of `--stall-timeout`, and the time to resume.
 const STALL_RECOVERY_LIMIT: Duration = Duration::from_millis(3_100);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,12 +26,16 @@ async fn one_of_four_is_stopped() {
         })
         .await;
     results.assert_unaffected();
-    assert!(results.resumed() >= 50, "those that ran there went on elsewhere: {:#}", results.json);
-    comes_back(&fleet).await;
+    assert!(
+        results.resumed() >= 50,
+        "streams of the stopped worker are resumed: {:#}",
+        results.json
+    );
+    wait_for_recovery(&fleet).await;
     case.report(
         &results,
         Some(STALL_RECOVERY_LIMIT),
-        "SIGSTOP; continued later, it comes back and aborts what nobody wants",
+        "SIGSTOP; continued later, it recovers and aborts orphaned sequences",
     );
 }
 
@@ -49,7 +53,7 @@ async fn one_of_two_with_the_bundled_model_is_stopped() {
         .await;
     results.assert_unaffected();
     assert!(results.resumed() >= 3, "{:#}", results.json);
-    comes_back(&fleet).await;
+    wait_for_recovery(&fleet).await;
     case.report(&results, None, "SIGSTOP; all streams on the worker that is left");
 }
 
@@ -67,12 +71,13 @@ async fn one_of_four_is_killed_and_another_one_stopped() {
         .await;
     results.assert_unaffected();
     assert!(results.resumed() >= 100, "{:#}", results.json);
-    comes_back(&fleet).await;
+    wait_for_recovery(&fleet).await;
     case.report(&results, Some(STALL_RECOVERY_LIMIT), "kill -9 and SIGSTOP at once");
 }
 
-/// The first worker goes on, is used again, and nothing is left of what ran when it was stopped.
-async fn comes_back(fleet: &Fleet) {
+/// Continues the first worker and waits until it is usable and holds nothing of the streams that
+/// ran when it was stopped.
+async fn wait_for_recovery(fleet: &Fleet) {
     fleet.workers[0].signal(Signal::SIGCONT);
     fleet.wait_idle().await;
     fleet.wait_for_workers().await;
@@ -80,7 +85,7 @@ async fn comes_back(fleet: &Fleet) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
-async fn a_worker_is_stopped_for_less_than_the_stall_budget() {
+async fn a_worker_is_stopped_for_less_than_the_stall_timeout() {
     let load = "--requests 100 --concurrency 100 --synthetic 16:120";
     let case = FaultCase::new("a worker is stopped for half a second", load).await;
     let fleet = Fleet::simulated(2, STEADY).await;
@@ -89,13 +94,13 @@ async fn a_worker_is_stopped_for_less_than_the_stall_budget() {
         .during(async {
             wait_mid_stream(&fleet.workers[0], 20, 20).await;
             fleet.workers[0].signal(Signal::SIGSTOP);
-            // Not to wait for anything, but since that is what this is about.
+            // The duration is the fault, not a synchronisation.
             tokio::time::sleep(Duration::from_millis(500)).await;
             fleet.workers[0].signal(Signal::SIGCONT);
         })
         .await;
     results.assert_unaffected();
-    assert_eq!(results.resumed(), 0, "patience is cheaper: {:#}", results.json);
+    assert_eq!(results.resumed(), 0, "a short stall is waited out: {:#}", results.json);
     fleet.wait_idle().await;
     case.report(&results, None, "SIGSTOP, SIGCONT; nothing is resumed");
 }
@@ -109,9 +114,13 @@ async fn a_slow_worker_gets_less_and_loses_nothing() {
     let fleet = Fleet::of(workers).await;
     let results = case.start(&fleet.router.address).end().await;
     results.assert_unaffected();
-    assert_eq!(results.resumed(), 0, "slow is not dead: {:#}", results.json);
+    assert_eq!(results.resumed(), 0, "slowness is no failure: {:#}", results.json);
     let served = results.json["workers"][&slow].as_u64().unwrap_or_default();
-    assert!(served < results.sent() / 3, "load moves away: {served} there: {:#}", results.json);
+    assert!(
+        served < results.sent() / 3,
+        "load moves to the other worker: {served} on the slow one: {:#}",
+        results.json
+    );
     fleet.wait_idle().await;
     case.report(&results, None, "load moves to the other one");
 }
@@ -128,17 +137,18 @@ async fn an_idle_worker_that_is_stopped_gets_nothing_after_a_while() {
     fleet.workers[0].signal(Signal::SIGCONT);
     wait_for_load(&mut control(&fleet.workers[0].address).await, is_idle).await;
     fleet.wait_for_workers().await;
-    case.report(&results, None, "SIGSTOP before anybody asks; no first token is lost");
+    case.report(&results, None, "SIGSTOP before the first request; no first token is lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_worker_is_asked_where_one_is_slow_to_begin() {
+async fn a_second_worker_is_hedged_when_the_first_is_slow() {
     let load = "--requests 10 --concurrency 2 --synthetic 200:20";
     let case =
-        FaultCase::new("a worker takes four seconds to begin, --hedge-after 200ms", load).await;
+        FaultCase::new("a worker takes four seconds to the first token, --hedge-after 200ms", load)
+            .await;
     let workers =
         vec![simulated(r#"step = "50ms", prefill_token = "20ms""#, &[]), simulated(STEADY, &[])];
-    // By turns, so that the slow one is not avoided from the second request on.
+    // Round robin, so that the slow worker is not avoided from the second request on.
     let flags = ["--policy", "round-robin", "--hedge-after", "200ms"];
     let router = router(&addresses(&workers), &flags);
     let fleet = Fleet { workers, router };
@@ -148,8 +158,8 @@ async fn a_second_worker_is_asked_where_one_is_slow_to_begin() {
     let metrics = scrape(&fleet.router).await;
     let won = metrics.get(r#"stoker_router_hedges_total{outcome="second"}"#);
     let won = won.copied().unwrap_or_default();
-    assert!(won >= 1.0, "somebody was faster: {metrics:#?}");
-    // The losers are cancelled: no block is left to them.
+    assert!(won >= 1.0, "no hedge won: {metrics:#?}");
+    // Losing attempts are cancelled and hold no KV block.
     fleet.wait_idle().await;
     let first = &results.json["latency_seconds"]["time_to_first_token"];
     let note = format!(

@@ -1,4 +1,4 @@
-//! Workers of one model that do not have the same room: for tokens in the KV cache, for sequences in a batch.
+//! Workers of one model with different capacities: KV cache, sequences in a batch, context length.
 
 use stoker_proto::v1::{
     FinishReason, GenerateRequest, Sampling, Stopping, TokenIds, generate_request::Input,
@@ -12,11 +12,12 @@ use crate::{
     support::{Completion, Process, complete, inference, read, scrape},
 };
 
-/// Tokens of the model's context, and of a KV cache for an eighth of it.
+/// Context length of the model, in tokens.
 const CONTEXT: usize = 2_048;
+/// Capacity of a small KV cache, in tokens.
 const SMALL: usize = 256;
 
-/// A worker whose KV cache has 1 KiB for each token, beside others that are quick.
+/// A worker with a KV cache of `memory`, at 1 KiB for each token, and a fast device.
 fn worker(memory: &str, flags: &[&str]) -> Process {
     let profile = format!(r#"step = "2ms", context_length = {CONTEXT}"#);
     let own = ["--simulate", profile.as_str(), "--kv-cache-memory", memory];
@@ -31,8 +32,8 @@ fn small() -> Process {
     worker("256KiB", &[])
 }
 
-/// A prompt of so many tokens that nothing but its limit ends.
-fn sized(prompt: usize, seed: u64, max_tokens: Option<u32>) -> GenerateRequest {
+/// A request with a prompt of `prompt` tokens that only its length limit ends.
+fn request_of(prompt: usize, seed: u64, max_tokens: Option<u32>) -> GenerateRequest {
     GenerateRequest {
         input: Some(Input::TokenIds(TokenIds { ids: vec![7; prompt] })),
         sampling: Some(Sampling { seed: Some(seed), ..Sampling::default() }),
@@ -41,8 +42,8 @@ fn sized(prompt: usize, seed: u64, max_tokens: Option<u32>) -> GenerateRequest {
     }
 }
 
-/// All of `requests` at once.
-async fn all(address: &str, requests: Vec<GenerateRequest>) -> Vec<Completion> {
+/// Sends all of `requests` at once and returns their completions.
+async fn complete_all(address: &str, requests: Vec<GenerateRequest>) -> Vec<Completion> {
     let mut calls = JoinSet::new();
     for request in requests {
         let mut client = inference(address).await;
@@ -59,9 +60,11 @@ fn ends_by_limit(response: &Completion) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_one_is_killed_beside_a_small_one() {
     let load = "--requests 12 --concurrency 12 --synthetic 16:900";
-    let case =
-        FaultCase::new("a worker is killed, and one of two others has too small a KV cache", load)
-            .await;
+    let case = FaultCase::new(
+        "a worker is killed, and one of the two others has too small a KV cache",
+        load,
+    )
+    .await;
     let mut fleet = Fleet::of(vec![large(), large(), small()]).await;
     let load = case.start(&fleet.router.address);
     let results = load
@@ -79,7 +82,7 @@ async fn a_large_one_is_killed_beside_a_small_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_the_killed_one_could_hold_ends_with_the_counts() {
+async fn a_stream_that_only_the_killed_worker_could_hold_fails_with_the_counts() {
     let workers = vec![large(), small()];
     let router = router(&addresses(&workers), &["--resume-timeout", "1s"]);
     let mut fleet = Fleet { workers, router };
@@ -92,7 +95,7 @@ async fn what_only_the_killed_one_could_hold_ends_with_the_counts() {
             fleet.wait_for_workers().await;
         }
         let mut client = inference(&fleet.router.address).await;
-        let stream = client.generate(sized(20, 1, limit)).await.unwrap().into_inner();
+        let stream = client.generate(request_of(20, 1, limit)).await.unwrap().into_inner();
         let mut tokens = 0;
         let end = tokio::spawn(async move { (read(stream, || tokens += 1).await, tokens) });
         wait_mid_stream(&fleet.workers[0], 1, 300).await;
@@ -104,77 +107,79 @@ async fn what_only_the_killed_one_could_hold_ends_with_the_counts() {
         for part in [needed.to_string(), SMALL.to_string(), "cut off after".into()] {
             assert!(status.message().contains(&part), "{part} is not in {status:?}");
         }
-        assert!(tokens >= 250, "what was made has come: {tokens}");
+        assert!(tokens >= 250, "tokens generated so far are delivered: {tokens}");
     }
     fleet.wait_idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_nothing_killed_no_response_is_cut_and_no_prompt_refused() {
+async fn without_faults_no_response_is_cut_and_no_prompt_refused() {
     let fleet = Fleet::of(vec![small(), large(), small()]).await;
     let address = &fleet.router.address;
-    // Without a limit: as long as the model's context.
-    let free = all(address, (0..8).map(|seed| sized(20, seed, None)).collect()).await;
-    for response in &free {
+    // Requests without a limit fill the model's context.
+    let unlimited =
+        complete_all(address, (0..8).map(|seed| request_of(20, seed, None)).collect()).await;
+    for response in &unlimited {
         assert!(ends_by_limit(response));
         assert_eq!(response.ids.len(), CONTEXT - 20);
     }
-    // Prompts and limits that the small ones cannot hold, the large one being busy.
+    // Prompts and limits that the small workers cannot hold, while the large one is busy.
     let mut held = Vec::new();
     let mut client = inference(address).await;
     for seed in 0..32 {
-        held.push(client.generate(sized(20, seed, Some(1_900))).await.unwrap());
+        held.push(client.generate(request_of(20, seed, Some(1_900))).await.unwrap());
     }
-    let long = (0..20).map(|seed| sized(SMALL + 44, seed, Some(10)));
-    let limits = (0..20).map(|seed| sized(20, seed, Some(SMALL as u32 + 44)));
-    for response in all(address, long.chain(limits).collect()).await {
+    let long = (0..20).map(|seed| request_of(SMALL + 44, seed, Some(10)));
+    let limits = (0..20).map(|seed| request_of(20, seed, Some(SMALL as u32 + 44)));
+    for response in complete_all(address, long.chain(limits).collect()).await {
         assert!(ends_by_limit(&response));
         assert_eq!(response.accepted.worker, fleet.workers[1].address);
     }
-    // What they can hold, they get.
-    let short = all(address, (0..30).map(|seed| sized(20, seed, Some(30))).collect()).await;
+    // Requests that the small workers can hold are sent to them too.
+    let short =
+        complete_all(address, (0..30).map(|seed| request_of(20, seed, Some(30))).collect()).await;
     assert!(short.iter().any(|response| response.accepted.worker != fleet.workers[1].address));
     drop(held);
     fleet.wait_idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn choices_and_least_lengths_find_a_worker_that_holds_them() {
-    let narrow = || worker("64MiB", &["--max-num-seqs", "4"]);
-    let workers = vec![narrow(), large(), small(), narrow()];
+async fn choices_and_minimum_lengths_find_a_worker_that_holds_them() {
+    let few_slots = || worker("64MiB", &["--max-num-seqs", "4"]);
+    let workers = vec![few_slots(), large(), small(), few_slots()];
     let fleet = Fleet::of(workers).await;
-    let narrow = [0, 3].map(|at| fleet.workers[at].address.clone());
+    let few_slots = [0, 3].map(|at| fleet.workers[at].address.clone());
     let mut client = inference(&fleet.router.address).await;
     for seed in 0..10 {
-        let mut eight = sized(20, seed, Some(4));
+        let mut eight = request_of(20, seed, Some(4));
         eight.sampling.as_mut().unwrap().num_sequences = Some(8);
         let mut stream = client.generate(eight).await.unwrap().into_inner();
         let mut ends = 0;
         while let Some(event) = stream.message().await.unwrap() {
             use stoker_proto::v1::generate_response::Event;
             match event.event.unwrap() {
-                Event::Accepted(accepted) => assert!(!narrow.contains(&accepted.worker)),
+                Event::Accepted(accepted) => assert!(!few_slots.contains(&accepted.worker)),
                 Event::Finished(_) => ends += 1,
                 _ => {}
             }
         }
         assert_eq!(ends, 8);
-        let mut least = sized(20, seed, None);
-        least.stopping = Some(Stopping { min_tokens: Some(500), ..Stopping::default() });
-        let response = complete(&mut client, least).await.unwrap();
+        let mut minimum = request_of(20, seed, None);
+        minimum.stopping = Some(Stopping { min_tokens: Some(500), ..Stopping::default() });
+        let response = complete(&mut client, minimum).await.unwrap();
         assert!(response.ids.len() >= 500 && response.accepted.worker != fleet.workers[2].address);
     }
-    // What no worker holds is refused with the counts, and is not a mistake of the request's.
-    let narrow = Fleet::of(vec![worker("64MiB", &["--max-num-seqs", "4"])]).await;
-    let mut client = inference(&narrow.router.address).await;
-    let mut eight = sized(20, 1, Some(4));
+    // A request that no worker can hold is refused with the counts, and not as invalid.
+    let few_slots = Fleet::of(vec![worker("64MiB", &["--max-num-seqs", "4"])]).await;
+    let mut client = inference(&few_slots.router.address).await;
+    let mut eight = request_of(20, 1, Some(4));
     eight.sampling.as_mut().unwrap().num_sequences = Some(8);
     let status = client.generate(eight).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert!(status.message().contains('8') && status.message().contains('4'), "{status:?}");
-    let metrics = scrape(&narrow.router).await;
+    let metrics = scrape(&few_slots.router).await;
     let retries = metrics.keys().filter(|name| name.starts_with("stoker_router_retries_total"));
-    assert_eq!(retries.count(), 0, "no worker was asked: {metrics:#?}");
+    assert_eq!(retries.count(), 0, "no worker was tried: {metrics:#?}");
     fleet.wait_idle().await;
 }
 
@@ -190,9 +195,10 @@ async fn a_lower_limit_is_another_digest() {
     }
     assert_ne!(digests[0].0, digests[1].0);
     assert_eq!((digests[0].1, digests[1].1), (CONTEXT as u32, 512));
-    // Too long for one and not for the other, whichever is asked first.
+    // Too long for one worker and not for the other, whichever is tried first.
     for response in
-        all(&fleet.router.address, (0..16).map(|s| sized(600, s, Some(5))).collect()).await
+        complete_all(&fleet.router.address, (0..16).map(|s| request_of(600, s, Some(5))).collect())
+            .await
     {
         assert_eq!(response.accepted.worker, fleet.workers[0].address);
     }

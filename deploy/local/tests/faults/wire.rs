@@ -1,4 +1,4 @@
-//! HTTP/2 by hand: what no library of ours would send.
+//! Hand-written HTTP/2, for bytes that no client library would send.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use tokio::{
 
 use crate::support::TEST_TIMEOUT;
 
-/// What a client says first.
+/// The connection preface of a client.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The longest frame that a server takes unless it says otherwise, in bytes.
+/// Default of SETTINGS_MAX_FRAME_SIZE, in bytes.
 pub const MAX_FRAME: usize = 1 << 14;
 
-/// A kind of frame, as RFC 9113 numbers them.
+/// Frame types with their numbers in RFC 9113.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FrameKind {
     Data = 0,
     Headers = 1,
     Reset = 3,
@@ -28,27 +28,27 @@ pub enum Kind {
     Continuation = 9,
 }
 
-/// Flags of frames. Which is which depends on the kind.
+/// Flags of frames. Their meaning depends on the frame type.
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
 /// How a server ends a connection, or the only stream on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// It says why, with this code, and closes.
+    /// It sends GOAWAY with this code and closes.
     GoAway(u32),
     /// It resets the stream, with this code.
     Reset(u32),
-    /// It just closes, or resets.
+    /// It closes or resets the connection without a frame.
     Closed,
 }
 
-/// A frame with its head.
-pub fn frame(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+/// A frame with its header.
+pub fn frame(kind: FrameKind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     raw_frame(kind as u8, flags, stream, payload.len(), payload)
 }
 
-/// A frame whose head may say anything.
+/// A frame whose header may have any type and length.
 pub fn raw_frame(kind: u8, flags: u8, stream: u32, length: usize, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(length).unwrap().to_be_bytes();
     let mut bytes = length[1..].to_vec();
@@ -58,7 +58,7 @@ pub fn raw_frame(kind: u8, flags: u8, stream: u32, length: usize, payload: &[u8]
     bytes
 }
 
-/// The headers of a call to Generate, none of them compressed.
+/// The uncompressed header block of a call to Generate.
 pub fn call_headers() -> Vec<u8> {
     [
         (":method", "POST"),
@@ -70,61 +70,61 @@ pub fn call_headers() -> Vec<u8> {
     ]
     .into_iter()
     .flat_map(|(name, value)| {
-        // A literal that is not indexed, with a new name; both are shorter than 127 bytes.
+        // A literal without indexing and with a new name; both strings are shorter than 127 bytes.
         let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
         [vec![0], text(name), text(value)].concat()
     })
     .collect()
 }
 
-/// A message as gRPC frames it.
+/// A gRPC message with its 5-byte prefix of `flag` and `length`.
 pub fn message(flag: u8, length: usize, bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(length).unwrap().to_be_bytes();
     [&[flag], &length[..], bytes].concat()
 }
 
-/// A connection on which anything can be said.
+/// A connection on which any bytes can be sent.
 pub struct Wire(pub TcpStream);
 
 impl Wire {
-    /// Connects, and says nothing.
+    /// Connects without sending anything.
     pub async fn silent(address: &str) -> Self {
         Self(TcpStream::connect(address).await.unwrap())
     }
 
-    /// Connects as a client would, with these settings.
+    /// Connects as a client, with these settings.
     pub async fn with_settings(address: &str, settings: &[(u16, u32)]) -> Self {
         let mut wire = Self::silent(address).await;
         let payload: Vec<u8> = settings
             .iter()
             .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
             .collect();
-        wire.say(PREFACE).await;
-        wire.say(&frame(Kind::Settings, 0, 0, &payload)).await;
+        wire.send(PREFACE).await;
+        wire.send(&frame(FrameKind::Settings, 0, 0, &payload)).await;
         wire
     }
 
-    /// Connects as a client would.
+    /// Connects as a client.
     pub async fn new(address: &str) -> Self {
         Self::with_settings(address, &[]).await
     }
 
-    /// Says anything. A server that has gone already hears nothing of it.
-    pub async fn say(&mut self, bytes: &[u8]) -> bool {
-        // One that has left us with a full buffer has gone too.
-        let said = timeout(Duration::from_secs(10), self.0.write_all(bytes)).await;
-        matches!(said, Ok(Ok(())))
+    /// Sends bytes. Returns `false` if the server has closed the connection or does not read.
+    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+        // A server that does not read for this long counts as closed.
+        let sent = timeout(Duration::from_secs(10), self.0.write_all(bytes)).await;
+        matches!(sent, Ok(Ok(())))
     }
 
-    /// Reads until the server ends the connection, or a stream.
+    /// Reads until the server ends the connection or a stream.
     pub async fn ending(&mut self) -> Ending {
         let mut ending = Ending::Closed;
         let code = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
         let read = async {
             while let Ok((kind, payload)) = self.read_frame().await {
-                if kind == Kind::GoAway as u8 {
+                if kind == FrameKind::GoAway as u8 {
                     ending = Ending::GoAway(code(&payload[4..8]));
-                } else if kind == Kind::Reset as u8 {
+                } else if kind == FrameKind::Reset as u8 {
                     ending = Ending::Reset(code(&payload));
                     break;
                 }

@@ -1,4 +1,4 @@
-//! The proxy does what it is told, and nothing else.
+//! Each fault of the proxy has its effect and no other.
 
 use std::io::ErrorKind;
 
@@ -25,64 +25,64 @@ async fn through(plan: Plan) -> (Proxy, TcpStream) {
     (proxy, socket)
 }
 
-async fn says(socket: &mut TcpStream, word: &[u8]) -> Vec<u8> {
+async fn echoed(socket: &mut TcpStream, word: &[u8]) -> Vec<u8> {
     socket.write_all(word).await.unwrap();
-    let mut heard = vec![0; word.len()];
-    socket.read_exact(&mut heard).await.unwrap();
-    heard
+    let mut received = vec![0; word.len()];
+    socket.read_exact(&mut received).await.unwrap();
+    received
 }
 
 #[tokio::test]
-async fn what_is_clear_passes_and_ends_pass_too() {
+async fn bytes_and_eof_pass_without_a_fault() {
     let (proxy, mut socket) = through(Plan::CLEAR).await;
-    assert_eq!(says(&mut socket, b"hello").await, b"hello");
+    assert_eq!(echoed(&mut socket, b"hello").await, b"hello");
     proxy.connected(1).await;
     socket.shutdown().await.unwrap();
     assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn a_delay_is_a_delay_both_ways() {
+async fn bytes_are_delayed_in_both_directions() {
     let time = Duration::from_millis(30);
     let (_proxy, mut socket) = through(Plan::both(Fault::Delay(time))).await;
     let begun = Instant::now();
-    assert_eq!(says(&mut socket, b"hello").await, b"hello");
+    assert_eq!(echoed(&mut socket, b"hello").await, b"hello");
     assert!(begun.elapsed() >= 2 * time);
 }
 
 #[tokio::test]
-async fn a_cut_closes_after_its_bytes_and_a_reset_resets() {
+async fn a_cut_closes_after_its_bytes_and_a_reset_resets_open_connections() {
     let (_proxy, mut socket) = through(Plan { down: Fault::Cut(3), up: Fault::None }).await;
     socket.write_all(b"hello").await.unwrap();
-    let mut heard = Vec::new();
-    socket.read_to_end(&mut heard).await.unwrap();
-    assert_eq!(heard, b"hel");
+    let mut received = Vec::new();
+    socket.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"hel");
 
     let (proxy, mut socket) = through(Plan::CLEAR).await;
-    assert_eq!(says(&mut socket, b"hello").await, b"hello");
-    proxy.strike(Plan::both(Fault::Reset(0)));
+    assert_eq!(echoed(&mut socket, b"hello").await, b"hello");
+    proxy.set_open(Plan::both(Fault::Reset(0)));
     let error = socket.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    // Whoever comes later is not touched.
+    // A later connection is unaffected.
     let mut later = TcpStream::connect(&proxy.address).await.unwrap();
-    assert_eq!(says(&mut later, b"again").await, b"again");
+    assert_eq!(echoed(&mut later, b"again").await, b"again");
 }
 
 #[tokio::test]
-async fn what_is_swallowed_is_gone_and_what_is_stalled_comes_later() {
+async fn swallowed_bytes_are_lost_and_stalled_bytes_arrive_later() {
     let (_proxy, mut socket) = through(Plan { up: Fault::Swallow, down: Fault::None }).await;
     socket.write_all(b"lost").await.unwrap();
     socket.shutdown().await.unwrap();
-    let mut heard = Vec::new();
-    socket.read_to_end(&mut heard).await.unwrap();
-    assert_eq!(heard, b"");
+    let mut received = Vec::new();
+    socket.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"");
 
     let (proxy, mut socket) = through(Plan { up: Fault::Stall, down: Fault::None }).await;
     socket.write_all(b"late").await.unwrap();
-    let mut heard = [0; 4];
-    let silent = timeout(Duration::from_millis(50), socket.read(&mut heard)).await;
+    let mut received = [0; 4];
+    let silent = timeout(Duration::from_millis(50), socket.read(&mut received)).await;
     assert!(silent.is_err());
     proxy.set(Plan::CLEAR);
-    socket.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"late");
+    socket.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"late");
 }
