@@ -1,4 +1,5 @@
-//! Bad requests get an error that names field, value and limit, and touch nobody else's.
+//! Invalid requests get an error that names field, value and limit, and do not affect other
+//! requests.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tonic::{Code, Request, Status};
 
 use crate::support::{cluster, complete, inference, request};
 
-/// The fields that a status complains of.
+/// The fields that a status names.
 fn fields(status: &Status) -> Vec<String> {
     match ServiceError::from(status) {
         ServiceError::Invalid(violations) => violations.into_iter().map(|v| v.field).collect(),
@@ -44,7 +45,7 @@ fn stop(text: &str) -> StopCondition {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_bad_request_is_refused_by_name_and_nobody_else_notices() {
+async fn every_bad_request_is_refused_by_field_and_affects_no_other_request() {
     let cluster = cluster(1).await;
     let address = cluster.address().to_string();
     let mut client = inference(&address).await;
@@ -144,13 +145,14 @@ async fn every_bad_request_is_refused_by_name_and_nobody_else_notices() {
     assert_eq!(status.code(), Code::NotFound);
     assert!(status.message().contains("`gpt`") && status.message().contains("storyteller"));
 
-    // Over the size limit of a message: a clean status, and the connection lives.
+    // A message over the size limit gets a status, and the connection stays open.
     let huge = with(|r| r.input = Some(Input::Prompt("x".repeat(5 << 20))));
     let status = complete(&mut client, huge).await.unwrap_err();
     assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status:?}");
 
     let mut late = Request::new(request("A fox", 5, 900));
-    // Less than the response takes, and more than its headers: the client's own timer says CANCELLED.
+    // Shorter than the whole response takes and longer than its headers take, since the client's
+    // own timer would report CANCELLED.
     late.set_timeout(Duration::from_millis(30));
     let late = match client.generate(late).await {
         Ok(stream) => crate::support::read(stream.into_inner(), || ()).await.unwrap_err(),

@@ -1,5 +1,5 @@
-//! The whole contract at once: a real etcd, workers that come and go, and 300 streams of two kinds of clients,
-//! who lose nothing and get what an undisturbed cluster gave them.
+//! Churn under load: a real etcd that restarts, workers that join and leave, and 300 streams of two
+//! kinds of clients. No stream is lost, and every completion equals that of an undisturbed cluster.
 
 use std::{collections::BTreeMap, path::Path, process::Stdio, time::Duration};
 
@@ -9,19 +9,19 @@ use tokio::{process::Command, time::timeout};
 
 use crate::{
     clients::{find, root},
-    discovery::{Keys, live, router, worker},
+    discovery::{RegisteredWorkers, router, wait_for_live, worker},
     etcd_server::Etcd,
     support::{control, load_test, run, wait_for_load},
 };
 
-/// Far longer than anything here takes: a test that waits so long has failed.
+/// Limit of every wait, far longer than any of them takes: a test that reaches it fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(300);
-/// Streams of each kind at once, so that there are 300.
+/// Concurrent streams of each kind of client: 300 in total.
 const EACH: usize = 150;
-/// Requests of each kind.
+/// Requests of each kind of client.
 const REQUESTS: usize = 300;
 
-/// The answers that the Python client got, by index.
+/// Runs the Python client and returns its results by index.
 async fn python(python: &Path, address: &str) -> BTreeMap<u64, Value> {
     let mut many = Command::new(python);
     many.arg(root().join("examples/python/many.py"))
@@ -46,21 +46,21 @@ async fn three_hundred_streams_lose_nothing_while_workers_and_etcd_come_and_go()
         format!("--requests {REQUESTS} --concurrency {EACH} --synthetic 16:100-200 --seed 7");
 
     for mut etcd in Etcd::each() {
-        let mut keys = Keys::of(&etcd);
+        let mut registered = RegisteredWorkers::of(&etcd);
         let [a, b, c] = ["a", "b", "c"].map(|id| worker(&etcd, id));
         let router = router(&etcd);
         let mut info = control(&a.address).await;
         let info = info.get_model_info(GetModelInfoRequest::default()).await.unwrap();
         let blocks = info.into_inner().capacity.unwrap().kv_blocks;
         let mut view = control(&router.address).await;
-        live(&mut view, 3, blocks).await;
+        wait_for_live(&mut view, 3, blocks).await;
 
-        // What an undisturbed cluster says.
-        let quiet = load_test(&router.address, &format!("{load} --save-digests {digests}"));
-        let (code, json) = run(quiet).await;
+        // Completions of the undisturbed cluster.
+        let reference = load_test(&router.address, &format!("{load} --save-digests {digests}"));
+        let (code, json) = run(reference).await;
         assert_eq!(code, Some(0), "{json:#}");
-        let quiet = python(&interpreter, &router.address).await;
-        assert_eq!(quiet.len(), REQUESTS);
+        let reference = python(&interpreter, &router.address).await;
+        assert_eq!(reference.len(), REQUESTS);
 
         let command = load_test(&router.address, &format!("{load} --expect {digests}"));
         let ours = tokio::spawn(run(command));
@@ -69,18 +69,21 @@ async fn three_hundred_streams_lose_nothing_while_workers_and_etcd_come_and_go()
         let mut watch = control(&router.address).await;
         wait_for_load(&mut watch, |load| load.running + load.waiting > 250).await;
 
-        // One comes, one leaves, and etcd crashes and comes back.
+        // A worker joins, another leaves, and etcd crashes and restarts.
         let d = worker(&etcd, "d");
-        keys.have(&["d"]).await;
-        live(&mut view, 4, blocks).await;
+        registered.wait_for(&["d"]).await;
+        wait_for_live(&mut view, 4, blocks).await;
         b.terminate();
-        keys.have_no_more("b").await;
+        registered.wait_until_gone("b").await;
         etcd.kill();
         etcd.start();
         wait_for_load(&mut watch, |load| load.running > 0).await;
-        assert!(!ours.is_finished() && !theirs.is_finished(), "all of it was under load");
+        assert!(
+            !ours.is_finished() && !theirs.is_finished(),
+            "the load ended before the changes did"
+        );
         let status = tokio::task::spawn_blocking(|| b.wait()).await.unwrap();
-        assert_eq!(status.code(), Some(0), "the one that left had time to finish");
+        assert_eq!(status.code(), Some(0), "the drained worker exits with 0");
 
         let (code, json) = timeout(TEST_TIMEOUT, ours).await.unwrap().unwrap();
         assert_eq!(code, Some(0), "{json:#}");
@@ -88,10 +91,10 @@ async fn three_hundred_streams_lose_nothing_while_workers_and_etcd_come_and_go()
         let theirs = timeout(TEST_TIMEOUT, theirs).await.unwrap().unwrap();
         assert_eq!(theirs.len(), REQUESTS);
         for (index, completion) in &theirs {
-            assert_eq!(completion["text_sha256"], quiet[index]["text_sha256"], "{completion}");
+            assert_eq!(completion["text_sha256"], reference[index]["text_sha256"], "{completion}");
         }
-        let came = theirs.values().filter(|completion| completion["worker"] == "d").count();
-        assert!(came > 0, "the one that came had a part");
+        let joined = theirs.values().filter(|completion| completion["worker"] == "d").count();
+        assert!(joined > 0, "the new worker served no request");
         drop((a, c, d));
     }
 }

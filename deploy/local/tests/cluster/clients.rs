@@ -1,4 +1,4 @@
-//! Clients that are not ours: the commands of the documentation, as they stand there.
+//! Clients of other implementations: the commands of the documentation, verbatim.
 
 use std::{
     collections::HashSet,
@@ -18,12 +18,12 @@ pub fn root() -> PathBuf {
 }
 
 /// `stoker serve` on a free port. Killed when it is dropped.
-struct Served {
+struct Server {
     process: Child,
     address: String,
 }
 
-impl Served {
+impl Server {
     fn start() -> Self {
         let mut process = program("stoker")
             .args(["serve", "--listen", "127.0.0.1:0"])
@@ -39,14 +39,14 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// The commands in the shell blocks of a document that begin with `word`, each in one line.
+/// The commands in the shell blocks of a document that start with `word`, each joined to one line.
 fn commands(document: &str, word: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join(document)).unwrap();
     let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
@@ -59,25 +59,25 @@ fn commands(document: &str, word: &str) -> Vec<String> {
         .collect()
 }
 
-/// Runs a command of the documentation on another cluster and with another program; answers its exit code,
-/// standard output and standard error.
-fn shell(command: &str, with: (&str, &Path), served: &Served) -> (Option<i32>, String, String) {
+/// Runs a command of the documentation on another cluster and with another program. Returns its
+/// exit code, standard output and standard error.
+fn shell(command: &str, with: (&str, &Path), server: &Server) -> (Option<i32>, String, String) {
     let (word, program) = with;
-    let command = command.replace(DOCUMENTED, &served.address);
+    let command = command.replace(DOCUMENTED, &server.address);
     let command = command.replacen(word, &program.display().to_string(), 1);
     let output = Command::new("sh").args(["-c", &command]).current_dir(root()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// Returns the program that `variable` names, or that is called `name`, if it succeeds with the arguments `works`; else
-/// `None`, reported.
+/// Returns the program that `variable` names, or `name`, if it succeeds with the arguments `works`.
+/// Otherwise reports a skipped test and returns `None`.
 #[track_caller]
 pub fn find(variable: &str, name: &str, works: &[&str]) -> Option<PathBuf> {
     let path = PathBuf::from(env::var_os(variable).unwrap_or_else(|| name.into()));
-    let tried =
+    let status =
         Command::new(&path).args(works).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let found = tried.is_ok_and(|status| status.success());
+    let found = status.is_ok_and(|status| status.success());
     if !found {
         let remedy = format_args!("`{} {}` fails; set {variable}", path.display(), works.join(" "));
         skip::absent(name, remedy);
@@ -86,14 +86,14 @@ pub fn find(variable: &str, name: &str, works: &[&str]) -> Option<PathBuf> {
 }
 
 #[test]
-fn grpcurl_finds_its_way_by_the_readme() {
+fn grpcurl_commands_of_the_readme_work() {
     let Some(grpcurl) = find("STOKER_TEST_GRPCURL", "grpcurl", &["-version"]) else { return };
-    let served = Served::start();
+    let server = Server::start();
     let commands = commands("README.md", "grpcurl ");
     let run = |part: &str| {
         let command = commands.iter().find(|command| command.contains(part));
         let command = command.unwrap_or_else(|| panic!("the README has no grpcurl {part}"));
-        let (code, out, error) = shell(command, ("grpcurl", &grpcurl), &served);
+        let (code, out, error) = shell(command, ("grpcurl", &grpcurl), &server);
         assert_eq!(code, Some(0), "{command}: {error}");
         out
     };
@@ -113,10 +113,10 @@ fn grpcurl_finds_its_way_by_the_readme() {
 }
 
 #[test]
-fn the_python_clients_do_what_their_readme_says() {
+fn python_commands_of_the_readme_work() {
     let works = ["-c", "import grpc, grpc_tools, grpc_status"];
     let Some(python) = find("STOKER_TEST_PYTHON", "python3", &works) else { return };
-    let served = Served::start();
+    let server = Server::start();
     let with = ("python3", python.as_path());
     let documented = |script: &str| {
         let commands = commands("examples/python/README.md", "python3 examples/python/");
@@ -125,39 +125,39 @@ fn the_python_clients_do_what_their_readme_says() {
     };
 
     let generate = documented("generate.py");
-    let (code, text, error) = shell(&format!("{generate} --seed 4"), with, &served);
+    let (code, text, error) = shell(&format!("{generate} --seed 4"), with, &server);
     assert_eq!(code, Some(0), "{error}");
-    // The same text as our own client gets.
-    let ours = program("stoker")
+    // The same text as from `stoker generate`.
+    let own = program("stoker")
         .args(["generate", "Once upon a time", "--seed", "4", "--max-tokens", "200"])
-        .args(["--endpoint", &served.address])
+        .args(["--endpoint", &server.address])
         .output()
         .unwrap();
-    assert_eq!(text.trim_end(), String::from_utf8(ours.stdout).unwrap().trim_end());
-    // What is wrong with a request is told by field.
-    let (code, text, error) = shell(&format!("{generate} --temperature 101"), with, &served);
+    assert_eq!(text.trim_end(), String::from_utf8(own.stdout).unwrap().trim_end());
+    // Invalid requests are reported by field.
+    let (code, text, error) = shell(&format!("{generate} --temperature 101"), with, &server);
     assert_eq!((code, text.as_str()), (Some(1), ""));
     for part in ["INVALID_ARGUMENT", "\n  sampling.temperature: 101", "at most 100"] {
         assert!(error.contains(part), "{part}: {error}");
     }
 
     let many = documented("many.py");
-    let texts = || {
-        let (code, out, error) = shell(&many, with, &served);
+    let run_many = || {
+        let (code, out, error) = shell(&many, with, &server);
         assert_eq!(code, Some(0), "{out}{error}");
         let mut objects: Vec<serde_json::Value> =
             out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         objects.sort_by_key(|object| object["index"].as_u64());
         objects
     };
-    let objects = texts();
+    let objects = run_many();
     assert_eq!(objects.len(), 40);
     let workers: HashSet<_> = objects.iter().map(|o| o["worker"].as_str().unwrap()).collect();
-    assert_eq!(workers.len(), 2, "both had a part: {workers:?}");
-    for (one, again) in objects.iter().zip(texts()) {
+    assert_eq!(workers.len(), 2, "both workers served requests: {workers:?}");
+    for (one, again) in objects.iter().zip(run_many()) {
         assert_eq!(one["text_sha256"], again["text_sha256"], "{one} {again}");
     }
-    let (code, out, _) = shell(&format!("{many} --deadline 0.001"), with, &served);
+    let (code, out, _) = shell(&format!("{many} --deadline 0.001"), with, &server);
     assert_eq!(code, Some(1));
-    assert_eq!(out.lines().count(), 40, "an object for each that failed, too: {out}");
+    assert_eq!(out.lines().count(), 40, "failed requests have an object too: {out}");
 }

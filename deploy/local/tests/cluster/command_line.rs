@@ -1,4 +1,4 @@
-//! `stoker` and `stoker-worker` as a shell sees them.
+//! Exit codes, standard output and standard error of `stoker` and `stoker-worker`.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,7 +12,7 @@ use nix::{
 
 use crate::support::program;
 
-/// Exit code, standard output, standard error.
+/// Returns exit code, standard output and standard error.
 fn run(mut command: Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -26,7 +26,7 @@ fn stoker(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn one_command_tells_a_story() {
+fn generate_prints_text_and_a_summary() {
     let story = ["generate", "Once upon a time", "--seed", "4", "--max-tokens", "40"];
     let (code, text, summary) = stoker(&story);
     assert_eq!(code, Some(0), "{summary}");
@@ -36,7 +36,7 @@ fn one_command_tells_a_story() {
         assert!(summary.contains(part), "{part} is missing: {summary}");
     }
     let (_, again, _) = stoker(&[&story[..], &["--num-workers", "1"]].concat());
-    assert_eq!(again, text, "a seed tells the same story again, on any worker");
+    assert_eq!(again, text, "a seed gives the same text again, on any worker");
     let (_, greedy, _) = stoker(&["generate", "Once upon a time", "--temperature", "0"]);
     assert_ne!(greedy, text);
 }
@@ -59,7 +59,7 @@ fn json_has_an_object_a_line_and_the_outcome_last() {
     let plain = ["generate", "Once upon a time", "--seed", "4", "--max-tokens", "40"];
     assert_eq!(stoker(&plain).1.trim_end(), text.trim_end());
 
-    // Stop where the story says its third word, whatever tokens that takes.
+    // Stops at the third word of the text, whatever its tokens are.
     let stop = text.split_whitespace().nth(2).unwrap();
     let (code, cut, _) =
         stoker(&["generate", "Once upon a time", "--json", "--seed", "4", "--stop", stop]);
@@ -69,7 +69,7 @@ fn json_has_an_object_a_line_and_the_outcome_last() {
 }
 
 #[test]
-fn several_continuations_and_log_probabilities_come_as_json() {
+fn several_choices_and_log_probabilities_come_as_json() {
     let story = ["generate", "Once upon a time", "--seed", "4", "--max-tokens", "12"];
     let (code, out, error) =
         stoker(&[&story[..], &["--json", "--num-sequences", "3", "--logprobs", "2"]].concat());
@@ -88,14 +88,14 @@ fn several_continuations_and_log_probabilities_come_as_json() {
     }
     assert_eq!(ends.iter().filter(|end| end.get("usage").is_some()).count(), 1);
     assert_eq!(lines.last().unwrap()["usage"]["completion_tokens"], 36);
-    // As text they would be mixed up.
+    // Plain text cannot tell choices apart.
     let (code, _, error) = stoker(&[&story[..], &["--num-sequences", "3"]].concat());
     assert_eq!(code, Some(2));
     assert!(error.contains("--json"), "{error}");
 }
 
 #[test]
-fn serve_stays_up_answers_and_drains() {
+fn serve_serves_requests_until_sigterm_and_drains() {
     let mut server = program("stoker")
         .args(["serve", "--listen", "127.0.0.1:0"])
         .stdout(Stdio::piped())
@@ -105,7 +105,7 @@ fn serve_stays_up_answers_and_drains() {
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
     let address = first.rsplit(' ').next().unwrap().to_owned();
-    // The ready-to-paste call, as it is printed.
+    // The printed example command.
     let call = lines.map_while(Result::ok).find(|l| l.contains("stoker generate")).unwrap();
     assert!(call.contains(&format!("--endpoint {address}")), "{call}");
     let (code, text, summary) =
@@ -113,7 +113,7 @@ fn serve_stays_up_answers_and_drains() {
     assert_eq!(code, Some(0), "{summary}");
     assert!(!text.trim().is_empty());
 
-    // Taken: a second one says so.
+    // A second server on the same port reports that it is in use.
     let (code, _, error) = stoker(&["serve", "--listen", &address]);
     assert_eq!(code, Some(2));
     assert!(error.contains(&address) && error.contains("in use"), "{error}");
@@ -170,7 +170,7 @@ fn bad_usage_says_what_to_do_and_exits_with_2() {
     let long = "x".repeat(300);
     for (arguments, expected) in [
         (vec![], vec!["--model is missing", "storyteller"]),
-        // What no message may carry must not become a name that every message carries.
+        // Names are part of every message, so they have the limits of message fields.
         (vec!["--simulate", "instant", "--model-name", ""], vec!["--model-name", "is empty"]),
         (vec!["--simulate", "instant", "--model-name", &long], vec!["--model-name", "at most 256"]),
         (vec!["--simulate", "instant", "--model-name", "a\nb"], vec!["--model-name", "control"]),
@@ -202,7 +202,7 @@ fn storyteller_config() -> String {
 }
 
 #[test]
-fn every_flag_has_its_environment_twin() {
+fn every_flag_has_an_environment_variable() {
     for (name, command) in
         [("stoker", Some("generate")), ("stoker", Some("serve")), ("stoker-worker", None)]
     {
@@ -215,12 +215,12 @@ fn every_flag_has_its_environment_twin() {
         assert!(flags.len() >= 8, "{flags:?}");
         for flag in flags {
             let twin = format!("[env: STOKER_{}", flag.replace('-', "_").to_uppercase());
-            // The value is not shown where it may be, or hold, a secret.
+            // The value of a variable that may hold a secret is not shown.
             let named = ["=", "]"].iter().any(|end| text.contains(&format!("{twin}{end}")));
             assert!(named, "{name} {command:?}: {twin} is missing");
         }
     }
-    // And it counts.
+    // The variable takes effect.
     let mut command = program("stoker");
     command.args(["generate", "Once", "--json"]).env("STOKER_MAX_TOKENS", "3");
     let (_, out, error) = run(command);

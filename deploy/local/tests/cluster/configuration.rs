@@ -1,4 +1,4 @@
-//! Where options come from: defaults, a file, the environment and flags, for every option of every program.
+//! Sources of options (defaults, file, environment, flags) for every option of every program.
 
 use std::{fs, path::Path, process::Output};
 
@@ -6,32 +6,33 @@ use tempfile::TempDir;
 
 use crate::support::program;
 
-/// What is started, and the subcommand that has options of its own.
+/// Programs, and the subcommand that has its own options.
 const PROGRAMS: [(&str, Option<&str>); 3] =
     [("stoker-router", None), ("stoker-worker", None), ("stoker", Some("serve"))];
 
-/// Three values each, no two neighbours alike. Every option takes those of one row, or says which it takes.
+/// Triples of values in which neighbours differ. Every option accepts those of one triple, or lists
+/// its possible values.
 const SAMPLES: [[&str; 3]; 9] = [
     ["3", "4", "5"],
     ["3s", "4s", "5s"],
     ["127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5"],
     ["http://127.0.0.1:3", "http://127.0.0.1:4", "http://127.0.0.1:5"],
     ["instant", "small", "large"],
-    // There are but two.
+    // There are only two values.
     ["int8", "none", "int8"],
     ["cpu", "cuda:1", "wgpu"],
     ["graphs", "tensor-cores", "graphs"],
     ["a=3", "b=4", "*=5"],
 ];
 
-/// A program, asked what its configuration is.
-struct Asked {
+/// A program whose configuration is printed.
+struct ProgramUnderTest {
     name: &'static str,
     sub: Option<&'static str>,
     folder: TempDir,
 }
 
-impl Asked {
+impl ProgramUnderTest {
     fn all() -> impl Iterator<Item = Self> {
         PROGRAMS.into_iter().map(|(name, sub)| Self {
             name,
@@ -46,7 +47,7 @@ impl Asked {
         command.output().unwrap()
     }
 
-    /// What `--print-config` prints.
+    /// Returns the output of `--print-config`.
     fn print(&self, flags: &[&str], environment: &[(&str, &str)]) -> String {
         let output = self.run(&[&["--print-config"], flags].concat(), environment);
         let error = String::from_utf8_lossy(&output.stderr);
@@ -60,37 +61,38 @@ impl Asked {
         path.to_str().unwrap().to_owned()
     }
 
-    /// Every option that a file may set, by its long name, and whether it takes a value.
+    /// Every option that a file may set: its long name, and whether it takes a value.
     fn options(&self) -> Vec<(String, bool)> {
         let help = String::from_utf8(self.run(&["--help"], &[]).stdout).unwrap();
         let flags = help.lines().filter_map(|line| line.trim().strip_prefix("--"));
         let flags = flags.filter_map(|flag| match flag.split_once(' ') {
             Some((name, rest)) if rest.starts_with('<') => Some((name.to_owned(), true)),
-            // A line of an example.
+            // A line of an example command.
             Some(_) => None,
             None => Some((flag.to_owned(), false)),
         });
         flags.filter(|(name, _)| !matches!(name.as_str(), "config" | "print-config")).collect()
     }
 
-    /// Values that the option takes.
+    /// Three values that the option accepts.
     fn samples(&self, option: &str) -> [String; 3] {
         let offered = self.run(&["--print-config", &format!("--{option}=?")], &[]);
-        let said = String::from_utf8_lossy(&offered.stderr).into_owned();
-        if let Some((_, list)) = said.split_once("[possible values: ") {
+        let error = String::from_utf8_lossy(&offered.stderr).into_owned();
+        if let Some((_, list)) = error.split_once("[possible values: ") {
             let list: Vec<_> = list.split(']').next().unwrap().split(", ").collect();
             return [list[0].into(), list[1].into(), list[0].into()];
         }
         let takes = |sample: &str| {
             self.run(&["--print-config", &format!("--{option}={sample}")], &[]).status.success()
         };
-        let row = SAMPLES.iter().find(|row| takes(row[0]));
-        row.unwrap_or_else(|| panic!("SAMPLES has nothing for {} --{option}", self.name))
+        let samples = SAMPLES.iter().find(|samples| takes(samples[0]));
+        samples
+            .unwrap_or_else(|| panic!("SAMPLES has nothing for {} --{option}", self.name))
             .map(Into::into)
     }
 }
 
-/// The value of `key` in a printed configuration, and the comment above it.
+/// Returns the value of `key` in a printed configuration and the comment above it.
 fn value(printed: &str, key: &str) -> (String, String) {
     let table: toml::Table = printed.parse().unwrap_or_else(|e| panic!("{e} in:\n{printed}"));
     let start = format!("{key} = ");
@@ -108,7 +110,7 @@ fn value(printed: &str, key: &str) -> (String, String) {
     (value, source.to_owned())
 }
 
-/// The comment above `key` in a printed configuration, if its value is a secret.
+/// Returns the comment above `key` in a printed configuration if its value is a hidden secret.
 fn source_of_secret(printed: &str, key: &str) -> Option<String> {
     let lines: Vec<_> = printed.lines().collect();
     let hidden = format!("# {key} = \"***\"");
@@ -117,14 +119,14 @@ fn source_of_secret(printed: &str, key: &str) -> Option<String> {
 }
 
 #[test]
-fn the_environment_wins_over_a_file_and_a_flag_over_both() {
-    for asked in Asked::all() {
-        let options = asked.options();
+fn the_environment_overrides_a_file_and_a_flag_overrides_both() {
+    for program_under_test in ProgramUnderTest::all() {
+        let options = program_under_test.options();
         assert!(options.len() >= 8, "{options:?}");
         for (option, takes_value) in options {
             let twin = format!("STOKER_{}", option.replace('-', "_").to_uppercase());
             let (samples, in_file, flag) = if takes_value {
-                let samples = asked.samples(&option);
+                let samples = program_under_test.samples(&option);
                 let (in_file, flag) =
                     (format!("{:?}", samples[0]), format!("--{option}={}", samples[2]));
                 (samples, in_file, flag)
@@ -132,28 +134,28 @@ fn the_environment_wins_over_a_file_and_a_flag_over_both() {
                 let samples = ["true", "false", "true"].map(Into::into);
                 (samples, "true".into(), format!("--{option}"))
             };
-            let file = asked.file(&format!("# a comment\n{option} = {in_file}\n"));
+            let file = program_under_test.file(&format!("# a comment\n{option} = {in_file}\n"));
             let config = ["--config", &file];
             let with_flag = ["--config", &file, &flag];
             let environment = [(twin.as_str(), samples[1].as_str())];
 
-            let printed = asked.print(&config, &[]);
+            let printed = program_under_test.print(&config, &[]);
             if let Some(from_file) = source_of_secret(&printed, &option) {
                 assert_eq!(from_file, format!("# from {file}:2, not shown"));
                 for (flags, source) in [
                     (&config[..], format!("# from the environment, {twin}, not shown")),
                     (&with_flag[..], format!("# from --{option}, not shown")),
                 ] {
-                    let printed = asked.print(flags, &environment);
+                    let printed = program_under_test.print(flags, &environment);
                     assert_eq!(source_of_secret(&printed, &option), Some(source));
                 }
                 continue;
             }
             let from_file = value(&printed, &option);
             assert_eq!(from_file, (samples[0].clone(), format!("# from {file}:2")));
-            let from_env = value(&asked.print(&config, &environment), &option);
+            let from_env = value(&program_under_test.print(&config, &environment), &option);
             assert_eq!(from_env, (samples[1].clone(), format!("# from the environment, {twin}")));
-            let from_flag = value(&asked.print(&with_flag, &environment), &option);
+            let from_flag = value(&program_under_test.print(&with_flag, &environment), &option);
             assert_eq!(from_flag, (samples[2].clone(), format!("# from --{option}")));
         }
     }
@@ -161,15 +163,16 @@ fn the_environment_wins_over_a_file_and_a_flag_over_both() {
 
 #[test]
 fn a_printed_configuration_reads_back_as_the_same() {
-    for asked in Asked::all() {
-        let first = asked.print(&["--drain-timeout", "7s"], &[("STOKER_LOG_FORMAT", "json")]);
-        let file = asked.file(&first);
-        let again = asked.print(&["--config", &file], &[]);
+    for program_under_test in ProgramUnderTest::all() {
+        let first =
+            program_under_test.print(&["--drain-timeout", "7s"], &[("STOKER_LOG_FORMAT", "json")]);
+        let file = program_under_test.file(&first);
+        let again = program_under_test.print(&["--config", &file], &[]);
         let table = |text: &str| text.parse::<toml::Table>().unwrap();
         assert_eq!(table(&first), table(&again));
         assert_eq!(value(&again, "drain-timeout").0, "7s");
         assert_eq!(value(&again, "log-format").0, "json");
-        let by_environment = asked.print(&[], &[("STOKER_CONFIG", &file)]);
+        let by_environment = program_under_test.print(&[], &[("STOKER_CONFIG", &file)]);
         assert_eq!(again, by_environment, "the file can be named by the environment too");
     }
 }
@@ -177,26 +180,27 @@ fn a_printed_configuration_reads_back_as_the_same() {
 #[test]
 fn a_wrong_file_names_line_and_key_and_exits_with_2() {
     let missing = Path::new("/no/such.toml").to_str().unwrap().to_owned();
-    for asked in Asked::all() {
-        let wrong = asked.file("drain-timeout = '1s'\ndrain-timeuot = '1s'\ndrain-timeout2 = 1\n");
+    for program_under_test in ProgramUnderTest::all() {
+        let wrong = program_under_test
+            .file("drain-timeout = '1s'\ndrain-timeuot = '1s'\ndrain-timeout2 = 1\n");
         for (file, expected) in [
             (&wrong, "stoker.toml:2: unknown key `drain-timeuot`; did you mean `drain-timeout`?"),
             (&missing, "--config /no/such.toml: "),
         ] {
-            let output = asked.run(&["--config", file], &[]);
+            let output = program_under_test.run(&["--config", file], &[]);
             let error = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(2), "{error}");
             assert!(error.contains(expected), "{error}");
         }
-        let value = asked.file("\n\ndrain-timeout = 1\n");
-        let output = asked.run(&["--config", &value], &[]);
+        let value = program_under_test.file("\n\ndrain-timeout = 1\n");
+        let output = program_under_test.run(&["--config", &value], &[]);
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(error.contains("stoker.toml:3: drain-timeout = 1: "), "{error}");
     }
 }
 
 #[test]
-fn a_flag_is_not_stopped_by_a_variable_that_it_overrules() {
+fn a_flag_does_not_conflict_with_a_variable_that_it_overrides() {
     let run = |flags: &[&str], environment: &[(&str, &str)]| {
         let mut command = program("stoker");
         command.args(["generate", "Once", "--print-config"]).args(flags);

@@ -1,4 +1,4 @@
-//! What every client may rely on: models, health, reflection, tokens, timings.
+//! The contract with clients: models, health, reflection, tokens, timings.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -32,7 +32,7 @@ fn seconds(duration: Option<prost_types::Duration>) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cluster_says_what_it_serves_and_how_it_is() {
+async fn the_cluster_reports_its_model_health_and_services() {
     let cluster = cluster(2).await;
     let address = cluster.address().to_string();
     let mut control = control(&address).await;
@@ -72,7 +72,7 @@ async fn the_cluster_says_what_it_serves_and_how_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_repeats_adds_up_and_streams_whole_characters() {
+async fn a_response_is_reproducible_consistent_and_streams_whole_characters() {
     let cluster = cluster(2).await;
     let mut client = inference(&cluster.address().to_string()).await;
     let first = complete(&mut client, request("Once upon a time", 11, 60)).await.unwrap();
@@ -92,13 +92,13 @@ async fn an_answer_repeats_adds_up_and_streams_whole_characters() {
     assert!(all <= seconds(t.total) + 1e-6, "{t:?}");
     assert_eq!(t.steps, 60);
 
-    // No seed: the router draws one and says which, so that the answer can be had again.
+    // Without a seed, the router draws one and reports it, so that the response can be reproduced.
     let unseeded = GenerateRequest { sampling: None, ..request("A hen", 0, 30) };
     let drawn = complete(&mut client, unseeded).await.unwrap();
     let repeated = complete(&mut client, request("A hen", drawn.accepted.seed, 30)).await.unwrap();
     assert_eq!(drawn.ids, repeated.ids);
 
-    // Hot enough to break characters apart: what streams is whole text all the same.
+    // A temperature at which tokens split characters: streamed text still has whole characters.
     let mut wild = request("Once", 3, 120);
     wild.sampling =
         Some(Sampling { temperature: Some(50.0), seed: Some(3), ..Sampling::default() });
@@ -125,13 +125,13 @@ async fn a_worker_can_be_called_directly_and_drained_by_a_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_of_a_cluster_in_one_process_are_those_of_its_router() {
-    // A worker's connection would be full with the router's reports of its load.
+async fn limits_of_a_cluster_in_one_process_apply_to_its_router() {
+    // At a worker, the router's stream of load reports would already reach this limit.
     let limits = LimitsConfig { max_streams_per_connection: Some(1), ..LimitsConfig::default() };
     let config = WorkerConfig { limits, accept_routing: AcceptRouting::None, ..Default::default() };
     let any: SocketAddr = ([127, 0, 0, 1], 0).into();
     let cluster = Cluster::start(any.into(), ModelSource::Bundled, 1, config).await.unwrap();
     let mut client = inference(&cluster.address().to_string()).await;
-    let answered = complete(&mut client, request("Once", 1, 4));
-    assert_eq!(timeout(TEST_TIMEOUT, answered).await.unwrap().unwrap().ids.len(), 4);
+    let response = complete(&mut client, request("Once", 1, 4));
+    assert_eq!(timeout(TEST_TIMEOUT, response).await.unwrap().unwrap().ids.len(), 4);
 }

@@ -1,4 +1,4 @@
-//! Workers that the router finds through a real etcd, and what users notice of that etcd's troubles: nothing.
+//! Discovery of workers through a real etcd, whose faults must not affect clients.
 
 use std::{
     collections::BTreeSet,
@@ -23,12 +23,12 @@ use crate::{
     support::{Process, complete, control, inference, request},
 };
 
-/// Far longer than anything here takes: a test that waits so long has failed.
+/// Limit of every wait, far longer than any of them takes: a test that reaches it fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 const PREFIX: &str = "/stoker/test/";
-/// The lease of every worker here, in seconds.
+/// TTL of every worker's lease, in seconds.
 const TTL: u64 = 2;
-/// Clients that ask without a pause.
+/// Number of clients that send requests without a pause.
 const CLIENTS: usize = 8;
 
 pub fn worker(etcd: &Etcd, id: &str) -> Process {
@@ -42,44 +42,44 @@ pub fn router(etcd: &Etcd) -> Process {
     Process::start("stoker-router", &["--etcd", etcd.url(), "--etcd-prefix", PREFIX])
 }
 
-/// The workers that etcd names.
-pub struct Keys {
+/// The workers that are registered in etcd.
+pub struct RegisteredWorkers {
     changes: Changes,
     known: BTreeSet<String>,
 }
 
-impl Keys {
+impl RegisteredWorkers {
     pub fn of(etcd: &Etcd) -> Self {
         let etcd = vec![etcd.url().parse().unwrap()];
         let changes = etcd::watch(EtcdConfig::new(etcd, PREFIX));
         Self { changes, known: BTreeSet::new() }
     }
 
-    async fn until(&mut self, holds: impl Fn(&BTreeSet<String>) -> bool) {
+    async fn wait_until(&mut self, holds: impl Fn(&BTreeSet<String>) -> bool) {
         while !holds(&self.known) {
             match timeout(TEST_TIMEOUT, self.changes.next()).await.unwrap().unwrap() {
-                Change::Insert(found) => {
-                    self.known.insert(found.id.to_string());
+                Change::Insert(added) => {
+                    self.known.insert(added.id.to_string());
                 }
-                Change::Remove(gone) => {
-                    self.known.remove(gone.as_str());
+                Change::Remove(removed) => {
+                    self.known.remove(removed.as_str());
                 }
                 Change::Trouble(_) => {}
             }
         }
     }
 
-    pub async fn have(&mut self, workers: &[&str]) {
-        self.until(|known| workers.iter().all(|worker| known.contains(*worker))).await;
+    pub async fn wait_for(&mut self, workers: &[&str]) {
+        self.wait_until(|known| workers.iter().all(|worker| known.contains(*worker))).await;
     }
 
-    pub async fn have_no_more(&mut self, worker: &str) {
-        self.until(|known| !known.contains(worker)).await;
+    pub async fn wait_until_gone(&mut self, worker: &str) {
+        self.wait_until(|known| !known.contains(worker)).await;
     }
 }
 
-/// Waits until the router has exactly `workers` live workers; one has `blocks` blocks.
-pub async fn live(router: &mut ControlClient<Channel>, workers: u32, blocks: u32) {
+/// Waits until the router has exactly `workers` live workers with `blocks` KV blocks each.
+pub async fn wait_for_live(router: &mut ControlClient<Channel>, workers: u32, blocks: u32) {
     let poll = async {
         loop {
             let info = router.get_model_info(GetModelInfoRequest::default()).await;
@@ -97,38 +97,39 @@ pub async fn live(router: &mut ControlClient<Channel>, workers: u32, blocks: u32
     timeout(TEST_TIMEOUT, poll).await.unwrap();
 }
 
-/// Clients that ask one question after the other, until they are told to stop. Each answer must be whole.
-struct Users {
+/// Clients that send one request after the other until they are stopped. Each response must be
+/// complete.
+struct BackgroundClients {
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
+    completed: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Users {
-    async fn of(router: &Process) -> Self {
+impl BackgroundClients {
+    async fn start(router: &Process) -> Self {
         let client = inference(&router.address).await;
-        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        let user = |user: usize| {
-            let (mut client, stop, answered) = (client.clone(), stop.clone(), answered.clone());
+        let (stop, completed) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let run = |user: usize| {
+            let (mut client, stop, completed) = (client.clone(), stop.clone(), completed.clone());
             async move {
                 while !stop.load(Ordering::Relaxed) {
                     let tokens = 8 + 40 * u32::try_from(user % 3).unwrap();
                     let story = request(&format!("Story {user}"), user as u64, tokens);
                     let completion = complete(&mut client, story).await.unwrap();
                     assert_eq!(completion.ids.len(), tokens as usize);
-                    answered.fetch_add(1, Ordering::Relaxed);
+                    completed.fetch_add(1, Ordering::Relaxed);
                 }
             }
         };
-        let tasks = (0..CLIENTS).map(|i| tokio::spawn(user(i))).collect();
-        Self { stop, answered, tasks }
+        let tasks = (0..CLIENTS).map(|i| tokio::spawn(run(i))).collect();
+        Self { stop, completed, tasks }
     }
 
-    /// Waits until every user has had several more answers, all of them asked for after now.
-    async fn go_on(&self) {
-        let enough = self.answered.load(Ordering::Relaxed) + 4 * CLIENTS;
+    /// Waits for several more responses per client on average, including ones requested after now.
+    async fn wait_for_progress(&self) {
+        let enough = self.completed.load(Ordering::Relaxed) + 4 * CLIENTS;
         let poll = async {
-            while self.answered.load(Ordering::Relaxed) < enough {
+            while self.completed.load(Ordering::Relaxed) < enough {
                 let failed = self.tasks.iter().find(|task| task.is_finished());
                 assert!(failed.is_none(), "a request failed");
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -137,7 +138,7 @@ impl Users {
         timeout(TEST_TIMEOUT, poll).await.unwrap();
     }
 
-    /// Waits for all of them. Fails if any request failed.
+    /// Stops all clients. Fails if any request failed.
     async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in join_all(self.tasks).await {
@@ -147,7 +148,7 @@ impl Users {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn users_notice_nothing_of_what_happens_to_etcd() {
+async fn faults_of_etcd_do_not_affect_clients() {
     for mut etcd in Etcd::each() {
         let (a, b) = (worker(&etcd, "a"), worker(&etcd, "b"));
         let router = router(&etcd);
@@ -155,52 +156,52 @@ async fn users_notice_nothing_of_what_happens_to_etcd() {
         let info = info.get_model_info(GetModelInfoRequest::default()).await.unwrap();
         let blocks = info.into_inner().capacity.unwrap().kv_blocks;
         let mut view = control(&router.address).await;
-        live(&mut view, 2, blocks).await;
-        let users = Users::of(&router).await;
-        users.go_on().await;
+        wait_for_live(&mut view, 2, blocks).await;
+        let clients = BackgroundClients::start(&router).await;
+        clients.wait_for_progress().await;
 
-        // Wiped.
+        // etcd is killed and wiped.
         etcd.kill();
-        users.go_on().await;
+        clients.wait_for_progress().await;
         etcd.wipe();
         etcd.start();
-        let mut keys = Keys::of(&etcd);
-        keys.have(&["a", "b"]).await;
-        users.go_on().await;
-        live(&mut view, 2, blocks).await;
+        let mut registered = RegisteredWorkers::of(&etcd);
+        registered.wait_for(&["a", "b"]).await;
+        clients.wait_for_progress().await;
+        wait_for_live(&mut view, 2, blocks).await;
 
-        // Paused past the lease: not to wait for anything, but since that is what this is about.
+        // etcd is paused past the lease. The duration is the fault, not a synchronisation.
         etcd.pause();
         tokio::time::sleep(Duration::from_secs(2 * TTL)).await;
-        users.go_on().await;
+        clients.wait_for_progress().await;
         etcd.go_on();
-        keys.have_no_more("b").await;
-        keys.have(&["a", "b"]).await;
-        users.go_on().await;
-        live(&mut view, 2, blocks).await;
+        registered.wait_until_gone("b").await;
+        registered.wait_for(&["a", "b"]).await;
+        clients.wait_for_progress().await;
+        wait_for_live(&mut view, 2, blocks).await;
 
-        // Restarted on what it had.
+        // etcd restarts with its data.
         etcd.kill();
-        users.go_on().await;
+        clients.wait_for_progress().await;
         etcd.start();
         let c = worker(&etcd, "c");
-        keys.have(&["a", "b", "c"]).await;
-        live(&mut view, 3, blocks).await;
-        users.go_on().await;
+        registered.wait_for(&["a", "b", "c"]).await;
+        wait_for_live(&mut view, 3, blocks).await;
+        clients.wait_for_progress().await;
 
-        // A worker leaves: nobody fails, and the router forgets it.
+        // A worker leaves: no request fails, and the router removes it.
         a.terminate();
-        keys.have_no_more("a").await;
+        registered.wait_until_gone("a").await;
         let status = tokio::task::spawn_blocking(|| a.wait()).await.unwrap();
         assert_eq!(status.code(), Some(0));
-        live(&mut view, 2, blocks).await;
-        users.go_on().await;
-        users.stop().await;
+        wait_for_live(&mut view, 2, blocks).await;
+        clients.wait_for_progress().await;
+        clients.stop().await;
 
-        // Killed, without a goodbye: the keys go with their leases, and nobody is left.
+        // Workers are killed: their keys expire with their leases, and no worker remains.
         drop((b, c));
-        keys.have_no_more("b").await;
-        let left = async {
+        registered.wait_until_gone("b").await;
+        let poll = async {
             loop {
                 let status =
                     complete(&mut inference(&router.address).await, request("Once", 1, 4)).await;
@@ -211,20 +212,20 @@ async fn users_notice_nothing_of_what_happens_to_etcd() {
                 }
             }
         };
-        timeout(TEST_TIMEOUT, left).await.unwrap();
+        timeout(TEST_TIMEOUT, poll).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn etcd_may_come_last_and_the_router_says_what_it_waits_for() {
+async fn etcd_may_start_last_and_the_router_reports_what_it_waits_for() {
     for mut etcd in Etcd::each_stopped() {
         let router = router(&etcd);
         let worker = worker(&etcd, "a");
-        // The worker serves all the same.
+        // The worker serves direct calls meanwhile.
         let direct = complete(&mut inference(&worker.address).await, request("Once", 1, 4)).await;
         assert_eq!(direct.unwrap().ids.len(), 4);
         let mut client = inference(&router.address).await;
-        let told = async {
+        let poll = async {
             loop {
                 let status = complete(&mut client, request("Once", 1, 4)).await.unwrap_err();
                 assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -234,21 +235,21 @@ async fn etcd_may_come_last_and_the_router_says_what_it_waits_for() {
                 }
             }
         };
-        timeout(TEST_TIMEOUT, told).await.unwrap();
+        timeout(TEST_TIMEOUT, poll).await.unwrap();
         assert!(!is_serving(&router).await);
 
         etcd.start();
-        let mut keys = Keys::of(&etcd);
-        keys.have(&["a"]).await;
-        let found = async { while !is_serving(&router).await {} };
-        timeout(TEST_TIMEOUT, found).await.unwrap();
+        let mut registered = RegisteredWorkers::of(&etcd);
+        registered.wait_for(&["a"]).await;
+        let poll = async { while !is_serving(&router).await {} };
+        timeout(TEST_TIMEOUT, poll).await.unwrap();
         let routed = complete(&mut client, request("Once", 1, 4)).await.unwrap();
         assert_eq!(routed.accepted.worker, "a");
 
-        // Drained by a call, it leaves too.
+        // A worker drained by a call is deregistered too.
         let drain = stoker_proto::v1::DrainRequest::default();
         worker.admin_client().await.drain(drain).await.unwrap();
-        keys.have_no_more("a").await;
+        registered.wait_until_gone("a").await;
     }
 }
 
@@ -262,7 +263,7 @@ async fn is_serving(router: &Process) -> bool {
 }
 
 #[test]
-fn a_worker_that_listens_everywhere_must_be_told_its_address() {
+fn a_worker_that_listens_on_all_interfaces_needs_an_advertised_address() {
     let output = crate::support::program("stoker-worker")
         .args(["--model", "storyteller", "--listen", "0.0.0.0:0", "--etcd", "http://127.0.0.1:1"])
         .output()

@@ -1,4 +1,4 @@
-//! Workers that drain and clients that leave, with everybody else untouched.
+//! Workers that drain and clients that disconnect, without effect on other streams.
 
 use std::collections::HashSet;
 
@@ -13,21 +13,21 @@ use crate::support::{
 
 const STREAMS: usize = 200;
 const TOKENS: u32 = 48;
-/// Streams that begin after the worker was told to leave.
+/// Streams that start after the worker got SIGTERM.
 const LATE: usize = 40;
-/// Nearly all of the context.
+/// Tokens of a stream that fills nearly all of the context.
 const LONG: u32 = 1000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_drains_loses_no_stream() {
-    // Time to drain on the slowest of machines.
+    // A drain timeout for the slowest of machines.
     let patient = ["--model", "storyteller", "--drain-timeout", "120s"];
     let leaving = Process::start("stoker-worker", &patient);
     let staying = Process::start("stoker-worker", &["--model", "storyteller"]);
     let workers = format!("{},{}", leaving.address, staying.address);
     let router = Process::start("stoker-router", &["--workers", &workers]);
     let mut router_control = control(&router.address).await;
-    // Both are there once the cluster's blocks are twice a worker's.
+    // The router knows both workers once its blocks are twice a worker's.
     let mut worker_control = control(&staying.address).await;
     let info = worker_control.get_model_info(stoker_proto::v1::GetModelInfoRequest::default());
     let blocks = info.await.unwrap().into_inner().capacity.unwrap().kv_blocks;
@@ -45,13 +45,13 @@ async fn a_worker_that_drains_loses_no_stream() {
             })
         })
         .collect();
-    // In the middle of it all: a quarter of the tokens is there.
+    // Half-way: a quarter of the tokens has been received.
     for _ in 0..STREAMS * TOKENS as usize / 4 {
         timeout(TEST_TIMEOUT, tokens.recv()).await.unwrap().unwrap();
     }
     let leaving_address = leaving.address.clone();
     leaving.terminate();
-    // Those that come during the drain are served too, by the one that stays.
+    // Requests during the drain are served by the worker that stays.
     for i in 0..LATE {
         let story = request(&format!("Late story {i}"), i as u64, 4);
         let late = timeout(TEST_TIMEOUT, complete(&mut client.clone(), story)).await.unwrap();
@@ -60,17 +60,18 @@ async fn a_worker_that_drains_loses_no_stream() {
     let completions = timeout(TEST_TIMEOUT, join_all(streams)).await.unwrap();
     let completions: Vec<_> = completions.into_iter().map(|a| a.unwrap().unwrap()).collect();
     let status = tokio::task::spawn_blocking(|| leaving.wait()).await.unwrap();
-    assert_eq!(status.code(), Some(0), "a drained worker leaves in good order");
+    assert_eq!(status.code(), Some(0), "a drained worker exits with 0");
 
     let served: HashSet<_> = completions.iter().map(|a| a.accepted.worker.clone()).collect();
-    assert_eq!(served.len(), 2, "both workers had a part: {served:?}");
+    assert_eq!(served.len(), 2, "both workers served streams: {served:?}");
     assert!(served.contains(&leaving_address));
     for (i, a) in completions.iter().enumerate() {
         assert_eq!(a.ids.len(), TOKENS as usize, "stream {i}");
         assert_eq!(a.finished.reason(), FinishReason::Length);
     }
 
-    // The one that stayed says the same alone: same text on either worker, in any company.
+    // The remaining worker gives the same text alone: it depends neither on the worker nor the
+    // batch.
     let mut alone = inference(&staying.address).await;
     for (i, a) in completions.iter().enumerate().step_by(9) {
         let request = request(&format!("Story {i}: once there was"), i as u64, TOKENS);
@@ -84,7 +85,7 @@ async fn a_worker_that_drains_loses_no_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_frees_its_blocks() {
+async fn a_client_that_disconnects_frees_its_blocks() {
     let worker = Process::start("stoker-worker", &["--model", "storyteller"]);
     let router = Process::start("stoker-router", &["--workers", &worker.address]);
     let mut worker_control = control(&worker.address).await;
@@ -98,7 +99,7 @@ async fn a_client_that_leaves_frees_its_blocks() {
         last_begins = step(&mut worker_control).await;
         let long = request("Once upon a time", seed, LONG);
         let mut stream = client.generate(long).await.unwrap().into_inner();
-        // Accepted, and a first token: it runs.
+        // After the accepted event and a first token, it runs.
         stream.next().await.unwrap().unwrap();
         stream.next().await.unwrap().unwrap();
         streams.push(stream);
@@ -108,7 +109,7 @@ async fn a_client_that_leaves_frees_its_blocks() {
         load.running == 0 && load.waiting == 0 && load.free_kv_blocks == load.total_kv_blocks
     })
     .await;
-    // Each token takes a step: had the last stream gone on to its end, there would be more.
+    // Each token takes a step: a last stream that continued to its end would take more.
     let steps = step(&mut worker_control).await - last_begins;
     assert!(steps < u64::from(LONG), "they were cancelled, not finished: {steps} steps");
 }

@@ -1,10 +1,11 @@
-//! An empty variable, as `${VAR:-}` in a compose file gives one, counts as unset, for every option of every program.
+//! An empty environment variable, such as `${VAR:-}` in a compose file, counts as unset for every
+//! option of every program.
 
 use std::{collections::BTreeSet, fs, process::Output};
 
 use crate::support::{Process, program};
 
-/// Every program with every subcommand, and what it cannot be parsed without.
+/// Every program with every subcommand and its required arguments.
 const COMMANDS: [(&str, &[&str]); 10] = [
     ("stoker", &["generate", "Once"]),
     ("stoker", &["serve"]),
@@ -18,7 +19,7 @@ const COMMANDS: [(&str, &[&str]); 10] = [
     ("stoker-loadtest", &[]),
 ];
 
-/// Variables that others read: OpenTelemetry's, whose specification says the same of empty ones.
+/// Variables of OpenTelemetry, whose specification also treats empty as unset.
 const OPEN_TELEMETRY: [&str; 12] = [
     "OTEL_SDK_DISABLED",
     "OTEL_TRACES_EXPORTER",
@@ -50,12 +51,12 @@ fn print(name: &str, arguments: &[&str], environment: Environment<'_>) -> String
 fn help(name: &str, arguments: &[&str], environment: Environment<'_>) -> String {
     let output = run(name, &[arguments, &["--help"]].concat(), environment);
     assert!(output.status.success());
-    // In one line: help is wrapped, inside the mention of a variable too.
+    // Joined to one line, since help wraps even inside `[env: ...]`.
     let text = String::from_utf8(output.stdout).unwrap();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The variables of all options of a command, and of the command that it is a part of.
+/// The variables of all options of a command and of its parent command.
 fn variables(name: &str, arguments: &[&str]) -> BTreeSet<String> {
     let both = [help(name, arguments, &[]), help(name, &[], &[])];
     let mentions = both.iter().flat_map(|help| help.split("[env: ").skip(1));
@@ -63,7 +64,7 @@ fn variables(name: &str, arguments: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_command_is_looked_at() {
+fn every_command_is_tested() {
     for name in ["stoker", "stoker-router", "stoker-worker", "stoker-loadtest"] {
         let output = run(name, &["--help"], &[]);
         let text = String::from_utf8(output.stdout).unwrap();
@@ -87,9 +88,9 @@ fn empty_variables_change_no_configuration() {
             let line = line.strip_prefix("# ").unwrap_or(line);
             line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
         };
-        // And those of --config and --print-config, which are no keys.
+        // Plus --config and --print-config, which are not keys of the file.
         let options = clean.lines().filter(is_key).count() + 2;
-        // More, where an option of the command above has the same name and a variable of its own.
+        // More, if an option of the parent command has the same name and its own variable.
         assert!(variables.len() >= options, "{name} {arguments:?}: {variables:?} in {clean}");
 
         let all: Vec<_> = variables.iter().map(|variable| (variable.as_str(), "")).collect();
@@ -101,7 +102,7 @@ fn empty_variables_change_no_configuration() {
 }
 
 #[test]
-fn an_empty_variable_silences_nothing() {
+fn an_empty_variable_overrides_nothing() {
     let router = |environment: Environment<'_>| print("stoker-router", &[], environment);
     let workers = "# from the environment, STOKER_WORKERS\nworkers = [\"a:1\"]";
     let printed = router(&[("STOKER_ETCD", ""), ("STOKER_WORKERS", "a:1")]);
@@ -114,7 +115,7 @@ fn an_empty_variable_silences_nothing() {
     assert!(printed.contains("\netcd-password-file = \"/x\""), "{printed}");
     assert!(printed.contains("# not set\n# etcd-password = \"\""), "{printed}");
 
-    // What a file says stays as well, also beside a variable of an option that excludes it.
+    // Values of a file stay as well, also with an empty variable of a conflicting option.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stoker.toml");
     fs::write(&path, "endpoint = 'a:1'\nseed = 3\n").unwrap();
@@ -133,7 +134,7 @@ fn help_names_variables_that_are_empty_and_an_empty_switch_is_off() {
     for (variable, _) in empty {
         assert!(help.contains(&format!("[env: {variable}=")), "{variable}: {help}");
     }
-    // It does not print, but goes on to find that there are no workers.
+    // The configuration is not printed; the router starts and finds that no workers are given.
     let output = run("stoker-router", &[], &empty);
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{error}");

@@ -1,8 +1,8 @@
-//! Where the programs listen: names, every interface, and what is said of an address that is none.
+//! Listen addresses: host names, all interfaces, and errors for invalid addresses.
 
 use crate::support::{Process, channel, program};
 
-/// Every flag that takes an address to listen on, after what its program needs besides.
+/// Every flag with a listen address, after the program and its other required arguments.
 const FLAGS: [&[&str]; 5] = [
     &["stoker-router", "--workers", "a:1", "--listen"],
     &["stoker-router", "--workers", "a:1", "--listen", "127.0.0.1:0", "--metrics-listen"],
@@ -11,7 +11,7 @@ const FLAGS: [&[&str]; 5] = [
     &["stoker", "serve", "--listen"],
 ];
 
-/// Standard error of a program that refuses its address.
+/// Returns the standard error of a program that refuses its address.
 fn refused(words: &[&str], address: &str) -> String {
     let output = program(words[0]).args(&words[1..]).arg(address).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
@@ -20,7 +20,7 @@ fn refused(words: &[&str], address: &str) -> String {
 }
 
 #[test]
-fn what_is_no_address_is_refused_with_its_flag_and_how_to_write_one() {
+fn an_invalid_address_is_refused_with_its_flag_and_the_expected_form() {
     for words in FLAGS {
         for (address, what) in [
             ("localhost", "the port is missing"),
@@ -36,7 +36,7 @@ fn what_is_no_address_is_refused_with_its_flag_and_how_to_write_one() {
                 assert!(error.contains(part), "{part}: {error}");
             }
         }
-        // Well written, but not here.
+        // Valid, but not resolvable.
         let error = refused(words, "no-such-host.invalid:0");
         let flag = words[words.len() - 1];
         let what = format!("{flag} no-such-host.invalid:0: the host name does not resolve (");
@@ -45,7 +45,7 @@ fn what_is_no_address_is_refused_with_its_flag_and_how_to_write_one() {
 }
 
 #[tokio::test]
-async fn names_and_every_interface_become_real_addresses() {
+async fn names_and_all_interfaces_become_real_addresses() {
     for (address, expected) in
         [("localhost:0", &["127.0.0.1:", "[::1]:"][..]), (":0", &["[::]:", "0.0.0.0:"])]
     {
@@ -59,7 +59,7 @@ async fn names_and_every_interface_become_real_addresses() {
                 assert!(expected.iter().any(|start| address.starts_with(start)), "{address}");
                 assert!(!address.ends_with(":0"), "{address}");
             }
-            // Over IPv4, whichever protocol the socket is of.
+            // Reachable over IPv4, also if the socket is an IPv6 one.
             let port = process.address.rsplit(':').next().unwrap();
             channel(&format!("127.0.0.1:{port}")).await;
         }
@@ -67,7 +67,7 @@ async fn names_and_every_interface_become_real_addresses() {
 }
 
 #[test]
-fn a_worker_that_listens_everywhere_has_to_say_where_it_is() {
+fn a_worker_that_listens_on_port_0_of_all_interfaces_needs_an_advertised_address() {
     let etcd = ["--simulate", "instant", "--etcd", "http://127.0.0.1:1", "--listen", ":0"];
     let output = program("stoker-worker").args(etcd).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();

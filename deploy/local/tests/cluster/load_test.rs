@@ -1,25 +1,26 @@
-//! `stoker-loadtest` on clusters with the bundled model: exact lengths, equal answers, and none lost in silence.
+//! `stoker-loadtest` on clusters with the bundled model: exact lengths, equal completions, and no
+//! silent losses.
 
 use std::time::Duration;
 
 use crate::support::{Process, cluster, control, load_test, run, wait_for_load};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_undisturbed_cluster_gives_the_same_answers_twice() {
+async fn an_undisturbed_cluster_gives_the_same_completions_twice() {
     let cluster = cluster(2).await;
     let address = cluster.address().to_string();
     let load = "--verify --requests 80 --concurrency 12 --connections 2 --synthetic 24:16-40";
     let (code, json) = run(load_test(&address, load)).await;
     assert_eq!(code, Some(0), "{json:#}");
     assert_eq!((&json["verify"]["matched"], &json["model"]), (&80.into(), &"storyteller".into()));
-    // Words that are one token each: a prompt is as long as it was asked to be.
+    // Synthetic words are one token each, so a prompt has exactly the requested length.
     assert_eq!(json["tokens"]["prompt"], 80 * 24);
     let tokens = json["tokens"]["completion"].as_u64().unwrap();
     assert!((80 * 16..=80 * 40).contains(&tokens), "{tokens}");
     let workers = json["workers"].as_object().unwrap();
     assert_eq!(workers.len(), 2, "{workers:?}");
     assert_eq!(workers.values().map(|n| n.as_u64().unwrap()).sum::<u64>(), 80);
-    // A slow answer explains itself.
+    // The stages account for the whole latency.
     let stages = json["stages_mean_seconds"].as_object().unwrap();
     let sum: f64 = stages.values().map(|seconds| seconds.as_f64().unwrap()).sum();
     let whole = json["latency_seconds"]["end_to_end"]["mean"].as_f64().unwrap();
@@ -39,10 +40,10 @@ async fn streams_of_a_killed_worker_are_resumed_and_streams_of_all_are_lost() {
     let mut watched = control(&first.address).await;
     let mut last = control(&third.address).await;
 
-    // Long enough to be killed half-way.
+    // Streams long enough to be interrupted half-way.
     let command = load_test(&router.address, "--requests 24 --concurrency 24 --synthetic 16:400");
     let load = tokio::spawn(run(command));
-    // A step is a token for each that runs.
+    // A step is a token for each running sequence.
     wait_for_load(&mut watched, |load| load.running > 2 && load.step > 20).await;
     drop(first);
     let (code, json) = load.await.unwrap();
@@ -59,6 +60,6 @@ async fn streams_of_a_killed_worker_are_resumed_and_streams_of_all_are_lost() {
     let count = |what: &str| json["requests"][what].as_u64().unwrap();
     assert_eq!(count("sent"), 24);
     assert_eq!(count("complete") + count("refused") + count("lost"), 24, "{json:#}");
-    assert!(count("lost") > 0, "what ran there is lost, and said to be: {json:#}");
+    assert!(count("lost") > 0, "streams of killed workers are counted as lost: {json:#}");
     assert_eq!(json["errors"][0]["code"], "UNAVAILABLE", "{json:#}");
 }

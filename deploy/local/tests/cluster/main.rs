@@ -1,4 +1,4 @@
-//! The cluster as its users see it: real processes, real sockets, the bundled model.
+//! End-to-end tests of the cluster: real processes, real sockets, the bundled model.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 

@@ -1,4 +1,4 @@
-//! The port for metrics: formats for every reader, and probes that say what gRPC health says.
+//! The metrics port: exposition formats, and probes that agree with gRPC health.
 
 use std::{
     collections::BTreeSet,
@@ -17,12 +17,12 @@ use crate::{
     support::{Process, TEST_TIMEOUT, channel, complete, http, inference, program, read, request},
 };
 
-/// Bytes that a pipe holds.
+/// Capacity of a pipe, in bytes.
 const PIPE: usize = 64 * 1024;
 
 const METRICS: [&str; 2] = ["--metrics-listen", "127.0.0.1:0"];
 
-/// A worker on a simulated device and its router, both with a port for metrics.
+/// Starts a worker on a simulated device and its router, both with a metrics port.
 fn start(profile: &str) -> (Process, Process) {
     let worker = ["--simulate", profile];
     let worker = Process::start("stoker-worker", &[&worker[..], &METRICS].concat());
@@ -35,7 +35,7 @@ fn metrics(process: &Process) -> &str {
     process.metrics.as_deref().unwrap()
 }
 
-/// Waits until gRPC health says so.
+/// Waits until gRPC health reports `wanted`.
 async fn wait_for_health(process: &Process, wanted: ServingStatus) {
     let mut client = HealthClient::new(channel(&process.address).await);
     let mut states = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
@@ -43,7 +43,7 @@ async fn wait_for_health(process: &Process, wanted: ServingStatus) {
     timeout(TEST_TIMEOUT, wait).await.unwrap();
 }
 
-/// The status line's code, and the body.
+/// Returns the response's status code and body.
 async fn probe(metrics: &str, path: &str) -> (String, String) {
     let (head, body) = http(metrics, "GET", path, "").await;
     assert!(head.contains("content-type: text/plain; charset=utf-8"), "{head}");
@@ -51,7 +51,7 @@ async fn probe(metrics: &str, path: &str) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn promtool_has_nothing_to_say_of_our_metrics() {
+async fn promtool_accepts_the_metrics() {
     let (worker, router) = start("instant");
     wait_for_health(&router, ServingStatus::Serving).await;
     let mut client = inference(&router.address).await;
@@ -69,16 +69,16 @@ async fn promtool_has_nothing_to_say_of_our_metrics() {
             .spawn()
             .unwrap();
         check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        let said = check.wait_with_output().unwrap();
-        let what = String::from_utf8([said.stdout, said.stderr].concat()).unwrap();
-        assert!(said.status.success() && what.is_empty(), "{what}\n{text}");
+        let output = check.wait_with_output().unwrap();
+        let what = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success() && what.is_empty(), "{what}\n{text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_formats_have_the_same_samples() {
     let (worker, router) = start("instant");
-    // Until then, states of workers come and go.
+    // Until then, label values for the states of workers change.
     wait_for_health(&router, ServingStatus::Serving).await;
     for process in [&router, &worker] {
         let open_metrics = "text/plain;q=0.5, application/openmetrics-text;version=1.0.0";
@@ -90,7 +90,8 @@ async fn both_formats_have_the_same_samples() {
         assert!(open_metrics.ends_with("\n# EOF\n"), "{open_metrics}");
         let (_, text) = http(metrics(process), "GET", "/metrics", "*/*").await;
         assert!(!text.contains("# EOF") && !text.contains("# UNIT") && !text.contains(" info\n"));
-        // By name, and in no order: a value may change between two looks, and those of a label have none.
+        // Compared by name and unordered: values change between two scrapes, and label values have
+        // no order.
         let names = |body: &str| -> BTreeSet<String> {
             let samples = body.lines().filter(|line| !line.starts_with('#'));
             samples.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
@@ -100,8 +101,8 @@ async fn both_formats_have_the_same_samples() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_router_is_ready_while_it_has_a_worker_and_says_why_not() {
-    // Nobody listens there, until the worker does.
+async fn a_router_is_ready_while_it_has_a_worker_and_reports_why_not() {
+    // A free port, where the worker listens later.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
     drop(free);
@@ -118,7 +119,7 @@ async fn a_router_is_ready_while_it_has_a_worker_and_says_why_not() {
     wait_for_health(&router, ServingStatus::Serving).await;
     assert_eq!(probe(metrics(&router), "/readyz").await, ("200".into(), "ok\n".into()));
 
-    // While a stream runs, both drain, and are alive.
+    // While a stream runs, both processes drain and are live.
     let mut client = inference(&router.address).await;
     let stream = client.generate(request("Once", 1, 1_000)).await.unwrap().into_inner();
     for process in [&router, &worker] {
@@ -131,7 +132,7 @@ async fn a_router_is_ready_while_it_has_a_worker_and_says_why_not() {
     assert_eq!(read(stream, || ()).await.unwrap().ids.len(), 1_000);
 }
 
-/// Killed when it is dropped.
+/// A worker that loads its model. Killed when it is dropped.
 struct Loading(Child);
 
 impl Drop for Loading {
@@ -142,9 +143,9 @@ impl Drop for Loading {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_loads_its_model_is_alive_and_not_ready() {
-    // A standard error that takes no more: with --load-timings, loading writes to it, and waits there as long as this test
-    // likes. What else would write is silent by --log.
+async fn a_worker_that_loads_its_model_is_live_and_not_ready() {
+    // Standard error is a full pipe: with --load-timings, loading writes to it and blocks until
+    // this test reads. Other log messages are disabled by --log.
     let (mut reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(&[b'\n'; PIPE]).unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -155,7 +156,7 @@ async fn a_worker_that_loads_its_model_is_alive_and_not_ready() {
     let mut command = program("stoker-worker");
     command.args(flags).args(["--metrics-listen", &host]).stderr(writer);
     let _worker = Loading(command.spawn().unwrap());
-    // It holds our end of the pipe too.
+    // The command holds the write end of the pipe too.
     drop(command);
     let listens = async { while TcpStream::connect(&host).await.is_err() {} };
     timeout(TEST_TIMEOUT, listens).await.unwrap();

@@ -1,4 +1,4 @@
-//! Several continuations, log probabilities and penalties, over gRPC and through the router.
+//! Several choices, log probabilities and penalties, over gRPC and through the router.
 
 use std::collections::BTreeMap;
 
@@ -13,37 +13,40 @@ use tonic::{Code, Status};
 
 use crate::support::{cluster, complete, inference, request};
 
-/// What came of one continuation.
+/// One choice of a response.
 #[derive(Debug, Default, Clone, PartialEq)]
-struct Continuation {
+struct Choice {
     ids: Vec<u32>,
     text: String,
     logprobs: Vec<TokenLogprob>,
     finished: Option<Finished>,
 }
 
-/// An answer of several continuations.
+/// A response with several choices.
 #[derive(Debug, Default)]
-struct Several {
+struct MultiChoiceCompletion {
     prompt: Vec<TokenLogprob>,
-    choices: BTreeMap<u32, Continuation>,
+    choices: BTreeMap<u32, Choice>,
     /// The stream's last event.
     last: Option<Event>,
 }
 
-async fn several(cluster: &Cluster, request: GenerateRequest) -> Result<Several, Status> {
+async fn complete_choices(
+    cluster: &Cluster,
+    request: GenerateRequest,
+) -> Result<MultiChoiceCompletion, Status> {
     let mut client = inference(&cluster.address().to_string()).await;
     let mut stream = client.generate(request).await?.into_inner();
-    let mut completion = Several::default();
+    let mut completion = MultiChoiceCompletion::default();
     while let Some(response) = stream.next().await {
         let GenerateResponse { choice, event, .. } = response?;
         completion.last.clone_from(&event);
         match event.unwrap() {
             Event::Accepted(_) => continue,
             Event::Preempted(_) => {}
-            Event::Prompt(part) => {
+            Event::Prompt(logprobs) => {
                 assert!(completion.choices.is_empty(), "the prompt comes before the first token");
-                completion.prompt.extend(part.tokens);
+                completion.prompt.extend(logprobs.tokens);
             }
             Event::Token(delta) => {
                 let choice = completion.choices.entry(choice).or_default();
@@ -60,8 +63,8 @@ async fn several(cluster: &Cluster, request: GenerateRequest) -> Result<Several,
     Ok(completion)
 }
 
-/// Three continuations with everything beside them.
-fn three(tokens: u32) -> GenerateRequest {
+/// A request for three choices with all optional outputs.
+fn three_choices(tokens: u32) -> GenerateRequest {
     let plain = request("Once upon a time", 11, tokens);
     let sampling = Sampling { num_sequences: Some(3), ..plain.sampling.clone().unwrap() };
     let response =
@@ -70,37 +73,42 @@ fn three(tokens: u32) -> GenerateRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_continuations_with_log_probabilities() {
+async fn three_choices_with_log_probabilities() {
     let cluster = cluster(2).await;
-    let got = several(&cluster, three(40)).await.unwrap();
-    assert_eq!(got.choices.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
+    let completion = complete_choices(&cluster, three_choices(40)).await.unwrap();
+    assert_eq!(completion.choices.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
 
-    // The first is what a request for one gets, and on any worker the others are the same too.
+    // The first choice equals the completion of a request for one; the others are reproducible on
+    // any worker too.
     let mut client = inference(&cluster.address().to_string()).await;
     let one = complete(&mut client, request("Once upon a time", 11, 40)).await.unwrap();
-    assert_eq!((&got.choices[&0].ids, &got.choices[&0].text), (&one.ids, &one.text));
-    assert!(got.choices[&1].ids != one.ids && got.choices[&1].ids != got.choices[&2].ids);
-    let again = several(&cluster, three(40)).await.unwrap();
-    for (choice, continuation) in &got.choices {
-        assert_eq!(continuation.ids, again.choices[choice].ids);
-        assert_eq!(continuation.logprobs, again.choices[choice].logprobs);
+    assert_eq!((&completion.choices[&0].ids, &completion.choices[&0].text), (&one.ids, &one.text));
+    assert!(
+        completion.choices[&1].ids != one.ids
+            && completion.choices[&1].ids != completion.choices[&2].ids
+    );
+    let again = complete_choices(&cluster, three_choices(40)).await.unwrap();
+    for (choice, choice_result) in &completion.choices {
+        assert_eq!(choice_result.ids, again.choices[choice].ids);
+        assert_eq!(choice_result.logprobs, again.choices[choice].logprobs);
     }
 
-    // Only the last event sums up.
-    let Some(Event::Finished(last)) = got.last else { panic!("{:?}", got.last) };
+    // Only the last event has usage and timings.
+    let Some(Event::Finished(last)) = completion.last else { panic!("{:?}", completion.last) };
     let usage = last.usage.unwrap();
     assert_eq!(usage.prompt_tokens, one.accepted.prompt_tokens);
     assert_eq!(usage.completion_tokens, 3 * 40);
     assert!(last.timings.is_some_and(|timings| timings.total.is_some()));
-    let summaries = got.choices.values().filter(|c| c.finished.as_ref().unwrap().usage.is_some());
+    let summaries =
+        completion.choices.values().filter(|c| c.finished.as_ref().unwrap().usage.is_some());
     assert_eq!(summaries.count(), 1);
 
-    assert_eq!(got.prompt.len() as u32, usage.prompt_tokens - 1);
-    for continuation in got.choices.values() {
-        let ids: Vec<_> = continuation.logprobs.iter().map(|l| l.id).collect();
-        assert_eq!(ids, continuation.ids, "one for each id");
+    assert_eq!(completion.prompt.len() as u32, usage.prompt_tokens - 1);
+    for choice_result in completion.choices.values() {
+        let ids: Vec<_> = choice_result.logprobs.iter().map(|l| l.id).collect();
+        assert_eq!(ids, choice_result.ids, "one for each id");
     }
-    for l in got.prompt.iter().chain(got.choices.values().flat_map(|c| &c.logprobs)) {
+    for l in completion.prompt.iter().chain(completion.choices.values().flat_map(|c| &c.logprobs)) {
         assert_eq!(l.top.len(), 4);
         assert!(l.top.is_sorted_by(|a, b| a.logprob >= b.logprob), "{l:?}");
         assert!(l.logprob <= l.top[0].logprob && l.top[0].logprob <= 0.0, "{l:?}");
@@ -108,29 +116,29 @@ async fn three_continuations_with_log_probabilities() {
             assert_eq!(same.logprob, l.logprob);
         }
     }
-    // Candidates are spelt as they would read.
-    let first = &got.choices[&0].logprobs;
+    // Candidates have the text that they would add.
+    let first = &completion.choices[&0].logprobs;
     let spelt = first.iter().filter_map(|l| l.top.iter().find(|c| c.id == l.id));
     let words: Vec<_> = spelt.map(|c| c.text.as_str()).collect();
     assert!(words.iter().any(|word| word.starts_with(' ')), "{words:?}");
-    assert!(words.iter().all(|word| got.choices[&0].text.contains(word)), "{words:?}");
+    assert!(words.iter().all(|word| completion.choices[&0].text.contains(word)), "{words:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_prompt_is_told_in_parts_that_every_client_can_read() {
+async fn logprobs_of_a_long_prompt_are_split_into_messages_of_default_size() {
     let cluster = cluster(1).await;
-    let mut long = three(2);
+    let mut long = three_choices(2);
     let words = "the cat saw a dog and ran home. ".repeat(60);
     long.input = Some(stoker_proto::v1::generate_request::Input::Prompt(words));
-    let got = several(&cluster, long).await.unwrap();
-    let Some(Event::Finished(last)) = got.last else { panic!("{:?}", got.last) };
+    let completion = complete_choices(&cluster, long).await.unwrap();
+    let Some(Event::Finished(last)) = completion.last else { panic!("{:?}", completion.last) };
     let prompt = last.usage.unwrap().prompt_tokens;
-    assert!(prompt > 512, "this test needs several parts: {prompt}");
-    assert_eq!(got.prompt.len() as u32, prompt - 1);
+    assert!(prompt > 512, "this test needs several messages: {prompt}");
+    assert_eq!(completion.prompt.len() as u32, prompt - 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn penalties_bias_and_least_lengths_reach_the_engine() {
+async fn penalties_bias_and_minimum_lengths_reach_the_engine() {
     let cluster = cluster(1).await;
     let mut client = inference(&cluster.address().to_string()).await;
     let greedy = |sampling: Sampling, stopping: Stopping| GenerateRequest {
@@ -163,15 +171,15 @@ async fn penalties_bias_and_least_lengths_reach_the_engine() {
     let patient = Stopping { min_tokens: Some(7), ..at_most(60) };
     let later = complete(&mut client, greedy(eager, patient)).await.unwrap();
     assert_eq!((later.ids.len(), later.ids[7]), (8, eos));
-    assert_eq!(later.ids[..7], plain.ids[..7], "what is masked moves nothing else");
+    assert_eq!(later.ids[..7], plain.ids[..7], "masking EOS changes no other token");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_continuations_than_a_batch_holds_are_refused_by_name() {
+async fn more_choices_than_a_batch_holds_are_refused_by_field() {
     let any = ([127, 0, 0, 1], 0).into();
     let small = WorkerConfig { max_num_seqs: 2, ..WorkerConfig::default() };
     let cluster = Cluster::start(any, ModelSource::Bundled, 1, small).await.unwrap();
-    let status = several(&cluster, three(5)).await.unwrap_err();
+    let status = complete_choices(&cluster, three_choices(5)).await.unwrap_err();
     // A limit of the workers, not of the model.
     assert_eq!(status.code(), Code::ResourceExhausted);
     for part in ["sampling.num_sequences", "3 choices", "holds 2", "--max-num-seqs"] {

@@ -14,7 +14,7 @@ use crate::support::{
 
 const WORKERS: u16 = 1_000;
 const REQUESTS: usize = 4_000;
-/// Requests in flight at once, over a few connections.
+/// Number of concurrent requests, over a few connections.
 const AT_ONCE: usize = 400;
 const CONNECTIONS: usize = 4;
 const TOKENS: u32 = 8;
@@ -33,7 +33,7 @@ async fn a_thousand_workers_share_the_load_and_agree() {
 
     let completions = stream::iter(0..REQUESTS).map(|i| {
         let mut client = clients[i % CONNECTIONS].clone();
-        // Every seed twice, far apart.
+        // Every seed is used twice, far apart.
         let seed = (i % (REQUESTS / 2)) as u64;
         async move { (seed, complete(&mut client, request("Once", seed, TOKENS)).await.unwrap()) }
     });
@@ -44,10 +44,10 @@ async fn a_thousand_workers_share_the_load_and_agree() {
         assert_eq!(completion.ids.len(), TOKENS as usize);
         *served.entry(completion.accepted.worker).or_default() += 1;
         let known = texts.entry(seed).or_insert_with(|| completion.text.clone());
-        assert_eq!(known, &completion.text, "seed {seed} says the same on every worker");
+        assert_eq!(known, &completion.text, "seed {seed} gives the same text on every worker");
     }
-    // Blind chance would leave 18 of a thousand out and give one 13; the choice of the less loaded of two
-    // does better, but how much better depends on how many are in flight.
+    // Random choice would give 18 of a thousand workers no request and one of them 13. Choosing the
+    // less loaded of two does better, by how much depends on the number in flight.
     let most = served.values().max().copied().unwrap_or_default();
     assert!(served.len() > 900 && most <= 16, "{} workers, at most {most}", served.len());
     assert_eq!(texts.len(), REQUESTS / 2);
@@ -56,7 +56,7 @@ async fn a_thousand_workers_share_the_load_and_agree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_serves_by_a_line_of_toml() {
+async fn a_worker_simulates_a_profile_given_as_toml() {
     let line = r#"step = "1ms", answer_tokens = 10, context_length = 300"#;
     let worker = Process::start("stoker-worker", &["--simulate", line]);
     let info = control(&worker.address).await.get_model_info(GetModelInfoRequest::default()).await;
@@ -72,13 +72,13 @@ async fn a_process_serves_by_a_line_of_toml() {
         lengths.push(complete(&mut client, endless).await.unwrap().ids.len());
     }
     let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
-    // Ten on average, with a deviation of ten: of two hundred, 0.7.
+    // Lengths have mean 10 and standard deviation 10; the mean of two hundred deviates by 0.7.
     assert!((7.0..13.0).contains(&mean), "{mean}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_is_called_directly_keeps_the_deadline() {
-    // Eighty seconds for all of it.
+async fn a_worker_that_is_called_directly_enforces_the_deadline() {
+    // The whole response would take eighty seconds.
     let worker = Process::start("stoker-worker", &["--simulate", r#"step = "20ms""#]);
     let mut late = tonic::Request::new(request("Once", 1, 4_000));
     late.set_timeout(Duration::from_millis(500));
@@ -86,12 +86,12 @@ async fn a_worker_that_is_called_directly_keeps_the_deadline() {
     let mut tokens = 0;
     let error = read(stream.into_inner(), || tokens += 1).await.unwrap_err();
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
-    assert!(tokens > 0, "what was made in time has come");
+    assert!(tokens > 0, "tokens generated in time are delivered");
     wait_for_load(&mut control(&worker.address).await, |load| load.running == 0).await;
 }
 
 #[test]
-fn a_profile_that_is_none_is_refused() {
+fn an_invalid_profile_is_refused() {
     for (profile, part) in [("huge", "instant, large, small"), (r#"stop = "5ms""#, "stop")] {
         let output = program("stoker-worker").args(["--simulate", profile]).output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr).into_owned();

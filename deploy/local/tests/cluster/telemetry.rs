@@ -1,4 +1,5 @@
-//! What the processes tell: one trace over client, router and worker, and metrics that move as they should.
+//! Telemetry: one trace over client, router and worker, and metrics of successful and failed
+//! requests.
 
 use std::{net::SocketAddr, process::Command, time::Duration};
 
@@ -17,17 +18,17 @@ use tonic::{Code, Request, Response, Status, transport::Server};
 
 use crate::support::{Metrics, Process, complete, inference, program, read, request, scrape};
 
-/// Far longer than anything here takes: a test that waits so long has failed.
+/// Limit of every wait, far longer than any of them takes: a test that reaches it fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A span, and the process that made it.
+/// A span and the resource of the process that exported it.
 #[derive(Debug, Clone)]
-struct Told {
+struct ExportedSpan {
     resource: Vec<KeyValue>,
     span: Span,
 }
 
-impl Told {
+impl ExportedSpan {
     fn attribute(&self, key: &str) -> Option<String> {
         find(&self.span.attributes, key)
     }
@@ -43,16 +44,16 @@ fn find(attributes: &[KeyValue], key: &str) -> Option<String> {
     })
 }
 
-/// A collector on a real socket.
+/// An OTLP collector on a real socket.
 struct Collector {
     address: SocketAddr,
-    spans: mpsc::UnboundedReceiver<Told>,
+    spans: mpsc::UnboundedReceiver<ExportedSpan>,
 }
 
-struct Inbox(mpsc::UnboundedSender<Told>);
+struct SpanReceiver(mpsc::UnboundedSender<ExportedSpan>);
 
 #[tonic::async_trait]
-impl TraceService for Inbox {
+impl TraceService for SpanReceiver {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -63,7 +64,7 @@ impl TraceService for Inbox {
         for from in request.into_inner().resource_spans {
             let resource = from.resource.unwrap().attributes;
             for span in from.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                self.0.send(Told { resource: resource.clone(), span }).unwrap();
+                self.0.send(ExportedSpan { resource: resource.clone(), span }).unwrap();
             }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
@@ -74,26 +75,26 @@ impl Collector {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (inbox, spans) = mpsc::unbounded_channel();
+        let (sender, spans) = mpsc::unbounded_channel();
         let server = Server::builder()
-            .add_service(TraceServiceServer::new(Inbox(inbox)))
+            .add_service(TraceServiceServer::new(SpanReceiver(sender)))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         Self { address, spans }
     }
 
-    /// Everything that comes until `enough` of it is there.
-    async fn until(&mut self, enough: impl Fn(&[Told]) -> bool) -> Vec<Told> {
-        let mut told = Vec::new();
-        while !enough(&told) {
+    /// Receives spans until `enough` returns `true` for them.
+    async fn until(&mut self, enough: impl Fn(&[ExportedSpan]) -> bool) -> Vec<ExportedSpan> {
+        let mut spans = Vec::new();
+        while !enough(&spans) {
             let next = timeout(TEST_TIMEOUT, self.spans.recv()).await;
-            told.push(next.unwrap_or_else(|_| panic!("no more came after {told:#?}")).unwrap());
+            spans.push(next.unwrap_or_else(|_| panic!("no more came after {spans:#?}")).unwrap());
         }
-        told
+        spans
     }
 }
 
-/// A program that tells spans at once.
+/// The command of a program that exports spans after 50 ms.
 fn traced(name: &str, arguments: &[&str]) -> Command {
     let mut command = program(name);
     command.args(arguments).env("OTEL_BSP_SCHEDULE_DELAY", "50");
@@ -119,11 +120,11 @@ async fn client_router_and_worker_are_one_trace() {
     let mut collector = Collector::start().await;
     let endpoint = format!("http://{}", collector.address);
     let mut worker = traced("stoker-worker", &["--model", "storyteller", "--worker-id", "w"]);
-    // By the environment alone...
+    // Configured by the environment alone.
     worker.env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint).env("OTEL_SERVICE_NAME", "my-worker");
     worker.env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test");
     let worker = Process::spawn(worker);
-    // ...and by a flag, which wins.
+    // Configured by a flag, which overrides the environment.
     let workers = ["--workers", &worker.address, "--otlp-endpoint", &endpoint];
     let mut router = traced("stoker-router", &workers);
     router.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
@@ -132,22 +133,22 @@ async fn client_router_and_worker_are_one_trace() {
     let mut client = inference(&router.address).await;
     let ready = complete(&mut client, request("Once", 1, 1)).await;
     assert!(ready.is_ok() || ready.is_err_and(|status| status.code() == Code::Unavailable));
-    // The router may still be looking for its worker.
+    // The router may not have connected to its worker yet.
     while client.generate(request("Once", 1, 1)).await.is_err() {
         tokio::task::yield_now().await;
     }
-    let unseen = client.generate(from_client(NOT_SAMPLED)).await.unwrap();
-    read(unseen.into_inner(), || ()).await.unwrap();
-    let seen = client.generate(from_client(SAMPLED)).await.unwrap();
-    let told = read(seen.into_inner(), || ()).await.unwrap();
+    let not_sampled = client.generate(from_client(NOT_SAMPLED)).await.unwrap();
+    read(not_sampled.into_inner(), || ()).await.unwrap();
+    let sampled = client.generate(from_client(SAMPLED)).await.unwrap();
+    let completion = read(sampled.into_inner(), || ()).await.unwrap();
 
-    let of_trace = |told: &[Told]| -> Vec<Told> {
-        told.iter().filter(|t| t.span.trace_id == TRACE).cloned().collect()
+    let in_trace = |spans: &[ExportedSpan]| -> Vec<ExportedSpan> {
+        spans.iter().filter(|t| t.span.trace_id == TRACE).cloned().collect()
     };
-    let all = collector.until(|told| of_trace(told).len() >= 8).await;
-    let spans = of_trace(&all);
+    let all = collector.until(|spans| in_trace(spans).len() >= 8).await;
+    let spans = in_trace(&all);
     let names: Vec<_> = spans.iter().map(|t| t.span.name.as_str()).collect();
-    let one = |name: &str, kind: SpanKind, parent: &[u8]| -> &Told {
+    let one = |name: &str, kind: SpanKind, parent: &[u8]| -> &ExportedSpan {
         let kind = kind as i32;
         let mut found = spans
             .iter()
@@ -174,13 +175,13 @@ async fn client_router_and_worker_are_one_trace() {
     }
     for (span, key, value) in [
         (at_router, "gen_ai.operation.name", "text_completion"),
-        (at_router, "gen_ai.request.id", told.accepted.request_id.as_str()),
+        (at_router, "gen_ai.request.id", completion.accepted.request_id.as_str()),
         (at_router, "gen_ai.request.model", "storyteller"),
         (at_router, "gen_ai.usage.output_tokens", "8"),
         (at_router, "rpc.response.status_code", "OK"),
         (attempt, "stoker.worker.id", worker.address.as_str()),
         (attempt, "stoker.attempt", "1"),
-        (at_worker, "gen_ai.request.id", told.accepted.request_id.as_str()),
+        (at_worker, "gen_ai.request.id", completion.accepted.request_id.as_str()),
         (at_worker, "stoker.worker.id", "w"),
         (at_worker, "gen_ai.usage.output_tokens", "8"),
     ] {
@@ -192,14 +193,14 @@ async fn client_router_and_worker_are_one_trace() {
     let environment = find(&at_worker.resource, "deployment.environment.name");
     assert_eq!(environment.as_deref(), Some("test"));
 
-    // What users write stays here, and an unsampled trace is nobody's business.
-    assert!(!format!("{all:?}").contains("Once upon"), "a prompt left the process");
+    // Prompts are not exported, and neither are unsampled traces.
+    assert!(!format!("{all:?}").contains("Once upon"), "a prompt was exported");
     assert!(all.iter().all(|t| t.span.trace_id != [0x11; 16]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_never_answers_costs_spans_and_nothing_else() {
-    // Connections are taken by the system, and nobody ever reads.
+async fn a_collector_that_never_responds_costs_only_spans() {
+    // The system accepts connections, and nothing reads from them.
     let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = deaf.local_addr().unwrap().to_string();
     let arguments = ["--model", "storyteller", "--otlp-endpoint", &endpoint];
@@ -219,7 +220,7 @@ async fn a_collector_that_never_answers_costs_spans_and_nothing_else() {
 }
 
 #[test]
-fn a_collector_that_cannot_be_used_is_refused_at_once() {
+fn an_unsupported_collector_is_refused_at_startup() {
     for (name, value, expected) in [
         ("STOKER_OTLP_ENDPOINT", "https://a:1", "--otlp-endpoint https://a:1: "),
         (
@@ -238,7 +239,7 @@ fn a_collector_that_cannot_be_used_is_refused_at_once() {
     }
 }
 
-/// Reads metrics until they are as they should be: a request is counted a moment after its last event.
+/// Scrapes until the metrics satisfy `wanted`: a request is counted shortly after its last event.
 async fn wait_for_metrics(process: &Process, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
     let mut last = Metrics::new();
     let reads = async {
@@ -255,7 +256,7 @@ async fn wait_for_metrics(process: &Process, wanted: impl Fn(&Metrics) -> bool) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_move_with_requests_good_and_bad() {
+async fn metrics_count_successful_and_failed_requests() {
     let any = ["--metrics-listen", "127.0.0.1:0"];
     let worker = ["--model", "storyteller", "--worker-id", "w"];
     let worker = Process::start("stoker-worker", &[&worker[..], &any].concat());
@@ -279,7 +280,7 @@ async fn metrics_move_with_requests_good_and_bad() {
     let mut malformed = Request::new(request("Once", 1, 8));
     malformed.metadata_mut().insert("grpc-timeout", "soon".parse().unwrap());
     assert_eq!(client.generate(malformed).await.unwrap_err().code(), Code::InvalidArgument);
-    // One that its client leaves.
+    // A request that its client cancels.
     let mut left = client.generate(request("Once", 1, 1000)).await.unwrap().into_inner();
     left.message().await.unwrap();
     drop(left);
@@ -288,7 +289,8 @@ async fn metrics_move_with_requests_good_and_bad() {
         let sum = m.iter().filter(|(name, _)| name.starts_with("stoker_router_requests_total{"));
         sum.filter(|(name, _)| name.contains(code)).map(|(_, value)| value).sum::<f64>()
     };
-    // They are read one after another while the last request ends: it may be counted as over and in flight.
+    // Samples are read one after the other while the last request ends, so that it may be counted
+    // both as ended and as in flight.
     let none = |m: &Metrics| m["stoker_router_requests_in_flight"] == 0.0;
     let router = wait_for_metrics(&router, |m| ended(m, "code=") == 7.0 && none(m)).await;
     for (name, value) in [
@@ -329,7 +331,7 @@ async fn metrics_move_with_requests_good_and_bad() {
 }
 
 #[test]
-fn a_port_for_metrics_that_is_taken_is_named() {
+fn a_metrics_port_in_use_is_reported_by_flag() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let mut command = program("stoker-router");

@@ -1,4 +1,4 @@
-//! Who is believed to be a router, and what compressed requests and long questions come to.
+//! Acceptance of routing fields, compressed requests, and limits of long Tokenize requests.
 
 use stoker_proto::v1::{
     DetokenizeRequest, Resume, Routing, TokenizeRequest, control_client::ControlClient,
@@ -11,7 +11,7 @@ use crate::support::{Process, complete, control, inference, request};
 const WORKER: [&str; 2] = ["--model", "storyteller"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn routing_is_believed_as_the_worker_was_told() {
+async fn routing_fields_are_accepted_as_accept_routing_says() {
     let of = |accept: &str| {
         Process::start("stoker-worker", &[&WORKER[..], &["--accept-routing", accept]].concat())
     };
@@ -33,7 +33,7 @@ async fn routing_is_believed_as_the_worker_was_told() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("--accept-routing any"), "{refused:?}");
     assert!(complete(&mut client, request("Once", 1, 4)).await.is_ok(), "without routing");
-    // A client of a router that is not believed can do nothing about it.
+    // Clients of a router whose routing is refused get UNAVAILABLE, since they cannot change it.
     let router = Process::start("stoker-router", &["--workers", &worker.address]);
     let mut client = inference(&router.address).await;
     let ready = async {
@@ -64,9 +64,9 @@ async fn requests_may_be_compressed() {
             let got = complete(&mut client, request("Once upon a time", 3, 12)).await.unwrap();
             assert_eq!(got.ids, expected.ids, "{encoding}");
             let text = Some(Input::Text("Once upon a time".repeat(100)));
-            let question = TokenizeRequest { input: text, ..TokenizeRequest::default() };
+            let request = TokenizeRequest { input: text, ..TokenizeRequest::default() };
             let mut control = control(address).await.send_compressed(encoding);
-            assert!(!control.tokenize(question).await.unwrap().into_inner().ids.is_empty());
+            assert!(!control.tokenize(request).await.unwrap().into_inner().ids.is_empty());
         }
     }
 }
@@ -74,12 +74,12 @@ async fn requests_may_be_compressed() {
 async fn tokenize(control: &mut ControlClient<Channel>, bytes: usize) -> Result<Vec<u32>, Status> {
     let text = "Tom has a red kite. ".chars().cycle().take(bytes).collect();
     let input = Some(Input::Text(text));
-    let question = TokenizeRequest { input, ..TokenizeRequest::default() };
-    control.tokenize(question).await.map(|ids| ids.into_inner().ids)
+    let request = TokenizeRequest { input, ..TokenizeRequest::default() };
+    control.tokenize(request).await.map(|ids| ids.into_inner().ids)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_questions_have_the_same_limits_through_a_router() {
+async fn long_requests_have_the_same_limits_through_a_router() {
     let worker = Process::start("stoker-worker", &WORKER);
     let router = Process::start("stoker-router", &["--workers", &worker.address]);
     let (mut direct, mut routed) = (control(&worker.address).await, control(&router.address).await);
@@ -87,10 +87,10 @@ async fn long_questions_have_the_same_limits_through_a_router() {
     let ids = tokenize(&mut direct, 2_200_000).await.unwrap();
     assert!(ids.len() > 100_000);
     assert_eq!(tokenize(&mut routed, 2_200_000).await.unwrap(), ids);
-    // Its text has more bytes than a message may have.
-    let question = DetokenizeRequest { ids: ids.repeat(3), ..DetokenizeRequest::default() };
+    // The text of the response would exceed the size limit of a message.
+    let request = DetokenizeRequest { ids: ids.repeat(3), ..DetokenizeRequest::default() };
     for control in [&mut direct, &mut routed] {
-        let refused = control.detokenize(question.clone()).await.unwrap_err();
+        let refused = control.detokenize(request.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
         assert!(refused.message().starts_with("ids: the response would have"), "{refused:?}");
     }
