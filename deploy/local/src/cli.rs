@@ -13,25 +13,25 @@ Examples:
 
 Exit codes: 0, 1 for a failed request, 2 for bad usage.";
 
-/// A language model cluster in one process: a router, its workers, and a way to talk to them
+/// An LLM inference cluster in one process: a router, its workers, and a client
 #[derive(Debug, Parser)]
 #[command(name = "stoker", version = VERSION, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 
-    /// How to log.
+    /// Options for logs.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
-/// What to do.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Stream the text that follows a prompt
+    /// Stream the completion of a prompt
     Generate(GenerateArgs),
-    /// Keep a cluster up until SIGTERM or Ctrl-C
+    /// Run a cluster until SIGTERM or Ctrl-C
     Serve(ServeArgs),
 }
 
@@ -39,12 +39,12 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterArgs {
-    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for the
-    /// bundled model
+    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for
+    /// the bundled model
     #[arg(long, env = "STOKER_MODEL", default_value = "storyteller", value_name = "PATH")]
     pub model: ModelSource,
 
-    /// Workers behind the router; they share one copy of the weights
+    /// Number of workers behind the router; they share one copy of the weights
     #[arg(
         long,
         env = "STOKER_NUM_WORKERS",
@@ -58,38 +58,39 @@ pub struct ClusterArgs {
 /// `stoker generate`
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// The beginning of the text
+    /// The prompt
     pub prompt: String,
 
-    /// New tokens at most
+    /// Maximum number of new tokens
     #[arg(long, env = "STOKER_MAX_TOKENS", default_value_t = 400, value_name = "TOKENS")]
     pub max_tokens: u32,
 
-    /// 0 always takes the likeliest token; more makes for more surprises
+    /// Sampling temperature: 0 always takes the most likely token, higher values are more random
     #[arg(long, env = "STOKER_TEMPERATURE", default_value_t = 0.5, value_name = "NUMBER")]
     pub temperature: f32,
 
-    /// The same seed gives the same text again [default: another one each time]
+    /// Sampling seed: the same seed gives the same text [default: drawn for each request]
     #[arg(long, env = "STOKER_SEED", value_name = "NUMBER")]
     pub seed: Option<u64>,
 
-    /// End before this text; may be given several times
+    /// Stop before this text; may be given several times
     #[arg(long, env = "STOKER_STOP", value_name = "TEXT")]
     pub stop: Vec<String>,
 
-    /// One JSON object a line: each piece of text, then the outcome
+    /// Print one JSON object a line: each piece of text, then the result
     #[arg(long, env = "STOKER_JSON")]
     pub json: bool,
 
-    /// So many continuations of the prompt, which is computed once; needs --json, which says whose each piece is
+    /// Number of choices to generate; the prompt is computed once. Needs --json, which has the choice
+    /// of each piece
     #[arg(long, env = "STOKER_NUM_SEQUENCES", value_name = "COUNT", requires = "json")]
     pub num_sequences: Option<u32>,
 
-    /// Log probabilities of new tokens, and of so many likeliest ones beside each; needs --json
+    /// Print log probabilities of new tokens and of COUNT most likely candidates for each; needs --json
     #[arg(long, env = "STOKER_LOGPROBS", value_name = "COUNT", requires = "json")]
     pub logprobs: Option<u32>,
 
-    /// Use a cluster that is already up, at this address
+    /// Address of a running cluster to use instead of starting one
     #[arg(
         long,
         env = "STOKER_ENDPOINT",
@@ -101,11 +102,11 @@ pub struct GenerateArgs {
     )]
     pub endpoint: Option<Address>,
 
-    /// The cluster to start otherwise.
+    /// The cluster to start if there is no `endpoint`.
     #[command(flatten)]
     pub cluster: ClusterArgs,
 
-    /// How its model computes.
+    /// Compute options of its workers.
     #[command(flatten)]
     pub compute: ComputeConfig,
 }
@@ -113,7 +114,7 @@ pub struct GenerateArgs {
 /// `stoker serve`
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Where to listen: HOST:PORT, or :PORT for every interface; port 0 takes any free one
+    /// Listen address: HOST:PORT, or :PORT for all interfaces; port 0 takes any free port
     #[arg(long, env = "STOKER_LISTEN", default_value = "127.0.0.1:50051", value_name = "ADDR")]
     pub listen: ListenAddress,
 
@@ -121,7 +122,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub cluster: ClusterArgs,
 
-    /// How its workers work.
+    /// Options of its workers.
     #[command(flatten)]
     pub worker: WorkerConfig,
 }

@@ -1,4 +1,4 @@
-//! A router and its workers in this process, joined by gRPC over loopback.
+//! A router and its workers in this process, connected by gRPC over loopback.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,19 +15,19 @@ use stoker_worker::{ModelSource, RunningWorker, WorkerConfig, config::AcceptRout
 
 use crate::error::Error;
 
-/// Any free port that only this machine reaches.
+/// Any free port of the loopback interface.
 const LOOPBACK: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// A cluster that serves. Dropping it stops it without a drain.
+/// A running cluster. Dropping it stops it without a drain.
 pub struct Cluster {
     router: RunningRouter,
     workers: Vec<(RunningWorker, Registration)>,
 }
 
 impl Cluster {
-    /// Loads the model once, starts `workers` workers that share it and a router on `listen`, and waits
-    /// until the router has found them all.
+    /// Loads the model once, starts `workers` workers that share it and a router on `listen`, and
+    /// waits until the router has found all of them.
     pub async fn start(
         listen: ListenAddress,
         source: ModelSource,
@@ -35,11 +35,12 @@ impl Cluster {
         config: WorkerConfig,
     ) -> Result<Self, Error> {
         let usage = |error: &dyn std::error::Error| Error::Usage(error.to_string());
-        // Clients reach the router alone, and the router is the only one to reach the workers.
+        // The configured limits apply to the router, the only listener that clients reach. Workers
+        // are reached by the router alone and have the default limits.
         let limits = config.limits;
         let (own, accept_routing) = (LimitsConfig::default(), AcceptRouting::Loopback);
         let config = WorkerConfig { limits: own, accept_routing, ..config };
-        // Bound before the model is loaded: a port in use is known at once.
+        // Binds before the model is loaded, so that a port in use is reported at once.
         let listener = serve::bind(listen).await.map_err(|error| usage(&error))?;
         let name = source.name();
         let worker = config.clone();
@@ -73,7 +74,7 @@ impl Cluster {
         Ok(Self { router, workers: running })
     }
 
-    /// Where the router listens.
+    /// Address of the router's listener.
     pub fn address(&self) -> SocketAddr {
         self.router.address()
     }
@@ -85,11 +86,11 @@ impl Cluster {
         select_all(failures.chain([never])).await;
     }
 
-    /// Takes no new calls, lets running streams finish for `timeout`, and stops. Answers how many streams
-    /// were left.
+    /// Refuses new calls, lets running streams finish for up to `timeout`, and stops. Returns the
+    /// number of unfinished streams.
     pub async fn shutdown(self, timeout: Duration) -> usize {
         let unfinished = self.router.shutdown(timeout).await;
-        // Nobody calls the workers any more.
+        // No router calls the workers any more.
         let stops = self.workers.into_iter().map(|(worker, _)| worker.shutdown(Duration::ZERO));
         join_all(stops).await;
         unfinished

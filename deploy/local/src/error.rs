@@ -1,4 +1,4 @@
-//! How a command fails, and what the shell is told.
+//! Errors of commands and their exit codes.
 
 use std::process::ExitCode;
 
@@ -16,16 +16,16 @@ pub enum Error {
     /// The cluster refused the request or could not finish it.
     #[error(transparent)]
     Request(#[from] CallError),
-    /// There is no cluster.
+    /// No cluster could be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Anything else.
+    /// Any other error.
     #[error("{0}")]
     Failed(String),
 }
 
 impl Error {
-    /// 1 for a failed request, 2 for bad usage.
+    /// Returns 1 for a failed request, 2 for bad usage.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
@@ -35,7 +35,7 @@ impl Error {
 }
 
 impl From<ServiceError> for Error {
-    /// A request that is wrong before it is sent is bad usage.
+    /// Converts the validation error of a request that was not sent, which is bad usage.
     fn from(error: ServiceError) -> Self {
         Self::Usage(error.to_string())
     }

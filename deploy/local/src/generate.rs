@@ -17,13 +17,13 @@ use crate::{
     cli::GenerateArgs,
     cluster::Cluster,
     error::Error,
-    output::{Answerer, Output, Seen},
+    output::{ClientTimings, Output, ResponseSource},
 };
 
 /// Runs the command.
 pub async fn run(args: GenerateArgs) -> Result<(), Error> {
     let request = request(&args);
-    // Before anything is loaded: a wrong number costs nobody a wait.
+    // Validated before the model is loaded, so that a wrong value is reported at once.
     validate::generate(&request)?;
     let (cluster, address) = match &args.endpoint {
         Some(address) => (None, address.clone()),
@@ -39,13 +39,13 @@ pub async fn run(args: GenerateArgs) -> Result<(), Error> {
     };
     let client = Client::connect(&address).await?;
     let outcome = stream(client, request, &args).await;
-    // The answer is complete: there is nothing to drain.
+    // The response is complete: there is nothing to drain.
     drop(cluster);
     outcome
 }
 
 fn request(args: &GenerateArgs) -> GenerateRequest {
-    let condition = |text: &String| StopCondition { kind: Some(Kind::Text(text.clone())) };
+    let stop_condition = |text: &String| StopCondition { kind: Some(Kind::Text(text.clone())) };
     GenerateRequest {
         input: Some(Input::Prompt(args.prompt.clone())),
         sampling: Some(Sampling {
@@ -56,7 +56,7 @@ fn request(args: &GenerateArgs) -> GenerateRequest {
         }),
         stopping: Some(Stopping {
             max_tokens: Some(args.max_tokens),
-            conditions: args.stop.iter().map(condition).collect(),
+            conditions: args.stop.iter().map(stop_condition).collect(),
             ..Stopping::default()
         }),
         response: args.logprobs.map(|top_candidates| ResponseOptions {
@@ -73,16 +73,16 @@ async fn stream(
     request: GenerateRequest,
     args: &GenerateArgs,
 ) -> Result<(), Error> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut first_token = None;
-    let mut answer = client.generate(request, Deadline::NEVER).await?;
+    let mut responses = client.generate(request, Deadline::NEVER).await?;
     let mut output = Output::new(args.json);
-    let mut by = Answerer::default();
-    while let Some(event) = answer.next().await? {
+    let mut source = ResponseSource::default();
+    while let Some(event) = responses.next().await? {
         let choice = event.choice;
         let printed = match event.kind {
             Event::Accepted(accepted) => {
-                by = Answerer {
+                source = ResponseSource {
                     worker: accepted.worker,
                     model: accepted.model,
                     seed: accepted.seed,
@@ -94,27 +94,27 @@ async fn stream(
                 first_token.get_or_insert_with(Instant::now);
                 output.piece(choice, &delta)
             }
-            // Others go on.
+            // Other choices continue.
             Event::Finished(end) if end.usage.is_none() => output.ended(choice, &end),
             Event::Finished(end) => {
                 let first = first_token.unwrap_or_else(Instant::now);
-                let seen = Seen {
-                    first_token: (first - begun).as_secs_f64(),
+                let timings = ClientTimings {
+                    first_token: (first - started).as_secs_f64(),
                     rest: first.elapsed().as_secs_f64(),
                 };
-                output.finished(choice, &by, &end, seen)
+                output.finished(choice, &source, &end, timings)
             }
             Event::Prompt(_) | Event::Preempted(_) => Ok(()),
         };
         if printed.is_err() {
-            return quietly(printed);
+            return ignore_broken_pipe(printed);
         }
     }
     Ok(())
 }
 
-/// A reader that has seen enough, such as `head`, is no failure.
-fn quietly(printed: io::Result<()>) -> Result<(), Error> {
+/// Ignores a broken pipe, since a reader such as `head` may close it early.
+fn ignore_broken_pipe(printed: io::Result<()>) -> Result<(), Error> {
     match printed {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Error::Failed(format!("standard output: {error}")))

@@ -1,7 +1,7 @@
 //! A Stoker cluster in one process, and a command line to use it or any other cluster.
 //!
-//! The router and its workers talk real gRPC over loopback sockets, as they would between machines; only
-//! discovery stays inside the process.
+//! The router and its workers use gRPC over loopback sockets, as they do between machines; only
+//! discovery is in-process.
 
 pub mod cli;
 pub mod cluster;

@@ -1,4 +1,4 @@
-//! What `stoker generate` prints: text for people, or a JSON object a line for programs.
+//! Output of `stoker generate`: text for people, or a JSON object a line for programs.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -8,8 +8,9 @@ use stoker_proto::v1::{
     Candidate, FinishReason, Finished, TokenDelta, TokenLogprob, finished::Matched,
 };
 
-/// Dims what is not new text, and back.
+/// Terminal sequence that dims text other than the completion.
 const DIM: &str = "\x1b[2m";
+/// Terminal sequence that ends [`DIM`].
 const PLAIN: &str = "\x1b[0m";
 
 /// One piece of text.
@@ -22,36 +23,36 @@ struct Piece<'a> {
     logprobs: Vec<Logprob<'a>>,
 }
 
-/// How likely a token was, and those that were likeliest.
+/// Log probability of a token, and the most likely candidates.
 #[derive(Serialize)]
 struct Logprob<'a> {
     id: u32,
     logprob: f32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    top: Vec<Likely<'a>>,
+    top: Vec<TopCandidate<'a>>,
 }
 
 #[derive(Serialize)]
-struct Likely<'a> {
+struct TopCandidate<'a> {
     id: u32,
     logprob: f32,
     text: &'a str,
 }
 
-/// The end of one continuation.
+/// The end of one choice.
 #[derive(Serialize)]
-struct End<'a> {
+struct ChoiceEnd<'a> {
     choice: u32,
     finish_reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     matched_stop: Option<&'a str>,
 }
 
-/// The outcome: the last end, and what all came to.
+/// The last record: the end of the last choice, and usage and timings of the request.
 #[derive(Serialize)]
-struct Outcome<'a> {
+struct FinalRecord<'a> {
     #[serde(flatten)]
-    end: End<'a>,
+    end: ChoiceEnd<'a>,
     usage: Usage,
     timings: Timings,
     worker: &'a str,
@@ -67,7 +68,7 @@ struct Usage {
     cached_prompt_tokens: u32,
 }
 
-/// All in seconds but for the counts.
+/// Timings as the last event reports them. Durations are in seconds.
 #[derive(Serialize)]
 struct Timings {
     admission_seconds: f64,
@@ -86,41 +87,41 @@ struct Timings {
     resumes: u32,
 }
 
-/// Who answers, as the first event said.
+/// Source of a response, from its `Accepted` event.
 #[derive(Debug, Default)]
-pub struct Answerer {
-    /// The worker.
+pub struct ResponseSource {
+    /// The worker's id.
     pub worker: String,
-    /// The model.
+    /// The model's name.
     pub model: String,
     /// The seed in use.
     pub seed: u64,
-    /// The request's name.
+    /// The request id.
     pub request_id: String,
 }
 
-/// What the client saw with its own clock.
+/// Times measured by the client.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen {
+pub struct ClientTimings {
     /// From the call to the first token, in seconds.
     pub first_token: f64,
     /// From the first token to the last, in seconds.
     pub rest: f64,
 }
 
-/// Prints an answer as it comes.
+/// Prints a response as it arrives.
 pub struct Output {
     json: bool,
     out: io::StdoutLock<'static>,
 }
 
 impl Output {
-    /// Prints to standard output.
+    /// Creates an output to standard output, as JSON if `json`.
     pub fn new(json: bool) -> Self {
         Self { json, out: io::stdout().lock() }
     }
 
-    /// On a terminal the text begins with its prompt, so that it reads as a whole. A pipe gets new text alone.
+    /// Prints the prompt before the completion on a terminal. A pipe gets only the completion.
     pub fn prompt(&mut self, prompt: &str) -> io::Result<()> {
         if !self.json && self.out.is_terminal() {
             write!(self.out, "{DIM}{prompt}{PLAIN}")?;
@@ -129,7 +130,7 @@ impl Output {
         Ok(())
     }
 
-    /// A piece of text, at once.
+    /// Prints a piece of text and flushes.
     pub fn piece(&mut self, choice: u32, delta: &TokenDelta) -> io::Result<()> {
         if self.json {
             let logprobs = delta.logprobs.iter().map(logprob).collect();
@@ -140,38 +141,38 @@ impl Output {
         self.out.flush()
     }
 
-    /// The end of one continuation while others go on.
+    /// Prints the end of a choice while others continue.
     pub fn ended(&mut self, choice: u32, finished: &Finished) -> io::Result<()> {
-        if self.json { self.line(&end(choice, finished)) } else { Ok(()) }
+        if self.json { self.line(&choice_end(choice, finished)) } else { Ok(()) }
     }
 
-    /// The outcome: an object, or a line on standard error.
+    /// Prints the final record: a JSON object, or a line on standard error.
     pub fn finished(
         &mut self,
         choice: u32,
-        by: &Answerer,
+        source: &ResponseSource,
         end: &Finished,
-        seen: Seen,
+        timings: ClientTimings,
     ) -> io::Result<()> {
         let usage = end.usage.unwrap_or_default();
         if self.json {
-            return self.line(&outcome(choice, by, end));
+            return self.line(&final_record(choice, source, end));
         }
         writeln!(self.out)?;
         self.out.flush()?;
         let tokens = usage.completion_tokens;
         let rate = match tokens.checked_sub(1) {
-            Some(after_first) if after_first > 0 && seen.rest > 0.0 => {
-                format!(", {:.0} tokens/s", f64::from(after_first) / seen.rest)
+            Some(after_first) if after_first > 0 && timings.rest > 0.0 => {
+                format!(", {:.0} tokens/s", f64::from(after_first) / timings.rest)
             }
             _ => String::new(),
         };
-        let first = seen.first_token * 1e3;
+        let first = timings.first_token * 1e3;
         let (dim, plain) = if io::stderr().is_terminal() { (DIM, PLAIN) } else { ("", "") };
         let plural = if tokens == 1 { "" } else { "s" };
         eprintln!(
             "{dim}{tokens} token{plural}, first after {first:.1} ms{rate}, served by {}{plain}",
-            by.worker
+            source.worker
         );
         Ok(())
     }
@@ -184,15 +185,19 @@ impl Output {
 }
 
 fn logprob(token: &TokenLogprob) -> Logprob<'_> {
-    Logprob { id: token.id, logprob: token.logprob, top: token.top.iter().map(likely).collect() }
+    Logprob {
+        id: token.id,
+        logprob: token.logprob,
+        top: token.top.iter().map(top_candidate).collect(),
+    }
 }
 
-fn likely(candidate: &Candidate) -> Likely<'_> {
-    Likely { id: candidate.id, logprob: candidate.logprob, text: &candidate.text }
+fn top_candidate(candidate: &Candidate) -> TopCandidate<'_> {
+    TopCandidate { id: candidate.id, logprob: candidate.logprob, text: &candidate.text }
 }
 
-fn end(choice: u32, finished: &Finished) -> End<'_> {
-    End {
+fn choice_end(choice: u32, finished: &Finished) -> ChoiceEnd<'_> {
+    ChoiceEnd {
         choice,
         finish_reason: match finished.reason() {
             FinishReason::Stop => "stop",
@@ -207,12 +212,16 @@ fn end(choice: u32, finished: &Finished) -> End<'_> {
     }
 }
 
-fn outcome<'a>(choice: u32, by: &'a Answerer, finished: &'a Finished) -> Outcome<'a> {
+fn final_record<'a>(
+    choice: u32,
+    source: &'a ResponseSource,
+    finished: &'a Finished,
+) -> FinalRecord<'a> {
     let usage = finished.usage.unwrap_or_default();
     let timings = finished.timings.as_deref().copied().unwrap_or_default();
     let seconds = |stage| from_wire(stage).unwrap_or_default().as_secs_f64();
-    Outcome {
-        end: end(choice, finished),
+    FinalRecord {
+        end: choice_end(choice, finished),
         usage: Usage {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
@@ -234,9 +243,9 @@ fn outcome<'a>(choice: u32, by: &'a Answerer, finished: &'a Finished) -> Outcome
             accepted_tokens: timings.accepted_tokens,
             resumes: timings.resumes,
         },
-        worker: &by.worker,
-        model: &by.model,
-        seed: by.seed,
-        request_id: &by.request_id,
+        worker: &source.worker,
+        model: &source.model,
+        seed: source.seed,
+        request_id: &source.request_id,
     }
 }

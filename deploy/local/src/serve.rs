@@ -1,4 +1,4 @@
-//! `stoker serve`: a cluster that stays.
+//! `stoker serve`: a cluster that runs until a signal.
 
 use std::io::{self, Write};
 
@@ -14,33 +14,35 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
     let start = Cluster::start(args.listen, args.cluster.model, workers, args.worker);
     let cluster = tokio::select! {
         started = start => started?,
-        // The thread that loads cannot be asked to stop.
+        // The loading thread cannot be cancelled.
         _ = signals.next() => std::process::exit(1),
     };
     let address = cluster.address();
-    let hello = format!(
+    let banner = format!(
         "Serving {name} with {workers} workers on {address}\n\n  \
            stoker generate \"Once upon a time\" --endpoint {address}\n  \
            grpcurl -plaintext -d '{{\"prompt\": \"Once upon a time\"}}' {address} \
            stoker.v1.Inference/Generate\n\n"
     );
-    // A reader that has seen enough is no reason to end.
-    let _ = io::stdout().write_all(hello.as_bytes());
+    // A closed standard output does not end the server.
+    let _ = io::stdout().write_all(banner.as_bytes());
 
     let signal = tokio::select! {
         signal = signals.next() => signal,
         () = cluster.failed() => {
-            // The other workers finish what runs.
+            // The other workers finish their running streams.
             cluster.shutdown(drain_timeout).await;
             return Err(Error::Failed("the engine of a worker failed; see above".into()));
         }
     };
-    eprintln!("{signal}: finishing what runs, for at most {drain_timeout:?}; again to end at once");
+    eprintln!(
+        "{signal}: draining running streams for at most {drain_timeout:?}; signal again to stop at once"
+    );
     tokio::select! {
         unfinished = cluster.shutdown(drain_timeout) => match unfinished {
             0 => Ok(()),
             n => Err(Error::Failed(format!("{n} streams were still running"))),
         },
-        signal = signals.next() => Err(Error::Failed(format!("{signal} again: ended at once"))),
+        signal = signals.next() => Err(Error::Failed(format!("{signal} again: stopped at once"))),
     }
 }

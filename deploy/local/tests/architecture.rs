@@ -1,4 +1,4 @@
-//! The invariants of the code map that can be read off the files.
+//! Architectural invariants that can be verified from manifests and sources.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
@@ -13,12 +13,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The manifest in `folder`: of a package, or of the workspace.
+/// The parsed manifest of the package or workspace in `folder`.
 fn manifest(folder: &str) -> Table {
     fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap().parse().unwrap()
 }
 
-/// The packages that a manifest lists as normal, build and dev dependencies, for any platform.
+/// Packages that a manifest lists as normal, build or dev dependencies, for any platform.
 fn dependencies(manifest: &Table) -> BTreeSet<String> {
     let platforms = manifest.get("target").and_then(Value::as_table);
     let platforms = platforms.into_iter().flat_map(Table::values).filter_map(Value::as_table);
@@ -29,12 +29,12 @@ fn dependencies(manifest: &Table) -> BTreeSet<String> {
     listed.map(|(name, how)| package(name, how)).collect()
 }
 
-/// The package behind a dependency, which may go by another name.
+/// The package of a dependency, which may be renamed.
 fn package(name: &str, how: &Value) -> String {
     how.get("package").and_then(Value::as_str).unwrap_or(name).to_owned()
 }
 
-/// Every `.rs` file below `folder`, build outputs left out.
+/// Adds every `.rs` file below `folder` to `found`, except build outputs.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -48,7 +48,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// Prefixes of package names that the package in a folder must not depend on.
-const STRANGERS: [(&str, &[&str]); 10] = [
+const FORBIDDEN: [(&str, &[&str]); 10] = [
     ("proto", &["stoker-"]),
     ("shared", &["stoker-router", "stoker-worker", "stoker-engine", "stoker-ops", "burn"]),
     ("fair", &["stoker-", "tokio", "tonic"]),
@@ -65,23 +65,23 @@ const STRANGERS: [(&str, &[&str]); 10] = [
 ];
 
 #[test]
-fn crates_know_only_whom_they_may() {
+fn crates_have_no_forbidden_dependencies() {
     let workspace = manifest("");
     let members = workspace["workspace"]["members"].as_array().unwrap();
     let members: BTreeSet<_> = members.iter().map(|member| member.as_str().unwrap()).collect();
-    let ruled: BTreeSet<_> = STRANGERS.iter().map(|(folder, _)| *folder).collect();
-    assert_eq!(members, ruled, "members of the workspace, and folders that STRANGERS names");
-    // A member may take a dependency from the workspace, which may have renamed it.
+    let listed_folders: BTreeSet<_> = FORBIDDEN.iter().map(|(folder, _)| *folder).collect();
+    assert_eq!(members, listed_folders, "members of the workspace, and folders in FORBIDDEN");
+    // A member may inherit a dependency from the workspace, which must not rename it.
     let shared = workspace["workspace"]["dependencies"].as_table().unwrap();
     for (name, how) in shared {
         assert_eq!(package(name, how), *name, "the workspace renames a dependency");
     }
-    for (folder, strangers) in STRANGERS {
+    for (folder, forbidden) in FORBIDDEN {
         let dependencies = dependencies(&manifest(folder));
         assert!(!dependencies.is_empty(), "{folder} depends on nothing");
-        for stranger in strangers {
-            let known = dependencies.iter().find(|name| name.starts_with(stranger));
-            assert_eq!(known, None, "{folder} must not know {stranger}");
+        for package_prefix in forbidden {
+            let dependency = dependencies.iter().find(|name| name.starts_with(package_prefix));
+            assert_eq!(dependency, None, "{folder} must not depend on {package_prefix}");
         }
     }
 }
@@ -90,18 +90,18 @@ fn crates_know_only_whom_they_may() {
 fn kernels_and_unsafe_code_stay_in_ops() {
     let mut files = Vec::new();
     sources(&root(), &mut files);
-    assert!(files.len() > 100, "{} files is not all of them", files.len());
+    assert!(files.len() > 100, "only {} files were found", files.len());
     let ops = root().join("worker/ops");
     for file in files.iter().filter(|f| !f.starts_with(&ops)) {
         let text = fs::read_to_string(file).unwrap();
-        // Written apart, so that this file does not find itself.
+        // Split, so that this file does not match itself.
         for word in [concat!("uns", "afe {"), concat!("uns", "afe fn"), concat!("use cube", "cl")] {
             assert!(!text.contains(word), "{} has `{word}`", file.display());
         }
     }
 }
 
-/// The text of a file without its test module, which must be the last item in it.
+/// The text of a file without its test module, which must be the file's last item.
 fn without_tests(text: &str) -> &str {
     let Some((code, tests)) = text.split_once("#[cfg(test)]\nmod tests {\n") else { return text };
     let end = tests.find("\n}\n").map(|end| end + 3);
@@ -121,7 +121,7 @@ fn the_scheduler_is_pure() {
         }
     }
     files.retain(|file| !file.ends_with("tests.rs"));
-    assert!(files.len() >= 12, "{} files is not all of them", files.len());
+    assert!(files.len() >= 12, "only {} files were found", files.len());
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
         for word in ["burn::", "Tensor", "Instant", "SystemTime", "async ", "thread::"] {
