@@ -81,12 +81,11 @@ pub struct GenerateArgs {
     #[arg(long, env = "STOKER_JSON")]
     pub json: bool,
 
-    /// Number of choices to generate; the prompt is computed once. Needs --json, which has the choice
-    /// of each piece
+    /// Number of choices; the prompt is computed once. Needs --json, which prints each piece's choice
     #[arg(long, env = "STOKER_NUM_SEQUENCES", value_name = "COUNT", requires = "json")]
     pub num_sequences: Option<u32>,
 
-    /// Print log probabilities of new tokens and of COUNT most likely candidates for each; needs --json
+    /// Log probabilities of new tokens and of the COUNT most likely candidates; needs --json
     #[arg(long, env = "STOKER_LOGPROBS", value_name = "COUNT", requires = "json")]
     pub logprobs: Option<u32>,
 
