@@ -1,4 +1,4 @@
-//! What a draw takes from one row of a large vocabulary, and how many times a draw from all of its tokens that is.
+//! Time of sampling from one row of a large vocabulary, and its ratio to sampling from all tokens.
 
 use std::{
     hint::black_box,
@@ -8,21 +8,21 @@ use std::{
 use criterion::{BenchmarkId, Criterion};
 use stoker_engine::sampling::{Sampling, mix64};
 
-/// That of Qwen2, one of the largest.
+/// Vocabulary size of Qwen2, one of the largest.
 const VOCAB: u64 = 152_000;
-/// Draws to take the median of.
+/// Number of draws for a median.
 const DRAWS: usize = 101;
 
-/// A row of logits that lie about zero in a bell of this width, and some far above.
+/// A row of normally distributed logits with this standard deviation, and some far above.
 fn row(width: f32) -> Vec<f32> {
     let uniform = |n: u64| (mix64(n) >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
-    // Four uniform ones have a deviation of 0.58 together.
+    // The sum of four uniform numbers has a standard deviation of 0.58.
     let bell = |token: u64| (0..4).map(|i| uniform(4 * token + i)).sum::<f32>() * width / 0.58;
     let above = |token: u64| if token.is_multiple_of(5_000) { 12.0 } else { 0.0 };
     (0..VOCAB).map(|token| bell(token) + above(token)).collect()
 }
 
-/// Ways to draw; the first keeps all tokens.
+/// Sampling options; the first keeps all tokens.
 fn samplings() -> Vec<(&'static str, Sampling)> {
     let plain = Sampling::default();
     vec![
@@ -38,9 +38,9 @@ fn samplings() -> Vec<(&'static str, Sampling)> {
 
 fn median(sampling: &Sampling, row: &[f32]) -> Duration {
     let draw = |position| {
-        let began = Instant::now();
+        let started = Instant::now();
         black_box(black_box(sampling).pick(black_box(row), position));
-        began.elapsed()
+        started.elapsed()
     };
     let mut took: Vec<_> = (0..DRAWS).map(draw).collect();
     took.sort_unstable();

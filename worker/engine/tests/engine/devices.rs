@@ -1,4 +1,5 @@
-//! What only a GPU does, drawing tokens and replaying recorded steps, changes nothing. On the CPU these hold as well.
+//! Sampling on the device and replay of recorded graphs, which only GPUs do, do not change outputs.
+//! The tests pass on the CPU as well.
 
 use stoker_engine::{
     EngineConfig, Logprobs, Request, Sampling,
@@ -7,14 +8,14 @@ use stoker_engine::{
 };
 use stoker_ops::{KV_BLOCK, draw::Draw, fallback::GpuFeature as Fallback, noise::Noise};
 
-use crate::support::{Client, ROOMY, device, request, run, stories_in_all};
+use crate::support::{Client, ROOMY, bundled_models, device, request, run};
 
-/// Few sequences: of each size of a step something is recorded.
-const FEW: EngineConfig = EngineConfig { max_num_seqs: 4, max_num_batched_tokens: 64, ..ROOMY };
+/// Limits so small that a graph is recorded for each batch size.
+const SMALL: EngineConfig = EngineConfig { max_num_seqs: 4, max_num_batched_tokens: 64, ..ROOMY };
 
 #[test]
 fn a_token_is_the_same_wherever_it_is_drawn() {
-    for model in stories_in_all() {
+    for model in bundled_models() {
         let prompt = |i: u32| (0..1 + i * 7).map(|j| (i * 131 + j * 17 + 3) % 500).collect();
         let plain = |i: u32| {
             let temperature = [0.0, 1.0, 0.7, 2.0][i as usize % 4];
@@ -23,16 +24,17 @@ fn a_token_is_the_same_wherever_it_is_drawn() {
             request(&prompt, sampling, 40)
         };
         let requests: Vec<_> = (0..9).map(plain).collect();
-        // Whoever wants to know how likely tokens are gets them from the host, which has the logits.
-        let told = Logprobs { output: true, prompt: false, top: 0 };
-        let asked: Vec<_> =
-            requests.iter().map(|r| Request { logprobs: told, ..r.clone() }).collect();
+        // Requests with log probabilities are sampled on the host, which then has the logits.
+        let logprobs = Logprobs { output: true, prompt: false, top: 0 };
+        let with_logprobs: Vec<_> =
+            requests.iter().map(|r| Request { logprobs, ..r.clone() }).collect();
         let ids = |requests: &[Request]| -> Vec<Vec<u32>> {
-            run(&model, FEW, requests).iter().map(Client::ids).collect()
+            run(&model, SMALL, requests).iter().map(Client::ids).collect()
         };
-        assert_eq!(ids(&requests), ids(&asked), "{}", model.quantization);
+        assert_eq!(ids(&requests), ids(&with_logprobs), "{}", model.quantization);
         if !device().is_cpu() {
-            let mixed: Vec<_> = requests.iter().zip(&asked).flat_map(|(a, b)| [a, b]).collect();
+            let mixed: Vec<_> =
+                requests.iter().zip(&with_logprobs).flat_map(|(a, b)| [a, b]).collect();
             let mixed: Vec<_> = mixed.into_iter().cloned().collect();
             let together = ids(&mixed);
             let (one, other): (Vec<_>, Vec<_>) =
@@ -42,15 +44,15 @@ fn a_token_is_the_same_wherever_it_is_drawn() {
     }
 }
 
-/// Tokens that a sequence of [`steps`] may grow by.
-const LONGER: usize = 36;
+/// Maximum number of tokens that a sequence of [`steps`] grows by.
+const MAX_GROWTH: usize = 36;
 
-/// Runs some steps: prompts of these sequences, then some tokens of those that are chosen each time.
+/// Runs a prefill step of all sequences, then twelve steps with tokens of varying subsets.
 fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<StepOutput> {
     let lengths: Vec<usize> = (0..tables.len()).map(|i| 1 + i * 29).collect();
     let ids: Vec<Vec<u32>> = lengths
         .iter()
-        .map(|length| (0..length + LONGER).map(|j| (j * 37 % 501) as u32).collect())
+        .map(|length| (0..length + MAX_GROWTH).map(|j| (j * 37 % 501) as u32).collect())
         .collect();
     let draw = |row: usize, position: usize| {
         let temperature = [0.0, 0.8][row % 2];
@@ -58,37 +60,37 @@ fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<StepOutput> {
     };
     let draws: Vec<Vec<Draw>> =
         (0..ids.len()).map(|row| (1..=ids[row].len()).map(|at| draw(row, at)).collect()).collect();
-    let part = |row: usize, start: usize, count: usize, wanted: usize| BatchEntry {
+    let entry = |row: usize, start: usize, count: usize, logits: usize| BatchEntry {
         ids: &ids[row][start..start + count],
         start,
         table: &tables[row],
-        logits: wanted,
-        draws: &draws[row][start + count - wanted..start + count],
+        logits,
+        draws: &draws[row][start + count - logits..start + count],
     };
-    let prompts: Vec<_> = (0..tables.len()).map(|row| part(row, 0, lengths[row], 1)).collect();
-    let mut outcomes = vec![runner.run(&prompts)];
-    // Each goes on where it stands: a place that was never written may hold anything.
+    let prompts: Vec<_> = (0..tables.len()).map(|row| entry(row, 0, lengths[row], 1)).collect();
+    let mut outputs = vec![runner.run(&prompts)];
+    // Each sequence continues at its end, since cache slots that were never written hold anything.
     let mut ends = lengths.clone();
     for step in 0..12 {
-        // All of them, then fewer and fewer: other sizes, and another order.
+        // All sequences, then fewer, so that sizes and order vary.
         let count = tables.len() - step % tables.len();
         let rows: Vec<_> = (0..count).map(|i| (i + step) % tables.len()).collect();
-        // One token, or as many as somebody drafted.
+        // One token, or several as with drafts.
         let tokens = |row: usize| 1 + (row + step) % 3;
-        let parts: Vec<_> =
-            rows.iter().map(|row| part(*row, ends[*row], tokens(*row), tokens(*row))).collect();
-        outcomes.push(runner.run(&parts));
+        let entries: Vec<_> =
+            rows.iter().map(|row| entry(*row, ends[*row], tokens(*row), tokens(*row))).collect();
+        outputs.push(runner.run(&entries));
         rows.into_iter().for_each(|row| ends[row] += tokens(row));
     }
-    outcomes
+    outputs
 }
 
 #[test]
 fn a_recorded_step_gives_what_its_kernels_give() {
-    for model in stories_in_all() {
+    for model in bundled_models() {
         let tables = |pool: &BlockPool| -> Vec<Vec<Block>> {
             (0..5)
-                .map(|row| pool.take((1 + row * 29 + LONGER).div_ceil(KV_BLOCK)).unwrap())
+                .map(|row| pool.take((1 + row * 29 + MAX_GROWTH).div_ceil(KV_BLOCK)).unwrap())
                 .collect()
         };
         let (launched, recorded) = (BlockPool::new(64), BlockPool::new(64));

@@ -1,26 +1,26 @@
-//! Text as it streams: stop strings across token borders, whole characters, nothing taken back.
+//! Streamed text: stop strings across token boundaries, whole characters, no retracted text.
 
 use proptest::prelude::*;
 use stoker_engine::{
     FinishReason, Request, Sampling, Stopping, emit::Emitter, tokenizer::Tokenizer,
 };
 
-use crate::support::{ROOMY, request, run, stories};
+use crate::support::{ROOMY, bundled_model, request, run};
 
 fn tokenizer() -> Tokenizer {
     let json = storyteller::file(storyteller::model(), "tokenizer.json").unwrap();
     Tokenizer::from_json_bytes(json).unwrap()
 }
 
-/// What streams of `ids` until the first stop string, and that string.
+/// Streams `ids` until the first stop string. Returns the streamed text and that string.
 fn stream(
     tokenizer: &Tokenizer,
     ids: &[u32],
     stops: &[&str],
-    keep: bool,
+    include_stop: bool,
 ) -> (String, Option<String>) {
     let stops: Vec<_> = stops.iter().map(|s| (*s).to_owned()).collect();
-    let mut emitter = Emitter::new(tokenizer, &[1], stops, keep);
+    let mut emitter = Emitter::new(tokenizer, &[1], stops, include_stop);
     let mut text = String::new();
     for id in ids {
         let emitted = emitter.push(tokenizer, *id);
@@ -37,8 +37,8 @@ fn stream(
 fn stop_strings_end_the_text_wherever_tokens_break() {
     let tokenizer = tokenizer();
     let ids = tokenizer.encode("the little girl was happy. The end", false).unwrap();
-    let check = |stops: &[&str], keep, text: &str, stop: Option<&str>| {
-        let got = stream(&tokenizer, &ids, stops, keep);
+    let check = |stops: &[&str], include_stop, text: &str, stop: Option<&str>| {
+        let got = stream(&tokenizer, &ids, stops, include_stop);
         assert_eq!(got, (text.to_owned(), stop.map(str::to_owned)), "{stops:?}");
     };
     check(&["girl was"], false, "the little ", Some("girl was"));
@@ -52,7 +52,7 @@ fn stop_strings_end_the_text_wherever_tokens_break() {
 
 #[test]
 fn stop_strings_and_ids_end_a_sequence() {
-    let model = stories();
+    let model = bundled_model();
     let prompt = model.tokenizer.encode("Once upon a time", true).unwrap();
     let until = |stopping: Stopping| {
         let stopping = Stopping { max_tokens: Some(60), ..stopping };
@@ -62,7 +62,7 @@ fn stop_strings_and_ids_end_a_sequence() {
     let whole = until(Stopping::default());
     let text = whole.text();
 
-    // The end of a word and the beginning of the next, whatever tokens they are in.
+    // The end of a word and the start of the next, whatever their tokens are.
     let at = text.char_indices().filter(|(_, c)| *c == ' ').nth(4).unwrap().0;
     let stop = &text[at - 2..at + 3];
     let stopped = until(Stopping { strings: vec![stop.to_owned()], ..Stopping::default() });

@@ -1,4 +1,4 @@
-//! A token depends on its request alone: batched, chunked or preempted, the answer is the same.
+//! A token depends on its request alone: batched, chunked or preempted, the output is the same.
 
 use proptest::prelude::*;
 use stoker_engine::{
@@ -7,10 +7,10 @@ use stoker_engine::{
 };
 
 use crate::support::{
-    Client, ROOMY, load_as, request, run, several, stories, stories_in_all, write_random,
+    Client, ROOMY, bundled_model, bundled_models, load_as, request, run, with_choices, write_random,
 };
 
-/// Prompts of many lengths, half of them greedy, with every wish of the contract in some.
+/// Requests with prompts of many lengths, half of them greedy, that cover all options of requests.
 pub fn requests(model: &Model, count: usize, longest_prompt: usize, tokens: usize) -> Vec<Request> {
     let vocab = model.config.vocab_size as u32;
     (0..count)
@@ -24,13 +24,13 @@ pub fn requests(model: &Model, count: usize, longest_prompt: usize, tokens: usiz
                 _ => Sampling { seed: i as u64, top_k: 40, top_p: 0.9, ..Sampling::default() },
             };
             let plain = request(&prompt, sampling, tokens);
-            several(if i % 5 == 2 { 3 } else { 1 }, wishing(i, plain))
+            with_choices(if i % 5 == 2 { 3 } else { 1 }, with_options(i, plain))
         })
         .collect()
 }
 
-/// `request` with what changes a draw or comes beside it, in every combination over `i`.
-fn wishing(i: usize, request: Request) -> Request {
+/// `request` with adjustments, logprobs and minimum lengths that vary with `i`.
+fn with_options(i: usize, request: Request) -> Request {
     let adjustments = match i % 3 {
         0 => Adjustments::default(),
         _ => Adjustments {
@@ -41,66 +41,66 @@ fn wishing(i: usize, request: Request) -> Request {
         },
     };
     let logprobs = Logprobs { output: i.is_multiple_of(2), prompt: i % 4 < 2, top: i % 3 };
-    // As many as there can be: nothing ends the answer, but something is masked.
+    // Equal to the maximum: the stop tokens are masked throughout.
     let min_tokens = if i % 7 < 3 { request.stopping.max_tokens.unwrap() } else { 0 };
     let token_ids = if min_tokens > 0 { vec![3, 4, 13] } else { vec![] };
     let stopping = Stopping { min_tokens, token_ids, ..request.stopping };
     Request { adjustments, logprobs, stopping, ..request }
 }
 
-/// All that a client is told that a text is made of.
+/// Prompt log probabilities and tokens that a client received.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct Output {
     prompt: Vec<TokenLogprob>,
     choices: Vec<Vec<Token>>,
 }
 
-pub fn answers(clients: &[Client]) -> Vec<Answer> {
-    let answer = |client: &Client| Answer {
+pub fn outputs(clients: &[Client]) -> Vec<Output> {
+    let output = |client: &Client| Output {
         prompt: client.prompt_logprobs().concat(),
         choices: (0..3).map(|choice| client.tokens(choice)).collect(),
     };
-    clients.iter().map(answer).collect()
+    clients.iter().map(output).collect()
 }
 
 fn ids(clients: &[Client]) -> Vec<Vec<u32>> {
     clients.iter().map(Client::ids).collect()
 }
 
-/// Each request in an engine of its own.
-fn alone(model: &Model, requests: &[Request]) -> Vec<Answer> {
-    let one = |r| answers(&run(model, ROOMY, std::slice::from_ref(r))).remove(0);
+/// Runs each request in its own engine.
+fn alone(model: &Model, requests: &[Request]) -> Vec<Output> {
+    let one = |r| outputs(&run(model, ROOMY, std::slice::from_ref(r))).remove(0);
     requests.iter().map(one).collect()
 }
 
 #[test]
 fn batched_equals_alone() {
-    for model in stories_in_all() {
+    for model in bundled_models() {
         let requests = requests(&model, 24, 90, 40);
         let clients = run(&model, ROOMY, &requests);
         assert!(ids(&clients).iter().all(|ids| ids.len() == 40));
-        assert_eq!(answers(&clients), alone(&model, &requests), "{}", model.quantization);
+        assert_eq!(outputs(&clients), alone(&model, &requests), "{}", model.quantization);
     }
 }
 
 #[test]
 fn chunked_equals_whole_and_preempted_equals_not() {
-    for model in stories_in_all() {
+    for model in bundled_models() {
         let requests = requests(&model, 12, 120, 60);
-        let want = answers(&run(&model, ROOMY, &requests));
+        let expected = outputs(&run(&model, ROOMY, &requests));
         for max_num_batched_tokens in [12, 17, 64] {
             let config = EngineConfig { max_num_batched_tokens, max_num_seqs: 12, ..ROOMY };
-            let got = answers(&run(&model, config, &requests));
-            assert_eq!(got, want, "{}, {max_num_batched_tokens} a step", model.quantization);
+            let actual = outputs(&run(&model, config, &requests));
+            assert_eq!(actual, expected, "{}, {max_num_batched_tokens} a step", model.quantization);
         }
-        // 24 blocks hold two of the longest sequences: the rest is preempted again and again.
+        // 24 blocks hold two of the longest sequences: the others are preempted repeatedly.
         let tight = EngineConfig { kv_blocks: 24, ..ROOMY };
         let clients = run(&model, tight, &requests);
         let preemptions = |c: &Client| c.summary().timings.preemptions;
         assert!(clients.iter().map(preemptions).sum::<u32>() > 0, "this test must preempt");
         let forked = clients.iter().filter(|c| !c.tokens(1).is_empty());
         assert!(forked.map(preemptions).sum::<u32>() > 0, "forks too");
-        assert_eq!(answers(&clients), want, "{}", model.quantization);
+        assert_eq!(outputs(&clients), expected, "{}", model.quantization);
     }
 }
 
@@ -112,22 +112,22 @@ fn at_real_widths_too() {
         for quantization in Quantization::ALL {
             let model = load_as(folder.path(), quantization);
             let requests = requests(&model, 7, 30, 6);
-            let want = alone(&model, &requests);
-            let got = answers(&run(&model, ROOMY, &requests));
-            assert_eq!(got, want, "batched at {hidden} in {quantization}");
+            let expected = alone(&model, &requests);
+            let actual = outputs(&run(&model, ROOMY, &requests));
+            assert_eq!(actual, expected, "batched at {hidden} in {quantization}");
             let chunks = EngineConfig { max_num_batched_tokens: 9, max_num_seqs: 7, ..ROOMY };
-            let got = answers(&run(&model, chunks, &requests));
-            assert_eq!(got, want, "chunked at {hidden} in {quantization}");
-            let tokens = want.into_iter().flat_map(|answer| answer.choices.concat());
+            let actual = outputs(&run(&model, chunks, &requests));
+            assert_eq!(actual, expected, "chunked at {hidden} in {quantization}");
+            let tokens = expected.into_iter().flat_map(|output| output.choices.concat());
             let drawn: std::collections::HashSet<u32> = tokens.map(|token| token.id).collect();
-            assert!(drawn.len() > 10, "random weights should not always say the same: {drawn:?}");
+            assert!(drawn.len() > 10, "random weights give too few distinct tokens: {drawn:?}");
         }
     }
 }
 
 #[test]
-fn seeds_matter_and_repeat() {
-    let model = stories();
+fn outputs_depend_on_the_seed_and_are_reproducible() {
+    let model = bundled_model();
     let seeded = |seed| request(&[1], Sampling { seed, ..Sampling::default() }, 30);
     let ids = ids(&run(&model, ROOMY, &[seeded(1), seeded(2), seeded(1)]));
     assert_eq!(ids[0], ids[2]);
@@ -135,11 +135,11 @@ fn seeds_matter_and_repeat() {
 }
 
 #[test]
-fn a_client_that_leaves_frees_its_blocks_before_the_next_step() {
-    let model = stories();
+fn a_client_that_disconnects_frees_its_blocks_before_the_next_step() {
+    let model = bundled_model();
     let mut engine = Engine::new(model, ROOMY);
-    let (stays, leaves) = (Client::default(), Client::default());
-    for (client, token) in [(&stays, 1), (&leaves, 2)] {
+    let (connected, disconnecting) = (Client::default(), Client::default());
+    for (client, token) in [(&connected, 1), (&disconnecting, 2)] {
         let long = request(&[token; 40], Sampling::greedy(), 100);
         engine.submit(long, Box::new(client.clone())).unwrap();
     }
@@ -147,19 +147,19 @@ fn a_client_that_leaves_frees_its_blocks_before_the_next_step() {
     engine.step();
     assert_eq!(engine.load().running, 2);
     let held = engine.load().total_blocks - engine.load().free_blocks;
-    leaves.leave();
+    disconnecting.disconnect();
     engine.step();
     assert_eq!(engine.load().running, 1);
     assert_eq!(engine.load().total_blocks - engine.load().free_blocks, held / 2);
-    assert_eq!(leaves.ids().len(), 2, "not one token more");
+    assert_eq!(disconnecting.ids().len(), 2, "not one token more");
     while engine.step() {}
-    assert_eq!(stays.ids().len(), 100);
+    assert_eq!(connected.ids().len(), 100);
     assert_eq!(engine.load().free_blocks, engine.load().total_blocks);
 }
 
 #[test]
 fn the_end_of_the_context_is_a_limit() {
-    let model = stories();
+    let model = bundled_model();
     let room = model.config.context_length;
     let mut endless = request(&vec![5; room - 3], Sampling::greedy(), 1);
     endless.stopping.max_tokens = None;
@@ -177,14 +177,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..Default::default() })]
 
     #[test]
-    fn whatever_the_limits(
+    fn outputs_do_not_depend_on_limits(
         max_num_seqs in 3usize..9,
         extra in 0usize..40,
         kv_blocks in 12usize..40,
         count in 1usize..9,
         max_decode_slowdown in prop_oneof![Just(1.0), Just(2.0), Just(f64::INFINITY)],
     ) {
-        let model = stories();
+        let model = bundled_model();
         let requests = requests(&model, count, 60, 24);
         let config = EngineConfig {
             max_num_seqs,
@@ -193,7 +193,7 @@ proptest! {
             max_decode_slowdown,
             ..ROOMY
         };
-        let got = answers(&run(&model, config, &requests));
-        prop_assert_eq!(got, answers(&run(&model, ROOMY, &requests)));
+        let actual = outputs(&run(&model, config, &requests));
+        prop_assert_eq!(actual, outputs(&run(&model, ROOMY, &requests)));
     }
 }

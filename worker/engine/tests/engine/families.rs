@@ -1,6 +1,6 @@
-//! Models of every family should answer as transformers does, from SafeTensors and from GGUF.
+//! Models of every family match transformers, from SafeTensors and from GGUF.
 //!
-//! `tests/families/make.py` made the models and the answers.
+//! `tests/families/make.py` generated the models and the expected outputs.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,8 @@ use stoker_ops::KV_BLOCK;
 
 use crate::support::{ROOMY, load, request, run};
 
-/// Logits reach 37; f32 sums in another order, and angles that were f32 before, differ in the sixth digit.
+/// Logits reach 37; f32 sums in another order and rotary angles from f32 frequencies differ in the
+/// sixth digit.
 const TOLERANCE: f32 = 2e-4;
 
 const CASES: [&str; 9] = [
@@ -36,10 +37,10 @@ fn folder(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/families").join(case)
 }
 
-/// Cases of which `make.py` writes no GGUF file.
+/// Cases for which `make.py` writes no GGUF file.
 const WITHOUT_GGUF: [&str; 2] = ["qwen2-window", "qwen3-bias"];
 
-/// The model of a case in every container that there is.
+/// The model of a case from each of its file formats.
 fn models(case: &str) -> Vec<Model> {
     let mut models = vec![load(&folder(case))];
     if !WITHOUT_GGUF.contains(&case) {
@@ -48,10 +49,10 @@ fn models(case: &str) -> Vec<Model> {
     models
 }
 
-/// A prompt and what transformers makes of it.
+/// A prompt and the outputs of transformers.
 struct Prompt {
     ids: Vec<u32>,
-    /// At every position.
+    /// Logits at every position.
     logits: Vec<Vec<f32>>,
     greedy: Vec<u32>,
 }
@@ -78,8 +79,8 @@ fn prompts(case: &str) -> Vec<Prompt> {
         .collect()
 }
 
-/// Runs all prompts together, `chunk` tokens of each a step. Returns logits by position for each prompt:
-/// at the last position of every chunk.
+/// Runs all prompts together, `chunk` tokens of each a step. Returns for each prompt the logits at
+/// the last position of every chunk, by position.
 fn logits(model: &Model, prompts: &[&[u32]], chunk: usize) -> Vec<BTreeMap<usize, Vec<f32>>> {
     let pool = BlockPool::new(16);
     let tables: Vec<_> =
@@ -91,7 +92,7 @@ fn logits(model: &Model, prompts: &[&[u32]], chunk: usize) -> Vec<BTreeMap<usize
         let running: Vec<usize> =
             (0..prompts.len()).filter(|prompt| start < prompts[*prompt].len()).collect();
         let end = |prompt: usize| (start + chunk).min(prompts[prompt].len());
-        let parts: Vec<_> = running
+        let entries: Vec<_> = running
             .iter()
             .map(|&prompt| BatchEntry {
                 ids: &prompts[prompt][start..end(prompt)],
@@ -101,7 +102,7 @@ fn logits(model: &Model, prompts: &[&[u32]], chunk: usize) -> Vec<BTreeMap<usize
                 draws: &[],
             })
             .collect();
-        for (&prompt, logits) in running.iter().zip(runner.run(&parts).logits()) {
+        for (&prompt, logits) in running.iter().zip(runner.run(&entries).logits()) {
             found[prompt].insert(end(prompt) - 1, logits.to_vec());
         }
     }
@@ -113,7 +114,7 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 #[test]
-fn logits_and_greedy_answers_are_those_of_transformers() {
+fn logits_and_greedy_completions_match_transformers() {
     for case in CASES {
         for model in models(case) {
             for prompt in prompts(case) {
@@ -157,14 +158,14 @@ fn a_position_has_the_same_bits_alone_batched_and_in_any_chunks() {
 }
 
 #[test]
-fn both_containers_have_the_same_bits() {
+fn both_file_formats_have_the_same_bits() {
     for case in CASES.into_iter().filter(|case| !WITHOUT_GGUF.contains(case)) {
         let models = models(case);
         let [folder, gguf] = &models[..] else { panic!("{case} has {} models", models.len()) };
         let ids = &prompts(case)[1].ids;
         let (folder, gguf) = (logits(folder, &[ids], 1), logits(gguf, &[ids], 1));
         for (position, want) in &folder[0] {
-            // GGUF files store Llama 3's frequencies in f32, after which angles differ in the seventh digit.
+            // GGUF files store Llama 3's frequencies in f32, so angles differ in the seventh digit.
             let same = case == "llama3" || bits(want) == bits(&gguf[0][position]);
             assert!(same, "{case}: position {position}");
         }
@@ -172,7 +173,7 @@ fn both_containers_have_the_same_bits() {
 }
 
 #[test]
-fn answers_do_not_depend_on_the_batch() {
+fn completions_do_not_depend_on_the_batch() {
     for case in CASES {
         let model = load(&folder(case));
         let requests: Vec<_> = prompts(case)

@@ -1,18 +1,18 @@
-//! The engine as a whole: real models, real vectors, and the promises that every plan must keep.
+//! Tests of the whole engine: real models, reference vectors, and invariants of every plan.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
-mod adjusting;
+mod adjustments;
 mod choices;
 mod devices;
 mod emitting;
 mod exactness;
 mod failing;
 mod families;
+mod invariants;
 mod logprobs;
 mod panicking;
 mod prefix_cache;
-mod promises;
 mod queueing;
 mod resuming;
 mod scheduling;

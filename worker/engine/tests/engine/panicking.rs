@@ -1,4 +1,5 @@
-//! A device that panics at one request: what the others are told, and how the request is found out.
+//! A device that panics at one request: the errors of other requests, and the isolation of the
+//! culprit.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -12,9 +13,10 @@ use stoker_engine::{
     tokenizer::Tokenizer,
 };
 
-use crate::support::{Client, ROOMY, request, run, several};
+use crate::support::{Client, ROOMY, request, run, with_choices};
 
-/// The end of a text, which no text of a simulated device has in its middle.
+/// A simulated model that panics at its EOS token, which no simulated text contains, and that
+/// token.
 fn model() -> (Model, u32) {
     let json = storyteller::file(storyteller::model(), "tokenizer.json").unwrap();
     let tokenizer = Tokenizer::from_json_bytes(json).unwrap();
@@ -35,7 +37,8 @@ fn healthy(seed: u64) -> Request {
     request(&[5, 6, 7 + seed as u32], Sampling { seed, ..Sampling::default() }, 40)
 }
 
-/// Submits all, and steps until the engine panics or all is done: the clients, and whether it panicked.
+/// Submits all requests and steps until the engine panics or is done. Returns the clients and
+/// whether it panicked.
 fn until_panic(engine: &mut Engine, requests: &[Request]) -> (Vec<Client>, bool) {
     let clients: Vec<_> = requests
         .iter()
@@ -52,7 +55,7 @@ fn until_panic(engine: &mut Engine, requests: &[Request]) -> (Vec<Client>, bool)
     (clients, panicked)
 }
 
-/// The sequences of a request that were in the step.
+/// The sequences of a request that were in the step that panicked.
 fn in_step(client: &Client) -> Vec<u32> {
     match client.events().pop() {
         Some(Event::Failed(RequestError::EnginePanicked { cause, sequences })) => {
@@ -68,27 +71,28 @@ fn a_panic_is_reported_to_all_and_names_those_of_the_step() {
     let (model, poison) = model();
     let config = EngineConfig { max_num_seqs: 4, ..ROOMY };
     let mut engine = Engine::new(model, config);
-    let doomed = request(&[8, poison, 9], Sampling::default(), 10);
-    // Two sequences, one, and the one that does it; the last one waits for a slot.
-    let requests = [several(2, healthy(1)), healthy(2), doomed, healthy(4)];
+    let poisoned = request(&[8, poison, 9], Sampling::default(), 10);
+    // A request with two sequences, one with one, and the one that panics; the last waits for a
+    // slot.
+    let requests = [with_choices(2, healthy(1)), healthy(2), poisoned, healthy(4)];
     let (clients, panicked) = until_panic(&mut engine, &requests);
     assert!(panicked);
-    // The first step has the prompts alone, of one sequence each.
+    // The first step has only the prompts, one sequence for each.
     let reported: Vec<_> = clients.iter().map(in_step).collect();
     assert_eq!(reported, [vec![0], vec![0], vec![0], vec![]]);
 }
 
 #[test]
-fn of_suspects_the_one_that_does_it_is_alone_in_the_next_panic_and_the_others_lose_nothing() {
+fn isolation_of_suspects_finds_the_request_that_panics_and_the_others_complete() {
     let (model, poison) = model();
     for drafts in [SpeculationMethod::Off, SpeculationMethod::Ngram { tokens: Depth::default() }] {
         let suspect =
             |request: Request| Request { suspect: true, accepted_before: true, ..request };
-        let doomed = suspect(request(&[8, poison, 9], Sampling::default(), 10));
+        let poisoned = suspect(request(&[8, poison, 9], Sampling::default(), 10));
         let others: Vec<_> = (0..15).map(healthy).collect();
         let alone = run(&model, ROOMY, &others);
         let mut requests: Vec<_> = others.iter().cloned().map(suspect).collect();
-        requests.insert(7, doomed);
+        requests.insert(7, poisoned);
         let bystander = healthy(99);
         requests.push(bystander);
         let mut engine = Engine::new(model.clone(), ROOMY).speculating(drafts);
@@ -99,7 +103,7 @@ fn of_suspects_the_one_that_does_it_is_alone_in_the_next_panic_and_the_others_lo
             let named = if ended { vec![] } else { in_step(client) };
             assert_eq!(named, if at == 7 { vec![0] } else { vec![] }, "{at}");
         }
-        // Without it, all of them come to their ends, as they would have anyway.
+        // Without it, all of them complete with the same output.
         requests.remove(7);
         requests.pop();
         let together = run(&model, ROOMY, &requests);

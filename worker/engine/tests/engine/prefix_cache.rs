@@ -1,13 +1,13 @@
-//! What is in the cache changes when an answer comes, and nothing of it.
+//! The prefix cache changes latency and no output.
 
 use stoker_engine::{Engine, EngineConfig, Model, Request, Sampling, Scope, model::Quantization};
 use stoker_ops::KV_BLOCK;
 
 use crate::{
-    exactness::{answers, requests},
+    exactness::{outputs, requests},
     resuming,
     support::{
-        Client, ROOMY, load_as, request, run, run_on, several, stories, stories_in_all,
+        Client, ROOMY, bundled_model, bundled_models, load_as, request, run, run_on, with_choices,
         write_random,
     },
 };
@@ -16,13 +16,13 @@ fn cached(client: &Client) -> usize {
     client.summary().cached_prompt_tokens
 }
 
-/// What the cache has of a prompt that it has seen all of.
+/// Number of prompt tokens that are reused if the whole prompt is cached.
 fn whole_blocks(request: &Request) -> usize {
-    // Log probabilities of a prompt come from computing it.
+    // Log probabilities of a prompt need its prefill.
     if request.logprobs.prompt { 0 } else { (request.prompt.len() - 1) / KV_BLOCK * KV_BLOCK }
 }
 
-/// `count` tokens of a text, one of several.
+/// The first `count` tokens of text number `which`.
 fn text(which: u32, count: usize) -> Vec<u32> {
     (0..count as u32).map(|i| (which * 131 + i * 17 + 3) % 500).collect()
 }
@@ -34,24 +34,27 @@ fn greedy(prompt: &[u32]) -> Request {
 fn cold_equals_warm(model: &Model, requests: &[Request], what: &str) {
     let mut engine = Engine::new(model.clone(), ROOMY);
     let cold = run_on(&mut engine, requests);
-    assert!(cold.iter().all(|client| cached(client) == 0), "{what}: no two begin alike");
+    assert!(
+        cold.iter().all(|client| cached(client) == 0),
+        "{what}: prompts must not share prefixes"
+    );
     for _ in 0..2 {
         let warm = run_on(&mut engine, requests);
-        assert_eq!(answers(&warm), answers(&cold), "{what}");
+        assert_eq!(outputs(&warm), outputs(&cold), "{what}");
         for (client, request) in warm.iter().zip(requests) {
             assert_eq!(cached(client), whole_blocks(request), "{what}");
         }
     }
-    // One by one, so that steps have other sizes.
+    // Runs them one by one, so that batch sizes differ.
     for (request, cold) in requests.iter().zip(&cold) {
         let warm = run_on(&mut engine, std::slice::from_ref(request));
-        assert_eq!(answers(&warm), answers(std::slice::from_ref(cold)), "{what}");
+        assert_eq!(outputs(&warm), outputs(std::slice::from_ref(cold)), "{what}");
     }
 }
 
 #[test]
 fn warm_equals_cold() {
-    for model in stories_in_all() {
+    for model in bundled_models() {
         let requests = requests(&model, 24, 90, 40);
         cold_equals_warm(&model, &requests, model.quantization.name());
     }
@@ -68,19 +71,19 @@ fn at_real_widths_too() {
 }
 
 #[test]
-fn warm_equals_cold_where_blocks_are_forgotten_and_sequences_preempted() {
-    for model in stories_in_all() {
-        // Four texts, of each a few lengths, so that many begin alike.
+fn warm_equals_cold_with_evictions_and_preemptions() {
+    for model in bundled_models() {
+        // Four texts with a few lengths of each, so that many share prefixes.
         let requests: Vec<_> = (0..16)
             .map(|i| {
                 let sampling = Sampling { seed: u64::from(i), ..Sampling::default() };
                 let prompt = text(i % 4, 20 + 9 * i as usize);
-                several(1 + i % 3, request(&prompt, sampling, 30))
+                with_choices(1 + i % 3, request(&prompt, sampling, 30))
             })
             .collect();
         let alone: Vec<_> = requests
             .iter()
-            .map(|one| answers(&run(&model, ROOMY, std::slice::from_ref(one))).remove(0))
+            .map(|one| outputs(&run(&model, ROOMY, std::slice::from_ref(one))).remove(0))
             .collect();
         for (kv_blocks, max_num_batched_tokens) in [(14, 64), (24, 12), (40, 200)] {
             let config =
@@ -89,19 +92,22 @@ fn warm_equals_cold_where_blocks_are_forgotten_and_sequences_preempted() {
             let mut found = 0;
             for _ in 0..3 {
                 let clients = run_on(&mut engine, &requests);
-                assert_eq!(answers(&clients), alone, "{} in {kv_blocks}", model.quantization);
+                assert_eq!(outputs(&clients), alone, "{} in {kv_blocks}", model.quantization);
                 found += clients.iter().map(cached).sum::<usize>();
             }
-            assert!(found > 0, "this test must find something in {kv_blocks}");
-            assert!(engine.load().preemptions > 0 || kv_blocks == 40, "and preempt");
+            assert!(found > 0, "this test needs cache hits with {kv_blocks} blocks");
+            assert!(
+                engine.load().preemptions > 0 || kv_blocks == 40,
+                "this test needs preemptions"
+            );
             assert!(engine.load().prefix_tokens_found < engine.load().prefix_tokens);
         }
     }
 }
 
 #[test]
-fn an_answer_goes_on_alike_where_its_prompt_is_known() {
-    for model in stories_in_all() {
+fn a_response_resumes_alike_with_a_cached_prompt() {
+    for model in bundled_models() {
         for request in resuming::requests() {
             let prompt = [text(1, 40).as_slice(), &request.prompt].concat();
             let request = Request { prompt: prompt.into(), ..request };
@@ -111,28 +117,32 @@ fn an_answer_goes_on_alike_where_its_prompt_is_known() {
             assert!(whole.len() > 5, "{request:?} ends too early to be cut");
             for cut in (3..whole.len()).step_by(7) {
                 let (before, _) = whole.split_at(cut);
-                let resumed = resuming::had(before, choices);
+                let resumed = resuming::resume_states(before, choices);
                 let client = &run_on(&mut engine, &[Request { resumed, ..request.clone() }])[0];
                 let joined: Vec<_> = before.iter().cloned().chain(client.events()).collect();
-                assert_eq!(resuming::told(&joined), resuming::told(&whole), "cut at {cut}");
+                assert_eq!(
+                    resuming::comparable(&joined),
+                    resuming::comparable(&whole),
+                    "cut at {cut}"
+                );
                 if choices > 1 {
                     continue;
                 }
-                // Whole blocks of what there is, but for its last token. Nothing is looked for where nothing is left to
-                // compute.
+                // Whole blocks of all tokens but the last. No lookup takes place if nothing remains
+                // to be computed.
                 let prompt = request.prompt.len();
-                let has = prompt + resuming::had(before, 1)[0].tokens.len();
+                let has = prompt + resuming::resume_states(before, 1)[0].tokens.len();
                 let whole = ((has - 1) / KV_BLOCK * KV_BLOCK).min(prompt);
-                let goes_on = !client.ids().is_empty();
-                assert_eq!(cached(client), if goes_on { whole } else { 0 }, "cut at {cut}");
+                let continues = !client.ids().is_empty();
+                assert_eq!(cached(client), if continues { whole } else { 0 }, "cut at {cut}");
             }
         }
     }
 }
 
 #[test]
-fn the_next_turn_finds_the_answer_too() {
-    let mut engine = Engine::new(stories(), ROOMY);
+fn the_next_turn_of_a_conversation_reuses_completions_too() {
+    let mut engine = Engine::new(bundled_model(), ROOMY);
     let mut conversation = text(0, 21);
     let mut known = 0;
     for turn in 0..4 {
@@ -140,18 +150,18 @@ fn the_next_turn_finds_the_answer_too() {
             run_on(&mut engine, &[request(&conversation, Sampling::greedy(), 30)]).remove(0);
         assert_eq!(cached(&client), known / KV_BLOCK * KV_BLOCK, "turn {turn}");
         conversation.extend(client.ids());
-        // The last token is drawn, not computed.
+        // The last token was sampled and has no KV entry yet.
         known = conversation.len() - 1;
         conversation.extend(text(5 + turn, 3));
         let load = engine.load();
-        assert_eq!(load.cached_blocks, known / KV_BLOCK, "nothing is there twice");
+        assert_eq!(load.cached_blocks, known / KV_BLOCK, "no block is cached twice");
         assert_eq!(load.free_blocks, load.total_blocks);
     }
 }
 
 #[test]
-fn a_prompt_is_found_up_to_its_last_whole_block_and_not_its_last_token() {
-    let mut engine = Engine::new(stories(), ROOMY);
+fn a_prompt_is_reused_up_to_its_last_whole_block_without_its_last_token() {
+    let mut engine = Engine::new(bundled_model(), ROOMY);
     assert_eq!(cached(&run_on(&mut engine, &[greedy(&text(0, 200))])[0]), 0);
     for (length, found) in [(1, 0), (16, 0), (17, 16), (32, 16), (33, 32), (200, 192)] {
         assert_eq!(cached(&run_on(&mut engine, &[greedy(&text(0, length))])[0]), found, "{length}");
@@ -165,7 +175,7 @@ fn a_prompt_is_found_up_to_its_last_whole_block_and_not_its_last_token() {
 
 #[test]
 fn tenants_and_salts_do_not_see_each_others_blocks() {
-    let mut engine = Engine::new(stories(), ROOMY);
+    let mut engine = Engine::new(bundled_model(), ROOMY);
     let scopes = [("", ""), ("a", ""), ("", "a"), ("a", "b"), ("ab", "")];
     for found in [0, 48] {
         for (tenant, salt) in scopes {
@@ -177,21 +187,21 @@ fn tenants_and_salts_do_not_see_each_others_blocks() {
 }
 
 #[test]
-fn who_does_not_read_the_cache_fills_it_for_others() {
-    let mut engine = Engine::new(stories(), ROOMY);
+fn requests_that_bypass_the_cache_fill_it_for_others() {
+    let mut engine = Engine::new(bundled_model(), ROOMY);
     let plain = greedy(&text(0, 50));
     let bypassing = Request { bypass_prefix_cache: true, ..plain.clone() };
-    let want = answers(&run_on(&mut engine, std::slice::from_ref(&bypassing)));
+    let want = outputs(&run_on(&mut engine, std::slice::from_ref(&bypassing)));
     for (request, found) in [(&plain, 48), (&bypassing, 0), (&plain, 48)] {
         let clients = run_on(&mut engine, std::slice::from_ref(request));
-        assert_eq!((answers(&clients), cached(&clients[0])), (want.clone(), found));
+        assert_eq!((outputs(&clients), cached(&clients[0])), (want.clone(), found));
     }
-    assert_eq!(engine.load().prefix_tokens, 100, "where nothing is looked for, nothing is counted");
+    assert_eq!(engine.load().prefix_tokens, 100, "without a lookup, no tokens are counted");
 }
 
 #[test]
-fn without_a_cache_nothing_is_found() {
-    let mut engine = Engine::new(stories(), EngineConfig { prefix_cache: false, ..ROOMY });
+fn without_a_prefix_cache_nothing_is_reused() {
+    let mut engine = Engine::new(bundled_model(), EngineConfig { prefix_cache: false, ..ROOMY });
     for _ in 0..2 {
         assert_eq!(cached(&run_on(&mut engine, &[greedy(&text(0, 50))])[0]), 0);
     }
@@ -199,8 +209,8 @@ fn without_a_cache_nothing_is_found() {
 }
 
 #[test]
-fn of_those_that_come_together_one_computes_what_all_share() {
-    let model = stories();
+fn concurrent_requests_compute_a_shared_prefix_once() {
+    let model = bundled_model();
     let requests: Vec<_> = (0..6)
         .map(|i| {
             let prompt = [text(0, 100), text(1 + i, 5)].concat();
@@ -209,22 +219,22 @@ fn of_those_that_come_together_one_computes_what_all_share() {
         .collect();
     let alone: Vec<_> = requests
         .iter()
-        .map(|one| answers(&run(&model, ROOMY, std::slice::from_ref(one))).remove(0))
+        .map(|one| outputs(&run(&model, ROOMY, std::slice::from_ref(one))).remove(0))
         .collect();
     let together = run(&model, ROOMY, &requests);
-    assert_eq!(answers(&together), alone);
+    assert_eq!(outputs(&together), alone);
     let found: Vec<_> = together.iter().map(cached).collect();
     assert_eq!(found, [0, 96, 96, 96, 96, 96]);
 }
 
 #[test]
-fn whose_client_leaves_has_kept_what_is_computed() {
+fn blocks_of_a_disconnected_client_stay_cached() {
     let config = EngineConfig { max_num_batched_tokens: 64, ..ROOMY };
-    let mut engine = Engine::new(stories(), config);
+    let mut engine = Engine::new(bundled_model(), config);
     let client = Client::default();
     engine.submit(greedy(&text(0, 200)), Box::new(client.clone())).unwrap();
     assert!(engine.step());
-    client.leave();
+    client.disconnect();
     assert!(!engine.step());
     assert_eq!(cached(&run_on(&mut engine, &[greedy(&text(0, 200))])[0]), 64);
 }

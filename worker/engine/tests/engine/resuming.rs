@@ -1,4 +1,4 @@
-//! An answer that another engine goes on with is the answer that one alone gives.
+//! A response resumed by another engine equals the response of one engine.
 
 use std::num::NonZeroU32;
 
@@ -7,27 +7,29 @@ use stoker_engine::{
     Stopping, request::Resumed,
 };
 
-use crate::support::{Client, ROOMY, request, run, stories, stories_in_all};
+use crate::support::{Client, ROOMY, bundled_model, bundled_models, request, run};
 
-/// What a client has after some of its events: for each choice its tokens, its text, and whether it ended.
-pub fn had(events: &[Event], choices: u32) -> Vec<Resumed> {
-    let mut had = vec![Resumed::default(); choices as usize];
+/// The state to resume from after some events: for each choice its tokens, the bytes of its text,
+/// and whether it ended.
+pub fn resume_states(events: &[Event], choices: u32) -> Vec<Resumed> {
+    let mut states = vec![Resumed::default(); choices as usize];
     for event in events {
         match event {
             Event::Token(token) => {
-                let of = &mut had[token.choice as usize];
+                let of = &mut states[token.choice as usize];
                 of.tokens.push(token.id);
                 of.text_bytes += token.text.len();
             }
-            Event::Finished(finish) => had[finish.choice as usize].ended = true,
+            Event::Finished(finish) => states[finish.choice as usize].ended = true,
             Event::PromptLogprobs(_) | Event::Preempted { .. } | Event::Failed(_) => {}
         }
     }
-    had
+    states
 }
 
-/// Everything but when it happened: events come in another order where choices run beside each other.
-pub fn told(events: &[Event]) -> (Vec<Vec<Event>>, usize) {
+/// Events by choice without timings, and the number of completion tokens. The order of events of
+/// concurrent choices may differ.
+pub fn comparable(events: &[Event]) -> (Vec<Vec<Event>>, usize) {
     let mut by_choice = vec![Vec::new(); 4];
     let mut tokens = 0;
     for event in events {
@@ -42,13 +44,13 @@ pub fn told(events: &[Event]) -> (Vec<Vec<Event>>, usize) {
             }
             Event::PromptLogprobs(_) => by_choice[3].push(event.clone()),
             Event::Preempted { .. } => {}
-            Event::Failed(failure) => panic!("{failure}"),
+            Event::Failed(error) => panic!("{error}"),
         }
     }
     (by_choice, tokens)
 }
 
-/// Requests with every wish that has a memory.
+/// Requests that cover all options whose state must survive a resume.
 pub fn requests() -> Vec<Request> {
     let seeded = |seed| Sampling { seed, ..Sampling::default() };
     let plain = request(&[1, 40, 7], Sampling::greedy(), 24);
@@ -76,38 +78,39 @@ pub fn requests() -> Vec<Request> {
     ]
 }
 
-/// The events of a request that begins with what `events` say.
+/// Runs a request resumed after `events` and returns the remaining events.
 fn resumed(model: &Model, request: &Request, events: &[Event]) -> Vec<Event> {
-    let resumed = had(events, request.num_sequences.get());
+    let resumed = resume_states(events, request.num_sequences.get());
     run(model, ROOMY, &[Request { resumed, ..request.clone() }])[0].events()
 }
 
 #[test]
-fn wherever_it_is_cut_the_answer_is_the_same() {
-    for model in stories_in_all() {
+fn wherever_it_is_cut_the_response_is_the_same() {
+    for model in bundled_models() {
         for request in requests() {
             let whole = run(&model, ROOMY, std::slice::from_ref(&request))[0].events();
             let first = whole.iter().position(|e| matches!(e, Event::Token(_))).unwrap();
             assert!(whole.len() > first + 5, "{request:?} ends too early to be cut");
-            // Before the first token there is nothing to resume, and after the last event nothing left.
+            // Before the first token there is nothing to resume, and after the last event nothing
+            // remains.
             for cut in first + 1..whole.len() {
                 let (before, _) = whole.split_at(cut);
                 let rest = resumed(&model, &request, before);
                 let joined: Vec<_> = before.iter().chain(&rest).cloned().collect();
-                assert_eq!(told(&joined), told(&whole), "cut at {cut} of {request:?}");
+                assert_eq!(comparable(&joined), comparable(&whole), "cut at {cut} of {request:?}");
             }
         }
     }
 }
 
 #[test]
-fn what_is_not_its_text_is_refused_and_harms_nobody() {
-    let model = stories();
+fn an_inconsistent_resume_fails_without_affecting_other_requests() {
+    let model = bundled_model();
     let good = request(&[1, 2, 3], Sampling::greedy(), 12);
     let want = run(&model, ROOMY, std::slice::from_ref(&good))[0].events();
-    let had = had(&want[..5], 1).remove(0);
+    let state = resume_states(&want[..5], 1).remove(0);
     let wrong = |change: &dyn Fn(&mut Resumed)| {
-        let mut resumed = had.clone();
+        let mut resumed = state.clone();
         change(&mut resumed);
         let mut engine = Engine::new(model.clone(), ROOMY);
         let (client, beside) = (Client::default(), Client::default());
@@ -115,25 +118,25 @@ fn what_is_not_its_text_is_refused_and_harms_nobody() {
         let request = Request { resumed: vec![resumed], ..good.clone() };
         engine.submit(request, Box::new(client.clone())).unwrap();
         while engine.step() {}
-        assert_eq!(told(&beside.events()), told(&want));
+        assert_eq!(comparable(&beside.events()), comparable(&want));
         assert_eq!(engine.load().free_blocks, engine.load().total_blocks);
         client.events()
     };
-    let text = had.text_bytes;
+    let text = state.text_bytes;
     assert_eq!(
         wrong(&|resumed| resumed.text_bytes += 1),
         [Event::Failed(RequestError::NotItsText { choice: 0, tokens: 5, text, told: text + 1 })]
     );
     let mut ended = good.clone();
-    ended.stopping.token_ids = vec![had.tokens[1]];
-    let request = Request { resumed: vec![had.clone()], ..ended };
+    ended.stopping.token_ids = vec![state.tokens[1]];
+    let request = Request { resumed: vec![state.clone()], ..ended };
     let events = run(&model, ROOMY, &[request])[0].events();
     assert_eq!(events, [Event::Failed(RequestError::Ended { choice: 0, end: 2, tokens: 5 })]);
 }
 
 #[test]
-fn an_end_that_was_not_told_is_told() {
-    let model = stories();
+fn a_finish_event_that_was_not_sent_is_sent_after_a_resume() {
+    let model = bundled_model();
     let request = request(&[1, 2, 3], Sampling::greedy(), 6);
     let whole = run(&model, ROOMY, std::slice::from_ref(&request))[0].events();
     let rest = resumed(&model, &request, &whole[..whole.len() - 1]);

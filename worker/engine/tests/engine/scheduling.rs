@@ -1,4 +1,4 @@
-//! What the scheduler decides, in plans small enough to be written down.
+//! Decisions of the scheduler, in plans small enough to be written out.
 
 use std::sync::LazyLock;
 
@@ -11,13 +11,15 @@ use stoker_engine::{
     },
 };
 
-/// TokenSource that begin each otherwise, but for requests that are ten apart. All continuations of one are the same.
-static TEXTS: LazyLock<Apart> =
-    LazyLock::new(|| Apart((0..10).map(|r| (0..400).map(|i| r * 1_000 + i).collect()).collect()));
+/// Texts without common prefixes, except of requests whose ids differ by a multiple of ten. All
+/// choices of a request have the same text.
+static TEXTS: LazyLock<DistinctTexts> = LazyLock::new(|| {
+    DistinctTexts((0..10).map(|r| (0..400).map(|i| r * 1_000 + i).collect()).collect())
+});
 
-struct Apart(Vec<Vec<u32>>);
+struct DistinctTexts(Vec<Vec<u32>>);
 
-impl TokenSource for Apart {
+impl TokenSource for DistinctTexts {
     fn tokens(&self, id: SequenceId) -> SequenceTokens<'_> {
         (&self.0[id.request as usize % 10]).into()
     }
@@ -52,7 +54,8 @@ fn single(prompt: usize) -> Size {
     }
 }
 
-/// Plans and runs a step: (request, choice, start, length, logits) of each slice.
+/// Plans and runs a step. Returns (request, choice, start, length, logits) of each scheduled
+/// sequence.
 fn step(scheduler: &mut Scheduler) -> Vec<(u64, u32, usize, usize, usize)> {
     let plan = scheduler.plan(&*TEXTS);
     for slice in &plan.slices {
@@ -76,12 +79,12 @@ fn decoding_goes_before_prompts_and_long_prompts_come_in_chunks() {
 }
 
 #[test]
-fn forks_share_full_blocks_and_keep_their_places() {
+fn forks_share_full_blocks_and_keep_their_slots() {
     let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(100));
     scheduler.add(0, Size { num_sequences: 3, ..single(37) }, &usual()).unwrap();
     scheduler.add(1, Size { num_sequences: 2, ..single(2) }, &usual()).unwrap();
     scheduler.add(2, single(2), &usual()).unwrap();
-    // There is a place left, but two are wanted, and nobody overtakes.
+    // One slot is free, but the next request needs two, and later ones do not overtake it.
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 37, 1)]);
     assert_eq!((scheduler.running(), scheduler.waiting()), (3, 3));
     let forks = [(0, 0, 37, 1, 1), (0, 1, 32, 5, 1), (0, 2, 32, 5, 1)];
@@ -100,14 +103,14 @@ fn forks_share_full_blocks_and_keep_their_places() {
 
 #[test]
 fn a_fork_that_was_preempted_shares_again() {
-    // Two full blocks of prompt, and three for what each sequence has to itself.
+    // Two full blocks of the prompt, and three for the tokens of single sequences.
     let pool = BlockPool::new(5);
     let mut scheduler = Scheduler::new(limits(4, 60), pool.clone());
     scheduler.add(0, Size { num_sequences: 4, ..single(33) }, &usual()).unwrap();
     step(&mut scheduler);
     let plan = scheduler.plan(&*TEXTS);
     let youngest = SequenceId { request: 0, choice: 3 };
-    assert_eq!(plan.preempted, [youngest], "there is no block for it");
+    assert_eq!(plan.preempted, [youngest], "no block is free for it");
     assert_eq!((scheduler.running(), scheduler.waiting(), pool.free()), (3, 1, 0));
     let ran = |slice: &ScheduledSequence| scheduler.ran(slice, usize::from(slice.samples), &*TEXTS);
     plan.slices.iter().for_each(ran);
@@ -126,16 +129,16 @@ fn prompt_logits_have_a_budget_of_their_own() {
     scheduler.add(0, Size { prompt_logits: true, ..single(20) }, &usual()).unwrap();
     scheduler.add(1, Size { prompt_logits: true, ..single(3) }, &usual()).unwrap();
     scheduler.add(2, single(30), &usual()).unwrap();
-    // Eight rows in a step; those who want none are not held up.
+    // Eight rows of logits a step; requests without prompt logits are not delayed.
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 8, 8), (2, 0, 0, 30, 1)]);
     assert_eq!(step(&mut scheduler), [(2, 0, 30, 1, 1), (0, 0, 8, 8, 8)]);
-    // Of the last three and the one to draw from; two and one of the other.
+    // Three prompt rows and the one to sample from; two and one of the other request.
     let both = [(2, 0, 31, 1, 1), (0, 0, 16, 4, 4), (1, 0, 0, 3, 3)];
     assert_eq!(step(&mut scheduler), both);
 }
 
 #[test]
-fn drafts_take_what_is_left() {
+fn drafts_get_the_remaining_tokens() {
     let mut scheduler = Scheduler::new(limits(3, 6), BlockPool::new(4));
     for request in 0..3 {
         scheduler.add(request, single(1 + usize::from(request == 2) * 15), &usual()).unwrap();
@@ -149,7 +152,7 @@ fn drafts_take_what_is_left() {
         scheduler.draft(id(1), drafts[1]);
         let plan = scheduler.plan(&*TEXTS);
         assert!(plan.preempted.is_empty());
-        // All held of the one, none of the other.
+        // All drafts of one sequence are accepted, none of the other.
         for slice in &plan.slices {
             let held = if slice.id == id(0) { slice.drafts } else { 0 };
             scheduler.ran(slice, usize::from(slice.samples) + held, &*TEXTS);
@@ -163,7 +166,7 @@ fn drafts_take_what_is_left() {
     assert_eq!(drafted([0, 0]), [(0, 3, 1, 0), (1, 3, 1, 0), (2, 12, 4, 0)]);
     assert_eq!(drafted([2, 3]), [(0, 4, 3, 2), (1, 4, 2, 1), (2, 16, 1, 0)]);
     assert_eq!(drafted([0, 0]), [(0, 7, 1, 0), (1, 5, 1, 0), (2, 17, 1, 0)]);
-    // A guess is not worth anybody's block, and there is none left.
+    // No sequence is preempted for drafts, and no block is free.
     assert_eq!(drafted([0, 16]), [(0, 8, 1, 0), (1, 6, 4, 3), (2, 18, 1, 0)]);
     assert_eq!(drafted([16, 0]), [(0, 9, 4, 3), (1, 7, 1, 0), (2, 19, 1, 0)]);
     assert_eq!(
@@ -174,14 +177,14 @@ fn drafts_take_what_is_left() {
 }
 
 #[test]
-fn guesses_for_many_hold_up_no_prompt() {
+fn drafts_of_many_sequences_do_not_delay_prompts() {
     let limits = Limits { max_decode_slowdown: 2.0, ..limits(64, 512) };
     let mut scheduler = Scheduler::new(limits, BlockPool::new(200));
     let apart = |request| Size { bypass_prefix_cache: true, longest: 300, ..single(2 + request) };
     for request in 0..31 {
         scheduler.add(request, apart(request as usize), &usual()).unwrap();
     }
-    let guessed = |scheduler: &mut Scheduler| {
+    let plan_with_drafts = |scheduler: &mut Scheduler| {
         let decoding: Vec<_> = scheduler.decoding().collect();
         decoding.iter().for_each(|id| scheduler.draft(*id, 16));
         let plan = scheduler.plan(&*TEXTS);
@@ -190,18 +193,18 @@ fn guesses_for_many_hold_up_no_prompt() {
         }
         plan.slices
     };
-    guessed(&mut scheduler);
-    // More guesses than a step has tokens, and somebody urgent comes.
+    plan_with_drafts(&mut scheduler);
+    // More drafts than a step has tokens, and an urgent request arrives.
     scheduler.add(90, Size { bypass_prefix_cache: true, ..single(100) }, &queue_key(0, 7)).unwrap();
-    let slices = guessed(&mut scheduler);
+    let slices = plan_with_drafts(&mut scheduler);
     let urgent = slices.iter().find(|slice| slice.id.request == 90);
     assert!(urgent.is_some_and(|slice| slice.length == 100 && slice.samples), "{urgent:?}");
     let tokens: usize = slices.iter().map(|slice| slice.length).sum();
-    assert_eq!(tokens, 512, "the rest is for guesses");
+    assert_eq!(tokens, 512, "drafts get the remaining tokens");
 }
 
 #[test]
-fn what_can_never_run_is_refused() {
+fn requests_that_can_never_run_are_refused() {
     let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(4));
     let long = Size { longest: 65, ..single(3) };
     assert_eq!(
@@ -217,7 +220,7 @@ fn what_can_never_run_is_refused() {
 }
 
 #[test]
-fn answers_that_were_begun_elsewhere_go_before_those_that_were_not() {
+fn resumed_requests_go_before_new_ones() {
     let mut scheduler = Scheduler::new(limits(1, 64), BlockPool::new(64));
     scheduler.add(0, single(4), &usual()).unwrap();
     assert_eq!(step(&mut scheduler).len(), 1);
@@ -225,16 +228,16 @@ fn answers_that_were_begun_elsewhere_go_before_those_that_were_not() {
     for request in [2, 3] {
         scheduler.resume(request, single(4), &[(0, 9)], &usual()).unwrap();
     }
-    for (over, next) in [(0, 2), (2, 3), (3, 1)] {
-        scheduler.remove_request(over);
+    for (finished, next) in [(0, 2), (2, 3), (3, 1)] {
+        scheduler.remove_request(finished);
         assert_eq!(step(&mut scheduler)[0].0, next);
     }
 }
 
 #[test]
-fn who_needs_what_another_computes_waits_for_it_and_nobody_overtakes() {
+fn sequences_wait_for_blocks_that_another_computes_and_are_not_overtaken() {
     let mut scheduler = Scheduler::new(limits(8, 40), BlockPool::new(100));
-    // All sequences of a request that was begun elsewhere have the same prompt.
+    // All sequences of a resumed request have the same prompt.
     let open: Vec<_> = (0..3).map(|choice| (choice, 100)).collect();
     scheduler
         .resume(0, Size { longest: 120, num_sequences: 3, ..single(70) }, &open, &usual())
@@ -242,25 +245,25 @@ fn who_needs_what_another_computes_waits_for_it_and_nobody_overtakes() {
     scheduler.add(1, single(3), &usual()).unwrap();
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 40, 0)]);
     assert_eq!(step(&mut scheduler), [(0, 0, 40, 40, 0)]);
-    // Half of the step is left, but one of their blocks is still being computed.
+    // Half of the step's tokens remain, but one of their blocks is still being computed.
     assert_eq!(step(&mut scheduler), [(0, 0, 80, 20, 1)]);
     let all = [(0, 0, 100, 1, 1), (0, 1, 96, 4, 1), (0, 2, 96, 4, 1), (1, 0, 0, 3, 1)];
     assert_eq!(step(&mut scheduler), all);
 }
 
 #[test]
-fn who_computes_what_is_known_meanwhile_goes_on_with_the_block_of_others() {
+fn a_sequence_that_computed_an_already_cached_block_continues_with_that_block() {
     let pool = BlockPool::new(100);
     let mut scheduler = Scheduler::new(limits(8, 40), pool.clone());
-    // The second has the same text but does not look, so both compute it.
+    // The second has the same text but bypasses the cache, so both compute it.
     scheduler.add(0, single(20), &usual()).unwrap();
     scheduler.add(10, Size { bypass_prefix_cache: true, ..single(20) }, &usual()).unwrap();
     assert_eq!(step(&mut scheduler), [(0, 0, 0, 20, 1), (10, 0, 0, 20, 1)]);
-    assert_eq!(pool.total() - pool.free(), 3, "one that is full, and one of each that is not");
+    assert_eq!(pool.total() - pool.free(), 3, "one shared full block, and a partial one of each");
 }
 
 #[test]
-fn what_a_panic_makes_suspect_runs_by_itself_until_it_is_past_it() {
+fn suspects_run_alone_until_they_are_past_the_panic() {
     let mut scheduler = Scheduler::new(limits(4, 10), BlockPool::new(100));
     let suspect = |prompt| Size { suspect: true, longest: 80, ..single(prompt) };
     let long = |prompt| Size { longest: prompt + 90, ..single(prompt) };
@@ -269,14 +272,14 @@ fn what_a_panic_makes_suspect_runs_by_itself_until_it_is_past_it() {
     scheduler.resume(1, suspect(12), &[(0, 14)], &usual()).unwrap();
     scheduler.add_first(2, suspect(2), &usual()).unwrap();
     scheduler.add(3, long(2), &usual()).unwrap();
-    // All get their places, and only those that are not suspect share the step.
+    // All get slots, and only those that are not suspect share the step.
     assert_eq!(step(&mut scheduler), [(0, 0, 3, 1, 1), (3, 0, 0, 2, 1)]);
     assert_eq!(scheduler.running(), 4);
     assert_eq!(step(&mut scheduler), [(1, 0, 0, 10, 0)]);
     assert_eq!(step(&mut scheduler), [(0, 0, 4, 1, 1), (3, 0, 2, 1, 1)]);
     assert_eq!(step(&mut scheduler), [(1, 0, 10, 4, 1)]);
     assert!(scheduler.decoding().all(|id| id.request != 1), "nothing is drafted for it");
-    // One after the other, each until it is past the point.
+    // One after the other runs alone until it is past the panic.
     let mut alone = std::collections::BTreeMap::<u64, Vec<usize>>::new();
     while step(&mut scheduler).len() < 4 {
         let [(request, _, start, ..)] = step(&mut scheduler)[..] else { panic!("not alone") };

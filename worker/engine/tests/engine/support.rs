@@ -1,4 +1,4 @@
-//! Models to run and a client that collects.
+//! Models for tests, and a client that collects events.
 
 use std::{
     num::NonZeroU32,
@@ -18,8 +18,8 @@ use stoker_engine::{
 };
 use stoker_ops::{Device, device::Choice, fallback::GpuFeature};
 
-/// Where models compute: the CPU, or what STOKER_TEST_DEVICE names (`wgpu`, with that feature), without what
-/// STOKER_TEST_DISABLE_GPU_FEATURE names.
+/// The device of all models: the CPU, or the one in STOKER_TEST_DEVICE (such as `wgpu`, with that
+/// cargo feature), with the GPU feature in STOKER_TEST_DISABLE_GPU_FEATURE disabled.
 pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| {
@@ -32,44 +32,44 @@ pub fn device() -> &'static Device {
     })
 }
 
-/// The model at `path`, in f32.
+/// Loads the model at `path` without quantization.
 pub fn load(path: &Path) -> Model {
     load_as(path, Quantization::None)
 }
 
-/// The model at `path`.
+/// Loads the model at `path` with `quantization`.
 pub fn load_as(path: &Path, quantization: Quantization) -> Model {
     let files = ModelFiles::open(path).unwrap();
     Model::load(&files, device(), quantization, |_| ()).unwrap()
 }
 
-/// The bundled model.
-pub fn stories() -> Model {
-    stories_in(Quantization::None)
+/// The bundled model without quantization.
+pub fn bundled_model() -> Model {
+    bundled_model_as(Quantization::None)
 }
 
-/// The bundled model, its weights kept in one way.
-pub fn stories_in(quantization: Quantization) -> Model {
+/// The bundled model with `quantization`.
+pub fn bundled_model_as(quantization: Quantization) -> Model {
     let files = ModelFiles::embedded("storyteller", storyteller::model()).unwrap();
     Model::load(&files, device(), quantization, |_| ()).unwrap()
 }
 
-/// The bundled model, its weights kept in every way.
-pub fn stories_in_all() -> [Model; 2] {
-    Quantization::ALL.map(stories_in)
+/// The bundled model in every quantization.
+pub fn bundled_models() -> [Model; 2] {
+    Quantization::ALL.map(bundled_model_as)
 }
 
-/// Collects what a sequence is told.
+/// A client that collects the events of a request.
 #[derive(Clone, Default)]
 pub struct Client {
     events: Arc<Mutex<Vec<Event>>>,
     preempted: Arc<Mutex<Vec<u32>>>,
-    gone: Arc<AtomicBool>,
+    disconnected: Arc<AtomicBool>,
 }
 
 impl EventSink for Client {
     fn send(&mut self, event: Event) {
-        // Whether a sequence was preempted depends on what else runs; everything else must not.
+        // Preemptions depend on other requests; all other events must not.
         match event {
             Event::Preempted { choice } => self.preempted.lock().unwrap().push(choice),
             event => self.events.lock().unwrap().push(event),
@@ -77,13 +77,13 @@ impl EventSink for Client {
     }
 
     fn is_closed(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+        self.disconnected.load(Ordering::Relaxed)
     }
 }
 
 impl Client {
-    pub fn leave(&self) {
-        self.gone.store(true, Ordering::Relaxed);
+    pub fn disconnect(&self) {
+        self.disconnected.store(true, Ordering::Relaxed);
     }
 
     pub fn events(&self) -> Vec<Event> {
@@ -95,7 +95,7 @@ impl Client {
         self.preempted.lock().unwrap().clone()
     }
 
-    /// The tokens of one continuation.
+    /// The tokens of a choice.
     pub fn tokens(&self, choice: u32) -> Vec<Token> {
         let tokens = self.events().into_iter().filter_map(|event| match event {
             Event::Token(token) if token.choice == choice => Some(token),
@@ -112,17 +112,17 @@ impl Client {
         self.tokens(choice).into_iter().map(|token| token.text).collect()
     }
 
-    /// Of the first continuation.
+    /// Token ids of the first choice.
     pub fn ids(&self) -> Vec<u32> {
         self.ids_of(0)
     }
 
-    /// Of the first continuation.
+    /// Text of the first choice.
     pub fn text(&self) -> String {
         self.text_of(0)
     }
 
-    /// The parts in which the prompt's came.
+    /// Log probabilities of the prompt, one vector for each event.
     pub fn prompt_logprobs(&self) -> Vec<Vec<TokenLogprob>> {
         let parts = self.events().into_iter().filter_map(|event| match event {
             Event::PromptLogprobs(part) => Some(part),
@@ -131,7 +131,7 @@ impl Client {
         parts.collect()
     }
 
-    /// Which continuations ended, in order, and why.
+    /// The choices that ended, in order, with their finish reasons.
     pub fn reasons(&self) -> Vec<(u32, FinishReason)> {
         let reasons = self.events().into_iter().filter_map(|event| match event {
             Event::Finished(finish) => Some((finish.choice, finish.reason)),
@@ -140,7 +140,7 @@ impl Client {
         reasons.collect()
     }
 
-    /// What the last event says of the whole request.
+    /// The summary of the request, from its last event.
     pub fn summary(&self) -> Summary {
         let finishes = self.events().into_iter().filter_map(|event| match event {
             Event::Finished(finish) => Some(finish.summary),
@@ -175,17 +175,17 @@ pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request
     }
 }
 
-/// The same for several sequences.
-pub fn several(count: u32, request: Request) -> Request {
+/// `request` with `count` choices.
+pub fn with_choices(count: u32, request: Request) -> Request {
     Request { num_sequences: NonZeroU32::new(count).unwrap(), ..request }
 }
 
-/// Runs all requests together to their end, and checks that every block came home.
+/// Runs all requests together to their end and asserts that every block is free.
 pub fn run(model: &Model, config: EngineConfig, requests: &[Request]) -> Vec<Client> {
     run_on(&mut Engine::new(model.clone(), config), requests)
 }
 
-/// The same on an engine that may have run others before.
+/// The same on an engine that may have run other requests before.
 pub fn run_on(engine: &mut Engine, requests: &[Request]) -> Vec<Client> {
     let clients: Vec<_> = requests
         .iter()
@@ -198,7 +198,7 @@ pub fn run_on(engine: &mut Engine, requests: &[Request]) -> Vec<Client> {
     while engine.step() {}
     let load = engine.load();
     assert_eq!((load.running, load.waiting), (0, 0));
-    assert_eq!(load.free_blocks, load.total_blocks, "every block comes home");
+    assert_eq!(load.free_blocks, load.total_blocks, "every block is free");
     clients
 }
 
@@ -207,14 +207,14 @@ pub const ROOMY: EngineConfig = EngineConfig {
     max_num_batched_tokens: 4096,
     kv_blocks: 512,
     prefix_cache: true,
-    // What a step holds does not depend on the time that steps take.
+    // Step composition must not depend on measured step times.
     max_decode_slowdown: f64::INFINITY,
 };
 
 /// A model of one layer with random weights, written as bf16 SafeTensors into `folder`.
 pub fn write_random(folder: &Path, hidden: usize, inner: usize, tied: bool) {
     let (heads, kv_heads, vocab) = (hidden / 64, (hidden / 64 / 4).max(1), 1024);
-    // Any tokenizer of that size will do.
+    // Any tokenizer of this vocabulary size works.
     let tokenizer = storyteller::file(storyteller::model(), "tokenizer.json").unwrap();
     std::fs::write(folder.join("tokenizer.json"), tokenizer).unwrap();
     let q = heads * 64;
@@ -241,7 +241,7 @@ pub fn write_random(folder: &Path, hidden: usize, inner: usize, tied: bool) {
         .into_iter()
         .map(|(name, shape)| {
             let count: usize = shape.iter().product();
-            // Large enough weights that logits differ by more than rounding and drawing means something.
+            // Weights large enough that logits differ by more than rounding errors.
             let scale = if shape.len() == 1 { 1.0 } else { 4.0 / (shape[1] as f32).sqrt() };
             let bytes: Vec<u8> = (0..count)
                 .flat_map(|_| {

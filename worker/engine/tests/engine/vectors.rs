@@ -1,4 +1,4 @@
-//! Greedy answers of a real model should match those of an independent implementation.
+//! Greedy completions of real models compared with those of an independent implementation.
 
 use std::path::{Path, PathBuf};
 
@@ -18,38 +18,38 @@ use crate::{
 
 #[derive(Deserialize)]
 struct Vectors {
-    records: Vec<Record>,
+    records: Vec<VectorRecord>,
 }
 
 #[derive(Deserialize)]
-struct Record {
+struct VectorRecord {
     prompt: String,
     prompt_ids: Vec<u32>,
-    /// (id, logit), the likeliest first, after the prompt.
+    /// (id, logit) of the most likely tokens after the prompt, in descending order.
     top8: Vec<(u32, f32)>,
     greedy_ids: Vec<u32>,
     greedy_text: String,
-    /// (log probability, distance to the second likeliest) of each greedy token.
+    /// (log probability, margin to the second most likely) of each greedy token.
     greedy_logprob_and_margin: Vec<(f32, f32)>,
 }
 
 /// Logits of these models reach about 20; f32 sums in another order differ in the sixth digit.
 const EXACT_TOLERANCE: f32 = 2e-4;
-/// The distance to float64 over the same weights, where logits reach 17: twice what is seen.
+/// Twice the measured difference to float64 over the same weights, where logits reach 17.
 const BUNDLED_TOLERANCE: f32 = 1e-5;
 
 /// Reads `count` records.
-fn parse(json: &[u8], count: usize) -> Vec<Record> {
+fn parse(json: &[u8], count: usize) -> Vec<VectorRecord> {
     let records = serde_json::from_slice::<Vectors>(json).unwrap().records;
     assert_eq!(records.len(), count);
     assert!(records.iter().all(|record| record.top8.len() == 8));
-    let complete = |r: &Record| r.greedy_ids.len() == r.greedy_logprob_and_margin.len();
+    let complete = |r: &VectorRecord| r.greedy_ids.len() == r.greedy_logprob_and_margin.len();
     assert!(records.iter().all(|record| record.greedy_ids.len() >= 48 && complete(record)));
     records
 }
 
-/// The bundled model and its draft, with the vectors that `tests/vectors/make.py` made of them.
-fn bundled(quantization: Quantization) -> [(&'static str, Model, Vec<Record>); 2] {
+/// The bundled model and its draft model, with their vectors from `tests/vectors/make.py`.
+fn bundled(quantization: Quantization) -> [(&'static str, Model, Vec<VectorRecord>); 2] {
     let model = include_bytes!("../vectors/storyteller_greedy.json");
     let draft = include_bytes!("../vectors/storyteller_draft_greedy.json");
     [("storyteller", storyteller::model(), &model[..]), ("draft", storyteller::draft(), &draft[..])]
@@ -60,35 +60,35 @@ fn bundled(quantization: Quantization) -> [(&'static str, Model, Vec<Record>); 2
         })
 }
 
-/// The folder of a model that lies beside the project, and its vectors.
-fn stories260k() -> Option<(PathBuf, Vec<Record>)> {
+/// The folder of a model in the shared test data, and its vectors.
+fn stories260k() -> Option<(PathBuf, Vec<VectorRecord>)> {
     let vectors = shared_data("vectors/stories260K_greedy.json")?;
     let records = parse(&std::fs::read(vectors).unwrap(), 4);
     Some((shared_data("models/stories260K")?, records))
 }
 
 /// Checks the model at `path`, see [`check`].
-fn check_file(path: &Path, records: &[Record], tolerance: f32, least: usize) {
-    check(&path.display().to_string(), &load(path), records, tolerance, least);
+fn check_file(path: &Path, records: &[VectorRecord], tolerance: f32, minimum: usize) {
+    check(&path.display().to_string(), &load(path), records, tolerance, minimum);
 }
 
-/// The number of greedy tokens before the first place where two are closer than the tolerance can tell apart.
-fn sure(record: &Record, tolerance: f32) -> usize {
+/// The number of greedy tokens before the first margin within the tolerance.
+fn certain(record: &VectorRecord, tolerance: f32) -> usize {
     let margins = record.greedy_logprob_and_margin.iter().map(|(_, margin)| margin);
     margins.take_while(|margin| **margin > 2.0 * tolerance).count()
 }
 
-/// Checks a model: logits after the prompt within `tolerance`, and greedy ids as far as the tolerance makes them
-/// [`sure`], which must be `least` or more.
-fn check(name: &str, model: &Model, records: &[Record], tolerance: f32, least: usize) {
+/// Checks a model: logits after the prompt within `tolerance`, and greedy ids as far as they are
+/// [`certain`] under the tolerance, which must be `minimum` tokens or more.
+fn check(name: &str, model: &Model, records: &[VectorRecord], tolerance: f32, minimum: usize) {
     for record in records {
         assert_eq!(model.tokenizer.encode(&record.prompt, true).unwrap(), record.prompt_ids);
 
         let pool = BlockPool::new(16);
         let table = pool.take(16).unwrap();
-        let part =
+        let entry =
             BatchEntry { ids: &record.prompt_ids, start: 0, table: &table, logits: 1, draws: &[] };
-        let logits = Runner::new(model.clone(), 16).run(&[part]);
+        let logits = Runner::new(model.clone(), 16).run(&[entry]);
         let logits = logits.row(0);
         for (id, want) in &record.top8 {
             let got = logits[*id as usize];
@@ -98,17 +98,17 @@ fn check(name: &str, model: &Model, records: &[Record], tolerance: f32, least: u
         let count = record.greedy_ids.len();
         let greedy = request(&record.prompt_ids, Sampling::greedy(), count);
         let client = &run(model, ROOMY, &[greedy])[0];
-        let sure = sure(record, tolerance);
-        assert!(sure >= least, "{name}: the margins allow {sure} tokens");
-        assert_eq!(client.ids()[..sure], record.greedy_ids[..sure], "{name}");
-        if sure == count {
+        let certain = certain(record, tolerance);
+        assert!(certain >= minimum, "{name}: the margins allow {certain} tokens");
+        assert_eq!(client.ids()[..certain], record.greedy_ids[..certain], "{name}");
+        if certain == count {
             assert_eq!(client.text().trim_end(), record.greedy_text.trim_end());
         }
     }
 }
 
 #[test]
-fn safetensors_and_gguf_give_the_same_answers_as_an_independent_forward() {
+fn safetensors_and_gguf_match_an_independent_forward() {
     let Some((folder, records)) = stories260k() else { return };
     check_file(&folder, &records, EXACT_TOLERANCE, 30);
     check_file(&folder.join("stories260K.gguf"), &records, EXACT_TOLERANCE, 30);
@@ -134,11 +134,12 @@ fn log_probabilities_of_the_bundled_models_match_an_independent_forward() {
     }
 }
 
-/// Checks log probabilities: of the likeliest after the prompt, and of greedy tokens as far as they are [`sure`].
-fn check_log_probabilities(model: &Model, records: &[Record], tolerance: f32) {
+/// Checks log probabilities: of the most likely tokens after the prompt, and of greedy tokens as
+/// far as they are [`certain`].
+fn check_log_probabilities(model: &Model, records: &[VectorRecord], tolerance: f32) {
     for record in records {
         let logprobs = Logprobs { output: true, prompt: false, top: record.top8.len() };
-        // Hot, cut to the likeliest, and a candidate forbidden: what is told is the model's own all the same.
+        // Temperature, top_k and a bias do not change log probabilities, which are the model's own.
         let sampling = Sampling { temperature: 3.0, top_k: 1, ..Sampling::default() };
         let mut hot = Request { logprobs, ..request(&record.prompt_ids, sampling, 8) };
         let mut losers = record.top8.iter().filter(|(id, _)| !record.greedy_ids[..8].contains(id));
@@ -156,8 +157,8 @@ fn check_log_probabilities(model: &Model, records: &[Record], tolerance: f32) {
         let count = record.greedy_ids.len();
         let greedy = request(&record.prompt_ids, Sampling::greedy(), count);
         let whole = run(model, ROOMY, &[Request { logprobs, ..greedy }])[0].tokens(0);
-        let sure = sure(record, tolerance);
-        for (tokens, count) in [(tokens, sure.min(8)), (whole, sure)] {
+        let certain = certain(record, tolerance);
+        for (tokens, count) in [(tokens, certain.min(8)), (whole, certain)] {
             let wanted = &record.greedy_logprob_and_margin[..count];
             for (token, (want, _)) in tokens[..count].iter().zip(wanted) {
                 let got = token.logprob.as_ref().unwrap();
@@ -172,17 +173,18 @@ fn check_log_probabilities(model: &Model, records: &[Record], tolerance: f32) {
 #[test]
 fn rounded_weights_stay_close() {
     let Some((folder, records)) = stories260k() else { return };
-    // f16 keeps eleven bits of a weight, bf16 and Q8_0 about eight, Q5_1 and Q4_0 five and four:
-    // logits move by so much, here and in an independent forward over the same weights. So much that
-    // of the last two no single greedy token is sure; `rounded_weights_choose_alike` looks at many.
-    for (file, tolerance, least) in [
+    // f16 has eleven bits of a weight, bf16 and Q8_0 about eight, Q5_1 and Q4_0 five and four. The
+    // tolerances are the changes of logits, which an independent forward over the same weights has
+    // too. With the last two no greedy token is certain; `rounded_weights_choose_alike` counts
+    // many.
+    for (file, tolerance, minimum) in [
         ("stories260K-f16.gguf", 0.02, 8),
         ("stories260K-bf16.gguf", 0.12, 3),
         ("stories260K-q8_0.gguf", 0.12, 3),
         ("stories260K-q5_1.gguf", 0.7, 0),
         ("stories260K-q4_0.gguf", 1.8, 0),
     ] {
-        check_file(&folder.join(file), &records, tolerance, least);
+        check_file(&folder.join(file), &records, tolerance, minimum);
     }
 }
 
@@ -191,47 +193,48 @@ fn rounded_weights_choose_alike() {
     let Some((folder, records)) = stories260k() else { return };
     let count: usize = records.iter().map(|record| record.greedy_ids.len()).sum();
     assert_eq!(count, 256);
-    // What an independent forward over the same weights chooses alike is 255, 242 and 226.
-    for (file, least) in [
+    // An independent forward over the same weights has 255, 242 and 226 equal choices.
+    for (file, minimum) in [
         ("stories260K-q8_0.gguf", 253),
         ("stories260K-q5_1.gguf", 239),
         ("stories260K-q4_0.gguf", 222),
     ] {
         let model = load(&folder.join(file));
-        let alike: usize = records.iter().map(|record| chosen_alike(&model, record)).sum();
-        assert!(alike >= least, "{file}: {alike} of {count} tokens");
+        let equal: usize = records.iter().map(|record| equal_choices(&model, record)).sum();
+        assert!(equal >= minimum, "{file}: {equal} of {count} tokens");
     }
 }
 
 #[test]
 fn the_bundled_models_rounded_to_8_bits_choose_alike() {
-    for ((name, model, records), least) in bundled(Quantization::Int8).into_iter().zip([283, 270]) {
-        let alike: usize = records.iter().map(|record| chosen_alike(&model, record)).sum();
-        assert!(alike >= least, "{name}: {alike} of 288 tokens");
+    for ((name, model, records), minimum) in bundled(Quantization::Int8).into_iter().zip([283, 270])
+    {
+        let equal: usize = records.iter().map(|record| equal_choices(&model, record)).sum();
+        assert!(equal >= minimum, "{name}: {equal} of 288 tokens");
     }
 }
 
-/// How many of a record's greedy tokens the model would choose too, each after those before it.
-fn chosen_alike(model: &Model, record: &Record) -> usize {
+/// The number of a record's greedy tokens that the model chooses too, given those before.
+fn equal_choices(model: &Model, record: &VectorRecord) -> usize {
     let pool = BlockPool::new(16);
     let table = pool.take(16).unwrap();
     let mut runner = Runner::new(model.clone(), 16);
     let (mut ids, mut start) = (&record.prompt_ids[..], 0);
-    let mut alike = 0;
+    let mut equal = 0;
     for next in record.greedy_ids.chunks(1) {
-        let part = BatchEntry { ids, start, table: &table, logits: 1, draws: &[] };
-        let logits = runner.run(&[part]);
+        let entry = BatchEntry { ids, start, table: &table, logits: 1, draws: &[] };
+        let logits = runner.run(&[entry]);
         let logits = logits.row(0);
         let largest = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
-        alike += usize::from(largest == Some(next[0] as usize));
+        equal += usize::from(largest == Some(next[0] as usize));
         start += ids.len();
         ids = next;
     }
-    alike
+    equal
 }
 
 #[test]
-fn the_same_weights_have_the_same_digest_and_others_have_not() {
+fn equal_weights_have_equal_digests_and_others_have_not() {
     let Some(folder) = shared_data("models/stories260K") else { return };
     let digest = |file: &str| load(&folder.join(file)).digest;
     assert_eq!(digest(""), digest(""));

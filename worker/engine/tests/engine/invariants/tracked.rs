@@ -1,4 +1,4 @@
-//! The requests as the test knows them: their tokens, and what the cache must hold of each.
+//! The test's own state of requests: their tokens, and the expected contents of the KV cache.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,8 @@ use stoker_engine::{
     scheduler::{Lookup, QueueKey, SequenceId, Size, TokenSource},
 };
 
-/// The tokens of a sequence, and what the cache must hold at each: a hash of the scope and all tokens up to there.
+/// The tokens of a sequence and the expected cache content at each: a hash of the scope and all
+/// tokens up to there.
 #[derive(Debug, Clone)]
 pub struct Text {
     pub tokens: Vec<u32>,
@@ -34,7 +35,7 @@ impl Text {
         self.contents.push(hasher.finish());
     }
 
-    /// Every second choice says the same.
+    /// Samples a token, which every second choice has in common.
     pub fn draw(&mut self, choice: u32) {
         self.push(1_000 + (self.tokens.len() as u32 * 7 + choice % 2) % 5);
     }
@@ -44,31 +45,32 @@ impl Text {
     }
 }
 
-/// A request as the test knows it.
-pub struct Known {
+/// A request as the test tracks it.
+pub struct TrackedRequest {
     pub size: Size,
     pub queue_key: QueueKey,
-    /// Each sequence that has parted and not ended.
+    /// Texts of the sequences that have been forked and have not ended, by choice.
     pub texts: BTreeMap<u32, Text>,
     pub forked: bool,
-    /// Preempted, or begun elsewhere: something is computed again.
-    pub again: bool,
-    /// Each sequence has steps of its own until it knows so many tokens.
+    /// Whether it was preempted or resumed, so that tokens are recomputed.
+    pub recomputes: bool,
+    /// Each sequence runs alone until it has this many tokens.
     pub isolated_below: usize,
-    /// Tokens of the prompt that the cache had.
+    /// The prefix cache lookup of the prompt.
     pub lookup: Option<Lookup>,
-    /// How often each position of the prompt was computed, by all sequences together, and its logits shown.
+    /// How often each position of the prompt was computed, over all sequences.
     pub computed: Vec<usize>,
+    /// How often logits of each position of the prompt were requested.
     pub shown: Vec<usize>,
 }
 
 #[derive(Default)]
-pub struct Alive(pub BTreeMap<u64, Known>);
+pub struct LiveRequests(pub BTreeMap<u64, TrackedRequest>);
 
-impl TokenSource for Alive {
+impl TokenSource for LiveRequests {
     fn tokens(&self, id: SequenceId) -> SequenceTokens<'_> {
         let tokens = &self.0[&id.request].texts[&id.choice].tokens;
-        // Wherever the prompt ends, the two parts are one text.
+        // The split point is arbitrary, since the scheduler concatenates both parts.
         let (prompt, drawn) = tokens.split_at(tokens.len() / 2);
         SequenceTokens::new(prompt, drawn)
     }

@@ -1,10 +1,10 @@
-//! Bias, penalties and least lengths, on a real model.
+//! Logit bias, penalties and minimum lengths on a real model.
 
 use std::collections::HashMap;
 
 use stoker_engine::{Adjustments, FinishReason, Model, Request, Sampling, Stopping};
 
-use crate::support::{Client, ROOMY, request, run, stories};
+use crate::support::{Client, ROOMY, bundled_model, request, run};
 
 fn prompt(model: &Model) -> Vec<u32> {
     model.tokenizer.encode("Once upon a time", true).unwrap()
@@ -25,7 +25,7 @@ fn biased(token: u32, bias: f32) -> Adjustments {
 
 #[test]
 fn a_bias_forces_and_forbids() {
-    let model = stories();
+    let model = bundled_model();
     let plain = with(&model, Adjustments::default(), at_most(30)).ids();
     let forced = with(&model, biased(77, 100.0), at_most(30)).ids();
     assert_eq!(forced, [77; 30]);
@@ -34,9 +34,9 @@ fn a_bias_forces_and_forbids() {
 }
 
 #[test]
-fn penalties_hold_back_what_repeats() {
-    let model = stories();
-    // A story comes back to its commonest word; what came before is held back.
+fn penalties_reduce_repetition() {
+    let model = bundled_model();
+    // Penalties make the most frequent token of a story rarer.
     let commonest = |adjustments| {
         let mut counts = HashMap::<u32, usize>::new();
         for id in with(&model, adjustments, at_most(200)).ids() {
@@ -53,15 +53,16 @@ fn penalties_hold_back_what_repeats() {
         let penalised = commonest(adjustments.clone());
         assert!(penalised < plain, "{adjustments:?}: {penalised} times, {plain} without");
     }
-    // At most 2, once: too little to hold back what this model is sure of, but not nothing.
+    // The presence penalty is at most 2 and applied once: too little to make the most frequent
+    // token rarer, enough to change the text.
     let ids = |adjustments| with(&model, adjustments, at_most(200)).ids();
     assert_ne!(ids(Adjustments { presence_penalty: 2.0, ..none() }), ids(none()));
 }
 
 #[test]
-fn the_prompt_counts_for_repetition_alone() {
-    let model = stories();
-    // Whatever comes first comes again if it is in the prompt only, unless repetition counts.
+fn the_prompt_counts_for_the_repetition_penalty_alone() {
+    let model = bundled_model();
+    // A token that occurs only in the prompt is reduced by the repetition penalty alone.
     let first = with(&model, Adjustments::default(), at_most(1)).ids()[0];
     let mut prompt = prompt(&model);
     prompt.splice(1..1, [first; 3]);
@@ -78,8 +79,8 @@ fn the_prompt_counts_for_repetition_alone() {
 }
 
 #[test]
-fn the_first_tokens_end_nothing() {
-    let model = stories();
+fn sequences_do_not_end_before_min_tokens() {
+    let model = bundled_model();
     let eos = model.tokenizer.eos_ids()[0];
     let until = |min_tokens, adjustments, token_ids: &[u32], strings: &[&str]| {
         let stopping = Stopping {
@@ -92,23 +93,23 @@ fn the_first_tokens_end_nothing() {
         with(&model, adjustments, stopping)
     };
 
-    // A model that wants to end at once.
+    // A bias with which the model ends at once.
     let eager = biased(eos, 100.0);
     let at_once = until(0, eager.clone(), &[], &[]);
     assert_eq!(at_once.ids(), [eos]);
     let later = until(5, eager, &[], &[]);
     let ids = later.ids();
     assert_eq!((ids.len(), ids[5]), (6, eos));
-    assert!(!ids[..5].contains(&eos), "the end of text cannot be drawn");
+    assert!(!ids[..5].contains(&eos), "EOS cannot be sampled");
     assert_eq!(later.reasons(), [(0, FinishReason::StopToken(eos))]);
 
-    // A stop id of the request is one as well; all that it does is to be no end.
+    // A stop token of the request can be sampled before min_tokens, and does not end the sequence.
     let stop = until(0, biased(77, 100.0), &[77], &[]);
     assert_eq!(stop.ids(), [77]);
     let ids = until(3, biased(77, 100.0), &[77], &[]).ids();
     assert_eq!((ids.len(), ids[3]), (4, 77));
 
-    // A string counts only where it begins after them.
+    // A stop string matches only if it starts after min_tokens.
     let plain = until(0, Adjustments::default(), &[], &[]);
     let word = plain.text().split_whitespace().next().unwrap().to_owned();
     let cut = until(0, Adjustments::default(), &[], &[&word]);
@@ -124,5 +125,5 @@ fn the_first_tokens_end_nothing() {
         Some(at) => format!("{text_of_first}{}", &after[..at]),
         None => plain.text(),
     };
-    assert_eq!(late.text(), want, "{straddling:?} begins in the text of the second token");
+    assert_eq!(late.text(), want, "{straddling:?} starts in the text of the second token");
 }

@@ -1,4 +1,4 @@
-//! A scheduler, the requests it plans for, and a cache that remembers what was written to it.
+//! A scheduler, its requests, and a model of the KV cache that records what is written.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,38 +17,38 @@ use stoker_engine::{
 use stoker_ops::KV_BLOCK;
 
 use super::{
-    checks::check_economy,
-    happenings::{Arrival, Happening},
-    texts::{Alive, Known, Text},
+    actions::{Action, Arrival},
+    checks::check_no_recomputation,
+    tracked::{LiveRequests, Text, TrackedRequest},
 };
 use crate::scheduling::queue_key;
 
-/// The scheduler, and everything it decides about.
-pub struct World {
+/// A scheduler with simulated requests and a simulated KV cache.
+pub struct Simulation {
     pub scheduler: Scheduler,
     pub pool: BlockPool,
     pub limits: Limits,
-    pub alive: Alive,
-    /// What the slots of the cache hold.
+    pub alive: LiveRequests,
+    /// Contents of the cache's slots, by block number and offset.
     pub cache: HashMap<(u32, usize), u64>,
-    /// How often blocks of prompts were computed, by their content.
+    /// How often blocks of prompts were computed, by content.
     pub computed: HashMap<u64, usize>,
     pub ended: Vec<Vec<u32>>,
     pub next: u64,
     pub stops: usize,
-    /// Tokens that are drafted for a sequence in one step, at most.
-    pub most_drafts: usize,
-    /// Those that had a place after the last plan, or parted since.
+    /// Maximum number of drafts of a sequence in a step.
+    pub max_drafts: usize,
+    /// Sequences that had a slot after the last plan, or were forked since.
     pub running: HashSet<SequenceId>,
-    /// Those that ever had one, here or elsewhere.
-    pub begun: HashSet<SequenceId>,
+    /// Sequences that ever had a slot, here or on another worker.
+    pub started: HashSet<SequenceId>,
 }
 
-impl World {
-    pub fn new(limits: Limits, blocks: u32, most_drafts: usize) -> Self {
+impl Simulation {
+    pub fn new(limits: Limits, blocks: u32, max_drafts: usize) -> Self {
         let pool = BlockPool::new(blocks);
         let scheduler = Scheduler::new(limits, pool.clone());
-        let (alive, cache, computed, ended, running, begun) = Default::default();
+        let (alive, cache, computed, ended, running, started) = Default::default();
         Self {
             scheduler,
             pool,
@@ -59,23 +59,23 @@ impl World {
             ended,
             next: 0,
             stops: 0,
-            most_drafts,
+            max_drafts,
             running,
-            begun,
+            started,
         }
     }
 
-    pub fn happens(&mut self, happening: Happening) -> Result<(), TestCaseError> {
-        match happening {
-            Happening::Arrives(arrival) => self.arrives(&arrival)?,
-            Happening::Leaves { which } => {
+    pub fn apply(&mut self, action: Action) -> Result<(), TestCaseError> {
+        match action {
+            Action::Arrive(arrival) => self.arrive(&arrival)?,
+            Action::Disconnect { which } => {
                 if let Some(request) = self.alive.0.keys().nth(which).copied() {
                     self.scheduler.remove_request(request);
                     self.alive.0.remove(&request);
                 }
             }
-            Happening::Stops => self.stops += 1,
-            Happening::Nothing => {}
+            Action::Stop => self.stops += 1,
+            Action::None => {}
         }
         Ok(())
     }
@@ -83,17 +83,17 @@ impl World {
     fn prompt(&self, arrival: &Arrival) -> Vec<u32> {
         let followed = arrival.follows.and_then(|which| self.ended.iter().rev().nth(which));
         let mut prompt = followed.cloned().unwrap_or_default();
-        // The first two texts begin alike.
+        // The first two texts share a prefix.
         let of_its_own = |i: usize| if i < 40 { arrival.text / 2 } else { arrival.text };
         prompt.extend((0..arrival.prompt).map(|i| of_its_own(i) * 100 + i as u32));
         prompt.truncate(120);
         prompt
     }
 
-    fn arrives(&mut self, arrival: &Arrival) -> Result<(), TestCaseError> {
+    fn arrive(&mut self, arrival: &Arrival) -> Result<(), TestCaseError> {
         let (id, prompt) = (self.next, self.prompt(arrival));
         self.next += 1;
-        let Arrival { num_sequences, prompt_logits, bypass, suspect, begun, .. } = *arrival;
+        let Arrival { num_sequences, prompt_logits, bypass, suspect, started, .. } = *arrival;
         let size = Size {
             prompt: prompt.len(),
             longest: prompt.len() + arrival.tokens,
@@ -107,32 +107,32 @@ impl World {
             && num_sequences as usize <= self.limits.max_num_seqs;
         let queue_key = queue_key(arrival.priority, arrival.tenant.into());
         let text = Text::new(&size.scope, &prompt);
-        let texts = if begun == 0 {
+        let texts = if started == 0 {
             prop_assert_eq!(self.scheduler.add(id, size.clone(), &queue_key).is_ok(), fits);
             [(0, text)].into()
         } else {
-            let open: Vec<_> = (0..num_sequences).map(|c| (c, prompt.len() + begun)).collect();
+            let open: Vec<_> = (0..num_sequences).map(|c| (c, prompt.len() + started)).collect();
             prop_assert_eq!(
                 self.scheduler.resume(id, size.clone(), &open, &queue_key).is_ok(),
                 fits
             );
             let texts = (0..num_sequences).map(|choice| {
                 let mut text = text.clone();
-                (0..begun).for_each(|_| text.draw(choice));
+                (0..started).for_each(|_| text.draw(choice));
                 (choice, text)
             });
             texts.collect()
         };
-        if fits && begun > 0 {
-            let begun = |choice| SequenceId { request: id, choice };
-            self.begun.extend((0..num_sequences).map(begun));
+        if fits && started > 0 {
+            let started = |choice| SequenceId { request: id, choice };
+            self.started.extend((0..num_sequences).map(started));
         }
-        let known = Known {
+        let known = TrackedRequest {
             texts,
             queue_key,
-            forked: begun > 0,
-            again: begun > 0,
-            isolated_below: if suspect { size.prompt + begun + ISOLATED_TOKENS } else { 0 },
+            forked: started > 0,
+            recomputes: started > 0,
+            isolated_below: if suspect { size.prompt + started + ISOLATED_TOKENS } else { 0 },
             lookup: None,
             computed: vec![0; size.prompt],
             shown: vec![0; size.prompt],
@@ -149,25 +149,25 @@ impl World {
         let isolated = self.isolated();
         let plan = self.scheduler.plan(&self.alive);
         for id in &plan.preempted {
-            self.known(*id).again = true;
+            self.known(*id).recomputes = true;
         }
         self.check_limits(&plan)?;
         self.check_isolation(&plan, &isolated)?;
         self.check_order(&plan)?;
         self.check_lookups(&plan)?;
-        let holders = self.check_blocks()?;
+        let references = self.check_blocks()?;
         let mut planned = HashSet::new();
         for slice in &plan.slices {
-            prop_assert!(planned.insert(slice.id), "at most one slice a sequence");
+            prop_assert!(planned.insert(slice.id), "a sequence is scheduled once a step");
             let wanted = wanted.get(&slice.id).copied().unwrap_or_default();
             prop_assert!(slice.drafts <= wanted, "{slice:?}: {wanted} were drafted");
-            self.write(slice, &holders)?;
+            self.write(slice, &references)?;
         }
         for slice in &plan.slices {
             self.read(slice)?;
         }
         for slice in &plan.slices {
-            self.ran(slice)?;
+            self.complete(slice)?;
         }
         let tokens: usize = plan.slices.iter().map(|slice| slice.length).sum();
         let took = Duration::from_millis(35.max(10 + 4 * tokens as u64));
@@ -179,7 +179,7 @@ impl World {
         self.alive.0[&id.request].queue_key.priority
     }
 
-    fn known(&mut self, id: SequenceId) -> &mut Known {
+    fn known(&mut self, id: SequenceId) -> &mut TrackedRequest {
         self.alive.0.get_mut(&id.request).unwrap()
     }
 
@@ -197,28 +197,29 @@ impl World {
         requests.collect()
     }
 
-    /// Drafts for everybody who decodes, of any number.
+    /// Requests a pseudo-random number of drafts for each decoding sequence.
     fn draft(&mut self) -> Result<HashMap<SequenceId, usize>, TestCaseError> {
         let mut drafts = HashMap::new();
         for id in self.scheduler.decoding() {
             let (size, tokens) = (&self.alive.0[&id.request].size, self.text(id).tokens.len());
             prop_assert!(tokens > size.prompt);
-            let room = self.most_drafts.min(size.longest - tokens - 1);
-            drafts.insert(id, anything(id, tokens) % (room + 1));
+            let room = self.max_drafts.min(size.longest - tokens - 1);
+            drafts.insert(id, pseudo_random(id, tokens) % (room + 1));
         }
         drafts.iter().for_each(|(id, drafts)| self.scheduler.draft(*id, *drafts));
         Ok(drafts)
     }
 
-    /// What a slice puts at a position: guesses that will not hold are something else than what comes there.
+    /// The content that a slice writes at a position. Drafts that will be rejected have other
+    /// content than the accepted token.
     fn content(&self, slice: &ScheduledSequence, position: usize) -> u64 {
         let mut text = self.text(slice.id).clone();
-        let guesses = text.tokens.len();
+        let verified = text.tokens.len();
         while text.tokens.len() <= position {
             text.draw(slice.id.choice);
         }
         let content = text.content(position);
-        if position < guesses + held(slice) { content } else { !content }
+        if position < verified + accepted_drafts(slice) { content } else { !content }
     }
 
     fn slot(&self, id: SequenceId, position: usize) -> (u32, usize) {
@@ -229,18 +230,18 @@ impl World {
     fn write(
         &mut self,
         slice: &ScheduledSequence,
-        holders: &HashMap<u32, Vec<(SequenceId, usize)>>,
+        references: &HashMap<u32, Vec<(SequenceId, usize)>>,
     ) -> Result<(), TestCaseError> {
         prop_assert!(slice.length > 0);
         for position in slice.start..slice.start + slice.length {
             let slot = self.slot(slice.id, position);
-            prop_assert_eq!(holders[&slot.0].len(), 1, "nobody writes what another reads");
+            prop_assert_eq!(references[&slot.0].len(), 1, "a written block is not shared");
             let block = &self.scheduler.table(slice.id)[position / KV_BLOCK];
-            prop_assert!(!block.is_kept(), "nor what another may find");
+            prop_assert!(!block.is_kept(), "a written block is not cached");
             let content = self.content(slice, position);
             self.cache.insert(slot, content);
             let known = self.alive.0.get_mut(&slice.id.request).unwrap();
-            if position < shared(&known.size) && slot.1 + 1 == KV_BLOCK {
+            if position < shareable_tokens(&known.size) && slot.1 + 1 == KV_BLOCK {
                 *self.computed.entry(content).or_default() += 1;
             }
             if let Some(times) = known.computed.get_mut(position) {
@@ -250,7 +251,7 @@ impl World {
         Ok(())
     }
 
-    /// What attention looks at is what this sequence, or another with the same tokens up to there, put there.
+    /// Checks that attention reads what this sequence, or another with the same prefix, wrote.
     fn read(&self, slice: &ScheduledSequence) -> Result<(), TestCaseError> {
         for position in 0..slice.start + slice.length {
             let found = self.cache.get(&self.slot(slice.id, position)).copied();
@@ -259,8 +260,8 @@ impl World {
         Ok(())
     }
 
-    fn ran(&mut self, slice: &ScheduledSequence) -> Result<(), TestCaseError> {
-        let (id, held) = (slice.id, held(slice));
+    fn complete(&mut self, slice: &ScheduledSequence) -> Result<(), TestCaseError> {
+        let (id, held) = (slice.id, accepted_drafts(slice));
         let text = self.known(id).texts.get_mut(&id.choice).unwrap();
         let end = slice.start + slice.length;
         prop_assert_eq!(slice.samples, end - slice.drafts == text.tokens.len());
@@ -271,7 +272,7 @@ impl World {
         let mut forked = Vec::new();
         let known = self.known(id);
         let text = known.texts.get_mut(&id.choice).unwrap();
-        for position in end - slice.logits..end - drawn_from(slice) {
+        for position in end - slice.logits..end - sampled_rows(slice) {
             prop_assert!(known.size.prompt_logits && position < known.size.prompt - 1);
             known.shown[position] += 1;
         }
@@ -289,56 +290,57 @@ impl World {
         text.draw(id.choice);
         let ended = stops || text.tokens.len() >= known.size.longest;
         self.running.extend(&forked);
-        self.begun.extend(&forked);
+        self.started.extend(&forked);
         if !ended {
             return Ok(());
         }
         let known = self.known(id);
         let text = known.texts.remove(&id.choice).unwrap();
-        let over = known.texts.is_empty();
+        let finished = known.texts.is_empty();
         self.stops = self.stops.saturating_sub(1);
         self.ended.push(text.tokens);
         self.scheduler.remove(id);
-        if over {
+        if finished {
             let known = self.alive.0.remove(&id.request).unwrap();
-            check_economy(&known)?;
+            check_no_recomputation(&known)?;
         }
         Ok(())
     }
 
-    pub fn until_all_have_ended(&mut self) -> Result<(), TestCaseError> {
-        // The first in the order computes at least a token in every second step, and loses nothing. The others are for
-        // isolated sequences, or the other way around.
-        let work = |known: &Known| 2 * known.size.longest * known.size.num_sequences as usize;
+    pub fn run_to_end(&mut self) -> Result<(), TestCaseError> {
+        // The first sequence in queue order computes at least a token in every second step and is
+        // not preempted. Steps alternate between isolated and other sequences.
+        let work =
+            |known: &TrackedRequest| 2 * known.size.longest * known.size.num_sequences as usize;
         let mut steps_left = self.alive.0.values().map(work).sum::<usize>();
         while !self.alive.0.is_empty() {
             prop_assert!(steps_left > 0, "starved: {} never end", self.alive.0.len());
             steps_left -= 1;
             self.step()?;
         }
-        prop_assert_eq!(self.pool.free(), self.pool.total(), "every block comes home");
+        prop_assert_eq!(self.pool.free(), self.pool.total(), "every block is free");
         prop_assert_eq!(self.scheduler.queued_tokens(), 0);
         Ok(())
     }
 }
 
-/// Rows of a slice that tokens are drawn from.
-pub fn drawn_from(slice: &ScheduledSequence) -> usize {
+/// Number of rows of a slice that tokens are sampled from.
+pub fn sampled_rows(slice: &ScheduledSequence) -> usize {
     if slice.samples { 1 + slice.drafts } else { 0 }
 }
 
-/// How many drafts of a slice will hold.
-pub fn held(slice: &ScheduledSequence) -> usize {
-    anything(slice.id, slice.start) % (slice.drafts + 1)
+/// Number of drafts of a slice that will be accepted.
+pub fn accepted_drafts(slice: &ScheduledSequence) -> usize {
+    pseudo_random(slice.id, slice.start) % (slice.drafts + 1)
 }
 
-/// A number that nobody expects, the same each time.
-pub fn anything(id: SequenceId, position: usize) -> usize {
+/// A deterministic pseudo-random number.
+pub fn pseudo_random(id: SequenceId, position: usize) -> usize {
     let sequence = mix64(id.request) ^ u64::from(id.choice);
     mix64(mix64(sequence) ^ position as u64) as usize
 }
 
-/// Tokens of a prompt that fill blocks, but for the last one.
-pub fn shared(size: &Size) -> usize {
+/// Number of tokens in the whole blocks of a prompt without its last token.
+pub fn shareable_tokens(size: &Size) -> usize {
     (size.prompt - 1) / KV_BLOCK * KV_BLOCK
 }
