@@ -39,8 +39,8 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterArgs {
-    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for
-    /// the bundled model
+    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller`
+    /// for the bundled model
     #[arg(long, env = "STOKER_MODEL", default_value = "storyteller", value_name = "PATH")]
     pub model: ModelSource,
 
@@ -81,7 +81,8 @@ pub struct GenerateArgs {
     #[arg(long, env = "STOKER_JSON")]
     pub json: bool,
 
-    /// Number of choices; the prompt is computed once. Needs --json, which prints each piece's choice
+    /// Number of choices; the prompt is computed once. Needs --json, which prints each piece's
+    /// choice
     #[arg(long, env = "STOKER_NUM_SEQUENCES", value_name = "COUNT", requires = "json")]
     pub num_sequences: Option<u32>,
 

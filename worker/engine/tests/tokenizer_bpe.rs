@@ -1,5 +1,5 @@
-//! Byte-level vocabularies in GGUF files give the ids that the `tokenizers` crate gives for the same
-//! vocabulary in the tokenizer.json of a model that splits texts that way.
+//! Byte-level vocabularies in GGUF files give the same ids as the `tokenizers` crate with the same
+//! vocabulary in a tokenizer.json that has the same pre-tokenizer.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "weights_support/byte_level.rs"]
@@ -25,7 +25,7 @@ fn open(builder: &GgufBuilder) -> Result<Tokenizer, String> {
     Tokenizer::from_gguf(gguf.metadata()).map_err(|error| error.to_string())
 }
 
-/// One vocabulary in its two forms.
+/// One vocabulary as GGUF and as tokenizer.json.
 struct Pair {
     pre: &'static str,
     ours: Tokenizer,
@@ -64,7 +64,7 @@ fn compare(pair: &Pair, text: &str) {
     }
 }
 
-/// A text as it is read back: normalised, except for the added tokens in it.
+/// A text after a round trip: normalised, except for its added tokens.
 fn normalized(tokenizer: &tokenizers::Tokenizer, text: &str) -> String {
     let added = tokenizer.get_added_tokens_decoder();
     let find = |token: &str| text.find(token).map(|start| (start, start + token.len()));
@@ -99,7 +99,7 @@ fn any_text() -> impl Strategy<Value = String> {
     prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
 }
 
-/// Some of the text that the vocabulary was learned from, where its long tokens are at home.
+/// A slice of the training corpus, which has the long tokens of the vocabulary.
 fn corpus_slice() -> impl Strategy<Value = String> {
     static CHARS: LazyLock<Vec<Vec<char>>> =
         LazyLock::new(|| corpus().iter().map(|text| text.chars().collect()).collect());
@@ -110,7 +110,7 @@ fn corpus_slice() -> impl Strategy<Value = String> {
     })
 }
 
-/// As many cases as PROPTEST_CASES says, or else `usual`.
+/// A configuration with PROPTEST_CASES cases, or `usual` if it is not set.
 fn cases(usual: u32) -> ProptestConfig {
     match std::env::var_os("PROPTEST_CASES") {
         Some(_) => ProptestConfig::default(),
@@ -144,7 +144,7 @@ fn whole_documents_and_runs_become_the_same_tokens() {
 }
 
 #[test]
-fn every_character_of_the_first_plane_survives() {
+fn every_character_of_the_basic_multilingual_plane_round_trips() {
     for pair in PAIRS.iter() {
         let chars: Vec<_> = ('\0'..='\u{FFFF}').collect();
         for chunk in chars.chunks(257) {
@@ -154,14 +154,14 @@ fn every_character_of_the_first_plane_survives() {
 }
 
 #[test]
-fn every_length_of_text_has_a_least_number_of_tokens() {
+fn a_text_length_has_a_minimum_number_of_tokens() {
     for pair in PAIRS.iter() {
         assert!(pair.ours.least_tokens(1 << 20) > 1000, "{}", pair.pre);
     }
 }
 
 #[test]
-fn names_of_one_split_agree() {
+fn aliases_of_a_pre_tokenizer_agree() {
     for (name, names) in [
         ("gpt-2", &["default"][..]),
         ("llama-bpe", &["llama3", "llama-v3", "falcon3", "pixtral"]),
@@ -176,13 +176,13 @@ fn names_of_one_split_agree() {
     }
 }
 
-/// The file of the pair with that split.
+/// The tokenizer.json of the pair with this pre-tokenizer.
 fn file_of(pre: &str) -> &'static Value {
     &PAIRS.iter().find(|pair| pair.pre == pre).unwrap().file
 }
 
 #[test]
-fn a_whole_text_begins_and_ends_as_the_file_says() {
+fn bos_and_eos_tokens_are_added_as_the_file_says() {
     let ends = |pre: &str, flags: &[(&str, bool)]| {
         let mut builder = exported(file_of(pre), pre);
         for (flag, value) in flags {
@@ -194,7 +194,7 @@ fn a_whole_text_begins_and_ends_as_the_file_says() {
     };
     assert_eq!(ends("gpt-2", &[]), ["a"]);
     assert_eq!(ends("qwen2", &[]), ["a"]);
-    // Llama 3 and Tekken want their beginning token, also in files that do not say so.
+    // Llama 3 and Tekken add their BOS token, also for files without the key.
     assert_eq!(ends("llama-bpe", &[]), ["<|begin|>", "a"]);
     assert_eq!(ends("tekken", &[]), ["<|begin|>", "a"]);
     assert_eq!(ends("llama-bpe", &[("add_bos_token", false)]), ["a"]);
@@ -204,12 +204,12 @@ fn a_whole_text_begins_and_ends_as_the_file_says() {
 }
 
 #[test]
-fn tokens_are_of_the_kind_that_the_file_says() {
+fn tokens_have_the_type_that_the_file_says() {
     let tokenizer = &PAIRS[0].ours;
     let id = |token: &str| tokenizer.token_id(token).unwrap();
     let ids = tokenizer.encode("a<|end|>b<tool call>[PAD0]", false).unwrap();
     assert!(ids.contains(&id("<|end|>")) && ids.contains(&id("<tool call>")));
-    assert!(!ids.contains(&id("[PAD0]")), "reserved tokens are not for texts");
+    assert!(!ids.contains(&id("[PAD0]")), "unused tokens are not encoded");
     assert!(tokenizer.is_special(id("<|end|>")) && tokenizer.is_special(id("<|é▁turn|>")));
     assert!(!tokenizer.is_special(id("<tool call>")) && !tokenizer.is_special(id("[PAD0]")));
     assert_eq!(tokenizer.decode(&ids, true), "ab<tool call>[PAD0]");

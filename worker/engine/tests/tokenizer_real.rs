@@ -1,4 +1,4 @@
-//! Real vocabularies: ids equal those that other implementations give.
+//! Real vocabularies: ids equal those of other implementations.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../../../shared/tests/support/skip.rs"]
@@ -23,7 +23,7 @@ fn from_gguf(path: &str) -> Option<Tokenizer> {
     Some(Tokenizer::from_gguf(gguf.metadata()).unwrap())
 }
 
-/// The two forms of one vocabulary.
+/// One vocabulary as tokenizer.json and as GGUF.
 fn stories() -> Option<[Tokenizer; 2]> {
     Some([
         from_json("models/stories260K/tokenizer.json")?,
@@ -53,7 +53,7 @@ fn llama_2_vectors() {
 }
 
 #[test]
-fn counts_include_the_beginning_token() {
+fn counts_include_the_bos_token() {
     let Some(tokenizers) = stories() else {
         return;
     };

@@ -1,4 +1,4 @@
-//! The byte-pair form of a SentencePiece vocabulary gives what SentencePiece's own rule gives.
+//! The byte-pair form of a SentencePiece vocabulary gives the ids of SentencePiece's own algorithm.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../../../shared/tests/support/skip.rs"]
@@ -16,9 +16,9 @@ use stoker_engine::weights::{FileReader, Source};
 
 const NORMAL: i32 = 1;
 
-/// SentencePiece's rule, written down as plainly as possible.
+/// A naive implementation of SentencePiece's algorithm.
 struct Reference {
-    /// Id and score of every piece that may come of a merge.
+    /// Id and score of every piece that a merge may give.
     pieces: HashMap<String, (u32, f32)>,
     /// The id of the token for byte 0; the others follow.
     first_byte: u32,
@@ -40,7 +40,8 @@ impl Reference {
         }
     }
 
-    /// Merges the neighbours whose piece scores best, the leftmost among equals, until none are left.
+    /// Merges the neighbours whose piece has the best score, the leftmost of equal ones, until no
+    /// merge is possible.
     fn encode(&self, text: &str) -> Vec<u32> {
         if text.is_empty() {
             return Vec::new();
@@ -86,7 +87,7 @@ fn compare(forms: &[(Tokenizer, Reference)], text: &str) {
         let ids = tokenizer.encode(text, false).unwrap();
         let expected = reference.encode(text);
         assert_eq!(ids, expected, "{text:?}");
-        // The visible space is read back as a space: the vocabulary has no other spelling of it.
+        // U+2581 decodes to a space: the vocabulary has no other spelling of spaces.
         assert_eq!(tokenizer.decode(&ids, false), text.replace('\u{2581}', " "));
     }
 }
@@ -100,7 +101,7 @@ fn prose_and_questions() {
     let questions = fs::read_to_string(path).unwrap();
     assert_eq!(questions.lines().count(), 480);
     for question in questions.lines().step_by(8) {
-        // Long texts are cut: the plain rule takes time with their square.
+        // Long texts are truncated: the naive implementation takes quadratic time.
         let text: String = question.chars().take(400).collect();
         compare(&forms, &text);
     }

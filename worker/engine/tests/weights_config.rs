@@ -1,4 +1,4 @@
-//! Configurations of every family: what they mean, and what is refused by file, key and value.
+//! Configurations of every family: their interpretation, and errors that name file, key and value.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "weights_support/counting.rs"]
@@ -16,7 +16,7 @@ use gguf_builder::{GgufBuilder, f32_value, text_value, u32_value};
 use serde_json::{Value, json};
 use stoker_engine::weights::{Llama3Scaling, ModelConfig, ModelFiles, RopeScaling, Source};
 
-/// A tiny folder of a family, with the tensors that it adds.
+/// A tiny model folder of a family, with the family's additional tensors.
 fn folder(model_type: &str) -> FolderBuilder {
     let mut builder = FolderBuilder::tiny();
     let (architecture, additions): (&str, &[(&str, u64)]) = match model_type {
@@ -66,7 +66,7 @@ fn every_family_is_opened() {
         let found = config(family, json!({})).unwrap();
         assert_eq!(found.family.architecture(), class);
         assert_eq!((found.qkv_bias, found.qk_norm), (qkv_bias, qk_norm), "{family}");
-        // Without `architectures`, `model_type` says it.
+        // Without `architectures`, `model_type` determines the family.
         assert_eq!(config(family, json!({ "architectures": null })).unwrap(), found, "{family}");
     }
 }
@@ -85,7 +85,7 @@ fn tensors_that_a_family_does_not_have_are_refused() {
 }
 
 #[test]
-fn keys_that_change_the_mathematics() {
+fn unsupported_keys_that_change_the_computation_are_refused() {
     for (family, key, value) in [
         ("llama", "architectures", json!(["GemmaForCausalLM"])),
         ("llama", "architectures", json!(["LlamaForCausalLM", "QwenForCausalLM"])),
@@ -118,7 +118,7 @@ fn keys_that_change_the_mathematics() {
         ("llama", "attention_multiplier", json!(0.015)),
         ("llama", "use_qk_norm", json!(true)),
         ("llama", "is_encoder_decoder", json!(true)),
-        // Unknown, but their names say enough.
+        // Unknown keys whose names hint at a change of the computation.
         ("llama", "no_rope_layers", json!([1, 0])),
         ("qwen3", "attention_sink_size", json!(4)),
         ("mistral", "use_parallel_residual", json!(true)),
@@ -135,7 +135,7 @@ fn keys_that_change_the_mathematics() {
 }
 
 #[test]
-fn rotary_keys_that_are_not_understood() {
+fn unsupported_rotary_keys_are_refused() {
     let llama3 = |key: &str, value: Value| {
         let mut rope = json!({
             "rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
@@ -226,13 +226,13 @@ fn rotary_keys_in_both_spellings() {
         high_freq_factor: 4.0,
         original_context_length: 8,
     });
-    // Some exporters write the original context beside the object.
+    // Some exporters write the original context length outside the object.
     let beside = json!({ "rope_scaling": rule, "original_max_position_embeddings": 8 });
     assert_eq!(scaling(beside), llama3);
 }
 
 #[test]
-fn real_configurations_carry_much_that_changes_nothing() {
+fn keys_that_do_not_change_the_computation_are_accepted() {
     let harmless = json!({
         "_name_or_path": "somewhere/model", "attention_dropout": 0.1, "auto_map": { "AutoConfig": "x" },
         "torch_dtype": "bfloat16", "dtype": "bfloat16", "transformers_version": "4.51.0",
@@ -241,7 +241,7 @@ fn real_configurations_carry_much_that_changes_nothing() {
         "is_llama_config": true, "unsloth_version": "2025.1", "max_sequence_length": 16,
         "cross_attention_hidden_size": null, "pruned_heads": {}, "output_attentions": true,
         "encoder_no_repeat_ngram_size": 0, "sliding_window": 16, "layer_types": ["full_attention"],
-        // Unknown, and no word of it about the mathematics: named in the log.
+        // An unknown key without such a hint is only logged.
         "favourite_colour": "blue",
     });
     assert_eq!(config("llama", harmless).unwrap(), config("llama", json!({})).unwrap());
@@ -251,7 +251,7 @@ fn real_configurations_carry_much_that_changes_nothing() {
 }
 
 #[test]
-fn windows_are_kept_where_they_are_shorter_than_the_context() {
+fn windows_apply_if_they_are_shorter_than_the_context() {
     let window = |keys| config("mistral", keys).unwrap().window(0).map(|window| window.get());
     assert_eq!(window(json!({ "sliding_window": 15 })), Some(15));
     for other in [json!({ "sliding_window": 16 }), json!({ "sliding_window": null }), json!({})] {
@@ -259,7 +259,7 @@ fn windows_are_kept_where_they_are_shorter_than_the_context() {
     }
 }
 
-/// The configuration of a tiny GGUF file that was changed first, or the error.
+/// The configuration of a tiny GGUF file after `change`, or the error.
 fn gguf(change: impl FnOnce(&mut GgufBuilder)) -> Result<ModelConfig, String> {
     let mut builder = GgufBuilder::tiny();
     change(&mut builder);
@@ -268,7 +268,7 @@ fn gguf(change: impl FnOnce(&mut GgufBuilder)) -> Result<ModelConfig, String> {
     Ok(model.config().clone())
 }
 
-/// Turns the tiny file into one of another architecture.
+/// Changes the architecture of the tiny file.
 fn rename(builder: &mut GgufBuilder, architecture: &str) {
     for (key, _) in &mut builder.metadata {
         *key = key.replace("llama.", &format!("{architecture}."));
@@ -277,7 +277,7 @@ fn rename(builder: &mut GgufBuilder, architecture: &str) {
 }
 
 #[test]
-fn gguf_architectures_have_what_their_tensors_say() {
+fn biases_and_norms_of_gguf_files_follow_from_their_tensors() {
     let llama = gguf(|_| ()).unwrap();
     assert!(!llama.qkv_bias && !llama.output_bias && !llama.mlp_bias && !llama.qk_norm);
     let biased = gguf(|builder| {
@@ -339,7 +339,7 @@ fn gguf_rotary_keys_and_windows() {
 }
 
 #[test]
-fn a_gguf_file_is_told_its_own_keys() {
+fn errors_of_gguf_files_name_gguf_keys() {
     for (key, value, part) in [
         (
             "llama.embedding_length",

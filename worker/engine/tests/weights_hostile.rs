@@ -1,4 +1,4 @@
-//! Damaged files: whatever is cut off or overwritten, the result is a model or a clean error.
+//! Damaged files: whatever is truncated or overwritten, the result is a model or a clean error.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "weights_support/bounded.rs"]
@@ -11,7 +11,7 @@ mod folder_builder;
 #[allow(dead_code, reason = "another test writes the values not written here")]
 mod gguf_builder;
 
-use bounded::{alone, cases, read_all, read_gguf};
+use bounded::{cases, exclusive, read_all, read_gguf};
 use counting::Reads;
 use folder_builder::{FolderBuilder, MemoryFolder};
 use gguf_builder::GgufBuilder;
@@ -20,7 +20,7 @@ use stoker_engine::weights::{ModelFiles, WeightsError};
 
 /// Opens a folder and reads all of it, under limits like those of a GGUF file.
 fn read_folder(folder: &MemoryFolder) -> Result<(), WeightsError> {
-    let _alone = alone();
+    let _guard = exclusive();
     let sizes = || folder.files.iter().map(|(_, bytes)| bytes.len() as u64);
     let result = ModelFiles::from_folder(folder).and_then(|model| read_all(&model));
     assert!(folder.reads.largest() <= sizes().max().unwrap());
@@ -30,13 +30,13 @@ fn read_folder(folder: &MemoryFolder) -> Result<(), WeightsError> {
 }
 
 #[test]
-fn sound_files_are_read() {
+fn valid_files_are_read() {
     read_gguf(GgufBuilder::tiny().build().0).unwrap();
     read_folder(&FolderBuilder::tiny().build()).unwrap();
 }
 
 #[test]
-fn a_gguf_file_cut_anywhere_is_refused() {
+fn a_gguf_file_truncated_anywhere_is_refused() {
     let (file, _) = GgufBuilder::tiny().build();
     for len in 0..file.len() {
         assert!(read_gguf(file[..len].to_vec()).is_err(), "cut to {len}");
@@ -44,7 +44,7 @@ fn a_gguf_file_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn a_safetensors_file_cut_anywhere_is_refused() {
+fn a_safetensors_file_truncated_anywhere_is_refused() {
     let folder = FolderBuilder::tiny().build();
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
         let len = folder.clone().file(name).len();
@@ -56,14 +56,14 @@ fn a_safetensors_file_cut_anywhere_is_refused() {
     }
 }
 
-/// Numbers that a careless reader multiplies, adds or allocates.
-const ABSURD: [u64; 8] = [0, 1, 1 << 31, 1 << 32, 1 << 60, 1 << 62, 1 << 63, u64::MAX];
+/// Numbers that overflow when multiplied, added or allocated.
+const EXTREME: [u64; 8] = [0, 1, 1 << 31, 1 << 32, 1 << 60, 1 << 62, 1 << 63, u64::MAX];
 
 #[test]
-fn an_absurd_number_anywhere_in_a_gguf_header_does_no_harm() {
+fn an_extreme_number_anywhere_in_a_gguf_header_does_no_harm() {
     let (file, header) = GgufBuilder::tiny().build();
     for at in 0..header - 8 {
-        for number in ABSURD {
+        for number in EXTREME {
             let mut file = file.clone();
             file[at..at + 8].copy_from_slice(&number.to_le_bytes());
             let _ = read_gguf(file);
@@ -75,11 +75,11 @@ fn an_absurd_number_anywhere_in_a_gguf_header_does_no_harm() {
 }
 
 #[test]
-fn an_absurd_header_length_is_refused() {
+fn an_extreme_header_length_is_refused() {
     let folder = FolderBuilder::tiny().build();
     let header =
         u64::from_le_bytes(folder.clone().file("model.safetensors")[..8].try_into().unwrap());
-    let lengths = ABSURD.into_iter().chain([header - 1, header + 1]);
+    let lengths = EXTREME.into_iter().chain([header - 1, header + 1]);
     for number in lengths {
         let mut folder = fresh(&folder);
         folder.file("model.safetensors")[..8].copy_from_slice(&number.to_le_bytes());
@@ -88,7 +88,7 @@ fn an_absurd_header_length_is_refused() {
 }
 
 #[test]
-fn absurd_numbers_in_json_do_no_harm() {
+fn extreme_numbers_in_json_do_no_harm() {
     let folder = FolderBuilder::tiny().build();
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
         let bytes = folder.clone().file(name).clone();
@@ -114,19 +114,19 @@ fn fit_header(file: &mut [u8], name: &str) {
     }
 }
 
-/// The same files with nothing counted yet.
+/// The same files with their read counters at zero.
 fn fresh(folder: &MemoryFolder) -> MemoryFolder {
     MemoryFolder { reads: Reads::default(), ..folder.clone() }
 }
 
-/// Bytes to overwrite: where, as a fraction of the header, and with what.
+/// Bytes to overwrite: (position as a fraction of the header, new value).
 fn damage() -> impl Strategy<Value = Vec<(f64, u8)>> {
     prop::collection::vec((0.0..1.0_f64, any::<u8>()), 1..8)
 }
 
 fn apply(bytes: &mut [u8], damage: &[(f64, u8)]) {
-    for (place, byte) in damage {
-        let at = (place * bytes.len() as f64) as usize;
+    for (position, byte) in damage {
+        let at = (position * bytes.len() as f64) as usize;
         bytes[at] = *byte;
     }
 }
@@ -145,14 +145,14 @@ proptest! {
     fn random_bytes_in_a_folder_do_no_harm(damage in damage(), which in 0..3_usize) {
         let mut folder = FolderBuilder::tiny().build();
         let (_, bytes) = &mut folder.files[which];
-        // Of the weights, the header: the data is longer than it.
+        // Of model.safetensors only the start is damaged, which includes the header.
         let header = bytes.len().min(1_000);
         apply(&mut bytes[..header], &damage);
         let _ = read_folder(&folder);
     }
 
     #[test]
-    fn random_bytes_are_no_model(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(read_gguf(bytes.clone()).is_err());
         let mut folder = FolderBuilder::tiny().build();
         *folder.file("model.safetensors") = bytes;

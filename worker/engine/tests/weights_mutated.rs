@@ -1,4 +1,4 @@
-//! Damaged GGUF files, built wrong on purpose: the result is a model or a clean error, in bounded memory.
+//! GGUF files with generated damage: the result is a model or a clean error, in bounded memory.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "weights_support/bounded.rs"]
@@ -37,7 +37,7 @@ fn damaged_models_do_no_harm() {
 
 #[test]
 fn merges_in_any_order_do_no_harm() {
-    // Many at once: tokens that are merged of each other in any order.
+    // Many merges of related tokens, in any order.
     let token = prop::sample::select(RELATED.to_vec());
     let pair = (token.clone(), token);
     let pairs = prop::collection::vec(pair, 0..40);
@@ -45,7 +45,7 @@ fn merges_in_any_order_do_no_harm() {
         let mut draft = draft(true);
         for (left, right) in pairs {
             let merged = [left, right].concat();
-            // All of them valid, so that encoding is reached.
+            // Only valid merges, so that encoding is reached.
             if !merged.contains(' ') && draft.tokens.contains(&merged.into_bytes()) {
                 draft.merges.push(format!("{left} {right}").into_bytes());
             }
@@ -57,8 +57,8 @@ fn merges_in_any_order_do_no_harm() {
 }
 
 #[test]
-fn a_vocabulary_that_grows_when_it_is_read_is_refused() {
-    // Every way to write a number of letters as two smaller numbers is a merge.
+fn a_vocabulary_with_too_many_merges_is_refused() {
+    // Every way to split a run of letters in two is a merge.
     let mut draft = draft(false);
     for letter in b'c'..=b'z' {
         draft.tokens.extend((1..=256).map(|len| vec![letter; len]));
@@ -72,7 +72,7 @@ fn a_vocabulary_that_grows_when_it_is_read_is_refused() {
 }
 
 #[test]
-fn real_files_cut_or_overwritten_do_no_harm() {
+fn real_files_truncated_or_overwritten_do_no_harm() {
     let folder = "models/stories260K";
     let endings = ["", "-f16", "-bf16", "-q8_0", "-q5_1", "-q4_0"];
     let files: Vec<_> = endings

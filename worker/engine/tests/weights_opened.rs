@@ -1,4 +1,4 @@
-//! Models opened: what is understood, and what is refused by a message that names file, place and value.
+//! Opening of models: accepted files, and errors that name file, position and value.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "weights_support/counting.rs"]
@@ -19,7 +19,7 @@ use gguf_builder::{GgufBuilder, array_value, bool_value, f32_value, text, text_v
 use serde_json::{Value, json};
 use stoker_engine::weights::{Family, ModelConfig, ModelFiles, RopeScaling, Source};
 
-/// The error of a tiny GGUF file that was changed first.
+/// The error of a tiny GGUF file after `change`.
 fn gguf_error(change: impl FnOnce(&mut GgufBuilder)) -> String {
     let mut builder = GgufBuilder::tiny();
     change(&mut builder);
@@ -53,7 +53,7 @@ fn absent_keys_take_the_defaults_of_transformers() {
     for key in ["num_key_value_heads", "max_position_embeddings", "tie_word_embeddings"] {
         config.remove(key);
     }
-    // As many key heads as query heads, and an output projection of its own.
+    // As many key heads as query heads, and an untied output projection.
     for (name, shape) in [("self_attn.k_proj", vec![8, 8]), ("self_attn.v_proj", vec![8, 8])] {
         let name = format!("model.layers.0.{name}");
         builder.tensors.retain(|(other, ..)| *other != format!("{name}.weight"));
@@ -113,7 +113,7 @@ fn generation_config_adds_end_tokens() {
 }
 
 #[test]
-fn chat_templates_are_found_where_they_are_kept() {
+fn chat_templates_are_read_from_all_their_sources() {
     let template = |files: &[(&'static str, &str)]| {
         let mut folder = FolderBuilder::tiny().build();
         let files = files.iter().map(|(name, text)| (*name, text.as_bytes().to_vec()));
@@ -140,7 +140,7 @@ fn chat_templates_are_found_where_they_are_kept() {
 }
 
 #[test]
-fn dimensions_that_make_no_sense() {
+fn invalid_dimensions_are_refused() {
     for (key, value, parts) in [
         ("hidden_size", json!(0), ["hidden_size: is 0", "between 1 and"]),
         ("num_hidden_layers", json!(1_000_000), ["num_hidden_layers: is 1000000", "and 4096"]),
@@ -158,7 +158,7 @@ fn dimensions_that_make_no_sense() {
 }
 
 #[test]
-fn tensors_that_do_not_fit_the_configuration() {
+fn tensors_that_do_not_match_the_configuration_are_refused() {
     let mut missing = FolderBuilder::tiny();
     missing.tensors.retain(|(name, ..)| name != "model.norm.weight");
     assert_says(&open(&missing).unwrap_err(), &["model.norm.weight is missing", "[8]"]);
@@ -179,9 +179,9 @@ fn tensors_that_do_not_fit_the_configuration() {
 }
 
 #[test]
-fn tensors_that_change_nothing_are_left_out() {
+fn redundant_tensors_are_ignored() {
     let mut builder = FolderBuilder::tiny();
-    // The same as the embedding that it is tied to.
+    // Equal to the embedding that it is tied to.
     builder.add("lm_head", &[5, 8]);
     let inv_freq = "model.layers.0.self_attn.rotary_emb.inv_freq".to_owned();
     builder.tensors.push((inv_freq, "F32", vec![2], vec![0; 8]));
@@ -190,7 +190,7 @@ fn tensors_that_change_nothing_are_left_out() {
 }
 
 #[test]
-fn a_head_that_is_not_what_it_is_tied_to() {
+fn a_tied_head_that_differs_from_the_embedding_is_refused() {
     let mut builder = FolderBuilder::tiny();
     builder.add("lm_head", &[5, 8]);
     let (_, _, _, data) = builder.tensors.last_mut().unwrap();
@@ -201,7 +201,7 @@ fn a_head_that_is_not_what_it_is_tied_to() {
 }
 
 #[test]
-fn weights_that_are_not_finite() {
+fn non_finite_weights_are_refused() {
     for (bits, shown) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
         let mut builder = FolderBuilder::tiny();
         builder.tensors[2].3[40..44].copy_from_slice(&bits.to_le_bytes());
@@ -209,13 +209,13 @@ fn weights_that_are_not_finite() {
         let name = "model.layers.0.self_attn.q_proj.weight";
         let message = model.read_f32(name).unwrap_err().to_string();
         assert_says(&message, &[name, &format!("holds {shown} at index 10")]);
-        // The raw bytes are what they are.
+        // Raw bytes are not checked.
         assert_eq!(model.read_raw(name).unwrap().bytes[40..44], bits.to_le_bytes());
     }
 }
 
 #[test]
-fn a_weight_that_is_not_finite_is_named_where_the_engine_sees_it() {
+fn a_non_finite_weight_is_named_by_its_index_in_canonical_order() {
     let mut builder = GgufBuilder::tiny();
     // Stored row 1 of the first head is canonical row 2: the second half's first row.
     let tensor = builder.tensor("blk.0.attn_q.weight");
@@ -226,7 +226,7 @@ fn a_weight_that_is_not_finite_is_named_where_the_engine_sees_it() {
 }
 
 #[test]
-fn gguf_keys_that_change_the_mathematics() {
+fn unsupported_gguf_keys_that_change_the_computation_are_refused() {
     for (key, value, part) in [
         ("general.architecture", text_value("gemma3"), "general.architecture = gemma3"),
         ("llama.rope.scaling.type", text_value("yarn"), "llama.rope.scaling.type = \"yarn\""),
@@ -263,7 +263,7 @@ fn gguf_keys_that_change_the_mathematics() {
 }
 
 #[test]
-fn features_that_are_off_are_no_obstacle() {
+fn keys_of_disabled_features_are_accepted() {
     let mut builder = GgufBuilder::tiny();
     builder.set("llama.rope.scaling.type", text_value("none"));
     builder.set("llama.rope.scaling.factor", f32_value(4.0));
@@ -291,7 +291,7 @@ fn another_alignment_is_honoured() {
 }
 
 #[test]
-fn gguf_tensors_that_cannot_be_right() {
+fn invalid_gguf_tensors_are_refused() {
     type Change = fn(&mut GgufBuilder);
     let cases: [(Change, &[&str]); 12] = [
         (|b| b.add_f32("rope_freqs.weight", &[2]), &["rope_freqs.weight: holds 0"]),
@@ -320,7 +320,7 @@ fn gguf_tensors_that_cannot_be_right() {
 }
 
 #[test]
-fn gguf_structure_that_cannot_be_right() {
+fn invalid_gguf_structure_is_refused() {
     let nested = array_value(9, 1, &array_items(4, 0));
     assert_says(&gguf_error(|b| b.set("x", nested)), &["x: is a list of lists"]);
     let unknown = array_value(99, 1, &[0; 8]);
@@ -348,7 +348,7 @@ fn version_2_is_read() {
 }
 
 #[test]
-fn paths_that_lead_to_no_model() {
+fn paths_without_a_model_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let error = |path: &Path| ModelFiles::open(path).unwrap_err().to_string();
     let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
@@ -391,7 +391,7 @@ fn a_token_without_an_embedding_is_refused_when_used() {
 #[test]
 fn embedded_files_are_a_folder() {
     let tiny = FolderBuilder::tiny().build();
-    // Leaked for the length of the test run, as files in the binary are there for good.
+    // Leaked, since files in the binary are static.
     let leak = |bytes: &[u8]| -> &'static [u8] { Box::leak(bytes.to_vec().into_boxed_slice()) };
     let files = tiny.files.iter().map(|(name, bytes)| (*name, leak(bytes)));
     let files: &'static [_] = Box::leak(files.collect::<Vec<_>>().into_boxed_slice());

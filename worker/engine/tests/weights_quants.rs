@@ -1,6 +1,6 @@
-//! Quantised types decode to what the `gguf` package of Python makes of the same bytes, bit for bit.
+//! Quantised types decode to the same bits as with Python's `gguf` package.
 //!
-//! The vectors in `quants/` and the script that writes them lie beside this file.
+//! The vectors and the script that writes them are in `quants/`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "weights_support/gguf_builder.rs"]
@@ -13,10 +13,10 @@ use std::path::Path;
 use gguf_builder::GgufBuilder;
 use stoker_engine::weights::{Dtype, ModelFiles, Source};
 
-/// The rows that each vector file has.
+/// Number of rows in each vector file.
 const ROWS: usize = 8;
 
-/// The type, the number that GGUF has for it, and the elements in a row of its vectors.
+/// (type, its number in GGUF, elements in a row of its vectors).
 const KINDS: [(Dtype, u32, usize); 8] = [
     (Dtype::Q4_0, 2, 128),
     (Dtype::Q4_1, 3, 128),
@@ -28,7 +28,7 @@ const KINDS: [(Dtype, u32, usize); 8] = [
     (Dtype::Q6_K, 14, 256),
 ];
 
-/// The stored rows and the elements that they stand for.
+/// The stored rows and their decoded elements.
 fn vectors(dtype: Dtype, columns: usize) -> (Vec<u8>, Vec<f32>) {
     let name = format!("tests/quants/{}.bin", dtype.to_string().to_lowercase());
     let file = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
@@ -38,7 +38,7 @@ fn vectors(dtype: Dtype, columns: usize) -> (Vec<u8>, Vec<f32>) {
     (stored.to_vec(), expected.collect())
 }
 
-/// A model whose last projection is of the given type; its rows are as long as the layer is wide.
+/// A model whose down projection has the given type and rows of `columns` elements.
 fn model(kind: u32, columns: usize, stored: Vec<u8>) -> ModelFiles {
     let mut builder = GgufBuilder::tiny_with(columns as u32);
     let tensor = builder.tensor("blk.0.ffn_down.weight");
@@ -65,7 +65,7 @@ fn every_type_decodes_as_the_reference_does() {
 }
 
 #[test]
-fn the_vectors_reach_the_corners() {
+fn the_vectors_cover_edge_cases() {
     for (dtype, _, columns) in KINDS {
         let (_, values) = vectors(dtype, columns);
         let has = |what: &str, found: bool| assert!(found, "{dtype} has no {what}");
@@ -82,7 +82,7 @@ fn a_scale_that_is_not_finite_is_refused() {
     for (dtype, kind, columns) in KINDS {
         let (mut stored, _) = vectors(dtype, columns);
         let scale = if dtype == Dtype::Q6_K { 208 } else { 0 };
-        // The first quant that is not zero makes the product infinite: the block is all ones.
+        // All quants of the last block are one, so that an infinite scale makes products infinite.
         let last = stored.len() - dtype.block_bytes();
         stored[last + scale..][..2].copy_from_slice(&half::f16::INFINITY.to_le_bytes());
         let model = model(kind, columns, stored);

@@ -1,4 +1,4 @@
-//! Real files: every container of one model holds the same weights.
+//! Real files: every file format of a model has the same weights.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../../../shared/tests/support/skip.rs"]
@@ -9,7 +9,7 @@ use stoker_engine::weights::{Dtype, Family, ModelConfig, ModelFiles, RopeScaling
 
 const MODEL: &str = "models/stories260K";
 
-/// The SafeTensors original and the GGUF file of the same model with the given ending.
+/// The SafeTensors original and the GGUF file with the given suffix.
 fn originals_and(ending: &str) -> Option<(ModelFiles, ModelFiles)> {
     let folder = shared_data(MODEL)?;
     let gguf = folder.join(format!("stories260K{ending}.gguf"));
@@ -75,7 +75,7 @@ fn q8_0_gguf_is_within_half_a_step_of_the_original() {
     for_each_tensor("-q8_0", |name, dtype, expected, actual| {
         for (expected, actual) in expected.chunks(32).zip(actual.chunks(32)) {
             let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-            // Half a step, and what rounding the scale itself to f16 can move the largest value by.
+            // Half a quantization step, and the error of the largest value from the f16 scale.
             let tolerance = match dtype {
                 Dtype::Q8_0 => largest / 127.0 * 0.5 + largest * f32::powi(2.0, -11),
                 _ => 0.0,
@@ -91,10 +91,10 @@ fn q8_0_gguf_is_within_half_a_step_of_the_original() {
 fn q5_1_gguf_is_within_half_a_step_of_the_original() {
     for_each_tensor("-q5_1", |name, dtype, expected, actual| {
         for (expected, actual) in expected.chunks(32).zip(actual.chunks(32)) {
-            let (least, most) = bounds(expected);
-            // Half a step of 31, and what rounding scale and minimum to f16 can move a value by.
-            let step = (most - least) / 31.0;
-            let rounding = (31.0 * step + least.abs()) * f32::powi(2.0, -11);
+            let (min, max) = bounds(expected);
+            // Half of one of 31 quantization steps, and the error from f16 scale and minimum.
+            let step = (max - min) / 31.0;
+            let rounding = (31.0 * step + min.abs()) * f32::powi(2.0, -11);
             let tolerance = if dtype == Dtype::Q5_1 { step * 0.5 + rounding } else { 0.0 };
             for (a, b) in expected.iter().zip(actual) {
                 assert!((a - b).abs() <= tolerance * 1.001, "{name}: {a} became {b}");
@@ -107,9 +107,10 @@ fn q5_1_gguf_is_within_half_a_step_of_the_original() {
 fn q4_0_gguf_is_within_a_step_of_the_original() {
     for_each_tensor("-q4_0", |name, dtype, expected, actual| {
         for (expected, actual) in expected.chunks(32).zip(actual.chunks(32)) {
-            let (least, most) = bounds(expected);
-            let largest = most.max(-least);
-            // Steps reach from -8 to 7 times the scale: a value across from the largest is cut off.
+            let (min, max) = bounds(expected);
+            let largest = max.max(-min);
+            // Quants range from -8 to 7 times the scale: a value opposite to the largest is
+            // clipped.
             let tolerance = match dtype {
                 Dtype::Q4_0 => largest / 8.0 + largest * f32::powi(2.0, -11),
                 _ => 0.0,
@@ -121,14 +122,14 @@ fn q4_0_gguf_is_within_a_step_of_the_original() {
     });
 }
 
-/// The least and the most of some values.
+/// Minimum and maximum of `values`.
 fn bounds(values: &[f32]) -> (f32, f32) {
     let start = (f32::INFINITY, f32::NEG_INFINITY);
-    values.iter().fold(start, |(least, most), x| (least.min(*x), most.max(*x)))
+    values.iter().fold(start, |(min, max), x| (min.min(*x), max.max(*x)))
 }
 
 #[test]
-fn both_containers_describe_the_same_model() {
+fn both_file_formats_describe_the_same_model() {
     let Some((original, gguf)) = originals_and("") else {
         return;
     };
@@ -156,7 +157,7 @@ fn both_containers_describe_the_same_model() {
     };
     assert_eq!(*original.config(), config);
     let expected = ModelConfig {
-        // The GGUF file claims more than the model was trained for, and stores its output projection.
+        // The GGUF file has a longer context than the model was trained for, and an untied head.
         context_length: 2048,
         tie_embeddings: false,
         ..config
@@ -186,7 +187,7 @@ fn raw_bytes_are_the_stored_ones_in_canonical_order() {
 }
 
 #[test]
-fn a_tensor_that_is_not_there_is_named() {
+fn a_missing_tensor_is_named() {
     let Some(folder) = shared_data(MODEL) else {
         return;
     };

@@ -1,4 +1,4 @@
-//! SafeTensors in several files: read as one, and refused when index and files do not agree.
+//! SafeTensors in several files: read as one model, and refused if index and files disagree.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "weights_support/counting.rs"]
@@ -14,9 +14,9 @@ use stoker_engine::weights::ModelFiles;
 const INDEX: &str = "model.safetensors.index.json";
 const FIRST: &str = "model-00001-of-00002.safetensors";
 const SECOND: &str = "model-00002-of-00002.safetensors";
-/// In the first file.
+/// A tensor in the first file.
 const EMBEDDING: &str = "model.embed_tokens.weight";
-/// In the second file.
+/// A tensor in the second file.
 const NORM: &str = "model.norm.weight";
 
 /// The tiny model in two files.
@@ -75,15 +75,15 @@ fn one_file_comes_before_an_index() {
 }
 
 #[test]
-fn a_file_that_is_not_there() {
+fn a_missing_file_is_reported() {
     let mut folder = sharded();
     folder.files.retain(|(name, _)| *name != SECOND);
-    let place = format!("tiny/{INDEX}: weight_map: names {SECOND}, which is not there");
-    assert_says(&error(&folder), &[&place, "is the download complete?"]);
+    let prefix = format!("tiny/{INDEX}: weight_map: names {SECOND}, which is not there");
+    assert_says(&error(&folder), &[&prefix, "is the download complete?"]);
 }
 
 #[test]
-fn an_index_that_is_wrong_about_a_tensor() {
+fn an_index_that_disagrees_with_the_files_is_refused() {
     let elsewhere = error_with(|map| map[NORM] = json!(FIRST));
     let reason = format!("{NORM}: lies in {SECOND}, but the index places it in {FIRST}");
     assert_says(&elsewhere, &[INDEX, &reason]);
@@ -98,7 +98,7 @@ fn an_index_that_is_wrong_about_a_tensor() {
 }
 
 #[test]
-fn a_tensor_in_two_files() {
+fn a_tensor_in_two_files_is_refused() {
     let mut folder = sharded();
     let mut builder = FolderBuilder::tiny();
     builder.tensors.drain(1..builder.tensors.len() / 2);
@@ -108,7 +108,7 @@ fn a_tensor_in_two_files() {
 }
 
 #[test]
-fn an_index_that_leads_out_of_the_folder() {
+fn an_index_with_paths_outside_the_folder_is_refused() {
     for name in [
         "../other/model.safetensors",
         "..",
@@ -121,13 +121,13 @@ fn an_index_that_leads_out_of_the_folder() {
         "",
     ] {
         let message = error_with(|map| map[NORM] = json!(name));
-        let place = format!("tiny/{INDEX}: weight_map: names {name:?}; a shard is a .safetensors");
-        assert_says(&message, &[&place]);
+        let prefix = format!("tiny/{INDEX}: weight_map: names {name:?}; a shard is a .safetensors");
+        assert_says(&message, &[&prefix]);
     }
 }
 
 #[test]
-fn an_index_that_is_none() {
+fn an_invalid_index_is_refused() {
     for (text, part) in [
         ("{}", "missing field `weight_map`"),
         ("[]", "weight_map"),
@@ -141,7 +141,7 @@ fn an_index_that_is_none() {
 }
 
 #[test]
-fn a_file_cut_anywhere_is_refused() {
+fn a_file_truncated_anywhere_is_refused() {
     let whole = sharded();
     for name in [FIRST, SECOND, INDEX] {
         for len in 0..whole.clone().file(name).len() {

@@ -1,4 +1,4 @@
-//! Reads whole models and holds what they cost to limits: bytes read and memory taken.
+//! Reads whole models and asserts limits of bytes read and memory allocated.
 
 use std::{
     panic,
@@ -14,28 +14,28 @@ use crate::counting::{Counting, Reads};
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// See [`alone`].
-static ALONE: Mutex<()> = Mutex::new(());
+/// Mutex of [`exclusive`].
+static LOCK: Mutex<()> = Mutex::new(());
 
-/// Memory is that of the process, so only one model is read at a time.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
+/// Serializes reads of models, since memory is measured for the whole process.
+pub(crate) fn exclusive() -> MutexGuard<'static, ()> {
     static ONCE: Once = Once::new();
-    // The tokenizer library panics on some damaged files, which is caught: a backtrace of it, if RUST_BACKTRACE asks
-    // for those, would take more memory than the model.
+    // The tokenizer library panics on some damaged files, which is caught. With RUST_BACKTRACE, the
+    // default hook's backtrace would take more memory than the model.
     ONCE.call_once(|| panic::set_hook(Box::new(|panic| eprintln!("{panic}"))));
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the machinery takes for the smallest file: windows, patterns that split texts.
+/// Memory for the smallest file, in bytes: read windows, patterns of pre-tokenizers.
 const BASE: usize = 32 << 20;
-/// Memory for each byte of a file: a token of few bytes has entries in several tables.
+/// Memory for each byte of a file, in bytes: a short token has entries in several tables.
 const GROWTH: usize = 128;
 
 /// Opens a GGUF file and reads all of it.
 ///
-/// Nothing is read that is not there, so no buffer is larger than the file.
+/// Asserts that no read is larger than the file.
 pub(crate) fn read_gguf(file: Vec<u8>) -> Result<(), WeightsError> {
-    let _alone = alone();
+    let _guard = exclusive();
     let (len, reads) = (file.len(), Reads::default());
     let source = Source::new("tiny.gguf", Counting::new(file, reads.clone()));
     let before = MEMORY.current_usage();
@@ -44,7 +44,7 @@ pub(crate) fn read_gguf(file: Vec<u8>) -> Result<(), WeightsError> {
     let memory = MEMORY.peak_usage().saturating_sub(before);
     assert!(memory <= BASE + GROWTH * len, "{memory} bytes of memory for a file of {len}");
     assert!(reads.largest() <= len as u64, "a read of {} bytes", reads.largest());
-    // The header with what lies in the same window, then every tensor in both forms.
+    // The header with its read window, then every tensor both raw and as f32.
     assert!(reads.total() <= 3 * len as u64, "{} bytes read of {len}", reads.total());
     if let Err(error) = &result {
         let message = error.to_string();
@@ -54,7 +54,7 @@ pub(crate) fn read_gguf(file: Vec<u8>) -> Result<(), WeightsError> {
     result
 }
 
-/// Reads every tensor in both forms, and uses the tokenizer.
+/// Reads every tensor both raw and as f32, and uses the tokenizer.
 pub(crate) fn read_all(model: &ModelFiles) -> Result<(), WeightsError> {
     for text in ["a <s> \0é a", "abababaaab ababa", "<|a|>1234\r\n  'S"] {
         if let Ok(ids) = model.tokenizer().encode(text, true) {
@@ -69,7 +69,7 @@ pub(crate) fn read_all(model: &ModelFiles) -> Result<(), WeightsError> {
     Ok(())
 }
 
-/// As many cases as PROPTEST_CASES says, or else `usual`.
+/// A configuration with PROPTEST_CASES cases, or `usual` if it is not set.
 pub(crate) fn cases(usual: u32) -> ProptestConfig {
     match std::env::var_os("PROPTEST_CASES") {
         Some(_) => ProptestConfig::default(),

@@ -1,4 +1,4 @@
-//! Byte-level vocabularies: trained here, written as the tokenizer.json of models and as GGUF.
+//! Byte-level vocabularies, trained for the test and written as tokenizer.json and as GGUF.
 
 use serde_json::{Value, json};
 use tokenizers::models::TrainerWrapper;
@@ -12,7 +12,7 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
-/// What follows the trained tokens: whole words that no merge leads to, then added tokens.
+/// Tokens after the trained ones: whole words that no merge gives, then added tokens.
 pub(crate) const EXTRA: [(&str, i32); 7] = [
     ("zebrafish", NORMAL),
     ("Ġzebrafish", NORMAL),
@@ -23,7 +23,7 @@ pub(crate) const EXTRA: [(&str, i32); 7] = [
     ("[PAD0]", UNUSED),
 ];
 
-/// Splits matches of a pattern off, as a tokenizer.json writes it.
+/// A pre-tokenizer that isolates matches of a pattern, in the format of tokenizer.json.
 fn split(pattern: &str) -> Value {
     json!({
         "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false,
@@ -40,7 +40,7 @@ fn sequence(steps: &[Value]) -> Value {
     json!({ "type": "Sequence", "pretokenizers": steps })
 }
 
-/// A way to split texts, as the models with that `tokenizer.ggml.pre` write it in tokenizer.json.
+/// A pre-tokenizer by its `tokenizer.ggml.pre`, and its form in tokenizer.json.
 pub(crate) struct Form {
     pub(crate) pre: &'static str,
     normalizer: Value,
@@ -114,7 +114,7 @@ pub(crate) fn forms() -> Vec<Form> {
     ]
 }
 
-/// Text to learn merges from: prose, code and some of every script that the tests use.
+/// Training corpus of merges: prose, code and texts in every script that the tests use.
 pub(crate) fn corpus() -> Vec<String> {
     let files = [
         include_str!("../../../../README.md"),
@@ -138,10 +138,10 @@ pub(crate) fn corpus() -> Vec<String> {
     texts
 }
 
-/// A vocabulary with the extra tokens after it, as a tokenizer.json that splits nothing.
+/// A trained vocabulary followed by the extra tokens, as a tokenizer.json without splits.
 ///
-/// It was trained without splits, so its tokens reach over every border that a split may draw: texts
-/// that are split at another place become other tokens.
+/// It is trained without splits, so that tokens cross all boundaries that a pre-tokenizer may draw:
+/// a wrong split gives other tokens.
 pub(crate) fn trained() -> Value {
     let untrained = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
@@ -174,7 +174,7 @@ pub(crate) fn trained() -> Value {
 }
 
 impl Form {
-    /// The tokenizer.json of a model that splits texts this way and has that vocabulary.
+    /// The tokenizer.json with this pre-tokenizer and the vocabulary of `trained`.
     pub(crate) fn file(&self, trained: &Value) -> Value {
         let mut file = trained.clone();
         file["normalizer"] = self.normalizer.clone();
@@ -184,28 +184,28 @@ impl Form {
     }
 }
 
-/// The tokens by id.
+/// The tokens in order of their ids.
 pub(crate) fn tokens(file: &Value) -> Vec<String> {
     let vocab = file["model"]["vocab"].as_object().unwrap();
     let trained = vocab.len() - EXTRA.iter().filter(|(_, kind)| *kind == NORMAL).count();
     let mut tokens = vec![String::new(); trained];
     for (token, id) in vocab {
-        if let Some(place) = tokens.get_mut(id.as_u64().unwrap() as usize) {
-            place.clone_from(token);
+        if let Some(slot) = tokens.get_mut(id.as_u64().unwrap() as usize) {
+            slot.clone_from(token);
         }
     }
     tokens.extend(EXTRA.map(|(token, _)| token.to_owned()));
     tokens
 }
 
-/// The merges as GGUF writes them.
+/// The merges in the format of GGUF.
 pub(crate) fn merges(file: &Value) -> Vec<String> {
     let merges = file["model"]["merges"].as_array().unwrap().iter();
     let text = |token: &Value| token.as_str().unwrap().to_owned();
     merges.map(|pair| format!("{} {}", text(&pair[0]), text(&pair[1]))).collect()
 }
 
-/// The same vocabulary as a converter writes it into GGUF.
+/// The same vocabulary as GGUF metadata, as converters write it.
 pub(crate) fn exported(file: &Value, pre: &str) -> GgufBuilder {
     let tokens = tokens(file);
     let mut kinds = vec![NORMAL; tokens.len() - EXTRA.len()];

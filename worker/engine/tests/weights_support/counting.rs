@@ -1,4 +1,4 @@
-//! A reader that keeps count of what is asked of it.
+//! A reader that counts the bytes read.
 
 use std::io;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use stoker_engine::weights::ReadAt;
 
-/// Counts shared by the readers of one model.
+/// Counters shared by the readers of one model.
 #[derive(Clone, Default)]
 pub(crate) struct Reads(Arc<Counts>);
 
@@ -17,18 +17,18 @@ struct Counts {
 }
 
 impl Reads {
-    /// The most bytes asked for at once: the largest buffer that was allocated for reading.
+    /// Size of the largest read in bytes, which is the largest buffer allocated for reading.
     pub(crate) fn largest(&self) -> u64 {
         self.0.largest.load(Ordering::Relaxed)
     }
 
-    /// All bytes asked for.
+    /// Total number of bytes read.
     pub(crate) fn total(&self) -> u64 {
         self.0.total.load(Ordering::Relaxed)
     }
 }
 
-/// Bytes in memory with their reads counted.
+/// Bytes in memory whose reads are counted.
 pub(crate) struct Counting {
     bytes: Vec<u8>,
     reads: Reads,

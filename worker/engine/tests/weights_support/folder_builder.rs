@@ -1,4 +1,4 @@
-//! Writes small SafeTensors model folders in memory, sound or unsound.
+//! Builds small SafeTensors model folders in memory, valid or invalid.
 
 use serde_json::{Map, Value, json};
 use stoker_engine::weights::{Folder, Source, WeightsError};
@@ -8,7 +8,7 @@ use crate::counting::{Counting, Reads};
 /// Name, dtype, shape and data of a tensor.
 pub(crate) type Tensor = (String, &'static str, Vec<u64>, Vec<u8>);
 
-/// The files of a model, held in memory, with their reads counted.
+/// Contents of a model folder.
 #[derive(Clone)]
 pub(crate) struct FolderBuilder {
     pub(crate) config: Value,
@@ -16,7 +16,7 @@ pub(crate) struct FolderBuilder {
     pub(crate) tensors: Vec<Tensor>,
 }
 
-/// A SafeTensors file.
+/// Serializes tensors as a SafeTensors file.
 pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
     let mut header = Map::new();
     let mut data = Vec::new();
@@ -34,7 +34,8 @@ pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
 }
 
 impl FolderBuilder {
-    /// A model with one layer, two heads of width 4 over one, 8 wide, 32 in the feed-forward layer.
+    /// A model with one layer, two heads of width 4, one KV head, hidden size 8 and intermediate
+    /// size 32.
     pub(crate) fn tiny() -> Self {
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama",
@@ -75,14 +76,14 @@ impl FolderBuilder {
         builder
     }
 
-    /// Adds a tensor `name.weight` that counts up from zero.
+    /// Adds a tensor `name.weight` with elements 0, 1, 2, and so on.
     pub(crate) fn add(&mut self, name: &str, shape: &[u64]) {
         let len: u64 = shape.iter().product();
         let data = (0..len).flat_map(|i| (i as f32).to_le_bytes()).collect();
         self.tensors.push((format!("{name}.weight"), "F32", shape.to_vec(), data));
     }
 
-    /// The three files by name.
+    /// Builds the three files of the folder.
     pub(crate) fn build(&self) -> MemoryFolder {
         let weights = safetensors(&self.tensors);
         MemoryFolder {
@@ -96,7 +97,7 @@ impl FolderBuilder {
     }
 }
 
-/// Named files in memory.
+/// Named files in memory whose reads are counted.
 #[derive(Clone)]
 pub(crate) struct MemoryFolder {
     pub(crate) files: Vec<(&'static str, Vec<u8>)>,

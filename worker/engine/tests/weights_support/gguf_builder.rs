@@ -1,40 +1,40 @@
-//! Writes small GGUF files in memory, sound or unsound.
+//! Builds small GGUF files in memory, valid or invalid.
 
-/// A metadata value as it is written: its type and its bytes.
+/// A serialized metadata value: its type and its bytes.
 #[derive(Clone)]
-pub(crate) struct Written(u32, Vec<u8>);
+pub(crate) struct MetadataValue(u32, Vec<u8>);
 
-/// Any bytes as a value of type `kind`.
-pub(crate) fn raw_value(kind: u32, bytes: Vec<u8>) -> Written {
-    Written(kind, bytes)
+/// A value of type `kind` with any bytes.
+pub(crate) fn raw_value(kind: u32, bytes: Vec<u8>) -> MetadataValue {
+    MetadataValue(kind, bytes)
 }
 
-pub(crate) fn u32_value(value: u32) -> Written {
-    Written(4, value.to_le_bytes().to_vec())
+pub(crate) fn u32_value(value: u32) -> MetadataValue {
+    MetadataValue(4, value.to_le_bytes().to_vec())
 }
 
-pub(crate) fn f32_value(value: f32) -> Written {
-    Written(6, value.to_le_bytes().to_vec())
+pub(crate) fn f32_value(value: f32) -> MetadataValue {
+    MetadataValue(6, value.to_le_bytes().to_vec())
 }
 
-pub(crate) fn bool_value(value: bool) -> Written {
-    Written(7, vec![u8::from(value)])
+pub(crate) fn bool_value(value: bool) -> MetadataValue {
+    MetadataValue(7, vec![u8::from(value)])
 }
 
-pub(crate) fn text_value(value: &str) -> Written {
-    Written(8, text(value))
+pub(crate) fn text_value(value: &str) -> MetadataValue {
+    MetadataValue(8, text(value))
 }
 
-/// A list of `count` items of type `kind`, written as `items`.
-pub(crate) fn array_value(kind: u32, count: u64, items: &[u8]) -> Written {
+/// A list that claims `count` items of type `kind`, with the bytes `items`.
+pub(crate) fn array_value(kind: u32, count: u64, items: &[u8]) -> MetadataValue {
     let mut bytes = kind.to_le_bytes().to_vec();
     bytes.extend(count.to_le_bytes());
     bytes.extend_from_slice(items);
-    Written(9, bytes)
+    MetadataValue(9, bytes)
 }
 
-/// A list of texts, of bytes that need not be UTF-8.
-pub(crate) fn texts_value<T: AsRef<[u8]>>(texts: impl IntoIterator<Item = T>) -> Written {
+/// A list of texts, whose bytes need not be UTF-8.
+pub(crate) fn texts_value<T: AsRef<[u8]>>(texts: impl IntoIterator<Item = T>) -> MetadataValue {
     let (mut count, mut items) = (0, Vec::new());
     for item in texts {
         count += 1;
@@ -45,19 +45,19 @@ pub(crate) fn texts_value<T: AsRef<[u8]>>(texts: impl IntoIterator<Item = T>) ->
 }
 
 /// A list of 32-bit integers.
-pub(crate) fn ints_value(items: &[i32]) -> Written {
+pub(crate) fn ints_value(items: &[i32]) -> MetadataValue {
     let bytes: Vec<u8> = items.iter().flat_map(|item| item.to_le_bytes()).collect();
     array_value(5, items.len() as u64, &bytes)
 }
 
-/// A tensor: its name, its dimensions with the fastest-varying first, its type and its data.
+/// A tensor: its name, its dimensions with the fastest-varying first, its type number and its data.
 #[derive(Clone)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) dims: Vec<u64>,
     pub(crate) kind: u32,
     pub(crate) data: Vec<u8>,
-    /// Where the file says that it is, if not where it is.
+    /// The offset in the file's header, if not the true one.
     pub(crate) claimed_offset: Option<u64>,
 }
 
@@ -65,25 +65,26 @@ pub(crate) struct Tensor {
 pub(crate) struct GgufBuilder {
     pub(crate) version: u32,
     pub(crate) alignment: usize,
-    pub(crate) metadata: Vec<(String, Written)>,
+    pub(crate) metadata: Vec<(String, MetadataValue)>,
     pub(crate) tensors: Vec<Tensor>,
 }
 
-/// The spellings of the tiny model's vocabulary.
+/// The vocabulary of the tiny model.
 const TOKENS: [&str; 5] = ["<unk>", "<s>", "</s>", "\u{2581}", "a"];
 
 impl GgufBuilder {
-    /// A file without anything in it.
+    /// A file without metadata and tensors.
     pub(crate) fn empty() -> Self {
         Self { version: 3, alignment: 32, metadata: Vec::new(), tensors: Vec::new() }
     }
 
-    /// A model with one layer, two heads of width 4 over one, 8 wide, 32 in the feed-forward layer.
+    /// A model with one layer, two heads of width 4, one KV head, hidden size 8 and intermediate
+    /// size 32.
     pub(crate) fn tiny() -> Self {
         Self::tiny_with(32)
     }
 
-    /// A tiny model with a feed-forward layer of `inner`.
+    /// A tiny model with an intermediate size of `inner`.
     pub(crate) fn tiny_with(inner: u32) -> Self {
         let mut builder = Self::empty();
         builder.set("general.architecture", text_value("llama"));
@@ -124,8 +125,8 @@ impl GgufBuilder {
         builder
     }
 
-    /// Sets a metadata key, in place of its earlier value.
-    pub(crate) fn set(&mut self, key: &str, value: Written) {
+    /// Sets a metadata key, replacing an earlier value.
+    pub(crate) fn set(&mut self, key: &str, value: MetadataValue) {
         self.metadata.retain(|(other, _)| other != key);
         self.metadata.push((key.to_owned(), value));
     }
@@ -134,7 +135,7 @@ impl GgufBuilder {
         self.metadata.retain(|(other, _)| other != key);
     }
 
-    /// Adds a tensor that counts up from zero.
+    /// Adds a tensor with elements 0, 1, 2, and so on.
     pub(crate) fn add_f32(&mut self, name: &str, dims: &[u64]) {
         let len: u64 = dims.iter().product();
         self.tensors.push(Tensor {
@@ -151,13 +152,13 @@ impl GgufBuilder {
         tensors.find(|tensor| tensor.name == name).unwrap()
     }
 
-    /// The file, and how many bytes of it come before the data.
+    /// Builds the file. Returns it and the length in bytes of its part before the padded data.
     pub(crate) fn build(&self) -> (Vec<u8>, usize) {
         let mut file = b"GGUF".to_vec();
         file.extend(self.version.to_le_bytes());
         file.extend((self.tensors.len() as u64).to_le_bytes());
         file.extend((self.metadata.len() as u64).to_le_bytes());
-        for (key, Written(kind, value)) in &self.metadata {
+        for (key, MetadataValue(kind, value)) in &self.metadata {
             file.extend(text(key));
             file.extend(kind.to_le_bytes());
             file.extend_from_slice(value);
@@ -180,7 +181,7 @@ impl GgufBuilder {
     }
 }
 
-/// A length and that many bytes.
+/// A length-prefixed text.
 pub(crate) fn text(text: &str) -> Vec<u8> {
     let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(text.as_bytes());
