@@ -88,7 +88,7 @@ fn several_choices_and_log_probabilities_come_as_json() {
     }
     assert_eq!(ends.iter().filter(|end| end.get("usage").is_some()).count(), 1);
     assert_eq!(lines.last().unwrap()["usage"]["completion_tokens"], 36);
-    // Plain text cannot tell choices apart.
+    // Plain text does not distinguish choices.
     let (code, _, error) = stoker(&[&story[..], &["--num-sequences", "3"]].concat());
     assert_eq!(code, Some(2));
     assert!(error.contains("--json"), "{error}");

@@ -115,7 +115,7 @@ async fn requests_do_not_finish() {
 }
 
 /// Starts a program with a limit of `files` open files.
-fn with_files(files: u32, name: &str, arguments: &[&str]) -> Process {
+fn with_open_file_limit(files: u32, name: &str, arguments: &[&str]) -> Process {
     let mut command = Command::new("sh");
     let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
     command.env_clear().args(["-c", &script]).arg(program(name).get_program()).args(arguments);
@@ -123,7 +123,7 @@ fn with_files(files: u32, name: &str, arguments: &[&str]) -> Process {
 }
 
 /// CPU time of a process, in seconds.
-fn processor_seconds(process: &Process) -> f64 {
+fn cpu_seconds(process: &Process) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap();
     let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     // Linux reports ticks of 10 ms.
@@ -137,10 +137,13 @@ async fn sockets_are_silent() {
     let workers = vec![simulated(STEADY, &[])];
     let addresses = addresses(&workers);
     let flags = ["--metrics-listen", "127.0.0.1:0", "--request-read-timeout", "1s"];
-    let router =
-        with_files(60, "stoker-router", &[&["--workers", addresses.as_str()][..], &flags].concat());
+    let router = with_open_file_limit(
+        60,
+        "stoker-router",
+        &[&["--workers", addresses.as_str()][..], &flags].concat(),
+    );
     wait_for_workers(&router, &workers).await;
-    let before = processor_seconds(&router);
+    let before = cpu_seconds(&router);
     let mut silent = Vec::new();
     for _ in 0..200 {
         // Beyond the system's backlog, a connection is not even refused.
@@ -151,7 +154,7 @@ async fn sockets_are_silent() {
     }
     let results = case.start(&router.address).end().await;
     results.assert_unaffected();
-    let used = processor_seconds(&router) - before;
+    let used = cpu_seconds(&router) - before;
     assert!(used < 10.0, "{used} s of CPU time");
     let metrics = scrape(&router).await;
     let closed = metrics[r#"stoker_connections_closed_total{cause="handshake"}"#];

@@ -1,4 +1,4 @@
-//! A router and its workers, each in a process of its own.
+//! A router and its workers, each in its own process.
 
 use std::{fs, time::Duration};
 

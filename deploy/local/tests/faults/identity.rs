@@ -78,7 +78,7 @@ async fn two_addresses_of_one_worker_count_once() {
     let router = router(&names, &[]);
     let live = r#"stoker_router_workers{state="live"}"#;
     // All addresses are resolved once the proxy is connected and the worker behind it is known.
-    proxy.connected(1).await;
+    proxy.wait_connected(1).await;
     let poll = async {
         loop {
             let metrics = scrape(&router).await;

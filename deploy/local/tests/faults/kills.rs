@@ -138,7 +138,7 @@ async fn the_only_worker_is_killed_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_leaves_before_its_streams_are_over() {
+async fn a_worker_drains_for_less_than_its_streams_take() {
     let load = "--requests 100 --concurrency 100 --synthetic 16:120";
     let case = FaultCase::new("a worker is terminated and drains for a second", load).await;
     let leaving = simulated(STEADY, &["--drain-timeout", "1s"]);

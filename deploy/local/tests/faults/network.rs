@@ -85,7 +85,7 @@ async fn the_connection_is_closed_within_a_frame() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
-async fn nothing_passes_either_way() {
+async fn the_network_is_cut_both_ways() {
     let name = "the network to a worker is cut both ways";
     expect_resumed(
         name,
@@ -99,7 +99,7 @@ async fn nothing_passes_either_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
-async fn nothing_comes_back() {
+async fn the_network_from_the_worker_is_cut() {
     let plan = Plan { up: Fault::None, down: Fault::Swallow };
     let name = "the network from a worker is cut";
     expect_resumed(name, plan, true, STALL_RECOVERY_LIMIT, "one way only; then it heals").await;
@@ -116,7 +116,7 @@ async fn the_worker_cannot_write() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
-async fn requests_do_not_arrive() {
+async fn the_network_to_the_worker_is_cut() {
     // Running streams continue; new requests sent there get no first token.
     let load = "--requests 200 --concurrency 50 --synthetic 16:60";
     let case = FaultCase::new("the network to a worker is cut", load).await;
@@ -127,7 +127,7 @@ async fn requests_do_not_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_is_far_away() {
+async fn the_connection_has_a_high_latency() {
     let case =
         FaultCase::new("the connection to a worker has 100 ms of latency each way", STREAMS).await;
     let results =
@@ -148,7 +148,7 @@ async fn the_connection_is_reset_again_and_again() {
     let results = load
         .during(async {
             for connections in 1..=5 {
-                proxied.proxy.connected(connections).await;
+                proxied.proxy.wait_connected(connections).await;
                 wait_mid_stream(worker, 5, 5).await;
                 proxied.proxy.set_open(Plan::both(Fault::Reset(0)));
             }

@@ -15,7 +15,7 @@ const STALL_RECOVERY_LIMIT: Duration = Duration::from_millis(3_100);
 
 /// Cuts off the first worker of two while streams run there, and returns the clients' results. The
 /// network heals afterwards; no process is restarted, and the fleet must recover.
-async fn partitioned(case: &FaultCase, cut: Cut) -> Option<ClientResults> {
+async fn run_partition(case: &FaultCase, cut: Cut) -> Option<ClientResults> {
     let namespace = Namespace::new()?;
     let far = namespace.worker(&[&["--simulate", STEADY][..], &LARGE_LIMITS].concat());
     let workers = vec![far, simulated(STEADY, &[])];
@@ -44,7 +44,7 @@ async fn partitioned(case: &FaultCase, cut: Cut) -> Option<ClientResults> {
 #[ignore = "long: run by .ci/full"]
 async fn packets_are_lost_both_ways() {
     let case = FaultCase::new("a partition, both ways", STREAMS).await;
-    let Some(results) = partitioned(&case, Cut::Both).await else { return };
+    let Some(results) = run_partition(&case, Cut::Both).await else { return };
     results.assert_unaffected();
     assert!(results.resumed() >= 20, "{:#}", results.json);
     case.report(&results, Some(STALL_RECOVERY_LIMIT), "packets are lost; heals without a restart");
@@ -54,7 +54,7 @@ async fn packets_are_lost_both_ways() {
 #[ignore = "long: run by .ci/full"]
 async fn packets_from_the_worker_are_lost() {
     let case = FaultCase::new("a partition, from the worker", STREAMS).await;
-    let Some(results) = partitioned(&case, Cut::From).await else { return };
+    let Some(results) = run_partition(&case, Cut::From).await else { return };
     results.assert_unaffected();
     assert!(results.resumed() >= 20, "{:#}", results.json);
     case.report(
@@ -68,7 +68,7 @@ async fn packets_from_the_worker_are_lost() {
 #[ignore = "long: run by .ci/full"]
 async fn packets_to_the_worker_are_lost() {
     let case = FaultCase::new("a partition, to the worker", STREAMS).await;
-    let Some(results) = partitioned(&case, Cut::To).await else { return };
+    let Some(results) = run_partition(&case, Cut::To).await else { return };
     results.assert_unaffected();
     // Acknowledgements are lost too: the worker's send buffers fill up and its stream of tokens
     // stops.

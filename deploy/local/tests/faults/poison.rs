@@ -16,18 +16,18 @@ use crate::{
 };
 
 /// The EOS token, which no synthetic prompt contains.
-async fn end_of_text() -> u32 {
+async fn eos_token() -> u32 {
     let worker = simulated(INSTANT, &[]);
     let info = control(&worker.address).await.get_model_info(GetModelInfoRequest::default()).await;
     info.unwrap().into_inner().eos_token_ids[0]
 }
 
 /// A worker whose device panics at `token`.
-fn fragile(token: u32) -> Process {
+fn panicking_worker(token: u32) -> Process {
     simulated(&format!(r#"step = "20ms", prefill_token = "20us", panic_token = {token}"#), &[])
 }
 
-fn poison(token: u32, seed: u64) -> GenerateRequest {
+fn poison_request(token: u32, seed: u64) -> GenerateRequest {
     GenerateRequest {
         input: Some(Input::TokenIds(TokenIds { ids: vec![9, token, 9] })),
         sampling: Some(Sampling { seed: Some(seed), ..Sampling::default() }),
@@ -45,8 +45,8 @@ async fn exit_code(worker: Process) -> Option<i32> {
 async fn one_of_sixteen_in_a_batch_makes_engines_panic() {
     let load = "--requests 45 --concurrency 45 --synthetic 16:150";
     let case = FaultCase::new("a request among 45 makes engines panic", load).await;
-    let token = end_of_text().await;
-    let mut fleet = Fleet::of((0..3).map(|_| fragile(token)).collect()).await;
+    let token = eos_token().await;
+    let mut fleet = Fleet::of((0..3).map(|_| panicking_worker(token)).collect()).await;
     let load = case.start(&fleet.router.address);
     let mut refused: Option<Status> = None;
     let results = load
@@ -55,9 +55,9 @@ async fn one_of_sixteen_in_a_batch_makes_engines_panic() {
                 wait_mid_stream(worker, 12, 10).await;
             }
             let mut client = inference(&fleet.router.address).await;
-            refused = complete(&mut client, poison(token, 1)).await.err();
+            refused = complete(&mut client, poison_request(token, 1)).await.err();
             // The same prompt with another seed.
-            let again = complete(&mut client, poison(token, 2)).await.unwrap_err();
+            let again = complete(&mut client, poison_request(token, 2)).await.unwrap_err();
             assert_eq!(again.code(), Code::Internal, "{again:?}");
             assert!(again.message().contains("engines of 2 workers"), "{again:?}");
         })
@@ -98,17 +98,17 @@ async fn one_of_sixteen_in_a_batch_makes_engines_panic() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_called_directly_names_the_sequences_of_the_step() {
-    let token = end_of_text().await;
-    let worker = fragile(token);
+    let token = eos_token().await;
+    let worker = panicking_worker(token);
     let mut client = inference(&worker.address).await;
     let beside = GenerateRequest {
         input: Some(Input::Prompt("Once upon a time".into())),
-        ..poison(token, 1)
+        ..poison_request(token, 1)
     };
     let stream = client.generate(beside).await.unwrap().into_inner();
     let beside = tokio::spawn(async move { crate::support::read(stream, || ()).await });
     wait_mid_stream(&worker, 1, 5).await;
-    let status = complete(&mut client, poison(token, 1)).await.unwrap_err();
+    let status = complete(&mut client, poison_request(token, 1)).await.unwrap_err();
     let info = status.get_error_details().error_info().unwrap().clone();
     assert_eq!((status.code(), info.reason.as_str()), (Code::Internal, "ENGINE_PANICKED"));
     assert_eq!(info.metadata["sequences"], "0", "{info:?}");

@@ -24,7 +24,7 @@ const RAPID_RESETS: u32 = 20_000;
 const MAX_MEMORY: u64 = 256;
 
 /// Byte sequences that violate HTTP/2 when sent after the connection preface, with descriptions.
-fn broken() -> Vec<(&'static str, Vec<u8>)> {
+fn protocol_violations() -> Vec<(&'static str, Vec<u8>)> {
     let headers = call_headers();
     let open = frame(FrameKind::Headers, END_HEADERS, 1, &headers);
     let long = vec![0; MAX_FRAME + 1];
@@ -89,7 +89,7 @@ async fn frames_are_malformed() {
                     wire.send(garbage).await;
                     wire.ending().await;
                 }
-                for (what, bytes) in broken() {
+                for (what, bytes) in protocol_violations() {
                     let mut wire = Wire::new(address).await;
                     wire.send(&bytes).await;
                     let ending = wire.ending().await;
@@ -164,7 +164,8 @@ async fn messages_are_malformed() {
                     eprintln!("{what}: {status:?}");
                     assert!(status.is_some_and(|status| status != 0), "{what}: {status:?}");
                 }
-                let unknown = status_of(address, "/stoker.v1.Inference/Guess", good.clone()).await;
+                let unknown =
+                    status_of(address, "/stoker.v1.Inference/NoSuchMethod", good.clone()).await;
                 assert_eq!(unknown, Some(12), "UNIMPLEMENTED");
                 let fine = status_of(address, generate, message(0, good.len(), &good)).await;
                 assert_eq!(fine, Some(0));

@@ -108,7 +108,7 @@ impl Proxy {
     }
 
     /// Waits until `count` connections have been made, including those that have ended.
-    pub async fn connected(&self, count: usize) {
+    pub async fn wait_connected(&self, count: usize) {
         let mut connection_count = self.connection_count.subscribe();
         timeout(TEST_TIMEOUT, connection_count.wait_for(|made| *made >= count))
             .await

@@ -58,7 +58,7 @@ fn ends_by_limit(response: &Completion) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_one_is_killed_beside_a_small_one() {
+async fn a_large_worker_is_killed_beside_a_small_one() {
     let load = "--requests 12 --concurrency 12 --synthetic 16:900";
     let case = FaultCase::new(
         "a worker is killed, and one of the two others has too small a KV cache",

@@ -12,7 +12,7 @@ fn sampled(prompt: &[u32], choice: u32, tokens: usize) -> Request {
 }
 
 #[test]
-fn each_equals_a_request_for_it_alone() {
+fn each_choice_equals_a_request_for_it_alone() {
     let model = bundled_model();
     let once = model.tokenizer.encode("Once upon a time", true).unwrap();
     // Less than a block, exactly one, one token more, and several blocks.

@@ -14,7 +14,7 @@ use crate::support::{Client, ROOMY, bundled_models, device, request, run};
 const SMALL: EngineConfig = EngineConfig { max_num_seqs: 4, max_num_batched_tokens: 64, ..ROOMY };
 
 #[test]
-fn a_token_is_the_same_wherever_it_is_drawn() {
+fn sampling_on_the_device_equals_sampling_on_the_host() {
     for model in bundled_models() {
         let prompt = |i: u32| (0..1 + i * 7).map(|j| (i * 131 + j * 17 + 3) % 500).collect();
         let plain = |i: u32| {
@@ -86,7 +86,7 @@ fn steps(runner: &mut Runner, tables: &[Vec<Block>]) -> Vec<StepOutput> {
 }
 
 #[test]
-fn a_recorded_step_gives_what_its_kernels_give() {
+fn a_recorded_graph_gives_the_outputs_of_its_kernels() {
     for model in bundled_models() {
         let tables = |pool: &BlockPool| -> Vec<Vec<Block>> {
             (0..5)

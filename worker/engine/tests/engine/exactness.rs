@@ -105,7 +105,7 @@ fn chunked_equals_whole_and_preempted_equals_not() {
 }
 
 #[test]
-fn at_real_widths_too() {
+fn batched_equals_alone_at_real_widths() {
     for (hidden, inner, tied) in [(64, 172, false), (2048, 5632, true)] {
         let folder = tempfile::tempdir().unwrap();
         write_random(folder.path(), hidden, inner, tied);

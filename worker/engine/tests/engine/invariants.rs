@@ -43,7 +43,8 @@ proptest! {
         max_num_seqs in 6usize..12,
         extra_tokens in 0usize..60,
     ) {
-        let mut simulation = Simulation::new(limits(max_num_seqs, max_num_seqs + extra_tokens), 4_000, 3);
+        let limits = limits(max_num_seqs, max_num_seqs + extra_tokens);
+        let mut simulation = Simulation::new(limits, 4_000, 3);
         for (arrival, steps) in arrivals {
             let arrival = Arrival { suspect: false, prompt_logits: false, ..arrival };
             let reads = Arrival { bypass: false, priority: 100, ..arrival };

@@ -67,7 +67,7 @@ fn in_step(client: &Client) -> Vec<u32> {
 }
 
 #[test]
-fn a_panic_is_reported_to_all_and_names_those_of_the_step() {
+fn a_panic_is_reported_to_all_and_names_the_sequences_of_the_step() {
     let (model, poison) = model();
     let config = EngineConfig { max_num_seqs: 4, ..ROOMY };
     let mut engine = Engine::new(model, config);

@@ -61,7 +61,7 @@ fn warm_equals_cold() {
 }
 
 #[test]
-fn at_real_widths_too() {
+fn warm_equals_cold_at_real_widths() {
     let folder = tempfile::tempdir().unwrap();
     write_random(folder.path(), 2048, 5632, true);
     for quantization in Quantization::ALL {

@@ -124,7 +124,7 @@ fn a_fork_that_was_preempted_shares_again() {
 }
 
 #[test]
-fn prompt_logits_have_a_budget_of_their_own() {
+fn prompt_logits_have_a_separate_budget() {
     let mut scheduler = Scheduler::new(limits(4, 40), BlockPool::new(100));
     scheduler.add(0, Size { prompt_logits: true, ..single(20) }, &usual()).unwrap();
     scheduler.add(1, Size { prompt_logits: true, ..single(3) }, &usual()).unwrap();

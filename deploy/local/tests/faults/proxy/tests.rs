@@ -36,7 +36,7 @@ async fn echoed(socket: &mut TcpStream, word: &[u8]) -> Vec<u8> {
 async fn bytes_and_eof_pass_without_a_fault() {
     let (proxy, mut socket) = through(Plan::CLEAR).await;
     assert_eq!(echoed(&mut socket, b"hello").await, b"hello");
-    proxy.connected(1).await;
+    proxy.wait_connected(1).await;
     socket.shutdown().await.unwrap();
     assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
 }
