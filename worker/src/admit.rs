@@ -82,7 +82,7 @@ impl Admission<'_> {
         let (field, ids) = match input {
             Some(Input::Prompt(text)) => {
                 // Before the text is tokenised, which takes time with its length.
-                let least = self.model.tokenizer.least_tokens(text.len());
+                let least = self.model.tokenizer.min_token_count(text.len());
                 let size = || format!("{} bytes are at least {least} tokens", text.len());
                 self.check_prompt("prompt", least, size)?;
                 let ids = self.model.tokenizer.encode(&text, true);

@@ -10,7 +10,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
-use stoker_ops::{KV_BLOCK, device::Choice, fallback::GpuFeature};
+use stoker_ops::{KV_BLOCK, device::DeviceChoice, fallback::GpuFeature};
 use stoker_shared::{duration, serve::LimitsConfig};
 
 pub use speculation::{Drafter, SpeculationConfig};
@@ -25,11 +25,11 @@ pub struct DeviceConfig {
     #[arg(
         long,
         env = "STOKER_DEVICE",
-        default_value_t = Choice::default(),
+        default_value_t = DeviceChoice::default(),
         value_name = "DEVICE",
         help_heading = "Model"
     )]
-    pub device: Choice,
+    pub device: DeviceChoice,
 
     /// Parts of a GPU to do without: `tensor-cores`, `graphs` (steps launched as one). A part that does not
     /// work is found out and left alone without being named here

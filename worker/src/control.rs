@@ -96,10 +96,10 @@ impl Control for ControlService {
         let interval = interval.unwrap_or(INTERVAL).clamp(SHORTEST_INTERVAL, HEARTBEAT);
         let load = self.worker.engine.load();
         let draining = self.worker.inflight.draining();
-        let pulse = self.worker.model.pulse.clone();
+        let progress = self.worker.model.progress.clone();
         let reports =
             stream::unfold((load, draining, true), move |(mut load, mut draining, first)| {
-                let pulse = pulse.clone();
+                let progress = progress.clone();
                 async move {
                     if !first {
                         // While a step runs its progress is news. A worker at rest has none but a heartbeat.
@@ -118,7 +118,7 @@ impl Control for ControlService {
                         }
                     }
                     let now = *load.borrow_and_update();
-                    let report = report(now, pulse.beats(), *draining.borrow_and_update());
+                    let report = report(now, progress.count(), *draining.borrow_and_update());
                     Some((Ok(report), (load, draining, false)))
                 }
             });

@@ -8,7 +8,7 @@ use crate::{
         Event, EventSink, Finish, FinishReason, PROMPT_PART, Request, RequestError, Resumed,
         Summary, Timings,
     },
-    runner::Row,
+    runner::OutputRow,
     sampling::{Drawn, DrawnTokens, TokenLogprob, check_finite},
     scheduler::ScheduledSequence,
     sequence::Sequence,
@@ -206,7 +206,7 @@ impl SequenceGroup {
     pub(crate) fn advance(
         &mut self,
         slice: &ScheduledSequence,
-        prompt: &[Row],
+        prompt: &[OutputRow],
         drawn_tokens: DrawnTokens,
         tokenizer: &Tokenizer,
         now: Instant,
@@ -235,13 +235,13 @@ impl SequenceGroup {
 
     /// Keeps how likely tokens of the prompt were. `rows` are the logits after the positions from
     /// `slice.start + slice.length - slice.logits` on.
-    fn note_prompt(&mut self, slice: &ScheduledSequence, rows: &[Row]) -> Result<(), RequestError> {
+    fn note_prompt(&mut self, slice: &ScheduledSequence, rows: &[OutputRow]) -> Result<(), RequestError> {
         let Some(known) = &mut self.prompt_logprobs else { return Ok(()) };
         let first = slice.start + slice.length - slice.logits + 1;
         let tokens = self.request.prompt.get(first..).unwrap_or_default();
         for ((position, token), row) in (first..).zip(tokens).zip(rows) {
             // A device draws after the last token of a slice alone, and that is not one of these.
-            let Row::Logits(row) = row else { continue };
+            let OutputRow::Logits(row) = row else { continue };
             check_finite(row, position)?;
             known.push(TokenLogprob::of(row, *token, self.request.logprobs.top));
         }

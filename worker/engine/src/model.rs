@@ -7,7 +7,7 @@ mod layer;
 mod linear;
 mod mlp;
 mod norm;
-mod pulse;
+mod progress;
 mod quantization;
 mod reader;
 mod rope;
@@ -15,7 +15,7 @@ mod rope;
 use std::{sync::Arc, time::Instant};
 
 pub use decoder::Decoder;
-pub use pulse::Pulse;
+pub use progress::ProgressCounter;
 pub use quantization::Quantization;
 pub use reader::LoadTimings;
 use reader::Reader;
@@ -74,14 +74,14 @@ pub struct Model {
     /// Where the time of loading went.
     pub load_timings: LoadTimings,
     /// Beats while it computes.
-    pub pulse: Pulse,
+    pub progress: ProgressCounter,
     /// A smaller one that guesses its tokens ahead, where there is one.
     pub draft: Option<Box<Self>>,
 }
 
 /// How far loading is: bytes of weights as files hold them.
 #[derive(Debug, Clone, Copy)]
-pub struct Progress {
+pub struct LoadProgress {
     /// Loaded so far.
     pub done: u64,
     /// To load in all.
@@ -94,7 +94,7 @@ impl Model {
         files: &ModelFiles,
         device: &Device,
         quantization: Quantization,
-        mut report: impl FnMut(Progress),
+        mut report: impl FnMut(LoadProgress),
     ) -> Result<Self, WeightsError> {
         let parameters =
             files.tensors().map(|info| info.shape.iter().product::<usize>() as u64).sum();
@@ -107,12 +107,12 @@ impl Model {
             quantization,
             digest: digest::Digest::new(files, &device.class, quantization),
             timings: LoadTimings::default(),
-            progress: Progress { done: 0, total },
+            progress: LoadProgress { done: 0, total },
             report: &mut report,
         };
         let decoder = Decoder::read(files.config(), &mut reader)?;
         let load_timings = LoadTimings { total: begun.elapsed(), ..reader.timings };
-        let pulse = decoder.pulse.clone();
+        let progress = decoder.progress.clone();
         Ok(Self {
             network: Network::Decoder(Box::new(decoder), device.clone()),
             config: files.config().clone(),
@@ -122,7 +122,7 @@ impl Model {
             digest: reader.digest.finish(),
             parameters,
             load_timings,
-            pulse,
+            progress,
             draft: None,
         })
     }
@@ -149,7 +149,7 @@ impl Model {
             chat_template: None,
             parameters: 0,
             load_timings: LoadTimings::default(),
-            pulse: Pulse::default(),
+            progress: ProgressCounter::default(),
             draft: None,
         }
     }

@@ -59,7 +59,7 @@ pub struct StepOutput {
 
 /// What comes of a token that wants its logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Row<'a> {
+pub(crate) enum OutputRow<'a> {
     /// The logits, `[vocab]`.
     Logits(&'a [f32]),
     /// The token that the device has drawn.
@@ -73,7 +73,7 @@ impl StepOutput {
     }
 
     /// Takes the logits of every token that wants them.
-    pub(crate) fn of_logits(logits: Vec<f32>, vocab: usize) -> Self {
+    pub(crate) fn from_logits(logits: Vec<f32>, vocab: usize) -> Self {
         Self::new(vec![None; logits.len() / vocab.max(1)], logits, vocab)
     }
 
@@ -82,17 +82,17 @@ impl StepOutput {
         self.logits.chunks_exact(self.vocab)
     }
 
-    /// Row `index` of them.
+    /// OutputRow `index` of them.
     pub fn row(&self, index: usize) -> &[f32] {
         &self.logits[index * self.vocab..(index + 1) * self.vocab]
     }
 
     /// All rows, in order.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = OutputRow<'_>> {
         let mut logits = self.logits();
         self.drawn.iter().filter_map(move |drawn| match drawn {
-            Some(token) => Some(Row::Drawn(*token)),
-            None => logits.next().map(Row::Logits),
+            Some(token) => Some(OutputRow::Drawn(*token)),
+            None => logits.next().map(OutputRow::Logits),
         })
     }
 }
@@ -119,9 +119,9 @@ impl Runner {
     }
 
     /// How many sizes of a step are recorded.
-    pub fn recorded(&self) -> usize {
+    pub fn num_graphs(&self) -> usize {
         match &self.device {
-            Computes::Network(forward) => forward.recorded(),
+            Computes::Network(forward) => forward.num_graphs(),
             Computes::Simulator(_) => 0,
         }
     }

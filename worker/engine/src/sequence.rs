@@ -12,7 +12,7 @@ use crate::{
     blocks::SequenceTokens,
     emit::{Emitted, Emitter},
     request::{FinishReason, Request, RequestError, Resumed, Token},
-    runner::Row,
+    runner::OutputRow,
     sampling::{Drawn, Draws, Sampler, Sampling},
     tokenizer::Tokenizer,
 };
@@ -133,7 +133,7 @@ impl Sequence {
     }
 
     /// The rows to draw the next tokens from, none while it waits.
-    pub(crate) fn draws<'a>(&'a self, rows: Vec<Row<'a>>, drafts: &'a [u32]) -> Option<Draws<'a>> {
+    pub(crate) fn draws<'a>(&'a self, rows: Vec<OutputRow<'a>>, drafts: &'a [u32]) -> Option<Draws<'a>> {
         let (tokens, sampler) = self.batched()?;
         Some(Draws { sampler, position: tokens.len(), rows, drafts })
     }

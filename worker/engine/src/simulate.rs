@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    model::{Model, Pulse},
+    model::{Model, ProgressCounter},
     runner::{BatchEntry, StepOutput},
     sampling::mix64,
     weights::{Family, ModelConfig, RopeScaling},
@@ -94,7 +94,7 @@ pub(crate) struct Simulator {
     /// What texts are made of: tokens that are whole characters.
     words: Vec<u32>,
     eos: Option<u32>,
-    pulse: Pulse,
+    progress: ProgressCounter,
 }
 
 impl Simulator {
@@ -109,7 +109,7 @@ impl Simulator {
             vocab_size: config.vocab_size,
             words: (0..config.vocab_size as u32).filter(is_word).collect(),
             eos: config.eos_token_ids.first().copied(),
-            pulse: model.pulse.clone(),
+            progress: model.progress.clone(),
         }
     }
 
@@ -132,12 +132,12 @@ impl Simulator {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             thread::sleep(left.min(PIECE));
-            self.pulse.beat();
+            self.progress.increment();
             if left <= PIECE {
                 break;
             }
         }
-        StepOutput::of_logits(logits, self.vocab_size)
+        StepOutput::from_logits(logits, self.vocab_size)
     }
 
     /// A row for the token at `position`: a few words, all equally likely, and perhaps an end.

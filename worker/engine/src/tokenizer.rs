@@ -137,7 +137,7 @@ impl Tokenizer {
     ///
     /// It is what many bytes would be in the longest tokens, and 0 for a tokenizer under which any
     /// length of text can be one token.
-    pub fn least_tokens(&self, bytes: usize) -> usize {
+    pub fn min_token_count(&self, bytes: usize) -> usize {
         self.longest_token.map_or(0, |longest| bytes.div_ceil(longest.max(1)))
     }
 

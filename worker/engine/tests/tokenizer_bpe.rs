@@ -49,7 +49,7 @@ fn compare(pair: &Pair, text: &str) {
     let ids = ours.encode(text, false).unwrap();
     let expected = theirs.encode(text, false).unwrap();
     assert_eq!(ids, expected.get_ids(), "{pre}: {text:?}");
-    assert!(ours.least_tokens(text.len()) <= ids.len(), "{pre}: {text:?}");
+    assert!(ours.min_token_count(text.len()) <= ids.len(), "{pre}: {text:?}");
 
     assert_eq!(ours.decode(&ids, false), normalized(theirs, text), "{pre}");
 
@@ -156,7 +156,7 @@ fn every_character_of_the_basic_multilingual_plane_round_trips() {
 #[test]
 fn a_text_length_has_a_minimum_number_of_tokens() {
     for pair in PAIRS.iter() {
-        assert!(pair.ours.least_tokens(1 << 20) > 1000, "{}", pair.pre);
+        assert!(pair.ours.min_token_count(1 << 20) > 1000, "{}", pair.pre);
     }
 }
 

@@ -87,7 +87,7 @@ fn deltas_of_any_text_are_the_text() {
         for tokenizer in &tokenizers {
             for add_special in [false, true] {
                 let ids = tokenizer.encode(&text, add_special).unwrap();
-                prop_assert!(tokenizer.least_tokens(text.len()) <= ids.len());
+                prop_assert!(tokenizer.min_token_count(text.len()) <= ids.len());
                 let decoded = tokenizer.decode(&ids, true);
                 prop_assert_eq!(&stream(tokenizer, &ids, true), &decoded);
                 prop_assert_eq!(decoded, as_read_back(tokenizer, &text));

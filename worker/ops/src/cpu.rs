@@ -20,7 +20,7 @@ pub mod rope;
 pub mod simd;
 
 pub use clock::kernel_time;
-pub use memory::read_rate;
+pub use memory::read_bandwidth;
 pub use pool::{set_threads, threads};
 
 /// Work below this many multiply-adds stays on one thread: to wake another may take longer.

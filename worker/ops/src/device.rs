@@ -23,7 +23,7 @@ pub struct Device {
 
 /// What an operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Choice {
+pub enum DeviceChoice {
     /// The first of CUDA, wgpu on a real GPU, and the CPU that works.
     #[default]
     Auto,
@@ -44,7 +44,7 @@ pub enum DeviceError {
     )]
     NotBuilt {
         /// What was asked for.
-        choice: Choice,
+        choice: DeviceChoice,
         /// What would have it.
         feature: &'static str,
     },
@@ -52,7 +52,7 @@ pub enum DeviceError {
     #[error("--device {choice}: {library} is not found ({reason}); {remedy}")]
     NoLibrary {
         /// What was asked for.
-        choice: Choice,
+        choice: DeviceChoice,
         /// The library.
         library: &'static str,
         /// What the loader said.
@@ -66,7 +66,7 @@ pub enum DeviceError {
     )]
     Driver {
         /// What was asked for.
-        choice: Choice,
+        choice: DeviceChoice,
         /// The call that failed.
         call: &'static str,
         /// Its error, a `CUresult`.
@@ -76,7 +76,7 @@ pub enum DeviceError {
     #[error("--device {choice}: {}", few(*.count))]
     NoSuchGpu {
         /// What was asked for.
-        choice: Choice,
+        choice: DeviceChoice,
         /// How many there are.
         count: u16,
     },
@@ -87,7 +87,7 @@ pub enum DeviceError {
     )]
     NoHeaders {
         /// What was asked for.
-        choice: Choice,
+        choice: DeviceChoice,
         /// The file.
         header: &'static str,
         /// Where it should be.
@@ -97,13 +97,13 @@ pub enum DeviceError {
     #[error("--device {choice}: no GPU that Vulkan, Metal or DirectX can reach")]
     NoAdapter {
         /// What was asked for.
-        choice: Choice,
+        choice: DeviceChoice,
     },
     /// It is there, and does not compute.
     #[error("--device {choice}: a first computation on it fails: {reason}")]
     Broken {
         /// What was asked for.
-        choice: Choice,
+        choice: DeviceChoice,
         /// What happened.
         reason: String,
     },
@@ -124,16 +124,16 @@ impl Device {
         Self { tensors: burn::tensor::Device::flex(), class: "cpu".into(), name, pci: None }
     }
 
-    /// Opens what was asked for. With [`Choice::Auto`] a device that does not work is passed over, and `report` hears why.
-    pub fn open(choice: Choice, mut report: impl FnMut(&DeviceError)) -> Result<Self, DeviceError> {
+    /// Opens what was asked for. With [`DeviceChoice::Auto`] a device that does not work is passed over, and `report` hears why.
+    pub fn open(choice: DeviceChoice, mut report: impl FnMut(&DeviceError)) -> Result<Self, DeviceError> {
         match choice {
-            Choice::Cpu => Ok(Self::cpu()),
-            Choice::Cuda(number) => cuda_device(choice, number),
-            Choice::Wgpu => wgpu_device(choice, true),
-            Choice::Auto => {
+            DeviceChoice::Cpu => Ok(Self::cpu()),
+            DeviceChoice::Cuda(number) => cuda_device(choice, number),
+            DeviceChoice::Wgpu => wgpu_device(choice, true),
+            DeviceChoice::Auto => {
                 let gpus = [
-                    (cfg!(feature = "cuda"), cuda_device as fn(Choice, u16) -> _, Choice::Cuda(0)),
-                    (cfg!(feature = "wgpu"), |choice, _| wgpu_device(choice, false), Choice::Wgpu),
+                    (cfg!(feature = "cuda"), cuda_device as fn(DeviceChoice, u16) -> _, DeviceChoice::Cuda(0)),
+                    (cfg!(feature = "wgpu"), |choice, _| wgpu_device(choice, false), DeviceChoice::Wgpu),
                 ];
                 for (built, open, choice) in gpus {
                     if built {
@@ -150,8 +150,8 @@ impl Device {
 
     /// How fast it reads its memory, in bytes a second: on the CPU what all threads read together, on a GPU what a copy
     /// reads and writes.
-    pub fn memory_rate(&self) -> Result<f64, String> {
-        if self.is_cpu() { Ok(crate::cpu::read_rate()) } else { Copies::new(&self.tensors).rate() }
+    pub fn memory_bandwidth(&self) -> Result<f64, String> {
+        if self.is_cpu() { Ok(crate::cpu::read_bandwidth()) } else { Copies::new(&self.tensors).rate() }
     }
 
     /// Whether it is the CPU.
@@ -161,19 +161,19 @@ impl Device {
 }
 
 #[cfg(feature = "cuda")]
-fn cuda_device(choice: Choice, number: u16) -> Result<Device, DeviceError> {
+fn cuda_device(choice: DeviceChoice, number: u16) -> Result<Device, DeviceError> {
     cuda::check(choice, number)?;
     let tensors = burn::tensor::Device::cuda(usize::from(number));
     computing(choice, tensors, |code| format!("cuda-{}", code.trim_start_matches("ptx_")))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda_device(choice: Choice, _: u16) -> Result<Device, DeviceError> {
+fn cuda_device(choice: DeviceChoice, _: u16) -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt { choice, feature: "cuda" })
 }
 
 #[cfg(feature = "wgpu")]
-fn wgpu_device(choice: Choice, software_too: bool) -> Result<Device, DeviceError> {
+fn wgpu_device(choice: DeviceChoice, software_too: bool) -> Result<Device, DeviceError> {
     use burn::tensor::{Device as Tensors, DeviceKind, DeviceType};
 
     if Tensors::enumerate(DeviceType::Wgpu).into_vec().is_empty() {
@@ -187,14 +187,14 @@ fn wgpu_device(choice: Choice, software_too: bool) -> Result<Device, DeviceError
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn wgpu_device(choice: Choice, _: bool) -> Result<Device, DeviceError> {
+fn wgpu_device(choice: DeviceChoice, _: bool) -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt { choice, feature: "wgpu" })
 }
 
 /// The device, if it can add.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn computing(
-    choice: Choice,
+    choice: DeviceChoice,
     tensors: burn::tensor::Device,
     class: impl FnOnce(&str) -> String,
 ) -> Result<Device, DeviceError> {
@@ -228,12 +228,12 @@ fn computing(
     crate::cube::self_test::tensor_cores(&tensors);
     let identity = tensors.identity();
     let Some(identity) = identity else { return Err(broken("it does not say what it is".into())) };
-    let card = identity.physical.filter(|_| matches!(choice, Choice::Cuda(_)));
+    let card = identity.physical.filter(|_| matches!(choice, DeviceChoice::Cuda(_)));
     let pci = card.and_then(|card| card.pci_address).map(|address| address.to_string());
     Ok(Device { tensors, class: class(&identity.fingerprint), name: identity.name, pci })
 }
 
-impl fmt::Display for Choice {
+impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
@@ -244,7 +244,7 @@ impl fmt::Display for Choice {
     }
 }
 
-impl FromStr for Choice {
+impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -269,23 +269,23 @@ mod tests {
     #[test]
     fn choices_are_read_as_they_are_written() {
         for text in ["auto", "cpu", "cuda:0", "cuda:7", "wgpu"] {
-            assert_eq!(text.parse::<Choice>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
-        assert_eq!("cuda".parse(), Ok(Choice::Cuda(0)));
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
         for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:99999", "CPU"] {
-            assert!(text.parse::<Choice>().is_err(), "{text:?}");
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn the_cpu_is_always_there() {
-        assert!(Device::open(Choice::Cpu, |_| ()).unwrap().is_cpu());
+        assert!(Device::open(DeviceChoice::Cpu, |_| ()).unwrap().is_cpu());
     }
 
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn what_was_not_built_in_is_named() {
-        let error = Device::open(Choice::Cuda(1), |_| ()).err().unwrap().to_string();
+        let error = Device::open(DeviceChoice::Cuda(1), |_| ()).err().unwrap().to_string();
         assert!(error.contains("--device cuda:1") && error.contains("--features cuda"), "{error}");
     }
 
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn a_gpu_works_or_says_why_not() {
         for number in [0, 999] {
-            if let Err(error) = Device::open(Choice::Cuda(number), |_| ()) {
+            if let Err(error) = Device::open(DeviceChoice::Cuda(number), |_| ()) {
                 let text = error.to_string();
                 assert!(text.starts_with(&format!("--device cuda:{number}: ")), "{text}");
             } else {
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn auto_finds_something_and_says_what_it_passed_over() {
         let mut passed = 0;
-        let device = Device::open(Choice::Auto, |_| passed += 1).unwrap();
+        let device = Device::open(DeviceChoice::Auto, |_| passed += 1).unwrap();
         let built = usize::from(cfg!(feature = "cuda")) + usize::from(cfg!(feature = "wgpu"));
         assert!(if device.is_cpu() { passed == built } else { passed < built });
     }

@@ -15,9 +15,9 @@ pub struct KernelTime {
 
 /// Runs `work` and says what it launched, the slowest first. What a graph replays is not seen, and nothing is where this
 /// was built for the CPU alone.
-pub fn of<T>(work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
+pub fn profile<T>(work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
     #[cfg(feature = "cube")]
-    return observed::of(work);
+    return observed::profile(work);
     #[cfg(not(feature = "cube"))]
     (work(), Vec::new())
 }
@@ -68,7 +68,7 @@ mod observed {
         }
     }
 
-    pub(super) fn of<T>(work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
+    pub(super) fn profile<T>(work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
         let observer = Arc::new(Observer::default());
         let observation = LaunchObservation::new(observer.clone());
         let done = work();

@@ -20,7 +20,7 @@ use facts::Facts;
 use report::{GpuCheckReport, Operation};
 use speed::Speed;
 use stoker_engine::{Model, model::Quantization, weights::ModelFiles};
-use stoker_ops::{check, device::Choice, fallback::GpuFeature};
+use stoker_ops::{check, device::DeviceChoice, fallback::GpuFeature};
 
 use super::{
     Error,
@@ -120,7 +120,7 @@ fn check(args: &GpuCheckArgs) -> Result<GpuCheckReport, Error> {
 
     stage_log.begin("transformers, if installed");
     let number = match args.device.device {
-        Choice::Cuda(number) => number,
+        DeviceChoice::Cuda(number) => number,
         _ => 0,
     };
     let context = args.context as usize;

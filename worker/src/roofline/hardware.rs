@@ -97,7 +97,7 @@ impl Hardware {
             source: "measured now, on all threads",
             measured: true,
             memory_bytes: None,
-            bytes_per_second: cpu::read_rate(),
+            bytes_per_second: cpu::read_bandwidth(),
             f32_ops_per_second: Some(ops(rates::f32_rate())),
             // The CPU backend has no bf16 products.
             bf16_ops_per_second: None,

@@ -7,7 +7,7 @@ use stoker_ops::{
     rope,
 };
 
-use super::{Reader, layer::Layer, linear::Linear, norm, pulse::Pulse, rope::frequencies};
+use super::{Reader, layer::Layer, linear::Linear, norm, progress::ProgressCounter, rope::frequencies};
 use crate::weights::{ModelConfig, WeightsError};
 
 /// A decoder of the Llama kind: Llama, Mistral and Qwen differ in its constants alone.
@@ -24,7 +24,7 @@ pub struct Decoder {
     /// `[positions, head_dim]`: see [`rope::table`].
     pub rope: Tensor<2>,
     /// Beats with every layer.
-    pub pulse: Pulse,
+    pub progress: ProgressCounter,
 }
 
 impl Decoder {
@@ -43,7 +43,7 @@ impl Decoder {
         };
         let angles = rope::table(config.context_length, &frequencies(config));
         let rope = ops::floats(angles, [config.context_length, config.head_dim], reader.device);
-        Ok(Self { embedding, layers, norm, head, rope, pulse: Pulse::default() })
+        Ok(Self { embedding, layers, norm, head, rope, progress: ProgressCounter::default() })
     }
 
     /// Runs the tokens of one step through all layers.
@@ -66,7 +66,7 @@ impl Decoder {
             let (y, cache) = layer.forward(x, self.rope.clone(), tokens, cache);
             x = y;
             updated.push(cache);
-            self.pulse.beat();
+            self.progress.increment();
         }
         (ops::logits(x, rows, self.norm.clone(), self.head.clone()), updated)
     }

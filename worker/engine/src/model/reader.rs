@@ -8,7 +8,7 @@ use stoker_ops::{
     ops::Matrix,
 };
 
-use super::{Progress, Quantization, digest::Digest};
+use super::{LoadProgress, Quantization, digest::Digest};
 use crate::weights::{ModelFiles, WeightsError};
 
 /// Where the time of loading went.
@@ -32,8 +32,8 @@ pub(super) struct Reader<'a> {
     pub(super) quantization: Quantization,
     pub(super) digest: Digest,
     pub(super) timings: LoadTimings,
-    pub(super) progress: Progress,
-    pub(super) report: &'a mut dyn FnMut(Progress),
+    pub(super) progress: LoadProgress,
+    pub(super) report: &'a mut dyn FnMut(LoadProgress),
 }
 
 impl Reader<'_> {

@@ -136,8 +136,8 @@ impl Forward {
         }
     }
 
-    /// See [`super::Runner::recorded`].
-    pub(super) fn recorded(&self) -> usize {
+    /// See [`super::Runner::num_graphs`].
+    pub(super) fn num_graphs(&self) -> usize {
         self.graphs.len()
     }
 
@@ -147,7 +147,7 @@ impl Forward {
         if !self.draws {
             let (logits, _) =
                 self.network.run(&Inputs::upload(&Step::new(parts), &self.network.device), false);
-            return StepOutput::of_logits(floats(logits), self.vocab);
+            return StepOutput::from_logits(floats(logits), self.vocab);
         }
         let draws = parts.iter().any(|part| !part.draws.is_empty());
         let (logits, drawn) = self.graphs.run(parts, self.blocks).unwrap_or_else(|| {

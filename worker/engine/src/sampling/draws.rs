@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use stoker_ops::cpu::pool::pool;
 
 use super::{Drawn, Sampler};
-use crate::{request::RequestError, runner::Row};
+use crate::{request::RequestError, runner::OutputRow};
 
 /// Fewer logits than this are drawn from on one thread: to wake another may take longer.
 const WORTH_SHARING: usize = 1 << 15;
@@ -17,7 +17,7 @@ pub(crate) struct Draws<'a> {
     /// Of the first token that is drawn, in the sequence.
     pub(crate) position: usize,
     /// One after what is known of the sequence, and one after each of its drafts.
-    pub(crate) rows: Vec<Row<'a>>,
+    pub(crate) rows: Vec<OutputRow<'a>>,
     /// What is taken to follow what is known.
     pub(crate) drafts: &'a [u32],
 }
@@ -44,7 +44,7 @@ impl Draws<'_> {
 
     /// Logits to look at.
     fn logits(&self) -> usize {
-        let row = |row: &Row| if let Row::Logits(logits) = row { logits.len() } else { 0 };
+        let row = |row: &OutputRow| if let OutputRow::Logits(logits) = row { logits.len() } else { 0 };
         self.rows.iter().map(row).sum()
     }
 
@@ -84,7 +84,7 @@ mod tests {
         let draws = |row: usize| Draws {
             sampler: &samplers[row],
             position: row,
-            rows: vec![Row::Logits(&rows[row]), Row::Logits(&rows[(row + 1) % 32])],
+            rows: vec![OutputRow::Logits(&rows[row]), OutputRow::Logits(&rows[(row + 1) % 32])],
             drafts: &[],
         };
         // A draft that was drawn is followed by what is drawn after it.

@@ -3,7 +3,7 @@
 use stoker_ops::draw::Draw;
 
 use super::{Adjustments, Logprobs, Sampling, TokenLogprob, adjust::Adjuster, check_finite};
-use crate::{request::RequestError, runner::Row};
+use crate::{request::RequestError, runner::OutputRow};
 
 /// How one sequence's tokens are drawn, and what that depends on.
 #[derive(Debug)]
@@ -58,13 +58,13 @@ impl Sampler {
     /// `accepted`.
     pub(crate) fn draw(
         &self,
-        row: Row,
+        row: OutputRow,
         position: usize,
         accepted: &[u32],
     ) -> Result<Drawn, RequestError> {
         let logits = match row {
-            Row::Drawn(id) => return Ok(Drawn { id, logprob: None }),
-            Row::Logits(logits) => logits,
+            OutputRow::Drawn(id) => return Ok(Drawn { id, logprob: None }),
+            OutputRow::Logits(logits) => logits,
         };
         check_finite(logits, position)?;
         let adjusted = self.adjuster.apply(logits, position, accepted);
@@ -76,10 +76,10 @@ impl Sampler {
 
     /// The token that would be drawn at `position` of the sequence if this were its row, by what is known of the
     /// sequence so far. None if the row is not finite. Nothing is taken note of.
-    pub(crate) fn guess(&self, row: Row, position: usize) -> Option<u32> {
+    pub(crate) fn draft(&self, row: OutputRow, position: usize) -> Option<u32> {
         match row {
-            Row::Drawn(id) => Some(id),
-            Row::Logits(logits) => {
+            OutputRow::Drawn(id) => Some(id),
+            OutputRow::Logits(logits) => {
                 check_finite(logits, position).ok()?;
                 Some(self.sampling.pick(&self.adjuster.apply(logits, position, &[]), position))
             }
@@ -109,7 +109,7 @@ mod tests {
         let logprobs = Logprobs { output: true, prompt: false, top: 3 };
         let sampler = Sampler::new(sampling, adjustments, logprobs, &[1, 0], vec![0], 9);
         assert_eq!(
-            sampler.draw(Row::Logits(&logits), 2, &[]).unwrap(),
+            sampler.draw(OutputRow::Logits(&logits), 2, &[]).unwrap(),
             Drawn { id: 1, logprob: Some(plain) }
         );
     }
@@ -149,7 +149,7 @@ mod tests {
         let none = Logprobs::default();
         let mut sampler = Sampler::new(Sampling::greedy(), adjustments, none, &[0], vec![], 0);
         let mut draw = |at| {
-            let id = sampler.draw(Row::Logits(&logits), at, &[]).unwrap().id;
+            let id = sampler.draw(OutputRow::Logits(&logits), at, &[]).unwrap().id;
             sampler.push(id);
             id
         };
@@ -165,14 +165,14 @@ mod tests {
         let mut sampler =
             Sampler::new(sampling, adjustments, Logprobs::default(), &[0], vec![1], 3);
         for position in 1..40 {
-            let guess = sampler.guess(Row::Logits(&logits), position);
-            assert_eq!(sampler.guess(Row::Logits(&logits), position), guess);
-            let drawn = sampler.draw(Row::Logits(&logits), position, &[]).unwrap();
+            let guess = sampler.draft(OutputRow::Logits(&logits), position);
+            assert_eq!(sampler.draft(OutputRow::Logits(&logits), position), guess);
+            let drawn = sampler.draw(OutputRow::Logits(&logits), position, &[]).unwrap();
             assert_eq!(guess, Some(drawn.id));
             sampler.push(drawn.id);
         }
-        assert_eq!(sampler.guess(Row::Logits(&[0.0, f32::NAN]), 40), None);
-        assert_eq!(sampler.guess(Row::Drawn(3), 40), Some(3));
+        assert_eq!(sampler.draft(OutputRow::Logits(&[0.0, f32::NAN]), 40), None);
+        assert_eq!(sampler.draft(OutputRow::Drawn(3), 40), Some(3));
     }
 
     #[test]
@@ -181,6 +181,6 @@ mod tests {
         let greedy = Sampling::greedy();
         let sampler = Sampler::new(greedy, Adjustments::default(), none, &[0], vec![], 0);
         let failure = RequestError::NotFinite { token: 1, position: 4 };
-        assert_eq!(sampler.draw(Row::Logits(&[0.0, f32::NAN]), 4, &[]), Err(failure));
+        assert_eq!(sampler.draw(OutputRow::Logits(&[0.0, f32::NAN]), 4, &[]), Err(failure));
     }
 }

@@ -222,7 +222,7 @@ impl Drafter for DraftModel {
                 let Asking { tokens, sampler, .. } = &asking[index];
                 let drafts = &mut proposals[index];
                 // Not a number: nothing more from this one.
-                let Some(token) = sampler.guess(row, tokens.len() + drafts.len()) else { continue };
+                let Some(token) = sampler.draft(row, tokens.len() + drafts.len()) else { continue };
                 drafts.push(token);
                 if drafts.len() < most[index] {
                     more.push(index);

@@ -8,7 +8,7 @@ mod skip;
 use std::num::NonZeroUsize;
 
 use skip::shared_data;
-use stoker_ops::{Device, device::Choice};
+use stoker_ops::{Device, device::DeviceChoice};
 
 use super::*;
 use crate::{
@@ -35,7 +35,7 @@ const BEGINNINGS: [&str; 8] = [
 const ID: SequenceId = SequenceId { request: 0, choice: 0 };
 
 pub(super) fn load(files: storyteller::Files) -> Model {
-    let device = Device::open(Choice::Cpu, |_| ()).unwrap();
+    let device = Device::open(DeviceChoice::Cpu, |_| ()).unwrap();
     let files = ModelFiles::embedded("bundled", files).unwrap();
     Model::load(&files, &device, Quantization::None, |_| ()).unwrap()
 }

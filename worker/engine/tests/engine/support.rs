@@ -16,7 +16,7 @@ use stoker_engine::{
     Sampling, Scope, Stopping, Summary, Token, TokenLogprob, model::Quantization,
     scheduler::QueueKey, weights::ModelFiles,
 };
-use stoker_ops::{Device, device::Choice, fallback::GpuFeature};
+use stoker_ops::{Device, device::DeviceChoice, fallback::GpuFeature};
 
 /// The device of all models: the CPU, or the one in STOKER_TEST_DEVICE (such as `wgpu`, with that
 /// cargo feature), with the GPU feature in STOKER_TEST_DISABLE_GPU_FEATURE disabled.
@@ -24,7 +24,7 @@ pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| {
         let choice =
-            std::env::var("STOKER_TEST_DEVICE").map_or(Choice::Cpu, |name| name.parse().unwrap());
+            std::env::var("STOKER_TEST_DEVICE").map_or(DeviceChoice::Cpu, |name| name.parse().unwrap());
         if let Ok(part) = std::env::var("STOKER_TEST_DISABLE_GPU_FEATURE") {
             part.parse::<GpuFeature>().unwrap().turn_off();
         }

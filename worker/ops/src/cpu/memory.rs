@@ -64,7 +64,7 @@ fn prefer_large_pages<T>(_: &mut [T]) {}
 
 /// How fast all threads together can read memory, in bytes a second: the best of a few passes over what no cache holds,
 /// in the kind of memory that weights lie in.
-pub fn read_rate() -> f64 {
+pub fn read_bandwidth() -> f64 {
     const BYTES: usize = 1 << 30;
     const PIECE: usize = 256 << 10;
     const PASSES: usize = 5;

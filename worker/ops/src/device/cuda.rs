@@ -5,7 +5,7 @@ use std::{env, ffi::c_int, path::PathBuf};
 
 use libloading::Library;
 
-use super::{Choice, DeviceError};
+use super::{DeviceChoice, DeviceError};
 
 /// The compiler's names, newest first, after the one that its development package has.
 const NVRTC: [&str; 4] = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11"];
@@ -15,7 +15,7 @@ const HEADER: &str = "cuda_runtime.h";
 const USUAL: [&str; 2] = ["/usr/local/cuda", "/opt/cuda"];
 
 /// Whether GPU `number` can be used.
-pub(super) fn check(choice: Choice, number: u16) -> Result<(), DeviceError> {
+pub(super) fn check(choice: DeviceChoice, number: u16) -> Result<(), DeviceError> {
     let count = gpus(choice)?;
     if number >= count {
         return Err(DeviceError::NoSuchGpu { choice, count });
@@ -25,7 +25,7 @@ pub(super) fn check(choice: Choice, number: u16) -> Result<(), DeviceError> {
 }
 
 /// How many the driver sees.
-fn gpus(choice: Choice) -> Result<u16, DeviceError> {
+fn gpus(choice: DeviceChoice) -> Result<u16, DeviceError> {
     let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
     let missing = |error: libloading::Error| DeviceError::NoLibrary {
         choice,
@@ -57,7 +57,7 @@ fn gpus(choice: Choice) -> Result<u16, DeviceError> {
     }
 }
 
-fn compiler(choice: Choice) -> Result<(), DeviceError> {
+fn compiler(choice: DeviceChoice) -> Result<(), DeviceError> {
     let mut reason = String::new();
     for name in NVRTC {
         // SAFETY: the compiler's initialisers ask nothing of us.
@@ -74,7 +74,7 @@ fn compiler(choice: Choice) -> Result<(), DeviceError> {
     })
 }
 
-fn headers(choice: Choice) -> Result<(), DeviceError> {
+fn headers(choice: DeviceChoice) -> Result<(), DeviceError> {
     let root = env::var_os("CUDA_PATH")
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)

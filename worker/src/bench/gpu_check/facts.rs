@@ -35,7 +35,7 @@ impl Facts {
             memory_bytes: gpu.as_ref().and_then(|gpu| gpu.read().memory_size),
             cpu: Device::cpu().name,
             threads: cpu::threads(),
-            copy_bytes_per_second: device.memory_rate().map_err(Error::Failed)?,
+            copy_bytes_per_second: device.memory_bandwidth().map_err(Error::Failed)?,
         })
     }
 

@@ -7,16 +7,16 @@ use std::sync::{
 
 /// Counts pieces of work, such as the layers of a step. Clones count together.
 #[derive(Debug, Clone, Default)]
-pub struct Pulse(Arc<AtomicU64>);
+pub struct ProgressCounter(Arc<AtomicU64>);
 
-impl Pulse {
+impl ProgressCounter {
     /// Another piece is done.
-    pub fn beat(&self) {
+    pub fn increment(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Pieces done so far.
-    pub fn beats(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
