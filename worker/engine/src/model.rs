@@ -27,17 +27,17 @@ use crate::{
     weights::{ModelConfig, ModelFiles, WeightsError},
 };
 
-/// What turns tokens into logits.
+/// Computes logits from tokens.
 #[derive(Clone)]
 pub enum Network {
     /// Weights on a device.
     Decoder(Box<Decoder>, Device),
-    /// A device that takes its time and needs no weights.
+    /// A simulated device, which waits for the time of a step and needs no weights.
     Simulated(Profile),
 }
 
 impl Network {
-    /// The device, if there is a real one.
+    /// Returns the device that computes, or `None` for a simulated one.
     pub fn device(&self) -> Option<&Device> {
         match self {
             Self::Decoder(_, device) => Some(device),
@@ -45,7 +45,7 @@ impl Network {
         }
     }
 
-    /// The kind of device, as the digest and `GetModelInfo` name it.
+    /// Returns the device class, as the digest and `GetModelInfo` name it.
     pub fn device_class(&self) -> &str {
         match self {
             Self::Decoder(_, device) => &device.class,
@@ -54,42 +54,42 @@ impl Network {
     }
 }
 
-/// A loaded model. Its tensors are shared: an engine that clones it copies nothing.
+/// A loaded model. Clones share its tensors.
 #[derive(Clone)]
 pub struct Model {
     /// The network.
     pub network: Network,
-    /// Its shape and constants.
+    /// Shape and constants.
     pub config: ModelConfig,
-    /// How its weights are kept.
+    /// Format in which weights are stored and multiplied.
     pub quantization: Quantization,
-    /// Its vocabulary.
+    /// Tokenizer with the model's vocabulary.
     pub tokenizer: Arc<Tokenizer>,
-    /// How its conversations are written, as a Jinja template, where the model has one.
+    /// Chat template in Jinja, if the model has one.
     pub chat_template: Option<String>,
-    /// What makes two workers interchangeable, in hexadecimal.
+    /// Digest in hexadecimal. Workers with equal digests are interchangeable.
     pub digest: String,
     /// Number of weights; a tied head counts once.
     pub parameters: u64,
-    /// Where the time of loading went.
+    /// Time that each stage of loading took.
     pub load_timings: LoadTimings,
-    /// Beats while it computes.
+    /// Counts units of work within steps.
     pub progress: ProgressCounter,
-    /// A smaller one that guesses its tokens ahead, where there is one.
+    /// Smaller draft model for speculative decoding, if there is one.
     pub draft: Option<Box<Self>>,
 }
 
-/// How far loading is: bytes of weights as files hold them.
+/// Progress of loading, in bytes of weights as stored in files.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadProgress {
-    /// Loaded so far.
+    /// Bytes loaded so far.
     pub done: u64,
-    /// To load in all.
+    /// Bytes to load in total.
     pub total: u64,
 }
 
 impl Model {
-    /// Reads every tensor of `files` onto `device`, one at a time, and reports after each.
+    /// Reads every tensor of `files` onto `device`, one at a time, and calls `report` after each.
     pub fn load(
         files: &ModelFiles,
         device: &Device,
@@ -127,7 +127,7 @@ impl Model {
         })
     }
 
-    /// The family as `GetModelInfo` names it, for instance `LlamaForCausalLM`.
+    /// Returns the architecture as `GetModelInfo` names it, for instance `LlamaForCausalLM`.
     pub fn architecture(&self) -> &str {
         match &self.network {
             Network::Decoder(..) => self.config.family.architecture(),
@@ -135,7 +135,8 @@ impl Model {
         }
     }
 
-    /// A model of `profile` that speaks the vocabulary of `tokenizer`, which requests end with `eos`.
+    /// Returns a simulated model with `profile`, the vocabulary of `tokenizer` and the end token
+    /// `eos`.
     pub fn simulated(profile: Profile, tokenizer: Tokenizer, eos: u32) -> Self {
         let vocab_size = tokenizer.vocab_size();
         let config = profile.config(vocab_size, eos);

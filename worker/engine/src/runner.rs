@@ -1,9 +1,9 @@
-//! From a plan to logits, or to tokens where the device draws them: builds a step's integers, runs the model, keeps the
-//! cache.
+//! Runs planned steps: builds the integer inputs of a step, runs the model and owns its KV cache.
+//! Returns logits, or tokens where the device draws them.
 
 mod forward;
 mod graphs;
-mod step;
+mod inputs;
 
 use std::slice::ChunksExact;
 
@@ -16,73 +16,73 @@ use crate::{
     simulate::Simulator,
 };
 
-/// What runs of one sequence in a step.
+/// Part of a step that belongs to one sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchEntry<'a> {
     /// Token ids to run.
     pub ids: &'a [u32],
-    /// Position of the first of them.
+    /// Position of the first token in `ids`.
     pub start: usize,
-    /// The sequence's blocks, enough for all positions up to the last of them.
+    /// Block table of the sequence, long enough for all positions of `ids`.
     pub table: &'a [Block],
-    /// How many of the last tokens want their logits.
+    /// Number of last tokens whose logits are needed.
     pub logits: usize,
-    /// How the tokens after the last of them are drawn, one for each of so many, where nothing else is done with their
-    /// logits: a device that can draws them.
+    /// Draws of the tokens after the last `draws.len()` tokens, if nothing else needs their logits.
+    /// A device that is able to draws them.
     pub draws: &'a [Draw],
 }
 
 /// Runs steps of one model on one device.
 pub struct Runner {
     model: Model,
-    device: Computes,
+    executor: Executor,
 }
 
-/// What computes.
-enum Computes {
-    /// A network, with a cache for each layer.
+/// Executes steps.
+enum Executor {
+    /// A network with a KV cache for each layer.
     Network(Box<Forward>),
-    /// Nothing but a clock.
+    /// A simulated device.
     Simulator(Simulator),
 }
 
-/// What a step computes: for every token that wants one, in order, a row of logits `[vocab]`, or the token drawn after
-/// it.
+/// Output of a step: for every token whose logits are needed, in order, a row of logits `[vocab]`
+/// or the token drawn from it.
 #[derive(Debug, PartialEq)]
 pub struct StepOutput {
-    /// None for those whose logits are there.
+    /// Drawn tokens; `None` where the logits are in `logits`.
     drawn: Vec<Option<u32>>,
-    /// Of the others, one after the other.
+    /// Logits of the tokens that were not drawn, row by row.
     logits: Vec<f32>,
     vocab: usize,
 }
 
-/// What comes of a token that wants its logits.
+/// Output for one token whose logits are needed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum OutputRow<'a> {
     /// The logits, `[vocab]`.
     Logits(&'a [f32]),
-    /// The token that the device has drawn.
+    /// The token that the device drew.
     Drawn(u32),
 }
 
 impl StepOutput {
-    /// Takes what was drawn, and the logits of what was not: rows of `vocab` values, one after the other.
+    /// Takes the drawn tokens, and the logits of the others: rows of `vocab` values.
     fn new(drawn: Vec<Option<u32>>, logits: Vec<f32>, vocab: usize) -> Self {
         Self { drawn, logits, vocab: vocab.max(1) }
     }
 
-    /// Takes the logits of every token that wants them.
+    /// Takes logits for all tokens.
     pub(crate) fn from_logits(logits: Vec<f32>, vocab: usize) -> Self {
         Self::new(vec![None; logits.len() / vocab.max(1)], logits, vocab)
     }
 
-    /// The logits that are there.
+    /// Rows of logits that were returned.
     pub fn logits(&self) -> ChunksExact<'_, f32> {
         self.logits.chunks_exact(self.vocab)
     }
 
-    /// OutputRow `index` of them.
+    /// Row `index` of the returned logits.
     pub fn row(&self, index: usize) -> &[f32] {
         &self.logits[index * self.vocab..(index + 1) * self.vocab]
     }
@@ -98,31 +98,31 @@ impl StepOutput {
 }
 
 impl Runner {
-    /// Allocates a cache of `blocks` for `model`, zeroed.
+    /// Allocates a zeroed KV cache of `blocks` for `model`.
     pub fn new(model: Model, blocks: usize) -> Self {
-        let device = match model.network.clone() {
+        let executor = match model.network.clone() {
             Network::Decoder(decoder, device) => {
                 let forward = Forward::new(*decoder, &model, device.tensors, blocks);
-                Computes::Network(Box::new(forward))
+                Executor::Network(Box::new(forward))
             }
-            Network::Simulated(profile) => Computes::Simulator(Simulator::new(profile, &model)),
+            Network::Simulated(profile) => Executor::Simulator(Simulator::new(profile, &model)),
         };
-        Self { model, device }
+        Self { model, executor }
     }
 
-    /// Has a GPU compile its kernels, and record what steps of up to `sequences` that decode launch: the first request finds
-    /// all of it ready. To be called while the cache is empty.
+    /// Compiles a GPU's kernels and records graphs of decode steps of up to `sequences`, so that
+    /// the first request finds them ready. Must be called while the cache is empty.
     pub fn prepare(&mut self, sequences: usize) {
-        if let Computes::Network(forward) = &mut self.device {
+        if let Executor::Network(forward) = &mut self.executor {
             forward.prepare(sequences);
         }
     }
 
-    /// How many sizes of a step are recorded.
+    /// Number of step sizes with a recorded graph.
     pub fn num_graphs(&self) -> usize {
-        match &self.device {
-            Computes::Network(forward) => forward.num_graphs(),
-            Computes::Simulator(_) => 0,
+        match &self.executor {
+            Executor::Network(forward) => forward.num_graphs(),
+            Executor::Simulator(_) => 0,
         }
     }
 
@@ -132,10 +132,10 @@ impl Runner {
     }
 
     /// Runs one step.
-    pub fn run(&mut self, parts: &[BatchEntry]) -> StepOutput {
-        match &mut self.device {
-            Computes::Simulator(simulator) => simulator.run(parts),
-            Computes::Network(forward) => forward.run(parts),
+    pub fn run(&mut self, entries: &[BatchEntry]) -> StepOutput {
+        match &mut self.executor {
+            Executor::Simulator(simulator) => simulator.run(entries),
+            Executor::Network(forward) => forward.run(entries),
         }
     }
 }

@@ -1,8 +1,9 @@
-//! How a token is drawn from logits.
+//! Sampling of tokens from logits.
 //!
-//! The draw is the argmax of `logit / temperature + noise` over the tokens that are kept, where the noise is
-//! a Gumbel variable made from (seed, choice, position, token) alone. This is exactly a draw from the
-//! softmax, and it depends on nothing but the request: not on the batch, the worker, or earlier draws.
+//! The token is the argmax of `logit / temperature + noise` over the tokens that pass the filters.
+//! The noise is a Gumbel variable computed from (seed, choice, position, token). This is an exact
+//! draw from the softmax, and it depends on the request alone: not on the batch, the worker or
+//! earlier draws.
 
 mod adjust;
 mod draws;
@@ -20,20 +21,20 @@ pub use stoker_ops::noise::{Noise, mix64};
 
 use crate::request::RequestError;
 
-/// How to draw.
+/// Sampling parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// 0 is greedy.
+    /// Temperature; 0 is greedy.
     pub temperature: f32,
     /// Keep the k most likely tokens; 0 keeps all.
     pub top_k: usize,
-    /// Of these, keep the likeliest whose probabilities sum to this; 1 keeps all.
+    /// Of these, keep the most likely tokens whose probabilities sum to at least this; 1 keeps all.
     pub top_p: f32,
-    /// Of these, keep those at least this times as likely as the likeliest; 0 keeps all.
+    /// Of these, keep those at least this fraction as likely as the most likely token; 0 keeps all.
     pub min_p: f32,
-    /// Makes the draw repeatable.
+    /// Seed of the noise, which makes draws repeatable.
     pub seed: u64,
-    /// Which of several continuations this is.
+    /// Index of the choice, where a request has several.
     pub choice: u32,
 }
 
@@ -44,23 +45,23 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Always the likeliest token.
+    /// Always picks the most likely token.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
     }
 
-    /// How the token at `position` of the sequence is drawn, of those that are kept.
+    /// Returns the draw of the token at `position` of the sequence.
     fn draw(&self, position: usize) -> Draw {
         let noise = Noise::new(self.seed, self.choice, position);
         Draw { temperature: self.temperature, noise }
     }
 
-    /// Draws the token at `position` of the sequence from `logits [vocab]`, finite or -∞ for tokens that may
-    /// not come. Ties go to the lowest id.
+    /// Draws the token at `position` of the sequence from `logits [vocab]`, which are finite, or -∞
+    /// for masked tokens. Ties go to the lowest id.
     pub fn pick(&self, logits: &[f32], position: usize) -> u32 {
         let draw = self.draw(position);
         if self.temperature == 0.0 {
-            // The likeliest is always kept.
+            // The most likely token passes every filter.
             return draw.pick(logits, std::iter::empty());
         }
         match keep::tokens(self, logits) {
@@ -69,13 +70,15 @@ impl Sampling {
         }
     }
 
-    /// Whether every token of a vocabulary of that size may be drawn, or none but the likeliest is.
+    /// Whether no filter applies to a vocabulary of this size, or only the most likely token is
+    /// ever picked.
     fn keeps_all(&self, vocab: usize) -> bool {
         self.temperature == 0.0 || keep::all(self, vocab)
     }
 }
 
-/// Fails for what only a broken model gives, when the token at `position` is to come from it.
+/// Fails if a logit is not finite, which only a broken model outputs. `position` is that of the
+/// token to draw.
 pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<(), RequestError> {
     match logits.iter().position(|logit| !logit.is_finite()) {
         Some(token) => Err(RequestError::NotFinite { token: token as u32, position }),
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn only_kept_tokens_are_drawn() {
+    fn only_tokens_that_pass_the_filters_are_drawn() {
         let logits = [3.0f32, 2.0, 1.0, 0.0, -1.0];
         let all = Sampling { temperature: 5.0, ..Sampling::default() };
         let drawn = |s: Sampling| {
@@ -141,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_come_is_never_drawn() {
+    fn masked_tokens_are_never_drawn() {
         let logits = [3.0f32, f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY];
         for (top_k, top_p, min_p) in [(0, 1.0, 0.0), (3, 1.0, 0.0), (0, 0.99, 0.0), (0, 1.0, 0.1)] {
             let hot = Sampling { temperature: 100.0, top_k, top_p, min_p, ..Sampling::default() };

@@ -14,13 +14,14 @@ use crate::weights::{ModelConfig, WeightsError};
 /// Grouped-query attention with rotary positions.
 #[derive(Debug, Clone)]
 pub struct Attention {
-    /// Over its input.
+    /// Norm over the layer's input.
     pub norm: Norm,
     /// `[(heads + 2 * kv_heads) * head_dim, hidden]`, and norms over query and key heads.
     pub qkv: Qkv,
     /// `[hidden, heads * head_dim]`
     pub output: Linear,
-    /// Positions that a token sees, its own the last of them; all up to its own without one.
+    /// Number of positions that a token attends to, including its own. `None`: all positions up to
+    /// its own.
     pub window: Option<NonZeroUsize>,
 }
 
@@ -47,7 +48,8 @@ impl Attention {
         })
     }
 
-    /// Adds to `x [tokens, hidden]` what its tokens attend to, after writing their keys and values into the cache.
+    /// Writes keys and values of the tokens into the cache, attends, and adds the result to `x
+    /// [tokens, hidden]`.
     pub fn forward(
         &self,
         x: Tensor<2>,
@@ -62,7 +64,7 @@ impl Attention {
     }
 }
 
-/// The norms over each head by itself, of a model that has them.
+/// Reads the norms over individual heads, if the model has them.
 fn read_head_norm(
     config: &ModelConfig,
     reader: &mut Reader,

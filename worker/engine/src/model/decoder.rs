@@ -10,20 +10,20 @@ use stoker_ops::{
 use super::{Reader, layer::Layer, linear::Linear, norm, progress::ProgressCounter, rope::frequencies};
 use crate::weights::{ModelConfig, WeightsError};
 
-/// A decoder of the Llama kind: Llama, Mistral and Qwen differ in its constants alone.
+/// A decoder of the Llama architecture. Llama, Mistral and Qwen differ only in its constants.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     /// `[vocab, hidden]`
     pub embedding: Matrix,
-    /// In order.
+    /// Layers, in order.
     pub layers: Vec<Layer>,
-    /// Before the head.
+    /// Norm before the head.
     pub norm: Norm,
     /// `[vocab, hidden]`; the embedding itself where the model ties the two.
     pub head: Weight,
     /// `[positions, head_dim]`: see [`rope::table`].
     pub rope: Tensor<2>,
-    /// Beats with every layer.
+    /// Incremented after every layer.
     pub progress: ProgressCounter,
 }
 
@@ -48,16 +48,16 @@ impl Decoder {
 
     /// Runs the tokens of one step through all layers.
     ///
-    /// - `ids [tokens]`: the token ids; `tokens` says where they stand.
-    /// - `caches`: one a layer, given back with the new keys and values in them.
-    /// - `rows [samples]`: the tokens whose logits are wanted.
+    /// - `ids [tokens]`: token ids; `tokens` has their positions and cache slots.
+    /// - `caches`: one for each layer; returned with the new keys and values.
+    /// - `logits_indices [samples]`: indices of the tokens whose logits are computed.
     /// - output: logits, `[samples, vocab]`.
     pub fn forward(
         &self,
         ids: Tensor<1, Int>,
         tokens: &Tokens,
         caches: Vec<Cache>,
-        rows: Tensor<1, Int>,
+        logits_indices: Tensor<1, Int>,
     ) -> (Tensor<2>, Vec<Cache>) {
         assert_eq!(caches.len(), self.layers.len(), "every layer has a cache");
         let mut x = ops::embed(ids, self.embedding.clone());
@@ -68,6 +68,6 @@ impl Decoder {
             updated.push(cache);
             self.progress.increment();
         }
-        (ops::logits(x, rows, self.norm.clone(), self.head.clone()), updated)
+        (ops::logits(x, logits_indices, self.norm.clone(), self.head.clone()), updated)
     }
 }

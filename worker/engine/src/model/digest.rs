@@ -1,4 +1,4 @@
-//! The digest that makes workers interchangeable: same digest, same answer to the same request.
+//! Model digest. Workers with the same digest return the same response to the same request.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use stoker_ops::{NUMERICS_VERSION, cpu::int8::Int8};
 use super::Quantization;
 use crate::{simulate::Profile, tokenizer::Tokenizer, weights::ModelFiles};
 
-/// Names a simulated model by what decides its answers; how fast they come does not.
+/// Returns the digest of a simulated model. It covers what determines its responses, not its speed.
 pub(super) fn simulated(profile: &Profile, tokenizer: &Tokenizer) -> String {
     let mut digest = Digest(blake3::Hasher::new());
     digest.field("device", b"simulated");
@@ -17,7 +17,8 @@ pub(super) fn simulated(profile: &Profile, tokenizer: &Tokenizer) -> String {
     digest.finish()
 }
 
-/// Hashes what decides an answer: numerics, device class, configuration, vocabulary, effective weights.
+/// Hashes everything that determines a response: numerics, device class, configuration, vocabulary,
+/// effective weights.
 pub(super) struct Digest(blake3::Hasher);
 
 impl Digest {
@@ -35,20 +36,20 @@ impl Digest {
         digest
     }
 
-    /// Adds a tensor as it is used, after dequantisation. Modules read in a fixed order.
+    /// Adds a tensor's values after dequantisation. Modules add their tensors in a fixed order.
     pub(super) fn tensor(&mut self, name: &str, values: &[f32]) {
         self.field(name, &[]);
         self.floats(values);
     }
 
-    /// Adds a matrix as it is used in 8 bits.
+    /// Adds a matrix in 8 bits.
     pub(super) fn int8(&mut self, name: &str, matrix: &Int8) {
         self.field(name, &[]);
         self.floats(&matrix.scales);
         self.0.update_rayon(bytemuck::cast_slice(&matrix.values));
     }
 
-    /// As little-endian bytes, whatever this machine's order.
+    /// Hashes values as little-endian bytes on every machine.
     fn floats(&mut self, values: &[f32]) {
         let mut bytes = vec![0u8; size_of_val(values).min(1 << 20)];
         for chunk in values.chunks(1 << 18) {

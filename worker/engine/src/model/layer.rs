@@ -9,9 +9,9 @@ use crate::weights::{ModelConfig, WeightsError};
 /// One decoder layer.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// Looks at the earlier tokens.
+    /// Self-attention, which reads earlier tokens from the cache.
     pub attention: Attention,
-    /// Looks at the token alone.
+    /// Feed-forward layer, which works on each token alone.
     pub mlp: Mlp,
 }
 
@@ -27,7 +27,8 @@ impl Layer {
         })
     }
 
-    /// `x [tokens, hidden] -> [tokens, hidden]`, and the layer's cache with the new tokens in it.
+    /// `x [tokens, hidden] -> [tokens, hidden]`, and the layer's cache with the new tokens
+    /// appended.
     pub fn forward(
         &self,
         x: Tensor<2>,

@@ -24,7 +24,7 @@ impl Linear {
         Self::read_stacked(reader, &[(name, outputs)], inputs, biased)
     }
 
-    /// Reads several maps of the same inputs as one: a name and a number of outputs each, one below the other.
+    /// Reads several maps of the same inputs as one, stacked by rows: `(name, outputs)` of each.
     pub(super) fn read_stacked(
         reader: &mut Reader,
         maps: &[(&str, usize)],

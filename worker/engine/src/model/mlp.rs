@@ -9,7 +9,7 @@ use crate::weights::{ModelConfig, WeightsError};
 /// `y = down(silu(gate(x)) * up(x))` over normalised `x`.
 #[derive(Debug, Clone)]
 pub struct Mlp {
-    /// Over its input.
+    /// Norm over the layer's input.
     pub norm: Norm,
     /// `[intermediate, hidden]`
     pub gate: Linear,
@@ -39,7 +39,7 @@ impl Mlp {
         })
     }
 
-    /// Adds to `x [tokens, hidden]` what the layer makes of it.
+    /// Adds the feed-forward output to `x [tokens, hidden]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let (gate, up) = (self.gate.weight.clone(), self.up.weight.clone());
         let gated = ops::swiglu(x.clone(), self.norm.clone(), gate, up);

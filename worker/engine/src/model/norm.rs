@@ -1,11 +1,11 @@
-//! Root-mean-square normalisation: what an operation begins with.
+//! Root-mean-square normalisation of an operation's input.
 
 use stoker_ops::ops::Norm;
 
 use super::Reader;
 use crate::weights::{ModelConfig, WeightsError};
 
-/// Reads `name.weight`, one gain for each element of a row.
+/// Reads `name.weight`: one gain for each element of a row.
 pub(super) fn read(
     config: &ModelConfig,
     reader: &mut Reader,

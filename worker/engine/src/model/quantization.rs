@@ -1,24 +1,25 @@
-//! How weights are kept and multiplied.
+//! Formats in which weights are stored and multiplied.
 
 use std::{fmt, str::FromStr};
 
 use stoker_ops::ops::CacheKind;
 
-/// How weights are kept and multiplied. Part of the digest: it changes the logits.
+/// Format in which weights are stored and multiplied. Part of the digest, since it changes the
+/// logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Quantization {
-    /// Matrices in 8 bits under a scale for each output; inputs in 8 bits under a scale for each token.
+    /// 8-bit matrices with a scale for each output, and 8-bit inputs with a scale for each token.
     #[default]
     Int8,
-    /// All in f32.
+    /// Everything in f32.
     None,
 }
 
 impl Quantization {
-    /// Every kind, the default first.
+    /// All formats, the default first.
     pub const ALL: [Self; 2] = [Self::Int8, Self::None];
 
-    /// What keys and values are kept in: as exact as the weights allow.
+    /// Element type of cached keys and values, as precise as the weights warrant.
     pub const fn cache_kind(self) -> CacheKind {
         match self {
             Self::Int8 => CacheKind::F16,
@@ -26,7 +27,7 @@ impl Quantization {
         }
     }
 
-    /// As flags, `GetModelInfo` and the digest name it.
+    /// Name in flags, `GetModelInfo` and the digest.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Int8 => "int8",

@@ -1,4 +1,4 @@
-//! Hands weights to the modules as they ask for them by name: read, quantised, packed, digested.
+//! Reads tensors by name for the modules: reads, quantises, hashes and packs them.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,18 @@ use stoker_ops::{
 use super::{LoadProgress, Quantization, digest::Digest};
 use crate::weights::{ModelFiles, WeightsError};
 
-/// Where the time of loading went.
+/// Time that each stage of loading took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LoadTimings {
-    /// Reading files and making numbers of what they hold. Of all threads together, divided by how many there are.
+    /// Reading files and decoding their values: the sum over all threads, divided by their number.
     pub read: Duration,
-    /// Rounding to 8 bits, likewise.
+    /// Quantising to 8 bits: the sum over all threads, divided by their number.
     pub quantize: Duration,
-    /// Arranging weights for the device.
+    /// Packing weights into the device's layout.
     pub pack: Duration,
-    /// Hashing them.
+    /// Hashing weights for the digest.
     pub digest: Duration,
-    /// All of it, from the first byte to the last.
+    /// Wall time of the whole load.
     pub total: Duration,
 }
 
@@ -37,7 +37,8 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads matrices of the same `inputs`, one below the other. The file's check has found that they have them.
+    /// Reads matrices of `inputs` columns, stacked by rows. Their shapes were checked when the
+    /// files were opened.
     pub(super) fn matrix(
         &mut self,
         names: &[String],
@@ -50,7 +51,7 @@ impl Reader<'_> {
                     ?tensor,
                     inputs,
                     MAX_INPUTS,
-                    "kept in f32: too many inputs for 8 bits"
+                    "too many inputs for 8 bits: the matrix stays in f32"
                 );
             }
             let values = self.floats(names)?;
@@ -73,7 +74,7 @@ impl Reader<'_> {
         Ok(self.pack(|device| Matrix::int8(all, inputs, device)))
     }
 
-    /// Reads vectors, one after the other.
+    /// Reads vectors and concatenates them.
     pub(super) fn vector(&mut self, names: &[String]) -> Result<Tensor<1>, WeightsError> {
         let values = self.floats(names)?;
         let shape = [values.len()];

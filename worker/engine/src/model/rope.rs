@@ -1,4 +1,4 @@
-//! The rotary frequencies of a model, stretched where it was trained to read further than before.
+//! Rotary frequencies of a model, scaled where its context was extended after training.
 
 use std::f64::consts::TAU;
 
@@ -6,7 +6,7 @@ use stoker_ops::rope;
 
 use crate::weights::{Llama3Scaling, ModelConfig, RopeScaling};
 
-/// By how much each pair of a head turns from one position to the next, in radians: `[head_dim / 2]`.
+/// Returns the rotation of each pair of a head between two positions, in radians: `[head_dim / 2]`.
 pub(super) fn frequencies(config: &ModelConfig) -> Vec<f64> {
     let plain = rope::frequencies(config.head_dim, config.rope_theta);
     match &config.rope_scaling {
@@ -19,18 +19,18 @@ pub(super) fn frequencies(config: &ModelConfig) -> Vec<f64> {
     }
 }
 
-/// Slow pairs, which see far, are slowed down by the whole factor, fast ones not at all, and those
-/// between in proportion to how often they turn within the original context.
+/// Divides low frequencies by the whole factor and high ones by 1, with a linear transition in
+/// between, by the number of rotations within the original context.
 fn llama3(frequency: f64, scaling: &Llama3Scaling) -> f64 {
     let Llama3Scaling { factor, low_freq_factor: low, high_freq_factor: high, .. } = *scaling;
-    let turns = scaling.original_context_length as f64 * frequency / TAU;
-    if turns < low {
+    let rotations = scaling.original_context_length as f64 * frequency / TAU;
+    if rotations < low {
         frequency / factor
-    } else if turns > high {
+    } else if rotations > high {
         frequency
     } else {
-        let kept = (turns - low) / (high - low);
-        frequency * ((1.0 - kept) / factor + kept)
+        let unscaled = (rotations - low) / (high - low);
+        frequency * ((1.0 - unscaled) / factor + unscaled)
     }
 }
 
@@ -39,15 +39,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn llama3_changes_slow_pairs_only_and_has_no_jumps() {
+    fn llama3_scales_low_frequencies_only_and_is_continuous() {
         let scaling = Llama3Scaling {
             factor: 8.0,
             low_freq_factor: 1.0,
             high_freq_factor: 4.0,
             original_context_length: 8192,
         };
-        let turning = |turns: f64| turns * TAU / 8192.0;
-        let ratio = |turns| llama3(turning(turns), &scaling) / turning(turns);
+        let frequency = |rotations: f64| rotations * TAU / 8192.0;
+        let ratio = |rotations| llama3(frequency(rotations), &scaling) / frequency(rotations);
         assert_eq!(ratio(0.01), 0.125);
         assert_eq!(ratio(0.999), 0.125);
         assert!((ratio(1.001) - 0.125).abs() < 1e-3);

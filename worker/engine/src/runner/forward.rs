@@ -13,41 +13,42 @@ use stoker_ops::{
 use super::{
     BatchEntry, StepOutput,
     graphs::{Graphs, Size},
-    step::{Inputs, Step},
+    inputs::{DeviceInputs, BatchInputs},
 };
 use crate::{
     model::{Decoder, Model},
     scheduler::blocks_for,
 };
 
-/// Tokens of steps whose products take each kind of kernel: some rows at a time, or tiles of rows on tensor cores.
-const KINDS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+/// Numbers of tokens such that every variant of the product kernels runs: some rows at a time, or
+/// tiles of rows on tensor cores.
+const KERNEL_SIZES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// A decoder with a cache for each layer.
 pub(super) struct Forward {
-    network: Network,
+    network: CachedNetwork,
     vocab: usize,
-    /// The longest table of a sequence.
-    longest: usize,
-    /// Blocks of the cache that sequences use.
+    /// Maximum length of a sequence's block table.
+    max_table: usize,
+    /// Number of blocks that sequences may use.
     blocks: usize,
-    draws: bool,
+    draws_on_device: bool,
     graphs: Graphs,
 }
 
-/// What a graph holds as well.
+/// The network with its caches. Graphs hold a clone.
 #[derive(Clone)]
-pub(super) struct Network {
+pub(super) struct CachedNetwork {
     decoder: Rc<Decoder>,
     pub(super) device: Device,
-    /// Written in place: held here and nowhere else.
+    /// KV caches, written in place: this must be the only handle.
     caches: Rc<RefCell<Vec<Cache>>>,
     shape: CacheShape,
-    /// Floats that attention gives for a sequence, and each of its splits as well.
-    attention_row: usize,
+    /// Number of floats that attention outputs for a sequence; each of its splits needs the same.
+    attention_floats: usize,
 }
 
-/// What caches there are.
+/// Shape of the KV caches.
 #[derive(Clone, Copy)]
 struct CacheShape {
     layers: usize,
@@ -58,51 +59,51 @@ struct CacheShape {
 }
 
 impl CacheShape {
-    /// Zeroes.
+    /// Allocates zeroed caches.
     fn allocate(self, device: &Device) -> Vec<Cache> {
         let Self { layers, blocks, heads, head_dim, kind } = self;
         (0..layers).map(|_| Cache::new(blocks, heads, head_dim, kind, device)).collect()
     }
 }
 
-/// What the network gives: logits `[wanted, vocab]`, and what is drawn from them, if the device draws.
+/// Output of the network: logits `[logits_indices, vocab]`, and the draws, if the device draws.
 pub(super) type Output = (Tensor<2>, Option<Tensor<2, Int>>);
 
 impl Forward {
-    /// Allocates a cache of `blocks`, zeroed.
+    /// Allocates a zeroed KV cache of `blocks`.
     pub(super) fn new(decoder: Decoder, model: &Model, device: Device, blocks: usize) -> Self {
         let _using = graph::using();
         let config = &model.config;
-        // On the CPU logits are where they are drawn from.
-        let draws = device != Device::flex();
+        // On the CPU, logits are drawn from where they are computed.
+        let draws_on_device = device != Device::flex();
         let shape = CacheShape {
             layers: config.num_layers,
-            // One more for sequences that fill up a graph.
-            blocks: blocks + usize::from(draws),
+            // One more block for padding sequences of graphs.
+            blocks: blocks + usize::from(draws_on_device),
             heads: config.num_kv_heads,
             head_dim: config.head_dim,
             kind: model.quantization.cache_kind(),
         };
-        let network = Network {
+        let network = CachedNetwork {
             decoder: Rc::new(decoder),
             caches: Rc::new(RefCell::new(shape.allocate(&device))),
             device,
             shape,
-            attention_row: config.num_heads * config.head_dim,
+            attention_floats: config.num_heads * config.head_dim,
         };
         Self {
             network,
             vocab: config.vocab_size,
-            longest: blocks_for(config.context_length),
+            max_table: blocks_for(config.context_length),
             blocks,
-            draws,
+            draws_on_device,
             graphs: Graphs::default(),
         }
     }
 
     /// See [`super::Runner::prepare`].
     pub(super) fn prepare(&mut self, sequences: usize) {
-        if !self.draws {
+        if !self.draws_on_device {
             return;
         }
         self.compile();
@@ -111,26 +112,27 @@ impl Forward {
         }
     }
 
-    /// Runs steps of made-up tokens, as many as kernels of all kinds are made for: they are compiled when they are first
-    /// used, which would else be during somebody's request.
+    /// Runs steps of synthetic tokens, one for each kernel variant. Kernels are compiled on first
+    /// use, which would otherwise delay a request.
     fn compile(&self) {
         let _using = graph::using();
-        for tokens in KINDS.into_iter().filter(|tokens| *tokens <= self.blocks * KV_BLOCK) {
-            let step = Step::made_up(tokens, 1, self.blocks, 0);
-            let inputs = Inputs::upload(&step, &self.network.device);
+        for tokens in KERNEL_SIZES.into_iter().filter(|tokens| *tokens <= self.blocks * KV_BLOCK) {
+            let step = BatchInputs::synthetic(tokens, 1, self.blocks, 0);
+            let inputs = DeviceInputs::upload(&step, &self.network.device);
             let (_, drawn) = self.network.run(&inputs, true);
-            // Waits. What fails here fails again in a step, which says so.
+            // Waits for the device. An error is ignored here: it occurs again in a step, which
+            // reports it.
             let _ = drawn.map(|drawn| drawn.try_into_data().map(|data| data.iter::<i32>().next()));
         }
     }
 
     fn record(&mut self, sequences: usize) {
-        let sizes = Size::all(sequences, self.longest.min(self.blocks), self.network.attention_row);
+        let sizes = Size::all(sequences, self.max_table.min(self.blocks), self.network.attention_floats);
         if let Err(error) = self.graphs.record(&self.network, &sizes, self.blocks) {
             GpuFeature::Graphs.failed(&error);
             let _using = graph::using();
             self.graphs = Graphs::default();
-            // What was to be written by a recording that failed cannot be read.
+            // After a failed recording, the memory that it was to write cannot be read.
             self.network.caches.take();
             self.network.caches.replace(self.network.shape.allocate(&self.network.device));
         }
@@ -142,40 +144,40 @@ impl Forward {
     }
 
     /// Runs one step.
-    pub(super) fn run(&mut self, parts: &[BatchEntry]) -> StepOutput {
+    pub(super) fn run(&mut self, entries: &[BatchEntry]) -> StepOutput {
         let _using = graph::using();
-        if !self.draws {
+        if !self.draws_on_device {
             let (logits, _) =
-                self.network.run(&Inputs::upload(&Step::new(parts), &self.network.device), false);
+                self.network.run(&DeviceInputs::upload(&BatchInputs::new(entries), &self.network.device), false);
             return StepOutput::from_logits(floats(logits), self.vocab);
         }
-        let draws = parts.iter().any(|part| !part.draws.is_empty());
-        let (logits, drawn) = self.graphs.run(parts, self.blocks).unwrap_or_else(|| {
-            let inputs = Inputs::upload(&Step::new(parts), &self.network.device);
+        let draws = entries.iter().any(|entry| !entry.draws.is_empty());
+        let (logits, drawn) = self.graphs.run(entries, self.blocks).unwrap_or_else(|| {
+            let inputs = DeviceInputs::upload(&BatchInputs::new(entries), &self.network.device);
             self.network.run(&inputs, draws)
         });
-        self.outcome(parts, logits, drawn.filter(|_| draws))
+        self.output(entries, logits, drawn.filter(|_| draws))
     }
 
-    /// Reads what was drawn, and the logits of what was not.
-    fn outcome(
+    /// Reads the drawn tokens, and the logits of the others.
+    fn output(
         &self,
-        parts: &[BatchEntry],
+        entries: &[BatchEntry],
         logits: Tensor<2>,
         drawn: Option<Tensor<2, Int>>,
     ) -> StepOutput {
-        let wanted: usize = parts.iter().map(|part| part.logits).sum();
-        let answers: Vec<i32> = match drawn {
+        let num_logits: usize = entries.iter().map(|entry| entry.logits).sum();
+        let words: Vec<i32> = match drawn {
             Some(drawn) => drawn.into_data().iter().collect(),
             None => Vec::new(),
         };
-        let mut tokens = vec![None; wanted];
+        let mut tokens = vec![None; num_logits];
         let mut end = 0;
-        for part in parts {
-            end += part.logits;
-            let rows = end - part.draws.len()..end;
+        for entry in entries {
+            end += entry.logits;
+            let rows = end - entry.draws.len()..end;
             for (row, drawn) in rows.clone().zip(&mut tokens[rows]) {
-                if let Some([token, 0]) = answers.get(row * 2..row * 2 + 2) {
+                if let Some([token, 0]) = words.get(row * 2..row * 2 + 2) {
                     *drawn = Some(token.cast_unsigned());
                 }
             }
@@ -188,7 +190,7 @@ impl Forward {
     }
 }
 
-/// Where the entries that are none are, in runs.
+/// Ranges of entries that are `None`.
 fn gaps(tokens: &[Option<u32>]) -> Vec<Range<usize>> {
     let mut gaps: Vec<Range<usize>> = Vec::new();
     for (i, _) in tokens.iter().enumerate().filter(|(_, token)| token.is_none()) {
@@ -204,12 +206,12 @@ fn floats(x: Tensor<2>) -> Vec<f32> {
     x.into_data().try_into_vec().expect("operations give logits in f32")
 }
 
-impl Network {
+impl CachedNetwork {
     /// Runs a step, kernel by kernel.
-    pub(super) fn run(&self, inputs: &Inputs, draws: bool) -> Output {
+    pub(super) fn run(&self, inputs: &DeviceInputs, draws: bool) -> Output {
         let caches = self.caches.take();
         let (logits, written) =
-            self.decoder.forward(inputs.ids(), &inputs.tokens(), caches, inputs.wanted());
+            self.decoder.forward(inputs.ids(), &inputs.tokens(), caches, inputs.logits_indices());
         self.caches.replace(written);
         let drawn = draws.then(|| ops::draw(logits.clone(), inputs.draws()));
         (logits, drawn)
@@ -217,7 +219,8 @@ impl Network {
 }
 
 impl Drop for Forward {
-    /// Giving a graph up waits for the device, which nobody may while another engine records.
+    /// Drops the graphs under the lock: this waits for the device, which is not allowed during
+    /// another engine's capture.
     fn drop(&mut self) {
         let _using = graph::using();
         self.graphs = Graphs::default();
@@ -229,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_are_runs_of_what_is_missing() {
+    fn gaps_are_ranges_of_missing_tokens() {
         let some = Some(1);
         assert_eq!(gaps(&[None, None, some, None, some]), [0..2, 3..4]);
         assert!(gaps(&[some]).is_empty() && gaps(&[]).is_empty());

@@ -1,7 +1,7 @@
-//! Decode steps of some sizes, recorded: a GPU starts hundreds of kernels with one call.
+//! Graphs of decode steps of some sizes: a GPU starts hundreds of kernels with one call.
 //!
-//! They are recorded before the first request, the largest first, and each is compared with its kernels launched one by
-//! one. A step that is smaller than a recorded one is filled up to it.
+//! Graphs are recorded before the first request, the largest first. Each is verified against its
+//! kernels launched one by one. A step that is smaller than a recorded one is padded to it.
 
 use stoker_ops::{
     KV_BLOCK,
@@ -11,48 +11,51 @@ use stoker_ops::{
 
 use super::{
     BatchEntry,
-    forward::{Network, Output},
-    step::{Inputs, Step},
+    forward::{CachedNetwork, Output},
+    inputs::{DeviceInputs, BatchInputs},
 };
 
-/// Steps of more sequences than this are launched, so that there is an end to what is kept.
-const MOST_SEQUENCES: usize = 128;
-/// The narrowest tables, in blocks, and by how much the next are wider. Past a sequence's end attention does nothing.
-const NARROWEST: usize = 8;
-const WIDER: usize = 4;
-/// Bytes that the splits of attention may take in a graph, which keeps them.
+/// Maximum number of sequences in a graph, which bounds the memory of graphs. Larger steps are
+/// launched kernel by kernel.
+const MAX_SEQUENCES: usize = 128;
+/// Minimum width of tables in blocks, and the factor between two widths. Attention skips blocks
+/// past a sequence's end.
+const MIN_WIDTH: usize = 8;
+const WIDTH_FACTOR: usize = 4;
+/// Maximum number of bytes for the splits of attention in a graph, which owns them.
 const ATTENTION_BYTES: usize = 64 << 20;
 
-/// How large a step is.
+/// Size of a decode step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size {
-    /// Sequences, each with a token.
+    /// Number of sequences, each with one token.
     sequences: usize,
-    /// Blocks in the table of each.
+    /// Number of blocks in each sequence's table.
     width: usize,
 }
 
 impl Size {
-    /// Those to record for up to `sequences` with tables of up to `longest`, the largest first: 1, 2, 4, 8, and then as many as
-    /// fill tiles of eight rows. `attention_row` is what a sequence's attention gives, in floats.
-    pub(super) fn all(sequences: usize, longest: usize, attention_row: usize) -> Vec<Self> {
-        let most = sequences.min(MOST_SEQUENCES);
+    /// Returns the sizes to record for up to `sequences` with tables of up to `longest` blocks, the
+    /// largest first: 1, 2, 4, 8, and then multiples of eight, which fill tiles of eight rows.
+    /// `attention_floats` is the size of a sequence's attention output in floats.
+    pub(super) fn all(sequences: usize, longest: usize, attention_floats: usize) -> Vec<Self> {
+        let max = sequences.min(MAX_SEQUENCES);
         let counts = [1, 2, 4].into_iter().chain((8..).step_by(8));
         let mut sizes = Vec::new();
         for count in counts {
-            let mut width = NARROWEST;
+            let mut width = MIN_WIDTH;
             loop {
-                // A split holds what a sequence's attention gives once more for each eight blocks.
-                let bytes = count * attention_row * size_of::<f32>() * width.div_ceil(NARROWEST);
+                // Splits hold the attention output of a sequence once for each eight blocks.
+                let bytes = count * attention_floats * size_of::<f32>() * width.div_ceil(MIN_WIDTH);
                 if bytes <= ATTENTION_BYTES {
                     sizes.push(Self { sequences: count, width });
                 }
                 if width >= longest {
                     break;
                 }
-                width *= WIDER;
+                width *= WIDTH_FACTOR;
             }
-            if count >= most {
+            if count >= max {
                 break;
             }
         }
@@ -61,37 +64,37 @@ impl Size {
     }
 }
 
-/// The steps that are recorded, the largest first.
+/// Recorded steps, the largest first.
 #[derive(Default)]
-pub(super) struct Graphs(Vec<Recorded>);
+pub(super) struct Graphs(Vec<RecordedStep>);
 
-struct Recorded {
+struct RecordedStep {
     size: Size,
-    inputs: Inputs,
+    inputs: DeviceInputs,
     graph: Graph<Box<dyn FnMut() -> Output>, Output>,
 }
 
-/// Why steps are launched kernel by kernel.
+/// Reason for which a step cannot be recorded.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unusable {
+pub(super) enum RecordError {
     #[error("{0}")]
     Graph(#[from] GraphError),
-    #[error("a recorded step of {sequences} sequences gives other logits than its kernels do")]
-    Wrong { sequences: usize },
-    #[error("reading what a recorded step gives: {0}")]
+    #[error("a recorded step of {sequences} sequences returns other logits than its kernels")]
+    Mismatch { sequences: usize },
+    #[error("cannot read the output of a recorded step: {0}")]
     Read(String),
 }
 
 impl Graphs {
-    /// Records steps of all `sizes` on a cache of `blocks` that nobody uses yet.
+    /// Records steps of all `sizes` on a cache of `blocks` blocks that is not in use yet.
     pub(super) fn record(
         &mut self,
-        network: &Network,
+        network: &CachedNetwork,
         sizes: &[Size],
         blocks: usize,
-    ) -> Result<(), Unusable> {
+    ) -> Result<(), RecordError> {
         for size in sizes.iter().filter(|size| size.sequences <= blocks * KV_BLOCK) {
-            self.0.push(Recorded::new(network, *size, blocks)?);
+            self.0.push(RecordedStep::new(network, *size, blocks)?);
         }
         tracing::debug!(count = self.0.len(), "steps recorded");
         Ok(())
@@ -101,20 +104,20 @@ impl Graphs {
         self.0.len()
     }
 
-    /// Runs a step in which every token wants its logits, as they do where sequences decode, with drafts or without, if one of
-    /// its size or a larger one is recorded. `spare` is a block that nobody reads.
-    pub(super) fn run(&mut self, parts: &[BatchEntry], spare: usize) -> Option<Output> {
-        if parts.iter().any(|part| part.ids.len() != part.logits) {
+    /// Runs a decode step, with drafts or without, if a graph of its size or a larger one is
+    /// recorded. Every token must need its logits. `spare` is a block that is never read.
+    pub(super) fn run(&mut self, entries: &[BatchEntry], spare: usize) -> Option<Output> {
+        if entries.iter().any(|entry| entry.ids.len() != entry.logits) {
             return None;
         }
-        let tokens = parts.iter().map(|part| part.ids.len()).sum();
-        let width = parts.iter().map(|part| part.table.len()).max()?;
-        let fits = |recorded: &&mut Recorded| {
+        let tokens = entries.iter().map(|entry| entry.ids.len()).sum();
+        let width = entries.iter().map(|entry| entry.table.len()).max()?;
+        let fits = |recorded: &&mut RecordedStep| {
             recorded.size.sequences >= tokens && recorded.size.width >= width
         };
         let recorded = self.0.iter_mut().rev().find(fits)?;
         let Size { sequences, width } = recorded.size;
-        recorded.inputs.overwrite(&Step::padded(parts, sequences, width, spare));
+        recorded.inputs.overwrite(&BatchInputs::padded(entries, sequences, width, spare));
         match recorded.graph.replay() {
             Ok(output) => Some(output.clone()),
             Err(error) => {
@@ -126,13 +129,13 @@ impl Graphs {
     }
 }
 
-impl Recorded {
-    fn new(network: &Network, size: Size, blocks: usize) -> Result<Self, Unusable> {
+impl RecordedStep {
+    fn new(network: &CachedNetwork, size: Size, blocks: usize) -> Result<Self, RecordError> {
         let Size { sequences, width } = size;
-        let step = |seed| Step::made_up(sequences, width, blocks, seed);
+        let step = |seed| BatchInputs::synthetic(sequences, width, blocks, seed);
         let upload = |seed| {
             let _using = graph::using();
-            Inputs::upload(&step(seed), &network.device)
+            DeviceInputs::upload(&step(seed), &network.device)
         };
         let mut inputs = upload(0);
         let (held, within) = (inputs.clone(), network.clone());
@@ -140,20 +143,20 @@ impl Recorded {
         let graph = Graph::record(&network.device, work)?;
 
         let _using = graph::using();
-        // With other inputs than those it was recorded with: it must look at them.
+        // Inputs differ from those of the recording, so that the graph must read them.
         inputs.overwrite(&step(1));
         let replayed = bits(graph.replay()?)?;
-        let launched = bits(&network.run(&Inputs::upload(&step(1), &network.device), true))?;
+        let launched = bits(&network.run(&DeviceInputs::upload(&step(1), &network.device), true))?;
         if replayed != launched {
-            return Err(Unusable::Wrong { sequences });
+            return Err(RecordError::Mismatch { sequences });
         }
         Ok(Self { size, inputs, graph })
     }
 }
 
-/// Everything that a step gives.
-fn bits((logits, drawn): &Output) -> Result<(Vec<u32>, Vec<i32>), Unusable> {
-    let read = |error: &dyn std::fmt::Display| Unusable::Read(error.to_string());
+/// Returns everything that a step outputs, as bits.
+fn bits((logits, drawn): &Output) -> Result<(Vec<u32>, Vec<i32>), RecordError> {
+    let read = |error: &dyn std::fmt::Display| RecordError::Read(error.to_string());
     let logits = logits.clone().try_into_data().map_err(|error| read(&error))?;
     let drawn = match drawn {
         Some(drawn) => {
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_whose_attention_is_large_are_left_out() {
+    fn sizes_with_a_large_attention_are_not_recorded() {
         let widest = |sequences| {
             let of_one = |size: &&(usize, usize)| size.0 == sequences;
             all(64, 8192).iter().filter(of_one).map(|size| size.1).max()

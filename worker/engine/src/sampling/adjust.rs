@@ -1,21 +1,22 @@
-//! What is done to logits before a token is drawn from them: bias, penalties, and tokens that may not come
-//! yet.
+//! Adjustments of logits before sampling: bias, penalties, and tokens masked until a minimum
+//! length.
 //!
-//! Everything is computed from the token ids of one sequence, each logit by itself, in f32 and in one order,
-//! so the result depends on the sequence alone.
+//! Each logit is computed by itself, in f32 and in a fixed order, from the token ids of one
+//! sequence. So the result depends on the sequence alone.
 
 use std::{borrow::Cow, collections::HashMap};
 
-/// Changes to logits that a request asks for, in the order in which they are made.
+/// Adjustments that a request specifies, in the order in which they are applied.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adjustments {
-    /// (token, what is added to its logit), each token once.
+    /// (token, value added to its logit), each token once.
     pub bias: Vec<(u32, f32)>,
-    /// Divides logits above zero of tokens in prompt or output, and multiplies those below; 1 does nothing.
+    /// Divides positive logits of tokens in the prompt or the output, and multiplies negative ones;
+    /// 1 has no effect.
     pub repetition_penalty: f32,
-    /// Subtracted as often as the token is in the output; 0 does nothing.
+    /// Subtracted once for every occurrence of the token in the output; 0 has no effect.
     pub frequency_penalty: f32,
-    /// Subtracted once if the token is in the output; 0 does nothing.
+    /// Subtracted once if the token is in the output; 0 has no effect.
     pub presence_penalty: f32,
 }
 
@@ -39,7 +40,8 @@ impl Adjustments {
         self.repeats_matter() || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
     }
 
-    /// The logit of a token that is `count` times in the output, and else in the prompt.
+    /// Returns the penalised logit of a token that occurs `count` times in the output, or only in
+    /// the prompt if `count` is 0.
     fn penalised(&self, logit: f32, count: u32) -> f32 {
         let mut logit = match logit {
             above if above > 0.0 => above / self.repetition_penalty,
@@ -49,7 +51,8 @@ impl Adjustments {
         if count > 0 {
             logit -= self.presence_penalty;
         }
-        // A penalty close to zero can leave the range of f32; infinity is for tokens that may not come.
+        // A penalty close to zero can leave the range of f32. Infinity is reserved for masked
+        // tokens.
         logit.clamp(f32::MIN, f32::MAX)
     }
 }
@@ -58,7 +61,8 @@ impl Adjustments {
 #[derive(Debug)]
 pub(super) struct Adjuster {
     wanted: Adjustments,
-    /// How often a token is in the output, 0 for those of the prompt alone; only what a penalty looks at.
+    /// Occurrences of each token in the output, 0 for tokens that only the prompt has. Empty if no
+    /// penalty needs them.
     counts: HashMap<u32, u32>,
     /// Tokens that may not be drawn before `masked_until`.
     masked: Vec<u32>,
@@ -66,8 +70,8 @@ pub(super) struct Adjuster {
 }
 
 impl Adjuster {
-    /// For a sequence that begins with `prompt`, in which no token of `masked` may be drawn at a position
-    /// before `masked_until`.
+    /// Creates the adjuster of a sequence that begins with `prompt`. No token of `masked` may be
+    /// drawn at a position before `masked_until`.
     pub(super) fn new(
         wanted: Adjustments,
         prompt: &[u32],
@@ -76,26 +80,26 @@ impl Adjuster {
     ) -> Self {
         let prompt = if wanted.repeats_matter() { prompt } else { &[] };
         let mut counts: HashMap<_, _> = prompt.iter().map(|token| (*token, 0)).collect();
-        // There was room for as many different tokens as the prompt has in all.
+        // The map was allocated for as many tokens as the prompt has, repetitions included.
         counts.shrink_to_fit();
         Self { wanted, counts, masked, masked_until }
     }
 
-    /// Takes note of a token of the output.
+    /// Records a token of the output.
     pub(super) fn push(&mut self, token: u32) {
         if self.wanted.output_matters() {
             *self.counts.entry(token).or_default() += 1;
         }
     }
 
-    /// Whether logits are left as they are when the token at `position` is drawn.
+    /// Whether logits stay unchanged when the token at `position` is drawn.
     pub(super) fn changes_nothing(&self, position: usize) -> bool {
         let masks = position < self.masked_until && !self.masked.is_empty();
         self.wanted.bias.is_empty() && self.counts.is_empty() && !masks
     }
 
-    /// `logits [vocab]` as the token at `position` is to be drawn from them, if the output that was taken note of is
-    /// followed by `accepted`. Copied only if something changes.
+    /// Returns `logits [vocab]` as adjusted for the token at `position`, if the recorded output is
+    /// followed by `accepted`. Copies them only if something changes.
     pub(super) fn apply<'a>(
         &self,
         logits: &'a [f32],
@@ -140,7 +144,7 @@ mod tests {
 
     const LOGITS: [f32; 6] = [2.0, -2.0, 0.5, 0.0, -1.0, 3.0];
 
-    /// What `wanted` makes of the logits after this prompt and output.
+    /// Returns the logits as adjusted by `wanted` after this prompt and output.
     fn after(wanted: Adjustments, prompt: &[u32], output: &[u32]) -> Vec<f32> {
         let mut adjuster = Adjuster::new(wanted, prompt, Vec::new(), 0);
         let end = prompt.len() + output.len();
@@ -149,7 +153,7 @@ mod tests {
         let at_once = apply(&adjuster, output);
         for i in 0..output.len() {
             adjuster.push(output[i]);
-            assert_eq!(apply(&adjuster, &output[i + 1..]), at_once, "{i} are taken note of");
+            assert_eq!(apply(&adjuster, &output[i + 1..]), at_once, "{i} tokens are recorded");
         }
         at_once
     }
@@ -157,7 +161,7 @@ mod tests {
     #[test]
     fn repetition_counts_prompt_and_output_once() {
         let wanted = Adjustments { repetition_penalty: 2.0, ..Adjustments::default() };
-        // 0 and 1 are in the prompt, 1, 2 and 4 in the output.
+        // 0 and 1 are in the prompt; 1, 2 and 4 in the output.
         assert_eq!(after(wanted, &[0, 1, 1], &[1, 2, 4, 4]), [1.0, -4.0, 0.25, 0.0, -2.0, 3.0]);
     }
 
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn all_together_go_in_one_order() {
+    fn adjustments_are_applied_in_one_order() {
         let wanted = Adjustments {
             bias: vec![(1, 4.0), (3, -1.0), (5, 0.25)],
             repetition_penalty: 1.3,
@@ -178,7 +182,7 @@ mod tests {
             presence_penalty: 0.2,
         };
         let (prompt, output) = ([5u32, 3], [1u32, 1, 3, 0]);
-        // The definition, token by token, by scanning the ids.
+        // The definition, token by token, with a scan of the ids.
         let want: Vec<f32> = (0u32..)
             .zip(LOGITS)
             .map(|(token, logit)| {
@@ -196,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn masked_tokens_come_free_at_their_position() {
+    fn masked_tokens_are_allowed_from_their_position_on() {
         let adjuster = Adjuster::new(Adjustments::default(), &[1], vec![5, 0], 4);
         let masked = [f32::NEG_INFINITY, -2.0, 0.5, 0.0, -1.0, f32::NEG_INFINITY];
         assert_eq!(*adjuster.apply(&LOGITS, 3, &[]), masked);
@@ -204,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_wish_nothing_is_kept_or_copied() {
+    fn without_adjustments_nothing_is_counted_or_copied() {
         let mut adjuster = Adjuster::new(Adjustments::default(), &[1, 2, 3], vec![2], 0);
         adjuster.push(4);
         assert!(adjuster.counts.is_empty());
@@ -212,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_stay_numbers() {
+    fn extreme_values_stay_finite() {
         for repetition_penalty in [f32::MIN_POSITIVE, 1e-30, 10.0] {
             let wanted = Adjustments { repetition_penalty, ..Adjustments::default() };
             for logit in [f32::MAX, f32::MIN, 30.0, -30.0, 0.0] {

@@ -1,4 +1,4 @@
-//! Draws the tokens of a step, on all threads that operations run on.
+//! Draws the tokens of a step on the threads of the operations.
 
 use std::sync::OnceLock;
 
@@ -7,31 +7,32 @@ use stoker_ops::cpu::pool::pool;
 use super::{Drawn, Sampler};
 use crate::{request::RequestError, runner::OutputRow};
 
-/// Fewer logits than this are drawn from on one thread: to wake another may take longer.
+/// With fewer logits than this, one thread draws: waking another may take longer.
 const WORTH_SHARING: usize = 1 << 15;
 
-/// Rows of one sequence, to draw from.
+/// Rows of one sequence to draw from.
 pub(crate) struct Draws<'a> {
-    /// How.
+    /// Sampler of the sequence.
     pub(crate) sampler: &'a Sampler,
-    /// Of the first token that is drawn, in the sequence.
+    /// Position in the sequence of the first token to draw.
     pub(crate) position: usize,
-    /// One after what is known of the sequence, and one after each of its drafts.
+    /// The row after the sequence's last token, and a row after each draft token.
     pub(crate) rows: Vec<OutputRow<'a>>,
-    /// What is taken to follow what is known.
+    /// Draft tokens, which are taken to follow the sequence.
     pub(crate) drafts: &'a [u32],
 }
 
-/// What was drawn from one sequence's rows: a token, and another one as long as the draft before it is what was drawn. A
-/// failure is the last.
+/// Tokens drawn from the rows of one sequence. Drawing continues as long as the draft token equals
+/// the drawn one. An error is the last entry.
 pub(crate) type DrawnTokens = Vec<Result<Drawn, RequestError>>;
 
 impl Draws<'_> {
-    /// Draws for every sequence of a step. Each depends on its own rows alone, whichever thread draws.
+    /// Draws for every sequence of a step. A result depends on its own rows alone, not on the
+    /// thread.
     pub(crate) fn run_all(step: &[Draws<'_>]) -> Vec<DrawnTokens> {
         let drawn: Vec<_> = step.iter().map(|_| OnceLock::new()).collect();
         let run = |index: usize| {
-            // Once for each.
+            // Set once for each index.
             let _ = drawn[index].set(step[index].run());
         };
         if step.iter().map(Draws::logits).sum::<usize>() < WORTH_SHARING {
@@ -42,7 +43,7 @@ impl Draws<'_> {
         drawn.into_iter().map(|drawn| drawn.into_inner().unwrap_or_default()).collect()
     }
 
-    /// Logits to look at.
+    /// Number of logits to read.
     fn logits(&self) -> usize {
         let row = |row: &OutputRow| if let OutputRow::Logits(logits) = row { logits.len() } else { 0 };
         self.rows.iter().map(row).sum()
@@ -51,7 +52,7 @@ impl Draws<'_> {
     fn run(&self) -> DrawnTokens {
         let mut tokens = Vec::with_capacity(1);
         for (i, row) in self.rows.iter().enumerate() {
-            // As many drafts as tokens drawn so far, and the same.
+            // The draft tokens so far were all accepted.
             let accepted = &self.drafts[..i];
             let drawn = self.sampler.draw(*row, self.position + i, accepted);
             let id = drawn.as_ref().ok().map(|drawn| drawn.id);
@@ -70,7 +71,7 @@ mod tests {
     use crate::sampling::{Adjustments, Logprobs, Sampling, mix64};
 
     #[test]
-    fn threads_draw_what_one_draws() {
+    fn all_threads_draw_the_same_as_one() {
         const VOCAB: usize = 4_000;
         let logit = |n: usize| (mix64(n as u64) >> 40) as f32 / (1u64 << 21) as f32;
         let rows: Vec<Vec<f32>> =
@@ -87,7 +88,7 @@ mod tests {
             rows: vec![OutputRow::Logits(&rows[row]), OutputRow::Logits(&rows[(row + 1) % 32])],
             drafts: &[],
         };
-        // A draft that was drawn is followed by what is drawn after it.
+        // An accepted draft token is followed by another draw.
         let firsts: Vec<_> = (0..rows.len()).map(|row| draws(row).run()).collect();
         let drafts: Vec<Vec<u32>> =
             firsts.iter().map(|first| first.iter().flatten().map(|d| d.id).collect()).collect();

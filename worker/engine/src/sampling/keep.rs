@@ -1,7 +1,8 @@
-//! Which tokens may be drawn: top-k, then top-p of these, then min-p of these.
+//! Filters of candidate tokens: top-k, then top-p, then min-p.
 //!
-//! [`sorted`] defines it. What is kept here is the same to the last token, with less work: only tokens at the border of what
-//! is kept are sorted, and where rounding could decide there, the definition does.
+//! [`sorted`] is the definition. This module returns the same set of tokens with less work: it
+//! sorts only the tokens at the border of the set, and falls back to the definition where rounding
+//! could decide there.
 
 mod ranks;
 mod sorted;
@@ -12,16 +13,16 @@ use ranks::{NEGLIGIBLE, Ranks, Scale};
 
 use super::Sampling;
 
-/// Wider than all rounding of a distance from the likeliest.
+/// Bound on the rounding error of a distance from the peak.
 const BAND: f64 = 1e-9;
 
-/// Whether all tokens of a vocabulary of this size are kept, whatever their logits.
+/// Whether no filter applies to a vocabulary of this size, whatever its logits.
 pub(super) fn all(sampling: &Sampling, vocab: usize) -> bool {
     let top_k = (1..vocab).contains(&sampling.top_k);
     !(top_k || sampling.top_p < 1.0 || sampling.min_p > 0.0)
 }
 
-/// The tokens that are kept, in no order, or `None` for all of `logits [vocab]`.
+/// Returns the tokens of `logits [vocab]` that pass the filters, in any order, or `None` for all.
 pub(super) fn tokens(sampling: &Sampling, logits: &[f32]) -> Option<Vec<u32>> {
     if all(sampling, logits.len()) {
         return None;
@@ -47,12 +48,13 @@ pub(super) fn tokens(sampling: &Sampling, logits: &[f32]) -> Option<Vec<u32>> {
     })
 }
 
-/// The distance from the likeliest from which on tokens are less than min-p times as likely.
+/// Distance from the peak beyond which tokens are less than min-p times as likely.
 fn border(sampling: &Sampling) -> f64 {
     -libm::log(f64::from(sampling.min_p))
 }
 
-/// Those of `candidates` that min-p leaves, at least the likeliest. All that are not candidates are less likely.
+/// Returns the `candidates` that pass min-p, or the most likely one if none does. All other tokens
+/// must be less likely.
 fn likely_enough(
     sampling: &Sampling,
     scale: Scale,

@@ -1,41 +1,42 @@
-//! Tokens of a row by how far their logits lie below the greatest one: in buckets, since to sort all of them takes longer
-//! than everything else about a draw.
+//! Tokens of a row in buckets by the distance of their logits from the greatest one. Sorting all
+//! tokens would take longer than the rest of a draw.
 //!
-//! `distance = logit_max / temperature - logit / temperature` never falls as logits fall, whatever the rounding, so the
-//! tokens of a bucket are all likelier than those of the next.
+//! `distance = logit_max / temperature - logit / temperature` never decreases as logits decrease,
+//! whatever the rounding. So the tokens of a bucket are all likelier than those of the next.
 
 use super::sorted::likelier;
 use crate::sampling::Sampling;
 
-/// Buckets, the last of which has everything from [`DEPTH`] on.
+/// Number of buckets. The last one holds all distances from [`DEPTH`] on.
 const BUCKETS: usize = 2048;
-/// Weights from here on change no sum: `exp(-36.8)` is less than half a unit in the last place of 1, which is the
-/// weight of the likeliest.
+/// Weights at this distance or beyond change no sum: `exp(-36.8)` is less than half a unit in the
+/// last place of 1, the weight of the peak.
 pub(super) const NEGLIGIBLE: f64 = 36.8;
-/// Where the last bucket begins.
+/// Distance at which the last bucket begins.
 const DEPTH: f64 = 40.0;
-/// Buckets for a distance of one.
+/// Number of buckets per unit of distance.
 const SCALE: f64 = (BUCKETS - 1) as f64 / DEPTH;
-/// Added to a number that is not negative, leaves it rounded in the lowest bits. Unlike a cast it vectorises.
+/// Added to a non-negative number, leaves its rounded value in the lowest bits. Vectorises, unlike
+/// a cast.
 const WHOLE: f64 = 4_503_599_627_370_496.0;
-/// By which part [`weight`] differs from the exponential at most.
+/// Maximum relative error of [`weight`].
 const WEIGHT_ERROR: f64 = 1e-9;
-/// Tokens at once.
+/// Number of tokens processed at a time.
 const CHUNK: usize = 256;
 
-/// The tokens of a row in buckets.
+/// Tokens of a row in buckets.
 pub(super) struct Ranks<'a> {
     logits: &'a [f32],
     scale: Scale,
-    /// Of each token.
+    /// Bucket of each token.
     buckets: Vec<u16>,
-    /// Tokens in each.
+    /// Number of tokens in each bucket.
     counts: Vec<u32>,
-    /// Sums of their weights.
+    /// Sum of the weights in each bucket.
     masses: Vec<f64>,
 }
 
-/// How far a logit lies below the greatest.
+/// Computes the distance of a logit from the greatest one.
 #[derive(Clone, Copy)]
 pub(super) struct Scale {
     temperature: f64,
@@ -43,7 +44,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// None where distances are no numbers.
+    /// Returns `None` where distances are not numbers.
     pub(super) fn new(sampling: &Sampling, logits: &[f32]) -> Option<Self> {
         let temperature = f64::from(sampling.temperature);
         let peak = f64::from(greatest(logits)?) / temperature;
@@ -51,12 +52,13 @@ impl Scale {
             .then_some(Self { temperature, peak })
     }
 
-    /// Of one logit, as the definition computes it; infinite for one of -∞.
+    /// Returns the distance of a logit as the definition computes it; infinite for -∞.
     pub(super) fn distance(self, logit: f32) -> f64 {
         -(f64::from(logit) / self.temperature - self.peak)
     }
 
-    /// A logit with a distance of at least `distance`, or -∞, as great as is easily found. All below it are no nearer.
+    /// Returns a logit with a distance of at least `distance`, close to the greatest such logit, or
+    /// -∞. All logits below it have at least that distance.
     pub(super) fn logit_beyond(self, distance: f64) -> f32 {
         let logit = (self.peak - distance) * self.temperature;
         let logit = (logit - logit.abs() * f64::from(f32::EPSILON)) as f32;
@@ -64,7 +66,7 @@ impl Scale {
     }
 }
 
-/// The greatest logit. None if one is not a number.
+/// Returns the greatest logit, or `None` if one is not a number.
 fn greatest(logits: &[f32]) -> Option<f32> {
     const LANES: usize = 16;
     let (mut lanes, mut numbers) = ([f32::NEG_INFINITY; LANES], [true; LANES]);
@@ -81,8 +83,8 @@ fn greatest(logits: &[f32]) -> Option<f32> {
     numbers.iter().all(|number| *number).then_some(greatest)
 }
 
-/// About `exp(-distance)`, for a distance from 0 to [`DEPTH`]: within [`WEIGHT_ERROR`], with basic operations alone so that
-/// it vectorises.
+/// Approximates `exp(-distance)` for a distance from 0 to [`DEPTH`], within [`WEIGHT_ERROR`]. Uses
+/// basic operations only, so that it vectorises.
 #[inline(always)]
 fn weight(distance: f64) -> f64 {
     let doublings = distance * std::f64::consts::LOG2_E + WHOLE;
@@ -97,7 +99,7 @@ fn weight(distance: f64) -> f64 {
 }
 
 impl<'a> Ranks<'a> {
-    /// The tokens of `logits [vocab]`.
+    /// Sorts the tokens of `logits [vocab]` into buckets.
     pub(super) fn new(scale: Scale, logits: &'a [f32]) -> Self {
         let mut ranks = Self {
             logits,
@@ -123,13 +125,14 @@ impl<'a> Ranks<'a> {
         ranks
     }
 
-    /// The fewest of the likeliest whose weights sum to `part` of all, in no order. None where that cannot be told from
-    /// sums that are not in order.
-    pub(super) fn nucleus(&self, part: f64) -> Option<Vec<u32>> {
-        // Between any two sums of the same weights in different order, and these weights and exponentials. Those of the last
-        // bucket are each less than what is rounded away.
+    /// Returns the smallest set of the most likely tokens whose weights sum to `top_p` of the
+    /// total, in any order. `None` where unordered sums cannot decide that.
+    pub(super) fn nucleus(&self, top_p: f64) -> Option<Vec<u32>> {
+        // Bounds the difference between two sums of the same weights in different order, and
+        // between these weights and exponentials. Each weight of the last bucket is less than the
+        // rounding error.
         let slack = 4.0 * (WEIGHT_ERROR + self.logits.len() as f64 * f64::EPSILON);
-        let enough = part * self.masses.iter().sum::<f64>();
+        let enough = top_p * self.masses.iter().sum::<f64>();
         let (mut before, mut bucket) = (0.0, 0);
         while before + self.masses[bucket] < enough && bucket + 1 < BUCKETS {
             before += self.masses[bucket];
@@ -156,7 +159,7 @@ impl<'a> Ranks<'a> {
         None
     }
 
-    /// Tokens in buckets before this one, and those in it.
+    /// Returns the tokens in earlier buckets, and those in this one.
     fn up_to(&self, bucket: usize) -> (Vec<u32>, Vec<u32>) {
         let before = self.counts[..bucket].iter().sum::<u32>() as usize;
         let mut kept = Vec::with_capacity(before + self.counts[bucket] as usize);
@@ -164,7 +167,7 @@ impl<'a> Ranks<'a> {
         let last = bucket as u16;
         let mut token = 0u32;
         for chunk in self.buckets.chunks(CHUNK) {
-            // Most have none.
+            // Most chunks have no such token.
             if chunk.iter().fold(false, |any, bucket| any | (*bucket <= last)) {
                 for (token, bucket) in (token..).zip(chunk) {
                     if *bucket < last {
@@ -191,6 +194,6 @@ mod tests {
             let want = libm::exp(-distance);
             assert!((weight(distance) - want).abs() <= 0.5 * WEIGHT_ERROR * want, "{distance}");
         }
-        assert!(libm::exp(-NEGLIGIBLE) < 0.5 * f64::EPSILON, "it is rounded away from 1");
+        assert!(libm::exp(-NEGLIGIBLE) < 0.5 * f64::EPSILON, "it does not change a sum of 1");
     }
 }

@@ -1,16 +1,16 @@
-//! What is kept, by definition: tokens in falling order of their logits, the lowest id first among equals, and sums of their
-//! weights in that order.
+//! Definition of the filters: tokens in descending order of their logits, ties by the lowest id,
+//! with weights summed in that order.
 
 use std::cmp::Ordering;
 
 use crate::sampling::Sampling;
 
-/// The order of tokens in which some of the first are kept.
+/// Order of tokens, the most likely first, of which the filters keep a prefix.
 pub(super) fn likelier(logits: &[f32]) -> impl Fn(&u32, &u32) -> Ordering + Copy {
     |a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
 }
 
-/// The tokens that are kept of `logits [vocab]`.
+/// Returns the tokens of `logits [vocab]` that pass the filters.
 pub(super) fn tokens(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
     let mut kept: Vec<u32> = (0..logits.len() as u32).collect();
     if (1..logits.len()).contains(&sampling.top_k) {
@@ -20,7 +20,7 @@ pub(super) fn tokens(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
     likeliest(sampling, logits, kept)
 }
 
-/// Those of `kept` that top-p and min-p leave.
+/// Applies top-p and min-p to `kept`.
 pub(super) fn likeliest(sampling: &Sampling, logits: &[f32], mut kept: Vec<u32>) -> Vec<u32> {
     let (top_p, min_p) = (sampling.top_p < 1.0, sampling.min_p > 0.0);
     if !top_p && !min_p {
@@ -28,16 +28,16 @@ pub(super) fn likeliest(sampling: &Sampling, logits: &[f32], mut kept: Vec<u32>)
     }
     kept.sort_unstable_by(likelier(logits));
     let scaled = |token: u32| f64::from(logits[token as usize]) / f64::from(sampling.temperature);
-    // Weights relative to the likeliest, which is first.
+    // Weights relative to the peak, which comes first.
     let peak = scaled(kept[0]);
     let weights: Vec<f64> = kept.iter().map(|t| libm::exp(scaled(*t) - peak)).collect();
     if top_p {
         let enough = f64::from(sampling.top_p) * weights.iter().sum::<f64>();
         let mut sum = 0.0;
         let before = weights.iter().take_while(|w| {
-            let go_on = sum < enough;
+            let is_below = sum < enough;
             sum += **w;
-            go_on
+            is_below
         });
         kept.truncate(before.count().max(1));
     }

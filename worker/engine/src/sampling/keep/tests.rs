@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 
-/// The plain way, which shares nothing with what is tested: what was kept before anything was left out.
+/// Straightforward implementation that shares no code with the tested one.
 fn by_sorting_everything(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
     let top_k = (1..logits.len()).contains(&sampling.top_k);
     let (top_p, min_p) = (sampling.top_p < 1.0, sampling.min_p > 0.0);
@@ -25,9 +25,9 @@ fn by_sorting_everything(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
         let enough = f64::from(sampling.top_p) * weights.iter().sum::<f64>();
         let mut sum = 0.0;
         let before = weights.iter().take_while(|w| {
-            let go_on = sum < enough;
+            let is_below = sum < enough;
             sum += **w;
-            go_on
+            is_below
         });
         kept.truncate(before.count().max(1));
     }
@@ -38,11 +38,11 @@ fn by_sorting_everything(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
     kept
 }
 
-/// How the logits of a vocabulary lie.
+/// Logits of a vocabulary.
 fn logits() -> impl Strategy<Value = Vec<f32>> {
     let size = prop_oneof![1..4usize, 4..40usize, 200..300usize, 1_000..1_200usize];
     let spread = select(vec![0.0, 1e-3, 0.3, 1.0, 3.0, 10.0, 60.0, 1e4, 1e30]);
-    // In steps, so that many are equal.
+    // Rounded to steps, so that many are equal.
     let step = select(vec![0.0, 1e-3, 0.5]);
     let special =
         [f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NAN, -f32::NAN];
@@ -66,12 +66,12 @@ fn logits() -> impl Strategy<Value = Vec<f32>> {
 
 fn sampling() -> impl Strategy<Value = Sampling> {
     let nearly_one = 1.0 - f32::EPSILON / 2.0;
-    let shares =
+    let top_ps =
         vec![1.0, 0.95, 0.9, 0.5, 0.25, 0.999_999, nearly_one, 1e-9, f32::MIN_POSITIVE, 0.0];
     (
         select(vec![1.0, 0.7, 0.01, 2.0, 100.0, 1e-30, f32::MIN_POSITIVE / 2.0, f32::MAX]),
         select(vec![0, 0, 0, 1, 5, 40, 255]),
-        prop_oneof![select(shares), 0.0..1.0f32],
+        prop_oneof![select(top_ps), 0.0..1.0f32],
         prop_oneof![3 => Just(0.0), 1 => 0.0..1.0f32, 1 => select(vec![1.0, 2.0, 0.5, 1e-30])],
         any::<u64>(),
     )
@@ -91,7 +91,7 @@ fn assert_same(sampling: &Sampling, logits: &[f32]) -> Result<(), TestCaseError>
         return Ok(());
     };
     let mut want = by_sorting_everything(sampling, logits);
-    // A row with what is no number is refused before anything is drawn from it.
+    // A row that is not finite is refused before anything is drawn from it.
     if logits.iter().all(|logit| *logit < f32::INFINITY) {
         for position in 0..4 {
             let drawn = sampling.draw(position).pick(logits, want.iter().copied());
@@ -108,19 +108,19 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
 
     #[test]
-    fn what_is_kept_and_drawn_is_what_the_definition_says(logits in logits(), sampling in sampling()) {
+    fn filters_and_draws_match_the_definition(logits in logits(), sampling in sampling()) {
         assert_same(&sampling, &logits)?;
     }
 }
 
-/// A row like those of large models: most tokens lie within what still counts in a sum.
+/// A row like those of large models: most weights are large enough to change a sum.
 fn large(spread: f32) -> Vec<f32> {
     let uniform = |n: u64| (crate::sampling::mix64(n) >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
     (0..50_000).map(|token| (0..4).map(|i| uniform(4 * token + i)).sum::<f32>() * spread).collect()
 }
 
 #[test]
-fn large_vocabularies_are_kept_alike() {
+fn large_vocabularies_match_the_definition() {
     for spread in [0.0, 0.5, 3.0, 8.0, 30.0] {
         let logits = large(spread);
         for top_p in [0.1, 0.5, 0.9, 0.99, 0.999_999, 1.0] {
@@ -135,12 +135,12 @@ fn large_vocabularies_are_kept_alike() {
 }
 
 #[test]
-fn what_sums_decide_is_rarely_left_to_the_definition() {
+fn nucleus_rarely_falls_back_to_the_definition() {
     for spread in [0.5, 3.0, 8.0, 30.0] {
         let logits = large(spread);
         let scale = Scale::new(&Sampling::default(), &logits).unwrap();
         let ranks = Ranks::new(scale, &logits);
-        let decided = (1..100).filter(|part| ranks.nucleus(f64::from(*part) / 100.0).is_some());
+        let decided = (1..100).filter(|percent| ranks.nucleus(f64::from(*percent) / 100.0).is_some());
         assert!(decided.count() >= 97, "spread {spread}");
     }
 }
