@@ -1,8 +1,8 @@
-//! Shapes of models that people know, for measuring and reckoning without their files.
+//! Shapes of well-known models, for measurements and estimates without their files.
 
 use crate::weights::{Family, ModelConfig, RopeScaling};
 
-/// The names that [`named`] knows.
+/// Names that [`named`] accepts.
 pub const NAMES: [&str; 2] = ["tinyllama-1.1b", "llama-3-8b"];
 
 /// The shape of TinyLlama 1.1B.

@@ -1,12 +1,12 @@
-//! Text to token ids and back.
+//! Conversion of text to token ids and back.
 //!
-//! Encoding is done by the `tokenizers` crate. Decoding is done here, from a table of each token's
-//! bytes: a token then costs the same wherever it stands in a text, and a stream of deltas is the
-//! decoded text by construction.
+//! Encoding is done by the `tokenizers` crate. Decoding uses a table of each token's bytes. So the
+//! cost of a token does not depend on its position in a text, and the deltas of a stream always
+//! concatenate to the decoded text.
 
 mod byte_level;
 mod error;
-mod least;
+mod length_bound;
 mod pieces;
 mod rule;
 mod split;
@@ -27,25 +27,27 @@ use pieces::Pieces;
 use rule::Rule;
 use vocabulary::Keys;
 
-/// A model's tokenizer. Shared between threads; nothing in it changes.
+/// A model's tokenizer, immutable and shared between threads.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     pieces: Pieces,
-    /// Leading spaces that a text loses: SentencePiece puts one before every text.
+    /// Number of leading spaces to strip from decoded text: SentencePiece prepends one to every
+    /// text.
     leading_spaces: usize,
-    /// Ids from here on are not in the model's embedding table.
+    /// Number of embeddings. Ids from here on are unknown to the model.
     model_vocab: usize,
     eos_ids: Vec<u32>,
-    /// The most bytes of a text that a token can stand for, where that is limited.
-    longest_token: Option<usize>,
+    /// Maximum number of bytes of text that a token stands for, or `None` if there is no bound.
+    max_token_bytes: Option<usize>,
 }
 
 impl Tokenizer {
     /// Reads a tokenizer.json.
     ///
-    /// Truncation and padding that the file asks for are turned off: they belong to training.
+    /// Truncation and padding are disabled even if the file enables them: they belong to training.
     pub fn from_json_bytes(json: &[u8]) -> Result<Self, TokenizerError> {
-        // The crate indexes by what the file says, so a contradictory file can panic inside it.
+        // The crate uses values of the file as indices, so a contradictory file can panic inside
+        // it.
         let parsed = panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json));
         let mut inner = match parsed {
             Ok(Ok(inner)) => inner,
@@ -62,7 +64,7 @@ impl Tokenizer {
         if let ModelWrapper::BPE(bpe) = inner.get_model()
             && let Some(dropout) = bpe.dropout.filter(|dropout| *dropout != 0.0)
         {
-            let supported = "null: an answer must not depend on chance";
+            let supported = "null: responses must not depend on chance";
             return Err(TokenizerError::unsupported("model.dropout =", dropout, supported));
         }
         Self::new(inner)
@@ -90,7 +92,7 @@ impl Tokenizer {
         let pieces = Pieces::of(&inner, &rule)?;
         Ok(Self {
             leading_spaces: rule.leading_spaces(),
-            longest_token: least::longest_token(&inner, &rule, &pieces),
+            max_token_bytes: length_bound::max_token_bytes(&inner, &rule, &pieces),
             model_vocab: pieces.len(),
             eos_ids: Vec::new(),
             pieces,
@@ -98,19 +100,20 @@ impl Tokenizer {
         })
     }
 
-    /// The tokenizer of a model with `vocab_size` embeddings that ends texts with `eos_ids`.
+    /// Returns the tokenizer of a model with `vocab_size` embeddings and the end tokens `eos_ids`.
     pub fn for_model(mut self, vocab_size: usize, eos_ids: &[u32]) -> Self {
         self.model_vocab = vocab_size;
         self.eos_ids = eos_ids.to_vec();
         self
     }
 
-    /// Encodes a text; with `add_special` the way the model expects a whole text, beginning token and all.
+    /// Encodes a text. With `add_special` it becomes a whole text as the model expects it, with
+    /// special tokens such as the beginning token.
     ///
-    /// Special tokens written out in the text become those tokens. Fails when the tokenizer knows
-    /// a token that the model has no embedding for, and the text uses it.
+    /// Special tokens spelled out in the text become those tokens. Fails if the text contains a
+    /// token for which the model has no embedding.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        // Contradictions that loading does not reach (see there) must not end the process either.
+        // Contradictions that loading does not detect must not abort the process either.
         let encode = AssertUnwindSafe(|| self.inner.encode_fast(text, add_special));
         let ids = match panic::catch_unwind(encode) {
             Ok(Ok(encoding)) => encoding.get_ids().to_vec(),
@@ -132,18 +135,18 @@ impl Tokenizer {
         }
     }
 
-    /// The least number of tokens that a text of `bytes` bytes becomes: never more than
-    /// [`encode`](Self::encode) gives, and known without looking at the text.
+    /// Returns a lower bound on the number of tokens of a text of `bytes` bytes, without reading
+    /// the text.
     ///
-    /// It is what many bytes would be in the longest tokens, and 0 for a tokenizer under which any
-    /// length of text can be one token.
+    /// The bound assumes that all tokens are as long as the longest. It is 0 for a tokenizer that
+    /// may turn a text of any length into one token.
     pub fn min_token_count(&self, bytes: usize) -> usize {
-        self.longest_token.map_or(0, |longest| bytes.div_ceil(longest.max(1)))
+        self.max_token_bytes.map_or(0, |longest| bytes.div_ceil(longest.max(1)))
     }
 
-    /// Decodes a whole text; with `skip_special` without its special tokens.
+    /// Decodes a whole text. With `skip_special` it omits special tokens.
     ///
-    /// Ids that the tokenizer does not know add nothing. Bytes that are not UTF-8 become U+FFFD.
+    /// Unknown ids add nothing. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         let mut stream = StreamDecoder::new(self, &[], skip_special);
         let mut text = String::new();
@@ -154,13 +157,14 @@ impl Tokenizer {
         text
     }
 
-    /// Everything that decides how text and ids map to each other, as text, for digests.
+    /// Returns everything that determines the mapping between text and ids, as text, for digests.
     pub fn fingerprint(&self) -> String {
-        // What cannot be written as JSON cannot have been read from a file; the debug form stands in.
+        // A tokenizer that cannot be written as JSON cannot have been read from a file; use its
+        // debug form.
         self.inner.to_string(false).unwrap_or_else(|_| format!("{:?}", self.inner))
     }
 
-    /// One more than the highest id that the tokenizer knows. The model's vocabulary may be padded beyond it.
+    /// Returns the highest known id plus one. The model's vocabulary may be padded beyond it.
     pub fn vocab_size(&self) -> usize {
         self.pieces.len()
     }
@@ -180,7 +184,7 @@ impl Tokenizer {
         self.pieces.get(id)
     }
 
-    /// Whether a token marks structure rather than text, like the beginning and the end.
+    /// Whether a token marks structure rather than text, such as the beginning or the end.
     pub fn is_special(&self, id: u32) -> bool {
         self.pieces.is_special(id)
     }

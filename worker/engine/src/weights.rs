@@ -1,9 +1,10 @@
 //! Models as files: SafeTensors folders, GGUF files and the bundled model, read tensor by tensor.
 //!
-//! Whatever the container, the rest of the engine sees one layout: Hugging Face tensor names, row-major
-//! `[out, in]` matrices and half-split rotary halves. Files are not trusted: every count, offset and
-//! shape is checked against the size of the file before anything is allocated for it, and whatever
-//! would change the mathematics without being implemented is refused by name.
+//! Whatever the container, the rest of the engine sees one layout: Hugging Face tensor names,
+//! row-major `[out, in]` matrices and rotary halves that are split, not interleaved. Files are not
+//! trusted: every count, offset and shape is checked against the size of the file before memory is
+//! allocated for it. Features that would change the mathematics and are not implemented are refused
+//! by name.
 
 mod blocks;
 mod chat_template;

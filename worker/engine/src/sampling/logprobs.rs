@@ -1,33 +1,35 @@
-//! Log probabilities: what the model itself thinks of a token, before anything is done to its logits.
+//! Log probabilities of tokens under the model itself, before logits are adjusted.
 
 use stoker_ops::math::ln;
 
-/// Which log probabilities a request wants.
+/// Log probabilities that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Logprobs {
-    /// Of the tokens that are drawn.
+    /// Whether output tokens need theirs.
     pub output: bool,
-    /// Of the tokens of the prompt but the first, for which there is nothing to tell it from.
+    /// Whether prompt tokens need theirs. The first has none, since nothing comes before it.
     pub prompt: bool,
-    /// That many of the likeliest tokens beside each.
+    /// Number of most likely alternatives for each token.
     pub top: usize,
 }
 
-/// How likely a token was.
+/// Log probability of a token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprob {
     /// The token.
     pub id: u32,
     /// The natural logarithm of its probability at temperature 1.
     pub logprob: f32,
-    /// The likeliest tokens in its place with theirs, in falling order, the lowest id first among equals.
+    /// The most likely tokens at its position with their log probabilities, in descending order,
+    /// ties by the lowest id.
     pub top: Vec<(u32, f32)>,
 }
 
 impl TokenLogprob {
-    /// Of `id` and the `top` likeliest, where the model gave `logits [vocab]`, all finite.
+    /// Computes the log probability of `id` and those of the `top` most likely tokens from `logits
+    /// [vocab]`, which must be finite.
     pub(crate) fn of(logits: &[f32], id: u32, top: usize) -> Self {
-        // In f64 and in the order of the ids, so that it has the same bits everywhere.
+        // In f64 and in the order of the ids, so that the bits are the same on every machine.
         let peak = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let above_peak = |logit: f32| f64::from(logit) - peak;
         let total = ln(logits.iter().map(|logit| libm::exp(above_peak(*logit))).sum());
@@ -40,7 +42,7 @@ impl TokenLogprob {
     }
 }
 
-/// The `count` tokens of the greatest logits, the greatest first, the lowest id first among equals.
+/// Returns the `count` tokens with the greatest logits, in descending order, ties by the lowest id.
 fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     let mut best: Vec<u32> = Vec::with_capacity(count + 1);
     for (token, logit) in (0u32..).zip(logits) {
@@ -69,13 +71,13 @@ mod tests {
             assert!((f64::from(got.logprob) - want).abs() < 1e-5, "{got:?}, {want}");
             assert!(got.top.is_empty());
         }
-        // Far from zero exponentials would overflow; only differences matter.
+        // Exponentials far from zero would overflow; only differences matter.
         let (far, near) = ([1e4f32, 1e4 - 1.0], [1.0f32, 0.0]);
         assert_eq!(TokenLogprob::of(&far, 0, 2), TokenLogprob::of(&near, 0, 2));
     }
 
     #[test]
-    fn candidates_come_in_order_and_ties_by_id() {
+    fn alternatives_are_ordered_by_logit_and_then_by_id() {
         let logits = [1.0f32, -3.5, 20.0, 19.5, 0.0, 20.0];
         for count in 0..8 {
             let mut sorted: Vec<u32> = (0..6).collect();

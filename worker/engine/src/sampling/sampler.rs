@@ -1,11 +1,11 @@
-//! Draws the tokens of one sequence, with everything its request asked for.
+//! Samples the tokens of one sequence with its request's parameters.
 
 use stoker_ops::draw::Draw;
 
 use super::{Adjustments, Logprobs, Sampling, TokenLogprob, adjust::Adjuster, check_finite};
 use crate::{request::RequestError, runner::OutputRow};
 
-/// How one sequence's tokens are drawn, and what that depends on.
+/// Sampling parameters of one sequence, and the state that they depend on.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     sampling: Sampling,
@@ -13,18 +13,18 @@ pub(crate) struct Sampler {
     logprobs: Logprobs,
 }
 
-/// A token that was drawn.
+/// A drawn token.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Drawn {
-    /// Its id.
+    /// Token id.
     pub(crate) id: u32,
-    /// How likely it was, if that is wanted.
+    /// Log probability, if the request needs it.
     pub(crate) logprob: Option<TokenLogprob>,
 }
 
 impl Sampler {
-    /// For a sequence that begins with `prompt`; no token of `masked` is drawn before `masked_until`, a
-    /// position in the sequence.
+    /// Creates the sampler of a sequence that begins with `prompt`. No token of `masked` is drawn
+    /// before `masked_until`, a position in the sequence.
     pub(crate) fn new(
         sampling: Sampling,
         adjustments: Adjustments,
@@ -37,25 +37,25 @@ impl Sampler {
         Self { sampling, adjuster, logprobs }
     }
 
-    /// Takes note of a token of the output.
+    /// Records a token of the output.
     pub(crate) fn push(&mut self, id: u32) {
         self.adjuster.push(id);
     }
 
-    /// How a device may draw the token at `position` of the sequence, if nothing but the draw is wanted of the logits of
-    /// a vocabulary of this size.
+    /// Returns how a device may draw the token at `position` of the sequence, if the logits of a
+    /// vocabulary of this size are needed for nothing else.
     pub(crate) fn on_device(&self, position: usize, vocab: usize) -> Option<Draw> {
         let temperature = self.sampling.temperature;
         let plain = !self.logprobs.output
-            // A device may take the tiniest for nothing.
+            // A device may flush a subnormal temperature to zero.
             && (temperature == 0.0 || temperature.is_normal())
             && self.adjuster.changes_nothing(position)
             && self.sampling.keeps_all(vocab);
         plain.then(|| self.sampling.draw(position))
     }
 
-    /// Draws the token at `position` of the sequence from its row. The output that was taken note of is followed by
-    /// `accepted`.
+    /// Draws the token at `position` of the sequence from its row. The recorded output is followed
+    /// by `accepted`.
     pub(crate) fn draw(
         &self,
         row: OutputRow,
@@ -74,8 +74,8 @@ impl Sampler {
         Ok(Drawn { id, logprob })
     }
 
-    /// The token that would be drawn at `position` of the sequence if this were its row, by what is known of the
-    /// sequence so far. None if the row is not finite. Nothing is taken note of.
+    /// Returns the draft token at `position`: the token that would be drawn there from this row,
+    /// given the sequence so far. `None` if the row is not finite. Records nothing.
     pub(crate) fn draft(&self, row: OutputRow, position: usize) -> Option<u32> {
         match row {
             OutputRow::Drawn(id) => Some(id),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_draws_where_nothing_else_is_wanted() {
+    fn a_device_draws_if_nothing_else_needs_the_logits() {
         let of = |sampling, adjustments, logprobs, position| {
             let sampler = Sampler::new(sampling, adjustments, logprobs, &[1, 0], vec![7], 9);
             sampler.on_device(position, 100)
@@ -123,19 +123,19 @@ mod tests {
         let (plain, none) = (Sampling { seed: 5, ..Sampling::default() }, Logprobs::default());
         let draw = Draw { temperature: 1.0, noise: Noise::new(5, 0, 9) };
         assert_eq!(of(plain, Adjustments::default(), none, 9), Some(draw));
-        assert_eq!(of(plain, Adjustments::default(), none, 8), None, "7 may not come yet");
+        assert_eq!(of(plain, Adjustments::default(), none, 8), None, "7 is still masked");
         let output = Logprobs { output: true, ..none };
         assert_eq!(of(plain, Adjustments::default(), output, 9), None);
         let repeats = Adjustments { repetition_penalty: 1.1, ..Adjustments::default() };
         assert_eq!(of(plain, repeats, none, 9), None);
-        for few in [
+        for filtered in [
             Sampling { top_k: 4, ..plain },
             Sampling { top_p: 0.9, ..plain },
             Sampling { min_p: 0.1, ..plain },
         ] {
-            assert_eq!(of(few, Adjustments::default(), none, 9), None);
-            let greedy = Sampling { temperature: 0.0, ..few };
-            assert!(of(greedy, Adjustments::default(), none, 9).is_some(), "the likeliest is kept");
+            assert_eq!(of(filtered, Adjustments::default(), none, 9), None);
+            let greedy = Sampling { temperature: 0.0, ..filtered };
+            assert!(of(greedy, Adjustments::default(), none, 9).is_some(), "the most likely token passes the filters");
         }
         let cold = Sampling { temperature: f32::MIN_POSITIVE / 2.0, ..plain };
         assert_eq!(of(cold, Adjustments::default(), none, 9), None);
@@ -154,21 +154,21 @@ mod tests {
             id
         };
         let drawn: Vec<_> = (1..5).map(&mut draw).collect();
-        assert_eq!(drawn, [0, 1, 0, 0], "each but the last two is lowered once");
+        assert_eq!(drawn, [0, 1, 0, 0], "every draw but the last two lowers a logit once");
     }
 
     #[test]
-    fn a_guess_is_the_draw_and_leaves_no_trace() {
+    fn a_draft_token_equals_the_draw_and_is_not_recorded() {
         let logits = [2.0f32, 1.9, 1.5, -1.0];
         let adjustments = Adjustments { presence_penalty: 0.2, ..Adjustments::default() };
         let sampling = Sampling { temperature: 0.8, top_k: 3, seed: 4, ..Sampling::default() };
         let mut sampler =
             Sampler::new(sampling, adjustments, Logprobs::default(), &[0], vec![1], 3);
         for position in 1..40 {
-            let guess = sampler.draft(OutputRow::Logits(&logits), position);
-            assert_eq!(sampler.draft(OutputRow::Logits(&logits), position), guess);
+            let draft = sampler.draft(OutputRow::Logits(&logits), position);
+            assert_eq!(sampler.draft(OutputRow::Logits(&logits), position), draft);
             let drawn = sampler.draw(OutputRow::Logits(&logits), position, &[]).unwrap();
-            assert_eq!(guess, Some(drawn.id));
+            assert_eq!(draft, Some(drawn.id));
             sampler.push(drawn.id);
         }
         assert_eq!(sampler.draft(OutputRow::Logits(&[0.0, f32::NAN]), 40), None);
@@ -176,11 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn not_a_number_is_named() {
+    fn a_logit_that_is_not_finite_is_reported() {
         let none = Logprobs::default();
         let greedy = Sampling::greedy();
         let sampler = Sampler::new(greedy, Adjustments::default(), none, &[0], vec![], 0);
-        let failure = RequestError::NotFinite { token: 1, position: 4 };
-        assert_eq!(sampler.draw(OutputRow::Logits(&[0.0, f32::NAN]), 4, &[]), Err(failure));
+        let error = RequestError::NotFinite { token: 1, position: 4 };
+        assert_eq!(sampler.draw(OutputRow::Logits(&[0.0, f32::NAN]), 4, &[]), Err(error));
     }
 }

@@ -1,4 +1,5 @@
-//! A byte-level byte-pair vocabulary: texts split as its model was trained, merges in the file's order.
+//! Byte-level byte-pair vocabulary. Texts are split as for the model's training, and merges apply
+//! in the file's order.
 
 use std::collections::HashSet;
 
@@ -53,7 +54,7 @@ fn assemble(
     Ok(tokenizer)
 }
 
-/// Splits texts, then spells the bytes of the pieces.
+/// Splits texts, then encodes the pieces in the byte-level alphabet.
 fn pre_tokenizer(split: &Split) -> tokenizers::Result<Sequence> {
     let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
     for pattern in split.patterns {
@@ -64,9 +65,9 @@ fn pre_tokenizer(split: &Split) -> tokenizers::Result<Sequence> {
     Ok(Sequence::new(steps))
 }
 
-/// Refuses a vocabulary that would silently drop bytes it cannot spell.
+/// Refuses a vocabulary that would silently drop bytes for which it has no token.
 fn check_total(ids: &Vocab) -> Result<(), TokenizerError> {
-    // These never occur in UTF-8.
+    // Bytes that never occur in UTF-8.
     let never = |byte: &u8| matches!(byte, 0xC0 | 0xC1 | 0xF5..);
     let missing: Vec<_> = (0..=u8::MAX)
         .filter(|byte| !never(byte) && !ids.contains_key(&level_char(*byte).to_string()))
@@ -81,7 +82,7 @@ fn check_total(ids: &Vocab) -> Result<(), TokenizerError> {
     Err(TokenizerError::malformed("tokenizer.ggml.tokens", reason))
 }
 
-/// The merges, first come first merged: two tokens that together are a third.
+/// Reads the merges in order of priority. Each joins two tokens into a third.
 fn merges(keys: &Keys<'_>, ids: &Vocab) -> Result<Merges, TokenizerError> {
     let texts = keys.required("merges", Metadata::texts)?;
     let mut seen = HashSet::with_capacity(texts.len());
@@ -99,8 +100,8 @@ fn merges(keys: &Keys<'_>, ids: &Vocab) -> Result<Merges, TokenizerError> {
         merged.clear();
         merged.extend([left, right]);
         let parts = [left, right, merged.as_str()];
-        if let Some(stranger) = parts.into_iter().find(|token| !ids.contains_key(*token)) {
-            let (text, stranger) = (shown(text), shown(stranger));
+        if let Some(unknown) = parts.into_iter().find(|token| !ids.contains_key(*token)) {
+            let (text, unknown) = (shown(text), shown(unknown));
             return wrong(format!("is {text}, but there is no token {stranger}"));
         }
         if !seen.insert((left, right)) {

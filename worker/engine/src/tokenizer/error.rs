@@ -1,41 +1,41 @@
-//! What can be wrong with a tokenizer, or with a text given to it.
+//! Errors of a tokenizer, or of a text to encode.
 
 use std::fmt;
 
 use crate::weights::WeightsError;
 
-/// Why a tokenizer could not be read or a text not be encoded.
+/// Reason for which a tokenizer cannot be read or a text cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
     /// The vocabulary contradicts its format or itself.
     #[error("tokenizer: {subject}: {reason}")]
     Malformed {
-        /// The key or token that is wrong.
+        /// Key or token that is wrong.
         subject: String,
-        /// What is wrong with it.
+        /// Description of the error.
         reason: String,
     },
 
-    /// The tokenizer works in a way that is not implemented.
+    /// The tokenizer uses a feature that is not implemented.
     #[error("tokenizer: {subject} {value} is not supported yet; supported: {supported}")]
     Unsupported {
-        /// The key that asks for it.
+        /// Key of the feature.
         subject: String,
-        /// The value it asks for.
+        /// Value of the key.
         value: String,
-        /// What would be accepted.
+        /// Supported values.
         supported: String,
     },
 
     /// The tokenizer failed on a text.
     #[error("the text cannot be tokenised: {reason}")]
     Encode {
-        /// The tokenizer's own words.
+        /// Message of the tokenizers crate.
         reason: String,
     },
 
-    /// The text holds a token that the tokenizer knows and the model does not.
+    /// The text contains a token that the tokenizer knows and the model does not.
     #[error(
         "the text holds the token {token:?} (id {id}), but the model has embeddings for ids below \
          {model_vocab} only; leave the token out of the text"
@@ -67,7 +67,8 @@ impl TokenizerError {
         }
     }
 
-    /// An error in reading metadata, less the file's name: whoever opened the file adds it.
+    /// Converts an error in reading metadata. It has no file name; the caller that opened the file
+    /// adds it.
     pub(super) fn from_metadata(error: WeightsError) -> Self {
         match error {
             WeightsError::Malformed { subject, reason, .. } => Self::Malformed { subject, reason },
@@ -76,7 +77,7 @@ impl TokenizerError {
     }
 }
 
-/// A text from a file as errors show it: quoted, and no more than its beginning.
+/// Quotes a text from a file for an error, truncated to 80 characters.
 pub(super) fn shown(text: &str) -> String {
     match text.char_indices().nth(80) {
         None => format!("{text:?}"),

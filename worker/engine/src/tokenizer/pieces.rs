@@ -1,12 +1,12 @@
-//! The bytes of every token, in one table.
+//! Bytes of every token, in one table.
 
 use super::TokenizerError;
 use super::rule::Rule;
 
-/// The bytes that each token adds to a text, by id.
+/// Bytes that each token adds to a text, by id.
 pub(super) struct Pieces {
     bytes: Vec<u8>,
-    /// Where each token's bytes end; they begin where the previous token's end.
+    /// End of each token's bytes, which start at the end of the previous token's.
     ends: Vec<usize>,
     special: Vec<bool>,
 }
@@ -20,7 +20,8 @@ impl Pieces {
         let Some(max_id) = vocabulary.values().copied().max() else {
             return Err(TokenizerError::malformed("the vocabulary", "is empty"));
         };
-        // The table has a row for every id, so ids that are far apart would cost what no file justifies.
+        // The table has a row for every id. Sparse ids would need memory out of proportion to the
+        // file.
         let limit = 4 * vocabulary.len() + 1024;
         if max_id as usize > limit {
             let tokens = vocabulary.len();
@@ -57,7 +58,7 @@ impl Pieces {
         Some(&self.bytes[start..end])
     }
 
-    /// The most bytes that any token adds.
+    /// Returns the maximum number of bytes that a token adds.
     pub(super) fn longest(&self) -> usize {
         let starts = std::iter::once(&0).chain(&self.ends);
         self.ends.iter().zip(starts).map(|(end, start)| end - start).max().unwrap_or(0)

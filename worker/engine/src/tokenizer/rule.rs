@@ -1,24 +1,26 @@
-//! How a vocabulary's spelling of a token becomes bytes: the decoder section of a tokenizer.json.
+//! Conversion of a token's spelling in the vocabulary to bytes: the decoder section of a
+//! tokenizer.json.
 
 use serde::Deserialize;
 
 use super::TokenizerError;
 
-/// The decoders that models of the Llama family come with.
+/// Decoders of models of the Llama architecture.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Rule {
-    /// SentencePiece: `▁` is a space, `<0x0A>` a byte, and texts begin with a space that is not theirs.
+    /// SentencePiece: `▁` is a space, `<0x0A>` is a byte, and encoding prepends a space to every
+    /// text.
     Pieces {
-        /// What stands for what, in order.
+        /// (text, replacement), in order of application.
         replacements: Vec<(String, String)>,
         byte_fallback: bool,
         leading_spaces: usize,
     },
-    /// Byte-level BPE: each character stands for one byte.
+    /// Byte-level BPE: each character encodes one byte.
     ByteLevel,
 }
 
-/// A decoder as it is written in the file.
+/// A decoder as written in the file.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type")]
 enum Written {
@@ -88,7 +90,7 @@ impl Rule {
         Ok(Self::Pieces { replacements, byte_fallback, leading_spaces })
     }
 
-    /// Spaces that are taken from the beginning of a text, if they are there.
+    /// Number of spaces to strip from the start of a text, if present.
     pub(super) fn leading_spaces(&self) -> usize {
         match self {
             Self::Pieces { leading_spaces, .. } => *leading_spaces,
@@ -96,14 +98,14 @@ impl Rule {
         }
     }
 
-    /// Appends the bytes that `token` stands for; `added` tokens are spelt as they read.
+    /// Appends the bytes that `token` stands for. `added` tokens are spelled literally.
     pub(super) fn append_bytes(&self, token: &str, added: bool, out: &mut Vec<u8>) {
         match self {
             Self::ByteLevel if added => out.extend_from_slice(token.as_bytes()),
             Self::ByteLevel => {
                 let start = out.len();
                 out.extend(token.chars().filter_map(level_byte));
-                // A token with a character outside the alphabet is not written in it.
+                // A token with a character outside the alphabet is spelled literally.
                 if out.len() - start != token.chars().count() {
                     out.truncate(start);
                     out.extend_from_slice(token.as_bytes());
@@ -123,16 +125,16 @@ impl Rule {
     }
 }
 
-/// The byte that a token like `<0x0A>` stands for.
+/// Returns the byte of a token like `<0x0A>`.
 pub(super) fn fallback_byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     let is_byte = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     is_byte.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// The byte that a character of the byte-level alphabet stands for.
+/// Returns the byte that a character of the byte-level alphabet encodes.
 ///
-/// Printable bytes of Latin-1 stand for themselves; the 68 others are numbered from U+0100 on.
+/// Printable bytes of Latin-1 encode themselves; the 68 others are numbered from U+0100 on.
 fn level_byte(c: char) -> Option<u8> {
     match u32::from(c) {
         code @ 0..0x100 => Some(code as u8).filter(is_printable),
@@ -140,7 +142,7 @@ fn level_byte(c: char) -> Option<u8> {
     }
 }
 
-/// The character of the byte-level alphabet that stands for a byte.
+/// Returns the character of the byte-level alphabet that encodes a byte.
 pub(super) fn level_char(byte: u8) -> char {
     if is_printable(&byte) {
         return char::from(byte);

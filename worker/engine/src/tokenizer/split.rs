@@ -1,24 +1,24 @@
-//! How models split texts before they merge bytes, by the name that GGUF files give it.
+//! Rules by which models split texts before they merge bytes, selected by the name in GGUF files.
 //!
-//! The patterns are those of the tokenizer.json of the models. A text split otherwise becomes other
-//! tokens than the model was trained on, without anything to show for it: other names are refused.
+//! The patterns are those of the models' tokenizer.json. A text split otherwise becomes other
+//! tokens than in training, without any visible error. So unknown names are refused.
 
 use super::TokenizerError;
 use super::error::shown;
 
-/// What a vocabulary needs to be told about its model.
+/// How a model splits texts.
 #[derive(Debug)]
 pub(super) struct Split {
-    /// What `tokenizer.ggml.pre` says.
+    /// Values of `tokenizer.ggml.pre`.
     names: &'static [&'static str],
-    /// Each is applied to every piece that the ones before it left; matches become pieces, and so
-    /// does what lies between them.
+    /// Patterns, applied in order to every piece that the previous one left. Matches become pieces,
+    /// and so does the text between them.
     pub(super) patterns: &'static [&'static str],
-    /// Whether texts are brought into the composed form first (NFC).
+    /// Whether texts are normalised to the composed form (NFC) first.
     pub(super) composes: bool,
-    /// Whether a piece that is a token stays whole even if merging would not lead to it.
+    /// Whether a piece that is a token stays whole even if merging would not produce it.
     pub(super) keeps_tokens: bool,
-    /// Whether texts begin with the beginning token when the file does not say.
+    /// Whether texts begin with the beginning token if the file does not specify it.
     pub(super) adds_bos: bool,
 }
 
@@ -98,7 +98,7 @@ static SPLITS: [Split; 7] = [
 ];
 
 impl Split {
-    /// The split with the name that a file gives.
+    /// Returns the rules with a name from a file.
     pub(super) fn named(name: &str) -> Result<&'static Self, TokenizerError> {
         SPLITS.iter().find(|split| split.names.contains(&name)).ok_or_else(|| {
             let names: Vec<_> = SPLITS.iter().flat_map(|split| split.names).copied().collect();

@@ -13,15 +13,16 @@ use super::rule::fallback_byte;
 use super::vocabulary::{Keys, Kind, Piece, Vocabulary};
 use crate::weights::gguf::Metadata;
 
-/// What SentencePiece writes for a space.
+/// SentencePiece's character for a space.
 const SPACE: &str = "\u{2581}";
-/// Longer than any piece that SentencePiece trains; cutting a piece takes time with its square.
+/// Longer than any piece that SentencePiece trains. Splitting a piece takes time quadratic in its
+/// length.
 const MAX_PIECE_BYTES: usize = 256;
-/// The most memory that merges may take for each byte of the vocabulary. Real ones take about five; a
-/// vocabulary of one letter in every length takes what its number of tokens squared is.
+/// Maximum memory of the merges for each byte of the vocabulary. Real vocabularies take about five.
+/// A vocabulary of one letter in every length takes memory quadratic in its number of tokens.
 const MAX_MERGE_GROWTH: usize = 64;
 
-/// What is special to a SentencePiece vocabulary.
+/// Parts of the tokenizer that are specific to SentencePiece.
 struct Rules {
     unk_id: Option<u32>,
     /// Whether texts are tokenised as if they began with a space.
@@ -29,7 +30,7 @@ struct Rules {
     merges: Merges,
 }
 
-/// Builds the tokenizer. Absent keys mean what they mean for Llama 2.
+/// Builds the tokenizer. Absent keys have the meaning that they have for Llama 2.
 pub(super) fn build(keys: &Keys<'_>) -> Result<Tokenizer, TokenizerError> {
     keys.accept_only("remove_extra_whitespaces", false)?;
     keys.accept_only("escape_whitespaces", true)?;
@@ -69,7 +70,7 @@ fn unk_id(keys: &Keys<'_>, pieces: &[Piece]) -> Result<Option<u32>, TokenizerErr
     }))
 }
 
-/// The higher a piece's score, the earlier it is merged.
+/// Reads the scores. Pieces with higher scores merge earlier.
 fn scores(keys: &Keys<'_>, pieces: &[Piece]) -> Result<Vec<f32>, TokenizerError> {
     let scores = keys.required("scores", Metadata::floats)?;
     keys.check_len("scores", scores.len(), pieces.len())?;
@@ -79,7 +80,7 @@ fn scores(keys: &Keys<'_>, pieces: &[Piece]) -> Result<Vec<f32>, TokenizerError>
     }
 }
 
-/// Refuses a vocabulary that would silently drop characters it cannot spell.
+/// Refuses a vocabulary that would silently drop characters for which it has no token.
 fn check_total(pieces: &[Piece], unk_id: Option<u32>) -> Result<(), TokenizerError> {
     let mut bytes = HashSet::new();
     for (id, piece) in pieces.iter().enumerate().filter(|(_, piece)| piece.kind == Kind::Byte) {
@@ -99,10 +100,11 @@ fn check_total(pieces: &[Piece], unk_id: Option<u32>) -> Result<(), TokenizerErr
     Ok(())
 }
 
-/// The merges that lead to each piece: every way to cut it into two pieces, best score first.
+/// Returns the merges that produce each piece: every split into two pieces, the best score first.
 ///
-/// SentencePiece takes the leftmost of equal scores. A rank cannot say that, but pieces of equal score
-/// are runs of spaces, which end up the same; the order by id and cut is there to be an order.
+/// SentencePiece merges the leftmost of equal scores. Ranks cannot express that, but pieces of
+/// equal score are runs of spaces, for which the result is the same. The order by id and cut only
+/// makes the result deterministic.
 fn merges(pieces: &[Piece], scores: &[f32]) -> Result<Merges, TokenizerError> {
     let mergeable: HashMap<&str, usize> = pieces
         .iter()
@@ -111,7 +113,7 @@ fn merges(pieces: &[Piece], scores: &[f32]) -> Result<Merges, TokenizerError> {
         .map(|(id, piece)| (piece.text.as_str(), id))
         .collect();
     let mut cuts = Vec::new();
-    let mut room =
+    let mut budget =
         MAX_MERGE_GROWTH * pieces.iter().map(|piece| 16 + piece.text.len()).sum::<usize>();
     for (&text, &id) in &mergeable {
         if text.len() > MAX_PIECE_BYTES {
@@ -125,7 +127,7 @@ fn merges(pieces: &[Piece], scores: &[f32]) -> Result<Merges, TokenizerError> {
             let (left, right) = text.split_at(at);
             if mergeable.contains_key(left) && mergeable.contains_key(right) {
                 let bytes = size_of::<(String, String)>() + text.len();
-                room = room.checked_sub(bytes).ok_or_else(too_many_merges)?;
+                budget = budget.checked_sub(bytes).ok_or_else(too_many_merges)?;
                 cuts.push((id, left, right));
             }
         }
@@ -140,13 +142,13 @@ fn merges(pieces: &[Piece], scores: &[f32]) -> Result<Merges, TokenizerError> {
 
 fn too_many_merges() -> TokenizerError {
     let reason = format!(
-        "can be merged from each other in so many ways that the list takes more than \
+        "can be merged from each other in too many ways: the list takes more than \
          {MAX_MERGE_GROWTH} times their size"
     );
     TokenizerError::malformed("tokenizer.ggml.tokens", reason)
 }
 
-/// Spaces become visible, and a text gets one in front.
+/// Makes spaces visible, and prepends one to a text.
 fn normalizer(space_prefix: bool) -> tokenizers::Result<Sequence> {
     let mut steps: Vec<NormalizerWrapper> = Vec::new();
     if space_prefix {

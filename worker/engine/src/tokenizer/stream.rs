@@ -1,31 +1,31 @@
-//! Detokenising as tokens come, never half a character at a time.
+//! Incremental detokenisation that never emits incomplete characters.
 
 use super::Tokenizer;
 
-/// Turns tokens into text one by one.
+/// Converts tokens to text one by one.
 ///
-/// What is given out is final. A character whose bytes come in several tokens is held back until
-/// it is whole, at most three bytes of it, and bytes that cannot become a character are given out
-/// as U+FFFD as soon as that is certain. All the text together is [`Tokenizer::decode`] of all the ids.
+/// Emitted text is final. A character whose bytes come in several tokens is held back until it is
+/// complete, at most three bytes of it. Bytes that cannot become a character are emitted as U+FFFD
+/// as soon as that is certain. The emitted texts concatenate to [`Tokenizer::decode`] of all ids.
 #[derive(Debug, Clone)]
 pub struct StreamDecoder {
-    /// Bytes that may still become a character.
+    /// Bytes held back, which may still become a character.
     held: Vec<u8>,
-    /// Spaces to be dropped if the text begins with them; none once it has begun.
+    /// Number of spaces to strip if the text begins with them; 0 once it has begun.
     leading_spaces: usize,
     skip_special: bool,
 }
 
 impl StreamDecoder {
-    /// A decoder for the tokens that follow `context`, the prompt or its last few ids.
+    /// Creates a decoder for the tokens that follow `context`, the prompt or its last few ids.
     ///
-    /// The context decides whether a leading space is the text's own: it is unless nothing but
-    /// special tokens went before. A character begun there is completed in the first text given out.
+    /// A leading space belongs to the text unless the context consists of special tokens only. A
+    /// character begun in the context is completed in the first emitted text.
     pub fn new(tokenizer: &Tokenizer, context: &[u32], skip_special: bool) -> Self {
         let mut stream =
             Self { held: Vec::new(), leading_spaces: tokenizer.leading_spaces, skip_special };
-        // A byte that begins a character and is no space settles all that went before it, so of a
-        // long prompt only the end is looked at.
+        // A byte that starts a character and is not a space determines the state, so only the end
+        // of a long prompt is read.
         let settles = |byte: &u8| *byte != b' ' && !(0x80..0xC0).contains(byte);
         let settled = |id: &u32| stream.bytes(tokenizer, *id).iter().any(settles);
         let mut context = context;
@@ -76,7 +76,8 @@ impl StreamDecoder {
         self.held.clear();
     }
 
-    /// What a token adds; nothing for an unknown one, or a special one that is to be skipped.
+    /// Returns the bytes of a token; none for an unknown one, or a special one that is to be
+    /// skipped.
     fn bytes<'a>(&self, tokenizer: &'a Tokenizer, id: u32) -> &'a [u8] {
         if self.skip_special && tokenizer.is_special(id) {
             return &[];
@@ -84,7 +85,7 @@ impl StreamDecoder {
         tokenizer.token_bytes(id).unwrap_or_default()
     }
 
-    /// Gives out whatever can no longer change.
+    /// Emits the bytes that are final.
     fn release(&mut self, text: &mut String) {
         let mut rest = self.held.as_slice();
         loop {
@@ -103,7 +104,7 @@ impl StreamDecoder {
                             text.push(char::REPLACEMENT_CHARACTER);
                             rest = &rest[len..];
                         }
-                        // The bytes so far could begin a character.
+                        // The remaining bytes may be the start of a character.
                         None => break,
                     }
                 }

@@ -1,4 +1,4 @@
-//! The vocabulary in GGUF metadata: its tokens, and what stands before and after a whole text.
+//! The vocabulary in GGUF metadata: its tokens, and the tokens before and after a whole text.
 
 use std::collections::HashSet;
 
@@ -11,23 +11,23 @@ use super::error::shown;
 use crate::weights::WeightsError;
 use crate::weights::gguf::Metadata;
 
-/// Longer than any token of any model; tokens are looked up and shown whole.
+/// Longer than any token of any model. Bounds lookups and error messages.
 const MAX_TOKEN_BYTES: usize = 1024;
 
-/// What a token is for.
+/// Type of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Part of texts, found by merging.
+    /// Part of texts, produced by merging.
     Normal,
-    /// Stands for whatever the vocabulary cannot spell.
+    /// Replaces characters for which the vocabulary has no token.
     Unknown,
     /// Structure, never part of a text.
     Control,
-    /// Found in texts before anything is merged.
+    /// Recognised in texts before merging.
     UserDefined,
-    /// Reserved.
+    /// Reserved and not used.
     Unused,
-    /// One byte.
+    /// A single byte.
     Byte,
 }
 
@@ -42,26 +42,26 @@ pub(super) struct Piece {
 #[derive(Debug, Clone)]
 pub(super) struct Vocabulary {
     pub(super) pieces: Vec<Piece>,
-    /// Put before a whole text.
+    /// Token before a whole text.
     prefix_id: Option<u32>,
-    /// Put after a whole text.
+    /// Token after a whole text.
     suffix_id: Option<u32>,
 }
 
 impl Vocabulary {
     /// Reads the `tokenizer.ggml.` keys that every vocabulary has.
     ///
-    /// Whether a file that does not say so wants the beginning token before a text is for `adds_bos`.
+    /// `adds_bos` is the default of `add_bos_token`.
     pub(super) fn read(keys: &Keys<'_>, adds_bos: bool) -> Result<Self, TokenizerError> {
         let pieces = pieces(keys)?;
         let end = |flag: &str, usual: bool, name: &str| {
-            let asked = keys.get(flag, Metadata::flag)?;
+            let enabled = keys.get(flag, Metadata::flag)?;
             match keys.id(name, pieces.len())? {
-                None if asked == Some(true) => {
+                None if enabled == Some(true) => {
                     let reason = format!("is true, but tokenizer.ggml.{name} is missing");
                     Err(TokenizerError::malformed(format!("tokenizer.ggml.{flag}"), reason))
                 }
-                id => Ok(id.filter(|_| asked.unwrap_or(usual))),
+                id => Ok(id.filter(|_| enabled.unwrap_or(usual))),
             }
         };
         let prefix_id = end("add_bos_token", adds_bos, "bos_token_id")?;
@@ -69,12 +69,12 @@ impl Vocabulary {
         Ok(Self { pieces, prefix_id, suffix_id })
     }
 
-    /// The ids by token.
+    /// Returns ids by token.
     pub(super) fn ids(&self) -> Vocab {
         (0..).zip(&self.pieces).map(|(id, piece)| (piece.text.clone(), id)).collect()
     }
 
-    /// The tokens that are found in texts before anything is merged.
+    /// Returns the tokens that are recognised in texts before merging.
     pub(super) fn added_tokens(&self) -> impl Iterator<Item = AddedToken> {
         self.pieces.iter().filter_map(|piece| {
             let special = match piece.kind {
@@ -86,7 +86,7 @@ impl Vocabulary {
         })
     }
 
-    /// What makes a text whole: the beginning token, the text, the end token.
+    /// Returns the template of a whole text: the beginning token, the text, the end token.
     pub(super) fn template(&self) -> tokenizers::Result<PostProcessorWrapper> {
         let text = |id: u32| self.pieces[id as usize].text.as_str();
         let mut single = vec![json!({ "Sequence": { "id": "A", "type_id": 0 } })];
@@ -136,7 +136,7 @@ impl<'a> Keys<'a> {
         self.get(name, read)?.ok_or_else(missing)
     }
 
-    /// A token id; converters write 2^32 - 1 for "none".
+    /// Reads a token id; converters write 2^32 - 1 for "none".
     pub(super) fn id(&self, name: &str, vocab_size: usize) -> Result<Option<u32>, TokenizerError> {
         match self.get(name, Metadata::count)? {
             Some(id) if id == u64::from(u32::MAX) => Ok(None),
@@ -148,7 +148,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Refuses a flag that is neither absent nor as it is implemented.
+    /// Refuses a flag unless it is absent or has the implemented value.
     pub(super) fn accept_only(&self, name: &str, usual: bool) -> Result<(), TokenizerError> {
         match self.get(name, Metadata::flag)?.filter(|flag| *flag != usual) {
             None => Ok(()),
@@ -159,7 +159,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Refuses a list about the tokens that is not as long as theirs.
+    /// Refuses a list about tokens whose length differs from the number of tokens.
     pub(super) fn check_len(
         &self,
         name: &str,

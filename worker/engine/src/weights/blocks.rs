@@ -1,65 +1,67 @@
-//! Quantised blocks: where each type keeps the bits of its elements, and one rule that decodes them all.
+//! Quantised blocks: where each type stores the bits of its elements, and one decoder for all
+//! types.
 //!
-//! An element is `scale * (quant - zero) + offset`. Types differ in where the bits of a quant lie and
-//! in what the scales are made of; both are data here. All products fit into the 24 bits of a float,
-//! so only the sum rounds, and every decoder that computes in f32 has these results bit for bit.
+//! An element is `scale * (quant - zero) + offset`. Types differ in where the bits of a quant are
+//! and in what the scales consist of; both are data here. All products fit into the 24 bits of a
+//! float, so only the sum rounds, and every decoder that computes in f32 returns the same bits.
 
 use half::f16;
 
-/// Elements in the largest block.
+/// Elements of the largest block.
 const MAX_LEN: usize = 256;
-/// What to add where nothing is to be added: unlike zero, it leaves every float as it is, -0.0 too.
+/// Neutral offset: unlike zero, adding it leaves every float unchanged, -0.0 too.
 const NOTHING: f32 = -0.0;
 
-/// Where a block keeps what its elements are made of. All positions are bytes from its start.
+/// Layout of a block. All positions are in bytes from its start.
 #[derive(Debug)]
 pub(super) struct BlockLayout {
-    /// Elements in a block.
+    /// Number of elements.
     pub(super) len: usize,
-    /// Bytes that it takes.
+    /// Size in bytes.
     pub(super) bytes: usize,
-    /// The block's half-precision scale.
+    /// Position of the block's half-precision scale.
     scale: usize,
-    /// What else scales and moves its elements.
+    /// Groups of elements with their own scales and offsets.
     groups: Groups,
-    /// The bits of the quants, which together are read as one unsigned byte each.
+    /// Planes of bits that together make up a quant of one unsigned byte.
     planes: &'static [Plane],
-    /// Bits of that byte to flip: the sign bit of signed quants, so that they count from -128.
+    /// Mask of bits to flip: the sign bit of signed quants, so that they count from -128.
     flip: u8,
     /// Subtracted from each quant.
     zero: i16,
 }
 
-/// The elements that share a scale, and where their scale and offset come from.
+/// Groups of elements that share a scale, and the source of their scale and offset.
 #[derive(Debug, Clone, Copy)]
 enum Groups {
-    /// The whole block under the block's scale.
+    /// One group under the block's scale.
     Whole,
-    /// The whole block under the block's scale, above the half-precision minimum at `min`.
+    /// One group under the block's scale, above the half-precision minimum at `min`.
     WholeAbove { min: usize },
-    /// Runs of 32. Six bits a run at `factors` multiply the block's scale, and six bits the
+    /// Runs of 32. Six bits per run at `factors` multiply the block's scale. Six more multiply the
     /// half-precision depth at `min`, by which the run lies below zero.
     SixBits { min: usize, factors: usize },
-    /// Runs of 16, each with a signed byte at `factors` that multiplies the block's scale.
+    /// Runs of 16. A signed byte per run at `factors` multiplies the block's scale.
     Bytes { factors: usize },
 }
 
 /// Some of the bits of every quant.
 ///
-/// The bytes are taken in runs of `run`. The lowest `width` bits of a run's bytes belong to the first
-/// `run` elements, the bits above them to the next, and when they are used up the next bytes follow.
+/// Bytes are taken in runs of `run`. The lowest `width` bits of a run's bytes belong to the first
+/// `run` elements, the next bits to the next `run` elements. When all bits are used, the next bytes
+/// follow.
 #[derive(Debug)]
 struct Plane {
     at: usize,
-    /// Bits of one quant: 1, 2, 4 or 8.
+    /// Number of bits of one quant: 1, 2, 4 or 8.
     width: usize,
     run: usize,
-    /// How far up in the quant the bits belong.
-    lift: usize,
+    /// Left shift of the bits in the quant.
+    shift: usize,
 }
 
-const fn plane(at: usize, width: usize, run: usize, lift: usize) -> Plane {
-    Plane { at, width, run, lift }
+const fn plane(at: usize, width: usize, run: usize, shift: usize) -> Plane {
+    Plane { at, width, run, shift }
 }
 
 pub(super) static Q4_0: BlockLayout = BlockLayout {
@@ -145,7 +147,7 @@ pub(super) static Q6_K: BlockLayout = BlockLayout {
 impl BlockLayout {
     /// Decodes whole blocks.
     ///
-    /// - blocks: one after the other
+    /// - blocks: concatenated blocks
     /// - out: [`Self::len`] elements for each
     pub(super) fn decode(&self, blocks: &[u8], out: &mut [f32]) {
         let mut quants = [0; MAX_LEN];
@@ -163,7 +165,7 @@ impl BlockLayout {
         }
     }
 
-    /// Elements that share a scale.
+    /// Number of elements that share a scale.
     const fn group_len(&self) -> usize {
         match self.groups {
             Groups::Whole | Groups::WholeAbove { .. } => self.len,
@@ -180,16 +182,16 @@ impl BlockLayout {
             let mask = 0xFF >> (8 - plane.width);
             let bytes = block[plane.at..].chunks_exact(plane.run);
             for (bytes, quants) in bytes.zip(quants.chunks_exact_mut(plane.run * per_byte)) {
-                for (turn, quants) in quants.chunks_exact_mut(plane.run).enumerate() {
+                for (part, quants) in quants.chunks_exact_mut(plane.run).enumerate() {
                     for (quant, byte) in quants.iter_mut().zip(bytes) {
-                        *quant ^= (byte >> (turn * plane.width) & mask) << plane.lift;
+                        *quant ^= (byte >> (part * plane.width) & mask) << plane.shift;
                     }
                 }
             }
         }
     }
 
-    /// The scale and the offset of the group with number `index`.
+    /// Returns the scale and the offset of group `index`.
     fn scale_and_offset(&self, block: &[u8], index: usize) -> (f32, f32) {
         let scale = half_at(block, self.scale);
         match self.groups {
@@ -210,10 +212,10 @@ fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// The scale and the depth of a run, from twelve bytes that hold eight of each.
+/// Returns the scale and the depth of a run, from twelve bytes with eight of each.
 ///
-/// The first four of either have a byte of their own; the upper bits of these bytes and the nibbles of
-/// the last four bytes make up the others.
+/// The first four of either have a byte each. The others consist of the upper bits of these bytes
+/// and the nibbles of the last four bytes.
 fn six_bits(packed: &[u8], run: usize) -> (u8, u8) {
     match run.checked_sub(4) {
         None => (packed[run] & 63, packed[run + 4] & 63),
@@ -230,7 +232,7 @@ mod tests {
 
     static ALL: [&BlockLayout; 8] = [&Q4_0, &Q4_1, &Q5_0, &Q5_1, &Q8_0, &Q4_K, &Q5_K, &Q6_K];
 
-    /// The places and lengths of all that a block holds.
+    /// Positions and lengths of all fields of a block.
     fn fields(layout: &BlockLayout) -> Vec<(usize, usize)> {
         let mut fields = vec![(layout.scale, 2)];
         match layout.groups {
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fields_of_a_block_fill_it() {
+    fn fields_cover_a_block_without_gaps() {
         for layout in ALL {
             let mut end = 0;
             for (at, len) in fields(layout) {
@@ -258,17 +260,17 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_of_a_block_matters_to_the_element_it_belongs_to() {
+    fn every_bit_of_a_block_changes_one_element() {
         for layout in ALL {
             let planes = layout.planes.iter().flat_map(|p| p.at..p.at + layout.len * p.width / 8);
-            let mut still = vec![0; layout.len];
-            layout.unpack(&vec![0; layout.bytes], &mut still);
+            let mut unchanged = vec![0; layout.len];
+            layout.unpack(&vec![0; layout.bytes], &mut unchanged);
             for (byte, bit) in planes.flat_map(|byte| (0..8).map(move |bit| (byte, bit))) {
                 let mut block = vec![0; layout.bytes];
                 block[byte] = 1 << bit;
                 let mut quants = vec![0; layout.len];
                 layout.unpack(&block, &mut quants);
-                let changed = quants.iter().zip(&still).filter(|(a, b)| a != b).count();
+                let changed = quants.iter().zip(&unchanged).filter(|(a, b)| a != b).count();
                 assert_eq!(changed, 1, "bit {bit} of byte {byte} of {layout:?}");
             }
         }

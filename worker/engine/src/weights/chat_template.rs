@@ -1,4 +1,4 @@
-//! The chat template that a model comes with, found where transformers and GGUF converters put it.
+//! Chat template of a model, found where transformers and GGUF converters store it.
 
 use serde::Deserialize;
 
@@ -8,12 +8,12 @@ use super::{Folder, WeightsError};
 /// Takes precedence over the key in the tokenizer's configuration.
 const FILE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-/// Some tokenizer configurations list every added token; none comes near this.
+/// Some tokenizer configurations list every added token; all are far smaller than this.
 const MAX_BYTES: u64 = 64 << 20;
-/// Of several templates, the one for plain conversations.
+/// Name of the template for plain conversations, where there are several.
 const DEFAULT: &str = "default";
 
-/// The part of tokenizer_config.json that matters here.
+/// The relevant part of tokenizer_config.json.
 #[derive(Deserialize)]
 struct TokenizerConfig {
     chat_template: Option<Templates>,

@@ -1,4 +1,4 @@
-//! The numbers that define a model, whichever file they came from.
+//! Constants that define a model, whichever file they are read from.
 
 mod family;
 mod json;
@@ -15,13 +15,13 @@ pub use rope::{Llama3Scaling, RopeScaling};
 
 use super::{Source, WeightsError};
 
-/// More layers than any model has.
+/// More than any model has.
 const MAX_LAYERS: usize = 1 << 12;
 
-/// The shape and constants of a decoder of the Llama kind.
+/// Shape and constants of a decoder of the Llama architecture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// Where it comes from.
+    /// Model family.
     pub family: Family,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -37,16 +37,16 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Rows of the embedding table.
     pub vocab_size: usize,
-    /// Positions the model was trained for, in tokens.
+    /// Positions that the model was trained for, in tokens.
     pub context_length: usize,
     /// Added to the mean square before RMSNorm's root.
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// How the rotary frequencies are stretched.
+    /// Scaling of the rotary frequencies.
     pub rope_scaling: RopeScaling,
-    /// For each layer the positions that a token sees, its own the last of them, where those are fewer than
-    /// all before it. Empty where no layer has a limit.
+    /// Sliding window of each layer: the number of positions that a token attends to, including its
+    /// own, if it is less than the context. Empty if no layer has one.
     pub windows: Vec<Option<NonZeroUsize>>,
     /// Whether the query, key and value projections have a bias.
     pub qkv_bias: bool,
@@ -60,7 +60,7 @@ pub struct ModelConfig {
     pub tie_embeddings: bool,
     /// The token that begins a sequence.
     pub bos_token_id: Option<u32>,
-    /// The tokens that end a sequence, sorted, without repetitions.
+    /// Tokens that end a sequence, sorted, without duplicates.
     pub eos_token_ids: Vec<u32>,
 }
 
@@ -75,20 +75,21 @@ impl ModelConfig {
         self.num_kv_heads * self.head_dim
     }
 
-    /// Positions that a token of a layer sees, its own the last of them; `None`: all up to its own.
+    /// Number of positions that a token of a layer attends to, including its own. `None`: all up to
+    /// its own.
     pub fn window(&self, layer: usize) -> Option<NonZeroUsize> {
         self.windows.get(layer).copied().flatten()
     }
 
-    /// Checks what the rest of the engine relies on. `name` says what the file calls a number that
-    /// config.json knows by the name given.
+    /// Validates the values that the rest of the engine relies on. `name` maps a key of config.json
+    /// to the file's own key.
     fn validated(
         mut self,
         source: &Source,
         name: impl Fn(&'static str) -> String,
     ) -> Result<Self, WeightsError> {
         let wrong = |key, reason: String| Err(source.malformed(&name(key), reason));
-        // Upper limits far above any model, and low enough that products of two fit in 64 bits.
+        // Limits far above any model, low enough that products of two fit in 64 bits.
         for (key, value, limit) in [
             ("hidden_size", self.hidden_size, 1 << 20),
             ("intermediate_size", self.intermediate_size, 1 << 22),
@@ -111,11 +112,11 @@ impl ModelConfig {
             );
             return wrong("num_key_value_heads", reason);
         }
-        // A table of angles is made for all positions: four bytes an element, at most half a gigabyte.
+        // The table of angles has all positions: four bytes an element, at most half a gigabyte.
         if self.context_length * self.head_dim > 1 << 27 {
-            let most = (1 << 27) / self.head_dim;
+            let max = (1 << 27) / self.head_dim;
             let (length, width) = (self.context_length, self.head_dim);
-            let reason = format!("is {length}; for heads that are {width} wide at most {most}");
+            let reason = format!("is {length}; for heads that are {width} wide at most {max}");
             return wrong("max_position_embeddings", reason);
         }
         if !self.head_dim.is_multiple_of(2) {
@@ -138,13 +139,13 @@ impl ModelConfig {
                 return wrong(key, reason);
             }
         }
-        self.windows = windows_that_matter(self.windows, self.context_length);
+        self.windows = effective_windows(self.windows, self.context_length);
         Ok(self)
     }
 }
 
-/// Drops windows that reach as far as the context.
-fn windows_that_matter(
+/// Drops windows that cover the whole context.
+fn effective_windows(
     mut windows: Vec<Option<NonZeroUsize>>,
     context_length: usize,
 ) -> Vec<Option<NonZeroUsize>> {

@@ -1,6 +1,7 @@
-//! The model families that are one decoder with different constants, and transformers' defaults for each.
+//! Model families that share one decoder with different constants, and transformers' defaults for
+//! each.
 
-/// A model family. They differ in what the rest of the configuration says, and in nothing else.
+/// A model family. Families differ only in the rest of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// Llama 1, 2 and 3, and models exported as such. In GGUF files Mistral too.
@@ -13,12 +14,12 @@ pub enum Family {
     Qwen3,
 }
 
-/// What an absent key of config.json means.
+/// Defaults of absent keys of config.json.
 pub(super) struct Defaults {
     pub(super) context_length: usize,
-    /// As many as there are query heads, where it is `None`.
+    /// The number of query heads if `None`.
     pub(super) num_kv_heads: Option<usize>,
-    /// The hidden size divided by the number of query heads, where it is `None`.
+    /// The hidden size divided by the number of query heads if `None`.
     pub(super) head_dim: Option<usize>,
     pub(super) bos_token_id: Option<u32>,
     pub(super) eos_token_id: Option<u32>,
@@ -27,7 +28,7 @@ pub(super) struct Defaults {
 impl Family {
     pub(super) const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
 
-    /// The name of transformers' class, for example `LlamaForCausalLM`.
+    /// Returns the name of transformers' class, for example `LlamaForCausalLM`.
     pub const fn architecture(self) -> &'static str {
         match self {
             Self::Llama => "LlamaForCausalLM",

@@ -1,4 +1,4 @@
-//! The least number of tokens that a text can become, from its length alone.
+//! Lower bound on the number of tokens of a text, from its length alone.
 
 use serde_json::Value;
 use tokenizers::{Model, ModelWrapper};
@@ -6,21 +6,22 @@ use tokenizers::{Model, ModelWrapper};
 use super::pieces::Pieces;
 use super::rule::{Rule, level_char};
 
-/// How much shorter a text can become in the composed form: no character of at most four bytes that
-/// others compose to leaves less than a quarter of theirs (U+0390 comes closest, 2 bytes for 7).
-const COMPOSING: usize = 4;
+/// Maximum factor by which the composed form (NFC) shortens a text. A composed character of at most
+/// four bytes takes at least a quarter of its parts (the minimum is U+0390, with 2 bytes for 7).
+const MAX_COMPOSITION: usize = 4;
 
-/// The most bytes of a text that one token can stand for; `None` where there is no such limit.
+/// Returns the maximum number of bytes of text that one token stands for, or `None` if there is no
+/// bound.
 ///
-/// There is none where a part of a text can vanish: in a normaliser or a splitter that drops
-/// characters, in a token that takes the spaces around it along, in an unknown token that stands for
-/// any number of characters. Only what is known not to do this gets a limit.
-pub(super) fn longest_token(
+/// There is no bound if parts of a text can vanish: a normaliser or splitter that drops characters,
+/// a token that strips the spaces around it, or an unknown token that stands for any number of
+/// characters. Only configurations known not to do this get a bound.
+pub(super) fn max_token_bytes(
     tokenizer: &tokenizers::Tokenizer,
     rule: &Rule,
     pieces: &Pieces,
 ) -> Option<usize> {
-    let shrinking = shrinking(&section(tokenizer.get_normalizer()))?;
+    let max_shrink = max_shrink(&section(tokenizer.get_normalizer()))?;
     let splitter = section(tokenizer.get_pre_tokenizer());
     let takes_spaces =
         tokenizer.get_added_tokens_decoder().values().any(|token| token.lstrip || token.rstrip);
@@ -43,25 +44,25 @@ pub(super) fn longest_token(
         Rule::ByteLevel => return None,
         Rule::Pieces { .. } => {
             let total = bpe.byte_fallback && every_byte(|byte| format!("<0x{byte:02X}>"));
-            // Tokens count as they are written: a text may hold a visible space as such.
+            // Tokens count as written, since a text may contain the visible space itself.
             let written = tokenizer.get_vocab(true).keys().map(String::len).max();
             written.filter(|_| total)?.max(pieces.longest())
         }
     };
-    Some(longest.saturating_mul(shrinking))
+    Some(longest.saturating_mul(max_shrink))
 }
 
-/// A part of the tokenizer as its file spells it.
+/// Returns a component of the tokenizer as its file spells it.
 fn section<T: serde::Serialize>(part: Option<&T>) -> Value {
     part.and_then(|part| serde_json::to_value(part).ok()).unwrap_or_default()
 }
 
-/// How many times shorter a normaliser can make a text; `None` if that is not known.
-fn shrinking(normalizer: &Value) -> Option<usize> {
+/// Returns the maximum factor by which a normaliser shortens a text, or `None` if it is unknown.
+fn max_shrink(normalizer: &Value) -> Option<usize> {
     match normalizer["type"].as_str() {
         None if normalizer.is_null() => Some(1),
         Some("Prepend") => Some(1),
-        Some("NFC") => Some(COMPOSING),
+        Some("NFC") => Some(MAX_COMPOSITION),
         Some("Replace") => {
             let (from, to) =
                 (normalizer["pattern"]["String"].as_str()?, normalizer["content"].as_str()?);
@@ -69,13 +70,13 @@ fn shrinking(normalizer: &Value) -> Option<usize> {
         }
         Some("Sequence") => {
             let steps = normalizer["normalizers"].as_array()?;
-            steps.iter().try_fold(1_usize, |all, step| all.checked_mul(shrinking(step)?))
+            steps.iter().try_fold(1_usize, |all, step| all.checked_mul(max_shrink(step)?))
         }
         _ => None,
     }
 }
 
-/// Whether a splitter leaves every character of a text in some piece.
+/// Whether a splitter retains every character of a text.
 fn keeps_text(splitter: &Value) -> bool {
     match splitter["type"].as_str() {
         None => splitter.is_null(),
@@ -86,7 +87,7 @@ fn keeps_text(splitter: &Value) -> bool {
     }
 }
 
-/// Whether a splitter turns texts into the byte-level alphabet.
+/// Whether a splitter encodes texts in the byte-level alphabet.
 fn spells_bytes(splitter: &Value) -> bool {
     splitter["type"] == "ByteLevel" || steps(splitter).iter().any(spells_bytes)
 }
