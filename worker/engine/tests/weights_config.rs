@@ -322,7 +322,7 @@ fn gguf_rotary_keys_and_windows() {
     assert_eq!(both.unwrap().rope_scaling, RopeScaling::Divisors(vec![2.0, 16.0]));
 
     let long = gguf(|builder| builder.add_f32("rope_freqs.weight", &[3])).unwrap_err();
-    assert_says(&long, &["tiny.gguf: tensor rope_freqs.weight has shape [3]", "asks for [2]"]);
+    assert_says(&long, &["tiny.gguf: tensor rope_freqs.weight has shape [3]", "requires [2]"]);
     let qwen = gguf(|builder| {
         rename(builder, "qwen2");
         divided(builder);

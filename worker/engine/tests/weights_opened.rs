@@ -164,7 +164,7 @@ fn tensors_that_do_not_match_the_configuration_are_refused() {
     assert_says(&open(&missing).unwrap_err(), &["model.norm.weight is missing", "[8]"]);
 
     let wrong = config_with(&[("intermediate_size", json!(16))]).unwrap_err();
-    assert_says(&wrong, &["mlp.gate_proj.weight has shape [32, 8]", "asks for [16, 8]"]);
+    assert_says(&wrong, &["mlp.gate_proj.weight has shape [32, 8]", "requires [16, 8]"]);
 
     let mut unexpected = FolderBuilder::tiny();
     unexpected.add("model.layers.0.self_attn.q_norm", &[4]);

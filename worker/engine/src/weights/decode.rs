@@ -1,4 +1,4 @@
-//! Stored elements to f32, exactly: what is no product of a quantised block is a subset of f32.
+//! Decoding of stored elements to f32, which is exact for all types but quantised blocks.
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
@@ -8,7 +8,7 @@ use super::Dtype;
 /// Decodes one row.
 ///
 /// - row: whole blocks of `dtype`
-/// - out: as many elements as the row holds
+/// - out: the row's elements
 pub(super) fn decode_row(dtype: Dtype, row: &[u8], out: &mut [f32]) {
     debug_assert_eq!(dtype.row_bytes(out.len()), Some(row.len()));
     match (dtype, dtype.layout()) {
@@ -26,7 +26,8 @@ fn each<const N: usize>(row: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) ->
     }
 }
 
-/// Half precision by the slice: one at a time, each conversion asks again what the CPU can do.
+/// Decodes half precision in slices: element by element, each conversion would check the CPU's
+/// features again.
 fn decode_f16(row: &[u8], out: &mut [f32]) {
     let mut bits = [0; 512];
     let pieces = row.chunks(2 * bits.len());
@@ -39,10 +40,10 @@ fn decode_f16(row: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Where the first NaN or infinity is.
+/// Returns the index of the first NaN or infinity.
 pub(super) fn first_non_finite(values: &[f32]) -> Option<usize> {
-    // The largest magnitude as an integer is over the largest finite one exactly if any is. Unlike a
-    // search that may stop early, the compiler turns this into wide instructions.
+    // As integers, the largest magnitude exceeds the largest finite one exactly if any does. Unlike
+    // a search that stops early, this vectorises.
     let magnitude = |value: &f32| value.to_bits() & !(1 << 31);
     let largest = values.iter().map(magnitude).fold(0, u32::max);
     if largest <= f32::MAX.to_bits() {

@@ -1,4 +1,4 @@
-//! The element types that weights are stored in, and how many bytes they take.
+//! Element types of stored weights, and their sizes.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The layout of a block; `None` for the types whose elements are stored one by one.
+    /// Returns the layout of a block; `None` for types whose elements are stored individually.
     pub(super) const fn layout(self) -> Option<&'static BlockLayout> {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => None,
@@ -48,7 +48,7 @@ impl Dtype {
         }
     }
 
-    /// Elements that are stored together; rows are a multiple of it.
+    /// Number of elements in a block; row lengths are multiples of it.
     pub const fn block_len(self) -> usize {
         match self.layout() {
             Some(layout) => layout.len,
@@ -56,7 +56,7 @@ impl Dtype {
         }
     }
 
-    /// Bytes that one block takes.
+    /// Size of a block in bytes.
     pub const fn block_bytes(self) -> usize {
         match self.layout() {
             Some(layout) => layout.bytes,
@@ -65,7 +65,7 @@ impl Dtype {
         }
     }
 
-    /// Bytes that a row of `len` elements takes; `None` if it is not whole blocks or overflows.
+    /// Size in bytes of a row of `len` elements; `None` if it is not whole blocks or overflows.
     pub const fn row_bytes(self, len: usize) -> Option<usize> {
         if !len.is_multiple_of(self.block_len()) {
             return None;

@@ -1,14 +1,14 @@
-//! What can be wrong with a model on disk, said so that a person knows what to do about it.
+//! Errors of model files, with the facts that a user needs to fix them.
 
 use std::io;
 
 use crate::tokenizer::TokenizerError;
 
-/// Why a model, or one tensor of it, could not be read.
+/// Reason for which a model, or one of its tensors, cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightsError {
-    /// The path leads nowhere.
+    /// The path does not exist.
     #[error(
         "{path}: no such file or folder; pass a folder with config.json, tokenizer.json and \
          model.safetensors, or a .gguf file"
@@ -18,12 +18,12 @@ pub enum WeightsError {
         path: String,
     },
 
-    /// The path exists but what is there is not a model this engine reads.
+    /// The path exists but is not a model that this engine reads.
     #[error("{path}: {reason}; {advice}")]
     NotAModel {
         /// The path as given.
         path: String,
-        /// What was found instead.
+        /// What is at the path instead.
         reason: String,
         /// What the user can do.
         advice: String,
@@ -36,7 +36,7 @@ pub enum WeightsError {
         file: String,
         /// What was being read.
         what: String,
-        /// The system's own words.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -46,39 +46,39 @@ pub enum WeightsError {
     Malformed {
         /// The file.
         file: String,
-        /// The key, tensor or part of the file that is wrong.
+        /// Key, tensor or part of the file that is wrong.
         subject: String,
-        /// What is wrong with it, with the actual value and the limit.
+        /// Description of the error, with the actual value and the limit.
         reason: String,
     },
 
-    /// The file is sound but asks for something that is not implemented.
+    /// The file is valid but uses a feature that is not implemented.
     #[error("{file}: {subject} {value} is not supported yet; supported: {supported}")]
     Unsupported {
         /// The file.
         file: String,
-        /// The key or tensor that asks for it.
+        /// Key or tensor of the feature.
         subject: String,
-        /// The value it asks for.
+        /// Value of the key.
         value: String,
-        /// What would be accepted.
+        /// Supported values.
         supported: String,
     },
 
-    /// The configuration promises a tensor that the file does not hold.
-    #[error("{file}: tensor {tensor} is missing; the configuration asks for it as {expected:?}")]
+    /// The file lacks a tensor that the configuration requires.
+    #[error("{file}: tensor {tensor} is missing; the configuration requires it with shape {expected:?}")]
     MissingTensor {
         /// The file.
         file: String,
-        /// The canonical name.
+        /// Canonical name.
         tensor: String,
         /// The shape it should have, outermost dimension first.
         expected: Vec<usize>,
     },
 
-    /// A tensor's shape is not the one that the configuration implies.
+    /// A tensor's shape differs from the one that the configuration requires.
     #[error(
-        "{file}: tensor {tensor} has shape {actual:?}; the configuration asks for {expected:?}"
+        "{file}: tensor {tensor} has shape {actual:?}; the configuration requires {expected:?}"
     )]
     WrongShape {
         /// The file.
@@ -91,10 +91,10 @@ pub enum WeightsError {
         expected: Vec<usize>,
     },
 
-    /// A tensor that the model would have to use, and this engine would leave out.
+    /// A tensor that the model would use and this engine does not.
     #[error(
         "{file}: tensor {tensor} is not one that a model of this configuration uses; \
-         leaving it out would change the model's answers, so the model is refused"
+         leaving it out would change the model's responses, so the model is refused"
     )]
     UnexpectedTensor {
         /// The file.
@@ -116,21 +116,21 @@ pub enum WeightsError {
         value: f32,
     },
 
-    /// A tensor was asked for by a name that the model does not have.
+    /// The caller requested a tensor that the model does not have.
     #[error("{model}: there is no tensor {tensor}")]
     UnknownTensor {
         /// The model.
         model: String,
-        /// The name asked for.
+        /// Requested name.
         tensor: String,
     },
 
-    /// The tokenizer that belongs to the model cannot be used.
+    /// The model's tokenizer cannot be used.
     #[error("{file}: {source}")]
     Tokenizer {
-        /// The file it was read from.
+        /// File that it was read from.
         file: String,
-        /// What is wrong with it.
+        /// Error of the tokenizer.
         #[source]
         source: TokenizerError,
     },

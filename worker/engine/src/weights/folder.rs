@@ -8,13 +8,13 @@ use super::{FileReader, Source, WeightsError};
 
 /// A set of named files.
 pub trait Folder {
-    /// What errors call the folder.
+    /// Name of the folder in errors.
     fn name(&self) -> String;
 
-    /// Opens a file by its name; `None` when there is no such file.
+    /// Opens a file by its name; `None` if there is no such file.
     fn open(&self, file: &str) -> Result<Option<Source>, WeightsError>;
 
-    /// The names of the files, as far as they can be listed.
+    /// Returns the names of the files, as far as they can be listed.
     fn files(&self) -> Vec<String>;
 }
 
@@ -48,12 +48,12 @@ impl Folder for DiskFolder {
     }
 }
 
-/// Files that are part of the binary.
+/// Files embedded in the binary.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddedFolder {
-    /// What errors call the folder.
+    /// Name of the folder in errors.
     pub name: &'static str,
-    /// File names and their bytes.
+    /// File names and contents.
     pub files: &'static [(&'static str, &'static [u8])],
 }
 

@@ -1,6 +1,6 @@
 //! GGUF: one file with metadata, vocabulary and tensors.
 //!
-//! Nothing in the file is believed before it is checked: counts against the bytes that are left,
+//! Everything in the file is verified before it is used: counts against the remaining bytes,
 //! offsets against the file's size, tensors against each other.
 
 mod architecture;
@@ -21,23 +21,23 @@ pub use value::{Array, Scalar, Value};
 use super::tensor::{RowOrder, StoredTensor};
 use super::{ModelConfig, Source, WeightsError};
 use cursor::Cursor;
-use names::Rows;
+use names::RowLayout;
 
 const MAGIC: [u8; 4] = *b"GGUF";
-/// The tensor with a divisor for each rotary frequency.
+/// Name of the tensor with a divisor for each rotary frequency.
 const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
-/// A parsed GGUF file: its metadata, and where its tensors lie.
+/// A parsed GGUF file: its metadata and the locations of its tensors.
 #[derive(Debug)]
 pub struct Gguf {
     source: Arc<Source>,
     metadata: Metadata,
-    /// In file order, under the names that the file uses.
+    /// Tensors in file order, under the file's names.
     tensors: Vec<StoredTensor>,
 }
 
 impl Gguf {
-    /// Parses everything before the tensor data, and checks that the data it describes exists.
+    /// Parses everything before the tensor data, and checks that the described data exists.
     pub fn parse(source: Arc<Source>) -> Result<Self, WeightsError> {
         let mut cursor = Cursor::new(&source);
         check_version(&mut cursor)?;
@@ -58,7 +58,7 @@ impl Gguf {
         self.tensors.iter().any(|tensor| tensor.info.name == name)
     }
 
-    /// By what the frequency of each rotary pair is divided, where a tensor says so.
+    /// Returns the divisors of the rotary frequencies, if the file has such a tensor.
     pub(super) fn rope_divisors(&self, head_dim: usize) -> Result<Option<Vec<f64>>, WeightsError> {
         let Some(tensor) = self.tensors.iter().find(|tensor| tensor.info.name == ROPE_DIVISORS)
         else {
@@ -69,13 +69,13 @@ impl Gguf {
         match divisors.iter().find(|divisor| **divisor <= 0.0) {
             None => Ok(Some(divisors.into_iter().map(f64::from).collect())),
             Some(divisor) => {
-                let reason = format!("holds {divisor}; frequencies can be divided by more than 0");
+                let reason = format!("holds {divisor}; divisors of frequencies must be greater than 0");
                 Err(self.source.malformed(ROPE_DIVISORS, reason))
             }
         }
     }
 
-    /// The tensors under their canonical names, with rotary rows marked for reordering.
+    /// Returns the tensors under their canonical names, with rotary rows marked for reordering.
     pub(super) fn canonical_tensors(
         &self,
         config: &ModelConfig,
@@ -83,7 +83,7 @@ impl Gguf {
         let architecture = Architecture::of(&self.source, &self.metadata)?;
         let mut canonical = BTreeMap::new();
         for tensor in &self.tensors {
-            // Part of the configuration; llama.cpp reads it for this architecture alone.
+            // Part of the configuration; llama.cpp reads it only for this architecture.
             if tensor.info.name == ROPE_DIVISORS && architecture == Architecture::Llama {
                 continue;
             }
@@ -95,8 +95,8 @@ impl Gguf {
                 });
             };
             let rows = match rows {
-                Rows::Plain => RowOrder::Canonical,
-                Rows::Rotary => RowOrder::Interleaved { head_dim: config.head_dim },
+                RowLayout::Plain => RowOrder::Canonical,
+                RowLayout::Rotary => RowOrder::Interleaved { head_dim: config.head_dim },
             };
             canonical.insert(name.clone(), tensor.clone().renamed(name, rows)?);
         }
@@ -118,7 +118,7 @@ fn check_version(cursor: &mut Cursor<'_>) -> Result<(), WeightsError> {
     }
     match cursor.u32("the version")? {
         2 | 3 => Ok(()),
-        // The version of a big-endian file has its bytes the other way round.
+        // In a big-endian file the bytes of the version are swapped.
         version if (1..=3).contains(&version.swap_bytes()) => {
             let what = "byte order";
             Err(cursor.source().unsupported(what, "big endian", "little endian"))

@@ -1,4 +1,4 @@
-//! config.json and generation_config.json, read the way transformers reads them.
+//! Reader of config.json and generation_config.json, with the semantics of transformers.
 
 mod known;
 mod rope;
@@ -11,7 +11,7 @@ use super::family::Family;
 use super::keys::Keys;
 use crate::weights::{Source, WeightsError};
 
-/// Larger than any configuration; what is above it is another file under the wrong name.
+/// Larger than any configuration. A larger file is another file under the wrong name.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// Reads config.json.
@@ -19,7 +19,7 @@ pub(in crate::weights) fn from_json(source: &Source) -> Result<ModelConfig, Weig
     let value = parse(source)?;
     let keys = Keys::new(source, &value)?;
     let family = family(&keys)?;
-    known::refuse_what_is_not_read(&keys, family)?;
+    known::refuse_unread_keys(&keys, family)?;
     let defaults = family.defaults();
     let num_heads = keys.required_count("num_attention_heads")?;
     let hidden_size = keys.required_count("hidden_size")?;
@@ -35,7 +35,7 @@ pub(in crate::weights) fn from_json(source: &Source) -> Result<ModelConfig, Weig
         num_heads,
         num_kv_heads: match keys.count("num_key_value_heads")? {
             Some(count) => count,
-            // Null means one for each query head; only an absent key takes the default.
+            // Null means one for each query head; only an absent key has the default.
             None if keys.has("num_key_value_heads") => num_heads,
             None => defaults.num_kv_heads.unwrap_or(num_heads),
         },
@@ -64,7 +64,8 @@ pub(in crate::weights) fn from_json(source: &Source) -> Result<ModelConfig, Weig
     config.validated(source, str::to_owned)
 }
 
-/// Adds the end tokens that generation_config.json names: chat models end turns with more than `</s>`.
+/// Adds the end tokens of generation_config.json: chat models end a message with other tokens than
+/// `</s>`.
 pub(in crate::weights) fn add_generation_config(
     mut config: ModelConfig,
     source: &Source,
@@ -81,7 +82,7 @@ fn parse(source: &Source) -> Result<Value, WeightsError> {
         .map_err(|error| source.malformed("the file", format!("is not JSON: {error}")))
 }
 
-/// The family, which `architectures` names, or `model_type` where that is absent. They must agree.
+/// Reads the family from `architectures`, or from `model_type` if that is absent. They must agree.
 fn family(keys: &Keys<'_>) -> Result<Family, WeightsError> {
     let model_type = keys.text("model_type")?;
     let family = match keys.get("architectures") {
@@ -106,13 +107,13 @@ fn family(keys: &Keys<'_>) -> Result<Family, WeightsError> {
     Ok(family)
 }
 
-/// Whether queries, keys and values have a bias, and whether the output projection has.
+/// Whether queries, keys and values have a bias, and whether the output projection has one.
 fn attention_biases(keys: &Keys<'_>, family: Family) -> Result<(bool, bool), WeightsError> {
-    let asked = keys.flag("attention_bias")?.unwrap_or(false);
+    let biased = keys.flag("attention_bias")?.unwrap_or(false);
     Ok(match family {
-        Family::Llama | Family::Qwen3 => (asked, asked),
+        Family::Llama | Family::Qwen3 => (biased, biased),
         Family::Mistral => (false, false),
-        // Whatever the key says: transformers does not read it there.
+        // Whatever the key is: transformers does not read it for this family.
         Family::Qwen2 => (true, false),
     })
 }
@@ -130,7 +131,7 @@ fn split_evenly(
     Ok(hidden_size / num_heads)
 }
 
-/// An absent key means transformers' default; null means that there is none.
+/// Reads token ids. An absent key has transformers' default; null means none.
 fn token_ids(keys: &Keys<'_>, key: &str, default: Option<u32>) -> Result<Vec<u32>, WeightsError> {
     if keys.has(key) { keys.ids(key) } else { Ok(default.into_iter().collect()) }
 }

@@ -1,4 +1,5 @@
-//! Typed access to the keys of a JSON object, with errors that name file, key and value.
+//! Typed access to the keys of a JSON object, with errors that name the file, the key and the
+//! value.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +10,7 @@ use crate::weights::{Source, WeightsError};
 pub(super) struct Keys<'a> {
     pub(super) source: &'a Source,
     map: &'a Map<String, Value>,
-    /// Put before keys in errors: the path of a nested object, or nothing.
+    /// Prefix of keys in errors: the path of a nested object, or empty.
     path: &'a str,
 }
 
@@ -22,7 +23,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// The object under `key`, if it is there and not null.
+    /// Returns the object under `key`, unless it is absent or null.
     pub(super) fn object(&self, key: &'static str) -> Result<Option<Self>, WeightsError> {
         match self.get(key) {
             None => Ok(None),
@@ -31,17 +32,17 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// The value of a key, if it is there and not null.
+    /// Returns the value of a key, unless it is absent or null.
     pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// Whether the key is there, be it null.
+    /// Whether the key is present, even if null.
     pub(super) fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
 
-    /// The keys of the object, in file order or sorted.
+    /// Returns the keys of the object, in any order.
     pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
         self.map.keys().map(String::as_str)
     }
@@ -75,7 +76,7 @@ impl<'a> Keys<'a> {
         self.convert(key, "a string", Value::as_str)
     }
 
-    /// A token id, or a list of them.
+    /// Reads a token id, or a list of them.
     pub(super) fn ids(&self, key: &str) -> Result<Vec<u32>, WeightsError> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         let ids = self.convert(key, "a token id or a list of token ids", |value| match value {
@@ -105,21 +106,21 @@ impl<'a> Keys<'a> {
     fn convert<T>(
         &self,
         key: &str,
-        wanted: &str,
+        expected: &str,
         convert: impl Fn(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, WeightsError> {
         self.get(key)
-            .map(|value| convert(value).ok_or_else(|| self.wrong(key, wanted, value)))
+            .map(|value| convert(value).ok_or_else(|| self.wrong(key, expected, value)))
             .transpose()
     }
 
-    fn wrong(&self, key: &str, wanted: &str, value: &Value) -> WeightsError {
+    fn wrong(&self, key: &str, expected: &str, value: &Value) -> WeightsError {
         let mut shown = value.to_string();
         if let Some((end, _)) = shown.char_indices().nth(80) {
             shown.truncate(end);
             shown.push_str("...");
         }
-        self.malformed(key, format!("is {shown}; expected {wanted}"))
+        self.malformed(key, format!("is {shown}; expected {expected}"))
     }
 
     fn full(&self, key: &str) -> String {
@@ -130,7 +131,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Equality that does not tell 1 from 1.0.
+/// Equality in which 1 equals 1.0.
 fn same(left: &Value, right: &Value) -> bool {
     left == right || (left.is_number() && left.as_f64() == right.as_f64())
 }

@@ -1,4 +1,4 @@
-//! The configuration in GGUF metadata, under the prefix of its architecture.
+//! Configuration in GGUF metadata, under the prefix of the architecture.
 
 use std::num::NonZeroUsize;
 
@@ -6,9 +6,9 @@ use super::{MAX_LAYERS, ModelConfig, RopeScaling};
 use crate::weights::gguf::{Architecture, Gguf, Metadata, Value};
 use crate::weights::{Source, WeightsError};
 
-/// Keys that are read below, and keys that say nothing about the mathematics.
+/// Keys that are read below, and keys that do not affect the mathematics.
 ///
-/// Any other key under the prefix is refused: it asks for something that would be left out.
+/// Any other key under the prefix is refused, since its feature is not implemented.
 const KNOWN: [&str; 19] = [
     "context_length",
     "embedding_length",
@@ -26,10 +26,11 @@ const KNOWN: [&str; 19] = [
     "rope.scaling.type",
     "rope.scaling.factor",
     "rope.scale_linear",
-    // What was done to the model, which its weights and frequencies already show.
+    // Describes the model's origin; weights and frequencies already reflect it.
     "rope.scaling.finetuned",
     "rope.scaling.original_context_length",
-    // Where the file was converted from; the order of rows follows from the architecture either way.
+    // Describes the file that was converted. The order of rows follows from the architecture either
+    // way.
     "tensor_data_layout",
 ];
 
@@ -41,7 +42,7 @@ pub(in crate::weights) fn from_metadata(
     let metadata = gguf.metadata();
     let architecture = Architecture::of(source, metadata)?;
     let keys = Keys { source, metadata, architecture };
-    keys.refuse_what_is_not_read()?;
+    keys.refuse_unread_keys()?;
     let num_heads = keys.required("attention.head_count")?;
     let hidden_size = keys.required("embedding_length")?;
     let num_layers = keys.required("block_count")?;
@@ -60,7 +61,8 @@ pub(in crate::weights) fn from_metadata(
         rope_theta: keys.number("rope.freq_base")?.unwrap_or(10_000.0),
         rope_scaling: rope_scaling(&keys, gguf, head_dim)?,
         windows: windows(&keys, num_layers)?,
-        // The file has no keys for these. A layer without them is found when all tensors are checked.
+        // The file has no keys for these. A layer without them is detected when all tensors are
+        // checked.
         qkv_bias: architecture == Architecture::Qwen2 || gguf.has("blk.0.attn_q.bias"),
         output_bias: gguf.has("blk.0.attn_output.bias"),
         mlp_bias: gguf.has("blk.0.ffn_up.bias"),
@@ -115,7 +117,7 @@ impl Keys<'_> {
         self.source.unsupported(format!("{} =", self.full(key)), value, supported)
     }
 
-    /// What a GGUF file calls a key of config.json.
+    /// Returns the GGUF key that corresponds to a key of config.json.
     fn name_of(&self, key: &'static str) -> String {
         self.full(match key {
             "hidden_size" => "embedding_length",
@@ -134,7 +136,7 @@ impl Keys<'_> {
         })
     }
 
-    fn refuse_what_is_not_read(&self) -> Result<(), WeightsError> {
+    fn refuse_unread_keys(&self) -> Result<(), WeightsError> {
         if let Some(parts) = self.metadata.count("split.count")?.filter(|parts| *parts > 1) {
             let supported = "a model in one file; merge the parts";
             return Err(self.source.unsupported("split.count =", parts, supported));
@@ -153,7 +155,7 @@ impl Keys<'_> {
     }
 }
 
-/// Whether a key of a feature that is not implemented says that the feature is off.
+/// Whether the key of an unimplemented feature disables it.
 fn neutral(name: &str, value: &Value) -> bool {
     let off =
         |value: &Value| matches!(value, Value::Unsigned(0) | Value::Signed(0) | Value::Bool(false));
@@ -166,7 +168,7 @@ fn neutral(name: &str, value: &Value) -> bool {
     }
 }
 
-/// The width of a head, which every key that speaks of it must agree on.
+/// Returns the width of a head, on which all keys must agree.
 fn head_dim(keys: &Keys<'_>, hidden_size: usize, num_heads: usize) -> Result<usize, WeightsError> {
     let head_dim = match keys.count("attention.key_length")? {
         Some(length) => length,
@@ -189,19 +191,20 @@ fn head_dim(keys: &Keys<'_>, hidden_size: usize, num_heads: usize) -> Result<usi
     Ok(head_dim)
 }
 
-/// How the rotary frequencies are stretched: by one factor, by a tensor with one for each pair, or by both.
+/// Reads the scaling of the rotary frequencies: one factor, a tensor with a divisor for each pair,
+/// or both.
 fn rope_scaling(
     keys: &Keys<'_>,
     gguf: &Gguf,
     head_dim: usize,
 ) -> Result<RopeScaling, WeightsError> {
     let (key, factor) = match keys.number("rope.scaling.factor")? {
-        // An older spelling.
+        // Older spelling.
         None => ("rope.scale_linear", keys.number("rope.scale_linear")?),
         factor => ("rope.scaling.factor", factor),
     };
     let one_for_all = match keys.text("rope.scaling.type")? {
-        // Without a type, a factor is meant linearly.
+        // Without a type, a factor means linear scaling.
         None | Some("linear") => {
             RopeScaling::linear(factor.unwrap_or(1.0), |reason| keys.malformed(key, reason))?
         }
@@ -220,7 +223,7 @@ fn rope_scaling(
     })
 }
 
-/// A window on every layer, which only files of the "llama" architecture have: Mistral's.
+/// Reads the window of all layers, which only files of the "llama" architecture have: Mistral's.
 fn windows(keys: &Keys<'_>, num_layers: usize) -> Result<Vec<Option<NonZeroUsize>>, WeightsError> {
     let key = "attention.sliding_window";
     let window = NonZeroUsize::new(keys.count(key)?.unwrap_or(0));
@@ -232,7 +235,7 @@ fn windows(keys: &Keys<'_>, num_layers: usize) -> Result<Vec<Option<NonZeroUsize
     }
 }
 
-/// The number of tokens listed, which a key may repeat.
+/// Returns the number of listed tokens, with which the key must agree.
 fn vocab_size(keys: &Keys<'_>) -> Result<usize, WeightsError> {
     let tokens = keys.metadata.texts("tokenizer.ggml.tokens")?.map(<[_]>::len);
     match (keys.count("vocab_size")?, tokens) {
@@ -245,7 +248,7 @@ fn vocab_size(keys: &Keys<'_>) -> Result<usize, WeightsError> {
     }
 }
 
-/// The tokens that end a text, a turn or a message.
+/// Returns the tokens that end a text, a turn or a message.
 fn eos_token_ids(metadata: &Metadata) -> Result<Vec<u32>, WeightsError> {
     let mut ids = Vec::new();
     for name in ["eos", "eot", "eom"] {
@@ -254,7 +257,7 @@ fn eos_token_ids(metadata: &Metadata) -> Result<Vec<u32>, WeightsError> {
     Ok(ids)
 }
 
-/// A token id; converters write 2^32 - 1 for "none".
+/// Reads a token id; converters write 2^32 - 1 for "none".
 fn token_id(metadata: &Metadata, key: &str) -> Result<Option<u32>, WeightsError> {
     match metadata.count(key)? {
         None => Ok(None),

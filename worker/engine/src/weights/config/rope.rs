@@ -1,38 +1,39 @@
-//! How a model's rotary frequencies are stretched to reach further than it was first trained.
+//! Scaling of rotary frequencies, which extends a model's context beyond that of its training.
 
 use crate::weights::WeightsError;
 
-/// What becomes of the rotary frequencies `theta^(-2 i / head_dim)`.
+/// Scaling of the rotary frequencies `theta^(-2 i / head_dim)`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
-    /// They are used as they are.
+    /// No scaling.
     None,
-    /// All are divided by one number.
+    /// All frequencies are divided by one factor.
     Linear {
-        /// Positive.
+        /// Divisor; positive.
         factor: f64,
     },
-    /// Llama 3.1's rule: slow ones are divided, fast ones are not.
+    /// Llama 3.1's rule: low frequencies are divided, high ones are not.
     Llama3(Llama3Scaling),
-    /// Each is divided by its own number, as GGUF files write Llama 3.1's rule.
+    /// Each frequency has its own divisor. GGUF files store Llama 3.1's rule this way.
     Divisors(Vec<f64>),
 }
 
-/// The constants of Llama 3.1's rule.
+/// Constants of Llama 3.1's rule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Llama3Scaling {
-    /// By which the slow ones are divided.
+    /// Divisor of the low frequencies.
     pub factor: f64,
-    /// Pairs that turn fewer times than this within the original context are slow.
+    /// Frequencies with fewer rotations than this within the original context are low.
     pub low_freq_factor: f64,
-    /// Pairs that turn more often than this within the original context are fast; above `low_freq_factor`.
+    /// Frequencies with more rotations than this within the original context are high. Greater than
+    /// `low_freq_factor`.
     pub high_freq_factor: f64,
     /// Positions the model was first trained for.
     pub original_context_length: usize,
 }
 
 impl RopeScaling {
-    /// One factor for all; `wrong` makes the error for one that cannot be meant.
+    /// Returns linear scaling; `wrong` creates the error for an invalid factor.
     pub(super) fn linear(
         factor: f64,
         wrong: impl Fn(String) -> WeightsError,

@@ -1,13 +1,13 @@
-//! What a GGUF file calls its architecture, and what follows from that.
+//! Architectures of GGUF files, and their properties.
 
 use super::metadata::Metadata;
-use super::names::Rows;
+use super::names::RowLayout;
 use crate::weights::{Family, Source, WeightsError};
 
-/// A value of `general.architecture`.
+/// Value of `general.architecture`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
-    /// Llama, and Mistral, which converters write under the same name.
+    /// Llama, and Mistral, which converters store under the same name.
     Llama,
     /// Qwen 1.5, 2 and 2.5.
     Qwen2,
@@ -18,7 +18,7 @@ pub enum Architecture {
 impl Architecture {
     const ALL: [Self; 3] = [Self::Llama, Self::Qwen2, Self::Qwen3];
 
-    /// The architecture of a file; fails where it is one that is not implemented.
+    /// Returns the architecture of a file; fails if it is not implemented.
     pub(in crate::weights) fn of(
         source: &Source,
         metadata: &Metadata,
@@ -34,7 +34,7 @@ impl Architecture {
         })
     }
 
-    /// The name in the file, which is also the prefix of its keys.
+    /// Name in the file, also the prefix of its keys.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Llama => "llama",
@@ -43,7 +43,8 @@ impl Architecture {
         }
     }
 
-    /// The family; Mistral passes for Llama, from which it differs by a window that has a key of its own.
+    /// Returns the family. Mistral is read as Llama; it differs by a window, which has a key of its
+    /// own.
     pub const fn family(self) -> Family {
         match self {
             Self::Llama => Family::Llama,
@@ -52,11 +53,11 @@ impl Architecture {
         }
     }
 
-    /// How the rows of query and key projections are stored.
-    pub(super) const fn rotary_rows(self) -> Rows {
+    /// Returns the row layout of query and key projections.
+    pub(super) const fn rotary_rows(self) -> RowLayout {
         match self {
-            Self::Llama => Rows::Rotary,
-            Self::Qwen2 | Self::Qwen3 => Rows::Plain,
+            Self::Llama => RowLayout::Rotary,
+            Self::Qwen2 | Self::Qwen3 => RowLayout::Plain,
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Reading a file front to back through a small window, with every step checked against its size.
+//! Sequential reader of a file with a small window. Every read is checked against the file's size.
 
 use crate::weights::{Source, WeightsError};
 
-/// Bytes fetched at a time.
+/// Number of bytes to fetch at a time.
 const WINDOW: u64 = 64 << 10;
 
 /// A position in a file.
@@ -22,12 +22,12 @@ impl<'a> Cursor<'a> {
         self.source
     }
 
-    /// Bytes from the beginning of the file.
+    /// Position in bytes from the start of the file.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Bytes that are left.
+    /// Number of remaining bytes.
     pub(super) fn remaining(&self) -> u64 {
         self.source.len().saturating_sub(self.position)
     }
@@ -60,10 +60,11 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// Reads `len` bytes into a buffer that is allocated once they are known to exist.
+    /// Reads `len` bytes. The buffer is allocated only if the file holds them.
     pub(super) fn bytes(&mut self, len: u64, what: &str) -> Result<Vec<u8>, WeightsError> {
         self.source.check(self.position, len, what)?;
-        // The file holds this many bytes, so the length fits wherever the file could be loaded.
+        // The file holds this many bytes, so the length fits on any machine that could load the
+        // file.
         let len = usize::try_from(len).map_err(|_| {
             self.source.malformed(what, format!("{len} bytes do not fit in memory"))
         })?;

@@ -9,18 +9,18 @@ use super::metadata::Metadata;
 use crate::weights::tensor::{StoredTensor, TensorInfo};
 use crate::weights::{Source, WeightsError};
 
-/// Tensor names are short; the format allows no more than this.
+/// Limit of the format. Tensor names are short.
 const MAX_NAME: u64 = 64;
 const MAX_DIMS: u32 = 4;
-/// The least bytes that an entry takes: name length, dimension count, type, offset.
+/// Minimum number of bytes of an entry: name length, dimension count, type, offset.
 const MIN_ENTRY: u64 = 8 + 4 + 4 + 8;
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u64 = 1 << 16;
 
-/// One entry as it is written.
+/// An entry as written in the file.
 struct Entry {
     info: TensorInfo,
-    /// Bytes from the start of the data section.
+    /// Offset in bytes from the start of the data section.
     offset: u64,
 }
 
@@ -39,7 +39,7 @@ pub(super) fn parse(
     let data_start = cursor.position().next_multiple_of(alignment);
     let tensors = entries
         .into_iter()
-        .map(|entry| place(source, entry, data_start, alignment))
+        .map(|entry| locate(source, entry, data_start, alignment))
         .collect::<Result<Vec<_>, _>>()?;
     refuse_overlaps(source, &tensors)?;
     Ok(tensors)
@@ -69,7 +69,7 @@ fn parse_entry(cursor: &mut Cursor<'_>, index: usize) -> Result<Entry, WeightsEr
         let dim = usize::try_from(dim).ok().filter(|dim| *dim > 0);
         shape.push(dim.ok_or_else(|| source.malformed(&name, "has a dimension of zero or 2^64"))?);
     }
-    // The fastest-varying dimension comes first in the file.
+    // The file lists the fastest-varying dimension first.
     shape.reverse();
     let dtype = dtype(source, &name, cursor.u32(&name)?)?;
     let offset = cursor.u64(&name)?;
@@ -77,7 +77,7 @@ fn parse_entry(cursor: &mut Cursor<'_>, index: usize) -> Result<Entry, WeightsEr
     Ok(Entry { info, offset })
 }
 
-fn place(
+fn locate(
     source: &Arc<Source>,
     Entry { info, offset }: Entry,
     data_start: u64,
@@ -102,9 +102,9 @@ fn refuse_duplicates(source: &Source, entries: &[Entry]) -> Result<(), WeightsEr
 }
 
 fn refuse_overlaps(source: &Source, tensors: &[StoredTensor]) -> Result<(), WeightsError> {
-    let mut by_place: Vec<_> = tensors.iter().collect();
-    by_place.sort_by_key(|tensor| tensor.byte_range().start);
-    for pair in by_place.windows(2) {
+    let mut by_offset: Vec<_> = tensors.iter().collect();
+    by_offset.sort_by_key(|tensor| tensor.byte_range().start);
+    for pair in by_offset.windows(2) {
         if pair[1].byte_range().start < pair[0].byte_range().end {
             let reason = format!("overlaps {}", pair[0].info.name);
             return Err(source.malformed(&pair[1].info.name, reason));

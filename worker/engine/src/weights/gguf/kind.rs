@@ -1,8 +1,8 @@
-//! The numbers by which GGUF knows tensor types.
+//! Type numbers of GGUF tensors.
 
 use crate::weights::{Dtype, Source, WeightsError};
 
-/// The types that are read.
+/// Types that are read.
 const READ: [(u32, Dtype); 11] = [
     (0, Dtype::F32),
     (1, Dtype::F16),
@@ -37,7 +37,7 @@ const NOT_READ: [(u32, &str); 26] = [
     (27, "I64"),
     (28, "F64"),
     (29, "IQ1_M"),
-    // Q4_0 in the order of one CPU's registers, no longer written.
+    // Q4_0 in the register order of some CPUs, no longer written.
     (31, "Q4_0_4_4"),
     (32, "Q4_0_4_8"),
     (33, "Q4_0_8_8"),
@@ -48,7 +48,7 @@ const NOT_READ: [(u32, &str); 26] = [
     (41, "Q1_0"),
 ];
 
-/// The type with the number `id`; `tensor` is named when it is not one that can be read.
+/// Returns the type with number `id`; `tensor` is named in the error for an unsupported one.
 pub(super) fn dtype(source: &Source, tensor: &str, id: u32) -> Result<Dtype, WeightsError> {
     if let Some((_, dtype)) = READ.iter().find(|(read, _)| *read == id) {
         return Ok(*dtype);

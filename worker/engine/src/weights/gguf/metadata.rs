@@ -1,4 +1,4 @@
-//! GGUF metadata: values by key, read as the type that is wanted.
+//! GGUF metadata: values by key, converted to the requested type.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use super::cursor::Cursor;
 use super::value::{Array, Scalar, Value};
 use crate::weights::WeightsError;
 
-/// The format's own limit on keys.
+/// Limit of the format on the length of keys.
 const MAX_KEY: u64 = 65_535;
-/// The least bytes that a key takes: its length, its type, a value of one byte.
+/// Minimum number of bytes of a key: its length, its type, a value of one byte.
 const MIN_ENTRY: u64 = 8 + 4 + 1;
 
 /// The metadata of a file.
@@ -124,13 +124,13 @@ impl Metadata {
     fn convert<'a, T>(
         &'a self,
         key: &str,
-        wanted: &str,
+        expected: &str,
         convert: impl Fn(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, WeightsError> {
         self.get(key)
             .map(|value| {
                 let wrong =
-                    || self.malformed(key, format!("is {}; expected {wanted}", value.brief()));
+                    || self.malformed(key, format!("is {}; expected {expected}", value.brief()));
                 convert(value).ok_or_else(wrong)
             })
             .transpose()

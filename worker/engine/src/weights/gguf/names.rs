@@ -1,18 +1,19 @@
-//! GGUF tensor names to the canonical ones.
+//! Mapping of GGUF tensor names to canonical names.
 
-/// How a tensor's rows are stored.
+/// Layout of a tensor's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rows {
+pub(super) enum RowLayout {
     /// As in the canonical layout.
     Plain,
-    /// Rotary pairs side by side.
+    /// Interleaved rotary pairs.
     Rotary,
 }
 
-/// The canonical name of a GGUF tensor; `None` for one that a model of the Llama kind does not have.
+/// Returns the canonical name of a GGUF tensor, or `None` if models of the Llama architecture have
+/// no such tensor.
 ///
-/// - rotary: how the architecture stores what makes queries and keys.
-pub(super) fn canonical(name: &str, rotary: Rows) -> Option<(String, Rows)> {
+/// - rotary: layout of the query and key projections in this architecture.
+pub(super) fn canonical(name: &str, rotary: RowLayout) -> Option<(String, RowLayout)> {
     let top = match name {
         "token_embd.weight" => Some("model.embed_tokens.weight"),
         "output_norm.weight" => Some("model.norm.weight"),
@@ -20,22 +21,22 @@ pub(super) fn canonical(name: &str, rotary: Rows) -> Option<(String, Rows)> {
         _ => None,
     };
     if let Some(top) = top {
-        return Some((top.to_owned(), Rows::Plain));
+        return Some((top.to_owned(), RowLayout::Plain));
     }
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
-    // Written the one way it can be written: "01" and "+1" would be second names for layer 1.
+    // Only the canonical spelling: "01" and "+1" would be further names of layer 1.
     let number: usize = layer.parse().ok().filter(|n: &usize| n.to_string() == layer)?;
     let (part, kind) = part.split_once('.')?;
     let (part, rows, has_bias) = match part {
-        "attn_norm" => ("input_layernorm", Rows::Plain, false),
+        "attn_norm" => ("input_layernorm", RowLayout::Plain, false),
         "attn_q" => ("self_attn.q_proj", rotary, true),
         "attn_k" => ("self_attn.k_proj", rotary, true),
-        "attn_v" => ("self_attn.v_proj", Rows::Plain, true),
-        "attn_q_norm" => ("self_attn.q_norm", Rows::Plain, false),
-        "attn_k_norm" => ("self_attn.k_norm", Rows::Plain, false),
-        "attn_output" => ("self_attn.o_proj", Rows::Plain, true),
-        "ffn_norm" => ("post_attention_layernorm", Rows::Plain, false),
-        "ffn_gate" => ("mlp.gate_proj", Rows::Plain, true),
+        "attn_v" => ("self_attn.v_proj", RowLayout::Plain, true),
+        "attn_q_norm" => ("self_attn.q_norm", RowLayout::Plain, false),
+        "attn_k_norm" => ("self_attn.k_norm", RowLayout::Plain, false),
+        "attn_output" => ("self_attn.o_proj", RowLayout::Plain, true),
+        "ffn_norm" => ("post_attention_layernorm", RowLayout::Plain, false),
+        "ffn_gate" => ("mlp.gate_proj", RowLayout::Plain, true),
         "ffn_up" => ("mlp.up_proj", Rows::Plain, true),
         "ffn_down" => ("mlp.down_proj", Rows::Plain, true),
         _ => return None,
@@ -50,7 +51,7 @@ mod tests {
 
     #[test]
     fn names_map_to_the_canonical_ones() {
-        let name = |name: &str| canonical(name, Rows::Rotary).map(|(name, _)| name);
+        let name = |name: &str| canonical(name, RowLayout::Rotary).map(|(name, _)| name);
         assert_eq!(name("output.weight").as_deref(), Some("lm_head.weight"));
         assert_eq!(
             name("blk.12.ffn_down.weight").as_deref(),
@@ -73,13 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_makes_queries_and_keys_is_interleaved() {
-        let rows = |name: &str| canonical(name, Rows::Rotary).map(|(_, rows)| rows);
+    fn only_query_and_key_projections_are_interleaved() {
+        let rows = |name: &str| canonical(name, RowLayout::Rotary).map(|(_, rows)| rows);
         for name in ["attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias"] {
-            assert_eq!(rows(&format!("blk.0.{name}")), Some(Rows::Rotary), "{name}");
+            assert_eq!(rows(&format!("blk.0.{name}")), Some(RowLayout::Rotary), "{name}");
         }
         for name in ["attn_v.weight", "attn_v.bias", "attn_output.weight", "attn_q_norm.weight"] {
-            assert_eq!(rows(&format!("blk.0.{name}")), Some(Rows::Plain), "{name}");
+            assert_eq!(rows(&format!("blk.0.{name}")), Some(RowLayout::Plain), "{name}");
         }
     }
 }

@@ -1,12 +1,12 @@
-//! GGUF values: integers, floats, truth values, texts and lists of them.
+//! GGUF values: integers, floats, booleans, texts and lists of them.
 
 use super::cursor::Cursor;
 use crate::weights::{Source, WeightsError};
 
-/// The type numbers of what is not a [`Scalar`].
+/// Type numbers of values that are not a [`Scalar`].
 const TEXT: u32 = 8;
 const ARRAY: u32 = 9;
-/// The least bytes that a text takes: its length.
+/// Minimum number of bytes of a text: its length.
 const MIN_TEXT: u64 = 8;
 
 /// A metadata value.
@@ -17,9 +17,9 @@ pub enum Value {
     /// Any signed integer.
     Signed(i64),
     /// Either float. Single precision becomes the shortest decimal that rounds to it, so that 1e-5
-    /// in a GGUF file is the same number as 1e-5 in a config.json.
+    /// in a GGUF file equals 1e-5 in a config.json.
     Float(f64),
-    /// A truth value.
+    /// A boolean.
     Bool(bool),
     /// Text.
     Text(String),
@@ -32,18 +32,18 @@ pub enum Value {
 pub enum Array {
     /// Texts.
     Text(Vec<String>),
-    /// Fixed-size items, as they are stored.
+    /// Fixed-size items, as stored.
     Packed {
         /// Their type.
         scalar: Scalar,
-        /// The items one after the other, little endian.
+        /// Concatenated items, little endian.
         bytes: Vec<u8>,
     },
 }
 
 /// The fixed-size value types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say all there is")]
+#[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Scalar {
     U8,
     I8,
@@ -85,12 +85,12 @@ impl Scalar {
         }
     }
 
-    /// Decodes one item of [`Self::size`] bytes; `None` for a truth value that is neither 0 nor 1.
+    /// Decodes one item of [`Self::size`] bytes; `None` for a boolean that is neither 0 nor 1.
     fn decode(self, item: &[u8]) -> Option<Value> {
         let mut wide = [0; 8];
         wide[..item.len()].copy_from_slice(item);
         let bits = u64::from_le_bytes(wide);
-        // Moves the sign bit of a narrow integer to the top and back.
+        // Sign-extends narrow integers.
         let shift = 64 - 8 * self.size();
         let signed = (bits << shift).cast_signed() >> shift;
         Some(match self {
@@ -104,7 +104,7 @@ impl Scalar {
     }
 }
 
-/// The double nearest to the shortest decimal that identifies `value`.
+/// Returns the double nearest to the shortest decimal that identifies `value`.
 fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or_else(|_| f64::from(value))
 }
@@ -126,7 +126,7 @@ impl Value {
         }
     }
 
-    /// The value in few characters, for errors.
+    /// Returns a short description of the value for errors.
     pub(in crate::weights) fn brief(&self) -> String {
         match self {
             Self::Unsigned(n) => n.to_string(),
@@ -153,7 +153,7 @@ impl Array {
                 let texts = (0..count).map(|_| cursor.string(cursor.remaining(), key));
                 Ok(Self::Text(texts.collect::<Result<_, _>>()?))
             }
-            ARRAY => Err(source.malformed(key, "is a list of lists, which no Llama file has")),
+            ARRAY => Err(source.malformed(key, "is a list of lists, which is not supported")),
             id => {
                 let scalar = Scalar::from_id(source, key, id)?;
                 let size = scalar.size() as u64;

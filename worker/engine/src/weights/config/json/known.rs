@@ -1,9 +1,9 @@
-//! Keys of config.json that are not read: harmless, refused, or unknown.
+//! Keys of config.json that are not read: harmless, refused or unknown.
 //!
-//! Real configurations carry many keys that say nothing about the mathematics: training settings, default
-//! sampling, versions of tools. Refusing them all would refuse most models; ignoring them all would one day
-//! answer with another model than the one that was trained. So what is known is listed, and a key that is
-//! not is refused if its name speaks of the mathematics, and named in the log if it does not.
+//! Real configurations have many keys that do not affect the mathematics: training settings,
+//! default sampling, versions of tools. Refusing them all would refuse most models. Ignoring them
+//! all would sooner or later serve another model than the one that was trained. So known keys are
+//! listed. An unknown key is refused if its name is about the mathematics, and logged otherwise.
 
 use serde_json::{Value, json};
 
@@ -19,8 +19,7 @@ const READ: &str = "\
     rope_parameters rope_scaling rope_theta sliding_window tie_word_embeddings use_sliding_window \
     vocab_size";
 
-/// Keys that change nothing about the answer to a prompt, whatever their value, although the names of some
-/// sound as if they did.
+/// Keys that never change a response to a prompt, although the names of some suggest it.
 const HARMLESS: &str = "\
     _attn_implementation _attn_implementation_autoset _attn_implementation_internal \
     _flash_attn_2_enabled _name_or_path attention_dropout attention_probs_dropout_prob \
@@ -39,7 +38,7 @@ const HARMLESS: &str = "\
     trust_remote_code typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache \
     use_flash_attention use_flash_attention_2 use_flash_attn";
 
-/// Words that the name of a key about the mathematics has.
+/// Words in the names of keys about the mathematics.
 const MATHEMATICS: &str = "\
     act activation adapter adapters alibi attention attn bias cap causal clip conv conv1d cross \
     decoder embedding embeddings encoder expert experts ffn gate gating head heads hidden \
@@ -48,12 +47,12 @@ const MATHEMATICS: &str = "\
     quantization quantize quantized residual rope rotary router scale scaling sink sinks sliding \
     softcap softcapping sparse sparsity theta v window";
 
-/// Refuses every key whose value asks for another mathematics than that of `family`.
-pub(super) fn refuse_what_is_not_read(keys: &Keys<'_>, family: Family) -> Result<(), WeightsError> {
+/// Refuses every key whose value specifies other mathematics than that of `family`.
+pub(super) fn refuse_unread_keys(keys: &Keys<'_>, family: Family) -> Result<(), WeightsError> {
     for (key, accepted) in neutral_values() {
         keys.accept_only(key, &accepted)?;
     }
-    // Keys that some families read and others would leave out.
+    // Keys that some families read and others ignore.
     if family != Family::Llama {
         keys.accept_only("mlp_bias", &[json!(false)])?;
     }
@@ -63,10 +62,10 @@ pub(super) fn refuse_what_is_not_read(keys: &Keys<'_>, family: Family) -> Result
     keys.accept_only("qkv_bias", &[json!(family == Family::Qwen2)])?;
     let mut unknown = Vec::new();
     for name in keys.names().filter(|name| !is_known(name)) {
-        let Some(value) = keys.get(name).filter(|value| !says_off(name, value)) else {
+        let Some(value) = keys.get(name).filter(|value| !is_off(name, value)) else {
             continue;
         };
-        if speaks_of_mathematics(name) {
+        if is_mathematical(name) {
             let supported = "a configuration without this key, which is not one of this \
                              architecture's; if it changes nothing, remove it";
             return Err(keys.source.unsupported(format!("{name} ="), value, supported));
@@ -79,7 +78,7 @@ pub(super) fn refuse_what_is_not_read(keys: &Keys<'_>, family: Family) -> Result
     Ok(())
 }
 
-/// Keys of features that are not implemented, with the values that leave them off.
+/// Returns keys of features that are not implemented, with the values that disable them.
 fn neutral_values() -> [(&'static str, Vec<Value>); 21] {
     let (no, one, zero) = (json!(false), json!(1), json!(0));
     [
@@ -112,8 +111,8 @@ fn is_known(name: &str) -> bool {
     lists(READ, name) || lists(HARMLESS, name) || neutral.iter().any(|(known, _)| *known == name)
 }
 
-/// Whether a value says that there is none of what the key speaks of.
-fn says_off(name: &str, value: &Value) -> bool {
+/// Whether a value disables the feature of its key.
+fn is_off(name: &str, value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),
@@ -124,12 +123,12 @@ fn says_off(name: &str, value: &Value) -> bool {
     }
 }
 
-fn speaks_of_mathematics(name: &str) -> bool {
+fn is_mathematical(name: &str) -> bool {
     let words = name.split(|c: char| !c.is_ascii_alphanumeric());
     words.map(str::to_ascii_lowercase).any(|word| lists(MATHEMATICS, &word))
 }
 
-/// Whether `word` is one of those that `list` has between its spaces.
+/// Whether `word` is in the space-separated `list`.
 fn lists(list: &str, word: &str) -> bool {
     list.split(' ').any(|other| other == word)
 }
@@ -139,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_features_of_other_models_speak_of_mathematics() {
+    fn keys_of_unsupported_features_are_mathematical() {
         for name in [
             "attn_temperature_tuning",
             "no_rope_layers",
@@ -155,12 +154,12 @@ mod tests {
             "altup_active_idx_scale",
             "RotaryBase.theta",
         ] {
-            assert!(speaks_of_mathematics(name), "{name}");
+            assert!(is_mathematical(name), "{name}");
         }
         for name in
             ["unsloth_version", "license", "_commit_hash", "id2label", "neftune_noise_alpha"]
         {
-            assert!(!speaks_of_mathematics(name), "{name}");
+            assert!(!is_mathematical(name), "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The rotary keys of config.json, in the older spelling and in the newer.
+//! Rotary keys of config.json, in the older and the newer spelling.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::weights::WeightsError;
 use crate::weights::config::keys::Keys;
 use crate::weights::config::{Llama3Scaling, RopeScaling};
 
-/// Keys that every kind of scaling may have beside its own.
+/// Keys that every kind of scaling allows.
 const COMMON: [&str; 5] = [
     "rope_type",
     "type",
@@ -15,10 +15,10 @@ const COMMON: [&str; 5] = [
     "original_max_position_embeddings",
 ];
 
-/// The base of the frequencies, and how they are stretched.
+/// Reads the base of the frequencies, and their scaling.
 ///
-/// Older files have `rope_theta` and `rope_scaling`, newer ones one object `rope_parameters`; what is said
-/// twice must be the same.
+/// Older files have `rope_theta` and `rope_scaling`, newer ones a single object `rope_parameters`.
+/// Duplicate values must agree.
 pub(super) fn read(keys: &Keys<'_>) -> Result<(f64, RopeScaling), WeightsError> {
     let mut theta = keys.number("rope_theta")?;
     let mut scaling = None;
@@ -35,7 +35,7 @@ pub(super) fn read(keys: &Keys<'_>) -> Result<(f64, RopeScaling), WeightsError> 
         }
         let found = scaling_of(keys, &rope)?;
         if scaling.as_ref().is_some_and(|other| *other != found) {
-            let reason = "contradicts rope_parameters; keep the one that is meant";
+            let reason = "contradicts rope_parameters; remove one of the two";
             return Err(keys.malformed(name, reason));
         }
         scaling = Some(found);
@@ -85,7 +85,7 @@ fn llama3(keys: &Keys<'_>, rope: &Keys<'_>) -> Result<Llama3Scaling, WeightsErro
             );
         }
     }
-    // Some exporters write it beside the object instead of into it.
+    // Some exporters write the key outside of the object.
     let key = "original_max_position_embeddings";
     let (inner, outer) = (rope.count(key)?, keys.count(key)?);
     if let (Some(inner), Some(outer)) = (inner, outer)

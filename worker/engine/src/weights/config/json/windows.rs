@@ -1,4 +1,4 @@
-//! Sliding windows: which layers look back how far.
+//! Sliding windows of the layers.
 
 use std::num::NonZeroUsize;
 
@@ -9,12 +9,12 @@ use crate::weights::config::MAX_LAYERS;
 use crate::weights::config::family::Family;
 use crate::weights::config::keys::Keys;
 
-/// What `sliding_window` means where it is absent, but asked for.
+/// Default of `sliding_window` where the model uses one.
 const DEFAULT: usize = 4096;
-/// What `max_window_layers` means where it is absent.
+/// Default of `max_window_layers`.
 const DEFAULT_FULL_LAYERS: usize = 28;
 
-/// A layer's window or none, layer by layer.
+/// Reads the window of each layer, if any.
 pub(super) fn read(
     keys: &Keys<'_>,
     family: Family,
@@ -23,7 +23,7 @@ pub(super) fn read(
 ) -> Result<Vec<Option<NonZeroUsize>>, WeightsError> {
     let window = match family {
         Family::Llama => {
-            // Not a key of Llama's. One that reaches as far as the context changes nothing.
+            // Llama has no such key. A window that covers the context changes nothing.
             if keys.count("sliding_window")?.is_some_and(|window| window < context_length) {
                 keys.accept_only("sliding_window", &[])?;
             }
@@ -41,7 +41,7 @@ pub(super) fn read(
             keys.count("max_window_layers")?.unwrap_or(DEFAULT_FULL_LAYERS)
         }
     };
-    // More layers than the limit are refused soon; until then they cost nothing.
+    // More layers than the limit are refused later; until then they must not need memory.
     let implied: Vec<_> = (0..num_layers.min(MAX_LAYERS))
         .map(|layer| window.filter(|_| layer >= first_sliding))
         .collect();
@@ -53,7 +53,7 @@ pub(super) fn read(
 
 fn window(keys: &Keys<'_>) -> Result<Option<NonZeroUsize>, WeightsError> {
     let tokens = match keys.count("sliding_window")? {
-        // Null turns it off; only an absent key takes the default.
+        // Null disables it; only an absent key has the default.
         None if keys.has("sliding_window") => return Ok(None),
         tokens => tokens.unwrap_or(DEFAULT),
     };
@@ -61,7 +61,7 @@ fn window(keys: &Keys<'_>) -> Result<Option<NonZeroUsize>, WeightsError> {
     NonZeroUsize::new(tokens).map(Some).ok_or_else(wrong)
 }
 
-/// The windows of a model that says of each layer what it does.
+/// Returns the windows of a model that lists the type of each layer.
 fn listed(
     keys: &Keys<'_>,
     family: Family,
@@ -86,7 +86,7 @@ fn listed(
             }
             _ => return unsupported("\"full_attention\", \"sliding_attention\""),
         };
-        // Only Qwen's layers may differ from each other.
+        // Only Qwen's layers may differ.
         match family {
             Family::Llama | Family::Mistral if listed != *implied => {
                 unsupported("the same for every layer of this architecture")
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::weights::Source;
 
-    /// Windows of a configuration of three layers and 100 positions, zero for none.
+    /// Reads the windows of a configuration of three layers and 100 positions, 0 for none.
     fn windows(family: Family, config: &Value) -> Result<Vec<usize>, String> {
         let source = Source::new("config.json", Vec::new());
         let keys = Keys::new(&source, config).map_err(|error| error.to_string())?;
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_is_refused() {
+    fn contradictory_configurations_are_refused() {
         use Family::{Llama, Mistral, Qwen2};
         let (full, sliding) = ("full_attention", "sliding_attention");
         for (family, config, message) in [
