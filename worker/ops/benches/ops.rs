@@ -1,7 +1,8 @@
-//! Each operation at TinyLlama's widths, for one, eight and thirty-two tokens that decode.
+//! Each operation at TinyLlama's widths, for one, eight and thirty-two decoding tokens.
 //!
-//! Throughput is in bytes that an operation has to read: weights, or keys and values. In a model no operation
-//! finds them in a cache, since the other layers have been through it; so here each walks over copies.
+//! Throughput is in bytes that an operation must read: weights, or keys and values. In a model they
+//! are never in a cache, since other layers have evicted them. So each benchmark iterates over
+//! copies.
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
 use std::{cell::Cell, hint::black_box, time::Duration};
@@ -21,18 +22,18 @@ const HEADS: usize = 32;
 const KV_HEADS: usize = 4;
 const HEAD: usize = 64;
 const VOCAB: usize = 32_000;
-/// Positions that every sequence holds.
+/// Context length of every sequence.
 const CONTEXT: usize = 512;
-/// Tokens in a step.
+/// Numbers of tokens in a step.
 const ROWS: [usize; 3] = [1, 8, 32];
-/// Bytes that no cache holds.
+/// More bytes than any cache holds.
 const BEYOND_CACHES: usize = 512 << 20;
 
-/// A way to keep weights, with what keys and values are kept in beside it.
+/// Format of weights, with that of keys and values.
 struct Kind {
     name: &'static str,
     matrix: fn(usize, usize) -> Matrix,
-    /// Of a matrix.
+    /// Size of a matrix in bytes.
     bytes: fn(usize, usize) -> usize,
     cache: CacheKind,
 }
@@ -59,7 +60,7 @@ fn device() -> Device {
     Device::flex()
 }
 
-/// Small numbers, neither all alike nor zero.
+/// Small numbers, neither all equal nor zero.
 fn values(count: usize) -> Vec<f32> {
     (0..count).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect()
 }
@@ -76,14 +77,14 @@ fn norm() -> Norm {
     Norm { gain: floats([HIDDEN]), epsilon: 1e-5 }
 }
 
-/// The same again and again, in other memory each time.
+/// Equal values in different memory, used in rotation.
 struct Copies<T> {
     all: Vec<T>,
     next: Cell<usize>,
 }
 
 impl<T> Copies<T> {
-    /// As many as `each` bytes take to be more than any cache holds.
+    /// Creates enough copies of `each` bytes to exceed any cache.
     fn new(each: usize, mut make: impl FnMut() -> T) -> Self {
         let count = BEYOND_CACHES.div_ceil(each);
         Self { all: (0..count).map(|_| make()).collect(), next: Cell::new(0) }
@@ -96,7 +97,7 @@ impl<T> Copies<T> {
     }
 }
 
-/// Where one new token of each of `rows` sequences stands, at the end of its context.
+/// Returns one new token for each of `rows` sequences, at the end of its context.
 fn tokens(rows: usize) -> Tokens {
     let blocks = CONTEXT / KV_BLOCK;
     let each = |of: fn(usize) -> usize| ints((0..rows).map(|r| of(r) as i32).collect(), [rows]);
@@ -108,7 +109,8 @@ fn tokens(rows: usize) -> Tokens {
     }
 }
 
-/// A cache whose every position is written: what is not takes no memory and costs nothing to read.
+/// Returns a cache with every position written. Unwritten positions take no memory and are free to
+/// read.
 fn full_cache(rows: usize, kind: CacheKind) -> Cache {
     let blocks = rows * CONTEXT / KV_BLOCK;
     let dtype = match kind {
@@ -121,8 +123,9 @@ fn full_cache(rows: usize, kind: CacheKind) -> Cache {
     }
 }
 
-/// Measures an operation of one kind for every number of rows. `bytes` says what it reads for so many, and
-/// `prepare` makes its inputs and hands what is to be measured to the function that it is given.
+/// Measures an operation in one format for every number of rows. `bytes` returns the number of
+/// bytes read for a number of rows. `prepare` creates the inputs and passes the operation to the
+/// given function.
 fn measure(
     group: &mut BenchmarkGroup<'_, WallTime>,
     kind: &Kind,
@@ -164,7 +167,7 @@ fn project_and_append(criterion: &mut Criterion) {
             |_| bytes,
             |rows, bench| {
                 let (x, norm, tokens) = (floats([rows, HIDDEN]), norm(), tokens(rows));
-                // One handle only, or every write would copy it all.
+                // The only handle, since another would turn every write into a copy.
                 let mut cache = Some(full_cache(rows, kind.cache));
                 bench(&mut || {
                     let qkv = Qkv { weight: weights.next().clone(), norm: None };
@@ -246,10 +249,10 @@ fn logits(criterion: &mut Criterion) {
             |_| bytes,
             |rows, bench| {
                 let (x, norm) = (floats([rows, HIDDEN]), norm());
-                let wanted = ints((0..rows as i32).collect(), [rows]);
+                let indices = ints((0..rows as i32).collect(), [rows]);
                 bench(&mut || {
                     let head = heads.next().clone();
-                    black_box(ops::logits(x.clone(), wanted.clone(), norm.clone(), head));
+                    black_box(ops::logits(x.clone(), indices.clone(), norm.clone(), head));
                 });
             },
         );

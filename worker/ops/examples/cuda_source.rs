@@ -1,4 +1,5 @@
-//! Writes the CUDA C++ of every kernel into a folder, a file each: `cuda_source FOLDER [ARCH]`. See scripts/check-cuda.
+//! Writes the CUDA C++ of every kernel into a folder, one file each: `cuda_source FOLDER [ARCH]`.
+//! See scripts/check-cuda.
 
 use std::{env, fs, io, path::PathBuf};
 

@@ -1,4 +1,5 @@
-//! Every operation on a device against the reference, on shapes of a real model, for who has but the program.
+//! Check of every operation on a device against the reference, on shapes of a real model, for
+//! machines without the test suite.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,40 +14,40 @@ use crate::{
     reference, rope,
 };
 
-/// What an operation came to.
+/// Result of the check of one operation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Check {
-    /// The operation, and how its weights or its cache are kept.
+    /// Operation, with the format of its weights or its cache.
     pub operation: String,
-    /// The shape.
+    /// Shape of the operation.
     pub shape: String,
-    /// The largest difference from the reference, relative to the largest value of the reference; infinite where the
-    /// operation failed.
+    /// Maximum difference from the reference, relative to the reference's largest value; infinite
+    /// if the operation failed.
     pub difference: f32,
-    /// How large it may be.
+    /// Maximum allowed difference.
     pub limit: f32,
 }
 
 impl Check {
-    /// Whether it is right.
+    /// Whether the difference is within the limit.
     pub fn passed(&self) -> bool {
         self.difference <= self.limit
     }
 }
 
-/// f32 sums in another order differ by a few units of the last place.
+/// f32 sums in another order differ by a few units in the last place.
 const F32: f32 = 2e-5;
-/// Inputs are rounded to 8 bits on the way: one that lies between two steps may go the other way.
+/// Inputs are rounded to 8 bits. One halfway between two steps may be rounded the other way.
 const INT8: f32 = 2e-2;
-/// Keys and values are rounded to 11 bits on the way.
+/// Keys and values are rounded to 11 bits.
 const F16: f32 = 2e-3;
 
 /// Inputs of most products, as in TinyLlama.
 const INPUTS: usize = 2048;
-/// Rows: as few as are decoded, and as many as fill tiles of tensor cores.
+/// Numbers of rows, from those of decode steps to those that fill tiles of tensor cores.
 const ROWS: [usize; 6] = [1, 5, 8, 16, 24, 64];
 
-/// Checks them all.
+/// Runs all checks.
 pub fn all(device: &Device) -> Vec<Check> {
     let mut checks = Checks { device, done: Vec::new() };
     for int8 in [false, true] {
@@ -66,11 +67,11 @@ struct Checks<'a> {
     done: Vec<Check>,
 }
 
-/// A tensor on the CPU, and the same on the device.
+/// A tensor on the CPU, and the same tensor on the device.
 struct Both<T>(T, T);
 
 impl Checks<'_> {
-    /// Runs an operation on the device. What fails or panics is infinitely wrong.
+    /// Runs an operation on the device. If it fails or panics, the difference is infinite.
     fn add<const D: usize>(
         &mut self,
         operation: String,
@@ -105,7 +106,7 @@ impl Checks<'_> {
     }
 
     fn matrix(&self, n: usize, k: usize, int8: bool, seed: u32) -> Both<Matrix> {
-        // Outputs are about as large as inputs, as in a model.
+        // Scaled so that outputs are about as large as inputs, as in a model.
         let size = (3.0 / k as f32).sqrt();
         let values: Vec<_> = numbers(n * k, seed).iter().map(|x| x * size).collect();
         let on = |device: &Device| match int8 {
@@ -160,7 +161,8 @@ impl Checks<'_> {
         });
     }
 
-    /// A prompt, and sequences that decode with contexts around the places where attention is split.
+    /// Checks a prompt, and decoding sequences with contexts around the boundaries at which
+    /// attention is split.
     fn attention(&mut self, kind: CacheKind) {
         let (h, g, d, k) = (32, 4, 64, INPUTS);
         let (name, dtype, limit) = match kind {
@@ -168,7 +170,7 @@ impl Checks<'_> {
             CacheKind::F16 => ("f16", DType::F16, F16),
         };
         let sequences = [(0, 40), (127, 1), (128, 1), (700, 1)];
-        let step = Places::of(&sequences);
+        let step = StepTokens::of(&sequences);
         let t = step.positions.len();
         let (x, norm) = (self.floats([t, k], 11), self.norm(k));
         let map = self.weight((h + 2 * g) * d, k, false, 12);
@@ -207,7 +209,8 @@ impl Checks<'_> {
         });
     }
 
-    /// What a device draws is what is drawn by definition, or it says that it is not sure.
+    /// Checks that every token that a device draws is the defined one, unless the device reports it
+    /// as uncertain.
     fn draws(&mut self) {
         let (m, n) = (64, 32_000);
         let logits: Vec<f32> = numbers(m * n, 15).iter().map(|x| x * 8.0).collect();
@@ -224,21 +227,21 @@ impl Checks<'_> {
             );
             let drawn: Vec<i32> = drawn.into_data().iter().collect();
             let rows = drawn.chunks_exact(2).zip(logits.chunks_exact(n)).enumerate();
-            let mut sure = 0.0;
-            for (row, (answer, logits)) in rows {
+            let mut certain = 0.0;
+            for (row, (drawn, logits)) in rows {
                 let right = draw(row).pick(logits, 0..n as u32).cast_signed();
-                match answer {
-                    [token, 0] if *token != right => sure = f32::NAN,
-                    [_, 0] => sure += 1.0,
+                match drawn {
+                    [token, 0] if *token != right => certain = f32::NAN,
+                    [_, 0] => certain += 1.0,
                     _ => {}
                 }
             }
-            Tensor::<1>::zeros([1], &Device::flex()) + sure
+            Tensor::<1>::zeros([1], &Device::flex()) + certain
         });
     }
 }
 
-/// The largest difference, relative to the largest of `want`, or to 1.
+/// Returns the largest difference, relative to the largest value of `want`, or to 1.
 fn difference(got: &[f32], want: &[f32]) -> f32 {
     if got.len() != want.len() {
         return f32::INFINITY;
@@ -246,12 +249,12 @@ fn difference(got: &[f32], want: &[f32]) -> f32 {
     let size = want.iter().fold(1.0f32, |a, b| a.max(b.abs()));
     let apart = |(a, b): (&f32, &f32)| if a == b { 0.0 } else { (a - b).abs() / size };
     let largest = got.iter().zip(want).map(apart);
-    // A maximum that keeps what is no number.
+    // A maximum that preserves NaN.
     largest.fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
 }
 
-/// The integers of a step, each sequence in blocks of its own.
-struct Places {
+/// Integer inputs of a step, with separate blocks for each sequence.
+struct StepTokens {
     positions: Vec<i32>,
     slots: Vec<i32>,
     rows: Vec<i32>,
@@ -260,8 +263,8 @@ struct Places {
     blocks: usize,
 }
 
-impl Places {
-    /// Of sequences: what each has in its cache, and its new tokens.
+impl StepTokens {
+    /// Creates the inputs of sequences of (cached tokens, new tokens).
     fn of(sequences: &[(usize, usize)]) -> Self {
         let needed = |(cached, new): &(usize, usize)| (cached + new).div_ceil(KV_BLOCK);
         let width = sequences.iter().map(needed).max().unwrap_or(1);
@@ -269,7 +272,7 @@ impl Places {
         let (mut positions, mut slots, mut rows) = (vec![], vec![], vec![]);
         let mut tables = Vec::new();
         for (row, (cached, new)) in sequences.iter().enumerate() {
-            // From the end, so that no order is trivial.
+            // Allocated from the end, so that no order is trivial.
             let block = |i: usize| blocks - 1 - row * width - i;
             tables.extend((0..width).map(|i| block(i) as i32));
             for position in *cached..cached + new {
@@ -293,7 +296,7 @@ impl Places {
     }
 }
 
-/// Numbers from -1 to 1, the same for the same seed.
+/// Pseudo-random numbers from -1 to 1, determined by the seed.
 pub(crate) fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
@@ -308,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_a_number_is_wrong() {
+    fn a_difference_that_is_not_a_number_fails() {
         assert_eq!(difference(&[1.0, 4.0], &[1.0, 4.5]), 0.5 / 4.5);
         assert!(difference(&[f32::NAN, 4.0], &[1.0, 4.0]).is_nan());
         assert_eq!(difference(&[1.0], &[1.0, 4.0]), f32::INFINITY);

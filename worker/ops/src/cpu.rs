@@ -1,7 +1,7 @@
-//! The operations on burn's CPU backend: slices in, slices out, and the glue to its tensors.
+//! Operations on burn's CPU backend: functions over slices, and the glue to burn's tensors.
 //!
-//! [`product`] and [`attention`] are where the time goes; [`int8`] is the integer part of the first. All of them
-//! run on the threads of [`pool`], with the instructions that [`isa`] finds.
+//! [`matmul`] and [`attention`] take most of the time; [`int8`] is the integer part of the former.
+//! All run on the threads of [`pool`], with the instruction set that [`isa`] detects.
 
 pub mod attention;
 pub mod clock;
@@ -13,7 +13,7 @@ pub mod lanes;
 pub mod memory;
 pub mod norm;
 pub mod pool;
-pub mod product;
+pub mod matmul;
 pub mod project;
 pub mod rates;
 pub mod rope;
@@ -23,5 +23,6 @@ pub use clock::kernel_time;
 pub use memory::read_bandwidth;
 pub use pool::{set_threads, threads};
 
-/// Work below this many multiply-adds stays on one thread: to wake another may take longer.
+/// Number of multiply-adds below which work stays on one thread, since waking another may take
+/// longer.
 pub(crate) const WORTH_SHARING: usize = 1 << 18;

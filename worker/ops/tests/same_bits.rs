@@ -12,7 +12,7 @@ use stoker_ops::cpu::{
     memory::Line,
     norm::rms_norm,
     pool::pool,
-    product::{Inputs, Matrix, Weight, linear, swiglu},
+    matmul::{Inputs, Matrix, Weight, linear, swiglu},
     rope::rotate,
 };
 use stoker_ops::{KV_BLOCK, rope};

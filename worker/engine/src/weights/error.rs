@@ -66,7 +66,9 @@ pub enum WeightsError {
     },
 
     /// The file lacks a tensor that the configuration requires.
-    #[error("{file}: tensor {tensor} is missing; the configuration requires it with shape {expected:?}")]
+    #[error(
+        "{file}: tensor {tensor} is missing; the configuration requires it with shape {expected:?}"
+    )]
     MissingTensor {
         /// The file.
         file: String,

@@ -69,7 +69,7 @@ impl Gguf {
         match divisors.iter().find(|divisor| **divisor <= 0.0) {
             None => Ok(Some(divisors.into_iter().map(f64::from).collect())),
             Some(divisor) => {
-                let reason = format!("holds {divisor}; divisors of frequencies must be greater than 0");
+                let reason = format!("holds {divisor}; divisors must be greater than 0");
                 Err(self.source.malformed(ROPE_DIVISORS, reason))
             }
         }

@@ -1,4 +1,4 @@
-//! The tensors that a model of a given configuration is made of, and the check that its files hold them.
+//! Tensors of a model of a given configuration, and the check that its files hold them.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use super::{ModelConfig, WeightsError};
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
-/// The names and shapes of all tensors of a model, layer by layer.
+/// Returns the names and shapes of all tensors of a model, layer by layer.
 ///
-/// Matrices are `[out, in]`. `lm_head.weight` is absent when the embeddings are tied.
+/// Matrices are `[out, in]`. `lm_head.weight` is absent if the embeddings are tied.
 pub fn tensor_shapes(config: &ModelConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
     let table = vec![config.vocab_size, config.hidden_size];
     let norm = vec![config.hidden_size];
     let head = (!config.tie_embeddings).then(|| (HEAD.to_owned(), table.clone()));
-    // Lazily: a configuration may claim far more layers than its file holds.
+    // Lazy, since a configuration may claim far more layers than its file holds.
     [(EMBEDDING.to_owned(), table)]
         .into_iter()
         .chain((0..config.num_layers).flat_map(|layer| layer_shapes(config, layer)))
@@ -58,15 +58,16 @@ fn layer_shapes(config: &ModelConfig, layer: usize) -> Vec<(String, Vec<usize>)>
     shapes
 }
 
-/// Keeps the tensors that the configuration asks for, and refuses a model with too few, too many or others.
+/// Returns the tensors that the configuration requires. Refuses a model with missing, unexpected or
+/// malformed tensors.
 ///
-/// - file: what errors name where a tensor is in no file.
+/// - file: named in the error for a tensor that no file has.
 pub(super) fn check(
     file: &str,
     config: &ModelConfig,
     mut found: BTreeMap<String, StoredTensor>,
 ) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
-    let mut kept = BTreeMap::new();
+    let mut tensors = BTreeMap::new();
     for (name, expected) in tensor_shapes(config) {
         let Some(tensor) = found.remove(&name) else {
             return Err(WeightsError::MissingTensor {
@@ -76,30 +77,30 @@ pub(super) fn check(
             });
         };
         tensor.check_shape(&expected)?;
-        kept.insert(name, tensor);
+        tensors.insert(name, tensor);
     }
     for (name, tensor) in found {
         if name == HEAD && config.tie_embeddings {
-            check_tied_head(&tensor, kept.get(EMBEDDING))?;
+            check_tied_head(&tensor, tensors.get(EMBEDDING))?;
         } else if !name.ends_with(".rotary_emb.inv_freq") {
-            // The exception is a table that old exports kept; it follows from the configuration.
+            // The exception is a table that old exports stored; it follows from the configuration.
             return Err(WeightsError::UnexpectedTensor {
                 file: tensor.file().to_owned(),
                 tensor: name,
             });
         }
     }
-    Ok(kept)
+    Ok(tensors)
 }
 
-/// A head stored beside the embedding that it is tied to must be the same: versions of transformers differ
-/// in which of two they use.
+/// Refuses a stored head that differs from the embedding that it is tied to: versions of
+/// transformers differ in which of the two they use.
 fn check_tied_head(
     head: &StoredTensor,
     embedding: Option<&StoredTensor>,
 ) -> Result<(), WeightsError> {
     match embedding {
-        Some(embedding) if !head.stores_the_same(embedding)? => Err(WeightsError::Malformed {
+        Some(embedding) if !head.stores_same_bytes(embedding)? => Err(WeightsError::Malformed {
             file: head.file().to_owned(),
             subject: HEAD.to_owned(),
             reason: format!(

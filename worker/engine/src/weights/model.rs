@@ -1,4 +1,4 @@
-//! A model opened: its configuration, its tokenizer, and its tensors one at a time.
+//! An open model: its configuration, its tokenizer and access to its tensors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +26,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The largest tokenizers in use are a tenth of this.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
-/// A model whose files are open, checked and ready to be read.
+/// A model whose files are open and verified.
 pub struct ModelFiles {
     name: String,
     config: ModelConfig,
@@ -55,7 +55,7 @@ impl ModelFiles {
         Err(not_a_model_file(path))
     }
 
-    /// Opens a model that is part of the binary: file names and their bytes, as in a folder.
+    /// Opens a model that is embedded in the binary, from file names and contents as in a folder.
     pub fn embedded(
         name: &'static str,
         files: &'static [(&'static str, &'static [u8])],
@@ -100,7 +100,7 @@ impl ModelFiles {
         })
     }
 
-    /// The path or label that the model was opened by.
+    /// Path or label that the model was opened by.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -110,7 +110,8 @@ impl ModelFiles {
         &self.config
     }
 
-    /// Lowers the context to `tokens`, where it is longer. The digest and the memory that is needed follow.
+    /// Reduces the context to at most `tokens`. The digest and the memory requirement change
+    /// accordingly.
     pub fn limit_context(&mut self, tokens: usize) {
         self.config.context_length = self.config.context_length.min(tokens);
     }
@@ -120,31 +121,33 @@ impl ModelFiles {
         &self.tokenizer
     }
 
-    /// The Jinja template that turns a conversation into a prompt, if the model came with one.
+    /// Returns the Jinja template that formats a conversation as a prompt, if the model has one.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
     }
 
-    /// The tensors of the model, sorted by name: exactly those of [`tensor_shapes`](super::tensor_shapes).
+    /// Returns the tensors of the model, sorted by name: exactly those of
+    /// [`tensor_shapes`](super::tensor_shapes).
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
         self.tensors.values().map(|tensor| &tensor.info)
     }
 
     /// Reads one tensor as f32, row-major `[out, in]`.
     ///
-    /// Fails when there is no tensor of that name, the read fails, or an element is not finite.
+    /// Fails if there is no tensor of that name, a read fails or an element is not finite.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
         self.tensor(name)?.read_f32()
     }
 
-    /// Reads one matrix in 8 bits, row-major `[out, in]`, each row with a scale of its own; tells where the time went.
+    /// Reads one matrix in 8 bits, row-major `[out, in]` with a scale for each row, and returns the
+    /// time that it took.
     ///
     /// Fails like [`Self::read_f32`].
     pub fn read_int8(&self, name: &str) -> Result<(Int8, ReadTimes), WeightsError> {
         self.tensor(name)?.read_int8()
     }
 
-    /// Bytes that a tensor takes in its file; none if there is no such tensor.
+    /// Returns the size in bytes of a tensor in its file; 0 if there is no such tensor.
     pub fn stored_bytes(&self, name: &str) -> u64 {
         self.tensors.get(name).map_or(0, |tensor| {
             let range = tensor.byte_range();
@@ -152,9 +155,10 @@ impl ModelFiles {
         })
     }
 
-    /// Reads one tensor as it is stored, except that its rows are in canonical order.
+    /// Reads one tensor as stored, but with its rows in canonical order.
     ///
-    /// The elements are not looked at: this is for kernels that take the stored type, and for digests.
+    /// Does not inspect the elements: this is for kernels that take the stored type, and for
+    /// digests.
     pub fn read_raw(&self, name: &str) -> Result<RawTensor, WeightsError> {
         self.tensor(name)?.read_raw()
     }
@@ -184,8 +188,8 @@ fn at(source: &Source, error: TokenizerError) -> WeightsError {
     WeightsError::Tokenizer { file: source.name().to_owned(), source: error }
 }
 
-/// Lists the tensors of a folder, in one file or in several; returns them with the name of the file that
-/// should have all of them, or say where they are.
+/// Lists the tensors of a folder, in one file or in several. Returns the name of the file that
+/// contains or indexes them, and the tensors.
 fn open_weights(
     folder: &dyn Folder,
 ) -> Result<(String, BTreeMap<String, StoredTensor>), WeightsError> {
@@ -199,7 +203,7 @@ fn open_weights(
     }
 }
 
-/// Opens a file that a model folder must have.
+/// Opens a file that every model folder must have.
 fn open_file(folder: &dyn Folder, file: &str) -> Result<Source, WeightsError> {
     folder.open(file)?.ok_or_else(|| not_a_model_folder(folder, file))
 }

@@ -1,27 +1,28 @@
-//! Bytes at a position: the one way that model files are read.
+//! Positional reads, the only way in which model files are read.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// A sequence of bytes of known length that can be read at any position, from any thread.
+/// A sequence of bytes of known length that any thread can read at any position.
 pub trait ReadAt: Send + Sync {
     /// The number of bytes.
     fn len(&self) -> u64;
 
-    /// Whether there are no bytes at all.
+    /// Whether there are no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Fills `buf` with the bytes that start at `offset`.
     ///
-    /// Fails with [`io::ErrorKind::UnexpectedEof`] when they do not all exist.
+    /// Fails with [`io::ErrorKind::UnexpectedEof`] if they do not all exist.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
-/// A file read by position. Not mapped: a file that shrinks under a map kills the process.
+/// A file read by position. It is not memory-mapped: if a mapped file shrinks, the process is
+/// killed.
 #[derive(Debug)]
 pub struct FileReader {
     file: File,
@@ -29,9 +30,9 @@ pub struct FileReader {
 }
 
 impl FileReader {
-    /// Opens a regular file; anything else (a folder, a pipe) has no size to check against.
+    /// Opens a regular file. Anything else (a folder, a pipe) has no size to check against.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // Asked before opening: to open a pipe is to wait for its writer.
+        // Checked before opening, since opening a pipe waits for its writer.
         if !fs::metadata(path)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
@@ -51,7 +52,7 @@ impl ReadAt for FileReader {
     }
 }
 
-/// Bytes that are part of the binary.
+/// Bytes embedded in the binary.
 impl ReadAt for &'static [u8] {
     fn len(&self) -> u64 {
         <[u8]>::len(self) as u64
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_read_where_they_are_and_nowhere_else() {
+    fn reads_past_the_end_fail() {
         let bytes: &'static [u8] = b"stoker";
         let mut buf = [0; 3];
         bytes.read_exact_at(&mut buf, 3).unwrap();

@@ -1,4 +1,4 @@
-//! SafeTensors: the header is parsed and checked against the file, the data stays on disk.
+//! SafeTensors: the header is parsed and verified against the file; the data stays on disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use safetensors::tensor::{Dtype as StoredDtype, Metadata};
 use super::tensor::{StoredTensor, TensorInfo};
 use super::{Dtype, Source, WeightsError};
 
-/// Bytes before the header: its length, little endian.
+/// Size of the header's length prefix (little endian) in bytes.
 const PREFIX: u64 = 8;
-/// The limit that the format itself sets.
+/// Limit of the format.
 const MAX_HEADER: u64 = 100_000_000;
 
 /// Lists a file's tensors by name.
@@ -33,8 +33,8 @@ pub(super) fn read_tensors(
 
 /// Reads the header; returns it with the offset at which the data begins.
 ///
-/// Parsing it checks that the tensors follow each other without gaps or overlaps and that every
-/// range is as long as its shape and type say; what remains is that the data fills the file.
+/// Parsing verifies that the tensors follow each other without gaps or overlaps and that every
+/// range matches its shape and type. This function also verifies that the data fills the file.
 fn read_header(source: &Source) -> Result<(Metadata, u64), WeightsError> {
     let mut prefix = [0; PREFIX as usize];
     source.read_into(&mut prefix, 0, "the header length")?;

@@ -1,4 +1,4 @@
-//! SafeTensors in several files: an index says which tensor lies in which, and must be right about it.
+//! SafeTensors in several files: an index maps each tensor to its file and must be correct.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,17 +8,17 @@ use serde::Deserialize;
 use super::tensor::StoredTensor;
 use super::{Folder, Source, WeightsError, safetensors};
 
-/// The largest indices in use, of models with experts, are a tenth of this.
+/// The largest indices in use, of mixture-of-experts models, are a tenth of this.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The part of model.safetensors.index.json that matters here.
+/// The relevant part of model.safetensors.index.json.
 #[derive(Deserialize)]
 struct Index {
-    /// The file of each tensor.
+    /// File of each tensor.
     weight_map: BTreeMap<String, String>,
 }
 
-/// Lists the tensors of all files that the index names.
+/// Lists the tensors of all files in the index.
 pub(super) fn read_tensors(
     folder: &dyn Folder,
     index: &Source,
@@ -32,9 +32,9 @@ pub(super) fn read_tensors(
         let shard = Arc::new(open(folder, index, file)?);
         for (name, tensor) in safetensors::read_tensors(&shard)? {
             match weight_map.get(&name) {
-                Some(place) if place == file => tensors.insert(name, tensor),
-                Some(place) => {
-                    let reason = format!("lies in {file}, but the index places it in {place}");
+                Some(expected) if expected == file => tensors.insert(name, tensor),
+                Some(expected) => {
+                    let reason = format!("lies in {file}, but the index places it in {expected}");
                     return Err(index.malformed(&name, reason));
                 }
                 None => {
@@ -53,7 +53,8 @@ pub(super) fn read_tensors(
     }
 }
 
-/// Accepts the name of a file in the same folder: an index comes from elsewhere and must not lead out of it.
+/// Accepts the name of a file in the same folder. An index is untrusted and must not refer to files
+/// elsewhere.
 fn check_name(index: &Source, file: &str) -> Result<(), WeightsError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if !file.ends_with(".safetensors") || file.starts_with('.') || !file.chars().all(plain) {
@@ -68,7 +69,7 @@ fn check_name(index: &Source, file: &str) -> Result<(), WeightsError> {
 
 fn open(folder: &dyn Folder, index: &Source, file: &str) -> Result<Source, WeightsError> {
     folder.open(file)?.ok_or_else(|| {
-        let reason = format!("names {file}, which is not there; is the download complete?");
+        let reason = format!("names {file}, which does not exist; is the download complete?");
         index.malformed("weight_map", reason)
     })
 }

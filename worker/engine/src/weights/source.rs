@@ -1,4 +1,4 @@
-//! A readable file with the name that errors call it by, and reads that are checked against its size.
+//! A readable file with its name for errors, whose reads are checked against its size.
 
 use std::fmt;
 
@@ -11,12 +11,12 @@ pub struct Source {
 }
 
 impl Source {
-    /// Names `reader` as `name`, the path or label to be used in errors.
+    /// Names `reader` as `name`, a path or a label for errors.
     pub fn new(name: impl Into<String>, reader: impl ReadAt + 'static) -> Self {
         Self { name: name.into(), reader: Box::new(reader) }
     }
 
-    /// The name used in errors.
+    /// Name in errors.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -31,7 +31,8 @@ impl Source {
         self.len() == 0
     }
 
-    /// Reads `len` bytes at `offset` into a new buffer, allocated only once the file is known to hold them.
+    /// Reads `len` bytes at `offset` into a new buffer, which is allocated only if the file holds
+    /// them.
     ///
     /// `what` names the bytes in errors.
     pub fn read(&self, offset: u64, len: u64, what: &str) -> Result<Vec<u8>, WeightsError> {
@@ -99,7 +100,7 @@ impl Source {
     }
 }
 
-/// The beginning of a text from a file: a key can be as long as the file says.
+/// Truncates a text from a file for an error; its length is limited only by the file.
 fn brief(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(200) {
         text.truncate(end);

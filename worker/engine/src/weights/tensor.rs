@@ -1,4 +1,4 @@
-//! Where a tensor lies in its file, and reading it into the canonical layout.
+//! Location of a tensor in its file, and reads into the canonical layout.
 
 use std::{
     sync::Arc,
@@ -14,15 +14,16 @@ use stoker_ops::cpu::int8::{Int8, tiles::quantize_row};
 use super::decode::{decode_row, first_non_finite};
 use super::{Dtype, Source, WeightsError};
 
-/// Rows are read in pieces of about this size, so that a tensor is never held twice.
+/// Approximate number of bytes of rows to read at a time, so that a tensor is never in memory
+/// twice.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// What a tensor is, without its data.
+/// Description of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// The canonical name, for example `model.layers.3.self_attn.q_proj.weight`.
     pub name: String,
-    /// How its elements are stored in the file.
+    /// Element type in the file.
     pub dtype: Dtype,
     /// Dimensions, outermost first: `[out, in]` for a matrix, `[len]` for a vector.
     pub shape: Vec<usize>,
@@ -31,25 +32,26 @@ pub struct TensorInfo {
 /// A tensor's stored bytes, with rows in canonical order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawTensor {
-    /// How the elements are stored.
+    /// Element type.
     pub dtype: Dtype,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// Rows one after the other, each whole blocks of `dtype`.
+    /// Concatenated rows, each of whole blocks of `dtype`.
     pub bytes: Vec<u8>,
 }
 
-/// The order in which the rows of a matrix are stored.
+/// Order in which the rows of a matrix are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RowOrder {
-    /// As the engine wants them.
+    /// Canonical order.
     Canonical,
-    /// Within each head of `head_dim` rows, the two rotary halves alternate: 0, d/2, 1, d/2 + 1, ...
+    /// Within each head of `head_dim` rows, the two rotary halves alternate: 0, d/2, 1, d/2 + 1,
+    /// ...
     Interleaved { head_dim: usize },
 }
 
 impl RowOrder {
-    /// Where a stored row belongs.
+    /// Returns the canonical index of a stored row.
     fn canonical(self, stored: usize) -> usize {
         match self {
             Self::Canonical => stored,
@@ -61,16 +63,16 @@ impl RowOrder {
     }
 }
 
-/// Where the time of reading a tensor went: of all threads, divided by how many there are.
+/// Time to read a tensor: the sum over all threads, divided by their number.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReadTimes {
-    /// Reading bytes and making numbers of them.
+    /// Reading bytes and decoding their values.
     pub read: Duration,
-    /// Rounding to 8 bits.
+    /// Quantising to 8 bits.
     pub quantize: Duration,
 }
 
-/// A tensor with its place in a file. Its extent was checked when it was made.
+/// A tensor and its location in a file. Its extent is verified on creation.
 #[derive(Debug, Clone)]
 pub(super) struct StoredTensor {
     pub(super) info: TensorInfo,
@@ -79,14 +81,14 @@ pub(super) struct StoredTensor {
     offset: u64,
     rows: RowOrder,
     num_rows: usize,
-    /// Elements in a row.
+    /// Number of elements in a row.
     row_len: usize,
-    /// Stored bytes of a row.
+    /// Size of a stored row in bytes.
     row_bytes: usize,
 }
 
 impl StoredTensor {
-    /// Places a tensor at `offset`, if the file holds all of it.
+    /// Creates a tensor at `offset`, if the file holds all of it.
     pub(super) fn new(
         info: TensorInfo,
         source: Arc<Source>,
@@ -115,9 +117,9 @@ impl StoredTensor {
         Ok(Self { offset, rows: RowOrder::Canonical, num_rows, row_len, row_bytes, source, info })
     }
 
-    /// The same tensor under its canonical name, with its rows put in order when they are read.
+    /// Returns the tensor under its canonical name. Its rows are put in order when they are read.
     ///
-    /// A vector in another order is read as rows of one element, which a type in blocks does not allow.
+    /// A vector in another order is read as rows of one element, which block types do not allow.
     pub(super) fn renamed(mut self, name: String, rows: RowOrder) -> Result<Self, WeightsError> {
         self.info.name = name;
         self.rows = rows;
@@ -132,12 +134,12 @@ impl StoredTensor {
         Ok(self)
     }
 
-    /// The file that it lies in.
+    /// Name of the file that contains it.
     pub(super) fn file(&self) -> &str {
         self.source.name()
     }
 
-    /// Fails if the tensor has another shape than the configuration asks for.
+    /// Fails if the tensor's shape is not the one that the configuration requires.
     pub(super) fn check_shape(&self, expected: &[usize]) -> Result<(), WeightsError> {
         if self.info.shape == expected {
             return Ok(());
@@ -150,8 +152,8 @@ impl StoredTensor {
         })
     }
 
-    /// Whether both store the same bytes of the same type in the same shape.
-    pub(super) fn stores_the_same(&self, other: &Self) -> Result<bool, WeightsError> {
+    /// Whether both tensors store the same bytes of the same type in the same shape.
+    pub(super) fn stores_same_bytes(&self, other: &Self) -> Result<bool, WeightsError> {
         if self.info.dtype != other.info.dtype || self.info.shape != other.info.shape {
             return Ok(false);
         }
@@ -167,12 +169,12 @@ impl StoredTensor {
         Ok(true)
     }
 
-    /// The bytes that it takes in the file: `start..end`.
+    /// Byte range in the file.
     pub(super) fn byte_range(&self) -> std::ops::Range<u64> {
         self.offset..self.offset + (self.num_rows * self.row_bytes) as u64
     }
 
-    /// Reads the tensor as f32, row-major, refusing what is not finite.
+    /// Reads the tensor as f32, row-major. Fails if an element is not finite.
     pub(super) fn read_f32(&self) -> Result<Vec<f32>, WeightsError> {
         let mut values = vec![0.0; self.num_rows * self.row_len];
         let rows = self.rows_in_piece();
@@ -184,7 +186,8 @@ impl StoredTensor {
         Ok(self.in_order(values, self.row_len))
     }
 
-    /// Reads the tensor in 8 bits, a scale for each row, refusing what is not finite. It is never held as f32.
+    /// Reads the tensor in 8 bits with a scale for each row. Fails if an element is not finite. It
+    /// is never in memory as f32.
     pub(super) fn read_int8(&self) -> Result<(Int8, ReadTimes), WeightsError> {
         let mut values = vec![0; self.num_rows * self.row_len];
         let mut scales = vec![0.0; self.num_rows];
@@ -216,12 +219,12 @@ impl StoredTensor {
         Ok((Int8 { values, scales: self.in_order(scales, 1) }, times))
     }
 
-    /// Rows that are read at a time.
+    /// Number of rows to read at a time.
     fn rows_in_piece(&self) -> usize {
         (PIECE_BYTES / self.row_bytes.max(1)).clamp(1, self.num_rows.max(1))
     }
 
-    /// The stored bytes of some rows.
+    /// Reads the stored bytes of `rows` rows from row `first` on.
     fn read_piece(&self, first: usize, rows: usize) -> Result<Vec<u8>, WeightsError> {
         let mut bytes = vec![0; rows * self.row_bytes];
         let offset = self.offset + (first * self.row_bytes) as u64;
@@ -229,7 +232,7 @@ impl StoredTensor {
         Ok(bytes)
     }
 
-    /// Makes numbers of stored rows, of which `first` is the first.
+    /// Decodes stored rows from row `first` on.
     fn decode_piece(
         &self,
         first: usize,
@@ -254,7 +257,7 @@ impl StoredTensor {
         Ok(())
     }
 
-    /// Puts rows of `len` into canonical order.
+    /// Reorders rows of `len` elements canonically.
     fn in_order<T: Copy>(&self, stored: Vec<T>, len: usize) -> Vec<T> {
         if self.rows == RowOrder::Canonical || len == 0 {
             return stored;
@@ -267,7 +270,7 @@ impl StoredTensor {
         ordered
     }
 
-    /// Reads the tensor's bytes as they are stored, with rows in canonical order.
+    /// Reads the tensor's bytes as stored, with rows in canonical order.
     pub(super) fn read_raw(&self) -> Result<RawTensor, WeightsError> {
         let mut bytes = vec![0; self.num_rows * self.row_bytes];
         self.for_each_row(|row, stored| {

@@ -1,8 +1,9 @@
-//! A stand-in for `cubecl-llvm` 0.11.3, put in its place by `[patch.crates-io]` in the workspace's manifest.
+//! Stub of `cubecl-llvm` 0.11.3, substituted by `[patch.crates-io]` in the workspace's manifest.
 //!
-//! cubecl-cuda depends on it unconditionally, and its build script downloads LLVM. We compile kernels through
-//! CUDA C++ and NVRTC (`cubecl/cuda-cpp`), so nothing of it ever runs: what is here has the names and shapes that
-//! cubecl-cuda spells. It can go as soon as cubecl-cuda makes the dependency optional.
+//! cubecl-cuda depends on the crate unconditionally, and its build script downloads LLVM. Kernels
+//! are compiled through CUDA C++ and NVRTC (`cubecl/cuda-cpp`), so this code never runs. It has the
+//! names and shapes that cubecl-cuda refers to. It can be removed once cubecl-cuda makes the
+//! dependency optional.
 
 use std::{ffi::c_char, fmt};
 
@@ -18,12 +19,12 @@ pub mod nvptx {
     pub mod ptx_version {
         use std::fmt;
 
-        /// A version that the LLVM backend would write. There is none.
+        /// Version that the LLVM backend would emit; there is none.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum PtxVersion {}
 
         impl PtxVersion {
-            /// None: NVRTC writes its own.
+            /// Returns `None`: NVRTC emits its own version.
             pub fn for_driver(_driver: i32) -> Option<Self> {
                 None
             }
@@ -37,9 +38,9 @@ pub mod nvptx {
     }
 }
 
-/// What targets share.
+/// Items shared by the targets.
 pub mod shared {
-    /// What of a device the LLVM backend cannot use.
+    /// Device features that the LLVM backend does not support.
     pub mod lowered_features {
         use cubecl_core::ir::DeviceProperties;
 
@@ -50,7 +51,7 @@ pub mod shared {
             Nvptx,
         }
 
-        /// Nothing to take away: the backend is not there.
+        /// Removes nothing, since there is no backend.
         pub fn restrict_features(_: &mut DeviceProperties, _: GpuTarget) {}
     }
 }
@@ -68,11 +69,11 @@ pub enum LlvmTarget {
 /// The LLVM backend.
 #[derive(Debug, Clone, Default)]
 pub struct PlironCompiler {
-    /// For what it compiles.
+    /// Target that it compiles for.
     pub target: LlvmTarget,
 }
 
-/// Its options.
+/// Options of the compiler.
 #[derive(Debug, Clone, Default)]
 pub struct PlironOptions {
     /// Unused.
@@ -87,27 +88,27 @@ pub struct PlironOptions {
     pub cpu_buffer_alignment: Option<u32>,
 }
 
-/// What it makes for NVIDIA's GPUs. There is none.
+/// Output for NVIDIA's GPUs; there is none.
 #[derive(Debug, Clone)]
 pub struct NvptxModule {
     /// Assembly.
     pub ptx: Vec<c_char>,
-    /// Where it begins.
+    /// Name of the entry point.
     pub entrypoint: String,
-    /// LLVM's own form.
+    /// LLVM IR.
     pub ir: String,
-    /// In bytes.
+    /// Size in bytes.
     pub shared_memory_size: usize,
-    /// What it reads and writes.
+    /// Access mode of each buffer.
     pub io: Vec<BufferIOAttr>,
 }
 
-/// What it makes. There is none.
+/// Output of the compiler; there is none.
 #[derive(Debug, Clone)]
 pub enum PlironArtifact {
     /// For NVIDIA's GPUs.
     NvptxCode(NvptxModule),
-    /// For others.
+    /// Other targets.
     None,
 }
 

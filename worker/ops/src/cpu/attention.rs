@@ -1,12 +1,15 @@
-//! Paged attention in one pass: tiles at absolute positions, merged in order with a running maximum.
+//! Paged attention in one pass: tiles at absolute positions, merged in order with a running
+//! maximum.
 //!
-//! A tile is a block of the cache. A token sees the same tiles in the same order in a prefill chunk and
-//! alone in decode, so it gets the same bits. A sliding window begins at an absolute position too: tiles
-//! that lie before it are skipped, and in the one that it cuts, the positions before it.
+//! A tile is a block of the cache. A token attends to the same tiles in the same order in a prefill
+//! chunk and in decode, so it gets the same bits. A sliding window begins at an absolute position
+//! too: the tiles before it are skipped, and so are the positions before it in the tile that it
+//! cuts.
 //!
-//! Each tile is read once for all query heads that share its key-value head, and in prefill for some tokens in a
-//! row. Keys lie across: the same element of all sixteen positions together. So a query's sixteen scores are sixteen
-//! sums that grow side by side, element by element, and nothing is added across a register.
+//! Each tile is read once for all query heads that share its key-value head, and in prefill for
+//! several consecutive tokens. Keys are transposed: the same element of all sixteen positions is
+//! contiguous. So a query's sixteen scores are sixteen sums that accumulate in parallel, element by
+//! element, and there are no sums across a register.
 
 use std::{num::NonZeroUsize, ops::Range};
 
@@ -20,14 +23,14 @@ use super::{
 };
 use crate::{KV_BLOCK, math::exp};
 
-/// Queries that are computed together: their sums are held in registers.
+/// Number of queries that are computed together, with their sums in registers.
 const QUERIES: usize = 8;
-/// Queries that share a reading of the cache, as far as tokens in a row have them.
+/// Number of queries that share one read of the cache, if consecutive tokens have as many.
 const SHARED: usize = 32;
 
 const _: () = assert!(KV_BLOCK == LANES, "a tile's scores are one register");
 
-/// What attention reads.
+/// Inputs of attention.
 #[derive(Clone, Copy)]
 pub struct Paged<'a, E> {
     /// `[b, g, d, KV_BLOCK]`
@@ -36,21 +39,21 @@ pub struct Paged<'a, E> {
     pub values: &'a [E],
     /// `[s, blocks]`
     pub tables: &'a [i32],
-    /// Entries in a row of `tables`.
+    /// Number of entries in a row of `tables`.
     pub blocks: usize,
     /// `[t]`
     pub positions: &'a [i32],
     /// `[t]`
     pub rows: &'a [i32],
-    /// Key-value heads.
+    /// Number of key-value heads.
     pub g: usize,
-    /// Elements of a head.
+    /// Number of elements of a head.
     pub d: usize,
-    /// Positions that a token sees, its own the last of them; all up to its own without one.
+    /// Number of positions that a token attends to, including its own. `None`: all up to its own.
     pub window: Option<NonZeroUsize>,
 }
 
-/// Tokens in a row that follow each other in one sequence.
+/// Consecutive tokens of one sequence.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     first: usize,
@@ -58,20 +61,20 @@ struct Span {
 }
 
 impl<E: Element> Paged<'_, E> {
-    /// The positions that `token` sees.
+    /// Returns the positions that `token` attends to.
     fn seen(&self, token: usize) -> Range<usize> {
         let end = self.positions[token] as usize + 1;
         self.window.map_or(0, |window| end.saturating_sub(window.get()))..end
     }
 
-    /// Cuts the step into spans of at most `most` tokens.
-    fn spans(&self, most: usize) -> Vec<Span> {
+    /// Splits the step into spans of at most `max` tokens.
+    fn spans(&self, max: usize) -> Vec<Span> {
         let mut spans: Vec<Span> = Vec::new();
         for token in 0..self.positions.len() {
             if let Some(last) = spans.last_mut() {
                 let follows = self.rows[token] == self.rows[token - 1]
                     && self.positions[token] == self.positions[token - 1] + 1;
-                if follows && last.tokens < most {
+                if follows && last.tokens < max {
                     last.tokens += 1;
                     continue;
                 }
@@ -81,7 +84,7 @@ impl<E: Element> Paged<'_, E> {
         spans
     }
 
-    /// Keys and values of `head` in a block.
+    /// Returns the keys and values of `head` in a block.
     fn tile(&self, block: i32, head: usize) -> (&[E], &[E]) {
         let size = KV_BLOCK * self.d;
         let start = (block as usize * self.g + head) * size;
@@ -100,36 +103,36 @@ pub fn paged_attention<E: Element>(isa: Isa, queries: &[f32], paged: Paged<E>) -
     let group = queries.len() / (tokens * g * d);
     let spans = paged.spans((SHARED / group).max(1));
     let grid = Grid::new(&mut out, g * group * d);
-    let piece = |number: usize| {
+    let chunk = |number: usize| {
         let (span, head) = (spans[number / g], number % g);
         isa.run(Heads { queries, paged, span, head, group, out: &grid });
     };
     let seen: usize = (0..tokens).map(|token| paged.seen(token).len()).sum();
     if 2 * seen * g * group * d < WORTH_SHARING {
-        (0..spans.len() * g).for_each(piece);
+        (0..spans.len() * g).for_each(chunk);
     } else {
-        pool().run(spans.len() * g, piece);
+        pool().run(spans.len() * g, chunk);
     }
     out
 }
 
-/// The query heads of a span that share one key-value head.
+/// Query heads of a span that share one key-value head.
 struct Heads<'a, E> {
     queries: &'a [f32],
     paged: Paged<'a, E>,
     span: Span,
     head: usize,
-    /// Query heads that share it.
+    /// Number of query heads that share it.
     group: usize,
     out: &'a Grid<'a>,
 }
 
-/// One query on its way through the tiles.
+/// State of one query during the pass over the tiles.
 struct Query {
     seen: Range<usize>,
-    /// The largest score so far.
+    /// Largest score so far.
     peak: f32,
-    /// The sum of the weights so far, relative to the peak.
+    /// Sum of the weights so far, relative to the peak.
     total: f32,
 }
 
@@ -142,12 +145,12 @@ impl<E: Element> Kernel for Heads<'_, E> {
         let d = paged.d;
         let scale = 1.0 / (d as f32).sqrt();
         let count = span.tokens * group;
-        // Filled up to whole registers; what is beyond `d` is never used.
+        // Padded to whole registers; elements beyond `d` are not used.
         let wide = d.next_multiple_of(LANES);
-        // `[d, count]`: what is multiplied with the same keys lies together.
+        // `[d, count]`: the elements that are multiplied with the same key are contiguous.
         let mut vectors = vec![0.0f32; count * d];
         for i in 0..count {
-            let vector = &self.queries[self.place(i)..][..d];
+            let vector = &self.queries[self.query_offset(i)..][..d];
             for (to, from) in vectors[i..].iter_mut().step_by(count).zip(vector) {
                 *to = *from;
             }
@@ -186,7 +189,7 @@ impl<E: Element> Kernel for Heads<'_, E> {
                     let out = &mut out[i * wide..(i + 1) * wide];
                     whole &= query.weigh(first, scale, &mut weights[i], out);
                 }
-                // Most tiles are seen whole by all queries.
+                // Usually, all queries attend to the whole tile.
                 if together == QUERIES && whole {
                     add::<S, E, QUERIES>(simd, &weights, values, d, 0..KV_BLOCK, out);
                 } else {
@@ -212,9 +215,9 @@ impl<E: Element> Kernel for Heads<'_, E> {
 }
 
 impl<E: Element> Heads<'_, E> {
-    /// Where the vector of query `i` begins.
+    /// Returns the offset of the vector of query `i`.
     #[inline(always)]
-    fn place(&self, i: usize) -> usize {
+    fn query_offset(&self, i: usize) -> usize {
         let heads = self.paged.g * self.group;
         let head = self.head * self.group + i % self.group;
         ((self.span.first + i / self.group) * heads + head) * self.paged.d
@@ -222,15 +225,15 @@ impl<E: Element> Heads<'_, E> {
 }
 
 impl Query {
-    /// The positions that it sees of the tile that begins at `first`.
+    /// Returns the positions that it attends to, relative to the tile that begins at `first`.
     #[inline(always)]
     fn within(&self, first: usize) -> Range<usize> {
         let end = self.seen.end.saturating_sub(first).min(KV_BLOCK);
         self.seen.start.saturating_sub(first).min(end)..end
     }
 
-    /// Turns sums of products into weights, relative to the largest score yet, and what there is so far with
-    /// them. Whether it sees the whole tile.
+    /// Converts sums of products to weights relative to the largest score so far, and rescales the
+    /// previous output. Returns whether the query attends to the whole tile.
     #[inline(always)]
     fn weigh(&mut self, first: usize, scale: f32, scores: &mut Lanes, out: &mut [f32]) -> bool {
         let within = self.within(first);
@@ -242,7 +245,8 @@ impl Query {
         }
         let whole = within.len() == KV_BLOCK;
         if !whole {
-            // By choice, not by arithmetic: what lies in places that nobody wrote may be anything.
+            // Selected, not computed: memory of positions that were never written may hold
+            // anything.
             scores[..within.start].fill(f32::NEG_INFINITY);
             scores[within.end..].fill(f32::NEG_INFINITY);
         }
@@ -250,7 +254,7 @@ impl Query {
         for score in scores.iter_mut() {
             *score = exp(*score - peak);
         }
-        // Times one changes no bit.
+        // Skipped if the factor is 1, which would change no bit.
         if peak != self.peak {
             let shrink = exp(self.peak - peak);
             self.total *= shrink;
@@ -264,8 +268,8 @@ impl Query {
     }
 }
 
-/// Sums of products of `R` queries with the keys `[d]` of sixteen positions. `queries [d, count]` begins with the
-/// first of them.
+/// Computes sums of products of `R` queries with the keys `[d]` of sixteen positions. `queries [d,
+/// count]` begins with the first of them.
 #[inline(always)]
 fn score<S: Simd, E: Element, const R: usize>(
     simd: S,
@@ -287,7 +291,7 @@ fn score<S: Simd, E: Element, const R: usize>(
     }
 }
 
-/// Adds to `R` outputs `[R, wide]` the values `[KV_BLOCK, d]` of `positions`, in order, as they weigh.
+/// Adds to `R` outputs `[R, wide]` the weighted values `[KV_BLOCK, d]` of `positions`, in order.
 #[inline(always)]
 fn add<S: Simd, E: Element, const R: usize>(
     simd: S,
@@ -308,7 +312,8 @@ fn add<S: Simd, E: Element, const R: usize>(
         for position in positions.clone() {
             let rest = &values[position * d + register * LANES..];
             let value = match rest.first_chunk::<LANES>() {
-                // With the beginning of the next row where `d` is no whole registers: it lands beyond `d`.
+                // If `d` is not a multiple of the register, the lanes beyond `d` get elements of
+                // the next row, which are not used.
                 Some(value) => E::widen(simd, value),
                 None => {
                     let mut filled = [E::zeroed(); LANES];
@@ -326,7 +331,7 @@ fn add<S: Simd, E: Element, const R: usize>(
     }
 }
 
-/// The largest of the lanes, by one fixed tree.
+/// Returns the largest of the lanes, by one fixed tree.
 #[inline(always)]
 fn largest(mut lanes: Lanes) -> f32 {
     let mut width = LANES / 2;
@@ -339,13 +344,13 @@ fn largest(mut lanes: Lanes) -> f32 {
     lanes[0]
 }
 
-/// As one instruction does it.
+/// Returns the larger of two values, as one instruction.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// Asks for memory that is needed soon.
+/// Prefetches memory that is needed soon.
 #[inline(always)]
 fn prefetch<E>(elements: &[E]) {
     #[cfg(target_arch = "x86_64")]

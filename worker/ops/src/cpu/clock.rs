@@ -1,4 +1,4 @@
-//! How long operations take, all together: what a step takes beyond that is overhead.
+//! Total time in operations. The rest of a step is overhead.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,12 +7,12 @@ use std::{
 
 static NANOSECONDS: AtomicU64 = AtomicU64::new(0);
 
-/// Wall time that this process has spent in operations on the CPU. Engines that compute at the same time add up.
+/// Wall time that this process has spent in operations on the CPU. Concurrent engines add up.
 pub fn kernel_time() -> Duration {
     Duration::from_nanos(NANOSECONDS.load(Ordering::Relaxed))
 }
 
-/// Adds the time from its making to its end.
+/// Adds the time from its creation to its drop.
 pub(super) struct Timed(Instant);
 
 impl Timed {

@@ -22,7 +22,7 @@ use super::{
     kv::Element,
     memory::Lines,
     norm::rms_norm,
-    product::{self, Inputs},
+    matmul::{self, Inputs},
     project::{Projection, append, split_and_rotate},
 };
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// A tensor whose elements lie one after the other, copied only if they did not.
+/// A tensor with contiguous elements, copied only if they are not.
 struct Contiguous(FlexTensor);
 
 impl Contiguous {
@@ -83,12 +83,12 @@ impl Matrix {
         }
     }
 
-    fn borrow(&self) -> product::Matrix<'_> {
+    fn borrow(&self) -> matmul::Matrix<'_> {
         match self {
-            Self::Float(matrix) => product::Matrix::Float(matrix.floats()),
+            Self::Float(matrix) => matmul::Matrix::Float(matrix.floats()),
             Self::Int8 { packed, scales, inputs } => {
                 let bytes = packed.0.as_slice().expect("`pack` gives bytes");
-                product::Matrix::Int8(Tiles::new(bytes, *inputs), scales.floats())
+                matmul::Matrix::Int8(Tiles::new(bytes, *inputs), scales.floats())
             }
         }
     }
@@ -109,8 +109,8 @@ impl Weight {
         Self { matrix: Matrix::new(weight.matrix), bias }
     }
 
-    fn borrow(&self) -> product::Weight<'_> {
-        product::Weight {
+    fn borrow(&self) -> matmul::Weight<'_> {
+        matmul::Weight {
             matrix: self.matrix.borrow(),
             n: self.matrix.outputs(),
             bias: self.bias.as_ref().map(Contiguous::floats),
@@ -118,7 +118,7 @@ impl Weight {
     }
 }
 
-/// `norm(x)`, and how wide its rows are.
+/// Returns `norm(x)` and the width of its rows.
 fn normed(isa: Isa, x: &[f32], norm: NormOn<Flex>) -> (Vec<f32>, usize) {
     let gain = Contiguous::new(norm.gain);
     let mut y = x.to_vec();
@@ -136,7 +136,7 @@ impl DecoderOps for Flex {
         let (outputs, inputs) = (values.dim(0), values.dim(1));
         let tiles = int8::tiles::pack(values.0.as_slice().expect("values of 8 bits"), inputs);
         let shape = [outputs.div_ceil(OUTPUTS), inputs.div_ceil(INPUTS), TILE];
-        // Not as a vector of bytes: those would lie anywhere, and a copy with them.
+        // Not a vector of bytes, which would be allocated at any address, and so would its copies.
         let bytes = bytes::Bytes::from_owner(Lines(tiles));
         let bytes = Bytes::from_shared(bytes, AllocationProperty::Native);
         FlexTensor::from_data(TensorData::from_bytes(bytes, Shape::from(shape), DType::U8))
@@ -150,7 +150,7 @@ impl DecoderOps for Flex {
             Matrix::Float(matrix) => matrix.dim(1),
             Matrix::Int8 { inputs, .. } => *inputs,
         };
-        tensor(product::embed(ids, table.borrow(), width), [ids.len(), width])
+        tensor(matmul::embed(ids, table.borrow(), width), [ids.len(), width])
     }
 
     fn project_and_append(
@@ -171,7 +171,7 @@ impl DecoderOps for Flex {
         let (y, k) = normed(isa, x.floats(), norm);
         let weight = Weight::new(weights.weight);
         let weight = weight.borrow();
-        let mut projected = product::linear(&Inputs::new(isa, &y, k, &[weight]), weight);
+        let mut projected = matmul::linear(&Inputs::new(isa, &y, k, &[weight]), weight);
         let norms = match weights.norm {
             HeadNormOn::Absent => None,
             HeadNormOn::Present { query, key, epsilon } => {
@@ -181,7 +181,7 @@ impl DecoderOps for Flex {
         let norms = norms.as_ref().map(|(q, k, epsilon)| (q.floats(), k.floats(), *epsilon));
         let projection = Projection { width: weight.n, g, d, rope: rope.floats(), norms };
         let queries = split_and_rotate(isa, &mut projected, positions.ints(), projection);
-        // In place while this is the only handle; a copy of the whole cache otherwise.
+        // In place while this is the only handle; otherwise this copies the whole cache.
         if keys.dtype() == f16::dtype() {
             let (keys, values) = (keys.storage_mut::<f16>(), values.storage_mut::<f16>());
             append(&projected, slots.ints(), projection, keys, values);
@@ -222,7 +222,7 @@ impl DecoderOps for Flex {
         if residual.0.layout().start_offset() != 0 {
             residual = Contiguous(residual.0.to_contiguous());
         }
-        product::linear_add(&inputs, weight, residual.0.storage_mut());
+        matmul::linear_add(&inputs, weight, residual.0.storage_mut());
         residual.0
     }
 
@@ -238,7 +238,7 @@ impl DecoderOps for Flex {
         let (y, k) = normed(isa, x.floats(), norm);
         let (gate, up) = (Weight::new(gate), Weight::new(up));
         let (gate, up) = (gate.borrow(), up.borrow());
-        let out = product::swiglu(&Inputs::new(isa, &y, k, &[gate, up]), gate, up);
+        let out = matmul::swiglu(&Inputs::new(isa, &y, k, &[gate, up]), gate, up);
         tensor(out, [x.dim(0), gate.n])
     }
 
@@ -252,9 +252,9 @@ impl DecoderOps for Flex {
         let isa = Isa::best();
         let (x, rows, head) = (Contiguous::new(x), Contiguous::new(rows), Weight::new(head));
         let head = head.borrow();
-        let wanted = product::embed(rows.ints(), product::Matrix::Float(x.floats()), x.dim(1));
-        let (y, k) = normed(isa, &wanted, norm);
-        let out = product::linear(&Inputs::new(isa, &y, k, &[head]), head);
+        let selected = matmul::embed(rows.ints(), matmul::Matrix::Float(x.floats()), x.dim(1));
+        let (y, k) = normed(isa, &selected, norm);
+        let out = matmul::linear(&Inputs::new(isa, &y, k, &[head]), head);
         tensor(out, [rows.dim(0), head.n])
     }
 

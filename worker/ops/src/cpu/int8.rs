@@ -1,10 +1,12 @@
-//! Products in 8 bits: exact sums of integers, so every instruction set and every split gives the same.
+//! Products in 8 bits. Sums of integers are exact, so they do not depend on the instruction set or
+//! on how work is split.
 //!
-//! A weight is its output's scale times a whole number from -127 to 127, an input its token's scale times one.
-//! The sum of their products is a whole number too; only it is scaled, once.
+//! A weight is its output's scale times an integer from -127 to 127, and an input is its token's
+//! scale times such an integer. The sum of their products is an integer too, and only it is scaled,
+//! once.
 //!
-//! [`tiles`] says how weights lie in memory, [`rows`] how inputs do, and the other files multiply the two,
-//! one for each instruction set.
+//! [`tiles`] is the memory layout of weights and [`rows`] that of inputs. The other files multiply
+//! the two, one for each instruction set.
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
@@ -23,11 +25,11 @@ use rows::Group;
 pub use rows::Rows;
 pub use tiles::{Int8, MAX_INPUTS, OUTPUTS, Tiles};
 
-/// With fewer rows an instruction's tile would be mostly empty.
+/// Minimum number of rows for AMX. With fewer, a tile would be mostly empty.
 #[cfg(target_arch = "x86_64")]
 const AMX_ROWS: usize = 8;
 
-/// How many rows of inputs lie together for `rows` of them. See [`Rows`].
+/// Returns the number of rows in a group for `rows` rows in total. See [`Rows`].
 pub(crate) fn group(isa: Isa, rows: usize) -> usize {
     match isa.kind() {
         #[cfg(target_arch = "x86_64")]
@@ -39,10 +41,10 @@ pub(crate) fn group(isa: Isa, rows: usize) -> usize {
     }
 }
 
-/// Sums of products of whole groups of `rows` with the outputs of some tiles.
+/// Computes sums of products of whole groups of rows with the outputs of some tiles.
 ///
-/// - `rows`: which; they begin and end with a group
-/// - `strips`: which sixteens of outputs
+/// - `rows`: range of rows, which begins and ends at a group boundary
+/// - `strips`: range of strips of sixteen outputs
 /// - `out [rows, strips * OUTPUTS]`: the sums
 pub fn products(
     isa: Isa,
@@ -58,19 +60,20 @@ pub fn products(
     match isa.kind() {
         #[cfg(target_arch = "x86_64")]
         Kind::Amx if x.group() == 1 && x.len() >= AMX_ROWS => {
-            // An `Isa` of this kind proves that the CPU has AMX and that the system lets us use it.
+            // An `Isa` of this kind proves that the CPU has AMX and that the system permits its
+            // use.
             amx::products(&mut amx::Unit::new(isa), x.plain(rows), tiles, strips, out);
         }
         _ => {
             let groups = x.groups(rows);
             let count = groups.len();
-            for (place, strip) in strips.enumerate() {
-                // The next strip is fetched while the groups pass by this one, a share by each.
+            for (index, strip) in strips.enumerate() {
+                // Each group prefetches a share of the next strip.
                 let next = if strip + 1 < tiles.strips() { tiles.strip(strip + 1) } else { &[] };
                 let mut row = 0;
                 for (number, group) in groups.clone().enumerate() {
                     let share = next.len() * number / count..next.len() * (number + 1) / count;
-                    let out = &mut out[row * width + place * OUTPUTS..];
+                    let out = &mut out[row * width + index * OUTPUTS..];
                     strip_products(isa, group, tiles.strip(strip), &next[share], out, width);
                     row += group.rows();
                 }
@@ -79,8 +82,9 @@ pub fn products(
     }
 }
 
-/// Sums of products of a group with a strip. `out [rows, width]` gets them at the beginning of each row. `next` is what
-/// is needed soon, for those who ask for it ahead.
+/// Computes sums of products of a group with a strip, and writes them to the start of each row of
+/// `out [rows, width]`. `next` is the memory that is needed soon, for implementations that
+/// prefetch.
 #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "portable code does not"))]
 fn strip_products(isa: Isa, x: Group, strip: &[u8], next: &[u8], out: &mut [i32], width: usize) {
     match isa.kind() {

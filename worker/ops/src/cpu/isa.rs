@@ -1,7 +1,7 @@
-//! One source, several instruction sets: a kernel is compiled for each, and the CPU picks at run time.
+//! Instruction sets: a kernel is compiled for each, and selected at run time.
 //!
-//! All of them give the same bits: kernels spell out their order of operations and their fused
-//! multiply-adds, so a wider register changes the speed alone.
+//! All return the same bits. Kernels define their order of operations and their fused multiply-adds
+//! explicitly, so the width of registers affects only speed.
 
 use std::sync::OnceLock;
 
@@ -9,14 +9,14 @@ use std::sync::OnceLock;
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd};
 
-/// An instruction set that this CPU has. Only this module makes one, so holding it proves that the CPU
-/// can run it.
+/// An instruction set that this CPU has. Only this module creates one, so a value proves that the
+/// CPU can run it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Isa(Kind);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// All below, and products of whole tiles of bytes.
+    /// AVX-512 VNNI, and products of tiles of bytes.
     #[cfg(target_arch = "x86_64")]
     Amx,
     /// AVX-512 with products of bytes that are summed in 32 bits.
@@ -26,27 +26,27 @@ pub(super) enum Kind {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// Whatever the compiler's target has: NEON on Arm; a software multiply-add on x86-64.
+    /// The compiler's target: NEON on Arm, a software multiply-add on x86-64.
     Baseline,
 }
 
-/// A piece of work. Mark `run` and all that it calls `#[inline(always)]`: only code that is inlined is
-/// compiled for the instruction set.
+/// Code that is compiled for each instruction set. Mark `run` and everything that it calls
+/// `#[inline(always)]`: only inlined code is compiled for the instruction set.
 pub trait Kernel {
-    /// What the work gives.
+    /// Result of the kernel.
     type Output;
-    /// Does the work, with registers of this kind where it asks for them.
+    /// Runs the kernel with the registers of `simd`.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 impl Isa {
-    /// The fastest.
+    /// Returns the fastest instruction set of this CPU.
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| Self::available()[0])
     }
 
-    /// All that this CPU has, fastest first.
+    /// Returns all instruction sets of this CPU, the fastest first.
     pub fn available() -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -74,7 +74,7 @@ impl Isa {
         found
     }
 
-    /// As logs and reports name it.
+    /// Name in logs and reports.
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -103,10 +103,12 @@ impl Isa {
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` saw AVX-512F and BW, AVX2 and FMA on this CPU before it made this value.
+            // SAFETY: `available` detected AVX-512F and BW, AVX2 and FMA on this CPU before it
+            // created this value.
             Kind::Amx | Kind::Vnni | Kind::Avx512 => unsafe { avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` saw AVX2, FMA and F16C on this CPU before it made this value.
+            // SAFETY: `available` detected AVX2, FMA and F16C on this CPU before it created this
+            // value.
             Kind::Avx2 => unsafe { avx2(kernel) },
             Kind::Baseline => kernel.run(Portable),
         }
@@ -116,13 +118,13 @@ impl Isa {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: this function has it.
+    // SAFETY: this function enables the feature.
     kernel.run(unsafe { Avx512::new() })
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: this function has them.
+    // SAFETY: this function enables the features.
     kernel.run(unsafe { Avx2::new() })
 }

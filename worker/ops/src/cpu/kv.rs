@@ -1,15 +1,15 @@
-//! What keys and values are kept in: f32, or half as much.
+//! Element types of cached keys and values: f32 and f16.
 
 use bytemuck::Pod;
 use half::{f16, slice::HalfFloatSliceExt};
 
 use super::{lanes::LANES, simd::Simd};
 
-/// An element of the cache.
+/// Element type of a KV cache.
 pub trait Element: Pod + Send + Sync {
-    /// Rounds to it. What is finite stays finite.
+    /// Rounds to this type. Finite values stay finite.
     fn narrow(from: &[f32], to: &mut [Self]);
-    /// Back to f32, exactly.
+    /// Converts to f32, exactly.
     fn widen<S: Simd>(simd: S, from: &[Self; LANES]) -> S::F;
 }
 
@@ -33,7 +33,7 @@ impl Element for f16 {
         for (from, to) in from.chunks(limited.len()).zip(to.chunks_mut(limited.len())) {
             let limited = &mut limited[..from.len()];
             for (limited, x) in limited.iter_mut().zip(from) {
-                // Keeps NaN.
+                // Preserves NaN.
                 *limited = x.clamp(-MAX, MAX);
             }
             to.convert_from_f32_slice(limited);
@@ -54,7 +54,7 @@ mod tests {
         lanes::Lanes,
     };
 
-    /// Widens sixteen.
+    /// Widens sixteen elements.
     struct Widen<'a>(&'a [f16; LANES]);
 
     impl Kernel for Widen<'_> {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_finite_stays_finite() {
+    fn finite_values_stay_finite() {
         let mut halves = [f16::ZERO; 5];
         f16::narrow(&[1e30, -1e30, 0.1, f32::NAN, -0.0], &mut halves);
         assert_eq!(halves[..3], [f16::MAX, f16::MIN, f16::from_f32(0.1)]);

@@ -1,17 +1,17 @@
-//! The order of every f32 sum: sixteen lanes, fused multiply-adds, one fixed tree.
+//! Order of every f32 sum: sixteen lanes, fused multiply-adds and one fixed tree.
 //!
-//! Element `i` goes to lane `i % 16`; lanes are added pairwise at distance 8, 4, 2, 1. The order
-//! depends on the length alone, so it is the same in a batch and alone, and at any register width.
+//! Element `i` is added to lane `i % 16`; the lanes are added pairwise at distance 8, 4, 2, 1. The
+//! order depends only on the length. So it is the same in any batch and at any register width.
 
 use super::simd::Simd;
 
-/// Lanes of a sum.
+/// Number of lanes of a sum.
 pub const LANES: usize = 16;
 
 /// Sixteen running sums.
 pub type Lanes = [f32; LANES];
 
-/// Adds up the lanes.
+/// Adds the lanes.
 #[inline(always)]
 pub fn sum(mut lanes: Lanes) -> f32 {
     let mut width = LANES / 2;
@@ -24,7 +24,8 @@ pub fn sum(mut lanes: Lanes) -> f32 {
     lanes[0]
 }
 
-/// Dot products of `R` rows with one `w`, all of the same length. Each is summed as if it were alone.
+/// Computes dot products of `R` rows with one `w`, all of the same length. Each sum is independent
+/// of the other rows.
 #[inline(always)]
 pub fn dot<S: Simd, const R: usize>(simd: S, rows: [&[f32]; R], w: &[f32]) -> [f32; R] {
     let (w_chunks, w_tail) = w.as_chunks::<LANES>();

@@ -1,4 +1,4 @@
-//! Memory that is read once a step: on cache lines, in large pages, and how fast it can be read.
+//! Memory that every step reads: aligned to cache lines and in huge pages. Measures its bandwidth.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,15 @@ use super::{
     simd::Simd,
 };
 
-/// A cache line, and as much as the widest register holds.
+/// A cache line, which is also the size of the widest register.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Line(pub [u8; LINE]);
 
-/// Bytes of a cache line.
+/// Size of a cache line in bytes.
 pub const LINE: usize = 64;
 
-/// Memory that was allocated in cache lines, as bytes.
+/// Memory allocated in cache lines, as bytes.
 pub struct Lines(pub Vec<Line>);
 
 impl AsRef<[u8]> for Lines {
@@ -27,62 +27,62 @@ impl AsRef<[u8]> for Lines {
     }
 }
 
-/// Zeroed memory of `lines` cache lines, in large pages where the system has them.
+/// Allocates `lines` zeroed cache lines, in huge pages if the system has them.
 ///
-/// A step reads gigabytes; with pages of 4 KiB each holds up the reader at its border.
+/// A step reads gigabytes, and every boundary of a 4 KiB page delays the reader.
 pub fn lines(lines: usize) -> Vec<Line> {
     let mut memory: Vec<Line> = Vec::with_capacity(lines);
-    // Before it is touched: what has been given in small pages stays in them.
-    prefer_large_pages(memory.spare_capacity_mut());
+    // Before the first access: memory that the system has provided in small pages stays in them.
+    prefer_huge_pages(memory.spare_capacity_mut());
     memory.resize(lines, Line([0; LINE]));
     memory
 }
 
-/// `count` zeros in large pages where the system has them. What is not written costs no memory.
+/// Allocates `count` zeros, in huge pages if the system has them. Unwritten pages take no memory.
 pub fn zeros<T: Zeroable + Clone>(count: usize) -> Vec<T> {
     let mut memory = bytemuck::zeroed_vec(count);
-    // A large vector of zeros is memory fresh from the system, not touched yet.
-    prefer_large_pages(&mut memory);
+    // The system provides a large zeroed vector as fresh memory that was not accessed yet.
+    prefer_huge_pages(&mut memory);
     memory
 }
 
 #[cfg(target_os = "linux")]
-fn prefer_large_pages<T>(memory: &mut [T]) {
+fn prefer_huge_pages<T>(memory: &mut [T]) {
     const PAGE: usize = 4096;
     let all = memory.as_mut_ptr_range();
     let (start, end) =
         ((all.start as usize).next_multiple_of(PAGE), all.end as usize / PAGE * PAGE);
     if start < end {
-        // SAFETY: these whole pages belong to `memory`, and the advice changes neither contents nor access. It is
-        // refused where there are no large pages, and nothing is lost then.
+        // SAFETY: these whole pages belong to `memory`, and the advice changes neither contents nor
+        // access. Where it is refused there are no huge pages, and nothing else changes.
         unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE) };
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn prefer_large_pages<T>(_: &mut [T]) {}
+fn prefer_huge_pages<T>(_: &mut [T]) {}
 
-/// How fast all threads together can read memory, in bytes a second: the best of a few passes over what no cache holds,
-/// in the kind of memory that weights lie in.
+/// Measures the memory bandwidth of all threads together, in bytes per second: the best of a few
+/// passes over memory that exceeds every cache, allocated like weights.
 pub fn read_bandwidth() -> f64 {
     const BYTES: usize = 1 << 30;
-    const PIECE: usize = 256 << 10;
+    const CHUNK: usize = 256 << 10;
     const PASSES: usize = 5;
     let memory = lines(BYTES / LINE);
     let words: &[u64] = bytemuck::cast_slice(&memory);
-    let pieces: Vec<_> = words.chunks(PIECE / size_of::<u64>()).collect();
+    let chunks: Vec<_> = words.chunks(CHUNK / size_of::<u64>()).collect();
     let mut best = Duration::MAX;
     for _ in 0..PASSES {
         let begun = Instant::now();
-        pool().run(pieces.len(), |piece| {
-            std::hint::black_box(sum(pieces[piece]));
+        pool().run(chunks.len(), |chunk| {
+            std::hint::black_box(sum(chunks[chunk]));
         });
         best = best.min(begun.elapsed());
     }
     BYTES as f64 / best.as_secs_f64()
 }
 
-/// The sum of `words`, in as many lanes as make every load independent.
+/// Sums `words` in enough lanes to make loads independent.
 fn sum(words: &[u64]) -> u64 {
     Isa::best().run(Sum(words))
 }

@@ -4,30 +4,30 @@ use super::{
     WORTH_SHARING,
     isa::{Isa, Kernel},
     lanes::dot,
-    pool::{Pieces, pool},
+    pool::{Chunks, pool},
     simd::Simd,
 };
 
-/// Rows that a thread takes at a time.
+/// Number of rows that a thread takes at a time.
 const ROWS: usize = 8;
 
-/// `x / sqrt(mean(x^2) + epsilon) * gain` a row, in place: `[t, k]`.
+/// Normalises each row in place: `x / sqrt(mean(x^2) + epsilon) * gain`, `[t, k]`.
 pub fn rms_norm(isa: Isa, x: &mut [f32], gain: &[f32], epsilon: f32) {
     let work = x.len();
-    let pieces = Pieces::new(x, ROWS * gain.len());
-    let piece = |number| {
-        // SAFETY: each number is given to one thread, once.
-        let x = unsafe { pieces.piece(number) };
+    let chunks = Chunks::new(x, ROWS * gain.len());
+    let chunk = |index| {
+        // SAFETY: each index is passed to one thread, once.
+        let x = unsafe { chunks.chunk(index) };
         normalize(isa, x, gain, epsilon);
     };
     if work < WORTH_SHARING {
-        (0..pieces.len()).for_each(piece);
+        (0..chunks.len()).for_each(chunk);
     } else {
-        pool().run(pieces.len(), piece);
+        pool().run(chunks.len(), chunk);
     }
 }
 
-/// The same on this thread.
+/// Same as [`rms_norm`], on this thread only.
 pub(super) fn normalize(isa: Isa, x: &mut [f32], gain: &[f32], epsilon: f32) {
     isa.run(RmsNorm { x, gain, epsilon });
 }

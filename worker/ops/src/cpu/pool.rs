@@ -1,12 +1,13 @@
-//! The threads that operations run on: woken by a store, and asleep while nothing comes.
+//! Thread pool of the operations. A store wakes its threads, and they sleep while there is no work.
 //!
-//! A decode step is some hundred operations of 20 to 500 microseconds. Waking a sleeping thread costs about
-//! ten, so a thread that has run out of work looks for more in a loop before it sleeps: within a step it never
-//! does, and of an idle worker nothing is left.
+//! A decode step consists of some hundred operations of 20 to 500 microseconds. Waking a sleeping
+//! thread takes about ten, so a thread without work spins before it sleeps. It never sleeps within
+//! a step, and an idle worker uses no CPU time.
 //!
-//! Work is cut into pieces. Each thread has a range of them and takes them in order, since memory is fastest read
-//! straight ahead; one that has done its own takes from the others'. The caller takes pieces too, and waits at the
-//! end only for those threads that have begun one: a thread that the system runs late costs speed, never progress.
+//! Work is split into chunks. Each thread has a range of them and takes them in order, since memory
+//! is fastest when read sequentially. A thread that has finished its range takes chunks from the
+//! others'. The caller takes chunks too, and at the end waits only for threads that have started
+//! one. A thread that the system schedules late reduces the speed but does not delay completion.
 
 use std::{
     cell::UnsafeCell,
@@ -22,24 +23,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a thread looks for work before it sleeps. Longer than what lies between two operations of a step.
+/// Time for which a thread spins before it sleeps. Longer than the gap between two operations of a
+/// step.
 const SPIN: Duration = Duration::from_micros(50);
-/// Looks at the gate between two looks at the clock.
-const LOOKS: usize = 128;
-/// Looks at who is inside before the caller lets others run: they may need this very core.
-const PATIENCE: usize = 1 << 14;
+/// Number of spins between two reads of the clock.
+const CLOCK_INTERVAL: usize = 128;
+/// Number of spins after which the caller yields to other threads, which may need this core.
+const YIELD_INTERVAL: usize = 1 << 14;
 
 /// Set in the gate while threads may enter.
 const OPEN: u64 = 1 << 31;
-/// One thread inside, in the lowest bits of the gate.
+/// One thread inside, counted in the lowest bits of the gate.
 const INSIDE: u64 = 1;
-/// One more work done, in the highest bits.
+/// One more job, counted in the highest bits of the gate.
 const EPOCH: u64 = 1 << 32;
 
-/// Threads that work together: its caller and some of its own.
+/// Threads that work together: the caller and the pool's own.
 pub struct Pool {
-    shared: Arc<Shared>,
-    /// Held by the caller whose work runs.
+    state: Arc<PoolState>,
+    /// Held by the caller whose job runs.
     caller: Mutex<()>,
     helpers: Vec<Helper>,
 }
@@ -49,128 +51,134 @@ struct Helper {
     asleep: Arc<AtomicBool>,
 }
 
-/// What all threads look at.
-struct Shared {
-    /// Which work it is, whether threads may enter it, and how many are inside.
-    gate: Line<AtomicU64>,
-    /// The next piece of each thread's range. The caller is the first.
-    next: Vec<Line<AtomicUsize>>,
-    work: Line<UnsafeCell<Option<Work>>>,
-    /// Set where a helper's piece panicked; of the current work alone.
+/// State that all threads share.
+struct PoolState {
+    /// Number of the current job, whether threads may enter it, and the number of threads inside.
+    gate: CachePadded<AtomicU64>,
+    /// Next chunk of each thread's range. The caller is thread 0.
+    next: Vec<CachePadded<AtomicUsize>>,
+    job: CachePadded<UnsafeCell<Option<Job>>>,
+    /// Set if a chunk of the current job panicked on a helper thread.
     panicked: AtomicBool,
-    over: AtomicBool,
+    shutdown: AtomicBool,
 }
 
-/// Something on cache lines of its own: the pair that processors fetch together.
+/// Pads a value to separate cache lines. CPUs prefetch lines in pairs.
 #[repr(align(128))]
 #[derive(Default)]
-struct Line<T>(T);
+struct CachePadded<T>(T);
 
 #[derive(Clone, Copy)]
-struct Work {
-    piece: *const (dyn Fn(usize) + Sync),
-    pieces: usize,
+struct Job {
+    run_chunk: *const (dyn Fn(usize) + Sync),
+    chunks: usize,
 }
 
-impl Work {
-    /// The pieces that are `thread`'s of `threads`.
+impl Job {
+    /// Returns the chunks of `thread` out of `threads`.
     fn range(&self, thread: usize, threads: usize) -> Range<usize> {
-        self.pieces * thread / threads..self.pieces * (thread + 1) / threads
+        self.chunks * thread / threads..self.chunks * (thread + 1) / threads
     }
 }
 
-// SAFETY: `work` is written by the caller alone, while the gate is closed and nobody is inside, and read by threads
-// that have entered; the gate orders the two. The pointer in it outlives every thread inside (see `Pool::run`).
-unsafe impl Sync for Shared {}
-// SAFETY: the same; nothing in it belongs to a thread.
-unsafe impl Send for Shared {}
+// SAFETY: `job` is written only by the caller, while the gate is closed and no thread is inside.
+// Only threads that have entered read it. The gate orders the two. The pointer in it outlives every
+// thread inside (see `Pool::run`).
+unsafe impl Sync for PoolState {}
+// SAFETY: as for `Sync`; nothing in it belongs to a thread.
+unsafe impl Send for PoolState {}
 
 static THREADS: OnceLock<NonZeroUsize> = OnceLock::new();
 
-/// Says how many threads operations use, before the first of them runs. False if that was decided already.
+/// Sets the number of threads of operations, before the first one runs. Returns `false` if it was
+/// set already.
 pub fn set_threads(count: NonZeroUsize) -> bool {
     THREADS.set(count).is_ok()
 }
 
-/// How many threads operations use: as many as this process may run on by its affinity and its cgroup's quota.
+/// Returns the number of threads of operations. The default is the available parallelism, by CPU
+/// affinity and cgroup quota.
 pub fn threads() -> usize {
     let may = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     THREADS.get_or_init(may).get()
 }
 
-/// Threads of this process, made when they are first needed.
+/// Returns the pool of this process, created on first use.
 pub fn pool() -> &'static Pool {
     static POOL: OnceLock<Pool> = OnceLock::new();
     POOL.get_or_init(|| Pool::new(threads()))
 }
 
 impl Pool {
-    /// `threads` in all. Where the system gives fewer, those do the work.
+    /// Creates a pool of `threads` in total. If the system refuses some of them, the others do the
+    /// work.
     pub fn new(threads: usize) -> Self {
-        let shared = Arc::new(Shared {
-            gate: Line::default(),
-            next: (0..threads.max(1)).map(|_| Line::default()).collect(),
-            work: Line::default(),
+        let state = Arc::new(PoolState {
+            gate: CachePadded::default(),
+            next: (0..threads.max(1)).map(|_| CachePadded::default()).collect(),
+            job: CachePadded::default(),
             panicked: AtomicBool::new(false),
-            over: AtomicBool::new(false),
+            shutdown: AtomicBool::new(false),
         });
         let helper = |number| {
             let asleep = Arc::new(AtomicBool::new(false));
-            let (shared, flag) = (Arc::clone(&shared), Arc::clone(&asleep));
+            let (state, flag) = (Arc::clone(&state), Arc::clone(&asleep));
             let named = thread::Builder::new().name(format!("ops {number}"));
-            let spawned = named.spawn(move || help(number, &shared, &flag)).ok()?;
+            let spawned = named.spawn(move || worker_loop(number, &state, &flag)).ok()?;
             Some(Helper { thread: spawned.thread().clone(), asleep })
         };
         let helpers = (1..threads).map_while(helper).collect();
-        Self { shared, caller: Mutex::new(()), helpers }
+        Self { state, caller: Mutex::new(()), helpers }
     }
 
-    /// Its threads, the caller among them.
+    /// Number of threads, including the caller.
     pub fn threads(&self) -> usize {
         self.helpers.len() + 1
     }
 
-    /// Calls `piece` once with every number below `pieces`, on any thread, in any order.
+    /// Calls `run_chunk` once with every number below `chunks`, on any thread, in any order.
     ///
-    /// If the pool is busy, with another caller's work or because a piece calls this, the caller does it all.
-    pub fn run(&self, pieces: usize, piece: impl Fn(usize) + Sync) {
+    /// If the pool is busy, with another caller's job or because a chunk calls this, the caller
+    /// runs all chunks.
+    pub fn run(&self, chunks: usize, run_chunk: impl Fn(usize) + Sync) {
         let lock = match self.caller.try_lock() {
             Ok(lock) => lock,
-            // A piece panicked while its caller held the lock, and the work was closed all the same.
+            // A chunk panicked while its caller held the lock; the job was closed nevertheless.
             Err(TryLockError::Poisoned(lock)) => lock.into_inner(),
-            Err(TryLockError::WouldBlock) => return (0..pieces).for_each(piece),
+            Err(TryLockError::WouldBlock) => return (0..chunks).for_each(run_chunk),
         };
-        if pieces <= 1 || self.helpers.is_empty() {
-            return (0..pieces).for_each(piece);
+        if chunks <= 1 || self.helpers.is_empty() {
+            return (0..chunks).for_each(run_chunk);
         }
-        let shared = &*self.shared;
-        let piece: &(dyn Fn(usize) + Sync) = &piece;
-        // SAFETY: only the lifetime changes. Threads use the pointer inside the gate alone, and `Closing` leaves this
-        // function, by whatever way, only when the gate is closed and nobody is inside.
-        let piece: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(piece) };
-        let work = Work { piece, pieces };
-        // SAFETY: this caller has the lock, and the one before it left the gate closed and empty.
-        unsafe { *shared.work.0.get() = Some(work) };
-        for (thread, next) in shared.next.iter().enumerate() {
-            next.0.store(work.range(thread, shared.next.len()).start, Ordering::Relaxed);
+        let state = &*self.state;
+        let run_chunk: &(dyn Fn(usize) + Sync) = &run_chunk;
+        // SAFETY: only the lifetime changes. Threads use the pointer only inside the gate, and
+        // `CloseGate` returns from this function, even on a panic, only when the gate is closed and
+        // no thread is inside.
+        let run_chunk: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(run_chunk) };
+        let job = Job { run_chunk, chunks };
+        // SAFETY: this caller has the lock, and the previous one left the gate closed and empty.
+        unsafe { *state.job.0.get() = Some(job) };
+        for (thread, next) in state.next.iter().enumerate() {
+            next.0.store(job.range(thread, state.next.len()).start, Ordering::Relaxed);
         }
-        // A caller whose own piece panicked as well unwound before it read this.
-        shared.panicked.store(false, Ordering::Relaxed);
-        let closing = Closing(shared);
-        let epoch = shared.gate.0.load(Ordering::Relaxed) & !(EPOCH - 1);
-        // Sequentially consistent, as is the other side in `sleep`: either a thread that goes to sleep sees the open
-        // gate, or this one sees it asleep.
-        shared.gate.0.store(epoch.wrapping_add(EPOCH) | OPEN, Ordering::SeqCst);
-        for helper in self.helpers.iter().take(pieces - 1) {
+        // The previous caller may have unwound, from a panic of its own, before it read this.
+        state.panicked.store(false, Ordering::Relaxed);
+        let close_gate = CloseGate(state);
+        let epoch = state.gate.0.load(Ordering::Relaxed) & !(EPOCH - 1);
+        // Sequentially consistent, as is the other side in `sleep`: either a thread that is about
+        // to sleep sees the open gate, or this one sees that it sleeps.
+        state.gate.0.store(epoch.wrapping_add(EPOCH) | OPEN, Ordering::SeqCst);
+        for helper in self.helpers.iter().take(chunks - 1) {
             if helper.asleep.load(Ordering::SeqCst) {
                 helper.thread.unpark();
             }
         }
-        // SAFETY: the pointer is to `piece`, above.
-        unsafe { shared.take_pieces(0, work) };
-        drop(closing);
-        // Read under the lock: the next caller clears it.
-        let panicked = shared.panicked.load(Ordering::Relaxed);
+        // SAFETY: the pointer is to `run_chunk`, above.
+        unsafe { state.run_chunks(0, job) };
+        drop(close_gate);
+        // Read under the lock, since the next caller clears it.
+        let panicked = state.panicked.load(Ordering::Relaxed);
         drop(lock);
         if panicked {
             panic!("an operation panicked on another thread; its message is above");
@@ -180,24 +188,24 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::SeqCst);
+        self.state.shutdown.store(true, Ordering::SeqCst);
         for helper in &self.helpers {
             helper.thread.unpark();
         }
     }
 }
 
-/// Closes the gate and waits until nobody is inside.
-struct Closing<'a>(&'a Shared);
+/// Closes the gate on drop, and waits until no thread is inside.
+struct CloseGate<'a>(&'a PoolState);
 
-impl Drop for Closing<'_> {
+impl Drop for CloseGate<'_> {
     fn drop(&mut self) {
         let gate = &self.0.gate.0;
         gate.fetch_and(!OPEN, Ordering::SeqCst);
-        let mut looks = 0usize;
+        let mut spins = 0usize;
         while gate.load(Ordering::Acquire) & (OPEN - 1) != 0 {
-            looks += 1;
-            if looks.is_multiple_of(PATIENCE) {
+            spins += 1;
+            if spins.is_multiple_of(YIELD_INTERVAL) {
                 thread::yield_now();
             }
             std::hint::spin_loop();
@@ -205,44 +213,45 @@ impl Drop for Closing<'_> {
     }
 }
 
-impl Shared {
-    /// Does what is left of `work`: first of the range of `thread`, then of the others.
+impl PoolState {
+    /// Runs the remaining chunks of `job`: first those in the range of `thread`, then the others'.
     ///
     /// # Safety
-    /// The pointer in `work` is good.
-    unsafe fn take_pieces(&self, thread: usize, work: Work) {
-        // SAFETY: promised by the caller.
-        let piece = unsafe { &*work.piece };
+    /// The pointer in `job` must be valid.
+    unsafe fn run_chunks(&self, thread: usize, job: Job) {
+        // SAFETY: guaranteed by the caller.
+        let run_chunk = unsafe { &*job.run_chunk };
         let threads = self.next.len();
         for owner in (thread..threads).chain(0..thread) {
-            let end = work.range(owner, threads).end;
+            let end = job.range(owner, threads).end;
             loop {
                 let index = self.next[owner].0.fetch_add(1, Ordering::Relaxed);
                 if index >= end {
                     break;
                 }
-                piece(index);
+                run_chunk(index);
             }
         }
     }
 
-    /// Whether there is work at `gate` other than that of the epoch `done`.
+    /// Whether `gate` is open for a job after epoch `done`.
     fn is_new(gate: u64, done: u64) -> bool {
         gate & OPEN != 0 && gate / EPOCH != done
     }
 
-    /// Takes part in what runs at `seen`. False if the gate has changed, and this thread did not enter.
-    fn take_part(&self, thread: usize, seen: u64) -> bool {
+    /// Enters the job at gate value `seen` and runs chunks of it. Returns `false` without entering
+    /// if the gate has changed.
+    fn enter(&self, thread: usize, seen: u64) -> bool {
         let entered =
             self.gate.0.compare_exchange(seen, seen + INSIDE, Ordering::Acquire, Ordering::Relaxed);
         if entered.is_err() {
             return false;
         }
-        // SAFETY: this thread is inside the gate, so nobody writes the cell.
-        if let Some(work) = unsafe { *self.work.0.get() } {
-            // SAFETY: the caller keeps what the pointer is to until this thread has left.
-            let pieces = AssertUnwindSafe(|| unsafe { self.take_pieces(thread, work) });
-            if panic::catch_unwind(pieces).is_err() {
+        // SAFETY: this thread is inside the gate, so the cell is not written.
+        if let Some(job) = unsafe { *self.job.0.get() } {
+            // SAFETY: the caller keeps the pointee alive until this thread has left.
+            let chunks = AssertUnwindSafe(|| unsafe { self.run_chunks(thread, job) });
+            if panic::catch_unwind(chunks).is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
             }
         }
@@ -251,49 +260,51 @@ impl Shared {
     }
 }
 
-/// A slice cut into pieces of equal length (the last may be shorter) that threads write at the same time.
-pub struct Pieces<'a, T> {
+/// A slice split into chunks of equal length (the last may be shorter) that threads write
+/// concurrently.
+pub struct Chunks<'a, T> {
     start: *mut T,
     len: usize,
-    piece: usize,
+    chunk_len: usize,
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it stands for exclusive pieces of a slice, which may be sent if their elements may.
-unsafe impl<T: Send> Sync for Pieces<'_, T> {}
+// SAFETY: it represents exclusive chunks of a slice, which may be sent if their elements may.
+unsafe impl<T: Send> Sync for Chunks<'_, T> {}
 
-impl<'a, T> Pieces<'a, T> {
-    /// Cuts `slice` into pieces of `piece` elements.
-    pub fn new(slice: &'a mut [T], piece: usize) -> Self {
+impl<'a, T> Chunks<'a, T> {
+    /// Splits `slice` into chunks of `chunk_len` elements.
+    pub fn new(slice: &'a mut [T], chunk_len: usize) -> Self {
         let (start, len) = (slice.as_mut_ptr(), slice.len());
-        Self { start, len, piece: piece.max(1), slice: PhantomData }
+        Self { start, len, chunk_len: chunk_len.max(1), slice: PhantomData }
     }
 
-    /// How many.
+    /// Number of chunks.
     pub fn len(&self) -> usize {
-        self.len.div_ceil(self.piece)
+        self.len.div_ceil(self.chunk_len)
     }
 
-    /// Whether there are none.
+    /// Whether there are no chunks.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Piece `number`.
+    /// Returns chunk `index`.
     ///
     /// # Safety
-    /// Nobody else holds it.
-    #[allow(clippy::mut_from_ref, reason = "the caller promises what the borrow cannot say")]
-    pub unsafe fn piece(&self, number: usize) -> &mut [T] {
-        let first = number * self.piece;
-        assert!(first < self.len, "there is such a piece");
-        let len = self.piece.min(self.len - first);
-        // SAFETY: within the slice that this borrows mutably, and nobody else's by the caller's promise.
+    /// There must be no other reference to this chunk.
+    #[allow(clippy::mut_from_ref, reason = "the caller guarantees exclusive access")]
+    pub unsafe fn chunk(&self, index: usize) -> &mut [T] {
+        let first = index * self.chunk_len;
+        assert!(first < self.len, "the chunk exists");
+        let len = self.chunk_len.min(self.len - first);
+        // SAFETY: within the slice that is borrowed mutably; the caller guarantees exclusive
+        // access.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), len) }
     }
 }
 
-/// A matrix in rows, parts of whose rows threads write at the same time.
+/// A matrix in rows, of which threads write ranges of columns concurrently.
 pub struct Grid<'a> {
     start: *mut f32,
     rows: usize,
@@ -301,7 +312,7 @@ pub struct Grid<'a> {
     matrix: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it stands for exclusive parts of a slice of numbers.
+// SAFETY: it represents exclusive parts of a slice of numbers.
 unsafe impl Sync for Grid<'_> {}
 
 impl<'a> Grid<'a> {
@@ -311,14 +322,15 @@ impl<'a> Grid<'a> {
         Self { start, rows: len / columns.max(1), columns, matrix: PhantomData }
     }
 
-    /// Some columns of a row.
+    /// Returns `columns` of `row`.
     ///
     /// # Safety
-    /// Nobody else holds any of them.
-    #[allow(clippy::mut_from_ref, reason = "the caller promises what the borrow cannot say")]
+    /// There must be no other reference to any of them.
+    #[allow(clippy::mut_from_ref, reason = "the caller guarantees exclusive access")]
     pub unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
         assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.columns);
-        // SAFETY: within the matrix that this borrows mutably, and nobody else's by the caller's promise.
+        // SAFETY: within the matrix that is borrowed mutably; the caller guarantees exclusive
+        // access.
         unsafe {
             let start = self.start.add(row * self.columns + columns.start);
             std::slice::from_raw_parts_mut(start, columns.len())
@@ -326,31 +338,31 @@ impl<'a> Grid<'a> {
     }
 }
 
-/// What each thread of a pool does.
-fn help(thread: usize, shared: &Shared, asleep: &AtomicBool) {
+/// Main loop of the pool's own threads.
+fn worker_loop(thread: usize, state: &PoolState, asleep: &AtomicBool) {
     let mut idle_since = Instant::now();
     let mut done = 0;
-    while !shared.over.load(Ordering::Relaxed) {
-        for _ in 0..LOOKS {
-            let seen = shared.gate.0.load(Ordering::Relaxed);
-            if Shared::is_new(seen, done) && shared.take_part(thread, seen) {
+    while !state.shutdown.load(Ordering::Relaxed) {
+        for _ in 0..CLOCK_INTERVAL {
+            let seen = state.gate.0.load(Ordering::Relaxed);
+            if PoolState::is_new(seen, done) && state.enter(thread, seen) {
                 done = seen / EPOCH;
                 idle_since = Instant::now();
             }
             std::hint::spin_loop();
         }
         if idle_since.elapsed() >= SPIN {
-            sleep(shared, asleep, done);
+            sleep(state, asleep, done);
             idle_since = Instant::now();
         }
     }
 }
 
-/// Sleeps until there is work that this thread has not done.
-fn sleep(shared: &Shared, asleep: &AtomicBool, done: u64) {
+/// Sleeps until there is a job after epoch `done`.
+fn sleep(state: &PoolState, asleep: &AtomicBool, done: u64) {
     asleep.store(true, Ordering::SeqCst);
-    let is_new = || Shared::is_new(shared.gate.0.load(Ordering::SeqCst), done);
-    while !is_new() && !shared.over.load(Ordering::SeqCst) {
+    let is_new = || PoolState::is_new(state.gate.0.load(Ordering::SeqCst), done);
+    while !is_new() && !state.shutdown.load(Ordering::SeqCst) {
         thread::park();
     }
     asleep.store(false, Ordering::Relaxed);
@@ -360,23 +372,23 @@ fn sleep(shared: &Shared, asleep: &AtomicBool, done: u64) {
 mod tests {
     use super::*;
 
-    /// How often each piece was done.
-    fn counts(pool: &Pool, pieces: usize) -> Vec<usize> {
-        let counts: Vec<_> = (0..pieces).map(|_| AtomicUsize::new(0)).collect();
-        pool.run(pieces, |piece| {
-            counts[piece].fetch_add(1, Ordering::Relaxed);
+    /// Returns how often each chunk was run.
+    fn counts(pool: &Pool, chunks: usize) -> Vec<usize> {
+        let counts: Vec<_> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+        pool.run(chunks, |chunk| {
+            counts[chunk].fetch_add(1, Ordering::Relaxed);
         });
         counts.into_iter().map(AtomicUsize::into_inner).collect()
     }
 
     #[test]
-    fn every_piece_is_done_once() {
+    fn every_chunk_is_run_once() {
         for threads in [1, 2, 3, 7] {
             let pool = Pool::new(threads);
-            for pieces in (0..40).chain([1000]) {
-                assert_eq!(counts(&pool, pieces), vec![1; pieces], "{threads} threads");
+            for chunks in (0..40).chain([1000]) {
+                assert_eq!(counts(&pool, chunks), vec![1; chunks], "{threads} threads");
             }
-            // Again and again at once, and after all have gone to sleep.
+            // Repeatedly without a pause, and after all threads have gone to sleep.
             for _ in 0..2_000 {
                 assert_eq!(counts(&pool, 5), [1; 5]);
             }
@@ -388,17 +400,17 @@ mod tests {
     }
 
     #[test]
-    fn all_threads_take_part() {
+    fn all_threads_run_chunks() {
         let pool = Pool::new(3);
         let barrier = std::sync::Barrier::new(3);
-        // Nobody gets past this alone.
+        // Passing the barrier needs all threads.
         pool.run(3, |_| {
             barrier.wait();
         });
     }
 
     #[test]
-    fn callers_at_once_and_calls_from_within_are_served() {
+    fn concurrent_and_nested_calls_complete() {
         let pool = Pool::new(3);
         thread::scope(|scope| {
             for _ in 0..4 {
@@ -413,11 +425,11 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_and_leaves_the_pool_whole() {
+    fn a_panic_reaches_the_caller_and_leaves_the_pool_usable() {
         let pool = Pool::new(3);
         for bad in 0..6 {
-            let work = || pool.run(6, |piece| assert_ne!(piece, bad, "as it should"));
-            assert!(panic::catch_unwind(AssertUnwindSafe(work)).is_err(), "piece {bad}");
+            let job = || pool.run(6, |chunk| assert_ne!(chunk, bad, "a deliberate panic"));
+            assert!(panic::catch_unwind(AssertUnwindSafe(job)).is_err(), "chunk {bad}");
             assert_eq!(counts(&pool, 8), [1; 8]);
         }
     }
@@ -426,22 +438,22 @@ mod tests {
     fn a_panic_of_caller_and_helper_at_once_does_not_reach_the_next_caller() {
         let pool = Pool::new(2);
         let both = std::sync::Barrier::new(2);
-        let work = || {
-            pool.run(2, |piece| {
+        let job = || {
+            pool.run(2, |chunk| {
                 both.wait();
-                panic!("piece {piece} panics as it should");
+                panic!("chunk {chunk} panics deliberately");
             });
         };
-        assert!(panic::catch_unwind(AssertUnwindSafe(work)).is_err());
+        assert!(panic::catch_unwind(AssertUnwindSafe(job)).is_err());
         assert_eq!(counts(&pool, 8), [1; 8]);
     }
 
     #[test]
     fn threads_end_with_their_pool() {
         let pool = Pool::new(4);
-        let shared = Arc::downgrade(&pool.shared);
+        let state = Arc::downgrade(&pool.state);
         drop(pool);
-        while shared.upgrade().is_some() {
+        while state.upgrade().is_some() {
             thread::yield_now();
         }
     }

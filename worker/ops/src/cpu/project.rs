@@ -5,7 +5,7 @@ use super::{
     isa::Isa,
     kv::Element,
     norm::normalize,
-    pool::{Pieces, pool},
+    pool::{Chunks, pool},
     rope::rotate,
 };
 use crate::KV_BLOCK;
@@ -44,13 +44,13 @@ pub fn split_and_rotate(
 ) -> Vec<f32> {
     let mut queries = vec![0.0; positions.len() * shape.queries()];
     let work = projected.len();
-    let from = Pieces::new(projected, TOKENS * shape.width);
-    let to = Pieces::new(&mut queries, TOKENS * shape.queries());
-    let piece = |number: usize| {
+    let from = Chunks::new(projected, TOKENS * shape.width);
+    let to = Chunks::new(&mut queries, TOKENS * shape.queries());
+    let chunk = |index: usize| {
         // SAFETY: each number is given to one thread, once.
-        let (from, to) = unsafe { (from.piece(number), to.piece(number)) };
+        let (from, to) = unsafe { (from.chunk(index), to.chunk(index)) };
         let tokens = from.chunks_exact_mut(shape.width).zip(to.chunks_exact_mut(shape.queries()));
-        for ((token, to), position) in tokens.zip(&positions[number * TOKENS..]) {
+        for ((token, to), position) in tokens.zip(&positions[index * TOKENS..]) {
             let start = *position as usize * shape.d;
             let angles = &shape.rope[start..start + shape.d];
             let (queries, rest) = token.split_at_mut(shape.queries());
@@ -66,9 +66,9 @@ pub fn split_and_rotate(
         }
     };
     if work < WORTH_SHARING {
-        (0..from.len()).for_each(piece);
+        (0..from.len()).for_each(chunk);
     } else {
-        pool().run(from.len(), piece);
+        pool().run(from.len(), chunk);
     }
     queries
 }
@@ -91,8 +91,8 @@ pub fn append<E: Element>(
         let heads = new_keys.chunks_exact(d).zip(new_values.chunks_exact(d));
         for (head, (key, value)) in heads.enumerate() {
             let tile = (block * g + head) * KV_BLOCK * d;
-            let places = keys[tile..tile + KV_BLOCK * d][offset..].iter_mut().step_by(KV_BLOCK);
-            for (to, from) in places.zip(key) {
+            let column = keys[tile..tile + KV_BLOCK * d][offset..].iter_mut().step_by(KV_BLOCK);
+            for (to, from) in column.zip(key) {
                 *to = *from;
             }
             let start = tile + offset * d;

@@ -37,8 +37,8 @@ pub(super) fn canonical(name: &str, rotary: RowLayout) -> Option<(String, RowLay
         "attn_output" => ("self_attn.o_proj", RowLayout::Plain, true),
         "ffn_norm" => ("post_attention_layernorm", RowLayout::Plain, false),
         "ffn_gate" => ("mlp.gate_proj", RowLayout::Plain, true),
-        "ffn_up" => ("mlp.up_proj", Rows::Plain, true),
-        "ffn_down" => ("mlp.down_proj", Rows::Plain, true),
+        "ffn_up" => ("mlp.up_proj", RowLayout::Plain, true),
+        "ffn_down" => ("mlp.down_proj", RowLayout::Plain, true),
         _ => return None,
     };
     (kind == "weight" || (kind == "bias" && has_bias))

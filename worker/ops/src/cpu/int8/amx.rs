@@ -1,7 +1,9 @@
-//! Products in 8 bits with AMX: an instruction multiplies a tile of sixteen rows with a tile of weights.
+//! Products in 8 bits with AMX: an instruction multiplies a tile of sixteen rows with a tile of
+//! weights.
 //!
-//! The intrinsics are not stable, the instructions are: they are written out in `Unit`. How tiles are walked
-//! is written against the trait `Tile`, so that it is tested, on a model of the unit, where no CPU has one.
+//! The intrinsics are not stable but the instructions are: `Unit` has them as inline assembly. The
+//! loops over tiles use the trait `Tile`, so that tests can run them on a software model where the
+//! CPU has no tile unit.
 
 use std::{arch::asm, marker::PhantomData, ops::Range};
 
@@ -12,38 +14,39 @@ use super::{
 };
 use crate::cpu::isa::Isa;
 
-/// Rows of a tile.
+/// Number of rows of a tile.
 const ROWS: usize = 16;
-/// Bytes of a tile's row: 64 inputs, or 16 sums of 32 bits.
+/// Number of bytes of a tile's row: 64 inputs, or 16 sums of 32 bits.
 const ROW_BYTES: usize = 64;
 
-// Which tile holds what: four of sums, for two tiles of rows by two of weights.
+// Tile registers: four for sums (two tiles of rows by two tiles of weights), two for rows, two for
+// weights.
 const SUMS: [u8; 4] = [0, 1, 2, 3];
 const X: [u8; 2] = [4, 5];
 const WEIGHTS: [u8; 2] = [6, 7];
 
-/// What a tile unit can do. Tiles have numbers from 0 to 7, rows of up to 64 bytes, and lie `stride` bytes
-/// apart in memory.
+/// Operations of a tile unit. Tiles are numbered from 0 to 7, have rows of up to 64 bytes, and lie
+/// in memory with a distance of `stride` bytes between rows.
 pub(crate) trait Tile {
-    /// Gives each tile as many rows as it says.
+    /// Sets the number of rows of each tile.
     fn configure(&mut self, rows: [usize; 8]);
     /// Fills a tile with zeros.
     fn zero<const T: u8>(&mut self);
     /// Fills a tile from memory.
     ///
     /// # Safety
-    /// All its rows lie in memory that may be read.
+    /// All rows of the tile are in readable memory.
     unsafe fn load<const T: u8>(&mut self, from: *const u8, stride: usize);
-    /// Adds to the sums of tile `C` the products of signed bytes in `A` with unsigned ones in `B`.
+    /// Adds to the sums of tile `C` the products of signed bytes in `A` and unsigned ones in `B`.
     fn multiply<const C: u8, const A: u8, const B: u8>(&mut self);
     /// Writes a tile of sums to memory.
     ///
     /// # Safety
-    /// All its rows lie in memory that may be written.
+    /// All rows of the tile are in writable memory.
     unsafe fn store<const T: u8>(&self, to: *mut u8, stride: usize);
 }
 
-/// See [`super::products`]. `x` lies in plain rows.
+/// See [`super::products`]. The rows of `x` are not interleaved.
 pub(crate) fn products(
     unit: &mut impl Tile,
     x: Group,
@@ -58,7 +61,7 @@ pub(crate) fn products(
         let upper = (x.rows() - first).min(ROWS);
         let lower = (x.rows() - first - upper).min(ROWS);
         unit.configure([upper, upper, lower, lower, upper, lower, ROWS, ROWS]);
-        for (place, strip) in strips.clone().enumerate().step_by(2) {
+        for (index, strip) in strips.clone().enumerate().step_by(2) {
             let pair = strip + 1 < strips.end;
             unit.zero::<{ SUMS[0] }>();
             unit.zero::<{ SUMS[1] }>();
@@ -90,7 +93,7 @@ pub(crate) fn products(
                 }
             }
             let bytes = width * size_of::<i32>();
-            let to = out[first * width + place * OUTPUTS..].as_mut_ptr().cast::<u8>();
+            let to = out[first * width + index * OUTPUTS..].as_mut_ptr().cast::<u8>();
             // SAFETY: `upper` and then `lower` rows of `out`, and of one strip or two in each.
             unsafe {
                 unit.store::<{ SUMS[0] }>(to, bytes);
@@ -113,7 +116,7 @@ pub(crate) fn products(
     }
 }
 
-/// Whether the CPU has tiles of bytes and the system lets this process use them.
+/// Whether the CPU has AMX for bytes and the system permits this process to use it.
 pub(crate) fn is_available() -> bool {
     const AMX_TILE: u32 = 1 << 24;
     const AMX_INT8: u32 = 1 << 25;
@@ -121,7 +124,8 @@ pub(crate) fn is_available() -> bool {
     features & AMX_TILE != 0 && features & AMX_INT8 != 0 && is_permitted()
 }
 
-/// Asks the system to keep tiles when it switches threads, which it does for those alone who asked.
+/// Requests permission to use tiles. The system saves them on context switches only for processes
+/// with permission.
 #[cfg(target_os = "linux")]
 fn is_permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
@@ -137,11 +141,11 @@ fn is_permitted() -> bool {
     false
 }
 
-/// The tile unit of the CPU that this thread runs on. Released when it is dropped.
+/// Tile unit of the CPU. Released on drop.
 pub(crate) struct Unit(PhantomData<*const ()>);
 
 impl Unit {
-    /// `_isa` is one with AMX, which proves that there is a unit and that it may be used.
+    /// Creates the unit. `isa` must be one with AMX, which proves that the unit may be used.
     pub(crate) fn new(isa: Isa) -> Self {
         assert_eq!(isa.kind(), crate::cpu::isa::Kind::Amx);
         Self(PhantomData)
@@ -150,7 +154,7 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        // SAFETY: there is a unit; nobody uses its tiles any more.
+        // SAFETY: there is a unit, and its tiles are no longer in use.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 }
@@ -162,7 +166,7 @@ impl Tile for Unit {
         let mut config = Config([0; 64]);
         config.0[0] = 1;
         for (tile, rows) in rows.into_iter().enumerate() {
-            // A tile without rows is not configured, and not used.
+            // A tile without rows is not configured and not used.
             config.0[16 + 2 * tile] = if rows == 0 { 0 } else { ROW_BYTES as u8 };
             config.0[48 + tile] = rows as u8;
         }
@@ -172,13 +176,13 @@ impl Tile for Unit {
 
     #[inline(always)]
     fn zero<const T: u8>(&mut self) {
-        // SAFETY: there is a unit; the compiler has no use for its tiles.
+        // SAFETY: there is a unit; the compiler does not use its tiles.
         unsafe { asm!("tilezero tmm{t}", t = const T, options(nostack, nomem)) };
     }
 
     #[inline(always)]
     unsafe fn load<const T: u8>(&mut self, from: *const u8, stride: usize) {
-        // SAFETY: there is a unit; the caller promises the memory.
+        // SAFETY: there is a unit; the caller guarantees the memory.
         unsafe {
             asm!("tileloadd tmm{t}, [{from} + {stride}*1]", t = const T, from = in(reg) from,
                 stride = in(reg) stride, options(nostack, readonly));
@@ -187,7 +191,7 @@ impl Tile for Unit {
 
     #[inline(always)]
     fn multiply<const C: u8, const A: u8, const B: u8>(&mut self) {
-        // SAFETY: there is a unit; the compiler has no use for its tiles.
+        // SAFETY: there is a unit; the compiler does not use its tiles.
         unsafe {
             asm!("tdpbsud tmm{c}, tmm{a}, tmm{b}", c = const C, a = const A, b = const B,
                 options(nostack, nomem));
@@ -196,7 +200,7 @@ impl Tile for Unit {
 
     #[inline(always)]
     unsafe fn store<const T: u8>(&self, to: *mut u8, stride: usize) {
-        // SAFETY: there is a unit; the caller promises the memory.
+        // SAFETY: there is a unit; the caller guarantees the memory.
         unsafe {
             asm!("tilestored [{to} + {stride}*1], tmm{t}", t = const T, to = in(reg) to,
                 stride = in(reg) stride, options(nostack));
@@ -214,7 +218,7 @@ mod tests {
         memory::Line,
     };
 
-    /// A tile unit in software, with the rows that it was configured for and no others.
+    /// Software model of a tile unit that checks the configured numbers of rows.
     struct Model {
         rows: [usize; 8],
         tiles: [[[u8; ROW_BYTES]; ROWS]; 8],
@@ -239,7 +243,8 @@ mod tests {
     impl Tile for Model {
         fn configure(&mut self, rows: [usize; 8]) {
             assert!(rows.iter().all(|rows| *rows <= ROWS));
-            // Configuring clears all tiles; here it spoils them, so that nothing is taken for granted.
+            // The instruction clears all tiles. The model fills them with garbage, so that the code
+            // cannot rely on it.
             *self = Self { rows, tiles: [[[0xa5; ROW_BYTES]; ROWS]; 8] };
         }
 
@@ -250,7 +255,7 @@ mod tests {
 
         unsafe fn load<const T: u8>(&mut self, from: *const u8, stride: usize) {
             for row in 0..self.used(T) {
-                // SAFETY: the caller promises the memory of each row.
+                // SAFETY: the caller guarantees the memory of each row.
                 let bytes = unsafe { from.add(row * stride).cast::<[u8; ROW_BYTES]>().read() };
                 self.tiles[T as usize][row] = bytes;
             }
@@ -274,14 +279,14 @@ mod tests {
         unsafe fn store<const T: u8>(&self, to: *mut u8, stride: usize) {
             for row in 0..self.used(T) {
                 let bytes = self.tiles[T as usize][row];
-                // SAFETY: the caller promises the memory of each row.
+                // SAFETY: the caller guarantees the memory of each row.
                 unsafe { to.add(row * stride).cast::<[u8; ROW_BYTES]>().write(bytes) };
             }
         }
     }
 
     #[test]
-    fn the_walk_over_tiles_gives_exact_sums() {
+    fn products_over_tiles_are_exact() {
         for (rows, n, k) in
             [(8, 16, 64), (16, 40, 100), (17, 33, 64), (31, 64, 200), (32, 16, 64), (75, 50, 130)]
         {
@@ -309,7 +314,7 @@ mod tests {
                             let x = &inputs[row * k..(row + 1) * k];
                             x.iter().zip(weights).map(|(x, w)| i32::from(*x) * i32::from(*w)).sum()
                         };
-                        // Beyond the matrix are weights of zero.
+                        // Padding outputs have weights of zero.
                         let want = weights.chunks_exact(k).nth(output).map_or(0, want);
                         assert_eq!(*got, want, "{rows} rows, row {row}, output {output}");
                     }
@@ -319,8 +324,8 @@ mod tests {
     }
 
     #[test]
-    fn rows_for_the_unit_lie_plain() {
-        // What `Isa` would hand over where there is a unit: one row a group.
+    fn rows_for_the_unit_are_not_interleaved() {
+        // The layout for AMX: groups of one row.
         let x = Rows::quantize_in(crate::cpu::isa::Isa::best(), &[1.0, -0.5, 0.25, 0.0], 2, 1);
         assert_eq!(x.plain(0..2).values[..2], [127, -64]);
         assert_eq!(x.plain(1..2).values[..2], [127, 0]);

@@ -1,7 +1,9 @@
-//! Products in 8 bits with AVX2, which multiplies an unsigned byte with a signed one and adds pairs in 16 bits.
+//! Products in 8 bits with AVX2, which multiplies unsigned bytes with signed ones and adds pairs in
+//! 16 bits.
 //!
-//! Two products of 255 and 127 do not fit there, and the instruction would saturate. So the unsigned byte is
-//! a weight's magnitude, at most 127, and its sign goes to the input: two products are at most 32,258.
+//! Two products of 255 and 127 do not fit into 16 bits, and the instruction would saturate. So the
+//! unsigned byte is a weight's magnitude, at most 127, and its sign moves to the input: two
+//! products are at most 32,258.
 
 use std::arch::x86_64::*;
 
@@ -23,7 +25,8 @@ pub(super) fn products(x: Group, strip: &[u8], out: &mut [i32], width: usize) {
     }
 }
 
-/// `R` rows from `row` on with one strip. `out [R, width]` gets the sums at the beginning of each row. Returns `R`.
+/// Multiplies `R` rows from `row` on with one strip, and writes the sums to the start of each row
+/// of `out [R, width]`. Returns `R`.
 #[target_feature(enable = "avx2")]
 fn block<const R: usize>(
     x: Group,
@@ -39,7 +42,7 @@ fn block<const R: usize>(
     for (line, quads) in strip.as_chunks::<LINE>().0.iter().zip(quads) {
         let halves = line.as_chunks::<32>().0;
         let weights: [_; 2] = std::array::from_fn(|half| {
-            // SAFETY: 32 bytes are as large as the register.
+            // SAFETY: the source has the register's 32 bytes.
             let raw = unsafe { _mm256_loadu_si256(halves[half].as_ptr().cast()) };
             _mm256_xor_si256(raw, offset)
         });
@@ -55,7 +58,7 @@ fn block<const R: usize>(
     }
     for (sums, out) in sums.into_iter().zip(out.chunks_mut(width)) {
         for (sum, out) in sums.into_iter().zip(out.as_chunks_mut::<8>().0) {
-            // SAFETY: eight sums of 32 bits are as large as the register.
+            // SAFETY: the destination has the register's eight sums of 32 bits.
             unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), sum) };
         }
     }

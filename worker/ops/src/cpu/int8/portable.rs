@@ -1,4 +1,4 @@
-//! Products in 8 bits on any CPU: what they are, spelled out.
+//! Products in 8 bits on any CPU, as a plain definition.
 
 use super::{
     OUTPUTS,

@@ -1,8 +1,8 @@
-//! Inputs in 8 bits: quantised token by token, and laid out for the products.
+//! Inputs in 8 bits: quantised token by token, in the layout of the products.
 
 use super::super::{
     isa::{Isa, Kernel},
-    pool::{Pieces, pool},
+    pool::{Chunks, pool},
     simd::Simd,
 };
 use super::{
@@ -10,52 +10,53 @@ use super::{
     tiles::{INPUTS, QUAD},
 };
 
-/// Rows that are multiplied together at most: their sums are held in registers.
+/// Maximum number of rows in a group. Their sums must fit into registers.
 pub const MAX_GROUP: usize = 16;
 
 /// Inputs in 8 bits, `[rows, inputs]`.
 ///
-/// Rows lie in groups. Four inputs of each row of a group lie together, then the next four of each: a product
-/// takes them in this order. A group of one is a row as it is.
+/// Rows are interleaved in groups: four inputs of each row of a group are followed by the next four
+/// of each. Products read them in this order. A group of one row is not interleaved.
 pub struct Rows {
     values: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<i32>,
-    /// Filled up to whole tiles with zeros.
+    /// Number of inputs, padded with zeros to whole tiles.
     inputs: usize,
     group: usize,
 }
 
-/// By how much a product with a weight is too large, in inputs: weights are kept 128 above their values.
+/// Excess of a product, in units of the input: weights are stored with 128 added.
 pub(super) const OFFSET: i32 = 128;
 
-/// Some rows that are multiplied together.
+/// Rows that are multiplied together.
 #[derive(Clone, Copy)]
 pub(crate) struct Group<'a> {
     /// `[inputs / QUAD, rows, QUAD]`
     pub(crate) values: &'a [i8],
-    /// `[rows]`: the sum of each.
+    /// `[rows]`: the sum of each row.
     pub(crate) sums: &'a [i32],
 }
 
 impl Group<'_> {
-    /// How many rows.
+    /// Number of rows.
     pub(crate) fn rows(self) -> usize {
         self.sums.len()
     }
 }
 
 impl Rows {
-    /// Quantises `x [rows, inputs]`: each row to 127 steps up and down from zero to its largest element.
+    /// Quantises `x [rows, inputs]`: each row to 127 steps on both sides of zero, up to its largest
+    /// magnitude.
     ///
-    /// A row with an element that is not finite gets a scale that is not: all its products are NaN, and
-    /// those of no other row.
+    /// If a row has an element that is not finite, so is its scale: all its products become NaN,
+    /// and other rows are not affected.
     pub fn quantize(isa: Isa, x: &[f32], inputs: usize) -> Self {
         let rows = x.len() / inputs.max(1);
         Self::quantize_in(isa, x, inputs, group(isa, rows))
     }
 
-    /// The same in groups of `per` rows.
+    /// Same as [`Self::quantize`], in groups of `per` rows.
     pub(super) fn quantize_in(isa: Isa, x: &[f32], inputs: usize, per: usize) -> Self {
         let rows = x.len() / inputs.max(1);
         let padded = inputs.next_multiple_of(INPUTS);
@@ -66,14 +67,14 @@ impl Rows {
             inputs: padded,
             group: per,
         };
-        let values = Pieces::new(&mut quantized.values, padded * per);
-        let scales = Pieces::new(&mut quantized.scales, per);
-        let sums = Pieces::new(&mut quantized.sums, per);
-        let work = |number: usize| {
-            // SAFETY: each number is given to one thread, once.
+        let values = Chunks::new(&mut quantized.values, padded * per);
+        let scales = Chunks::new(&mut quantized.scales, per);
+        let sums = Chunks::new(&mut quantized.sums, per);
+        let work = |index: usize| {
+            // SAFETY: each index is passed to one thread, once.
             let (values, scales, sums) =
-                unsafe { (values.piece(number), scales.piece(number), sums.piece(number)) };
-            let first = number * per;
+                unsafe { (values.chunk(index), scales.chunk(index), sums.chunk(index)) };
+            let first = index * per;
             let x = &x[first * inputs..(first + scales.len()) * inputs];
             isa.run(Quantize { x, inputs, values, scales, sums });
         };
@@ -85,32 +86,32 @@ impl Rows {
         quantized
     }
 
-    /// How many.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.scales.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.scales.is_empty()
     }
 
-    /// Inputs, filled up to whole tiles.
+    /// Number of inputs, padded to whole tiles.
     pub fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// Rows in a group; the last may have fewer.
+    /// Number of rows in a group; the last group may have fewer.
     pub fn group(&self) -> usize {
         self.group
     }
 
-    /// By what a row's sums are multiplied.
+    /// Returns the scale of a row's sums.
     pub(crate) fn scale(&self, row: usize) -> f32 {
         self.scales[row]
     }
 
-    /// The groups of `rows`, which begin and end with one.
+    /// Returns the groups of `rows`, which begins and ends at a group boundary.
     pub(crate) fn groups(
         &self,
         rows: std::ops::Range<usize>,
@@ -122,7 +123,7 @@ impl Rows {
         groups.zip(sums).map(|(values, sums)| Group { values, sums })
     }
 
-    /// `rows` as one group, where each is a group of its own: `[rows, inputs]`.
+    /// Returns `rows` as one group, where each row is a group of its own: `[rows, inputs]`.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn plain(&self, rows: std::ops::Range<usize>) -> Group<'_> {
         debug_assert_eq!(self.group, 1);
@@ -131,7 +132,7 @@ impl Rows {
     }
 }
 
-/// One group.
+/// Quantises one group.
 struct Quantize<'a> {
     x: &'a [f32],
     inputs: usize,
@@ -159,21 +160,21 @@ impl Kernel for Quantize<'_> {
             round(x, largest, &mut plain);
             self.sums[row] = sum(&plain);
             let (quads, rest) = plain.as_chunks::<QUAD>();
-            let places = self.values.as_chunks_mut::<QUAD>().0;
-            for (quad, to) in quads.iter().zip(places[row..].iter_mut().step_by(rows)) {
+            let slots = self.values.as_chunks_mut::<QUAD>().0;
+            for (quad, to) in quads.iter().zip(slots[row..].iter_mut().step_by(rows)) {
                 *to = *quad;
             }
             if !rest.is_empty() {
-                places[quads.len() * rows + row][..rest.len()].copy_from_slice(rest);
+                slots[quads.len() * rows + row][..rest.len()].copy_from_slice(rest);
             }
         }
     }
 }
 
-/// The largest magnitude; NaN if there is one.
+/// Returns the largest magnitude, or NaN if an element is NaN.
 ///
-/// Magnitudes are compared as integers, which orders them, puts infinity above and NaN on top, and which the
-/// compiler turns into wide instructions.
+/// Magnitudes are compared as integers. This gives the same order, with infinity above all numbers
+/// and NaN above infinity, and vectorises.
 #[inline(always)]
 pub(super) fn largest(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<32>();
@@ -188,14 +189,15 @@ pub(super) fn largest(x: &[f32]) -> f32 {
     f32::from_bits(lanes.iter().copied().chain(rest).fold(0, u32::max))
 }
 
-/// Rounds to 127 steps up and down from zero to `largest`.
+/// Rounds to 127 steps on both sides of zero, up to `largest`.
 #[inline(always)]
 pub(super) fn round(x: &[f32], largest: f32, to: &mut [i8]) {
-    /// Added to a small number, leaves the nearest whole one in the lowest bits, the even one of two.
+    /// Added to a small number, leaves the nearest integer (ties to even) in the lowest bits.
     const WHOLE: f32 = 12_582_912.0;
     let steps = 127.0 / largest;
     for (to, x) in to.iter_mut().zip(x) {
-        // Out of range is what a `largest` near zero makes. NaN becomes any number, and stays NaN by its scale.
+        // A `largest` near zero may produce values out of range. NaN becomes any number, and its
+        // product NaN by the scale.
         let limited = (x * steps).clamp(-127.0, 127.0);
         *to = (limited + WHOLE).to_bits() as i8;
     }

@@ -1,45 +1,47 @@
-//! How weights in 8 bits lie in memory: in tiles, in the order in which a step reads them.
+//! Memory layout of weights in 8 bits: tiles, in the order in which a step reads them.
 //!
-//! A tile is 16 outputs by 64 inputs, 1 KiB: sixteen lines of 64 bytes, each with four neighbouring inputs of all
-//! sixteen outputs. A line is what an AVX-512 register holds, half a line AVX2's, a tile AMX's. The tiles of
-//! sixteen outputs follow each other (a strip), then come those of the next sixteen, so that a thread reads straight ahead.
-//! Where a matrix is not whole tiles, they are filled up with weights of zero.
+//! A tile is 16 outputs by 64 inputs, 1 KiB: sixteen lines of 64 bytes, each with four adjacent
+//! inputs of all sixteen outputs. A line fills an AVX-512 register, half a line an AVX2 register, a
+//! tile an AMX register. The tiles of sixteen outputs (a strip) are contiguous and followed by
+//! those of the next sixteen, so that a thread reads memory sequentially. A matrix that is not
+//! whole tiles is padded with weights of zero.
 //!
-//! A weight is kept 128 above its value: instructions multiply an unsigned byte with a signed one, and the
-//! inputs take the sign. The sums that come out are too large by 128 times the sum of the inputs.
+//! A weight is stored with 128 added: instructions multiply an unsigned byte with a signed one, and
+//! inputs take the sign. The resulting sums are too large by 128 times the sum of the inputs.
 
 use super::super::{
     isa::{Isa, Kernel},
     memory::{self, LINE, Line},
-    pool::{Pieces, pool},
+    pool::{Chunks, pool},
     simd::Simd,
 };
 
-/// Outputs of a tile.
+/// Number of outputs of a tile.
 pub const OUTPUTS: usize = 16;
-/// Inputs of a tile.
+/// Number of inputs of a tile.
 pub const INPUTS: usize = 64;
-/// Inputs that lie together.
+/// Number of adjacent inputs of an output.
 pub const QUAD: usize = 4;
-/// Bytes of a tile.
+/// Size of a tile in bytes.
 pub const TILE: usize = OUTPUTS * INPUTS;
-/// More inputs than this could overflow a sum of 32 bits: 255 * 127 * inputs.
+/// Maximum number of inputs. With more, a sum of 32 bits could overflow: 255 * 127 * inputs.
 pub const MAX_INPUTS: usize = i32::MAX as usize / (255 * 127);
 
-/// What is added to a weight.
+/// Value that is added to a weight.
 const OFFSET: u8 = 128;
 
-/// A matrix in 8 bits as it is read from a file, `[n, k]` in rows.
+/// A matrix in 8 bits as read from a file, `[n, k]` in rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Int8 {
-    /// `[n, k]`, each from -127 to 127.
+    /// `[n, k]`, each value from -127 to 127.
     pub values: Vec<i8>,
     /// `[n]`
     pub scales: Vec<f32>,
 }
 
 impl Int8 {
-    /// Rounds each row of `row_len` to 127 steps up and down from zero to its largest element.
+    /// Rounds each row of `row_len` to 127 steps on both sides of zero, up to its largest
+    /// magnitude.
     pub fn quantize(values: &[f32], row_len: usize) -> Self {
         let mut to = Self { values: vec![0; values.len()], scales: Vec::new() };
         for (from, to_row) in values.chunks_exact(row_len).zip(to.values.chunks_exact_mut(row_len))
@@ -50,9 +52,10 @@ impl Int8 {
     }
 }
 
-/// Rounds `row` to 127 steps up and down from zero to its largest element. Returns the size of a step.
+/// Rounds `row` to 127 steps on both sides of zero, up to its largest magnitude. Returns the size
+/// of a step.
 ///
-/// Everything in `row` is finite.
+/// All elements must be finite.
 pub fn quantize_row(row: &[f32], to: &mut [i8]) -> f32 {
     Isa::best().run(QuantizeRow { row, to })
 }
@@ -73,12 +76,12 @@ impl Kernel for QuantizeRow<'_> {
     }
 }
 
-/// Bytes that a matrix of `outputs` by `inputs` takes.
+/// Size in bytes of a packed matrix of `outputs` by `inputs`.
 pub fn packed_bytes(outputs: usize, inputs: usize) -> usize {
     outputs.div_ceil(OUTPUTS) * inputs.div_ceil(INPUTS) * TILE
 }
 
-/// Puts `values [n, inputs]` into tiles.
+/// Packs `values [n, inputs]` into tiles.
 pub fn pack(values: &[i8], inputs: usize) -> Vec<Line> {
     let strip = strip_bytes(inputs);
     let outputs = values.len() / inputs.max(1);
@@ -87,25 +90,25 @@ pub fn pack(values: &[i8], inputs: usize) -> Vec<Line> {
     if strip == 0 {
         return tiles;
     }
-    let strips = Pieces::new(bytes, strip);
-    pool().run(strips.len(), |number| {
-        // SAFETY: the pool gives each number to one thread, once.
-        let strip = unsafe { strips.piece(number) };
-        let first = number * OUTPUTS;
+    let strips = Chunks::new(bytes, strip);
+    pool().run(strips.len(), |index| {
+        // SAFETY: the pool passes each index to one thread, once.
+        let strip = unsafe { strips.chunk(index) };
+        let first = index * OUTPUTS;
         let rows = &values[first * inputs..(first + OUTPUTS).min(outputs) * inputs];
         pack_strip(rows, inputs, strip);
     });
     tiles
 }
 
-/// Puts up to sixteen rows into the tiles of a strip.
+/// Packs up to sixteen rows into the tiles of a strip.
 fn pack_strip(rows: &[i8], inputs: usize, strip: &mut [u8]) {
     strip.fill(OFFSET);
     for (output, row) in rows.chunks_exact(inputs).enumerate() {
         let lines = strip.as_chunks_mut::<LINE>().0;
         for (line, quad) in lines.iter_mut().zip(row.chunks(QUAD)) {
-            let place = &mut line[output * QUAD..(output + 1) * QUAD];
-            for (to, from) in place.iter_mut().zip(quad) {
+            let slot = &mut line[output * QUAD..(output + 1) * QUAD];
+            for (to, from) in slot.iter_mut().zip(quad) {
                 *to = (*from as u8).wrapping_add(OFFSET);
             }
         }
@@ -120,35 +123,36 @@ fn strip_bytes(inputs: usize) -> usize {
 #[derive(Clone, Copy)]
 pub struct Tiles<'a> {
     bytes: &'a [u8],
-    /// Filled up to whole tiles.
+    /// Number of inputs, padded to whole tiles.
     inputs: usize,
 }
 
 impl<'a> Tiles<'a> {
-    /// Tiles of a matrix of `inputs`, as [`pack`] made them: they begin on a line.
+    /// Creates the tiles of a matrix of `inputs` from the output of [`pack`], which is aligned to
+    /// cache lines.
     pub fn new(bytes: &'a [u8], inputs: usize) -> Self {
-        assert!(bytes.as_ptr().cast::<Line>().is_aligned(), "tiles lie on cache lines");
+        assert!(bytes.as_ptr().cast::<Line>().is_aligned(), "tiles are aligned to cache lines");
         assert_eq!(bytes.len() % strip_bytes(inputs).max(1), 0, "tiles are whole strips");
         Self { bytes, inputs: inputs.next_multiple_of(INPUTS) }
     }
 
-    /// Inputs, filled up to whole tiles.
+    /// Number of inputs, padded to whole tiles.
     pub fn inputs(self) -> usize {
         self.inputs
     }
 
-    /// Strips of sixteen outputs.
+    /// Number of strips of sixteen outputs.
     pub fn strips(self) -> usize {
         self.bytes.len() / (self.inputs * OUTPUTS).max(1)
     }
 
-    /// Bytes of strip `number`: lines of four inputs each.
+    /// Returns the bytes of strip `number`: lines of four inputs each.
     pub fn strip(self, number: usize) -> &'a [u8] {
         let size = self.inputs * OUTPUTS;
         &self.bytes[number * size..(number + 1) * size]
     }
 
-    /// Copies the weights of output `number` into `row`, without what they are above their values.
+    /// Copies the weights of output `number` into `row`, without the added 128.
     pub fn read_row(self, number: usize, row: &mut [i8]) {
         let (lines, _) = self.strip(number / OUTPUTS).as_chunks::<LINE>();
         let start = number % OUTPUTS * QUAD;

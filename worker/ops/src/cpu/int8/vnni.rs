@@ -1,7 +1,7 @@
 //! Products in 8 bits with AVX-512 VNNI: an instruction adds sixteen sums of four products.
 //!
-//! A strip is read straight ahead, once for all rows of a group. From sixteen rows on, the products of a line
-//! take as long as memory takes to bring the next.
+//! A strip is read sequentially, once for all rows of a group. From sixteen rows on, the products
+//! of a line take as long as loading the next line from memory.
 
 use std::arch::x86_64::*;
 
@@ -15,7 +15,8 @@ use crate::cpu::memory::LINE;
 /// See [`super::strip_products`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn products(x: Group, strip: &[u8], next: &[u8], out: &mut [i32], width: usize) {
-    // Few rows need more than one sum for each: an instruction waits for the one that made its sum.
+    // With few rows, each has several sums: an instruction must wait for the one that produced its
+    // sum.
     match x.rows() {
         1 => block::<1, 4>(x, strip, next, out, width),
         2 => block::<2, 4>(x, strip, next, out, width),
@@ -37,7 +38,8 @@ pub(super) fn products(x: Group, strip: &[u8], next: &[u8], out: &mut [i32], wid
     }
 }
 
-/// `R` rows with one strip, in `U` sums each. `out [R, width]` gets the sums at the beginning of each row.
+/// Multiplies `R` rows with one strip, in `U` sums each, and writes the sums to the start of each
+/// row of `out [R, width]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn block<const R: usize, const U: usize>(
     x: Group,
@@ -48,7 +50,7 @@ fn block<const R: usize, const U: usize>(
 ) {
     let quads = strip.len() / LINE;
     assert!(quads.is_multiple_of(U) && x.values.len() == quads * R * QUAD);
-    // What to fetch of the next strip at each quad, in bytes.
+    // Number of bytes of the next strip to prefetch at each quad.
     let ahead = next.len() / quads.max(1);
     let (strip, inputs, next) = (strip.as_ptr(), x.values.as_ptr(), next.as_ptr());
     let mut sums = [[_mm512_setzero_si512(); R]; U];
@@ -56,7 +58,7 @@ fn block<const R: usize, const U: usize>(
         for (u, sums) in sums.iter_mut().enumerate() {
             let quad = first + u;
             _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(quad * ahead).cast());
-            // SAFETY: one of the lines of the strip, which begins on one.
+            // SAFETY: a line of the strip, which is aligned to lines.
             let weights = unsafe { _mm512_load_si512(strip.add(quad * LINE).cast()) };
             for (r, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: four inputs of row `r`, by the length above.
@@ -67,13 +69,13 @@ fn block<const R: usize, const U: usize>(
         }
     }
     for (r, row) in x.sums.iter().enumerate() {
-        // Weights are kept above their values: this much comes out too large.
+        // Weights are stored with 128 added; this is the excess.
         let mut sum = _mm512_set1_epi32(-OFFSET * row);
         for sums in &sums {
             sum = _mm512_add_epi32(sum, sums[r]);
         }
         let to = out[r * width..].first_chunk_mut::<OUTPUTS>().expect("a row has all its outputs");
-        // SAFETY: sixteen sums of 32 bits are as large as the register.
+        // SAFETY: the destination has the register's sixteen sums of 32 bits.
         unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), sum) };
     }
 }

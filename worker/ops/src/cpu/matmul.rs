@@ -1,6 +1,7 @@
-//! Products with a weight matrix, the same bits for a row at any number of rows.
+//! Products with a weight matrix. The bits of a row do not depend on the number of rows.
 //!
-//! A thread takes some outputs and lets all rows pass by their weights, which stay in its cache meanwhile.
+//! A thread takes some outputs and multiplies all rows with their weights, which stay in its cache
+//! meanwhile.
 
 use std::ops::Range;
 
@@ -14,19 +15,19 @@ use super::{
 };
 use crate::math::silu;
 
-/// Outputs that a thread takes at a time.
-const PIECE: usize = 4 * OUTPUTS;
-/// Rows that pass by them at a time: their sums stay in the cache.
+/// Number of outputs that a thread takes at a time.
+const CHUNK: usize = 4 * OUTPUTS;
+/// Number of rows that are multiplied with them at a time, so that their sums stay in the cache.
 const ROWS: usize = 64;
 
-/// The weights of a linear map.
+/// Weights of a linear map.
 #[derive(Clone, Copy)]
 pub struct Weight<'a> {
-    /// The matrix.
+    /// Matrix of the map.
     pub matrix: Matrix<'a>,
-    /// Outputs.
+    /// Number of outputs.
     pub n: usize,
-    /// `[n]`, added to the finished products, where there is one.
+    /// `[n]`, added to the finished products, if the map has one.
     pub bias: Option<&'a [f32]>,
 }
 
@@ -35,43 +36,44 @@ pub struct Weight<'a> {
 pub enum Matrix<'a> {
     /// `[n, k]` in rows.
     Float(&'a [f32]),
-    /// In tiles, and the scale of each output, `[n]`.
+    /// Tiles, and the scale of each output, `[n]`.
     Int8(Tiles<'a>, &'a [f32]),
 }
 
-/// The inputs of a linear map, `[t, k]`.
+/// Inputs of a linear map, `[t, k]`.
 pub struct Inputs<'a> {
     isa: Isa,
     x: &'a [f32],
     k: usize,
-    /// The same in 8 bits, if a weight is.
+    /// Inputs in 8 bits, if a weight is in 8 bits.
     rows: Option<Rows>,
 }
 
 impl<'a> Inputs<'a> {
-    /// `x [t, k]`, to be multiplied with `weights`.
+    /// Prepares `x [t, k]` for products with `weights`.
     pub fn new(isa: Isa, x: &'a [f32], k: usize, weights: &[Weight]) -> Self {
         let int8 = weights.iter().any(|weight| matches!(weight.matrix, Matrix::Int8(..)));
         Self { isa, x, k, rows: int8.then(|| Rows::quantize(isa, x, k)) }
     }
 
-    /// How many.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.x.len() / self.k.max(1)
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Rows that pass by at a time: whole groups of those in 8 bits.
+    /// Number of rows to multiply at a time: whole groups of rows in 8 bits.
     fn step(&self) -> usize {
         let group = self.rows.as_ref().map_or(1, Rows::group);
         (ROWS / group).max(1) * group
     }
 
-    /// What `weight` makes of `rows`: `outputs` of each, into `panel [rows, outputs]`. `outputs` begin with a strip.
+    /// Computes `outputs` of `rows` by `weight`, into `panel [rows, outputs]`. `outputs` begins at
+    /// a strip.
     fn panel(&self, weight: Weight, rows: Range<usize>, outputs: Range<usize>, panel: &mut [f32]) {
         match (weight.matrix, &self.rows) {
             (Matrix::Float(matrix), _) => {
@@ -89,7 +91,7 @@ impl<'a> Inputs<'a> {
             (Matrix::Int8(..), None) => unreachable!("inputs are quantised where a weight is"),
         }
         if let Some(bias) = weight.bias {
-            // On top of the finished sum, never into it.
+            // Added to the finished sum, never as its initial value.
             for row in panel.chunks_exact_mut(outputs.len()) {
                 for (y, bias) in row.iter_mut().zip(&bias[outputs.clone()]) {
                     *y += bias;
@@ -98,20 +100,20 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// Calls `each` with rows and outputs until it has seen all of `[t, n]`.
+    /// Calls `each` with ranges of rows and outputs that cover all of `[t, n]`.
     fn for_each_panel(&self, n: usize, each: impl Fn(Range<usize>, Range<usize>) + Sync) {
         let t = self.len();
-        let piece = |number: usize| {
-            let outputs = number * PIECE..((number + 1) * PIECE).min(n);
+        let chunk = |number: usize| {
+            let outputs = number * CHUNK..((number + 1) * CHUNK).min(n);
             for first in (0..t).step_by(self.step()) {
                 each(first..(first + self.step()).min(t), outputs.clone());
             }
         };
-        let pieces = n.div_ceil(PIECE);
+        let chunks = n.div_ceil(CHUNK);
         if t * n * self.k < WORTH_SHARING {
-            (0..pieces).for_each(piece);
+            (0..chunks).for_each(chunk);
         } else {
-            pool().run(pieces, piece);
+            pool().run(chunks, chunk);
         }
     }
 }
@@ -124,7 +126,7 @@ pub fn linear(x: &Inputs, weight: Weight) -> Vec<f32> {
         let mut panel = vec![0.0; rows.len() * outputs.len()];
         x.panel(weight, rows.clone(), outputs.clone(), &mut panel);
         for (row, y) in rows.zip(panel.chunks_exact(outputs.len())) {
-            // SAFETY: each output of a row is seen once.
+            // SAFETY: each output of a row is visited once.
             unsafe { grid.part(row, outputs.clone()) }.copy_from_slice(y);
         }
     });
@@ -138,7 +140,7 @@ pub fn linear_add(x: &Inputs, weight: Weight, out: &mut [f32]) {
         let mut panel = vec![0.0; rows.len() * outputs.len()];
         x.panel(weight, rows.clone(), outputs.clone(), &mut panel);
         for (row, y) in rows.zip(panel.chunks_exact(outputs.len())) {
-            // SAFETY: each output of a row is seen once.
+            // SAFETY: each output of a row is visited once.
             let out = unsafe { grid.part(row, outputs.clone()) };
             for (out, y) in out.iter_mut().zip(y) {
                 *out += y;
@@ -158,14 +160,14 @@ pub fn swiglu(x: &Inputs, gate: Weight, up: Weight) -> Vec<f32> {
         x.panel(up, rows.clone(), outputs.clone(), &mut ups);
         x.isa.run(Gate { gates: &gates, ups: &mut ups });
         for (row, y) in rows.zip(ups.chunks_exact(outputs.len())) {
-            // SAFETY: each output of a row is seen once.
+            // SAFETY: each output of a row is visited once.
             unsafe { grid.part(row, outputs.clone()) }.copy_from_slice(y);
         }
     });
     out
 }
 
-/// The rows of `table [n, width]` that `ids` name: `[t, width]`.
+/// Returns the rows of `table [n, width]` with indices `ids`: `[t, width]`.
 pub fn embed(ids: &[i32], table: Matrix, width: usize) -> Vec<f32> {
     let mut out = vec![0.0; ids.len() * width];
     let mut quantized = vec![0i8; width];
@@ -184,7 +186,7 @@ pub fn embed(ids: &[i32], table: Matrix, width: usize) -> Vec<f32> {
     out
 }
 
-/// Some outputs for some rows: `panel [x / k, matrix / k]`.
+/// Computes some outputs of some rows: `panel [x / k, matrix / k]`.
 struct Dots<'a> {
     x: &'a [f32],
     matrix: &'a [f32],
@@ -197,7 +199,7 @@ impl Kernel for Dots<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        /// Rows that share one pass over an output's weights.
+        /// Number of rows that share one pass over an output's weights.
         const SHARED: usize = 4;
         let n = self.matrix.len() / self.k;
         let row = |i: usize| &self.x[i * self.k..(i + 1) * self.k];
@@ -217,7 +219,7 @@ impl Kernel for Dots<'_> {
     }
 }
 
-/// Sums of whole numbers become outputs: `sum * scale of the row * scale of the output`, in this order.
+/// Scales integer sums to outputs: `sum * scale of the row * scale of the output`, in this order.
 struct Scale<'a> {
     /// `[rows, whole strips]`
     sums: &'a [i32],
@@ -245,7 +247,7 @@ impl Kernel for Scale<'_> {
     }
 }
 
-/// Ups become `silu(gate) * up`.
+/// Replaces `ups` by `silu(gate) * up`.
 struct Gate<'a> {
     gates: &'a [f32],
     ups: &'a mut [f32],
