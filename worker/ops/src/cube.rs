@@ -1,11 +1,12 @@
-//! The operations as GPU kernels, in CubeCL: one source for CUDA, Vulkan, Metal.
+//! GPU kernels of the operations in CubeCL: one source for CUDA, Vulkan and Metal.
 //!
-//! A token's numbers depend on the token alone here too: products in 8 bits are exact sums of integers, every
-//! f32 sum has an order that depends on its length alone, and attention splits the context at absolute positions.
-//! The order differs from the CPU's, so a worker on another kind of device never continues an answer: see
-//! [`crate::NUMERICS_VERSION`].
+//! As on the CPU, a token's numbers depend on the token alone: products in 8 bits are exact sums of
+//! integers, the order of every f32 sum depends only on its length, and attention splits the
+//! context at absolute positions. The order differs from the CPU's, so workers on different kinds
+//! of device never resume each other's responses: see [`crate::NUMERICS_VERSION`].
 //!
-//! [`backend`] is the glue to burn's tensors; the other files are kernels, each with the function that launches it.
+//! [`backend`] is the glue to burn's tensors. Each of the other files has kernels and the functions
+//! that launch them.
 
 mod attention;
 mod backend;

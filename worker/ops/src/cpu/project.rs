@@ -1,4 +1,4 @@
-//! What happens to queries, keys and values between their projection and attention.
+//! Steps between the projection of queries, keys and values and attention.
 
 use super::{
     WORTH_SHARING,
@@ -10,26 +10,26 @@ use super::{
 };
 use crate::KV_BLOCK;
 
-/// Tokens that a thread takes at a time.
+/// Number of tokens that a thread takes at a time.
 const TOKENS: usize = 8;
 
-/// How rows of projections are made up.
+/// Shape of projected rows.
 #[derive(Clone, Copy)]
 pub struct Projection<'a> {
-    /// Elements of a row: `(h + 2 * g) * d`, queries, keys, values.
+    /// Number of elements of a row, `(h + 2 * g) * d`: queries, keys, values.
     pub width: usize,
-    /// Key-value heads.
+    /// Number of key-value heads.
     pub g: usize,
-    /// Elements of a head.
+    /// Number of elements of a head.
     pub d: usize,
     /// `[p, d]`: a row of angles for each position.
     pub rope: &'a [f32],
-    /// Gains `[d]` of query and key heads, and what keeps roots from zero, where the model has these norms.
+    /// Gains `[d]` of query and key heads, and epsilon, if the model has these norms.
     pub norms: Option<(&'a [f32], &'a [f32], f32)>,
 }
 
 impl Projection<'_> {
-    /// Elements of a token's queries.
+    /// Number of elements of a token's queries.
     fn queries(&self) -> usize {
         self.width - 2 * self.g * self.d
     }
@@ -47,7 +47,7 @@ pub fn split_and_rotate(
     let from = Chunks::new(projected, TOKENS * shape.width);
     let to = Chunks::new(&mut queries, TOKENS * shape.queries());
     let chunk = |index: usize| {
-        // SAFETY: each number is given to one thread, once.
+        // SAFETY: each index is passed to one thread, once.
         let (from, to) = unsafe { (from.chunk(index), to.chunk(index)) };
         let tokens = from.chunks_exact_mut(shape.width).zip(to.chunks_exact_mut(shape.queries()));
         for ((token, to), position) in tokens.zip(&positions[index * TOKENS..]) {
@@ -56,7 +56,7 @@ pub fn split_and_rotate(
             let (queries, rest) = token.split_at_mut(shape.queries());
             let keys = &mut rest[..shape.g * shape.d];
             if let Some((query_gain, key_gain, epsilon)) = shape.norms {
-                // A head is a row of `d`, whichever token it belongs to.
+                // A row is a head of `d` elements, whichever token it belongs to.
                 normalize(isa, queries, query_gain, epsilon);
                 normalize(isa, keys, key_gain, epsilon);
             }

@@ -1,4 +1,4 @@
-//! How fast this machine multiplies: products with a matrix that nobody has to fetch from memory.
+//! Arithmetic throughput of this machine: products with a matrix that fits in caches.
 
 use std::{
     hint::black_box,
@@ -10,30 +10,31 @@ use burn::tensor::{Device, Tensor};
 use super::int8::Int8;
 use crate::ops::{self, Matrix, Weight};
 
-/// Rows, and outputs and inputs of the matrix: in f32 it takes 4 MiB, of which each thread keeps near what it works on.
+/// Number of rows, and width of the square matrix. In f32 it takes 4 MiB, and each thread's part
+/// stays in its cache.
 const ROWS: usize = 64;
 const WIDTH: usize = 1024;
-/// How long to try.
+/// Duration of the measurement.
 const TIME: Duration = Duration::from_millis(500);
 
-/// Multiply-adds a second in f32 on all threads together: the best of half a second.
+/// Measures multiply-adds per second in f32 on all threads together: the best of half a second.
 pub fn f32_rate() -> f64 {
     let device = Device::flex();
     rate(Matrix::float(values(), WIDTH, &device), &device)
 }
 
-/// The same in 8 bits, in which inputs are rounded as well.
+/// Same as [`f32_rate`] for 8 bits, including the quantisation of the inputs.
 pub fn int8_rate() -> f64 {
     let device = Device::flex();
     rate(Matrix::int8(Int8::quantize(&values(), WIDTH), WIDTH, &device), &device)
 }
 
-/// A matrix of small numbers, neither all alike nor zero.
+/// Returns a matrix of small numbers, neither all equal nor zero.
 fn values() -> Vec<f32> {
     (0..WIDTH * WIDTH).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect()
 }
 
-/// Multiply-adds a second with `matrix [WIDTH, WIDTH]`.
+/// Measures multiply-adds per second with `matrix [WIDTH, WIDTH]`.
 fn rate(matrix: Matrix, device: &Device) -> f64 {
     let weight = Weight::from(matrix);
     let ones = || Tensor::<2>::ones([ROWS, WIDTH], device);

@@ -1,4 +1,4 @@
-//! Turns queries and keys by their positions.
+//! Rotary position embedding of queries and keys.
 
 use super::{
     isa::{Isa, Kernel},

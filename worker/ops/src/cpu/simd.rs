@@ -1,24 +1,24 @@
-//! Sixteen numbers side by side, in whatever registers an instruction set has.
+//! Vectors of sixteen numbers, in the registers of an instruction set.
 //!
-//! Where a kernel's speed hangs on what stays in registers, it says so with these instead of hoping for the
-//! compiler. All of them round alike, so the choice changes the speed alone.
+//! Kernels whose speed depends on register allocation use these instead of relying on the compiler.
+//! All implementations round in the same way, so the choice affects only speed.
 
 use half::f16;
 
 use super::lanes::{LANES, Lanes};
 
-/// An instruction set. A value of it proves that the CPU has it: only [`super::isa`] makes one.
+/// An instruction set. A value proves that the CPU has it: only [`super::isa`] creates one.
 pub trait Simd: Copy {
-    /// Sixteen numbers.
+    /// Vector of sixteen numbers.
     type F: Copy;
 
-    /// The same number everywhere.
+    /// Returns a vector with `x` in every lane.
     fn splat(self, x: f32) -> Self::F;
-    /// From memory.
+    /// Loads from memory.
     fn load(self, from: &Lanes) -> Self::F;
-    /// From memory, from half precision.
+    /// Loads half precision from memory.
     fn load_half(self, from: &[f16; LANES]) -> Self::F;
-    /// To memory.
+    /// Stores to memory.
     fn store(self, x: Self::F, to: &mut Lanes);
     /// `a * b`
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
@@ -26,7 +26,7 @@ pub trait Simd: Copy {
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 }
 
-/// Any CPU.
+/// Implementation for any CPU.
 #[derive(Clone, Copy)]
 pub struct Portable;
 
@@ -107,8 +107,8 @@ mod x86 {
         }
     }
 
-    // SAFETY, for every block below: the value proves that the CPU has the instructions, and what is read or
-    // written is a whole array of the right size, at any address.
+    // SAFETY, for every block below: the value proves that the CPU has the instructions, and every
+    // access is to a whole array of the right size, at any alignment.
     impl Simd for Avx512 {
         type F = __m512;
 

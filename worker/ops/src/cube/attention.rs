@@ -1,8 +1,9 @@
 //! Paged attention, split over the context at absolute positions.
 //!
-//! A cube attends with all query heads of a token that share one key-value head to [`SPLIT`] positions: each unit
-//! scores one of them, then each adds up some elements of the output. A second kernel merges the splits in order. A
-//! token sees the same splits in the same order in a prefill chunk and alone in decode.
+//! A cube computes attention of all query heads of a token that share one key-value head over
+//! [`SPLIT`] positions: each unit scores one of them, then each sums some elements of the output. A
+//! second kernel merges the splits in order. A token has the same splits in the same order in a
+//! prefill chunk and in decode.
 
 use std::num::NonZeroUsize;
 
@@ -12,26 +13,26 @@ use cubecl::prelude::*;
 use super::{buffer::Buffer, math::exp};
 use crate::KV_BLOCK;
 
-/// Positions of a split, and units of the cube that attends to it.
+/// Number of positions of a split, and of units of its cube.
 pub(super) const SPLIT: usize = 128;
-/// Cache blocks of a split.
+/// Number of cache blocks of a split.
 const BLOCKS: usize = SPLIT / KV_BLOCK;
-/// Units that merge.
+/// Number of units of a cube that merges splits.
 const MERGE_UNITS: u32 = 128;
 
-/// What is fixed for a model.
+/// Shape of heads, constant for a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Heads {
-    /// Query heads that share a key-value head.
+    /// Number of query heads that share a key-value head.
     pub(super) group: usize,
-    /// Elements of a head.
+    /// Number of elements of a head.
     pub(super) d: usize,
-    /// Whether a token sees the last so many positions only.
+    /// Whether attention has a sliding window.
     pub(super) windowed: bool,
 }
 
-/// Where the tokens of a step stand. See [`crate::ops::Tokens`].
-pub(super) struct Places<'a> {
+/// Positions and cache locations of a step's tokens. See [`crate::ops::Tokens`].
+pub(super) struct TokenBuffers<'a> {
     pub(super) positions: &'a Buffer,
     pub(super) rows: &'a Buffer,
     pub(super) tables: &'a Buffer,
@@ -40,7 +41,7 @@ pub(super) struct Places<'a> {
 /// `queries [t, h, d] -> [t, h * d]`.
 pub(super) fn paged_attention(
     queries: &Buffer,
-    places: &Places,
+    tokens: &TokenBuffers,
     keys: &Buffer,
     values: &Buffer,
     window: Option<NonZeroUsize>,
@@ -53,9 +54,9 @@ pub(super) fn paged_attention(
     }
     let heads = Heads { group: h / g, d, windowed: window.is_some() };
     let window = window.map_or(0, NonZeroUsize::get) as u32;
-    let blocks = places.tables.dim(1);
+    let blocks = tokens.tables.dim(1);
     let splits = blocks.div_ceil(BLOCKS).max(1);
-    // What each split adds up to, and the largest score and the sum of weights that it is relative to.
+    // Sum of each split, and the largest score and the sum of weights that it is relative to.
     let partial = Buffer::empty(&queries.0, [t, h, splits, d], DType::F32);
     let weights = Buffer::empty(&queries.0, [t, h, splits, 2], DType::F32);
     let attend = if keys.0.dtype == DType::F16 {
@@ -63,7 +64,8 @@ pub(super) fn paged_attention(
     } else {
         attend_split::launch_unchecked::<f32>
     };
-    // SAFETY: buffers are as long as their shapes say; tables name blocks of the cache, for all positions.
+    // SAFETY: buffers have the sizes of their shapes; tables list blocks of the cache for all
+    // positions.
     unsafe {
         attend(
             queries.launcher(),
@@ -72,9 +74,9 @@ pub(super) fn paged_attention(
             queries.arg(),
             keys.arg(),
             values.arg(),
-            places.positions.arg(),
-            places.rows.arg(),
-            places.tables.arg(),
+            tokens.positions.arg(),
+            tokens.rows.arg(),
+            tokens.tables.arg(),
             partial.arg(),
             weights.arg(),
             blocks as u32,
@@ -82,7 +84,7 @@ pub(super) fn paged_attention(
             heads,
         );
     }
-    // SAFETY: buffers are as long as their shapes say.
+    // SAFETY: buffers have the sizes of their shapes.
     unsafe {
         merge_splits::launch_unchecked(
             queries.launcher(),
@@ -101,7 +103,7 @@ pub(super) fn paged_attention(
     out
 }
 
-/// The first position that a token at `position` sees.
+/// Returns the first position that a token at `position` attends to.
 #[cube]
 fn first_seen(position: usize, window: usize, #[comptime] heads: Heads) -> usize {
     if comptime!(heads.windowed) {
@@ -130,7 +132,8 @@ pub(in crate::cube) fn attend_split<E: Float>(
     let (splits, g) = (CUBE_COUNT_X as usize, CUBE_COUNT_Y as usize);
     let unit = UNIT_POS as usize;
 
-    // Of this split the token sees `low..high`. In one that it does not reach there is nothing to do, nor to write.
+    // The token attends to `low..high` of this split. If that is empty, there is nothing to compute
+    // or write.
     let position = positions[token] as usize;
     let start = split * SPLIT;
     let first = first_seen(position, window as usize, heads);
@@ -140,14 +143,14 @@ pub(in crate::cube) fn attend_split<E: Float>(
     let low = max(first, start) - start;
     let high = min(position + 1 - start, SPLIT);
 
-    // Where the blocks begin that hold this head's keys, and its values.
+    // Start offsets of the blocks with this head's keys and values.
     let mut begins = Shared::<[u32]>::new_slice(BLOCKS);
     if unit < BLOCKS {
         let block = min(split * BLOCKS + unit, blocks as usize - 1);
         let block = tables[rows[token] as usize * blocks as usize + block] as usize;
         begins[unit] = ((block * g + head) * d * KV_BLOCK) as u32;
     }
-    // The queries, with what is multiplied by the same key side by side.
+    // Queries, transposed: the elements that are multiplied with the same key are contiguous.
     let mut vectors = Shared::<[f32]>::new_slice(comptime!(group * d));
     let query = (token * g + head) * group * d;
     let mut i = unit;
@@ -174,7 +177,7 @@ pub(in crate::cube) fn attend_split<E: Float>(
             }
         }
     }
-    // By choice, not by arithmetic: what lies in places that nobody wrote may be anything.
+    // Selected, not computed: memory of positions that were never written may hold anything.
     let root = 1.0f32 / Sqrt::sqrt(f32::cast_from(d as u32));
     let mut peaks = Shared::<[f32]>::new_slice(comptime!(group * SPLIT));
     #[unroll]
@@ -219,7 +222,7 @@ pub(in crate::cube) fn attend_split<E: Float>(
         width /= 2;
     }
 
-    // Each unit adds up some elements of the output, position by position.
+    // Each unit sums some elements of the output, position by position.
     let elements = comptime!((group * d).div_ceil(SPLIT));
     let mut sums = Array::<f32>::new(elements);
     #[unroll]
@@ -250,7 +253,8 @@ pub(in crate::cube) fn attend_split<E: Float>(
     }
 }
 
-/// A unit an element of the output: the splits in order, relative to the largest score of all.
+/// Merges the splits in order, relative to the largest score of all. Each unit computes one element
+/// of the output.
 #[cube(launch_unchecked, create_dummy_kernel)]
 pub(in crate::cube) fn merge_splits(
     partial: &[f32],

@@ -1,4 +1,4 @@
-//! The glue between burn's GPU tensors and the kernels.
+//! Glue between burn's GPU tensors and the kernels.
 
 use std::num::NonZeroUsize;
 
@@ -9,7 +9,7 @@ use burn::{
 use burn_cubecl::CubeBackend;
 
 use super::{
-    attention::{self, Places},
+    attention::{self, TokenBuffers},
     buffer::Buffer,
     draw, embed, float,
     int8::{self, Matrix as Int8Matrix},
@@ -22,7 +22,7 @@ use crate::ops::{
     WeightOn, in_place::InPlace,
 };
 
-/// A matrix's buffers.
+/// Buffers of a matrix.
 #[allow(clippy::large_enum_variant, reason = "burn's handles are large; there are a few a layer")]
 enum Matrix {
     Float(Buffer),
@@ -42,7 +42,7 @@ impl Matrix {
     }
 }
 
-/// A linear map's buffers.
+/// Buffers of a linear map.
 struct Weight {
     matrix: Matrix,
     bias: Option<Buffer>,
@@ -57,7 +57,7 @@ impl Weight {
         Self { matrix: Matrix::new(weight.matrix), bias }
     }
 
-    /// `prepared x * weight^T (+ residual)`.
+    /// Computes `prepared x * weight^T (+ residual)`.
     fn linear(&self, x: &Buffer, prepare: &Prepare, residual: Option<&Buffer>) -> Buffer {
         let bias = self.bias.as_ref();
         match &self.matrix {
@@ -124,13 +124,13 @@ impl DecoderOps for CubeBackend {
         cache: CacheOn<Self>,
         window: Option<NonZeroUsize>,
     ) -> FloatTensor<Self> {
-        let places = Places {
+        let tokens = TokenBuffers {
             positions: &Buffer::new(tokens.positions),
             rows: &Buffer::new(tokens.rows),
             tables: &Buffer::new(tokens.tables),
         };
         let (keys, values) = (Buffer::new(cache.keys), Buffer::new(cache.values));
-        attention::paged_attention(&Buffer::new(queries), &places, &keys, &values, window).0
+        attention::paged_attention(&Buffer::new(queries), &tokens, &keys, &values, window).0
     }
 
     fn linear_add(
@@ -160,7 +160,7 @@ impl DecoderOps for CubeBackend {
             (Matrix::Float(g), Matrix::Float(u)) => {
                 float::swiglu(&rows::prepare(&x, &prepare), (g, biases.0), (u, biases.1))
             }
-            _ => unreachable!("both have the same inputs, so both are kept alike"),
+            _ => unreachable!("both have the same inputs, so both have the same format"),
         };
         out.0
     }
@@ -183,7 +183,7 @@ impl DecoderOps for CubeBackend {
 
 impl InPlace for CubeBackend {
     fn view(buffer: IntTensor<Self>, start: usize, count: usize) -> IntTensor<Self> {
-        Buffer::new(buffer).part(start, count).0
+        Buffer::new(buffer).view(start, count).0
     }
 
     fn overwrite(buffer: IntTensor<Self>, values: Vec<i32>) -> IntTensor<Self> {

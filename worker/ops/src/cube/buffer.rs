@@ -1,10 +1,10 @@
-//! Tensors as kernels see them: flat buffers, one after the other.
+//! Tensors as flat buffers for kernels.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-/// A tensor whose elements lie one after the other, copied only if they did not.
+/// A tensor with contiguous elements, copied only if they are not.
 #[derive(Clone)]
 pub(super) struct Buffer(pub(super) CubeTensor);
 
@@ -13,28 +13,29 @@ impl Buffer {
         Self(into_contiguous(tensor))
     }
 
-    /// One that may be written: `tensor` itself while this is its only handle, a copy otherwise.
+    /// Returns a buffer that may be written: `tensor` itself if this is its only handle, a copy
+    /// otherwise.
     pub(super) fn to_write(tensor: CubeTensor) -> Self {
         let tensor = into_contiguous(tensor);
         Self(if tensor.can_mut() { tensor } else { tensor.copy() })
     }
 
-    /// A new one on the device of `like`, whose contents are not set.
+    /// Allocates an uninitialised buffer on the device of `like`.
     pub(super) fn empty<const D: usize>(
         like: &CubeTensor,
         shape: [usize; D],
         dtype: DType,
     ) -> Self {
         let shape = Shape::from(shape);
-        // An empty allocation is none.
+        // An empty allocation is not possible.
         let bytes = (shape.num_elements() * dtype.size()).max(1);
         let (client, device) = (like.client.clone(), like.device.clone());
         let handle = client.empty(bytes);
         Self(CubeTensor::new_contiguous(client, device, shape, handle, dtype))
     }
 
-    /// Elements `start..start + count` as a list, in the same memory.
-    pub(super) fn part(&self, start: usize, count: usize) -> Self {
+    /// Returns elements `start..start + count` as a list in the same memory.
+    pub(super) fn view(&self, start: usize, count: usize) -> Self {
         let size = self.0.dtype.size();
         let after = self.len() - start - count;
         let handle = self.0.handle.clone();
@@ -55,18 +56,18 @@ impl Buffer {
         &self.0.client
     }
 
-    /// What launches a kernel, which is counted.
+    /// Returns the client for a kernel launch, and counts the launch.
     pub(super) fn launcher(&self) -> &Client {
         crate::launches::count();
         &self.0.client
     }
 
-    /// To be read or written by a kernel, an element at a time.
+    /// Returns the kernel argument for access by single elements.
     pub(super) fn arg(&self) -> BufferArg {
         self.0.clone().into_buffer_arg()
     }
 
-    /// Units that run side by side.
+    /// Number of units of a plane.
     pub(super) fn plane(&self) -> u32 {
         self.client().properties().hardware.plane_size_max
     }

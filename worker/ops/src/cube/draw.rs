@@ -1,8 +1,9 @@
-//! Tokens drawn on the device, so that a step copies back two numbers a row and not a vocabulary.
+//! Sampling on the device, so that a step copies two numbers per row to the host, not a row of
+//! logits.
 //!
-//! Scores are in f32 here and in f64 by definition ([`crate::draw`]). So each comes with a bound on how far it may be
-//! off, and a row whose best two lie closer than their bounds is marked as not sure: the caller draws it from the
-//! logits. What is drawn is therefore the same to the token wherever it is drawn.
+//! Scores are in f32 here and in f64 by definition ([`crate::draw`]). So each score has an error
+//! bound. A row whose best two scores are closer than their bounds is marked as uncertain, and the
+//! caller draws it from the logits. So the token is the same wherever it is drawn.
 
 use burn::tensor::DType;
 use cubecl::prelude::*;
@@ -13,25 +14,25 @@ use super::{
 };
 use crate::draw::Draw;
 
-/// Units that share a part of a row.
+/// Number of units that share a part of a row.
 pub(super) const UNITS: usize = 256;
-/// Tokens of a part.
+/// Number of tokens of a part.
 const PART: usize = 2048;
-/// Numbers that a part comes down to: the best score, how far it may be off, its token, the most that the score of any other
-/// token may be, and whether anything was not finite.
+/// Number of words of a part's result: the best score, its error bound, its token, the upper bound
+/// of all other scores, and whether a value was not finite.
 const WORDS: usize = 5;
-/// Rows of the cubes that merge.
+/// Number of rows of a cube that merges parts.
 const MERGE_UNITS: u32 = 64;
 
-/// How far noise may be off by itself: a few units in the last place of both logarithms.
+/// Absolute error bound of the noise: a few units in the last place of both logarithms.
 const DOUBT: f32 = 1e-5;
-/// How far a score may be off, in parts of what it is the sum of.
+/// Relative error bound of a score's terms.
 const DOUBT_OF_PARTS: f32 = 1e-6;
 
-/// Exponents of what is infinite or no number.
+/// Exponent bits of infinity and NaN.
 const NOT_FINITE: u32 = 0x7f80_0000;
 
-/// `logits [m, n], draws [m, Draw::WORDS] -> [m, 2]`: the token, and 1 where that is not sure.
+/// `logits [m, n], draws [m, Draw::WORDS] -> [m, 2]`: the token, and 1 if it is uncertain.
 pub(super) fn draw(logits: &Buffer, draws: &Buffer) -> Buffer {
     let (m, n) = (logits.dim(0), logits.dim(1));
     let out = Buffer::empty(&logits.0, [m, 2], DType::I32);
@@ -40,7 +41,7 @@ pub(super) fn draw(logits: &Buffer, draws: &Buffer) -> Buffer {
     }
     let count = n.div_ceil(PART);
     let parts = Buffer::empty(&logits.0, [m, count, WORDS], DType::I32);
-    // SAFETY: buffers are as long as their shapes say; tokens past the last are left out.
+    // SAFETY: buffers have the sizes of their shapes; the kernel skips tokens past the end.
     unsafe {
         draw_parts::launch_unchecked(
             logits.launcher(),
@@ -53,7 +54,7 @@ pub(super) fn draw(logits: &Buffer, draws: &Buffer) -> Buffer {
             UNITS,
         );
     }
-    // SAFETY: buffers are as long as their shapes say; rows past the last are left out.
+    // SAFETY: buffers have the sizes of their shapes; the kernel skips rows past the end.
     unsafe {
         merge_draws::launch_unchecked(
             logits.launcher(),
@@ -76,11 +77,11 @@ fn mix32(x: u32) -> u32 {
     x ^ (x >> 16u32)
 }
 
-/// The noise of a token, as [`crate::noise::Noise::of`] has it: -ln(-ln(u)).
+/// Returns the noise of a token, -ln(-ln(u)), like [`crate::noise::Noise::of`].
 #[cube]
 fn noise(token: u32, low: u32, high: u32) -> f32 {
     let bits = mix32(mix32(token ^ low) + high);
-    // Of u, or where u is more than a half of 1 - u, which is the one that keeps its digits then.
+    // Uses u, or 1 - u where u is above a half, since that one is more precise then.
     let upper = bits >= 0x8000_0000u32;
     let near = select(upper, !bits, bits);
     let part = (f32::cast_from(near) + 0.5f32) * 2.328_306_4e-10f32;
@@ -88,13 +89,13 @@ fn noise(token: u32, low: u32, high: u32) -> f32 {
     -ln(-inner)
 }
 
-/// Whether `x` is infinite or no number.
+/// Whether `x` is infinite or NaN.
 #[cube]
 fn is_odd(x: f32) -> bool {
     magnitude(x) >= NOT_FINITE
 }
 
-/// A cube a part of a row.
+/// Draws from a part of a row. Each cube handles one part.
 #[cube(launch_unchecked, create_dummy_kernel)]
 pub(in crate::cube) fn draw_parts(
     logits: &[f32],
@@ -180,13 +181,13 @@ pub(in crate::cube) fn draw_parts(
     }
 }
 
-/// Whether the first of two comes before the second.
+/// Whether the first of two candidates is better.
 #[cube]
 fn better(score: f32, token: u32, than: f32, other: u32) -> bool {
     score > than || (score == than && token < other)
 }
 
-/// A unit a row.
+/// Merges the parts of a row. Each unit handles one row.
 #[cube(launch_unchecked, create_dummy_kernel)]
 pub(in crate::cube) fn merge_draws(
     parts: &[i32],
@@ -208,7 +209,7 @@ pub(in crate::cube) fn merge_draws(
             let slack = f32::reinterpret(parts[at + 1]);
             others = max(others, f32::reinterpret(parts[at + 3]));
             odd |= parts[at + 4];
-            // Parts come in the order of their tokens: the first of equals stays.
+            // Parts are in the order of their tokens, so the first of equal scores wins.
             if candidate > score {
                 others = max(others, score + doubt);
                 score = candidate;
@@ -218,7 +219,7 @@ pub(in crate::cube) fn merge_draws(
                 others = max(others, candidate + slack);
             }
         }
-        // Greatest logits are compared as they are, and leave no doubt.
+        // Greedy draws compare the logits themselves, without any error.
         let noisy = f32::reinterpret(draws[row * comptime!(Draw::WORDS)]) != 0.0f32;
         if noisy && others >= score - doubt {
             odd = 1i32;

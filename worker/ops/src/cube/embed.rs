@@ -1,19 +1,20 @@
-//! Rows of the embedding table.
+//! Lookup of rows in the embedding table.
 
 use burn::tensor::DType;
 use cubecl::prelude::*;
 
 use super::{buffer::Buffer, int8::Matrix};
 
-/// Elements that a cube writes.
+/// Number of elements that a cube writes.
 const UNITS: u32 = 256;
 
-/// The rows of `table [n, k]` that `ids [t]` name.
+/// Returns the rows of `table [n, k]` with indices `ids [t]`.
 pub(super) fn float(ids: &Buffer, table: &Buffer) -> Buffer {
     let (t, k) = (ids.len(), table.dim(1));
     let out = Buffer::empty(&table.0, [t, k], DType::F32);
     if t * k > 0 {
-        // SAFETY: buffers are as long as their shapes say, and `ids` names rows of the table.
+        // SAFETY: buffers have the sizes of their shapes, and `ids` are indices of the table's
+        // rows.
         unsafe {
             embed_f32::launch_unchecked(
                 table.launcher(),
@@ -29,12 +30,13 @@ pub(super) fn float(ids: &Buffer, table: &Buffer) -> Buffer {
     out
 }
 
-/// The same of a table in 8 bits, of `k` inputs.
+/// Same for a table in 8 bits with `k` inputs.
 pub(super) fn int8(ids: &Buffer, table: &Matrix, k: usize) -> Buffer {
     let t = ids.len();
     let out = Buffer::empty(&table.values.0, [t, k], DType::F32);
     if t * k > 0 {
-        // SAFETY: buffers are as long as their shapes say, and `ids` names rows of the table.
+        // SAFETY: buffers have the sizes of their shapes, and `ids` are indices of the table's
+        // rows.
         unsafe {
             embed_int8::launch_unchecked(
                 table.values.launcher(),
@@ -75,7 +77,7 @@ pub(in crate::cube) fn embed_int8(
     if i < k {
         let id = ids[token] as usize;
         let word = table[id * words as usize + i / 4];
-        // Up to the top, and down again with its sign.
+        // Shifts the byte to the top, and back with sign extension.
         let value = (word << (24 - 8 * (i % 4) as i32)) >> 24i32;
         out[token * k + i] = f32::cast_from(value) * scales[id];
     }

@@ -1,26 +1,27 @@
-//! Products in f32: a plane an output, whose units take every so-manieth input and are added up at the end.
+//! Products in f32. A plane computes an output: its units sum every n-th input each, and their sums
+//! are added at the end.
 //!
-//! The order of a sum depends on how many inputs there are and on the device, never on the rows beside it. burn's
-//! own products are faster for many rows, and give a row other bits in another batch.
+//! The order of a sum depends on the number of inputs and on the device, never on the other rows.
+//! burn's own products are faster for many rows, but the bits of a row depend on the batch.
 
 use burn::tensor::DType;
 use cubecl::prelude::*;
 
 use super::{buffer::Buffer, math::silu};
 
-/// Planes of a cube: outputs that it makes.
+/// Number of planes of a cube, each of which computes one output.
 const PLANES: u32 = 4;
-/// Rows that pass by the weights at a time.
+/// Number of rows that are multiplied with the weights at a time.
 const ROWS: usize = 8;
 
-/// What happens to finished products.
+/// Operation on finished products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Then {
-    /// Nothing.
+    /// None.
     Nothing,
-    /// A residual is added.
+    /// Adds a residual.
     Residual,
-    /// They are multiplied with the other operand after it went through the gate.
+    /// Multiplies by `silu` of the other operand.
     Gate,
 }
 
@@ -58,7 +59,8 @@ fn launch(
         return out;
     }
     let rows = t.next_power_of_two().min(ROWS);
-    // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
+    // SAFETY: buffers have the sizes of their shapes; the kernel skips rows and outputs past the
+    // end.
     unsafe {
         linear_f32::launch_unchecked(
             x.launcher(),

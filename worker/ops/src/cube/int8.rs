@@ -1,7 +1,7 @@
-//! Products in 8 bits: exact sums of integers, so every way to add them gives the same.
+//! Products in 8 bits: exact sums of integers, independent of the order of addition.
 //!
-//! [`dp4a`] reads each weight once for up to eight rows and is bound by memory, as decode is; [`mma`] feeds
-//! tensor cores, for more rows.
+//! [`dp4a`] reads each weight once for up to eight rows and is bound by memory bandwidth, as decode
+//! is. [`mma`] uses tensor cores, for more rows.
 
 pub(super) mod dp4a;
 pub(super) mod mma;
@@ -12,31 +12,31 @@ use cubecl::prelude::*;
 use super::{buffer::Buffer, math::silu, rows::Quantized};
 use crate::fallback::GpuFeature;
 
-/// From this many rows on tensor cores are worth their tiles.
+/// Minimum number of rows for which tensor cores are faster.
 const MMA_ROWS: usize = 9;
 
 /// A matrix in 8 bits on the device.
 #[derive(Clone)]
 pub(super) struct Matrix {
-    /// `[1, n, padded / 4]`, four neighbouring inputs in a word.
+    /// `[1, n, padded / 4]`, four adjacent inputs in a word.
     pub(super) values: Buffer,
     /// `[n]`
     pub(super) scales: Buffer,
 }
 
 impl Matrix {
-    /// Words of a row.
+    /// Number of words of a row.
     pub(super) fn words(&self) -> usize {
         self.values.len() / self.scales.len().max(1)
     }
 }
 
-/// What happens to finished products.
+/// Terms that are added to finished products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Finish {
-    /// A bias is added.
+    /// Whether a bias is added.
     pub(super) bias: bool,
-    /// A residual is added.
+    /// Whether a residual is added.
     pub(super) residual: bool,
 }
 
@@ -46,9 +46,9 @@ impl Finish {
     }
 }
 
-/// Whether the products of `out [t, n]` are made on tensor cores.
+/// Whether tensor cores compute the products of `out [t, n]`.
 fn on_tensor_cores(out: &Buffer) -> bool {
-    out.dim(0) >= MMA_ROWS && GpuFeature::TensorCores.is_on() && mma::is_there(out.client())
+    out.dim(0) >= MMA_ROWS && GpuFeature::TensorCores.is_on() && mma::is_supported(out.client())
 }
 
 /// `x * matrix^T (+ bias) (+ residual)`: `[t, k], [n, k] -> [t, n]`.
@@ -88,16 +88,16 @@ pub(super) fn swiglu(
     out
 }
 
-/// Four neighbours in each of four words: what a unit reads at once.
+/// Four adjacent inputs in each of four words: the unit of loads.
 type Words = Vector<i32, Const<4>>;
 
-/// A sum becomes an output: scaled once, in this order.
+/// Scales a sum to an output, once and in this order.
 #[cube]
 fn scaled(sum: i32, row_scale: f32, scale: f32) -> f32 {
     f32::cast_from(sum) * row_scale * scale
 }
 
-/// `scaled`, with what is added on top.
+/// Returns `scaled`, plus bias and residual.
 #[cube]
 fn finished(
     sum: i32,
@@ -120,7 +120,7 @@ fn finished(
     y
 }
 
-/// `silu(gate) * up` of two sums.
+/// Returns `silu(gate) * up` of two sums.
 #[cube]
 fn gated(
     gate_sum: i32,

@@ -1,4 +1,4 @@
-//! Arranges a matrix in 8 bits: rows of words, filled up with zeros.
+//! Packing of a matrix in 8 bits: rows of words, padded with zeros.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -6,23 +6,23 @@ use cubecl::prelude::*;
 
 use super::{buffer::Buffer, rows::ALIGN};
 
-/// Words that a cube writes.
+/// Number of words that a cube writes.
 const UNITS: u32 = 256;
-/// Cubes that a device allows along `y`: with more rows, each takes every so-manieth.
+/// Maximum number of cubes along `y`. With more rows, each cube takes every n-th row.
 const ROWS: usize = 65_535;
 
-/// `values [n, k]` in bytes, to words `[1, n, padded / 4]`.
+/// Packs `values [n, k]` in bytes into words `[1, n, padded / 4]`.
 pub(super) fn pack(values: CubeTensor) -> CubeTensor {
     let values = Buffer::new(values);
     let (n, k) = (values.dim(0), values.dim(1));
     let words = k.next_multiple_of(ALIGN) / 4;
     let out = Buffer::empty(&values.0, [1, n, words], DType::I32);
     if n * words > 0 {
-        // As words: devices without bytes have those.
+        // Read as words, since some devices have no bytes.
         let bytes = &values.0;
-        // SAFETY: an allocation is at least as long as its contents, rounded up to whole words.
+        // SAFETY: an allocation has at least the size of its contents, rounded up to whole words.
         let from = unsafe { BufferArg::from_raw_parts(bytes.handle.clone(), (n * k).div_ceil(4)) };
-        // SAFETY: buffers are as long as their shapes say; words past the last are left out.
+        // SAFETY: buffers have the sizes of their shapes; the kernel skips words past the end.
         unsafe {
             pack_rows::launch_unchecked(
                 values.launcher(),

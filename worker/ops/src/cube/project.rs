@@ -1,28 +1,28 @@
-//! What happens to queries, keys and values between their projection and attention: heads are normalised and
-//! rotated, and keys and values go into the cache.
+//! Steps between the projection of queries, keys and values and attention: normalises and rotates
+//! heads, and writes keys and values into the cache.
 
 use burn::tensor::{DType, f16};
 use cubecl::prelude::*;
 
 use super::{buffer::Buffer, reduce};
 
-/// Units that share a head.
+/// Number of units that share a head.
 pub(super) const UNITS: usize = 64;
 
-/// What is done to heads of `d` elements.
+/// Shape and processing of heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Heads {
-    /// Query heads.
+    /// Number of query heads.
     pub(super) h: usize,
-    /// Key-value heads.
+    /// Number of key-value heads.
     pub(super) g: usize,
-    /// Elements of a head.
+    /// Number of elements of a head.
     pub(super) d: usize,
     /// Whether query and key heads are normalised.
     pub(super) normed: bool,
 }
 
-/// The norms of query and key heads: gains `[d]`, and what keeps roots from zero.
+/// Norms of query and key heads: gains `[d]` and epsilon.
 pub(super) struct Norms<'a> {
     pub(super) query: &'a Buffer,
     pub(super) key: &'a Buffer,
@@ -54,7 +54,8 @@ pub(super) fn rotate_and_append(
     } else {
         rotate_and_append_kernel::launch_unchecked::<f32>
     };
-    // SAFETY: buffers are as long as their shapes say; positions are rows of `rope`, and slots lie in the cache.
+    // SAFETY: buffers have the sizes of their shapes; positions are rows of `rope`, and slots are
+    // in the cache.
     unsafe {
         launch(
             projected.launcher(),
@@ -77,7 +78,7 @@ pub(super) fn rotate_and_append(
     queries
 }
 
-/// A cube a head of a token.
+/// Each cube handles a head of a token.
 #[cube(launch_unchecked, create_dummy_kernel)]
 pub(in crate::cube) fn rotate_and_append_kernel<E: Float>(
     projected: &[f32],

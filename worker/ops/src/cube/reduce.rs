@@ -1,8 +1,8 @@
-//! One value of all units of a cube, by a fixed tree.
+//! Reductions over all units of a cube, by a fixed tree.
 
 use cubecl::prelude::*;
 
-/// The sum of what the units have. `units`, a power of two, is how many there are.
+/// Returns the sum of `value` over all units. `units`, a power of two, is their number.
 #[cube]
 pub(super) fn sum(value: f32, #[comptime] units: usize) -> f32 {
     let mut lanes = Shared::<[f32]>::new_slice(units);
@@ -21,7 +21,7 @@ pub(super) fn sum(value: f32, #[comptime] units: usize) -> f32 {
     lanes[0]
 }
 
-/// The largest of what the units have.
+/// Returns the maximum of `value` over all units.
 #[cube]
 pub(super) fn largest(value: u32, #[comptime] units: usize) -> u32 {
     let mut lanes = Shared::<[u32]>::new_slice(units);

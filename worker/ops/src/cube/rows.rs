@@ -1,4 +1,4 @@
-//! Rows of inputs on their way into products: normalised, and in 8 bits where the weights are.
+//! Preparation of input rows for products: normalised, and quantised if the weights are in 8 bits.
 
 use burn::tensor::DType;
 use cubecl::prelude::*;
@@ -9,33 +9,33 @@ use super::{
     reduce,
 };
 
-/// Units that share a row.
+/// Number of units that share a row.
 pub(super) const UNITS: usize = 256;
-/// Bytes that rows in 8 bits are filled up to: what four lanes of a tensor core's tile read at once.
+/// Alignment in bytes of rows in 8 bits: what four lanes of a tensor core's tile load at once.
 pub(super) const ALIGN: usize = 64;
 
-/// What is done to rows before a product.
+/// Steps to apply to rows before a product.
 pub(super) struct Prepare<'a> {
-    /// Which rows, `[m]`; all of them without.
+    /// Indices of the rows, `[m]`; `None` for all rows.
     pub(super) rows: Option<&'a Buffer>,
-    /// The norm's gain `[k]` and what keeps its root from zero.
+    /// Gain `[k]` and epsilon of the norm.
     pub(super) norm: Option<(&'a Buffer, f32)>,
 }
 
-/// Rows in 8 bits.
+/// Quantised rows.
 pub(super) struct Quantized {
-    /// `[t, padded / 4]`, four neighbours in a word.
+    /// `[t, padded / 4]`, four adjacent inputs in a word.
     pub(super) values: Buffer,
     /// `[t]`
     pub(super) scales: Buffer,
 }
 
-/// Which of the two there are.
+/// Steps that are enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Steps {
-    /// Rows are picked.
+    /// Whether rows are gathered.
     pub(super) gather: bool,
-    /// Rows are normalised.
+    /// Whether rows are normalised.
     pub(super) norm: bool,
 }
 
@@ -44,12 +44,12 @@ impl Prepare<'_> {
         Steps { gather: self.rows.is_some(), norm: self.norm.is_some() }
     }
 
-    /// How many of `x [t, k]` come out.
+    /// Number of rows of `x [t, k]` in the output.
     fn count(&self, x: &Buffer) -> usize {
         self.rows.map_or(x.dim(0), |rows| rows.dim(0))
     }
 
-    /// The arguments that may be absent: a buffer that nobody reads stands for them.
+    /// Returns the optional arguments. If absent, they are replaced by a buffer that is not read.
     fn args(&self, x: &Buffer) -> (BufferArg, BufferArg, f32) {
         let rows = self.rows.unwrap_or(x).arg();
         let (gain, epsilon) = self.norm.map_or((x, 0.0), |(gain, epsilon)| (gain, epsilon));
@@ -57,7 +57,7 @@ impl Prepare<'_> {
     }
 }
 
-/// Rows of `x [t, k]` in 8 bits.
+/// Returns rows of `x [t, k]` in 8 bits.
 pub(super) fn quantize(x: &Buffer, prepare: &Prepare) -> Quantized {
     let (t, k) = (prepare.count(x), x.dim(1));
     let words = k.next_multiple_of(ALIGN) / 4;
@@ -65,7 +65,7 @@ pub(super) fn quantize(x: &Buffer, prepare: &Prepare) -> Quantized {
     let scales = Buffer::empty(&x.0, [t], DType::F32);
     if t > 0 {
         let (rows, gain, epsilon) = prepare.args(x);
-        // SAFETY: buffers are as long as their shapes say, and `rows` names rows of `x`.
+        // SAFETY: buffers have the sizes of their shapes, and `rows` are indices of rows of `x`.
         unsafe {
             quantize_rows::launch_unchecked(
                 x.launcher(),
@@ -87,7 +87,7 @@ pub(super) fn quantize(x: &Buffer, prepare: &Prepare) -> Quantized {
     Quantized { values, scales }
 }
 
-/// Rows of `x [t, k]` as floats: `x` itself where nothing is to be done.
+/// Returns rows of `x [t, k]` as floats: `x` itself if there is nothing to do.
 pub(super) fn prepare(x: &Buffer, prepare: &Prepare) -> Buffer {
     let steps = prepare.steps();
     if !steps.gather && !steps.norm {
@@ -97,7 +97,7 @@ pub(super) fn prepare(x: &Buffer, prepare: &Prepare) -> Buffer {
     let out = Buffer::empty(&x.0, [t, k], DType::F32);
     if t > 0 {
         let (rows, gain, epsilon) = prepare.args(x);
-        // SAFETY: buffers are as long as their shapes say, and `rows` names rows of `x`.
+        // SAFETY: buffers have the sizes of their shapes, and `rows` are indices of rows of `x`.
         unsafe {
             prepare_rows::launch_unchecked(
                 x.launcher(),
@@ -117,7 +117,7 @@ pub(super) fn prepare(x: &Buffer, prepare: &Prepare) -> Buffer {
     out
 }
 
-/// Where the row of this cube begins in `x [t, k]`.
+/// Returns the offset in `x [t, k]` of this cube's row.
 #[cube]
 fn start_of(rows: &[i32], k: usize, #[comptime] steps: Steps) -> usize {
     let mut row = CUBE_POS_X as usize;
@@ -127,7 +127,7 @@ fn start_of(rows: &[i32], k: usize, #[comptime] steps: Steps) -> usize {
     row * k
 }
 
-/// By what the row that begins at `start` is multiplied before its gains.
+/// Returns the factor of the norm for the row that begins at `start`.
 #[cube]
 fn norm_scale(
     x: &[f32],
@@ -152,7 +152,7 @@ fn norm_scale(
     scale
 }
 
-/// Element `i` of the row, normalised.
+/// Returns element `i` of the row, normalised.
 #[cube]
 fn element(
     x: &[f32],
@@ -165,7 +165,7 @@ fn element(
     if comptime!(steps.norm) { x[start + i] * scale * gain[i] } else { x[start + i] }
 }
 
-/// A cube a row.
+/// Quantises rows. Each cube handles one row.
 #[cube(launch_unchecked, create_dummy_kernel)]
 pub(in crate::cube) fn quantize_rows(
     x: &[f32],
@@ -212,7 +212,7 @@ pub(in crate::cube) fn quantize_rows(
     }
 }
 
-/// A cube a row.
+/// Gathers and normalises rows. Each cube handles one row.
 #[cube(launch_unchecked, create_dummy_kernel)]
 pub(in crate::cube) fn prepare_rows(
     x: &[f32],

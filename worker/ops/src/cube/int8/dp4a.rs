@@ -1,18 +1,18 @@
-//! Few rows: a plane an output, each of whose units has many loads under way.
+//! Products for few rows: a plane computes an output, and each unit has several loads in flight.
 
 use cubecl::prelude::*;
 
 use super::{Finish, Matrix, Words, finished, gated};
 use crate::cube::{buffer::Buffer, rows::Quantized};
 
-/// Planes of a cube: outputs that it makes.
+/// Number of planes of a cube, each of which computes one output.
 const PLANES: u32 = 4;
-/// Rows that pass by the weights at a time.
+/// Number of rows that are multiplied with the weights at a time.
 const ROWS: usize = 8;
-/// Words of four that a unit asks for before it uses the first.
+/// Number of vectors that a unit loads before it uses the first.
 const AHEAD: usize = 4;
 
-/// How many of `t` rows pass by at a time: kernels are made for 1, 2, 4 and 8.
+/// Returns the number of rows to multiply at a time out of `t`: kernels exist for 1, 2, 4 and 8.
 fn rows_at_once(t: usize) -> usize {
     t.next_power_of_two().min(ROWS)
 }
@@ -33,7 +33,8 @@ pub(super) fn linear(
 ) {
     let rows = rows_at_once(out.dim(0));
     let (count, dim) = launch_shape(out, rows);
-    // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
+    // SAFETY: buffers have the sizes of their shapes; the kernel skips rows and outputs past the
+    // end.
     unsafe {
         linear_dp4a::launch_unchecked(
             out.launcher(),
@@ -64,7 +65,8 @@ pub(super) fn swiglu(
 ) {
     let rows = rows_at_once(out.dim(0));
     let (count, dim) = launch_shape(out, rows);
-    // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
+    // SAFETY: buffers have the sizes of their shapes; the kernel skips rows and outputs past the
+    // end.
     unsafe {
         swiglu_dp4a::launch_unchecked(
             out.launcher(),
@@ -88,7 +90,7 @@ pub(super) fn swiglu(
     }
 }
 
-/// Adds to `sums` the products of some words.
+/// Adds the products of some words to `sum`.
 #[cube]
 fn add(sum: i32, x: Words, w: Words) -> i32 {
     let mut sum = sum;
@@ -99,7 +101,8 @@ fn add(sum: i32, x: Words, w: Words) -> i32 {
     sum
 }
 
-/// Sums of products of `rows` rows, from `first` on, with one output: the same in all units of the plane.
+/// Returns sums of products of `rows` rows from `first` on with one output; equal in all units of
+/// the plane.
 #[cube]
 fn dots(
     x: &[Words],
@@ -150,8 +153,8 @@ fn dots(
     sums
 }
 
-/// The same with one output of each of two matrices, which share the inputs: first `rows` sums with the one, then `rows`
-/// with the other.
+/// Same with one output of each of two matrices that share the inputs: `rows` sums of the first,
+/// then `rows` of the second.
 #[cube]
 fn two_dots(
     x: &[Words],

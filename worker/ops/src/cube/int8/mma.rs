@@ -1,8 +1,9 @@
-//! More rows: tiles of 16 outputs by 8 rows by 32 inputs on tensor cores.
+//! Products for more rows: tiles of 16 outputs by 8 rows by 32 inputs on tensor cores.
 //!
-//! A sum of integers may be taken in any order, so the inputs of a tile need not be neighbours. Each unit reads
-//! sixteen bytes at once, four words, and gives the first and second word to one tile and the third and fourth to the
-//! next: its part of both operands, straight from memory, with nothing to be shuffled through shared memory.
+//! A sum of integers may be computed in any order, so the inputs of a tile need not be adjacent.
+//! Each unit loads sixteen bytes at once, four words. The first and second word are its part of one
+//! tile, the third and fourth its part of the next. Both operands come directly from memory,
+//! without a shuffle through shared memory.
 
 use cubecl::{
     cmma::{MatrixIdent, MmaDefinition},
@@ -14,26 +15,26 @@ use cubecl::{
 use super::{Finish, Matrix, Words, finished, gated};
 use crate::cube::{buffer::Buffer, rows::Quantized};
 
-/// Outputs, rows and inputs of a tile.
+/// Number of outputs, rows and inputs of a tile.
 const M: usize = 16;
 const N: usize = 8;
 const K: usize = 32;
-/// Units of a plane, which a tile needs.
+/// Number of units of a plane, as a tile requires.
 const PLANE: u32 = 32;
-/// Planes of a cube, side by side over outputs: all read the same rows.
+/// Number of planes of a cube, with different outputs and the same rows.
 const PLANES: u32 = 4;
 
-/// Tiles of a plane.
+/// Numbers of tiles of a plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::cube) struct Shape {
-    /// Over outputs.
+    /// Number over outputs.
     pub(in crate::cube) m: usize,
-    /// Over rows.
+    /// Number over rows.
     pub(in crate::cube) n: usize,
 }
 
 impl Shape {
-    /// For a linear map of `t` rows: no more rows than there are, filled up.
+    /// Returns the shape for a linear map of `t` rows, padded to tiles.
     pub(in crate::cube) fn for_linear(t: usize) -> Self {
         match t {
             0..=16 => Self { m: 1, n: 2 },
@@ -42,7 +43,7 @@ impl Shape {
         }
     }
 
-    /// For two maps at once, whose sums share the registers.
+    /// Returns the shape for two maps at once, whose sums share the registers.
     pub(in crate::cube) fn for_two(t: usize) -> Self {
         match t {
             0..=16 => Self { m: 1, n: 2 },
@@ -59,8 +60,8 @@ impl Shape {
     }
 }
 
-/// Whether the device has these tiles.
-pub(super) fn is_there(client: &Client) -> bool {
+/// Whether the device supports these tiles.
+pub(super) fn is_supported(client: &Client) -> bool {
     let properties = client.properties();
     let (int8, int32) = (ElemType::Int(IntKind::I8), ElemType::Int(IntKind::I32));
     let tile = MmaConfig {
@@ -86,7 +87,8 @@ pub(super) fn linear(
 ) {
     let shape = Shape::for_linear(out.dim(0));
     let (count, dim) = shape.launch(out);
-    // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
+    // SAFETY: buffers have the sizes of their shapes; the kernel skips rows and outputs past the
+    // end.
     unsafe {
         linear_mma::launch_unchecked(
             out.launcher(),
@@ -117,7 +119,8 @@ pub(super) fn swiglu(
 ) {
     let shape = Shape::for_two(out.dim(0));
     let (count, dim) = shape.launch(out);
-    // SAFETY: buffers are as long as their shapes say; rows and outputs past the last are left out.
+    // SAFETY: buffers have the sizes of their shapes; the kernel skips rows and outputs past the
+    // end.
     unsafe {
         swiglu_mma::launch_unchecked(
             out.launcher(),
@@ -141,12 +144,12 @@ pub(super) fn swiglu(
     }
 }
 
-/// Four of the 8-bit numbers that a tile takes from a unit.
+/// A unit's four adjacent 8-bit inputs of a tile's operand.
 type Four = Vector<i8, Const<4>>;
-/// Two of the sums that a unit gets from a tile.
+/// A unit's two adjacent sums of a tile.
 type Two = Vector<i32, Const<2>>;
 
-/// No sums yet.
+/// Returns sums of zero.
 #[cube]
 fn zeros(#[comptime] shape: Shape) -> Array<Two> {
     let count = comptime!(shape.m * shape.n * 2);
@@ -158,7 +161,8 @@ fn zeros(#[comptime] shape: Shape) -> Array<Two> {
     sums
 }
 
-/// A unit's words of `tiles` tiles of the matrix that begin at row `first`, with the inputs at `word`.
+/// Loads a unit's words of `count` tiles of the matrix from row `first` on, with the inputs at
+/// `word`.
 #[cube]
 fn read(
     from: &[Words],
@@ -171,14 +175,14 @@ fn read(
     let mut registers = Array::<Words>::new(count);
     #[unroll]
     for i in 0..count {
-        // Those past the last are read in its stead, and their sums thrown away.
+        // Rows past the end are replaced by the last one, and their sums are ignored.
         let row = min(first + i * 8, rows - 1);
         registers[i] = from[row * words + word];
     }
     registers
 }
 
-/// Adds the products of what `a` and `b` hold.
+/// Adds the products of `a` and `b`.
 #[cube]
 fn add(a: &Array<Words>, b: &Array<Words>, sums: &mut Array<Two>, #[comptime] shape: Shape) {
     let tile = MmaDefinition::<i8, i8, i32>::new(M, N, K);
@@ -209,9 +213,10 @@ fn add(a: &Array<Words>, b: &Array<Words>, sums: &mut Array<Two>, #[comptime] sh
     }
 }
 
-/// The output (of the plane's) and the row (of the cube's) of sum `i`, 0 to 3, of a unit in tile `m`, `n`.
+/// Returns the output (within the plane) and the row (within the cube) of a unit's sum `i`, 0 to 3,
+/// in tile `m`, `n`.
 #[cube]
-fn place(#[comptime] m: usize, #[comptime] n: usize, #[comptime] i: usize) -> (usize, usize) {
+fn position(#[comptime] m: usize, #[comptime] n: usize, #[comptime] i: usize) -> (usize, usize) {
     let tile = MmaDefinition::<i8, i8, i32>::new(M, N, K);
     let (row, column) =
         tile.position_of_nth(UNIT_POS_X, i as u32, comptime!(MatrixIdent::Accumulator));
@@ -252,7 +257,7 @@ pub(in crate::cube) fn linear_mma(
         for n in 0..shape.n {
             #[unroll]
             for i in 0..4usize {
-                let (output, row) = place(m, n, i);
+                let (output, row) = position(m, n, i);
                 let (output, row) = (first_output + output, first_row + row);
                 if output < outputs && row < t {
                     let sum = sums[(m * shape.n + n) * 2 + i / 2].extract(i % 2);
@@ -304,7 +309,7 @@ pub(in crate::cube) fn swiglu_mma(
         for n in 0..shape.n {
             #[unroll]
             for i in 0..4usize {
-                let (output, row) = place(m, n, i);
+                let (output, row) = position(m, n, i);
                 let (output, row) = (first_output + output, first_row + row);
                 if output < outputs && row < t {
                     let at = (m * shape.n + n) * 2 + i / 2;
