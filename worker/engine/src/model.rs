@@ -100,7 +100,7 @@ impl Model {
             files.tensors().map(|info| info.shape.iter().product::<usize>() as u64).sum();
         let total = files.tensors().map(|info| files.stored_bytes(&info.name)).sum();
         let begun = Instant::now();
-        let _using = graph::using();
+        let _access = graph::shared_access();
         let mut reader = Reader {
             files,
             device: &device.tensors,

@@ -1,4 +1,5 @@
-//! The devices that operations run on: which were built in, which of them work here, and which to take.
+//! Devices of the operations: those that were built in, their availability, and the choice between
+//! them.
 
 mod copies;
 #[cfg(feature = "cuda")]
@@ -8,108 +9,109 @@ use std::{fmt, str::FromStr};
 
 pub use copies::Copies;
 
-/// A device, open and working.
+/// An open, working device.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// What tensors are made on.
+    /// Device on which tensors are allocated.
     pub tensors: burn::tensor::Device,
-    /// What compiled code it runs: devices of one class give the same bits. `cpu`, `cuda-sm90`, ...
+    /// Device class, for instance `cpu` or `cuda-sm90`. Devices of one class run the same compiled
+    /// code and return the same bits.
     pub class: String,
-    /// As it calls itself.
+    /// Name that the device reports.
     pub name: String,
-    /// Where one of NVIDIA's GPUs is on the bus: `0000:07:00.0`.
+    /// PCI address of an NVIDIA GPU, for instance `0000:07:00.0`.
     pub pci: Option<String>,
 }
 
-/// What an operator asks for.
+/// Device that an operator selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum DeviceChoice {
-    /// The first of CUDA, wgpu on a real GPU, and the CPU that works.
+    /// The first that works of CUDA, wgpu on a real GPU, and the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA GPU of this number.
+    /// The CUDA GPU with this number.
     Cuda(u16),
-    /// The GPU that Vulkan, Metal or DirectX gives, even one in software.
+    /// The GPU that Vulkan, Metal or DirectX selects, even a software implementation.
     Wgpu,
 }
 
-/// Why a device is not there.
+/// Reason for which a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// This program cannot use it.
+    /// The program was built without it.
     #[error(
         "--device {choice}: this program was built without it; build with `--features {feature}`"
     )]
     NotBuilt {
-        /// What was asked for.
+        /// Requested device.
         choice: DeviceChoice,
-        /// What would have it.
+        /// Feature to build with.
         feature: &'static str,
     },
-    /// A library is not there.
+    /// A library is missing.
     #[error("--device {choice}: {library} is not found ({reason}); {remedy}")]
     NoLibrary {
-        /// What was asked for.
+        /// Requested device.
         choice: DeviceChoice,
         /// The library.
         library: &'static str,
-        /// What the loader said.
+        /// Error of the loader.
         reason: String,
-        /// What to do.
+        /// What the operator can do.
         remedy: &'static str,
     },
-    /// The driver does not work.
+    /// The driver fails.
     #[error(
-        "--device {choice}: the NVIDIA driver does not start: {call} gives error {code}; look at nvidia-smi"
+        "--device {choice}: the NVIDIA driver does not start: {call} returns error {code}; check nvidia-smi"
     )]
     Driver {
-        /// What was asked for.
+        /// Requested device.
         choice: DeviceChoice,
         /// The call that failed.
         call: &'static str,
-        /// Its error, a `CUresult`.
+        /// Error code, a `CUresult`.
         code: i32,
     },
     /// There are fewer GPUs.
-    #[error("--device {choice}: {}", few(*.count))]
+    #[error("--device {choice}: {}", available_gpus(*.count))]
     NoSuchGpu {
-        /// What was asked for.
+        /// Requested device.
         choice: DeviceChoice,
-        /// How many there are.
+        /// Number of GPUs.
         count: u16,
     },
     /// Kernels cannot be compiled.
     #[error(
-        "--device {choice}: {header} is not in {folder}; kernels are compiled when they are first used, which needs \
+        "--device {choice}: {header} is not in {folder}; kernels are compiled on first use, which needs \
          the headers of CUDA's runtime: install them, or name the folder that holds `include` in CUDA_PATH"
     )]
     NoHeaders {
-        /// What was asked for.
+        /// Requested device.
         choice: DeviceChoice,
         /// The file.
         header: &'static str,
-        /// Where it should be.
+        /// Expected location.
         folder: String,
     },
-    /// No driver of a graphics API is there.
-    #[error("--device {choice}: no GPU that Vulkan, Metal or DirectX can reach")]
+    /// There is no driver of a graphics API.
+    #[error("--device {choice}: no GPU is available through Vulkan, Metal or DirectX")]
     NoAdapter {
-        /// What was asked for.
+        /// Requested device.
         choice: DeviceChoice,
     },
-    /// It is there, and does not compute.
-    #[error("--device {choice}: a first computation on it fails: {reason}")]
+    /// The device is present but computes nothing or wrong results.
+    #[error("--device {choice}: the first computation fails: {reason}")]
     Broken {
-        /// What was asked for.
+        /// Requested device.
         choice: DeviceChoice,
-        /// What happened.
+        /// Description of the error.
         reason: String,
     },
 }
 
-fn few(count: u16) -> String {
+fn available_gpus(count: u16) -> String {
     match count {
         0 => "the driver sees no GPU".into(),
         1 => "there is one GPU, number 0".into(),
@@ -118,13 +120,14 @@ fn few(count: u16) -> String {
 }
 
 impl Device {
-    /// The CPU, which every machine has.
+    /// Returns the CPU, which is always available.
     pub fn cpu() -> Self {
         let name = crate::cpu::isa::Isa::best().name().to_owned();
         Self { tensors: burn::tensor::Device::flex(), class: "cpu".into(), name, pci: None }
     }
 
-    /// Opens what was asked for. With [`DeviceChoice::Auto`] a device that does not work is passed over, and `report` hears why.
+    /// Opens a device. With [`DeviceChoice::Auto`], devices that do not work are skipped, and
+    /// `report` is called with the reasons.
     pub fn open(choice: DeviceChoice, mut report: impl FnMut(&DeviceError)) -> Result<Self, DeviceError> {
         match choice {
             DeviceChoice::Cpu => Ok(Self::cpu()),
@@ -148,10 +151,10 @@ impl Device {
         }
     }
 
-    /// How fast it reads its memory, in bytes a second: on the CPU what all threads read together, on a GPU what a copy
-    /// reads and writes.
+    /// Measures the memory bandwidth in bytes per second: reads by all threads on the CPU, reads
+    /// and writes by a copy on a GPU.
     pub fn memory_bandwidth(&self) -> Result<f64, String> {
-        if self.is_cpu() { Ok(crate::cpu::read_bandwidth()) } else { Copies::new(&self.tensors).rate() }
+        if self.is_cpu() { Ok(crate::cpu::read_bandwidth()) } else { Copies::new(&self.tensors).bandwidth() }
     }
 
     /// Whether it is the CPU.
@@ -164,7 +167,7 @@ impl Device {
 fn cuda_device(choice: DeviceChoice, number: u16) -> Result<Device, DeviceError> {
     cuda::check(choice, number)?;
     let tensors = burn::tensor::Device::cuda(usize::from(number));
-    computing(choice, tensors, |code| format!("cuda-{}", code.trim_start_matches("ptx_")))
+    open_working(choice, tensors, |code| format!("cuda-{}", code.trim_start_matches("ptx_")))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -173,17 +176,17 @@ fn cuda_device(choice: DeviceChoice, _: u16) -> Result<Device, DeviceError> {
 }
 
 #[cfg(feature = "wgpu")]
-fn wgpu_device(choice: DeviceChoice, software_too: bool) -> Result<Device, DeviceError> {
+fn wgpu_device(choice: DeviceChoice, allow_software: bool) -> Result<Device, DeviceError> {
     use burn::tensor::{Device as Tensors, DeviceKind, DeviceType};
 
     if Tensors::enumerate(DeviceType::Wgpu).into_vec().is_empty() {
         return Err(DeviceError::NoAdapter { choice });
     }
     let tensors = Tensors::wgpu(DeviceKind::DefaultDevice);
-    if !software_too && tensors.identity().is_none_or(|device| device.physical.is_none()) {
+    if !allow_software && tensors.identity().is_none_or(|device| device.physical.is_none()) {
         return Err(DeviceError::NoAdapter { choice });
     }
-    computing(choice, tensors, |code| format!("wgpu-{}", code.trim_start_matches("spirv_")))
+    open_working(choice, tensors, |code| format!("wgpu-{}", code.trim_start_matches("spirv_")))
 }
 
 #[cfg(not(feature = "wgpu"))]
@@ -191,9 +194,9 @@ fn wgpu_device(choice: DeviceChoice, _: bool) -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt { choice, feature: "wgpu" })
 }
 
-/// The device, if it can add.
+/// Returns the device if it can compute a sum.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
-fn computing(
+fn open_working(
     choice: DeviceChoice,
     tensors: burn::tensor::Device,
     class: impl FnOnce(&str) -> String,
@@ -202,12 +205,12 @@ fn computing(
 
     use cubecl_environment::stream::{StreamPolicy, set_policy};
 
-    // One queue of work for all threads: those that load a model, and that of each engine that shares it. A graph that
-    // is recorded on one queue cannot wait for another.
+    // A single stream for all threads: those that load a model and those of each engine that shares
+    // it. A graph captured on one stream cannot wait for another.
     set_policy(StreamPolicy::Single);
-    let _using = crate::graph::using();
+    let _access = crate::graph::shared_access();
     let broken = |reason| DeviceError::Broken { choice, reason };
-    // The libraries below panic where a device is there and cannot be used.
+    // The libraries panic if a device is present but unusable.
     let sum = catch_unwind(AssertUnwindSafe(|| {
         let two = burn::tensor::Tensor::<1>::ones([4], &tensors) * 2.0;
         let data = two.try_into_data().map_err(|error| error.to_string())?;
@@ -223,11 +226,11 @@ fn computing(
         }
     }
     if !tensors.supports_dtype(burn::tensor::DType::F16) {
-        return Err(broken("it has no half precision, in which keys and values are kept".into()));
+        return Err(broken("it has no half precision, in which keys and values are cached".into()));
     }
     crate::cube::self_test::tensor_cores(&tensors);
     let identity = tensors.identity();
-    let Some(identity) = identity else { return Err(broken("it does not say what it is".into())) };
+    let Some(identity) = identity else { return Err(broken("it does not report its identity".into())) };
     let card = identity.physical.filter(|_| matches!(choice, DeviceChoice::Cuda(_)));
     let pci = card.and_then(|card| card.pci_address).map(|address| address.to_string());
     Ok(Device { tensors, class: class(&identity.fingerprint), name: identity.name, pci })
@@ -278,35 +281,35 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_is_always_there() {
+    fn the_cpu_is_always_available() {
         assert!(Device::open(DeviceChoice::Cpu, |_| ()).unwrap().is_cpu());
     }
 
     #[cfg(not(feature = "cuda"))]
     #[test]
-    fn what_was_not_built_in_is_named() {
+    fn a_device_that_was_not_built_in_is_named() {
         let error = Device::open(DeviceChoice::Cuda(1), |_| ()).err().unwrap().to_string();
         assert!(error.contains("--device cuda:1") && error.contains("--features cuda"), "{error}");
     }
 
     #[cfg(feature = "cuda")]
     #[test]
-    fn a_gpu_works_or_says_why_not() {
+    fn a_gpu_works_or_reports_why_not() {
         for number in [0, 999] {
             if let Err(error) = Device::open(DeviceChoice::Cuda(number), |_| ()) {
                 let text = error.to_string();
                 assert!(text.starts_with(&format!("--device cuda:{number}: ")), "{text}");
             } else {
-                assert_eq!(number, 0, "nobody has a thousand GPUs");
+                assert_eq!(number, 0, "no machine has a thousand GPUs");
             }
         }
     }
 
     #[test]
-    fn auto_finds_something_and_says_what_it_passed_over() {
-        let mut passed = 0;
-        let device = Device::open(DeviceChoice::Auto, |_| passed += 1).unwrap();
+    fn auto_finds_a_device_and_reports_those_skipped() {
+        let mut skipped = 0;
+        let device = Device::open(DeviceChoice::Auto, |_| skipped += 1).unwrap();
         let built = usize::from(cfg!(feature = "cuda")) + usize::from(cfg!(feature = "wgpu"));
-        assert!(if device.is_cpu() { passed == built } else { passed < built });
+        assert!(if device.is_cpu() { skipped == built } else { skipped < built });
     }
 }

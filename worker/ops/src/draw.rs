@@ -1,39 +1,39 @@
-//! Drawing a token from logits: what it is by definition, and what a device that draws is told.
+//! Drawing a token from logits: the definition, and the parameters for a device that draws.
 
 use crate::noise::Noise;
 
-/// How the token after a row of logits is drawn: it has the greatest `logit / temperature + noise`, or at a
-/// temperature of 0 the greatest logit. Ties go to the lowest id.
+/// Draw of a token from a row of logits: the one with the greatest `logit / temperature + noise`,
+/// or with the greatest logit at a temperature of 0. Ties go to the lowest id.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Draw {
-    /// 0 is greedy.
+    /// Temperature; 0 is greedy.
     pub temperature: f32,
-    /// Of this draw.
+    /// Noise of this draw.
     pub noise: Noise,
 }
 
 impl Draw {
-    /// The likeliest token, whatever the noise.
+    /// Draws the most likely token, whatever the noise.
     pub const GREEDY: Self = Self { temperature: 0.0, noise: Noise::NONE };
 
-    /// Numbers that say it to a device.
+    /// Number of words that encode a draw for a device.
     pub const WORDS: usize = 3;
 
-    /// The bits of the temperature, and the key of the noise.
+    /// Returns the bits of the temperature, and the key of the noise.
     pub fn words(&self) -> [i32; Self::WORDS] {
         let [low, high] = self.noise.key();
         [self.temperature.to_bits(), low, high].map(u32::cast_signed)
     }
 
-    /// The same, back again.
+    /// Decodes [`Self::words`].
     pub fn from_words([temperature, low, high]: [i32; Self::WORDS]) -> Self {
         let [temperature, low, high] = [temperature, low, high].map(i32::cast_unsigned);
         let noise = Noise::from_key([low, high]);
         Self { temperature: f32::from_bits(temperature), noise }
     }
 
-    /// Draws one of `kept`, tokens of `logits [vocab]`, which are finite, or -∞ for tokens that may not come.
-    /// The likeliest of all is always kept.
+    /// Draws one of `kept`, the tokens that passed the filters, from `logits [vocab]`. Logits are
+    /// finite, or -∞ for masked tokens. The most likely token is always a candidate.
     pub fn pick(&self, logits: &[f32], kept: impl Iterator<Item = u32>) -> u32 {
         let greedy = argmax(logits.iter().map(|logit| f64::from(*logit)));
         if self.temperature == 0.0 {
@@ -41,10 +41,10 @@ impl Draw {
         }
         let temperature = f64::from(self.temperature);
         let scaled = |token: u32| f64::from(logits[token as usize]) / temperature;
-        // Begin with the likeliest: it beats most others before their noise need be known.
+        // Starts with the most likely token, which beats most others without their noise.
         let mut best = (greedy, scaled(greedy) + self.noise.of(greedy));
         for token in kept {
-            if scaled(token) + Noise::MOST < best.1 {
+            if scaled(token) + Noise::MAX < best.1 {
                 continue;
             }
             let score = scaled(token) + self.noise.of(token);
@@ -56,7 +56,7 @@ impl Draw {
     }
 }
 
-/// The first place of the greatest value.
+/// Returns the index of the first greatest value.
 fn argmax(values: impl Iterator<Item = f64>) -> u32 {
     let mut best = (0, f64::NEG_INFINITY);
     for (i, value) in values.enumerate() {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortcut_changes_nothing() {
+    fn skipping_tokens_does_not_change_the_draw() {
         let logits: Vec<f32> = (0..500).map(|i| ((i * 37) % 101) as f32 * 0.4 - 20.0).collect();
         for position in 0..300 {
             let noise = Noise::new(3, 0, position);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn words_say_it_all() {
+    fn words_round_trip() {
         for draw in [
             Draw::GREEDY,
             Draw { temperature: 0.7, noise: Noise::new(u64::MAX, 3, 77) },

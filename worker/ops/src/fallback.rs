@@ -1,4 +1,5 @@
-//! What a GPU does without: counted and said in the log, and forced by who asks for it.
+//! Optional GPU features: disabled by the operator, or after a failure, which is logged and
+//! counted.
 
 use std::{
     fmt,
@@ -6,12 +7,12 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-/// A part of a GPU that something simpler can stand in for.
+/// A GPU feature that has a simpler replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GpuFeature {
-    /// Tensor cores; products of four bytes at a time do the same.
+    /// Tensor cores; the replacement is products of four bytes at a time.
     TensorCores,
-    /// Steps that are launched as one; their kernels can be launched one by one.
+    /// Recorded steps; the replacement is to launch kernels one by one.
     Graphs,
 }
 
@@ -19,10 +20,10 @@ static COUNTS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 static OFF: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
 
 impl GpuFeature {
-    /// All of them.
+    /// All features.
     pub const ALL: [Self; 2] = [Self::TensorCores, Self::Graphs];
 
-    /// On the command line, in the log and in metrics.
+    /// Name on the command line, in logs and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::TensorCores => "tensor-cores",
@@ -30,17 +31,17 @@ impl GpuFeature {
         }
     }
 
-    /// Does without it from now on, in this process.
+    /// Disables the feature in this process.
     pub fn turn_off(self) {
         OFF[self as usize].store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is to be used where it is there.
+    /// Whether the feature is used if it is available.
     pub fn is_on(self) -> bool {
         !OFF[self as usize].load(Ordering::Relaxed)
     }
 
-    /// Does without it for the time of `work`.
+    /// Runs `work` with the feature disabled.
     #[cfg(feature = "cube")]
     pub(crate) fn without<T>(self, work: impl FnOnce() -> T) -> T {
         let off = &OFF[self as usize];
@@ -50,14 +51,14 @@ impl GpuFeature {
         done
     }
 
-    /// Does without it from now on because it does not work here, which is logged and counted.
+    /// Disables the feature because it failed, with a warning and a count.
     pub fn failed(self, reason: &dyn fmt::Display) {
         self.turn_off();
         COUNTS[self as usize].fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(part = self.name(), %reason, "the GPU does without");
+        tracing::warn!(feature = self.name(), %reason, "GPU feature disabled");
     }
 
-    /// How often it did not work.
+    /// Number of failures.
     pub fn failures(self) -> u64 {
         COUNTS[self as usize].load(Ordering::Relaxed)
     }
@@ -73,8 +74,8 @@ impl FromStr for GpuFeature {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let part = Self::ALL.into_iter().find(|part| part.name() == text);
-        part.ok_or_else(|| format!("is none of {}", Self::ALL.map(Self::name).join(", ")))
+        let feature = Self::ALL.into_iter().find(|feature| feature.name() == text);
+        feature.ok_or_else(|| format!("is none of {}", Self::ALL.map(Self::name).join(", ")))
     }
 }
 
@@ -83,16 +84,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_read_as_they_are_written() {
-        for part in GpuFeature::ALL {
-            assert_eq!(part.to_string().parse(), Ok(part));
+    fn features_are_parsed_as_they_are_displayed() {
+        for feature in GpuFeature::ALL {
+            assert_eq!(feature.to_string().parse(), Ok(feature));
         }
         assert_eq!("fans".parse::<GpuFeature>(), Err("is none of tensor-cores, graphs".into()));
     }
 
     #[test]
-    fn what_fails_is_counted_and_off() {
-        // Nothing else in these tests looks at graphs.
+    fn a_failed_feature_is_counted_and_disabled() {
+        // No other test of this binary uses graphs.
         assert!(GpuFeature::Graphs.is_on() && GpuFeature::Graphs.failures() == 0);
         GpuFeature::Graphs.failed(&"broken on purpose");
         assert!(!GpuFeature::Graphs.is_on() && GpuFeature::Graphs.failures() == 1);

@@ -1,7 +1,8 @@
-//! Work that a GPU remembers: what was launched once, kernel by kernel, is launched again as one.
+//! Recorded GPU work: kernels that were launched one by one are launched again with one call.
 //!
-//! A graph works on the very buffers that it was recorded with, so its work must read its inputs from buffers that
-//! are written anew in place ([`crate::ops::Lists::overwrite`]), and keep for itself what it uses.
+//! A graph uses the same buffers as its recording. So its work must read its inputs from buffers
+//! that are overwritten in place ([`crate::ops::Lists::overwrite`]), and must own everything that
+//! it uses.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -13,52 +14,53 @@ use burn::{
     tensor::Device,
 };
 
-/// Runs before the one that is recorded. Recording allocates nothing: all memory must have been asked for before, by
-/// one that was far ahead of the device and by one that was not.
+/// Number of runs before the recording. Recording must not allocate: all memory must have been
+/// allocated before, by runs far ahead of the device and by runs that are not.
 const WARM_UP: usize = 3;
 
-/// Who uses a GPU in this process holds it, who records has it alone: everything else on that stream would be recorded
-/// too.
+/// Held shared by threads that use a GPU and exclusively by one that records: other work on the
+/// stream would be recorded too.
 static IN_USE: RwLock<()> = RwLock::new(());
 
-/// Held by whoever uses a GPU; not twice by one thread.
-pub fn using() -> RwLockReadGuard<'static, ()> {
+/// Returns the guard that a thread must hold while it uses a GPU. Not reentrant.
+pub fn shared_access() -> RwLockReadGuard<'static, ()> {
     IN_USE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn recording() -> RwLockWriteGuard<'static, ()> {
+fn exclusive_access() -> RwLockWriteGuard<'static, ()> {
     IN_USE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Work, remembered.
+/// Recorded work.
 pub struct Graph<Work, Output> {
     device: Device,
     graph: BackendGraph<Dispatch>,
     output: Output,
-    /// Owns the buffers that the graph works on.
+    /// Owns the buffers that the graph uses.
     _work: Work,
 }
 
-/// Why there is no graph, or it did not run.
+/// Error in recording or replaying a graph.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{doing}: {reason}")]
+#[error("{stage}: {reason}")]
 pub struct GraphError {
-    doing: &'static str,
+    stage: &'static str,
     reason: String,
 }
 
 impl GraphError {
-    fn new(doing: &'static str, reason: impl ToString) -> Self {
-        Self { doing, reason: reason.to_string() }
+    fn new(stage: &'static str, reason: impl ToString) -> Self {
+        Self { stage, reason: reason.to_string() }
     }
 }
 
 impl<Work: FnMut() -> Output, Output> Graph<Work, Output> {
-    /// Runs `work` a few times, then records what it launches. Nobody may hold [`using`] on this thread.
+    /// Runs `work` a few times, then records the kernels that it launches. This thread must not
+    /// hold [`shared_access`].
     ///
-    /// Where this fails what `work` writes is not to be read any more.
+    /// On an error, the memory that `work` writes must not be read.
     pub fn record(device: &Device, mut work: Work) -> Result<Self, GraphError> {
-        let _alone = recording();
+        let _access = exclusive_access();
         let dispatch = device.as_dispatch();
         Dispatch::graph_prepare(dispatch).map_err(|error| GraphError::new("preparing", error))?;
         let run = catch_unwind(AssertUnwindSafe(|| {
@@ -71,18 +73,19 @@ impl<Work: FnMut() -> Output, Output> Graph<Work, Output> {
                 .map_err(|error| GraphError::new("beginning", error))?;
             Ok(work())
         }));
-        // In any case: nothing else ends what was begun.
+        // Always called, since nothing else ends the capture.
         let graph = Dispatch::graph_stop_capture(dispatch);
         let output = run.unwrap_or_else(|_| Err(GraphError::new("running", "a panic")))?;
         let graph = graph.map_err(|error| GraphError::new("recording", error))?;
         Ok(Self { device: device.clone(), graph, output, _work: work })
     }
 
-    /// Does the work again. What it gives is overwritten by the next time.
+    /// Runs the recorded work. The next replay overwrites its output.
     pub fn replay(&self) -> Result<&Output, GraphError> {
         crate::launches::count();
-        // SAFETY: `_work` and `output` keep the buffers of the graph alive. Only this thread's stream uses them, of
-        // which there is one in the process ([`crate::Device::open`]), so reads and writes are in order.
+        // SAFETY: `_work` and `output` keep the buffers of the graph alive. They are used on one
+        // stream only, the single one of the process ([`crate::Device::open`]), so reads and writes
+        // are in order.
         unsafe { Dispatch::graph_replay(self.device.as_dispatch(), &self.graph) }
             .map_err(|error| GraphError::new("replaying", error))?;
         Ok(&self.output)

@@ -1,15 +1,15 @@
-//! How often a GPU was told to do something: what a step costs the host.
+//! Count of launches, which measure the host's cost of a step.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static LAUNCHES: AtomicU64 = AtomicU64::new(0);
 
-/// Kernels of ours that this process has launched, and graphs that it has replayed.
+/// Returns the number of our kernels that this process has launched, plus replayed graphs.
 pub fn launches() -> u64 {
     LAUNCHES.load(Ordering::Relaxed)
 }
 
-/// One more.
+/// Counts one launch.
 pub(crate) fn count() {
     LAUNCHES.fetch_add(1, Ordering::Relaxed);
 }

@@ -1,17 +1,19 @@
 //! Elementary functions with the same bits on every machine.
 //!
-//! The platform's own differ between C libraries and instruction sets. `exp` is on the token path and
-//! vectorises; what runs once a model or once a token uses the portable `libm` crate.
+//! The platform's own functions differ between C libraries and instruction sets. `exp` runs for
+//! every token and vectorises. Functions that run once per model or per token use the portable
+//! `libm` crate.
 
-/// Above this `exp` overflows.
+/// `exp` overflows above this.
 const EXP_MAX: f32 = 88.376_26;
-/// Below this `exp` is less than the smallest normal number, and we say zero.
+/// `exp` is less than the smallest normal number below this, and flushed to zero.
 const EXP_MIN: f32 = -87.336_54;
-/// ln 2 in two parts: the first has few bits, so that `n * LN2_HIGH` is exact.
+/// ln 2 in two parts. The first has few bits, so that `n * LN2_HIGH` is exact.
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
-/// e to the power of `x`, within 2 units in the last place. Zero below -87.3, infinite above 88.4.
+/// Returns e to the power of `x`, within 2 units in the last place. Zero below -87.3, infinite
+/// above 88.4.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let clamped = x.clamp(EXP_MIN, EXP_MAX);
@@ -22,10 +24,10 @@ pub fn exp(x: f32) -> f32 {
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = f32::mul_add(p, r, c);
     }
-    // 2^n, put together from its exponent; n lies within -126 and 128.
+    // 2^n from its exponent; n is within -126 and 128.
     let half = (n * 0.5).round_ties_even();
     let scaled = p * power_of_two(half) * power_of_two(n - half);
-    // Selects rather than branches, so that a loop over this vectorises.
+    // Selections instead of branches, so that a loop over this vectorises.
     let low = if x < EXP_MIN { 0.0 } else { scaled };
     let high = if x > EXP_MAX { f32::INFINITY } else { low };
     if x.is_nan() { x } else { high }
@@ -33,19 +35,19 @@ pub fn exp(x: f32) -> f32 {
 
 #[inline(always)]
 fn power_of_two(n: f32) -> f32 {
-    /// Added to a small whole number, leaves it in the lowest bits. Unlike a cast it vectorises.
+    /// Added to a small integer, leaves it in the lowest bits. Vectorises, unlike a cast.
     const WHOLE: f32 = 12_582_912.0;
     let n = (n + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits());
     f32::from_bits(n.wrapping_add(127) << 23)
 }
 
-/// x times the logistic function of x.
+/// Returns x times the logistic function of x.
 #[inline(always)]
 pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// The natural logarithm.
+/// Returns the natural logarithm.
 pub fn ln(x: f64) -> f64 {
     libm::log(x)
 }
@@ -73,7 +75,7 @@ mod tests {
 
     #[test]
     fn exp_has_these_bits() {
-        // Golden: a change here is a change of numerics and moves NUMERICS_VERSION.
+        // Golden values: a change here changes the numerics and must increment NUMERICS_VERSION.
         let bits: Vec<u32> = [-20.0f32, -1.0, -0.1, 0.3, 5.5].map(|x| exp(x).to_bits()).to_vec();
         assert_eq!(bits, [822_977_587, 1_052_531_378, 1_063_756_653, 1_068_288_044, 1_131_720_994]);
     }

@@ -1,7 +1,7 @@
 //! The operations: a trait that every backend implements, and the same over burn tensors.
 //!
-//! Shapes are written with these letters: `t` tokens of a step (of any mix of sequences), `s` sequences,
-//! `k` inputs, `n` outputs, `h` query heads, `g` key-value heads, `d` elements of a head, `b` blocks of the
+//! Letters in shapes: `t` tokens of a step (of any mix of sequences), `s` sequences, `k` inputs,
+//! `n` outputs, `h` query heads, `g` key-value heads, `d` elements of a head, `b` blocks of the
 //! cache, `p` positions.
 
 #[cfg(feature = "cube")]
@@ -24,21 +24,22 @@ pub use tensors::{
     ProjectedOn, Qkv, QkvOn, Tokens, TokensOn, Weight, WeightOn, floats, ints,
 };
 
-/// What a decoder is made of: a layer is five of these. Weights are `[outputs, inputs]`, as model files
-/// hold them. Where there is a bias, it is added to the finished sum of products before anything else happens to
-/// it. A norm is `x / sqrt(mean(x^2) + epsilon) * gain` a row. A matrix in 8 bits takes its inputs in 8 bits too:
-/// each operation quantises them, token by token, after the norm.
+/// Operations of a decoder; a layer consists of five of them. Weights are `[outputs, inputs]`, as
+/// in model files. A bias is added to the finished sum of products before any further step. A norm
+/// is `x / sqrt(mean(x^2) + epsilon) * gain` per row. A matrix in 8 bits needs its inputs in 8 bits
+/// too: each operation quantises them, token by token, after the norm.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait DecoderOps: Backend {
-    /// Arranges `values [n, k]`, each from -127 to 127 in 8 bits, for the products of this backend.
+    /// Packs `values [n, k]`, each from -127 to 127 in 8 bits, into the layout of this backend's
+    /// products.
     fn pack(values: IntTensor<Self>) -> IntTensor<Self>;
 
-    /// The rows of `table [n, k]` that `ids [t]` name: `-> [t, k]`.
+    /// Returns the rows of `table [n, k]` with indices `ids [t]`: `-> [t, k]`.
     fn embed(ids: IntTensor<Self>, #[extension_type] table: MatrixOn<Self>) -> FloatTensor<Self>;
 
-    /// Norms and projects `x [t, k]`, normalises query and key heads where the model does, rotates them by their
-    /// positions (`rope [p, d]`), and writes keys and values into the slots of the cache, in place where
-    /// the caller holds the only handle.
+    /// Normalises and projects `x [t, k]`, normalises query and key heads if the model does,
+    /// rotates them by their positions (`rope [p, d]`), and writes keys and values into their cache
+    /// slots, in place if the caller holds the only handle.
     fn project_and_append(
         x: FloatTensor<Self>,
         #[extension_type] norm: NormOn<Self>,
@@ -48,9 +49,9 @@ pub trait DecoderOps: Backend {
         #[extension_type] cache: CacheOn<Self>,
     ) -> ProjectedOn<Self>;
 
-    /// Causal attention of `queries [t, h, d]` over the cached positions of each token's own sequence:
-    /// `-> [t, h * d]`. With a `window` a token sees that many positions, its own the last of them;
-    /// nothing before them is read.
+    /// Causal attention of `queries [t, h, d]` over the cached positions of each token's own
+    /// sequence: `-> [t, h * d]`. With a `window`, a token attends to that many positions,
+    /// including its own, and earlier ones are not read.
     fn paged_attention(
         queries: FloatTensor<Self>,
         #[extension_type] tokens: TokensOn<Self>,
@@ -73,7 +74,8 @@ pub trait DecoderOps: Backend {
         #[extension_type] up: WeightOn<Self>,
     ) -> FloatTensor<Self>;
 
-    /// `norm(x) * head^T` of some rows of `x [t, k]`: `rows [m], [n, k] -> [m, n]`.
+    /// `norm(x) * head^T` of the rows of `x [t, k]` with indices `rows`: `rows [m], [n, k] -> [m,
+    /// n]`.
     fn logits(
         x: FloatTensor<Self>,
         rows: IntTensor<Self>,
@@ -81,9 +83,10 @@ pub trait DecoderOps: Backend {
         #[extension_type] head: WeightOn<Self>,
     ) -> FloatTensor<Self>;
 
-    /// Draws a token from each row of `logits [m, n]`, by [`crate::draw::Draw::words`] in `draws [m, 3]`: `-> [m, 2]`, the
-    /// token, and 0, or 1 where the caller must draw it: from a logit that is not finite, or because a device that
-    /// computes in f32 cannot tell the best two apart.
+    /// Draws a token from each row of `logits [m, n]`, by [`crate::draw::Draw::words`] in `draws
+    /// [m, 3]`: `-> [m, 2]`. The first number is the token. The second is 0, or 1 if the caller
+    /// must draw it: because a logit is not finite, or because a device that computes in f32 cannot
+    /// distinguish the best two.
     fn draw(logits: FloatTensor<Self>, draws: IntTensor<Self>) -> IntTensor<Self>;
 }
 

@@ -1,6 +1,6 @@
-//! What each operation must compute, in plain burn operations: slow, and easy to believe.
+//! Reference results of each operation, in plain burn operations: slow and simple.
 //!
-//! Every implementation is tested against these, within rounding.
+//! Every implementation is tested against these, within rounding errors.
 
 use std::num::NonZeroUsize;
 
@@ -15,7 +15,7 @@ use crate::{
     ops::{Cache, Matrix, Norm, Qkv, Tokens, Weight},
 };
 
-/// `x / sqrt(mean(x^2) + epsilon) * gain` a row.
+/// `x / sqrt(mean(x^2) + epsilon) * gain` per row.
 pub fn rms_norm(x: Tensor<2>, norm: Norm) -> Tensor<2> {
     let mean = x.clone().powf_scalar(2.0).mean_dim(1);
     x / (mean + norm.epsilon).sqrt() * norm.gain.unsqueeze()
@@ -38,14 +38,15 @@ pub fn linear(x: Tensor<2>, weight: Weight) -> Tensor<2> {
     }
 }
 
-/// Whole numbers from -127 to 127, `[t, k]`, and what one stands for in each row, `[t, 1]`.
+/// Quantises each row of `x`: returns integers from -127 to 127, `[t, k]`, and the scale of each
+/// row, `[t, 1]`.
 fn quantize(x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     let largest = x.clone().abs().max_dim(1);
     let steps = largest.clone().recip() * 127.0;
     ((x * steps).round(), largest / 127.0)
 }
 
-/// Tiles back into rows, as floats: `[n, k]`. See [`crate::cpu::int8::tiles`].
+/// Unpacks tiles into rows of floats: `[n, k]`. See [`crate::cpu::int8::tiles`].
 fn unpack(tiles: Tensor<3, Int>, n: usize, k: usize) -> Tensor<2> {
     let [strips, tiles_a_strip, _] = tiles.dims();
     let quads = tiles_a_strip * INPUTS / QUAD;
@@ -82,7 +83,7 @@ pub fn logits(x: Tensor<2>, rows: Tensor<1, Int>, norm: Norm, head: Weight) -> T
     linear(rms_norm(x.select(0, rows), norm), head)
 }
 
-/// Turns `x [t, heads, d]` by the angles of `rope [p, d]` at `positions [t]`.
+/// Rotates `x [t, heads, d]` by the angles of `rope [p, d]` at `positions [t]`.
 pub fn rotate(x: Tensor<3>, rope: Tensor<2>, positions: Tensor<1, Int>) -> Tensor<3> {
     let half = x.dims()[2] / 2;
     let angles: Tensor<3> = rope.select(0, positions).unsqueeze_dim(1);

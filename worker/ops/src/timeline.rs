@@ -1,20 +1,20 @@
-//! Where the time of a GPU goes, kernel by kernel.
+//! GPU time of each kernel.
 
 use std::time::Duration;
 
-/// All launches of one kernel.
+/// Launches of one kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelTime {
-    /// Its name.
+    /// Name of the kernel.
     pub kernel: String,
-    /// How often.
+    /// Number of launches.
     pub launches: usize,
-    /// Together, on the device.
+    /// Total time on the device.
     pub time: Duration,
 }
 
-/// Runs `work` and says what it launched, the slowest first. What a graph replays is not seen, and nothing is where this
-/// was built for the CPU alone.
+/// Runs `work` and returns its launches by kernel, the slowest first. Launches by replayed graphs
+/// are not included. Without GPU support the list is empty.
 pub fn profile<T>(work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
     #[cfg(feature = "cube")]
     return observed::profile(work);
@@ -36,7 +36,7 @@ mod observed {
 
     use super::KernelTime;
 
-    /// Keeps what it is told until the work is over: reading a measurement would wait for the kernel.
+    /// Stores measurements until the work is finished, since reading one waits for the kernel.
     #[derive(Default)]
     struct Observer(Mutex<Vec<(&'static str, Measured)>>);
 
@@ -46,9 +46,9 @@ mod observed {
     }
 
     impl Observer {
-        fn keep(&self, kernel: &'static str, measured: Measured) {
-            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.push((kernel, measured));
+        fn store(&self, kernel: &'static str, measured: Measured) {
+            let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            stored.push((kernel, measured));
         }
     }
 
@@ -60,11 +60,11 @@ mod observed {
         }
 
         fn profiled(&self, kernel: &'static str, profile: ProfileDuration) {
-            self.keep(kernel, Measured::Later(profile));
+            self.store(kernel, Measured::Later(profile));
         }
 
         fn timed(&self, kernel: &'static str, duration: Duration, _: TimingMethod) {
-            self.keep(kernel, Measured::Now(duration));
+            self.store(kernel, Measured::Now(duration));
         }
     }
 
@@ -73,9 +73,9 @@ mod observed {
         let observation = LaunchObservation::new(observer.clone());
         let done = work();
         drop(observation);
-        let kept = std::mem::take(&mut *observer.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let stored = std::mem::take(&mut *observer.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut times: HashMap<String, (usize, Duration)> = HashMap::new();
-        for (kernel, measured) in kept {
+        for (kernel, measured) in stored {
             let time = match measured {
                 Measured::Later(profile) => {
                     let ticks = cubecl::future::block_on(profile.resolve());
@@ -94,7 +94,7 @@ mod observed {
         (done, times)
     }
 
-    /// The last part of a path, without parameters.
+    /// Returns the last segment of a path, without parameters.
     fn short(kernel: &str) -> String {
         let path = kernel.split('<').next().unwrap_or(kernel);
         path.rsplit("::").next().unwrap_or(path).to_owned()

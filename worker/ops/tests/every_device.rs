@@ -1,4 +1,5 @@
-//! What holds on every kind of device: a token's bits do not depend on the batch, and products in 8 bits are exact.
+//! Properties of every kind of device: a token's bits do not depend on the batch, and products in 8
+//! bits are exact.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -17,7 +18,7 @@ use stoker_ops::{
 };
 use support::{Map, On, Values, cpu, devices, has_half_precision, ints, random, tokens};
 
-/// The width at which burn's own product was seen to change its bits, and one that fills no tile.
+/// A width for which burn's own product changes its bits, and one that fills no tile.
 const WIDTHS: [usize; 2] = [90, 2048];
 
 fn bits<const D: usize>(x: Tensor<D>) -> Vec<u32> {
@@ -29,7 +30,7 @@ fn map(int8: bool, n: usize, k: usize) -> Map {
     Map { matrix: Values { int8, values, k }, bias: Some(random([n])) }
 }
 
-/// Rows of `x` one by one give the bits that they give together.
+/// Asserts that single rows of `x` produce the same bits as all rows together.
 fn same_alone(x: &Tensor<2>, device: &Device, f: impl Fn(Tensor<2>, &[usize]) -> Tensor<2>) {
     let t = x.dims()[0];
     let all: Vec<usize> = (0..t).collect();
@@ -69,8 +70,8 @@ fn a_row_has_the_same_bits_alone_and_in_a_batch() {
     }
 }
 
-/// Some whole numbers in 8 bits, with the largest in each row.
-fn whole(rows: usize, k: usize, seed: u32) -> Vec<i8> {
+/// Returns integers in 8 bits, with the maximum in each row.
+fn integers(rows: usize, k: usize, seed: u32) -> Vec<i8> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -86,7 +87,7 @@ fn products_in_8_bits_are_exact() {
     for device in &devices() {
         for (t, n, k) in [(1, 50, 2048), (3, 33, 65), (8, 40, 5632), (17, 70, 640), (70, 200, 2048)]
         {
-            let (x, w) = (whole(t, k, 1), whole(n, k, 2));
+            let (x, w) = (integers(t, k, 1), integers(n, k, 2));
             let floats = |values: &[i8]| values.iter().map(|v| f32::from(*v)).collect::<Vec<_>>();
             let matrix = Matrix::int8(Int8 { values: w.clone(), scales: vec![1.0; n] }, k, device);
             let zeros = ops::floats(vec![0.0; t * n], [t, n], device);
@@ -107,7 +108,7 @@ fn products_in_8_bits_are_exact() {
 #[test]
 fn the_embedding_of_8_bits_is_exact() {
     let (n, k) = (37, 100);
-    let values = whole(n, k, 3);
+    let values = integers(n, k, 3);
     for device in &devices() {
         let scales: Vec<f32> = (0..n).map(|i| 0.5 + i as f32).collect();
         let table = Matrix::int8(Int8 { values: values.clone(), scales }, k, device);
@@ -121,7 +122,7 @@ fn the_embedding_of_8_bits_is_exact() {
     }
 }
 
-/// The integers of one token of a step.
+/// Returns the inputs of a single token of a step.
 fn only(tokens: &Tokens, i: usize) -> Tokens {
     let one = |x: &Tensor<1, Int>| x.clone().slice(s![i..i + 1]);
     Tokens {
@@ -162,11 +163,11 @@ fn a_prompt_has_the_same_bits_whole_and_token_by_token() {
                 (bits(ops::paged_attention(q, tokens, &cache, window)), cache)
             };
             for window in [None, NonZeroUsize::new(70)] {
-                // What the second sequence finds in its cache is the same garbage both times.
-                let garbage = |shape| random(shape).cast(kind_of(kind));
+                // The second sequence has the same arbitrary cache contents both times.
+                let contents = |shape| random(shape).cast(kind_of(kind));
                 let cache = Cache {
-                    keys: garbage([blocks, g, d, KV_BLOCK]),
-                    values: garbage([blocks, g, KV_BLOCK, d]),
+                    keys: contents([blocks, g, d, KV_BLOCK]),
+                    values: contents([blocks, g, KV_BLOCK, d]),
                 };
                 let (whole, _) = run(x.clone(), &tokens.on(device), cache.on(device), window);
                 let mut one_by_one = cache.on(device);
@@ -188,7 +189,7 @@ fn kind_of(kind: CacheKind) -> DType {
     }
 }
 
-/// What devices draw from each row: the token, or none if the device is not sure.
+/// Draws from each row on `device`: the token, or `None` if the device is uncertain.
 fn drawn(rows: &[(Vec<f32>, Draw)], device: &Device) -> Vec<Option<u32>> {
     let n = rows[0].0.len();
     let logits = rows.iter().flat_map(|(logits, _)| logits.clone()).collect();
@@ -202,10 +203,10 @@ fn drawn(rows: &[(Vec<f32>, Draw)], device: &Device) -> Vec<Option<u32>> {
 }
 
 #[test]
-fn tokens_are_drawn_as_they_are_by_definition() {
+fn drawn_tokens_match_the_definition() {
     for device in &devices() {
-        let (mut sure, mut all) = (0, 0);
-        // Around the edges of the parts that a row is taken in, and a vocabulary.
+        let (mut certain, mut all) = (0, 0);
+        // Sizes around the boundaries of the parts of a row, and that of a vocabulary.
         for n in [1, 2, 255, 2048, 2049, 6_000, 32_000] {
             let row = |position: usize| {
                 let logits = random([n]) * 4.0;
@@ -217,19 +218,19 @@ fn tokens_are_drawn_as_they_are_by_definition() {
             for ((logits, draw), got) in rows.iter().zip(drawn(&rows, device)) {
                 let want = draw.pick(logits, 0..n as u32);
                 assert!(got.is_none_or(|got| got == want), "{got:?}, {want} of {n}, {device:?}");
-                assert!(got.is_some() || draw.temperature > 0.0, "the likeliest is always known");
+                assert!(got.is_some() || draw.temperature > 0.0, "a greedy draw is always certain");
                 all += 1;
-                sure += usize::from(got.is_some());
+                certain += usize::from(got.is_some());
             }
         }
-        assert!(sure * 100 >= all * 99, "{sure} of {all} on {device:?}");
+        assert!(certain * 100 >= all * 99, "{certain} of {all} on {device:?}");
     }
 }
 
 #[test]
-fn a_device_that_cannot_tell_two_tokens_apart_says_so() {
+fn a_device_reports_draws_that_it_cannot_decide() {
     for device in &devices() {
-        // Two scores so far apart; the first is the greater every other time.
+        // Two scores with a given difference; the first is greater in every other row.
         let close = |position: usize| {
             let noise = Noise::new(11, 0, position);
             let apart = 10f64.powi(-(position as i32 % 12)) * [1.0, -1.0][position % 2];
@@ -244,8 +245,8 @@ fn a_device_that_cannot_tell_two_tokens_apart_says_so() {
             let want = draw.pick(logits, 0..3_000);
             assert!(got.is_none_or(|got| got == want), "{got:?} is not {want} on {device:?}");
         }
-        let unsure = got.iter().filter(|got| got.is_none()).count();
-        assert!(*device == cpu() || (60..180).contains(&unsure), "{unsure} on {device:?}");
+        let uncertain = got.iter().filter(|got| got.is_none()).count();
+        assert!(*device == cpu() || (60..180).contains(&uncertain), "{uncertain} on {device:?}");
     }
 }
 
@@ -273,7 +274,7 @@ fn logits_that_are_not_finite_are_not_drawn_from() {
 }
 
 #[test]
-fn a_graph_does_its_work_on_what_its_inputs_hold() {
+fn a_graph_reads_the_current_contents_of_its_inputs() {
     for device in &devices() {
         let (t, g, d, k) = (3, 2, 16, 70);
         let (first, blocks) = tokens(&[1, 1, 1], &[5, 40, 200]);
@@ -322,18 +323,18 @@ fn a_graph_does_its_work_on_what_its_inputs_hold() {
             inputs.overwrite(&slices(lists));
             let replayed = bits(graph.replay().unwrap().clone());
             assert_eq!(replayed, bits(run(&Lists::upload(&slices(lists), device))));
-            // Other work in between does not touch the graph's memory.
+            // Other work in between must not touch the graph's memory.
             let _other = bits(random([64, 64]).on(device).matmul(random([64, 64]).on(device)));
         }
         let launched = bits(run(&Lists::upload(&slices(&first), device)));
         assert_ne!(bits(graph.replay().unwrap().clone()), launched, "two steps differ");
-        // What the graph wrote is in the cache that plain steps use, and none of them copied it.
+        // The graph wrote into the cache that plain steps use, and no step copied it.
         assert!(cache.take().unwrap().keys.can_mut());
     }
 }
 
 #[test]
-fn the_check_that_a_program_brings_along_passes() {
+fn the_built_in_check_passes() {
     for device in &devices() {
         let checks = stoker_ops::check::all(device);
         assert!(checks.len() > 40);

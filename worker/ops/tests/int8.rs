@@ -1,4 +1,4 @@
-//! Products in 8 bits are exact, whatever the instruction set, the shape and the values.
+//! Products in 8 bits are exact, for any instruction set, shape and values.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use stoker_ops::cpu::{
     isa::Isa,
 };
 
-/// A matrix of `n` by `k` and rows of inputs, all within +-127, some of them all at the ends.
+/// Returns values within +-127, or only the two extremes.
 fn values(count: usize, seed: u32, extreme: bool) -> Vec<i8> {
     let mut state = seed.wrapping_mul(2_654_435_761).max(1);
     (0..count)
@@ -21,10 +21,10 @@ fn values(count: usize, seed: u32, extreme: bool) -> Vec<i8> {
         .collect()
 }
 
-/// Strips that are multiplied together.
+/// Number of strips that are multiplied together.
 const STRIPS: usize = 4;
 
-/// What every product must be, in 64 bits.
+/// Returns the expected products, in 64 bits.
 fn exact(x: &[i8], weights: &[i8], k: usize) -> Vec<i64> {
     let dot =
         |a: &[i8], b: &[i8]| a.iter().zip(b).map(|(a, b)| i64::from(*a) * i64::from(*b)).sum();
@@ -32,11 +32,11 @@ fn exact(x: &[i8], weights: &[i8], k: usize) -> Vec<i64> {
     x.chunks_exact(k).flat_map(row).collect()
 }
 
-/// The products of every instruction set, in rows of `n`.
+/// Checks the products of every instruction set, in rows of `n`.
 fn check(rows: usize, n: usize, k: usize, seed: u32, extreme: bool) {
     let weights = values(n * k, seed, extreme);
     let mut inputs = values(rows * k, seed + 1, extreme);
-    // The largest of each row is 127, so that quantising changes nothing.
+    // The maximum of each row is 127, so that quantising changes nothing.
     for row in inputs.chunks_exact_mut(k) {
         row[0] = 127;
     }
@@ -74,7 +74,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_packed_comes_back(n in 1usize..50, k in 1usize..200, seed: u32) {
+    fn packing_round_trips(n in 1usize..50, k in 1usize..200, seed: u32) {
         let weights = values(n * k, seed, false);
         let lines = tiles::pack(&weights, k);
         prop_assert_eq!(size_of_val(&lines[..]), tiles::packed_bytes(n, k));
@@ -97,7 +97,7 @@ proptest! {
 }
 
 #[test]
-fn real_widths_and_the_worst_of_values() {
+fn products_of_real_widths_and_extreme_values_are_exact() {
     for k in [2048, 5632, MAX_INPUTS / 64 * 64] {
         for rows in [1, 2, 8, 9, 33] {
             check(rows, 33, k, 7, true);

@@ -1,4 +1,4 @@
-//! Each operation should match its reference in plain burn operations, whatever the shape.
+//! Each operation matches its reference in plain burn operations, for any shape.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -14,11 +14,13 @@ use stoker_ops::{
 };
 use support::{Map, On, Values, cpu, devices, has_half_precision, ints, random, tokens};
 
-/// Relative to the largest element: f32 sums in another order differ by a few units of its last place.
+/// Relative to the largest element: f32 sums in another order differ by a few units in its last
+/// place.
 const TOLERANCE: f32 = 2e-5;
-/// Where inputs are rounded to 8 bits on the way: one that lies between two steps may go the other way.
+/// For inputs that are rounded to 8 bits. One halfway between two steps may be rounded the other
+/// way.
 const INT8_TOLERANCE: f32 = 2e-2;
-/// Where keys and values are rounded to 11 bits on the way.
+/// For keys and values that are rounded to 11 bits.
 const F16_TOLERANCE: f32 = 2e-3;
 
 fn assert_close<const D: usize>(got: Tensor<D>, want: Tensor<D>, tolerance: f32) {
@@ -31,7 +33,7 @@ fn assert_close<const D: usize>(got: Tensor<D>, want: Tensor<D>, tolerance: f32)
     }
 }
 
-/// How a weight is kept.
+/// Format of a weight.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     int8: bool,
@@ -39,7 +41,7 @@ struct Kind {
 }
 
 impl Kind {
-    /// A linear map of `n` outputs over `k` inputs.
+    /// Returns a linear map of `n` outputs over `k` inputs.
     fn map(self, n: usize, k: usize) -> Map {
         Map { matrix: self.matrix(n, k), bias: self.biased.then(|| random([n])) }
     }
@@ -54,8 +56,9 @@ impl Kind {
     }
 }
 
-/// What no score of attention can be above. A weight is the exponential of a score: what rounding takes from the one in units,
-/// it takes from the other in parts, so that large scores make attention less exact in any order of its sums.
+/// Returns an upper bound of attention scores. A weight is the exponential of a score, so an
+/// absolute rounding error of the score is a relative error of the weight: large scores make
+/// attention less exact in any order of its sums.
 fn largest_score(queries: &Tensor<3>, cache: &Cache) -> f32 {
     let keys = cache.keys.clone().cast(DType::F32);
     let query = queries.clone().square().sum_dim(2).max().into_scalar::<f32>();
@@ -72,7 +75,7 @@ fn angles(positions: usize, d: usize) -> Tensor<2> {
     Tensor::from_data(TensorData::new(table, [positions, d]), &cpu())
 }
 
-/// As many cases as PROPTEST_CASES says, or else these.
+/// Returns a configuration with PROPTEST_CASES cases, or 48 by default.
 fn cases() -> ProptestConfig {
     match std::env::var_os("PROPTEST_CASES") {
         Some(_) => ProptestConfig::default(),
@@ -171,13 +174,13 @@ proptest! {
             let empty = Cache::new(blocks, g, d, cache_kind, device);
             prop_assert_eq!(empty.keys.dims(), cache.keys.dims());
             prop_assert_eq!(empty.values.dtype(), dtype);
-            let places = tokens.on(device);
+            let on_device = tokens.on(device);
             let (q, after) = ops::project_and_append(
                 x.on(device),
                 norm.on(device),
                 weights(device),
                 angles.on(device),
-                &places,
+                &on_device,
                 cache.on(device),
             );
             assert_close(q.clone(), q_want.clone(), tolerance);
@@ -186,7 +189,7 @@ proptest! {
             let (q_read, read) = (q.on(&cpu()), after.on(&cpu()));
             let tolerance = TOLERANCE.max(2.0 * f32::EPSILON * largest_score(&q_read, &read));
             assert_close(
-                ops::paged_attention(q, &places, &after, window),
+                ops::paged_attention(q, &on_device, &after, window),
                 reference::paged_attention(q_read, &tokens, &read, window),
                 tolerance,
             );

@@ -1,4 +1,4 @@
-//! A row's bits do not depend on the batch, the threads or the instruction set.
+//! The bits of a row do not depend on the batch, the threads or the instruction set.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::num::NonZeroUsize;
@@ -17,10 +17,10 @@ use stoker_ops::cpu::{
 };
 use stoker_ops::{KV_BLOCK, rope};
 
-/// The widths at which burn's own product was seen to change its bits, and a small one.
+/// Widths for which burn's own product changes its bits, and a small one.
 const WIDTHS: [usize; 3] = [64, 2048, 5632];
 
-/// Numbers of mixed sizes and signs, the same on every run.
+/// Returns numbers of mixed sizes and signs, the same on every run.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).max(1);
     (0..count)
@@ -37,7 +37,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// A linear map in both kinds of weight.
+/// A linear map with both formats of weights.
 struct Map {
     k: usize,
     values: Vec<f32>,
@@ -67,7 +67,7 @@ impl Map {
         Weight { matrix, n: self.scales.len(), bias: None }
     }
 
-    /// Every kind, with and without a bias.
+    /// Returns both formats, with and without a bias.
     fn all(&self) -> [Weight<'_>; 4] {
         let bias = Some(&self.bias[..]);
         let (float, int8) = (self.float(), self.int8());
@@ -75,7 +75,7 @@ impl Map {
     }
 }
 
-fn product(isa: Isa, x: &[f32], weight: Weight, k: usize) -> Vec<f32> {
+fn matmul(isa: Isa, x: &[f32], weight: Weight, k: usize) -> Vec<f32> {
     linear(&Inputs::new(isa, x, k, &[weight]), weight)
 }
 
@@ -93,12 +93,12 @@ fn batched_equals_alone() {
             for (weight, up) in map.all().into_iter().zip(up.all()) {
                 let alone = |i: usize| {
                     let row = &x[i * k..(i + 1) * k];
-                    (bits(&product(isa, row, weight, k)), bits(&gated(isa, row, weight, up, k)))
+                    (bits(&matmul(isa, row, weight, k)), bits(&gated(isa, row, weight, up, k)))
                 };
                 let alone: Vec<_> = (0..64).map(alone).collect();
                 for rows in [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33, 64] {
                     let batch = &x[..rows * k];
-                    let products = product(isa, batch, weight, k);
+                    let products = matmul(isa, batch, weight, k);
                     let gates = gated(isa, batch, weight, up, k);
                     for (i, (product, gate)) in alone.iter().take(rows).enumerate() {
                         let at = i * n..(i + 1) * n;
@@ -112,41 +112,41 @@ fn batched_equals_alone() {
 }
 
 #[test]
-fn every_instruction_set_and_thread_count_agrees() {
+fn every_instruction_set_and_thread_count_gives_the_same_bits() {
     for k in WIDTHS.into_iter().chain([1, 15, 17, 172]) {
         let (x, map, up) = (numbers(70 * k, 4), Map::new(200, k, 5), Map::new(200, k, 6));
         let gain = numbers(k, 7);
-        let outcome = |isa: Isa| {
+        let results = |isa: Isa| {
             let mut all = x.clone();
             rms_norm(isa, &mut all, &gain, 1e-5);
             for (weight, up) in map.all().into_iter().zip(up.all()) {
                 for rows in [5, 70] {
-                    all.extend(product(isa, &x[..rows * k], weight, k));
+                    all.extend(matmul(isa, &x[..rows * k], weight, k));
                     all.extend(gated(isa, &x[..rows * k], weight, up, k));
                 }
             }
             bits(&all)
         };
-        let want = outcome(Isa::best());
+        let want = results(Isa::best());
         for isa in Isa::available() {
-            assert_eq!(outcome(isa), want, "{isa:?} at {k}");
+            assert_eq!(results(isa), want, "{isa:?} at {k}");
         }
-        // What is called from within the pool's own work runs on one thread.
-        pool().run(1, |_| assert_eq!(outcome(Isa::best()), want, "one thread at {k}"));
+        // Nested calls of the pool run on one thread.
+        pool().run(1, |_| assert_eq!(results(Isa::best()), want, "one thread at {k}"));
     }
 }
 
-/// How heads are made up.
+/// Shape of heads.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     g: usize,
-    /// Query heads for each key-value head.
+    /// Number of query heads for each key-value head.
     group: usize,
     d: usize,
 }
 
 impl Shape {
-    /// Elements of a token's queries.
+    /// Number of elements of a token's queries.
     fn width(self) -> usize {
         self.g * self.group * self.d
     }
@@ -195,7 +195,7 @@ impl<E: Element> Sequence<E> {
         paged_attention(isa, queries, paged)
     }
 
-    /// Makes what is stored of `position` useless.
+    /// Overwrites the cached key and value of `position`.
     fn spoil(&mut self, position: usize, with: E) {
         let (d, block) = (self.shape.d, self.table[position / KV_BLOCK] as usize);
         let offset = position % KV_BLOCK;
@@ -209,7 +209,7 @@ impl<E: Element> Sequence<E> {
     }
 }
 
-/// Windows that end within a tile, at its border, and beyond the sequence.
+/// Windows that end within a tile, at its boundary, and beyond the sequence.
 const WINDOWS: [usize; 8] = [1, 2, KV_BLOCK - 1, KV_BLOCK, KV_BLOCK + 1, 2 * KV_BLOCK, 37, 500];
 
 fn prefill_equals_decode_at<E: Element>(shape: Shape) {
@@ -226,7 +226,7 @@ fn prefill_equals_decode_at<E: Element>(shape: Shape) {
         }
         for p in 0..length {
             let row = p * shape.width()..(p + 1) * shape.width();
-            // As long as nothing is cut off, a window changes no bit; after that it must.
+            // A window changes the bits exactly if it hides a position.
             let same = bits(&whole[row.clone()]) == bits(&unlimited[row.clone()]);
             assert_eq!(same, window.is_none_or(|window| p < window), "{window:?} at {p}");
             for isa in Isa::available() {
@@ -246,7 +246,7 @@ fn prefill_equals_decode_in_attention_and_in_sliding_windows() {
 }
 
 #[test]
-fn nothing_beyond_what_is_seen_is_used() {
+fn attention_reads_no_other_positions() {
     let length = 3 * KV_BLOCK + 5;
     for shape in SHAPES {
         let clean = Sequence::<f32>::new(shape, length);
@@ -267,17 +267,17 @@ fn nothing_beyond_what_is_seen_is_used() {
 }
 
 #[test]
-fn a_row_that_is_not_finite_spoils_no_other() {
+fn a_row_that_is_not_finite_affects_no_other() {
     let (n, k) = (40, 100);
     let map = Map::new(n, k, 31);
     let x = numbers(9 * k, 32);
     for isa in Isa::available() {
         for weight in map.all() {
-            let clean = product(isa, &x, weight, k);
+            let clean = matmul(isa, &x, weight, k);
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut spoiled = x.clone();
                 spoiled[4 * k + 17] = bad;
-                let got = product(isa, &spoiled, weight, k);
+                let got = matmul(isa, &spoiled, weight, k);
                 assert!(got[4 * n..5 * n].iter().all(|y| !y.is_finite()), "{isa:?} {bad}");
                 assert_eq!(bits(&got[..4 * n]), bits(&clean[..4 * n]));
                 assert_eq!(bits(&got[5 * n..]), bits(&clean[5 * n..]));
@@ -286,7 +286,7 @@ fn a_row_that_is_not_finite_spoils_no_other() {
     }
 }
 
-/// A hash of bits (FNV-1a over words).
+/// FNV-1a hash of the bits, word by word.
 fn hash(values: &[f32]) -> u64 {
     bits(values)
         .into_iter()
@@ -294,9 +294,9 @@ fn hash(values: &[f32]) -> u64 {
 }
 
 #[test]
-fn every_operation_has_these_bits() {
-    // Golden: if one of these changes, the same request gives another answer than on workers of an
-    // earlier version, and NUMERICS_VERSION must go up with it.
+fn every_operation_has_golden_bits() {
+    // Golden values: if one changes, the same request gets another response than from workers of an
+    // earlier version, and NUMERICS_VERSION must be incremented.
     let isa = Isa::best();
     let k = 100;
     let x = numbers(3 * k, 21);
@@ -305,18 +305,18 @@ fn every_operation_has_these_bits() {
     let shape = SHAPES[0];
     let (s, half) = (Sequence::<f32>::new(shape, 40), Sequence::<f16>::new(shape, 40));
     let queries = numbers(2 * shape.width(), 24);
-    let mut turned = numbers(24, 25);
-    rotate(isa, &mut turned, &rope::table(8, &rope::frequencies(24, 1e4))[3 * 24..4 * 24]);
+    let mut rotated = numbers(24, 25);
+    rotate(isa, &mut rotated, &rope::table(8, &rope::frequencies(24, 1e4))[3 * 24..4 * 24]);
     let mut normed = x.clone();
     rms_norm(isa, &mut normed, &map.values[..k], 1e-5);
     let hashes = [
-        hash(&product(isa, &x, float, k)),
+        hash(&matmul(isa, &x, float, k)),
         hash(&gated(isa, &x, float, up.float(), k)),
         hash(&normed),
-        hash(&turned),
-        hash(&product(isa, &x, biased, k)),
-        hash(&product(isa, &x, int8, k)),
-        hash(&product(isa, &x, biased_int8, k)),
+        hash(&rotated),
+        hash(&matmul(isa, &x, biased, k)),
+        hash(&matmul(isa, &x, int8, k)),
+        hash(&matmul(isa, &x, biased_int8, k)),
         hash(&gated(isa, &x, int8, up.int8(), k)),
         hash(&s.attend(isa, &queries, &[20, 39], None)),
         hash(&s.attend(isa, &queries, &[20, 39], Some(19))),
@@ -340,7 +340,7 @@ fn every_operation_has_these_bits() {
 }
 
 #[test]
-fn rotation_agrees_and_keeps_lengths() {
+fn rotation_is_the_same_everywhere_and_preserves_lengths() {
     let d = 32;
     let table = rope::table(600, &rope::frequencies(d, 1e4));
     let x = numbers(2 * d, 11);
@@ -349,7 +349,7 @@ fn rotation_agrees_and_keeps_lengths() {
         rotate(isa, &mut x, &table[position * d..(position + 1) * d]);
         x
     };
-    assert_eq!(bits(&rotated(Isa::best(), 0)), bits(&x), "position 0 turns nothing");
+    assert_eq!(bits(&rotated(Isa::best(), 0)), bits(&x), "position 0 rotates nothing");
     let square = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
     for position in [1, 17, 599] {
         let want = rotated(Isa::best(), position);

@@ -72,7 +72,7 @@ pub(super) type Output = (Tensor<2>, Option<Tensor<2, Int>>);
 impl Forward {
     /// Allocates a zeroed KV cache of `blocks`.
     pub(super) fn new(decoder: Decoder, model: &Model, device: Device, blocks: usize) -> Self {
-        let _using = graph::using();
+        let _access = graph::shared_access();
         let config = &model.config;
         // On the CPU, logits are drawn from where they are computed.
         let draws_on_device = device != Device::flex();
@@ -115,7 +115,7 @@ impl Forward {
     /// Runs steps of synthetic tokens, one for each kernel variant. Kernels are compiled on first
     /// use, which would otherwise delay a request.
     fn compile(&self) {
-        let _using = graph::using();
+        let _access = graph::shared_access();
         for tokens in KERNEL_SIZES.into_iter().filter(|tokens| *tokens <= self.blocks * KV_BLOCK) {
             let step = BatchInputs::synthetic(tokens, 1, self.blocks, 0);
             let inputs = DeviceInputs::upload(&step, &self.network.device);
@@ -130,7 +130,7 @@ impl Forward {
         let sizes = Size::all(sequences, self.max_table.min(self.blocks), self.network.attention_floats);
         if let Err(error) = self.graphs.record(&self.network, &sizes, self.blocks) {
             GpuFeature::Graphs.failed(&error);
-            let _using = graph::using();
+            let _access = graph::shared_access();
             self.graphs = Graphs::default();
             // After a failed recording, the memory that it was to write cannot be read.
             self.network.caches.take();
@@ -145,7 +145,7 @@ impl Forward {
 
     /// Runs one step.
     pub(super) fn run(&mut self, entries: &[BatchEntry]) -> StepOutput {
-        let _using = graph::using();
+        let _access = graph::shared_access();
         if !self.draws_on_device {
             let (logits, _) =
                 self.network.run(&DeviceInputs::upload(&BatchInputs::new(entries), &self.network.device), false);
@@ -222,7 +222,7 @@ impl Drop for Forward {
     /// Drops the graphs under the lock: this waits for the device, which is not allowed during
     /// another engine's capture.
     fn drop(&mut self) {
-        let _using = graph::using();
+        let _access = graph::shared_access();
         self.graphs = Graphs::default();
     }
 }

@@ -134,7 +134,7 @@ impl RecordedStep {
         let Size { sequences, width } = size;
         let step = |seed| BatchInputs::synthetic(sequences, width, blocks, seed);
         let upload = |seed| {
-            let _using = graph::using();
+            let _access = graph::shared_access();
             DeviceInputs::upload(&step(seed), &network.device)
         };
         let mut inputs = upload(0);
@@ -142,7 +142,7 @@ impl RecordedStep {
         let work: Box<dyn FnMut() -> Output> = Box::new(move || within.run(&held, true));
         let graph = Graph::record(&network.device, work)?;
 
-        let _using = graph::using();
+        let _access = graph::shared_access();
         // Inputs differ from those of the recording, so that the graph must read them.
         inputs.overwrite(&step(1));
         let replayed = bits(graph.replay()?)?;

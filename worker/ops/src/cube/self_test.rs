@@ -1,4 +1,5 @@
-//! Before a GPU serves: products on its tensor cores must be those without, to the bit.
+//! Self test of a GPU before it serves: products on tensor cores must equal those without them, bit
+//! for bit.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,17 +15,17 @@ use crate::{
     ops::{self, Matrix, Norm, Weight},
 };
 
-/// Inputs and outputs: some tiles, and a part of one.
+/// Numbers of inputs and outputs: some tiles, and part of another.
 const INPUTS: usize = 192;
 const OUTPUTS: usize = 70;
-/// Rows that take each shape of tiles.
+/// Numbers of rows that use each shape of tiles.
 const ROWS: [usize; 3] = [16, 24, 40];
 
-/// Turns tensor cores off if they do not compute on `device` what is computed without them.
+/// Disables tensor cores if their results on `device` differ from those without them.
 pub(crate) fn tensor_cores(device: &Device) {
-    // One at a time: half of it does without them, for the whole process.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // One test at a time: half of it runs with tensor cores disabled in the whole process.
+    static TEST: Mutex<()> = Mutex::new(());
+    let _test = TEST.lock().unwrap_or_else(PoisonError::into_inner);
     if !GpuFeature::TensorCores.is_on() {
         return;
     }
@@ -42,10 +43,10 @@ pub(crate) fn tensor_cores(device: &Device) {
     }
 }
 
-/// What an operation gave: its name, its rows, and the bits of what came out.
+/// Result of an operation: its name, its number of rows, and the bits of its output.
 type Product = (&'static str, usize, Vec<u32>);
 
-/// Every kind of product, with each number of rows.
+/// Runs every kind of product for each number of rows.
 fn products(device: &Device) -> Result<Vec<Product>, String> {
     let gain = ops::floats(numbers(INPUTS, 1), [INPUTS], device);
     let norm = Norm { gain, epsilon: 1e-5 };
@@ -77,7 +78,7 @@ fn compare(with: &[Product], without: &[Product]) -> Result<(), String> {
     match wrong {
         None => Ok(()),
         Some(((name, rows, _), _)) => {
-            Err(format!("{name} of {rows} rows gives other sums on them"))
+            Err(format!("{name} of {rows} rows has other results on tensor cores"))
         }
     }
 }
@@ -95,6 +96,6 @@ mod tests {
         let mut wrong = right.clone();
         wrong[3].2[77] ^= 1;
         let reason = compare(&wrong, &right).err().unwrap();
-        assert_eq!(reason, "swiglu of 24 rows gives other sums on them");
+        assert_eq!(reason, "swiglu of 24 rows has other results on tensor cores");
     }
 }

@@ -1,4 +1,5 @@
-//! The CUDA C++ of every kernel, without a GPU, a driver or a toolkit: for the shape of TinyLlama-1.1B.
+//! CUDA C++ of every kernel, without a GPU, a driver or a toolkit, for the shapes of
+//! TinyLlama-1.1B.
 
 use std::sync::Arc;
 
@@ -42,18 +43,18 @@ use super::{
 /// A kernel in CUDA C++.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// Of the kernel, and what it was made for.
+    /// Name of the kernel and of its variant.
     pub name: String,
-    /// What a CUDA compiler takes.
+    /// Source text for a CUDA compiler.
     pub text: String,
-    /// Shared memory that a launch asks for, which the text does not say.
+    /// Shared memory in bytes to request at launch, which the text does not contain.
     pub shared_bytes: usize,
 }
 
-/// Where buffers of kernels that never run are.
-struct Nowhere;
+/// Device service of buffers that no kernel uses.
+struct NoDevice;
 
-/// What a kernel asks of a device of compute capability `arch`, 80 for 8.0.
+/// Device of compute capability `arch` (80 for 8.0) as kernels see it.
 struct Target {
     properties: Arc<DeviceProperties>,
     target: Arc<TargetProperties>,
@@ -61,17 +62,17 @@ struct Target {
     sources: Vec<Source>,
 }
 
-/// Every kernel, for compute capability `arch`: 80, 89, 90, ...
+/// Returns every kernel for compute capability `arch`: 80, 89, 90, ...
 pub fn cuda(arch: u32) -> Vec<Source> {
     let mut target = Target::new(arch);
     target.products();
     target.rows();
     target.attention();
-    target.rest();
+    target.others();
     target.sources
 }
 
-/// Makes a kernel of what `launch_unchecked` would be given, and keeps its source.
+/// Builds a kernel from the arguments of `launch_unchecked`, and stores its source.
 macro_rules! add {
     ($target:ident, $name:expr, $kernel:ident $(::<$e:ty>)?, $units:expr, $($arg:expr),+ $(,)?) => {
         let kernel = $kernel::create_dummy_kernel $(::<$e>)? (
@@ -86,15 +87,15 @@ macro_rules! add {
 }
 
 fn buffer() -> BufferArg {
-    let service = ServiceId::of::<Nowhere>(DeviceId::new(0, 0));
-    // SAFETY: no kernel runs on it.
+    let service = ServiceId::of::<NoDevice>(DeviceId::new(0, 0));
+    // SAFETY: no kernel accesses it.
     unsafe {
         BufferArg::from_raw_parts(Handle::new(service, StreamId { value: 0 }, 1 << 30), 1 << 28)
     }
 }
 
 impl Target {
-    /// As cubecl-cuda describes such a device.
+    /// Describes the device like cubecl-cuda.
     fn new(arch: u32) -> Self {
         let hardware = HardwareProperties {
             load_width: 128,
@@ -164,11 +165,11 @@ impl Target {
     }
 
     fn add(&mut self, name: impl Into<String>, kernel: &impl cubecl_core::CubeKernel) {
-        let mut definition = define_kernel(kernel).expect("our kernels are sound");
-        // As they are launched.
+        let mut definition = define_kernel(kernel).expect("kernels are well-formed");
+        // As at launch.
         definition.settings.execution_mode = ExecutionMode::Unchecked;
         let compiled = CppCompiler::<Cuda>::default().compile(definition, &self.options);
-        let compiled = compiled.expect("our kernels have a CUDA form");
+        let compiled = compiled.expect("kernels compile to CUDA");
         self.sources.push(Source {
             name: name.into(),
             text: compiled.to_string(),
@@ -379,7 +380,7 @@ impl Target {
         }
     }
 
-    fn rest(&mut self) {
+    fn others(&mut self) {
         let dim = CubeDim::new_1d(256);
         add!(self, "embed_f32", embed_f32, dim, buffer(), buffer(), buffer(), 2048);
         add!(

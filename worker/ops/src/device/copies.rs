@@ -1,4 +1,4 @@
-//! Copies of memory that no cache holds: how fast they are, and as work that keeps a GPU busy.
+//! Copies of memory that exceeds every cache: measures bandwidth, and keeps a GPU busy.
 
 use std::time::{Duration, Instant};
 
@@ -7,23 +7,23 @@ use burn::tensor::{Device, Tensor, s};
 /// Several buffers, because some devices have no large ones.
 const BUFFERS: usize = 8;
 const BYTES: usize = 64 << 20;
-/// Times that all of them are copied before anybody waits, so that the wait counts for little.
+/// Rounds of copies before the host waits, so that the wait is negligible.
 const ROUNDS: usize = 16;
 const PASSES: usize = 4;
 
-/// What is copied.
+/// Buffers to copy.
 pub struct Copies(Vec<Tensor<1>>);
 
 impl Copies {
-    /// Asks for the memory.
+    /// Allocates the memory.
     pub fn new(device: &Device) -> Self {
         let ones = |_| Tensor::ones([BYTES / size_of::<f32>()], device);
         Self((0..BUFFERS).map(ones).collect())
     }
 
-    /// What copies read and write, in bytes a second: the best of a few passes.
-    pub fn rate(&self) -> Result<f64, String> {
-        // Compiles the kernel, and tells a slow device from a fast one.
+    /// Measures the bytes per second that copies read and write: the best of a few passes.
+    pub fn bandwidth(&self) -> Result<f64, String> {
+        // The first run compiles the kernel, the second determines the number of rounds.
         self.wait(1)?;
         let begun = Instant::now();
         self.wait(1)?;
@@ -37,7 +37,7 @@ impl Copies {
         Ok((2 * BYTES * BUFFERS * rounds) as f64 / best.as_secs_f64())
     }
 
-    /// Gives the device as much to do as takes it about `time` at `rate` bytes a second, and does not wait.
+    /// Queues copies that take the device about `time` at `rate` bytes per second, without waiting.
     pub fn queue(&self, time: Duration, rate: f64) {
         let round = (2 * BYTES * BUFFERS) as f64 / rate;
         for _ in 0..(time.as_secs_f64() / round).ceil() as usize {
@@ -45,7 +45,7 @@ impl Copies {
         }
     }
 
-    /// Copies all; the copies.
+    /// Copies all buffers and returns the copies.
     fn round(&self) -> Vec<Tensor<1>> {
         self.0.iter().map(|buffer| buffer.clone() + 1.0).collect()
     }
@@ -55,7 +55,7 @@ impl Copies {
         for _ in 0..rounds {
             last = self.round();
         }
-        // A number of the last: it comes when all are done.
+        // Reading a number of the last copy waits for all of them.
         let number = last.swap_remove(BUFFERS - 1).slice(s![0..1]).try_into_data();
         match number.map_err(|error| error.to_string())?.iter::<f32>().next() {
             Some(2.0) => Ok(()),

@@ -1,5 +1,5 @@
-//! What CUDA needs at run time, looked for before anything is started: a driver, a GPU, the compiler of kernels and
-//! its headers. Whatever is missing would otherwise end a thread that nobody watches.
+//! Checks of what CUDA needs at run time: a driver, a GPU, the kernel compiler and its headers. A
+//! missing part would otherwise abort an unobserved thread.
 
 use std::{env, ffi::c_int, path::PathBuf};
 
@@ -7,11 +7,11 @@ use libloading::Library;
 
 use super::{DeviceChoice, DeviceError};
 
-/// The compiler's names, newest first, after the one that its development package has.
+/// Names of the compiler's library: that of its development package, then versions, newest first.
 const NVRTC: [&str; 4] = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11"];
-/// What kernels include.
+/// Header that kernels include.
 const HEADER: &str = "cuda_runtime.h";
-/// Where CUDA is if CUDA_PATH does not say.
+/// Locations of CUDA if CUDA_PATH is not set.
 const USUAL: [&str; 2] = ["/usr/local/cuda", "/opt/cuda"];
 
 /// Whether GPU `number` can be used.
@@ -24,7 +24,7 @@ pub(super) fn check(choice: DeviceChoice, number: u16) -> Result<(), DeviceError
     headers(choice)
 }
 
-/// How many the driver sees.
+/// Returns the number of GPUs that the driver reports.
 fn gpus(choice: DeviceChoice) -> Result<u16, DeviceError> {
     let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
     let missing = |error: libloading::Error| DeviceError::NoLibrary {
@@ -33,7 +33,7 @@ fn gpus(choice: DeviceChoice) -> Result<u16, DeviceError> {
         reason: error.to_string(),
         remedy: "install NVIDIA's driver, or give the container a GPU",
     };
-    // SAFETY: the driver's initialisers ask nothing of us.
+    // SAFETY: the driver's initialisers have no preconditions.
     let driver = unsafe { Library::new(name) }.map_err(missing)?;
     // SAFETY: `CUresult cuInit(unsigned int)`
     let init = unsafe { driver.get::<unsafe extern "C" fn(u32) -> c_int>(b"cuInit\0") };
@@ -60,7 +60,7 @@ fn gpus(choice: DeviceChoice) -> Result<u16, DeviceError> {
 fn compiler(choice: DeviceChoice) -> Result<(), DeviceError> {
     let mut reason = String::new();
     for name in NVRTC {
-        // SAFETY: the compiler's initialisers ask nothing of us.
+        // SAFETY: the compiler's initialisers have no preconditions.
         match unsafe { Library::new(name) } {
             Ok(_) => return Ok(()),
             Err(error) => reason = error.to_string(),
@@ -70,7 +70,7 @@ fn compiler(choice: DeviceChoice) -> Result<(), DeviceError> {
         choice,
         library: "NVRTC (libnvrtc.so, .so.13, .so.12)",
         reason,
-        remedy: "install CUDA's run-time compiler, or name its folder in LD_LIBRARY_PATH",
+        remedy: "install CUDA's run-time compiler, or add its folder to LD_LIBRARY_PATH",
     })
 }
 

@@ -1,17 +1,17 @@
-//! Parts of a GPU's buffer, and other contents for it, without another buffer.
+//! Views of a GPU's buffer and writes into it, without a new buffer.
 
 use burn::{
     backend::{Backend, Dispatch, backend_extension, tensor::IntTensor},
     tensor::{Int, Tensor},
 };
 
-/// What burn's tensors, which are values, do not offer.
+/// Operations that burn's tensors, which are values, do not offer.
 #[backend_extension(Cube)]
 pub trait InPlace: Backend {
-    /// Elements `start..start + count` of `buffer`, in the same memory.
+    /// Returns elements `start..start + count` of `buffer`, in the same memory.
     fn view(buffer: IntTensor<Self>, start: usize, count: usize) -> IntTensor<Self>;
 
-    /// Copies `values` over `buffer`, whoever holds it.
+    /// Copies `values` into `buffer`, even if it has other handles.
     fn overwrite(buffer: IntTensor<Self>, values: Vec<i32>) -> IntTensor<Self>;
 }
 

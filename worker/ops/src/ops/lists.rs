@@ -1,15 +1,15 @@
-//! Lists of integers that travel to a device together.
+//! Lists of integers that are uploaded to a device together.
 
 use burn::tensor::{Device, Int, Tensor};
 
 use super::ints;
 
-/// Integers between the starts of two lists, at least: GPUs bind buffers at multiples of so many.
+/// Alignment of lists in integers: GPUs require aligned offsets of bound buffers.
 #[cfg(feature = "cube")]
 const ALIGN: usize = 128;
 
-/// Some lists, in one buffer where the device has a memory of its own: one upload for all, and the same buffer for
-/// other contents later.
+/// Lists of integers. On a device with its own memory they share one buffer: one upload for all,
+/// and in-place updates.
 #[derive(Debug, Clone)]
 pub struct Lists {
     lists: Vec<Tensor<1, Int>>,
@@ -22,9 +22,9 @@ impl Lists {
     pub fn upload(lists: &[&[i32]], device: &Device) -> Self {
         #[cfg(feature = "cube")]
         if *device != Device::flex() {
-            let together = together(lists);
-            let count = together.len();
-            let buffer = ints(together, [count], device);
+            let concatenated = concatenated(lists);
+            let count = concatenated.len();
+            let buffer = ints(concatenated, [count], device);
             let mut start = 0;
             let view = |list: &&[i32]| {
                 let view = super::in_place::view(&buffer, start, list.len());
@@ -40,19 +40,19 @@ impl Lists {
         }
     }
 
-    /// List `index`.
+    /// Returns list `index`.
     pub fn get(&self, index: usize) -> Tensor<1, Int> {
         self.lists[index].clone()
     }
 
-    /// Puts `lists`, each as long as the one before, in the place of those uploaded. Whoever holds one of these, like a
-    /// graph, sees the new one.
+    /// Replaces the contents by `lists` of the same lengths. Other handles, such as those of a
+    /// graph, see the new contents.
     pub fn overwrite(&mut self, lists: &[&[i32]]) {
         let lengths = self.lists.iter().map(|list| list.dims()[0]);
-        assert!(lengths.eq(lists.iter().map(|list| list.len())), "lists keep their lengths");
+        assert!(lengths.eq(lists.iter().map(|list| list.len())), "lists must keep their lengths");
         #[cfg(feature = "cube")]
         if let Some(buffer) = &self.buffer {
-            return super::in_place::overwrite(buffer, together(lists));
+            return super::in_place::overwrite(buffer, concatenated(lists));
         }
         if let Some(first) = self.lists.first() {
             *self = Self::upload(lists, &first.device());
@@ -60,13 +60,13 @@ impl Lists {
     }
 }
 
-/// The lists one after the other, each from a boundary on.
+/// Concatenates the lists, each aligned.
 #[cfg(feature = "cube")]
-fn together(lists: &[&[i32]]) -> Vec<i32> {
-    let mut together = Vec::new();
+fn concatenated(lists: &[&[i32]]) -> Vec<i32> {
+    let mut concatenated = Vec::new();
     for list in lists {
-        together.extend_from_slice(list);
-        together.resize(together.len().next_multiple_of(ALIGN), 0);
+        concatenated.extend_from_slice(list);
+        concatenated.resize(concatenated.len().next_multiple_of(ALIGN), 0);
     }
-    together
+    concatenated
 }

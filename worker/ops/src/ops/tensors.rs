@@ -1,6 +1,6 @@
-//! What the operations take and give: over burn tensors, and the same on a backend (`..On`).
+//! Inputs and outputs of the operations: over burn tensors, and the same on a backend (`..On`).
 //!
-//! Shapes are written with the letters of [`crate::ops`].
+//! Letters in shapes are those of [`crate::ops`].
 
 use burn::{
     backend::{
@@ -17,16 +17,18 @@ use crate::{
 
 /// Keys and values of one layer.
 ///
-/// Hold one handle only while appending: a second one turns the write in place into a copy of it all.
+/// Hold one handle only while appending: with a second one, the write in place becomes a copy of
+/// the whole cache.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    /// Rotated keys, `[b, g, d, KV_BLOCK]`: the same element of all positions of a block lies together.
+    /// Rotated keys, `[b, g, d, KV_BLOCK]`: the same element of all positions of a block is
+    /// contiguous.
     pub keys: Tensor<4>,
     /// Values, `[b, g, KV_BLOCK, d]`.
     pub values: Tensor<4>,
 }
 
-/// What elements of a cache are.
+/// Element type of a KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheKind {
     /// 4 bytes each.
@@ -35,30 +37,31 @@ pub enum CacheKind {
     F16,
 }
 
-/// Where the tokens of a step stand.
+/// Positions and cache locations of a step's tokens.
 #[derive(Debug, Clone)]
 pub struct Tokens {
     /// `[t]`: position in the sequence, from 0.
     pub positions: Tensor<1, Int>,
-    /// `[t]`: where to write keys and values, `block * KV_BLOCK + offset`.
+    /// `[t]`: cache slot for keys and values, `block * KV_BLOCK + offset`.
     pub slots: Tensor<1, Int>,
-    /// `[t]`: which row of `tables` is the token's sequence.
+    /// `[t]`: row of `tables` with the token's sequence.
     pub rows: Tensor<1, Int>,
-    /// `[s, blocks]`: the blocks of each sequence in order; entries past its end are not read.
+    /// `[s, blocks]`: block table of each sequence; entries past its end are not read.
     pub tables: Tensor<2, Int>,
 }
 
-/// A linear map's weights.
+/// Weights of a linear map.
 #[derive(Debug, Clone)]
 pub struct Weight {
     /// `[n, k]`
     pub matrix: Matrix,
-    /// `[n]`, where the model has one.
+    /// `[n]`, if the model has one.
     pub bias: Option<Tensor<1>>,
 }
 
-/// A matrix of `n` outputs by `k` inputs. On a GPU it lies, like a cache, apart from what comes and goes: pages for that are
-/// as large as the largest of it, and each graph holds on to some.
+/// A matrix of `n` outputs by `k` inputs. On a GPU it uses persistent allocations, like a KV cache,
+/// apart from temporary tensors: the pages of those are as large as the largest tensor, and each
+/// graph retains some.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant, reason = "burn's handles are large; there are a few a layer")]
 pub enum Matrix {
@@ -66,52 +69,52 @@ pub enum Matrix {
     Float(Tensor<2>),
     /// In 8 bits.
     Int8 {
-        /// The values, arranged by [`super::pack`] as the device wants them.
+        /// Values, packed by [`super::pack`] for the device.
         packed: Tensor<3, Int>,
-        /// `[n]`, what a value of 1 stands for.
+        /// `[n]`: the scale of each output.
         scales: Tensor<1>,
         /// `k`
         inputs: usize,
     },
 }
 
-/// A root-mean-square norm over rows.
+/// A root-mean-square norm of rows.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// `[k]`
     pub gain: Tensor<1>,
-    /// Keeps the root away from zero.
+    /// Added to the mean square, so that the root is not zero.
     pub epsilon: f32,
 }
 
-/// Root-mean-square norms over each head's `d` elements.
+/// Root-mean-square norms of each head's `d` elements.
 #[derive(Debug, Clone)]
 pub struct HeadNorm {
-    /// `[d]`, the gain of query heads.
+    /// `[d]`: gain of query heads.
     pub query: Tensor<1>,
-    /// `[d]`, the gain of key heads.
+    /// `[d]`: gain of key heads.
     pub key: Tensor<1>,
-    /// Keeps the root away from zero.
+    /// Added to the mean square, so that the root is not zero.
     pub epsilon: f32,
 }
 
-/// The three projections into attention.
+/// The three projections of attention.
 #[derive(Debug, Clone)]
 pub struct Qkv {
-    /// Queries, keys and values, one below the other: `[(h + 2 * g) * d, k]`.
+    /// Queries, keys and values, stacked by rows: `[(h + 2 * g) * d, k]`.
     pub weight: Weight,
-    /// Between projection and rotation, where the model has it.
+    /// Norms between projection and rotation, if the model has them.
     pub norm: Option<HeadNorm>,
 }
 
-/// `values` on `device`, one after the other: a GPU would begin each row of a matrix on a boundary of its own, and
-/// have to move it before every use.
+/// Uploads `values` contiguously to `device`. A GPU would otherwise align each row of a matrix, and
+/// would have to move it before every use.
 pub fn floats<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     let count = values.len();
     Tensor::<1>::from_data(TensorData::new(values, [count]), (device, DType::F32)).reshape(shape)
 }
 
-/// The same for integers.
+/// Same for integers.
 pub fn ints<const D: usize>(
     values: Vec<i32>,
     shape: [usize; D],
@@ -123,7 +126,7 @@ pub fn ints<const D: usize>(
 }
 
 impl Cache {
-    /// An empty cache of `blocks` for `heads` of `d` elements.
+    /// Allocates an empty cache of `blocks` for `heads` of `d` elements.
     pub fn new(blocks: usize, heads: usize, d: usize, kind: CacheKind, device: &Device) -> Self {
         let count = blocks * heads * d * KV_BLOCK;
         let empty = || -> Tensor<1> {
@@ -131,8 +134,9 @@ impl Cache {
                 let zeros = |()| Tensor::zeros([count], (device, kind.dtype()));
                 return device.memory_persistent_allocations((), zeros);
             }
-            // On the CPU a vector of zeros costs no memory until it is written, which burn's `zeros` does
-            // at once: a cache is as large as its sequences, not as its limit.
+            // On the CPU, a vector of zeros takes no memory until it is written. burn's `zeros`
+            // writes it at once. So a cache takes the memory of its sequences, not that of its
+            // capacity.
             let data = match kind {
                 CacheKind::F32 => TensorData::new(memory::zeros::<f32>(count), [count]),
                 CacheKind::F16 => TensorData::new(memory::zeros::<f16>(count), [count]),
@@ -158,7 +162,7 @@ impl CacheKind {
         }
     }
 
-    /// Bytes of an element.
+    /// Size of an element in bytes.
     pub const fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -168,14 +172,14 @@ impl CacheKind {
 }
 
 impl Matrix {
-    /// Takes `values [n, inputs]` as they are read from a file.
+    /// Uploads `values [n, inputs]` as read from a file.
     pub fn float(values: Vec<f32>, inputs: usize, device: &Device) -> Self {
         let shape = [values.len() / inputs.max(1), inputs];
         let to_device = |values| floats(values, shape, device);
         Self::Float(device.memory_persistent_allocations(values, to_device))
     }
 
-    /// Arranges `values [n, inputs]` for the products of `device`.
+    /// Packs `values [n, inputs]` for the products of `device`.
     pub fn int8(values: Int8, inputs: usize, device: &Device) -> Self {
         let n = values.scales.len();
         let scales = floats(values.scales, [n], device);
@@ -211,7 +215,7 @@ impl Weight {
 }
 
 impl From<Matrix> for Weight {
-    /// A map without a bias.
+    /// Creates a map without a bias.
     fn from(matrix: Matrix) -> Self {
         Self { matrix, bias: None }
     }
@@ -259,7 +263,7 @@ pub struct CacheOn<B: Backend> {
     pub values: FloatTensor<B>,
 }
 
-/// Where the tokens of a step stand, on a backend. See [`Tokens`].
+/// Positions and cache locations of a step's tokens, on a backend. See [`Tokens`].
 #[derive(ExtensionType)]
 pub struct TokensOn<B: Backend> {
     /// `[t]`
@@ -272,7 +276,7 @@ pub struct TokensOn<B: Backend> {
     pub tables: IntTensor<B>,
 }
 
-/// A linear map's weights, on a backend. See [`Weight`].
+/// Weights of a linear map, on a backend. See [`Weight`].
 #[derive(ExtensionType)]
 pub struct WeightOn<B: Backend> {
     /// `[n, k]`
@@ -290,7 +294,7 @@ pub enum MatrixOn<B: Backend> {
     Float(FloatTensor<B>),
     /// In 8 bits.
     Int8 {
-        /// As [`super::DecoderOps::pack`] arranged them.
+        /// Values, packed by [`super::DecoderOps::pack`].
         packed: IntTensor<B>,
         /// `[n]`
         scales: FloatTensor<B>,
@@ -299,28 +303,28 @@ pub enum MatrixOn<B: Backend> {
     },
 }
 
-/// What is added to products, on a backend.
+/// Bias of a linear map, on a backend.
 #[derive(ExtensionType)]
 pub enum BiasOn<B: Backend> {
-    /// Nothing.
+    /// No bias.
     Absent,
     /// `[n]`
     Present(FloatTensor<B>),
 }
 
-/// A norm over rows, on a backend. See [`Norm`].
+/// A norm of rows, on a backend. See [`Norm`].
 #[derive(ExtensionType)]
 pub struct NormOn<B: Backend> {
     /// `[k]`
     pub gain: FloatTensor<B>,
-    /// Keeps the root away from zero.
+    /// Added to the mean square, so that the root is not zero.
     pub epsilon: f32,
 }
 
-/// The norms of query and key heads, on a backend. See [`HeadNorm`].
+/// Norms of query and key heads, on a backend. See [`HeadNorm`].
 #[derive(ExtensionType)]
 pub enum HeadNormOn<B: Backend> {
-    /// Heads are used as they were projected.
+    /// Heads are not normalised.
     Absent,
     /// Heads are normalised before they are rotated.
     Present {
@@ -328,23 +332,23 @@ pub enum HeadNormOn<B: Backend> {
         query: FloatTensor<B>,
         /// `[d]`
         key: FloatTensor<B>,
-        /// Keeps the root away from zero.
+        /// Added to the mean square, so that the root is not zero.
         epsilon: f32,
     },
 }
 
-/// The three projections into attention, on a backend. See [`Qkv`].
+/// The three projections of attention, on a backend. See [`Qkv`].
 #[derive(ExtensionType)]
 pub struct QkvOn<B: Backend> {
     /// `[(h + 2 * g) * d, k]`
     #[extension_type]
     pub weight: WeightOn<B>,
-    /// Between projection and rotation.
+    /// Norms between projection and rotation.
     #[extension_type]
     pub norm: HeadNormOn<B>,
 }
 
-/// Queries, and the cache with the new keys and values in it.
+/// Queries, and the cache with the new keys and values.
 #[derive(ExtensionType)]
 pub struct ProjectedOn<B: Backend> {
     /// Rotated queries, `[t, h, d]`.

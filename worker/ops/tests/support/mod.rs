@@ -1,4 +1,4 @@
-//! Inputs of operations, made on the CPU and carried to the device under test.
+//! Inputs of operations, created on the CPU and copied to the device under test.
 
 #[path = "../../../../shared/tests/support/skip.rs"]
 mod skip;
@@ -10,12 +10,12 @@ use stoker_ops::{
     ops::{HeadNorm, Matrix, Norm, Weight},
 };
 
-/// Where the references run.
+/// Returns the device of the references.
 pub(crate) fn cpu() -> Device {
     Device::flex()
 }
 
-/// Where the operations under test run: on every kind of device that this was built for.
+/// Returns the devices under test: every kind that this binary was built for.
 pub(crate) fn devices() -> Vec<Device> {
     vec![
         cpu(),
@@ -26,8 +26,8 @@ pub(crate) fn devices() -> Vec<Device> {
     ]
 }
 
-/// Returns whether `device` supports half precision. Lacking it is a property of some devices, not an absence: the test
-/// reports that it leaves this part out. The CPU must support it.
+/// Whether `device` supports half precision. Some devices do not; then the test reports that it
+/// skips this part. The CPU must support it.
 pub(crate) fn has_half_precision(device: &Device) -> bool {
     let has = device.supports_dtype(DType::F16);
     if !has {
@@ -45,7 +45,7 @@ pub(crate) fn ints<const D: usize>(data: Vec<i32>, shape: [usize; D]) -> Tensor<
     Tensor::from_data(TensorData::new(data, shape), (&cpu(), DType::I32))
 }
 
-/// The same on a device.
+/// Copies to a device.
 pub(crate) trait On {
     fn on(&self, device: &Device) -> Self;
 }
@@ -92,7 +92,7 @@ impl On for Tokens {
     }
 }
 
-/// A matrix of `k` inputs before it is on any device.
+/// A matrix of `k` inputs, not on a device yet.
 pub(crate) struct Values {
     pub(crate) int8: bool,
     pub(crate) values: Vec<f32>,
@@ -109,7 +109,7 @@ impl Values {
     }
 }
 
-/// A linear map before it is on any device.
+/// A linear map, not on a device yet.
 pub(crate) struct Map {
     pub(crate) matrix: Values,
     pub(crate) bias: Option<Tensor<1>>,
@@ -122,13 +122,13 @@ impl Map {
     }
 }
 
-/// Sequences with `lengths` new tokens each, on top of `cached` old ones, in shuffled blocks.
+/// Returns sequences with `lengths` new tokens each after `cached` old ones, in shuffled blocks.
 pub(crate) fn tokens(lengths: &[usize], cached: &[usize]) -> (Tokens, usize) {
     let needed: Vec<usize> =
         lengths.iter().zip(cached).map(|(l, c)| (l + c).div_ceil(KV_BLOCK)).collect();
     let width = needed.iter().copied().max().unwrap_or(1);
     let total: usize = needed.iter().sum::<usize>() + 3;
-    // Blocks are handed out from the end, so that neither order nor start is trivial.
+    // Blocks are allocated from the end, so that neither order nor start is trivial.
     let mut free: Vec<i32> = (0..total as i32).collect();
     let (mut positions, mut slots, mut rows) = (vec![], vec![], vec![]);
     let mut tables = vec![0; lengths.len() * width];
