@@ -235,7 +235,11 @@ impl SequenceGroup {
 
     /// Keeps how likely tokens of the prompt were. `rows` are the logits after the positions from
     /// `slice.start + slice.length - slice.logits` on.
-    fn note_prompt(&mut self, slice: &ScheduledSequence, rows: &[OutputRow]) -> Result<(), RequestError> {
+    fn note_prompt(
+        &mut self,
+        slice: &ScheduledSequence,
+        rows: &[OutputRow],
+    ) -> Result<(), RequestError> {
         let Some(known) = &mut self.prompt_logprobs else { return Ok(()) };
         let first = slice.start + slice.length - slice.logits + 1;
         let tokens = self.request.prompt.get(first..).unwrap_or_default();

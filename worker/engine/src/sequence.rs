@@ -133,7 +133,11 @@ impl Sequence {
     }
 
     /// The rows to draw the next tokens from, none while it waits.
-    pub(crate) fn draws<'a>(&'a self, rows: Vec<OutputRow<'a>>, drafts: &'a [u32]) -> Option<Draws<'a>> {
+    pub(crate) fn draws<'a>(
+        &'a self,
+        rows: Vec<OutputRow<'a>>,
+        drafts: &'a [u32],
+    ) -> Option<Draws<'a>> {
         let (tokens, sampler) = self.batched()?;
         Some(Draws { sampler, position: tokens.len(), rows, drafts })
     }

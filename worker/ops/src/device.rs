@@ -64,7 +64,8 @@ pub enum DeviceError {
     },
     /// The driver fails.
     #[error(
-        "--device {choice}: the NVIDIA driver does not start: {call} returns error {code}; check nvidia-smi"
+        "--device {choice}: the NVIDIA driver does not start: {call} returns error {code}; \
+         check nvidia-smi"
     )]
     Driver {
         /// Requested device.
@@ -84,8 +85,9 @@ pub enum DeviceError {
     },
     /// Kernels cannot be compiled.
     #[error(
-        "--device {choice}: {header} is not in {folder}; kernels are compiled on first use, which needs \
-         the headers of CUDA's runtime: install them, or name the folder that holds `include` in CUDA_PATH"
+        "--device {choice}: {header} is not in {folder}; kernels are compiled on first use, \
+         which needs the headers of CUDA's runtime: install them, or set CUDA_PATH to the folder \
+         that holds `include`"
     )]
     NoHeaders {
         /// Requested device.
@@ -128,15 +130,26 @@ impl Device {
 
     /// Opens a device. With [`DeviceChoice::Auto`], devices that do not work are skipped, and
     /// `report` is called with the reasons.
-    pub fn open(choice: DeviceChoice, mut report: impl FnMut(&DeviceError)) -> Result<Self, DeviceError> {
+    pub fn open(
+        choice: DeviceChoice,
+        mut report: impl FnMut(&DeviceError),
+    ) -> Result<Self, DeviceError> {
         match choice {
             DeviceChoice::Cpu => Ok(Self::cpu()),
             DeviceChoice::Cuda(number) => cuda_device(choice, number),
             DeviceChoice::Wgpu => wgpu_device(choice, true),
             DeviceChoice::Auto => {
                 let gpus = [
-                    (cfg!(feature = "cuda"), cuda_device as fn(DeviceChoice, u16) -> _, DeviceChoice::Cuda(0)),
-                    (cfg!(feature = "wgpu"), |choice, _| wgpu_device(choice, false), DeviceChoice::Wgpu),
+                    (
+                        cfg!(feature = "cuda"),
+                        cuda_device as fn(DeviceChoice, u16) -> _,
+                        DeviceChoice::Cuda(0),
+                    ),
+                    (
+                        cfg!(feature = "wgpu"),
+                        |choice, _| wgpu_device(choice, false),
+                        DeviceChoice::Wgpu,
+                    ),
                 ];
                 for (built, open, choice) in gpus {
                     if built {
@@ -154,7 +167,11 @@ impl Device {
     /// Measures the memory bandwidth in bytes per second: reads by all threads on the CPU, reads
     /// and writes by a copy on a GPU.
     pub fn memory_bandwidth(&self) -> Result<f64, String> {
-        if self.is_cpu() { Ok(crate::cpu::read_bandwidth()) } else { Copies::new(&self.tensors).bandwidth() }
+        if self.is_cpu() {
+            Ok(crate::cpu::read_bandwidth())
+        } else {
+            Copies::new(&self.tensors).bandwidth()
+        }
     }
 
     /// Whether it is the CPU.
@@ -230,7 +247,9 @@ fn open_working(
     }
     crate::cube::self_test::tensor_cores(&tensors);
     let identity = tensors.identity();
-    let Some(identity) = identity else { return Err(broken("it does not report its identity".into())) };
+    let Some(identity) = identity else {
+        return Err(broken("it does not report its identity".into()));
+    };
     let card = identity.physical.filter(|_| matches!(choice, DeviceChoice::Cuda(_)));
     let pci = card.and_then(|card| card.pci_address).map(|address| address.to_string());
     Ok(Device { tensors, class: class(&identity.fingerprint), name: identity.name, pci })

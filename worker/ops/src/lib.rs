@@ -9,7 +9,10 @@
 //! have sixteen lanes with fused multiply-adds and end in one fixed tree ([`cpu::lanes`]).
 //! Attention uses tiles at absolute positions ([`cpu::attention`]). Products in 8 bits are sums of
 //! integers, exact in any order ([`cpu::int8`]). Transcendental functions are our own ([`math`]).
-#![allow(unsafe_code, reason = "the only crate with unsafe code; every block states why it is sound")]
+#![allow(
+    unsafe_code,
+    reason = "the only crate with unsafe code; every block states why it is sound"
+)]
 
 pub mod check;
 pub mod cpu;

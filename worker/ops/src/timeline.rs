@@ -73,7 +73,8 @@ mod observed {
         let observation = LaunchObservation::new(observer.clone());
         let done = work();
         drop(observation);
-        let stored = std::mem::take(&mut *observer.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let stored =
+            std::mem::take(&mut *observer.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut times: HashMap<String, (usize, Duration)> = HashMap::new();
         for (kernel, measured) in stored {
             let time = match measured {

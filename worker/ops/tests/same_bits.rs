@@ -9,10 +9,10 @@ use stoker_ops::cpu::{
     int8::{Int8, Tiles, tiles},
     isa::Isa,
     kv::Element,
+    matmul::{Inputs, Matrix, Weight, linear, swiglu},
     memory::Line,
     norm::rms_norm,
     pool::pool,
-    matmul::{Inputs, Matrix, Weight, linear, swiglu},
     rope::rotate,
 };
 use stoker_ops::{KV_BLOCK, rope};

@@ -7,7 +7,9 @@ use stoker_ops::{
     rope,
 };
 
-use super::{Reader, layer::Layer, linear::Linear, norm, progress::ProgressCounter, rope::frequencies};
+use super::{
+    Reader, layer::Layer, linear::Linear, norm, progress::ProgressCounter, rope::frequencies,
+};
 use crate::weights::{ModelConfig, WeightsError};
 
 /// A decoder of the Llama architecture. Llama, Mistral and Qwen differ only in its constants.

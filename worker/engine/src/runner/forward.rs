@@ -13,7 +13,7 @@ use stoker_ops::{
 use super::{
     BatchEntry, StepOutput,
     graphs::{Graphs, Size},
-    inputs::{DeviceInputs, BatchInputs},
+    inputs::{BatchInputs, DeviceInputs},
 };
 use crate::{
     model::{Decoder, Model},
@@ -127,7 +127,8 @@ impl Forward {
     }
 
     fn record(&mut self, sequences: usize) {
-        let sizes = Size::all(sequences, self.max_table.min(self.blocks), self.network.attention_floats);
+        let sizes =
+            Size::all(sequences, self.max_table.min(self.blocks), self.network.attention_floats);
         if let Err(error) = self.graphs.record(&self.network, &sizes, self.blocks) {
             GpuFeature::Graphs.failed(&error);
             let _access = graph::shared_access();
@@ -147,8 +148,10 @@ impl Forward {
     pub(super) fn run(&mut self, entries: &[BatchEntry]) -> StepOutput {
         let _access = graph::shared_access();
         if !self.draws_on_device {
-            let (logits, _) =
-                self.network.run(&DeviceInputs::upload(&BatchInputs::new(entries), &self.network.device), false);
+            let (logits, _) = self.network.run(
+                &DeviceInputs::upload(&BatchInputs::new(entries), &self.network.device),
+                false,
+            );
             return StepOutput::from_logits(floats(logits), self.vocab);
         }
         let draws = entries.iter().any(|entry| !entry.draws.is_empty());

@@ -12,7 +12,7 @@ use stoker_ops::{
 use super::{
     BatchEntry,
     forward::{CachedNetwork, Output},
-    inputs::{DeviceInputs, BatchInputs},
+    inputs::{BatchInputs, DeviceInputs},
 };
 
 /// Maximum number of sequences in a graph, which bounds the memory of graphs. Larger steps are

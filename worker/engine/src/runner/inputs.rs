@@ -84,7 +84,12 @@ impl BatchInputs {
         for token in tokens {
             let position = entry.start + token;
             let block = entry.table[position / KV_BLOCK].number() as usize;
-            self.push_token(entry.ids[token], position, block * KV_BLOCK + position % KV_BLOCK, row);
+            self.push_token(
+                entry.ids[token],
+                position,
+                block * KV_BLOCK + position % KV_BLOCK,
+                row,
+            );
             if token + entry.logits >= end {
                 let drawn = (token + entry.draws.len()).checked_sub(end);
                 let draw = drawn.map_or(Draw::GREEDY, |drawn| entry.draws[drawn]);
@@ -109,7 +114,8 @@ impl BatchInputs {
 
     /// Lists in the order of upload.
     pub(super) fn lists(&self) -> [&[i32]; 7] {
-        let Self { ids, positions, slots, table_rows, logits_indices, draws, tables, width: _ } = self;
+        let Self { ids, positions, slots, table_rows, logits_indices, draws, tables, width: _ } =
+            self;
         [ids, positions, slots, table_rows, logits_indices, draws, tables]
     }
 }

@@ -45,7 +45,8 @@ impl Draws<'_> {
 
     /// Number of logits to read.
     fn logits(&self) -> usize {
-        let row = |row: &OutputRow| if let OutputRow::Logits(logits) = row { logits.len() } else { 0 };
+        let row =
+            |row: &OutputRow| if let OutputRow::Logits(logits) = row { logits.len() } else { 0 };
         self.rows.iter().map(row).sum()
     }
 

@@ -135,7 +135,10 @@ mod tests {
         ] {
             assert_eq!(of(filtered, Adjustments::default(), none, 9), None);
             let greedy = Sampling { temperature: 0.0, ..filtered };
-            assert!(of(greedy, Adjustments::default(), none, 9).is_some(), "the most likely token passes the filters");
+            assert!(
+                of(greedy, Adjustments::default(), none, 9).is_some(),
+                "the most likely token passes the filters"
+            );
         }
         let cold = Sampling { temperature: f32::MIN_POSITIVE / 2.0, ..plain };
         assert_eq!(of(cold, Adjustments::default(), none, 9), None);

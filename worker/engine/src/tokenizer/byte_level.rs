@@ -102,7 +102,7 @@ fn merges(keys: &Keys<'_>, ids: &Vocab) -> Result<Merges, TokenizerError> {
         let parts = [left, right, merged.as_str()];
         if let Some(unknown) = parts.into_iter().find(|token| !ids.contains_key(*token)) {
             let (text, unknown) = (shown(text), shown(unknown));
-            return wrong(format!("is {text}, but there is no token {stranger}"));
+            return wrong(format!("is {text}, but there is no token {unknown}"));
         }
         if !seen.insert((left, right)) {
             return wrong(format!("is {}, which an earlier one is too", shown(text)));

@@ -23,8 +23,8 @@ use stoker_ops::{Device, device::DeviceChoice, fallback::GpuFeature};
 pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| {
-        let choice =
-            std::env::var("STOKER_TEST_DEVICE").map_or(DeviceChoice::Cpu, |name| name.parse().unwrap());
+        let choice = std::env::var("STOKER_TEST_DEVICE")
+            .map_or(DeviceChoice::Cpu, |name| name.parse().unwrap());
         if let Ok(part) = std::env::var("STOKER_TEST_DISABLE_GPU_FEATURE") {
             part.parse::<GpuFeature>().unwrap().turn_off();
         }

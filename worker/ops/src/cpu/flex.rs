@@ -20,9 +20,9 @@ use super::{
     },
     isa::Isa,
     kv::Element,
+    matmul::{self, Inputs},
     memory::Lines,
     norm::rms_norm,
-    matmul::{self, Inputs},
     project::{Projection, append, split_and_rotate},
 };
 use crate::{

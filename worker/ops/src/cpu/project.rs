@@ -35,7 +35,8 @@ impl Projection<'_> {
     }
 }
 
-/// Normalises and rotates queries and keys in `projected [t, width]`, and returns the queries, `[t, h * d]`.
+/// Normalises and rotates queries and keys in `projected [t, width]`, and returns the queries,
+/// `[t, h * d]`.
 pub fn split_and_rotate(
     isa: Isa,
     projected: &mut [f32],
@@ -73,8 +74,8 @@ pub fn split_and_rotate(
     queries
 }
 
-/// Writes the keys and values in `projected [t, width]` into the slots of `keys [b, g, d, KV_BLOCK]` and
-/// `values [b, g, KV_BLOCK, d]`.
+/// Writes the keys and values in `projected [t, width]` into the slots of
+/// `keys [b, g, d, KV_BLOCK]` and `values [b, g, KV_BLOCK, d]`.
 pub fn append<E: Element>(
     projected: &[f32],
     slots: &[i32],

@@ -29,8 +29,8 @@ pub(super) struct Norms<'a> {
     pub(super) epsilon: f32,
 }
 
-/// Writes keys and values in `projected [t, (h + 2 * g) * d]` into the slots of the cache, and returns the
-/// queries, `[t, h, d]`.
+/// Writes keys and values in `projected [t, (h + 2 * g) * d]` into the slots of the cache, and
+/// returns the queries, `[t, h, d]`.
 pub(super) fn rotate_and_append(
     projected: &Buffer,
     rope: &Buffer,

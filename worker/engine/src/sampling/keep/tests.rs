@@ -140,7 +140,8 @@ fn nucleus_rarely_falls_back_to_the_definition() {
         let logits = large(spread);
         let scale = Scale::new(&Sampling::default(), &logits).unwrap();
         let ranks = Ranks::new(scale, &logits);
-        let decided = (1..100).filter(|percent| ranks.nucleus(f64::from(*percent) / 100.0).is_some());
+        let decided =
+            (1..100).filter(|percent| ranks.nucleus(f64::from(*percent) / 100.0).is_some());
         assert!(decided.count() >= 97, "spread {spread}");
     }
 }
