@@ -7,7 +7,7 @@
 
 mod adjust;
 mod draws;
-mod keep;
+mod filters;
 mod logprobs;
 mod sampler;
 
@@ -64,7 +64,7 @@ impl Sampling {
             // The most likely token passes every filter.
             return draw.pick(logits, std::iter::empty());
         }
-        match keep::tokens(self, logits) {
+        match filters::candidates(self, logits) {
             None => draw.pick(logits, 0..logits.len() as u32),
             Some(kept) => draw.pick(logits, kept.into_iter()),
         }
@@ -73,7 +73,7 @@ impl Sampling {
     /// Whether no filter applies to a vocabulary of this size, or only the most likely token is
     /// ever picked.
     fn keeps_all(&self, vocab: usize) -> bool {
-        self.temperature == 0.0 || keep::all(self, vocab)
+        self.temperature == 0.0 || filters::keep_all(self, vocab)
     }
 }
 

@@ -25,4 +25,4 @@ pub use pool::{set_threads, threads};
 
 /// Number of multiply-adds below which work stays on one thread, since waking another may take
 /// longer.
-pub(crate) const WORTH_SHARING: usize = 1 << 18;
+pub(crate) const PARALLEL_THRESHOLD: usize = 1 << 18;

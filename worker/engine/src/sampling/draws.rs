@@ -8,7 +8,7 @@ use super::{Drawn, Sampler};
 use crate::{request::RequestError, runner::OutputRow};
 
 /// With fewer logits than this, one thread draws: waking another may take longer.
-const WORTH_SHARING: usize = 1 << 15;
+const PARALLEL_THRESHOLD: usize = 1 << 15;
 
 /// Rows of one sequence to draw from.
 pub(crate) struct Draws<'a> {
@@ -35,7 +35,7 @@ impl Draws<'_> {
             // Set once for each index.
             let _ = drawn[index].set(step[index].run());
         };
-        if step.iter().map(Draws::logits).sum::<usize>() < WORTH_SHARING {
+        if step.iter().map(Draws::logits).sum::<usize>() < PARALLEL_THRESHOLD {
             (0..step.len()).for_each(run);
         } else {
             pool().run(step.len(), run);
@@ -96,7 +96,7 @@ mod tests {
         let step: Vec<_> = (0..rows.len())
             .map(|row| Draws { drafts: &drafts[row][..(row + 1) % 2], ..draws(row) })
             .collect();
-        assert!(step.iter().map(Draws::logits).sum::<usize>() >= WORTH_SHARING);
+        assert!(step.iter().map(Draws::logits).sum::<usize>() >= PARALLEL_THRESHOLD);
         let alone: Vec<_> = step.iter().map(Draws::run).collect();
         assert_eq!(Draws::run_all(&step), alone);
         for (row, drawn) in alone.iter().enumerate() {

@@ -34,7 +34,7 @@ pub enum WeightsError {
     Io {
         /// The file being read.
         file: String,
-        /// What was being read.
+        /// Description of the data to read.
         what: String,
         /// Error of the operating system.
         #[source]

@@ -106,7 +106,7 @@ pub struct NvptxModule {
 /// Output of the compiler; there is none.
 #[derive(Debug, Clone)]
 pub enum PlironArtifact {
-    /// For NVIDIA's GPUs.
+    /// Output for NVIDIA's GPUs.
     NvptxCode(NvptxModule),
     /// Other targets.
     None,

@@ -14,7 +14,7 @@
 use std::{num::NonZeroUsize, ops::Range};
 
 use super::{
-    WORTH_SHARING,
+    PARALLEL_THRESHOLD,
     isa::{Isa, Kernel},
     kv::Element,
     lanes::{LANES, Lanes, sum},
@@ -108,7 +108,7 @@ pub fn paged_attention<E: Element>(isa: Isa, queries: &[f32], paged: Paged<E>) -
         isa.run(Heads { queries, paged, span, head, group, out: &grid });
     };
     let seen: usize = (0..tokens).map(|token| paged.seen(token).len()).sum();
-    if 2 * seen * g * group * d < WORTH_SHARING {
+    if 2 * seen * g * group * d < PARALLEL_THRESHOLD {
         (0..spans.len() * g).for_each(chunk);
     } else {
         pool().run(spans.len() * g, chunk);

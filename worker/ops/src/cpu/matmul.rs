@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::{
-    WORTH_SHARING,
+    PARALLEL_THRESHOLD,
     int8::{self, OUTPUTS, Rows, Tiles},
     isa::{Isa, Kernel},
     lanes::dot,
@@ -110,7 +110,7 @@ impl<'a> Inputs<'a> {
             }
         };
         let chunks = n.div_ceil(CHUNK);
-        if t * n * self.k < WORTH_SHARING {
+        if t * n * self.k < PARALLEL_THRESHOLD {
             (0..chunks).for_each(chunk);
         } else {
             pool().run(chunks, chunk);

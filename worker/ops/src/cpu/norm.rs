@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation.
 
 use super::{
-    WORTH_SHARING,
+    PARALLEL_THRESHOLD,
     isa::{Isa, Kernel},
     lanes::dot,
     pool::{Chunks, pool},
@@ -20,7 +20,7 @@ pub fn rms_norm(isa: Isa, x: &mut [f32], gain: &[f32], epsilon: f32) {
         let x = unsafe { chunks.chunk(index) };
         normalize(isa, x, gain, epsilon);
     };
-    if work < WORTH_SHARING {
+    if work < PARALLEL_THRESHOLD {
         (0..chunks.len()).for_each(chunk);
     } else {
         pool().run(chunks.len(), chunk);

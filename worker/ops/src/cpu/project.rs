@@ -1,7 +1,7 @@
 //! Steps between the projection of queries, keys and values and attention.
 
 use super::{
-    WORTH_SHARING,
+    PARALLEL_THRESHOLD,
     isa::Isa,
     kv::Element,
     norm::normalize,
@@ -66,7 +66,7 @@ pub fn split_and_rotate(
             to.copy_from_slice(queries);
         }
     };
-    if work < WORTH_SHARING {
+    if work < PARALLEL_THRESHOLD {
         (0..from.len()).for_each(chunk);
     } else {
         pool().run(from.len(), chunk);

@@ -22,7 +22,7 @@ const MERGE_UNITS: u32 = 128;
 
 /// Shape of heads, constant for a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Heads {
+pub(super) struct AttentionHeads {
     /// Number of query heads that share a key-value head.
     pub(super) group: usize,
     /// Number of elements of a head.
@@ -52,7 +52,7 @@ pub(super) fn paged_attention(
     if t == 0 {
         return out;
     }
-    let heads = Heads { group: h / g, d, windowed: window.is_some() };
+    let heads = AttentionHeads { group: h / g, d, windowed: window.is_some() };
     let window = window.map_or(0, NonZeroUsize::get) as u32;
     let blocks = tokens.tables.dim(1);
     let splits = blocks.div_ceil(BLOCKS).max(1);
@@ -92,7 +92,7 @@ pub(super) fn paged_attention(
             CubeDim::new_1d(MERGE_UNITS),
             partial.arg(),
             weights.arg(),
-            places.positions.arg(),
+            tokens.positions.arg(),
             out.arg(),
             h as u32,
             splits as u32,
@@ -105,7 +105,7 @@ pub(super) fn paged_attention(
 
 /// Returns the first position that a token at `position` attends to.
 #[cube]
-fn first_seen(position: usize, window: usize, #[comptime] heads: Heads) -> usize {
+fn first_seen(position: usize, window: usize, #[comptime] heads: AttentionHeads) -> usize {
     if comptime!(heads.windowed) {
         position + 1 - min(position + 1, window)
     } else {
@@ -125,7 +125,7 @@ pub(in crate::cube) fn attend_split<E: Float>(
     weights_out: &mut [f32],
     blocks: u32,
     window: u32,
-    #[comptime] heads: Heads,
+    #[comptime] heads: AttentionHeads,
 ) {
     let (group, d) = comptime!((heads.group, heads.d));
     let (split, head, token) = (CUBE_POS_X as usize, CUBE_POS_Y as usize, CUBE_POS_Z as usize);
@@ -264,7 +264,7 @@ pub(in crate::cube) fn merge_splits(
     h: u32,
     splits: u32,
     window: u32,
-    #[comptime] heads: Heads,
+    #[comptime] heads: AttentionHeads,
 ) {
     let d = comptime!(heads.d);
     let (h, splits, token) = (h as usize, splits as usize, CUBE_POS_Y as usize);

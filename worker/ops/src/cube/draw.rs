@@ -25,9 +25,9 @@ const WORDS: usize = 5;
 const MERGE_UNITS: u32 = 64;
 
 /// Absolute error bound of the noise: a few units in the last place of both logarithms.
-const DOUBT: f32 = 1e-5;
+const NOISE_ERROR: f32 = 1e-5;
 /// Relative error bound of a score's terms.
-const DOUBT_OF_PARTS: f32 = 1e-6;
+const RELATIVE_ERROR: f32 = 1e-6;
 
 /// Exponent bits of infinity and NaN.
 const NOT_FINITE: u32 = 0x7f80_0000;
@@ -91,7 +91,7 @@ fn noise(token: u32, low: u32, high: u32) -> f32 {
 
 /// Whether `x` is infinite or NaN.
 #[cube]
-fn is_odd(x: f32) -> bool {
+fn is_not_finite(x: f32) -> bool {
     magnitude(x) >= NOT_FINITE
 }
 
@@ -112,10 +112,10 @@ pub(in crate::cube) fn draw_parts(
     let (low, high) = (u32::reinterpret(draws[words + 1]), u32::reinterpret(draws[words + 2]));
 
     let mut score = f32::min_value();
-    let mut doubt = 0.0f32;
+    let mut bound = 0.0f32;
     let mut token = 0u32;
     let mut others = f32::min_value();
-    let mut odd = 0u32;
+    let mut uncertain = 0u32;
     let end = min(part * PART + PART, n);
     let mut i = part * PART + unit;
     while i < end {
@@ -126,15 +126,15 @@ pub(in crate::cube) fn draw_parts(
             let scaled = logit / temperature;
             let noise = noise(i as u32, low, high);
             candidate = scaled + noise;
-            slack = DOUBT + (Abs::abs(scaled) + Abs::abs(noise)) * DOUBT_OF_PARTS;
+            slack = NOISE_ERROR + (Abs::abs(scaled) + Abs::abs(noise)) * RELATIVE_ERROR;
         }
-        if is_odd(candidate) {
-            odd = 1u32;
+        if is_not_finite(candidate) {
+            uncertain = 1u32;
         }
         if candidate > score {
-            others = max(others, score + doubt);
+            others = max(others, score + bound);
             score = candidate;
-            doubt = slack;
+            bound = slack;
             token = i as u32;
         } else {
             others = max(others, candidate + slack);
@@ -143,28 +143,28 @@ pub(in crate::cube) fn draw_parts(
     }
 
     let mut scores = Shared::<[f32]>::new_slice(units);
-    let mut doubts = Shared::<[f32]>::new_slice(units);
+    let mut bounds = Shared::<[f32]>::new_slice(units);
     let mut tokens = Shared::<[u32]>::new_slice(units);
     let mut rest = Shared::<[f32]>::new_slice(units);
-    let mut odds = Shared::<[u32]>::new_slice(units);
+    let mut uncertains = Shared::<[u32]>::new_slice(units);
     scores[unit] = score;
-    doubts[unit] = doubt;
+    bounds[unit] = bound;
     tokens[unit] = token;
     rest[unit] = others;
-    odds[unit] = odd;
+    uncertains[unit] = uncertain;
     sync_cube();
     let mut width = (units / 2).runtime();
     while width > 0 {
         if unit < width {
             let other = unit + width;
             let wins = better(scores[other], tokens[other], scores[unit], tokens[unit]);
-            let loser = select(wins, scores[unit] + doubts[unit], scores[other] + doubts[other]);
+            let loser = select(wins, scores[unit] + bounds[unit], scores[other] + bounds[other]);
             rest[unit] = max(max(rest[unit], rest[other]), loser);
-            let odd = odds[other];
-            odds[unit] |= odd;
+            let uncertain = uncertains[other];
+            uncertains[unit] |= uncertain;
             if wins {
                 scores[unit] = scores[other];
-                doubts[unit] = doubts[other];
+                bounds[unit] = bounds[other];
                 tokens[unit] = tokens[other];
             }
         }
@@ -174,10 +174,10 @@ pub(in crate::cube) fn draw_parts(
     if unit == 0 {
         let at = (row * CUBE_COUNT_X as usize + part) * WORDS;
         parts[at] = i32::reinterpret(scores[0]);
-        parts[at + 1] = i32::reinterpret(doubts[0]);
+        parts[at + 1] = i32::reinterpret(bounds[0]);
         parts[at + 2] = i32::reinterpret(tokens[0]);
         parts[at + 3] = i32::reinterpret(rest[0]);
-        parts[at + 4] = i32::reinterpret(odds[0]);
+        parts[at + 4] = i32::reinterpret(uncertains[0]);
     }
 }
 
@@ -199,21 +199,21 @@ pub(in crate::cube) fn merge_draws(
     let row = ABSOLUTE_POS;
     if row < m as usize {
         let mut score = f32::min_value();
-        let mut doubt = 0.0f32;
+        let mut bound = 0.0f32;
         let mut token = 0u32;
         let mut others = f32::min_value();
-        let mut odd = 0i32;
+        let mut uncertain = 0i32;
         for part in 0..count as usize {
             let at = (row * count as usize + part) * WORDS;
             let candidate = f32::reinterpret(parts[at]);
             let slack = f32::reinterpret(parts[at + 1]);
             others = max(others, f32::reinterpret(parts[at + 3]));
-            odd |= parts[at + 4];
+            uncertain |= parts[at + 4];
             // Parts are in the order of their tokens, so the first of equal scores wins.
             if candidate > score {
-                others = max(others, score + doubt);
+                others = max(others, score + bound);
                 score = candidate;
-                doubt = slack;
+                bound = slack;
                 token = u32::reinterpret(parts[at + 2]);
             } else {
                 others = max(others, candidate + slack);
@@ -221,10 +221,10 @@ pub(in crate::cube) fn merge_draws(
         }
         // Greedy draws compare the logits themselves, without any error.
         let noisy = f32::reinterpret(draws[row * comptime!(Draw::WORDS)]) != 0.0f32;
-        if noisy && others >= score - doubt {
-            odd = 1i32;
+        if noisy && others >= score - bound {
+            uncertain = 1i32;
         }
         out[row * 2] = i32::reinterpret(token);
-        out[row * 2 + 1] = odd;
+        out[row * 2 + 1] = uncertain;
     }
 }

@@ -16,9 +16,9 @@ const ROWS: usize = 8;
 
 /// Operation on finished products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Then {
+pub(super) enum Epilogue {
     /// None.
-    Nothing,
+    None,
     /// Adds a residual.
     Residual,
     /// Multiplies by `silu` of the other operand.
@@ -32,8 +32,8 @@ pub(super) fn linear(
     bias: Option<&Buffer>,
     residual: Option<&Buffer>,
 ) -> Buffer {
-    let then = if residual.is_some() { Then::Residual } else { Then::Nothing };
-    launch(x, matrix, bias, residual, then)
+    let epilogue = if residual.is_some() { Epilogue::Residual } else { Epilogue::None };
+    launch(x, matrix, bias, residual, epilogue)
 }
 
 /// `silu(x * gate^T) * (x * up^T)`: `[t, k], [n, k], [n, k] -> [t, n]`.
@@ -42,8 +42,8 @@ pub(super) fn swiglu(
     gate: (&Buffer, Option<&Buffer>),
     up: (&Buffer, Option<&Buffer>),
 ) -> Buffer {
-    let gates = launch(x, gate.0, gate.1, None, Then::Nothing);
-    launch(x, up.0, up.1, Some(&gates), Then::Gate)
+    let gates = launch(x, gate.0, gate.1, None, Epilogue::None);
+    launch(x, up.0, up.1, Some(&gates), Epilogue::Gate)
 }
 
 fn launch(
@@ -51,7 +51,7 @@ fn launch(
     matrix: &Buffer,
     bias: Option<&Buffer>,
     other: Option<&Buffer>,
-    then: Then,
+    epilogue: Epilogue,
 ) -> Buffer {
     let (t, n, k) = (x.dim(0), matrix.dim(0), matrix.dim(1));
     let out = Buffer::empty(&x.0, [t, n], DType::F32);
@@ -76,7 +76,7 @@ fn launch(
             k as u32,
             rows,
             bias.is_some(),
-            then,
+            epilogue,
         );
     }
     out
@@ -94,7 +94,7 @@ pub(in crate::cube) fn linear_f32(
     k: u32,
     #[comptime] rows: usize,
     #[comptime] biased: bool,
-    #[comptime] then: Then,
+    #[comptime] epilogue: Epilogue,
 ) {
     let (t, n, k) = (t as usize, n as usize, k as usize);
     let output = (CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y) as usize;
@@ -124,10 +124,10 @@ pub(in crate::cube) fn linear_f32(
             if comptime!(biased) {
                 y += bias[output];
             }
-            if comptime!(then == Then::Residual) {
+            if comptime!(epilogue == Epilogue::Residual) {
                 y += other[at];
             }
-            if comptime!(then == Then::Gate) {
+            if comptime!(epilogue == Epilogue::Gate) {
                 y *= silu(other[at]);
             }
             out[at] = y;

@@ -33,14 +33,14 @@ impl Matrix {
 
 /// Terms that are added to finished products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Finish {
+pub(super) struct Int8Epilogue {
     /// Whether a bias is added.
     pub(super) bias: bool,
     /// Whether a residual is added.
     pub(super) residual: bool,
 }
 
-impl Finish {
+impl Int8Epilogue {
     pub(super) fn of(bias: Option<&Buffer>, residual: Option<&Buffer>) -> Self {
         Self { bias: bias.is_some(), residual: residual.is_some() }
     }
@@ -108,13 +108,13 @@ fn finished(
     scales: &[f32],
     bias: &[f32],
     residual: &[f32],
-    #[comptime] finish: Finish,
+    #[comptime] epilogue: Int8Epilogue,
 ) -> f32 {
     let mut y = scaled(sum, row_scales[row], scales[output]);
-    if comptime!(finish.bias) {
+    if comptime!(epilogue.bias) {
         y += bias[output];
     }
-    if comptime!(finish.residual) {
+    if comptime!(epilogue.residual) {
         y += residual[row * n + output];
     }
     y

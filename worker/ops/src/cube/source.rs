@@ -26,12 +26,12 @@ use cubecl_environment::stream::StreamId;
 use half::f16;
 
 use super::{
-    attention::{self, Heads as Attending, attend_split, merge_splits},
+    attention::{self, AttentionHeads, attend_split, merge_splits},
     draw::{self, draw_parts, merge_draws},
     embed::{embed_f32, embed_int8},
-    float::{Then, linear_f32},
+    float::{Epilogue, linear_f32},
     int8::{
-        Finish,
+        Int8Epilogue,
         dp4a::{linear_dp4a, swiglu_dp4a},
         mma::{Shape, linear_mma, swiglu_mma},
     },
@@ -166,7 +166,7 @@ impl Target {
 
     fn add(&mut self, name: impl Into<String>, kernel: &impl cubecl_core::CubeKernel) {
         let mut definition = define_kernel(kernel).expect("kernels are well-formed");
-        // As at launch.
+        // Same mode as at launch.
         definition.settings.execution_mode = ExecutionMode::Unchecked;
         let compiled = CppCompiler::<Cuda>::default().compile(definition, &self.options);
         let compiled = compiled.expect("kernels compile to CUDA");
@@ -180,7 +180,7 @@ impl Target {
     fn products(&mut self) {
         let dim = CubeDim::new_2d(32, 4);
         let (t, n, words) = (1, 2560, 128);
-        let finish = Finish { bias: false, residual: true };
+        let epilogue = Int8Epilogue { bias: false, residual: true };
         for rows in [1, 2, 4, 8] {
             add!(
                 self,
@@ -198,7 +198,7 @@ impl Target {
                 n,
                 words,
                 rows,
-                finish,
+                epilogue,
             );
             add!(
                 self,
@@ -235,7 +235,7 @@ impl Target {
                 2048,
                 rows,
                 false,
-                Then::Residual,
+                Epilogue::Residual,
             );
         }
         for t in [16, 32, 512] {
@@ -256,7 +256,7 @@ impl Target {
                 n,
                 words,
                 shape,
-                finish,
+                epilogue,
             );
             let shape = Shape::for_two(t);
             add!(
@@ -327,7 +327,7 @@ impl Target {
     fn attention(&mut self) {
         let dim = CubeDim::new_1d(attention::SPLIT as u32);
         for windowed in [false, true] {
-            let heads = Attending { group: 8, d: 64, windowed };
+            let heads = AttentionHeads { group: 8, d: 64, windowed };
             let name = if windowed { "_windowed" } else { "" };
             add!(
                 self,

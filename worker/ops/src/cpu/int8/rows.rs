@@ -78,7 +78,7 @@ impl Rows {
             let x = &x[first * inputs..(first + scales.len()) * inputs];
             isa.run(Quantize { x, inputs, values, scales, sums });
         };
-        if rows * inputs < super::super::WORTH_SHARING {
+        if rows * inputs < super::super::PARALLEL_THRESHOLD {
             (0..values.len()).for_each(work);
         } else {
             pool().run(values.len(), work);

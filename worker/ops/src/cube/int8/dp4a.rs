@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Finish, Matrix, Words, finished, gated};
+use super::{Int8Epilogue, Matrix, Words, finished, gated};
 use crate::cube::{buffer::Buffer, rows::Quantized};
 
 /// Number of planes of a cube, each of which computes one output.
@@ -51,7 +51,7 @@ pub(super) fn linear(
             out.dim(1) as u32,
             x.values.dim(1) as u32 / 4,
             rows,
-            Finish::of(bias, residual),
+            Int8Epilogue::of(bias, residual),
         );
     }
 }
@@ -205,7 +205,7 @@ pub(in crate::cube) fn linear_dp4a(
     n: u32,
     words: u32,
     #[comptime] rows: usize,
-    #[comptime] finish: Finish,
+    #[comptime] epilogue: Int8Epilogue,
 ) {
     let (t, n, words) = (t as usize, n as usize, words as usize);
     let output = (CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y) as usize;
@@ -217,7 +217,7 @@ pub(in crate::cube) fn linear_dp4a(
             let row = first + r;
             if row < t {
                 out[row * n + output] =
-                    finished(sums[r], row, output, n, row_scales, scales, bias, residual, finish);
+                    finished(sums[r], row, output, n, row_scales, scales, bias, residual, epilogue);
             }
         }
     }

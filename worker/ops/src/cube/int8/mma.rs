@@ -12,7 +12,7 @@ use cubecl::{
     prelude::*,
 };
 
-use super::{Finish, Matrix, Words, finished, gated};
+use super::{Int8Epilogue, Matrix, Words, finished, gated};
 use crate::cube::{buffer::Buffer, rows::Quantized};
 
 /// Number of outputs, rows and inputs of a tile.
@@ -105,7 +105,7 @@ pub(super) fn linear(
             out.dim(1) as u32,
             x.values.dim(1) as u32 / 4,
             shape,
-            Finish::of(bias, residual),
+            Int8Epilogue::of(bias, residual),
         );
     }
 }
@@ -236,7 +236,7 @@ pub(in crate::cube) fn linear_mma(
     n: u32,
     words: u32,
     #[comptime] shape: Shape,
-    #[comptime] finish: Finish,
+    #[comptime] epilogue: Int8Epilogue,
 ) {
     let (t, outputs, words) = (t as usize, n as usize, words as usize);
     let first_output = (CUBE_POS_X * PLANES + UNIT_POS_Y) as usize * shape.m * M;
@@ -262,7 +262,7 @@ pub(in crate::cube) fn linear_mma(
                 if output < outputs && row < t {
                     let sum = sums[(m * shape.n + n) * 2 + i / 2].extract(i % 2);
                     out[row * outputs + output] = finished(
-                        sum, row, output, outputs, row_scales, scales, bias, residual, finish,
+                        sum, row, output, outputs, row_scales, scales, bias, residual, epilogue,
                     );
                 }
             }

@@ -17,58 +17,58 @@ use super::Sampling;
 const BAND: f64 = 1e-9;
 
 /// Whether no filter applies to a vocabulary of this size, whatever its logits.
-pub(super) fn all(sampling: &Sampling, vocab: usize) -> bool {
+pub(super) fn keep_all(sampling: &Sampling, vocab: usize) -> bool {
     let top_k = (1..vocab).contains(&sampling.top_k);
     !(top_k || sampling.top_p < 1.0 || sampling.min_p > 0.0)
 }
 
 /// Returns the tokens of `logits [vocab]` that pass the filters, in any order, or `None` for all.
-pub(super) fn tokens(sampling: &Sampling, logits: &[f32]) -> Option<Vec<u32>> {
-    if all(sampling, logits.len()) {
+pub(super) fn candidates(sampling: &Sampling, logits: &[f32]) -> Option<Vec<u32>> {
+    if keep_all(sampling, logits.len()) {
         return None;
     }
     let Some(scale) = Scale::new(sampling, logits) else {
-        return Some(sorted::tokens(sampling, logits));
+        return Some(sorted::candidates(sampling, logits));
     };
     if (1..logits.len()).contains(&sampling.top_k) {
-        return Some(sorted::tokens(sampling, logits));
+        return Some(sorted::candidates(sampling, logits));
     }
     let above = |beyond: f32| {
         (0u32..).zip(logits).filter(|(_, logit)| **logit > beyond).map(|(token, _)| token).collect()
     };
     if sampling.min_p > 0.0 && sampling.top_p >= 1.0 {
-        let near = above(scale.logit_beyond(border(sampling).max(0.0) + BAND));
-        return Some(likely_enough(sampling, scale, logits, near));
+        let near = above(scale.logit_beyond(max_distance(sampling).max(0.0) + BAND));
+        return Some(apply_min_p(sampling, scale, logits, near));
     }
     let nucleus = Ranks::new(scale, logits).nucleus(f64::from(sampling.top_p));
     Some(match nucleus {
-        Some(kept) if sampling.min_p > 0.0 => likely_enough(sampling, scale, logits, kept),
+        Some(kept) if sampling.min_p > 0.0 => apply_min_p(sampling, scale, logits, kept),
         Some(kept) => kept,
-        None => sorted::likeliest(sampling, logits, above(scale.logit_beyond(NEGLIGIBLE))),
+        None => sorted::apply_top_p_and_min_p(sampling, logits, above(scale.logit_beyond(NEGLIGIBLE))),
     })
 }
 
 /// Distance from the peak beyond which tokens are less than min-p times as likely.
-fn border(sampling: &Sampling) -> f64 {
+fn max_distance(sampling: &Sampling) -> f64 {
     -libm::log(f64::from(sampling.min_p))
 }
 
 /// Returns the `candidates` that pass min-p, or the most likely one if none does. All other tokens
 /// must be less likely.
-fn likely_enough(
+fn apply_min_p(
     sampling: &Sampling,
     scale: Scale,
     logits: &[f32],
     candidates: Vec<u32>,
 ) -> Vec<u32> {
-    let border = border(sampling);
+    let max_distance = max_distance(sampling);
     let distance = |token: u32| scale.distance(logits[token as usize]);
     let (mut kept, mut close) = (Vec::new(), Vec::new());
     for token in &candidates {
         let distance = distance(*token);
-        if distance < border - BAND {
+        if distance < max_distance - BAND {
             kept.push(*token);
-        } else if distance <= border + BAND {
+        } else if distance <= max_distance + BAND {
             close.push(*token);
         }
     }

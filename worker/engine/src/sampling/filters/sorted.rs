@@ -11,17 +11,17 @@ pub(super) fn likelier(logits: &[f32]) -> impl Fn(&u32, &u32) -> Ordering + Copy
 }
 
 /// Returns the tokens of `logits [vocab]` that pass the filters.
-pub(super) fn tokens(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
+pub(super) fn candidates(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
     let mut kept: Vec<u32> = (0..logits.len() as u32).collect();
     if (1..logits.len()).contains(&sampling.top_k) {
         kept.select_nth_unstable_by(sampling.top_k - 1, likelier(logits));
         kept.truncate(sampling.top_k);
     }
-    likeliest(sampling, logits, kept)
+    apply_top_p_and_min_p(sampling, logits, kept)
 }
 
 /// Applies top-p and min-p to `kept`.
-pub(super) fn likeliest(sampling: &Sampling, logits: &[f32], mut kept: Vec<u32>) -> Vec<u32> {
+pub(super) fn apply_top_p_and_min_p(sampling: &Sampling, logits: &[f32], mut kept: Vec<u32>) -> Vec<u32> {
     let (top_p, min_p) = (sampling.top_p < 1.0, sampling.min_p > 0.0);
     if !top_p && !min_p {
         return kept;

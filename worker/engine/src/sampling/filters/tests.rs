@@ -86,8 +86,8 @@ fn sampling() -> impl Strategy<Value = Sampling> {
 }
 
 fn assert_same(sampling: &Sampling, logits: &[f32]) -> Result<(), TestCaseError> {
-    let Some(mut kept) = tokens(sampling, logits) else {
-        prop_assert!(all(sampling, logits.len()));
+    let Some(mut kept) = candidates(sampling, logits) else {
+        prop_assert!(keep_all(sampling, logits.len()));
         return Ok(());
     };
     let mut want = by_sorting_everything(sampling, logits);
