@@ -44,7 +44,9 @@ pub(super) fn candidates(sampling: &Sampling, logits: &[f32]) -> Option<Vec<u32>
     Some(match nucleus {
         Some(kept) if sampling.min_p > 0.0 => apply_min_p(sampling, scale, logits, kept),
         Some(kept) => kept,
-        None => sorted::apply_top_p_and_min_p(sampling, logits, above(scale.logit_beyond(NEGLIGIBLE))),
+        None => {
+            sorted::apply_top_p_and_min_p(sampling, logits, above(scale.logit_beyond(NEGLIGIBLE)))
+        }
     })
 }
 

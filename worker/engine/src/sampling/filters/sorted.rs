@@ -21,7 +21,11 @@ pub(super) fn candidates(sampling: &Sampling, logits: &[f32]) -> Vec<u32> {
 }
 
 /// Applies top-p and min-p to `kept`.
-pub(super) fn apply_top_p_and_min_p(sampling: &Sampling, logits: &[f32], mut kept: Vec<u32>) -> Vec<u32> {
+pub(super) fn apply_top_p_and_min_p(
+    sampling: &Sampling,
+    logits: &[f32],
+    mut kept: Vec<u32>,
+) -> Vec<u32> {
     let (top_p, min_p) = (sampling.top_p < 1.0, sampling.min_p > 0.0);
     if !top_p && !min_p {
         return kept;
