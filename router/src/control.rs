@@ -64,10 +64,10 @@ impl ControlService {
         let mut last = None;
         loop {
             let fleet = self.pool.fleet();
-            let worker = policy::anyone(fleet.model(model)?, &tried).map(Arc::clone);
+            let worker = policy::any_worker(fleet.model(model)?, &tried).map(Arc::clone);
             let worker = match worker.filter(|worker| !tried.contains(&worker.instance)) {
                 Some(worker) => worker,
-                None => return Err(last.unwrap_or_else(|| fleet.nobody()).into()),
+                None => return Err(last.unwrap_or_else(|| fleet.no_worker_error()).into()),
             };
             tried.push(worker.instance.clone());
             let mut request = Request::new(question.clone());
@@ -98,7 +98,7 @@ impl Control for ControlService {
     ) -> Result<Response<ModelInfo>, Status> {
         let fleet = self.pool.fleet();
         let info = fleet.model(&request.get_ref().model)?.info();
-        Ok(Response::new(info.ok_or_else(|| fleet.nobody())?))
+        Ok(Response::new(info.ok_or_else(|| fleet.no_worker_error())?))
     }
 
     async fn watch_load(

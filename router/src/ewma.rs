@@ -26,7 +26,7 @@ impl Ewma {
     }
 
     /// Goes `weight`, from 0 to 1, of the way to `sample`; all the way if it is the first.
-    pub(crate) fn learn(&self, sample: f32, weight: f32) {
+    pub(crate) fn observe(&self, sample: f32, weight: f32) {
         if !sample.is_finite() {
             return;
         }
@@ -48,11 +48,11 @@ mod tests {
     fn the_first_sample_counts_in_full_and_later_ones_by_their_weight() {
         let average = Ewma::unknown();
         assert_eq!(average.get(), None);
-        average.learn(8.0, 0.25);
+        average.observe(8.0, 0.25);
         assert_eq!(average.get(), Some(8.0));
-        average.learn(4.0, 0.25);
+        average.observe(4.0, 0.25);
         assert_eq!(average.get(), Some(7.0));
-        average.learn(f32::INFINITY, 0.25);
+        average.observe(f32::INFINITY, 0.25);
         assert_eq!(average.get(), Some(7.0), "nonsense teaches nothing");
         assert_eq!(Ewma::with_initial(4.0).get(), Some(4.0));
     }

@@ -1,14 +1,14 @@
 //! Which worker gets a call: by the work that it has, less what it would save.
 //!
-//! `candidates` says who may be chosen, `prompt` and `index` who has seen the beginning of a prompt, `learned`
+//! `candidates` says who may be chosen, `prompt` and `index` who has seen the beginning of a prompt, `stats`
 //! how much work a request is, and `cost` puts them together.
 
 mod candidates;
+mod capacity;
 mod cost;
 mod index;
 mod model_stats;
 mod prompt;
-mod room;
 
 use std::{
     collections::HashMap,
@@ -34,10 +34,10 @@ use cost::Candidate;
 use index::{Hit, Holder, PrefixIndex};
 use prompt::Link;
 
-pub(crate) use candidates::Wanted;
+pub(crate) use candidates::Criteria;
+pub(crate) use capacity::RequiredCapacity;
 pub(crate) use model_stats::{ModelStats, RequestCost, resume};
 pub(crate) use prompt::text_bytes;
-pub(crate) use room::Room;
 
 /// Tokens between two stamps of what a worker was sent.
 const STAMP_TOKENS: u64 = 64;
@@ -76,15 +76,15 @@ pub(crate) struct Chooser {
 
 /// The worker for a call, and what the call will take there.
 #[derive(Debug)]
-pub(crate) struct Choice {
+pub(crate) struct Selection {
     pub(crate) worker: Arc<Worker>,
-    pub(crate) demand: RequestCost,
+    pub(crate) cost: RequestCost,
     /// Tokens of the prompt that the worker may have in its cache.
     pub(crate) expected: u64,
     /// What of these it is believed to have.
     pub(crate) saved: u64,
     pub(crate) source: Source,
-    pub(crate) learned: Arc<ModelStats>,
+    pub(crate) stats: Arc<ModelStats>,
 }
 
 /// Why a worker should have a prefix.
@@ -98,8 +98,8 @@ pub(crate) enum Source {
 }
 
 /// A worker for a question that costs it nothing; rather one that was not `tried`.
-pub(crate) fn anyone<'a>(model: &'a Model, tried: &[InstanceId]) -> Option<&'a Arc<Worker>> {
-    let wanted = Wanted { tried, ..Wanted::default() };
+pub(crate) fn any_worker<'a>(model: &'a Model, tried: &[InstanceId]) -> Option<&'a Arc<Worker>> {
+    let wanted = Criteria { tried, ..Criteria::default() };
     candidates::first(model.live(), rand::random_range(..usize::MAX), &wanted)
 }
 
@@ -121,50 +121,50 @@ impl Chooser {
         &self,
         model: &Model,
         request: &GenerateRequest,
-        wanted: &Wanted<'_>,
-    ) -> Option<Choice> {
-        let learned = self.learned(model.name());
-        let demand = learned.demand(request);
+        wanted: &Criteria<'_>,
+    ) -> Option<Selection> {
+        let stats = self.stats(model.name());
+        let cost = stats.estimate(request);
         let chosen = match self.policy {
             Policy::RoundRobin => {
-                Chosen::of(candidates::first(model.live(), learned.turn(), wanted)?)
+                Chosen::of(candidates::first(model.live(), stats.turn(), wanted)?)
             }
             Policy::Random => Chosen::of(*self.draw(model, wanted).first()?),
             Policy::LeastTokens => {
-                let candidates = self.candidates(model, wanted, &learned);
-                Chosen::of(cost::least(&candidates, demand.prompt)?.worker)
+                let candidates = self.candidates(model, wanted, &stats);
+                Chosen::of(cost::least(&candidates, cost.prompt)?.worker)
             }
             Policy::PrefixAffinity => {
-                self.by_prefix(model, request, wanted, &learned, demand.prompt)?
+                self.by_prefix(model, request, wanted, &stats, cost.prompt)?
             }
         };
-        Some(Choice {
-            demand: demand.within(chosen.worker.info.context_length),
+        Some(Selection {
+            cost: cost.within(chosen.worker.info.context_length),
             worker: Arc::clone(chosen.worker),
             expected: chosen.expected,
             saved: chosen.saved,
             source: chosen.source,
-            learned,
+            stats,
         })
     }
 
     /// What `call` needs of a worker of `model`.
-    pub(crate) fn room(&self, model: &Model, call: &Call) -> Room {
-        Room::of(call, self.learned(model.name()).demand(&call.request).prompt, model)
+    pub(crate) fn required_capacity(&self, model: &Model, call: &Call) -> RequiredCapacity {
+        RequiredCapacity::of(call, self.stats(model.name()).estimate(&call.request).prompt, model)
     }
 
     /// What is known of the model of that name.
-    fn learned(&self, model: &str) -> Arc<ModelStats> {
+    fn stats(&self, model: &str) -> Arc<ModelStats> {
         let known = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(learned) = known.get(model) {
-            return Arc::clone(learned);
+        if let Some(stats) = known.get(model) {
+            return Arc::clone(stats);
         }
         drop(known);
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(models.entry(model.to_owned()).or_default())
     }
 
-    fn draw<'a>(&self, model: &'a Model, wanted: &Wanted<'_>) -> Vec<&'a Arc<Worker>> {
+    fn draw<'a>(&self, model: &'a Model, wanted: &Criteria<'_>) -> Vec<&'a Arc<Worker>> {
         let seed = self.draws.fetch_add(1, Ordering::Relaxed);
         candidates::draw(model.live(), wanted, &mut SmallRng::seed_from_u64(seed))
     }
@@ -172,10 +172,10 @@ impl Chooser {
     fn candidates<'a>(
         &self,
         model: &'a Model,
-        wanted: &Wanted<'_>,
-        learned: &ModelStats,
+        wanted: &Criteria<'_>,
+        stats: &ModelStats,
     ) -> Vec<Candidate<'a>> {
-        let usual = learned.usual_answer();
+        let usual = stats.usual_answer();
         let drawn = self.draw(model, wanted).into_iter();
         drawn.map(|worker| Candidate::new(worker, usual)).collect()
     }
@@ -185,26 +185,26 @@ impl Chooser {
         &self,
         model: &'a Model,
         request: &GenerateRequest,
-        wanted: &Wanted<'_>,
-        learned: &ModelStats,
+        wanted: &Criteria<'_>,
+        stats: &ModelStats,
         prompt: u64,
     ) -> Option<Chosen<'a>> {
         let chain = prompt::chain(request);
         // Who does not read the cache may go anywhere; what is computed for him is there for others.
         let wanted_links = if prompt::reads_cache(request) { &chain[..] } else { &[] };
-        let mut candidates = self.candidates(model, wanted, learned);
+        let mut candidates = self.candidates(model, wanted, stats);
         let drawn = candidates.len();
         let any = candidates.first()?.worker;
-        let usual = learned.usual_answer();
+        let usual = stats.usual_answer();
         let mut holders: Vec<(Prefix<'_>, u64)> = Vec::new();
         for prefix in self.prefixes(model, wanted_links) {
             let known = holders.iter().any(|(other, _)| Arc::ptr_eq(other.worker, prefix.worker));
             if known || !candidates::as_good(prefix.worker, any, wanted) {
                 continue;
             }
-            let tokens = learned.tokens(request, prefix.bytes).min(prompt);
+            let tokens = stats.tokens(request, prefix.bytes).min(prompt);
             let mut candidate = Candidate::new(prefix.worker, usual);
-            candidate.saved = (tokens as f32 * prefix.preference(learned)) as u64;
+            candidate.saved = (tokens as f32 * prefix.preference(stats)) as u64;
             holders.push((prefix, tokens));
             match candidates.iter_mut().find(|other| Arc::ptr_eq(other.worker, candidate.worker)) {
                 Some(other) => *other = candidate,
@@ -218,7 +218,7 @@ impl Chooser {
         Some(chosen.map_or(Chosen::of(worker), |(holder, tokens)| Chosen {
             worker,
             expected: *tokens,
-            saved: (*tokens as f32 * holder.belief(learned)) as u64,
+            saved: (*tokens as f32 * holder.belief(stats)) as u64,
             source: holder.source,
         }))
     }
@@ -263,22 +263,22 @@ struct Prefix<'a> {
 
 impl Prefix<'_> {
     /// How likely it is there, from 0 to 1.
-    fn belief(&self, learned: &ModelStats) -> f32 {
-        let kept = self.worker.kept.get().unwrap_or(1.0);
+    fn belief(&self, stats: &ModelStats) -> f32 {
+        let kept = self.worker.prefix_hit_rate.get().unwrap_or(1.0);
         match self.source {
             Source::Local => kept,
-            Source::Remote => kept * learned.sent_by_others.get().unwrap_or(0.0),
+            Source::Remote => kept * stats.remote_hit_rate.get().unwrap_or(0.0),
         }
     }
 
     /// What it counts for in the choice.
-    fn preference(&self, learned: &ModelStats) -> f32 {
-        let kept = self.worker.kept.get().unwrap_or(1.0);
+    fn preference(&self, stats: &ModelStats) -> f32 {
+        let kept = self.worker.prefix_hit_rate.get().unwrap_or(1.0);
         let least = match self.source {
             Source::Local => LEAST_BELIEF,
             Source::Remote => (kept * LEAST_AGREEMENT).max(LEAST_BELIEF),
         };
-        self.belief(learned).max(least)
+        self.belief(stats).max(least)
     }
 }
 

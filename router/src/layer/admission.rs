@@ -72,8 +72,8 @@ impl<S: Generate> Service<Call> for Admission<S> {
 /// What a tenant pays for a request: prompt and answers, as far as they can be told beforehand.
 fn tokens(request: &GenerateRequest) -> u64 {
     // Nobody knows yet which model will answer, so nothing that was learned helps.
-    let RequestCost { prompt, answers } = ModelStats::default().demand(request);
-    answers.into_iter().fold(prompt, u64::saturating_add)
+    let RequestCost { prompt, completions } = ModelStats::default().estimate(request);
+    completions.into_iter().fold(prompt, u64::saturating_add)
 }
 
 struct Admitted {

@@ -16,7 +16,7 @@ use tower::{Service, ServiceExt};
 use crate::{
     call::{Call, EventStream, Observe, observe},
     endpoint::Dispatch,
-    policy::{Choice, Chooser, ModelStats, Source, Wanted, resume, text_bytes},
+    policy::{Chooser, Criteria, ModelStats, Selection, Source, resume, text_bytes},
     pool::{Fleet, Pool, health::AttemptPermit, model::Model, reservation::Reservation},
 };
 
@@ -48,8 +48,8 @@ impl<S> Balance<S> {
         let fleet = self.pool.fleet();
         let model = fleet.model(&call.request.model)?;
         call.tried.with(|tried| {
-            let room = self.chooser.room(model, call);
-            let wanted = Wanted { tried, digest: call.only_digest.as_deref(), room };
+            let capacity = self.chooser.required_capacity(model, call);
+            let wanted = Criteria { tried, digest: call.only_digest.as_deref(), capacity };
             let entered = self.enter(model, &call.request, &wanted);
             let (choice, pass) = entered.ok_or_else(|| none(&fleet, model, &wanted))?;
             tried.push(choice.worker.instance.clone());
@@ -63,16 +63,16 @@ impl<S> Balance<S> {
         &self,
         model: &Model,
         request: &GenerateRequest,
-        wanted: &Wanted<'_>,
-    ) -> Option<(Choice, AttemptPermit)> {
+        wanted: &Criteria<'_>,
+    ) -> Option<(Selection, AttemptPermit)> {
         let mut choice = self.chooser.choose(model, request, wanted)?;
         for _ in 0..CHOICES {
-            if let Some(pass) = choice.worker.health.enter() {
+            if let Some(pass) = choice.worker.health.try_acquire() {
                 return Some((choice, pass));
             }
             choice = self.chooser.choose(model, request, wanted)?;
         }
-        let pass = choice.worker.health.enter_anyway();
+        let pass = choice.worker.health.acquire();
         Some((choice, pass))
     }
 }
@@ -107,9 +107,9 @@ where
 }
 
 /// Why no worker of `model` can take a call now.
-fn none(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError {
+fn none(fleet: &Fleet, model: &Model, wanted: &Criteria<'_>) -> ServiceError {
     let fitting = model.live().iter().map(Arc::as_ref).filter(|w| w.fits(wanted.digest));
-    if let Some(refusal) = wanted.room.refusal(fitting.clone()) {
+    if let Some(refusal) = wanted.capacity.refusal(fitting.clone()) {
         return refusal;
     }
     match (fitting.clone().next(), wanted.digest) {
@@ -123,7 +123,7 @@ fn none(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError {
         (None, Some(digest)) => {
             ServiceError::unavailable(format!("no worker of digest {digest} is ready"))
         }
-        (None, None) => fleet.nobody(),
+        (None, None) => fleet.no_worker_error(),
     }
 }
 
@@ -131,7 +131,7 @@ fn none(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError {
 #[derive(Debug)]
 pub(crate) struct Sent {
     reservation: Reservation,
-    learned: Arc<ModelStats>,
+    stats: Arc<ModelStats>,
     /// The prompt's text; `None` where it is token ids.
     text_bytes: Option<u64>,
     /// The estimate of the prompt, and of what the worker's cache saves of it.
@@ -149,17 +149,17 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    fn new(choice: Choice, request: &GenerateRequest) -> Self {
-        let Choice { worker, demand, expected, saved, source, learned } = choice;
-        let compute = demand.prompt.saturating_sub(saved);
-        let choices = demand.answers.len() as u32;
+    fn new(selection: Selection, request: &GenerateRequest) -> Self {
+        let Selection { worker, cost, expected, saved, source, stats } = selection;
+        let compute = cost.prompt.saturating_sub(saved);
+        let choices = cost.completions.len() as u32;
         let open = resume(request).into_iter().flat_map(|resume| &resume.choices);
         let open = open.filter(|choice| choice.finished.is_none());
         Self {
-            reservation: Reservation::new(&worker, compute, demand.answers),
-            learned,
+            reservation: Reservation::new(&worker, compute, cost.completions),
+            stats,
             text_bytes: text_bytes(request),
-            prompt: demand.prompt,
+            prompt: cost.prompt,
             saved,
             expected,
             source,
@@ -174,12 +174,12 @@ impl Sent {
     fn accepted(&mut self, accepted: &Accepted) {
         let tokens = u64::from(accepted.prompt_tokens);
         if let (Some(bytes), false) = (self.text_bytes, self.resumed) {
-            self.learned.prompt_was(bytes, tokens);
+            self.stats.observe_prompt(bytes, tokens);
         }
         let all = tokens + self.made;
         let scale = all as f64 / self.prompt.max(1) as f64;
         let saved = (self.saved as f64 * scale) as u64;
-        self.reservation.prompt_is(all.saturating_sub(saved));
+        self.reservation.set_prompt_tokens(all.saturating_sub(saved));
     }
 
     fn finished(&mut self, finished: &Finished) {
@@ -187,15 +187,15 @@ impl Sent {
         if self.expected > 0 {
             let kept = f64::from(usage.cached_prompt_tokens) / self.expected as f64;
             let average = match self.source {
-                Source::Local => &self.reservation.worker().kept,
-                Source::Remote => &self.learned.sent_by_others,
+                Source::Local => &self.reservation.worker().prefix_hit_rate,
+                Source::Remote => &self.stats.remote_hit_rate,
             };
-            average.learn(kept.min(1.0) as f32, KEPT_WEIGHT);
+            average.observe(kept.min(1.0) as f32, KEPT_WEIGHT);
         }
         if !self.endless {
             let each = usage.completion_tokens / self.choices.max(1);
             let cut = finished.reason() != FinishReason::Stop;
-            self.learned.answer_was(each.into(), cut);
+            self.stats.observe_completion(each.into(), cut);
         }
     }
 }
@@ -205,7 +205,7 @@ impl Observe for Sent {
         match &event.event {
             Some(Event::Accepted(accepted)) => self.accepted(accepted),
             Some(Event::Token(delta)) => {
-                self.reservation.made(event.choice, delta.ids.len() as u64);
+                self.reservation.add_generated(event.choice, delta.ids.len() as u64);
             }
             Some(Event::Finished(finished)) => {
                 self.reservation.finished(event.choice);
@@ -268,7 +268,8 @@ mod tests {
     async fn the_estimate_is_corrected_by_what_the_worker_counts() {
         let worker = worker("a", "m", "d");
         let balance = balance(&[Arc::clone(&worker)]);
-        let tokens = || (worker.outstanding.prompt_tokens(), worker.outstanding.answer_tokens());
+        let tokens =
+            || (worker.outstanding.prompt_tokens(), worker.outstanding.completion_tokens());
         let mut sent = reserve(&balance, prompt(40_000, 100)).unwrap();
         assert_eq!(tokens(), (10_000, 100));
         sent.event(&mut accepted("a", 8_000));
@@ -295,9 +296,9 @@ mod tests {
             let usage = Usage { completion_tokens: 30, cached_prompt_tokens, prompt_tokens: 9_000 };
             sent.event(&mut over(usage));
         }
-        assert!(worker.kept.get().unwrap() < 0.01, "it never kept a thing");
+        assert!(worker.prefix_hit_rate.get().unwrap() < 0.01, "it never kept a thing");
         let _next = reserve(&balance, prompt(40_000, 5_000)).unwrap();
-        assert_eq!(worker.outstanding.answer_tokens(), 30);
+        assert_eq!(worker.outstanding.completion_tokens(), 30);
         assert!(worker.outstanding.prompt_tokens() > 9_000);
     }
 
@@ -314,9 +315,9 @@ mod tests {
         let resumed = Call { request: request.into(), only_digest: Some("other".into()), ..call() };
         let (mut sent, _) = balance.reserve(&resumed).unwrap();
         let now = &workers[1].outstanding;
-        assert_eq!((now.prompt_tokens(), now.answer_tokens()), (1_000 + 400, 600));
+        assert_eq!((now.prompt_tokens(), now.completion_tokens()), (1_000 + 400, 600));
         sent.event(&mut accepted("b", 900));
-        assert_eq!((now.prompt_tokens(), now.answer_tokens()), (900 + 400, 600));
+        assert_eq!((now.prompt_tokens(), now.completion_tokens()), (900 + 400, 600));
         let nobody = Call { only_digest: Some("third".into()), ..resumed.clone() };
         let error = balance.reserve(&nobody).unwrap_err();
         assert!(error.to_string().contains("no worker of digest third"), "{error}");

@@ -64,7 +64,7 @@ where
                     outcome.waited = sent.elapsed();
                     if let Some(pass) = &outcome.pass {
                         // The client may never come for it.
-                        pass.is_read(false);
+                        pass.on_poll(false);
                     }
                     Ok(Followed { stream, since: None, outcome }.boxed())
                 }
@@ -127,7 +127,9 @@ impl Outcome {
                 let read = usage.prompt_tokens.saturating_sub(usage.cached_prompt_tokens);
                 let work = u32::try_from(u64::from(read) + FIXED).unwrap_or(u32::MAX);
                 if let Some(pass) = &mut self.pass {
-                    pass.ended(self.first.filter(|_| !self.resumed).map(|first| first / work));
+                    pass.on_complete(
+                        self.first.filter(|_| !self.resumed).map(|first| first / work),
+                    );
                 }
             }
             _ => {}
@@ -139,7 +141,7 @@ impl Outcome {
         // Continuations are made side by side.
         let each = std::mem::take(&mut self.waited) * self.choices / tokens.max(1);
         if let Some(pass) = &mut self.pass {
-            pass.goes_well(each);
+            pass.on_progress(each);
         }
     }
 
@@ -164,7 +166,7 @@ impl Stream for Followed {
         let this = &mut *self;
         let polled = this.stream.poll_next_unpin(cx);
         if let Some(pass) = &this.outcome.pass {
-            pass.is_read(polled.is_pending());
+            pass.on_poll(polled.is_pending());
         }
         if polled.is_pending() {
             this.since.get_or_insert_with(Instant::now);
@@ -223,7 +225,7 @@ mod tests {
     ) -> Items {
         let below = service_fn(move |_: Dispatch| std::future::ready(answer.clone()()));
         let dispatch =
-            Dispatch { call: call(), worker: worker("a", "m", ""), pass: health.enter() };
+            Dispatch { call: call(), worker: worker("a", "m", ""), pass: health.try_acquire() };
         match OutlierDetection::new(below).oneshot(dispatch).await {
             Err(error) => vec![Err(error)],
             Ok(mut stream) => {
@@ -243,14 +245,14 @@ mod tests {
         let items = run(&health, || Ok(paced(100)), Duration::ZERO).await;
         assert_eq!(items.len(), 102);
         // 64 tokens had to be read, and each prompt counts for 64 more.
-        assert_eq!(health.told(), (0, Some(FIRST / 128), Some(EACH)));
+        assert_eq!(health.snapshot(), (0, Some(FIRST / 128), Some(EACH)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_is_slow_does_not_make_the_worker_slow() {
         let health = Arc::default();
         run(&health, || Ok(paced(100)), Duration::from_secs(1)).await;
-        let (_, _, next) = health.told();
+        let (_, _, next) = health.snapshot();
         assert!(next.unwrap() <= EACH, "{next:?}");
     }
 
@@ -258,7 +260,7 @@ mod tests {
     async fn a_few_tokens_make_no_measurement() {
         let health = Arc::default();
         run(&health, || Ok(paced(LEAST as u32)), Duration::ZERO).await;
-        assert_eq!(health.told(), (0, Some(FIRST / 128), None));
+        assert_eq!(health.snapshot(), (0, Some(FIRST / 128), None));
     }
 
     #[tokio::test]
@@ -266,11 +268,11 @@ mod tests {
         let lost = || ServiceError::unavailable("lost");
         let health = Arc::default();
         assert_eq!(run(&health, move || Err(lost()), Duration::ZERO).await, [Err(lost())]);
-        assert_eq!(health.told().0, 1);
+        assert_eq!(health.snapshot().0, 1);
         let broken = move || Ok(events([Ok(accepted("a", 1)), Ok(token()), Err(lost())]));
         assert_eq!(run(&health, broken, Duration::ZERO).await.len(), 3);
-        assert_eq!(health.told().0, 2);
+        assert_eq!(health.snapshot().0, 2);
         run(&health, || Ok(paced(0)), Duration::ZERO).await;
-        assert_eq!(health.told().0, 0, "a good end");
+        assert_eq!(health.snapshot().0, 0, "a good end");
     }
 }

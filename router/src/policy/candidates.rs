@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use rand::{RngExt, rngs::SmallRng, seq::index};
 
-use super::room::Room;
+use super::capacity::RequiredCapacity;
 use crate::pool::worker::{InstanceId, Worker};
 
 /// Of more workers than this, only so many drawn at random are looked at: nearly as good as all of them, at a
@@ -13,13 +13,13 @@ const DRAWN: usize = 8;
 
 /// What a call needs of a worker, and would rather not have.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct Criteria<'a> {
     /// The workers that it was sent to, in order.
     pub(crate) tried: &'a [InstanceId],
     /// Only workers that give the same response as one of this digest.
     pub(crate) digest: Option<&'a str>,
     /// Only workers that can hold it.
-    pub(crate) room: Room,
+    pub(crate) capacity: RequiredCapacity,
 }
 
 /// How gladly a worker is chosen. Nobody is, while there is one of a lower rank.
@@ -39,17 +39,17 @@ enum Rank {
     Stalled,
 }
 
-impl Wanted<'_> {
+impl Criteria<'_> {
     /// `None` for a worker that cannot take the call.
     fn rank(&self, worker: &Worker) -> Option<Rank> {
-        let can = worker.fits(self.digest) && self.room.is_possible(worker);
+        let can = worker.fits(self.digest) && self.capacity.is_possible(worker);
         (can && !worker.outstanding.is_full()).then(|| match self.tried {
             _ if worker.liveness.is_stalled() => Rank::Stalled,
-            _ if !self.room.is_enough(worker) => Rank::Short,
+            _ if !self.capacity.is_enough(worker) => Rank::Short,
             [.., last] if *last == worker.instance => Rank::Last,
             _ if worker.is_ejected() => Rank::Ejected,
             tried if tried.contains(&worker.instance) => Rank::Attempted,
-            _ if !self.room.is_preferred(worker) => Rank::Small,
+            _ if !self.capacity.is_preferred(worker) => Rank::Small,
             _ => Rank::Fresh,
         })
     }
@@ -59,7 +59,7 @@ impl Wanted<'_> {
 pub(crate) fn first<'a>(
     live: &'a [Arc<Worker>],
     start: usize,
-    wanted: &Wanted<'_>,
+    wanted: &Criteria<'_>,
 ) -> Option<&'a Arc<Worker>> {
     let mut best = None;
     let (before, after) = live.split_at(start.checked_rem(live.len())?);
@@ -77,7 +77,7 @@ pub(crate) fn first<'a>(
 /// Up to eight workers of the best rank, in random order.
 pub(crate) fn draw<'a>(
     live: &'a [Arc<Worker>],
-    wanted: &Wanted<'_>,
+    wanted: &Criteria<'_>,
     random: &mut SmallRng,
 ) -> Vec<&'a Arc<Worker>> {
     if live.len() > 2 * DRAWN {
@@ -101,7 +101,7 @@ pub(crate) fn draw<'a>(
 }
 
 /// Whether `worker` is wanted as much as `other`.
-pub(crate) fn as_good(worker: &Worker, other: &Worker, wanted: &Wanted<'_>) -> bool {
+pub(crate) fn as_good(worker: &Worker, other: &Worker, wanted: &Criteria<'_>) -> bool {
     wanted.rank(worker).is_some_and(|rank| Some(rank) <= wanted.rank(other))
 }
 
@@ -132,7 +132,7 @@ mod tests {
         let id = |i: usize| live[i].instance.clone();
         let mut random = SmallRng::seed_from_u64(1);
         let mut drawn = |tried: &[InstanceId]| {
-            let wanted = Wanted { tried, ..Wanted::default() };
+            let wanted = Criteria { tried, ..Criteria::default() };
             let first = first(&live, 0, &wanted).unwrap();
             let drawn = ids(&draw(&live, &wanted, &mut random));
             assert!(drawn.contains(&first.id.as_str().to_owned()));
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(drawn(&[id(0), id(2)]), ["1"]);
         assert_eq!(drawn(&[id(0), id(1), id(2)]), ["0", "1"]);
         let alone = [id(0)];
-        let wanted = Wanted { tried: &alone, ..Wanted::default() };
+        let wanted = Criteria { tried: &alone, ..Criteria::default() };
         assert_eq!(ids(&draw(&live[..1], &wanted, &mut random)), ["0"]);
         assert!(draw(&[], &wanted, &mut random).is_empty());
         assert!(first(&[], 3, &wanted).is_none());
@@ -154,14 +154,14 @@ mod tests {
         for count in [4, 100] {
             let live = workers(count);
             let tried = [live[1].instance.clone()];
-            let wanted = Wanted { tried: &tried, digest: Some("odd"), ..Wanted::default() };
+            let wanted = Criteria { tried: &tried, digest: Some("odd"), ..Criteria::default() };
             for start in 0..count {
                 assert_eq!(first(&live, start, &wanted).unwrap().info.digest, "odd");
                 let drawn = draw(&live, &wanted, &mut random);
                 assert!(drawn.iter().all(|w| w.info.digest == "odd" && w.id != live[1].id));
                 assert!(!drawn.is_empty());
             }
-            let nobody = Wanted { digest: Some("other"), ..Wanted::default() };
+            let nobody = Criteria { digest: Some("other"), ..Criteria::default() };
             assert!(first(&live, 0, &nobody).is_none());
             assert!(draw(&live, &nobody, &mut random).is_empty());
         }
@@ -173,7 +173,7 @@ mod tests {
         let mut random = SmallRng::seed_from_u64(1);
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..400 {
-            let drawn = ids(&draw(&live, &Wanted::default(), &mut random));
+            let drawn = ids(&draw(&live, &Criteria::default(), &mut random));
             assert_eq!(drawn.len(), DRAWN);
             assert!(drawn.windows(2).all(|pair| pair[0] != pair[1]), "nobody twice");
             seen.extend(drawn);
@@ -185,7 +185,7 @@ mod tests {
     async fn the_last_one_left_among_many_is_found() {
         let live = workers(200);
         let tried: Vec<_> = live.iter().skip(1).map(|w| w.instance.clone()).collect();
-        let wanted = Wanted { tried: &tried, ..Wanted::default() };
+        let wanted = Criteria { tried: &tried, ..Criteria::default() };
         let drawn = draw(&live, &wanted, &mut SmallRng::seed_from_u64(1));
         assert_eq!(ids(&drawn), ["0"]);
         assert_eq!(first(&live, 100, &wanted).unwrap().id.as_str(), "0");

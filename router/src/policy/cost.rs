@@ -29,8 +29,8 @@ impl<'a> Candidate<'a> {
         let (own, others) = (&worker.outstanding, worker.others());
         // Of what others run, half is made on average.
         // Reports are a peer's words, and may be any number.
-        let answers =
-            (others.sequences.saturating_mul(usual_answer) / 2).saturating_add(own.answer_tokens());
+        let answers = (others.sequences.saturating_mul(usual_answer) / 2)
+            .saturating_add(own.completion_tokens());
         let prompts = others.prompt_tokens.saturating_add(own.prompt_tokens());
         let load = prompts.saturating_add(answers.saturating_mul(ANSWER_WEIGHT));
         Self { worker, load, saved: 0 }

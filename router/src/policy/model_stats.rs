@@ -7,9 +7,9 @@ use stoker_proto::v1::{GenerateRequest, Resume, Stopping, generate_request::Inpu
 use super::prompt;
 use crate::{call::continuations, ewma::Ewma};
 
-/// Of English, before anything was learned.
+/// Of English, before anything was stats.
 const BYTES_PER_TOKEN: f32 = 4.0;
-/// Tokens to expect from a request that does not limit them, before anything was learned.
+/// Tokens to expect from a request that does not limit them, before anything was stats.
 const USUAL_ANSWER: u64 = 256;
 /// How much one answer teaches.
 const WEIGHT: f32 = 1.0 / 16.0;
@@ -23,7 +23,7 @@ pub(crate) struct ModelStats {
     /// Tokens of an answer that was free to end where it wanted.
     answer: Ewma,
     /// The part of a prompt unknown here that was in the cache of the worker where another router would send it.
-    pub(crate) sent_by_others: Ewma,
+    pub(crate) remote_hit_rate: Ewma,
     /// Whose turn it is.
     turn: AtomicUsize,
 }
@@ -34,7 +34,7 @@ pub(crate) struct RequestCost {
     /// To read: the prompt, and what a continuation elsewhere has made already.
     pub(crate) prompt: u64,
     /// To make, for each continuation.
-    pub(crate) answers: Vec<u64>,
+    pub(crate) completions: Vec<u64>,
 }
 
 impl RequestCost {
@@ -42,7 +42,7 @@ impl RequestCost {
     pub(crate) fn within(mut self, context_length: u32) -> Self {
         if context_length > 0 {
             // Many ask for far more than there is room for.
-            for answer in &mut self.answers {
+            for answer in &mut self.completions {
                 *answer = (*answer).min(context_length.into());
             }
         }
@@ -55,7 +55,7 @@ impl Default for ModelStats {
         Self {
             bytes_per_token: Ewma::with_initial(BYTES_PER_TOKEN),
             answer: Ewma::unknown(),
-            sent_by_others: Ewma::with_initial(0.0),
+            remote_hit_rate: Ewma::with_initial(0.0),
             turn: AtomicUsize::default(),
         }
     }
@@ -82,26 +82,26 @@ impl ModelStats {
     }
 
     /// What `request` will take.
-    pub(crate) fn demand(&self, request: &GenerateRequest) -> RequestCost {
+    pub(crate) fn estimate(&self, request: &GenerateRequest) -> RequestCost {
         let prompt = match &request.input {
             Some(Input::TokenIds(tokens)) => tokens.ids.len() as u64,
             _ => prompt::text_bytes(request).map_or(0, |bytes| self.tokens(request, bytes)),
         };
         let answer = self.expected(request.stopping.as_ref());
-        let answers = vec![answer; continuations(request) as usize];
-        let mut demand = RequestCost { prompt, answers };
+        let completions = vec![answer; continuations(request) as usize];
+        let mut cost = RequestCost { prompt, completions };
         if let Some(resume) = resume(request) {
-            for (answer, made) in demand.answers.iter_mut().zip(&resume.choices) {
+            for (answer, made) in cost.completions.iter_mut().zip(&resume.choices) {
                 let tokens = made.token_ids.len() as u64;
                 *answer = answer.saturating_sub(tokens).max(1);
                 if made.finished.is_some() {
                     *answer = 0;
                 } else {
-                    demand.prompt += tokens;
+                    cost.prompt += tokens;
                 }
             }
         }
-        demand
+        cost
     }
 
     /// Tokens of one answer.
@@ -120,19 +120,19 @@ impl ModelStats {
     }
 
     /// A prompt of that much text had so many tokens.
-    pub(crate) fn prompt_was(&self, bytes: u64, tokens: u64) {
+    pub(crate) fn observe_prompt(&self, bytes: u64, tokens: u64) {
         if bytes > 0 && tokens > 0 {
             let tokens = tokens as f32;
             let weight = WEIGHT * tokens / (tokens + HALF_TAUGHT);
-            self.bytes_per_token.learn((bytes as f32 / tokens).clamp(0.25, 64.0), weight);
+            self.bytes_per_token.observe((bytes as f32 / tokens).clamp(0.25, 64.0), weight);
         }
     }
 
     /// An answer had so many tokens; `cut` if it was not free to go on.
-    pub(crate) fn answer_was(&self, tokens: u64, cut: bool) {
+    pub(crate) fn observe_completion(&self, tokens: u64, cut: bool) {
         // A short limit says nothing about what the answer would have been.
         if !cut || tokens >= self.usual_answer() {
-            self.answer.learn(tokens as f32, WEIGHT);
+            self.answer.observe(tokens as f32, WEIGHT);
         }
     }
 }
@@ -162,21 +162,21 @@ mod tests {
 
     #[test]
     fn believes_the_request_until_answers_teach_otherwise() {
-        let learned = ModelStats::default();
-        let answer = |request: &GenerateRequest| learned.demand(request).answers[0];
+        let stats = ModelStats::default();
+        let answer = |request: &GenerateRequest| stats.estimate(request).completions[0];
         assert_eq!(
-            learned.demand(&text(14)),
-            RequestCost { prompt: 4, answers: vec![USUAL_ANSWER] }
+            stats.estimate(&text(14)),
+            RequestCost { prompt: 4, completions: vec![USUAL_ANSWER] }
         );
-        let exact = learned.demand(&ids(9, Some(100)));
-        assert_eq!(exact, RequestCost { prompt: 9, answers: vec![100] });
-        assert_eq!(exact.clone().within(50), RequestCost { prompt: 9, answers: vec![50] });
+        let exact = stats.estimate(&ids(9, Some(100)));
+        assert_eq!(exact, RequestCost { prompt: 9, completions: vec![100] });
+        assert_eq!(exact.clone().within(50), RequestCost { prompt: 9, completions: vec![50] });
         assert_eq!(exact.clone().within(0), exact);
         assert_eq!(answer(&ids(9, Some(4_000))), 4_000);
         for _ in 0..200 {
-            learned.answer_was(40, false);
+            stats.observe_completion(40, false);
             // Cut short: it would have been longer.
-            learned.answer_was(16, true);
+            stats.observe_completion(16, true);
         }
         assert_eq!(answer(&ids(9, Some(4_000))), 40);
         assert_eq!(answer(&ids(9, Some(10))), 10);
@@ -187,23 +187,23 @@ mod tests {
         let least = Stopping { min_tokens: Some(70), ..Default::default() };
         assert_eq!(answer(&stopping(least)), 70);
         for _ in 0..200 {
-            learned.answer_was(80, true);
+            stats.observe_completion(80, true);
         }
         assert_eq!(answer(&ids(9, None)), 79, "long ones count also when they are cut");
     }
 
     #[test]
     fn learns_how_many_bytes_a_token_has() {
-        let learned = ModelStats::default();
+        let stats = ModelStats::default();
         for _ in 0..200 {
-            learned.prompt_was(6_000, 2_000);
+            stats.observe_prompt(6_000, 2_000);
             // Mostly template.
-            learned.prompt_was(4, 16);
+            stats.observe_prompt(4, 16);
         }
-        let prompt = learned.demand(&text(30_000)).prompt;
+        let prompt = stats.estimate(&text(30_000)).prompt;
         assert!((9_500..11_500).contains(&prompt), "{prompt} for 10,000");
-        assert_eq!(learned.demand(&ids(9, None)).prompt, 9, "token ids need no estimate");
-        assert_eq!(learned.tokens(&ids(9, None), 512), 128);
+        assert_eq!(stats.estimate(&ids(9, None)).prompt, 9, "token ids need no estimate");
+        assert_eq!(stats.tokens(&ids(9, None), 512), 128);
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
             routing: Some(Routing { resume: Some(resume), ..Default::default() }),
             ..ids(9, Some(100))
         };
-        let demand = ModelStats::default().demand(&request);
-        assert_eq!(demand, RequestCost { prompt: 9 + 30, answers: vec![70, 0, 100] });
+        let cost = ModelStats::default().estimate(&request);
+        assert_eq!(cost, RequestCost { prompt: 9 + 30, completions: vec![70, 0, 100] });
     }
 }

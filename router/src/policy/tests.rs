@@ -34,18 +34,18 @@ fn long(name: char, bytes: usize) -> GenerateRequest {
     ask(&name.to_string().repeat(bytes))
 }
 
-fn choose(chooser: &Chooser, model: &Model, request: &GenerateRequest) -> Choice {
-    chooser.choose(model, request, &Wanted::default()).unwrap()
+fn choose(chooser: &Chooser, model: &Model, request: &GenerateRequest) -> Selection {
+    chooser.choose(model, request, &Criteria::default()).unwrap()
 }
 
 /// Tokens that the worker was sent by this router and should have kept.
-fn known(choice: &Choice) -> u64 {
+fn known(choice: &Selection) -> u64 {
     if choice.source == Source::Local { choice.expected } else { 0 }
 }
 
-fn reserve(choice: &Choice) -> Reservation {
-    let RequestCost { prompt, answers } = choice.demand.clone();
-    Reservation::new(&choice.worker, prompt - choice.saved, answers)
+fn reserve(choice: &Selection) -> Reservation {
+    let RequestCost { prompt, completions } = choice.cost.clone();
+    Reservation::new(&choice.worker, prompt - choice.saved, completions)
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn a_worker_that_never_keeps_a_prefix_is_no_longer_waited_for() {
         }
         asked += 1;
         assert!(asked < 40, "still believed");
-        again.worker.kept.learn(0.0, 1.0 / 8.0);
+        again.worker.prefix_hit_rate.observe(0.0, 1.0 / 8.0);
     }
     assert!(asked > 3, "believed for {asked} answers only");
 }
@@ -196,12 +196,12 @@ async fn a_worker_that_failed_the_call_is_avoided_whatever_it_has() {
     let (model, chooser) = (model(30), chooser(Policy::PrefixAffinity));
     let first = choose(&chooser, &model, &long('a', 40_000));
     let tried = [first.worker.instance.clone()];
-    let wanted = Wanted { tried: &tried, ..Wanted::default() };
+    let wanted = Criteria { tried: &tried, ..Criteria::default() };
     for _ in 0..20 {
         let again = chooser.choose(&model, &long('a', 40_000), &wanted).unwrap();
         assert_ne!(again.worker.id, first.worker.id);
     }
-    let wanted = Wanted { digest: Some("other"), ..Wanted::default() };
+    let wanted = Criteria { digest: Some("other"), ..Criteria::default() };
     assert!(chooser.choose(&model, &long('a', 40_000), &wanted).is_none());
 }
 

@@ -118,9 +118,9 @@ impl Fleet {
         let names = || self.models.keys().cloned();
         let found = match (self.models.get(name), self.models.len()) {
             (Some(model), _) => model,
-            (None, 0) => return Err(self.nobody()),
+            (None, 0) => return Err(self.no_worker_error()),
             (None, 1) if name.is_empty() => {
-                self.models.values().next().ok_or_else(|| self.nobody())?
+                self.models.values().next().ok_or_else(|| self.no_worker_error())?
             }
             (None, _) if name.is_empty() => {
                 let all: Vec<_> = names().collect();
@@ -137,7 +137,7 @@ impl Fleet {
                 });
             }
         };
-        if found.live().is_empty() { Err(self.nobody()) } else { Ok(found) }
+        if found.live().is_empty() { Err(self.no_worker_error()) } else { Ok(found) }
     }
 
     /// The live workers of `model` except `this`.
@@ -152,7 +152,7 @@ impl Fleet {
     }
 
     /// UNAVAILABLE, with what is wrong with whom.
-    pub(crate) fn nobody(&self) -> ServiceError {
+    pub(crate) fn no_worker_error(&self) -> ServiceError {
         let troubles = self
             .states
             .iter()
@@ -262,9 +262,10 @@ mod tests {
 
     #[test]
     fn names_a_few_troubles_and_counts_the_rest() {
-        let why = fleet(vec![gone(None); 5]).nobody().to_string();
+        let why = fleet(vec![gone(None); 5]).no_worker_error().to_string();
         assert_eq!(why, "no worker is ready; w0: refused; w1: refused; w2: refused; 2 more");
-        let why = Fleet::new([].into_iter(), Some("etcd is away".into())).nobody().to_string();
+        let why =
+            Fleet::new([].into_iter(), Some("etcd is away".into())).no_worker_error().to_string();
         assert_eq!(why, "no worker is ready; none is known; etcd is away");
     }
 }

@@ -4,8 +4,8 @@
 //! together ([`policy`] has the rules) and is the only one that changes who is in, so no two decisions can
 //! together put out too many. The choice of a worker reads one atomic.
 
+mod health_record;
 mod policy;
-mod record;
 mod reviewer;
 mod window;
 
@@ -20,7 +20,7 @@ use std::{
 use stoker_shared::ServiceError;
 use tokio::{sync::Notify, time::Instant};
 
-use record::{Probe, Record};
+use health_record::{HealthRecord, Probe};
 pub(crate) use reviewer::review;
 
 /// As many requests as there are.
@@ -31,7 +31,7 @@ const EVERYTHING: u32 = u32::MAX;
 pub(crate) struct Health {
     /// Requests that the worker may be sent now. Follows the record, and is changed under its lock.
     open: AtomicU32,
-    record: Mutex<Record>,
+    record: Mutex<HealthRecord>,
     /// Asks for a review.
     news: Arc<Notify>,
 }
@@ -60,7 +60,7 @@ impl Health {
 
     /// Leave to send it a request. A worker on trial gives it to no more requests than it has probes, so of
     /// those that chose it at once some get none and have to choose again.
-    pub(crate) fn enter(self: &Arc<Self>) -> Option<AttemptPermit> {
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<AttemptPermit> {
         let health = Arc::clone(self);
         if !self.is_suspected() {
             return Some(AttemptPermit::new(health, None));
@@ -72,8 +72,8 @@ impl Health {
     }
 
     /// Leave in any case, for a request that has nowhere else to go.
-    pub(crate) fn enter_anyway(self: &Arc<Self>) -> AttemptPermit {
-        self.enter().unwrap_or_else(|| AttemptPermit::new(Arc::clone(self), None))
+    pub(crate) fn acquire(self: &Arc<Self>) -> AttemptPermit {
+        self.try_acquire().unwrap_or_else(|| AttemptPermit::new(Arc::clone(self), None))
     }
 
     /// Something happened to a call that is the worker's fault, and that the call itself did not tell: it
@@ -83,18 +83,18 @@ impl Health {
         self.news.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Record> {
+    fn lock(&self) -> MutexGuard<'_, HealthRecord> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut HealthRecord) -> T) -> T {
         let mut record = self.lock();
         let result = change(&mut record);
         self.publish(&record);
         result
     }
 
-    fn publish(&self, record: &Record) {
+    fn publish(&self, record: &HealthRecord) {
         self.open.store(record.open().unwrap_or(EVERYTHING), Ordering::Relaxed);
     }
 }
@@ -138,21 +138,21 @@ impl AttemptPermit {
     }
 
     /// The client has asked for the next event, which `waits` for the worker, or was there.
-    pub(crate) fn is_read(&self, waits: bool) {
+    pub(crate) fn on_poll(&self, waits: bool) {
         if let Some(probe) = &self.probe {
-            probe.is_read(waits, Instant::now());
+            probe.on_poll(waits, Instant::now());
         }
     }
 
     /// The answer makes progress: `each` for a token.
-    pub(crate) fn goes_well(&mut self, each: Duration) {
+    pub(crate) fn on_progress(&mut self, each: Duration) {
         let probe = self.probe.take();
         self.health.change(|record| record.next.add(Instant::now(), nanos(each)));
         self.probed_well(probe);
     }
 
     /// The answer ended well; its first token took `first` for a token that had to be read.
-    pub(crate) fn ended(&mut self, first: Option<Duration>) {
+    pub(crate) fn on_complete(&mut self, first: Option<Duration>) {
         let probe = self.probe.take();
         self.health.change(|record| {
             record.ended_well();
@@ -196,7 +196,7 @@ impl Health {
     }
 
     /// Failures in a row, and the medians of what was measured: until the first token, and between tokens.
-    pub(crate) fn told(&self) -> (u32, Option<Duration>, Option<Duration>) {
+    pub(crate) fn snapshot(&self) -> (u32, Option<Duration>, Option<Duration>) {
         let (mut record, now) = (self.lock(), Instant::now());
         let medians = [record.first.median(now, 1), record.next.median(now, 1)];
         let [first, next] = medians.map(|nanos| nanos.map(Duration::from_nanos));
@@ -208,20 +208,20 @@ impl Health {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use super::{record::PROBES, *};
+    use super::{health_record::PROBES, *};
 
     #[test]
     fn no_more_calls_than_probes_enter_at_once() {
         for _ in 0..100 {
             let health = Arc::new(Health::default());
             health.eject();
-            assert!(health.is_ejected() && health.enter().is_none());
+            assert!(health.is_ejected() && health.try_acquire().is_none());
             health.try_out();
             let start = std::sync::Barrier::new(8);
             let passes: Vec<_> = std::thread::scope(|scope| {
                 let enter = || {
                     start.wait();
-                    (0..2).filter_map(|_| health.enter()).collect::<Vec<_>>()
+                    (0..2).filter_map(|_| health.try_acquire()).collect::<Vec<_>>()
                 };
                 let threads: Vec<_> = (0..8).map(|_| scope.spawn(enter)).collect();
                 threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -236,11 +236,11 @@ mod tests {
     async fn a_probe_of_an_earlier_trial_opens_nothing() {
         let health = Arc::new(Health::default());
         health.try_out();
-        let pass = health.enter().unwrap();
+        let pass = health.try_acquire().unwrap();
         health.eject();
         drop(pass);
         assert!(health.is_ejected());
-        let anyway = health.enter_anyway();
+        let anyway = health.acquire();
         drop(anyway);
         assert!(health.is_ejected());
     }
@@ -248,20 +248,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_first_token_from_before_the_trial_says_nothing() {
         let health = Arc::new(Health::default());
-        let mut old = health.enter().unwrap();
+        let mut old = health.try_acquire().unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
         health.try_out();
-        let mut new = health.enter().unwrap();
-        old.ended(Some(Duration::from_secs(9)));
-        assert_eq!(health.told().1, None);
-        new.ended(Some(Duration::from_secs(2)));
-        assert_eq!(health.told().1, Some(Duration::from_secs(2)));
+        let mut new = health.try_acquire().unwrap();
+        old.on_complete(Some(Duration::from_secs(9)));
+        assert_eq!(health.snapshot().1, None);
+        new.on_complete(Some(Duration::from_secs(2)));
+        assert_eq!(health.snapshot().1, Some(Duration::from_secs(2)));
     }
 
     #[tokio::test]
     async fn only_a_fault_of_the_worker_counts() {
         let health = Arc::new(Health::default());
-        let mut pass = health.enter().unwrap();
+        let mut pass = health.try_acquire().unwrap();
         for error in [
             ServiceError::invalid("prompt", "is empty"),
             ServiceError::UnknownModel { model: "x".into(), available: vec![] },
@@ -276,13 +276,13 @@ mod tests {
             ServiceError::Unsupported("guided".into()),
         ] {
             pass.failed(&error);
-            assert_eq!(health.told().0, 0, "{error}");
+            assert_eq!(health.snapshot().0, 0, "{error}");
         }
         pass.failed(&ServiceError::unavailable("lost"));
         pass.failed(&ServiceError::Internal("NaN logits".into()));
         health.failed("no token for 5 s");
-        assert_eq!(health.told().0, 3);
-        pass.ended(None);
-        assert_eq!(health.told().0, 0);
+        assert_eq!(health.snapshot().0, 3);
+        pass.on_complete(None);
+        assert_eq!(health.snapshot().0, 0);
     }
 }

@@ -36,7 +36,7 @@ impl Liveness {
     }
 
     /// Resolves once it stands still.
-    pub(crate) fn stands(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn stalled(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut stalled = self.stalled.subscribe();
         // Fails when the worker is forgotten: then nobody will ever say that it stands.
         async move {
@@ -151,10 +151,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn news_is_told_once_and_heard_by_all() {
         let liveness = Liveness::default();
-        let stands = liveness.stands();
+        let stands = liveness.stalled();
         assert!(liveness.set_stalled(true) && !liveness.set_stalled(true));
         stands.await;
         assert!(liveness.set_stalled(false));
-        assert!(liveness.stands().now_or_never().is_none());
+        assert!(liveness.stalled().now_or_never().is_none());
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Model {
     /// Hashes of the identities in `live`, the same in every router.
     ids: Vec<u64>,
     /// The longest sequence that any of `live` can hold.
-    largest_room: u64,
+    max_sequence_tokens: u64,
 }
 
 fn hash_one(value: &impl Hash) -> u64 {
@@ -39,7 +39,7 @@ impl Model {
             known: 0,
             serials: HashMap::default(),
             ids: Vec::new(),
-            largest_room: 0,
+            max_sequence_tokens: 0,
         }
     }
 
@@ -55,7 +55,7 @@ impl Model {
     pub(crate) fn add(&mut self, worker: &Arc<Worker>) {
         self.serials.insert(worker.serial, self.live.len());
         self.ids.push(hash_one(&worker.instance));
-        self.largest_room = self.largest_room.max(worker.room());
+        self.max_sequence_tokens = self.max_sequence_tokens.max(worker.max_sequence_tokens());
         self.live.push(Arc::clone(worker));
     }
 
@@ -68,8 +68,8 @@ impl Model {
     }
 
     /// Tokens of the longest sequence that any live worker can hold.
-    pub(crate) fn largest_room(&self) -> u64 {
-        self.largest_room
+    pub(crate) fn max_sequence_tokens(&self) -> u64 {
+        self.max_sequence_tokens
     }
 
     /// The one whose connection this is.

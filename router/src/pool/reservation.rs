@@ -30,7 +30,7 @@ pub(crate) struct Outstanding {
 impl Outstanding {
     /// Prompt tokens to read and tokens to make.
     pub(crate) fn tokens(&self) -> u64 {
-        self.prompt_tokens() + self.answer_tokens()
+        self.prompt_tokens() + self.completion_tokens()
     }
 
     /// Prompt tokens to read.
@@ -39,7 +39,7 @@ impl Outstanding {
     }
 
     /// Tokens to make.
-    pub(crate) fn answer_tokens(&self) -> u64 {
+    pub(crate) fn completion_tokens(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
@@ -104,13 +104,13 @@ impl Reservation {
     }
 
     /// The worker counted the prompt: so many tokens are to be computed.
-    pub(crate) fn prompt_is(&mut self, tokens: u64) {
+    pub(crate) fn set_prompt_tokens(&mut self, tokens: u64) {
         self.accepted = true;
         self.change(|this| this.prompt = tokens);
     }
 
     /// The worker made tokens, so it has read the prompt too.
-    pub(crate) fn made(&mut self, choice: u32, tokens: u64) {
+    pub(crate) fn add_generated(&mut self, choice: u32, tokens: u64) {
         self.made += tokens;
         self.change(|this| {
             this.prompt = 0;
@@ -177,7 +177,7 @@ mod tests {
 
     fn all(worker: &Worker) -> [u64; 4] {
         let now = &worker.outstanding;
-        [now.prompt_tokens(), now.answer_tokens(), now.sequences(), now.streams()]
+        [now.prompt_tokens(), now.completion_tokens(), now.sequences(), now.streams()]
     }
 
     #[tokio::test(start_paused = true)]
@@ -185,7 +185,7 @@ mod tests {
         let worker = worker("a", "m", "");
         assert!(!worker.outstanding.is_full());
         let mut stream = Reservation::new(&worker, 1, vec![1]);
-        stream.prompt_is(1);
+        stream.set_prompt_tokens(1);
         worker.outstanding.mark_full();
         drop(Reservation::new(&worker, 1, vec![1]));
         assert!(worker.outstanding.is_full(), "a call that was refused leaves no slot");
@@ -202,11 +202,11 @@ mod tests {
         let mut first = Reservation::new(&worker, 10, vec![100]);
         let second = Reservation::new(&worker, 1, vec![1]);
         assert_eq!(all(&worker), [11, 101, 2, 2]);
-        first.prompt_is(30);
+        first.set_prompt_tokens(30);
         assert_eq!(all(&worker), [31, 101, 2, 2]);
-        first.made(0, 1);
+        first.add_generated(0, 1);
         assert_eq!(all(&worker), [1, 100, 2, 2], "the prompt is read, one token is made");
-        first.made(0, 500);
+        first.add_generated(0, 500);
         assert_eq!(all(&worker), [1, 2, 2, 2], "longer than expected, but not over");
         drop(first);
         drop(second);
@@ -218,13 +218,13 @@ mod tests {
         let worker = worker("a", "m", "");
         let mut three = Reservation::new(&worker, 10, vec![100; 3]);
         assert_eq!(all(&worker), [10, 300, 3, 1]);
-        three.made(1, 30);
+        three.add_generated(1, 30);
         assert_eq!(all(&worker), [0, 270, 3, 1], "the prompt is read, choice 1 has 70 to go");
         three.finished(1);
         three.finished(0);
         assert_eq!(all(&worker), [0, 100, 1, 1]);
         // A worker that counts wrong changes nothing.
-        three.made(7, 5);
+        three.add_generated(7, 5);
         three.finished(7);
         assert_eq!(all(&worker), [0, 100, 1, 1]);
         drop(three);
@@ -268,8 +268,8 @@ mod tests {
                         calls.push(Reservation::new(&worker, prompt, answers));
                     }
                     _ if calls.is_empty() => {}
-                    Step::Prompt(tokens) => which.get_mut(&mut calls).prompt_is(tokens),
-                    Step::Made(choice, tokens) => which.get_mut(&mut calls).made(choice, tokens),
+                    Step::Prompt(tokens) => which.get_mut(&mut calls).set_prompt_tokens(tokens),
+                    Step::Made(choice, tokens) => which.get_mut(&mut calls).add_generated(choice, tokens),
                     Step::Finished(choice) => which.get_mut(&mut calls).finished(choice),
                     Step::Cancel => drop(calls.swap_remove(which.index(calls.len()))),
                 }
@@ -295,9 +295,9 @@ mod tests {
                 scope.spawn(|| {
                     for i in 0..5_000 {
                         let mut call = Reservation::new(&worker, i, vec![i; (i % 5) as usize]);
-                        call.prompt_is(i / 2);
+                        call.set_prompt_tokens(i / 2);
                         if i % 3 > 0 {
-                            call.made((i % 4) as u32, i / 3);
+                            call.add_generated((i % 4) as u32, i / 3);
                             call.finished(0);
                         }
                     }

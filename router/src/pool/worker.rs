@@ -54,7 +54,7 @@ pub(crate) struct Worker {
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) health: Arc<Health>,
     /// The part of the prefixes expected in its cache that really was there, from 0 to 1.
-    pub(crate) kept: Ewma,
+    pub(crate) prefix_hit_rate: Ewma,
     /// Tokens that went through its cache for this router: prompts to compute, and answers.
     sent: AtomicU64,
     reported: Mutex<Reported>,
@@ -98,7 +98,7 @@ impl Worker {
             outstanding,
             liveness,
             health,
-            kept: Ewma::with_initial(1.0),
+            prefix_hit_rate: Ewma::with_initial(1.0),
             sent: AtomicU64::new(0),
             reported: Mutex::default(),
             refused_routing: AtomicBool::new(false),
@@ -177,7 +177,7 @@ impl Worker {
     }
 
     /// Tokens of the longest sequence that it can hold, prompt and response together; `u64::MAX` if it does not say.
-    pub(crate) fn room(&self) -> u64 {
+    pub(crate) fn max_sequence_tokens(&self) -> u64 {
         let stated = self.info.capacity.map_or(0, |capacity| capacity.max_sequence_tokens);
         // Workers of earlier releases say it in the other field.
         match (stated, self.info.context_length) {

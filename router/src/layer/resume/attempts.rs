@@ -171,7 +171,7 @@ impl<S: Generate> Attempts<S> {
         let room = self.call.room.unwrap_or(0);
         self.shared.pool.fleet().others(model, worker).any(|other| {
             let free = other.free_kv_tokens().unwrap_or(0);
-            let has_room = other.room() >= room
+            let has_room = other.max_sequence_tokens() >= room
                 && other.max_num_seqs() >= continuations(&self.call.request)
                 && (free_tokens == 0 || (free >= free_tokens && !other.outstanding.is_full()));
             other.fits(digest) && has_room && !other.liveness.is_stalled()

@@ -133,7 +133,7 @@ impl Watchdog {
         let waker = cx.waker().clone();
         let (stands, _) = match self.stands.take() {
             Some((stands, _)) => self.stands.insert((stands, waker)),
-            None => self.stands.insert((worker.liveness.stands().boxed(), waker)),
+            None => self.stands.insert((worker.liveness.stalled().boxed(), waker)),
         };
         stands.poll_unpin(cx).is_ready()
     }
@@ -186,9 +186,9 @@ mod tests {
         let error = poll_fn(|cx| dog.poll(cx, &worker, preempted, has_room)).await;
         assert!(matches!(error, ServiceError::Preempted(_)), "{error:?}");
         assert!(since.elapsed() >= PATIENCE.moving * 4);
-        assert_eq!(worker.health.told().0, 0, "no failure is counted");
+        assert_eq!(worker.health.snapshot().0, 0, "no failure is counted");
         poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)).await;
-        assert_eq!(worker.health.told().0, 1, "another stall is one");
+        assert_eq!(worker.health.snapshot().0, 1, "another stall is one");
     }
 
     /// How long a stream waits for the worker that begins to wait now.

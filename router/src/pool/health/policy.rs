@@ -22,7 +22,7 @@ use std::{cmp::Ordering, collections::HashMap, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    record::{Condition, PROBES, Record},
+    health_record::{Condition, HealthRecord, PROBES},
     window::median,
 };
 use crate::config::HealthConfig;
@@ -38,7 +38,7 @@ const LEAST: [u64; 2] = [100_000, 2_000_000];
 
 /// A live worker under review.
 pub(super) struct Patient<'a> {
-    pub(super) record: &'a mut Record,
+    pub(super) record: &'a mut HealthRecord,
     /// Of what it serves.
     pub(super) digest: &'a str,
     /// It stands still, so it takes nothing whatever its record says.
@@ -94,7 +94,7 @@ fn is_half(taking: usize, known: usize) -> bool {
     taking * 2 >= known
 }
 
-fn is_in(record: &Record) -> bool {
+fn is_in(record: &HealthRecord) -> bool {
     record.condition == Condition::In
 }
 

@@ -10,8 +10,8 @@ use tracing::{info, warn};
 
 use super::{
     super::{Pool, model::Model},
+    health_record::{Condition, HealthRecord},
     policy::{self, Change, Patient},
-    record::{Condition, Record},
 };
 use crate::{config::HealthConfig, metrics::Metrics};
 
@@ -42,9 +42,9 @@ pub(crate) async fn review(pool: Pool, config: HealthConfig, metrics: Metrics) {
 /// All records are locked together, so that nobody changes between being counted and being judged.
 fn review_model(model: &Model, config: &HealthConfig, metrics: &Metrics) {
     let workers = model.live();
-    let mut records: Vec<MutexGuard<'_, Record>> =
+    let mut records: Vec<MutexGuard<'_, HealthRecord>> =
         workers.iter().map(|worker| worker.health.lock()).collect();
-    let overruled = |records: &[MutexGuard<'_, Record>]| {
+    let overruled = |records: &[MutexGuard<'_, HealthRecord>]| {
         records.iter().any(|record| record.ignored && record.condition != Condition::In)
     };
     let before = overruled(&records);

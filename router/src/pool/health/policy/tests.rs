@@ -8,7 +8,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Workers of one model and the time, without sockets.
 struct Ward {
-    records: Vec<Record>,
+    records: Vec<HealthRecord>,
     /// Live, by place.
     live: Vec<bool>,
     config: HealthConfig,
@@ -17,7 +17,7 @@ struct Ward {
 
 impl Ward {
     fn of(count: usize) -> Self {
-        let records = (0..count).map(|_| Record::default()).collect();
+        let records = (0..count).map(|_| HealthRecord::default()).collect();
         let (config, now) = (HealthConfig::default(), Instant::now());
         Self { records, live: vec![true; count], config, now }
     }
@@ -124,8 +124,8 @@ async fn a_probe_whose_client_does_not_read_is_replaced_and_still_counts() {
     assert_eq!(ward.pass(5 * SECOND), [(0, Change::OnTrial)]);
     let probes: Vec<_> = std::iter::from_fn(|| ward.records[0].take_probe()).collect();
     // Of one the client has an event that it does not come back for, the others wait for the worker.
-    probes[0].is_read(false, ward.now);
-    probes[1].is_read(true, ward.now);
+    probes[0].on_poll(false, ward.now);
+    probes[1].on_poll(true, ward.now);
     assert_eq!((ward.pass(SECOND / 2), ward.open(0)), (vec![], Some(0)));
     assert_eq!((ward.pass(SECOND / 2), ward.open(0)), (vec![], Some(1)));
     assert_eq!((ward.pass(SECOND), ward.open(0)), (vec![], Some(1)), "once");

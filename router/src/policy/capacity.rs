@@ -16,7 +16,7 @@ const LARGE: f64 = 7.0 / 8.0;
 
 /// What a call needs of a worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Room {
+pub(crate) struct RequiredCapacity {
     /// Choices, which share a batch.
     sequences: u32,
     /// Tokens of the longest sequence, as a worker counted them.
@@ -27,7 +27,7 @@ pub(crate) struct Room {
     preferred: u64,
 }
 
-impl Room {
+impl RequiredCapacity {
     /// For `call`, whose prompt has about `prompt` tokens, at the workers of `model`.
     pub(crate) fn of(call: &Call, prompt: u64, model: &Model) -> Self {
         let request: &GenerateRequest = &call.request;
@@ -35,7 +35,7 @@ impl Room {
         let limit = stopping.and_then(|stopping| stopping.max_tokens);
         let least = stopping.and_then(|stopping| stopping.min_tokens).unwrap_or(0).max(1);
         let preferred = match (limit, call.room) {
-            (None, None) => (model.largest_room() as f64 * LARGE) as u64,
+            (None, None) => (model.max_sequence_tokens() as f64 * LARGE) as u64,
             _ => 0,
         };
         Self {
@@ -48,17 +48,17 @@ impl Room {
 
     /// Whether `worker` can hold it, as far as that is known for sure.
     pub(crate) fn is_possible(&self, worker: &Worker) -> bool {
-        self.sequences <= worker.max_num_seqs() && self.counted <= worker.room()
+        self.sequences <= worker.max_num_seqs() && self.counted <= worker.max_sequence_tokens()
     }
 
     /// Whether it is likely to. No response is longer than the model's context.
     pub(super) fn is_enough(&self, worker: &Worker) -> bool {
-        self.counted > 0 || self.estimated.min(worker.context()) <= worker.room()
+        self.counted > 0 || self.estimated.min(worker.context()) <= worker.max_sequence_tokens()
     }
 
     /// Whether few workers have more room.
     pub(super) fn is_preferred(&self, worker: &Worker) -> bool {
-        worker.room() >= self.preferred
+        worker.max_sequence_tokens() >= self.preferred
     }
 
     /// Why none of `workers` can hold it, if that is so: what is needed, and what there is.
@@ -66,7 +66,7 @@ impl Room {
         &self,
         workers: impl Iterator<Item = &'a Worker> + Clone,
     ) -> Option<ServiceError> {
-        let rooms = workers.clone().map(Worker::room).max()?;
+        let rooms = workers.clone().map(Worker::max_sequence_tokens).max()?;
         let sequences = workers.clone().map(Worker::max_num_seqs).max()?;
         let count = workers.clone().count();
         if workers.clone().any(|worker| self.is_possible(worker)) {
@@ -130,7 +130,7 @@ mod tests {
         let (large, small) = (worker("large", 8_192, 8), worker("small", 1_024, 8));
         let model = model(&[&large, &small]);
         let fits = |call: &Call, prompt| {
-            let room = Room::of(call, prompt, &model);
+            let room = RequiredCapacity::of(call, prompt, &model);
             [&large, &small].map(|worker| (room.is_possible(worker), room.is_enough(worker)))
         };
         let all = (true, true);
@@ -152,7 +152,7 @@ mod tests {
             [("a", 8_192), ("b", 7_500), ("c", 4_096)].map(|(id, room)| worker(id, room, 8));
         let model = model(&[&workers[0], &workers[1], &workers[2]]);
         let preferred = |call: &Call| {
-            let room = Room::of(call, 10, &model);
+            let room = RequiredCapacity::of(call, 10, &model);
             workers.each_ref().map(|worker| room.is_preferred(worker))
         };
         assert_eq!(preferred(&stopping(None, None)), [true, true, false]);
@@ -165,7 +165,8 @@ mod tests {
         let (large, small) = (worker("large", 8_192, 4), worker("small", 1_024, 8));
         let model = model(&[&large, &small]);
         let refusal = |call: &Call| {
-            let refusal = Room::of(call, 10, &model).refusal(model.live().iter().map(Arc::as_ref));
+            let refusal = RequiredCapacity::of(call, 10, &model)
+                .refusal(model.live().iter().map(Arc::as_ref));
             refusal.map(|error| error.to_string())
         };
         assert_eq!(refusal(&stopping(Some(100), None)), None);
@@ -181,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_of_an_earlier_release_says_it_in_its_context() {
         let info = ModelInfo { model: "m".into(), context_length: 1_024, ..Default::default() };
-        assert_eq!(of_info("old", info).room(), 1_024);
-        assert_eq!(of_info("silent", ModelInfo::default()).room(), u64::MAX);
+        assert_eq!(of_info("old", info).max_sequence_tokens(), 1_024);
+        assert_eq!(of_info("silent", ModelInfo::default()).max_sequence_tokens(), u64::MAX);
     }
 }

@@ -41,7 +41,7 @@ impl Probe {
     }
 
     /// The client has asked for the next event, which `waits` for the worker, or was there.
-    pub(super) fn is_read(&self, waits: bool, now: Instant) {
+    pub(super) fn on_poll(&self, waits: bool, now: Instant) {
         let since = (!waits).then_some(now);
         *self.unread_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
@@ -79,7 +79,7 @@ pub(super) struct Trial {
 
 /// One worker's record, kept across its connections.
 #[derive(Debug, Default)]
-pub(super) struct Record {
+pub(super) struct HealthRecord {
     pub(super) condition: Condition,
     /// The condition is overruled: too few others are left.
     pub(super) ignored: bool,
@@ -103,7 +103,7 @@ pub(super) struct Record {
     probes: Vec<Weak<Probe>>,
 }
 
-impl Record {
+impl HealthRecord {
     /// Requests that it may be sent now; `None` is no limit.
     pub(super) fn open(&self) -> Option<u32> {
         match self.condition {
