@@ -1,7 +1,8 @@
-//! Which worker gets a call: by the work that it has, less what it would save.
+//! Worker selection: the worker with the least outstanding work after its prefix cache savings.
 //!
-//! `candidates` says who may be chosen, `prompt` and `index` who has seen the beginning of a prompt, `stats`
-//! how much work a request is, and `cost` puts them together.
+//! `candidates` filters and ranks the workers, `prompt` and `index` find those that were sent a
+//! prefix of the prompt, `model_stats` estimates the work of a request, `capacity` checks whether a
+//! worker can hold it, and `cost` combines these into one number.
 
 mod candidates;
 mod capacity;
@@ -39,72 +40,73 @@ pub(crate) use capacity::RequiredCapacity;
 pub(crate) use model_stats::{ModelStats, RequestCost, resume};
 pub(crate) use prompt::text_bytes;
 
-/// Tokens between two stamps of what a worker was sent.
+/// Unit of a worker's stamp: tokens sent to it.
 const STAMP_TOKENS: u64 = 64;
-/// A worker that was never found to keep a prefix is believed a little, so that it can prove otherwise, but not
-/// enough to wait for it.
-const LEAST_BELIEF: f32 = 1.0 / 64.0;
+/// Minimum weight of a prefix. A worker whose cache never had a prefix still gets a few requests, so
+/// that its hit rate can recover, but is not worth a queueing delay.
+const MIN_HIT_PROBABILITY: f32 = 1.0 / 64.0;
 
-/// What no router knows goes where all of them would look for it, unless others have clearly less to do.
-const LEAST_AGREEMENT: f32 = 1.0 / 8.0;
+/// Minimum hit rate assumed for the rendezvous owner of a prefix that this router has not sent. Routers
+/// thereby send new prompts to the same worker, unless another worker has clearly less work.
+const MIN_REMOTE_HIT_RATE: f32 = 1.0 / 8.0;
 
-/// How workers are chosen.
+/// Load-balancing policy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Policy {
-    /// The least work after what the worker's prefix cache would save
+    /// Least outstanding work after the savings of the worker's prefix cache
     #[default]
     PrefixAffinity,
-    /// The least work, caches aside
+    /// Least outstanding work, without regard to prefix caches
     LeastTokens,
-    /// One after the other
+    /// Each worker in turn
     RoundRobin,
-    /// Anyone
+    /// A random worker
     Random,
 }
 
-/// Chooses workers, and remembers what it takes to choose well.
+/// Selects workers, and holds the statistics and the prefix index that this needs.
 #[derive(Debug)]
 pub(crate) struct Chooser {
     policy: Policy,
     factor: f64,
     index: Mutex<PrefixIndex>,
-    /// By the names of models that workers serve.
+    /// Statistics by model name.
     models: RwLock<HashMap<String, Arc<ModelStats>>>,
-    /// Seeds the draws, each with a number of its own.
+    /// Seed of the next random draw.
     draws: AtomicU64,
 }
 
-/// The worker for a call, and what the call will take there.
+/// The worker selected for a call, and the estimated cost of the call.
 #[derive(Debug)]
 pub(crate) struct Selection {
     pub(crate) worker: Arc<Worker>,
     pub(crate) cost: RequestCost,
-    /// Tokens of the prompt that the worker may have in its cache.
+    /// Prompt tokens that the worker may have in its prefix cache.
     pub(crate) expected: u64,
-    /// What of these it is believed to have.
+    /// `expected` times the probability of a cache hit.
     pub(crate) saved: u64,
     pub(crate) source: Source,
     pub(crate) stats: Arc<ModelStats>,
 }
 
-/// Why a worker should have a prefix.
+/// Reason to expect a prefix in a worker's cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// This router sent it there.
+    /// This router sent the prefix to the worker.
     #[default]
     Local,
-    /// Another router would have.
+    /// Another router would have sent it there: the worker is its rendezvous owner.
     Remote,
 }
 
-/// A worker for a question that costs it nothing; rather one that was not `tried`.
+/// Returns a worker for a call that needs no engine work, preferably one that was not `tried`.
 pub(crate) fn any_worker<'a>(model: &'a Model, tried: &[InstanceId]) -> Option<&'a Arc<Worker>> {
-    let wanted = Criteria { tried, ..Criteria::default() };
-    candidates::first(model.live(), rand::random_range(..usize::MAX), &wanted)
+    let criteria = Criteria { tried, ..Criteria::default() };
+    candidates::first(model.live(), rand::random_range(..usize::MAX), &criteria)
 }
 
 impl Chooser {
-    /// Draws by chance; the same draws for the same seed.
+    /// Random draws are reproducible for a `seed`.
     pub(crate) fn new(config: &BalancingConfig, seed: u64) -> Self {
         let bytes = usize::try_from(config.affinity_memory.as_u64()).unwrap_or(usize::MAX);
         Self {
@@ -116,134 +118,134 @@ impl Chooser {
         }
     }
 
-    /// The worker for `request`; `None` if nobody fits.
+    /// Selects a worker for `request`; `None` if no worker meets `criteria`.
     pub(crate) fn choose(
         &self,
         model: &Model,
         request: &GenerateRequest,
-        wanted: &Criteria<'_>,
+        criteria: &Criteria<'_>,
     ) -> Option<Selection> {
         let stats = self.stats(model.name());
         let cost = stats.estimate(request);
-        let chosen = match self.policy {
+        let pick = match self.policy {
             Policy::RoundRobin => {
-                Chosen::of(candidates::first(model.live(), stats.turn(), wanted)?)
+                Pick::of(candidates::first(model.live(), stats.next_round_robin(), criteria)?)
             }
-            Policy::Random => Chosen::of(*self.draw(model, wanted).first()?),
+            Policy::Random => Pick::of(*self.draw(model, criteria).first()?),
             Policy::LeastTokens => {
-                let candidates = self.candidates(model, wanted, &stats);
-                Chosen::of(cost::least(&candidates, cost.prompt)?.worker)
+                let candidates = self.candidates(model, criteria, &stats);
+                Pick::of(cost::cheapest(&candidates, cost.prompt)?.worker)
             }
             Policy::PrefixAffinity => {
-                self.by_prefix(model, request, wanted, &stats, cost.prompt)?
+                self.pick_by_prefix(model, request, criteria, &stats, cost.prompt)?
             }
         };
         Some(Selection {
-            cost: cost.within(chosen.worker.info.context_length),
-            worker: Arc::clone(chosen.worker),
-            expected: chosen.expected,
-            saved: chosen.saved,
-            source: chosen.source,
+            cost: cost.within(pick.worker.info.context_length),
+            worker: Arc::clone(pick.worker),
+            expected: pick.expected,
+            saved: pick.saved,
+            source: pick.source,
             stats,
         })
     }
 
-    /// What `call` needs of a worker of `model`.
+    /// Returns the capacity that `call` needs at a worker of `model`.
     pub(crate) fn required_capacity(&self, model: &Model, call: &Call) -> RequiredCapacity {
         RequiredCapacity::of(call, self.stats(model.name()).estimate(&call.request).prompt, model)
     }
 
-    /// What is known of the model of that name.
+    /// Returns the statistics of `model`, creating them if needed.
     fn stats(&self, model: &str) -> Arc<ModelStats> {
-        let known = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stats) = known.get(model) {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stats) = models.get(model) {
             return Arc::clone(stats);
         }
-        drop(known);
+        drop(models);
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(models.entry(model.to_owned()).or_default())
     }
 
-    fn draw<'a>(&self, model: &'a Model, wanted: &Criteria<'_>) -> Vec<&'a Arc<Worker>> {
+    fn draw<'a>(&self, model: &'a Model, criteria: &Criteria<'_>) -> Vec<&'a Arc<Worker>> {
         let seed = self.draws.fetch_add(1, Ordering::Relaxed);
-        candidates::draw(model.live(), wanted, &mut SmallRng::seed_from_u64(seed))
+        candidates::draw(model.live(), criteria, &mut SmallRng::seed_from_u64(seed))
     }
 
     fn candidates<'a>(
         &self,
         model: &'a Model,
-        wanted: &Criteria<'_>,
+        criteria: &Criteria<'_>,
         stats: &ModelStats,
     ) -> Vec<Candidate<'a>> {
-        let usual = stats.usual_answer();
-        let drawn = self.draw(model, wanted).into_iter();
-        drawn.map(|worker| Candidate::new(worker, usual)).collect()
+        let completion_tokens = stats.typical_completion_tokens();
+        let drawn = self.draw(model, criteria).into_iter();
+        drawn.map(|worker| Candidate::new(worker, completion_tokens)).collect()
     }
 
-    /// The best of a few drawn by chance and of those who should have the beginning of the prompt.
-    fn by_prefix<'a>(
+    /// Picks the cheapest of a random sample and of the workers expected to have a prefix of the prompt.
+    fn pick_by_prefix<'a>(
         &self,
         model: &'a Model,
         request: &GenerateRequest,
-        wanted: &Criteria<'_>,
+        criteria: &Criteria<'_>,
         stats: &ModelStats,
         prompt: u64,
-    ) -> Option<Chosen<'a>> {
+    ) -> Option<Pick<'a>> {
         let chain = prompt::chain(request);
-        // Who does not read the cache may go anywhere; what is computed for him is there for others.
-        let wanted_links = if prompt::reads_cache(request) { &chain[..] } else { &[] };
-        let mut candidates = self.candidates(model, wanted, stats);
+        // A request that bypasses the cache may run on any worker. Its prompt is recorded for others.
+        let lookup = if prompt::reads_cache(request) { &chain[..] } else { &[] };
+        let mut candidates = self.candidates(model, criteria, stats);
         let drawn = candidates.len();
-        let any = candidates.first()?.worker;
-        let usual = stats.usual_answer();
+        let sampled = candidates.first()?.worker;
+        let completion_tokens = stats.typical_completion_tokens();
         let mut holders: Vec<(Prefix<'_>, u64)> = Vec::new();
-        for prefix in self.prefixes(model, wanted_links) {
+        for prefix in self.prefixes(model, lookup) {
             let known = holders.iter().any(|(other, _)| Arc::ptr_eq(other.worker, prefix.worker));
-            if known || !candidates::as_good(prefix.worker, any, wanted) {
+            if known || !candidates::ranks_at_least(prefix.worker, sampled, criteria) {
                 continue;
             }
             let tokens = stats.tokens(request, prefix.bytes).min(prompt);
-            let mut candidate = Candidate::new(prefix.worker, usual);
-            candidate.saved = (tokens as f32 * prefix.preference(stats)) as u64;
+            let mut candidate = Candidate::new(prefix.worker, completion_tokens);
+            candidate.saved = (tokens as f32 * prefix.selection_weight(stats)) as u64;
             holders.push((prefix, tokens));
             match candidates.iter_mut().find(|other| Arc::ptr_eq(other.worker, candidate.worker)) {
                 Some(other) => *other = candidate,
                 None => candidates.push(candidate),
             }
         }
-        cost::yield_at_hot_spots(&mut candidates, drawn, self.factor);
-        let worker = cost::least(&candidates, prompt)?.worker;
+        cost::discard_savings_at_hot_spots(&mut candidates, drawn, self.factor);
+        let worker = cost::cheapest(&candidates, prompt)?.worker;
         self.record(&chain, worker);
-        let chosen = holders.iter().find(|(holder, _)| Arc::ptr_eq(holder.worker, worker));
-        Some(chosen.map_or(Chosen::of(worker), |(holder, tokens)| Chosen {
+        let matched = holders.iter().find(|(holder, _)| Arc::ptr_eq(holder.worker, worker));
+        Some(matched.map_or(Pick::of(worker), |(holder, tokens)| Pick {
             worker,
             expected: *tokens,
-            saved: (*tokens as f32 * holder.belief(stats)) as u64,
+            saved: (*tokens as f32 * holder.hit_probability(stats)) as u64,
             source: holder.source,
         }))
     }
 
-    /// Who may have the beginning of a prompt: those who were sent it, and those whom another router would have
-    /// sent it to.
+    /// Returns the workers that may have a prefix of the prompt: those that this router sent it to, and
+    /// the rendezvous owners, to which other routers would have sent it.
     fn prefixes<'a>(&self, model: &'a Model, chain: &[Link]) -> Vec<Prefix<'a>> {
-        let here = self.hits(chain).into_iter().filter_map(|Hit { holder, bytes }| {
+        let local = self.hits(chain).into_iter().filter_map(|Hit { holder, bytes }| {
             let worker = model.by_serial(holder.worker)?;
-            let kept = !evicted(worker, holder.stamp);
-            kept.then_some(Prefix { worker, bytes, source: Source::Local })
+            let cached = !evicted(worker, holder.stamp);
+            cached.then_some(Prefix { worker, bytes, source: Source::Local })
         });
-        let elsewhere = prompt::landmarks(chain).filter_map(|link| {
+        let remote = prompt::landmarks(chain).filter_map(|link| {
             let worker = model.rendezvous_owner(link.hash)?;
             Some(Prefix { worker, bytes: link.end, source: Source::Remote })
         });
-        here.chain(elsewhere).collect()
+        local.chain(remote).collect()
     }
 
     fn hits(&self, chain: &[Link]) -> Vec<Hit> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner).find(chain)
     }
 
-    /// Remembers who gets the prompt. Before it is sent, so that those who come with the same beginning at
-    /// once go where it will be.
+    /// Records that `worker` gets the prompt. This happens before the prompt is sent, so that concurrent
+    /// requests with the same prefix go to the same worker.
     fn record(&self, chain: &[Link], worker: &Worker) {
         if !chain.is_empty() {
             let holder = Holder { worker: worker.serial, stamp: stamp(worker) };
@@ -253,56 +255,56 @@ impl Chooser {
     }
 }
 
-/// A worker that may have the beginning of a prompt.
+/// A worker that may have a prefix of a prompt in its cache.
 struct Prefix<'a> {
     worker: &'a Arc<Worker>,
-    /// How much of it.
+    /// Length of the prefix.
     bytes: u64,
     source: Source,
 }
 
 impl Prefix<'_> {
-    /// How likely it is there, from 0 to 1.
-    fn belief(&self, stats: &ModelStats) -> f32 {
-        let kept = self.worker.prefix_hit_rate.get().unwrap_or(1.0);
+    /// Returns the estimated probability of a cache hit, from 0 to 1.
+    fn hit_probability(&self, stats: &ModelStats) -> f32 {
+        let hit_rate = self.worker.prefix_hit_rate.get().unwrap_or(1.0);
         match self.source {
-            Source::Local => kept,
-            Source::Remote => kept * stats.remote_hit_rate.get().unwrap_or(0.0),
+            Source::Local => hit_rate,
+            Source::Remote => hit_rate * stats.remote_hit_rate.get().unwrap_or(0.0),
         }
     }
 
-    /// What it counts for in the choice.
-    fn preference(&self, stats: &ModelStats) -> f32 {
-        let kept = self.worker.prefix_hit_rate.get().unwrap_or(1.0);
-        let least = match self.source {
-            Source::Local => LEAST_BELIEF,
-            Source::Remote => (kept * LEAST_AGREEMENT).max(LEAST_BELIEF),
+    /// Returns the hit probability that selection uses, which has a lower bound.
+    fn selection_weight(&self, stats: &ModelStats) -> f32 {
+        let hit_rate = self.worker.prefix_hit_rate.get().unwrap_or(1.0);
+        let minimum = match self.source {
+            Source::Local => MIN_HIT_PROBABILITY,
+            Source::Remote => (hit_rate * MIN_REMOTE_HIT_RATE).max(MIN_HIT_PROBABILITY),
         };
-        self.belief(stats).max(least)
+        self.hit_probability(stats).max(minimum)
     }
 }
 
-/// A worker, before the call is known to it.
-struct Chosen<'a> {
+/// The worker that a policy picked, before the call is reserved there.
+struct Pick<'a> {
     worker: &'a Arc<Worker>,
     expected: u64,
     saved: u64,
     source: Source,
 }
 
-impl<'a> Chosen<'a> {
-    /// Without a look at prefixes.
+impl<'a> Pick<'a> {
+    /// A pick without an expected prefix.
     fn of(worker: &'a Arc<Worker>) -> Self {
         Self { worker, expected: 0, saved: 0, source: Source::default() }
     }
 }
 
-/// What a worker has been sent. It may wrap.
+/// Returns the tokens sent to `worker`, in units of [`STAMP_TOKENS`]. The value may wrap.
 fn stamp(worker: &Worker) -> u32 {
     (worker.sent() / STAMP_TOKENS) as u32
 }
 
-/// Whether a worker has been sent more than its cache holds since `then`, and so has lost what it had.
+/// Whether the worker was sent more tokens since `then` than its cache holds, which evicts the prefix.
 fn evicted(worker: &Worker, then: u32) -> bool {
     let since = u64::from(stamp(worker).wrapping_sub(then)) * STAMP_TOKENS;
     worker.kv_tokens().is_some_and(|cache| since > cache)

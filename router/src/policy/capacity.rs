@@ -1,7 +1,8 @@
-//! Which workers can hold a response: prompt and new tokens together, and all of its choices.
+//! Capacity that a response needs at a worker: the tokens of prompt and completion, and its choices.
 //!
-//! Workers of one model may have KV caches of different sizes. A response that another worker began needs the room that its
-//! limit promises, whatever becomes of it; of a new one, the prompt is an estimate, so that is a preference.
+//! Workers of one model may have KV caches of different sizes. A response that another worker began
+//! needs the capacity of its token limit, even if it ends earlier. The prompt of a new response is only
+//! an estimate, so the capacity for it is a preference.
 
 use stoker_proto::v1::GenerateRequest;
 use stoker_shared::ServiceError;
@@ -11,80 +12,82 @@ use crate::{
     pool::{model::Model, worker::Worker},
 };
 
-/// A room of at least this part of the largest one counts as large.
-const LARGE: f64 = 7.0 / 8.0;
+/// Fraction of the largest capacity from which a worker is preferred.
+const LARGE_FRACTION: f64 = 7.0 / 8.0;
 
-/// What a call needs of a worker.
+/// Capacity that a call needs at a worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RequiredCapacity {
-    /// Choices, which share a batch.
+    /// Number of choices, which run in one batch.
     sequences: u32,
-    /// Tokens of the longest sequence, as a worker counted them.
-    counted: u64,
-    /// The same as an estimate, where none has counted them.
-    estimated: u64,
-    /// Of workers that hold it, those with that much room come first; 0 where the request limits its response.
-    preferred: u64,
+    /// Tokens of the longest sequence, as counted by a worker; 0 if none has counted them.
+    counted_tokens: u64,
+    /// Estimated tokens of the longest sequence.
+    estimated_tokens: u64,
+    /// Tokens from which a worker is preferred; 0 if the request limits its response.
+    preferred_tokens: u64,
 }
 
 impl RequiredCapacity {
-    /// For `call`, whose prompt has about `prompt` tokens, at the workers of `model`.
+    /// Capacity for `call`, whose prompt has about `prompt` tokens, at the workers of `model`.
     pub(crate) fn of(call: &Call, prompt: u64, model: &Model) -> Self {
         let request: &GenerateRequest = &call.request;
         let stopping = request.stopping.as_ref();
         let limit = stopping.and_then(|stopping| stopping.max_tokens);
-        let least = stopping.and_then(|stopping| stopping.min_tokens).unwrap_or(0).max(1);
-        let preferred = match (limit, call.room) {
-            (None, None) => (model.max_sequence_tokens() as f64 * LARGE) as u64,
+        let min_tokens = stopping.and_then(|stopping| stopping.min_tokens).unwrap_or(0).max(1);
+        let preferred_tokens = match (limit, call.room) {
+            (None, None) => (model.max_sequence_tokens() as f64 * LARGE_FRACTION) as u64,
             _ => 0,
         };
         Self {
             sequences: continuations(request),
-            counted: call.room.unwrap_or(0),
-            estimated: prompt.saturating_add(limit.unwrap_or(least).into()),
-            preferred,
+            counted_tokens: call.room.unwrap_or(0),
+            estimated_tokens: prompt.saturating_add(limit.unwrap_or(min_tokens).into()),
+            preferred_tokens,
         }
     }
 
-    /// Whether `worker` can hold it, as far as that is known for sure.
-    pub(crate) fn is_possible(&self, worker: &Worker) -> bool {
-        self.sequences <= worker.max_num_seqs() && self.counted <= worker.max_sequence_tokens()
+    /// Whether `worker` can hold the response, by exact counts only.
+    pub(crate) fn fits(&self, worker: &Worker) -> bool {
+        self.sequences <= worker.max_num_seqs() && self.counted_tokens <= worker.max_sequence_tokens()
     }
 
-    /// Whether it is likely to. No response is longer than the model's context.
-    pub(super) fn is_enough(&self, worker: &Worker) -> bool {
-        self.counted > 0 || self.estimated.min(worker.context()) <= worker.max_sequence_tokens()
+    /// Whether `worker` can hold the response, by counts or else by the estimate. No response is longer than
+    /// the model's context.
+    pub(super) fn likely_fits(&self, worker: &Worker) -> bool {
+        self.counted_tokens > 0 || self.estimated_tokens.min(worker.context()) <= worker.max_sequence_tokens()
     }
 
-    /// Whether few workers have more room.
+    /// Whether the capacity of `worker` is among the largest.
     pub(super) fn is_preferred(&self, worker: &Worker) -> bool {
-        worker.max_sequence_tokens() >= self.preferred
+        worker.max_sequence_tokens() >= self.preferred_tokens
     }
 
-    /// Why none of `workers` can hold it, if that is so: what is needed, and what there is.
+    /// Returns an error with the needed and the available capacity if none of `workers` can hold the
+    /// response.
     pub(crate) fn refusal<'a>(
         &self,
         workers: impl Iterator<Item = &'a Worker> + Clone,
     ) -> Option<ServiceError> {
-        let rooms = workers.clone().map(Worker::max_sequence_tokens).max()?;
+        let max_tokens = workers.clone().map(Worker::max_sequence_tokens).max()?;
         let sequences = workers.clone().map(Worker::max_num_seqs).max()?;
         let count = workers.clone().count();
-        if workers.clone().any(|worker| self.is_possible(worker)) {
+        if workers.clone().any(|worker| self.fits(worker)) {
             return None;
         }
         let what = if self.sequences > sequences {
             format!(
-                "sampling.num_sequences: {} choices are wanted, and the largest batch of {count} workers holds \
+                "sampling.num_sequences: {} choices are requested, and the largest batch of {count} workers holds \
                  {sequences} (--max-num-seqs)",
                 self.sequences
             )
         } else {
             format!(
-                "{} tokens of KV cache are needed, and the largest of {count} workers has {rooms} (--kv-cache-memory)",
-                self.counted
+                "{} tokens of KV cache are needed, and the largest of {count} workers has {max_tokens} (--kv-cache-memory)",
+                self.counted_tokens
             )
         };
-        let needed_tokens = u32::try_from(self.counted).unwrap_or(u32::MAX);
+        let needed_tokens = u32::try_from(self.counted_tokens).unwrap_or(u32::MAX);
         Some(ServiceError::ExceedsWorker { what, needed_tokens })
     }
 }
@@ -104,9 +107,8 @@ mod tests {
     };
 
     /// A worker of a model with 8,192 tokens of context.
-    fn worker(id: &str, room: u32, sequences: u32) -> Arc<Worker> {
-        let capacity =
-            Capacity { max_num_seqs: sequences, max_sequence_tokens: room, ..Capacity::default() };
+    fn worker(id: &str, max_sequence_tokens: u32, max_num_seqs: u32) -> Arc<Worker> {
+        let capacity = Capacity { max_num_seqs, max_sequence_tokens, ..Capacity::default() };
         let capacity = Some(capacity);
         of_info(
             id,
@@ -126,12 +128,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_estimated_is_a_preference_and_what_was_counted_a_condition() {
+    async fn estimates_are_preferences_and_counts_are_requirements() {
         let (large, small) = (worker("large", 8_192, 8), worker("small", 1_024, 8));
         let model = model(&[&large, &small]);
         let fits = |call: &Call, prompt| {
-            let room = RequiredCapacity::of(call, prompt, &model);
-            [&large, &small].map(|worker| (room.is_possible(worker), room.is_enough(worker)))
+            let capacity = RequiredCapacity::of(call, prompt, &model);
+            [&large, &small].map(|worker| (capacity.fits(worker), capacity.likely_fits(worker)))
         };
         let all = (true, true);
         assert_eq!(fits(&stopping(Some(24), None), 1_000), [all, all]);
@@ -139,7 +141,7 @@ mod tests {
         assert_eq!(fits(&stopping(None, None), 1_023), [all, all]);
         assert_eq!(fits(&stopping(None, None), 1_024), [all, (true, false)]);
         assert_eq!(fits(&stopping(None, Some(500)), 600), [all, (true, false)]);
-        assert_eq!(fits(&stopping(Some(1 << 30), None), 10)[0], all, "the context ends it");
+        assert_eq!(fits(&stopping(Some(1 << 30), None), 10)[0], all, "the context length limits it");
         let counted = |tokens| Call { room: Some(tokens), ..stopping(None, None) };
         assert_eq!(fits(&counted(1_024), 9_999), [all, all], "the estimate was wrong");
         assert_eq!(fits(&counted(1_025), 10), [all, (false, true)]);
@@ -147,13 +149,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_limit_the_largest_rooms_are_preferred() {
+    async fn without_a_limit_the_largest_workers_are_preferred() {
         let workers =
-            [("a", 8_192), ("b", 7_500), ("c", 4_096)].map(|(id, room)| worker(id, room, 8));
+            [("a", 8_192), ("b", 7_500), ("c", 4_096)].map(|(id, tokens)| worker(id, tokens, 8));
         let model = model(&[&workers[0], &workers[1], &workers[2]]);
         let preferred = |call: &Call| {
-            let room = RequiredCapacity::of(call, 10, &model);
-            workers.each_ref().map(|worker| room.is_preferred(worker))
+            let capacity = RequiredCapacity::of(call, 10, &model);
+            workers.each_ref().map(|worker| capacity.is_preferred(worker))
         };
         assert_eq!(preferred(&stopping(None, None)), [true, true, false]);
         assert_eq!(preferred(&stopping(Some(100), None)), [true; 3]);
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_names_what_is_needed_and_what_there_is() {
+    async fn a_refusal_names_the_needed_and_the_available_capacity() {
         let (large, small) = (worker("large", 8_192, 4), worker("small", 1_024, 8));
         let model = model(&[&large, &small]);
         let refusal = |call: &Call| {
@@ -171,18 +173,18 @@ mod tests {
         };
         assert_eq!(refusal(&stopping(Some(100), None)), None);
         let counted = Call { room: Some(9_000), ..stopping(None, None) };
-        let said = refusal(&counted).unwrap();
-        assert!(said.contains("9000 tokens") && said.contains("2 workers has 8192"), "{said}");
+        let message = refusal(&counted).unwrap();
+        assert!(message.contains("9000 tokens") && message.contains("2 workers has 8192"), "{message}");
         let sampling = Some(Sampling { num_sequences: Some(9), ..Sampling::default() });
         let nine = GenerateRequest { sampling, ..request() };
-        let said = refusal(&Call { request: nine.into(), ..call() }).unwrap();
-        assert!(said.contains("9 choices") && said.contains("holds 8"), "{said}");
+        let message = refusal(&Call { request: nine.into(), ..call() }).unwrap();
+        assert!(message.contains("9 choices") && message.contains("holds 8"), "{message}");
     }
 
     #[tokio::test]
-    async fn a_worker_of_an_earlier_release_says_it_in_its_context() {
+    async fn the_context_length_is_the_limit_for_workers_of_earlier_releases() {
         let info = ModelInfo { model: "m".into(), context_length: 1_024, ..Default::default() };
         assert_eq!(of_info("old", info).max_sequence_tokens(), 1_024);
-        assert_eq!(of_info("silent", ModelInfo::default()).max_sequence_tokens(), u64::MAX);
+        assert_eq!(of_info("unspecified", ModelInfo::default()).max_sequence_tokens(), u64::MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! Which workers were sent which prefix last, in bounded memory.
+//! Index of the workers that were last sent each prefix, in bounded memory.
 
 use std::{collections::HashMap, mem, time::Duration};
 
@@ -8,90 +8,91 @@ use tokio::time::Instant;
 use super::prompt::Link;
 use crate::pool::worker::Serial;
 
-/// Workers that are remembered for a link: more of them would seldom be chosen.
-const HOLDERS: usize = 4;
-/// Workers that a look-up finds at most.
-const MOST_HITS: usize = 8;
-/// What nobody asked for in this long, or at most twice as long, no cache will have kept.
+/// Maximum number of workers per link. More would rarely be selected.
+const MAX_HOLDERS: usize = 4;
+/// Maximum number of workers that a look-up returns.
+const MAX_HITS: usize = 8;
+/// Entries unused for this long, or at most twice as long, expire: worker caches have evicted them.
 const EXPIRY: Duration = Duration::from_secs(600);
-/// Bytes of an entry in its table: key, value, and a byte of the table's own.
+/// Bytes of a hash table entry: key, value, and one control byte.
 const ENTRY_BYTES: usize = size_of::<(u64, Holders)>() + 1;
 
 /// A worker that was sent a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub(crate) worker: Serial,
-    /// What the worker had been sent by then, in the units of whoever asks.
+    /// Tokens sent to the worker by then, in the caller's unit.
     pub(crate) stamp: u32,
 }
 
-/// The last ones first.
-type Holders = [Option<Holder>; HOLDERS];
+/// Holders of a link, most recent first.
+type Holders = [Option<Holder>; MAX_HOLDERS];
 type Generation = HashMap<u64, Holders, RandomState>;
 
-/// A worker that should have the beginning of a prompt in its cache.
+/// A worker expected to have a prefix of a prompt in its cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hit {
     pub(crate) holder: Holder,
-    /// How much of the prompt, in bytes.
+    /// Length of the prefix, in bytes of the prompt.
     pub(crate) bytes: u64,
 }
 
-/// Remembers prefixes in two generations. What is used moves to the young one; when that is full, or has
-/// served its time, it becomes the old one, and what was in the old one is forgotten. So the least recently
-/// used goes first, nearly, without a list to keep in order.
+/// Stores prefixes in two generations. An entry that is used moves to the young generation. When that is
+/// full or older than [`EXPIRY`], it becomes the old generation, and the previous old one is dropped.
+/// This approximates LRU eviction without an ordered list.
 #[derive(Debug)]
 pub(crate) struct PrefixIndex {
     young: Generation,
     old: Generation,
-    /// Entries in a generation.
-    most: usize,
-    /// When the young generation began.
-    began: Instant,
+    /// Maximum number of entries in a generation.
+    capacity: usize,
+    /// Start of the young generation.
+    rotated_at: Instant,
 }
 
 impl PrefixIndex {
-    /// Takes `bytes` at most, and only as it fills.
+    /// An index of at most `bytes` of memory, allocated as it fills.
     pub(crate) fn new(bytes: usize, now: Instant) -> Self {
-        // Tables have a power of two of places and fill seven eighths of them.
-        let places = bytes / 2 / ENTRY_BYTES;
-        let places = if places == 0 { 0 } else { 1 << places.ilog2() };
+        // A hash table has a power of two of buckets and fills at most seven eighths of them.
+        let buckets = bytes / 2 / ENTRY_BYTES;
+        let buckets = if buckets == 0 { 0 } else { 1 << buckets.ilog2() };
         Self {
             young: HashMap::default(),
             old: HashMap::default(),
-            most: places / 8 * 7,
-            began: now,
+            capacity: buckets / 8 * 7,
+            rotated_at: now,
         }
     }
 
-    /// Who should have the beginning of this prompt, and how much of it; the longest first.
+    /// Returns the workers expected to have a prefix of this prompt, the longest prefix first.
     pub(crate) fn find(&self, chain: &[Link]) -> Vec<Hit> {
         let mut hits: Vec<Hit> = Vec::new();
-        // Whoever remembers a link remembers those before it.
+        // A link is stored only together with all links before it.
         let mut known = chain.partition_point(|link| self.holders(link).is_some());
         while let Some(link) = known.checked_sub(1).and_then(|last| chain.get(last)) {
             for holder in self.holders(link).into_iter().flatten().flatten() {
-                if hits.len() < MOST_HITS && hits.iter().all(|h| h.holder.worker != holder.worker) {
+                if hits.len() < MAX_HITS && hits.iter().all(|h| h.holder.worker != holder.worker) {
                     hits.push(Hit { holder: *holder, bytes: link.end });
                 }
             }
-            // Others may have less of it. A quarter less each time: some is lost, and much looking.
+            // Other workers may have a shorter prefix. Steps of a quarter skip some of these, but need few
+            // look-ups.
             known = known * 3 / 4;
         }
         hits
     }
 
-    /// The worker was sent this prompt.
+    /// Records that the worker was sent this prompt.
     pub(crate) fn record(&mut self, chain: &[Link], holder: Holder, now: Instant) {
-        if chain.len() > self.most {
+        if chain.len() > self.capacity {
             return;
         }
-        // Before a prompt and never within it: a link is forgotten no sooner than those behind it.
-        let full = self.young.len() + chain.len() > self.most;
-        if full || now.duration_since(self.began) > EXPIRY {
+        // Rotates before a prompt, never within it, so that a link is not dropped before later ones.
+        let full = self.young.len() + chain.len() > self.capacity;
+        if full || now.duration_since(self.rotated_at) > EXPIRY {
             mem::swap(&mut self.young, &mut self.old);
             self.young.clear();
-            self.began = now;
+            self.rotated_at = now;
         }
         for link in chain {
             let old = &self.old;
@@ -100,7 +101,7 @@ impl PrefixIndex {
                 .entry(link.hash)
                 .or_insert_with(|| old.get(&link.hash).copied().unwrap_or_default());
             let found = holders.iter().flatten().position(|h| h.worker == holder.worker);
-            let last = found.unwrap_or(HOLDERS - 1);
+            let last = found.unwrap_or(MAX_HOLDERS - 1);
             holders[..=last].rotate_right(1);
             holders[0] = Some(holder);
         }
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_with_the_longest_prefix_comes_first() {
+    fn the_worker_with_the_longest_prefix_comes_first() {
         let now = Instant::now();
         let mut index = PrefixIndex::new(1 << 20, now);
         index.record(&links([1, 2, 3, 4]), holder(10), now);
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_the_last_ones_are_remembered() {
+    fn the_most_recent_holders_are_retained() {
         let now = Instant::now();
         let mut index = PrefixIndex::new(1 << 20, now);
         for worker in [1, 2, 3, 4, 5, 3] {
@@ -154,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_outlives_what_is_not() {
+    fn used_entries_outlive_unused_ones() {
         let now = Instant::now();
-        // 64 places in a generation, 56 of them used.
+        // 64 buckets in a generation, of which 56 can be used.
         let mut index = PrefixIndex::new(2 * 64 * ENTRY_BYTES, now);
-        assert_eq!(index.most, 56);
+        assert_eq!(index.capacity, 56);
         for i in 0..1_000 {
             index.record(&links([1, 2]), holder(1), now);
             index.record(&links([100 + i]), holder(2), now);
@@ -166,24 +167,24 @@ mod tests {
         }
         assert_eq!(found(&index, &links([1, 2])), [(1, 1024)]);
         assert_eq!(found(&index, &links([100])), []);
-        // Too long to be remembered at all.
+        // Longer than a generation: not stored.
         index.record(&links(5_000..5_057), holder(3), now);
         assert_eq!(found(&index, &links([5_000])), []);
     }
 
     #[test]
-    fn what_nobody_asks_for_expires() {
+    fn unused_entries_expire() {
         let now = Instant::now();
         let mut index = PrefixIndex::new(1 << 20, now);
         index.record(&links([1]), holder(1), now);
         index.record(&links([2]), holder(1), now + EXPIRY + Duration::from_secs(1));
-        assert_eq!(found(&index, &links([1])).len(), 1, "old, not forgotten");
+        assert_eq!(found(&index, &links([1])).len(), 1, "in the old generation");
         index.record(&links([2]), holder(1), now + (EXPIRY + Duration::from_secs(1)) * 2);
         assert_eq!((found(&index, &links([1])).len(), found(&index, &links([2])).len()), (0, 1));
     }
 
     #[test]
-    fn without_memory_it_remembers_nothing() {
+    fn without_memory_nothing_is_stored() {
         let now = Instant::now();
         let mut index = PrefixIndex::new(0, now);
         index.record(&links([1]), holder(1), now);
@@ -192,13 +193,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_was_sent_a_prompt_last_is_found_with_all_of_it(
+        fn the_last_worker_sent_a_prompt_is_found_with_its_full_length(
             prompts in prop::collection::vec((prop::collection::vec(0u64..3, 1..12), 0u32..6), 1..60),
         ) {
             let now = Instant::now();
             let mut index = PrefixIndex::new(64 << 10, now);
             for (path, worker) in &prompts {
-                // A link's hash is that of everything before it.
+                // A link's hash covers all links before it.
                 let mut hash = 1;
                 let chain = links(path.iter().map(|step| {
                     hash = hash * 5 + step;
@@ -208,7 +209,7 @@ mod tests {
                 let hits = found(&index, &chain);
                 prop_assert!(hits.contains(&(*worker, 512 * path.len() as u64)));
                 prop_assert!(hits.windows(2).all(|pair| pair[0].1 >= pair[1].1));
-                prop_assert!(hits.len() <= MOST_HITS);
+                prop_assert!(hits.len() <= MAX_HITS);
             }
         }
     }

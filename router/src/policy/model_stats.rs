@@ -1,4 +1,4 @@
-//! What the answers of a model have taught: how many bytes a token has, and how long answers are.
+//! Statistics of a model, learned from its responses: bytes per token, and the completion length.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,43 +7,44 @@ use stoker_proto::v1::{GenerateRequest, Resume, Stopping, generate_request::Inpu
 use super::prompt;
 use crate::{call::continuations, ewma::Ewma};
 
-/// Of English, before anything was stats.
+/// Initial estimate of the bytes per token: that of English text.
 const BYTES_PER_TOKEN: f32 = 4.0;
-/// Tokens to expect from a request that does not limit them, before anything was stats.
-const USUAL_ANSWER: u64 = 256;
-/// How much one answer teaches.
+/// Initial estimate of the completion tokens of a request without a limit.
+const DEFAULT_COMPLETION_TOKENS: u64 = 256;
+/// Weight of one response in the averages.
 const WEIGHT: f32 = 1.0 / 16.0;
-/// A prompt of so many tokens teaches half of what a very long one does: templates add to short ones.
-const HALF_TAUGHT: f32 = 512.0;
+/// Prompt tokens at which a sample has half the weight of a very long prompt. Short prompts have less
+/// weight, since the chat template adds tokens to them.
+const HALF_WEIGHT_TOKENS: f32 = 512.0;
 
-/// What is known of one model.
+/// Statistics of one model.
 #[derive(Debug)]
 pub(crate) struct ModelStats {
     bytes_per_token: Ewma,
-    /// Tokens of an answer that was free to end where it wanted.
-    answer: Ewma,
-    /// The part of a prompt unknown here that was in the cache of the worker where another router would send it.
+    /// Tokens of a completion that no limit cut off.
+    completion_tokens: Ewma,
+    /// Cached fraction of the prompts that this router had not sent before, at their rendezvous owner.
     pub(crate) remote_hit_rate: Ewma,
-    /// Whose turn it is.
-    turn: AtomicUsize,
+    /// Counter of the round-robin policy.
+    round_robin: AtomicUsize,
 }
 
-/// What a request will take, in tokens, as far as somebody without a tokenizer can tell.
+/// Estimated work of a request, in tokens. The router has no tokenizer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RequestCost {
-    /// To read: the prompt, and what a continuation elsewhere has made already.
+    /// Tokens to prefill: the prompt, and the tokens that another worker has generated already.
     pub(crate) prompt: u64,
-    /// To make, for each continuation.
+    /// Tokens to generate, per choice.
     pub(crate) completions: Vec<u64>,
 }
 
 impl RequestCost {
-    /// The same where a prompt and its answer have that many tokens at most; 0 is any number.
+    /// Limits each completion to the context length of the worker; 0 is no limit.
     pub(crate) fn within(mut self, context_length: u32) -> Self {
         if context_length > 0 {
-            // Many ask for far more than there is room for.
-            for answer in &mut self.completions {
-                *answer = (*answer).min(context_length.into());
+            // Many requests have a `max_tokens` far above the context length.
+            for completion in &mut self.completions {
+                *completion = (*completion).min(context_length.into());
             }
         }
         self
@@ -54,20 +55,20 @@ impl Default for ModelStats {
     fn default() -> Self {
         Self {
             bytes_per_token: Ewma::with_initial(BYTES_PER_TOKEN),
-            answer: Ewma::unknown(),
+            completion_tokens: Ewma::unknown(),
             remote_hit_rate: Ewma::with_initial(0.0),
-            turn: AtomicUsize::default(),
+            round_robin: AtomicUsize::default(),
         }
     }
 }
 
 impl ModelStats {
-    /// Counts the turns of this model's workers.
-    pub(crate) fn turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
+    /// Returns the next value of the round-robin counter.
+    pub(crate) fn next_round_robin(&self) -> usize {
+        self.round_robin.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Tokens in that many bytes of a prompt.
+    /// Estimates the tokens in `bytes` bytes of the prompt.
     pub(crate) fn tokens(&self, request: &GenerateRequest, bytes: u64) -> u64 {
         let per_token = match &request.input {
             Some(Input::TokenIds(_)) => size_of::<u32>() as f32,
@@ -76,26 +77,26 @@ impl ModelStats {
         (bytes as f32 / per_token).ceil() as u64
     }
 
-    /// Tokens of an answer that nobody knows anything about.
-    pub(crate) fn usual_answer(&self) -> u64 {
-        self.answer.get().map_or(USUAL_ANSWER, |tokens| tokens as u64)
+    /// Estimates the tokens of a completion of an unknown request.
+    pub(crate) fn typical_completion_tokens(&self) -> u64 {
+        self.completion_tokens.get().map_or(DEFAULT_COMPLETION_TOKENS, |tokens| tokens as u64)
     }
 
-    /// What `request` will take.
+    /// Estimates the work of `request`.
     pub(crate) fn estimate(&self, request: &GenerateRequest) -> RequestCost {
         let prompt = match &request.input {
             Some(Input::TokenIds(tokens)) => tokens.ids.len() as u64,
             _ => prompt::text_bytes(request).map_or(0, |bytes| self.tokens(request, bytes)),
         };
-        let answer = self.expected(request.stopping.as_ref());
-        let completions = vec![answer; continuations(request) as usize];
+        let completion = self.expected_completion_tokens(request.stopping.as_ref());
+        let completions = vec![completion; continuations(request) as usize];
         let mut cost = RequestCost { prompt, completions };
         if let Some(resume) = resume(request) {
-            for (answer, made) in cost.completions.iter_mut().zip(&resume.choices) {
-                let tokens = made.token_ids.len() as u64;
-                *answer = answer.saturating_sub(tokens).max(1);
-                if made.finished.is_some() {
-                    *answer = 0;
+            for (completion, generated) in cost.completions.iter_mut().zip(&resume.choices) {
+                let tokens = generated.token_ids.len() as u64;
+                *completion = completion.saturating_sub(tokens).max(1);
+                if generated.finished.is_some() {
+                    *completion = 0;
                 } else {
                     cost.prompt += tokens;
                 }
@@ -104,40 +105,40 @@ impl ModelStats {
         cost
     }
 
-    /// Tokens of one answer.
-    fn expected(&self, stopping: Option<&Stopping>) -> u64 {
-        let most = stopping.and_then(|s| s.max_tokens).map(u64::from);
-        let least = stopping.and_then(|s| s.min_tokens).map_or(1, u64::from);
-        // Nothing but the limit ends it.
-        let endless = stopping.is_some_and(|s| s.ignore_eos && s.conditions.is_empty());
-        let usual = match (most, self.answer.get()) {
-            (Some(most), None) => most,
-            (Some(most), _) if endless => most,
-            _ => self.usual_answer(),
+    /// Estimates the tokens of one completion.
+    fn expected_completion_tokens(&self, stopping: Option<&Stopping>) -> u64 {
+        let max = stopping.and_then(|s| s.max_tokens).map(u64::from);
+        let min = stopping.and_then(|s| s.min_tokens).map_or(1, u64::from);
+        // Without stop conditions, only the limit ends the completion.
+        let runs_to_limit = stopping.is_some_and(|s| s.ignore_eos && s.conditions.is_empty());
+        let typical = match (max, self.completion_tokens.get()) {
+            (Some(max), None) => max,
+            (Some(max), _) if runs_to_limit => max,
+            _ => self.typical_completion_tokens(),
         };
-        let expected = usual.max(least);
-        most.map_or(expected, |most| expected.min(most))
+        let expected = typical.max(min);
+        max.map_or(expected, |max| expected.min(max))
     }
 
-    /// A prompt of that much text had so many tokens.
+    /// Records that a prompt of `bytes` bytes of text had `tokens` tokens.
     pub(crate) fn observe_prompt(&self, bytes: u64, tokens: u64) {
         if bytes > 0 && tokens > 0 {
             let tokens = tokens as f32;
-            let weight = WEIGHT * tokens / (tokens + HALF_TAUGHT);
+            let weight = WEIGHT * tokens / (tokens + HALF_WEIGHT_TOKENS);
             self.bytes_per_token.observe((bytes as f32 / tokens).clamp(0.25, 64.0), weight);
         }
     }
 
-    /// An answer had so many tokens; `cut` if it was not free to go on.
+    /// Records a completion of `tokens` tokens; `cut` if a limit ended it.
     pub(crate) fn observe_completion(&self, tokens: u64, cut: bool) {
-        // A short limit says nothing about what the answer would have been.
-        if !cut || tokens >= self.usual_answer() {
-            self.answer.observe(tokens as f32, WEIGHT);
+        // A completion cut off early gives no information about its full length.
+        if !cut || tokens >= self.typical_completion_tokens() {
+            self.completion_tokens.observe(tokens as f32, WEIGHT);
         }
     }
 }
 
-/// What another worker made of it.
+/// Returns the part of the response that another worker has generated, if the request is resumed.
 pub(crate) fn resume(request: &GenerateRequest) -> Option<&Resume> {
     request.routing.as_ref()?.resume.as_ref()
 }
@@ -161,43 +162,44 @@ mod tests {
     }
 
     #[test]
-    fn believes_the_request_until_answers_teach_otherwise() {
+    fn expects_max_tokens_until_completion_lengths_are_known() {
         let stats = ModelStats::default();
-        let answer = |request: &GenerateRequest| stats.estimate(request).completions[0];
+        let completion = |request: &GenerateRequest| stats.estimate(request).completions[0];
         assert_eq!(
             stats.estimate(&text(14)),
-            RequestCost { prompt: 4, completions: vec![USUAL_ANSWER] }
+            RequestCost { prompt: 4, completions: vec![DEFAULT_COMPLETION_TOKENS] }
         );
         let exact = stats.estimate(&ids(9, Some(100)));
         assert_eq!(exact, RequestCost { prompt: 9, completions: vec![100] });
         assert_eq!(exact.clone().within(50), RequestCost { prompt: 9, completions: vec![50] });
         assert_eq!(exact.clone().within(0), exact);
-        assert_eq!(answer(&ids(9, Some(4_000))), 4_000);
+        assert_eq!(completion(&ids(9, Some(4_000))), 4_000);
         for _ in 0..200 {
             stats.observe_completion(40, false);
-            // Cut short: it would have been longer.
+            // Cut off: the full length is unknown.
             stats.observe_completion(16, true);
         }
-        assert_eq!(answer(&ids(9, Some(4_000))), 40);
-        assert_eq!(answer(&ids(9, Some(10))), 10);
-        assert_eq!(answer(&ids(9, None)), 40);
+        assert_eq!(completion(&ids(9, Some(4_000))), 40);
+        assert_eq!(completion(&ids(9, Some(10))), 10);
+        assert_eq!(completion(&ids(9, None)), 40);
         let stopping = |stopping| GenerateRequest { stopping: Some(stopping), ..text(4) };
-        let endless = Stopping { max_tokens: Some(900), ignore_eos: true, ..Default::default() };
-        assert_eq!(answer(&stopping(endless)), 900);
-        let least = Stopping { min_tokens: Some(70), ..Default::default() };
-        assert_eq!(answer(&stopping(least)), 70);
+        let runs_to_limit =
+            Stopping { max_tokens: Some(900), ignore_eos: true, ..Default::default() };
+        assert_eq!(completion(&stopping(runs_to_limit)), 900);
+        let with_min = Stopping { min_tokens: Some(70), ..Default::default() };
+        assert_eq!(completion(&stopping(with_min)), 70);
         for _ in 0..200 {
             stats.observe_completion(80, true);
         }
-        assert_eq!(answer(&ids(9, None)), 79, "long ones count also when they are cut");
+        assert_eq!(completion(&ids(9, None)), 79, "long completions count even if cut off");
     }
 
     #[test]
-    fn learns_how_many_bytes_a_token_has() {
+    fn learns_the_bytes_per_token() {
         let stats = ModelStats::default();
         for _ in 0..200 {
             stats.observe_prompt(6_000, 2_000);
-            // Mostly template.
+            // Mostly chat template.
             stats.observe_prompt(4, 16);
         }
         let prompt = stats.estimate(&text(30_000)).prompt;
@@ -207,11 +209,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_elsewhere_is_read_and_not_made_again() {
-        let made =
+    fn resumed_tokens_are_prefilled_and_not_generated_again() {
+        let generated =
             |tokens: usize| ResumedChoice { token_ids: vec![1; tokens], ..Default::default() };
-        let ended = ResumedChoice { finished: Some(Finished::default()), ..made(60) };
-        let resume = Resume { choices: vec![made(30), ended, made(0)], ..Default::default() };
+        let ended = ResumedChoice { finished: Some(Finished::default()), ..generated(60) };
+        let resume = Resume { choices: vec![generated(30), ended, generated(0)], ..Default::default() };
         let request = GenerateRequest {
             sampling: Some(Sampling { num_sequences: Some(3), ..Default::default() }),
             routing: Some(Routing { resume: Some(resume), ..Default::default() }),

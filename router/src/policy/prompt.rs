@@ -1,33 +1,33 @@
-//! What a prompt begins with, as a chain of hashes: two prompts share a prefix as far as their chains agree.
+//! Prefixes of a prompt as a chain of hashes: two prompts share a prefix as far as their chains agree.
 //!
-//! There is no tokenizer here, so the chain runs over bytes, and over all that decides which tokens they become.
+//! The router has no tokenizer, so the chain hashes bytes, and all fields that affect tokenization.
 
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::quality::FixedState;
 use stoker_proto::v1::{Chat, GenerateRequest, generate_request::Input};
 
-/// Bytes that the first links of a chain stand for.
-const FIRST_LINK: usize = 512;
-/// After so many links, the next ones stand for twice as many bytes: a chain is short however long the prompt,
-/// and what its last, incomplete link leaves out is a thirty-second of the prompt at most.
-const LINKS_OF_A_SIZE: usize = 32;
-/// Ends a field. No UTF-8 has it.
+/// Bytes covered by each of the first links of a chain.
+const FIRST_LINK_BYTES: usize = 512;
+/// Number of links after which the size of a link doubles. This keeps the chain of a long prompt short,
+/// and its incomplete last link omits at most 1/32 of the prompt.
+const LINKS_PER_SIZE: usize = 32;
+/// Field separator, which does not occur in UTF-8.
 const END_OF_FIELD: &[u8] = &[0xFF];
 
-/// The beginning of a prompt, up to `end`.
+/// The prefix of a prompt up to `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Link {
-    /// Of everything up to the end.
+    /// Hash of the whole prefix.
     pub(crate) hash: u64,
-    /// In bytes of the prompt.
+    /// Length of the prefix, in bytes of the prompt.
     pub(crate) end: u64,
 }
 
-/// The chain of a request's prompt. Every router of this version gets the same one, so that they agree about
-/// [`landmarks`] without a word. Requests that must not share a cache (another
-/// model, salt, tenant) have no link in common. A worker's digest is not in it: links are remembered for each
-/// connection to a worker, and a worker does not change its digest.
+/// Returns the chain of a request's prompt. All routers of this version compute the same chain, so that
+/// they agree on [`landmarks`] without communication. Requests that must not share a cache (another
+/// model, salt or tenant) have no link in common. A worker's digest is not part of the chain: links are
+/// stored per connection to a worker, during which the digest does not change.
 pub(crate) fn chain(request: &GenerateRequest) -> Vec<Link> {
     let hashes = FixedState::default();
     let mut root = hashes.build_hasher();
@@ -39,25 +39,25 @@ pub(crate) fn chain(request: &GenerateRequest) -> Vec<Link> {
         Some(Input::Prompt(text)) => {
             root.write_u8(0);
             let mut chain = Chain::new(root.finish(), &hashes);
-            chain.add(text.as_bytes());
+            chain.push(text.as_bytes());
             chain.links
         }
         Some(Input::TokenIds(tokens)) => {
             root.write_u8(1);
             let mut chain = Chain::new(root.finish(), &hashes);
-            chain.add(bytemuck::cast_slice(&tokens.ids));
+            chain.push(bytemuck::cast_slice(&tokens.ids));
             chain.links
         }
         Some(Input::Chat(chat)) => {
             root.write_u8(2);
-            // Templates put tools first, and what else they are told may change anything.
+            // Chat templates put tools first, and template arguments may change any part of the prompt.
             for field in chat.tools_json.iter().chain([&chat.template_kwargs_json]) {
                 write_field(&mut root, field.as_bytes());
             }
             let mut chain = Chain::new(root.finish(), &hashes);
             for field in fields(chat) {
-                chain.add(field.as_bytes());
-                chain.add(END_OF_FIELD);
+                chain.push(field.as_bytes());
+                chain.push(END_OF_FIELD);
             }
             chain.links
         }
@@ -65,23 +65,23 @@ pub(crate) fn chain(request: &GenerateRequest) -> Vec<Link> {
     }
 }
 
-/// Whether a worker looks for the prompt in its cache. Log probabilities of a prompt come from computing it; one that is
-/// resumed has had them.
+/// Whether a worker looks up the prompt in its prefix cache. Prompt log probabilities need the prompt to be
+/// computed, unless the request is resumed, in which case they have been sent already.
 pub(crate) fn reads_cache(request: &GenerateRequest) -> bool {
     let logprobs = request.response.is_some_and(|response| response.prompt_logprobs);
     let resumed = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
     !request.bypass_prefix_cache && (!logprobs || resumed)
 }
 
-/// The links by which routers that never saw a prompt look for it, the deepest first: those at the last two powers
-/// of two. A conversation keeps one of them until it is four times as long.
+/// Returns the links that determine the rendezvous owners of a prompt, the deepest first: those at the last
+/// two powers of two. A conversation retains one of them until its chain is four times as long.
 pub(crate) fn landmarks(chain: &[Link]) -> impl Iterator<Item = &Link> {
     let deepest = chain.len().checked_ilog2();
     let powers = deepest.into_iter().flat_map(|power| [Some(power), power.checked_sub(1)]);
     powers.flatten().filter_map(|power| chain.get((1 << power) - 1))
 }
 
-/// Everything that messages say, in order.
+/// Returns all text fields of the messages, in order.
 fn fields(chat: &Chat) -> impl Iterator<Item = &String> {
     chat.messages.iter().flat_map(|message| {
         let calls = message.tool_calls_json.iter();
@@ -90,7 +90,7 @@ fn fields(chat: &Chat) -> impl Iterator<Item = &String> {
     })
 }
 
-/// How much text the prompt has, in bytes. `None` for token ids, whose number is known.
+/// Returns the size of the prompt's text, in bytes; `None` for token ids, whose number is known.
 pub(crate) fn text_bytes(request: &GenerateRequest) -> Option<u64> {
     let bytes = match request.input.as_ref()? {
         Input::Prompt(text) => text.len(),
@@ -108,13 +108,13 @@ fn write_field(hasher: &mut impl Hasher, field: &[u8]) {
     hasher.write(END_OF_FIELD);
 }
 
-/// A chain in the making.
+/// Builder of a chain.
 struct Chain<'a> {
     links: Vec<Link>,
     hashes: &'a FixedState,
     hasher: foldhash::quality::FoldHasher<'a>,
-    /// Bytes that are still missing from the next link.
-    missing: usize,
+    /// Bytes remaining until the next link is complete.
+    remaining: usize,
     end: u64,
 }
 
@@ -122,12 +122,12 @@ impl<'a> Chain<'a> {
     fn new(root: u64, hashes: &'a FixedState) -> Self {
         let mut hasher = hashes.build_hasher();
         hasher.write_u64(root);
-        Self { links: Vec::new(), hashes, hasher, missing: FIRST_LINK, end: 0 }
+        Self { links: Vec::new(), hashes, hasher, remaining: FIRST_LINK_BYTES, end: 0 }
     }
 
-    fn add(&mut self, mut bytes: &[u8]) {
-        while bytes.len() >= self.missing {
-            let (link, rest) = bytes.split_at(self.missing);
+    fn push(&mut self, mut bytes: &[u8]) {
+        while bytes.len() >= self.remaining {
+            let (link, rest) = bytes.split_at(self.remaining);
             self.hasher.write(link);
             self.end += link.len() as u64;
             self.close();
@@ -136,18 +136,18 @@ impl<'a> Chain<'a> {
         if !bytes.is_empty() {
             self.hasher.write(bytes);
             self.end += bytes.len() as u64;
-            self.missing -= bytes.len();
+            self.remaining -= bytes.len();
         }
     }
 
-    /// Ends a link and begins the next one with it.
+    /// Completes a link and seeds the next one with its hash.
     fn close(&mut self) {
         let hash = self.hasher.finish();
         self.links.push(Link { hash, end: self.end });
         self.hasher = self.hashes.build_hasher();
         self.hasher.write_u64(hash);
         // A message has at most 4 MiB: the shift stays small.
-        self.missing = FIRST_LINK << (self.links.len() / LINKS_OF_A_SIZE);
+        self.remaining = FIRST_LINK_BYTES << (self.links.len() / LINKS_PER_SIZE);
     }
 }
 
@@ -193,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_share_a_cache_has_no_link_in_common() {
+    fn requests_that_must_not_share_a_cache_have_no_link_in_common() {
         let text = "x".repeat(2048);
         let plain = prompt(&text);
         let routing = Some(Routing { tenant: "a".into(), ..Default::default() });
         let others = [
             GenerateRequest { model: "m".into(), ..plain.clone() },
             GenerateRequest { cache_salt: "s".into(), ..plain.clone() },
-            // The end of one field is not the beginning of the next.
+            // The same bytes in another field.
             GenerateRequest { cache_salt: "m".into(), ..plain.clone() },
             GenerateRequest { routing, ..plain.clone() },
             ids(vec![u32::from_ne_bytes(*b"xxxx"); 512]),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_that_goes_on_keeps_its_links() {
+    fn a_continued_conversation_retains_its_links() {
         let (long, longer) = ("s".repeat(900), "u".repeat(1300));
         let first = chain(&chat(&[("system", &long), ("user", &longer)]));
         let more = [("system", &*long), ("user", &longer), ("assistant", "a"), ("user", &long)];
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_that_grows_keeps_a_landmark() {
+    fn a_growing_prompt_retains_a_landmark() {
         let chain = |bytes: usize| chain(&prompt(&"x".repeat(bytes)));
         let marks = |bytes: usize| landmarks(&chain(bytes)).map(|l| l.end).collect::<Vec<_>>();
         assert!(marks(100).is_empty());
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_how_much_text_there_is() {
+    fn counts_the_bytes_of_text() {
         assert_eq!(text_bytes(&prompt("four")), Some(4));
         assert_eq!(text_bytes(&chat(&[("user", "four")])), Some(8));
         assert_eq!(text_bytes(&ids(vec![1])), None);
@@ -251,7 +251,7 @@ mod tests {
             a in "[a-m]{0,3000}",
             b in "[n-z]{0,3000}",
         ) {
-                let common = "x".repeat(same);
+            let common = "x".repeat(same);
             let links = |tail: &str| chain(&prompt(&format!("{common}{tail}")));
             let (one, other) = (links(&a), links(&b));
             let within = |links: &[Link]| links.iter().filter(|l| l.end <= same as u64).count();
