@@ -1,4 +1,4 @@
-//! The workers that the router knows, and which of them live.
+//! The pool of workers: connects to the candidates of a discovery source and tracks their state.
 
 mod candidate;
 pub(crate) mod channel;
@@ -23,48 +23,48 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use fleet::{Fleet, State};
 use worker::Worker;
 
-/// A candidate that its source no longer names is forgotten once it was of no use this often in a row. While
-/// it serves, it goes on serving: an etcd that was wiped or paused withdraws everybody.
-const CHANCES: u32 = 5;
+/// Consecutive unusable states after which a withdrawn candidate is removed. A withdrawn candidate that
+/// serves stays in use, since an etcd that was wiped or paused withdraws all workers.
+const MAX_MISSES: u32 = 5;
 
-/// What a candidate's task tells about it.
-struct Report {
+/// A state change reported by a candidate's task.
+struct StateReport {
     id: WorkerId,
-    /// Tells a task from the one before it, at an earlier address.
+    /// Distinguishes the task from an earlier one for the same id at another address.
     generation: u64,
     state: State,
 }
 
-/// Follows a stream of changes. Clones share what they know.
+/// Follows a discovery source. Clones share one state.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     fleet: watch::Receiver<Arc<Fleet>>,
-    news: Arc<Notify>,
+    review: Arc<Notify>,
     _manager: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Pool {
-    /// Looks after every candidate until the last clone is dropped.
-    /// A worker stands still if it gives no sign of progress for `patience`.
-    pub(crate) fn follow(changes: Changes, patience: Duration) -> Self {
+    /// Connects to and watches every candidate until the last clone is dropped.
+    /// A worker is stalled if it shows no progress for `stall_timeout`.
+    pub(crate) fn follow(changes: Changes, stall_timeout: Duration) -> Self {
         let (publish, fleet) = watch::channel(Arc::default());
         let (reports, inbox) = mpsc::channel(256);
-        let news = Arc::new(Notify::new());
+        let review = Arc::new(Notify::new());
         let manager = Manager {
             candidates: HashMap::new(),
             generation: 0,
             trouble: None,
             duplicates: BTreeMap::new(),
-            patience,
+            stall_timeout,
             reports,
-            news: Arc::clone(&news),
+            review: Arc::clone(&review),
             publish,
         };
         let task = tokio::spawn(manager.run(changes, inbox));
-        Self { fleet, news, _manager: Arc::new(AbortOnDropHandle::new(task)) }
+        Self { fleet, review, _manager: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
-    /// Workers that come from nowhere and stay, for simulations and tests.
+    /// A pool of fixed workers without a discovery source, for simulations and tests.
     pub(crate) fn fixed(workers: &[Arc<Worker>]) -> Self {
         let states: Vec<_> = workers.iter().map(|w| (&w.id, State::Live(Arc::clone(w)))).collect();
         let fleet = Fleet::new(states.iter().map(|(id, state)| (*id, state)), None);
@@ -72,69 +72,69 @@ impl Pool {
         let nothing = async move { publish.closed().await };
         Self {
             fleet,
-            news: Arc::default(),
+            review: Arc::default(),
             _manager: Arc::new(AbortOnDropHandle::new(tokio::spawn(nothing))),
         }
     }
 
-    /// Everybody, as of now. Held briefly: a request takes it once an attempt.
+    /// Returns the current snapshot of all workers. A request takes one per attempt and holds it briefly.
     pub(crate) fn fleet(&self) -> Arc<Fleet> {
         self.fleet.borrow().clone()
     }
 
-    /// Told whenever a worker's health asks for a review.
-    pub(crate) fn news(&self) -> Arc<Notify> {
-        Arc::clone(&self.news)
+    /// Returns the handle that is notified when a worker's health needs a review.
+    pub(crate) fn review(&self) -> Arc<Notify> {
+        Arc::clone(&self.review)
     }
 
-    /// Sees every change of the fleet.
+    /// Returns a receiver of fleet snapshots.
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Fleet>> {
         self.fleet.clone()
     }
 }
 
-/// The only one who changes the set of workers, so that it needs no lock.
+/// The task that owns the set of candidates. As the only writer, it needs no lock.
 struct Manager {
-    candidates: HashMap<WorkerId, Followed>,
+    candidates: HashMap<WorkerId, TrackedCandidate>,
     generation: u64,
-    /// What keeps the source from naming workers.
+    /// Error that prevents the discovery source from listing workers.
     trouble: Option<String>,
-    /// Candidates that lead to the process of another one, which is the one that counts.
+    /// Candidates that lead to the same process as another candidate, each with that one.
     duplicates: BTreeMap<WorkerId, WorkerId>,
-    patience: Duration,
-    reports: mpsc::Sender<Report>,
-    /// What the workers' health has to tell.
-    news: Arc<Notify>,
+    stall_timeout: Duration,
+    reports: mpsc::Sender<StateReport>,
+    /// Notified when a worker's health needs a review.
+    review: Arc<Notify>,
     publish: watch::Sender<Arc<Fleet>>,
 }
 
-/// Dropping it stops the task. Streams that run on the worker hold the worker themselves.
-struct Followed {
+/// A candidate and its task. Dropping it stops the task; running streams hold the worker themselves.
+struct TrackedCandidate {
     address: String,
     generation: u64,
     state: State,
-    /// Its source no longer names it.
+    /// Whether the discovery source has removed it.
     withdrawn: bool,
-    /// How often in a row it was of no use.
+    /// Number of consecutive unusable states.
     misses: u32,
-    /// Ends its wait for another try.
+    /// Ends the backoff before the next connection attempt.
     retry: Arc<Notify>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Manager {
-    async fn run(mut self, mut changes: Changes, mut inbox: mpsc::Receiver<Report>) {
+    async fn run(mut self, mut changes: Changes, mut inbox: mpsc::Receiver<StateReport>) {
         let mut source_lives = true;
         loop {
             tokio::select! {
                 change = changes.next(), if source_lives => match change {
                     Some(change) => self.change(change),
-                    // The last known set stays: a source that is gone is no reason to stop serving.
+                    // The last known set stays in use when the source ends.
                     None => source_lives = false,
                 },
                 Some(report) = inbox.recv() => self.report(report),
             }
-            // Many come at once at the start: publish the set once for all of them.
+            // At start, many reports arrive at once: publish one snapshot for all of them.
             while let Ok(report) = inbox.try_recv() {
                 self.report(report);
             }
@@ -151,12 +151,12 @@ impl Manager {
     }
 
     fn insert(&mut self, candidate: Candidate) {
-        if let Some(followed) = self.candidates.get_mut(&candidate.id)
-            && followed.address == candidate.address
+        if let Some(tracked) = self.candidates.get_mut(&candidate.id)
+            && tracked.address == candidate.address
         {
-            followed.withdrawn = false;
-            followed.misses = 0;
-            followed.retry.notify_one();
+            tracked.withdrawn = false;
+            tracked.misses = 0;
+            tracked.retry.notify_one();
             return;
         }
         self.generation += 1;
@@ -167,12 +167,12 @@ impl Manager {
         let follow = candidate::follow(
             candidate,
             generation,
-            self.patience,
+            self.stall_timeout,
             Arc::clone(&retry),
             self.reports.clone(),
-            Arc::clone(&self.news),
+            Arc::clone(&self.review),
         );
-        let followed = Followed {
+        let tracked = TrackedCandidate {
             address,
             generation,
             state: State::unknown(),
@@ -181,37 +181,37 @@ impl Manager {
             retry,
             _task: AbortOnDropHandle::new(tokio::spawn(follow)),
         };
-        self.candidates.insert(id, followed);
+        self.candidates.insert(id, tracked);
     }
 
     fn withdraw(&mut self, id: &WorkerId) {
-        if let Some(followed) = self.candidates.get_mut(id) {
-            followed.withdrawn = true;
-            tracing::info!(worker = %id, "withdrawn; stays in use for as long as it answers");
-            self.forget_if_lost(id);
+        if let Some(tracked) = self.candidates.get_mut(id) {
+            tracked.withdrawn = true;
+            tracing::info!(worker = %id, "withdrawn by discovery; stays in use while it is reachable");
+            self.remove_if_lost(id);
         }
     }
 
-    fn report(&mut self, report: Report) {
-        if let Some(followed) = self.candidates.get_mut(&report.id)
-            && followed.generation == report.generation
+    fn report(&mut self, report: StateReport) {
+        if let Some(tracked) = self.candidates.get_mut(&report.id)
+            && tracked.generation == report.generation
         {
-            let of_use = !matches!(report.state, State::Gone { .. });
-            followed.misses = if of_use { 0 } else { followed.misses.saturating_add(1) };
-            followed.state = report.state;
-            self.forget_if_lost(&report.id);
+            let usable = !matches!(report.state, State::Gone { .. });
+            tracked.misses = if usable { 0 } else { tracked.misses.saturating_add(1) };
+            tracked.state = report.state;
+            self.remove_if_lost(&report.id);
         }
     }
 
-    fn forget_if_lost(&mut self, id: &WorkerId) {
-        let lost = |followed: &Followed| {
-            // Addresses are given to others in time.
-            let stranger = followed.state.worker().is_some_and(|w| w.info.worker != id.as_str());
-            followed.withdrawn && (stranger || followed.misses >= CHANCES)
+    fn remove_if_lost(&mut self, id: &WorkerId) {
+        let lost = |tracked: &TrackedCandidate| {
+            // The address may have been reassigned to another worker.
+            let other_worker = tracked.state.worker().is_some_and(|w| w.info.worker != id.as_str());
+            tracked.withdrawn && (other_worker || tracked.misses >= MAX_MISSES)
         };
         if self.candidates.get(id).is_some_and(lost) {
             self.candidates.remove(id);
-            tracing::info!(worker = %id, "forgotten: withdrawn, and it does not answer");
+            tracing::info!(worker = %id, "removed: withdrawn by discovery and not reachable");
         }
     }
 
@@ -221,7 +221,7 @@ impl Manager {
         let duplicates: BTreeMap<_, _> = fleet.duplicates().collect();
         for (id, of) in &duplicates {
             if self.duplicates.get(id) != Some(of) {
-                tracing::warn!(worker = %id, same_as = %of, "two addresses of one worker: it counts once");
+                tracing::warn!(worker = %id, same_as = %of, "two addresses lead to the same worker process; it is used once");
             }
         }
         self.duplicates = duplicates;

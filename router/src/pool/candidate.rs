@@ -1,4 +1,5 @@
-//! One candidate: connects, asks what it serves, and watches its load for as long as it lives.
+//! Task of one candidate: connects, requests the model info, and watches the load until the connection is
+//! lost.
 
 use std::{convert::Infallible, mem, pin::pin, sync::Arc, time::Duration};
 
@@ -20,7 +21,7 @@ use tonic::{Status, Streaming, transport::Channel};
 use tracing::{debug, info, warn};
 
 use super::{
-    Report, State,
+    StateReport, State,
     channel::connect,
     health::Health,
     liveness::{Liveness, ProgressMonitor},
@@ -28,44 +29,44 @@ use super::{
     worker::Worker,
 };
 
-/// For a question that needs no work.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Load comes at least once a second: this long without any means trouble.
-const SILENCE: Duration = Duration::from_secs(5);
-/// Characters of an instance id.
+/// Timeout of a control call, which needs no engine work.
+const RPC_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time between two load reports. Workers send one at least every second.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum length of an instance id, in bytes.
 const MAX_INSTANCE_ID: usize = 64;
-/// Why a candidate is refused that is no worker.
-const A_ROUTER: &str = "it is a router, not a worker: name the workers behind it";
+/// Error for a candidate that is not a worker.
+const IS_A_ROUTER: &str = "it is a router, not a worker: name the workers behind it";
 
-/// Looks after `candidate` until it is aborted, and says after `patience` that it stands still. While it is of
-/// no use, `retry` asks for another try at once.
+/// Connects to `candidate` again and again until aborted, and reports its state. The worker is marked as
+/// stalled after `stall_timeout` without progress. While it is unusable, notifying `retry` ends the backoff.
 pub(super) async fn follow(
     candidate: Candidate,
     generation: u64,
-    patience: Duration,
+    stall_timeout: Duration,
     retry: Arc<Notify>,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<StateReport>,
     review: Arc<Notify>,
 ) {
     let mut follower = Follower {
         candidate,
         generation,
         reports,
-        patience,
+        stall_timeout,
         outstanding: Arc::default(),
         health: Arc::new(Health::new(Arc::clone(&review))),
         review,
         liveness: Arc::default(),
         last: None,
         backoff: Backoff::default(),
-        news: true,
+        log_failure: true,
     };
     loop {
         let Err(reason) = follower.session().await;
         let worker = &follower.candidate.id;
-        // A worker that stays away is news once.
-        if mem::take(&mut follower.news) {
-            warn!(%worker, reason, "not usable, trying again");
+        // Repeated failures are logged at debug level.
+        if mem::take(&mut follower.log_failure) {
+            warn!(%worker, reason, "not usable, retrying");
             follower.health.failed(&reason);
         } else {
             debug!(%worker, reason, "still not usable");
@@ -82,84 +83,84 @@ pub(super) async fn follow(
 struct Follower {
     candidate: Candidate,
     generation: u64,
-    reports: mpsc::Sender<Report>,
-    patience: Duration,
-    /// What a worker's health has to tell goes here.
+    reports: mpsc::Sender<StateReport>,
+    stall_timeout: Duration,
+    /// Notified when the worker's health needs a review.
     review: Arc<Notify>,
-    /// These outlive a connection, since streams of the last one may still run, but not the process.
+    /// State of the worker process. It outlives a connection, since streams of the last one may still run.
     outstanding: Arc<Outstanding>,
     liveness: Arc<Liveness>,
     health: Arc<Health>,
-    /// The worker as it was when it was last usable.
+    /// The worker when it was last usable.
     last: Option<Arc<Worker>>,
     backoff: Backoff,
-    /// It was usable since its last trouble was told.
-    news: bool,
+    /// Whether to log the next failure as a warning: the worker was usable since the last one.
+    log_failure: bool,
 }
 
 impl Follower {
-    /// From connecting until the connection is of no use any more, and why.
+    /// Connects, and runs until the connection is unusable. Returns the reason.
     async fn session(&mut self) -> Result<Infallible, String> {
         let channel = connect(&self.candidate.address).await.map_err(|error| root_cause(&error))?;
         let mut control = ControlClient::new(channel.clone());
         let info = model_info(&mut control).await?;
-        self.meet(&info);
-        let loads = answer(control.watch_load(WatchLoadRequest::default())).await;
+        self.on_model_info(&info);
+        let loads = unary(control.watch_load(WatchLoadRequest::default())).await;
         let mut loads = loads.map_err(|status| cause(&status))?;
         let mut current: Option<(Arc<Worker>, bool)> = None;
-        let mut pulse = ProgressMonitor::new(self.patience);
+        let mut progress = ProgressMonitor::new(self.stall_timeout);
         loop {
             let load = self
-                .report_of(&mut loads, &mut pulse)
+                .next_load(&mut loads, &mut progress)
                 .await?
-                .ok_or("it ended the report of its load")?;
-            if pulse.heard(&load) && self.liveness.set_stalled(false) {
-                info!(worker = %self.candidate.id, "moves again");
+                .ok_or("the worker ended its load stream")?;
+            if progress.on_load(&load) && self.liveness.set_stalled(false) {
+                info!(worker = %self.candidate.id, "makes progress again");
             }
             match &current {
                 Some((worker, draining)) if *draining == load.draining => worker.set_load(load),
                 _ => {
-                    let worker = self.usable(&channel, &info, load).await;
+                    let worker = self.on_usable(&channel, &info, load).await;
                     current = Some((worker, load.draining));
                 }
             }
         }
     }
 
-    /// Starts anew where another process is found than the last time.
-    fn meet(&mut self, info: &ModelInfo) {
+    /// Resets the worker's state if the address leads to another process than before.
+    fn on_model_info(&mut self, info: &ModelInfo) {
         let other = |last: &Arc<Worker>| last.info.instance_id != info.instance_id;
         if self.last.as_ref().is_some_and(other) {
-            info!(worker = %self.candidate.id, instance = info.instance_id, "another process");
+            info!(worker = %self.candidate.id, instance = info.instance_id, "the address leads to another process");
             (self.outstanding, self.liveness) = Default::default();
             self.health = Arc::new(Health::new(Arc::clone(&self.review)));
             self.last = None;
         }
     }
 
-    /// The next report of its load. Says meanwhile if the worker stands still.
-    async fn report_of(
+    /// Returns the next load report. Marks the worker as stalled meanwhile if it makes no progress.
+    async fn next_load(
         &self,
         loads: &mut Streaming<Load>,
-        pulse: &mut ProgressMonitor,
+        progress: &mut ProgressMonitor,
     ) -> Result<Option<Load>, String> {
-        let mut next = pin!(timeout(SILENCE, loads.message()));
-        let said = tokio::select! {
+        let mut next = pin!(timeout(LOAD_TIMEOUT, loads.message()));
+        let received = tokio::select! {
             biased;
-            said = &mut next => said,
-            () = pulse.stops(), if !self.liveness.is_stalled() => {
+            received = &mut next => received,
+            () = progress.stalled(), if !self.liveness.is_stalled() => {
                 if self.liveness.set_stalled(true) {
-                    warn!(worker = %self.candidate.id, patience = ?self.patience, "stands still");
+                    warn!(worker = %self.candidate.id, stall_timeout = ?self.stall_timeout, "stalled");
                 }
                 next.await
             }
         };
-        said.map_err(|_| format!("no word about its load for {} s", SILENCE.as_secs()))?
+        received.map_err(|_| format!("no load report for {} s", LOAD_TIMEOUT.as_secs()))?
             .map_err(|status| cause(&status))
     }
 
-    /// Tells that the worker can be used, or that it drains.
-    async fn usable(&mut self, channel: &Channel, info: &ModelInfo, load: Load) -> Arc<Worker> {
+    /// Reports that the worker is usable or draining.
+    async fn on_usable(&mut self, channel: &Channel, info: &ModelInfo, load: Load) -> Arc<Worker> {
         let worker = Arc::new(Worker::new(
             self.candidate.id.clone(),
             channel.clone(),
@@ -172,7 +173,7 @@ impl Follower {
         info!(worker = %worker.id, model = info.model, draining = load.draining, "usable");
         self.last = Some(Arc::clone(&worker));
         self.backoff = Backoff::default();
-        self.news = true;
+        self.log_failure = true;
         self.report(if load.draining {
             State::Draining(Arc::clone(&worker))
         } else {
@@ -183,22 +184,22 @@ impl Follower {
     }
 
     async fn report(&self, state: State) {
-        let report = Report { id: self.candidate.id.clone(), generation: self.generation, state };
-        // The manager ends its tasks before it ends itself.
+        let report = StateReport { id: self.candidate.id.clone(), generation: self.generation, state };
+        // The manager aborts this task before it drops the receiver.
         let _ = self.reports.send(report).await;
     }
 }
 
-/// What the worker says that it is, if it is one.
+/// Requests the model info and verifies that the peer is a worker.
 async fn model_info(control: &mut ControlClient<Channel>) -> Result<ModelInfo, String> {
-    let info = answer(control.get_model_info(GetModelInfoRequest::default())).await;
+    let info = unary(control.get_model_info(GetModelInfoRequest::default())).await;
     let info = info.map_err(|status| match ServiceError::from(&status) {
-        // A worker has its model for as long as it answers at all.
-        ServiceError::Unavailable { .. } if is_ours(&status) => A_ROUTER.to_owned(),
+        // A worker that serves calls always has a model.
+        ServiceError::Unavailable { .. } if is_ours(&status) => IS_A_ROUTER.to_owned(),
         _ => cause(&status),
     })?;
     if info.worker.is_empty() {
-        return Err(A_ROUTER.into());
+        return Err(IS_A_ROUTER.into());
     }
     for (field, name) in [("model", &info.model), ("worker", &info.worker)] {
         validate::name(name).map_err(|why| format!("its {field} {why}"))?;
@@ -210,19 +211,19 @@ async fn model_info(control: &mut ControlClient<Channel>) -> Result<ModelInfo, S
     Ok(info)
 }
 
-async fn answer<T>(
-    question: impl Future<Output = Result<tonic::Response<T>, Status>>,
+async fn unary<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, Status> {
-    match timeout(ANSWER_TIMEOUT, question).await {
-        Ok(answered) => Ok(answered?.into_inner()),
+    match timeout(RPC_TIMEOUT, call).await {
+        Ok(response) => Ok(response?.into_inner()),
         Err(_) => {
-            let seconds = ANSWER_TIMEOUT.as_secs();
-            Err(Status::deadline_exceeded(format!("no answer within {seconds} s")))
+            let seconds = RPC_TIMEOUT.as_secs();
+            Err(Status::deadline_exceeded(format!("no response within {seconds} s")))
         }
     }
 }
 
-/// Why a worker is of no use, in few words, whatever its own are.
+/// Returns a short reason for `status`, with the peer's message quoted and truncated.
 fn cause(status: &Status) -> String {
     match std::error::Error::source(status) {
         Some(source) => root_cause(source),

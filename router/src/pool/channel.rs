@@ -8,14 +8,15 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::{ServiceExt, service_fn};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A worker that is gone without a word is noticed within 15 s, also while nothing is asked of it.
+/// Interval of HTTP/2 pings. With [`PING_TIMEOUT`], an unreachable worker is noticed within 15 s, even
+/// without streams.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// What one client that does not read may keep in memory here, in bytes.
+/// Flow-control window of a stream: the bytes buffered here for a client that does not read.
 const STREAM_WINDOW: u32 = 32 << 10;
 
-/// Connects to `host:port`, once: a channel that connected again by itself might lead to another process, which has
-/// not been asked yet what it serves. Requests that are ready at once leave in one write.
+/// Connects to `host:port`, without automatic reconnection: a new connection might lead to another process,
+/// whose model info has not been requested yet. Requests that are ready at once are sent in one write.
 pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
@@ -37,8 +38,8 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        // Tokens that cross a cancellation on the way count as errors of the worker; after 1,024 of them h2
-        // would close the connection under everybody else.
+        // h2 counts frames that arrive for a cancelled stream as errors of the peer, and would close the
+        // connection with all of its streams after 1,024 of them.
         .http2_max_local_error_reset_streams(None)
         .connect_with_connector(once)
         .await
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_channel_does_not_lead_to_whoever_has_the_address_later() {
+    async fn a_channel_does_not_reconnect_to_a_later_server_at_the_address() {
         let (address, end, served) = server("127.0.0.1:0").await;
         let mut client = HealthClient::new(connect(&address).await.unwrap());
         client.check(HealthCheckRequest::default()).await.unwrap();
@@ -77,7 +78,7 @@ mod tests {
         let (_, _end, _served) = server(&address).await;
         for _ in 0..5 {
             let status = client.check(HealthCheckRequest::default()).await.unwrap_err();
-            assert!(status.source().is_some(), "no server has answered: {status:?}");
+            assert!(status.source().is_some(), "no server has responded: {status:?}");
         }
         let mut another = HealthClient::new(connect(&address).await.unwrap());
         another.check(HealthCheckRequest::default()).await.unwrap();

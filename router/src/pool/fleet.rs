@@ -1,4 +1,4 @@
-//! Everybody at one moment: which models there are, who serves them, and who is in trouble.
+//! Snapshot of the fleet: the models, the workers that serve them, and the workers that are unusable.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,32 +13,32 @@ use super::{
     worker::{InstanceId, Worker},
 };
 
-/// Troubles to name in an error; more than a few help nobody.
-const TROUBLES_TOLD: usize = 3;
+/// Maximum number of unusable workers named in an error.
+const MAX_REASONS: usize = 3;
 
-/// What a candidate is good for.
+/// State of a candidate.
 #[derive(Debug, Clone)]
 pub(crate) enum State {
-    /// Not to be used.
+    /// Not usable.
     Gone {
         reason: String,
-        /// As it was when it was last usable.
+        /// The worker when it was last usable.
         last: Option<Arc<Worker>>,
     },
-    /// Leads to the process that another candidate leads to, which counts.
+    /// Leads to the same process as this other candidate, which is used instead.
     Duplicate(WorkerId),
-    /// Finishes what it has.
+    /// Finishes its running requests and takes no new ones.
     Draining(Arc<Worker>),
     Live(Arc<Worker>),
 }
 
 impl State {
-    /// Nothing has been heard yet.
+    /// State before the first connection.
     pub(crate) fn unknown() -> Self {
         Self::Gone { reason: "connecting".into(), last: None }
     }
 
-    fn trouble(&self) -> Option<&str> {
+    fn reason(&self) -> Option<&str> {
         match self {
             Self::Gone { reason, .. } => Some(reason),
             Self::Draining(_) => Some("draining"),
@@ -46,7 +46,7 @@ impl State {
         }
     }
 
-    /// The one of two candidates for the same process that counts has the lower rank.
+    /// Of several candidates for the same process, the one of the lowest rank is used.
     fn rank(&self) -> u8 {
         match self {
             Self::Live(_) => 0,
@@ -64,13 +64,13 @@ impl State {
     }
 }
 
-/// Never changes: a new one takes its place.
+/// An immutable snapshot, replaced on every change.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
-    /// Every model that a candidate serves, or served when it was last heard.
+    /// Every model that a candidate serves, or served when it was last usable.
     models: BTreeMap<String, Model>,
     states: Vec<(WorkerId, State)>,
-    /// What keeps the source of candidates from naming any.
+    /// Error that prevents the discovery source from listing workers.
     trouble: Option<String>,
 }
 
@@ -81,7 +81,7 @@ impl Fleet {
     ) -> Self {
         let mut fleet = Self { trouble, ..Self::default() };
         let mut states: Vec<_> = states.collect();
-        // The same one of two candidates for one process counts every time.
+        // Makes the selection among the candidates for one process deterministic.
         states.sort_by_key(|(id, state)| (state.rank(), *id));
         let mut found: HashMap<&InstanceId, &WorkerId> = HashMap::new();
         for (id, state) in states {
@@ -96,8 +96,8 @@ impl Fleet {
             found.insert(&worker.instance, id);
             let name = &worker.info.model;
             let model = fleet.models.entry(name.clone()).or_insert_with(|| Model::new(name));
-            model.knows_another();
-            if state.trouble().is_none() {
+            model.add_known();
+            if state.reason().is_none() {
                 model.add(worker);
             }
             fleet.states.push((id.clone(), state.clone()));
@@ -105,7 +105,7 @@ impl Fleet {
         fleet
     }
 
-    /// Candidates that do not count, each with the one that does.
+    /// Returns the duplicate candidates, each with the one that is used.
     pub(super) fn duplicates(&self) -> impl Iterator<Item = (WorkerId, WorkerId)> {
         self.states.iter().filter_map(|(id, state)| match state {
             State::Duplicate(of) => Some((id.clone(), of.clone())),
@@ -113,7 +113,7 @@ impl Fleet {
         })
     }
 
-    /// The model of that name, with at least one live worker; the only one if the name is empty.
+    /// Returns the model of that name; the only model if the name is empty. It has at least one live worker.
     pub(crate) fn model(&self, name: &str) -> Result<&Model, ServiceError> {
         let names = || self.models.keys().cloned();
         let found = match (self.models.get(name), self.models.len()) {
@@ -146,28 +146,28 @@ impl Fleet {
         live.iter().map(Arc::as_ref).filter(|other| other.instance != this.instance)
     }
 
-    /// Every model, those included whose workers are all away.
+    /// All models, including those without a live worker.
     pub(super) fn models(&self) -> impl Iterator<Item = &Model> {
         self.models.values()
     }
 
-    /// UNAVAILABLE, with what is wrong with whom.
+    /// Returns an UNAVAILABLE error that names unusable workers with their reasons.
     pub(crate) fn no_worker_error(&self) -> ServiceError {
-        let troubles = self
+        let reasons = self
             .states
             .iter()
-            .filter_map(|(id, state)| state.trouble().map(|why| format!("{id}: {why}")));
-        let mut told: Vec<_> = troubles.clone().take(TROUBLES_TOLD).collect();
-        match troubles.count() {
-            0 => told.push("none is known".into()),
-            count if count > told.len() => told.push(format!("{} more", count - told.len())),
+            .filter_map(|(id, state)| state.reason().map(|why| format!("{id}: {why}")));
+        let mut listed: Vec<_> = reasons.clone().take(MAX_REASONS).collect();
+        match reasons.count() {
+            0 => listed.push("none is known".into()),
+            count if count > listed.len() => listed.push(format!("{} more", count - listed.len())),
             _ => {}
         }
-        told.extend(self.trouble.clone());
-        ServiceError::unavailable(format!("no worker is ready; {}", told.join("; ")))
+        listed.extend(self.trouble.clone());
+        ServiceError::unavailable(format!("no worker is ready; {}", listed.join("; ")))
     }
 
-    /// Workers that take requests.
+    /// The workers that take new requests.
     pub(crate) fn live(&self) -> impl Iterator<Item = &Arc<Worker>> {
         self.models.values().flat_map(Model::live)
     }
@@ -177,12 +177,12 @@ impl Fleet {
         self.states.iter().filter_map(|(_, state)| Some((state.worker()?, state)))
     }
 
-    /// What every candidate is good for.
+    /// The state of every candidate.
     pub(crate) fn states(&self) -> impl Iterator<Item = &State> {
         self.states.iter().map(|(_, state)| state)
     }
 
-    /// The load of all live workers together.
+    /// The sum of the loads of all live workers.
     pub(crate) fn load(&self) -> Load {
         self.live().map(|worker| worker.load()).fold(Load::default(), |sum, one| Load {
             running: sum.running.saturating_add(one.running),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_addresses_of_one_process_count_once_and_one_is_left_if_the_other_goes() {
+    async fn two_addresses_of_one_process_count_once_and_the_live_one_is_used() {
         let at = |id: &str, instance: &str| {
             let instance_id = instance.into();
             of_info(id, ModelInfo { model: "m".into(), instance_id, ..ModelInfo::default() })
@@ -249,13 +249,13 @@ mod tests {
         assert_eq!((model.live().len(), model.known()), (2, 2));
         let duplicates: Vec<_> = both.duplicates().map(|(id, of)| format!("{id} {of}")).collect();
         assert_eq!(duplicates, ["w2 w0"]);
-        // The one that serves counts, and one that is lost at one of its addresses is not lost.
+        // A live candidate is preferred to an unusable one for the same process.
         let lost = fleet(vec![gone(Some(at("w0", "x"))), live("w1", "y"), live("w2", "x")]);
         let model = lost.model("m").unwrap();
         assert_eq!((model.live().len(), model.known()), (2, 2));
         let duplicates: Vec<_> = lost.duplicates().map(|(id, of)| format!("{id} {of}")).collect();
         assert_eq!(duplicates, ["w0 w2"]);
-        // Those that do not say who they are are told apart by their names.
+        // Workers without an instance id are distinguished by their names.
         let old = fleet(vec![live("w0", ""), live("w1", "")]);
         assert_eq!(old.model("m").unwrap().live().len(), 2);
     }

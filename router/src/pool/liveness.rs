@@ -1,5 +1,5 @@
-//! Whether a worker makes progress: what streams and the choice of workers go by, long before a connection
-//! is known to be dead.
+//! Detection of stalled workers. Streams and worker selection react to it long before a dead connection is
+//! noticed.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -9,17 +9,17 @@ use std::{
 use stoker_proto::v1::Load;
 use tokio::{sync::watch, time::Instant};
 
-/// A timer that is this late means that this process did not run. What workers said meanwhile is still to be
-/// read, so nothing can be concluded yet.
+/// Delay of a timer from which this process itself is considered to have been paused. Reports received
+/// meanwhile are still unread, so a timeout has no meaning yet.
 pub(crate) const LATE: Duration = Duration::from_millis(100);
-/// Long enough to read it.
+/// Time granted to read these reports.
 pub(crate) const CATCH_UP: Duration = Duration::from_millis(500);
 
-/// Shared by all who use a worker. It outlives connections.
+/// Stall state of a worker, shared by all users of the worker. It outlives connections.
 #[derive(Debug)]
 pub(crate) struct Liveness {
     stalled: watch::Sender<bool>,
-    /// The same, for those who only look: the choice does, at everybody.
+    /// Copy of `stalled` for cheap reads: worker selection reads it for every worker.
     now: AtomicBool,
 }
 
@@ -30,15 +30,15 @@ impl Default for Liveness {
 }
 
 impl Liveness {
-    /// Whether it stands still although it has something to do, or says nothing.
+    /// Whether the worker is stalled: it makes no progress although it has work, or sends no reports.
     pub(crate) fn is_stalled(&self) -> bool {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Resolves once it stands still.
+    /// Resolves once the worker is stalled.
     pub(crate) fn stalled(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut stalled = self.stalled.subscribe();
-        // Fails when the worker is forgotten: then nobody will ever say that it stands.
+        // Fails when the worker is dropped, after which the state never changes.
         async move {
             if stalled.wait_for(|stalled| *stalled).await.is_err() {
                 std::future::pending::<()>().await;
@@ -46,53 +46,54 @@ impl Liveness {
         }
     }
 
-    /// Says which it is. True if that is news.
+    /// Sets the state. Returns whether it changed.
     pub(crate) fn set_stalled(&self, now: bool) -> bool {
         self.now.store(now, Ordering::Relaxed);
         self.stalled.send_if_modified(|stalled| std::mem::replace(stalled, now) != now)
     }
 }
 
-/// Follows a worker's reports and says when it stands still.
+/// Detects a stall from a worker's load reports.
 #[derive(Debug)]
 pub(super) struct ProgressMonitor {
-    patience: Duration,
-    /// The last sign of progress: a counter moved, or there was nothing to do.
+    timeout: Duration,
+    /// Step and progress counters at the last progress.
     counters: Option<(u64, u64)>,
+    /// When the worker counts as stalled.
     due: Instant,
-    /// This process was late since then.
-    excused: bool,
+    /// Whether `due` was extended since the last progress because this process was late.
+    extended: bool,
 }
 
 impl ProgressMonitor {
-    /// A worker stands still if it gives no sign of progress for `patience`.
-    pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, counters: None, due: Instant::now() + patience, excused: false }
+    /// A worker is stalled if it shows no progress for `timeout`.
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self { timeout, counters: None, due: Instant::now() + timeout, extended: false }
     }
 
-    /// A report came. True if it is a sign of progress.
-    pub(super) fn heard(&mut self, load: &Load) -> bool {
+    /// Processes a load report. Returns whether it shows progress: a counter changed, or the worker is idle.
+    pub(super) fn on_load(&mut self, load: &Load) -> bool {
         let idle = load.running == 0 && load.waiting == 0;
         let counters = Some((load.step, load.progress));
-        let moves = idle || self.counters != counters;
-        if moves {
+        let progressed = idle || self.counters != counters;
+        if progressed {
             self.counters = counters;
-            self.excused = false;
-            self.due = Instant::now() + self.patience;
+            self.extended = false;
+            self.due = Instant::now() + self.timeout;
         }
-        moves
+        progressed
     }
 
-    /// Resolves once the worker stands still.
-    pub(super) async fn stops(&mut self) {
+    /// Resolves once the worker is stalled.
+    pub(super) async fn stalled(&mut self) {
         loop {
             tokio::time::sleep_until(self.due).await;
             let now = Instant::now();
-            // Excused once: a router that is always late has to conclude something all the same.
-            if self.excused || now.saturating_duration_since(self.due) < LATE {
+            // Extended once only: a router that is always late must still detect stalls.
+            if self.extended || now.saturating_duration_since(self.due) < LATE {
                 return;
             }
-            self.excused = true;
+            self.extended = true;
             self.due = now + CATCH_UP;
         }
     }
@@ -104,56 +105,56 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const TIMEOUT: Duration = Duration::from_secs(2);
 
     fn busy(step: u64, progress: u64) -> Load {
         Load { running: 1, step, progress, ..Default::default() }
     }
 
-    async fn stops_after(pulse: &mut ProgressMonitor) -> Duration {
-        let began = Instant::now();
-        pulse.stops().await;
-        began.elapsed()
+    async fn time_until_stalled(monitor: &mut ProgressMonitor) -> Duration {
+        let start = Instant::now();
+        monitor.stalled().await;
+        start.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn steps_pieces_of_steps_and_rest_are_progress() {
-        let mut pulse = ProgressMonitor::new(PATIENCE);
+    async fn steps_parts_of_steps_and_idling_are_progress() {
+        let mut monitor = ProgressMonitor::new(TIMEOUT);
         for load in [busy(1, 0), busy(2, 0), busy(2, 1), Load::default(), Load::default()] {
-            tokio::time::advance(PATIENCE / 2).await;
-            assert!(pulse.heard(&load), "{load:?}");
+            tokio::time::advance(TIMEOUT / 2).await;
+            assert!(monitor.on_load(&load), "{load:?}");
         }
-        assert!(pulse.heard(&busy(3, 0)));
-        tokio::time::advance(PATIENCE / 2).await;
-        assert!(!pulse.heard(&busy(3, 0)), "words without progress are none");
-        assert_eq!(stops_after(&mut pulse).await, PATIENCE / 2);
+        assert!(monitor.on_load(&busy(3, 0)));
+        tokio::time::advance(TIMEOUT / 2).await;
+        assert!(!monitor.on_load(&busy(3, 0)), "a report without progress");
+        assert_eq!(time_until_stalled(&mut monitor).await, TIMEOUT / 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_no_progress() {
-        let mut pulse = ProgressMonitor::new(PATIENCE);
-        pulse.heard(&Load::default());
-        assert_eq!(stops_after(&mut pulse).await, PATIENCE);
+        let mut monitor = ProgressMonitor::new(TIMEOUT);
+        monitor.on_load(&Load::default());
+        assert_eq!(time_until_stalled(&mut monitor).await, TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_router_that_did_not_run_reads_first_what_was_said_meanwhile() {
-        let mut pulse = ProgressMonitor::new(PATIENCE);
-        let mut stops = Box::pin(pulse.stops());
-        assert!(stops.as_mut().now_or_never().is_none());
-        tokio::time::advance(PATIENCE * 10).await;
-        assert!(stops.as_mut().now_or_never().is_none(), "late: nothing is concluded");
-        let began = Instant::now();
-        stops.await;
-        assert_eq!(began.elapsed(), CATCH_UP);
+    async fn a_paused_router_reads_pending_reports_before_it_detects_a_stall() {
+        let mut monitor = ProgressMonitor::new(TIMEOUT);
+        let mut stalled = Box::pin(monitor.stalled());
+        assert!(stalled.as_mut().now_or_never().is_none());
+        tokio::time::advance(TIMEOUT * 10).await;
+        assert!(stalled.as_mut().now_or_never().is_none(), "late: extended");
+        let start = Instant::now();
+        stalled.await;
+        assert_eq!(start.elapsed(), CATCH_UP);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn news_is_told_once_and_heard_by_all() {
+    async fn a_change_is_returned_once_and_seen_by_all_waiters() {
         let liveness = Liveness::default();
-        let stands = liveness.stalled();
+        let stalled = liveness.stalled();
         assert!(liveness.set_stalled(true) && !liveness.set_stalled(true));
-        stands.await;
+        stalled.await;
         assert!(liveness.set_stalled(false));
         assert!(liveness.stalled().now_or_never().is_none());
     }

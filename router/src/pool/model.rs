@@ -1,4 +1,4 @@
-//! A model, and the workers that take requests for it.
+//! A model and its workers.
 
 use std::{
     collections::HashMap,
@@ -12,18 +12,18 @@ use stoker_shared::VERSION;
 
 use super::worker::{Serial, Worker};
 
-/// One model. Its live workers are the only ones it knows.
+/// A model with its live workers.
 #[derive(Debug)]
 pub(crate) struct Model {
     name: String,
     live: Vec<Arc<Worker>>,
-    /// Workers that serve it, or did when they were last heard.
+    /// Number of workers that serve it, or did when they were last usable.
     known: usize,
-    /// Places in `live`.
+    /// Indices into `live`.
     serials: HashMap<Serial, usize, RandomState>,
-    /// Hashes of the identities in `live`, the same in every router.
+    /// Hashes of the instance ids in `live`, equal in all routers.
     ids: Vec<u64>,
-    /// The longest sequence that any of `live` can hold.
+    /// Tokens of the longest sequence that any of `live` can hold.
     max_sequence_tokens: u64,
 }
 
@@ -43,11 +43,11 @@ impl Model {
         }
     }
 
-    pub(super) fn knows_another(&mut self) {
+    pub(super) fn add_known(&mut self) {
         self.known += 1;
     }
 
-    /// Live workers and those that are away.
+    /// Number of live and unusable workers.
     pub(super) fn known(&self) -> usize {
         self.known
     }
@@ -72,20 +72,21 @@ impl Model {
         self.max_sequence_tokens
     }
 
-    /// The one whose connection this is.
+    /// The live worker with this connection.
     pub(crate) fn by_serial(&self, serial: Serial) -> Option<&Arc<Worker>> {
         self.serials.get(&serial).map(|at| &self.live[*at])
     }
 
-    /// Where every router that knows the same workers would send what has this hash (rendezvous hashing): when
-    /// workers come or go, hardly anything else moves.
+    /// Returns the owner of `hash` by rendezvous hashing. All routers that know the same workers agree on it,
+    /// and a worker that joins or leaves changes only the owner of its own hashes.
     pub(crate) fn rendezvous_owner(&self, hash: u64) -> Option<&Arc<Worker>> {
         let mixed = |id: &u64| hash_one(&(id ^ hash));
         let (at, _) = self.ids.iter().enumerate().max_by_key(|(_, id)| mixed(id))?;
         self.live.get(at)
     }
 
-    /// What its workers say of the model, as one: the sum of their capacities, and the digest if they agree.
+    /// Returns the combined info of all workers: the sum of their capacities, and the digest if all workers
+    /// have the same.
     pub(crate) fn info(&self) -> Option<ModelInfo> {
         let (first, rest) = self.live.split_first()?;
         let mut info = ModelInfo {
@@ -128,22 +129,22 @@ mod tests {
     use crate::pool::worker::tests::worker;
 
     #[tokio::test]
-    async fn routers_agree_about_homes_and_a_worker_that_leaves_moves_only_its_own() {
+    async fn routers_agree_on_owners_and_a_worker_that_leaves_moves_only_its_own_hashes() {
         let of = |names: &[u32]| {
             let mut model = Model::new("m");
             names.iter().for_each(|name| model.add(&worker(&name.to_string(), "m", "d")));
             model
         };
-        let home = |model: &Model, hash: u64| model.rendezvous_owner(hash).unwrap().id.clone();
+        let owner = |model: &Model, hash: u64| model.rendezvous_owner(hash).unwrap().id.clone();
         let (one, other, fewer) = (of(&[0, 1, 2, 3]), of(&[3, 1, 0, 2]), of(&[0, 1, 3]));
-        let mut homes = HashMap::new();
+        let mut owners = HashMap::new();
         for hash in (0..400).map(|i: u64| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)) {
-            let at = home(&one, hash);
-            assert_eq!(home(&other, hash), at);
-            assert!(at.as_str() == "2" || home(&fewer, hash) == at);
-            *homes.entry(at).or_insert(0) += 1;
+            let at = owner(&one, hash);
+            assert_eq!(owner(&other, hash), at);
+            assert!(at.as_str() == "2" || owner(&fewer, hash) == at);
+            *owners.entry(at).or_insert(0) += 1;
         }
-        assert!(homes.len() == 4 && homes.values().all(|n| (60..140).contains(n)), "{homes:?}");
+        assert!(owners.len() == 4 && owners.values().all(|n| (60..140).contains(n)), "{owners:?}");
         assert!(of(&[]).rendezvous_owner(7).is_none());
     }
 

@@ -15,20 +15,20 @@ use super::{
 };
 use crate::{config::HealthConfig, metrics::Metrics};
 
-/// Without news, this often: times out end, and the slow are compared with the others.
+/// Without review, this often: times out end, and the slow are compared with the others.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Between two reviews at least: a storm of failures is one review, not one each.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Reviews the workers of `pool` whenever one fails, the fleet changes or a second has passed.
 pub(crate) async fn review(pool: Pool, config: HealthConfig, metrics: Metrics) {
-    let (mut fleet, news) = (pool.watch(), pool.news());
+    let (mut fleet, review) = (pool.watch(), pool.review());
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = news.notified() => {}
+            () = review.notified() => {}
             changed = fleet.changed() => if changed.is_err() { break },
         }
         let now = Arc::clone(&fleet.borrow_and_update());
