@@ -29,12 +29,12 @@ impl<'a> Candidate<'a> {
     /// A candidate without cache savings. A sequence sent by another router is assumed to have
     /// `typical_completion_tokens`.
     pub(crate) fn new(worker: &'a Arc<Worker>, typical_completion_tokens: u64) -> Self {
-        let (own, others) = (&worker.outstanding, worker.others());
+        let (own, external) = (&worker.outstanding, worker.external_load());
         // On average, half of a running completion has been generated.
-        // Reported values are untrusted, so the arithmetic saturates.
-        let completions = (others.sequences.saturating_mul(typical_completion_tokens) / 2)
+        // ReportedLoad values are untrusted, so the arithmetic saturates.
+        let completions = (external.sequences.saturating_mul(typical_completion_tokens) / 2)
             .saturating_add(own.completion_tokens());
-        let prompts = others.prompt_tokens.saturating_add(own.prompt_tokens());
+        let prompts = external.prompt_tokens.saturating_add(own.prompt_tokens());
         let load = prompts.saturating_add(completions.saturating_mul(DECODE_WEIGHT));
         Self { worker, load, saved: 0 }
     }

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn names_a_few_troubles_and_counts_the_rest() {
+    fn an_error_names_a_few_reasons_and_counts_the_rest() {
         let why = fleet(vec![gone(None); 5]).no_worker_error().to_string();
         assert_eq!(why, "no worker is ready; w0: refused; w1: refused; w2: refused; 2 more");
         let why =

@@ -1,8 +1,8 @@
-//! The health of workers: who is left alone for a while, because it fails or is slower than its equals.
+//! Outlier detection: ejects workers that fail or are slower than their peers for a while.
 //!
-//! Calls tell what happened to them ([`AttemptPermit`], [`Health::failed`]). One task reviews all workers of a model
-//! together ([`policy`] has the rules) and is the only one that changes who is in, so no two decisions can
-//! together put out too many. The choice of a worker reads one atomic.
+//! Calls report their results ([`AttemptPermit`], [`Health::failed`]). One task reviews all workers of a
+//! model together ([`policy`] has the rules). As the only one that ejects and re-admits, it never ejects
+//! too many. Worker selection reads one atomic.
 
 mod health_record;
 mod policy;
@@ -23,17 +23,17 @@ use tokio::{sync::Notify, time::Instant};
 use health_record::{HealthRecord, Probe};
 pub(crate) use reviewer::review;
 
-/// As many requests as there are.
-const EVERYTHING: u32 = u32::MAX;
+/// Number of permits of a healthy worker.
+const UNLIMITED: u32 = u32::MAX;
 
-/// One worker's health. Outlives its connections.
+/// Health of a worker. Outlives its connections.
 #[derive(Debug)]
 pub(crate) struct Health {
-    /// Requests that the worker may be sent now. Follows the record, and is changed under its lock.
-    open: AtomicU32,
+    /// Number of requests that the worker may be sent now. Mirrors the record, and is changed under its lock.
+    permits: AtomicU32,
     record: Mutex<HealthRecord>,
-    /// Asks for a review.
-    news: Arc<Notify>,
+    /// Requests a review.
+    review: Arc<Notify>,
 }
 
 impl Default for Health {
@@ -43,44 +43,43 @@ impl Default for Health {
 }
 
 impl Health {
-    /// A healthy one, whose troubles are told to `news`.
-    pub(crate) fn new(news: Arc<Notify>) -> Self {
-        Self { open: AtomicU32::new(EVERYTHING), record: Mutex::default(), news }
+    /// A healthy worker, whose failures notify `review`.
+    pub(crate) fn new(review: Arc<Notify>) -> Self {
+        Self { permits: AtomicU32::new(UNLIMITED), record: Mutex::default(), review }
     }
 
-    /// Whether it may be sent nothing at all: it is out, or on trial and all of its probes are under way.
+    /// Whether it may be sent no request: it is ejected, or half-open with all probes in flight.
     pub(crate) fn is_ejected(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0
+        self.permits.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether it is out or on trial.
+    /// Whether it is ejected or half-open.
     pub(crate) fn is_suspected(&self) -> bool {
-        self.open.load(Ordering::Relaxed) != EVERYTHING
+        self.permits.load(Ordering::Relaxed) != UNLIMITED
     }
 
-    /// Leave to send it a request. A worker on trial gives it to no more requests than it has probes, so of
-    /// those that chose it at once some get none and have to choose again.
+    /// Takes a permit to send a request. A half-open worker has a limited number of probes, so a caller that
+    /// gets `None` has to select another worker.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<AttemptPermit> {
         let health = Arc::clone(self);
         if !self.is_suspected() {
             return Some(AttemptPermit::new(health, None));
         }
-        self.change(|record| match record.open() {
+        self.change(|record| match record.permits() {
             None => Some(AttemptPermit::new(health, None)),
             Some(_) => record.take_probe().map(|probe| AttemptPermit::new(health, Some(probe))),
         })
     }
 
-    /// Leave in any case, for a request that has nowhere else to go.
+    /// Takes a permit regardless of the state, for a request that no other worker can take.
     pub(crate) fn acquire(self: &Arc<Self>) -> AttemptPermit {
         self.try_acquire().unwrap_or_else(|| AttemptPermit::new(Arc::clone(self), None))
     }
 
-    /// Something happened to a call that is the worker's fault, and that the call itself did not tell: it
-    /// made no progress, for instance.
+    /// Records a failure of the worker that no call returned as an error, for instance a stall.
     pub(crate) fn failed(&self, why: &str) {
         self.change(|record| record.failed(why));
-        self.news.notify_one();
+        self.review.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, HealthRecord> {
@@ -95,21 +94,20 @@ impl Health {
     }
 
     fn publish(&self, record: &HealthRecord) {
-        self.open.store(record.open().unwrap_or(EVERYTHING), Ordering::Relaxed);
+        self.permits.store(record.permits().unwrap_or(UNLIMITED), Ordering::Relaxed);
     }
 }
 
-/// Whether an error is the worker's fault. Its engine's failures are; a connection that is lost is one event,
-/// however many streams it had, and counted by whoever watches the connection; what
-/// the client asked for, its deadline and its leaving are not, nor is a worker that says that it is full or
-/// about to stop. INTERNAL counts since a worker that answers nothing else would otherwise look idle and draw
-/// every request; a single request that no worker can compute is soon followed by one that ends well.
-fn is_fault(error: &ServiceError) -> bool {
+/// Whether an error counts as a failure of the worker. Invalid requests, deadlines, cancellations, and a full
+/// or draining worker do not. INTERNAL counts, since a worker that returns nothing else would look idle and
+/// attract all requests. A single request that no worker can compute is soon followed by a completed one,
+/// which resets the count. A lost connection is recorded once by its candidate task, not once per stream.
+fn is_worker_failure(error: &ServiceError) -> bool {
     matches!(error, ServiceError::Unavailable { .. } | ServiceError::Internal(_))
 }
 
-/// Leave to send one request, and the duty to tell what came of it. Dropped without a word, it says nothing
-/// about the worker, and its probe is somebody else's.
+/// Permit to send one request, which also records its result. Dropping it without a result returns its
+/// probe.
 #[derive(Debug)]
 pub(crate) struct AttemptPermit {
     health: Arc<Health>,
@@ -122,51 +120,51 @@ impl AttemptPermit {
         Self { health, sent: Instant::now(), probe }
     }
 
-    /// The call failed.
+    /// Records that the call failed.
     pub(crate) fn failed(&mut self, error: &ServiceError) {
-        if !is_fault(error) {
+        if !is_worker_failure(error) {
             return;
         }
         let why = error.to_string();
         match self.probe.take() {
             Some(probe) => {
                 self.health.change(|record| record.probe_failed(&probe, &why));
-                self.health.news.notify_one();
+                self.health.review.notify_one();
             }
             None => self.health.failed(&why),
         }
     }
 
-    /// The client has asked for the next event, which `waits` for the worker, or was there.
-    pub(crate) fn on_poll(&self, waits: bool) {
+    /// The client polled for the next event; `pending` if it has to wait for the worker.
+    pub(crate) fn on_poll(&self, pending: bool) {
         if let Some(probe) = &self.probe {
-            probe.on_poll(waits, Instant::now());
+            probe.on_poll(pending, Instant::now());
         }
     }
 
-    /// The answer makes progress: `each` for a token.
-    pub(crate) fn on_progress(&mut self, each: Duration) {
+    /// Records progress of the response, with the mean time between tokens.
+    pub(crate) fn on_progress(&mut self, inter_token: Duration) {
         let probe = self.probe.take();
-        self.health.change(|record| record.next.add(Instant::now(), nanos(each)));
-        self.probed_well(probe);
+        self.health.change(|record| record.inter_token.add(Instant::now(), nanos(inter_token)));
+        self.probe_succeeded(probe);
     }
 
-    /// The answer ended well; its first token took `first` for a token that had to be read.
-    pub(crate) fn on_complete(&mut self, first: Option<Duration>) {
+    /// Records that the response is complete; `ttft` is the time to first token per prefilled token.
+    pub(crate) fn on_complete(&mut self, ttft: Option<Duration>) {
         let probe = self.probe.take();
         self.health.change(|record| {
-            record.ended_well();
-            if let Some(first) = first {
-                record.first_token(self.sent, Instant::now(), nanos(first));
+            record.completed();
+            if let Some(ttft) = ttft {
+                record.observe_ttft(self.sent, Instant::now(), nanos(ttft));
             }
         });
-        self.probed_well(probe);
+        self.probe_succeeded(probe);
     }
 
-    fn probed_well(&self, probe: Option<Arc<Probe>>) {
+    fn probe_succeeded(&self, probe: Option<Arc<Probe>>) {
         if let Some(probe) = probe {
-            self.health.change(|record| record.probe_went_well(&probe));
-            self.health.news.notify_one();
+            self.health.change(|record| record.probe_succeeded(&probe));
+            self.health.review.notify_one();
         }
     }
 }
@@ -185,22 +183,22 @@ fn nanos(duration: Duration) -> u64 {
 
 #[cfg(test)]
 impl Health {
-    /// Puts it out for a long time.
+    /// Ejects it for a minute.
     pub(crate) fn eject(&self) {
         self.change(|record| record.eject(Instant::now(), Duration::from_secs(60), 1.0));
     }
 
-    /// Puts it on trial.
-    fn try_out(&self) {
-        self.change(|record| record.try_out(Instant::now()));
+    /// Makes it half-open.
+    fn begin_half_open(&self) {
+        self.change(|record| record.begin_half_open(Instant::now()));
     }
 
-    /// Failures in a row, and the medians of what was measured: until the first token, and between tokens.
+    /// Returns the consecutive failures, and the medians of time to first token and inter-token latency.
     pub(crate) fn snapshot(&self) -> (u32, Option<Duration>, Option<Duration>) {
         let (mut record, now) = (self.lock(), Instant::now());
-        let medians = [record.first.median(now, 1), record.next.median(now, 1)];
-        let [first, next] = medians.map(|nanos| nanos.map(Duration::from_nanos));
-        (record.failures, first, next)
+        let medians = [record.ttft.median(now, 1), record.inter_token.median(now, 1)];
+        let [ttft, inter_token] = medians.map(|nanos| nanos.map(Duration::from_nanos));
+        (record.failures, ttft, inter_token)
     }
 }
 
@@ -211,46 +209,46 @@ mod tests {
     use super::{health_record::PROBES, *};
 
     #[test]
-    fn no_more_calls_than_probes_enter_at_once() {
+    fn concurrent_permits_are_limited_to_the_number_of_probes() {
         for _ in 0..100 {
             let health = Arc::new(Health::default());
             health.eject();
             assert!(health.is_ejected() && health.try_acquire().is_none());
-            health.try_out();
+            health.begin_half_open();
             let start = std::sync::Barrier::new(8);
-            let passes: Vec<_> = std::thread::scope(|scope| {
-                let enter = || {
+            let permits: Vec<_> = std::thread::scope(|scope| {
+                let acquire = || {
                     start.wait();
                     (0..2).filter_map(|_| health.try_acquire()).collect::<Vec<_>>()
                 };
-                let threads: Vec<_> = (0..8).map(|_| scope.spawn(enter)).collect();
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(acquire)).collect();
                 threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
             });
-            assert_eq!((passes.len(), health.is_ejected()), (PROBES as usize, true));
-            drop(passes);
-            assert!(!health.is_ejected() && health.is_suspected(), "they said nothing");
+            assert_eq!((permits.len(), health.is_ejected()), (PROBES as usize, true));
+            drop(permits);
+            assert!(!health.is_ejected() && health.is_suspected(), "the probes gave no result");
         }
     }
 
     #[tokio::test]
-    async fn a_probe_of_an_earlier_trial_opens_nothing() {
+    async fn a_probe_of_an_earlier_half_open_state_returns_no_permit() {
         let health = Arc::new(Health::default());
-        health.try_out();
-        let pass = health.try_acquire().unwrap();
+        health.begin_half_open();
+        let permit = health.try_acquire().unwrap();
         health.eject();
-        drop(pass);
+        drop(permit);
         assert!(health.is_ejected());
-        let anyway = health.acquire();
-        drop(anyway);
+        let forced = health.acquire();
+        drop(forced);
         assert!(health.is_ejected());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_first_token_from_before_the_trial_says_nothing() {
+    async fn a_first_token_of_a_request_sent_before_the_half_open_state_is_ignored() {
         let health = Arc::new(Health::default());
         let mut old = health.try_acquire().unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
-        health.try_out();
+        health.begin_half_open();
         let mut new = health.try_acquire().unwrap();
         old.on_complete(Some(Duration::from_secs(9)));
         assert_eq!(health.snapshot().1, None);
@@ -259,9 +257,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_fault_of_the_worker_counts() {
+    async fn only_failures_of_the_worker_count() {
         let health = Arc::new(Health::default());
-        let mut pass = health.try_acquire().unwrap();
+        let mut permit = health.try_acquire().unwrap();
         for error in [
             ServiceError::invalid("prompt", "is empty"),
             ServiceError::UnknownModel { model: "x".into(), available: vec![] },
@@ -275,14 +273,14 @@ mod tests {
             ServiceError::Cancelled,
             ServiceError::Unsupported("guided".into()),
         ] {
-            pass.failed(&error);
+            permit.failed(&error);
             assert_eq!(health.snapshot().0, 0, "{error}");
         }
-        pass.failed(&ServiceError::unavailable("lost"));
-        pass.failed(&ServiceError::Internal("NaN logits".into()));
+        permit.failed(&ServiceError::unavailable("lost"));
+        permit.failed(&ServiceError::Internal("NaN logits".into()));
         health.failed("no token for 5 s");
         assert_eq!(health.snapshot().0, 3);
-        pass.on_complete(None);
+        permit.on_complete(None);
         assert_eq!(health.snapshot().0, 0);
     }
 }

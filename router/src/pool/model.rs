@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_digest_is_told_only_if_all_agree() {
+    async fn the_digest_is_reported_only_if_all_workers_have_the_same() {
         let mut model = Model::new("m");
         model.add(&worker("0", "m", "d"));
         model.add(&worker("1", "m", "d"));

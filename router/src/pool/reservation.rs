@@ -1,4 +1,4 @@
-//! What this router has sent to a worker and not got back yet.
+//! Outstanding work of this router at a worker.
 
 use std::{
     sync::{
@@ -12,90 +12,91 @@ use tokio::time::Instant;
 
 use super::worker::Worker;
 
-/// A worker that refused a resumed response is asked again after this long, or once a stream there has ended.
-const FULL: Duration = Duration::from_millis(500);
+/// Time for which a worker that refused a resumed response counts as full, unless a stream there ends before.
+const FULL_DURATION: Duration = Duration::from_millis(500);
 
-/// Everything that is under way at one worker.
+/// Totals of all calls of this router that run at one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Outstanding {
-    /// Whether it refused a resumed response of late, and when.
+    /// Whether the worker has refused a resumed response.
     full: AtomicBool,
+    /// Time of the last refusal.
     full_since: Mutex<Option<Instant>>,
     prompt: AtomicU64,
-    answers: AtomicU64,
+    completions: AtomicU64,
     sequences: AtomicU64,
     streams: AtomicU64,
 }
 
 impl Outstanding {
-    /// Prompt tokens to read and tokens to make.
+    /// Remaining tokens to prefill and to generate.
     pub(crate) fn tokens(&self) -> u64 {
         self.prompt_tokens() + self.completion_tokens()
     }
 
-    /// Prompt tokens to read.
+    /// Remaining tokens to prefill.
     pub(crate) fn prompt_tokens(&self) -> u64 {
         self.prompt.load(Ordering::Relaxed)
     }
 
-    /// Tokens to make.
+    /// Remaining tokens to generate.
     pub(crate) fn completion_tokens(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
+        self.completions.load(Ordering::Relaxed)
     }
 
-    /// Continuations that have not ended.
+    /// Number of unfinished sequences.
     pub(crate) fn sequences(&self) -> u64 {
         self.sequences.load(Ordering::Relaxed)
     }
 
-    /// Calls that are under way.
+    /// Number of running calls.
     pub(crate) fn streams(&self) -> u64 {
         self.streams.load(Ordering::Relaxed)
     }
 
-    /// The worker refused a resumed response, for which it has more slots than for new calls.
+    /// Records that the worker refused a resumed response. It has more slots for these than for new calls.
     pub(crate) fn mark_full(&self) {
         *self.full_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.full.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it would refuse whatever it is sent now.
+    /// Whether the worker is expected to refuse any call now.
     pub(crate) fn is_full(&self) -> bool {
-        // Looked at for every worker of every choice.
+        // Worker selection calls this for every worker: the atomic avoids the lock.
         self.full.load(Ordering::Relaxed) && {
             let since = *self.full_since.lock().unwrap_or_else(PoisonError::into_inner);
-            since.is_some_and(|since| since.elapsed() < FULL)
+            since.is_some_and(|since| since.elapsed() < FULL_DURATION)
         }
     }
 }
 
-/// One call's part of what is outstanding. Dropping it takes away exactly what it added.
+/// Share of one call in the outstanding work. Dropping it subtracts exactly what it added.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    /// Keeps the connection too, when the worker is no longer known otherwise.
+    /// Also holds the connection if the worker has been removed from the pool.
     worker: Arc<Worker>,
     prompt: u64,
-    /// What each continuation has still to make; nothing once it has ended.
-    answers: Vec<u64>,
-    made: u64,
-    /// The worker took the call, so a slot comes free with its end.
+    /// Remaining tokens per choice; 0 once it is finished.
+    completions: Vec<u64>,
+    generated: u64,
+    /// Whether the worker accepted the call, so that its end frees a slot.
     accepted: bool,
 }
 
 impl Reservation {
-    /// Reserves an estimate: tokens of the prompt that are to be computed, and of each continuation.
-    pub(crate) fn new(worker: &Arc<Worker>, prompt: u64, answers: Vec<u64>) -> Self {
+    /// Reserves an estimate: the prompt tokens to prefill, and the completion tokens per choice.
+    pub(crate) fn new(worker: &Arc<Worker>, prompt: u64, completions: Vec<u64>) -> Self {
         let outstanding = &worker.outstanding;
         let mut reservation = Self {
             worker: Arc::clone(worker),
             prompt: 0,
-            answers: Vec::new(),
-            made: 0,
+            completions: Vec::new(),
+            generated: 0,
             accepted: false,
         };
         outstanding.streams.fetch_add(1, Ordering::Relaxed);
-        worker.note_sent(prompt);
-        reservation.change(|this| (this.prompt, this.answers) = (prompt, answers));
+        worker.add_sent(prompt);
+        reservation.change(|this| (this.prompt, this.completions) = (prompt, completions));
         reservation
     }
 
@@ -103,47 +104,47 @@ impl Reservation {
         &self.worker
     }
 
-    /// The worker counted the prompt: so many tokens are to be computed.
+    /// Replaces the estimate by the number of tokens to prefill, now that the worker has accepted the call.
     pub(crate) fn set_prompt_tokens(&mut self, tokens: u64) {
         self.accepted = true;
         self.change(|this| this.prompt = tokens);
     }
 
-    /// The worker made tokens, so it has read the prompt too.
+    /// Records generated tokens of a choice, which imply that the prefill is complete.
     pub(crate) fn add_generated(&mut self, choice: u32, tokens: u64) {
-        self.made += tokens;
+        self.generated += tokens;
         self.change(|this| {
             this.prompt = 0;
-            if let Some(answer) = this.answers.get_mut(choice as usize) {
-                // An answer longer than expected is still work: it counts as one token until it ends.
-                *answer = answer.saturating_sub(tokens).max(1);
+            if let Some(completion) = this.completions.get_mut(choice as usize) {
+                // A completion longer than expected counts as one token until it finishes.
+                *completion = completion.saturating_sub(tokens).max(1);
             }
         });
     }
 
-    /// A continuation has ended; others may go on.
+    /// Records the end of a choice; other choices may continue.
     pub(crate) fn finished(&mut self, choice: u32) {
         self.change(|this| {
-            if let Some(answer) = this.answers.get_mut(choice as usize) {
-                *answer = 0;
+            if let Some(completion) = this.completions.get_mut(choice as usize) {
+                *completion = 0;
             }
         });
     }
 
-    /// Prompt, answers, and how many answers there are.
-    fn parts(&self) -> [u64; 3] {
-        let open = self.answers.iter().filter(|left| **left > 0).count();
-        [self.prompt, self.answers.iter().sum(), open as u64]
+    /// Remaining prompt tokens, completion tokens, and number of unfinished choices.
+    fn totals(&self) -> [u64; 3] {
+        let open = self.completions.iter().filter(|remaining| **remaining > 0).count();
+        [self.prompt, self.completions.iter().sum(), open as u64]
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Self)) {
-        let before = self.parts();
+        let before = self.totals();
         change(self);
-        let now = self.parts();
-        let Outstanding { prompt, answers, sequences, .. } = &*self.worker.outstanding;
-        for (i, total) in [prompt, answers, sequences].into_iter().enumerate() {
+        let now = self.totals();
+        let Outstanding { prompt, completions, sequences, .. } = &*self.worker.outstanding;
+        for (i, total) in [prompt, completions, sequences].into_iter().enumerate() {
             if now[i] != before[i] {
-                // Both wrap, so that it takes away what is less too.
+                // Wrapping arithmetic also adds negative differences.
                 total.fetch_add(now[i].wrapping_sub(before[i]), Ordering::Relaxed);
             }
         }
@@ -154,13 +155,13 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         self.change(|this| {
             this.prompt = 0;
-            this.answers.clear();
+            this.completions.clear();
         });
         self.worker.outstanding.streams.fetch_sub(1, Ordering::Relaxed);
         if self.accepted {
             self.worker.outstanding.full.store(false, Ordering::Relaxed);
         }
-        self.worker.note_sent(self.made);
+        self.worker.add_sent(self.generated);
     }
 }
 
@@ -188,16 +189,16 @@ mod tests {
         stream.set_prompt_tokens(1);
         worker.outstanding.mark_full();
         drop(Reservation::new(&worker, 1, vec![1]));
-        assert!(worker.outstanding.is_full(), "a call that was refused leaves no slot");
+        assert!(worker.outstanding.is_full(), "a refused call frees no slot");
         drop(stream);
         assert!(!worker.outstanding.is_full());
         worker.outstanding.mark_full();
-        tokio::time::advance(FULL).await;
-        assert!(!worker.outstanding.is_full(), "others may have ended there");
+        tokio::time::advance(FULL_DURATION).await;
+        assert!(!worker.outstanding.is_full(), "streams of other routers may have ended");
     }
 
     #[tokio::test]
-    async fn a_reservation_follows_the_work_and_leaves_nothing() {
+    async fn a_reservation_tracks_the_remaining_work_and_leaves_nothing() {
         let worker = worker("a", "m", "");
         let mut first = Reservation::new(&worker, 10, vec![100]);
         let second = Reservation::new(&worker, 1, vec![1]);
@@ -205,25 +206,25 @@ mod tests {
         first.set_prompt_tokens(30);
         assert_eq!(all(&worker), [31, 101, 2, 2]);
         first.add_generated(0, 1);
-        assert_eq!(all(&worker), [1, 100, 2, 2], "the prompt is read, one token is made");
+        assert_eq!(all(&worker), [1, 100, 2, 2], "the prompt is prefilled, one token is generated");
         first.add_generated(0, 500);
-        assert_eq!(all(&worker), [1, 2, 2, 2], "longer than expected, but not over");
+        assert_eq!(all(&worker), [1, 2, 2, 2], "longer than expected, but not finished");
         drop(first);
         drop(second);
         assert_eq!(all(&worker), [0; 4]);
     }
 
     #[tokio::test]
-    async fn every_continuation_is_reserved_and_released_by_itself() {
+    async fn every_choice_is_reserved_and_released_separately() {
         let worker = worker("a", "m", "");
         let mut three = Reservation::new(&worker, 10, vec![100; 3]);
         assert_eq!(all(&worker), [10, 300, 3, 1]);
         three.add_generated(1, 30);
-        assert_eq!(all(&worker), [0, 270, 3, 1], "the prompt is read, choice 1 has 70 to go");
+        assert_eq!(all(&worker), [0, 270, 3, 1], "the prompt is prefilled, choice 1 has 70 tokens remaining");
         three.finished(1);
         three.finished(0);
         assert_eq!(all(&worker), [0, 100, 1, 1]);
-        // A worker that counts wrong changes nothing.
+        // Events of an unknown choice are ignored.
         three.add_generated(7, 5);
         three.finished(7);
         assert_eq!(all(&worker), [0, 100, 1, 1]);
@@ -231,53 +232,53 @@ mod tests {
         assert_eq!(all(&worker), [0; 4]);
     }
 
-    /// Something that happens to one of many calls.
+    /// Event of one of many calls.
     #[derive(Debug, Clone)]
-    enum Step {
+    enum CallEvent {
         Begin(u64, Vec<u64>),
         Prompt(u64),
-        Made(u32, u64),
+        Generated(u32, u64),
         Finished(u32),
         Cancel,
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn call_event() -> impl Strategy<Value = CallEvent> {
         let tokens = || prop_oneof![0u64..100_000, Just(u64::from(u32::MAX))];
-        let answers = prop::collection::vec(tokens(), 0..17);
+        let completions = prop::collection::vec(tokens(), 0..17);
         prop_oneof![
-            (tokens(), answers).prop_map(|(prompt, answers)| Step::Begin(prompt, answers)),
-            tokens().prop_map(Step::Prompt),
-            (0u32..20, tokens()).prop_map(|(choice, tokens)| Step::Made(choice, tokens)),
-            (0u32..20).prop_map(Step::Finished),
-            Just(Step::Cancel),
+            (tokens(), completions).prop_map(|(prompt, completions)| CallEvent::Begin(prompt, completions)),
+            tokens().prop_map(CallEvent::Prompt),
+            (0u32..20, tokens()).prop_map(|(choice, tokens)| CallEvent::Generated(choice, tokens)),
+            (0u32..20).prop_map(CallEvent::Finished),
+            Just(CallEvent::Cancel),
         ]
     }
 
     proptest! {
         #[test]
-        fn any_storm_ends_at_exactly_zero(
-            steps in prop::collection::vec((any::<prop::sample::Index>(), step()), 1..400),
+        fn any_sequence_of_events_ends_at_exactly_zero(
+            events in prop::collection::vec((any::<prop::sample::Index>(), call_event()), 1..400),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let _inside = runtime.enter();
             let worker = worker("a", "m", "");
             let mut calls: Vec<Reservation> = Vec::new();
-            for (which, step) in steps {
-                match step {
-                    Step::Begin(prompt, answers) => {
-                        calls.push(Reservation::new(&worker, prompt, answers));
+            for (which, event) in events {
+                match event {
+                    CallEvent::Begin(prompt, completions) => {
+                        calls.push(Reservation::new(&worker, prompt, completions));
                     }
                     _ if calls.is_empty() => {}
-                    Step::Prompt(tokens) => which.get_mut(&mut calls).set_prompt_tokens(tokens),
-                    Step::Made(choice, tokens) => which.get_mut(&mut calls).add_generated(choice, tokens),
-                    Step::Finished(choice) => which.get_mut(&mut calls).finished(choice),
-                    Step::Cancel => drop(calls.swap_remove(which.index(calls.len()))),
+                    CallEvent::Prompt(tokens) => which.get_mut(&mut calls).set_prompt_tokens(tokens),
+                    CallEvent::Generated(choice, tokens) => which.get_mut(&mut calls).add_generated(choice, tokens),
+                    CallEvent::Finished(choice) => which.get_mut(&mut calls).finished(choice),
+                    CallEvent::Cancel => drop(calls.swap_remove(which.index(calls.len()))),
                 }
-                // At every moment it is what the calls add up to.
+                // The totals always equal the sum over the calls.
                 let mut sum = [0; 4];
                 for call in &calls {
-                    let [prompt, answers, sequences] = call.parts();
-                    let one = [prompt, answers, sequences, 1];
+                    let [prompt, completions, sequences] = call.totals();
+                    let one = [prompt, completions, sequences, 1];
                     sum.iter_mut().zip(one).for_each(|(sum, one)| *sum += one);
                 }
                 prop_assert_eq!(all(&worker), sum);

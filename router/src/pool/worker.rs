@@ -1,4 +1,4 @@
-//! A worker that answered, and what it said about itself.
+//! A connected worker and its reported state.
 
 use std::{
     fmt,
@@ -15,13 +15,13 @@ use tonic::transport::Channel;
 use super::{health::Health, liveness::Liveness, reservation::Outstanding};
 use crate::ewma::Ewma;
 
-/// Tells one connection to a worker from every other: what the worker had in its cache before, it may have
-/// lost.
+/// Number of a connection to a worker. A new connection gets a new one, since the worker may have lost its
+/// cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Serial(pub(crate) u32);
 
-/// Identifies a worker's process, wherever it is found and whatever it is called. A worker of an earlier release has
-/// the name under which it is found.
+/// Identity of a worker process, independent of its address and name. For a worker of an earlier release,
+/// which sends no instance id, it is the name of the candidate.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct InstanceId(Arc<str>);
 
@@ -44,7 +44,7 @@ impl fmt::Display for InstanceId {
 /// A worker during one connection.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// The name under which it is found, for people.
+    /// Name of the candidate, for logs and errors.
     pub(crate) id: WorkerId,
     pub(crate) instance: InstanceId,
     pub(crate) serial: Serial,
@@ -53,29 +53,29 @@ pub(crate) struct Worker {
     pub(crate) outstanding: Arc<Outstanding>,
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) health: Arc<Health>,
-    /// The part of the prefixes expected in its cache that really was there, from 0 to 1.
+    /// Fraction of the prefixes expected in its cache that was cached, from 0 to 1.
     pub(crate) prefix_hit_rate: Ewma,
-    /// Tokens that went through its cache for this router: prompts to compute, and answers.
+    /// Tokens that this router added to its KV cache: prefilled and generated ones.
     sent: AtomicU64,
-    reported: Mutex<Reported>,
-    /// Its refusal of this router has been logged.
+    reported: Mutex<ReportedLoad>,
+    /// Whether its refusal of this router has been logged.
     refused_routing: AtomicBool,
 }
 
-/// What a worker said, and what this router had under way there by then.
+/// The last load report of a worker, and the outstanding work of this router at that time.
 #[derive(Debug, Clone, Copy, Default)]
-struct Reported {
+struct ReportedLoad {
     load: Load,
     prompt_tokens: u64,
     sequences: u64,
 }
 
-/// What a worker has to do for others, as of its last report.
+/// Work of a worker for other clients, as of its last report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Others {
-    /// Prompt tokens to read.
+pub(crate) struct ExternalLoad {
+    /// Tokens to prefill.
     pub(crate) prompt_tokens: u64,
-    /// Continuations that have not ended.
+    /// Number of unfinished sequences.
     pub(crate) sequences: u64,
 }
 
@@ -105,22 +105,23 @@ impl Worker {
         }
     }
 
-    /// It refused this router's `routing`, because of `why`. Its operator can change that, and no client.
+    /// Returns the error for a worker that refuses this router's `routing` because of `why`, and logs it once.
+    /// Only the operator of the worker can change that, so it is not the client's error.
     pub(crate) fn refuses_routing(&self, why: &str) -> ServiceError {
         let worker = &self.id;
         if !self.refused_routing.swap(true, Ordering::Relaxed) {
-            tracing::error!(%worker, why, "a worker refuses this router: start the worker with --accept-routing any");
+            tracing::error!(%worker, why, "the worker refuses the routing of this router; start the worker with --accept-routing any");
         }
         ServiceError::unavailable(format!("worker {worker} does not accept calls of this router"))
     }
 
-    /// What the worker last said about itself.
+    /// Returns the last load report.
     pub(crate) fn load(&self) -> Load {
         self.reported().load
     }
 
     pub(crate) fn set_load(&self, load: Load) {
-        let reported = Reported {
+        let reported = ReportedLoad {
             load,
             prompt_tokens: self.outstanding.prompt_tokens(),
             sequences: self.outstanding.sequences(),
@@ -128,66 +129,67 @@ impl Worker {
         *self.reported.lock().unwrap_or_else(PoisonError::into_inner) = reported;
     }
 
-    fn reported(&self) -> Reported {
+    fn reported(&self) -> ReportedLoad {
         *self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it has to do for others: other routers, and clients that call it directly. What this router had
-    /// sent by the time of the report is not counted again; where the two disagree, the larger counts.
-    pub(crate) fn others(&self) -> Others {
-        let Reported { load, prompt_tokens, sequences } = self.reported();
-        // Every sequence that decodes counts one token there.
+    /// Returns the work for other routers and for clients that call the worker directly: the reported load
+    /// less the outstanding work of this router at the time of the report, at least 0.
+    pub(crate) fn external_load(&self) -> ExternalLoad {
+        let ReportedLoad { load, prompt_tokens, sequences } = self.reported();
+        // The report counts one queued token per decoding sequence.
         let prompts = load.queued_tokens.saturating_sub(load.running.into());
         let all = u64::from(load.running) + u64::from(load.waiting);
-        Others {
+        ExternalLoad {
             prompt_tokens: prompts.saturating_sub(prompt_tokens),
             sequences: all.saturating_sub(sequences),
         }
     }
 
-    /// Tokens that its cache has room for beside what runs, as far as it is known.
+    /// Returns the free tokens of its KV cache, if reported.
     pub(crate) fn free_kv_tokens(&self) -> Option<u64> {
         let block = u64::from(self.info.capacity?.kv_block_size);
-        let Reported { load, prompt_tokens, .. } = self.reported();
+        let ReportedLoad { load, prompt_tokens, .. } = self.reported();
         let since = self.outstanding.prompt_tokens().saturating_sub(prompt_tokens);
         let free = u64::from(load.free_kv_blocks) * block;
         (block > 0 && load.total_kv_blocks > 0).then(|| free.saturating_sub(since))
     }
 
-    /// Tokens that its cache holds, as far as it is known.
+    /// Returns the size of its KV cache in tokens, if reported.
     pub(crate) fn kv_tokens(&self) -> Option<u64> {
         let capacity = self.info.capacity?;
         let tokens = u64::from(capacity.kv_blocks) * u64::from(capacity.kv_block_size);
         (tokens > 0).then_some(tokens)
     }
 
-    /// Tokens that went through its cache for this router.
+    /// Returns the tokens that this router added to its KV cache.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// So many more tokens go through its cache.
-    pub(super) fn note_sent(&self, tokens: u64) {
+    /// Adds to the tokens that this router added to its KV cache.
+    pub(super) fn add_sent(&self, tokens: u64) {
         self.sent.fetch_add(tokens, Ordering::Relaxed);
     }
 
-    /// Whether it can continue what a worker of `digest` began; every worker can where nothing has begun.
+    /// Whether it can resume a response of a worker of `digest`; `None` fits every worker.
     pub(crate) fn fits(&self, digest: Option<&str>) -> bool {
         digest.is_none_or(|digest| self.info.digest == digest)
     }
 
-    /// Tokens of the longest sequence that it can hold, prompt and response together; `u64::MAX` if it does not say.
+    /// Returns the tokens of the longest sequence that it can hold, prompt and completion together; `u64::MAX`
+    /// if not reported.
     pub(crate) fn max_sequence_tokens(&self) -> u64 {
         let stated = self.info.capacity.map_or(0, |capacity| capacity.max_sequence_tokens);
-        // Workers of earlier releases say it in the other field.
+        // Workers of earlier releases report only the context length.
         match (stated, self.info.context_length) {
             (0, 0) => u64::MAX,
             (0, context) => context.into(),
-            (room, _) => room.into(),
+            (tokens, _) => tokens.into(),
         }
     }
 
-    /// Tokens of the longest sequence of its model; `u64::MAX` if it does not say.
+    /// Returns the context length of its model; `u64::MAX` if not reported.
     pub(crate) fn context(&self) -> u64 {
         match self.info.context_length {
             0 => u64::MAX,
@@ -195,7 +197,7 @@ impl Worker {
         }
     }
 
-    /// Sequences in one batch; `u32::MAX` if it does not say.
+    /// Returns the maximum number of sequences in a batch; `u32::MAX` if not reported.
     pub(crate) fn max_num_seqs(&self) -> u32 {
         match self.info.capacity.map_or(0, |capacity| capacity.max_num_seqs) {
             0 => u32::MAX,
@@ -203,7 +205,7 @@ impl Worker {
         }
     }
 
-    /// Whether to leave it alone for now. Cheap: the choice asks it of everybody whom it looks at.
+    /// Whether it gets no requests for now. Cheap, since worker selection calls it for every worker.
     pub(crate) fn is_ejected(&self) -> bool {
         self.health.is_ejected()
     }
@@ -226,13 +228,13 @@ pub(crate) mod tests {
         max_sequence_tokens: 0,
     };
 
-    /// A worker that nobody will call.
+    /// A worker that is never called.
     pub(crate) fn worker(id: &str, model: &str, digest: &str) -> Arc<Worker> {
         let info = ModelInfo { model: model.into(), digest: digest.into(), ..Default::default() };
         of_info(id, info)
     }
 
-    /// The same, of the model `m` with that capacity.
+    /// A worker of the model `m` with that capacity.
     pub(crate) fn of_capacity(id: &str, capacity: Capacity) -> Arc<Worker> {
         let capacity = Some(capacity);
         of_info(id, ModelInfo { model: "m".into(), capacity, ..Default::default() })
@@ -251,34 +253,34 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn what_this_router_sent_is_not_counted_twice() {
+    async fn outstanding_work_of_this_router_is_not_counted_twice() {
         let worker = worker("a", "m", "");
         let _before = Reservation::new(&worker, 1_000, vec![10, 10]);
-        // Two sequences of ours wait; three of others decode and one waits with a prompt of 500.
+        // Two sequences of this router wait. Of other clients, three decode and one waits with a prompt of 500.
         let load = Load { running: 3, waiting: 3, queued_tokens: 1_503, ..Default::default() };
         worker.set_load(load);
-        let others = Others { prompt_tokens: 500, sequences: 4 };
-        assert_eq!(worker.others(), others);
+        let external = ExternalLoad { prompt_tokens: 500, sequences: 4 };
+        assert_eq!(worker.external_load(), external);
         let after = Reservation::new(&worker, 2_000, vec![10]);
-        assert_eq!(worker.others(), others, "what came after the report is ours");
+        assert_eq!(worker.external_load(), external, "sent after the report, by this router");
         drop(after);
-        assert_eq!(worker.others(), others);
+        assert_eq!(worker.external_load(), external);
         worker.set_load(Load { running: 1, queued_tokens: 1, ..load });
-        assert_eq!(worker.others(), Others { prompt_tokens: 0, sequences: 2 });
+        assert_eq!(worker.external_load(), ExternalLoad { prompt_tokens: 0, sequences: 2 });
     }
 
     #[tokio::test]
-    async fn room_is_what_was_reported_less_what_was_sent_since() {
+    async fn free_tokens_are_the_reported_ones_less_those_sent_since() {
         let load = Load { free_kv_blocks: 10, total_kv_blocks: 20, ..Default::default() };
         let worker = of_capacity("a", Capacity { kv_blocks: 20, kv_block_size: 16, ..DEFAULT });
-        assert_eq!(worker.free_kv_tokens(), None, "nothing was reported");
+        assert_eq!(worker.free_kv_tokens(), None, "nothing reported");
         let _before = Reservation::new(&worker, 100, vec![10]);
         worker.set_load(load);
         assert_eq!((worker.free_kv_tokens(), worker.kv_tokens()), (Some(160), Some(320)));
         let _after = Reservation::new(&worker, 150, vec![10]);
         assert_eq!(worker.free_kv_tokens(), Some(10));
-        let silent = of_capacity("b", DEFAULT);
-        silent.set_load(load);
-        assert_eq!((silent.free_kv_tokens(), silent.kv_tokens()), (None, None));
+        let unspecified = of_capacity("b", DEFAULT);
+        unspecified.set_load(load);
+        assert_eq!((unspecified.free_kv_tokens(), unspecified.kv_tokens()), (None, None));
     }
 }

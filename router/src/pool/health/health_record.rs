@@ -1,4 +1,4 @@
-//! What is known of one worker's health. Pure: the clock is an argument.
+//! Health record of one worker. Pure: the clock is an argument.
 
 use std::{
     sync::{
@@ -12,114 +12,114 @@ use tokio::time::Instant;
 
 use super::window::Window;
 
-/// Probes that must go well before a worker is in again, and that may be under way at once.
+/// Probes that must succeed before a worker is re-admitted; also the maximum number in flight.
 pub(super) const PROBES: u32 = 3;
-/// A worker that was in for so long begins anew: what was before it is forgotten.
-const FORGIVEN: Duration = Duration::from_secs(300);
-/// The longest time out, unless the first is longer.
-const LONGEST: Duration = Duration::from_secs(300);
+/// Time of healthy operation after which the ejection count is reset.
+const EJECTIONS_RESET: Duration = Duration::from_secs(300);
+/// Maximum ejection time, unless the base ejection time is longer.
+const MAX_EJECTION: Duration = Duration::from_secs(300);
 
-/// A probe whose client has not read for so long is replaced: it may say nothing for as long as the client likes.
-const UNREAD: Duration = Duration::from_secs(1);
-/// A trial without a result after so long sends further probes.
-const TRIAL: Duration = Duration::from_secs(10);
+/// Time after which a probe whose client does not read is replaced, since it may give no result.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time without a result after which the half-open state sends further probes.
+const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Leave to send one request of a trial.
+/// Permit for one request to a half-open worker.
 #[derive(Debug)]
 pub(super) struct Probe {
-    /// The trial that it belongs to.
-    trial: u32,
-    /// The client has had the last event since then; `None` while the worker is waited for.
+    /// Epoch of the half-open state that it belongs to.
+    epoch: u32,
+    /// Time since which an event is ready and not read; `None` while the client waits for the worker.
     unread_since: Mutex<Option<Instant>>,
-    /// Another one was sent in its place.
+    /// Whether it was returned or replaced by another probe.
     returned: AtomicBool,
 }
 
 impl Probe {
-    fn new(trial: u32) -> Arc<Self> {
-        Arc::new(Self { trial, unread_since: Mutex::default(), returned: AtomicBool::new(false) })
+    fn new(epoch: u32) -> Arc<Self> {
+        Arc::new(Self { epoch, unread_since: Mutex::default(), returned: AtomicBool::new(false) })
     }
 
-    /// The client has asked for the next event, which `waits` for the worker, or was there.
-    pub(super) fn on_poll(&self, waits: bool, now: Instant) {
-        let since = (!waits).then_some(now);
+    /// The client polled for the next event; `pending` if it has to wait for the worker.
+    pub(super) fn on_poll(&self, pending: bool, now: Instant) {
+        let since = (!pending).then_some(now);
         *self.unread_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     fn is_unread(&self, now: Instant) -> bool {
         let since = *self.unread_since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.is_some_and(|since| now - since >= UNREAD)
+        since.is_some_and(|since| now - since >= UNREAD_TIMEOUT)
     }
 }
 
-/// Whether a worker takes requests.
+/// State of outlier detection for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Condition {
-    /// Like everybody.
+pub(super) enum HealthState {
+    /// Takes requests.
     #[default]
-    In,
-    /// Not before then.
-    Out { until: Instant },
-    /// A few, to see how they go.
-    Trial(Trial),
+    Healthy,
+    /// Takes no requests until then.
+    Ejected { until: Instant },
+    /// Takes a few requests as probes.
+    HalfOpen(HalfOpen),
 }
 
-/// How a trial stands.
+/// Progress of the half-open state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Trial {
+pub(super) struct HalfOpen {
     /// Probes that may still be sent.
-    pub(super) left: u32,
-    /// Probes that went well.
-    pub(super) good: u32,
-    /// One did not.
-    pub(super) bad: bool,
-    /// When it began, or last sent further probes.
+    pub(super) remaining: u32,
+    /// Probes that succeeded.
+    pub(super) succeeded: u32,
+    /// Whether a probe failed.
+    pub(super) failed: bool,
+    /// When the state began or was last granted further probes.
     since: Instant,
 }
 
-/// One worker's record, kept across its connections.
+/// Health record of a worker, which outlives its connections.
 #[derive(Debug, Default)]
 pub(super) struct HealthRecord {
-    pub(super) condition: Condition,
-    /// The condition is overruled: too few others are left.
-    pub(super) ignored: bool,
-    /// Since the last answer that ended well.
+    pub(super) state: HealthState,
+    /// Whether the state is ignored because too few other workers take requests.
+    pub(super) overruled: bool,
+    /// Consecutive failures since the last completed response.
     pub(super) failures: u32,
-    /// What the last failure was.
+    /// Message of the last failure.
     pub(super) last_failure: String,
-    /// What was asked for before says nothing of the worker as it is now.
+    /// Requests sent before this time do not count towards the time to first token.
     measured_since: Option<Instant>,
-    /// Until the first token, in nanoseconds per token that had to be read.
-    pub(super) first: Window,
-    /// Between two tokens, in nanoseconds.
-    pub(super) next: Window,
-    /// Ejections in a row.
-    strikes: u32,
-    /// In since then; for ever, if it was never out.
+    /// Time to first token, in nanoseconds per prefilled token.
+    pub(super) ttft: Window,
+    /// Time between two tokens, in nanoseconds.
+    pub(super) inter_token: Window,
+    /// Consecutive ejections.
+    ejections: u32,
+    /// Time of the last re-admission; `None` if never ejected.
     since: Option<Instant>,
-    /// Tells a trial from those before it.
-    trial: u32,
-    /// The probes that are under way.
+    /// Number of the current half-open state, to ignore probes of earlier ones.
+    epoch: u32,
+    /// Probes in flight.
     probes: Vec<Weak<Probe>>,
 }
 
 impl HealthRecord {
-    /// Requests that it may be sent now; `None` is no limit.
-    pub(super) fn open(&self) -> Option<u32> {
-        match self.condition {
-            _ if self.ignored => None,
-            Condition::In => None,
-            Condition::Out { .. } => Some(0),
-            Condition::Trial(trial) => Some(trial.left),
+    /// Number of requests that the worker may be sent now; `None` is no limit.
+    pub(super) fn permits(&self) -> Option<u32> {
+        match self.state {
+            _ if self.overruled => None,
+            HealthState::Healthy => None,
+            HealthState::Ejected { .. } => Some(0),
+            HealthState::HalfOpen(half_open) => Some(half_open.remaining),
         }
     }
 
-    /// Takes a probe of a trial.
+    /// Takes a probe, if the worker is half-open and one remains.
     pub(super) fn take_probe(&mut self) -> Option<Arc<Probe>> {
-        match &mut self.condition {
-            Condition::Trial(trial) if !self.ignored && trial.left > 0 => {
-                trial.left -= 1;
-                let probe = Probe::new(self.trial);
+        match &mut self.state {
+            HealthState::HalfOpen(half_open) if !self.overruled && half_open.remaining > 0 => {
+                half_open.remaining -= 1;
+                let probe = Probe::new(self.epoch);
                 self.probes.push(Arc::downgrade(&probe));
                 Some(probe)
             }
@@ -127,108 +127,108 @@ impl HealthRecord {
         }
     }
 
-    /// The trial of a probe, if it still goes on.
-    fn trial(&mut self, probe: &Probe) -> Option<&mut Trial> {
-        match &mut self.condition {
-            Condition::Trial(trial) if probe.trial == self.trial => Some(trial),
+    /// Returns the half-open state that `probe` belongs to, if it is current.
+    fn half_open(&mut self, probe: &Probe) -> Option<&mut HalfOpen> {
+        match &mut self.state {
+            HealthState::HalfOpen(half_open) if probe.epoch == self.epoch => Some(half_open),
             _ => None,
         }
     }
 
-    /// A probe came to nothing that says anything of the worker.
+    /// Returns a probe that gave no result.
     pub(super) fn return_probe(&mut self, probe: &Probe) {
-        if let Some(trial) = self.trial(probe)
+        if let Some(half_open) = self.half_open(probe)
             && !probe.returned.swap(true, Ordering::Relaxed)
         {
-            trial.left += 1;
+            half_open.remaining += 1;
         }
     }
 
-    /// Replaces probes that say nothing: those whose clients do not read at once, and all others after a while. What they
-    /// say later still counts.
+    /// Replaces probes without a result: those whose clients do not read, after [`UNREAD_TIMEOUT`], and all
+    /// others after [`HALF_OPEN_TIMEOUT`]. Their later results still count.
     pub(super) fn renew_probes(&mut self, now: Instant) {
-        let Condition::Trial(trial) = &mut self.condition else { return };
-        let is_over = now - trial.since >= TRIAL;
-        if is_over {
-            trial.since = now;
+        let HealthState::HalfOpen(half_open) = &mut self.state else { return };
+        let timed_out = now - half_open.since >= HALF_OPEN_TIMEOUT;
+        if timed_out {
+            half_open.since = now;
         }
         let mut probes = std::mem::take(&mut self.probes);
         probes.retain(|probe| {
             let Some(probe) = probe.upgrade() else { return false };
-            let silent = is_over || probe.is_unread(now);
-            if silent {
+            let replaced = timed_out || probe.is_unread(now);
+            if replaced {
                 self.return_probe(&probe);
             }
-            !silent
+            !replaced
         });
         self.probes = probes;
     }
 
-    /// A probe went well.
-    pub(super) fn probe_went_well(&mut self, probe: &Probe) {
-        if let Some(trial) = self.trial(probe) {
-            trial.good += 1;
+    /// Records that a probe succeeded.
+    pub(super) fn probe_succeeded(&mut self, probe: &Probe) {
+        if let Some(half_open) = self.half_open(probe) {
+            half_open.succeeded += 1;
         }
     }
 
-    /// A probe failed.
+    /// Records that a probe failed.
     pub(super) fn probe_failed(&mut self, probe: &Probe, why: &str) {
-        if let Some(trial) = self.trial(probe) {
-            trial.bad = true;
+        if let Some(half_open) = self.half_open(probe) {
+            half_open.failed = true;
             self.last_failure = why.to_owned();
         }
     }
 
-    /// Something failed that was no probe.
+    /// Records a failure outside of a probe.
     pub(super) fn failed(&mut self, why: &str) {
-        match &mut self.condition {
-            Condition::In => self.failures = self.failures.saturating_add(1),
-            Condition::Trial(trial) => trial.bad = true,
-            Condition::Out { .. } => return,
+        match &mut self.state {
+            HealthState::Healthy => self.failures = self.failures.saturating_add(1),
+            HealthState::HalfOpen(half_open) => half_open.failed = true,
+            HealthState::Ejected { .. } => return,
         }
         self.last_failure = why.to_owned();
     }
 
-    /// An answer ended well.
-    pub(super) fn ended_well(&mut self) {
+    /// Records a completed response.
+    pub(super) fn completed(&mut self) {
         self.failures = 0;
     }
 
-    /// What the first token took of a request that was sent at `sent`.
-    pub(super) fn first_token(&mut self, sent: Instant, now: Instant, nanos: u64) {
+    /// Records the time to first token of a request sent at `sent`, in nanoseconds per prefilled token.
+    pub(super) fn observe_ttft(&mut self, sent: Instant, now: Instant, nanos: u64) {
         if self.measured_since.is_none_or(|since| sent >= since) {
-            self.first.add(now, nanos);
+            self.ttft.add(now, nanos);
         }
     }
 
-    /// Puts it out, for `base` the first time and twice as long each time; `spread` is from 1 on. Answers for
-    /// how long.
+    /// Ejects the worker for `base`, doubled on each consecutive ejection, times `spread` (at least 1).
+    /// Returns the ejection time.
     pub(super) fn eject(&mut self, now: Instant, base: Duration, spread: f64) -> Duration {
-        let was_in = matches!(self.condition, Condition::In);
-        if was_in && self.since.is_some_and(|since| now - since >= FORGIVEN) {
-            self.strikes = 0;
+        let was_healthy = matches!(self.state, HealthState::Healthy);
+        if was_healthy && self.since.is_some_and(|since| now - since >= EJECTIONS_RESET) {
+            self.ejections = 0;
         }
-        let doubled = base.saturating_mul(1 << self.strikes.min(20));
-        let time = doubled.min(LONGEST.max(base)).mul_f64(spread);
-        self.strikes += 1;
-        self.condition = Condition::Out { until: now + time };
+        let doubled = base.saturating_mul(1 << self.ejections.min(20));
+        let time = doubled.min(MAX_EJECTION.max(base)).mul_f64(spread);
+        self.ejections += 1;
+        self.state = HealthState::Ejected { until: now + time };
         time
     }
 
-    /// Lets a few requests through.
-    pub(super) fn try_out(&mut self, now: Instant) {
-        self.trial = self.trial.wrapping_add(1);
-        let trial = Trial { left: PROBES, good: 0, bad: false, since: now };
-        self.condition = Condition::Trial(trial);
+    /// Makes the worker half-open: a few requests probe it.
+    pub(super) fn begin_half_open(&mut self, now: Instant) {
+        self.epoch = self.epoch.wrapping_add(1);
+        let half_open = HalfOpen { remaining: PROBES, succeeded: 0, failed: false, since: now };
+        self.state = HealthState::HalfOpen(half_open);
         self.probes.clear();
         self.measured_since = Some(now);
-        self.first.clear();
-        self.next.clear();
+        self.ttft.clear();
+        self.inter_token.clear();
     }
 
-    /// Takes it in again.
-    pub(super) fn let_in(&mut self, now: Instant) {
-        self.condition = Condition::In;
+    /// Re-admits the worker.
+    pub(super) fn readmit(&mut self, now: Instant) {
+        self.state = HealthState::Healthy;
         self.failures = 0;
         self.since = Some(now);
     }

@@ -1,65 +1,67 @@
-//! Who is out, who is tried, who is in. Pure: records in, changes out.
+//! Rules that eject, probe and re-admit workers. Pure: serves records, returns transitions.
 //!
-//! The rules, for the workers of one model. *Known* are all that ever served it and are not forgotten, gone
-//! and draining ones too; *taking* are those of them that live and are in.
+//! The rules apply to the workers of one model. *Known* workers are all that ever served it and are still in
+//! the pool, including unusable and draining ones. *Serving* workers are the live and healthy ones of them.
 //!
-//! | when | then |
+//! | condition | transition |
 //! | --- | --- |
-//! | so many failures in a row | out, if half of the known workers go on taking requests |
-//! | much slower than its equals | the same, after those that fail, the slowest first |
-//! | out, and its time is over | on trial: three probes |
-//! | on trial, a client does not read its probe for a second, or no result for ten | a further probe |
-//! | on trial, three probes went well and were not slow | in |
-//! | on trial, a probe failed or they were slow | out, for twice as long as the last time |
-//! | fewer than half of the known are taking | nobody is put out, and whoever lives takes requests |
+//! | healthy, `eject_failures` consecutive failures | ejected, if half of the known stay serving |
+//! | healthy, much slower than its peers | the same, after those that fail, the slowest first |
+//! | ejected, and the ejection time is over | half-open: three probes |
+//! | half-open, a probe unread by its client for 1 s, or no result for 10 s | a further probe |
+//! | half-open, three probes succeeded and were not slow | re-admitted |
+//! | half-open, a probe failed or they were slow | ejected, for twice as long as the last time |
+//! | fewer than half of the known are serving | none is ejected, all live workers take requests |
 //!
-//! So of one worker none is ever out, of two or three one, of four two. Equals are workers of one digest, which
-//! has the kind of device in it; there must be three to compare. Too slow is a median of more than
-//! `latency_factor` times the equals' median, and further from it than five times what they usually differ.
+//! So with one worker none is ever ejected, with two or three at most one, with four two. Peers are workers of
+//! one digest, which includes the kind of device. At least three are needed for a comparison. A worker is too
+//! slow if its median is more than `eject_latency_factor` times the median of its peers, and further from it
+//! than five median absolute deviations.
 
 use std::{cmp::Ordering, collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    health_record::{Condition, HealthRecord, PROBES},
+    health_record::{HealthState, HealthRecord, PROBES},
     window::median,
 };
 use crate::config::HealthConfig;
 
-/// Measurements that a worker must have to be compared.
-const ENOUGH: usize = 8;
-/// Workers that must have so many.
-const EQUALS: usize = 3;
-/// Differences that are usual, as a number of median absolute deviations.
-const USUAL: u64 = 5;
-/// Faster than this is never slow: nanoseconds per token of a prompt, and per token of an answer.
-const LEAST: [u64; 2] = [100_000, 2_000_000];
+/// Minimum number of samples of a healthy worker for a comparison.
+const MIN_SAMPLES: usize = 8;
+/// Minimum number of workers of one digest with enough samples.
+const MIN_PEERS: usize = 3;
+/// Number of median absolute deviations from which a latency is an outlier.
+const MAD_FACTOR: u64 = 5;
+/// Latencies that are never too slow, in nanoseconds: time to first token per prefilled token, and time
+/// between tokens.
+const MIN_SLOW_NANOS: [u64; 2] = [100_000, 2_000_000];
 
 /// A live worker under review.
-pub(super) struct Patient<'a> {
+pub(super) struct ReviewedWorker<'a> {
     pub(super) record: &'a mut HealthRecord,
-    /// Of what it serves.
+    /// Digest of the model that it serves.
     pub(super) digest: &'a str,
-    /// It stands still, so it takes nothing whatever its record says.
+    /// Whether it is stalled, so that it serves no requests regardless of its record.
     pub(super) stalled: bool,
 }
 
-/// Why a worker is put out.
+/// Reason of an ejection.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub(super) enum Cause {
+pub(super) enum EjectionCause {
     #[error("{count} failures in a row, the last: {last}")]
     Failures { count: u32, last: String },
-    #[error("its first token takes {0:.1} times as long as its equals'")]
+    #[error("its first token serves {0:.1} times as long as its peers'")]
     SlowFirstToken(f64),
-    #[error("its tokens take {0:.1} times as long as its equals'")]
+    #[error("its tokens take {0:.1} times as long as its peers'")]
     SlowTokens(f64),
     #[error("a probe failed: {0}")]
     Probe(String),
 }
 
-impl Cause {
-    /// As metrics have it.
+impl EjectionCause {
+    /// Returns the label value for metrics.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Failures { .. } => "failures",
@@ -69,7 +71,7 @@ impl Cause {
         }
     }
 
-    /// Failures before slowness, and the worst first.
+    /// Failures before latency_outliers, and the to_eject first.
     fn worst_first(&self, other: &Self) -> Ordering {
         let weight = |cause: &Self| match cause {
             Self::Failures { count, .. } => (true, f64::from(*count)),
@@ -81,151 +83,152 @@ impl Cause {
     }
 }
 
-/// What has changed for a worker.
+/// State transition of a worker.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Change {
-    Ejected { cause: Cause, time: Duration },
-    OnTrial,
-    BackIn,
+pub(super) enum Transition {
+    Ejected { cause: EjectionCause, time: Duration },
+    HalfOpened,
+    Readmitted,
 }
 
-/// Whether enough of the known workers take requests.
-fn is_half(taking: usize, known: usize) -> bool {
-    taking * 2 >= known
+/// Whether at least half of the known workers are serving.
+fn at_least_half(serving: usize, known: usize) -> bool {
+    serving * 2 >= known
 }
 
-fn is_in(record: &HealthRecord) -> bool {
-    record.condition == Condition::In
+fn is_healthy(record: &HealthRecord) -> bool {
+    record.state == HealthState::Healthy
 }
 
-/// Applies the rules. `spread` draws what times out are multiplied with. Answers what has changed, by the
-/// worker's place in the list.
+/// Applies the rules. `spread` draws the factor of an ejection time. Returns the transitions, each with the
+/// index of its worker.
 pub(super) fn review(
-    patients: &mut [Patient<'_>],
+    workers: &mut [ReviewedWorker<'_>],
     known: usize,
     config: &HealthConfig,
     now: Instant,
     mut spread: impl FnMut() -> f64,
-) -> Vec<(usize, Change)> {
-    let mut changes = Vec::new();
-    let slow = slowness(patients, config, now);
-    let mut worst: Vec<(usize, Cause)> = Vec::new();
-    for (at, (Patient { record, .. }, slow)) in patients.iter_mut().zip(slow).enumerate() {
+) -> Vec<(usize, Transition)> {
+    let mut transitions = Vec::new();
+    let slow = latency_outliers(workers, config, now);
+    let mut to_eject: Vec<(usize, EjectionCause)> = Vec::new();
+    for (index, (ReviewedWorker { record, .. }, slow)) in workers.iter_mut().zip(slow).enumerate() {
         record.renew_probes(now);
-        let change = match record.condition {
-            Condition::In => {
+        let transition = match record.state {
+            HealthState::Healthy => {
                 let failing = config.eject_failures > 0 && record.failures >= config.eject_failures;
-                let failures = failing.then(|| Cause::Failures {
+                let failures = failing.then(|| EjectionCause::Failures {
                     count: record.failures,
                     last: record.last_failure.clone(),
                 });
-                worst.extend(failures.or(slow).map(|cause| (at, cause)));
+                to_eject.extend(failures.or(slow).map(|cause| (index, cause)));
                 continue;
             }
-            Condition::Out { until } if until <= now => {
-                record.try_out(now);
-                Change::OnTrial
+            HealthState::Ejected { until } if until <= now => {
+                record.begin_half_open(now);
+                Transition::HalfOpened
             }
-            Condition::Out { .. } => continue,
-            Condition::Trial(trial) => {
+            HealthState::Ejected { .. } => continue,
+            HealthState::HalfOpen(half_open) => {
                 let cause = match slow {
-                    _ if trial.bad => Some(Cause::Probe(record.last_failure.clone())),
-                    _ if trial.good < PROBES => continue,
+                    _ if half_open.failed => Some(EjectionCause::Probe(record.last_failure.clone())),
+                    _ if half_open.succeeded < PROBES => continue,
                     slow => slow,
                 };
                 match cause {
-                    Some(cause) => Change::Ejected {
+                    Some(cause) => Transition::Ejected {
                         cause,
                         time: record.eject(now, config.base_ejection_time, spread()),
                     },
                     None => {
-                        record.let_in(now);
-                        Change::BackIn
+                        record.readmit(now);
+                        Transition::Readmitted
                     }
                 }
             }
         };
-        changes.push((at, change));
+        transitions.push((index, transition));
     }
 
-    let takes = |patient: &Patient<'_>| is_in(patient.record) && !patient.stalled;
-    let mut taking = patients.iter().filter(|patient| takes(patient)).count();
-    worst.sort_by(|(_, a), (_, b)| a.worst_first(b));
-    for (at, cause) in worst {
-        if taking == 0 || !is_half(taking - 1, known) {
+    let serves = |worker: &ReviewedWorker<'_>| is_healthy(worker.record) && !worker.stalled;
+    let mut serving = workers.iter().filter(|worker| serves(worker)).count();
+    to_eject.sort_by(|(_, a), (_, b)| a.worst_first(b));
+    for (index, cause) in to_eject {
+        if serving == 0 || !at_least_half(serving - 1, known) {
             break;
         }
-        taking -= 1;
-        let time = patients[at].record.eject(now, config.base_ejection_time, spread());
-        changes.push((at, Change::Ejected { cause, time }));
+        serving -= 1;
+        let time = workers[index].record.eject(now, config.base_ejection_time, spread());
+        transitions.push((index, Transition::Ejected { cause, time }));
     }
-    for patient in patients {
-        patient.record.ignored = !is_half(taking, known);
+    for worker in workers {
+        worker.record.overruled = !at_least_half(serving, known);
     }
-    changes
+    transitions
 }
 
-/// What the equals of one digest usually take, by kind of measurement.
+/// Latencies of the workers of one digest, by kind: time to first token, and time between tokens.
 #[derive(Default)]
-struct Usual {
+struct PeerLatencies {
     medians: [Vec<u64>; 2],
-    /// The middle, and what is too slow.
+    /// Median of the peers, and the limit above which a latency is too slow.
     limits: [Option<(u64, u64)>; 2],
 }
 
-impl Usual {
-    fn conclude(&mut self, factor: u64) {
+impl PeerLatencies {
+    fn compute_limits(&mut self, factor: u64) {
         for (medians, limit) in self.medians.iter().zip(&mut self.limits) {
-            *limit = median(medians.clone()).and_then(|middle| {
-                let off = median(medians.iter().map(|one| one.abs_diff(middle)).collect())?;
-                let factored = middle.saturating_mul(factor);
-                Some((middle, factored.max(middle.saturating_add(USUAL.saturating_mul(off)))))
+            *limit = median(medians.clone()).and_then(|typical| {
+                let deviation = median(medians.iter().map(|one| one.abs_diff(typical)).collect())?;
+                let factored = typical.saturating_mul(factor);
+                Some((typical, factored.max(typical.saturating_add(MAD_FACTOR.saturating_mul(deviation)))))
             });
         }
     }
 
-    /// How many times slower than usual, if that is too slow. `others` must have been compared with.
-    fn excess(&self, kind: usize, own: Option<u64>, others: usize) -> Option<f64> {
-        let (middle, limit) = self.limits[kind].filter(|_| self.medians[kind].len() >= others)?;
-        let own = own.filter(|own| *own > limit.max(LEAST[kind]))?;
-        Some(own as f64 / middle.max(1) as f64)
+    /// Returns the ratio of `own` to the median of the peers if it is too slow. At least `min_peers` must have
+    /// samples.
+    fn excess(&self, kind: usize, own: Option<u64>, min_peers: usize) -> Option<f64> {
+        let (typical, limit) = self.limits[kind].filter(|_| self.medians[kind].len() >= min_peers)?;
+        let own = own.filter(|own| *own > limit.max(MIN_SLOW_NANOS[kind]))?;
+        Some(own as f64 / typical.max(1) as f64)
     }
 }
 
-/// Who is too slow, for each worker.
-fn slowness(
-    patients: &mut [Patient<'_>],
+/// Returns the cause of ejection of each worker that is too slow.
+fn latency_outliers(
+    workers: &mut [ReviewedWorker<'_>],
     config: &HealthConfig,
     now: Instant,
-) -> Vec<Option<Cause>> {
+) -> Vec<Option<EjectionCause>> {
     if config.eject_latency_factor == 0 {
-        return vec![None; patients.len()];
+        return vec![None; workers.len()];
     }
-    let mut usual: HashMap<&str, Usual> = HashMap::new();
-    let mut measured = Vec::with_capacity(patients.len());
-    for Patient { record, digest, .. } in patients {
-        let is_in = is_in(record);
-        let least = if is_in { ENOUGH } else { PROBES as usize };
-        let own = [record.first.median(now, least), record.next.median(now, least)];
-        if is_in {
-            let equals = usual.entry(digest).or_default();
-            for (all, own) in equals.medians.iter_mut().zip(own) {
+    let mut peers_by_digest: HashMap<&str, PeerLatencies> = HashMap::new();
+    let mut measured = Vec::with_capacity(workers.len());
+    for ReviewedWorker { record, digest, .. } in workers {
+        let is_healthy = is_healthy(record);
+        let min = if is_healthy { MIN_SAMPLES } else { PROBES as usize };
+        let own = [record.ttft.median(now, min), record.inter_token.median(now, min)];
+        if is_healthy {
+            let peers = peers_by_digest.entry(digest).or_default();
+            for (all, own) in peers.medians.iter_mut().zip(own) {
                 all.extend(own);
             }
         }
-        measured.push((*digest, is_in, own));
+        measured.push((*digest, is_healthy, own));
     }
-    for equals in usual.values_mut() {
-        equals.conclude(config.eject_latency_factor.into());
+    for peers in peers_by_digest.values_mut() {
+        peers.compute_limits(config.eject_latency_factor.into());
     }
-    let judged = measured.into_iter().map(|(digest, is_in, own)| {
-        let equals = usual.get(digest)?;
-        // One that is in is among them.
-        let least = if is_in { EQUALS } else { EQUALS - 1 };
-        let tokens = equals.excess(1, own[1], least).map(Cause::SlowTokens);
-        tokens.or_else(|| equals.excess(0, own[0], least).map(Cause::SlowFirstToken))
+    let causes = measured.into_iter().map(|(digest, is_healthy, own)| {
+        let peers = peers_by_digest.get(digest)?;
+        // A healthy worker is itself among the peers.
+        let min = if is_healthy { MIN_PEERS } else { MIN_PEERS - 1 };
+        let tokens = peers.excess(1, own[1], min).map(EjectionCause::SlowTokens);
+        tokens.or_else(|| peers.excess(0, own[0], min).map(EjectionCause::SlowFirstToken))
     });
-    judged.collect()
+    causes.collect()
 }
 
 #[cfg(test)]

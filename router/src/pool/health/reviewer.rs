@@ -1,4 +1,4 @@
-//! The task that reviews the workers of every model, and tells what it decides.
+//! The task that reviews the workers of every model, and logs its decisions.
 
 use std::{
     sync::{Arc, MutexGuard},
@@ -10,17 +10,17 @@ use tracing::{info, warn};
 
 use super::{
     super::{Pool, model::Model},
-    health_record::{Condition, HealthRecord},
-    policy::{self, Change, Patient},
+    health_record::{HealthState, HealthRecord},
+    policy::{self, Transition, ReviewedWorker},
 };
 use crate::{config::HealthConfig, metrics::Metrics};
 
-/// Without review, this often: times out end, and the slow are compared with the others.
+/// Interval of reviews without a notification: ends ejections, and compares latencies.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Between two reviews at least: a storm of failures is one review, not one each.
+/// Minimum time between two reviews, so that a burst of failures causes one review.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Reviews the workers of `pool` whenever one fails, the fleet changes or a second has passed.
+/// Reviews the workers of `pool` whenever one fails, the fleet transitions or a second has passed.
 pub(crate) async fn review(pool: Pool, config: HealthConfig, metrics: Metrics) {
     let (mut fleet, review) = (pool.watch(), pool.review());
     let mut ticks = tokio::time::interval(INTERVAL);
@@ -31,55 +31,55 @@ pub(crate) async fn review(pool: Pool, config: HealthConfig, metrics: Metrics) {
             () = review.notified() => {}
             changed = fleet.changed() => if changed.is_err() { break },
         }
-        let now = Arc::clone(&fleet.borrow_and_update());
-        for model in now.models() {
+        let snapshot = Arc::clone(&fleet.borrow_and_update());
+        for model in snapshot.models() {
             review_model(model, &config, &metrics);
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// All records are locked together, so that nobody changes between being counted and being judged.
+/// Reviews the workers of `model`. All records are locked together, so that none changes during a review.
 fn review_model(model: &Model, config: &HealthConfig, metrics: &Metrics) {
     let workers = model.live();
     let mut records: Vec<MutexGuard<'_, HealthRecord>> =
         workers.iter().map(|worker| worker.health.lock()).collect();
     let overruled = |records: &[MutexGuard<'_, HealthRecord>]| {
-        records.iter().any(|record| record.ignored && record.condition != Condition::In)
+        records.iter().any(|record| record.overruled && record.state != HealthState::Healthy)
     };
     let before = overruled(&records);
-    let mut patients: Vec<_> = records
+    let mut reviewed: Vec<_> = records
         .iter_mut()
         .zip(workers)
-        .map(|(record, worker)| Patient {
+        .map(|(record, worker)| ReviewedWorker {
             record,
             digest: &worker.info.digest,
             stalled: worker.liveness.is_stalled(),
         })
         .collect();
-    // Those that were put out together must not come back together.
+    // Workers that were ejected together must not return at the same time.
     let spread = || rand::random_range(1.0..1.25);
-    let changes = policy::review(&mut patients, model.known(), config, Instant::now(), spread);
+    let transitions = policy::review(&mut reviewed, model.known(), config, Instant::now(), spread);
     for (record, worker) in records.iter().zip(workers) {
         worker.health.publish(record);
     }
     let overruled = overruled(&records);
     drop(records);
 
-    for (at, change) in changes {
-        let worker = &workers[at].id;
-        match change {
-            Change::Ejected { cause, time } => {
+    for (index, transition) in transitions {
+        let worker = &workers[index].id;
+        match transition {
+            Transition::Ejected { cause, time } => {
                 metrics.ejected(cause.name());
                 let seconds = time.as_secs_f64();
-                warn!(%worker, reason = %cause, seconds, "ejected: gets nothing for a while");
+                warn!(%worker, reason = %cause, seconds, "ejected: gets no requests for a while");
             }
-            Change::OnTrial => info!(%worker, "on trial: gets a few requests"),
-            Change::BackIn => info!(%worker, "healthy again"),
+            Transition::HalfOpened => info!(%worker, "half-open: gets a few requests"),
+            Transition::Readmitted => info!(%worker, "re-admitted"),
         }
     }
     if overruled && !before {
         let model = model.name();
-        warn!(model, "fewer than half of the workers are healthy: all that live are used");
+        warn!(model, "fewer than half of the workers are healthy: all live workers are used");
     }
 }

@@ -1,20 +1,21 @@
-//! The last measurements of one kind, and their median: what one slow answer cannot move.
+//! Window of the last samples of a latency, and their median, which is robust against single outliers.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-/// Measurements to keep, and for how long.
-const MOST: usize = 32;
-const FRESH: Duration = Duration::from_secs(60);
+/// Maximum number of samples.
+const MAX_SAMPLES: usize = 32;
+/// Maximum age of a sample.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// The last measurements, each with its time.
+/// The last samples, each with its time.
 #[derive(Debug, Default)]
 pub(super) struct Window(VecDeque<(Instant, u64)>);
 
 impl Window {
     pub(super) fn add(&mut self, now: Instant, value: u64) {
-        if self.0.len() == MOST {
+        if self.0.len() == MAX_SAMPLES {
             self.0.pop_front();
         }
         self.0.push_back((now, value));
@@ -24,16 +25,16 @@ impl Window {
         self.0.clear();
     }
 
-    /// The median of those that are fresh, if these are at least `least`.
-    pub(super) fn median(&mut self, now: Instant, least: usize) -> Option<u64> {
-        let old = |at: &Instant| now.saturating_duration_since(*at) > FRESH;
+    /// Returns the median of the recent samples, if there are at least `min_samples`.
+    pub(super) fn median(&mut self, now: Instant, min_samples: usize) -> Option<u64> {
+        let old = |at: &Instant| now.saturating_duration_since(*at) > MAX_AGE;
         while self.0.pop_front_if(|(at, _)| old(at)).is_some() {}
         let values: Vec<_> = self.0.iter().map(|(_, value)| *value).collect();
-        (values.len() >= least).then(|| median(values)).flatten()
+        (values.len() >= min_samples).then(|| median(values)).flatten()
     }
 }
 
-/// The middle one; the upper one of two.
+/// Returns the median; the upper one of two middle values.
 pub(super) fn median(mut values: Vec<u64>) -> Option<u64> {
     let middle = values.len() / 2;
     (!values.is_empty()).then(|| *values.select_nth_unstable(middle).1)
@@ -44,16 +45,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn keeps_the_last_ones_that_are_fresh() {
+    async fn retains_the_last_recent_samples() {
         let (mut window, start) = (Window::default(), Instant::now());
         assert_eq!(window.median(start, 0), None);
         for value in 1..=100 {
             window.add(start, value);
         }
-        assert_eq!(window.median(start, MOST), Some(85), "of 69 to 100");
-        assert_eq!(window.median(start, MOST + 1), None);
-        window.add(start + FRESH, 7);
-        let later = start + FRESH + Duration::from_secs(1);
+        assert_eq!(window.median(start, MAX_SAMPLES), Some(85), "of 69 to 100");
+        assert_eq!(window.median(start, MAX_SAMPLES + 1), None);
+        window.add(start + MAX_AGE, 7);
+        let later = start + MAX_AGE + Duration::from_secs(1);
         assert_eq!(window.median(later, 1), Some(7), "the others are old");
         assert_eq!(median(vec![3, 1, 2]), Some(2));
     }
