@@ -65,13 +65,18 @@ pub(crate) fn first<'a>(
     let mut best = None;
     let (before, after) = live.split_at(start.checked_rem(live.len())?);
     let around = after.iter().chain(before);
-    let _ = around.filter_map(|worker| Some((criteria.rank(worker)?, worker))).try_for_each(|one| {
-        if best.is_none_or(|(rank, _)| one.0 < rank) {
-            best = Some(one);
-        }
-        // No rank is better.
-        if one.0 == Rank::Preferred { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let _ =
+        around.filter_map(|worker| Some((criteria.rank(worker)?, worker))).try_for_each(|one| {
+            if best.is_none_or(|(rank, _)| one.0 < rank) {
+                best = Some(one);
+            }
+            // No rank is better.
+            if one.0 == Rank::Preferred {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
     best.map(|(_, worker)| worker)
 }
 

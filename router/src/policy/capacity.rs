@@ -49,13 +49,15 @@ impl RequiredCapacity {
 
     /// Whether `worker` can hold the response, by exact counts only.
     pub(crate) fn fits(&self, worker: &Worker) -> bool {
-        self.sequences <= worker.max_num_seqs() && self.counted_tokens <= worker.max_sequence_tokens()
+        self.sequences <= worker.max_num_seqs()
+            && self.counted_tokens <= worker.max_sequence_tokens()
     }
 
     /// Whether `worker` can hold the response, by counts or else by the estimate. No response is longer than
     /// the model's context.
     pub(super) fn likely_fits(&self, worker: &Worker) -> bool {
-        self.counted_tokens > 0 || self.estimated_tokens.min(worker.context()) <= worker.max_sequence_tokens()
+        self.counted_tokens > 0
+            || self.estimated_tokens.min(worker.context()) <= worker.max_sequence_tokens()
     }
 
     /// Whether the capacity of `worker` is among the largest.
@@ -141,7 +143,11 @@ mod tests {
         assert_eq!(fits(&stopping(None, None), 1_023), [all, all]);
         assert_eq!(fits(&stopping(None, None), 1_024), [all, (true, false)]);
         assert_eq!(fits(&stopping(None, Some(500)), 600), [all, (true, false)]);
-        assert_eq!(fits(&stopping(Some(1 << 30), None), 10)[0], all, "the context length limits it");
+        assert_eq!(
+            fits(&stopping(Some(1 << 30), None), 10)[0],
+            all,
+            "the context length limits it"
+        );
         let counted = |tokens| Call { room: Some(tokens), ..stopping(None, None) };
         assert_eq!(fits(&counted(1_024), 9_999), [all, all], "the estimate was wrong");
         assert_eq!(fits(&counted(1_025), 10), [all, (false, true)]);
@@ -174,7 +180,10 @@ mod tests {
         assert_eq!(refusal(&stopping(Some(100), None)), None);
         let counted = Call { room: Some(9_000), ..stopping(None, None) };
         let message = refusal(&counted).unwrap();
-        assert!(message.contains("9000 tokens") && message.contains("2 workers has 8192"), "{message}");
+        assert!(
+            message.contains("9000 tokens") && message.contains("2 workers has 8192"),
+            "{message}"
+        );
         let sampling = Some(Sampling { num_sequences: Some(9), ..Sampling::default() });
         let nine = GenerateRequest { sampling, ..request() };
         let message = refusal(&Call { request: nine.into(), ..call() }).unwrap();

@@ -61,7 +61,11 @@ pub(crate) fn cheapest<'c, 'a>(
 /// that all requests share does not create a hot spot. Each request that runs on another worker puts the
 /// prefix into that worker's cache. The mean is taken over the first `drawn` candidates, which are the
 /// random sample.
-pub(crate) fn discard_savings_at_hot_spots(candidates: &mut [Candidate<'_>], drawn: usize, factor: f64) {
+pub(crate) fn discard_savings_at_hot_spots(
+    candidates: &mut [Candidate<'_>],
+    drawn: usize,
+    factor: f64,
+) {
     let sum: f64 = candidates.iter().take(drawn).map(|candidate| candidate.load as f64).sum();
     let limit = ((sum / drawn.max(1) as f64 * factor) as u64).saturating_add(LOAD_SLACK);
     for candidate in candidates {

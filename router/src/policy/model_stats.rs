@@ -213,7 +213,8 @@ mod tests {
         let generated =
             |tokens: usize| ResumedChoice { token_ids: vec![1; tokens], ..Default::default() };
         let ended = ResumedChoice { finished: Some(Finished::default()), ..generated(60) };
-        let resume = Resume { choices: vec![generated(30), ended, generated(0)], ..Default::default() };
+        let resume =
+            Resume { choices: vec![generated(30), ended, generated(0)], ..Default::default() };
         let request = GenerateRequest {
             sampling: Some(Sampling { num_sequences: Some(3), ..Default::default() }),
             routing: Some(Routing { resume: Some(resume), ..Default::default() }),

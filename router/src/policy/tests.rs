@@ -96,7 +96,8 @@ async fn round_robin_and_random_reach_every_worker() {
         // Each model has a round-robin counter of its own.
         let mut selected: Vec<_> = Vec::new();
         for _ in 0..40 {
-            selected.extend(models.iter().map(|m| choose(&chooser, m, &request("")).worker.serial.0));
+            selected
+                .extend(models.iter().map(|m| choose(&chooser, m, &request("")).worker.serial.0));
         }
         assert_eq!(selected.iter().collect::<BTreeSet<_>>().len(), 6, "{policy:?}");
     }
@@ -227,10 +228,15 @@ async fn routers_agree_on_the_owner_of_a_prompt_without_communication() {
     let routers = [0, 1].map(|_| (model(16), chooser(Policy::PrefixAffinity)));
     let mut selected = BTreeSet::new();
     for name in 'a'..='p' {
-        let [one, other] =
-            routers.each_ref().map(|(model, chooser)| choose(chooser, model, &long_prompt(name, 40_000)));
+        let [one, other] = routers
+            .each_ref()
+            .map(|(model, chooser)| choose(chooser, model, &long_prompt(name, 40_000)));
         assert_eq!(one.worker.id, other.worker.id);
-        assert_eq!((one.source, one.saved), (Source::Remote, 0), "expected, but with no savings yet");
+        assert_eq!(
+            (one.source, one.saved),
+            (Source::Remote, 0),
+            "expected, but with no savings yet"
+        );
         selected.insert(one.worker.id.clone());
     }
     assert!(selected.len() > 6, "{selected:?}");

@@ -21,7 +21,7 @@ use tonic::{Status, Streaming, transport::Channel};
 use tracing::{debug, info, warn};
 
 use super::{
-    StateReport, State,
+    State, StateReport,
     channel::connect,
     health::Health,
     liveness::{Liveness, ProgressMonitor},
@@ -155,7 +155,8 @@ impl Follower {
                 next.await
             }
         };
-        received.map_err(|_| format!("no load report for {} s", LOAD_TIMEOUT.as_secs()))?
+        received
+            .map_err(|_| format!("no load report for {} s", LOAD_TIMEOUT.as_secs()))?
             .map_err(|status| cause(&status))
     }
 
@@ -184,7 +185,8 @@ impl Follower {
     }
 
     async fn report(&self, state: State) {
-        let report = StateReport { id: self.candidate.id.clone(), generation: self.generation, state };
+        let report =
+            StateReport { id: self.candidate.id.clone(), generation: self.generation, state };
         // The manager aborts this task before it drops the receiver.
         let _ = self.reports.send(report).await;
     }

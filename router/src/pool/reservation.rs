@@ -220,7 +220,11 @@ mod tests {
         let mut three = Reservation::new(&worker, 10, vec![100; 3]);
         assert_eq!(all(&worker), [10, 300, 3, 1]);
         three.add_generated(1, 30);
-        assert_eq!(all(&worker), [0, 270, 3, 1], "the prompt is prefilled, choice 1 has 70 tokens remaining");
+        assert_eq!(
+            all(&worker),
+            [0, 270, 3, 1],
+            "the prompt is prefilled, choice 1 has 70 tokens remaining"
+        );
         three.finished(1);
         three.finished(0);
         assert_eq!(all(&worker), [0, 100, 1, 1]);
@@ -246,7 +250,8 @@ mod tests {
         let tokens = || prop_oneof![0u64..100_000, Just(u64::from(u32::MAX))];
         let completions = prop::collection::vec(tokens(), 0..17);
         prop_oneof![
-            (tokens(), completions).prop_map(|(prompt, completions)| CallEvent::Begin(prompt, completions)),
+            (tokens(), completions)
+                .prop_map(|(prompt, completions)| CallEvent::Begin(prompt, completions)),
             tokens().prop_map(CallEvent::Prompt),
             (0u32..20, tokens()).prop_map(|(choice, tokens)| CallEvent::Generated(choice, tokens)),
             (0u32..20).prop_map(CallEvent::Finished),

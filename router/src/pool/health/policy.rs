@@ -23,7 +23,7 @@ use std::{cmp::Ordering, collections::HashMap, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    health_record::{HealthState, HealthRecord, PROBES},
+    health_record::{HealthRecord, HealthState, PROBES},
     window::median,
 };
 use crate::config::HealthConfig;
@@ -131,7 +131,9 @@ pub(super) fn review(
             HealthState::Ejected { .. } => continue,
             HealthState::HalfOpen(half_open) => {
                 let cause = match slow {
-                    _ if half_open.failed => Some(EjectionCause::Probe(record.last_failure.clone())),
+                    _ if half_open.failed => {
+                        Some(EjectionCause::Probe(record.last_failure.clone()))
+                    }
                     _ if half_open.succeeded < PROBES => continue,
                     slow => slow,
                 };
@@ -181,7 +183,10 @@ impl PeerLatencies {
             *limit = median(medians.clone()).and_then(|typical| {
                 let deviation = median(medians.iter().map(|one| one.abs_diff(typical)).collect())?;
                 let factored = typical.saturating_mul(factor);
-                Some((typical, factored.max(typical.saturating_add(MAD_FACTOR.saturating_mul(deviation)))))
+                Some((
+                    typical,
+                    factored.max(typical.saturating_add(MAD_FACTOR.saturating_mul(deviation))),
+                ))
             });
         }
     }
@@ -189,7 +194,8 @@ impl PeerLatencies {
     /// Returns the ratio of `own` to the median of the peers if it is too slow. At least `min_peers` must have
     /// samples.
     fn excess(&self, kind: usize, own: Option<u64>, min_peers: usize) -> Option<f64> {
-        let (typical, limit) = self.limits[kind].filter(|_| self.medians[kind].len() >= min_peers)?;
+        let (typical, limit) =
+            self.limits[kind].filter(|_| self.medians[kind].len() >= min_peers)?;
         let own = own.filter(|own| *own > limit.max(MIN_SLOW_NANOS[kind]))?;
         Some(own as f64 / typical.max(1) as f64)
     }

@@ -10,8 +10,8 @@ use tracing::{info, warn};
 
 use super::{
     super::{Pool, model::Model},
-    health_record::{HealthState, HealthRecord},
-    policy::{self, Transition, ReviewedWorker},
+    health_record::{HealthRecord, HealthState},
+    policy::{self, ReviewedWorker, Transition},
 };
 use crate::{config::HealthConfig, metrics::Metrics};
 

@@ -26,8 +26,9 @@ impl TestFleet {
     fn review(&mut self) -> Vec<(usize, Transition)> {
         let indices: Vec<_> = (0..self.live.len()).filter(|at| self.live[*at]).collect();
         let records = self.records.iter_mut().zip(&self.live).filter(|(_, live)| **live);
-        let mut workers: Vec<_> =
-            records.map(|(record, _)| ReviewedWorker { record, digest: "d", stalled: false }).collect();
+        let mut workers: Vec<_> = records
+            .map(|(record, _)| ReviewedWorker { record, digest: "d", stalled: false })
+            .collect();
         let known = self.live.len();
         let transitions = review(&mut workers, known, &self.config, self.now, || 1.0);
         transitions.into_iter().map(|(at, transition)| (indices[at], transition)).collect()
@@ -103,7 +104,11 @@ async fn three_successful_probes_readmit_a_worker() {
     fleet.review();
     assert_eq!(fleet.advance(5 * SECOND), [(0, Transition::HalfOpened)]);
     let probes: Vec<_> = std::iter::from_fn(|| fleet.records[0].take_probe()).collect();
-    assert_eq!((probes.len(), fleet.ejected_workers()), (PROBES as usize, vec![0]), "all probes are in flight");
+    assert_eq!(
+        (probes.len(), fleet.ejected_workers()),
+        (PROBES as usize, vec![0]),
+        "all probes are in flight"
+    );
     // A probe without a result frees another one.
     fleet.records[0].return_probe(&probes[0]);
     assert_eq!(fleet.permits(0), Some(1));
