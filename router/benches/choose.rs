@@ -1,4 +1,4 @@
-//! Choosing one of a thousand workers, from the request to the reservation and back.
+//! Selection of one of 1,000 workers, including the reservation and its release.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may panic")]
 
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use futures::{StreamExt, stream};
 use stoker_proto::v1::{GenerateRequest, ModelInfo, generate_request::Input};
 use stoker_router::{
     BalancingConfig, Policy,
-    sim::{Answer, Balancer},
+    sim::{RespondFn, Balancer},
 };
 
 const WORKERS: usize = 1_000;
-/// Prompts in turn: none is found where the one before was.
+/// Number of distinct prompts, used cyclically.
 const PROMPTS: usize = 512;
-/// What they all begin with, in bytes.
+/// Length of the prefix that all prompts share, in bytes.
 const SHARED: usize = 1_024;
 
-/// Prompts of that many bytes with a beginning in common.
+/// Returns prompts of `bytes` bytes with a common prefix.
 fn prompts(bytes: usize) -> Vec<GenerateRequest> {
     let one = |i: usize| {
         let mut text = "You are a helpful assistant. ".repeat(SHARED / 29 + 1);
@@ -46,11 +46,11 @@ fn main() {
             let config = BalancingConfig { policy: *policy, ..Default::default() };
             let info =
                 |i| ModelInfo { model: "m".into(), worker: format!("w{i}"), ..Default::default() };
-            let answer: Answer = Arc::new(|_, _| stream::empty().boxed());
+            let respond: RespondFn = Arc::new(|_, _| stream::empty().boxed());
             let infos = (0..WORKERS).map(info).collect();
-            let balancer = Balancer::new(&config, 1, infos, answer);
+            let balancer = Balancer::new(&config, 1, infos, respond);
             let prompts = prompts(kilobytes << 10);
-            // Prompts were seen before, as most of a conversation was.
+            // All prompts are in the index, as most of a conversation is.
             for prompt in &prompts {
                 balancer.choose(prompt.clone()).unwrap();
             }

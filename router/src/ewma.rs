@@ -1,22 +1,22 @@
-//! A number that is learned while it is used.
+//! Lock-free exponentially weighted moving average.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// An exponential average that many learn at once. It begins with a guess, or with nothing.
+/// An exponentially weighted moving average with concurrent updates and an optional initial value.
 #[derive(Debug)]
 pub(crate) struct Ewma {
-    /// The bits of an `f32`, so that it needs no lock. NaN is nothing.
+    /// Bits of an `f32`; NaN without a value.
     bits: AtomicU32,
 }
 
 impl Ewma {
-    /// Takes `guess` for true until something is learned.
-    pub(crate) fn with_initial(guess: f32) -> Self {
-        Self { bits: AtomicU32::new(guess.to_bits()) }
+    /// An average that starts at `initial`.
+    pub(crate) fn with_initial(initial: f32) -> Self {
+        Self { bits: AtomicU32::new(initial.to_bits()) }
     }
 
-    /// Knows nothing.
-    pub(crate) fn unknown() -> Self {
+    /// An average without a value.
+    pub(crate) fn empty() -> Self {
         Self::with_initial(f32::NAN)
     }
 
@@ -25,7 +25,8 @@ impl Ewma {
         (!value.is_nan()).then_some(value)
     }
 
-    /// Goes `weight`, from 0 to 1, of the way to `sample`; all the way if it is the first.
+    /// Moves the average towards `sample` by `weight`, from 0 to 1. The first sample of an empty average
+    /// becomes its value. A sample that is not finite is ignored.
     pub(crate) fn observe(&self, sample: f32, weight: f32) {
         if !sample.is_finite() {
             return;
@@ -35,7 +36,7 @@ impl Ewma {
             let after = if before.is_nan() { sample } else { before + (sample - before) * weight };
             Some(after.to_bits())
         };
-        // Never fails: there is always a next value.
+        // Never fails, since `next` always returns a value.
         let _ = self.bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 }
@@ -46,14 +47,14 @@ mod tests {
 
     #[test]
     fn the_first_sample_counts_in_full_and_later_ones_by_their_weight() {
-        let average = Ewma::unknown();
-        assert_eq!(average.get(), None);
-        average.observe(8.0, 0.25);
-        assert_eq!(average.get(), Some(8.0));
-        average.observe(4.0, 0.25);
-        assert_eq!(average.get(), Some(7.0));
-        average.observe(f32::INFINITY, 0.25);
-        assert_eq!(average.get(), Some(7.0), "nonsense teaches nothing");
+        let ewma = Ewma::empty();
+        assert_eq!(ewma.get(), None);
+        ewma.observe(8.0, 0.25);
+        assert_eq!(ewma.get(), Some(8.0));
+        ewma.observe(4.0, 0.25);
+        assert_eq!(ewma.get(), Some(7.0));
+        ewma.observe(f32::INFINITY, 0.25);
+        assert_eq!(ewma.get(), Some(7.0), "infinity is ignored");
         assert_eq!(Ewma::with_initial(4.0).get(), Some(4.0));
     }
 }

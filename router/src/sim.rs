@@ -1,4 +1,4 @@
-//! Balancing without a network: what benches and simulations stand on. Not a stable interface.
+//! Load balancing without a network, for benchmarks and simulations. Not a stable interface.
 
 use std::{
     pin::Pin,
@@ -22,54 +22,54 @@ use crate::{
     pool::{Pool, worker::Worker},
 };
 
-/// What a worker answers.
-pub type Events = Pin<Box<dyn Stream<Item = Result<GenerateResponse, ServiceError>> + Send>>;
+/// Response stream of a simulated worker.
+pub type ResponseStream = Pin<Box<dyn Stream<Item = Result<GenerateResponse, ServiceError>> + Send>>;
 
-/// A worker in place of a real one: gets its number and the request.
-pub type Answer = Arc<dyn Fn(usize, GenerateRequest) -> Events + Send + Sync>;
+/// Function that simulates the workers: takes the index of the worker and the request.
+pub type RespondFn = Arc<dyn Fn(usize, GenerateRequest) -> ResponseStream + Send + Sync>;
 
-/// The balancing of one router, over workers that are functions.
+/// The load balancer of one router over simulated workers.
 pub struct Balancer {
     workers: Arc<[Arc<Worker>]>,
     layer: Balance<Simulated>,
 }
 
 impl Balancer {
-    /// Balances over these workers, with draws that `seed` decides. Needs a runtime of tokio.
-    pub fn new(config: &BalancingConfig, seed: u64, infos: Vec<ModelInfo>, answer: Answer) -> Self {
+    /// Balances over these workers. `seed` makes random draws reproducible. Requires a Tokio runtime.
+    pub fn new(config: &BalancingConfig, seed: u64, infos: Vec<ModelInfo>, respond: RespondFn) -> Self {
         let worker = |info: ModelInfo| {
-            let nowhere = Address::from_static("http://127.0.0.1:1").connect_lazy();
+            let unconnected = Address::from_static("http://127.0.0.1:1").connect_lazy();
             let id = WorkerId::new(info.worker.clone());
-            let (outstanding, life, health) = Default::default();
-            Arc::new(Worker::new(id, nowhere, info, outstanding, life, health))
+            let (outstanding, liveness, health) = Default::default();
+            Arc::new(Worker::new(id, unconnected, info, outstanding, liveness, health))
         };
         let workers: Arc<[_]> = infos.into_iter().map(worker).collect();
-        let endpoint = Simulated { workers: Arc::clone(&workers), answer };
+        let endpoint = Simulated { workers: Arc::clone(&workers), respond };
         let chooser = Arc::new(Chooser::new(config, seed));
         let layer = Balance::new(endpoint, Pool::fixed(&workers), chooser);
         Self { workers, layer }
     }
 
-    /// Sends a request through the layer that balances.
-    pub async fn generate(&self, request: GenerateRequest) -> Result<Events, ServiceError> {
+    /// Sends a request through the balancing layer.
+    pub async fn generate(&self, request: GenerateRequest) -> Result<ResponseStream, ServiceError> {
         self.layer.clone().oneshot(call(request)).await
     }
 
-    /// Chooses a worker, reserves, and gives back both the reservation and the request.
+    /// Selects a worker, reserves and releases its work, and returns the request.
     pub fn choose(&self, request: GenerateRequest) -> Result<GenerateRequest, ServiceError> {
         let call = call(request);
         self.layer.reserve(&call)?;
         Ok(*call.request)
     }
 
-    /// A worker says what it has to do.
+    /// Sets the load report of a worker.
     pub fn report(&self, worker: usize, load: Load) {
         if let Some(worker) = self.workers.get(worker) {
             worker.set_load(load);
         }
     }
 
-    /// Tokens that a worker has still to read or make for this router.
+    /// Returns the tokens that a worker has yet to prefill or generate for this router.
     pub fn outstanding(&self, worker: usize) -> u64 {
         self.workers.get(worker).map_or(0, |worker| worker.outstanding.tokens())
     }
@@ -79,11 +79,11 @@ fn call(request: GenerateRequest) -> Call {
     Call::new(request, Deadline::NEVER, Instant::now())
 }
 
-/// In place of the endpoint.
+/// Replaces the endpoint that sends requests to workers.
 #[derive(Clone)]
 struct Simulated {
     workers: Arc<[Arc<Worker>]>,
-    answer: Answer,
+    respond: RespondFn,
 }
 
 impl Service<Dispatch> for Simulated {
@@ -97,7 +97,7 @@ impl Service<Dispatch> for Simulated {
 
     fn call(&mut self, Dispatch { call, worker, .. }: Dispatch) -> Self::Future {
         let number = self.workers.iter().position(|one| Arc::ptr_eq(one, &worker));
-        let stream = number.map(|number| (self.answer)(number, *call.request));
+        let stream = number.map(|number| (self.respond)(number, *call.request));
         future::ready(stream.ok_or_else(|| ServiceError::unavailable("no such worker")))
     }
 }

@@ -1,4 +1,4 @@
-//! Who asks: the tenant, as a gateway in front names it.
+//! Tenant of a request, as named by a trusted gateway in front of the router.
 
 mod priority;
 
@@ -10,50 +10,50 @@ use tonic::metadata::{Ascii, MetadataKey, MetadataMap};
 pub(crate) use priority::Priorities;
 pub use priority::{PriorityError, TenantPriority};
 
-/// The longest name of a tenant, in bytes.
-const LONGEST: usize = 64;
+/// Maximum length of a tenant's name, in bytes.
+const MAX_TENANT_BYTES: usize = 64;
 
-/// Reads tenants from one header. Nobody checks who set it: that is the gateway's part.
+/// Reads the tenant from a header. The header is not authenticated here: that is up to the gateway.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tenants(Option<MetadataKey<Ascii>>);
 
 impl Tenants {
-    /// From the header of that name, which [`header`] has read; without one, everybody is the tenant "".
+    /// Reads the header of that name, as parsed by [`header`]. Without one, every request has the tenant "".
     pub(crate) fn new(header: Option<&str>) -> Self {
         Self(header.and_then(|name| name.parse().ok()))
     }
 
-    /// The tenant of a request; "" if the header is not there.
+    /// Returns the tenant of a request; "" without the header.
     pub(crate) fn of(&self, metadata: &MetadataMap) -> Result<Arc<str>, ServiceError> {
         let Some(header) = &self.0 else {
             return Ok(Arc::default());
         };
-        let wrong = |why: &str| Err(ServiceError::invalid(header.as_str(), why));
+        let invalid = |why: &str| Err(ServiceError::invalid(header.as_str(), why));
         let mut values = metadata.get_all(header).iter();
         let (value, another) = (values.next(), values.next());
         let name = value.map_or(Ok(""), |value| value.to_str());
         match name {
-            _ if another.is_some() => wrong("is there more than once; a request has one tenant"),
-            Ok(name) if name.len() > LONGEST => {
-                wrong(&format!("has {} bytes; at most {LONGEST} are allowed", name.len()))
+            _ if another.is_some() => invalid("occurs more than once; a request has one tenant"),
+            Ok(name) if name.len() > MAX_TENANT_BYTES => {
+                invalid(&format!("has {} bytes; at most {MAX_TENANT_BYTES} are allowed", name.len()))
             }
             Ok(name) if name.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(name.into()),
-            _ => wrong("may have printable ASCII characters only, and no blanks"),
+            _ => invalid("may have printable ASCII characters only, and no spaces"),
         }
     }
 }
 
-/// Reads the name of a header that may name tenants. For `value_parser`.
+/// Parses the name of the tenant header, for `value_parser`.
 pub(crate) fn header(text: &str) -> Result<String, String> {
     let name = text.to_ascii_lowercase();
-    let ours = name.starts_with("grpc-") || matches!(&*name, "te" | "content-type" | "traceparent");
-    if ours {
+    let reserved = name.starts_with("grpc-") || matches!(&*name, "te" | "content-type" | "traceparent");
+    if reserved {
         return Err("gRPC uses this header itself; choose another, for instance x-tenant".into());
     }
-    // This refuses names that end with -bin too: their values are not text.
+    // This also refuses names that end with -bin, whose values are binary.
     match name.parse::<MetadataKey<Ascii>>() {
         Ok(_) => Ok(name),
-        Err(_) => Err("write the name of a header with a text value, for instance x-tenant".into()),
+        Err(_) => Err("use the name of a header with a text value, for instance x-tenant".into()),
     }
 }
 
@@ -74,15 +74,15 @@ mod tests {
     #[test]
     fn the_header_names_the_tenant() {
         assert_eq!(&*of(Some("x-tenant"), &[b"acme"]).unwrap(), "acme");
-        assert_eq!(&*of(Some("x-tenant"), &[&[b'a'; LONGEST]]).unwrap(), "a".repeat(LONGEST));
+        assert_eq!(&*of(Some("x-tenant"), &[&[b'a'; MAX_TENANT_BYTES]]).unwrap(), "a".repeat(MAX_TENANT_BYTES));
         assert_eq!(&*of(Some("x-tenant"), &[]).unwrap(), "", "absent");
-        assert_eq!(&*of(None, &[b"acme"]).unwrap(), "", "nobody reads it");
+        assert_eq!(&*of(None, &[b"acme"]).unwrap(), "", "no header is configured");
     }
 
     #[test]
-    fn a_value_that_is_wrong_is_refused_by_name() {
+    fn an_invalid_value_is_refused_with_the_header_name() {
         for (values, why) in [
-            (&[&[b'a'; LONGEST + 1][..]][..], "has 65 bytes; at most 64"),
+            (&[&[b'a'; MAX_TENANT_BYTES + 1][..]][..], "has 65 bytes; at most 64"),
             (&[b"a b"], "printable ASCII"),
             (&["ä".as_bytes()], "printable ASCII"),
             (&[b"a", b"b"], "more than once"),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_header_that_is_free_can_be_chosen() {
+    fn reserved_and_binary_headers_are_refused() {
         assert_eq!(header("X-Tenant"), Ok("x-tenant".into()));
         for bad in ["", "a b", "x-tenant-bin", "grpc-timeout", "TE", "content-type"] {
             assert!(header(bad).is_err(), "{bad:?}");

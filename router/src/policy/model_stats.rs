@@ -55,7 +55,7 @@ impl Default for ModelStats {
     fn default() -> Self {
         Self {
             bytes_per_token: Ewma::with_initial(BYTES_PER_TOKEN),
-            completion_tokens: Ewma::unknown(),
+            completion_tokens: Ewma::empty(),
             remote_hit_rate: Ewma::with_initial(0.0),
             round_robin: AtomicUsize::default(),
         }
