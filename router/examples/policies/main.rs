@@ -1,5 +1,5 @@
-//! Compares the policies on a trace of requests: the layer that balances, as it is in the router, over
-//! simulated workers, in virtual time.
+//! Compares the policies on a trace of requests: the balancing layer of the router over simulated workers, in
+//! virtual time.
 //!
 //! `cargo run --release -p stoker-router --example policies -- TRACE --plot policies.svg`
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "an example may panic")]
@@ -12,40 +12,40 @@ mod worker;
 use std::{fs, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
-use run::{Outcome, Setting};
+use run::{PolicyResult, SimulationConfig};
 use stoker_router::{BalancingConfig, Policy};
 use trace::Trace;
 
 #[derive(Debug, Parser)]
 struct Cli {
-    /// A line of JSON for each request: timestamp, input_length, output_length, hash_ids
+    /// Trace file: one line of JSON per request, with timestamp, input_length, output_length and hash_ids
     trace: PathBuf,
 
-    /// Simulated workers
+    /// Number of simulated workers
     #[arg(long, default_value_t = 16)]
     workers: usize,
 
-    /// Routers that share them, each with a part of the requests, without a word between them
+    /// Number of routers that share the workers and divide the requests, without communication
     #[arg(long, default_value_t = 1)]
     routers: usize,
 
-    /// How fast requests come, as a part of what all workers could compute if no cache ever helped
+    /// Request rates, as fractions of what all workers could compute without cache hits
     #[arg(long, value_delimiter = ',', default_value = "0.75,1.25")]
     loads: Vec<f64>,
 
-    /// Tokens that a worker's cache holds
+    /// Size of a worker's KV cache, in tokens
     #[arg(long, default_value_t = 500_000)]
     cache: usize,
 
-    /// The caches of workers keep nothing, as if they had none
+    /// Disable the prefix caches of the workers
     #[arg(long)]
     cold: bool,
 
-    /// See the router's flag
+    /// Affinity factor, as for the router's flag
     #[arg(long, default_value_t = BalancingConfig::default().affinity_factor)]
     affinity_factor: f64,
 
-    /// Where to write times to first token as a drawing
+    /// Write a plot of the times to first token to this SVG file
     #[arg(long)]
     plot: Option<PathBuf>,
 }
@@ -56,15 +56,15 @@ fn main() {
     println!("{} requests, {} workers, {} routers\n", trace.len(), cli.workers, cli.routers);
     let mut panels = Vec::new();
     for load in &cli.loads {
-        let setting = Setting {
+        let simulation = SimulationConfig {
             workers: cli.workers,
             routers: cli.routers,
             cache: cli.cache,
-            keeps: !cli.cold,
+            caching: !cli.cold,
             load: *load,
         };
         println!("Load {load}:\n");
-        println!("{}", Outcome::HEADER);
+        println!("{}", PolicyResult::HEADER);
         let mut lines = Vec::new();
         for policy in Policy::value_variants() {
             let config = BalancingConfig {
@@ -73,9 +73,9 @@ fn main() {
                 ..Default::default()
             };
             let name = policy.to_possible_value().unwrap().get_name().to_owned();
-            let outcome = run::run(&trace, setting, &config);
-            println!("{}", outcome.row(&name));
-            lines.push((name, outcome.first_tokens));
+            let result = run::run(&trace, simulation, &config);
+            println!("{}", result.row(&name));
+            lines.push((name, result.first_tokens));
         }
         println!();
         panels.push((format!("load {load}"), lines));

@@ -1,8 +1,8 @@
-//! Draws how many requests had their first token by when.
+//! Plots the cumulative distribution of the time to first token.
 
 use std::fmt::Write;
 
-/// The name of a panel, and each line's name with its values, sorted.
+/// Name of a panel, and the name and sorted values of each line.
 pub(crate) type Panel = (String, Vec<(String, Vec<f64>)>);
 
 const COLOURS: [&str; 4] = ["#0072b2", "#009e73", "#e69f00", "#999999"];
@@ -11,7 +11,7 @@ const WIDTH: f64 = 380.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 50.0;
 const TOP: f64 = 40.0;
-/// Times in seconds: the ends of the axis, as powers of ten.
+/// Ends of the time axis, as powers of ten in seconds.
 const DECADES: (i32, i32) = (-2, 2);
 
 pub(crate) fn draw(panels: &[Panel]) -> String {
@@ -44,8 +44,8 @@ pub(crate) fn draw(panels: &[Panel]) -> String {
     svg + "</svg>\n"
 }
 
-/// Where a time is, from 0 to 1.
-fn place(seconds: f64) -> f64 {
+/// Returns the position of a time on the axis, from 0 to 1.
+fn position(seconds: f64) -> f64 {
     let (first, last) = (f64::from(DECADES.0), f64::from(DECADES.1));
     ((seconds.max(1e-9).log10() - first) / (last - first)).clamp(0.0, 1.0)
 }
@@ -56,7 +56,7 @@ fn axes(svg: &mut String, left: f64, name: &str) {
         .unwrap();
     for decade in DECADES.0..=DECADES.1 {
         let seconds = 10f64.powi(decade);
-        let x = left + place(seconds) * WIDTH;
+        let x = left + position(seconds) * WIDTH;
         writeln!(
             svg,
             "<path d=\"M{x} {TOP}V{bottom}\" stroke=\"#ddd\"/>\
@@ -88,9 +88,9 @@ fn axes(svg: &mut String, left: f64, name: &str) {
 
 fn line(svg: &mut String, left: f64, values: &[f64], colour: &str, dash: &str) {
     let points = (0..=200).map(|i| {
-        let part = f64::from(i) / 200.0;
-        let at = (part * (values.len() - 1) as f64) as usize;
-        let (x, y) = (left + place(values[at]) * WIDTH, TOP + HEIGHT * (1.0 - part));
+        let fraction = f64::from(i) / 200.0;
+        let at = (fraction * (values.len() - 1) as f64) as usize;
+        let (x, y) = (left + position(values[at]) * WIDTH, TOP + HEIGHT * (1.0 - fraction));
         format!("{x:.1},{y:.1} ")
     });
     writeln!(

@@ -1,4 +1,4 @@
-//! One policy, from the first request of a trace to the last answer.
+//! Simulation of one policy, from the first request of a trace to the last response.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use futures::StreamExt;
 use stoker_proto::v1::generate_response::Event;
 use stoker_router::{
     BalancingConfig,
-    sim::{Answer, Balancer},
+    sim::{RespondFn, Balancer},
 };
 use tokio::{
     runtime::Builder,
@@ -18,40 +18,40 @@ use crate::{
     worker::{self, Worker},
 };
 
-/// How often workers report, and how often queues are looked at.
+/// Interval of load reports and of queue samples.
 const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Setting {
+pub(crate) struct SimulationConfig {
     pub(crate) workers: usize,
     pub(crate) routers: usize,
-    /// Tokens that a worker's cache holds.
+    /// Size of a worker's KV cache, in tokens.
     pub(crate) cache: usize,
-    /// Whether it keeps any when a request is over.
-    pub(crate) keeps: bool,
-    /// Of what all workers could compute if no cache ever helped.
+    /// Whether workers cache prefixes.
+    pub(crate) caching: bool,
+    /// Request rate, as a fraction of what all workers could compute without cache hits.
     pub(crate) load: f64,
 }
 
-/// What a policy has come to.
-pub(crate) struct Outcome {
-    /// In seconds, sorted.
+/// Result of a policy.
+pub(crate) struct PolicyResult {
+    /// Times to first token, in seconds, sorted.
     pub(crate) first_tokens: Vec<f64>,
-    /// Tokens of prompts that caches had, of all.
+    /// Cached fraction of all prompt tokens.
     hit_rate: f64,
-    /// Work of the busiest worker, in means.
+    /// Work of the busiest worker, relative to the mean.
     busiest: f64,
-    /// Seconds of work that a worker has, on average over time.
+    /// Mean backlog of a worker over time, in seconds of work.
     queue: f64,
-    /// Seconds of work of the worker that has most: the 99th percentile over time.
+    /// Backlog of the busiest worker, in seconds of work: the 99th percentile over time.
     longest_queue: f64,
     /// Seconds from the first request to the last token.
-    took: f64,
+    duration: f64,
 }
 
-impl Outcome {
+impl PolicyResult {
     pub(crate) const HEADER: &str = "\
-| policy | cache hits | work, most / mean | queue, mean | longest, p99 | TTFT p50 | p95 | p99 | took |
+| policy | cache hits | work, max / mean | queue, mean | longest queue, p99 | TTFT p50 | p95 | p99 | duration |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
     pub(crate) fn row(&self, policy: &str) -> String {
@@ -63,61 +63,60 @@ impl Outcome {
             self.busiest,
             self.queue,
             self.longest_queue,
-            self.took
+            self.duration
         )
     }
 }
 
-/// Of sorted values.
+/// Returns a percentile of sorted values.
 pub(crate) fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
-/// Runs the trace through a policy. The clock is virtual, and everything is on one thread: the same again
-/// comes to the same.
-pub(crate) fn run(trace: &Trace, setting: Setting, config: &BalancingConfig) -> Outcome {
+/// Runs the trace through a policy. Virtual time and a single thread make the result reproducible.
+pub(crate) fn run(trace: &Trace, simulation: SimulationConfig, config: &BalancingConfig) -> PolicyResult {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, simulate(trace, setting, config))
+    local.block_on(&runtime, simulate(trace, simulation, config))
 }
 
-async fn simulate(trace: &Trace, setting: Setting, config: &BalancingConfig) -> Outcome {
+async fn simulate(trace: &Trace, simulation: SimulationConfig, config: &BalancingConfig) -> PolicyResult {
     let workers: Arc<[_]> =
-        (0..setting.workers).map(|_| Worker::new(setting.cache, setting.keeps)).collect();
-    let infos = || (0..setting.workers).map(|i| worker::info(i, setting.cache)).collect();
-    // What an answer needs of the trace, without the trace's lifetime.
+        (0..simulation.workers).map(|_| Worker::new(simulation.cache, simulation.caching)).collect();
+    let infos = || (0..simulation.workers).map(|i| worker::info(i, simulation.cache)).collect();
+    // A copy of the trace without its lifetime, for the response function.
     let requests: Arc<[_]> = trace.0.iter().cloned().collect();
-    let answer: Answer = {
+    let respond: RespondFn = {
         let (workers, requests) = (Arc::clone(&workers), Arc::clone(&requests));
         Arc::new(move |number, request| {
-            let place: usize = request.request_id.parse().unwrap();
-            workers[number].take(&request, &requests[place])
+            let index: usize = request.request_id.parse().unwrap();
+            workers[number].take(&request, &requests[index])
         })
     };
-    let routers: Arc<[_]> = (0..setting.routers)
-        .map(|i| Balancer::new(config, 1 + ((i as u64) << 32), infos(), Arc::clone(&answer)))
+    let routers: Arc<[_]> = (0..simulation.routers)
+        .map(|i| Balancer::new(config, 1 + ((i as u64) << 32), infos(), Arc::clone(&respond)))
         .collect();
 
-    let running: Vec<_> = (0..setting.workers)
+    let running: Vec<_> = (0..simulation.workers)
         .map(|i| {
             let workers = Arc::clone(&workers);
             tokio::task::spawn_local(async move { workers[i].run().await })
         })
         .collect();
 
-    let begin = Instant::now();
-    // Seconds of the trace in one of ours.
-    let speed = trace.span() * setting.workers as f64 * setting.load / trace.work();
+    let start = Instant::now();
+    // Seconds of the trace per second of virtual time.
+    let speed = trace.span() * simulation.workers as f64 * simulation.load / trace.work();
     let clients: Vec<_> = (0..requests.len())
-        .map(|place| {
+        .map(|index| {
             let (routers, requests) = (Arc::clone(&routers), Arc::clone(&requests));
-            let recorded = requests[place].timestamp / 1e3;
-            let at = begin + Duration::from_secs_f64(recorded / speed);
+            let recorded = requests[index].timestamp / 1e3;
+            let at = start + Duration::from_secs_f64(recorded / speed);
             tokio::task::spawn_local(async move {
                 sleep_until(at).await;
-                let request = requests[place].request(place);
-                let mut events = routers[place % routers.len()].generate(request).await.unwrap();
+                let request = requests[index].request(index);
+                let mut events = routers[index % routers.len()].generate(request).await.unwrap();
                 let (mut first, mut cached) = (None, 0);
                 while let Some(event) = events.next().await {
                     match event.unwrap().event {
@@ -137,7 +136,7 @@ async fn simulate(trace: &Trace, setting: Setting, config: &BalancingConfig) -> 
 
     let mut first_tokens = Vec::new();
     let mut cached = 0;
-    let answers = async {
+    let responses = async {
         for client in clients {
             let (first, tokens) = client.await.unwrap();
             first_tokens.push(first);
@@ -146,36 +145,36 @@ async fn simulate(trace: &Trace, setting: Setting, config: &BalancingConfig) -> 
     };
     let mut queues = Queues::default();
     tokio::select! {
-        () = answers => {}
+        () = responses => {}
         () = watch(&workers, &routers, &mut queues) => {}
     }
-    let took = begin.elapsed().as_secs_f64();
+    let duration = start.elapsed().as_secs_f64();
     running.iter().for_each(|worker| worker.abort());
     for router in routers.iter() {
-        assert!((0..setting.workers).all(|worker| router.outstanding(worker) == 0));
+        assert!((0..simulation.workers).all(|worker| router.outstanding(worker) == 0));
     }
 
     first_tokens.sort_by(f64::total_cmp);
     let prompts: usize = requests.iter().map(|r| r.input_length).sum();
     queues.longest.sort_by(f64::total_cmp);
-    Outcome {
+    PolicyResult {
         first_tokens,
         hit_rate: cached as f64 / prompts as f64,
-        busiest: most_of_mean(workers.iter().map(|worker| worker.busy())),
-        queue: queues.sum / (queues.longest.len() * setting.workers) as f64,
+        busiest: max_over_mean(workers.iter().map(|worker| worker.busy())),
+        queue: queues.sum / (queues.longest.len() * simulation.workers) as f64,
         longest_queue: percentile(&queues.longest, 99),
-        took,
+        duration,
     }
 }
 
-/// Seconds of work that workers had, looked at again and again.
+/// Samples of the workers' backlogs, in seconds of work.
 #[derive(Default)]
 struct Queues {
     sum: f64,
     longest: Vec<f64>,
 }
 
-/// Brings reports to routers, and looks at queues; never ends.
+/// Delivers load reports to the routers and samples the backlogs, without end.
 async fn watch(workers: &[Arc<Worker>], routers: &[Balancer], queues: &mut Queues) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -191,8 +190,8 @@ async fn watch(workers: &[Arc<Worker>], routers: &[Balancer], queues: &mut Queue
     }
 }
 
-fn most_of_mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+fn max_over_mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len() as f64;
-    let (most, sum) = values.fold((0.0, 0.0), |(most, sum), v| (f64::max(most, v), sum + v));
-    most / (sum / count)
+    let (max, sum) = values.fold((0.0, 0.0), |(max, sum), v| (f64::max(max, v), sum + v));
+    max / (sum / count)
 }

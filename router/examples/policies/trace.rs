@@ -1,30 +1,30 @@
-//! Requests as they were recorded: when they came, how long they were, and which blocks they share.
+//! A recorded trace of requests: arrival times, lengths, and shared blocks.
 
 use std::{fs, path::Path};
 
 use serde::Deserialize;
 use stoker_proto::v1::{GenerateRequest, Stopping, generate_request::Input};
 
-use crate::worker::{ANSWER_TOKEN, PROMPT_TOKEN};
+use crate::worker::{DECODE_TOKEN, PREFILL_TOKEN};
 
 /// Tokens of a block in the trace.
 pub(crate) const BLOCK: usize = 512;
-/// Bytes of a block's text: 4.5 a token, which the router has to find out.
+/// Bytes of a block's text: 4.5 per token, which the router has to learn.
 const BLOCK_BYTES: usize = BLOCK * 9 / 2;
 
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Recorded {
-    /// In milliseconds.
+    /// Arrival time, in milliseconds.
     pub(crate) timestamp: f64,
     pub(crate) input_length: usize,
     pub(crate) output_length: usize,
-    /// Blocks of the prompt; the same number is the same beginning of a prompt up to there.
+    /// Blocks of the prompt. Equal ids mean equal prompts up to the end of the block.
     pub(crate) hash_ids: Vec<u64>,
 }
 
 impl Recorded {
-    /// The request, by its place in the trace: the text is made up, and shared as far as the blocks are.
-    pub(crate) fn request(&self, place: usize) -> GenerateRequest {
+    /// Returns the request with `index` in the trace. Its text is synthetic, and equal for equal blocks.
+    pub(crate) fn request(&self, index: usize) -> GenerateRequest {
         let mut text = String::with_capacity(self.hash_ids.len() * BLOCK_BYTES);
         for id in &self.hash_ids {
             let mut state = id.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -37,10 +37,10 @@ impl Recorded {
         }
         text.truncate(self.input_length * BLOCK_BYTES / BLOCK);
         GenerateRequest {
-            request_id: place.to_string(),
+            request_id: index.to_string(),
             model: "m".into(),
             input: Some(Input::Prompt(text)),
-            // As clients do: a round number, far above what comes.
+            // Like typical clients: a round number far above the completion length.
             stopping: Some(Stopping { max_tokens: Some(2_048), ..Default::default() }),
             ..Default::default()
         }
@@ -60,15 +60,15 @@ impl Trace {
         self.0.len()
     }
 
-    /// Seconds that one worker would compute if no cache ever helped.
+    /// Returns the seconds that one worker would compute without cache hits.
     pub(crate) fn work(&self) -> f64 {
         let one = |r: &Recorded| {
-            r.input_length as f64 * PROMPT_TOKEN + r.output_length as f64 * ANSWER_TOKEN
+            r.input_length as f64 * PREFILL_TOKEN + r.output_length as f64 * DECODE_TOKEN
         };
         self.0.iter().map(one).sum()
     }
 
-    /// Seconds from the first request to the last.
+    /// Returns the seconds from the first request to the last.
     pub(crate) fn span(&self) -> f64 {
         self.0.last().map_or(0.0, |last| last.timestamp / 1e3)
     }

@@ -1,5 +1,5 @@
-//! A worker that takes time instead of computing: continuous batching, chunked prefill, and a prefix cache that
-//! forgets what was not used for longest.
+//! A simulated worker that takes time instead of computing: continuous batching, chunked prefill, and a prefix
+//! cache with LRU eviction.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -12,7 +12,7 @@ use stoker_proto::v1::{
     Accepted, Capacity, FinishReason, Finished, GenerateRequest, GenerateResponse, Load, ModelInfo,
     TokenDelta, Usage, generate_response::Event,
 };
-use stoker_router::sim::Events;
+use stoker_router::sim::ResponseStream;
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep_until},
@@ -20,23 +20,23 @@ use tokio::{
 
 use crate::trace::{BLOCK, Recorded};
 
-/// Seconds that a step takes whatever it does.
-pub(crate) const STEP: f64 = 6e-3;
-/// Seconds for each token of a prompt.
-pub(crate) const PROMPT_TOKEN: f64 = 40e-6;
-/// Seconds for each sequence that decodes.
-pub(crate) const ANSWER_TOKEN: f64 = 100e-6;
-/// Tokens in a step.
-const BUDGET: usize = 2_048;
-/// Sequences in a step.
-const MOST_RUNNING: usize = 64;
+/// Fixed seconds per step.
+pub(crate) const STEP_OVERHEAD: f64 = 6e-3;
+/// Seconds per prefill token.
+pub(crate) const PREFILL_TOKEN: f64 = 40e-6;
+/// Seconds per decoding sequence and step.
+pub(crate) const DECODE_TOKEN: f64 = 100e-6;
+/// Maximum number of tokens in a step.
+const MAX_NUM_BATCHED_TOKENS: usize = 2_048;
+/// Maximum number of sequences in a step.
+const MAX_NUM_SEQS: usize = 64;
 
-/// What a worker says of itself.
+/// Returns the model info of a worker.
 pub(crate) fn info(number: usize, cache: usize) -> ModelInfo {
     let blocks = (cache / BLOCK) as u32;
     let capacity = Capacity {
-        max_num_seqs: MOST_RUNNING as u32,
-        max_num_batched_tokens: BUDGET as u32,
+        max_num_seqs: MAX_NUM_SEQS as u32,
+        max_num_batched_tokens: MAX_NUM_BATCHED_TOKENS as u32,
         kv_blocks: blocks,
         kv_block_size: BLOCK as u32,
         ..Default::default()
@@ -49,63 +49,63 @@ pub(crate) fn info(number: usize, cache: usize) -> ModelInfo {
     }
 }
 
-/// A request that waits or runs.
-struct Job {
+/// A waiting or running request.
+struct Sequence {
     events: mpsc::UnboundedSender<GenerateResponse>,
     attempt: u32,
     blocks: Vec<u64>,
     prompt: usize,
     cached: usize,
-    /// Tokens of the prompt still to compute.
-    unread: usize,
-    answer: usize,
-    made: usize,
-    /// Blocks that are its own: those that were not in the cache, and the answer's.
-    own: usize,
+    /// Prompt tokens yet to prefill.
+    remaining_prompt: usize,
+    completion: usize,
+    generated: usize,
+    /// Number of blocks that are not in the cache: uncached ones of the prompt, and those of the completion.
+    private_blocks: usize,
 }
 
-impl Job {
-    /// Computes as much of the prompt as the budget allows, and tells how much that is. A prompt that ends
-    /// in a step has its first token with it.
-    fn read(&mut self, budget: usize) -> usize {
-        let part = self.unread.min(budget);
-        self.unread -= part;
-        part
+impl Sequence {
+    /// Prefills as many prompt tokens as the budget allows, and returns their number. The step that completes
+    /// the prompt also generates the first token.
+    fn prefill(&mut self, budget: usize) -> usize {
+        let chunk = self.remaining_prompt.min(budget);
+        self.remaining_prompt -= chunk;
+        chunk
     }
 
     fn send(&self, event: Event) {
         let event = GenerateResponse { event: Some(event), attempt: self.attempt, choice: 0 };
-        // A client that left does not matter here.
+        // A disconnected client is ignored.
         let _ = self.events.send(event);
     }
 }
 
-/// Blocks of prompts that were computed.
+/// Prefix cache: blocks of computed prompts.
 #[derive(Default)]
 struct Cache {
-    /// How often it is in use, and when it was last.
+    /// Reference count and time of the last use, by block.
     blocks: HashMap<u64, (usize, u64)>,
-    /// Those that nobody uses, the one to forget first in front.
-    idle: BTreeMap<u64, u64>,
+    /// Unused blocks, by time of the last use.
+    evictable: BTreeMap<u64, u64>,
     clock: u64,
 }
 
 impl Cache {
-    /// Takes the longest beginning that is there into use, and tells how many blocks it has.
-    fn take(&mut self, blocks: &[u64]) -> usize {
-        let known = blocks.iter().take_while(|id| self.blocks.contains_key(id)).count();
-        for id in &blocks[..known] {
+    /// Acquires the longest cached prefix, and returns its number of blocks.
+    fn acquire(&mut self, blocks: &[u64]) -> usize {
+        let cached_blocks = blocks.iter().take_while(|id| self.blocks.contains_key(id)).count();
+        for id in &blocks[..cached_blocks] {
             let (uses, last) = self.blocks.get_mut(id).unwrap();
             if *uses == 0 {
-                self.idle.remove(last);
+                self.evictable.remove(last);
             }
             *uses += 1;
         }
-        known
+        cached_blocks
     }
 
-    /// Keeps what was computed, in use.
-    fn add(&mut self, blocks: &[u64]) -> usize {
+    /// Caches and acquires computed blocks, and returns the number of new ones.
+    fn insert(&mut self, blocks: &[u64]) -> usize {
         let mut added = 0;
         for id in blocks {
             let (uses, last) = self.blocks.entry(*id).or_insert_with(|| {
@@ -113,34 +113,34 @@ impl Cache {
                 (0, 0)
             });
             if *uses == 0 {
-                self.idle.remove(last);
+                self.evictable.remove(last);
             }
             *uses += 1;
         }
         added
     }
 
-    fn give_back(&mut self, blocks: &[u64]) {
-        // The end is forgotten before the beginning.
+    fn release(&mut self, blocks: &[u64]) {
+        // In reverse, so that the end of a prompt is evicted before its prefix.
         for id in blocks.iter().rev() {
             let (uses, last) = self.blocks.get_mut(id).unwrap();
             *uses -= 1;
             self.clock += 1;
             *last = self.clock;
             if *uses == 0 {
-                self.idle.insert(self.clock, *id);
+                self.evictable.insert(self.clock, *id);
             }
         }
     }
 
     fn in_use(&self) -> usize {
-        self.blocks.len() - self.idle.len()
+        self.blocks.len() - self.evictable.len()
     }
 
-    /// Forgets until at most that many blocks are left.
-    fn shrink(&mut self, most: usize) {
-        while self.blocks.len() > most
-            && let Some((_, id)) = self.idle.pop_first()
+    /// Evicts unused blocks until at most `limit` blocks remain.
+    fn evict_to(&mut self, limit: usize) {
+        while self.blocks.len() > limit
+            && let Some((_, id)) = self.evictable.pop_first()
         {
             self.blocks.remove(&id);
         }
@@ -149,81 +149,81 @@ impl Cache {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Job>,
-    running: Vec<Job>,
+    waiting: VecDeque<Sequence>,
+    running: Vec<Sequence>,
     cache: Cache,
-    /// Blocks that are in nobody's cache yet.
-    own: usize,
+    /// Number of allocated blocks that are not in the cache.
+    private_blocks: usize,
     steps: u64,
     busy: f64,
 }
 
 pub(crate) struct Worker {
     state: Mutex<State>,
-    news: Notify,
+    wake: Notify,
     capacity: usize,
-    keeps: bool,
+    caching: bool,
 }
 
 impl Worker {
-    pub(crate) fn new(cache: usize, keeps: bool) -> Arc<Self> {
+    pub(crate) fn new(cache: usize, caching: bool) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
-            news: Notify::new(),
+            wake: Notify::new(),
             capacity: cache / BLOCK,
-            keeps,
+            caching,
         })
     }
 
-    /// Takes a request.
-    pub(crate) fn take(&self, request: &GenerateRequest, recorded: &Recorded) -> Events {
+    /// Accepts a request and returns its response stream.
+    pub(crate) fn take(&self, request: &GenerateRequest, recorded: &Recorded) -> ResponseStream {
         let (events, incoming) = mpsc::unbounded_channel();
-        let job = Job {
+        let sequence = Sequence {
             events,
             attempt: request.routing.as_ref().map_or(0, |routing| routing.attempt),
             blocks: recorded.hash_ids.clone(),
             prompt: recorded.input_length,
             cached: 0,
-            unread: recorded.input_length,
-            answer: recorded.output_length.max(1),
-            made: 0,
-            own: 0,
+            remaining_prompt: recorded.input_length,
+            completion: recorded.output_length.max(1),
+            generated: 0,
+            private_blocks: 0,
         };
         let prompt_tokens = recorded.input_length as u32;
-        job.send(Event::Accepted(Accepted { prompt_tokens, ..Default::default() }));
-        self.state.lock().unwrap().waiting.push_back(job);
-        self.news.notify_one();
+        sequence.send(Event::Accepted(Accepted { prompt_tokens, ..Default::default() }));
+        self.state.lock().unwrap().waiting.push_back(sequence);
+        self.wake.notify_one();
         stream::unfold(incoming, |mut incoming| async {
             incoming.recv().await.map(|event| (Ok(event), incoming))
         })
         .boxed()
     }
 
-    /// Works for as long as somebody polls it.
+    /// Runs steps for as long as it is polled.
     pub(crate) async fn run(&self) {
         let mut now = Instant::now();
         loop {
-            let took = self.state.lock().unwrap().plan(self.capacity);
-            let Some(took) = took else {
-                self.news.notified().await;
+            let duration = self.state.lock().unwrap().start_step(self.capacity);
+            let Some(duration) = duration else {
+                self.wake.notified().await;
                 now = Instant::now();
                 continue;
             };
-            // The clock of tokio ticks in milliseconds: add up what is exact.
-            now += Duration::from_secs_f64(took);
+            // Tokio's clock has a resolution of milliseconds, so the exact durations are accumulated.
+            now += Duration::from_secs_f64(duration);
             sleep_until(now).await;
-            self.state.lock().unwrap().finish(self.keeps);
+            self.state.lock().unwrap().finish_step(self.caching);
         }
     }
 
     pub(crate) fn load(&self) -> Load {
         let state = self.state.lock().unwrap();
         let all = || state.waiting.iter().chain(&state.running);
-        let free = self.capacity.saturating_sub(state.cache.in_use() + state.own);
+        let free = self.capacity.saturating_sub(state.cache.in_use() + state.private_blocks);
         Load {
             running: state.running.len() as u32,
             waiting: state.waiting.len() as u32,
-            queued_tokens: all().map(|job| job.unread.max(1) as u64).sum(),
+            queued_tokens: all().map(|sequence| sequence.remaining_prompt.max(1) as u64).sum(),
             free_kv_blocks: free as u32,
             total_kv_blocks: self.capacity as u32,
             step: state.steps,
@@ -231,99 +231,99 @@ impl Worker {
         }
     }
 
-    /// Seconds of work that it has.
+    /// Returns the remaining work, in seconds.
     pub(crate) fn backlog(&self) -> f64 {
         let state = self.state.lock().unwrap();
-        let left = |job: &Job| {
-            job.unread as f64 * PROMPT_TOKEN + (job.answer - job.made) as f64 * ANSWER_TOKEN
+        let remaining = |sequence: &Sequence| {
+            sequence.remaining_prompt as f64 * PREFILL_TOKEN + (sequence.completion - sequence.generated) as f64 * DECODE_TOKEN
         };
-        state.waiting.iter().chain(&state.running).map(left).sum()
+        state.waiting.iter().chain(&state.running).map(remaining).sum()
     }
 
-    /// Seconds that it worked.
+    /// Returns the total time of all steps, in seconds.
     pub(crate) fn busy(&self) -> f64 {
         self.state.lock().unwrap().busy
     }
 }
 
 impl State {
-    /// Begins a step, and tells how long it takes. `None` if there is nothing to do.
-    fn plan(&mut self, capacity: usize) -> Option<f64> {
-        let decoding = self.running.iter().filter(|job| job.unread == 0).count();
-        let mut budget = BUDGET - decoding;
-        for job in &mut self.running {
-            budget -= job.read(budget);
+    /// Starts a step, and returns its duration in seconds; `None` if there is nothing to do.
+    fn start_step(&mut self, capacity: usize) -> Option<f64> {
+        let decoding = self.running.iter().filter(|sequence| sequence.remaining_prompt == 0).count();
+        let mut budget = MAX_NUM_BATCHED_TOKENS - decoding;
+        for sequence in &mut self.running {
+            budget -= sequence.prefill(budget);
         }
-        // Nobody takes room before there is time for it too.
-        while budget > 0 && self.running.len() < MOST_RUNNING {
-            let Some(mut job) = self.waiting.pop_front() else { break };
-            if !self.admit(&mut job, capacity) {
-                self.waiting.push_front(job);
+        // A sequence is admitted only while the step has a token budget for it.
+        while budget > 0 && self.running.len() < MAX_NUM_SEQS {
+            let Some(mut sequence) = self.waiting.pop_front() else { break };
+            if !self.admit(&mut sequence, capacity) {
+                self.waiting.push_front(sequence);
                 break;
             }
-            budget -= job.read(budget);
-            self.running.push(job);
+            budget -= sequence.prefill(budget);
+            self.running.push(sequence);
         }
         if self.running.is_empty() {
             return None;
         }
-        let read = BUDGET - decoding - budget;
-        let took = STEP + read as f64 * PROMPT_TOKEN + decoding as f64 * ANSWER_TOKEN;
+        let prefilled = MAX_NUM_BATCHED_TOKENS - decoding - budget;
+        let duration = STEP_OVERHEAD + prefilled as f64 * PREFILL_TOKEN + decoding as f64 * DECODE_TOKEN;
         self.steps += 1;
-        self.busy += took;
-        Some(took)
+        self.busy += duration;
+        Some(duration)
     }
 
-    /// Takes room for a job and what the cache has of it. `false` if there is none.
-    fn admit(&mut self, job: &mut Job, capacity: usize) -> bool {
-        let known = self.cache.take(&job.blocks);
-        let own = (job.prompt + job.answer).div_ceil(BLOCK) - known;
-        let used = self.cache.in_use() + self.own;
-        if used + own > capacity && !self.running.is_empty() {
-            self.cache.give_back(&job.blocks[..known]);
+    /// Allocates the blocks of a sequence and acquires its cached prefix. `false` if there are too few blocks.
+    fn admit(&mut self, sequence: &mut Sequence, capacity: usize) -> bool {
+        let cached_blocks = self.cache.acquire(&sequence.blocks);
+        let private_blocks = (sequence.prompt + sequence.completion).div_ceil(BLOCK) - cached_blocks;
+        let used = self.cache.in_use() + self.private_blocks;
+        if used + private_blocks > capacity && !self.running.is_empty() {
+            self.cache.release(&sequence.blocks[..cached_blocks]);
             return false;
         }
-        self.own += own;
-        self.cache.shrink(capacity.saturating_sub(self.own));
-        job.own = own;
+        self.private_blocks += private_blocks;
+        self.cache.evict_to(capacity.saturating_sub(self.private_blocks));
+        sequence.private_blocks = private_blocks;
         // The last token is always computed.
-        job.cached = (known * BLOCK).min(job.prompt - 1);
-        job.unread -= job.cached;
+        sequence.cached = (cached_blocks * BLOCK).min(sequence.prompt - 1);
+        sequence.remaining_prompt -= sequence.cached;
         true
     }
 
     /// Ends a step.
-    fn finish(&mut self, keeps: bool) {
+    fn finish_step(&mut self, caching: bool) {
         let running = std::mem::take(&mut self.running);
-        for mut job in running {
-            if job.unread > 0 {
-                self.running.push(job);
+        for mut sequence in running {
+            if sequence.remaining_prompt > 0 {
+                self.running.push(sequence);
                 continue;
             }
-            if job.made == 0 {
-                let known = job.cached.div_ceil(BLOCK);
-                let computed = job.blocks.split_off(known);
-                let added = if keeps { self.cache.add(&computed) } else { 0 };
-                self.own -= added.min(job.own);
-                job.own -= added.min(job.own);
-                if keeps {
-                    job.blocks.extend(computed);
+            if sequence.generated == 0 {
+                let cached_blocks = sequence.cached.div_ceil(BLOCK);
+                let computed = sequence.blocks.split_off(cached_blocks);
+                let added = if caching { self.cache.insert(&computed) } else { 0 };
+                self.private_blocks -= added.min(sequence.private_blocks);
+                sequence.private_blocks -= added.min(sequence.private_blocks);
+                if caching {
+                    sequence.blocks.extend(computed);
                 }
             }
-            job.made += 1;
-            job.send(Event::Token(TokenDelta { ids: vec![1], ..Default::default() }));
-            if job.made < job.answer {
-                self.running.push(job);
+            sequence.generated += 1;
+            sequence.send(Event::Token(TokenDelta { ids: vec![1], ..Default::default() }));
+            if sequence.generated < sequence.completion {
+                self.running.push(sequence);
                 continue;
             }
-            self.own -= job.own;
-            self.cache.give_back(&job.blocks);
+            self.private_blocks -= sequence.private_blocks;
+            self.cache.release(&sequence.blocks);
             let usage = Usage {
-                prompt_tokens: job.prompt as u32,
-                completion_tokens: job.made as u32,
-                cached_prompt_tokens: job.cached as u32,
+                prompt_tokens: sequence.prompt as u32,
+                completion_tokens: sequence.generated as u32,
+                cached_prompt_tokens: sequence.cached as u32,
             };
-            job.send(Event::Finished(Finished {
+            sequence.send(Event::Finished(Finished {
                 reason: FinishReason::Stop.into(),
                 usage: Some(usage),
                 ..Default::default()
