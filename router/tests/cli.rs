@@ -1,4 +1,4 @@
-//! The binary: what it says, and how it ends.
+//! The binary: its output and exit codes.
 
 use std::{
     io::{BufRead, BufReader},
@@ -13,12 +13,12 @@ fn router(arguments: &[&str]) -> Command {
 
 fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = router(arguments).output().unwrap();
-    let said = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
-    (status.code(), said)
+    let output = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
+    (status.code(), output)
 }
 
 #[test]
-fn help_names_the_environment_twin_of_every_flag() {
+fn help_names_the_environment_variable_of_every_flag() {
     let (code, help) = run(&["--help"]);
     assert_eq!(code, Some(0));
     let flags = help
@@ -28,17 +28,17 @@ fn help_names_the_environment_twin_of_every_flag() {
     let flags: Vec<_> = flags.collect();
     assert!(flags.len() >= 9, "{flags:?}");
     for flag in flags {
-        let twin = format!("STOKER_{}", flag.replace('-', "_").to_uppercase());
-        assert!(help.contains(&twin), "{twin} is missing in:\n{help}");
+        let variable = format!("STOKER_{}", flag.replace('-', "_").to_uppercase());
+        assert!(help.contains(&variable), "{variable} is missing in:\n{help}");
     }
     assert!(help.contains("Examples:"));
 }
 
 #[test]
-fn version_is_told() {
-    let (code, said) = run(&["--version"]);
+fn version_is_printed() {
+    let (code, output) = run(&["--version"]);
     assert_eq!(code, Some(0));
-    assert!(said.starts_with("stoker-router "), "{said}");
+    assert!(output.starts_with("stoker-router "), "{output}");
 }
 
 #[test]
@@ -57,16 +57,16 @@ fn bad_usage_names_flag_and_value_and_exits_with_2() {
         (vec!["--workers", "a:1", "--log", "a=b=c"], vec!["--log", "a=b=c"]),
         (vec!["--workers", "a:1", "--listen", &taken], vec!["--listen", &taken, "in use"]),
     ] {
-        let (code, said) = run(&arguments);
-        assert_eq!(code, Some(2), "{arguments:?}: {said}");
+        let (code, output) = run(&arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {output}");
         for part in expected {
-            assert!(said.contains(part), "{arguments:?}: {said}");
+            assert!(output.contains(part), "{arguments:?}: {output}");
         }
     }
 }
 
 #[test]
-fn a_signal_ends_it_well() {
+fn a_signal_stops_it_with_exit_code_0() {
     for signal in ["TERM", "INT"] {
         let mut child = router(&["--listen", "127.0.0.1:0", "--workers", "127.0.0.1:1"])
             .stderr(Stdio::piped())

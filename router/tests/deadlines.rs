@@ -1,4 +1,4 @@
-//! Deadlines and clients that leave, on real connections.
+//! Deadlines and cancellations, on real connections.
 
 use std::time::Duration;
 
@@ -7,55 +7,55 @@ use stoker_router::RouterConfig;
 use tonic::{Code, Request};
 
 use crate::support::{
-    Cluster, ask, collect, soon, tokens,
+    Cluster, request, collect, soon, tokens,
     worker::{FakeWorker, Script},
 };
 
-fn hurried(left: &str) -> Request<stoker_proto::v1::GenerateRequest> {
-    let mut request = Request::new(ask(10));
-    request.metadata_mut().insert("grpc-timeout", left.parse().unwrap());
+fn with_timeout(timeout: &str) -> Request<stoker_proto::v1::GenerateRequest> {
+    let mut request = Request::new(request(10));
+    request.metadata_mut().insert("grpc-timeout", timeout.parse().unwrap());
     request
 }
 
 #[tokio::test]
-async fn holds_in_the_middle_of_the_stream() {
+async fn a_deadline_applies_in_the_middle_of_a_stream() {
     let worker = FakeWorker::new("a").always(Script::Stall(2));
     let cluster = Cluster::of(&[&worker]).await;
-    let stream = cluster.patient().generate(hurried("300m")).await.unwrap();
+    let stream = cluster.without_client_deadline().generate(with_timeout("300m")).await.unwrap();
     let (events, error) = collect(stream.into_inner()).await;
-    assert_eq!(tokens(&events), 2, "what came is kept");
+    assert_eq!(tokens(&events), 2, "tokens before the deadline are delivered");
     assert_eq!(error.unwrap().code(), Code::DeadlineExceeded);
     worker.open(0).await;
 
     let sent = worker.timeouts()[0].clone().unwrap();
     let micros: u64 = sent.trim_end_matches('u').parse().unwrap();
-    assert!(micros <= 300_000, "what remains is sent on: {sent}");
+    assert!(micros <= 300_000, "the remaining time is forwarded: {sent}");
 }
 
 #[tokio::test]
-async fn holds_before_the_worker_accepts() {
+async fn a_deadline_applies_before_the_worker_accepts() {
     let worker = FakeWorker::new("a").always(Script::Hang);
     let cluster = Cluster::of(&[&worker]).await;
-    let status = cluster.patient().generate(hurried("200m")).await.unwrap_err();
+    let status = cluster.without_client_deadline().generate(with_timeout("200m")).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{}", status.message());
-    assert_eq!(worker.requests().len(), 1, "and is not worth another attempt");
+    assert_eq!(worker.requests().len(), 1, "it is not retried");
     worker.open(0).await;
 }
 
 #[tokio::test]
-async fn a_malformed_one_is_refused() {
+async fn a_malformed_deadline_is_refused() {
     let worker = FakeWorker::new("a");
     let cluster = Cluster::of(&[&worker]).await;
-    let status = cluster.generate(hurried("soon")).await.unwrap_err();
+    let status = cluster.generate(with_timeout("soon")).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("grpc-timeout"));
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_stops_the_worker() {
+async fn a_cancellation_stops_the_worker() {
     let worker = FakeWorker::new("a").always(Script::Stall(1));
     let cluster = Cluster::of(&[&worker]).await;
-    let mut stream = cluster.generate(ask(10)).await.unwrap();
+    let mut stream = cluster.generate(request(10)).await.unwrap();
     soon(stream.next()).await.unwrap().unwrap();
     worker.open(1).await;
     drop(stream);
@@ -64,11 +64,11 @@ async fn a_client_that_leaves_stops_the_worker() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_worker_accepts_stops_it_too() {
+async fn a_cancellation_before_the_worker_accepts_stops_it_too() {
     let worker = FakeWorker::new("a").always(Script::Hang);
     let cluster = Cluster::of(&[&worker]).await;
     let mut client = cluster.client();
-    let call = tokio::spawn(async move { client.generate(ask(10)).await });
+    let call = tokio::spawn(async move { client.generate(request(10)).await });
     worker.open(1).await;
     call.abort();
     worker.open(0).await;
@@ -76,25 +76,25 @@ async fn a_client_that_leaves_before_the_worker_accepts_stops_it_too() {
 }
 
 #[tokio::test]
-async fn a_full_queue_tells_grpc_clients_when_to_come_back() {
+async fn a_full_queue_returns_a_retry_delay() {
     let worker = FakeWorker::new("a").always(Script::Stall(1));
     let config = RouterConfig { max_concurrent_streams: 1, queue_size: 0, ..Default::default() };
     let cluster = Cluster::with(config, &[&worker]).await;
-    let running = cluster.generate(ask(10)).await.unwrap();
-    let status = cluster.generate(ask(10)).await.unwrap_err();
+    let running = cluster.generate(request(10)).await.unwrap();
+    let status = cluster.generate(request(10)).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     let info = tonic_types::StatusExt::get_details_retry_info(&status).unwrap();
     assert!(info.retry_delay.unwrap() >= Duration::from_millis(500));
     assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
 
-    // The place comes free with the stream, not with the connection.
+    // The slot becomes free with the end of the stream, not of the connection.
     drop(running);
-    worker.script(|_| Script::Answer);
+    worker.script(|_| Script::Complete);
     cluster.until(|workers| workers[0].streams == 0).await;
     let next = soon(async {
         loop {
-            // The permit is let go a moment after the reservation.
-            if let Ok(stream) = cluster.generate(ask(2)).await {
+            // The permit is released a moment after the reservation.
+            if let Ok(stream) = cluster.generate(request(2)).await {
                 break stream;
             }
         }

@@ -1,4 +1,4 @@
-//! Health, draining and shutting down.
+//! Health service, draining and shutdown.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tonic_health::pb::{
 };
 
 use crate::support::{
-    Cluster, ask, collect, soon, tokens,
+    Cluster, request, collect, soon, tokens,
     worker::{FakeWorker, Script},
 };
 
@@ -39,7 +39,7 @@ async fn shutdown_lets_streams_finish() {
     let watch = health.watch(HealthCheckRequest::default()).await.unwrap();
     let mut states = watch.into_inner();
     let mut loads = cluster.control().watch_load(WatchLoadRequest::default()).await.unwrap();
-    let running = cluster.generate(ask(9)).await.unwrap();
+    let running = cluster.generate(request(9)).await.unwrap();
     let mut client = cluster.client();
 
     let shutdown = tokio::spawn(cluster.router.shutdown(Duration::from_secs(60)));
@@ -47,10 +47,10 @@ async fn shutdown_lets_streams_finish() {
         while states.next().await.unwrap().unwrap().status() != ServingStatus::NotServing {}
     })
     .await;
-    // Health goes first; right after it new calls are refused.
+    // The health service reports it first; right after that, new calls are refused.
     soon(async {
         loop {
-            if let Err(status) = client.generate(ask(1)).await {
+            if let Err(status) = client.generate(request(1)).await {
                 assert_eq!(status.code(), Code::Unavailable);
                 assert_eq!(status.message(), "the router is draining");
                 break;
@@ -62,10 +62,10 @@ async fn shutdown_lets_streams_finish() {
     worker.open(1).await;
     drop(running);
     assert_eq!(soon(shutdown).await.unwrap(), 0);
-    // Nothing keeps the connection: watches have ended.
+    // The watches have ended, so nothing holds the connection open.
     soon(async {
         while let Some(Ok(state)) = states.next().await {
-            assert_ne!(state.status(), ServingStatus::NotServing, "it was told already");
+            assert_ne!(state.status(), ServingStatus::NotServing, "it was reported already");
         }
     })
     .await;
@@ -73,10 +73,10 @@ async fn shutdown_lets_streams_finish() {
 }
 
 #[tokio::test]
-async fn shutdown_cuts_off_what_does_not_finish() {
+async fn shutdown_interrupts_streams_that_do_not_finish() {
     let worker = FakeWorker::new("a").always(Script::Stall(1));
     let cluster = Cluster::of(&[&worker]).await;
-    let stream = cluster.generate(ask(9)).await.unwrap();
+    let stream = cluster.generate(request(9)).await.unwrap();
     assert_eq!(soon(cluster.router.shutdown(Duration::from_millis(50))).await, 1);
     let (events, error) = collect(stream).await;
     assert_eq!(tokens(&events), 1);
@@ -85,20 +85,20 @@ async fn shutdown_cuts_off_what_does_not_finish() {
 }
 
 #[tokio::test]
-async fn drain_answers_once_the_last_stream_is_over() {
+async fn drain_returns_once_the_last_stream_has_ended() {
     let worker = FakeWorker::new("a").always(Script::Stall(1));
     let cluster = Cluster::of(&[&worker]).await;
-    let stream = cluster.generate(ask(9)).await.unwrap();
+    let stream = cluster.generate(request(9)).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = cluster.router.serve_admin(listener).await.unwrap();
     let address = format!("http://{}", admin.address());
     let mut operator = AdminClient::connect(address).await.unwrap();
     let brief = DrainRequest { timeout: Duration::from_millis(50).try_into().ok() };
-    let answer = soon(operator.drain(brief)).await.unwrap();
-    assert_eq!(answer.into_inner().unfinished, 1);
-    assert_eq!(cluster.generate(ask(1)).await.unwrap_err().code(), Code::Unavailable);
+    let response = soon(operator.drain(brief)).await.unwrap();
+    assert_eq!(response.into_inner().unfinished, 1);
+    assert_eq!(cluster.generate(request(1)).await.unwrap_err().code(), Code::Unavailable);
     let waiting = tokio::spawn(async move { operator.drain(DrainRequest::default()).await });
     drop(stream);
-    let answer = soon(waiting).await.unwrap().unwrap();
-    assert_eq!(answer.into_inner().unfinished, 0);
+    let response = soon(waiting).await.unwrap().unwrap();
+    assert_eq!(response.into_inner().unfinished, 0);
 }

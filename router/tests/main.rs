@@ -1,4 +1,4 @@
-//! The router as a client sees it. One binary, so that it is linked once.
+//! End-to-end tests of the router, in one binary so that it is linked once.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 

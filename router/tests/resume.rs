@@ -1,5 +1,5 @@
-//! Streams that lose their worker in the middle, and what their clients see of it: nothing, as long as there
-//! is somebody to go on.
+//! Streams that lose their worker in the middle. They are resumed on another worker of the same digest, which
+//! the client does not notice.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use stoker_shared::{ServiceError, discovery::Registry};
 use tonic::Code;
 
 use crate::support::{
-    Cluster, ask, candidate, collect, finished, soon,
+    Cluster, request, candidate, collect, finished, soon,
     worker::{FakeWorker, Script},
 };
 
-/// Tokens of an answer.
+/// Tokens of a response.
 const TOKENS: u32 = 6;
-/// How many come before something happens.
-const SOME: u32 = 2;
+/// Tokens that a worker sends before it stalls or fails.
+const TOKENS_BEFORE_FAULT: u32 = 2;
 
-/// A router that loses patience as early as it may.
-fn hasty() -> RouterConfig {
+/// A configuration with the shortest allowed timeouts.
+fn short_timeouts() -> RouterConfig {
     let resume = ResumeConfig {
         stall_timeout: Duration::from_millis(1_500),
         token_timeout: Duration::from_millis(400),
@@ -31,7 +31,7 @@ fn hasty() -> RouterConfig {
     RouterConfig { resume, ..Default::default() }
 }
 
-/// The ids that came for each of `choices` continuations.
+/// Returns the received token ids of each of `choices` choices.
 fn ids(events: &[GenerateResponse], choices: usize) -> Vec<Vec<u32>> {
     let mut ids = vec![Vec::new(); choices];
     for event in events {
@@ -42,8 +42,8 @@ fn ids(events: &[GenerateResponse], choices: usize) -> Vec<Vec<u32>> {
     ids
 }
 
-/// Which of two workers has the only stream, and which has not.
-async fn who_has_it(a: FakeWorker, b: FakeWorker) -> (FakeWorker, FakeWorker) {
+/// Returns the worker that serves the only stream, and the other one.
+async fn split_by_stream(a: FakeWorker, b: FakeWorker) -> (FakeWorker, FakeWorker) {
     soon(async {
         while a.requests().is_empty() && b.requests().is_empty() {
             tokio::task::yield_now().await;
@@ -53,21 +53,21 @@ async fn who_has_it(a: FakeWorker, b: FakeWorker) -> (FakeWorker, FakeWorker) {
     if b.requests().is_empty() { (a, b) } else { (b, a) }
 }
 
-/// Two workers that say a little and then nothing more.
-fn silent() -> (FakeWorker, FakeWorker) {
-    let [a, b] = ["a", "b"].map(|name| FakeWorker::new(name).always(Script::Stall(SOME)));
+/// Two workers that stall after a few tokens.
+fn stalling_workers() -> (FakeWorker, FakeWorker) {
+    let [a, b] = ["a", "b"].map(|name| FakeWorker::new(name).always(Script::Stall(TOKENS_BEFORE_FAULT)));
     (a, b)
 }
 
 #[tokio::test]
-async fn an_answer_goes_on_when_its_worker_is_killed() {
-    let (a, b) = silent();
+async fn a_response_is_resumed_when_its_worker_is_killed() {
+    let (a, b) = stalling_workers();
     let cluster = Cluster::of(&[&a, &b]).await;
-    let stream = cluster.generate(ask(TOKENS)).await.unwrap();
-    let (has, other) = who_has_it(a, b).await;
-    other.script(|_| Script::Answer);
+    let stream = cluster.generate(request(TOKENS)).await.unwrap();
+    let (serving, other) = split_by_stream(a, b).await;
+    other.script(|_| Script::Complete);
     cluster.until(|workers| workers.iter().any(|w| w.streams == 1)).await;
-    drop(has);
+    drop(serving);
     let (events, error) = collect(stream).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(ids(&events, 1)[0], Vec::from_iter(0..TOKENS));
@@ -77,84 +77,84 @@ async fn an_answer_goes_on_when_its_worker_is_killed() {
 }
 
 #[tokio::test]
-async fn every_way_to_break_off_is_mended() {
+async fn every_kind_of_interruption_is_resumed() {
     for script in [
-        Script::Fail(SOME, ServiceError::unavailable("engine stopped")),
-        Script::Fail(SOME, ServiceError::Draining("the worker".into())),
-        Script::Truncate(SOME),
+        Script::Fail(TOKENS_BEFORE_FAULT, ServiceError::unavailable("engine stopped")),
+        Script::Fail(TOKENS_BEFORE_FAULT, ServiceError::Draining("the worker".into())),
+        Script::Truncate(TOKENS_BEFORE_FAULT),
         Script::Unfinished,
     ] {
         let bad = FakeWorker::new("bad").always(script);
         let good = FakeWorker::new("good");
         let cluster = Cluster::of(&[&bad, &good]).await;
-        let mut asked = 0;
+        let mut sent = 0;
         while bad.requests().len() < 3 {
-            asked += 1;
-            assert!(asked < 100, "the bad one is chosen in its turn");
+            sent += 1;
+            assert!(sent < 100, "the failing worker is selected as well");
             let sampling = Sampling { num_sequences: Some(2), ..Default::default() };
-            let request = GenerateRequest { sampling: Some(sampling), ..ask(TOKENS) };
+            let request = GenerateRequest { sampling: Some(sampling), ..request(TOKENS) };
             let (events, error) = collect(cluster.generate(request).await.unwrap()).await;
             assert!(error.is_none(), "{error:?}");
             assert_eq!(ids(&events, 2), [0, 1].map(|_| Vec::from_iter(0..TOKENS)));
             let ends = events.iter().filter(|e| matches!(e.event, Some(Event::Finished(_))));
-            assert_eq!(ends.count(), 2, "every continuation ends once");
+            assert_eq!(ends.count(), 2, "every choice finishes once");
         }
     }
 }
 
 #[tokio::test]
-async fn a_worker_that_stands_still_is_left_and_not_chosen_again() {
-    let (a, b) = silent();
-    let mut config = hasty();
+async fn a_stalled_worker_is_replaced_and_not_selected_until_it_recovers() {
+    let (a, b) = stalling_workers();
+    let mut config = short_timeouts();
     config.resume.token_timeout = Duration::from_secs(3_600);
     let cluster = Cluster::with(config, &[&a, &b]).await;
-    let stream = cluster.generate(ask(TOKENS)).await.unwrap();
-    let (has, other) = who_has_it(a, b).await;
-    // It goes on saying that it has work, and does none.
-    has.set_load(Load { running: 1, step: 7, ..Default::default() });
-    other.script(|_| Script::Answer);
+    let stream = cluster.generate(request(TOKENS)).await.unwrap();
+    let (serving, other) = split_by_stream(a, b).await;
+    // It keeps reporting a running request without progress.
+    serving.set_load(Load { running: 1, step: 7, ..Default::default() });
+    other.script(|_| Script::Complete);
     let (events, error) = collect(stream).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(ids(&events, 1)[0], Vec::from_iter(0..TOKENS));
-    // The stream there was reset, so nothing late can come of it.
-    has.open(0).await;
-    let before = has.requests().len();
+    // The stream there was reset, so no late events can arrive.
+    serving.open(0).await;
+    let before = serving.requests().len();
     for _ in 0..10 {
-        collect(cluster.generate(ask(1)).await.unwrap()).await;
+        collect(cluster.generate(request(1)).await.unwrap()).await;
     }
-    assert_eq!(has.requests().len(), before);
-    // It moves, and is one of them again.
-    has.script(|_| Script::Answer);
-    has.set_load(Load { step: 8, ..Default::default() });
+    assert_eq!(serving.requests().len(), before);
+    // It makes progress, and is selected again.
+    serving.script(|_| Script::Complete);
+    serving.set_load(Load { step: 8, ..Default::default() });
     soon(async {
-        while has.requests().len() == before {
-            collect(cluster.generate(ask(1)).await.unwrap()).await;
+        while serving.requests().len() == before {
+            collect(cluster.generate(request(1)).await.unwrap()).await;
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_stream_that_its_worker_has_forgotten_goes_on_elsewhere() {
-    let (a, b) = silent();
-    let cluster = Cluster::with(hasty(), &[&a, &b]).await;
-    let stream = cluster.generate(ask(TOKENS)).await.unwrap();
-    // It says that it rests.
-    let (has, other) = who_has_it(a, b).await;
-    other.script(|_| Script::Answer);
+async fn a_stream_that_its_worker_has_lost_is_resumed_on_another_one() {
+    let (a, b) = stalling_workers();
+    let cluster = Cluster::with(short_timeouts(), &[&a, &b]).await;
+    let stream = cluster.generate(request(TOKENS)).await.unwrap();
+    // The worker reports that it is idle.
+    let (serving, other) = split_by_stream(a, b).await;
+    other.script(|_| Script::Complete);
     let (events, error) = collect(stream).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(ids(&events, 1)[0], Vec::from_iter(0..TOKENS));
-    has.open(0).await;
+    serving.open(0).await;
 }
 
 #[tokio::test]
-async fn other_weights_do_not_go_on_and_the_client_is_told_what_it_has() {
-    let worker = FakeWorker::new("a").always(Script::Stall(SOME));
-    let cluster = Cluster::with(hasty(), &[&worker]).await;
-    let stream = cluster.generate(ask(TOKENS)).await.unwrap();
+async fn a_worker_of_another_digest_does_not_resume_and_the_error_has_the_progress() {
+    let worker = FakeWorker::new("a").always(Script::Stall(TOKENS_BEFORE_FAULT));
+    let cluster = Cluster::with(short_timeouts(), &[&worker]).await;
+    let stream = cluster.generate(request(TOKENS)).await.unwrap();
     worker.open(1).await;
-    let stranger = FakeWorker::of_digest("b", "d2");
+    let mismatched = FakeWorker::of_digest("b", "d2");
     cluster.until(|workers| workers[0].streams == 1).await;
     drop(worker);
     let (events, error) = collect(stream).await;
@@ -167,27 +167,27 @@ async fn other_weights_do_not_go_on_and_the_client_is_told_what_it_has() {
     };
     assert_eq!(completion_tokens, ids(&events, 1)[0].len() as u32);
     assert_eq!((prompt_tokens, retry_after), (4, Duration::from_secs(1)));
-    assert!(stranger.requests().is_empty());
+    assert!(mismatched.requests().is_empty());
     cluster.until(|workers| workers[0].outstanding_tokens == 0).await;
 }
 
 #[tokio::test]
-async fn an_answer_waits_for_a_worker_that_comes_and_takes_no_other() {
+async fn a_response_waits_for_a_new_worker_of_its_digest() {
     let registry = Registry::default();
-    let first = FakeWorker::new("first").always(Script::Stall(SOME));
+    let first = FakeWorker::new("first").always(Script::Stall(TOKENS_BEFORE_FAULT));
     let _first = registry.register(candidate("first", &first));
     let cluster = Cluster::following(RouterConfig::default(), registry.watch()).await;
     soon(cluster.router.wait_ready(1)).await;
-    let stream = cluster.generate(ask(TOKENS)).await.unwrap();
+    let stream = cluster.generate(request(TOKENS)).await.unwrap();
     first.open(1).await;
     drop(first);
-    let stranger = FakeWorker::of_digest("stranger", "d2");
-    let _stranger = registry.register(candidate("stranger", &stranger));
+    let mismatched = FakeWorker::of_digest("stranger", "d2");
+    let _mismatched = registry.register(candidate("stranger", &mismatched));
     soon(cluster.router.wait_ready(1)).await;
     let late = FakeWorker::new("late");
     let _late = registry.register(candidate("late", &late));
     let (events, error) = collect(stream).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(ids(&events, 1)[0], Vec::from_iter(0..TOKENS));
-    assert!(stranger.requests().is_empty());
+    assert!(mismatched.requests().is_empty());
 }

@@ -1,4 +1,4 @@
-//! A router with scripted workers, all on real sockets.
+//! A router with scripted workers, on real sockets.
 
 pub mod worker;
 
@@ -24,12 +24,12 @@ use tokio::net::TcpListener;
 use tonic::{IntoRequest, Status, Streaming, body::Body, transport::Channel};
 use worker::FakeWorker;
 
-/// Far above what anything here takes; a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Far above the duration of any step; a test that waits this long has failed.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Waits for what must happen soon.
+/// Awaits `what`, and panics after [`TIMEOUT`].
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("it must happen soon")
+    tokio::time::timeout(TIMEOUT, what).await.expect("it must happen soon")
 }
 
 /// A router, and a connection to it.
@@ -39,7 +39,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A router with default settings, but for the streams of a connection, over these workers, all of them ready.
+    /// A router with default settings, except for more streams per connection, once all `workers` are ready.
     pub async fn of(workers: &[&FakeWorker]) -> Self {
         let max_streams_per_connection = Some(16_384);
         let limits = LimitsConfig { max_streams_per_connection, ..LimitsConfig::default() };
@@ -72,15 +72,15 @@ impl Cluster {
         InferenceClient::new(self.channel())
     }
 
-    /// A client that keeps no deadline itself, as tonic's would: it hears what the router says.
-    pub fn patient(&self) -> InferenceClient<Client<HttpConnector, Body>> {
+    /// A client that does not enforce deadlines itself, as tonic's does, so that it gets the router's status.
+    pub fn without_client_deadline(&self) -> InferenceClient<Client<HttpConnector, Body>> {
         let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
         let origin = format!("http://{}", self.router.address());
         InferenceClient::with_origin(client, origin.parse().unwrap())
     }
 
-    /// A client that takes almost nothing in that it does not read.
-    pub async fn narrow(&self) -> InferenceClient<Channel> {
+    /// A client with a small flow-control window, which buffers almost nothing.
+    pub async fn with_small_window(&self) -> InferenceClient<Channel> {
         let channel = Channel::from_shared(format!("http://{}", self.router.address()))
             .unwrap()
             .initial_stream_window_size(1024)
@@ -103,7 +103,7 @@ impl Cluster {
         Ok(response.into_inner())
     }
 
-    /// One of the router's metrics, with its labels; 0 while it is not told.
+    /// Returns the value of a router metric, with its labels; 0 while it is not exported.
     pub fn metric(&self, name: &str) -> u64 {
         let mut registry = Registry::default();
         self.router.register_metrics(&mut registry);
@@ -112,7 +112,7 @@ impl Cluster {
         value.map_or(0, |value| value.parse().unwrap())
     }
 
-    /// Waits until what the router thinks of its workers is as it should be.
+    /// Waits until the router's view of its workers meets `holds`.
     pub async fn until(&self, holds: impl Fn(&[WorkerView]) -> bool) {
         soon(async {
             while !holds(&self.router.workers()) {
@@ -123,13 +123,13 @@ impl Cluster {
     }
 }
 
-/// A worker as a source names it.
+/// A worker as listed by a discovery source.
 pub fn candidate(id: &str, worker: &FakeWorker) -> Candidate {
     Candidate { id: WorkerId::new(id), address: worker.address.to_string() }
 }
 
 /// A request for `max_tokens` tokens.
-pub fn ask(max_tokens: u32) -> GenerateRequest {
+pub fn request(max_tokens: u32) -> GenerateRequest {
     GenerateRequest {
         input: Some(Input::Prompt("once upon a time".into())),
         stopping: Some(Stopping { max_tokens: Some(max_tokens), ..Default::default() }),
@@ -137,7 +137,7 @@ pub fn ask(max_tokens: u32) -> GenerateRequest {
     }
 }
 
-/// A stream until its end: what came, and the error that ended it.
+/// Reads a stream to its end. Returns the events, and the error that ended it.
 pub async fn collect(
     mut stream: Streaming<GenerateResponse>,
 ) -> (Vec<GenerateResponse>, Option<Status>) {
@@ -165,7 +165,7 @@ pub fn finished(events: &[GenerateResponse]) -> &Finished {
     }
 }
 
-/// Tokens that came.
+/// Returns the number of token events.
 pub fn tokens(events: &[GenerateResponse]) -> usize {
     events.iter().filter(|e| matches!(e.event, Some(Event::Token(_)))).count()
 }

@@ -1,4 +1,4 @@
-//! Workers that come, go, drain and come back.
+//! Workers that join, leave, drain and return.
 
 use std::collections::BTreeSet;
 
@@ -15,15 +15,15 @@ use stoker_shared::{
 use tonic::Code;
 
 use crate::support::{
-    Cluster, accepted, ask, candidate, collect, soon, tokens,
+    Cluster, accepted, request, candidate, collect, soon, tokens,
     worker::{FakeWorker, Script},
 };
 
 #[tokio::test]
-async fn without_a_worker_the_error_says_why() {
+async fn without_a_worker_the_error_has_the_reason() {
     let registry = Registry::default();
     let cluster = Cluster::following(RouterConfig::default(), registry.watch()).await;
-    let status = cluster.generate(ask(1)).await.unwrap_err();
+    let status = cluster.generate(request(1)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.message(), "no worker is ready; none is known");
     let info = tonic_types::StatusExt::get_details_retry_info(&status).unwrap();
@@ -34,7 +34,7 @@ async fn without_a_worker_the_error_says_why() {
     drop(gone);
     soon(async {
         loop {
-            let status = cluster.generate(ask(1)).await.unwrap_err();
+            let status = cluster.generate(request(1)).await.unwrap_err();
             if status.message().contains("gone: Connection refused") {
                 break;
             }
@@ -44,7 +44,7 @@ async fn without_a_worker_the_error_says_why() {
 }
 
 #[tokio::test]
-async fn a_worker_that_restarts_comes_back() {
+async fn a_restarted_worker_is_used_again() {
     let worker = FakeWorker::new("first");
     let address = worker.address;
     let cluster = Cluster::of(&[&worker]).await;
@@ -52,18 +52,18 @@ async fn a_worker_that_restarts_comes_back() {
     cluster.until(|workers| !workers[0].live).await;
     let worker = FakeWorker::at(address, "second", "story");
     soon(cluster.router.wait_ready(1)).await;
-    let (events, _) = collect(cluster.generate(ask(2)).await.unwrap()).await;
+    let (events, _) = collect(cluster.generate(request(2)).await.unwrap()).await;
     assert_eq!(accepted(&events).worker, "second");
     assert_eq!(worker.requests().len(), 1);
 }
 
 #[tokio::test]
-async fn a_draining_worker_gets_nothing_new_and_finishes_what_it_has() {
+async fn a_draining_worker_gets_no_new_requests_and_finishes_running_ones() {
     let (a, b) = (FakeWorker::new("a"), FakeWorker::new("b"));
     let cluster = Cluster::of(&[&a, &b]).await;
     a.script(|_| Script::Stall(1));
     let mut running = loop {
-        let stream = cluster.generate(ask(2)).await.unwrap();
+        let stream = cluster.generate(request(2)).await.unwrap();
         if !a.requests().is_empty() {
             break stream;
         }
@@ -73,7 +73,7 @@ async fn a_draining_worker_gets_nothing_new_and_finishes_what_it_has() {
     cluster.until(|workers| workers.iter().filter(|w| w.live).count() == 1).await;
     let before = a.requests().len();
     for _ in 0..20 {
-        collect(cluster.generate(ask(2)).await.unwrap()).await;
+        collect(cluster.generate(request(2)).await.unwrap()).await;
     }
     assert_eq!(a.requests().len(), before);
     soon(running.next()).await.unwrap().unwrap();
@@ -81,31 +81,31 @@ async fn a_draining_worker_gets_nothing_new_and_finishes_what_it_has() {
 }
 
 #[tokio::test]
-async fn a_withdrawn_worker_serves_until_it_dies_and_is_forgotten() {
+async fn a_withdrawn_worker_serves_until_it_is_lost_and_is_then_removed() {
     let registry = Registry::default();
-    let (kept, worker) = (FakeWorker::new("kept"), FakeWorker::new("a"));
-    let _kept = registry.register(candidate("kept", &kept));
+    let (remaining, worker) = (FakeWorker::new("kept"), FakeWorker::new("a"));
+    let _remaining = registry.register(candidate("kept", &remaining));
     let registration = registry.register(candidate("a", &worker));
     let cluster = Cluster::following(RouterConfig::default(), registry.watch()).await;
     soon(cluster.router.wait_ready(2)).await;
     drop(registration);
-    // Whoever is new now was announced after the withdrawal, so that one is known too.
+    // The marker is announced after the withdrawal: once it is ready, the withdrawal has been processed.
     let marker = FakeWorker::new("marker");
     let _marker = registry.register(candidate("marker", &marker));
     soon(cluster.router.wait_ready(3)).await;
     let before = worker.requests().len();
     for _ in 0..100 {
-        assert_eq!(tokens(&collect(cluster.generate(ask(1)).await.unwrap()).await.0), 1);
+        assert_eq!(tokens(&collect(cluster.generate(request(1)).await.unwrap()).await.0), 1);
     }
-    assert!(worker.requests().len() > before, "it still has its part");
+    assert!(worker.requests().len() > before, "it still gets requests");
     drop(worker);
     let names = |workers: &[WorkerView]| {
         workers.iter().map(|worker| worker.id.to_string()).collect::<BTreeSet<_>>()
     };
     let others = BTreeSet::from(["kept", "marker"].map(String::from));
     cluster.until(|workers| names(workers) == others).await;
-    // One that is not withdrawn is never given up.
-    drop(kept);
+    // A worker that is not withdrawn is never removed.
+    drop(remaining);
     cluster.until(|workers| workers.iter().any(|w| w.id.as_str() == "kept" && !w.live)).await;
 }
 
@@ -113,28 +113,28 @@ async fn a_withdrawn_worker_serves_until_it_dies_and_is_forgotten() {
 async fn a_worker_that_is_announced_again_keeps_its_connection() {
     let (source, changes) = mpsc::unbounded();
     let (worker, marker) = (FakeWorker::new("a"), FakeWorker::new("marker"));
-    let tell = |change| source.unbounded_send(change).unwrap();
-    tell(Change::Insert(candidate("a", &worker)));
+    let send = |change| source.unbounded_send(change).unwrap();
+    send(Change::Insert(candidate("a", &worker)));
     let cluster = Cluster::following(RouterConfig::default(), changes.boxed()).await;
     soon(cluster.router.wait_ready(1)).await;
-    collect(cluster.generate(ask(1)).await.unwrap()).await;
+    collect(cluster.generate(request(1)).await.unwrap()).await;
     for _ in 0..10 {
-        tell(Change::Insert(candidate("a", &worker)));
-        tell(Change::Remove(WorkerId::new("a")));
-        tell(Change::Insert(candidate("a", &worker)));
+        send(Change::Insert(candidate("a", &worker)));
+        send(Change::Remove(WorkerId::new("a")));
+        send(Change::Insert(candidate("a", &worker)));
     }
-    // Known later than all of this.
-    tell(Change::Insert(candidate("marker", &marker)));
+    // Announced after all of these changes.
+    send(Change::Insert(candidate("marker", &marker)));
     soon(cluster.router.wait_ready(2)).await;
     for _ in 0..100 {
-        collect(cluster.generate(ask(1)).await.unwrap()).await;
+        collect(cluster.generate(request(1)).await.unwrap()).await;
     }
     assert!(worker.requests().len() > 1);
     assert_eq!(worker.connections(), 1);
 }
 
 #[tokio::test]
-async fn a_withdrawn_address_that_somebody_else_has_is_forgotten() {
+async fn a_withdrawn_address_reused_by_another_worker_is_removed() {
     let registry = Registry::default();
     let gone = FakeWorker::new("a");
     let address = gone.address;
@@ -143,20 +143,20 @@ async fn a_withdrawn_address_that_somebody_else_has_is_forgotten() {
     soon(cluster.router.wait_ready(1)).await;
     drop(gone);
     cluster.until(|workers| !workers[0].live).await;
-    let _stranger = FakeWorker::at(address, "stranger", "story");
+    let _other = FakeWorker::at(address, "stranger", "story");
     soon(cluster.router.wait_ready(1)).await;
     drop(registration);
     cluster.until(<[_]>::is_empty).await;
 }
 
 #[tokio::test]
-async fn what_keeps_the_source_from_naming_workers_is_told() {
+async fn the_error_names_a_failure_of_the_discovery_source() {
     let trouble = Change::Trouble(Some("etcd http://a:1 cannot be reached: refused".into()));
     let changes = stream::iter([trouble]).chain(stream::pending()).boxed();
     let cluster = Cluster::following(RouterConfig::default(), changes).await;
-    let told = async {
+    let error_names_source = async {
         loop {
-            let status = cluster.generate(ask(1)).await.unwrap_err();
+            let status = cluster.generate(request(1)).await.unwrap_err();
             assert_eq!(status.code(), Code::Unavailable);
             if status
                 .message()
@@ -166,11 +166,11 @@ async fn what_keeps_the_source_from_naming_workers_is_told() {
             }
         }
     };
-    soon(told).await;
+    soon(error_names_source).await;
 }
 
 #[tokio::test]
-async fn a_worker_may_move() {
+async fn a_worker_may_change_its_address() {
     let registry = Registry::default();
     let (old, new) = (FakeWorker::new("old"), FakeWorker::new("new"));
     let _first = registry.register(candidate("w", &old));
@@ -179,7 +179,7 @@ async fn a_worker_may_move() {
     let _second = registry.register(candidate("w", &new));
     soon(async {
         loop {
-            if let Ok(stream) = cluster.generate(ask(1)).await
+            if let Ok(stream) = cluster.generate(request(1)).await
                 && accepted(&collect(stream).await.0).worker == "new"
             {
                 break;
@@ -190,7 +190,7 @@ async fn a_worker_may_move() {
 }
 
 #[tokio::test]
-async fn the_cluster_answers_as_one_worker() {
+async fn control_calls_return_the_cluster_as_one_worker() {
     let (a, b) = (FakeWorker::new("a"), FakeWorker::new("b"));
     let cluster = Cluster::of(&[&a, &b]).await;
     let mut control = cluster.control();
@@ -219,30 +219,30 @@ async fn the_cluster_answers_as_one_worker() {
     assert_eq!(ids.into_inner().ids, [1, 2, 3]);
     let text = control.detokenize(DetokenizeRequest { ids: vec![5], ..Default::default() }).await;
     assert_eq!(text.unwrap().into_inner().text, "[5]");
-    let unknown = TokenizeRequest { model: "nobody".into(), ..Default::default() };
+    let unknown = TokenizeRequest { model: "unknown".into(), ..Default::default() };
     assert_eq!(control.tokenize(unknown).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(tokens(&collect(cluster.generate(ask(1)).await.unwrap()).await.0), 1);
+    assert_eq!(tokens(&collect(cluster.generate(request(1)).await.unwrap()).await.0), 1);
 }
 
 #[tokio::test]
-async fn a_worker_that_serves_another_model_than_it_did_is_not_the_client_s_mistake() {
-    let (good, stranger) = (FakeWorker::new("good"), FakeWorker::new("stranger"));
+async fn a_worker_that_serves_another_model_than_before_is_no_client_error() {
+    let (good, other) = (FakeWorker::new("good"), FakeWorker::new("stranger"));
     let unknown = ServiceError::UnknownModel { model: "story".into(), available: vec![] };
     let field = "routing.resume.digest";
     for error in [unknown, ServiceError::invalid(field, "is not mine")] {
-        stranger.script(move |_| Script::Refuse(error.clone()));
-        let cluster = Cluster::of(&[&good, &stranger]).await;
-        let before = stranger.requests().len();
+        other.script(move |_| Script::Refuse(error.clone()));
+        let cluster = Cluster::of(&[&good, &other]).await;
+        let before = other.requests().len();
         for _ in 0..100 {
-            let (_, error) = collect(cluster.generate(ask(2)).await.unwrap()).await;
+            let (_, error) = collect(cluster.generate(request(2)).await.unwrap()).await;
             assert!(error.is_none(), "{error:?}");
         }
-        assert!(stranger.requests().len() > before, "it is chosen in its turn");
+        assert!(other.requests().len() > before, "it is selected as well");
     }
 }
 
 #[tokio::test]
-async fn what_is_too_long_for_one_context_may_fit_into_another() {
+async fn a_request_too_long_for_one_worker_is_retried_on_one_with_a_longer_context() {
     let long = |_: &GenerateRequest| {
         Script::Refuse(ServiceError::invalid("prompt", "700 tokens; at most 511 leave room"))
     };
@@ -251,14 +251,14 @@ async fn what_is_too_long_for_one_context_may_fit_into_another() {
     short.script(long);
     let cluster = Cluster::of(&[&short, &wide]).await;
     for _ in 0..50 {
-        let (_, error) = collect(cluster.generate(ask(2)).await.unwrap()).await;
+        let (_, error) = collect(cluster.generate(request(2)).await.unwrap()).await;
         assert!(error.is_none(), "{error:?}");
     }
-    assert!(!short.requests().is_empty(), "it is chosen in its turn");
-    // Where no context is longer, it is the client's mistake, and no other worker is asked.
+    assert!(!short.requests().is_empty(), "it is selected as well");
+    // If no context is longer, it is a client error and not retried.
     wide.script(long);
     let before = wide.requests().len() + short.requests().len();
-    let status = cluster.generate(ask(2)).await.unwrap_err();
+    let status = cluster.generate(request(2)).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert!(wide.requests().len() + short.requests().len() <= before + 2);
 }

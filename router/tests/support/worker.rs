@@ -1,4 +1,4 @@
-//! A worker without a model: it does what its script says, and tells what happened to it.
+//! A scripted worker without a model, which records its requests.
 
 use std::{
     collections::BTreeSet,
@@ -26,29 +26,29 @@ use tonic::{Request, Response, Status};
 
 use super::soon;
 
-/// What a worker does with one request.
+/// Behaviour of a worker for one request.
 #[derive(Clone)]
 pub enum Script {
-    /// As many tokens as the request allows in each continuation, and their ends.
-    Answer,
-    /// The same, with so much time before each token.
+    /// `max_tokens` tokens in each choice, and the finished events.
+    Complete,
+    /// The same, with this pause before each event.
     Paced(Duration),
-    /// The same, but one of the ends does not come.
+    /// The same, without the last finished event.
     Unfinished,
     /// A status instead of a stream.
     Refuse(ServiceError),
-    /// Nothing at all, not even headers.
+    /// No response, not even headers.
     Hang,
-    /// That many tokens, then silence.
+    /// N tokens, then no further events.
     Stall(u32),
-    /// That many tokens, then an error.
+    /// N tokens, then an error.
     Fail(u32, ServiceError),
-    /// That many tokens, then the end, without a last event.
+    /// N tokens, then the end of the stream without a finished event.
     Truncate(u32),
-    /// Tokens without end, each in a message of its own.
+    /// Endless tokens, each in a message of its own.
     Flood,
-    /// An answer between events that claim to be of another attempt.
-    Ghosts,
+    /// A response interleaved with events of another attempt.
+    OtherAttempts,
 }
 
 type Choose = dyn FnMut(&GenerateRequest) -> Script + Send;
@@ -64,7 +64,7 @@ struct State {
     load: watch::Sender<Load>,
 }
 
-/// Dropping it kills it, as a crash would: every socket is closed.
+/// A worker on a real socket. Dropping it closes every socket, as a crash would.
 pub struct FakeWorker {
     pub address: SocketAddr,
     state: Arc<State>,
@@ -72,7 +72,7 @@ pub struct FakeWorker {
 }
 
 impl FakeWorker {
-    /// A worker of the model `story` that answers.
+    /// A worker of the model `story` that completes every request.
     pub fn new(name: &str) -> Self {
         Self::at("127.0.0.1:0".parse().unwrap(), name, "story")
     }
@@ -102,7 +102,7 @@ impl FakeWorker {
     fn with(address: SocketAddr, info: ModelInfo) -> Self {
         let state = Arc::new(State {
             info,
-            script: Mutex::new(Box::new(|_| Script::Answer)),
+            script: Mutex::new(Box::new(|_| Script::Complete)),
             requests: Mutex::default(),
             timeouts: Mutex::default(),
             connections: Mutex::default(),
@@ -110,7 +110,7 @@ impl FakeWorker {
             open: watch::Sender::new(0),
             load: watch::Sender::new(Load { free_kv_blocks: 10, ..Default::default() }),
         });
-        // Its own runtime, so that it can die with everything it holds.
+        // A runtime of its own, so that a drop finished all its tasks.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -133,7 +133,7 @@ impl FakeWorker {
         Self { address, state, runtime: Some(runtime) }
     }
 
-    /// Does the same with every request from now on.
+    /// Uses the same script for every request from now on.
     pub fn always(self, script: Script) -> Self {
         self.script(move |_| script.clone());
         self
@@ -143,27 +143,27 @@ impl FakeWorker {
         *self.state.script.lock().unwrap() = Box::new(choose);
     }
 
-    /// Every request that came.
+    /// Returns all received requests.
     pub fn requests(&self) -> Vec<GenerateRequest> {
         self.state.requests.lock().unwrap().clone()
     }
 
-    /// The `grpc-timeout` of every request that came.
+    /// Returns the `grpc-timeout` of all received requests.
     pub fn timeouts(&self) -> Vec<Option<String>> {
         self.state.timeouts.lock().unwrap().clone()
     }
 
-    /// Connections that requests came on.
+    /// Returns the number of connections on which requests were received.
     pub fn connections(&self) -> usize {
         self.state.connections.lock().unwrap().len()
     }
 
-    /// Tokens that floods have made so far.
+    /// Returns the number of tokens that floods have produced so far.
     pub fn flood(&self) -> usize {
         self.state.flooded.load(Ordering::Relaxed)
     }
 
-    /// Waits until `tokens` tokens were made by floods.
+    /// Waits until floods have produced `tokens` tokens.
     pub async fn flooded(&self, tokens: usize) {
         soon(async {
             while self.flood() < tokens {
@@ -173,7 +173,7 @@ impl FakeWorker {
         .await;
     }
 
-    /// Waits until exactly `count` calls are under way.
+    /// Waits until exactly `count` calls are open.
     pub async fn open(&self, count: usize) {
         let mut open = self.state.open.subscribe();
         soon(open.wait_for(|open| *open == count)).await.unwrap();
@@ -205,17 +205,17 @@ impl Drop for FakeWorker {
 #[derive(Clone)]
 struct Service(Arc<State>);
 
-/// Counts a call for as long as it lives.
-struct Open(Arc<State>);
+/// Counts an open call until it is dropped.
+struct OpenCall(Arc<State>);
 
-impl Open {
+impl OpenCall {
     fn new(state: &Arc<State>) -> Self {
         state.open.send_modify(|open| *open += 1);
         Self(Arc::clone(state))
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenCall {
     fn drop(&mut self) {
         self.0.open.send_modify(|open| *open -= 1);
     }
@@ -231,7 +231,7 @@ impl Inference for Service {
         &self,
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let open = Open::new(&self.0);
+        let open = OpenCall::new(&self.0);
         let peer = request.extensions().get::<serve::Peer>().unwrap().address();
         self.0.connections.lock().unwrap().insert(peer);
         let timeout = request.metadata().get("grpc-timeout");
@@ -241,56 +241,56 @@ impl Inference for Service {
         let script = (self.0.script.lock().unwrap())(&request);
         self.0.requests.lock().unwrap().push(request.clone());
 
-        let answer = Answer::new(&self.0.info, &request);
+        let response = ScriptedResponse::new(&self.0.info, &request);
         let events: Streamed<GenerateResponse> = match script {
             Script::Refuse(error) => return Err(error.into()),
             Script::Hang => std::future::pending().await,
-            Script::Answer => {
-                let (tokens, ends) = (answer.tokens, answer.ends());
-                answer.events(tokens).chain(stream::iter(ends.map(Ok))).boxed()
+            Script::Complete => {
+                let (tokens, finished) = (response.tokens, response.final_events());
+                response.events(tokens).chain(stream::iter(finished.map(Ok))).boxed()
             }
             Script::Paced(pause) => {
-                let (tokens, ends) = (answer.tokens, answer.ends());
-                let paced = answer.events(tokens).then(move |event| async move {
+                let (tokens, finished) = (response.tokens, response.final_events());
+                let paced = response.events(tokens).then(move |event| async move {
                     tokio::time::sleep(pause).await;
                     event
                 });
-                paced.chain(stream::iter(ends.map(Ok))).boxed()
+                paced.chain(stream::iter(finished.map(Ok))).boxed()
             }
             Script::Unfinished => {
-                let (tokens, ends) = (answer.tokens, answer.ends());
-                let all_but_last = answer.had.len() - 1;
-                let ends = stream::iter(ends.take(all_but_last).map(Ok));
-                answer.events(tokens).chain(ends).boxed()
+                let (tokens, finished) = (response.tokens, response.final_events());
+                let all_but_last = response.resumed.len() - 1;
+                let finished = stream::iter(finished.take(all_but_last).map(Ok));
+                response.events(tokens).chain(finished).boxed()
             }
-            Script::Stall(tokens) => answer.events(tokens).chain(stream::pending()).boxed(),
+            Script::Stall(tokens) => response.events(tokens).chain(stream::pending()).boxed(),
             Script::Fail(tokens, error) => {
                 let failed = stream::iter([Err(Status::from(error))]);
-                answer.events(tokens).chain(failed).boxed()
+                response.events(tokens).chain(failed).boxed()
             }
             Script::Flood => {
                 let state = Arc::clone(&self.0);
-                let tokens = answer.events(u32::MAX).then(move |event| {
+                let tokens = response.events(u32::MAX).then(move |event| {
                     state.flooded.fetch_add(1, Ordering::Relaxed);
                     async {
-                        // What is ready at once travels in one message.
+                        // Events that are ready at once share a message.
                         tokio::task::yield_now().await;
                         event
                     }
                 });
                 tokens.boxed()
             }
-            Script::Truncate(tokens) => answer.events(tokens).boxed(),
-            Script::Ghosts => {
-                let (tokens, ends) = (answer.tokens, answer.ends());
-                let ghost = |event: &GenerateResponse| GenerateResponse {
+            Script::Truncate(tokens) => response.events(tokens).boxed(),
+            Script::OtherAttempts => {
+                let (tokens, finished) = (response.tokens, response.final_events());
+                let other_attempt = |event: &GenerateResponse| GenerateResponse {
                     attempt: event.attempt + 1,
                     ..event.clone()
                 };
-                let real = answer.events(tokens).chain(stream::iter(ends.map(Ok)));
+                let real = response.events(tokens).chain(stream::iter(finished.map(Ok)));
                 real.flat_map(move |event: Result<GenerateResponse, Status>| {
                     let event = event.unwrap();
-                    stream::iter([Ok(ghost(&event)), Ok(event)])
+                    stream::iter([Ok(other_attempt(&event)), Ok(event)])
                 })
                 .boxed()
             }
@@ -299,35 +299,36 @@ impl Inference for Service {
     }
 }
 
-/// What there is of a continuation. The tokens here are the numbers from 0, each told as an `x`.
-fn had(choice: ResumedChoice) -> (u32, bool) {
+/// Returns the number of tokens of a resumed choice, and whether it is finished. The token ids count from 0, and
+/// the text of each is `x`.
+fn resumed(choice: ResumedChoice) -> (u32, bool) {
     let count = choice.token_ids.len() as u32;
     assert_eq!(choice.token_ids, Vec::from_iter(0..count));
     assert_eq!(choice.text_bytes_sent, u64::from(count));
     (count, choice.finished.is_some())
 }
 
-/// The events of an answer to one request.
+/// The events of an response to one request.
 #[derive(Clone)]
-struct Answer {
+struct ScriptedResponse {
     attempt: u32,
     accepted: Accepted,
     tokens: u32,
     /// What each continuation has already, and whether it has ended.
-    had: Vec<(u32, bool)>,
+    resumed: Vec<(u32, bool)>,
 }
 
-impl Answer {
+impl ScriptedResponse {
     fn new(info: &ModelInfo, request: &GenerateRequest) -> Self {
         let sampling = request.sampling.clone().unwrap_or_default();
         let resume = request.routing.clone().and_then(|routing| routing.resume);
         let choices = sampling.num_sequences.unwrap_or(1) as usize;
-        let had = match resume {
+        let resumed = match resume {
             Some(resume) => {
                 let begun = resume.choices.iter().any(|choice| !choice.token_ids.is_empty());
                 assert_eq!(resume.digest, if begun { info.digest.as_str() } else { "" });
                 assert_eq!(resume.choices.len(), choices);
-                resume.choices.into_iter().map(had).collect()
+                resume.choices.into_iter().map(resumed).collect()
             }
             None => vec![(0, false); choices],
         };
@@ -342,7 +343,7 @@ impl Answer {
                 max_tokens: request.stopping.as_ref().and_then(|s| s.max_tokens).unwrap_or(3),
             },
             tokens: request.stopping.as_ref().and_then(|s| s.max_tokens).unwrap_or(3),
-            had,
+            resumed,
         }
     }
 
@@ -350,14 +351,14 @@ impl Answer {
         GenerateResponse { choice, event: Some(event), attempt: self.attempt }
     }
 
-    /// Accepted, and `tokens` tokens of each continuation in turn.
+    /// Accepted event, then `tokens` tokens of each choice, interleaved.
     fn events(self, tokens: u32) -> impl Stream<Item = Result<GenerateResponse, Status>> + Send {
         let first = self.event(0, Event::Accepted(self.accepted.clone()));
-        let had = self.had.clone();
+        let resumed = self.resumed.clone();
         let all = (0..tokens).flat_map(move |i| {
-            let missing = had.clone().into_iter().zip(0..);
+            let missing = resumed.clone().into_iter().zip(0..);
             missing
-                .filter(move |((had, ended), _)| i >= *had && !ended)
+                .filter(move |((resumed, ended), _)| i >= *resumed && !ended)
                 .map(move |(_, choice)| (i, choice))
         });
         let rest = stream::iter(all).map(move |(i, choice)| {
@@ -367,33 +368,33 @@ impl Answer {
         stream::iter([Ok(first)]).chain(rest)
     }
 
-    /// The ends, the first continuation's last: that one tells what all came to.
-    fn ends(&self) -> impl Iterator<Item = GenerateResponse> + Send + use<> {
-        let answer = self.clone();
-        let open = answer.had.clone().into_iter().zip(0..).filter(|((_, ended), _)| !ended);
+    /// Finished events, that of the first choice last, with the usage and timings of the whole response.
+    fn final_events(&self) -> impl Iterator<Item = GenerateResponse> + Send + use<> {
+        let response = self.clone();
+        let open = response.resumed.clone().into_iter().zip(0..).filter(|((_, ended), _)| !ended);
         let open: Vec<u32> = open.map(|(_, choice)| choice).collect();
         let last = open.first().copied();
         open.into_iter().rev().map(move |choice| {
             let (usage, timings) = match last {
                 Some(last) if last == choice => {
-                    (Some(answer.usage()), Some(Answer::timings().into()))
+                    (Some(response.usage()), Some(ScriptedResponse::timings().into()))
                 }
                 _ => (None, None),
             };
             let reason = FinishReason::Length.into();
             let end = Finished { reason, usage, timings, ..Default::default() };
-            answer.event(choice, Event::Finished(end))
+            response.event(choice, Event::Finished(end))
         })
     }
 
     fn usage(&self) -> Usage {
-        let completion_tokens = self.tokens * self.had.len() as u32;
+        let completion_tokens = self.tokens * self.resumed.len() as u32;
         Usage { prompt_tokens: 4, completion_tokens, ..Default::default() }
     }
 
     fn timings() -> Timings {
         Timings {
-            // Less than a real call can take, so that there is something left to account for.
+            // Less than any real call takes, so that the router's own stages have a remainder.
             worker_total: Duration::from_micros(1).try_into().ok(),
             queue: Duration::ZERO.try_into().ok(),
             ..Default::default()
