@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use stoker_proto::v1::{GenerateRequest, ModelInfo, generate_request::Input};
 use stoker_router::{
     BalancingConfig, Policy,
-    sim::{RespondFn, Balancer},
+    sim::{Balancer, RespondFn},
 };
 
 const WORKERS: usize = 1_000;

@@ -25,8 +25,8 @@ impl Ewma {
         (!value.is_nan()).then_some(value)
     }
 
-    /// Moves the average towards `sample` by `weight`, from 0 to 1. The first sample of an empty average
-    /// becomes its value. A sample that is not finite is ignored.
+    /// Moves the average towards `sample` by `weight`, from 0 to 1. The first sample of an empty
+    /// average becomes its value. A sample that is not finite is ignored.
     pub(crate) fn observe(&self, sample: f32, weight: f32) {
         if !sample.is_finite() {
             return;

@@ -42,12 +42,13 @@ pub(crate) use prompt::text_bytes;
 
 /// Unit of a worker's stamp: tokens sent to it.
 const STAMP_TOKENS: u64 = 64;
-/// Minimum weight of a prefix. A worker whose cache never had a prefix still gets a few requests, so
-/// that its hit rate can recover, but is not worth a queueing delay.
+/// Minimum weight of a prefix. A worker whose cache never had a prefix still gets a few requests,
+/// so that its hit rate can recover, but is not worth a queueing delay.
 const MIN_HIT_PROBABILITY: f32 = 1.0 / 64.0;
 
-/// Minimum hit rate assumed for the rendezvous owner of a prefix that this router has not sent. Routers
-/// thereby send new prompts to the same worker, unless another worker has clearly less work.
+/// Minimum hit rate assumed for the rendezvous owner of a prefix that this router has not sent.
+/// Routers thereby send new prompts to the same worker, unless another worker has clearly less
+/// work.
 const MIN_REMOTE_HIT_RATE: f32 = 1.0 / 8.0;
 
 /// Load-balancing policy.
@@ -182,7 +183,8 @@ impl Chooser {
         drawn.map(|worker| Candidate::new(worker, completion_tokens)).collect()
     }
 
-    /// Picks the cheapest of a random sample and of the workers expected to have a prefix of the prompt.
+    /// Picks the cheapest of a random sample and of the workers expected to have a prefix of the
+    /// prompt.
     fn pick_by_prefix<'a>(
         &self,
         model: &'a Model,
@@ -192,7 +194,8 @@ impl Chooser {
         prompt: u64,
     ) -> Option<Pick<'a>> {
         let chain = prompt::chain(request);
-        // A request that bypasses the cache may run on any worker. Its prompt is recorded for others.
+        // A request that bypasses the cache may run on any worker. Its prompt is recorded for
+        // others.
         let lookup = if prompt::reads_cache(request) { &chain[..] } else { &[] };
         let mut candidates = self.candidates(model, criteria, stats);
         let drawn = candidates.len();
@@ -225,8 +228,8 @@ impl Chooser {
         }))
     }
 
-    /// Returns the workers that may have a prefix of the prompt: those that this router sent it to, and
-    /// the rendezvous owners, to which other routers would have sent it.
+    /// Returns the workers that may have a prefix of the prompt: those that this router sent it to,
+    /// and the rendezvous owners, to which other routers would have sent it.
     fn prefixes<'a>(&self, model: &'a Model, chain: &[Link]) -> Vec<Prefix<'a>> {
         let local = self.hits(chain).into_iter().filter_map(|Hit { holder, bytes }| {
             let worker = model.by_serial(holder.worker)?;
@@ -244,8 +247,8 @@ impl Chooser {
         self.index.lock().unwrap_or_else(PoisonError::into_inner).find(chain)
     }
 
-    /// Records that `worker` gets the prompt. This happens before the prompt is sent, so that concurrent
-    /// requests with the same prefix go to the same worker.
+    /// Records that `worker` gets the prompt. This happens before the prompt is sent, so that
+    /// concurrent requests with the same prefix go to the same worker.
     fn record(&self, chain: &[Link], worker: &Worker) {
         if !chain.is_empty() {
             let holder = Holder { worker: worker.serial, stamp: stamp(worker) };
@@ -304,7 +307,8 @@ fn stamp(worker: &Worker) -> u32 {
     (worker.sent() / STAMP_TOKENS) as u32
 }
 
-/// Whether the worker was sent more tokens since `then` than its cache holds, which evicts the prefix.
+/// Whether the worker was sent more tokens since `then` than its cache holds, which evicts the
+/// prefix.
 fn evicted(worker: &Worker, then: u32) -> bool {
     let since = u64::from(stamp(worker).wrapping_sub(then)) * STAMP_TOKENS;
     worker.kv_tokens().is_some_and(|cache| since > cache)

@@ -23,8 +23,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use fleet::{Fleet, State};
 use worker::Worker;
 
-/// Consecutive unusable states after which a withdrawn candidate is removed. A withdrawn candidate that
-/// serves stays in use, since an etcd that was wiped or paused withdraws all workers.
+/// Consecutive unusable states after which a withdrawn candidate is removed. A withdrawn candidate
+/// that serves stays in use, since an etcd that was wiped or paused withdraws all workers.
 const MAX_MISSES: u32 = 5;
 
 /// A state change reported by a candidate's task.
@@ -77,7 +77,8 @@ impl Pool {
         }
     }
 
-    /// Returns the current snapshot of all workers. A request takes one per attempt and holds it briefly.
+    /// Returns the current snapshot of all workers. A request takes one per attempt and holds it
+    /// briefly.
     pub(crate) fn fleet(&self) -> Arc<Fleet> {
         self.fleet.borrow().clone()
     }
@@ -108,7 +109,8 @@ struct Manager {
     publish: watch::Sender<Arc<Fleet>>,
 }
 
-/// A candidate and its task. Dropping it stops the task; running streams hold the worker themselves.
+/// A candidate and its task. Dropping it stops the task; running streams hold the worker
+/// themselves.
 struct TrackedCandidate {
     address: String,
     generation: u64,
@@ -187,7 +189,7 @@ impl Manager {
     fn withdraw(&mut self, id: &WorkerId) {
         if let Some(tracked) = self.candidates.get_mut(id) {
             tracked.withdrawn = true;
-            tracing::info!(worker = %id, "withdrawn by discovery; stays in use while it is reachable");
+            tracing::info!(worker = %id, "withdrawn by discovery; stays in use while reachable");
             self.remove_if_lost(id);
         }
     }
@@ -221,7 +223,11 @@ impl Manager {
         let duplicates: BTreeMap<_, _> = fleet.duplicates().collect();
         for (id, of) in &duplicates {
             if self.duplicates.get(id) != Some(of) {
-                tracing::warn!(worker = %id, same_as = %of, "two addresses lead to the same worker process; it is used once");
+                tracing::warn!(
+                    worker = %id,
+                    same_as = %of,
+                    "two addresses lead to the same worker process; it is used once"
+                );
             }
         }
         self.duplicates = duplicates;

@@ -23,7 +23,8 @@ use crate::{
 };
 
 /// Response stream of a simulated worker.
-pub type ResponseStream = Pin<Box<dyn Stream<Item = Result<GenerateResponse, ServiceError>> + Send>>;
+pub type ResponseStream =
+    Pin<Box<dyn Stream<Item = Result<GenerateResponse, ServiceError>> + Send>>;
 
 /// Function that simulates the workers: takes the index of the worker and the request.
 pub type RespondFn = Arc<dyn Fn(usize, GenerateRequest) -> ResponseStream + Send + Sync>;
@@ -35,8 +36,14 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// Balances over these workers. `seed` makes random draws reproducible. Requires a Tokio runtime.
-    pub fn new(config: &BalancingConfig, seed: u64, infos: Vec<ModelInfo>, respond: RespondFn) -> Self {
+    /// Balances over these workers. `seed` makes random draws reproducible. Requires a Tokio
+    /// runtime.
+    pub fn new(
+        config: &BalancingConfig,
+        seed: u64,
+        infos: Vec<ModelInfo>,
+        respond: RespondFn,
+    ) -> Self {
         let worker = |info: ModelInfo| {
             let unconnected = Address::from_static("http://127.0.0.1:1").connect_lazy();
             let id = WorkerId::new(info.worker.clone());

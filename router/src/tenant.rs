@@ -18,7 +18,8 @@ const MAX_TENANT_BYTES: usize = 64;
 pub(crate) struct Tenants(Option<MetadataKey<Ascii>>);
 
 impl Tenants {
-    /// Reads the header of that name, as parsed by [`header`]. Without one, every request has the tenant "".
+    /// Reads the header of that name, as parsed by [`header`]. Without one, every request has the
+    /// tenant "".
     pub(crate) fn new(header: Option<&str>) -> Self {
         Self(header.and_then(|name| name.parse().ok()))
     }
@@ -34,9 +35,10 @@ impl Tenants {
         let name = value.map_or(Ok(""), |value| value.to_str());
         match name {
             _ if another.is_some() => invalid("occurs more than once; a request has one tenant"),
-            Ok(name) if name.len() > MAX_TENANT_BYTES => {
-                invalid(&format!("has {} bytes; at most {MAX_TENANT_BYTES} are allowed", name.len()))
-            }
+            Ok(name) if name.len() > MAX_TENANT_BYTES => invalid(&format!(
+                "has {} bytes; at most {MAX_TENANT_BYTES} are allowed",
+                name.len()
+            )),
             Ok(name) if name.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(name.into()),
             _ => invalid("may have printable ASCII characters only, and no spaces"),
         }
@@ -46,7 +48,8 @@ impl Tenants {
 /// Parses the name of the tenant header, for `value_parser`.
 pub(crate) fn header(text: &str) -> Result<String, String> {
     let name = text.to_ascii_lowercase();
-    let reserved = name.starts_with("grpc-") || matches!(&*name, "te" | "content-type" | "traceparent");
+    let reserved =
+        name.starts_with("grpc-") || matches!(&*name, "te" | "content-type" | "traceparent");
     if reserved {
         return Err("gRPC uses this header itself; choose another, for instance x-tenant".into());
     }
@@ -74,7 +77,10 @@ mod tests {
     #[test]
     fn the_header_names_the_tenant() {
         assert_eq!(&*of(Some("x-tenant"), &[b"acme"]).unwrap(), "acme");
-        assert_eq!(&*of(Some("x-tenant"), &[&[b'a'; MAX_TENANT_BYTES]]).unwrap(), "a".repeat(MAX_TENANT_BYTES));
+        assert_eq!(
+            &*of(Some("x-tenant"), &[&[b'a'; MAX_TENANT_BYTES]]).unwrap(),
+            "a".repeat(MAX_TENANT_BYTES)
+        );
         assert_eq!(&*of(Some("x-tenant"), &[]).unwrap(), "", "absent");
         assert_eq!(&*of(None, &[b"acme"]).unwrap(), "", "no header is configured");
     }

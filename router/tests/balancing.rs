@@ -5,12 +5,12 @@ use stoker_proto::v1::{GenerateRequest, Sampling};
 use stoker_shared::ServiceError;
 
 use crate::support::{
-    Cluster, request, collect, soon, tokens,
+    Cluster, collect, request, soon, tokens,
     worker::{FakeWorker, Script},
 };
 
-/// Upper bound of the tokens in flight to one client that does not read: all flow-control windows and buffers
-/// on the way, and what the router reads ahead for a slow client.
+/// Upper bound of the tokens in flight to one client that does not read: all flow-control windows
+/// and buffers on the way, and what the router reads ahead for a slow client.
 const MAX_UNREAD: usize = 15_000;
 
 #[tokio::test]
@@ -20,7 +20,8 @@ async fn the_worker_with_less_work_is_preferred() {
         worker.script(|_| Script::Stall(1));
     }
     let cluster = Cluster::of(&[&a, &b]).await;
-    // One long response, then short ones: together they are less work, so they run on the other worker.
+    // One long response, then short ones: together they are less work, so they run on the other
+    // worker.
     let mut streams = vec![cluster.generate(request(100_000)).await.unwrap()];
     let (long, short) = if a.requests().is_empty() { (&b, &a) } else { (&a, &b) };
     for _ in 0..20 {
@@ -120,8 +121,8 @@ async fn failures_and_cancellations_leave_nothing_reserved() {
 async fn cancelled_streams_do_not_close_the_connection() {
     let worker = FakeWorker::new("a").always(Script::Flood);
     let cluster = Cluster::of(&[&worker]).await;
-    // h2 forgets old resets and counts frames that still arrive for them. By default, it closes a connection
-    // after 1,024 of these.
+    // h2 forgets old resets and counts frames that still arrive for them. By default, it closes a
+    // connection after 1,024 of these.
     for _ in 0..10 {
         let readers = (0..100).map(|_| async {
             let mut stream = cluster.generate(request(1)).await.unwrap();

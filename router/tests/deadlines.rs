@@ -7,7 +7,7 @@ use stoker_router::RouterConfig;
 use tonic::{Code, Request};
 
 use crate::support::{
-    Cluster, request, collect, soon, tokens,
+    Cluster, collect, request, soon, tokens,
     worker::{FakeWorker, Script},
 };
 
@@ -36,7 +36,8 @@ async fn a_deadline_applies_in_the_middle_of_a_stream() {
 async fn a_deadline_applies_before_the_worker_accepts() {
     let worker = FakeWorker::new("a").always(Script::Hang);
     let cluster = Cluster::of(&[&worker]).await;
-    let status = cluster.without_client_deadline().generate(with_timeout("200m")).await.unwrap_err();
+    let status =
+        cluster.without_client_deadline().generate(with_timeout("200m")).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{}", status.message());
     assert_eq!(worker.requests().len(), 1, "it is not retried");
     worker.open(0).await;

@@ -5,7 +5,7 @@ use stoker_shared::ServiceError;
 use tonic::Code;
 
 use crate::support::{
-    Cluster, accepted, request, collect, tokens,
+    Cluster, accepted, collect, request, tokens,
     worker::{FakeWorker, Script},
 };
 

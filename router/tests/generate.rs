@@ -10,7 +10,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::support::{
-    Cluster, accepted, request, collect, finished, soon, tokens,
+    Cluster, accepted, collect, finished, request, soon, tokens,
     worker::{FakeWorker, Script},
 };
 
@@ -110,8 +110,10 @@ async fn invalid_parameters_are_named() {
 async fn routing_fields_from_clients_are_refused() {
     let worker = FakeWorker::new("a");
     let cluster = Cluster::of(&[&worker]).await;
-    let request =
-        GenerateRequest { routing: Some(Routing { attempt: 7, ..Default::default() }), ..request(1) };
+    let request = GenerateRequest {
+        routing: Some(Routing { attempt: 7, ..Default::default() }),
+        ..request(1)
+    };
     let status = cluster.generate(request).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("routing"), "{}", status.message());

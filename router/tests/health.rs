@@ -1,4 +1,5 @@
-//! Outlier detection: workers that fail or are slow are ejected for a while, but at least half stay.
+//! Outlier detection: workers that fail or are slow are ejected for a while, but at least half
+//! stay.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use stoker_router::{HealthConfig, RouterConfig, WorkerView};
 use stoker_shared::ServiceError;
 
 use crate::support::{
-    Cluster, request, collect, soon, tokens,
+    Cluster, collect, request, soon, tokens,
     worker::{FakeWorker, Script},
 };
 

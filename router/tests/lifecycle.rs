@@ -11,7 +11,7 @@ use tonic_health::pb::{
 };
 
 use crate::support::{
-    Cluster, request, collect, soon, tokens,
+    Cluster, collect, request, soon, tokens,
     worker::{FakeWorker, Script},
 };
 

@@ -1,5 +1,5 @@
-//! Streams that lose their worker in the middle. They are resumed on another worker of the same digest, which
-//! the client does not notice.
+//! Streams that lose their worker in the middle. They are resumed on another worker of the same
+//! digest, which the client does not notice.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use stoker_shared::{ServiceError, discovery::Registry};
 use tonic::Code;
 
 use crate::support::{
-    Cluster, request, candidate, collect, finished, soon,
+    Cluster, candidate, collect, finished, request, soon,
     worker::{FakeWorker, Script},
 };
 
@@ -55,7 +55,8 @@ async fn split_by_stream(a: FakeWorker, b: FakeWorker) -> (FakeWorker, FakeWorke
 
 /// Two workers that stall after a few tokens.
 fn stalling_workers() -> (FakeWorker, FakeWorker) {
-    let [a, b] = ["a", "b"].map(|name| FakeWorker::new(name).always(Script::Stall(TOKENS_BEFORE_FAULT)));
+    let [a, b] =
+        ["a", "b"].map(|name| FakeWorker::new(name).always(Script::Stall(TOKENS_BEFORE_FAULT)));
     (a, b)
 }
 

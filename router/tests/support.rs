@@ -39,7 +39,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A router with default settings, except for more streams per connection, once all `workers` are ready.
+    /// A router with default settings, except for more streams per connection, once all `workers`
+    /// are ready.
     pub async fn of(workers: &[&FakeWorker]) -> Self {
         let max_streams_per_connection = Some(16_384);
         let limits = LimitsConfig { max_streams_per_connection, ..LimitsConfig::default() };
@@ -72,7 +73,8 @@ impl Cluster {
         InferenceClient::new(self.channel())
     }
 
-    /// A client that does not enforce deadlines itself, as tonic's does, so that it gets the router's status.
+    /// A client that does not enforce deadlines itself, as tonic's does, so that it gets the
+    /// router's status.
     pub fn without_client_deadline(&self) -> InferenceClient<Client<HttpConnector, Body>> {
         let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
         let origin = format!("http://{}", self.router.address());

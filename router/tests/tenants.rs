@@ -5,7 +5,7 @@ use stoker_router::RouterConfig;
 use tonic::{Code, Request, metadata::MetadataValue};
 
 use crate::support::{
-    Cluster, request, collect, soon, tokens,
+    Cluster, collect, request, soon, tokens,
     worker::{FakeWorker, Script},
 };
 
@@ -44,7 +44,8 @@ async fn a_tenants_requests_are_no_more_urgent_than_allowed() {
     {
         collect(cluster.generate(from(tenant, with_priority(priority))).await.unwrap()).await;
     }
-    let priorities: Vec<_> = worker.requests().into_iter().map(|request| request.priority).collect();
+    let priorities: Vec<_> =
+        worker.requests().into_iter().map(|request| request.priority).collect();
     assert_eq!(priorities, [Some(500), Some(500), Some(50), None]);
     let status = cluster.generate(from("acme", with_priority(Some(1_001)))).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -67,7 +68,8 @@ async fn only_a_rule_allows_a_tenant_a_more_urgent_priority() {
                 collect(cluster.generate(from(tenant, prioritized)).await.unwrap()).await;
             assert!(error.is_none() && tokens(&events) == 1, "it is served: {error:?}");
         }
-        let priorities: Vec<_> = worker.requests().into_iter().map(|request| request.priority).collect();
+        let priorities: Vec<_> =
+            worker.requests().into_iter().map(|request| request.priority).collect();
         assert_eq!(priorities, allowed);
     }
 }
@@ -109,7 +111,8 @@ async fn a_request_of_another_tenant_does_not_wait_for_all_earlier_ones() {
     let mut waiting = Vec::new();
     for _ in 0..10 {
         let mut client = cluster.client();
-        waiting.push(tokio::spawn(async move { client.generate(from("many", request(2_000))).await }));
+        waiting
+            .push(tokio::spawn(async move { client.generate(from("many", request(2_000))).await }));
     }
     // Five wait, and five are refused: the tenant has reached its queue limit.
     let mut refused = 0;

@@ -15,7 +15,7 @@ use stoker_shared::{
 use tonic::Code;
 
 use crate::support::{
-    Cluster, accepted, request, candidate, collect, soon, tokens,
+    Cluster, accepted, candidate, collect, request, soon, tokens,
     worker::{FakeWorker, Script},
 };
 
@@ -89,7 +89,8 @@ async fn a_withdrawn_worker_serves_until_it_is_lost_and_is_then_removed() {
     let cluster = Cluster::following(RouterConfig::default(), registry.watch()).await;
     soon(cluster.router.wait_ready(2)).await;
     drop(registration);
-    // The marker is announced after the withdrawal: once it is ready, the withdrawal has been processed.
+    // The marker is announced after the withdrawal: once it is ready, the withdrawal has been
+    // processed.
     let marker = FakeWorker::new("marker");
     let _marker = registry.register(candidate("marker", &marker));
     soon(cluster.router.wait_ready(3)).await;

@@ -1,5 +1,5 @@
-//! Compares the policies on a trace of requests: the balancing layer of the router over simulated workers, in
-//! virtual time.
+//! Compares the policies on a trace of requests: the balancing layer of the router over simulated
+//! workers, in virtual time.
 //!
 //! `cargo run --release -p stoker-router --example policies -- TRACE --plot policies.svg`
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "an example may panic")]
@@ -18,7 +18,8 @@ use trace::Trace;
 
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Trace file: one line of JSON per request, with timestamp, input_length, output_length and hash_ids
+    /// Trace file: one line of JSON per request, with timestamp, input_length, output_length and
+    /// hash_ids
     trace: PathBuf,
 
     /// Number of simulated workers

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use stoker_proto::v1::generate_response::Event;
 use stoker_router::{
     BalancingConfig,
-    sim::{RespondFn, Balancer},
+    sim::{Balancer, RespondFn},
 };
 use tokio::{
     runtime::Builder,
@@ -75,15 +75,24 @@ pub(crate) fn percentile(sorted: &[f64], percent: usize) -> f64 {
 }
 
 /// Runs the trace through a policy. Virtual time and a single thread make the result reproducible.
-pub(crate) fn run(trace: &Trace, simulation: SimulationConfig, config: &BalancingConfig) -> PolicyResult {
+pub(crate) fn run(
+    trace: &Trace,
+    simulation: SimulationConfig,
+    config: &BalancingConfig,
+) -> PolicyResult {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, simulate(trace, simulation, config))
 }
 
-async fn simulate(trace: &Trace, simulation: SimulationConfig, config: &BalancingConfig) -> PolicyResult {
-    let workers: Arc<[_]> =
-        (0..simulation.workers).map(|_| Worker::new(simulation.cache, simulation.caching)).collect();
+async fn simulate(
+    trace: &Trace,
+    simulation: SimulationConfig,
+    config: &BalancingConfig,
+) -> PolicyResult {
+    let workers: Arc<[_]> = (0..simulation.workers)
+        .map(|_| Worker::new(simulation.cache, simulation.caching))
+        .collect();
     let infos = || (0..simulation.workers).map(|i| worker::info(i, simulation.cache)).collect();
     // A copy of the trace without its lifetime, for the response function.
     let requests: Arc<[_]> = trace.0.iter().cloned().collect();

@@ -23,7 +23,8 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    /// Returns the request with `index` in the trace. Its text is synthetic, and equal for equal blocks.
+    /// Returns the request with `index` in the trace. Its text is synthetic, and equal for equal
+    /// blocks.
     pub(crate) fn request(&self, index: usize) -> GenerateRequest {
         let mut text = String::with_capacity(self.hash_ids.len() * BLOCK_BYTES);
         for id in &self.hash_ids {

@@ -1,5 +1,5 @@
-//! A simulated worker that takes time instead of computing: continuous batching, chunked prefill, and a prefix
-//! cache with LRU eviction.
+//! A simulated worker that takes time instead of computing: continuous batching, chunked prefill,
+//! and a prefix cache with LRU eviction.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -60,13 +60,14 @@ struct Sequence {
     remaining_prompt: usize,
     completion: usize,
     generated: usize,
-    /// Number of blocks that are not in the cache: uncached ones of the prompt, and those of the completion.
+    /// Number of blocks that are not in the cache: uncached ones of the prompt, and those of the
+    /// completion.
     private_blocks: usize,
 }
 
 impl Sequence {
-    /// Prefills as many prompt tokens as the budget allows, and returns their number. The step that completes
-    /// the prompt also generates the first token.
+    /// Prefills as many prompt tokens as the budget allows, and returns their number. The step that
+    /// completes the prompt also generates the first token.
     fn prefill(&mut self, budget: usize) -> usize {
         let chunk = self.remaining_prompt.min(budget);
         self.remaining_prompt -= chunk;
@@ -209,7 +210,8 @@ impl Worker {
                 now = Instant::now();
                 continue;
             };
-            // Tokio's clock has a resolution of milliseconds, so the exact durations are accumulated.
+            // Tokio's clock has a resolution of milliseconds, so the exact durations are
+            // accumulated.
             now += Duration::from_secs_f64(duration);
             sleep_until(now).await;
             self.state.lock().unwrap().finish_step(self.caching);
@@ -235,7 +237,8 @@ impl Worker {
     pub(crate) fn backlog(&self) -> f64 {
         let state = self.state.lock().unwrap();
         let remaining = |sequence: &Sequence| {
-            sequence.remaining_prompt as f64 * PREFILL_TOKEN + (sequence.completion - sequence.generated) as f64 * DECODE_TOKEN
+            sequence.remaining_prompt as f64 * PREFILL_TOKEN
+                + (sequence.completion - sequence.generated) as f64 * DECODE_TOKEN
         };
         state.waiting.iter().chain(&state.running).map(remaining).sum()
     }
@@ -249,7 +252,8 @@ impl Worker {
 impl State {
     /// Starts a step, and returns its duration in seconds; `None` if there is nothing to do.
     fn start_step(&mut self, capacity: usize) -> Option<f64> {
-        let decoding = self.running.iter().filter(|sequence| sequence.remaining_prompt == 0).count();
+        let decoding =
+            self.running.iter().filter(|sequence| sequence.remaining_prompt == 0).count();
         let mut budget = MAX_NUM_BATCHED_TOKENS - decoding;
         for sequence in &mut self.running {
             budget -= sequence.prefill(budget);
@@ -268,16 +272,19 @@ impl State {
             return None;
         }
         let prefilled = MAX_NUM_BATCHED_TOKENS - decoding - budget;
-        let duration = STEP_OVERHEAD + prefilled as f64 * PREFILL_TOKEN + decoding as f64 * DECODE_TOKEN;
+        let duration =
+            STEP_OVERHEAD + prefilled as f64 * PREFILL_TOKEN + decoding as f64 * DECODE_TOKEN;
         self.steps += 1;
         self.busy += duration;
         Some(duration)
     }
 
-    /// Allocates the blocks of a sequence and acquires its cached prefix. `false` if there are too few blocks.
+    /// Allocates the blocks of a sequence and acquires its cached prefix. `false` if there are too
+    /// few blocks.
     fn admit(&mut self, sequence: &mut Sequence, capacity: usize) -> bool {
         let cached_blocks = self.cache.acquire(&sequence.blocks);
-        let private_blocks = (sequence.prompt + sequence.completion).div_ceil(BLOCK) - cached_blocks;
+        let private_blocks =
+            (sequence.prompt + sequence.completion).div_ceil(BLOCK) - cached_blocks;
         let used = self.cache.in_use() + self.private_blocks;
         if used + private_blocks > capacity && !self.running.is_empty() {
             self.cache.release(&sequence.blocks[..cached_blocks]);

@@ -7,9 +7,9 @@ use rand::{RngExt, rngs::SmallRng, seq::index};
 use super::capacity::RequiredCapacity;
 use crate::pool::worker::{InstanceId, Worker};
 
-/// Maximum number of workers compared for a call. A random sample is nearly as good as all workers, at a
-/// cost that does not grow with their number, and keeps routers with the same view from all selecting
-/// the same worker.
+/// Maximum number of workers compared for a call. A random sample is nearly as good as all workers,
+/// at a cost that does not grow with their number, and keeps routers with the same view from all
+/// selecting the same worker.
 const SAMPLE_SIZE: usize = 8;
 
 /// Requirements and preferences of a call for its worker.

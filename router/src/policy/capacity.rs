@@ -1,8 +1,9 @@
-//! Capacity that a response needs at a worker: the tokens of prompt and completion, and its choices.
+//! Capacity that a response needs at a worker: the tokens of prompt and completion, and its
+//! choices.
 //!
 //! Workers of one model may have KV caches of different sizes. A response that another worker began
-//! needs the capacity of its token limit, even if it ends earlier. The prompt of a new response is only
-//! an estimate, so the capacity for it is a preference.
+//! needs the capacity of its token limit, even if it ends earlier. The prompt of a new response is
+//! only an estimate, so the capacity for it is a preference.
 
 use stoker_proto::v1::GenerateRequest;
 use stoker_shared::ServiceError;
@@ -53,8 +54,8 @@ impl RequiredCapacity {
             && self.counted_tokens <= worker.max_sequence_tokens()
     }
 
-    /// Whether `worker` can hold the response, by counts or else by the estimate. No response is longer than
-    /// the model's context.
+    /// Whether `worker` can hold the response, by counts or else by the estimate. No response is
+    /// longer than the model's context.
     pub(super) fn likely_fits(&self, worker: &Worker) -> bool {
         self.counted_tokens > 0
             || self.estimated_tokens.min(worker.context()) <= worker.max_sequence_tokens()
@@ -65,8 +66,8 @@ impl RequiredCapacity {
         worker.max_sequence_tokens() >= self.preferred_tokens
     }
 
-    /// Returns an error with the needed and the available capacity if none of `workers` can hold the
-    /// response.
+    /// Returns an error with the needed and the available capacity if none of `workers` can hold
+    /// the response.
     pub(crate) fn refusal<'a>(
         &self,
         workers: impl Iterator<Item = &'a Worker> + Clone,
@@ -79,13 +80,14 @@ impl RequiredCapacity {
         }
         let what = if self.sequences > sequences {
             format!(
-                "sampling.num_sequences: {} choices are requested, and the largest batch of {count} workers holds \
-                 {sequences} (--max-num-seqs)",
+                "sampling.num_sequences: {} choices are requested, and the largest batch of \
+                 {count} workers holds {sequences} (--max-num-seqs)",
                 self.sequences
             )
         } else {
             format!(
-                "{} tokens of KV cache are needed, and the largest of {count} workers has {max_tokens} (--kv-cache-memory)",
+                "{} tokens of KV cache are needed, and the largest of {count} workers has \
+                 {max_tokens} (--kv-cache-memory)",
                 self.counted_tokens
             )
         };

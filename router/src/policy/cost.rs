@@ -7,12 +7,12 @@ use crate::pool::worker::Worker;
 /// Prefill tokens that take as long as one decoded token.
 const DECODE_WEIGHT: u64 = 4;
 /// Weight of a prefill token of this prompt, relative to a token that is already queued. It is more
-/// than one, since a prefill delays not only this call: it also takes time from later calls, and space
-/// in the KV cache. On the trace of docs/benchmarks/routing.md, 4 is better than 1 or 2, and 8 is no
-/// better than 4.
+/// than one, since a prefill delays not only this call: it also takes time from later calls, and
+/// space in the KV cache. On the trace of docs/benchmarks/routing.md, 4 is better than 1 or 2, and
+/// 8 is no better than 4.
 const PREFILL_WEIGHT: u64 = 4;
-/// Work above the scaled mean that a worker may have before its cache savings are ignored, even if all
-/// other workers are idle.
+/// Work above the scaled mean that a worker may have before its cache savings are ignored, even if
+/// all other workers are idle.
 const LOAD_SLACK: u64 = 4_096;
 
 /// A worker that may be selected, with its load.
@@ -31,7 +31,7 @@ impl<'a> Candidate<'a> {
     pub(crate) fn new(worker: &'a Arc<Worker>, typical_completion_tokens: u64) -> Self {
         let (own, external) = (&worker.outstanding, worker.external_load());
         // On average, half of a running completion has been generated.
-        // ReportedLoad values are untrusted, so the arithmetic saturates.
+        // Reported values are untrusted, so the arithmetic saturates.
         let completions = (external.sequences.saturating_mul(typical_completion_tokens) / 2)
             .saturating_add(own.completion_tokens());
         let prompts = external.prompt_tokens.saturating_add(own.prompt_tokens());
@@ -39,8 +39,8 @@ impl<'a> Candidate<'a> {
         Self { worker, load, saved: 0 }
     }
 
-    /// Returns the cost of a prompt of `prompt` tokens. Tokens beyond the free part of the KV cache have to
-    /// wait for other sequences to finish, or preempt them, so they count once more.
+    /// Returns the cost of a prompt of `prompt` tokens. Tokens beyond the free part of the KV cache
+    /// have to wait for other sequences to finish, or preempt them, so they count once more.
     fn cost(&self, prompt: u64) -> u64 {
         let compute = prompt.saturating_sub(self.saved);
         let free = self.worker.free_kv_tokens().unwrap_or(u64::MAX);
@@ -57,10 +57,10 @@ pub(crate) fn cheapest<'c, 'a>(
     candidates.iter().min_by_key(|candidate| candidate.cost(prompt))
 }
 
-/// Discards the cache savings of workers whose load exceeds `factor` times the mean, so that a prefix
-/// that all requests share does not create a hot spot. Each request that runs on another worker puts the
-/// prefix into that worker's cache. The mean is taken over the first `drawn` candidates, which are the
-/// random sample.
+/// Discards the cache savings of workers whose load exceeds `factor` times the mean, so that a
+/// prefix that all requests share does not create a hot spot. Each request that runs on another
+/// worker puts the prefix into that worker's cache. The mean is taken over the first `drawn`
+/// candidates, which are the random sample.
 pub(crate) fn discard_savings_at_hot_spots(
     candidates: &mut [Candidate<'_>],
     drawn: usize,

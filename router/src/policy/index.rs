@@ -37,9 +37,9 @@ pub(crate) struct Hit {
     pub(crate) bytes: u64,
 }
 
-/// Stores prefixes in two generations. An entry that is used moves to the young generation. When that is
-/// full or older than [`EXPIRY`], it becomes the old generation, and the previous old one is dropped.
-/// This approximates LRU eviction without an ordered list.
+/// Stores prefixes in two generations. An entry that is used moves to the young generation. When
+/// that is full or older than [`EXPIRY`], it becomes the old generation, and the previous old one
+/// is dropped. This approximates LRU eviction without an ordered list.
 #[derive(Debug)]
 pub(crate) struct PrefixIndex {
     young: Generation,
@@ -75,8 +75,8 @@ impl PrefixIndex {
                     hits.push(Hit { holder: *holder, bytes: link.end });
                 }
             }
-            // Other workers may have a shorter prefix. Steps of a quarter skip some of these, but need few
-            // look-ups.
+            // Other workers may have a shorter prefix. Steps of a quarter skip some of these, but
+            // need few look-ups.
             known = known * 3 / 4;
         }
         hits
@@ -87,7 +87,8 @@ impl PrefixIndex {
         if chain.len() > self.capacity {
             return;
         }
-        // Rotates before a prompt, never within it, so that a link is not dropped before later ones.
+        // Rotates before a prompt, never within it, so that a link is not dropped before later
+        // ones.
         let full = self.young.len() + chain.len() > self.capacity;
         if full || now.duration_since(self.rotated_at) > EXPIRY {
             mem::swap(&mut self.young, &mut self.old);

@@ -13,8 +13,8 @@ const BYTES_PER_TOKEN: f32 = 4.0;
 const DEFAULT_COMPLETION_TOKENS: u64 = 256;
 /// Weight of one response in the averages.
 const WEIGHT: f32 = 1.0 / 16.0;
-/// Prompt tokens at which a sample has half the weight of a very long prompt. Short prompts have less
-/// weight, since the chat template adds tokens to them.
+/// Prompt tokens at which a sample has half the weight of a very long prompt. Short prompts have
+/// less weight, since the chat template adds tokens to them.
 const HALF_WEIGHT_TOKENS: f32 = 512.0;
 
 /// Statistics of one model.
@@ -23,7 +23,8 @@ pub(crate) struct ModelStats {
     bytes_per_token: Ewma,
     /// Tokens of a completion that no limit cut off.
     completion_tokens: Ewma,
-    /// Cached fraction of the prompts that this router had not sent before, at their rendezvous owner.
+    /// Cached fraction of the prompts that this router had not sent before, at their rendezvous
+    /// owner.
     pub(crate) remote_hit_rate: Ewma,
     /// Counter of the round-robin policy.
     round_robin: AtomicUsize,

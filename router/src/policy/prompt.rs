@@ -1,4 +1,5 @@
-//! Prefixes of a prompt as a chain of hashes: two prompts share a prefix as far as their chains agree.
+//! Prefixes of a prompt as a chain of hashes: two prompts share a prefix as far as their chains
+//! agree.
 //!
 //! The router has no tokenizer, so the chain hashes bytes, and all fields that affect tokenization.
 
@@ -9,8 +10,8 @@ use stoker_proto::v1::{Chat, GenerateRequest, generate_request::Input};
 
 /// Bytes covered by each of the first links of a chain.
 const FIRST_LINK_BYTES: usize = 512;
-/// Number of links after which the size of a link doubles. This keeps the chain of a long prompt short,
-/// and its incomplete last link omits at most 1/32 of the prompt.
+/// Number of links after which the size of a link doubles. This keeps the chain of a long prompt
+/// short, and its incomplete last link omits at most 1/32 of the prompt.
 const LINKS_PER_SIZE: usize = 32;
 /// Field separator, which does not occur in UTF-8.
 const END_OF_FIELD: &[u8] = &[0xFF];
@@ -24,10 +25,10 @@ pub(crate) struct Link {
     pub(crate) end: u64,
 }
 
-/// Returns the chain of a request's prompt. All routers of this version compute the same chain, so that
-/// they agree on [`landmarks`] without communication. Requests that must not share a cache (another
-/// model, salt or tenant) have no link in common. A worker's digest is not part of the chain: links are
-/// stored per connection to a worker, during which the digest does not change.
+/// Returns the chain of a request's prompt. All routers of this version compute the same chain, so
+/// that they agree on [`landmarks`] without communication. Requests that must not share a cache
+/// (another model, salt or tenant) have no link in common. A worker's digest is not part of the
+/// chain: links are stored per connection to a worker, during which the digest does not change.
 pub(crate) fn chain(request: &GenerateRequest) -> Vec<Link> {
     let hashes = FixedState::default();
     let mut root = hashes.build_hasher();
@@ -50,7 +51,8 @@ pub(crate) fn chain(request: &GenerateRequest) -> Vec<Link> {
         }
         Some(Input::Chat(chat)) => {
             root.write_u8(2);
-            // Chat templates put tools first, and template arguments may change any part of the prompt.
+            // Chat templates put tools first, and template arguments may change any part of the
+            // prompt.
             for field in chat.tools_json.iter().chain([&chat.template_kwargs_json]) {
                 write_field(&mut root, field.as_bytes());
             }
@@ -65,16 +67,17 @@ pub(crate) fn chain(request: &GenerateRequest) -> Vec<Link> {
     }
 }
 
-/// Whether a worker looks up the prompt in its prefix cache. Prompt log probabilities need the prompt to be
-/// computed, unless the request is resumed, in which case they have been sent already.
+/// Whether a worker looks up the prompt in its prefix cache. Prompt log probabilities need the
+/// prompt to be computed, unless the request is resumed, in which case they have been sent already.
 pub(crate) fn reads_cache(request: &GenerateRequest) -> bool {
     let logprobs = request.response.is_some_and(|response| response.prompt_logprobs);
     let resumed = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
     !request.bypass_prefix_cache && (!logprobs || resumed)
 }
 
-/// Returns the links that determine the rendezvous owners of a prompt, the deepest first: those at the last
-/// two powers of two. A conversation retains one of them until its chain is four times as long.
+/// Returns the links that determine the rendezvous owners of a prompt, the deepest first: those at
+/// the last two powers of two. A conversation retains one of them until its chain is four times as
+/// long.
 pub(crate) fn landmarks(chain: &[Link]) -> impl Iterator<Item = &Link> {
     let deepest = chain.len().checked_ilog2();
     let powers = deepest.into_iter().flat_map(|power| [Some(power), power.checked_sub(1)]);

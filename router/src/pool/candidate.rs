@@ -1,5 +1,5 @@
-//! Task of one candidate: connects, requests the model info, and watches the load until the connection is
-//! lost.
+//! Task of one candidate: connects, requests the model info, and watches the load until the
+//! connection is lost.
 
 use std::{convert::Infallible, mem, pin::pin, sync::Arc, time::Duration};
 
@@ -38,8 +38,9 @@ const MAX_INSTANCE_ID: usize = 64;
 /// Error for a candidate that is not a worker.
 const IS_A_ROUTER: &str = "it is a router, not a worker: name the workers behind it";
 
-/// Connects to `candidate` again and again until aborted, and reports its state. The worker is marked as
-/// stalled after `stall_timeout` without progress. While it is unusable, notifying `retry` ends the backoff.
+/// Connects to `candidate` again and again until aborted, and reports its state. The worker is
+/// marked as stalled after `stall_timeout` without progress. While it is unusable, notifying
+/// `retry` ends the backoff.
 pub(super) async fn follow(
     candidate: Candidate,
     generation: u64,
@@ -87,7 +88,8 @@ struct Follower {
     stall_timeout: Duration,
     /// Notified when the worker's health needs a review.
     review: Arc<Notify>,
-    /// State of the worker process. It outlives a connection, since streams of the last one may still run.
+    /// State of the worker process. It outlives a connection, since streams of the last one may
+    /// still run.
     outstanding: Arc<Outstanding>,
     liveness: Arc<Liveness>,
     health: Arc<Health>,
@@ -131,7 +133,8 @@ impl Follower {
     fn on_model_info(&mut self, info: &ModelInfo) {
         let other = |last: &Arc<Worker>| last.info.instance_id != info.instance_id;
         if self.last.as_ref().is_some_and(other) {
-            info!(worker = %self.candidate.id, instance = info.instance_id, "the address leads to another process");
+            let (worker, instance) = (&self.candidate.id, &info.instance_id);
+            info!(%worker, instance, "the address leads to another process");
             (self.outstanding, self.liveness) = Default::default();
             self.health = Arc::new(Health::new(Arc::clone(&self.review)));
             self.last = None;
@@ -150,7 +153,8 @@ impl Follower {
             received = &mut next => received,
             () = progress.stalled(), if !self.liveness.is_stalled() => {
                 if self.liveness.set_stalled(true) {
-                    warn!(worker = %self.candidate.id, stall_timeout = ?self.stall_timeout, "stalled");
+                    let worker = &self.candidate.id;
+                    warn!(%worker, stall_timeout = ?self.stall_timeout, "stalled");
                 }
                 next.await
             }

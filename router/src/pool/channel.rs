@@ -8,15 +8,16 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::{ServiceExt, service_fn};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Interval of HTTP/2 pings. With [`PING_TIMEOUT`], an unreachable worker is noticed within 15 s, even
-/// without streams.
+/// Interval of HTTP/2 pings. With [`PING_TIMEOUT`], an unreachable worker is noticed within 15 s,
+/// even without streams.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Flow-control window of a stream: the bytes buffered here for a client that does not read.
 const STREAM_WINDOW: u32 = 32 << 10;
 
-/// Connects to `host:port`, without automatic reconnection: a new connection might lead to another process,
-/// whose model info has not been requested yet. Requests that are ready at once are sent in one write.
+/// Connects to `host:port`, without automatic reconnection: a new connection might lead to another
+/// process, whose model info has not been requested yet. Requests that are ready at once are sent
+/// in one write.
 pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
@@ -38,8 +39,8 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        // h2 counts frames that arrive for a cancelled stream as errors of the peer, and would close the
-        // connection with all of its streams after 1,024 of them.
+        // h2 counts frames that arrive for a cancelled stream as errors of the peer, and would
+        // close the connection with all of its streams after 1,024 of them.
         .http2_max_local_error_reset_streams(None)
         .connect_with_connector(once)
         .await

@@ -1,4 +1,5 @@
-//! Snapshot of the fleet: the models, the workers that serve them, and the workers that are unusable.
+//! Snapshot of the fleet: the models, the workers that serve them, and the workers that are
+//! unusable.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -113,7 +114,8 @@ impl Fleet {
         })
     }
 
-    /// Returns the model of that name; the only model if the name is empty. It has at least one live worker.
+    /// Returns the model of that name; the only model if the name is empty. It has at least one
+    /// live worker.
     pub(crate) fn model(&self, name: &str) -> Result<&Model, ServiceError> {
         let names = || self.models.keys().cloned();
         let found = match (self.models.get(name), self.models.len()) {

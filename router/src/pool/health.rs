@@ -1,8 +1,8 @@
 //! Outlier detection: ejects workers that fail or are slower than their peers for a while.
 //!
-//! Calls report their results ([`AttemptPermit`], [`Health::failed`]). One task reviews all workers of a
-//! model together ([`policy`] has the rules). As the only one that ejects and re-admits, it never ejects
-//! too many. Worker selection reads one atomic.
+//! Calls report their results ([`AttemptPermit`], [`Health::failed`]). One task reviews all workers
+//! of a model together ([`policy`] has the rules). As the only one that ejects and re-admits, it
+//! never ejects too many. Worker selection reads one atomic.
 
 mod health_record;
 mod policy;
@@ -29,7 +29,8 @@ const UNLIMITED: u32 = u32::MAX;
 /// Health of a worker. Outlives its connections.
 #[derive(Debug)]
 pub(crate) struct Health {
-    /// Number of requests that the worker may be sent now. Mirrors the record, and is changed under its lock.
+    /// Number of requests that the worker may be sent now. Mirrors the record, and is changed under
+    /// its lock.
     permits: AtomicU32,
     record: Mutex<HealthRecord>,
     /// Requests a review.
@@ -58,8 +59,8 @@ impl Health {
         self.permits.load(Ordering::Relaxed) != UNLIMITED
     }
 
-    /// Takes a permit to send a request. A half-open worker has a limited number of probes, so a caller that
-    /// gets `None` has to select another worker.
+    /// Takes a permit to send a request. A half-open worker has a limited number of probes, so a
+    /// caller that gets `None` has to select another worker.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<AttemptPermit> {
         let health = Arc::clone(self);
         if !self.is_suspected() {
@@ -98,16 +99,17 @@ impl Health {
     }
 }
 
-/// Whether an error counts as a failure of the worker. Invalid requests, deadlines, cancellations, and a full
-/// or draining worker do not. INTERNAL counts, since a worker that returns nothing else would look idle and
-/// attract all requests. A single request that no worker can compute is soon followed by a completed one,
-/// which resets the count. A lost connection is recorded once by its candidate task, not once per stream.
+/// Whether an error counts as a failure of the worker. Invalid requests, deadlines, cancellations,
+/// and a full or draining worker do not. INTERNAL counts, since a worker that returns nothing else
+/// would look idle and attract all requests. A single request that no worker can compute is soon
+/// followed by a completed one, which resets the count. A lost connection is recorded once by its
+/// candidate task, not once per stream.
 fn is_worker_failure(error: &ServiceError) -> bool {
     matches!(error, ServiceError::Unavailable { .. } | ServiceError::Internal(_))
 }
 
-/// Permit to send one request, which also records its result. Dropping it without a result returns its
-/// probe.
+/// Permit to send one request, which also records its result. Dropping it without a result returns
+/// its probe.
 #[derive(Debug)]
 pub(crate) struct AttemptPermit {
     health: Arc<Health>,
@@ -149,7 +151,8 @@ impl AttemptPermit {
         self.probe_succeeded(probe);
     }
 
-    /// Records that the response is complete; `ttft` is the time to first token per prefilled token.
+    /// Records that the response is complete; `ttft` is the time to first token per prefilled
+    /// token.
     pub(crate) fn on_complete(&mut self, ttft: Option<Duration>) {
         let probe = self.probe.take();
         self.health.change(|record| {
@@ -193,7 +196,8 @@ impl Health {
         self.change(|record| record.begin_half_open(Instant::now()));
     }
 
-    /// Returns the consecutive failures, and the medians of time to first token and inter-token latency.
+    /// Returns the consecutive failures, and the medians of time to first token and inter-token
+    /// latency.
     pub(crate) fn snapshot(&self) -> (u32, Option<Duration>, Option<Duration>) {
         let (mut record, now) = (self.lock(), Instant::now());
         let medians = [record.ttft.median(now, 1), record.inter_token.median(now, 1)];

@@ -1,5 +1,5 @@
-//! Detection of stalled workers. Streams and worker selection react to it long before a dead connection is
-//! noticed.
+//! Detection of stalled workers. Streams and worker selection react to it long before a dead
+//! connection is noticed.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -9,8 +9,8 @@ use std::{
 use stoker_proto::v1::Load;
 use tokio::{sync::watch, time::Instant};
 
-/// Delay of a timer from which this process itself is considered to have been paused. Reports received
-/// meanwhile are still unread, so a timeout has no meaning yet.
+/// Delay of a timer from which this process itself is considered to have been paused. Reports
+/// received meanwhile are still unread, so a timeout has no meaning yet.
 pub(crate) const LATE: Duration = Duration::from_millis(100);
 /// Time granted to read these reports.
 pub(crate) const CATCH_UP: Duration = Duration::from_millis(500);
@@ -30,7 +30,8 @@ impl Default for Liveness {
 }
 
 impl Liveness {
-    /// Whether the worker is stalled: it makes no progress although it has work, or sends no reports.
+    /// Whether the worker is stalled: it makes no progress although it has work, or sends no
+    /// reports.
     pub(crate) fn is_stalled(&self) -> bool {
         self.now.load(Ordering::Relaxed)
     }
@@ -71,7 +72,8 @@ impl ProgressMonitor {
         Self { timeout, counters: None, due: Instant::now() + timeout, extended: false }
     }
 
-    /// Processes a load report. Returns whether it shows progress: a counter changed, or the worker is idle.
+    /// Processes a load report. Returns whether it shows progress: a counter changed, or the worker
+    /// is idle.
     pub(super) fn on_load(&mut self, load: &Load) -> bool {
         let idle = load.running == 0 && load.waiting == 0;
         let counters = Some((load.step, load.progress));

@@ -77,16 +77,16 @@ impl Model {
         self.serials.get(&serial).map(|at| &self.live[*at])
     }
 
-    /// Returns the owner of `hash` by rendezvous hashing. All routers that know the same workers agree on it,
-    /// and a worker that joins or leaves changes only the owner of its own hashes.
+    /// Returns the owner of `hash` by rendezvous hashing. All routers that know the same workers
+    /// agree on it, and a worker that joins or leaves changes only the owner of its own hashes.
     pub(crate) fn rendezvous_owner(&self, hash: u64) -> Option<&Arc<Worker>> {
         let mixed = |id: &u64| hash_one(&(id ^ hash));
         let (at, _) = self.ids.iter().enumerate().max_by_key(|(_, id)| mixed(id))?;
         self.live.get(at)
     }
 
-    /// Returns the combined info of all workers: the sum of their capacities, and the digest if all workers
-    /// have the same.
+    /// Returns the combined info of all workers: the sum of their capacities, and the digest if all
+    /// workers have the same.
     pub(crate) fn info(&self) -> Option<ModelInfo> {
         let (first, rest) = self.live.split_first()?;
         let mut info = ModelInfo {

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::worker::Worker;
 
-/// Time for which a worker that refused a resumed response counts as full, unless a stream there ends before.
+/// Time for which a worker that refused a resumed response counts as full, unless a stream there
+/// ends before.
 const FULL_DURATION: Duration = Duration::from_millis(500);
 
 /// Totals of all calls of this router that run at one worker.
@@ -54,7 +55,8 @@ impl Outstanding {
         self.streams.load(Ordering::Relaxed)
     }
 
-    /// Records that the worker refused a resumed response. It has more slots for these than for new calls.
+    /// Records that the worker refused a resumed response. It has more slots for these than for new
+    /// calls.
     pub(crate) fn mark_full(&self) {
         *self.full_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.full.store(true, Ordering::Relaxed);
@@ -104,7 +106,8 @@ impl Reservation {
         &self.worker
     }
 
-    /// Replaces the estimate by the number of tokens to prefill, now that the worker has accepted the call.
+    /// Replaces the estimate by the number of tokens to prefill, now that the worker has accepted
+    /// the call.
     pub(crate) fn set_prompt_tokens(&mut self, tokens: u64) {
         self.accepted = true;
         self.change(|this| this.prompt = tokens);
@@ -274,8 +277,12 @@ mod tests {
                         calls.push(Reservation::new(&worker, prompt, completions));
                     }
                     _ if calls.is_empty() => {}
-                    CallEvent::Prompt(tokens) => which.get_mut(&mut calls).set_prompt_tokens(tokens),
-                    CallEvent::Generated(choice, tokens) => which.get_mut(&mut calls).add_generated(choice, tokens),
+                    CallEvent::Prompt(tokens) => {
+                        which.get_mut(&mut calls).set_prompt_tokens(tokens);
+                    }
+                    CallEvent::Generated(choice, tokens) => {
+                        which.get_mut(&mut calls).add_generated(choice, tokens);
+                    }
                     CallEvent::Finished(choice) => which.get_mut(&mut calls).finished(choice),
                     CallEvent::Cancel => drop(calls.swap_remove(which.index(calls.len()))),
                 }

@@ -15,13 +15,13 @@ use tonic::transport::Channel;
 use super::{health::Health, liveness::Liveness, reservation::Outstanding};
 use crate::ewma::Ewma;
 
-/// Number of a connection to a worker. A new connection gets a new one, since the worker may have lost its
-/// cache.
+/// Number of a connection to a worker. A new connection gets a new one, since the worker may have
+/// lost its cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Serial(pub(crate) u32);
 
-/// Identity of a worker process, independent of its address and name. For a worker of an earlier release,
-/// which sends no instance id, it is the name of the candidate.
+/// Identity of a worker process, independent of its address and name. For a worker of an earlier
+/// release, which sends no instance id, it is the name of the candidate.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct InstanceId(Arc<str>);
 
@@ -105,12 +105,17 @@ impl Worker {
         }
     }
 
-    /// Returns the error for a worker that refuses this router's `routing` because of `why`, and logs it once.
-    /// Only the operator of the worker can change that, so it is not the client's error.
+    /// Returns the error for a worker that refuses this router's `routing` because of `why`, and
+    /// logs it once. Only the operator of the worker can change that, so it is not the client's
+    /// error.
     pub(crate) fn refuses_routing(&self, why: &str) -> ServiceError {
         let worker = &self.id;
         if !self.refused_routing.swap(true, Ordering::Relaxed) {
-            tracing::error!(%worker, why, "the worker refuses the routing of this router; start the worker with --accept-routing any");
+            tracing::error!(
+                %worker,
+                why,
+                "the worker refuses the routing of this router; start it with --accept-routing any"
+            );
         }
         ServiceError::unavailable(format!("worker {worker} does not accept calls of this router"))
     }
@@ -133,8 +138,9 @@ impl Worker {
         *self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the work for other routers and for clients that call the worker directly: the reported load
-    /// less the outstanding work of this router at the time of the report, at least 0.
+    /// Returns the work for other routers and for clients that call the worker directly: the
+    /// reported load less the outstanding work of this router at the time of the report, at least
+    /// 0.
     pub(crate) fn external_load(&self) -> ExternalLoad {
         let ReportedLoad { load, prompt_tokens, sequences } = self.reported();
         // The report counts one queued token per decoding sequence.
@@ -177,8 +183,8 @@ impl Worker {
         digest.is_none_or(|digest| self.info.digest == digest)
     }
 
-    /// Returns the tokens of the longest sequence that it can hold, prompt and completion together; `u64::MAX`
-    /// if not reported.
+    /// Returns the tokens of the longest sequence that it can hold, prompt and completion together;
+    /// `u64::MAX` if not reported.
     pub(crate) fn max_sequence_tokens(&self) -> u64 {
         let stated = self.info.capacity.map_or(0, |capacity| capacity.max_sequence_tokens);
         // Workers of earlier releases report only the context length.
@@ -205,7 +211,8 @@ impl Worker {
         }
     }
 
-    /// Whether it gets no requests for now. Cheap, since worker selection calls it for every worker.
+    /// Whether it gets no requests for now. Cheap, since worker selection calls it for every
+    /// worker.
     pub(crate) fn is_ejected(&self) -> bool {
         self.health.is_ejected()
     }
@@ -256,7 +263,8 @@ pub(crate) mod tests {
     async fn outstanding_work_of_this_router_is_not_counted_twice() {
         let worker = worker("a", "m", "");
         let _before = Reservation::new(&worker, 1_000, vec![10, 10]);
-        // Two sequences of this router wait. Of other clients, three decode and one waits with a prompt of 500.
+        // Two sequences of this router wait. Of other clients, three decode and one waits with a
+        // prompt of 500.
         let load = Load { running: 3, waiting: 3, queued_tokens: 1_503, ..Default::default() };
         worker.set_load(load);
         let external = ExternalLoad { prompt_tokens: 500, sequences: 4 };

@@ -54,14 +54,14 @@ pub enum PriorityError {
     DuplicateRule(TenantPriority),
     /// A rule names a tenant, but no header is configured from which tenants are read.
     #[error(
-        "--tenant-priority {0} names a tenant, but requests have none without --tenant-header: set it, or use one \
-         rule *=N for all requests"
+        "--tenant-priority {0} names a tenant, but requests have none without --tenant-header: set \
+         it, or use one rule *=N for all requests"
     )]
     NoTenantHeader(TenantPriority),
 }
 
-/// All rules. Without a rule, a tenant's requests get at most the default priority, so that a request cannot
-/// overtake others merely by setting its priority.
+/// All rules. Without a rule, a tenant's requests get at most the default priority, so that a
+/// request cannot overtake others merely by setting its priority.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Priorities {
     tenants: HashMap<String, u32>,
@@ -123,7 +123,11 @@ mod tests {
         };
         assert_eq!(limited("batch", Some(3)), Some(500));
         assert_eq!(limited("batch", None), Some(500), "the default priority is limited too");
-        assert_eq!(limited("batch", Some(700)), Some(700), "a less urgent priority is always allowed");
+        assert_eq!(
+            limited("batch", Some(700)),
+            Some(700),
+            "a less urgent priority is always allowed"
+        );
         assert_eq!((limited("ops", Some(0)), limited("ops", None)), (Some(0), None));
         assert_eq!((limited("", Some(7)), limited("x", None)), (Some(50), None));
         assert_eq!(limited("a=b", Some(0)), Some(7));
@@ -147,7 +151,10 @@ mod tests {
             ] {
                 let mut request = GenerateRequest { priority: requested, ..Default::default() };
                 priorities.limit(tenant, &mut request);
-                assert_eq!(request.priority, limited, "{requested:?} of {tenant:?} by {priorities:?}");
+                assert_eq!(
+                    request.priority, limited,
+                    "{requested:?} of {tenant:?} by {priorities:?}"
+                );
             }
         }
     }

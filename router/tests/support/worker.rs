@@ -299,8 +299,8 @@ impl Inference for Service {
     }
 }
 
-/// Returns the number of tokens of a resumed choice, and whether it is finished. The token ids count from 0, and
-/// the text of each is `x`.
+/// Returns the number of tokens of a resumed choice, and whether it is finished. The token ids
+/// count from 0, and the text of each is `x`.
 fn resumed(choice: ResumedChoice) -> (u32, bool) {
     let count = choice.token_ids.len() as u32;
     assert_eq!(choice.token_ids, Vec::from_iter(0..count));
@@ -314,7 +314,7 @@ struct ScriptedResponse {
     attempt: u32,
     accepted: Accepted,
     tokens: u32,
-    /// What each continuation has already, and whether it has ended.
+    /// Number of resumed tokens of each choice, and whether it is finished.
     resumed: Vec<(u32, bool)>,
 }
 
@@ -368,7 +368,8 @@ impl ScriptedResponse {
         stream::iter([Ok(first)]).chain(rest)
     }
 
-    /// Finished events, that of the first choice last, with the usage and timings of the whole response.
+    /// Finished events, that of the first choice last, with the usage and timings of the whole
+    /// response.
     fn final_events(&self) -> impl Iterator<Item = GenerateResponse> + Send + use<> {
         let response = self.clone();
         let open = response.resumed.clone().into_iter().zip(0..).filter(|((_, ended), _)| !ended);

@@ -29,7 +29,8 @@ const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Probe {
     /// Epoch of the half-open state that it belongs to.
     epoch: u32,
-    /// Time since which an event is ready and not read; `None` while the client waits for the worker.
+    /// Time since which an event is ready and not read; `None` while the client waits for the
+    /// worker.
     unread_since: Mutex<Option<Instant>>,
     /// Whether it was returned or replaced by another probe.
     returned: AtomicBool,
@@ -144,8 +145,8 @@ impl HealthRecord {
         }
     }
 
-    /// Replaces probes without a result: those whose clients do not read, after [`UNREAD_TIMEOUT`], and all
-    /// others after [`HALF_OPEN_TIMEOUT`]. Their later results still count.
+    /// Replaces probes without a result: those whose clients do not read, after [`UNREAD_TIMEOUT`],
+    /// and all others after [`HALF_OPEN_TIMEOUT`]. Their later results still count.
     pub(super) fn renew_probes(&mut self, now: Instant) {
         let HealthState::HalfOpen(half_open) = &mut self.state else { return };
         let timed_out = now - half_open.since >= HALF_OPEN_TIMEOUT;
@@ -194,15 +195,16 @@ impl HealthRecord {
         self.failures = 0;
     }
 
-    /// Records the time to first token of a request sent at `sent`, in nanoseconds per prefilled token.
+    /// Records the time to first token of a request sent at `sent`, in nanoseconds per prefilled
+    /// token.
     pub(super) fn observe_ttft(&mut self, sent: Instant, now: Instant, nanos: u64) {
         if self.measured_since.is_none_or(|since| sent >= since) {
             self.ttft.add(now, nanos);
         }
     }
 
-    /// Ejects the worker for `base`, doubled on each consecutive ejection, times `spread` (at least 1).
-    /// Returns the ejection time.
+    /// Ejects the worker for `base`, doubled on each consecutive ejection, times `spread` (at least
+    /// 1). Returns the ejection time.
     pub(super) fn eject(&mut self, now: Instant, base: Duration, spread: f64) -> Duration {
         let was_healthy = matches!(self.state, HealthState::Healthy);
         if was_healthy && self.since.is_some_and(|since| now - since >= EJECTIONS_RESET) {

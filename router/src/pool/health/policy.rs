@@ -1,7 +1,8 @@
 //! Rules that eject, probe and re-admit workers. Pure: serves records, returns transitions.
 //!
-//! The rules apply to the workers of one model. *Known* workers are all that ever served it and are still in
-//! the pool, including unusable and draining ones. *Serving* workers are the live and healthy ones of them.
+//! The rules apply to the workers of one model. *Known* workers are all that ever served it and are
+//! still in the pool, including unusable and draining ones. *Serving* workers are the live and
+//! healthy ones of them.
 //!
 //! | condition | transition |
 //! | --- | --- |
@@ -13,10 +14,10 @@
 //! | half-open, a probe failed or they were slow | ejected, for twice as long as the last time |
 //! | fewer than half of the known are serving | none is ejected, all live workers take requests |
 //!
-//! So with one worker none is ever ejected, with two or three at most one, with four two. Peers are workers of
-//! one digest, which includes the kind of device. At least three are needed for a comparison. A worker is too
-//! slow if its median is more than `eject_latency_factor` times the median of its peers, and further from it
-//! than five median absolute deviations.
+//! So with one worker none is ever ejected, with two or three at most one, with four two. Peers are
+//! workers of one digest, which includes the kind of device. At least three are needed for a
+//! comparison. A worker is too slow if its median is more than `eject_latency_factor` times the
+//! median of its peers, and further from it than five median absolute deviations.
 
 use std::{cmp::Ordering, collections::HashMap, time::Duration};
 
@@ -34,8 +35,8 @@ const MIN_SAMPLES: usize = 8;
 const MIN_PEERS: usize = 3;
 /// Number of median absolute deviations from which a latency is an outlier.
 const MAD_FACTOR: u64 = 5;
-/// Latencies that are never too slow, in nanoseconds: time to first token per prefilled token, and time
-/// between tokens.
+/// Latencies that are never too slow, in nanoseconds: time to first token per prefilled token, and
+/// time between tokens.
 const MIN_SLOW_NANOS: [u64; 2] = [100_000, 2_000_000];
 
 /// A live worker under review.
@@ -100,8 +101,8 @@ fn is_healthy(record: &HealthRecord) -> bool {
     record.state == HealthState::Healthy
 }
 
-/// Applies the rules. `spread` draws the factor of an ejection time. Returns the transitions, each with the
-/// index of its worker.
+/// Applies the rules. `spread` draws the factor of an ejection time. Returns the transitions, each
+/// with the index of its worker.
 pub(super) fn review(
     workers: &mut [ReviewedWorker<'_>],
     known: usize,
@@ -191,8 +192,8 @@ impl PeerLatencies {
         }
     }
 
-    /// Returns the ratio of `own` to the median of the peers if it is too slow. At least `min_peers` must have
-    /// samples.
+    /// Returns the ratio of `own` to the median of the peers if it is too slow. At least
+    /// `min_peers` must have samples.
     fn excess(&self, kind: usize, own: Option<u64>, min_peers: usize) -> Option<f64> {
         let (typical, limit) =
             self.limits[kind].filter(|_| self.medians[kind].len() >= min_peers)?;

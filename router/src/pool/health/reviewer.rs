@@ -39,7 +39,8 @@ pub(crate) async fn review(pool: Pool, config: HealthConfig, metrics: Metrics) {
     }
 }
 
-/// Reviews the workers of `model`. All records are locked together, so that none changes during a review.
+/// Reviews the workers of `model`. All records are locked together, so that none changes during a
+/// review.
 fn review_model(model: &Model, config: &HealthConfig, metrics: &Metrics) {
     let workers = model.live();
     let mut records: Vec<MutexGuard<'_, HealthRecord>> =

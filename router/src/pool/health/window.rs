@@ -1,4 +1,5 @@
-//! Window of the last samples of a latency, and their median, which is robust against single outliers.
+//! Window of the last samples of a latency, and their median, which is robust against single
+//! outliers.
 
 use std::{collections::VecDeque, time::Duration};
 

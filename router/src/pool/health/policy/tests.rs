@@ -128,7 +128,8 @@ async fn a_probe_whose_client_does_not_read_is_replaced_and_still_counts() {
     fleet.review();
     assert_eq!(fleet.advance(5 * SECOND), [(0, Transition::HalfOpened)]);
     let probes: Vec<_> = std::iter::from_fn(|| fleet.records[0].take_probe()).collect();
-    // The client of the first probe does not read a ready event; the other ones wait for the worker.
+    // The client of the first probe does not read a ready event; the other ones wait for the
+    // worker.
     probes[0].on_poll(false, fleet.now);
     probes[1].on_poll(true, fleet.now);
     assert_eq!((fleet.advance(SECOND / 2), fleet.permits(0)), (vec![], Some(0)));
@@ -333,7 +334,10 @@ fn fleet_event() -> impl Strategy<Value = FleetEvent> {
 
 proptest! {
     #[test]
-    fn half_always_stay_and_all_come_back(count in 1_usize..8, events in vec(fleet_event(), 0..400)) {
+    fn half_always_stay_and_all_return(
+        count in 1_usize..8,
+        events in vec(fleet_event(), 0..400),
+    ) {
         let start = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _entered = start.enter();
         let mut fleet = TestFleet::of(count);
