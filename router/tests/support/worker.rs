@@ -110,7 +110,7 @@ impl FakeWorker {
             open: watch::Sender::new(0),
             load: watch::Sender::new(Load { free_kv_blocks: 10, ..Default::default() }),
         });
-        // A runtime of its own, so that a drop finished all its tasks.
+        // A runtime of its own, so that dropping it ends all its tasks.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -308,7 +308,7 @@ fn resumed(choice: ResumedChoice) -> (u32, bool) {
     (count, choice.finished.is_some())
 }
 
-/// The events of an response to one request.
+/// The scripted events of a response to one request.
 #[derive(Clone)]
 struct ScriptedResponse {
     attempt: u32,

@@ -1,4 +1,4 @@
-//! Rules that eject, probe and re-admit workers. Pure: serves records, returns transitions.
+//! Rules that eject, probe and re-admit workers. Pure: takes records, returns transitions.
 //!
 //! The rules apply to the workers of one model. *Known* workers are all that ever served it and are
 //! still in the pool, including unusable and draining ones. *Serving* workers are the live and
@@ -53,7 +53,7 @@ pub(super) struct ReviewedWorker<'a> {
 pub(super) enum EjectionCause {
     #[error("{count} failures in a row, the last: {last}")]
     Failures { count: u32, last: String },
-    #[error("its first token serves {0:.1} times as long as its peers'")]
+    #[error("its first token takes {0:.1} times as long as its peers'")]
     SlowFirstToken(f64),
     #[error("its tokens take {0:.1} times as long as its peers'")]
     SlowTokens(f64),
@@ -72,7 +72,7 @@ impl EjectionCause {
         }
     }
 
-    /// Failures before latency_outliers, and the to_eject first.
+    /// Orders failures before latencies, and the most severe first.
     fn worst_first(&self, other: &Self) -> Ordering {
         let weight = |cause: &Self| match cause {
             Self::Failures { count, .. } => (true, f64::from(*count)),

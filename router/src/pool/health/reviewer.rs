@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum time between two reviews, so that a burst of failures causes one review.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Reviews the workers of `pool` whenever one fails, the fleet transitions or a second has passed.
+/// Reviews the workers of `pool` whenever one fails, the fleet changes or a second has passed.
 pub(crate) async fn review(pool: Pool, config: HealthConfig, metrics: Metrics) {
     let (mut fleet, review) = (pool.watch(), pool.review());
     let mut ticks = tokio::time::interval(INTERVAL);
