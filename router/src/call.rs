@@ -1,4 +1,4 @@
-//! One request on its way through the stack, and the stream of events that comes back.
+//! A request on its way through the stack, and the stream of response events.
 
 mod observed;
 
@@ -27,37 +27,37 @@ pub(crate) use observed::{Observe, observe};
 
 use crate::pool::worker::{InstanceId, Worker};
 
-/// What a worker sends, and at most one error as the last item.
+/// Events of a response; an error, if any, is the last item.
 pub(crate) type EventStream =
     Pin<Box<dyn Stream<Item = Result<GenerateResponse, ServiceError>> + Send>>;
 
-/// A request with what the layers know about it.
+/// A request with the state that the layers share.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
-    /// Boxed, since every layer that waits keeps a copy of the call in its future.
+    /// Boxed, since every layer that waits holds a copy of the call in its future.
     pub(crate) request: Box<GenerateRequest>,
     pub(crate) deadline: Deadline,
-    /// What is wrong with its headers. Refused below the layers that tell about it.
+    /// Error in the request's headers, returned by a layer below tracing and metrics.
     pub(crate) malformed: Option<ServiceError>,
     pub(crate) arrived: Instant,
-    /// Who asks; "" where nobody says.
+    /// Tenant of the request; "" without a tenant header.
     pub(crate) tenant: Arc<str>,
-    /// The request in the log; layers record here what only they know.
+    /// Log span of the request; each layer records its own fields.
     pub(crate) span: Span,
-    /// The request in its trace; the caller's span at first.
+    /// Trace span of the request; initially the caller's span.
     pub(crate) trace: TraceSpan,
-    /// The model that will answer, once it is found.
+    /// Full name of the model, set by the model lookup.
     pub(crate) served: Arc<OnceLock<Arc<str>>>,
-    /// A worker repeats it in every event.
+    /// Number of this attempt. The worker repeats it in every event.
     pub(crate) attempt: u32,
-    pub(crate) attempts: Attempts,
+    pub(crate) attempts: AttemptCounter,
     pub(crate) tried: AttemptedWorkers,
-    /// Only a worker of this digest can continue what there is of the response.
+    /// Digest that a worker must have to continue the response; `None` before it has begun.
     pub(crate) only_digest: Option<Arc<str>>,
-    /// Tokens of the longest sequence, prompt and response together, once a worker has counted them.
-    pub(crate) room: Option<u64>,
-    pub(crate) panics: Panics,
-    pub(crate) chosen: SelectedWorker,
+    /// Maximum tokens of one sequence (prompt and completion), once a worker has counted them.
+    pub(crate) sequence_tokens: Option<u64>,
+    pub(crate) panics: PanicCounter,
+    pub(crate) selected: SelectedWorker,
     pub(crate) memory: Memory,
 }
 
@@ -73,36 +73,36 @@ impl Call {
             trace: TraceSpan::default(),
             served: Arc::default(),
             attempt: 1,
-            attempts: Attempts::default(),
+            attempts: AttemptCounter::default(),
             tried: AttemptedWorkers::default(),
             only_digest: None,
-            room: None,
-            panics: Panics::default(),
-            chosen: SelectedWorker::default(),
+            sequence_tokens: None,
+            panics: PanicCounter::default(),
+            selected: SelectedWorker::default(),
             memory: Memory::default(),
         }
     }
 
-    /// The same call for another attempt.
-    pub(crate) fn again(&self) -> Self {
+    /// Returns a copy of the call for the next attempt.
+    pub(crate) fn next_attempt(&self) -> Self {
         let attempt = self.attempts.next();
         self.span.record("attempts", attempt);
         let memory = self.memory.copy(&self.request);
-        Self { attempt, chosen: SelectedWorker::default(), memory, ..self.clone() }
+        Self { attempt, selected: SelectedWorker::default(), memory, ..self.clone() }
     }
 }
 
-/// The memory that a call is accounted for with. Clones share it, and give it back with the last of them.
+/// Memory charged for a call. Clones share it; it is released when the last one is dropped.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memory {
-    /// For the request.
+    /// Charge for the request.
     request: Option<Charge>,
-    /// For a copy on its way to a worker.
+    /// Charge for the copy that is sent to a worker.
     _copy: Option<Arc<Hold>>,
 }
 
 impl Memory {
-    /// Accounts for `request`, now that it is decoded, with what its bytes were accounted for.
+    /// Adjusts `charge`, which covers the encoded bytes, to the size of the decoded `request`.
     pub(crate) fn of(
         charge: Option<Charge>,
         request: &GenerateRequest,
@@ -113,8 +113,8 @@ impl Memory {
         Ok(Self { request: charge, _copy: None })
     }
 
-    /// The same with a copy of `request`, decoded and as bytes on their way. That is counted even where there is no room:
-    /// the request was let in, and others are not while it is so.
+    /// Adds the charge for a copy of `request`, decoded and encoded. An admitted request may exceed the
+    /// budget with it; new requests are refused meanwhile.
     fn copy(&self, request: &GenerateRequest) -> Self {
         let bytes = || memory::held(request) + memory::wire(request);
         let copy =
@@ -123,36 +123,37 @@ impl Memory {
     }
 }
 
-/// Counts the attempts of a request, from 1. All of them share it, so no two have the same number.
+/// Numbers the attempts of a request, from 1. All attempts share it, so numbers are unique.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Attempts(Arc<AtomicU32>);
+pub(crate) struct AttemptCounter(Arc<AtomicU32>);
 
-impl Attempts {
+impl AttemptCounter {
     fn next(&self) -> u32 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
-/// Counts the engine steps that panicked with the request among their sequences. All attempts of a request share it.
+/// Counts the engine steps that panicked with the request among their sequences. All attempts of a
+/// request share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Panics(Arc<AtomicU32>);
+pub(crate) struct PanicCounter(Arc<AtomicU32>);
 
-impl Panics {
-    /// Takes note of an error of a worker.
-    pub(crate) fn note(&self, error: &ServiceError) {
+impl PanicCounter {
+    /// Counts `error` if it is such a panic.
+    pub(crate) fn record(&self, error: &ServiceError) {
         if matches!(error, ServiceError::EnginePanicked { sequences, .. } if !sequences.is_empty())
         {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// How many there were.
+    /// Returns the number of panics so far.
     pub(crate) fn count(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The workers that a request was sent to, in order. Every attempt of the request shares it.
+/// Workers that a request was sent to, in order. All attempts of a request share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AttemptedWorkers(Arc<Mutex<Vec<InstanceId>>>);
 
@@ -163,12 +164,12 @@ impl AttemptedWorkers {
     }
 }
 
-/// The worker of one attempt, once it is chosen: the layers above the choice have to know whom they wait for.
+/// Worker of one attempt, once selected. The layers above `Balance` watch its liveness.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SelectedWorker(Arc<OnceLock<Arc<Worker>>>);
 
 impl SelectedWorker {
-    /// SelectedWorker once an attempt.
+    /// Sets the worker, once per attempt.
     pub(crate) fn set(&self, worker: &Arc<Worker>) {
         let _ = self.0.set(Arc::clone(worker));
     }
@@ -178,7 +179,7 @@ impl SelectedWorker {
     }
 }
 
-/// Anything that serves a call: the stack, and what is left of it below a layer.
+/// A service for calls: the stack, or the part of it below a layer.
 pub(crate) trait Generate:
     Service<Call, Response = EventStream, Error = ServiceError, Future: Send + 'static>
     + Clone
@@ -197,12 +198,12 @@ impl<S> Generate for S where
 {
 }
 
-/// How many continuations a request asks for.
-pub(crate) fn continuations(request: &GenerateRequest) -> u32 {
+/// Returns the number of choices that a request wants.
+pub(crate) fn num_choices(request: &GenerateRequest) -> u32 {
     request.sampling.as_ref().and_then(|s| s.num_sequences).unwrap_or(1).max(1)
 }
 
-/// The timings of a stream's last event; `None` for every other event.
+/// Returns the timings of a stream's last event; `None` for every other event.
 pub(crate) fn last_timings(event: &mut GenerateResponse) -> Option<&mut Timings> {
     match &mut event.event {
         Some(Event::Finished(finished)) if finished.usage.is_some() => {

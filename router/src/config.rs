@@ -1,4 +1,4 @@
-//! What an operator can set, checked before anything listens.
+//! Configuration of the router, validated at startup.
 
 mod balancing;
 mod health;
@@ -12,10 +12,10 @@ use crate::{ResumeConfig, TenantPriority, tenant};
 pub use balancing::BalancingConfig;
 pub use health::HealthConfig;
 
-/// How the router works.
+/// Configuration of the router.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct RouterConfig {
-    /// Streams that may run at once
+    /// Maximum streams that run concurrently
     #[arg(
         long,
         env = "STOKER_MAX_CONCURRENT_STREAMS",
@@ -26,7 +26,7 @@ pub struct RouterConfig {
     )]
     pub max_concurrent_streams: u32,
 
-    /// Requests that may wait for a place; beyond it they are refused with RESOURCE_EXHAUSTED
+    /// Maximum requests that wait for a slot; further ones are refused with RESOURCE_EXHAUSTED
     #[arg(
         long,
         env = "STOKER_QUEUE_SIZE",
@@ -36,7 +36,7 @@ pub struct RouterConfig {
     )]
     pub queue_size: u32,
 
-    /// The longest that a request waits for a place
+    /// Maximum time that a request waits for a slot
     #[arg(
         long,
         env = "STOKER_QUEUE_TIMEOUT",
@@ -47,9 +47,9 @@ pub struct RouterConfig {
     )]
     pub queue_timeout: Duration,
 
-    /// A header that names the tenant of a request, set by a gateway that clients cannot go around; tenants
-    /// that wait get equal shares of the work, those who are as urgent: what they may ask for is bounded by
-    /// --tenant-priority. Without it, everybody is one tenant
+    /// Header with the tenant of a request, set by a gateway that clients cannot bypass. Waiting tenants of
+    /// equal priority get equal shares of the work; --tenant-priority bounds the priority that they may
+    /// request. Without the header, all requests belong to one tenant
     #[arg(
         long,
         env = "STOKER_TENANT_HEADER",
@@ -59,7 +59,7 @@ pub struct RouterConfig {
     )]
     pub tenant_header: Option<String>,
 
-    /// Requests of one tenant that may wait for a place, where --tenant-header says who that is
+    /// Maximum requests of one tenant that wait for a slot; requires --tenant-header
     #[arg(
         long,
         env = "STOKER_TENANT_QUEUE_SIZE",
@@ -69,9 +69,9 @@ pub struct RouterConfig {
     )]
     pub tenant_queue_size: u32,
 
-    /// The most urgent priority of a tenant's requests, as NAME=N, from 0, the most urgent, to 1000, and *=N for all
-    /// other tenants; requests that ask for more get N. Without a rule, a tenant's requests get 100 at most, what those
-    /// have that ask for nothing
+    /// Highest priority that a tenant may request, as NAME=N, from 0 (most urgent) to 1000, and *=N for all
+    /// other tenants; more urgent requests get N. Without a rule it is 100, which is also the priority of
+    /// requests that set none
     #[arg(
         long,
         env = "STOKER_TENANT_PRIORITY",
@@ -81,13 +81,13 @@ pub struct RouterConfig {
     )]
     pub tenant_priority: Vec<TenantPriority>,
 
-    /// Leave `usage.cached_prompt_tokens` at 0 for clients: where neither tenants nor salts divide them, it tells what
-    /// others sent. Metrics and traces have it all the same
+    /// Report `usage.cached_prompt_tokens` as 0 to clients: without tenants or cache salts, it reveals which
+    /// prefixes other clients sent. Metrics and traces still contain it
     #[arg(long, env = "STOKER_HIDE_CACHED_TOKENS", help_heading = "Admission")]
     pub hide_cached_tokens: bool,
 
-    /// Requests of one tenant that may run and wait at once, where --tenant-header says who that is; beyond it they are
-    /// refused with RESOURCE_EXHAUSTED [default: --max-concurrent-streams and --tenant-queue-size together]
+    /// Maximum requests of one tenant that run or wait; requires --tenant-header. Further ones are refused with
+    /// RESOURCE_EXHAUSTED [default: --max-concurrent-streams plus --tenant-queue-size]
     #[arg(
         long,
         env = "STOKER_TENANT_MAX_CONCURRENT_STREAMS",
@@ -97,23 +97,23 @@ pub struct RouterConfig {
     )]
     pub tenant_max_concurrent_streams: Option<u32>,
 
-    /// What clients may hold open.
+    /// Limits on client connections and requests.
     #[command(flatten)]
     pub limits: LimitsConfig,
 
-    /// When a worker is left alone for a while
+    /// When a worker is ejected.
     #[command(flatten)]
     pub health: HealthConfig,
 
-    /// What happens when a worker is lost.
+    /// Retries, resumes and hedging.
     #[command(flatten)]
     pub resume: ResumeConfig,
 
-    /// How workers are chosen.
+    /// How workers are selected.
     #[command(flatten)]
     pub balancing: BalancingConfig,
 
-    /// How long running streams may go on after SIGTERM or Ctrl-C
+    /// Maximum time that running streams may continue after SIGTERM or Ctrl-C
     #[arg(
         long,
         env = "STOKER_DRAIN_TIMEOUT",

@@ -1,4 +1,4 @@
-//! `stoker.v1.Control` on the router: what its cluster serves, how busy that is, and questions that a worker answers.
+//! `stoker.v1.Control` on the router: the models and the load of its cluster, and calls forwarded to a worker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,48 +18,48 @@ use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{endpoint, layer::gate::DrainGate, policy, pool::Pool};
 
-/// Between two reports of the load: what a client gets that asks for nothing, and the least it can ask for.
+/// Interval between two load reports: the default, and the minimum that a client can request.
 const LOAD_INTERVAL: Duration = Duration::from_millis(100);
-const LEAST_LOAD_INTERVAL: Duration = Duration::from_millis(10);
-/// Load is reported this often also when nothing changes.
+const MIN_LOAD_INTERVAL: Duration = Duration::from_millis(10);
+/// Interval of load reports while the load does not change.
 const LOAD_HEARTBEAT: Duration = Duration::from_secs(1);
-/// Calls to `WatchLoad` at once: each report reads the whole fleet.
-const LOAD_WATCHES: usize = 128;
+/// Maximum concurrent `WatchLoad` calls. Each report reads the whole fleet.
+const MAX_LOAD_WATCHES: usize = 128;
 
-/// How long a forwarded call without a deadline may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Calls that may be forwarded to workers at once.
-const QUESTIONS: usize = 1_024;
+/// Timeout of a forwarded call without a deadline.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum concurrent calls forwarded to workers.
+const MAX_FORWARDED_CALLS: usize = 1_024;
 
-/// Serves it.
+/// The gRPC service.
 #[derive(Clone)]
 pub(crate) struct ControlService {
     pool: Pool,
     gate: DrainGate,
     bounds: Bounds,
     watches: CallLimit,
-    questions: CallLimit,
+    forwarded: CallLimit,
 }
 
 impl ControlService {
     pub(crate) fn new(pool: Pool, gate: DrainGate, bounds: Bounds) -> Self {
-        let watches = CallLimit::new("WatchLoad calls", LOAD_WATCHES);
-        let questions = CallLimit::new("Tokenize and Detokenize calls", QUESTIONS);
-        Self { pool, gate, bounds, watches, questions }
+        let watches = CallLimit::new("WatchLoad calls", MAX_LOAD_WATCHES);
+        let forwarded = CallLimit::new("Tokenize and Detokenize calls", MAX_FORWARDED_CALLS);
+        Self { pool, gate, bounds, watches, forwarded }
     }
 
-    /// Forwards a call to a worker that serves `model`, and to another one only where the first did nothing: what is merely
-    /// slow would take as long elsewhere.
+    /// Forwards a call to a worker that serves `model`. Retries on another worker only if the first did no
+    /// work: a call that is merely slow would take as long there.
     async fn forward<Q: Clone, A>(
         &self,
         model: &str,
         request: Request<Q>,
-        ask: impl AsyncFn(ControlClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
+        send: impl AsyncFn(ControlClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<Response<A>, Status> {
-        let _permit = self.questions.acquire()?;
+        let _permit = self.forwarded.acquire()?;
         let _charge = Charge::of(&request);
-        let deadline = Deadline::of(&request)?.or(PATIENCE);
-        let question = request.into_inner();
+        let deadline = Deadline::of(&request)?.or(DEFAULT_TIMEOUT);
+        let message = request.into_inner();
         let mut tried = Vec::new();
         let mut last = None;
         loop {
@@ -70,15 +70,15 @@ impl ControlService {
                 None => return Err(last.unwrap_or_else(|| fleet.no_worker_error()).into()),
             };
             tried.push(worker.instance.clone());
-            let mut request = Request::new(question.clone());
+            let mut request = Request::new(message.clone());
             deadline.forward(&mut request);
             let client = ControlClient::new(worker.channel.clone())
                 .max_decoding_message_size(MAX_EVENT_BYTES);
             let stage = format!("waiting for worker {}", worker.id);
-            let error = match deadline.bound(&stage, ask(client, request)).await? {
-                Ok(answer) => return Ok(answer),
-                // Read and written again, so that only what is ours reaches the client.
-                Err(status) => endpoint::read(&worker.id, deadline, &status),
+            let error = match deadline.bound(&stage, send(client, request)).await? {
+                Ok(response) => return Ok(response),
+                // Converted, so that no foreign status details reach the client.
+                Err(status) => endpoint::error_from_status(&worker.id, deadline, &status),
             };
             if !error.is_retryable_elsewhere() {
                 return Err(error.into());
@@ -105,8 +105,8 @@ impl Control for ControlService {
         &self,
         request: Request<WatchLoadRequest>,
     ) -> Result<Response<Self::WatchLoadStream>, Status> {
-        let asked = duration::from_peer("min_interval", request.get_ref().min_interval)?;
-        let interval = asked.unwrap_or(LOAD_INTERVAL).clamp(LEAST_LOAD_INTERVAL, LOAD_HEARTBEAT);
+        let requested = duration::from_peer("min_interval", request.get_ref().min_interval)?;
+        let interval = requested.unwrap_or(LOAD_INTERVAL).clamp(MIN_LOAD_INTERVAL, LOAD_HEARTBEAT);
         let permit = self.watches.acquire()?;
         let cut = self.gate.cut().clone().cancelled_owned();
         let loads = loads(self.pool.clone(), self.gate.clone(), interval).take_until(cut);
@@ -133,7 +133,7 @@ impl Control for ControlService {
     }
 }
 
-/// The sum of all workers' load: at once, then whenever it changed, and once a second anyway.
+/// Streams the summed load of all workers: immediately, on every change, and at least once a second.
 fn loads(pool: Pool, gate: DrainGate, interval: Duration) -> impl Stream<Item = Load> + Send {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

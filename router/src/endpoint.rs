@@ -31,22 +31,22 @@ use tonic::{
 use tower::Service;
 
 use crate::{
-    call::{Call, EventStream, Panics},
+    call::{Call, EventStream, PanicCounter},
     pool::{health::AttemptPermit, worker::Worker},
 };
 
-/// The method that is called.
+/// Path of the gRPC method.
 const GENERATE: &str = "/stoker.v1.Inference/Generate";
 
-/// A call and the worker that was chosen for it.
+/// A call and the worker selected for it.
 pub(crate) struct Dispatch {
     pub(crate) call: Call,
     pub(crate) worker: Arc<Worker>,
-    /// Taken by whoever tells the worker's health what came of the call.
-    pub(crate) pass: Option<AttemptPermit>,
+    /// Taken by the layer that reports the result of the call to the worker's health.
+    pub(crate) permit: Option<AttemptPermit>,
 }
 
-/// Calls the worker and returns once it has accepted, so that a refusal is an error of the call.
+/// Calls the worker and returns once it has accepted or refused, so that a refusal is an error of the call.
 /// Dropping the future or the stream resets the call, and the worker stops.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint;
@@ -71,11 +71,11 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     let routing: &mut Routing = call.request.routing.get_or_insert_default();
     routing.attempt = call.attempt;
     routing.suspect = call.panics.count() > 0;
-    let attempt = Attempt::new(&call.trace, &worker, call.attempt);
-    let reader = Reader {
+    let attempt = AttemptSpan::new(&call.trace, &worker, call.attempt);
+    let reader = StatusReader {
         worker: Arc::clone(&worker),
         deadline: call.deadline,
-        continues: routing.resume.is_some(),
+        is_resumed: routing.resume.is_some(),
         panics: call.panics,
     };
     let mut request = Request::new(call.request);
@@ -86,7 +86,7 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
         .map_err(|status| attempt.failed(reader.read(&status)))?;
 
     let mut events =
-        Events { messages, reader, number: call.attempt, attempt, complete: false, first: None };
+        WorkerStream { messages, reader, number: call.attempt, attempt, complete: false, first: None };
     match events.next().await {
         Some(first) => events.first = Some(first?),
         None => return Ok(stream::empty().boxed()),
@@ -94,8 +94,8 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     Ok(events.boxed())
 }
 
-/// What the generated client does, with the request in a box: every call waits for acceptance in this future,
-/// and the client's holds the request itself several times over (3.7 KiB in all).
+/// Opens the stream like the generated client, but with a boxed request. Every call waits for acceptance in
+/// this future, and the generated client's future holds several copies of the request struct (3.7 KiB).
 async fn open(
     channel: Channel,
     request: Request<Box<GenerateRequest>>,
@@ -107,10 +107,10 @@ async fn open(
     Ok(client.server_streaming(request, path, codec).await?.into_inner())
 }
 
-/// One attempt in the trace of its request. Ends when it is dropped.
-struct Attempt(TraceSpan);
+/// Trace span of one attempt. Ends when it is dropped.
+struct AttemptSpan(TraceSpan);
 
-impl Attempt {
+impl AttemptSpan {
     fn new(request: &TraceSpan, worker: &Worker, number: u32) -> Self {
         let attempt = request.child(span::ATTEMPT, SpanKind::Client, SystemTime::now());
         if attempt.is_recording() {
@@ -131,19 +131,19 @@ impl Attempt {
     }
 }
 
-/// What the worker sends.
-struct Events {
+/// Events of one attempt.
+struct WorkerStream {
     messages: Streaming<GenerateResponse>,
-    reader: Reader,
+    reader: StatusReader,
     number: u32,
-    attempt: Attempt,
-    /// The last event has come.
+    attempt: AttemptSpan,
+    /// Whether the last event was received.
     complete: bool,
-    /// Was waited for, and goes out before everything else.
+    /// First event, already received and returned before all others.
     first: Option<GenerateResponse>,
 }
 
-impl Stream for Events {
+impl Stream for WorkerStream {
     type Item = Result<GenerateResponse, ServiceError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -153,7 +153,7 @@ impl Stream for Events {
         }
         Poll::Ready(loop {
             match ready!(this.messages.poll_next_unpin(cx)) {
-                // The fence: what another attempt made must not reach the client.
+                // Fencing: events of another attempt must not reach the client.
                 Some(Ok(event)) if event.attempt != this.number => {}
                 Some(Ok(event)) => {
                     this.complete |=
@@ -163,7 +163,7 @@ impl Stream for Events {
                 None if this.complete => break None,
                 None => {
                     this.complete = true;
-                    let what = format!("worker {} ended the answer early", this.reader.worker.id);
+                    let what = format!("worker {} ended the response early", this.reader.worker.id);
                     break Some(Err(this.attempt.failed(ServiceError::unavailable(what))));
                 }
                 Some(Err(status)) => {
@@ -175,11 +175,12 @@ impl Stream for Events {
     }
 }
 
-/// What a status of `worker` means. One with a source was made here, by the transport: the worker said nothing.
-pub(crate) fn read(worker: &WorkerId, deadline: Deadline, status: &Status) -> ServiceError {
+/// Converts a status of `worker` to an error. A status with a source comes from the local transport, not from
+/// the worker.
+pub(crate) fn error_from_status(worker: &WorkerId, deadline: Deadline, status: &Status) -> ServiceError {
     let source = status.source();
     let causes = || std::iter::successors(source, |&error| error.source());
-    // The deadline is kept at both ends of the connection too, by tonic, rounded down and with CANCELLED.
+    // tonic enforces the deadline at both ends of the connection too, rounded down and with CANCELLED.
     if deadline.is_over() || causes().any(|error| error.is::<TimeoutExpired>()) {
         return ServiceError::DeadlineExceeded { stage: format!("waiting for worker {worker}") };
     }
@@ -192,37 +193,37 @@ pub(crate) fn read(worker: &WorkerId, deadline: Deadline, status: &Status) -> Se
     }
 }
 
-/// Reads the statuses of one attempt.
-struct Reader {
+/// Converts the statuses of one attempt to errors.
+struct StatusReader {
     worker: Arc<Worker>,
     deadline: Deadline,
-    /// Another worker had accepted the request.
-    continues: bool,
-    panics: Panics,
+    /// Whether another worker has accepted the request before.
+    is_resumed: bool,
+    panics: PanicCounter,
 }
 
-impl Reader {
+impl StatusReader {
     fn read(&self, status: &Status) -> ServiceError {
-        let error = read(&self.worker.id, self.deadline, status);
-        self.panics.note(&error);
+        let error = error_from_status(&self.worker.id, self.deadline, status);
+        self.panics.record(&error);
         if let ServiceError::RoutingRefused(why) = error {
             return self.worker.refuses_routing(&why);
         }
-        if self.is_about_routing(&error) {
+        if self.is_router_fault(&error) {
             return ServiceError::Mismatch(format!("worker {}: {error}", self.worker.id));
         }
         error
     }
 
-    /// Whether a worker refuses what this router says, and not what the client does: the model's name is looked up here,
-    /// and what another worker had accepted is right.
-    fn is_about_routing(&self, error: &ServiceError) -> bool {
+    /// Whether a worker refused a field that the router set and not one of the client's. The router looks up the
+    /// model's name, and a request that another worker has accepted is valid.
+    fn is_router_fault(&self, error: &ServiceError) -> bool {
         match error {
             ServiceError::UnknownModel { .. } => true,
             ServiceError::Invalid(violations) => {
-                self.continues || violations.iter().any(|v| v.field.starts_with("routing"))
+                self.is_resumed || violations.iter().any(|v| v.field.starts_with("routing"))
             }
-            ServiceError::Unsupported(_) => self.continues,
+            ServiceError::Unsupported(_) => self.is_resumed,
             _ => false,
         }
     }

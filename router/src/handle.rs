@@ -1,4 +1,4 @@
-//! A router that runs: started, asked, and shut down from inside a process.
+//! An embedded router: start, inspect and shut down from within the process.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,29 +28,29 @@ use crate::{
     tenant::{Priorities, PriorityError, Tenants},
 };
 
-/// Connections have this long to say goodbye once their streams are over.
-const GOODBYE: Duration = Duration::from_secs(1);
-/// Why a router that stops is not ready.
+/// Time that connections have to close once their streams have ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Reason for "not ready" during a shutdown.
 const DRAINING: &str = "draining";
-/// A router that is not ready says why after a moment, and then again from time to time.
-const FIRST_EXCUSE: Duration = Duration::from_secs(2);
-const NEXT_EXCUSE: Duration = Duration::from_secs(30);
+/// Delay before a router that is not ready logs the reason, and the interval between repetitions.
+const FIRST_NOT_READY_LOG: Duration = Duration::from_secs(2);
+const NOT_READY_LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Why a router does not start.
+/// Error that prevents a router from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The listener is of no use.
+    /// The listener has no local address.
     #[error("the listener has no address: {0}")]
     Listener(#[from] io::Error),
-    /// Rules for tenants contradict each other, or nobody can fall under them.
+    /// Tenant rules contradict each other or can never apply.
     #[error(transparent)]
     Priority(#[from] PriorityError),
-    /// The descriptors in this binary cannot be read.
+    /// The protobuf descriptors in this binary cannot be read.
     #[error("server reflection: {0}")]
     Reflection(String),
 }
 
-/// A router that serves. Dropping it stops it without a drain.
+/// A running router. Dropping it stops it without a drain.
 pub struct RunningRouter {
     address: SocketAddr,
     pool: Pool,
@@ -64,24 +64,24 @@ pub struct RunningRouter {
     _reviewer: AbortOnDropHandle<()>,
 }
 
-/// A worker as the router sees it.
+/// Status of a worker as seen by the router.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerView {
-    /// Who it is.
+    /// Id of the worker.
     pub id: WorkerId,
-    /// What it serves.
+    /// Name of the model that it serves.
     pub model: String,
-    /// Whether it takes new requests.
+    /// Whether it accepts new requests.
     pub live: bool,
-    /// Whether it is left alone although it lives, or gets but a few requests, because it failed or was slow.
+    /// Whether it is live but ejected or half-open, because it failed or was slow.
     pub ejected: bool,
-    /// Tokens that it is still expected to read or make for this router.
+    /// Estimated tokens that it has yet to compute or generate for this router.
     pub outstanding_tokens: u64,
-    /// Calls of this router that are under way there.
+    /// Calls of this router in flight there.
     pub streams: u64,
 }
 
-/// Starts a router on `listener`. It serves at once, and answers UNAVAILABLE until a worker is there.
+/// Starts a router on `listener`. It serves immediately, and returns UNAVAILABLE until a worker is live.
 pub async fn start(
     config: RouterConfig,
     changes: Changes,
@@ -89,7 +89,7 @@ pub async fn start(
 ) -> Result<RunningRouter, StartError> {
     let address = listener.local_addr()?;
     let priorities = Priorities::new(&config.tenant_priority, config.tenant_header.is_some())?;
-    let pool = Pool::follow(changes, config.resume.stall_patience());
+    let pool = Pool::follow(changes, config.resume.stall_detection_time());
     let gate = DrainGate::default();
     let metrics = Metrics::default();
     let bounds = Bounds::new(&config.limits, None);
@@ -138,7 +138,7 @@ pub async fn start(
 }
 
 impl RunningRouter {
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -149,7 +149,7 @@ impl RunningRouter {
         self.metrics.register(registry, &self.pool, self.bounds.memory());
     }
 
-    /// Serves operators on `listener`, as long as what this returns is there.
+    /// Serves `stoker.v1.Admin` on `listener` until the returned value is dropped.
     pub async fn serve_admin(&self, listener: TcpListener) -> io::Result<AdminListener> {
         let gate = self.gate.clone();
         let drain = move |timeout| {
@@ -163,19 +163,19 @@ impl RunningRouter {
         AdminListener::start(listener, Arc::new(drain)).await
     }
 
-    /// Whether it takes requests, else why not: what gRPC health tells.
+    /// Returns the state that gRPC health reports: ready, or the reason why not.
     pub fn readiness(&self) -> Readiness {
         self.health.readiness()
     }
 
-    /// Waits until at least `workers` workers take requests.
+    /// Waits until at least `workers` workers are live.
     pub async fn wait_ready(&self, workers: usize) {
         let mut fleet = self.pool.watch();
-        // Fails only once the pool is gone, and it is held here.
+        // Fails only once the pool is dropped, and `self` holds it.
         let _ = fleet.wait_for(|fleet| fleet.live().count() >= workers).await;
     }
 
-    /// The workers that it has seen.
+    /// Returns the workers that it has discovered.
     pub fn workers(&self) -> Vec<WorkerView> {
         let fleet = self.pool.fleet();
         let views = fleet.seen().map(|(worker, state)| WorkerView {
@@ -189,8 +189,8 @@ impl RunningRouter {
         views.collect()
     }
 
-    /// Drains and stops: tells health watchers first, refuses new calls, lets running streams finish for
-    /// `timeout`, and ends those that are left with UNAVAILABLE. Answers how many that were.
+    /// Drains and stops: notifies health watchers, refuses new calls, lets running streams finish for
+    /// `timeout`, and ends the remaining ones with UNAVAILABLE. Returns their number.
     pub async fn shutdown(mut self, timeout: Duration) -> usize {
         self.health.set_not_serving(DRAINING).await;
         self.gate.close();
@@ -198,8 +198,8 @@ impl RunningRouter {
         self.gate.cut_off();
         self.health.end_watches().await;
         self.stop.cancel();
-        // Whoever does not close by then is left behind.
-        let _ = tokio::time::timeout(GOODBYE, &mut self.server).await;
+        // Connections that do not close by then are dropped.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut self.server).await;
         unfinished
     }
 }
@@ -210,11 +210,11 @@ impl Drop for RunningRouter {
     }
 }
 
-/// Serving only while somebody can answer; the log says why not.
+/// Reports "serving" while at least one worker is live, and logs the reason otherwise.
 async fn report_health(pool: Pool, gate: DrainGate, health: HealthState) {
     let mut fleet = pool.watch();
     let mut serving = false;
-    let mut excuse = FIRST_EXCUSE;
+    let mut log_after = FIRST_NOT_READY_LOG;
     loop {
         let now = Arc::clone(&fleet.borrow_and_update());
         let live = now.live().count();
@@ -222,21 +222,21 @@ async fn report_health(pool: Pool, gate: DrainGate, health: HealthState) {
         if serving {
             health.set_serving().await;
         } else {
-            // Also when it was not ready before: the reason may be another one.
-            health.set_not_serving(now.no_worker_error().to_string()).await;
+            // Also if it was not ready before, since the reason may have changed.
+            health.set_not_serving(now.nobody().to_string()).await;
         }
         if serving != before && serving {
             info!(workers = live, "ready");
         } else if serving != before {
-            warn!(reason = %now.no_worker_error(), "not ready");
-            excuse = NEXT_EXCUSE;
+            warn!(reason = %now.nobody(), "not ready");
+            log_after = NOT_READY_LOG_INTERVAL;
         }
         tokio::select! {
             () = gate.closed().cancelled() => break,
             changed = fleet.changed() => if changed.is_err() { break },
-            () = tokio::time::sleep(excuse), if !serving => {
-                warn!(reason = %now.no_worker_error(), "not ready");
-                excuse = NEXT_EXCUSE;
+            () = tokio::time::sleep(log_after), if !serving => {
+                warn!(reason = %now.nobody(), "not ready");
+                log_after = NOT_READY_LOG_INTERVAL;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The layers of the stack, one file each.
+//! Layers of the stack, one file each.
 
 pub(crate) mod admission;
 pub(crate) mod balance;
@@ -6,7 +6,7 @@ pub(crate) mod deadline;
 pub(crate) mod gate;
 pub(crate) mod hide_cached;
 pub(crate) mod model;
-pub(crate) mod outcome;
+pub(crate) mod outlier_detection;
 pub(crate) mod resume;
 pub(crate) mod trace;
 pub(crate) mod validate;

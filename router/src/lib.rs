@@ -1,6 +1,6 @@
 //! The router: balances Generate calls over workers.
 //!
-//! `stack` is the way of a request, `pool` the workers it may go to, `server` the gRPC around both.
+//! `stack` is the path of a request, `pool` the workers, `server` the gRPC service in front of both.
 
 mod call;
 mod config;

@@ -16,29 +16,29 @@ use stoker_shared::{
 };
 use tracing::{info, warn};
 
-/// What a shell expects after bad usage.
+/// Exit code for bad usage, by shell convention.
 const BAD_USAGE: u8 = 2;
 
 const EXAMPLES: &str = "\
 Examples:
   Two workers on this machine:
     stoker-router --workers 127.0.0.1:50052,127.0.0.1:50053
-  Reachable from elsewhere, logs for a machine:
+  Reachable from other hosts, with JSON logs:
     stoker-router --listen :50051 --workers worker-0:50052 --log-format json
-  Metrics for Prometheus, traces for a collector:
+  With Prometheus metrics and OTLP traces:
     stoker-router --workers worker-0:50052 --metrics-listen :9090 --otlp-endpoint http://otel:4317
-  Workers that come and go, found through etcd:
+  Workers discovered through etcd:
     stoker-router --etcd http://etcd-0:2379,http://etcd-1:2379
-  Shed early under load:
+  Shed load early:
     stoker-router --workers worker-0:50052 --max-concurrent-streams 256 --queue-size 64 --queue-timeout 2s
-  Tenants that get equal shares, and one that may go before them:
+  Fair sharing between tenants, and one tenant with the highest priority:
     stoker-router --workers worker-0:50052 --tenant-header x-tenant --tenant-priority ops=0";
 
 /// Balances Generate calls over workers.
 #[derive(Debug, Parser)]
 #[command(name = "stoker-router", version = stoker_shared::VERSION, after_help = EXAMPLES)]
 struct Cli {
-    /// Where to serve gRPC: HOST:PORT, or :PORT for every interface; port 0 takes any free one
+    /// Address to serve gRPC on: HOST:PORT, or :PORT for all interfaces; port 0 selects a free one
     #[arg(
         long,
         env = "STOKER_LISTEN",
@@ -48,7 +48,7 @@ struct Cli {
     )]
     listen: ListenAddress,
 
-    /// Where to serve operators (`stoker.v1.Admin`), who can shut the router; the address is logged
+    /// Address of the admin service (`stoker.v1.Admin`), which can drain the router; the address is logged
     #[arg(
         long,
         env = "STOKER_ADMIN_LISTEN",
@@ -58,7 +58,7 @@ struct Cli {
     )]
     admin_listen: ListenAddress,
 
-    /// The workers to send to, as host:port, separated by commas; or let --etcd find them
+    /// Addresses of the workers, as host:port separated by commas; alternatively, discover them with --etcd
     #[arg(
         long,
         env = "STOKER_WORKERS",
@@ -97,18 +97,18 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Workers come from one source, and there must be one. Not left to clap, which does not look at what a
-/// configuration file says.
+/// Checks that workers come from exactly one source. clap cannot check this, since it does not see what a
+/// configuration file sets.
 fn wrong_sources(cli: &Cli) -> Option<(ErrorKind, &'static str)> {
     match (!cli.workers.is_empty(), cli.etcd.is_given()) {
         (true, true) => {
             let hint =
-                "--workers and --etcd are both given: name the workers, or let etcd find them";
+                "--workers and --etcd are both given: list the workers, or discover them with etcd";
             Some((ErrorKind::ArgumentConflict, hint))
         }
         (false, false) => {
-            let hint = "no workers are given: name them with --workers host:port,host:port (or \
-                        STOKER_WORKERS), or let --etcd http://host:port find them";
+            let hint = "no workers are given: list them with --workers host:port,host:port (or \
+                        STOKER_WORKERS), or discover them with --etcd http://host:port";
             Some((ErrorKind::MissingRequiredArgument, hint))
         }
         _ => None,
@@ -124,7 +124,7 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
 
     let (workers, changes) = if cli.etcd.is_given() {
         let EtcdConfig { etcd_prefix, .. } = &cli.etcd;
-        (format!("those under {etcd_prefix} in etcd {}", cli.etcd.servers()), etcd::watch(cli.etcd))
+        (format!("keys under {etcd_prefix} in etcd {}", cli.etcd.servers()), etcd::watch(cli.etcd))
     } else {
         let workers: Vec<_> = cli.workers.into_iter().map(String::from).collect();
         (workers.join(","), discovery::static_list(workers))
@@ -139,18 +139,18 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
     info!(address = %router.address(), admin = %admin.address(), workers, "listening");
 
     let signal = signals.next().await;
-    info!(signal, timeout = ?drain_timeout, "draining; a second signal ends at once");
+    info!(signal, timeout = ?drain_timeout, "draining; a second signal stops immediately");
     tokio::select! {
         unfinished = router.shutdown(drain_timeout) => {
             if unfinished > 0 {
-                warn!(unfinished, "the time to drain is over");
+                warn!(unfinished, "drain timeout exceeded");
             }
             telemetry.shutdown().await;
             info!("stopped");
             Ok(ExitCode::SUCCESS)
         }
         signal = signals.next() => {
-            warn!(signal, "stopped at once");
+            warn!(signal, "stopped without finishing the drain");
             Ok(ExitCode::FAILURE)
         }
     }

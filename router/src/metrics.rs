@@ -21,10 +21,10 @@ use tokio::sync::watch;
 use crate::pool::{Fleet, Pool, State};
 
 /// A label and a value out of a few that this program knows.
-type Known = [(&'static str, &'static str); 1];
+type StaticLabel = [(&'static str, &'static str); 1];
 /// A label and the name of a model.
-type OfModel = [(&'static str, Arc<str>); 1];
-type Histograms = Family<OfModel, Histogram, Metric>;
+type ModelLabel = [(&'static str, Arc<str>); 1];
+type Histograms = Family<ModelLabel, Histogram, Metric>;
 
 /// All of it. Clones count together; every layer has one, and every request clones them.
 #[derive(Debug, Clone, Default)]
@@ -33,19 +33,19 @@ pub(crate) struct Metrics(Arc<Counts>);
 /// What all clones share.
 #[derive(Debug)]
 pub(crate) struct Counts {
-    requests: Family<(OfModel, Known), Counter>,
-    rejections: Family<Known, Counter>,
-    retries: Family<Known, Counter>,
-    resumes: Family<Known, Counter>,
+    requests: Family<(ModelLabel, StaticLabel), Counter>,
+    rejections: Family<StaticLabel, Counter>,
+    retries: Family<StaticLabel, Counter>,
+    resumes: Family<StaticLabel, Counter>,
     resume_time: Histogram,
-    forgotten: Counter,
-    hedges: Family<Known, Counter>,
+    unresumable: Counter,
+    hedges: Family<StaticLabel, Counter>,
     in_flight: Gauge,
     queued: Gauge,
-    shed: Family<Known, Counter>,
-    ejections: Family<Known, Counter>,
-    prompt_tokens: Family<OfModel, Counter>,
-    generated_tokens: Family<OfModel, Counter>,
+    shed: Family<StaticLabel, Counter>,
+    ejections: Family<StaticLabel, Counter>,
+    prompt_tokens: Family<ModelLabel, Counter>,
+    generated_tokens: Family<ModelLabel, Counter>,
     duration: Histograms,
     admission_wait: Histogram,
     first_token: Histograms,
@@ -54,7 +54,7 @@ pub(crate) struct Counts {
 
 /// What one request has come to.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct RequestSummary {
     /// The name of a model that is served.
     pub(crate) model: Option<Arc<str>>,
     /// A gRPC status.
@@ -83,7 +83,7 @@ impl Default for Counts {
             retries: Family::default(),
             resumes: Family::default(),
             resume_time: names::RESUME_TIME.histogram(),
-            forgotten: Counter::default(),
+            unresumable: Counter::default(),
             hedges: Family::default(),
             in_flight: Gauge::default(),
             queued: Gauge::default(),
@@ -107,7 +107,7 @@ impl Metrics {
         names::RETRIES.register(registry, self.retries.clone());
         names::RESUMES.register(registry, self.resumes.clone());
         names::RESUME_TIME.register(registry, self.resume_time.clone());
-        names::FORGOTTEN.register(registry, self.forgotten.clone());
+        names::FORGOTTEN.register(registry, self.unresumable.clone());
         names::HEDGES.register(registry, self.hedges.clone());
         names::IN_FLIGHT.register(registry, self.in_flight.clone());
         names::QUEUED.register(registry, self.queued.clone());
@@ -119,18 +119,18 @@ impl Metrics {
         names::ADMISSION_WAIT.register(registry, self.admission_wait.clone());
         names::FIRST_TOKEN_TIME.register(registry, self.first_token.clone());
         names::TOKEN_TIME.register(registry, self.next_token.clone());
-        registry.register_collector(Box::new(Workers(pool.watch())));
-        registry.register_collector(Box::new(Held(memory.clone())));
+        registry.register_collector(Box::new(WorkerCollector(pool.watch())));
+        registry.register_collector(Box::new(MemoryCollector(memory.clone())));
     }
 
     /// A request has arrived; it is in flight until what this returns is dropped.
-    pub(crate) fn arrived(&self) -> Counted {
-        Counted::new(&self.in_flight)
+    pub(crate) fn in_flight(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.in_flight)
     }
 
     /// A request waits for a place until what this returns is dropped.
-    pub(crate) fn queued(&self) -> Counted {
-        Counted::new(&self.queued)
+    pub(crate) fn queued(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.queued)
     }
 
     /// A request got a place.
@@ -150,8 +150,8 @@ impl Metrics {
     }
 
     /// A stream can no longer be resumed.
-    pub(crate) fn forgotten(&self) {
-        self.forgotten.inc();
+    pub(crate) fn unresumable(&self) {
+        self.unresumable.inc();
     }
 
     /// Of two attempts side by side, this one had the first token.
@@ -175,45 +175,45 @@ impl Metrics {
     }
 
     /// A request is over.
-    pub(crate) fn over(&self, ended: Ended) {
-        let model = ended.model.unwrap_or_else(|| label::UNKNOWN_MODEL.into());
-        let model: OfModel = [(label::MODEL, model)];
-        if ended.prompt_tokens > 0 {
-            self.prompt_tokens.get_or_create(&model).inc_by(ended.prompt_tokens);
+    pub(crate) fn finished(&self, summary: RequestSummary) {
+        let model = summary.model.unwrap_or_else(|| label::UNKNOWN_MODEL.into());
+        let model: ModelLabel = [(label::MODEL, model)];
+        if summary.prompt_tokens > 0 {
+            self.prompt_tokens.get_or_create(&model).inc_by(summary.prompt_tokens);
         }
-        if ended.tokens > 0 {
-            self.generated_tokens.get_or_create(&model).inc_by(ended.tokens);
+        if summary.tokens > 0 {
+            self.generated_tokens.get_or_create(&model).inc_by(summary.tokens);
         }
-        if let Some(first) = ended.first_token {
+        if let Some(first) = summary.first_token {
             self.first_token.get_or_create(&model).observe(first.as_secs_f64());
-            if ended.tokens > 1 {
-                let rest = ended.total.saturating_sub(first).as_secs_f64();
-                let each = rest / (ended.tokens - 1) as f64;
+            if summary.tokens > 1 {
+                let rest = summary.total.saturating_sub(first).as_secs_f64();
+                let each = rest / (summary.tokens - 1) as f64;
                 self.next_token.get_or_create(&model).observe(each);
             }
         }
-        if ended.code == OK {
-            self.duration.get_or_create(&model).observe(ended.total.as_secs_f64());
+        if summary.code == OK {
+            self.duration.get_or_create(&model).observe(summary.total.as_secs_f64());
         }
-        self.requests.get_or_create(&(model, [(label::CODE, ended.code)])).inc();
+        self.requests.get_or_create(&(model, [(label::CODE, summary.code)])).inc();
     }
 }
 
-/// The gRPC status of a stream that ended well.
+/// The gRPC status of a stream that summary well.
 pub(crate) const OK: &str = "OK";
 
 /// Counts one up for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Counted(Gauge);
+pub(crate) struct GaugeGuard(Gauge);
 
-impl Counted {
+impl GaugeGuard {
     fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -221,18 +221,18 @@ impl Drop for Counted {
 
 /// Counts the workers when somebody looks.
 #[derive(Debug)]
-struct Workers(watch::Receiver<Arc<Fleet>>);
+struct WorkerCollector(watch::Receiver<Arc<Fleet>>);
 
-impl Collector for Workers {
+impl Collector for WorkerCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let fleet = Arc::clone(&self.0.borrow());
-        let workers = Family::<Known, Gauge>::default();
+        let workers = Family::<StaticLabel, Gauge>::default();
         for state in ["live", "ejected", "stalled", "draining", "gone"] {
             workers.get_or_create_owned(&[(label::STATE, state)]);
         }
         for state in fleet.states() {
             let state = match state {
-                // Counted as the one that it is.
+                // GaugeGuard as the one that it is.
                 State::Duplicate(_) => continue,
                 State::Live(worker) if worker.liveness.is_stalled() => "stalled",
                 State::Live(worker) if worker.health.is_suspected() => "ejected",
@@ -248,9 +248,9 @@ impl Collector for Workers {
 
 /// Asks what requests hold when somebody looks.
 #[derive(Debug)]
-struct Held(Budget);
+struct MemoryCollector(Budget);
 
-impl Collector for Held {
+impl Collector for MemoryCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let held = Gauge::<i64>::default();
         held.set(i64::try_from(self.0.held()).unwrap_or(i64::MAX));
@@ -265,8 +265,8 @@ mod tests {
 
     use super::*;
 
-    fn ended(model: Option<&str>, code: &'static str) -> Ended {
-        Ended {
+    fn summary(model: Option<&str>, code: &'static str) -> RequestSummary {
+        RequestSummary {
             model: model.map(Into::into),
             code,
             prompt_tokens: 5,
@@ -277,7 +277,7 @@ mod tests {
     }
 
     /// Every family that `metrics` tells, with its samples.
-    fn shown(metrics: &Metrics) -> String {
+    fn exposition_of(metrics: &Metrics) -> String {
         let mut registry = Registry::default();
         let pool = Pool::follow(stream::pending().boxed(), Duration::MAX);
         metrics.register(&mut registry, &pool, &Budget::new(0));
@@ -287,28 +287,28 @@ mod tests {
     #[tokio::test]
     async fn every_name_is_used_and_no_other() {
         let metrics = Metrics::default();
-        metrics.over(ended(Some("m"), OK));
+        metrics.finished(summary(Some("m"), OK));
         metrics.rejected(&ServiceError::Cancelled);
         metrics.retried(&ServiceError::Cancelled);
         metrics.resumed(&ServiceError::Cancelled, Duration::ZERO);
         metrics.hedged("first");
         metrics.shed("memory");
         metrics.ejected("failures");
-        let text = shown(&metrics);
-        let mut told: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
-        told.sort_unstable();
+        let text = exposition_of(&metrics);
+        let mut exposed: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
+        exposed.sort_unstable();
         let mut named: Vec<_> = names::ALL.iter().map(Metric::type_line).collect();
         named.sort_unstable();
-        assert_eq!(told, named);
+        assert_eq!(exposed, named);
     }
 
     #[tokio::test]
     async fn a_request_moves_what_it_should() {
         let metrics = Metrics::default();
-        let flying = metrics.arrived();
-        metrics.over(ended(Some("m"), OK));
-        metrics.over(ended(None, "UNAVAILABLE"));
-        let text = shown(&metrics);
+        let in_flight = metrics.in_flight();
+        metrics.finished(summary(Some("m"), OK));
+        metrics.finished(summary(None, "UNAVAILABLE"));
+        let text = exposition_of(&metrics);
         for line in [
             "stoker_router_requests_total{model=\"m\",code=\"OK\"} 1",
             "stoker_router_requests_total{model=\"(unknown)\",code=\"UNAVAILABLE\"} 1",
@@ -323,7 +323,7 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
         }
         assert!(!text.contains("duration_seconds_count{model=\"(unknown)\"}"), "{text}");
-        drop(flying);
-        assert!(shown(&metrics).contains("stoker_router_requests_in_flight 0"));
+        drop(in_flight);
+        assert!(exposition_of(&metrics).contains("stoker_router_requests_in_flight 0"));
     }
 }

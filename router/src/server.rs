@@ -1,4 +1,4 @@
-//! `stoker.v1.Inference` on the router, and the only place where an error of a call becomes a status.
+//! `stoker.v1.Inference` on the router, and the only code that converts the error of a call to a status.
 
 use futures::{StreamExt, TryStreamExt};
 use stoker_proto::v1::{GenerateRequest, GenerateResponse, inference_server::Inference};
@@ -18,7 +18,7 @@ use crate::{
     tenant::Tenants,
 };
 
-/// Serves it.
+/// The gRPC service.
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) stack: Stack,
@@ -52,7 +52,7 @@ impl Inference for Server {
         let memory = memory.unwrap_or_default();
         let call = Call { malformed, trace, tenant, memory, ..call };
         let events = self.stack.clone().oneshot(call).await?.map_err(Status::from).boxed();
-        let untaken = Box::new(self.gate.untaken());
-        Ok(Response::new(self.bounds.backpressure().watch(events, untaken)))
+        let undelivered = Box::new(self.gate.undelivered());
+        Ok(Response::new(self.bounds.backpressure().watch(events, undelivered)))
     }
 }

@@ -1,4 +1,4 @@
-//! The way of a request, from top to bottom. Read this first.
+//! The path of a request, from top to bottom. Read this first.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::{
     call::{Call, EventStream},
     endpoint::Endpoint,
     layer::{
-        admission::{Admission, Places},
+        admission::{Admission, Slots},
         balance::Balance,
         deadline::Deadlines,
         gate::{DrainGate, Gated},
         hide_cached::HideCached,
         model::ModelLookup,
-        outcome::OutlierDetection,
-        resume::{Resume, Shared},
+        outlier_detection::OutlierDetection,
+        resume::{Resume, ResumeContext},
         trace::Trace,
         validate::Validate,
     },
@@ -27,11 +27,11 @@ use crate::{
     tenant::Priorities,
 };
 
-/// Every layer of the router, as one service.
+/// All layers of the router as one service.
 pub(crate) type Stack = BoxCloneSyncService<Call, EventStream, ServiceError>;
 
-/// Builds the stack. A stream that a layer returns is part of its job: what it holds for a call (a place,
-/// a permit, a reservation) it holds until the last event.
+/// Builds the stack. What a layer holds for a call (a slot, a permit, a reservation) it holds until the last
+/// event of the stream that it returned.
 pub(crate) fn build(
     config: &RouterConfig,
     priorities: Priorities,
@@ -43,35 +43,35 @@ pub(crate) fn build(
     let admissions = metrics.clone();
     let chooser = Arc::new(Chooser::new(&config.balancing, rand::random()));
     let priorities = Arc::new(priorities);
-    let places = Places::new(config, metrics.clone());
-    let attempts = Shared::new(&config.resume, pool, metrics);
+    let slots = Slots::new(config, metrics.clone());
+    let resume = ResumeContext::new(&config.resume, pool, metrics);
 
-    let hidden = config.hide_cached_tokens;
+    let hide_cached = config.hide_cached_tokens;
 
     let stack = ServiceBuilder::new()
-        // Outermost, since all that is below learns from it: the trace, the metrics, and what routing believes of caches.
-        .layer_fn(move |next| HideCached::new(next, hidden))
-        // Above all that works, so that whatever happens to a request is in its span, its line of the log and the metrics.
+        // Outermost, since the layers below need the count: trace, metrics, and the router's cache estimates.
+        .layer_fn(move |next| HideCached::new(next, hide_cached))
+        // Above the rest, so that the span, the log line and the metrics of a request cover everything below.
         .layer_fn(move |next| Trace::new(next, requests.clone()))
-        // A router that drains refuses before it does any work, and counts who is still inside.
+        // A draining router refuses new calls before any work, and counts the calls still in flight.
         .layer_fn(move |next| Gated::new(next, gate.clone()))
-        // What cannot succeed must not wait in a queue first, and whoever waits there has the priority that its tenant
-        // allows.
+        // Above the queue: an invalid request must not wait first, and the queue orders requests by the priority
+        // that their tenant is allowed.
         .layer_fn(move |next| Validate::new(next, Arc::clone(&priorities)))
-        // Above everything that waits, so that no wait is longer than the client's patience.
+        // Above everything that waits, so that no wait exceeds the client's deadline.
         .layer_fn(Deadlines::new)
-        // The only queue of the router, the most urgent first and tenants by turns. Below it, a call has a place and goes
-        // on at once.
-        .layer_fn(move |next| Admission::new(next, places.clone(), admissions.clone()))
-        // After the queue: models may have come and gone while the request waited.
+        // The only queue of the router, ordered by priority and fair between tenants. Below it, a call has a slot
+        // and does not queue again.
+        .layer_fn(move |next| Admission::new(next, slots.clone(), admissions.clone()))
+        // Below the queue: models may have been added or removed while the request waited.
         .layer_fn(|next| ModelLookup::new(next, pool.clone()))
-        // A started answer finishes. Above the choice of a worker, so that every attempt chooses anew.
-        .layer_fn(move |next| Resume::new(next, Arc::clone(&attempts)))
-        // Counts what really is under way at a worker. Asks the worker's health who may be chosen.
+        // Retries, resumes and hedges. Above `Balance`, so that every attempt selects a worker anew.
+        .layer_fn(move |next| Resume::new(next, Arc::clone(&resume)))
+        // Selects a worker that its health allows, and counts the outstanding tokens per worker.
         .layer_fn(|endpoint| Balance::new(endpoint, pool.clone(), Arc::clone(&chooser)))
-        // Innermost, since an outcome that a layer above turns into another one is still the worker's.
+        // Innermost, so that it sees a worker's errors before a layer above hides them.
         .layer_fn(OutlierDetection::new)
-        // The call itself.
+        // The gRPC call.
         .service(Endpoint);
     BoxCloneSyncService::new(stack)
 }

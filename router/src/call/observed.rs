@@ -1,4 +1,4 @@
-//! A stream that somebody follows, from its first event to its end.
+//! A stream with an observer of its events, its error and its end.
 
 use std::{
     pin::Pin,
@@ -11,18 +11,18 @@ use stoker_shared::ServiceError;
 
 use super::EventStream;
 
-/// Follows a stream. Dropped as soon as the stream has ended or failed, or is dropped: what it holds
-/// (a permit, a reservation, a place in a drain) is free from there on.
+/// Observes a stream. Dropped as soon as the stream has ended or failed, or is dropped, which releases
+/// what the observer holds (a permit, a reservation, a drain guard).
 pub(crate) trait Observe: Send + Unpin + 'static {
-    /// The next event, before it goes on to the client.
+    /// Handles the next event before it is passed up the stack.
     fn event(&mut self, _event: &mut GenerateResponse) {}
-    /// The stream failed.
+    /// Handles the error that ends the stream.
     fn failed(&mut self, _error: &ServiceError) {}
-    /// The stream ended well.
+    /// Handles the end of a stream without an error.
     fn ended(&mut self) {}
 }
 
-/// Lets `observer` follow `stream`.
+/// Attaches `observer` to `stream`.
 pub(crate) fn observe(stream: EventStream, observer: impl Observe) -> EventStream {
     Box::pin(Observed(Some((stream, observer))))
 }

@@ -1,19 +1,19 @@
-//! How workers are chosen.
+//! Flags for the selection of workers.
 
 use bytesize::ByteSize;
 use clap::Args;
 
 use crate::Policy;
 
-/// How workers are chosen.
+/// How workers are selected.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "Balancing")]
 pub struct BalancingConfig {
-    /// How to choose a worker
+    /// Load balancing policy
     #[arg(long, env = "STOKER_POLICY", value_enum, default_value_t, value_name = "POLICY")]
     pub policy: Policy,
 
-    /// A worker with more than this many times the mean work gets no call for its prefix cache alone
+    /// Prefix affinity skips a worker whose outstanding work exceeds FACTOR times the mean
     #[arg(
         long,
         env = "STOKER_AFFINITY_FACTOR",
@@ -23,7 +23,7 @@ pub struct BalancingConfig {
     )]
     pub affinity_factor: f64,
 
-    /// Memory for remembering which worker was sent which prefix, at most
+    /// Maximum memory of the index of prefixes sent to each worker
     #[arg(long, env = "STOKER_AFFINITY_MEMORY", default_value = "64MiB", value_name = "SIZE")]
     pub affinity_memory: ByteSize,
 }
@@ -44,7 +44,7 @@ fn factor(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(factor) if (1.0..=1e6).contains(&factor) => Ok(factor),
         _ => {
-            Err("write a number from 1, which is least affinity, to 1000000, for instance 3".into())
+            Err("expected a number from 1 (minimum affinity) to 1000000, for example 3".into())
         }
     }
 }

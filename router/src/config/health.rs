@@ -1,14 +1,15 @@
-//! When a worker is left alone for a while.
+//! Flags for the ejection of workers.
 
 use std::time::Duration;
 
 use clap::Args;
 use stoker_shared::duration;
 
-/// When a worker is left alone for a while.
+/// When a worker is ejected.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct HealthConfig {
-    /// Failures in a row that put a worker out; 0 never does. Half of a model's workers always stay
+    /// Eject a worker after COUNT consecutive failures; 0 disables it. At most half of a model's workers are
+    /// ejected
     #[arg(
         long,
         env = "STOKER_EJECT_FAILURES",
@@ -18,7 +19,7 @@ pub struct HealthConfig {
     )]
     pub eject_failures: u32,
 
-    /// Put a worker out that is so many times slower than its equals usually are; 0 never does
+    /// Eject a worker whose latency exceeds TIMES times that of its peers; 0 disables it
     #[arg(
         long,
         env = "STOKER_EJECT_LATENCY_FACTOR",
@@ -28,7 +29,7 @@ pub struct HealthConfig {
     )]
     pub eject_latency_factor: u32,
 
-    /// How long a worker is out the first time; each further time is twice as long, up to five minutes
+    /// Duration of a worker's first ejection; it doubles with each further one, up to five minutes
     #[arg(
         long,
         env = "STOKER_BASE_EJECTION_TIME",

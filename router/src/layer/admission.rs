@@ -1,7 +1,7 @@
 //! A bounded number of running streams, and a bounded and fair queue in front of them.
 
-mod flow;
-mod places;
+mod wait_estimate;
+mod slots;
 
 use std::{
     task::{Context, Poll},
@@ -22,20 +22,20 @@ use crate::{
     metrics::Metrics,
     policy::{ModelStats, RequestCost},
 };
-pub(crate) use places::Places;
-use places::{Asks, Place};
+pub(crate) use slots::Slots;
+use slots::{SlotRequest, Slot};
 
-/// Lets a call pass when there is a place for it, and holds that until the stream is over.
+/// Lets a call pass when there is a slot for it, and holds that until the stream is over.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission<S> {
     next: S,
-    places: Places,
+    slots: Slots,
     metrics: Metrics,
 }
 
 impl<S> Admission<S> {
-    pub(crate) fn new(next: S, places: Places, metrics: Metrics) -> Self {
-        Self { next, places, metrics }
+    pub(crate) fn new(next: S, slots: Slots, metrics: Metrics) -> Self {
+        Self { next, slots, metrics }
     }
 }
 
@@ -50,20 +50,20 @@ impl<S: Generate> Service<Call> for Admission<S> {
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let Self { next, places, metrics } = self.clone();
+        let Self { next, slots, metrics } = self.clone();
         async move {
             let (came, clock) = (Instant::now(), SystemTime::now());
-            let asks = Asks {
+            let slot_request = SlotRequest {
                 priority: validate::priority(&call.request),
                 tenant: &call.tenant,
                 tokens: tokens(&call.request),
             };
-            let place = places.take(asks, call.deadline).await?;
+            let slot = slots.acquire(slot_request, call.deadline).await?;
             let waited = came.elapsed();
             metrics.admitted(waited);
             call.trace.stage(span::ADMISSION, clock, waited);
             let stream = next.oneshot(call).await?;
-            Ok(observe(stream, Admitted { waited, _place: place }))
+            Ok(observe(stream, Admitted { waited, _place: slot }))
         }
         .boxed()
     }
@@ -78,7 +78,7 @@ fn tokens(request: &GenerateRequest) -> u64 {
 
 struct Admitted {
     waited: Duration,
-    _place: Place,
+    _place: Slot,
 }
 
 impl Observe for Admitted {
@@ -114,7 +114,7 @@ mod tests {
 
     fn admission<S>(below: S, config: &RouterConfig) -> Admission<S> {
         let metrics = Metrics::default();
-        Admission::new(below, Places::new(config, metrics.clone()), metrics)
+        Admission::new(below, Slots::new(config, metrics.clone()), metrics)
     }
 
     /// Answers with a stream that never ends by itself.
@@ -132,13 +132,13 @@ mod tests {
             Ok::<_, ServiceError>(events([Ok(token()), Ok(finished())]))
         });
         let admission = admission(below, &config(1, 0));
-        let places = admission.places.clone();
+        let slots = admission.slots.clone();
         let mut stream = admission.clone().oneshot(call()).await.unwrap();
         assert!(stream.next().await.is_some());
-        assert_eq!(places.free_and_waiting(), (0, 0));
+        assert_eq!(slots.free_and_waiting(), (0, 0));
         assert!(stream.next().await.is_some());
         assert!(stream.next().await.is_none());
-        assert_eq!(places.free_and_waiting(), (1, 0));
+        assert_eq!(slots.free_and_waiting(), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -170,7 +170,7 @@ mod tests {
             let admission = admission.clone();
             async move {
                 let stream = admission.oneshot(call).await.unwrap();
-                // Others get in line before this place comes free.
+                // Others get in line before this slot comes free.
                 tokio::task::yield_now().await;
                 stream.collect::<Vec<_>>().await
             }
@@ -192,8 +192,8 @@ mod tests {
         let error = admission.clone().oneshot(hurried).await.err();
         let stage = "while queued".into();
         assert_eq!(error, Some(ServiceError::DeadlineExceeded { stage }));
-        assert_eq!(admission.places.free_and_waiting(), (0, 0));
-        // The one that left is not handed the next place either.
+        assert_eq!(admission.slots.free_and_waiting(), (0, 0));
+        // The one that left is not handed the next slot either.
         drop(running);
         assert!(admission.oneshot(call()).await.is_ok());
     }
@@ -231,17 +231,17 @@ mod tests {
         drop(running);
         drop(waiting);
         assert!(of("a").await.is_ok());
-        assert!(admission.places.has_no_tenants());
+        assert!(admission.slots.has_no_tenants());
     }
 
     #[test]
     fn a_tenant_pays_for_what_it_asks_for() {
         use stoker_proto::v1::{Sampling, Stopping};
-        let asks = GenerateRequest {
+        let slot_request = GenerateRequest {
             stopping: Some(Stopping { max_tokens: Some(100), ..Default::default() }),
             sampling: Some(Sampling { num_sequences: Some(3), ..Default::default() }),
             ..*call().request
         };
-        assert_eq!(tokens(&asks), 4 + 300);
+        assert_eq!(tokens(&slot_request), 4 + 300);
     }
 }

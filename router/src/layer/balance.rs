@@ -21,13 +21,13 @@ use crate::{
 };
 
 /// How much one answer teaches about a worker's cache.
-const KEPT_WEIGHT: f32 = 1.0 / 8.0;
+const CACHE_HIT_WEIGHT: f32 = 1.0 / 8.0;
 
 /// When to come back to workers that are full.
-const FULL: Duration = Duration::from_millis(500);
+const FULL_RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Others may take a worker's last probe between choice and entry, so often; then there is nobody else.
-const CHOICES: usize = 3;
+const MAX_SELECTIONS: usize = 3;
 
 /// Sends each call to the worker that the policy chooses.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ impl<S> Balance<S> {
     }
 
     /// Chooses, and reserves before dispatch, so that calls that come at once do not all see an idle worker.
-    pub(crate) fn reserve(&self, call: &Call) -> Result<(Sent, AttemptPermit), ServiceError> {
+    pub(crate) fn reserve(&self, call: &Call) -> Result<(Dispatched, AttemptPermit), ServiceError> {
         // Workers may have come and gone since the model was looked up: look again, at every attempt.
         let fleet = self.pool.fleet();
         let model = fleet.model(&call.request.model)?;
@@ -51,14 +51,14 @@ impl<S> Balance<S> {
             let capacity = self.chooser.required_capacity(model, call);
             let wanted = Criteria { tried, digest: call.only_digest.as_deref(), capacity };
             let entered = self.enter(model, &call.request, &wanted);
-            let (choice, pass) = entered.ok_or_else(|| none(&fleet, model, &wanted))?;
+            let (choice, permit) = entered.ok_or_else(|| no_worker(&fleet, model, &wanted))?;
             tried.push(choice.worker.instance.clone());
-            call.chosen.set(&choice.worker);
-            Ok((Sent::new(choice, &call.request), pass))
+            call.selected.set(&choice.worker);
+            Ok((Dispatched::new(choice, &call.request), permit))
         })
     }
 
-    /// Chooses a worker, and takes its leave to be sent a request.
+    /// Chooses a worker, and takes its leave to be dispatched a request.
     fn enter(
         &self,
         model: &Model,
@@ -66,14 +66,14 @@ impl<S> Balance<S> {
         wanted: &Criteria<'_>,
     ) -> Option<(Selection, AttemptPermit)> {
         let mut choice = self.chooser.choose(model, request, wanted)?;
-        for _ in 0..CHOICES {
-            if let Some(pass) = choice.worker.health.try_acquire() {
-                return Some((choice, pass));
+        for _ in 0..MAX_SELECTIONS {
+            if let Some(permit) = choice.worker.health.enter() {
+                return Some((choice, permit));
             }
             choice = self.chooser.choose(model, request, wanted)?;
         }
-        let pass = choice.worker.health.acquire();
-        Some((choice, pass))
+        let permit = choice.worker.health.enter_anyway();
+        Some((choice, permit))
     }
 }
 
@@ -92,22 +92,22 @@ where
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let (sent, pass) = match self.reserve(&call) {
+        let (dispatched, permit) = match self.reserve(&call) {
             Ok(reserved) => reserved,
             Err(error) => return futures::future::err(error).boxed(),
         };
         let endpoint = self.endpoint.clone();
         async move {
-            let worker = Arc::clone(sent.reservation.worker());
-            let stream = endpoint.oneshot(Dispatch { call, worker, pass: Some(pass) }).await?;
-            Ok(observe(stream, sent))
+            let worker = Arc::clone(dispatched.reservation.worker());
+            let stream = endpoint.oneshot(Dispatch { call, worker, permit: Some(permit) }).await?;
+            Ok(observe(stream, dispatched))
         }
         .boxed()
     }
 }
 
 /// Why no worker of `model` can take a call now.
-fn none(fleet: &Fleet, model: &Model, wanted: &Criteria<'_>) -> ServiceError {
+fn no_worker(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError {
     let fitting = model.live().iter().map(Arc::as_ref).filter(|w| w.fits(wanted.digest));
     if let Some(refusal) = wanted.capacity.refusal(fitting.clone()) {
         return refusal;
@@ -118,7 +118,7 @@ fn none(fleet: &Fleet, model: &Model, wanted: &Criteria<'_>) -> ServiceError {
                 "{} workers are full, and responses that other workers began go first",
                 fitting.count()
             ),
-            retry_after: FULL,
+            retry_after: FULL_RETRY_AFTER,
         },
         (None, Some(digest)) => {
             ServiceError::unavailable(format!("no worker of digest {digest} is ready"))
@@ -129,7 +129,7 @@ fn none(fleet: &Fleet, model: &Model, wanted: &Criteria<'_>) -> ServiceError {
 
 /// A call on its way: what is reserved for it, and what there is to learn from it.
 #[derive(Debug)]
-pub(crate) struct Sent {
+pub(crate) struct Dispatched {
     reservation: Reservation,
     stats: Arc<ModelStats>,
     /// The prompt's text; `None` where it is token ids.
@@ -145,14 +145,14 @@ pub(crate) struct Sent {
     resumed: bool,
     choices: u32,
     /// Only its limit ends the answer.
-    endless: bool,
+    ignores_eos: bool,
 }
 
-impl Sent {
-    fn new(selection: Selection, request: &GenerateRequest) -> Self {
-        let Selection { worker, cost, expected, saved, source, stats } = selection;
-        let compute = cost.prompt.saturating_sub(saved);
-        let choices = cost.completions.len() as u32;
+impl Dispatched {
+    fn new(choice: Choice, request: &GenerateRequest) -> Self {
+        let Choice { worker, demand, expected, saved, source, learned } = choice;
+        let compute = demand.prompt.saturating_sub(saved);
+        let choices = demand.answers.len() as u32;
         let open = resume(request).into_iter().flat_map(|resume| &resume.choices);
         let open = open.filter(|choice| choice.finished.is_none());
         Self {
@@ -166,7 +166,7 @@ impl Sent {
             made: open.map(|choice| choice.token_ids.len() as u64).sum(),
             resumed: resume(request).is_some(),
             choices,
-            endless: request.stopping.as_ref().is_some_and(|stopping| stopping.ignore_eos),
+            ignores_eos: request.stopping.as_ref().is_some_and(|stopping| stopping.ignore_eos),
         }
     }
 
@@ -190,9 +190,9 @@ impl Sent {
                 Source::Local => &self.reservation.worker().prefix_hit_rate,
                 Source::Remote => &self.stats.remote_hit_rate,
             };
-            average.observe(kept.min(1.0) as f32, KEPT_WEIGHT);
+            average.learn(kept.min(1.0) as f32, CACHE_HIT_WEIGHT);
         }
-        if !self.endless {
+        if !self.ignores_eos {
             let each = usage.completion_tokens / self.choices.max(1);
             let cut = finished.reason() != FinishReason::Stop;
             self.stats.observe_completion(each.into(), cut);
@@ -200,7 +200,7 @@ impl Sent {
     }
 }
 
-impl Observe for Sent {
+impl Observe for Dispatched {
     fn event(&mut self, event: &mut GenerateResponse) {
         match &event.event {
             Some(Event::Accepted(accepted)) => self.accepted(accepted),
@@ -251,8 +251,8 @@ mod tests {
     fn reserve(
         balance: &Balance<crate::endpoint::Endpoint>,
         request: GenerateRequest,
-    ) -> Result<Sent, ServiceError> {
-        balance.reserve(&Call { request: request.into(), ..call() }).map(|(sent, _)| sent)
+    ) -> Result<Dispatched, ServiceError> {
+        balance.reserve(&Call { request: request.into(), ..call() }).map(|(dispatched, _)| dispatched)
     }
 
     fn made(tokens: usize) -> GenerateResponse {
@@ -268,15 +268,14 @@ mod tests {
     async fn the_estimate_is_corrected_by_what_the_worker_counts() {
         let worker = worker("a", "m", "d");
         let balance = balance(&[Arc::clone(&worker)]);
-        let tokens =
-            || (worker.outstanding.prompt_tokens(), worker.outstanding.completion_tokens());
-        let mut sent = reserve(&balance, prompt(40_000, 100)).unwrap();
+        let tokens = || (worker.outstanding.prompt_tokens(), worker.outstanding.answer_tokens());
+        let mut dispatched = reserve(&balance, prompt(40_000, 100)).unwrap();
         assert_eq!(tokens(), (10_000, 100));
-        sent.event(&mut accepted("a", 8_000));
+        dispatched.event(&mut accepted("a", 8_000));
         assert_eq!(tokens(), (8_000, 100));
-        sent.event(&mut made(1));
+        dispatched.event(&mut made(1));
         assert_eq!(tokens(), (0, 99));
-        drop(sent);
+        drop(dispatched);
         // Its cache should have nearly all of it now.
         let mut again = reserve(&balance, prompt(40_000, 100)).unwrap();
         assert!(tokens().0 < 600, "{:?}", tokens());
@@ -291,10 +290,10 @@ mod tests {
         let worker = worker("a", "m", "d");
         let balance = balance(&[Arc::clone(&worker)]);
         for _ in 0..50 {
-            let mut sent = reserve(&balance, prompt(40_000, 5_000)).unwrap();
+            let mut dispatched = reserve(&balance, prompt(40_000, 5_000)).unwrap();
             let cached_prompt_tokens = 0;
             let usage = Usage { completion_tokens: 30, cached_prompt_tokens, prompt_tokens: 9_000 };
-            sent.event(&mut over(usage));
+            dispatched.event(&mut over(usage));
         }
         assert!(worker.prefix_hit_rate.get().unwrap() < 0.01, "it never kept a thing");
         let _next = reserve(&balance, prompt(40_000, 5_000)).unwrap();
@@ -313,11 +312,11 @@ mod tests {
             ..prompt(4_000, 1_000)
         };
         let resumed = Call { request: request.into(), only_digest: Some("other".into()), ..call() };
-        let (mut sent, _) = balance.reserve(&resumed).unwrap();
+        let (mut dispatched, _) = balance.reserve(&resumed).unwrap();
         let now = &workers[1].outstanding;
-        assert_eq!((now.prompt_tokens(), now.completion_tokens()), (1_000 + 400, 600));
-        sent.event(&mut accepted("b", 900));
-        assert_eq!((now.prompt_tokens(), now.completion_tokens()), (900 + 400, 600));
+        assert_eq!((now.prompt_tokens(), now.answer_tokens()), (1_000 + 400, 600));
+        dispatched.event(&mut accepted("b", 900));
+        assert_eq!((now.prompt_tokens(), now.answer_tokens()), (900 + 400, 600));
         let nobody = Call { only_digest: Some("third".into()), ..resumed.clone() };
         let error = balance.reserve(&nobody).unwrap_err();
         assert!(error.to_string().contains("no worker of digest third"), "{error}");

@@ -22,12 +22,12 @@ use crate::call::{Call, EventStream, Generate, Observe, observe};
 
 /// Counts the calls that are inside. Once closed, it lets nobody in.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct DrainGate(Arc<Shared>);
+pub(crate) struct DrainGate(Arc<GateState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct GateState {
     inside: Mutex<Inside>,
-    left: Notify,
+    departed: Notify,
     closed: CancellationToken,
     cut: CancellationToken,
 }
@@ -37,13 +37,13 @@ struct Inside {
     next: u64,
     streams: HashMap<u64, AbortHandle>,
     /// Responses that clients have not taken all of.
-    untaken: usize,
+    undelivered: usize,
 }
 
 impl Inside {
     fn calls(&self) -> usize {
         // Most are counted twice.
-        self.streams.len().max(self.untaken)
+        self.streams.len().max(self.undelivered)
     }
 }
 
@@ -65,16 +65,16 @@ impl DrainGate {
         &self.0.cut
     }
 
-    /// Waits until all have left, or for `timeout`. Answers how many are still inside.
+    /// Waits until all have departed, or for `timeout`. Answers how many are still inside.
     pub(crate) async fn drained(&self, timeout: Option<Duration>) -> usize {
         let empty = async {
             loop {
-                let mut left = pin!(self.0.left.notified());
-                left.as_mut().enable();
+                let mut departed = pin!(self.0.departed.notified());
+                departed.as_mut().enable();
                 if self.0.inside().calls() == 0 {
                     break;
                 }
-                left.await;
+                departed.await;
             }
         };
         match timeout {
@@ -87,9 +87,9 @@ impl DrainGate {
     }
 
     /// A response is there until its client has taken all of it, when what this returns is dropped: a drain waits for it.
-    pub(crate) fn untaken(&self) -> Untaken {
-        self.0.inside().untaken += 1;
-        Untaken(Arc::clone(&self.0))
+    pub(crate) fn undelivered(&self) -> Undelivered {
+        self.0.inside().undelivered += 1;
+        Undelivered(Arc::clone(&self.0))
     }
 
     /// Ends every call that is still inside with UNAVAILABLE.
@@ -115,25 +115,25 @@ impl DrainGate {
     }
 }
 
-impl Shared {
+impl GateState {
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One response that its client has not taken all of.
-pub(crate) struct Untaken(Arc<Shared>);
+pub(crate) struct Undelivered(Arc<GateState>);
 
-impl Drop for Untaken {
+impl Drop for Undelivered {
     fn drop(&mut self) {
-        self.0.inside().untaken -= 1;
-        self.0.left.notify_waiters();
+        self.0.inside().undelivered -= 1;
+        self.0.departed.notify_waiters();
     }
 }
 
 /// One call inside.
 struct DrainGuard {
-    gate: Arc<Shared>,
+    gate: Arc<GateState>,
     id: u64,
 }
 
@@ -142,7 +142,7 @@ impl Observe for DrainGuard {}
 impl Drop for DrainGuard {
     fn drop(&mut self) {
         self.gate.inside().streams.remove(&self.id);
-        self.gate.left.notify_waiters();
+        self.gate.departed.notify_waiters();
     }
 }
 
@@ -169,7 +169,7 @@ impl<S: Generate> Service<Call> for Gated<S> {
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let (pass, registration) = match self.gate.enter() {
+        let (guard, registration) = match self.gate.enter() {
             Ok(entered) => entered,
             Err(error) => return futures::future::err(error).boxed(),
         };
@@ -177,7 +177,7 @@ impl<S: Generate> Service<Call> for Gated<S> {
         let cut = self.gate.0.cut.clone();
         async move {
             let stream = cut.run_until_cancelled(work).await.ok_or_else(cut_off)??;
-            Ok(observe(abortable(stream, registration), pass))
+            Ok(observe(abortable(stream, registration), guard))
         }
         .boxed()
     }

@@ -9,16 +9,16 @@ use tower::Service;
 
 use crate::call::{Call, EventStream, Generate, Observe, observe};
 
-/// Takes `cached_prompt_tokens` out of what clients see, where that is `wanted`.
+/// Takes `cached_prompt_tokens` out of what clients see, where that is `enabled`.
 #[derive(Debug, Clone)]
 pub(crate) struct HideCached<S> {
     next: S,
-    wanted: bool,
+    enabled: bool,
 }
 
 impl<S> HideCached<S> {
-    pub(crate) fn new(next: S, wanted: bool) -> Self {
-        Self { next, wanted }
+    pub(crate) fn new(next: S, enabled: bool) -> Self {
+        Self { next, enabled }
     }
 }
 
@@ -33,7 +33,7 @@ impl<S: Generate> Service<Call> for HideCached<S> {
 
     fn call(&mut self, call: Call) -> Self::Future {
         let work = self.next.call(call);
-        if !self.wanted {
+        if !self.enabled {
             return work.boxed();
         }
         async move { Ok(observe(work.await?, Hide)) }.boxed()
@@ -68,16 +68,16 @@ mod tests {
         let usage = Usage { prompt_tokens: 9, completion_tokens: 1, cached_prompt_tokens: 8 };
         let all = move || {
             let end = Finished { usage: Some(usage), ..Finished::default() };
-            // Of several continuations, only the last to end has a usage.
+            // Of several choices, only the last one to finish has a usage.
             let other = event(Event::Finished(Finished::default()));
             [accepted("w", 9), token(), other, event(Event::Finished(end))]
         };
-        for (wanted, cached_prompt_tokens) in [(false, 8), (true, 0)] {
+        for (enabled, cached_prompt_tokens) in [(false, 8), (true, 0)] {
             let below =
                 service_fn(
                     move |_: Call| async move { Ok::<_, ServiceError>(events(all().map(Ok))) },
                 );
-            let stream = HideCached::new(below, wanted).oneshot(call()).await.unwrap();
+            let stream = HideCached::new(below, enabled).oneshot(call()).await.unwrap();
             let seen: Vec<_> = stream.try_collect().await.unwrap();
             let mut expected = all();
             let Some(Event::Finished(end)) = &mut expected[3].event else { unreachable!() };

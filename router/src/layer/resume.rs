@@ -1,9 +1,9 @@
 //! Another worker, whenever one is lost: before the first token by asking again, after it by going on exactly
-//! where the answer stood.
+//! where the response stood.
 
-mod answer;
+mod response_stream;
 mod attempts;
-mod budget;
+mod retry_budget;
 mod config;
 mod hedge;
 mod lost_time;
@@ -28,23 +28,23 @@ use crate::{
     metrics::Metrics,
     pool::Pool,
 };
-use answer::Answer;
-use attempts::Attempts;
-use budget::Budget;
+use response_stream::ResponseStream;
+use attempts::RetryableCall;
+use retry_budget::RetryBudget;
 pub use config::ResumeConfig;
 use quarantine::Quarantine;
-use watchdog::Patience;
+use watchdog::StallTimeouts;
 
 /// What a stream is made of.
 type Item = Result<GenerateResponse, ServiceError>;
 
 /// What all calls share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct ResumeContext {
     config: ResumeConfig,
-    patience: Patience,
+    stall_timeouts: StallTimeouts,
     pool: Pool,
-    budget: Budget,
+    retry_budget: Budget,
     /// For the tokens of started answers.
     memory: memory::Budget,
     /// Content that makes engines panic.
@@ -52,13 +52,13 @@ pub(crate) struct Shared {
     metrics: Metrics,
 }
 
-impl Shared {
+impl ResumeContext {
     pub(crate) fn new(config: &ResumeConfig, pool: &Pool, metrics: &Metrics) -> Arc<Self> {
         Arc::new(Self {
             config: config.clone(),
-            patience: Patience { stalled: config.stall_patience(), moving: config.token_timeout },
+            stall_timeouts: StallTimeouts { stalled_worker: config.stall_detection_time(), token: config.token_timeout },
             pool: pool.clone(),
-            budget: Budget::default(),
+            retry_budget: Budget::default(),
             memory: memory::Budget::new(config.resume_memory.as_u64()),
             quarantine: Quarantine::default(),
             metrics: metrics.clone(),
@@ -70,12 +70,12 @@ impl Shared {
 #[derive(Debug, Clone)]
 pub(crate) struct Resume<S> {
     next: S,
-    shared: Arc<Shared>,
+    context: Arc<ResumeContext>,
 }
 
 impl<S> Resume<S> {
-    pub(crate) fn new(next: S, shared: Arc<Shared>) -> Self {
-        Self { next, shared }
+    pub(crate) fn new(next: S, context: Arc<ResumeContext>) -> Self {
+        Self { next, context }
     }
 }
 
@@ -90,64 +90,64 @@ impl<S: Generate> Service<Call> for Resume<S> {
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        if let Err(error) = self.shared.quarantine.check(&call.request) {
+        if let Err(error) = self.context.quarantine.check(&call.request) {
             return futures::future::err(error).boxed();
         }
-        self.shared.budget.deposit();
-        let (next, shared) = (self.next.clone(), Arc::clone(&self.shared));
-        let attempts = Attempts { next, shared, call, max_tokens: 0 };
+        self.context.retry_budget.deposit();
+        let (next, context) = (self.next.clone(), Arc::clone(&self.context));
+        let attempts = RetryableCall { next, context, call, max_tokens: 0 };
         async move {
-            let first = attempts.first().await?;
-            let answer = Box::new(Answer::new(attempts, first));
-            Ok(Events::Coming(answer).boxed())
+            let first = attempts.first_accepted().await?;
+            let response = Box::new(ResponseStream::new(attempts, first));
+            Ok(ClientStream::Streaming(response).boxed())
         }
         .boxed()
     }
 }
 
-/// An answer that somebody goes on with, or why nobody does.
-type Resumed<S> = (Box<Answer<S>>, Result<(), ServiceError>);
+/// An response that somebody goes on with, or why nobody does.
+type ResumeResult<S> = (Box<ResponseStream<S>>, Result<(), ServiceError>);
 
 /// The events for the client.
-enum Events<S> {
+enum ClientStream<S> {
     /// A worker sends them. They are read where they lie: most of what is here is looked at once a stream.
-    Coming(Box<Answer<S>>),
+    Streaming(Box<ResponseStream<S>>),
     /// Another worker is looked for.
-    Resuming(BoxFuture<'static, Resumed<S>>),
-    Over,
+    Resuming(BoxFuture<'static, ResumeResult<S>>),
+    Done,
 }
 
-impl<S: Generate> Stream for Events<S> {
+impl<S: Generate> Stream for ClientStream<S> {
     type Item = Item;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         loop {
             match &mut *self {
-                Self::Over => return Poll::Ready(None),
-                Self::Coming(answer) => match ready!(answer.poll_event(cx)) {
+                Self::Done => return Poll::Ready(None),
+                Self::Streaming(response) => match ready!(response.poll_event(cx)) {
                     Some(Ok(mut event)) => {
-                        if answer.keep(&mut event) {
+                        if response.keep(&mut event) {
                             return Poll::Ready(Some(Ok(event)));
                         }
                     }
                     // After the last event the client has all of it, whatever becomes of the worker.
-                    Some(Err(error)) if !answer.complete => {
-                        if let Self::Coming(mut answer) = mem::replace(&mut *self, Self::Over) {
-                            let goes_on = async move {
-                                let result = answer.resume(error).await;
-                                (answer, result)
+                    Some(Err(error)) if !response.complete => {
+                        if let Self::Streaming(mut response) = mem::replace(&mut *self, Self::Done) {
+                            let resuming = async move {
+                                let result = response.resume(error).await;
+                                (response, result)
                             };
-                            *self = Self::Resuming(goes_on.boxed());
+                            *self = Self::Resuming(resuming.boxed());
                         }
                     }
-                    Some(Err(_)) | None => *self = Self::Over,
+                    Some(Err(_)) | None => *self = Self::Done,
                 },
-                Self::Resuming(goes_on) => {
-                    let (answer, result) = ready!(goes_on.poll_unpin(cx));
+                Self::Resuming(resuming) => {
+                    let (response, result) = ready!(resuming.poll_unpin(cx));
                     match result {
-                        Ok(()) => *self = Self::Coming(answer),
+                        Ok(()) => *self = Self::Streaming(response),
                         Err(error) => {
-                            *self = Self::Over;
+                            *self = Self::Done;
                             return Poll::Ready(Some(Err(error)));
                         }
                     }

@@ -1,6 +1,6 @@
 //! One span, one log line and one count a request, and the timings that only the outermost layer can know.
 
-mod record;
+mod request_log;
 
 use std::{
     task::{Context, Poll},
@@ -20,7 +20,7 @@ use crate::{
     call::{Call, EventStream, Generate, observe},
     metrics::Metrics,
 };
-use record::Record;
+use request_log::RequestLog;
 
 /// Follows a request from its arrival to its last event.
 #[derive(Debug, Clone)]
@@ -48,15 +48,15 @@ impl<S: Generate> Service<Call> for Trace<S> {
         if call.request.request_id.is_empty() {
             call.request.request_id = uuid::Uuid::now_v7().to_string();
         }
-        let mut record = Record::begin(&mut call, &self.metrics);
+        let mut request_log = RequestLog::start(&mut call, &self.metrics);
         let span = call.span.clone();
         // Made inside the span, since a layer may log before its future is polled.
         let work = span.in_scope(|| self.next.call(call)).instrument(span);
         async move {
             match work.await {
-                Ok(stream) => Ok(observe(stream, record)),
+                Ok(stream) => Ok(observe(stream, request_log)),
                 Err(error) => {
-                    record.refused(&error);
+                    request_log.refused(&error);
                     Err(error)
                 }
             }

@@ -9,7 +9,7 @@ use stoker_proto::v1::GenerateRequest;
 use stoker_shared::ServiceError;
 
 use crate::{
-    call::{Call, continuations},
+    call::{Call, num_choices},
     pool::{model::Model, worker::Worker},
 };
 

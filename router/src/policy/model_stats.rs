@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use stoker_proto::v1::{GenerateRequest, Resume, Stopping, generate_request::Input};
 
 use super::prompt;
-use crate::{call::continuations, ewma::Ewma};
+use crate::{call::num_choices, ewma::Ewma};
 
 /// Initial estimate of the bytes per token: that of English text.
 const BYTES_PER_TOKEN: f32 = 4.0;

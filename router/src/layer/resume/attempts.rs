@@ -14,29 +14,29 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::{
-    Item, Shared,
+    Item, ResumeContext,
     lost_time::AttemptTimes,
     quarantine,
-    watchdog::{Waits, Watchdog},
+    watchdog::{WaitState, Watchdog},
 };
 use crate::{
-    call::{Call, EventStream, Generate, SelectedWorker, continuations},
+    call::{Call, EventStream, Generate, SelectedWorker, num_choices},
     pool::worker::Worker,
 };
 
 /// A call that can be made again.
-pub(super) struct Attempts<S> {
+pub(super) struct RetryableCall<S> {
     pub(super) next: S,
-    pub(super) shared: Arc<Shared>,
+    pub(super) context: Arc<ResumeContext>,
     pub(super) call: Call,
     /// The limit on new tokens that the first worker decided; 0 while none has, or where it did not say.
     pub(super) max_tokens: u32,
 }
 
 /// A stream of one worker.
-pub(super) struct Attempt {
+pub(super) struct AttemptStream {
     stream: EventStream,
-    pub(super) chosen: SelectedWorker,
+    pub(super) selected: SelectedWorker,
     watchdog: Watchdog,
     pub(super) seen: AttemptTimes,
     /// The next event is awaited. A client that does not read keeps no worker waiting.
@@ -45,12 +45,12 @@ pub(super) struct Attempt {
     preempted: bool,
 }
 
-impl Attempt {
+impl AttemptStream {
     /// The next event, or why there will be none.
     pub(super) fn poll_event(
         &mut self,
         cx: &mut Context<'_>,
-        replaceable: impl Fn(&Worker, bool) -> bool,
+        has_replacement: impl Fn(&Worker, bool) -> bool,
     ) -> Poll<Option<Item>> {
         while let Poll::Ready(item) = self.stream.poll_next_unpin(cx) {
             match item.as_ref().map(|item| item.as_ref().map(|event| &event.event)) {
@@ -70,41 +70,41 @@ impl Attempt {
             self.waits = true;
             self.seen.last = Instant::now();
         }
-        let Some(worker) = self.chosen.get() else { return Poll::Pending };
-        let waits = Waits {
+        let Some(worker) = self.selected.get() else { return Poll::Pending };
+        let waits = WaitState {
             since: self.seen.last,
-            begun: self.seen.first_token.is_some(),
+            has_tokens: self.seen.first_token.is_some(),
             preempted: self.preempted,
         };
-        let stalled = self.watchdog.poll(cx, worker, waits, |w| replaceable(w, self.preempted));
+        let stalled = self.watchdog.poll(cx, worker, waits, |w| has_replacement(w, self.preempted));
         stalled.map(|stalled| Some(Err(stalled)))
     }
 }
 
-impl<S: Generate> Attempts<S> {
+impl<S: Generate> RetryableCall<S> {
     /// Tries until a worker accepts. Nothing is promised to the client yet.
-    pub(super) async fn first(&self) -> Result<Attempt, ServiceError> {
+    pub(super) async fn first_accepted(&self) -> Result<AttemptStream, ServiceError> {
         let mut made = 0;
         let mut room = None;
         let mut busy = None;
         loop {
-            let last = made + 1 == self.shared.config.retry_attempts;
-            let call = Call { room, ..self.call.again() };
-            let chosen = call.chosen.clone();
-            let error = match self.make(call, !last).await {
+            let last = made + 1 == self.context.config.retry_attempts;
+            let call = Call { room, ..self.call.next_attempt() };
+            let selected = call.selected.clone();
+            let error = match self.attempt(call, !last).await {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
             made += 1;
-            self.check_poison(&error)?;
-            let larger = chosen.get().and_then(|worker| self.larger_room(&error, worker));
+            self.check_panics(&error)?;
+            let larger = selected.get().and_then(|worker| self.larger_capacity(&error, worker));
             room = larger.or(room);
             // Where no worker would do, none will in this moment.
-            let again = chosen.get().is_some()
+            let again = selected.get().is_some()
                 && (error.is_retryable_elsewhere() || larger.is_some())
-                && made < self.shared.config.retry_attempts
+                && made < self.context.config.retry_attempts
                 && !self.call.deadline.is_over()
-                && (error.is_free_elsewhere() || larger.is_some() || self.shared.budget.withdraw());
+                && (error.is_free_elsewhere() || larger.is_some() || self.context.budget.withdraw());
             if !again {
                 // A worker that would do is busy: that is worth another try later.
                 return Err(match error {
@@ -118,46 +118,46 @@ impl<S: Generate> Attempts<S> {
                 busy = Some(error.clone());
             }
             debug!(parent: &self.call.span, %error, "trying another worker");
-            self.shared.metrics.retried(&error);
+            self.context.metrics.retried(&error);
         }
     }
 
     /// Calls a worker, and waits until it accepts. Leaves it before that only if it `may_leave`.
-    pub(super) async fn make(&self, call: Call, may_leave: bool) -> Result<Attempt, ServiceError> {
+    pub(super) async fn attempt(&self, call: Call, may_leave: bool) -> Result<AttemptStream, ServiceError> {
         let seen = AttemptTimes::new();
-        let chosen = call.chosen.clone();
-        let mut watchdog = Watchdog::new(self.shared.patience);
+        let selected = call.selected.clone();
+        let mut watchdog = Watchdog::new(self.context.patience);
         let mut accepted = Box::pin(self.next.clone().oneshot(call));
         let stream = poll_fn(|cx| match accepted.poll_unpin(cx) {
             Poll::Pending => {
-                let Some(worker) = chosen.get() else { return Poll::Pending };
-                let leaves = |worker: &Worker| may_leave && self.replaceable(worker, 0);
-                let waits = Waits { since: seen.began, begun: false, preempted: false };
+                let Some(worker) = selected.get() else { return Poll::Pending };
+                let leaves = |worker: &Worker| may_leave && self.has_replacement(worker, 0);
+                let waits = WaitState { since: seen.began, has_tokens: false, preempted: false };
                 watchdog.poll(cx, worker, waits, leaves).map(Err)
             }
             ready => ready,
         });
         let stream = stream.await?;
-        Ok(Attempt { stream, chosen, watchdog, seen, waits: false, preempted: false })
+        Ok(AttemptStream { stream, selected, watchdog, seen, waits: false, preempted: false })
     }
 
     /// The same, by itself.
-    pub(super) fn make_apart(&self) -> BoxFuture<'static, Result<Attempt, ServiceError>> {
-        let (next, shared) = (self.next.clone(), Arc::clone(&self.shared));
+    pub(super) fn attempt_detached(&self) -> BoxFuture<'static, Result<AttemptStream, ServiceError>> {
+        let (next, context) = (self.next.clone(), Arc::clone(&self.context));
         let mut call = self.call.clone();
         if self.max_tokens > 0 {
             // The limit is decided already, and is the same whichever worker is faster.
             let stopping = call.request.stopping.get_or_insert_default();
             stopping.max_tokens = Some(self.max_tokens);
         }
-        let attempts = Self { next, shared, call, max_tokens: self.max_tokens };
-        async move { attempts.make(attempts.call.again(), true).await }.boxed()
+        let attempts = Self { next, context, call, max_tokens: self.max_tokens };
+        async move { attempts.attempt(attempts.call.next_attempt(), true).await }.boxed()
     }
 
     /// Whether somebody else could do it better: nobody is asked who is left alone.
-    pub(super) fn hedgeable(&self, worker: &Worker) -> bool {
+    pub(super) fn has_hedge_worker(&self, worker: &Worker) -> bool {
         let model = self.call.request.model.as_str();
-        self.shared
+        self.context
             .pool
             .fleet()
             .others(model, worker)
@@ -165,14 +165,14 @@ impl<S: Generate> Attempts<S> {
     }
 
     /// Whether another worker could take the call over, with so many free tokens in its KV cache.
-    pub(super) fn replaceable(&self, worker: &Worker, free_tokens: u64) -> bool {
+    pub(super) fn has_replacement(&self, worker: &Worker, free_tokens: u64) -> bool {
         let digest = self.call.only_digest.as_deref();
         let model = self.call.request.model.as_str();
-        let room = self.call.room.unwrap_or(0);
-        self.shared.pool.fleet().others(model, worker).any(|other| {
+        let room = self.call.sequence_tokens.unwrap_or(0);
+        self.context.pool.fleet().others(model, worker).any(|other| {
             let free = other.free_kv_tokens().unwrap_or(0);
-            let has_room = other.max_sequence_tokens() >= room
-                && other.max_num_seqs() >= continuations(&self.call.request)
+            let has_room = other.room() >= room
+                && other.max_num_seqs() >= num_choices(&self.call.request)
                 && (free_tokens == 0 || (free >= free_tokens && !other.outstanding.is_full()));
             other.fits(digest) && has_room && !other.liveness.is_stalled()
         })
@@ -180,14 +180,14 @@ impl<S: Generate> Attempts<S> {
 
     /// Tokens that another worker must be able to hold, where `worker` refused the call for want of room, or may have:
     /// what is too long for its context may fit into a longer one.
-    fn larger_room(&self, error: &ServiceError, worker: &Worker) -> Option<u64> {
+    fn larger_capacity(&self, error: &ServiceError, worker: &Worker) -> Option<u64> {
         match error {
             ServiceError::ExceedsWorker { needed_tokens: needed @ 1.., .. } => {
                 Some(u64::from(*needed))
             }
             ServiceError::Invalid(_) => {
                 let (model, context) = (self.call.request.model.as_str(), worker.context());
-                let fleet = self.shared.pool.fleet();
+                let fleet = self.context.pool.fleet();
                 let longer = fleet.others(model, worker).any(|other| other.context() > context);
                 longer.then(|| context.saturating_add(1))
             }
@@ -196,11 +196,11 @@ impl<S: Generate> Attempts<S> {
     }
 
     /// Ends a request with which two engine steps have panicked, and refuses its content from now on.
-    pub(super) fn check_poison(&self, error: &ServiceError) -> Result<(), ServiceError> {
+    pub(super) fn check_panics(&self, error: &ServiceError) -> Result<(), ServiceError> {
         if self.call.panics.count() < quarantine::STEPS {
             return Ok(());
         }
-        let refused = self.shared.quarantine.add(&self.call.request, &error.to_string());
+        let refused = self.context.quarantine.add(&self.call.request, &error.to_string());
         warn!(parent: &self.call.span, %refused, "quarantined");
         Err(refused)
     }

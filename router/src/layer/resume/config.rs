@@ -80,13 +80,13 @@ pub struct ResumeConfig {
 }
 
 /// Two reports of a worker's load, and a half.
-const LEAST_STALL_BUDGET: Duration = Duration::from_millis(1_500);
+const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 fn stall_timeout(text: &str) -> Result<Duration, String> {
     match duration::parse(text)? {
-        budget if budget < LEAST_STALL_BUDGET => Err(format!(
+        budget if budget < MIN_STALL_TIMEOUT => Err(format!(
             "workers report once a second: take at least {}ms",
-            LEAST_STALL_BUDGET.as_millis()
+            MIN_STALL_TIMEOUT.as_millis()
         )),
         budget => Ok(budget),
     }
@@ -94,7 +94,7 @@ fn stall_timeout(text: &str) -> Result<Duration, String> {
 
 impl ResumeConfig {
     /// What a stall may take until it is noticed: the budget, less what it takes to notice.
-    pub(crate) fn stall_patience(&self) -> Duration {
+    pub(crate) fn stall_detection_time(&self) -> Duration {
         self.stall_timeout.mul_f64(0.9)
     }
 }

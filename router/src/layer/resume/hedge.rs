@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 
 use super::{
     Item,
-    attempts::{Attempt, Attempts},
+    attempts::{AttemptStream, RetryableCall},
 };
 use crate::call::Generate;
 
@@ -25,9 +25,9 @@ pub(super) enum Hedge {
     /// It begins when the time is over.
     Later(Pin<Box<Sleep>>),
     /// It was sent.
-    Sent(BoxFuture<'static, Result<Attempt, ServiceError>>),
+    Sent(BoxFuture<'static, Result<AttemptStream, ServiceError>>),
     /// It was accepted, and has no token yet.
-    Accepted(Box<Attempt>, Option<GenerateResponse>),
+    Accepted(Box<AttemptStream>, Option<GenerateResponse>),
     /// It was faster: its hello has been said, and this is its first token.
     Won(GenerateResponse),
 }
@@ -55,8 +55,8 @@ impl Hedge {
     pub(super) fn race<S: Generate>(
         &mut self,
         cx: &mut Context<'_>,
-        attempts: &Attempts<S>,
-        current: &mut Attempt,
+        attempts: &RetryableCall<S>,
+        current: &mut AttemptStream,
         first: Poll<Option<Item>>,
     ) -> Poll<Option<Item>> {
         if matches!(self, Self::Off) {
@@ -66,7 +66,7 @@ impl Hedge {
             Poll::Ready(Some(Ok(event))) if is_hello(event) => return first,
             Poll::Ready(Some(Ok(_)) | None) => {
                 if !matches!(self, Self::Later(_)) {
-                    attempts.shared.metrics.hedged("first");
+                    attempts.context.metrics.hedged("first");
                 }
                 *self = Self::Off;
                 return first;
@@ -81,17 +81,17 @@ impl Hedge {
     fn advance<S: Generate>(
         &mut self,
         cx: &mut Context<'_>,
-        attempts: &Attempts<S>,
-        current: &mut Attempt,
+        attempts: &RetryableCall<S>,
+        current: &mut AttemptStream,
     ) -> Poll<Option<Item>> {
         loop {
             match self {
                 Self::Off | Self::Won(_) => return Poll::Pending,
                 Self::Later(timer) => {
                     ready!(timer.poll_unpin(cx));
-                    let worth = current.chosen.get().is_some_and(|w| attempts.hedgeable(w));
-                    *self = if worth && attempts.shared.budget.withdraw() {
-                        Self::Sent(attempts.make_apart())
+                    let worth = current.selected.get().is_some_and(|w| attempts.has_hedge_worker(w));
+                    *self = if worth && attempts.context.budget.withdraw() {
+                        Self::Sent(attempts.attempt_detached())
                     } else {
                         Self::Off
                     };
@@ -103,11 +103,11 @@ impl Hedge {
                     };
                 }
                 Self::Accepted(second, hello) => {
-                    let event = second.poll_event(cx, |worker, _| attempts.replaceable(worker, 0));
+                    let event = second.poll_event(cx, |worker, _| attempts.has_replacement(worker, 0));
                     match ready!(event) {
                         Some(Ok(event)) if is_hello(&event) => *hello = Some(event),
                         Some(Ok(event)) => {
-                            attempts.shared.metrics.hedged("second");
+                            attempts.context.metrics.hedged("second");
                             let hello = hello.take();
                             self.swap(current);
                             // The client hears who answers, and then the answer.
@@ -123,7 +123,7 @@ impl Hedge {
     }
 
     /// The first attempt has failed: the second one goes on, if it was accepted.
-    fn fail_over(&mut self, current: &mut Attempt) -> Option<Poll<Option<Item>>> {
+    fn fail_over(&mut self, current: &mut AttemptStream) -> Option<Poll<Option<Item>>> {
         let hello = match self {
             Self::Accepted(_, hello) => hello.take(),
             _ => None,
@@ -134,7 +134,7 @@ impl Hedge {
     }
 
     /// The second attempt takes the place of the first, which is dropped.
-    fn swap(&mut self, current: &mut Attempt) {
+    fn swap(&mut self, current: &mut AttemptStream) {
         if let Self::Accepted(second, _) = mem::replace(self, Self::Off) {
             *current = *second;
         }

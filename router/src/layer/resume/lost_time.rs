@@ -91,9 +91,9 @@ mod tests {
     fn stages_of_lost_attempts_are_added() {
         let began = Instant::now();
         let seen = AttemptTimes { began, first_token: Some(began + ms(30)), last: began + ms(90) };
-        let mut spent = LostTime::default();
-        spent.lost(&seen, began + ms(100));
-        spent.taken_over(ms(7));
+        let mut lost_time = LostTime::default();
+        lost_time.lost(&seen, began + ms(100));
+        lost_time.taken_over(ms(7));
         let mut timings = Timings {
             prefill: to_wire(ms(5)),
             decode: to_wire(ms(50)),
@@ -101,7 +101,7 @@ mod tests {
             time_to_first_token: to_wire(ms(6)),
             ..Default::default()
         };
-        spent.complete(&mut timings);
+        lost_time.complete(&mut timings);
         let of = |stage| from_wire(stage).unwrap();
         assert_eq!((of(timings.prefill), of(timings.decode)), (ms(35), ms(120)));
         assert_eq!((of(timings.worker_total), of(timings.resume)), (ms(160), ms(7)));

@@ -45,7 +45,7 @@ impl ResumeState {
     }
 
     /// Whether something is missing, so that nobody can go on.
-    pub(super) fn is_forgotten(&self) -> bool {
+    pub(super) fn is_unresumable(&self) -> bool {
         self.hold.is_none()
     }
 
@@ -93,23 +93,23 @@ impl ResumeState {
         let (Some(hold), Some(choice)) = (&mut self.hold, self.choices.get_mut(index)) else {
             return;
         };
-        let kept = &mut choice.token_ids;
-        let before = kept.capacity();
-        kept.extend_from_slice(ids);
+        let state = &mut choice.token_ids;
+        let before = state.capacity();
+        state.extend_from_slice(ids);
         choice.text_bytes_sent += text as u64;
-        let more = (kept.capacity() - before) * size_of::<u32>();
+        let more = (state.capacity() - before) * size_of::<u32>();
         if !hold.grow(more as u64) {
-            self.forget();
+            self.discard();
         }
     }
 
     /// Gives the memory back.
-    fn forget(&mut self) {
+    fn discard(&mut self) {
         self.hold = None;
         self.choices = Vec::new();
     }
 
-    /// For the next worker: one of `digest`, or any while nothing has begun.
+    /// For the next worker: one of `digest`, or any while nothing has has_tokens.
     pub(super) fn resume(&self, digest: Option<&str>) -> Resume {
         Resume {
             choices: self.choices.clone(),
@@ -125,7 +125,7 @@ impl ResumeState {
     }
 
     /// Tokens that another worker has to compute first.
-    pub(super) fn known_tokens(&self) -> u64 {
+    pub(super) fn tokens_to_recompute(&self) -> u64 {
         u64::from(self.prompt_tokens) + u64::from(self.tokens)
     }
 }
@@ -155,50 +155,50 @@ mod tests {
 
     #[test]
     fn every_choice_is_kept_by_itself() {
-        let mut kept = ResumeState::new(2, &Budget::new(1 << 20));
-        assert!(kept.event(&mut accepted("a", 5)));
-        let resume = kept.resume(None);
+        let mut state = ResumeState::new(2, &Budget::new(1 << 20));
+        assert!(state.event(&mut accepted("a", 5)));
+        let resume = state.resume(None);
         assert_eq!((resume.digest.as_str(), resume.choices.len()), ("", 2), "any worker may start");
         // The second half of a character comes with the next token.
         for mut event in [token(0, 7, "ab"), token(1, 8, ""), token(0, 9, "é")] {
-            assert!(kept.event(&mut event));
+            assert!(state.event(&mut event));
         }
         let end = Finished {
             reason: FinishReason::Stop.into(),
             usage: Some(Usage::default()),
             ..Default::default()
         };
-        kept.event(&mut of(1, Event::Finished(end)));
-        let resume = kept.resume(Some("d"));
+        state.event(&mut of(1, Event::Finished(end)));
+        let resume = state.resume(Some("d"));
         assert_eq!(resume.digest, "d");
         let [first, second] = &resume.choices[..] else { panic!("{resume:?}") };
         assert_eq!((&first.token_ids[..], first.text_bytes_sent), (&[7, 9][..], 4));
         assert_eq!((&second.token_ids[..], second.text_bytes_sent), (&[8][..], 0));
         assert!(first.finished.is_none() && second.finished.as_ref().unwrap().usage.is_none());
-        assert_eq!((kept.prompt_tokens, kept.tokens), (5, 3));
+        assert_eq!((state.prompt_tokens, state.tokens), (5, 3));
         // The next worker says hello to nobody.
-        assert!(!kept.event(&mut accepted("b", 5)));
+        assert!(!state.event(&mut accepted("b", 5)));
     }
 
     #[test]
     fn what_a_worker_repeats_of_the_prompt_is_left_out() {
-        let mut kept = ResumeState::new(1, &Budget::new(1 << 20));
-        assert!(kept.event(&mut prompt(0..300)));
-        kept.taken_over();
-        assert!(!kept.event(&mut prompt(0..256)), "all of it is known");
+        let mut state = ResumeState::new(1, &Budget::new(1 << 20));
+        assert!(state.event(&mut prompt(0..300)));
+        state.taken_over();
+        assert!(!state.event(&mut prompt(0..256)), "all of it is known");
         let mut part = prompt(256..400);
-        assert!(kept.event(&mut part));
+        assert!(state.event(&mut part));
         assert_eq!(part, prompt(300..400));
     }
 
     #[test]
     fn an_answer_without_room_is_forgotten_and_still_counted() {
         let budget = Budget::new(64);
-        let mut kept = ResumeState::new(1, &budget);
+        let mut state = ResumeState::new(1, &budget);
         for id in 0..100 {
-            assert!(kept.event(&mut token(0, id, "x")));
+            assert!(state.event(&mut token(0, id, "x")));
         }
-        assert!(kept.is_forgotten());
-        assert_eq!((kept.tokens, budget.held()), (100, 0));
+        assert!(state.is_unresumable());
+        assert_eq!((state.tokens, budget.held()), (100, 0));
     }
 }

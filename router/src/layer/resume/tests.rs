@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tower::{ServiceExt, service_fn};
 
 use super::{
-    budget::{COST, MOST_SAVED},
+    retry_budget::{ATTEMPT_COST, MAX_BALANCE},
     *,
 };
 use crate::{
@@ -39,8 +39,8 @@ impl Outcome {
     }
 }
 
-fn shared(config: &ResumeConfig) -> Arc<Shared> {
-    Shared::new(config, &Pool::fixed(&[]), &Metrics::default())
+fn context(config: &ResumeConfig) -> Arc<ResumeContext> {
+    ResumeContext::new(config, &Pool::fixed(&[]), &Metrics::default())
 }
 
 /// Makes a call of workers that give these replies, one an attempt, each from a worker of digest `d`.
@@ -51,7 +51,7 @@ async fn run(config: &ResumeConfig, replies: Vec<Reply>) -> Outcome {
     let state = Arc::new((replies, noted));
     let below = service_fn(move |call: Call| {
         let (replies, told) = &*state;
-        call.chosen.set(&worker("w", "m", "d"));
+        call.selected.set(&worker("w", "m", "d"));
         let mut told = told.lock().unwrap();
         told.push(call.request.routing.and_then(|routing| routing.resume));
         assert_eq!(call.attempt as usize, told.len(), "attempts count from 1");
@@ -61,7 +61,7 @@ async fn run(config: &ResumeConfig, replies: Vec<Reply>) -> Outcome {
         let reply = replies.lock().unwrap().next().unwrap();
         async { reply.map(events) }
     });
-    let items = match Resume::new(below, shared(config)).oneshot(call()).await {
+    let items = match Resume::new(below, context(config)).oneshot(call()).await {
         Ok(stream) => stream.collect().await,
         Err(error) => vec![Err(error)],
     };
@@ -190,18 +190,18 @@ async fn an_answer_that_found_no_room_ends_with_its_worker() {
 async fn a_storm_costs_no_more_than_the_budget() {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);
-    let chosen = worker("w", "m", "d");
+    let selected = worker("w", "m", "d");
     let below = service_fn(move |call: Call| {
-        call.chosen.set(&chosen);
+        call.selected.set(&selected);
         counted.fetch_add(1, Ordering::Relaxed);
         async { Err::<EventStream, _>(down()) }
     });
-    let resume = Resume::new(below, shared(&ResumeConfig::default()));
+    let resume = Resume::new(below, context(&ResumeConfig::default()));
     for _ in 0..1_000 {
         assert!(resume.clone().oneshot(call()).await.is_err());
     }
     let extra = calls.load(Ordering::Relaxed) - 1_000;
-    assert_eq!(extra, (1_000 + MOST_SAVED) / COST - 1);
+    assert_eq!(extra, (1_000 + MAX_BALANCE) / ATTEMPT_COST - 1);
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn where_no_worker_would_do_none_is_looked_for_again() {
         counted.fetch_add(1, Ordering::Relaxed);
         async { Err::<EventStream, _>(down()) }
     });
-    let resume = Resume::new(below, shared(&ResumeConfig::default()));
+    let resume = Resume::new(below, context(&ResumeConfig::default()));
     assert!(resume.oneshot(call()).await.is_err());
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
@@ -226,7 +226,7 @@ async fn hedged(first: Option<u64>, second: Option<u64>) -> (Vec<GenerateRespons
     let (slow, fast) = (worker("a", "m", "d"), worker("b", "m", "d"));
     let below = service_fn(move |call: Call| {
         let (hello, after) = replies.lock().unwrap().next().unwrap();
-        call.chosen.set(if call.attempt == 1 { &slow } else { &fast });
+        call.selected.set(if call.attempt == 1 { &slow } else { &fast });
         let rest = async move {
             match after {
                 Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
@@ -238,11 +238,11 @@ async fn hedged(first: Option<u64>, second: Option<u64>) -> (Vec<GenerateRespons
         async { Ok::<EventStream, ServiceError>(events.boxed()) }
     });
     let pool = Pool::fixed(&[worker("a", "m", "d"), worker("b", "m", "d")]);
-    let shared = Shared::new(&config, &pool, &Metrics::default());
+    let context = ResumeContext::new(&config, &pool, &Metrics::default());
     let began = Instant::now();
     let mut call = call();
     call.request.model = "m".into();
-    let stream = Resume::new(below, shared).oneshot(call).await.unwrap();
+    let stream = Resume::new(below, context).oneshot(call).await.unwrap();
     let items: Vec<_> = stream.map(Result::unwrap).collect().await;
     (items, began.elapsed())
 }
@@ -256,19 +256,19 @@ async fn a_second_worker_has_the_limit_that_the_first_one_decided() {
     let pool = Pool::fixed(&workers);
     let below = service_fn(move |call: Call| {
         let stopping = call.request.stopping.as_ref();
-        seen.lock().unwrap().push((stopping.and_then(|s| s.max_tokens), call.room));
+        seen.lock().unwrap().push((stopping.and_then(|s| s.max_tokens), call.sequence_tokens));
         let first = call.attempt == 1;
-        call.chosen.set(&workers[usize::from(!first)]);
+        call.selected.set(&workers[usize::from(!first)]);
         let Some(Event::Accepted(accepted)) = accepted("a", 10).event else { panic!() };
-        let begun = event(Event::Accepted(Accepted { max_tokens: 500, ..accepted }));
+        let has_tokens = event(Event::Accepted(Accepted { max_tokens: 500, ..accepted }));
         let rest =
             if first { stream::pending().boxed() } else { events([Ok(token()), Ok(finished())]) };
-        async { Ok::<EventStream, ServiceError>(stream::iter([Ok(begun)]).chain(rest).boxed()) }
+        async { Ok::<EventStream, ServiceError>(stream::iter([Ok(has_tokens)]).chain(rest).boxed()) }
     });
     let mut call = call();
     call.request.model = "m".into();
-    let shared = Shared::new(&config, &pool, &Metrics::default());
-    let stream = Resume::new(below, shared).oneshot(call).await.unwrap();
+    let context = ResumeContext::new(&config, &pool, &Metrics::default());
+    let stream = Resume::new(below, context).oneshot(call).await.unwrap();
     let items: Vec<_> = stream.collect().await;
     assert!(items.iter().all(Result::is_ok), "{items:?}");
     assert_eq!(*limits.lock().unwrap(), [(None, None), (Some(500), Some(510))]);
@@ -315,19 +315,19 @@ async fn attempts_at_a_standstill(max_resumes: u32) -> u32 {
     let counted = Arc::clone(&calls);
     let below = service_fn(move |call: Call| {
         let first = counted.fetch_add(1, Ordering::Relaxed) == 0;
-        call.chosen.set(&workers[usize::from(!first)]);
+        call.selected.set(&workers[usize::from(!first)]);
         let rest = async move {
             tokio::time::sleep(Duration::from_secs(if first { 10 } else { 0 })).await;
             stream::iter([Ok(token()), Ok(finished())])
         };
-        let begun = stream::iter([Ok(accepted("w", 1)), Ok(token())]);
-        let events = begun.chain(rest.into_stream().flatten());
+        let has_tokens = stream::iter([Ok(accepted("w", 1)), Ok(token())]);
+        let events = has_tokens.chain(rest.into_stream().flatten());
         async { Ok::<EventStream, ServiceError>(events.boxed()) }
     });
     let mut call = call();
     call.request.model = "m".into();
-    let shared = Shared::new(&config, &pool, &Metrics::default());
-    let stream = Resume::new(below, shared).oneshot(call).await.unwrap();
+    let context = ResumeContext::new(&config, &pool, &Metrics::default());
+    let stream = Resume::new(below, context).oneshot(call).await.unwrap();
     let items: Vec<_> = stream.collect().await;
     assert!(items.iter().all(Result::is_ok), "{items:?}");
     calls.load(Ordering::Relaxed)
@@ -395,12 +395,12 @@ fn panics(sequences: &[u32]) -> Reply {
 }
 
 /// Makes a call of workers that reply like this. Below it, panics are counted as the endpoint does.
-async fn run_counting_panics(resume: &Arc<Shared>, replies: Vec<Reply>) -> (Vec<Item>, usize) {
+async fn run_counting_panics(resume: &Arc<ResumeContext>, replies: Vec<Reply>) -> (Vec<Item>, usize) {
     let replies = Arc::new(Mutex::new(replies.into_iter()));
     let below = {
         let replies = Arc::clone(&replies);
         service_fn(move |call: Call| {
-            call.chosen.set(&worker("w", "m", "d"));
+            call.selected.set(&worker("w", "m", "d"));
             let reply = replies.lock().unwrap().next().unwrap();
             let panics = call.panics;
             let counted = move |item: &Item| {
@@ -421,7 +421,7 @@ async fn run_counting_panics(resume: &Arc<Shared>, replies: Vec<Reply>) -> (Vec<
 
 #[tokio::test(start_paused = true)]
 async fn a_request_in_two_steps_that_panicked_ends_and_its_content_is_refused() {
-    let resume = shared(&ResumeConfig::default());
+    let resume = context(&ResumeConfig::default());
     let good = || Ok(vec![Ok(accepted("b", 1)), Ok(token()), Ok(finished())]);
     // Beside the one that makes engines panic, and once in a step with it.
     let beside = vec![panics(&[0]), panics(&[]), panics(&[]), good()];

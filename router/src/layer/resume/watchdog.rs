@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How long a stream waits for an event.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct StallTimeouts {
     /// While its worker stands still.
     pub(super) stalled: Duration,
     /// Between two events of its own, whatever else the worker does.
@@ -29,18 +29,18 @@ pub(super) struct Patience {
 
 /// What a stream waits for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Waits {
+pub(super) struct WaitState {
     /// The last event came by then.
     pub(super) since: Instant,
     /// It has had a token of this worker.
-    pub(super) begun: bool,
+    pub(super) has_tokens: bool,
     /// The worker has taken its KV blocks for others.
     pub(super) preempted: bool,
 }
 
 /// Watches one attempt.
 pub(super) struct Watchdog {
-    patience: Patience,
+    patience: StallTimeouts,
     /// Resolves once the worker stands still, and whom it wakes.
     stands: Option<(BoxFuture<'static, ()>, Waker)>,
     stalled: bool,
@@ -54,7 +54,7 @@ pub(super) struct Watchdog {
 
 impl Watchdog {
     /// Watches a worker that is not known yet.
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(super) fn new(patience: StallTimeouts) -> Self {
         let now = Instant::now();
         Self {
             patience,
@@ -71,8 +71,8 @@ impl Watchdog {
         &mut self,
         cx: &mut Context<'_>,
         worker: &Worker,
-        Waits { since, begun, preempted }: Waits,
-        replaceable: impl Fn(&Worker) -> bool,
+        WaitState { since, has_tokens, preempted }: WaitState,
+        has_replacement: impl Fn(&Worker) -> bool,
     ) -> Poll<ServiceError> {
         loop {
             if !self.stalled && self.poll_stands(cx, worker) {
@@ -95,13 +95,13 @@ impl Watchdog {
                 self.excused = Some(since);
                 self.not_before = now + if self.stalled { CATCH_UP } else { patience };
                 self.timer.as_mut().reset(self.not_before);
-            } else if !self.stalled && !begun && !idle(worker) {
+            } else if !self.stalled && !has_tokens && !idle(worker) {
                 // It may stand in a queue for long.
                 self.not_before = now + patience;
                 self.timer.as_mut().reset(self.not_before);
             } else if self.stalled && !worker.liveness.is_stalled() {
                 (self.stands, self.stalled) = (None, false);
-            } else if !replaceable(worker) {
+            } else if !has_replacement(worker) {
                 self.not_before = now + LOOK_AGAIN;
                 self.timer.as_mut().reset(self.not_before);
             } else {
@@ -164,23 +164,23 @@ mod tests {
     use super::*;
     use crate::pool::worker::tests::worker;
 
-    const PATIENCE: Patience =
-        Patience { stalled: Duration::from_secs(2), moving: Duration::from_secs(30) };
+    const PATIENCE: StallTimeouts =
+        StallTimeouts { stalled: Duration::from_secs(2), moving: Duration::from_secs(30) };
 
     fn watched() -> (Arc<Worker>, Watchdog) {
         (worker("a", "m", "d"), Watchdog::new(PATIENCE))
     }
 
     /// A stream that has had tokens.
-    fn for_token(since: Instant) -> Waits {
-        Waits { since, begun: true, preempted: false }
+    fn for_token(since: Instant) -> WaitState {
+        WaitState { since, has_tokens: true, preempted: false }
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_preempts_a_response_is_left_for_a_worker_with_room_and_is_not_at_fault() {
         let (worker, mut dog) = watched();
         let since = Instant::now();
-        let preempted = Waits { preempted: true, ..for_token(since) };
+        let preempted = WaitState { preempted: true, ..for_token(since) };
         let room_at = since + PATIENCE.moving * 4;
         let has_room = |_: &Worker| Instant::now() >= room_at;
         let error = poll_fn(|cx| dog.poll(cx, &worker, preempted, has_room)).await;
@@ -192,10 +192,10 @@ mod tests {
     }
 
     /// How long a stream waits for the worker that begins to wait now.
-    async fn waits(worker: &Worker, dog: &mut Watchdog, begun: bool) -> (Duration, String) {
+    async fn waits(worker: &Worker, dog: &mut Watchdog, has_tokens: bool) -> (Duration, String) {
         let since = Instant::now();
         let error =
-            poll_fn(|cx| dog.poll(cx, worker, Waits { since, begun, preempted: false }, |_| true))
+            poll_fn(|cx| dog.poll(cx, worker, WaitState { since, has_tokens, preempted: false }, |_| true))
                 .await;
         (since.elapsed(), error.to_string())
     }
@@ -204,8 +204,8 @@ mod tests {
     async fn a_worker_that_stands_is_left_after_the_budget() {
         let (worker, mut dog) = watched();
         worker.liveness.set_stalled(true);
-        for begun in [false, true] {
-            let (waited, why) = waits(&worker, &mut dog, begun).await;
+        for has_tokens in [false, true] {
+            let (waited, why) = waits(&worker, &mut dog, has_tokens).await;
             assert!(waited >= PATIENCE.stalled && waited < PATIENCE.stalled + LATE, "{waited:?}");
             assert_eq!(why, "worker a stands still: nothing came of it for 2.0 s");
         }
@@ -269,8 +269,8 @@ mod tests {
         worker.liveness.set_stalled(true);
         let since = Instant::now();
         let somebody = since + PATIENCE.stalled * 3;
-        let replaceable = |_: &Worker| Instant::now() >= somebody;
-        poll_fn(|cx| dog.poll(cx, &worker, for_token(since), replaceable)).await;
+        let has_replacement = |_: &Worker| Instant::now() >= somebody;
+        poll_fn(|cx| dog.poll(cx, &worker, for_token(since), has_replacement)).await;
         let waited = since.elapsed();
         assert!(waited >= PATIENCE.stalled * 3 && waited <= PATIENCE.stalled * 3 + LOOK_AGAIN);
     }

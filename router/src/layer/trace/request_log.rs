@@ -24,16 +24,16 @@ use tracing::{Span, field::Empty, info, info_span};
 use super::complete;
 use crate::{
     call::{Call, Observe, last_timings},
-    metrics::{Counted, Ended, Metrics, OK},
+    metrics::{GaugeGuard, RequestSummary, Metrics, OK},
 };
 
 /// Written down when it is dropped, so that a client that goes away at any moment leaves its line too.
-pub(super) struct Record {
+pub(super) struct RequestLog {
     arrived: Instant,
     log: Span,
     trace: TraceSpan,
     metrics: Metrics,
-    _in_flight: Counted,
+    _in_flight: GaugeGuard,
     operation: &'static str,
     served: Arc<OnceLock<Arc<str>>>,
     prompt_tokens: u32,
@@ -48,10 +48,10 @@ pub(super) struct Record {
     code: &'static str,
 }
 
-impl Record {
+impl RequestLog {
     /// Begins with a call, and gives the call its spans.
-    pub(super) fn begin(call: &mut Call, metrics: &Metrics) -> Self {
-        let id = shown(&call.request.request_id);
+    pub(super) fn start(call: &mut Call, metrics: &Metrics) -> Self {
+        let id = loggable_id(&call.request.request_id);
         let operation = operation(&call.request);
         let began = SystemTime::now() - call.arrived.elapsed();
         call.span = log_span(id);
@@ -74,7 +74,7 @@ impl Record {
             log: call.span.clone(),
             trace: call.trace.clone(),
             metrics: metrics.clone(),
-            _in_flight: metrics.arrived(),
+            _in_flight: metrics.in_flight(),
             operation,
             served: Arc::clone(&call.served),
             prompt_tokens: 0,
@@ -142,7 +142,7 @@ impl Record {
     }
 }
 
-impl Observe for Record {
+impl Observe for RequestLog {
     fn event(&mut self, event: &mut GenerateResponse) {
         if let Some(timings) = last_timings(event) {
             complete(timings, self.arrived.elapsed());
@@ -189,13 +189,13 @@ impl Observe for Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for RequestLog {
     fn drop(&mut self) {
         let tokens = self.usage.map_or(self.tokens as u64, |usage| usage.completion_tokens.into());
         let total = self.arrived.elapsed();
         self.log(tokens, total);
         self.trace(tokens, total);
-        self.metrics.over(Ended {
+        self.metrics.finished(RequestSummary {
             model: self.served.get().cloned(),
             code: self.code,
             prompt_tokens: self.prompt_tokens.into(),
@@ -227,8 +227,8 @@ fn log_span(request_id: &str) -> Span {
     )
 }
 
-/// An id as logs and traces show it. They come before validation: one that will be refused is not shown.
-fn shown(request_id: &str) -> &str {
+/// An id as logs and traces show it. They come before validation: one that will be refused is not loggable_id.
+fn loggable_id(request_id: &str) -> &str {
     let valid = request_id.len() <= MAX_REQUEST_ID;
     let valid = valid && request_id.bytes().all(|b| b.is_ascii_graphic());
     if valid { request_id } else { "(invalid)" }

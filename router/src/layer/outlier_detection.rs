@@ -13,18 +13,18 @@ use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use crate::{
-    call::{EventStream, continuations},
+    call::{EventStream, num_choices},
     endpoint::Dispatch,
     policy::resume,
     pool::health::AttemptPermit,
 };
 
-/// Tokens of an answer that make one measurement.
-const STRETCH: u64 = 32;
+/// Tokens of an response that make one measurement.
+const SAMPLE_TOKENS: u64 = 32;
 /// Fewer at its end make none: they may have come in one message.
-const LEAST: u64 = 8;
+const MIN_SAMPLE_TOKENS: u64 = 8;
 /// What even an empty prompt takes, in tokens of one.
-const FIXED: u64 = 64;
+const PROMPT_OVERHEAD_TOKENS: u64 = 64;
 
 /// Follows every call to its end.
 #[derive(Debug, Clone)]
@@ -50,26 +50,26 @@ where
     }
 
     fn call(&mut self, mut dispatch: Dispatch) -> Self::Future {
-        let pass = dispatch.pass.take();
+        let permit = dispatch.permit.take();
         let resume = resume(&dispatch.call.request);
         let ended = resume.map_or(0, |r| r.choices.iter().filter(|c| c.finished.is_some()).count());
-        let choices = continuations(&dispatch.call.request).saturating_sub(ended as u32).max(1);
+        let choices = num_choices(&dispatch.call.request).saturating_sub(ended as u32).max(1);
         let resumed = resume.is_some();
         let endpoint = self.0.clone();
         async move {
             let sent = Instant::now();
-            let mut outcome = Outcome { pass, choices, resumed, ..Outcome::default() };
+            let mut observation = CallObservation { permit, choices, resumed, ..CallObservation::default() };
             match endpoint.oneshot(dispatch).await {
                 Ok(stream) => {
-                    outcome.waited = sent.elapsed();
-                    if let Some(pass) = &outcome.pass {
+                    observation.waited = sent.elapsed();
+                    if let Some(permit) = &observation.permit {
                         // The client may never come for it.
-                        pass.on_poll(false);
+                        permit.is_read(false);
                     }
-                    Ok(Followed { stream, since: None, outcome }.boxed())
+                    Ok(MeasuredStream { stream, waiting_since: None, observation }.boxed())
                 }
                 Err(error) => {
-                    outcome.failed(&error);
+                    observation.failed(&error);
                     Err(error)
                 }
             }
@@ -80,13 +80,13 @@ where
 
 /// What one call has come to so far.
 #[derive(Default)]
-struct Outcome {
-    pass: Option<AttemptPermit>,
+struct CallObservation {
+    permit: Option<AttemptPermit>,
     /// Continuations that go on.
     choices: u32,
     /// It had to read more than the prompt.
     resumed: bool,
-    /// Before the first token, then since the last measurement. Only what the worker took: while the client
+    /// Before the first token, then waiting_since the last measurement. Only what the worker took: while the client
     /// does not read, nobody waits for the worker.
     waited: Duration,
     /// The same when the worker preempted the response: until its next token, it waits for others, which says nothing
@@ -98,7 +98,7 @@ struct Outcome {
     tokens: u64,
 }
 
-impl Outcome {
+impl CallObservation {
     fn event(&mut self, event: &GenerateResponse) {
         match &event.event {
             Some(Event::Preempted(_)) => {
@@ -113,23 +113,21 @@ impl Outcome {
                     return;
                 }
                 self.tokens += delta.ids.len() as u64;
-                if self.tokens >= STRETCH {
+                if self.tokens >= SAMPLE_TOKENS {
                     self.measure();
                 }
             }
             Some(Event::Finished(finished)) => {
-                if self.tokens >= LEAST {
+                if self.tokens >= MIN_SAMPLE_TOKENS {
                     self.measure();
                 }
                 self.choices = self.choices.saturating_sub(1).max(1);
                 let Some(usage) = finished.usage else { return };
                 // What a cache has need not be read again.
                 let read = usage.prompt_tokens.saturating_sub(usage.cached_prompt_tokens);
-                let work = u32::try_from(u64::from(read) + FIXED).unwrap_or(u32::MAX);
-                if let Some(pass) = &mut self.pass {
-                    pass.on_complete(
-                        self.first.filter(|_| !self.resumed).map(|first| first / work),
-                    );
+                let work = u32::try_from(u64::from(read) + PROMPT_OVERHEAD_TOKENS).unwrap_or(u32::MAX);
+                if let Some(permit) = &mut self.permit {
+                    permit.ended(self.first.filter(|_| !self.resumed).map(|first| first / work));
                 }
             }
             _ => {}
@@ -140,44 +138,44 @@ impl Outcome {
         let tokens = u32::try_from(std::mem::take(&mut self.tokens)).unwrap_or(u32::MAX);
         // Continuations are made side by side.
         let each = std::mem::take(&mut self.waited) * self.choices / tokens.max(1);
-        if let Some(pass) = &mut self.pass {
-            pass.on_progress(each);
+        if let Some(permit) = &mut self.permit {
+            permit.goes_well(each);
         }
     }
 
     fn failed(&mut self, error: &ServiceError) {
-        if let Some(pass) = &mut self.pass {
-            pass.failed(error);
+        if let Some(permit) = &mut self.permit {
+            permit.failed(error);
         }
     }
 }
 
-struct Followed {
+struct MeasuredStream {
     stream: EventStream,
-    /// The next event is asked for since then, and is not there.
-    since: Option<Instant>,
-    outcome: Outcome,
+    /// The next event is asked for waiting_since then, and is not there.
+    waiting_since: Option<Instant>,
+    observation: CallObservation,
 }
 
-impl Stream for Followed {
+impl Stream for MeasuredStream {
     type Item = Result<GenerateResponse, ServiceError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         let polled = this.stream.poll_next_unpin(cx);
-        if let Some(pass) = &this.outcome.pass {
-            pass.on_poll(polled.is_pending());
+        if let Some(permit) = &this.observation.permit {
+            permit.is_read(polled.is_pending());
         }
         if polled.is_pending() {
-            this.since.get_or_insert_with(Instant::now);
+            this.waiting_since.get_or_insert_with(Instant::now);
         }
         let item = ready!(polled);
-        if let Some(since) = this.since.take() {
-            this.outcome.waited += since.elapsed();
+        if let Some(waiting_since) = this.waiting_since.take() {
+            this.observation.waited += waiting_since.elapsed();
         }
         match &item {
-            Some(Ok(event)) => this.outcome.event(event),
-            Some(Err(error)) => this.outcome.failed(error),
+            Some(Ok(event)) => this.observation.event(event),
+            Some(Err(error)) => this.observation.failed(error),
             None => {}
         }
         Poll::Ready(item)
@@ -220,12 +218,12 @@ mod tests {
     /// Sends one call through the layer. The client takes `pause` for each event.
     async fn run(
         health: &Arc<Health>,
-        answer: impl FnOnce() -> Result<EventStream, ServiceError> + Clone + Send + 'static,
+        response: impl FnOnce() -> Result<EventStream, ServiceError> + Clone + Send + 'static,
         pause: Duration,
     ) -> Items {
-        let below = service_fn(move |_: Dispatch| std::future::ready(answer.clone()()));
+        let below = service_fn(move |_: Dispatch| std::future::ready(response.clone()()));
         let dispatch =
-            Dispatch { call: call(), worker: worker("a", "m", ""), pass: health.try_acquire() };
+            Dispatch { call: call(), worker: worker("a", "m", ""), permit: health.enter() };
         match OutlierDetection::new(below).oneshot(dispatch).await {
             Err(error) => vec![Err(error)],
             Ok(mut stream) => {
@@ -259,8 +257,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_few_tokens_make_no_measurement() {
         let health = Arc::default();
-        run(&health, || Ok(paced(LEAST as u32)), Duration::ZERO).await;
-        assert_eq!(health.snapshot(), (0, Some(FIRST / 128), None));
+        run(&health, || Ok(paced(MIN_SAMPLE_TOKENS as u32)), Duration::ZERO).await;
+        assert_eq!(health.told(), (0, Some(FIRST / 128), None));
     }
 
     #[tokio::test]

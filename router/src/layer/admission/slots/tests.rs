@@ -6,7 +6,7 @@ use futures::{FutureExt, future::join_all};
 
 use super::*;
 
-fn places(max_concurrent_streams: u32, queue_size: u32) -> Places {
+fn slots(max_concurrent_streams: u32, queue_size: u32) -> Slots {
     let config = RouterConfig {
         max_concurrent_streams,
         queue_size,
@@ -15,19 +15,19 @@ fn places(max_concurrent_streams: u32, queue_size: u32) -> Places {
         queue_timeout: Duration::from_secs(10),
         ..Default::default()
     };
-    Places::new(&config, Metrics::default())
+    Slots::new(&config, Metrics::default())
 }
 
 fn named(tenant: &str) -> Arc<str> {
     tenant.into()
 }
 
-async fn take(places: &Places, tenant: &str) -> Result<Place, ServiceError> {
-    take_by(places, tenant, Deadline::NEVER).await
+async fn acquire(slots: &Slots, tenant: &str) -> Result<Slot, ServiceError> {
+    acquire_by(slots, tenant, Deadline::NEVER).await
 }
 
-async fn take_by(places: &Places, tenant: &str, deadline: Deadline) -> Result<Place, ServiceError> {
-    places.take(Asks { priority: 100, tenant: &named(tenant), tokens: 100 }, deadline).await
+async fn acquire_by(slots: &Slots, tenant: &str, deadline: Deadline) -> Result<Slot, ServiceError> {
+    slots.acquire(SlotRequest { priority: 100, tenant: &named(tenant), tokens: 100 }, deadline).await
 }
 
 fn what(error: Option<ServiceError>) -> String {
@@ -39,44 +39,44 @@ fn what(error: Option<ServiceError>) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn one_tenant_fills_its_share_and_no_more() {
-    let places = places(1, 4);
-    let _running = take(&places, "a").await.unwrap();
-    let mut waiting: Vec<_> = (0..2).map(|_| take(&places, "a").boxed()).collect();
+    let slots = slots(1, 4);
+    let _running = acquire(&slots, "a").await.unwrap();
+    let mut waiting: Vec<_> = (0..2).map(|_| acquire(&slots, "a").boxed()).collect();
     for waiter in &mut waiting {
         assert!(futures::poll!(waiter).is_pending());
     }
-    let refused = what(take(&places, "a").await.err());
+    let refused = what(acquire(&slots, "a").await.err());
     assert!(refused.contains("2 requests of this tenant (--tenant-queue-size)"), "{refused}");
-    waiting.extend((0..2).map(|_| take(&places, "b").boxed()));
+    waiting.extend((0..2).map(|_| acquire(&slots, "b").boxed()));
     for waiter in &mut waiting[2..] {
         assert!(futures::poll!(waiter).is_pending());
     }
-    let refused = what(take(&places, "c").await.err());
+    let refused = what(acquire(&slots, "c").await.err());
     assert!(refused.contains("4 requests (--queue-size)"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_place_that_comes_in_the_moment_of_leaving_goes_to_the_next() {
-    let places = places(1, 4);
-    let running = take(&places, "a").await.unwrap();
-    let mut leaves = take(&places, "a").boxed();
-    let mut stays = take(&places, "a").boxed();
+    let slots = slots(1, 4);
+    let running = acquire(&slots, "a").await.unwrap();
+    let mut leaves = acquire(&slots, "a").boxed();
+    let mut stays = acquire(&slots, "a").boxed();
     assert!(futures::poll!(&mut leaves).is_pending());
     assert!(futures::poll!(&mut stays).is_pending());
     drop(running);
-    // It has its turn, and never looks.
+    // It has its grant, and never looks.
     drop(leaves);
-    let place = stays.await.unwrap();
-    assert_eq!(places.free_and_waiting(), (0, 0));
-    drop(place);
-    assert_eq!(places.free_and_waiting(), (1, 0));
+    let slot = stays.await.unwrap();
+    assert_eq!(slots.free_and_waiting(), (0, 0));
+    drop(slot);
+    assert_eq!(slots.free_and_waiting(), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn whoever_cannot_be_served_in_time_is_told_at_once() {
-    let places = places(1, 100);
-    let mut running = take(&places, "a").await.unwrap();
-    let mut waiting: Vec<_> = (0..30).map(|_| take(&places, "a").boxed()).collect();
+    let slots = slots(1, 100);
+    let mut running = acquire(&slots, "a").await.unwrap();
+    let mut waiting: Vec<_> = (0..30).map(|_| acquire(&slots, "a").boxed()).collect();
     for waiter in &mut waiting {
         assert!(futures::poll!(waiter).is_pending());
     }
@@ -88,7 +88,7 @@ async fn whoever_cannot_be_served_in_time_is_told_at_once() {
     // Twenty wait, half a second each.
     let start = Instant::now();
     let hurried = Deadline::after(Duration::from_secs(4));
-    let refused = take_by(&places, "a", hurried).await.err();
+    let refused = acquire_by(&slots, "a", hurried).await.err();
     let Some(ServiceError::Overloaded { what, retry_after }) = refused else {
         panic!("{refused:?}")
     };
@@ -96,12 +96,12 @@ async fn whoever_cannot_be_served_in_time_is_told_at_once() {
     assert!(retry_after >= Duration::from_secs(5), "{retry_after:?}");
     assert_eq!(start.elapsed(), Duration::ZERO);
     // Another tenant is next but one, so it may hope.
-    let mut other = take_by(&places, "b", hurried).boxed();
+    let mut other = acquire_by(&slots, "b", hurried).boxed();
     assert!(futures::poll!(&mut other).is_pending());
     // And so may the same one with something more urgent, which is next.
     let (tenant, priority) = (named("a"), 0);
-    let urgent = Asks { priority, tenant: &tenant, tokens: 100 };
-    let mut urgent = places.take(urgent, hurried).boxed();
+    let urgent = SlotRequest { priority, tenant: &tenant, tokens: 100 };
+    let mut urgent = slots.acquire(urgent, hurried).boxed();
     assert!(futures::poll!(&mut urgent).is_pending());
     drop(running);
     assert!(urgent.await.is_ok());
@@ -109,19 +109,19 @@ async fn whoever_cannot_be_served_in_time_is_told_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_place_is_lost_in_a_storm_of_cancels() {
-    let places = places(3, 64);
+    let slots = slots(3, 64);
     let calls = (0..2_000_u32).map(|i| {
-        let places = places.clone();
+        let slots = slots.clone();
         tokio::spawn(async move {
             let tenant = (i % 5).to_string();
-            let mut taking = take(&places, &tenant).boxed();
-            // Leaves after a while, wherever it is by then: in the queue, in its place, or in between.
-            let mut place = None;
+            let mut taking = acquire(&slots, &tenant).boxed();
+            // Leaves after a while, wherever it is by then: in the queue, in its slot, or in between.
+            let mut slot = None;
             for _ in 0..rand::random_range(0..20) {
-                if place.is_none()
+                if slot.is_none()
                     && let Poll::Ready(taken) = futures::poll!(&mut taking)
                 {
-                    place = Some(taken);
+                    slot = Some(taken);
                 }
                 tokio::task::yield_now().await;
             }
@@ -130,7 +130,7 @@ async fn no_place_is_lost_in_a_storm_of_cancels() {
     for done in join_all(calls).await {
         done.unwrap();
     }
-    assert_eq!(places.free_and_waiting(), (3, 0));
-    let held = join_all((0..3).map(|_| take(&places, "a"))).await;
+    assert_eq!(slots.free_and_waiting(), (3, 0));
+    let held = join_all((0..3).map(|_| acquire(&slots, "a"))).await;
     assert!(held.iter().all(Result::is_ok));
 }
