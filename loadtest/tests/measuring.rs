@@ -18,7 +18,7 @@ const LATENCIES: [&str; 5] =
 async fn every_request_is_counted_once_and_every_failure_is_named() {
     let server = Server::new(|seed, _| match seed % 10 {
         1 => Script::Refuse(ServiceError::unavailable("no worker is ready")),
-        2 => Script::Lose(2, ServiceError::unavailable("worker 7 ended the answer early")),
+        2 => Script::Lose(2, ServiceError::unavailable("worker 7 ended the response early")),
         3 => Script::Skip,
         4 if seed == 4 => Script::Hang,
         5 => Script::Truncate(3),
@@ -112,7 +112,7 @@ async fn the_longest_pause_of_an_answer_is_told_and_whether_it_was_resumed() {
     let pause = Duration::from_millis(500);
     let server = Server::new(move |seed, _| match seed % 10 {
         3 => Script::Resume(pause),
-        4 => Script::Lose(5, ServiceError::unavailable("worker 7 ended the answer early")),
+        4 => Script::Lose(5, ServiceError::unavailable("worker 7 ended the response early")),
         _ => Script::Answer,
     })
     .await;

@@ -46,7 +46,7 @@ async fn one_other_token_is_found() {
 #[tokio::test]
 async fn an_answer_that_is_lost_is_missing() {
     let server = Server::new(|seed, before| match (seed, before) {
-        (3, 1) => Script::Lose(4, ServiceError::unavailable("worker 7 ended the answer early")),
+        (3, 1) => Script::Lose(4, ServiceError::unavailable("worker 7 ended the response early")),
         (5, 1) => Script::Refuse(ServiceError::unavailable("no worker is ready")),
         _ => Script::Answer,
     })
@@ -124,7 +124,7 @@ async fn digests_of_an_earlier_run_do_as_well() {
 #[tokio::test]
 async fn a_disturbed_run_saves_no_digests() {
     let server = Server::new(|seed, _| match seed {
-        3 => Script::Lose(1, ServiceError::unavailable("worker 7 ended the answer early")),
+        3 => Script::Lose(1, ServiceError::unavailable("worker 7 ended the response early")),
         _ => Script::Answer,
     })
     .await;

@@ -1,4 +1,4 @@
-//! What the router counts. Everything is counted once a request, nothing once a token.
+//! Metrics of the router. They are updated once per request, never per token.
 
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
@@ -20,17 +20,17 @@ use tokio::sync::watch;
 
 use crate::pool::{Fleet, Pool, State};
 
-/// A label and a value out of a few that this program knows.
+/// A label with a value from a fixed set.
 type StaticLabel = [(&'static str, &'static str); 1];
-/// A label and the name of a model.
+/// The label with the name of a model.
 type ModelLabel = [(&'static str, Arc<str>); 1];
 type Histograms = Family<ModelLabel, Histogram, Metric>;
 
-/// All of it. Clones count together; every layer has one, and every request clones them.
+/// Handle to all metrics. Clones share them; cloning is cheap, since every request clones one per layer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics(Arc<Counts>);
 
-/// What all clones share.
+/// Metric families behind a `Metrics` handle.
 #[derive(Debug)]
 pub(crate) struct Counts {
     requests: Family<(ModelLabel, StaticLabel), Counter>,
@@ -52,18 +52,18 @@ pub(crate) struct Counts {
     next_token: Histograms,
 }
 
-/// What one request has come to.
+/// Result of one request, for the metrics.
 #[derive(Debug)]
 pub(crate) struct RequestSummary {
-    /// The name of a model that is served.
+    /// Full name of the model, if the lookup found one.
     pub(crate) model: Option<Arc<str>>,
-    /// A gRPC status.
+    /// Name of the gRPC status code.
     pub(crate) code: &'static str,
     pub(crate) prompt_tokens: u64,
     pub(crate) tokens: u64,
-    /// From arrival to the first token.
+    /// Time from arrival to the first token.
     pub(crate) first_token: Option<Duration>,
-    /// From arrival to the end.
+    /// Time from arrival to the end.
     pub(crate) total: Duration,
 }
 
@@ -100,7 +100,7 @@ impl Default for Counts {
 }
 
 impl Metrics {
-    /// Adds everything to `registry`, with the state of the workers in `pool` and what `memory` holds.
+    /// Registers all metrics, including the state of the workers in `pool` and the use of `memory`.
     pub(crate) fn register(&self, registry: &mut Registry, pool: &Pool, memory: &Budget) {
         names::REQUESTS.register(registry, self.requests.clone());
         names::REJECTIONS.register(registry, self.rejections.clone());
@@ -123,58 +123,58 @@ impl Metrics {
         registry.register_collector(Box::new(MemoryCollector(memory.clone())));
     }
 
-    /// A request has arrived; it is in flight until what this returns is dropped.
+    /// Counts a request as in flight until the guard is dropped.
     pub(crate) fn in_flight(&self) -> GaugeGuard {
         GaugeGuard::new(&self.in_flight)
     }
 
-    /// A request waits for a place until what this returns is dropped.
+    /// Counts a request as queued until the guard is dropped.
     pub(crate) fn queued(&self) -> GaugeGuard {
         GaugeGuard::new(&self.queued)
     }
 
-    /// A request got a place.
+    /// Records that a request got a slot after `waited`.
     pub(crate) fn admitted(&self, waited: Duration) {
         self.admission_wait.observe(waited.as_secs_f64());
     }
 
-    /// A request goes to another worker because of `error`.
+    /// Counts a retry on another worker because of `error`.
     pub(crate) fn retried(&self, error: &ServiceError) {
         self.retries.get_or_create(&[(label::REASON, error.reason())]).inc();
     }
 
-    /// A stream goes on at another worker, that long after `error`.
+    /// Counts a stream that resumed on another worker, `took` after `error`.
     pub(crate) fn resumed(&self, error: &ServiceError, took: Duration) {
         self.resumes.get_or_create(&[(label::REASON, error.reason())]).inc();
         self.resume_time.observe(took.as_secs_f64());
     }
 
-    /// A stream can no longer be resumed.
+    /// Counts a stream that can no longer be resumed.
     pub(crate) fn unresumable(&self) {
         self.unresumable.inc();
     }
 
-    /// Of two attempts side by side, this one had the first token.
+    /// Counts a hedged request by the attempt (`winner`) that sent the first token.
     pub(crate) fn hedged(&self, winner: &'static str) {
         self.hedges.get_or_create(&[(label::OUTCOME, winner)]).inc();
     }
 
-    /// A request was refused before a worker accepted it.
+    /// Counts a request that failed before a worker accepted it.
     pub(crate) fn rejected(&self, error: &ServiceError) {
         self.rejections.get_or_create(&[(label::REASON, error.reason())]).inc();
     }
 
-    /// Admission refused a request because of `limit`.
+    /// Counts a request that admission refused because of `limit`.
     pub(crate) fn shed(&self, limit: &'static str) {
         self.shed.get_or_create(&[(label::LIMIT, limit)]).inc();
     }
 
-    /// A worker was put out.
+    /// Counts an ejection of a worker.
     pub(crate) fn ejected(&self, reason: &'static str) {
         self.ejections.get_or_create(&[(label::REASON, reason)]).inc();
     }
 
-    /// A request is over.
+    /// Records the result of a finished request.
     pub(crate) fn finished(&self, summary: RequestSummary) {
         let model = summary.model.unwrap_or_else(|| label::UNKNOWN_MODEL.into());
         let model: ModelLabel = [(label::MODEL, model)];
@@ -199,10 +199,10 @@ impl Metrics {
     }
 }
 
-/// The gRPC status of a stream that summary well.
+/// gRPC status of a stream that ended without an error.
 pub(crate) const OK: &str = "OK";
 
-/// Counts one up for as long as it lives.
+/// Increments a gauge until it is dropped.
 #[derive(Debug)]
 pub(crate) struct GaugeGuard(Gauge);
 
@@ -219,7 +219,7 @@ impl Drop for GaugeGuard {
     }
 }
 
-/// Counts the workers when somebody looks.
+/// Counts the workers by state at every scrape.
 #[derive(Debug)]
 struct WorkerCollector(watch::Receiver<Arc<Fleet>>);
 
@@ -232,7 +232,7 @@ impl Collector for WorkerCollector {
         }
         for state in fleet.states() {
             let state = match state {
-                // GaugeGuard as the one that it is.
+                // Counted under its other address.
                 State::Duplicate(_) => continue,
                 State::Live(worker) if worker.liveness.is_stalled() => "stalled",
                 State::Live(worker) if worker.health.is_suspected() => "ejected",
@@ -246,7 +246,7 @@ impl Collector for WorkerCollector {
     }
 }
 
-/// Asks what requests hold when somebody looks.
+/// Reads the memory held by requests at every scrape.
 #[derive(Debug)]
 struct MemoryCollector(Budget);
 
@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    /// Every family that `metrics` tells, with its samples.
+    /// Returns the text exposition of `metrics`.
     fn exposition_of(metrics: &Metrics) -> String {
         let mut registry = Registry::default();
         let pool = Pool::follow(stream::pending().boxed(), Duration::MAX);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_name_is_used_and_no_other() {
+    async fn exactly_the_named_metrics_are_exposed() {
         let metrics = Metrics::default();
         metrics.finished(summary(Some("m"), OK));
         metrics.rejected(&ServiceError::Cancelled);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_moves_what_it_should() {
+    async fn a_finished_request_updates_its_metrics() {
         let metrics = Metrics::default();
         let in_flight = metrics.in_flight();
         metrics.finished(summary(Some("m"), OK));

@@ -25,7 +25,7 @@ use crate::{
 pub(crate) use slots::Slots;
 use slots::{SlotRequest, Slot};
 
-/// Lets a call pass when there is a slot for it, and holds that until the stream is over.
+/// Admits a call once it has a slot, and holds the slot until the stream ends.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission<S> {
     next: S,
@@ -52,14 +52,14 @@ impl<S: Generate> Service<Call> for Admission<S> {
     fn call(&mut self, call: Call) -> Self::Future {
         let Self { next, slots, metrics } = self.clone();
         async move {
-            let (came, clock) = (Instant::now(), SystemTime::now());
-            let slot_request = SlotRequest {
+            let (queued_at, clock) = (Instant::now(), SystemTime::now());
+            let request = SlotRequest {
                 priority: validate::priority(&call.request),
                 tenant: &call.tenant,
                 tokens: tokens(&call.request),
             };
-            let slot = slots.acquire(slot_request, call.deadline).await?;
-            let waited = came.elapsed();
+            let slot = slots.acquire(request, call.deadline).await?;
+            let waited = queued_at.elapsed();
             metrics.admitted(waited);
             call.trace.stage(span::ADMISSION, clock, waited);
             let stream = next.oneshot(call).await?;
@@ -69,11 +69,11 @@ impl<S: Generate> Service<Call> for Admission<S> {
     }
 }
 
-/// What a tenant pays for a request: prompt and answers, as far as they can be told beforehand.
+/// Estimates the tokens of a request, prompt and completions, for fair queueing between tenants.
 fn tokens(request: &GenerateRequest) -> u64 {
-    // Nobody knows yet which model will answer, so nothing that was learned helps.
-    let RequestCost { prompt, completions } = ModelStats::default().estimate(request);
-    completions.into_iter().fold(prompt, u64::saturating_add)
+    // The model is not resolved yet, so its statistics cannot be used.
+    let RequestCost { prompt, answers } = ModelStats::default().demand(request);
+    answers.into_iter().fold(prompt, u64::saturating_add)
 }
 
 struct Admitted {
@@ -117,7 +117,7 @@ mod tests {
         Admission::new(below, Slots::new(config, metrics.clone()), metrics)
     }
 
-    /// Answers with a stream that never ends by itself.
+    /// Returns an admission layer whose streams never end by themselves.
     fn endless(config: &RouterConfig) -> Admission<impl Generate> {
         let below = service_fn(|_: Call| async {
             let tokens = stream::iter([Ok(token())]).chain(stream::pending());
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_place_is_held_until_the_last_event() {
+    async fn the_slot_is_held_until_the_last_event() {
         let below = service_fn(|_: Call| async {
             Ok::<_, ServiceError>(events([Ok(token()), Ok(finished())]))
         });
@@ -142,14 +142,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_queue_refuses_and_says_when_to_come_back() {
+    async fn a_full_queue_refuses_with_retry_after() {
         let admission = endless(&config(1, 1));
         let _running = admission.clone().oneshot(call()).await.unwrap();
         let mut queued = admission.clone().oneshot(call()).boxed();
         assert!(futures::poll!(&mut queued).is_pending());
         match admission.clone().oneshot(call()).await.err() {
             Some(ServiceError::Overloaded { what, retry_after }) => {
-                assert!(what.contains("1 streams run"), "{what}");
+                assert!(what.contains("1 streams are running"), "{what}");
                 assert!(retry_after >= Duration::from_millis(500));
             }
             other => panic!("{other:?}"),
@@ -170,7 +170,7 @@ mod tests {
             let admission = admission.clone();
             async move {
                 let stream = admission.oneshot(call).await.unwrap();
-                // Others get in line before this slot comes free.
+                // Other calls enter the queue before this slot is released.
                 tokio::task::yield_now().await;
                 stream.collect::<Vec<_>>().await
             }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_that_passes_in_the_queue_frees_the_place_in_it() {
+    async fn a_deadline_that_passes_in_the_queue_removes_the_call_from_it() {
         let admission = endless(&config(1, 1));
         let running = admission.clone().oneshot(call()).await.unwrap();
         let hurried = Call { deadline: Deadline::after(Duration::from_secs(1)), ..call() };
@@ -193,13 +193,13 @@ mod tests {
         let stage = "while queued".into();
         assert_eq!(error, Some(ServiceError::DeadlineExceeded { stage }));
         assert_eq!(admission.slots.free_and_waiting(), (0, 0));
-        // The one that left is not handed the next slot either.
+        // The next slot is not granted to the call that left.
         drop(running);
         assert!(admission.oneshot(call()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_longer_than_the_queue_timeout() {
+    async fn no_call_waits_longer_than_the_queue_timeout() {
         let admission = endless(&config(1, 1));
         let _running = admission.clone().oneshot(call()).await.unwrap();
         let start = Instant::now();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_tenant_has_no_more_requests_here_than_it_may() {
+    async fn a_tenant_is_limited_to_its_maximum_of_requests() {
         let tenant_header = Some("x-tenant".to_owned());
         let tenant_max_concurrent_streams = Some(2);
         let config = RouterConfig { tenant_header, tenant_max_concurrent_streams, ..config(1, 10) };
@@ -224,10 +224,10 @@ mod tests {
             assert!(futures::poll!(call).is_pending());
         }
         let Some(ServiceError::Overloaded { what, .. }) = of("a").await.err() else {
-            panic!("one too many was let in")
+            panic!("a request above the limit was admitted")
         };
-        assert!(what.starts_with("2 requests of this tenant run or wait (--tenant-max"), "{what}");
-        // Whoever stops waiting, or has run, makes room.
+        assert!(what.starts_with("2 requests of this tenant are running or waiting"), "{what}");
+        // Both running and waiting requests count until they are dropped.
         drop(running);
         drop(waiting);
         assert!(of("a").await.is_ok());
@@ -235,13 +235,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_pays_for_what_it_asks_for() {
+    fn a_request_costs_its_prompt_and_the_limits_of_its_choices() {
         use stoker_proto::v1::{Sampling, Stopping};
-        let slot_request = GenerateRequest {
+        let request = GenerateRequest {
             stopping: Some(Stopping { max_tokens: Some(100), ..Default::default() }),
             sampling: Some(Sampling { num_sequences: Some(3), ..Default::default() }),
             ..*call().request
         };
-        assert_eq!(tokens(&slot_request), 4 + 300);
+        assert_eq!(tokens(&request), 4 + 300);
     }
 }

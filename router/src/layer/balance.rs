@@ -1,4 +1,4 @@
-//! Gives each call a worker, counts what the worker still has to do, and learns from its answer.
+//! Selects a worker for each call, tracks the worker's outstanding tokens, and updates the model's statistics.
 
 use std::{
     sync::Arc,
@@ -20,16 +20,16 @@ use crate::{
     pool::{Fleet, Pool, health::AttemptPermit, model::Model, reservation::Reservation},
 };
 
-/// How much one answer teaches about a worker's cache.
+/// Weight of one response in the average of a worker's cache hits.
 const CACHE_HIT_WEIGHT: f32 = 1.0 / 8.0;
 
-/// When to come back to workers that are full.
+/// Retry-after if all workers are full.
 const FULL_RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// Others may take a worker's last probe between choice and entry, so often; then there is nobody else.
+/// Maximum selections per call: another call may take a worker's last probe between selection and permit.
 const MAX_SELECTIONS: usize = 3;
 
-/// Sends each call to the worker that the policy chooses.
+/// Sends each call to the worker that the policy selects.
 #[derive(Debug, Clone)]
 pub(crate) struct Balance<S> {
     endpoint: S,
@@ -42,9 +42,9 @@ impl<S> Balance<S> {
         Self { endpoint, pool, chooser }
     }
 
-    /// Chooses, and reserves before dispatch, so that calls that come at once do not all see an idle worker.
+    /// Selects a worker and reserves its tokens before dispatch, so that concurrent calls do not all see it idle.
     pub(crate) fn reserve(&self, call: &Call) -> Result<(Dispatched, AttemptPermit), ServiceError> {
-        // Workers may have come and gone since the model was looked up: look again, at every attempt.
+        // Looked up at every attempt, since workers may have been added or removed in the meantime.
         let fleet = self.pool.fleet();
         let model = fleet.model(&call.request.model)?;
         call.tried.with(|tried| {
@@ -58,7 +58,7 @@ impl<S> Balance<S> {
         })
     }
 
-    /// Chooses a worker, and takes its leave to be dispatched a request.
+    /// Selects a worker and acquires its permit for an attempt.
     fn enter(
         &self,
         model: &Model,
@@ -87,7 +87,7 @@ where
     type Future = BoxFuture<'static, Result<EventStream, ServiceError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ServiceError>> {
-        // Which endpoint has to be ready is known only once the call is.
+        // The endpoint that has to be ready depends on the call.
         Poll::Ready(Ok(()))
     }
 
@@ -106,7 +106,7 @@ where
     }
 }
 
-/// Why no worker of `model` can take a call now.
+/// Returns the error if no worker of `model` can take a call now.
 fn no_worker(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError {
     let fitting = model.live().iter().map(Arc::as_ref).filter(|w| w.fits(wanted.digest));
     if let Some(refusal) = wanted.capacity.refusal(fitting.clone()) {
@@ -115,7 +115,7 @@ fn no_worker(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError 
     match (fitting.clone().next(), wanted.digest) {
         (Some(_), _) => ServiceError::Overloaded {
             what: format!(
-                "{} workers are full, and responses that other workers began go first",
+                "{} workers are full, and resumed responses have precedence",
                 fitting.count()
             ),
             retry_after: FULL_RETRY_AFTER,
@@ -127,24 +127,24 @@ fn no_worker(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError 
     }
 }
 
-/// A call on its way: what is reserved for it, and what there is to learn from it.
+/// A dispatched call: its reservation, and what it adds to the model's statistics.
 #[derive(Debug)]
 pub(crate) struct Dispatched {
     reservation: Reservation,
-    stats: Arc<ModelStats>,
-    /// The prompt's text; `None` where it is token ids.
+    learned: Arc<ModelStats>,
+    /// Length of the prompt's text; `None` for a prompt of token ids.
     text_bytes: Option<u64>,
-    /// The estimate of the prompt, and of what the worker's cache saves of it.
+    /// Estimated tokens of the prompt, and how many of them the worker has cached.
     prompt: u64,
     saved: u64,
-    /// Tokens that the worker should have in its cache.
+    /// Tokens of the prompt that were sent to the worker before, so that it may have them cached.
     expected: u64,
     source: Source,
-    /// Tokens that were made elsewhere. Where there are some, nothing is to be learned.
-    made: u64,
+    /// Tokens that other workers have generated for the unfinished choices.
+    generated: u64,
     resumed: bool,
     choices: u32,
-    /// Only its limit ends the answer.
+    /// Whether only the token limit ends the response.
     ignores_eos: bool,
 }
 
@@ -163,20 +163,20 @@ impl Dispatched {
             saved,
             expected,
             source,
-            made: open.map(|choice| choice.token_ids.len() as u64).sum(),
+            generated: open.map(|choice| choice.token_ids.len() as u64).sum(),
             resumed: resume(request).is_some(),
             choices,
             ignores_eos: request.stopping.as_ref().is_some_and(|stopping| stopping.ignore_eos),
         }
     }
 
-    /// The worker counted the prompt; what was estimated is corrected in proportion.
+    /// Corrects the estimates in proportion to the prompt tokens that the worker counted.
     fn accepted(&mut self, accepted: &Accepted) {
         let tokens = u64::from(accepted.prompt_tokens);
         if let (Some(bytes), false) = (self.text_bytes, self.resumed) {
             self.stats.observe_prompt(bytes, tokens);
         }
-        let all = tokens + self.made;
+        let all = tokens + self.generated;
         let scale = all as f64 / self.prompt.max(1) as f64;
         let saved = (self.saved as f64 * scale) as u64;
         self.reservation.set_prompt_tokens(all.saturating_sub(saved));
@@ -185,12 +185,12 @@ impl Dispatched {
     fn finished(&mut self, finished: &Finished) {
         let (Some(usage), false) = (&finished.usage, self.resumed) else { return };
         if self.expected > 0 {
-            let kept = f64::from(usage.cached_prompt_tokens) / self.expected as f64;
+            let hit_rate = f64::from(usage.cached_prompt_tokens) / self.expected as f64;
             let average = match self.source {
                 Source::Local => &self.reservation.worker().prefix_hit_rate,
                 Source::Remote => &self.stats.remote_hit_rate,
             };
-            average.learn(kept.min(1.0) as f32, CACHE_HIT_WEIGHT);
+            average.learn(hit_rate.min(1.0) as f32, CACHE_HIT_WEIGHT);
         }
         if !self.ignores_eos {
             let each = usage.completion_tokens / self.choices.max(1);
@@ -242,7 +242,7 @@ mod tests {
         }
     }
 
-    /// The layer over workers that answer nothing.
+    /// Returns the layer over workers that are never called.
     fn balance(workers: &[Arc<Worker>]) -> Balance<crate::endpoint::Endpoint> {
         let chooser = Arc::new(Chooser::new(&BalancingConfig::default(), 1));
         Balance::new(crate::endpoint::Endpoint, Pool::fixed(workers), chooser)
@@ -255,11 +255,11 @@ mod tests {
         balance.reserve(&Call { request: request.into(), ..call() }).map(|(dispatched, _)| dispatched)
     }
 
-    fn made(tokens: usize) -> GenerateResponse {
+    fn tokens_event(tokens: usize) -> GenerateResponse {
         event(Event::Token(TokenDelta { ids: vec![1; tokens], ..Default::default() }))
     }
 
-    fn over(usage: Usage) -> GenerateResponse {
+    fn end(usage: Usage) -> GenerateResponse {
         let reason = FinishReason::Stop.into();
         event(Event::Finished(Finished { reason, usage: Some(usage), ..Default::default() }))
     }
@@ -273,10 +273,10 @@ mod tests {
         assert_eq!(tokens(), (10_000, 100));
         dispatched.event(&mut accepted("a", 8_000));
         assert_eq!(tokens(), (8_000, 100));
-        dispatched.event(&mut made(1));
+        dispatched.event(&mut tokens_event(1));
         assert_eq!(tokens(), (0, 99));
         drop(dispatched);
-        // Its cache should have nearly all of it now.
+        // Nearly all of the prompt should be cached now.
         let mut again = reserve(&balance, prompt(40_000, 100)).unwrap();
         assert!(tokens().0 < 600, "{:?}", tokens());
         again.event(&mut accepted("a", 20_000));
@@ -286,27 +286,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_teach_their_length_and_what_the_cache_kept() {
+    async fn responses_update_the_usual_length_and_the_cache_hits() {
         let worker = worker("a", "m", "d");
         let balance = balance(&[Arc::clone(&worker)]);
         for _ in 0..50 {
             let mut dispatched = reserve(&balance, prompt(40_000, 5_000)).unwrap();
             let cached_prompt_tokens = 0;
             let usage = Usage { completion_tokens: 30, cached_prompt_tokens, prompt_tokens: 9_000 };
-            dispatched.event(&mut over(usage));
+            dispatched.event(&mut end(usage));
         }
-        assert!(worker.prefix_hit_rate.get().unwrap() < 0.01, "it never kept a thing");
+        assert!(worker.kept.get().unwrap() < 0.01, "it never had a cache hit");
         let _next = reserve(&balance, prompt(40_000, 5_000)).unwrap();
         assert_eq!(worker.outstanding.completion_tokens(), 30);
         assert!(worker.outstanding.prompt_tokens() > 9_000);
     }
 
     #[tokio::test]
-    async fn a_call_that_goes_on_elsewhere_is_work_for_what_was_made_too() {
+    async fn a_resumed_call_reserves_its_generated_tokens_too() {
         let workers = [worker("a", "m", "d"), worker("b", "m", "other")];
         let balance = balance(&workers);
-        let made = ResumedChoice { token_ids: vec![1; 400], ..Default::default() };
-        let resume = Some(Resume { choices: vec![made], ..Default::default() });
+        let choice = ResumedChoice { token_ids: vec![1; 400], ..Default::default() };
+        let resume = Some(Resume { choices: vec![choice], ..Default::default() });
         let request = GenerateRequest {
             routing: Some(Routing { resume, ..Default::default() }),
             ..prompt(4_000, 1_000)
@@ -317,8 +317,8 @@ mod tests {
         assert_eq!((now.prompt_tokens(), now.answer_tokens()), (1_000 + 400, 600));
         dispatched.event(&mut accepted("b", 900));
         assert_eq!((now.prompt_tokens(), now.answer_tokens()), (900 + 400, 600));
-        let nobody = Call { only_digest: Some("third".into()), ..resumed.clone() };
-        let error = balance.reserve(&nobody).unwrap_err();
+        let unservable = Call { only_digest: Some("third".into()), ..resumed.clone() };
+        let error = balance.reserve(&unservable).unwrap_err();
         assert!(error.to_string().contains("no worker of digest third"), "{error}");
     }
 
@@ -330,10 +330,10 @@ mod tests {
             Ok::<_, ServiceError>(events([Ok(accepted("a", 4)), Ok(finished())]))
         });
         let balance = Balance::new(endpoint, Pool::fixed(&[Arc::clone(&worker)]), chooser);
-        let asked = Call { request: prompt(40, 10).into(), ..call() };
-        let mut stream = balance.oneshot(asked.clone()).await.unwrap();
+        let call = Call { request: prompt(40, 10).into(), ..call() };
+        let mut stream = balance.oneshot(call.clone()).await.unwrap();
         assert_eq!(worker.outstanding.streams(), 1);
-        assert_eq!(asked.tried.with(|tried| tried.len()), 1);
+        assert_eq!(call.tried.with(|tried| tried.len()), 1);
         while stream.next().await.is_some() {}
         assert_eq!((worker.outstanding.streams(), worker.outstanding.tokens()), (0, 0));
     }

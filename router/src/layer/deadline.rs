@@ -12,7 +12,7 @@ use tower::Service;
 
 use crate::call::{Call, EventStream, Generate};
 
-/// Ends a call with DEADLINE_EXCEEDED when its time is over, also in the middle of the stream.
+/// Ends a call with DEADLINE_EXCEEDED when its deadline passes, also in the middle of the stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Deadlines<S>(S);
 
@@ -39,7 +39,7 @@ impl<S: Generate> Service<Call> for Deadlines<S> {
         let work = self.0.call(call);
         async move {
             let stream = tokio::select! {
-                // The work first: a layer below that gave up for the same reason knows better where.
+                // The work first: the error of a layer below names the stage more precisely.
                 biased;
                 done = work => done?,
                 () = deadline.passed() => return Err(exceeded("before a worker accepted")),
@@ -60,12 +60,12 @@ fn bounded(stream: EventStream, deadline: Deadline) -> EventStream {
     }
     Box::pin(Bounded {
         stream: Some(stream),
-        // One timer a request, not one a token.
+        // One timer per request, not one per token.
         passed: Box::pin(async move { deadline.passed().await }),
     })
 }
 
-/// The stream is dropped with the error, so that the worker stops at once.
+/// A stream with a deadline. Drops the inner stream with the error, so that the worker stops immediately.
 struct Bounded {
     stream: Option<EventStream>,
     passed: BoxFuture<'static, ()>,
@@ -79,7 +79,7 @@ impl Stream for Bounded {
         let Some(stream) = &mut this.stream else {
             return Poll::Ready(None);
         };
-        // The timer first: a worker that never pauses must not outrun it.
+        // The timer first: a stream that is always ready must not outlast it.
         let item = if this.passed.poll_unpin(cx).is_ready() {
             Poll::Ready(Some(Err(exceeded("in the middle of the stream"))))
         } else {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn ends_the_stream_in_its_middle_and_drops_what_is_below() {
+    async fn ends_a_running_stream_and_drops_it() {
         let held = Arc::new(());
         let guard = Arc::clone(&held);
         let below = service_fn(move |_: Call| {
@@ -127,12 +127,12 @@ mod tests {
         assert!(stream.next().await.unwrap().is_ok());
         let error = stream.next().await.unwrap().unwrap_err();
         assert_eq!(error, exceeded("in the middle of the stream"));
-        assert_eq!(Arc::strong_count(&held), 1, "the stream below is gone");
+        assert_eq!(Arc::strong_count(&held), 1, "the stream below is dropped");
         assert!(stream.next().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_that_never_pauses_does_not_outrun_it() {
+    async fn a_stream_that_is_always_ready_ends_at_its_deadline() {
         let below = service_fn(|_: Call| async {
             Ok::<_, ServiceError>(stream::repeat_with(|| Ok(token())).boxed())
         });
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_comes_too_late_goes_nowhere() {
+    async fn a_call_past_its_deadline_is_not_passed_on() {
         let below = Recorder::default();
         let error = Deadlines::new(below.clone()).oneshot(within(Duration::ZERO)).await.err();
         assert_eq!(error, Some(exceeded("on arrival")));

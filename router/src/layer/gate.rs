@@ -1,4 +1,4 @@
-//! The way in, which a drain closes.
+//! The entrance of the stack, which a drain closes.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use tower::Service;
 
 use crate::call::{Call, EventStream, Generate, Observe, observe};
 
-/// Counts the calls that are inside. Once closed, it lets nobody in.
+/// Counts the calls in flight. Once closed, it refuses new ones.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DrainGate(Arc<GateState>);
 
@@ -36,36 +36,36 @@ struct GateState {
 struct Inside {
     next: u64,
     streams: HashMap<u64, AbortHandle>,
-    /// Responses that clients have not taken all of.
+    /// Number of responses that are not fully delivered to their clients.
     undelivered: usize,
 }
 
 impl Inside {
     fn calls(&self) -> usize {
-        // Most are counted twice.
+        // Most calls are in both counts.
         self.streams.len().max(self.undelivered)
     }
 }
 
 impl DrainGate {
-    /// Lets nobody in from now on.
+    /// Refuses new calls from now on.
     pub(crate) fn close(&self) {
-        // Under the lock, so that whoever is not counted yet is refused.
+        // Under the lock, so that every call is either counted or refused.
         let _inside = self.0.inside();
         self.0.closed.cancel();
     }
 
-    /// Resolves once the gate is closed.
+    /// Returns the token that is cancelled when the gate closes.
     pub(crate) fn closed(&self) -> &CancellationToken {
         &self.0.closed
     }
 
-    /// Resolves once every call has been cut off.
+    /// Returns the token that is cancelled when calls are cut off.
     pub(crate) fn cut(&self) -> &CancellationToken {
         &self.0.cut
     }
 
-    /// Waits until all have departed, or for `timeout`. Answers how many are still inside.
+    /// Waits until no call is in flight, for at most `timeout`. Returns the number of calls still in flight.
     pub(crate) async fn drained(&self, timeout: Option<Duration>) -> usize {
         let empty = async {
             loop {
@@ -86,13 +86,13 @@ impl DrainGate {
         self.0.inside().calls()
     }
 
-    /// A response is there until its client has taken all of it, when what this returns is dropped: a drain waits for it.
+    /// Counts a response as undelivered until the guard is dropped. A drain waits for it.
     pub(crate) fn undelivered(&self) -> Undelivered {
         self.0.inside().undelivered += 1;
         Undelivered(Arc::clone(&self.0))
     }
 
-    /// Ends every call that is still inside with UNAVAILABLE.
+    /// Ends all calls in flight with UNAVAILABLE.
     pub(crate) fn cut_off(&self) {
         self.close();
         self.0.cut.cancel();
@@ -121,7 +121,7 @@ impl GateState {
     }
 }
 
-/// One response that its client has not taken all of.
+/// Guard of a response that is not fully delivered to its client.
 pub(crate) struct Undelivered(Arc<GateState>);
 
 impl Drop for Undelivered {
@@ -131,7 +131,7 @@ impl Drop for Undelivered {
     }
 }
 
-/// One call inside.
+/// Guard of one call in flight.
 struct DrainGuard {
     gate: Arc<GateState>,
     id: u64,
@@ -146,7 +146,7 @@ impl Drop for DrainGuard {
     }
 }
 
-/// Lets calls in while its gate is open.
+/// Admits calls while its gate is open.
 #[derive(Debug, Clone)]
 pub(crate) struct Gated<S> {
     next: S,
@@ -184,10 +184,10 @@ impl<S: Generate> Service<Call> for Gated<S> {
 }
 
 fn cut_off() -> ServiceError {
-    ServiceError::unavailable("the router shut down before the answer was complete")
+    ServiceError::unavailable("the router shut down before the response was complete")
 }
 
-/// Ends `stream` with an error when it is cut off. Costs one atomic a token, and no lock.
+/// Ends `stream` with an error when it is cut off. Costs one atomic load per token, and no lock.
 fn abortable(stream: EventStream, registration: AbortRegistration) -> EventStream {
     let mut stream = Abortable::new(stream, registration);
     stream::poll_fn(move |cx| match stream.poll_next_unpin(cx) {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_closed_gate_refuses_and_waits_for_those_inside() {
+    async fn a_closed_gate_refuses_calls_and_waits_for_those_in_flight() {
         let gate = DrainGate::default();
         let below = service_fn(|_: Call| async { Ok::<_, ServiceError>(events([Ok(token())])) });
         let service = Gated::new(below, gate.clone());
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn cutting_off_ends_streams_and_calls_that_wait() {
+    async fn cutting_off_ends_streams_and_waiting_calls() {
         let gate = DrainGate::default();
         let mut stream = endless(&gate).oneshot(call()).await.unwrap();
         assert!(stream.next().await.unwrap().is_ok());

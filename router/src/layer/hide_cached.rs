@@ -1,4 +1,4 @@
-//! Keeps from clients what the prefix cache had of their prompts, if the operator wants that.
+//! Hides from clients how much of a prompt was in the prefix cache (`--hide-cached-tokens`).
 
 use std::task::{Context, Poll};
 
@@ -9,7 +9,7 @@ use tower::Service;
 
 use crate::call::{Call, EventStream, Generate, Observe, observe};
 
-/// Takes `cached_prompt_tokens` out of what clients see, where that is `enabled`.
+/// Sets `cached_prompt_tokens` to 0 for clients if `enabled`.
 #[derive(Debug, Clone)]
 pub(crate) struct HideCached<S> {
     next: S,
@@ -64,7 +64,7 @@ mod tests {
     use crate::layer::support::{accepted, call, event, events, token};
 
     #[tokio::test]
-    async fn only_the_cached_tokens_are_hidden_and_only_if_wanted() {
+    async fn hides_only_the_cached_tokens_and_only_if_enabled() {
         let usage = Usage { prompt_tokens: 9, completion_tokens: 1, cached_prompt_tokens: 8 };
         let all = move || {
             let end = Finished { usage: Some(usage), ..Finished::default() };

@@ -1,4 +1,4 @@
-//! Finds the model that a request means.
+//! Resolves the model of a request.
 
 use std::task::{Context, Poll};
 
@@ -11,7 +11,7 @@ use crate::{
     pool::Pool,
 };
 
-/// Gives the request the full name of its model, or refuses it while nobody serves that model.
+/// Sets the full name of the request's model, or refuses the request while no worker serves that model.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelLookup<S> {
     next: S,
@@ -38,7 +38,7 @@ impl<S: Generate> Service<Call> for ModelLookup<S> {
         match fleet.model(&call.request.model) {
             Ok(model) => {
                 call.span.record("model", model.name());
-                // Looked up once a request, so nobody has set it before.
+                // Looked up once per request, so it cannot be set already.
                 let _ = call.served.set(model.name().into());
                 if call.request.model.is_empty() {
                     call.request.model = model.name().to_owned();

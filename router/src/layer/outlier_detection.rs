@@ -1,4 +1,4 @@
-//! Tells a worker's health how each call went, and how long the worker let it wait.
+//! Reports the result and the latencies of each call to its worker's health.
 
 use std::{
     pin::Pin,
@@ -19,14 +19,14 @@ use crate::{
     pool::health::AttemptPermit,
 };
 
-/// Tokens of an response that make one measurement.
+/// Tokens of a response per latency sample.
 const SAMPLE_TOKENS: u64 = 32;
-/// Fewer at its end make none: they may have come in one message.
+/// Minimum tokens of the last sample of a response: fewer may have arrived in one message.
 const MIN_SAMPLE_TOKENS: u64 = 8;
-/// What even an empty prompt takes, in tokens of one.
+/// Fixed cost of a prefill, in prompt tokens.
 const PROMPT_OVERHEAD_TOKENS: u64 = 64;
 
-/// Follows every call to its end.
+/// Observes every call to its end.
 #[derive(Debug, Clone)]
 pub(crate) struct OutlierDetection<S>(S);
 
@@ -63,7 +63,7 @@ where
                 Ok(stream) => {
                     observation.waited = sent.elapsed();
                     if let Some(permit) = &observation.permit {
-                        // The client may never come for it.
+                        // The client may never read the stream.
                         permit.is_read(false);
                     }
                     Ok(MeasuredStream { stream, waiting_since: None, observation }.boxed())
@@ -78,23 +78,23 @@ where
     }
 }
 
-/// What one call has come to so far.
+/// Measurements of one call.
 #[derive(Default)]
 struct CallObservation {
     permit: Option<AttemptPermit>,
-    /// Continuations that go on.
+    /// Number of unfinished choices.
     choices: u32,
-    /// It had to read more than the prompt.
+    /// Whether the worker had to prefill generated tokens too.
     resumed: bool,
-    /// Before the first token, then waiting_since the last measurement. Only what the worker took: while the client
-    /// does not read, nobody waits for the worker.
+    /// Time spent waiting for the worker, up to the first token or since the last sample. Time in which the client
+    /// does not read is excluded.
     waited: Duration,
-    /// The same when the worker preempted the response: until its next token, it waits for others, which says nothing
-    /// about the worker's speed.
+    /// `waited` at the time when the worker preempted the response. The wait until its next token depends on
+    /// other sequences and is excluded.
     until_preempted: Option<Duration>,
-    /// Before the first token, once it is there.
+    /// Time to first token, once it has arrived.
     first: Option<Duration>,
-    /// Since the last measurement.
+    /// Tokens since the last sample.
     tokens: u64,
 }
 
@@ -123,7 +123,7 @@ impl CallObservation {
                 }
                 self.choices = self.choices.saturating_sub(1).max(1);
                 let Some(usage) = finished.usage else { return };
-                // What a cache has need not be read again.
+                // Cached tokens are not prefilled.
                 let read = usage.prompt_tokens.saturating_sub(usage.cached_prompt_tokens);
                 let work = u32::try_from(u64::from(read) + PROMPT_OVERHEAD_TOKENS).unwrap_or(u32::MAX);
                 if let Some(permit) = &mut self.permit {
@@ -136,7 +136,7 @@ impl CallObservation {
 
     fn measure(&mut self) {
         let tokens = u32::try_from(std::mem::take(&mut self.tokens)).unwrap_or(u32::MAX);
-        // Continuations are made side by side.
+        // Choices are decoded concurrently.
         let each = std::mem::take(&mut self.waited) * self.choices / tokens.max(1);
         if let Some(permit) = &mut self.permit {
             permit.goes_well(each);
@@ -150,9 +150,10 @@ impl CallObservation {
     }
 }
 
+/// A stream that measures how long it waits for its worker.
 struct MeasuredStream {
     stream: EventStream,
-    /// The next event is asked for waiting_since then, and is not there.
+    /// Since when a poll for the next event has been pending.
     waiting_since: Option<Instant>,
     observation: CallObservation,
 }
@@ -215,7 +216,7 @@ mod tests {
         stream::iter([Ok(accepted("a", 1_000))]).chain(tokens).chain(end).boxed()
     }
 
-    /// Sends one call through the layer. The client takes `pause` for each event.
+    /// Sends one call through the layer. The client pauses for `pause` after each event.
     async fn run(
         health: &Arc<Health>,
         response: impl FnOnce() -> Result<EventStream, ServiceError> + Clone + Send + 'static,
@@ -238,16 +239,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn measures_what_the_worker_takes() {
+    async fn measures_the_latencies_of_the_worker() {
         let health = Arc::default();
         let items = run(&health, || Ok(paced(100)), Duration::ZERO).await;
         assert_eq!(items.len(), 102);
-        // 64 tokens had to be read, and each prompt counts for 64 more.
-        assert_eq!(health.snapshot(), (0, Some(FIRST / 128), Some(EACH)));
+        // 64 tokens were not cached, and each prompt counts for 64 more.
+        assert_eq!(health.told(), (0, Some(FIRST / 128), Some(EACH)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_is_slow_does_not_make_the_worker_slow() {
+    async fn a_slow_client_does_not_add_to_the_latencies() {
         let health = Arc::default();
         run(&health, || Ok(paced(100)), Duration::from_secs(1)).await;
         let (_, _, next) = health.snapshot();
@@ -255,14 +256,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_few_tokens_make_no_measurement() {
+    async fn a_few_tokens_make_no_sample() {
         let health = Arc::default();
         run(&health, || Ok(paced(MIN_SAMPLE_TOKENS as u32)), Duration::ZERO).await;
         assert_eq!(health.told(), (0, Some(FIRST / 128), None));
     }
 
     #[tokio::test]
-    async fn failures_count_wherever_they_come() {
+    async fn failures_count_before_and_within_the_stream() {
         let lost = || ServiceError::unavailable("lost");
         let health = Arc::default();
         assert_eq!(run(&health, move || Err(lost()), Duration::ZERO).await, [Err(lost())]);
@@ -271,6 +272,6 @@ mod tests {
         assert_eq!(run(&health, broken, Duration::ZERO).await.len(), 3);
         assert_eq!(health.snapshot().0, 2);
         run(&health, || Ok(paced(0)), Duration::ZERO).await;
-        assert_eq!(health.snapshot().0, 0, "a good end");
+        assert_eq!(health.told().0, 0, "a success resets the count");
     }
 }

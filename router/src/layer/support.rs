@@ -1,4 +1,4 @@
-//! What the tests of the layers stand on: a request, events, and a service that remembers its calls.
+//! Helpers for the tests of the layers: a request, events, and a service that records its calls.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -20,32 +20,32 @@ use tower::Service;
 
 use crate::call::{Call, EventStream};
 
-/// A request with nothing wrong.
+/// Returns a valid request.
 pub(crate) fn request() -> GenerateRequest {
     GenerateRequest { input: Some(Input::Prompt("once upon a time".into())), ..Default::default() }
 }
 
-/// A call of that request, without a deadline.
+/// Returns a call with that request and without a deadline.
 pub(crate) fn call() -> Call {
     Call::new(request(), Deadline::NEVER, Instant::now())
 }
 
-/// An event of the first attempt.
+/// Returns an event of the first attempt.
 pub(crate) fn event(event: Event) -> GenerateResponse {
     GenerateResponse { event: Some(event), attempt: 1, ..Default::default() }
 }
 
-/// The first event.
+/// Returns the first event of a stream.
 pub(crate) fn accepted(worker: &str, prompt_tokens: u32) -> GenerateResponse {
     event(Event::Accepted(Accepted { worker: worker.into(), prompt_tokens, ..Default::default() }))
 }
 
-/// One token.
+/// Returns an event with one token.
 pub(crate) fn token() -> GenerateResponse {
     event(Event::Token(TokenDelta { ids: vec![7], text: "x".into(), ..Default::default() }))
 }
 
-/// The last event.
+/// Returns the last event of a stream.
 pub(crate) fn finished() -> GenerateResponse {
     event(Event::Finished(Finished {
         reason: FinishReason::Stop.into(),
@@ -54,7 +54,7 @@ pub(crate) fn finished() -> GenerateResponse {
     }))
 }
 
-/// A stream of these items.
+/// Returns a stream of `items`.
 pub(crate) fn events(
     items: impl IntoIterator<Item = Result<GenerateResponse, ServiceError>>,
 ) -> EventStream {
@@ -62,7 +62,7 @@ pub(crate) fn events(
     stream::iter(items).boxed()
 }
 
-/// Answers every call with an empty stream and keeps the call.
+/// Returns an empty stream for every call, and records the call.
 #[derive(Clone, Default)]
 pub(crate) struct Recorder(Arc<Mutex<Vec<Call>>>);
 

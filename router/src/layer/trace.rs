@@ -1,4 +1,4 @@
-//! One span, one log line and one count a request, and the timings that only the outermost layer can know.
+//! One span, one log line and one metrics update per request, and the timings that only the outermost layer knows.
 
 mod request_log;
 
@@ -22,7 +22,7 @@ use crate::{
 };
 use request_log::RequestLog;
 
-/// Follows a request from its arrival to its last event.
+/// Traces a request from its arrival to its last event.
 #[derive(Debug, Clone)]
 pub(crate) struct Trace<S> {
     next: S,
@@ -50,7 +50,7 @@ impl<S: Generate> Service<Call> for Trace<S> {
         }
         let mut request_log = RequestLog::start(&mut call, &self.metrics);
         let span = call.span.clone();
-        // Made inside the span, since a layer may log before its future is polled.
+        // Called inside the span, since a layer may log before its future is polled.
         let work = span.in_scope(|| self.next.call(call)).instrument(span);
         async move {
             match work.await {
@@ -65,8 +65,8 @@ impl<S: Generate> Service<Call> for Trace<S> {
     }
 }
 
-/// Adds the router's own stages. What neither the queue here nor workers nor resumes account for is `route`:
-/// choosing, dispatch, attempts that came to nothing, and the way in between. So the stages sum to `total`.
+/// Adds the router's own stages. `route` is the time that admission, workers and resumes do not account for:
+/// worker selection, dispatch, failed attempts and the network. So the stages sum to `total`.
 fn complete(timings: &mut Timings, total: Duration) {
     let elsewhere = from_wire(timings.admission).unwrap_or_default()
         + from_wire(timings.worker_total).unwrap_or_default()
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn draws_an_id_and_keeps_a_given_one() {
+    async fn generates_an_id_unless_one_is_given() {
         let below = Recorder::default();
         drop(traced(&below).oneshot(call()).await.unwrap());
         let mut named = call();

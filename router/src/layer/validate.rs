@@ -1,4 +1,4 @@
-//! Refuses what cannot be right, headers included, and fixes what the client leaves open: seed, tenant, priority.
+//! Refuses invalid requests and headers, and sets what the client may leave out: seed, tenant and priority.
 
 use std::{
     sync::Arc,
@@ -15,7 +15,7 @@ use crate::{
     tenant::Priorities,
 };
 
-/// Passes only requests that are within every limit that needs no model.
+/// Validates requests against the limits that do not depend on the model.
 #[derive(Debug, Clone)]
 pub(crate) struct Validate<S> {
     next: S,
@@ -42,10 +42,10 @@ impl<S: Generate> Service<Call> for Validate<S> {
         match checked {
             Ok(()) => {
                 let sampling = call.request.sampling.get_or_insert_default();
-                // Drawn here, once, so that every worker that may have to answer draws the same tokens.
+                // Drawn once, so that all workers that may serve the request sample the same tokens.
                 sampling.seed.get_or_insert_with(rand::random);
                 self.priorities.limit(&call.tenant, &mut call.request);
-                // From here on the tenant is part of the request: prefixes are its own.
+                // The tenant is part of the request to the worker, whose prefix cache separates tenants.
                 let tenant = call.tenant.to_string();
                 call.request.routing = Some(Routing { tenant, ..Default::default() });
                 Either::Right(self.next.call(call))

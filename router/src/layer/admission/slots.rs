@@ -1,4 +1,4 @@
-//! The slots that all calls tenant_permit, and the wait for one.
+//! Slots of the running streams, and the queue for them.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,17 +13,17 @@ use tokio::{sync::oneshot, time::Instant};
 use super::wait_estimate::WaitEstimate;
 use crate::{RouterConfig, metrics::Metrics};
 
-/// What a call wants a slot for.
+/// A call's request for a slot.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SlotRequest<'a> {
     /// 0 is the most urgent.
     pub(super) priority: u32,
     pub(super) tenant: &'a Arc<str>,
-    /// About how many tokens it is.
+    /// Estimated tokens of the call: its cost in the queue.
     pub(super) tokens: u64,
 }
 
-/// A bounded number of slots for calls that run, and a bounded queue in front of them.
+/// A bounded number of slots for running calls, with a bounded queue in front of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Slots(Arc<Inner>);
 
@@ -36,30 +36,30 @@ struct Inner {
 
 #[derive(Debug)]
 struct SlotState {
-    /// Slots that nobody has. While there is one, nobody waits.
+    /// Number of free slots. While there is one, the queue is empty.
     free: u32,
     queue: Queue<oneshot::Sender<()>>,
     estimate: WaitEstimate,
-    /// Requests of each tenant, running and waiting, where they are limited.
+    /// Running and waiting requests of each tenant, if `--tenant-max-concurrent-streams` limits them.
     by_tenant: HashMap<Arc<str>, u32>,
 }
 
 impl SlotState {
-    /// Gives free slots to those who wait.
+    /// Grants free slots to waiting calls.
     fn grant_free(&mut self) {
         while self.free > 0
             && let Some(grant) = self.queue.pop()
         {
             self.free -= 1;
             self.estimate.slot_granted(Instant::now());
-            // Whoever stops waiting finds out that it was given a slot, and gives it back.
+            // A waiter that was dropped meanwhile releases the granted slot.
             let _ = grant.send(());
         }
     }
 
-    /// How long a request of `tenant` that granted now has to wait; `None` where it is not known, and for the
-    /// first one, which may always try: without anybody who waits, nothing new would be learned.
-    fn expected(&self, request: &SlotRequest) -> Option<Duration> {
+    /// Estimates the wait of `request`. `None` if it is unknown, and for the first request in the queue, which
+    /// may always wait: with an empty queue, the estimate would never be updated.
+    fn expected_wait(&self, request: &SlotRequest) -> Option<Duration> {
         let ahead = self.queue.ahead(request.priority, request.tenant);
         (ahead > 0).then(|| self.estimate.wait(ahead)).flatten()
     }
@@ -68,18 +68,18 @@ impl SlotState {
 impl Slots {
     pub(crate) fn new(config: &RouterConfig, metrics: Metrics) -> Self {
         let size = config.queue_size;
-        // Without a header everybody is the same tenant, and a tenant_permit of the queue would be all there is.
-        let tenant_permit = config.tenant_header.as_ref().map_or(size, |_| config.tenant_queue_size);
+        // Without a tenant header there is only one tenant, which may fill the queue.
+        let tenant_size = config.tenant_header.as_ref().map_or(size, |_| config.tenant_queue_size);
         let state = SlotState {
             free: config.max_concurrent_streams,
-            queue: Queue::new(size as usize, tenant_permit as usize),
+            queue: Queue::new(size as usize, tenant_size as usize),
             estimate: WaitEstimate::new(Instant::now()),
             by_tenant: HashMap::new(),
         };
         Self(Arc::new(Inner { state: Mutex::new(state), config: config.clone(), metrics }))
     }
 
-    /// Waits for a slot. Whoever stops waiting leaves the queue at once.
+    /// Waits for a slot. Dropping the future removes the call from the queue.
     pub(super) async fn acquire(
         &self,
         request: SlotRequest<'_>,
@@ -111,7 +111,7 @@ impl Slots {
         Slot { inner: Arc::clone(&self.0), _tenant_permit: tenant_permit }
     }
 
-    /// One more request of `tenant`, if they are limited.
+    /// Counts one more request of `tenant`, if they are limited.
     fn tenant_permit(&self, tenant: &Arc<str>) -> Result<Option<TenantPermit>, Refusal> {
         let RouterConfig { tenant_max_concurrent_streams, tenant_header, .. } = &self.0.config;
         let Some(limit) = tenant_max_concurrent_streams.filter(|_| tenant_header.is_some()) else {
@@ -132,7 +132,7 @@ impl Slots {
             state.free -= 1;
             return Ok(Acquired::Slot);
         }
-        if let Some(expected) = state.expected(request)
+        if let Some(expected) = state.expected_wait(request)
             && expected / 2 > max_wait
         {
             return Err(Refusal::EstimatedWait { expected, max_wait });
@@ -149,47 +149,48 @@ impl Slots {
         Ok(Acquired::Queued(waiter, granted))
     }
 
-    /// When one should come back that is refused now.
+    /// Returns the time after which a request that is refused now should be retried.
     pub(super) fn retry_after(&self) -> Duration {
         let state = self.0.state();
-        // Spread out: clients that were refused together must not come back together.
+        // Jitter: clients that are refused together must not retry together.
         state.estimate.retry_after(state.queue.len()).mul_f64(rand::random_range(0.5..1.5))
     }
 
     fn refused(&self, refusal: &Refusal) -> ServiceError {
         let RouterConfig { max_concurrent_streams, queue_size, tenant_queue_size, .. } =
             self.0.config;
-        let running = format!("{max_concurrent_streams} streams run (--max-concurrent-streams)");
+        let running = format!("{max_concurrent_streams} streams are running (--max-concurrent-streams)");
         let (limit, what) = match refusal {
             Refusal::Full(Full::Queue) => (
                 "queue",
-                format!("{running} and {queue_size} requests (--queue-size) wait already"),
+                format!("{running} and {queue_size} requests are waiting (--queue-size)"),
             ),
             Refusal::Full(Full::Tenant) => (
                 "tenant_queue",
                 format!(
-                    "{running} and {tenant_queue_size} requests of this tenant \
-                     (--tenant-queue-size) wait already"
+                    "{running} and {tenant_queue_size} requests of this tenant are waiting \
+                     (--tenant-queue-size)"
                 ),
             ),
             Refusal::Tenant(limit) => (
                 "tenant",
                 format!(
-                    "{limit} requests of this tenant run or wait (--tenant-max-concurrent-streams)"
+                    "{limit} requests of this tenant are running or waiting \
+                     (--tenant-max-concurrent-streams)"
                 ),
             ),
             Refusal::EstimatedWait { expected, max_wait } => (
                 "estimated_wait",
                 format!(
-                    "{running}; a slot is likely in {} ms, and this request can wait for {} ms \
-                     (the shorter of its deadline and --queue-timeout)",
+                    "{running}; the estimated wait for a slot is {} ms, and this request can wait for \
+                     {} ms (the shorter of its deadline and --queue-timeout)",
                     expected.as_millis(),
                     max_wait.as_millis()
                 ),
             ),
             Refusal::Timeout => (
                 "queue_timeout",
-                format!("{running}, and no slot came free for this one within --queue-timeout"),
+                format!("{running}, and no slot became free within --queue-timeout"),
             ),
         };
         self.0.metrics.shed(limit);
@@ -220,18 +221,18 @@ impl Inner {
     }
 }
 
-/// How a call begins.
+/// Whether a call got a slot or was queued.
 enum Acquired {
     Slot,
     Queue(Waiter, oneshot::Receiver<()>),
 }
 
-/// Why a call gets no slot.
+/// Reason why a call gets no slot.
 enum Refusal {
     Full(Full),
-    /// The tenant has as many requests here as it may.
+    /// The tenant has reached this limit on its requests.
     Tenant(u32),
-    /// Its max_wait is likely to end first: even half of what is expected is too long.
+    /// Even half of the estimated wait exceeds what the call can wait.
     EstimatedWait {
         expected: Duration,
         max_wait: Duration,
@@ -239,7 +240,7 @@ enum Refusal {
     Timeout,
 }
 
-/// A slot. Dropping it gives it to the next one.
+/// A held slot. Dropping it releases the slot to the next waiting call.
 #[derive(Debug)]
 pub(super) struct Slot {
     inner: Arc<Inner>,
@@ -252,7 +253,7 @@ impl Drop for Slot {
     }
 }
 
-/// One of the requests that a tenant may have here.
+/// One counted request of a tenant. Dropping it uncounts the request.
 #[derive(Debug)]
 struct TenantPermit {
     inner: Arc<Inner>,
@@ -271,12 +272,12 @@ impl Drop for TenantPermit {
     }
 }
 
-/// A call that waits. Dropping it takes it out of the queue.
+/// A waiting call. Dropping it removes it from the queue.
 struct Waiter {
     inner: Arc<Inner>,
     tenant: Arc<str>,
     ticket: Ticket,
-    /// The slot that it was given is somebody else's business now.
+    /// Whether the call has taken its slot, so that dropping the waiter must not release it.
     granted: bool,
 }
 
@@ -284,7 +285,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         let still_waits = self.inner.state().queue.remove(&self.tenant, self.ticket);
         if !still_waits && !self.granted {
-            // Its grant came in the very moment in which it left.
+            // The slot was granted while the call was leaving.
             self.inner.release();
         }
     }

@@ -1,4 +1,4 @@
-//! What one request has come to, told when it is over: to the log, to its trace and to the metrics.
+//! Result of one request, written to the log, its trace and the metrics when the request is over.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -27,7 +27,7 @@ use crate::{
     metrics::{GaugeGuard, RequestSummary, Metrics, OK},
 };
 
-/// Written down when it is dropped, so that a client that goes away at any moment leaves its line too.
+/// Collects the result of a request. Written on drop, so that a request that its client cancels is logged too.
 pub(super) struct RequestLog {
     arrived: Instant,
     log: Span,
@@ -39,17 +39,17 @@ pub(super) struct RequestLog {
     prompt_tokens: u32,
     tokens: usize,
     first_token: Option<Duration>,
-    /// Of the last event.
+    /// Finish reason of the last event.
     reason: Option<FinishReason>,
     usage: Option<Usage>,
     timings: Option<Timings>,
-    /// In words, and as a gRPC status.
+    /// Result as a label, and as a gRPC status code.
     outcome: &'static str,
     code: &'static str,
 }
 
 impl RequestLog {
-    /// Begins with a call, and gives the call its spans.
+    /// Starts the log of `call`, and sets the call's spans.
     pub(super) fn start(call: &mut Call, metrics: &Metrics) -> Self {
         let id = loggable_id(&call.request.request_id);
         let operation = operation(&call.request);
@@ -83,13 +83,13 @@ impl RequestLog {
             reason: None,
             usage: None,
             timings: None,
-            // Unless something else happens first.
+            // Result of a log that is dropped before the stream ends.
             outcome: ServiceError::Cancelled.reason(),
             code: ServiceError::Cancelled.code_name(),
         }
     }
 
-    /// The request was refused before anybody accepted it.
+    /// Records that the request failed before a worker accepted it.
     pub(super) fn refused(&mut self, error: &ServiceError) {
         self.metrics.rejected(error);
         self.failed(error);
@@ -171,7 +171,7 @@ impl Observe for RequestLog {
     fn failed(&mut self, error: &ServiceError) {
         self.outcome = error.reason();
         self.code = error.code_name();
-        // Debug quotes what a client or a worker wrote, so that it cannot forge a line.
+        // Debug escapes text of clients and workers, so that it cannot forge a log line.
         self.log.record("error", tracing::field::debug(error.to_string()));
         if self.trace.is_recording() {
             self.trace.set(attribute::ERROR_TYPE, error.reason());
@@ -206,7 +206,7 @@ impl Drop for RequestLog {
     }
 }
 
-/// The request in the log. Everything that is not known yet is recorded later, by whoever knows it.
+/// Creates the log span of a request. Empty fields are recorded later, by the layer that knows them.
 fn log_span(request_id: &str) -> Span {
     info_span!(
         "generate",
@@ -227,7 +227,7 @@ fn log_span(request_id: &str) -> Span {
     )
 }
 
-/// An id as logs and traces show it. They come before validation: one that will be refused is not loggable_id.
+/// Returns the id for logs and traces. They run before validation, so an invalid id is replaced.
 fn loggable_id(request_id: &str) -> &str {
     let valid = request_id.len() <= MAX_REQUEST_ID;
     let valid = valid && request_id.bytes().all(|b| b.is_ascii_graphic());

@@ -38,7 +38,7 @@ fn what(error: Option<ServiceError>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_tenant_fills_its_share_and_no_more() {
+async fn a_tenant_fills_only_its_share_of_the_queue() {
     let slots = slots(1, 4);
     let _running = acquire(&slots, "a").await.unwrap();
     let mut waiting: Vec<_> = (0..2).map(|_| acquire(&slots, "a").boxed()).collect();
@@ -46,17 +46,18 @@ async fn one_tenant_fills_its_share_and_no_more() {
         assert!(futures::poll!(waiter).is_pending());
     }
     let refused = what(acquire(&slots, "a").await.err());
-    assert!(refused.contains("2 requests of this tenant (--tenant-queue-size)"), "{refused}");
+    let limit = "2 requests of this tenant are waiting (--tenant-queue-size)";
+    assert!(refused.contains(limit), "{refused}");
     waiting.extend((0..2).map(|_| acquire(&slots, "b").boxed()));
     for waiter in &mut waiting[2..] {
         assert!(futures::poll!(waiter).is_pending());
     }
     let refused = what(acquire(&slots, "c").await.err());
-    assert!(refused.contains("4 requests (--queue-size)"), "{refused}");
+    assert!(refused.contains("4 requests are waiting (--queue-size)"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_that_comes_in_the_moment_of_leaving_goes_to_the_next() {
+async fn a_slot_granted_to_a_leaving_call_goes_to_the_next_one() {
     let slots = slots(1, 4);
     let running = acquire(&slots, "a").await.unwrap();
     let mut leaves = acquire(&slots, "a").boxed();
@@ -64,7 +65,7 @@ async fn a_place_that_comes_in_the_moment_of_leaving_goes_to_the_next() {
     assert!(futures::poll!(&mut leaves).is_pending());
     assert!(futures::poll!(&mut stays).is_pending());
     drop(running);
-    // It has its grant, and never looks.
+    // Its slot is granted, but the future is dropped without being polled.
     drop(leaves);
     let slot = stays.await.unwrap();
     assert_eq!(slots.free_and_waiting(), (0, 0));
@@ -73,7 +74,7 @@ async fn a_place_that_comes_in_the_moment_of_leaving_goes_to_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_cannot_be_served_in_time_is_told_at_once() {
+async fn a_call_whose_estimated_wait_is_too_long_is_refused_immediately() {
     let slots = slots(1, 100);
     let mut running = acquire(&slots, "a").await.unwrap();
     let mut waiting: Vec<_> = (0..30).map(|_| acquire(&slots, "a").boxed()).collect();
@@ -85,20 +86,20 @@ async fn whoever_cannot_be_served_in_time_is_told_at_once() {
         drop(running);
         running = waiting.remove(0).await.unwrap();
     }
-    // Twenty wait, half a second each.
+    // Twenty calls wait, half a second each.
     let start = Instant::now();
     let hurried = Deadline::after(Duration::from_secs(4));
     let refused = acquire_by(&slots, "a", hurried).await.err();
     let Some(ServiceError::Overloaded { what, retry_after }) = refused else {
         panic!("{refused:?}")
     };
-    assert!(what.contains("likely in 10500 ms") && what.contains("for 4000 ms"), "{what}");
+    assert!(what.contains("is 10500 ms") && what.contains("for 4000 ms"), "{what}");
     assert!(retry_after >= Duration::from_secs(5), "{retry_after:?}");
     assert_eq!(start.elapsed(), Duration::ZERO);
-    // Another tenant is next but one, so it may hope.
+    // A call of another tenant is second in the queue, so it may wait.
     let mut other = acquire_by(&slots, "b", hurried).boxed();
     assert!(futures::poll!(&mut other).is_pending());
-    // And so may the same one with something more urgent, which is next.
+    // A more urgent call of the same tenant is first in the queue.
     let (tenant, priority) = (named("a"), 0);
     let urgent = SlotRequest { priority, tenant: &tenant, tokens: 100 };
     let mut urgent = slots.acquire(urgent, hurried).boxed();
@@ -108,14 +109,14 @@ async fn whoever_cannot_be_served_in_time_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_place_is_lost_in_a_storm_of_cancels() {
+async fn no_slot_leaks_when_many_calls_are_cancelled() {
     let slots = slots(3, 64);
     let calls = (0..2_000_u32).map(|i| {
         let slots = slots.clone();
         tokio::spawn(async move {
             let tenant = (i % 5).to_string();
             let mut taking = acquire(&slots, &tenant).boxed();
-            // Leaves after a while, wherever it is by then: in the queue, in its slot, or in between.
+            // Dropped after a random time: in the queue, with a slot, or in between.
             let mut slot = None;
             for _ in 0..rand::random_range(0..20) {
                 if slot.is_none()
