@@ -85,8 +85,14 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
         .await
         .map_err(|status| attempt.failed(reader.read(&status)))?;
 
-    let mut events =
-        WorkerStream { messages, reader, number: call.attempt, attempt, complete: false, first: None };
+    let mut events = WorkerStream {
+        messages,
+        reader,
+        number: call.attempt,
+        attempt,
+        complete: false,
+        first: None,
+    };
     match events.next().await {
         Some(first) => events.first = Some(first?),
         None => return Ok(stream::empty().boxed()),
@@ -177,7 +183,11 @@ impl Stream for WorkerStream {
 
 /// Converts a status of `worker` to an error. A status with a source comes from the local transport, not from
 /// the worker.
-pub(crate) fn error_from_status(worker: &WorkerId, deadline: Deadline, status: &Status) -> ServiceError {
+pub(crate) fn error_from_status(
+    worker: &WorkerId,
+    deadline: Deadline,
+    status: &Status,
+) -> ServiceError {
     let source = status.source();
     let causes = || std::iter::successors(source, |&error| error.source());
     // tonic enforces the deadline at both ends of the connection too, rounded down and with CANCELLED.

@@ -43,8 +43,6 @@ impl Default for BalancingConfig {
 fn factor(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(factor) if (1.0..=1e6).contains(&factor) => Ok(factor),
-        _ => {
-            Err("expected a number from 1 (minimum affinity) to 1000000, for example 3".into())
-        }
+        _ => Err("expected a number from 1 (minimum affinity) to 1000000, for example 3".into()),
     }
 }

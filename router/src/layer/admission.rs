@@ -1,7 +1,7 @@
 //! A bounded number of running streams, and a bounded and fair queue in front of them.
 
-mod wait_estimate;
 mod slots;
+mod wait_estimate;
 
 use std::{
     task::{Context, Poll},
@@ -23,7 +23,7 @@ use crate::{
     policy::{ModelStats, RequestCost},
 };
 pub(crate) use slots::Slots;
-use slots::{SlotRequest, Slot};
+use slots::{Slot, SlotRequest};
 
 /// Admits a call once it has a slot, and holds the slot until the stream ends.
 #[derive(Debug, Clone)]

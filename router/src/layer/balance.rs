@@ -252,7 +252,9 @@ mod tests {
         balance: &Balance<crate::endpoint::Endpoint>,
         request: GenerateRequest,
     ) -> Result<Dispatched, ServiceError> {
-        balance.reserve(&Call { request: request.into(), ..call() }).map(|(dispatched, _)| dispatched)
+        balance
+            .reserve(&Call { request: request.into(), ..call() })
+            .map(|(dispatched, _)| dispatched)
     }
 
     fn tokens_event(tokens: usize) -> GenerateResponse {

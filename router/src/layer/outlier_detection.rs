@@ -58,7 +58,8 @@ where
         let endpoint = self.0.clone();
         async move {
             let sent = Instant::now();
-            let mut observation = CallObservation { permit, choices, resumed, ..CallObservation::default() };
+            let mut observation =
+                CallObservation { permit, choices, resumed, ..CallObservation::default() };
             match endpoint.oneshot(dispatch).await {
                 Ok(stream) => {
                     observation.waited = sent.elapsed();
@@ -125,7 +126,8 @@ impl CallObservation {
                 let Some(usage) = finished.usage else { return };
                 // Cached tokens are not prefilled.
                 let read = usage.prompt_tokens.saturating_sub(usage.cached_prompt_tokens);
-                let work = u32::try_from(u64::from(read) + PROMPT_OVERHEAD_TOKENS).unwrap_or(u32::MAX);
+                let work =
+                    u32::try_from(u64::from(read) + PROMPT_OVERHEAD_TOKENS).unwrap_or(u32::MAX);
                 if let Some(permit) = &mut self.permit {
                     permit.ended(self.first.filter(|_| !self.resumed).map(|first| first / work));
                 }

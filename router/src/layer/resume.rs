@@ -1,14 +1,14 @@
 //! Another worker, whenever one is lost: before the first token by asking again, after it by going on exactly
 //! where the response stood.
 
-mod response_stream;
 mod attempts;
-mod retry_budget;
 mod config;
 mod hedge;
 mod lost_time;
 mod quarantine;
+mod response_stream;
 mod resume_state;
+mod retry_budget;
 mod watchdog;
 
 use std::{
@@ -28,11 +28,11 @@ use crate::{
     metrics::Metrics,
     pool::Pool,
 };
-use response_stream::ResponseStream;
 use attempts::RetryableCall;
-use retry_budget::RetryBudget;
 pub use config::ResumeConfig;
 use quarantine::Quarantine;
+use response_stream::ResponseStream;
+use retry_budget::RetryBudget;
 use watchdog::StallTimeouts;
 
 /// What a stream is made of.
@@ -44,7 +44,7 @@ pub(crate) struct ResumeContext {
     config: ResumeConfig,
     stall_timeouts: StallTimeouts,
     pool: Pool,
-    retry_budget: Budget,
+    retry_budget: RetryBudget,
     /// For the tokens of started answers.
     memory: memory::Budget,
     /// Content that makes engines panic.
@@ -56,9 +56,12 @@ impl ResumeContext {
     pub(crate) fn new(config: &ResumeConfig, pool: &Pool, metrics: &Metrics) -> Arc<Self> {
         Arc::new(Self {
             config: config.clone(),
-            stall_timeouts: StallTimeouts { stalled_worker: config.stall_detection_time(), token: config.token_timeout },
+            stall_timeouts: StallTimeouts {
+                stalled_worker: config.stall_detection_time(),
+                token: config.token_timeout,
+            },
             pool: pool.clone(),
-            retry_budget: Budget::default(),
+            retry_budget: RetryBudget::default(),
             memory: memory::Budget::new(config.resume_memory.as_u64()),
             quarantine: Quarantine::default(),
             metrics: metrics.clone(),
@@ -95,10 +98,10 @@ impl<S: Generate> Service<Call> for Resume<S> {
         }
         self.context.retry_budget.deposit();
         let (next, context) = (self.next.clone(), Arc::clone(&self.context));
-        let attempts = RetryableCall { next, context, call, max_tokens: 0 };
+        let retryable = RetryableCall { next, context, call, max_tokens: 0 };
         async move {
-            let first = attempts.first_accepted().await?;
-            let response = Box::new(ResponseStream::new(attempts, first));
+            let first = retryable.first_accepted().await?;
+            let response = Box::new(ResponseStream::new(retryable, first));
             Ok(ClientStream::Streaming(response).boxed())
         }
         .boxed()
@@ -126,13 +129,14 @@ impl<S: Generate> Stream for ClientStream<S> {
                 Self::Done => return Poll::Ready(None),
                 Self::Streaming(response) => match ready!(response.poll_event(cx)) {
                     Some(Ok(mut event)) => {
-                        if response.keep(&mut event) {
+                        if response.record(&mut event) {
                             return Poll::Ready(Some(Ok(event)));
                         }
                     }
                     // After the last event the client has all of it, whatever becomes of the worker.
                     Some(Err(error)) if !response.complete => {
-                        if let Self::Streaming(mut response) = mem::replace(&mut *self, Self::Done) {
+                        if let Self::Streaming(mut response) = mem::replace(&mut *self, Self::Done)
+                        {
                             let resuming = async move {
                                 let result = response.resume(error).await;
                                 (response, result)

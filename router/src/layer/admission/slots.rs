@@ -87,7 +87,8 @@ impl Slots {
     ) -> Result<Slot, ServiceError> {
         let limit = self.0.config.queue_timeout;
         let max_wait = deadline.remaining().map_or(limit, |left| left.min(limit));
-        let tenant_permit = self.tenant_permit(request.tenant).map_err(|refusal| self.refused(&refusal))?;
+        let tenant_permit =
+            self.tenant_permit(request.tenant).map_err(|refusal| self.refused(&refusal))?;
         let (mut waiter, grant) = match self.enter(&request, max_wait) {
             Ok(Acquired::Slot) => return Ok(self.slot(tenant_permit)),
             Ok(Acquired::Queued(waiter, grant)) => (waiter, grant),
@@ -159,12 +160,12 @@ impl Slots {
     fn refused(&self, refusal: &Refusal) -> ServiceError {
         let RouterConfig { max_concurrent_streams, queue_size, tenant_queue_size, .. } =
             self.0.config;
-        let running = format!("{max_concurrent_streams} streams are running (--max-concurrent-streams)");
+        let running =
+            format!("{max_concurrent_streams} streams are running (--max-concurrent-streams)");
         let (limit, what) = match refusal {
-            Refusal::Full(Full::Queue) => (
-                "queue",
-                format!("{running} and {queue_size} requests are waiting (--queue-size)"),
-            ),
+            Refusal::Full(Full::Queue) => {
+                ("queue", format!("{running} and {queue_size} requests are waiting (--queue-size)"))
+            }
             Refusal::Full(Full::Tenant) => (
                 "tenant_queue",
                 format!(

@@ -24,7 +24,7 @@ use crate::{
     pool::worker::Worker,
 };
 
-/// A call that can be made again.
+/// A call that can be attempts again.
 pub(super) struct RetryableCall<S> {
     pub(super) next: S,
     pub(super) context: Arc<ResumeContext>,
@@ -38,9 +38,9 @@ pub(super) struct AttemptStream {
     stream: EventStream,
     pub(super) selected: SelectedWorker,
     watchdog: Watchdog,
-    pub(super) seen: AttemptTimes,
+    pub(super) times: AttemptTimes,
     /// The next event is awaited. A client that does not read keeps no worker waiting.
-    waits: bool,
+    is_waiting: bool,
     /// The worker has said that a sequence waits for KV blocks, and no token has come since.
     preempted: bool,
 }
@@ -57,23 +57,23 @@ impl AttemptStream {
                 // For this router alone.
                 Some(Ok(Some(Event::Preempted(_)))) => self.preempted = true,
                 Some(Ok(Some(Event::Token(_)))) => {
-                    (self.preempted, self.waits) = (false, false);
+                    (self.preempted, self.is_waiting) = (false, false);
                     return Poll::Ready(item);
                 }
                 _ => {
-                    self.waits = false;
+                    self.is_waiting = false;
                     return Poll::Ready(item);
                 }
             }
         }
-        if !self.waits {
-            self.waits = true;
-            self.seen.last = Instant::now();
+        if !self.is_waiting {
+            self.is_waiting = true;
+            self.times.last = Instant::now();
         }
         let Some(worker) = self.selected.get() else { return Poll::Pending };
         let waits = WaitState {
-            since: self.seen.last,
-            has_tokens: self.seen.first_token.is_some(),
+            since: self.times.last,
+            has_tokens: self.times.first_token.is_some(),
             preempted: self.preempted,
         };
         let stalled = self.watchdog.poll(cx, worker, waits, |w| has_replacement(w, self.preempted));
@@ -84,27 +84,29 @@ impl AttemptStream {
 impl<S: Generate> RetryableCall<S> {
     /// Tries until a worker accepts. Nothing is promised to the client yet.
     pub(super) async fn first_accepted(&self) -> Result<AttemptStream, ServiceError> {
-        let mut made = 0;
+        let mut attempts = 0;
         let mut room = None;
         let mut busy = None;
         loop {
-            let last = made + 1 == self.context.config.retry_attempts;
+            let last = attempts + 1 == self.context.config.retry_attempts;
             let call = Call { room, ..self.call.next_attempt() };
             let selected = call.selected.clone();
             let error = match self.attempt(call, !last).await {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
-            made += 1;
+            attempts += 1;
             self.check_panics(&error)?;
             let larger = selected.get().and_then(|worker| self.larger_capacity(&error, worker));
             room = larger.or(room);
             // Where no worker would do, none will in this moment.
             let again = selected.get().is_some()
                 && (error.is_retryable_elsewhere() || larger.is_some())
-                && made < self.context.config.retry_attempts
+                && attempts < self.context.config.retry_attempts
                 && !self.call.deadline.is_over()
-                && (error.is_free_elsewhere() || larger.is_some() || self.context.budget.withdraw());
+                && (error.is_free_elsewhere()
+                    || larger.is_some()
+                    || self.context.retry_budget.withdraw());
             if !again {
                 // A worker that would do is busy: that is worth another try later.
                 return Err(match error {
@@ -122,27 +124,33 @@ impl<S: Generate> RetryableCall<S> {
         }
     }
 
-    /// Calls a worker, and waits until it accepts. Leaves it before that only if it `may_leave`.
-    pub(super) async fn attempt(&self, call: Call, may_leave: bool) -> Result<AttemptStream, ServiceError> {
-        let seen = AttemptTimes::new();
+    /// Calls a worker, and waits until it accepts. Leaves it before that only if it `may_abandon`.
+    pub(super) async fn attempt(
+        &self,
+        call: Call,
+        may_abandon: bool,
+    ) -> Result<AttemptStream, ServiceError> {
+        let times = AttemptTimes::new();
         let selected = call.selected.clone();
-        let mut watchdog = Watchdog::new(self.context.patience);
+        let mut watchdog = Watchdog::new(self.context.stall_timeouts);
         let mut accepted = Box::pin(self.next.clone().oneshot(call));
         let stream = poll_fn(|cx| match accepted.poll_unpin(cx) {
             Poll::Pending => {
                 let Some(worker) = selected.get() else { return Poll::Pending };
-                let leaves = |worker: &Worker| may_leave && self.has_replacement(worker, 0);
-                let waits = WaitState { since: seen.began, has_tokens: false, preempted: false };
+                let leaves = |worker: &Worker| may_abandon && self.has_replacement(worker, 0);
+                let waits = WaitState { since: times.began, has_tokens: false, preempted: false };
                 watchdog.poll(cx, worker, waits, leaves).map(Err)
             }
             ready => ready,
         });
         let stream = stream.await?;
-        Ok(AttemptStream { stream, selected, watchdog, seen, waits: false, preempted: false })
+        Ok(AttemptStream { stream, selected, watchdog, times, is_waiting: false, preempted: false })
     }
 
     /// The same, by itself.
-    pub(super) fn attempt_detached(&self) -> BoxFuture<'static, Result<AttemptStream, ServiceError>> {
+    pub(super) fn attempt_detached(
+        &self,
+    ) -> BoxFuture<'static, Result<AttemptStream, ServiceError>> {
         let (next, context) = (self.next.clone(), Arc::clone(&self.context));
         let mut call = self.call.clone();
         if self.max_tokens > 0 {
@@ -150,8 +158,8 @@ impl<S: Generate> RetryableCall<S> {
             let stopping = call.request.stopping.get_or_insert_default();
             stopping.max_tokens = Some(self.max_tokens);
         }
-        let attempts = Self { next, context, call, max_tokens: self.max_tokens };
-        async move { attempts.attempt(attempts.call.next_attempt(), true).await }.boxed()
+        let retryable = Self { next, context, call, max_tokens: self.max_tokens };
+        async move { retryable.attempt(retryable.call.next_attempt(), true).await }.boxed()
     }
 
     /// Whether somebody else could do it better: nobody is asked who is left alone.
@@ -186,10 +194,11 @@ impl<S: Generate> RetryableCall<S> {
                 Some(u64::from(*needed))
             }
             ServiceError::Invalid(_) => {
-                let (model, context) = (self.call.request.model.as_str(), worker.context());
+                let (model, context_length) = (self.call.request.model.as_str(), worker.context());
                 let fleet = self.context.pool.fleet();
-                let longer = fleet.others(model, worker).any(|other| other.context() > context);
-                longer.then(|| context.saturating_add(1))
+                let longer =
+                    fleet.others(model, worker).any(|other| other.context() > context_length);
+                longer.then(|| context_length.saturating_add(1))
             }
             _ => None,
         }
@@ -197,7 +206,7 @@ impl<S: Generate> RetryableCall<S> {
 
     /// Ends a request with which two engine steps have panicked, and refuses its content from now on.
     pub(super) fn check_panics(&self, error: &ServiceError) -> Result<(), ServiceError> {
-        if self.call.panics.count() < quarantine::STEPS {
+        if self.call.panics.count() < quarantine::PANIC_LIMIT {
             return Ok(());
         }
         let refused = self.context.quarantine.add(&self.call.request, &error.to_string());

@@ -28,7 +28,7 @@ pub(super) enum Hedge {
     Sent(BoxFuture<'static, Result<AttemptStream, ServiceError>>),
     /// It was accepted, and has no token yet.
     Accepted(Box<AttemptStream>, Option<GenerateResponse>),
-    /// It was faster: its hello has been said, and this is its first token.
+    /// It was faster: its accepted has been said, and this is its first token.
     Won(GenerateResponse),
 }
 
@@ -39,7 +39,7 @@ impl Hedge {
     }
 
     /// The first token of a second attempt that has just taken the place of the first.
-    pub(super) fn won(&mut self) -> Option<GenerateResponse> {
+    pub(super) fn take_first_token(&mut self) -> Option<GenerateResponse> {
         // Asked for every event: nothing is moved unless there is one.
         if !matches!(self, Self::Won(_)) {
             return None;
@@ -55,7 +55,7 @@ impl Hedge {
     pub(super) fn race<S: Generate>(
         &mut self,
         cx: &mut Context<'_>,
-        attempts: &RetryableCall<S>,
+        retryable: &RetryableCall<S>,
         current: &mut AttemptStream,
         first: Poll<Option<Item>>,
     ) -> Poll<Option<Item>> {
@@ -63,10 +63,10 @@ impl Hedge {
             return first;
         }
         match &first {
-            Poll::Ready(Some(Ok(event))) if is_hello(event) => return first,
+            Poll::Ready(Some(Ok(event))) if is_accepted(event) => return first,
             Poll::Ready(Some(Ok(_)) | None) => {
                 if !matches!(self, Self::Later(_)) {
-                    attempts.context.metrics.hedged("first");
+                    retryable.context.metrics.hedged("first");
                 }
                 *self = Self::Off;
                 return first;
@@ -75,13 +75,13 @@ impl Hedge {
             Poll::Ready(Some(Err(_))) => return self.fail_over(current).unwrap_or(first),
             Poll::Pending => {}
         }
-        self.advance(cx, attempts, current)
+        self.advance(cx, retryable, current)
     }
 
     fn advance<S: Generate>(
         &mut self,
         cx: &mut Context<'_>,
-        attempts: &RetryableCall<S>,
+        retryable: &RetryableCall<S>,
         current: &mut AttemptStream,
     ) -> Poll<Option<Item>> {
         loop {
@@ -89,9 +89,10 @@ impl Hedge {
                 Self::Off | Self::Won(_) => return Poll::Pending,
                 Self::Later(timer) => {
                     ready!(timer.poll_unpin(cx));
-                    let worth = current.selected.get().is_some_and(|w| attempts.has_hedge_worker(w));
-                    *self = if worth && attempts.context.budget.withdraw() {
-                        Self::Sent(attempts.attempt_detached())
+                    let has_worker =
+                        current.selected.get().is_some_and(|w| retryable.has_hedge_worker(w));
+                    *self = if has_worker && retryable.context.retry_budget.withdraw() {
+                        Self::Sent(retryable.attempt_detached())
                     } else {
                         Self::Off
                     };
@@ -102,18 +103,21 @@ impl Hedge {
                         Err(_) => Self::Off,
                     };
                 }
-                Self::Accepted(second, hello) => {
-                    let event = second.poll_event(cx, |worker, _| attempts.has_replacement(worker, 0));
+                Self::Accepted(second, accepted) => {
+                    let event =
+                        second.poll_event(cx, |worker, _| retryable.has_replacement(worker, 0));
                     match ready!(event) {
-                        Some(Ok(event)) if is_hello(&event) => *hello = Some(event),
+                        Some(Ok(event)) if is_accepted(&event) => *accepted = Some(event),
                         Some(Ok(event)) => {
-                            attempts.context.metrics.hedged("second");
-                            let hello = hello.take();
+                            retryable.context.metrics.hedged("second");
+                            let accepted = accepted.take();
                             self.swap(current);
                             // The client hears who answers, and then the answer.
-                            let Some(hello) = hello else { return Poll::Ready(Some(Ok(event))) };
+                            let Some(accepted) = accepted else {
+                                return Poll::Ready(Some(Ok(event)));
+                            };
                             *self = Self::Won(event);
-                            return Poll::Ready(Some(Ok(hello)));
+                            return Poll::Ready(Some(Ok(accepted)));
                         }
                         Some(Err(_)) | None => *self = Self::Off,
                     }
@@ -124,13 +128,13 @@ impl Hedge {
 
     /// The first attempt has failed: the second one goes on, if it was accepted.
     fn fail_over(&mut self, current: &mut AttemptStream) -> Option<Poll<Option<Item>>> {
-        let hello = match self {
-            Self::Accepted(_, hello) => hello.take(),
+        let accepted = match self {
+            Self::Accepted(_, accepted) => accepted.take(),
             _ => None,
         };
-        let hello = hello?;
+        let accepted = accepted?;
         self.swap(current);
-        Some(Poll::Ready(Some(Ok(hello))))
+        Some(Poll::Ready(Some(Ok(accepted))))
     }
 
     /// The second attempt takes the place of the first, which is dropped.
@@ -141,6 +145,6 @@ impl Hedge {
     }
 }
 
-fn is_hello(event: &GenerateResponse) -> bool {
+fn is_accepted(event: &GenerateResponse) -> bool {
     matches!(event.event, Some(Event::Accepted(_)))
 }

@@ -42,17 +42,17 @@ pub(super) struct LostTime {
 
 impl LostTime {
     /// An attempt was lost at `end`.
-    pub(super) fn lost(&mut self, seen: &AttemptTimes, end: Instant) {
-        let first = seen.first_token.unwrap_or(end);
-        self.prefill += first.saturating_duration_since(seen.began);
+    pub(super) fn add_attempt(&mut self, times: &AttemptTimes, end: Instant) {
+        let first = times.first_token.unwrap_or(end);
+        self.prefill += first.saturating_duration_since(times.began);
         self.decode += end.saturating_duration_since(first);
-        if seen.first_token.is_some() {
-            self.time_to_first_token.get_or_insert(first.saturating_duration_since(seen.began));
+        if times.first_token.is_some() {
+            self.time_to_first_token.get_or_insert(first.saturating_duration_since(times.began));
         }
     }
 
     /// Another worker has taken over, that long after the last one was lost.
-    pub(super) fn taken_over(&mut self, after: Duration) {
+    pub(super) fn add_resume(&mut self, after: Duration) {
         self.resumes += 1;
         self.resume += after;
     }
@@ -90,10 +90,10 @@ mod tests {
     #[test]
     fn stages_of_lost_attempts_are_added() {
         let began = Instant::now();
-        let seen = AttemptTimes { began, first_token: Some(began + ms(30)), last: began + ms(90) };
+        let times = AttemptTimes { began, first_token: Some(began + ms(30)), last: began + ms(90) };
         let mut lost_time = LostTime::default();
-        lost_time.lost(&seen, began + ms(100));
-        lost_time.taken_over(ms(7));
+        lost_time.add_attempt(&times, began + ms(100));
+        lost_time.add_resume(ms(7));
         let mut timings = Timings {
             prefill: to_wire(ms(5)),
             decode: to_wire(ms(50)),

@@ -14,11 +14,11 @@ use stoker_shared::ServiceError;
 use tokio::time::Instant;
 
 /// Engine steps that panic with a request until the request is taken for the reason.
-pub(super) const STEPS: u32 = 2;
+pub(super) const PANIC_LIMIT: u32 = 2;
 /// Content is refused for this long.
-const TIME: Duration = Duration::from_secs(600);
+const QUARANTINE_TIME: Duration = Duration::from_secs(600);
 /// Contents that are remembered, at most; the one that was added first is forgotten first.
-const MOST: usize = 1_024;
+const MAX_ENTRIES: usize = 1_024;
 
 /// Contents that are refused, by hash, and until when.
 #[derive(Debug, Default)]
@@ -34,16 +34,16 @@ impl Quarantine {
         let (key, now) = (self.key(request), Instant::now());
         let mut until = self.until();
         until.retain(|_, until| *until > now);
-        if until.len() >= MOST
+        if until.len() >= MAX_ENTRIES
             && let Some(oldest) = until.iter().min_by_key(|(_, until)| **until).map(|(key, _)| *key)
         {
             until.remove(&oldest);
         }
-        until.insert(key, now + TIME);
+        until.insert(key, now + QUARANTINE_TIME);
         ServiceError::Quarantined(format!(
-            "this request was part of {STEPS} engine steps that panicked; its content is refused for {} minutes \
+            "this request was part of {PANIC_LIMIT} engine steps that panicked; its content is refused for {} minutes \
              ({cause})",
-            TIME.as_secs() / 60
+            QUARANTINE_TIME.as_secs() / 60
         ))
     }
 
@@ -55,7 +55,7 @@ impl Quarantine {
         let (key, now) = (self.key(request), Instant::now());
         match self.until().get(&key) {
             Some(until) if *until > now => Err(ServiceError::Quarantined(format!(
-                "requests with this content made the engines of {STEPS} workers panic; it is refused for another {} s",
+                "requests with this content made the engines of {PANIC_LIMIT} workers panic; it is refused for another {} s",
                 until.saturating_duration_since(now).as_secs() + 1
             ))),
             _ => Ok(()),
@@ -115,19 +115,19 @@ mod tests {
         assert!(matches!(again, Err(ServiceError::Quarantined(_))), "{again:?}");
         assert_eq!(quarantine.check(&request("good", 1, &bias)), Ok(()));
         assert_eq!(quarantine.check(&request("bad", 1, &bias[1..])), Ok(()), "other content");
-        tokio::time::advance(TIME).await;
+        tokio::time::advance(QUARANTINE_TIME).await;
         assert_eq!(quarantine.check(&request("bad", 1, &bias)), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_stays_small() {
         let quarantine = Quarantine::default();
-        for n in 0..MOST + 10 {
+        for n in 0..MAX_ENTRIES + 10 {
             let _ = quarantine.add(&request(&n.to_string(), 1, &[]), "");
             tokio::time::advance(Duration::from_millis(1)).await;
         }
-        assert_eq!(quarantine.until().len(), MOST);
+        assert_eq!(quarantine.until().len(), MAX_ENTRIES);
         assert_eq!(quarantine.check(&request("0", 1, &[])), Ok(()));
-        assert!(quarantine.check(&request(&MOST.to_string(), 1, &[])).is_err());
+        assert!(quarantine.check(&request(&MAX_ENTRIES.to_string(), 1, &[])).is_err());
     }
 }

@@ -18,71 +18,72 @@ use super::{
     lost_time::LostTime,
     resume_state::ResumeState,
 };
-use crate::call::{Generate, num_choices, last_timings};
+use crate::call::{Generate, last_timings, num_choices};
 
 /// Before another worker is looked for, where the last one brought nothing.
-const PAUSE: Duration = Duration::from_millis(20);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Between two looks for a worker. A look at workers that are known to be full sends nothing.
-const LOOK_AGAIN: Duration = Duration::from_millis(80);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(80);
 /// When a client whose answer was cut off should come back.
-const COME_BACK: Duration = Duration::from_secs(1);
+const INTERRUPTED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// An answer on its way to the client, from whichever worker.
 pub(super) struct ResponseStream<S> {
-    attempts: RetryableCall<S>,
+    retryable: RetryableCall<S>,
     /// `None` once it has failed.
     current: Option<AttemptStream>,
     hedge: Hedge,
     state: ResumeState,
     lost_time: LostTime,
     /// Workers that were lost; those that drained do not count.
-    losses: u32,
+    failures: u32,
     /// The last event is out.
     pub(super) complete: bool,
 }
 
 impl<S: Generate> ResponseStream<S> {
-    pub(super) fn new(attempts: RetryableCall<S>, first: AttemptStream) -> Self {
-        let state = ResumeState::new(num_choices(&attempts.call.request), &attempts.context.memory);
-        let hedge = Hedge::new(attempts.context.config.hedge_after);
+    pub(super) fn new(retryable: RetryableCall<S>, first: AttemptStream) -> Self {
+        let state =
+            ResumeState::new(num_choices(&retryable.call.request), &retryable.context.memory);
+        let hedge = Hedge::new(retryable.context.config.hedge_after);
         Self {
-            attempts,
+            retryable,
             current: Some(first),
             hedge,
             state,
             lost_time: LostTime::default(),
-            losses: 0,
+            failures: 0,
             complete: false,
         }
     }
 
     /// The next event of the worker, or of a second one that was faster.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        let Self { attempts, current, hedge, state, losses, .. } = self;
+        let Self { retryable, current, hedge, state, failures, .. } = self;
         let Some(current) = current else { return Poll::Ready(None) };
-        if let Some(token) = hedge.won() {
+        if let Some(token) = hedge.take_first_token() {
             return Poll::Ready(Some(Ok(token)));
         }
         let event = current.poll_event(cx, |worker, preempted| {
             let room = if preempted { state.tokens_to_recompute() } else { 0 };
-            may_lose_another(attempts, *losses)
-                && !lacks_something(attempts, state)
-                && attempts.has_replacement(worker, room)
+            has_resumes_left(retryable, *failures)
+                && !is_unresumable(retryable, state)
+                && retryable.has_replacement(worker, room)
         });
-        hedge.race(cx, attempts, current, event)
+        hedge.race(cx, retryable, current, event)
     }
 
     /// Notes an event on its way to the client. False if the client has it already.
-    pub(super) fn keep(&mut self, event: &mut GenerateResponse) -> bool {
-        let Self { attempts, current, state, lost_time, complete, .. } = self;
+    pub(super) fn record(&mut self, event: &mut GenerateResponse) -> bool {
+        let Self { retryable, current, state, lost_time, complete, .. } = self;
         let RetryableCall { context, call, max_tokens, .. } = attempts;
         let Some(current) = current else { return false };
-        if matches!(event.event, Some(Event::Token(_))) && current.seen.first_token.is_none() {
-            current.seen.first_token = Some(Instant::now());
+        if matches!(event.event, Some(Event::Token(_))) && current.times.first_token.is_none() {
+            current.times.first_token = Some(Instant::now());
         }
-        let was_kept = !state.is_unresumable();
-        let news = state.event(event);
-        if was_kept && state.is_unresumable() {
+        let was_resumable = !state.is_unresumable();
+        let is_new = state.record(event);
+        if was_resumable && state.is_unresumable() {
             context.metrics.unresumable();
             warn!(
                 parent: &call.span,
@@ -90,37 +91,37 @@ impl<S: Generate> ResponseStream<S> {
                 "this answer cannot be resumed any more: --resume-memory is full"
             );
         }
-        if news && call.only_digest.is_none() && state.has_begun() {
+        if is_new && call.only_digest.is_none() && state.has_begun() {
             // From here on a part of the answer is out, and only the same weights can go on.
             call.only_digest = current.selected.get().map(|w| w.info.digest.as_str().into());
         }
         if matches!(event.event, Some(Event::Accepted(_))) {
-            (call.sequence_tokens, *max_tokens) = (state.room(), state.max_tokens);
+            (call.sequence_tokens, *max_tokens) = (state.sequence_tokens(), state.max_tokens);
         }
         if let Some(timings) = last_timings(event) {
             lost_time.complete(timings);
             *complete = true;
         }
-        news
+        is_new
     }
 
     /// Finds another worker after `error`, or says why the answer ends here.
     pub(super) async fn resume(&mut self, error: ServiceError) -> Result<(), ServiceError> {
         // Dropped at once: the worker may stop, and whatever it still sends reaches nobody.
-        let Some(AttemptStream { selected, seen: lost, .. }) = self.current.take() else {
+        let Some(AttemptStream { selected, times: lost, .. }) = self.current.take() else {
             return Err(error);
         };
         self.hedge = Hedge::Off;
-        self.attempts.check_panics(&error)?;
-        if !self.may_go_on(&error) {
+        self.retryable.check_panics(&error)?;
+        if !self.may_resume(&error) {
             return Err(self.interrupted(error));
         }
-        self.losses += u32::from(!is_on_purpose(&error));
+        self.failures += u32::from(!is_planned(&error));
         if let Some(worker) = selected.get() {
             // A second attempt may have been tried after it, and is not the one to avoid.
-            self.attempts.call.tried.with(|tried| tried.push(worker.instance.clone()));
+            self.retryable.call.tried.with(|tried| tried.push(worker.instance.clone()));
         }
-        let context = Arc::clone(&self.attempts.context);
+        let context = Arc::clone(&self.retryable.context);
         let end = match error {
             // Its silence is no work.
             ServiceError::Stalled(_) | ServiceError::Lost(_) | ServiceError::Preempted(_) => {
@@ -129,47 +130,47 @@ impl<S: Generate> ResponseStream<S> {
             _ => Instant::now(),
         };
         let clock = SystemTime::now() - end.elapsed();
-        self.lost_time.lost(&lost, end);
-        info!(parent: &self.attempts.call.span, %error, tokens = self.state.tokens, "looking for a worker to go on");
+        self.lost_time.add_attempt(&lost, end);
+        info!(parent: &self.retryable.call.span, %error, tokens = self.state.tokens, "looking for a worker to go on");
 
         if lost.first_token.is_none() {
             // It brought nothing, and so might the next: not in a tight circle.
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
-        let attempt = self.take_over().await?;
-        let took = attempt.seen.began.saturating_duration_since(end);
-        self.lost_time.taken_over(took);
-        self.attempts.call.span.record("resumes", self.lost_time.resumes);
-        self.attempts.call.trace.stage(span::RESUME, clock, took);
+        let attempt = self.find_worker().await?;
+        let took = attempt.times.began.saturating_duration_since(end);
+        self.lost_time.add_resume(took);
+        self.retryable.call.span.record("resumes", self.lost_time.resumes);
+        self.retryable.call.trace.stage(span::RESUME, clock, took);
         context.metrics.resumed(&error, took);
         self.current = Some(attempt);
         Ok(())
     }
 
-    fn may_go_on(&self, error: &ServiceError) -> bool {
-        let within = is_on_purpose(error) || may_lose_another(&self.attempts, self.losses);
-        error.is_retryable_elsewhere() && within && !lacks_something(&self.attempts, &self.state)
+    fn may_resume(&self, error: &ServiceError) -> bool {
+        let within = is_planned(error) || has_resumes_left(&self.retryable, self.failures);
+        error.is_retryable_elsewhere() && within && !is_unresumable(&self.retryable, &self.state)
     }
 
     /// A worker that goes on, as soon as there is one.
-    async fn take_over(&mut self) -> Result<AttemptStream, ServiceError> {
-        let until = Instant::now() + self.attempts.context.config.resume_timeout;
-        let mut fleet = self.attempts.context.pool.watch();
+    async fn find_worker(&mut self) -> Result<AttemptStream, ServiceError> {
+        let until = Instant::now() + self.retryable.context.config.resume_timeout;
+        let mut fleet = self.retryable.context.pool.watch();
         let mut backoff = Backoff::default();
-        self.state.taken_over();
+        self.state.start_resume();
         loop {
             // AttemptTimes now, so that a worker that comes while one is asked is not missed.
             fleet.mark_unchanged();
-            let mut call = self.attempts.call.next_attempt();
+            let mut call = self.retryable.call.next_attempt();
             let selected = call.selected.clone();
             let routing: &mut Routing = call.request.routing.get_or_insert_default();
             routing.resume = Some(self.state.resume(call.only_digest.as_deref()));
-            let error = match self.attempts.attempt(call, true).await {
+            let error = match self.retryable.attempt(call, true).await {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
-            debug!(parent: &self.attempts.call.span, %error, "no worker has taken over yet");
-            self.attempts.check_panics(&error)?;
+            debug!(parent: &self.retryable.call.span, %error, "no worker has taken over yet");
+            self.retryable.check_panics(&error)?;
             // A model without workers may be forgotten before the next one comes.
             let lasting = !error.is_retryable_elsewhere()
                 && !matches!(error, ServiceError::UnknownModel { .. });
@@ -177,17 +178,17 @@ impl<S: Generate> ResponseStream<S> {
                 return Err(self.interrupted(error));
             }
             let wait = match (selected.get(), &error) {
-                (None, _) => LOOK_AGAIN.mul_f64(rand::random_range(0.5..1.0)),
+                (None, _) => RECHECK_INTERVAL.mul_f64(rand::random_range(0.5..1.0)),
                 (Some(worker), ServiceError::Overloaded { .. }) => {
                     worker.outstanding.mark_full();
-                    LOOK_AGAIN.mul_f64(rand::random_range(0.5..1.0))
+                    RECHECK_INTERVAL.mul_f64(rand::random_range(0.5..1.0))
                 }
                 // Something else is wrong with it, and may stay so.
                 (Some(_), _) => backoff.next_wait(),
             };
             let left = until.saturating_duration_since(Instant::now());
             // The fleet changes often while it is in trouble.
-            tokio::time::sleep(PAUSE.min(left)).await;
+            tokio::time::sleep(RETRY_PAUSE.min(left)).await;
             tokio::select! {
                 () = tokio::time::sleep(wait.min(left)) => {}
                 changed = fleet.changed() => if changed.is_err() { return Err(self.interrupted(error)) },
@@ -211,7 +212,7 @@ impl<S: Generate> ResponseStream<S> {
         if self.state.has_begun() && gone {
             ServiceError::Interrupted {
                 reason: error.to_string(),
-                retry_after: COME_BACK,
+                retry_after: INTERRUPTED_RETRY_AFTER,
                 prompt_tokens: self.state.prompt_tokens,
                 completion_tokens: self.state.tokens,
             }
@@ -223,16 +224,16 @@ impl<S: Generate> ResponseStream<S> {
 
 /// Whether a worker was left, or lets its streams go, for a good reason: an operator drains it, or it is busy. Everything
 /// else may be the request's own doing.
-fn is_on_purpose(error: &ServiceError) -> bool {
+fn is_planned(error: &ServiceError) -> bool {
     matches!(error, ServiceError::Draining(_) | ServiceError::Preempted(_))
 }
 
-fn may_lose_another<S>(attempts: &RetryableCall<S>, losses: u32) -> bool {
-    losses < attempts.context.config.max_resumes
+fn has_resumes_left<S>(retryable: &RetryableCall<S>, failures: u32) -> bool {
+    failures < retryable.context.config.max_resumes
 }
 
 /// Whether the next worker could not be told all that it has to know.
-fn lacks_something<S>(attempts: &RetryableCall<S>, state: &ResumeState) -> bool {
-    let nameless = attempts.call.only_digest.as_deref() == Some("");
-    state.has_begun() && (state.is_unresumable() || nameless)
+fn is_unresumable<S>(retryable: &RetryableCall<S>, state: &ResumeState) -> bool {
+    let unknown_digest = retryable.call.only_digest.as_deref() == Some("");
+    state.has_begun() && (state.is_unresumable() || unknown_digest)
 }

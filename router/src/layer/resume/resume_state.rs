@@ -12,7 +12,7 @@ pub(super) struct ResumeState {
     choices: Vec<ResumedChoice>,
     /// Log probabilities of the prompt that the client has, and how many of them come once more.
     prompt_logprobs: usize,
-    repeated: usize,
+    repeated_logprobs: usize,
     /// Of the prompt, as a worker counted it.
     pub(super) prompt_tokens: u32,
     /// The limit on new tokens in each choice, as the first worker decided it; 0 if it did not say.
@@ -29,7 +29,7 @@ impl ResumeState {
         Self {
             choices: vec![ResumedChoice::default(); choices as usize],
             prompt_logprobs: 0,
-            repeated: 0,
+            repeated_logprobs: 0,
             prompt_tokens: 0,
             max_tokens: 0,
             tokens: 0,
@@ -50,12 +50,12 @@ impl ResumeState {
     }
 
     /// Another worker begins: what it will send again is not for the client.
-    pub(super) fn taken_over(&mut self) {
-        self.repeated = self.prompt_logprobs;
+    pub(super) fn start_resume(&mut self) {
+        self.repeated_logprobs = self.prompt_logprobs;
     }
 
     /// Keeps an event on its way to the client. False if the client has it already.
-    pub(super) fn event(&mut self, event: &mut GenerateResponse) -> bool {
+    pub(super) fn record(&mut self, event: &mut GenerateResponse) -> bool {
         let index = event.choice as usize;
         match &mut event.event {
             Some(Event::Accepted(accepted)) => {
@@ -66,12 +66,12 @@ impl ResumeState {
                 // Said again only while the client has nothing of the worker before.
                 return !self.has_begun();
             }
-            Some(Event::Prompt(part)) => {
-                let again = self.repeated.min(part.tokens.len());
-                part.tokens.drain(..again);
-                self.repeated -= again;
-                self.prompt_logprobs += part.tokens.len();
-                return again == 0 || !part.tokens.is_empty();
+            Some(Event::Prompt(prompt)) => {
+                let repeated = self.repeated_logprobs.min(prompt.tokens.len());
+                prompt.tokens.drain(..repeated);
+                self.repeated_logprobs -= repeated;
+                self.prompt_logprobs += prompt.tokens.len();
+                return repeated == 0 || !prompt.tokens.is_empty();
             }
             Some(Event::Token(delta)) => {
                 self.tokens = self.tokens.saturating_add(delta.ids.len() as u32);
@@ -93,11 +93,11 @@ impl ResumeState {
         let (Some(hold), Some(choice)) = (&mut self.hold, self.choices.get_mut(index)) else {
             return;
         };
-        let state = &mut choice.token_ids;
-        let before = state.capacity();
-        state.extend_from_slice(ids);
+        let ids_sent = &mut choice.token_ids;
+        let before = ids_sent.capacity();
+        ids_sent.extend_from_slice(ids);
         choice.text_bytes_sent += text as u64;
-        let more = (state.capacity() - before) * size_of::<u32>();
+        let more = (ids_sent.capacity() - before) * size_of::<u32>();
         if !hold.grow(more as u64) {
             self.discard();
         }
@@ -119,9 +119,9 @@ impl ResumeState {
     }
 
     /// Tokens of the longest sequence that another worker must be able to hold, if a worker has said so.
-    pub(super) fn room(&self) -> Option<u64> {
-        let room = u64::from(self.prompt_tokens) + u64::from(self.max_tokens);
-        (self.max_tokens > 0).then_some(room)
+    pub(super) fn sequence_tokens(&self) -> Option<u64> {
+        let tokens = u64::from(self.prompt_tokens) + u64::from(self.max_tokens);
+        (self.max_tokens > 0).then_some(tokens)
     }
 
     /// Tokens that another worker has to compute first.
@@ -156,19 +156,19 @@ mod tests {
     #[test]
     fn every_choice_is_kept_by_itself() {
         let mut state = ResumeState::new(2, &Budget::new(1 << 20));
-        assert!(state.event(&mut accepted("a", 5)));
+        assert!(state.record(&mut accepted("a", 5)));
         let resume = state.resume(None);
         assert_eq!((resume.digest.as_str(), resume.choices.len()), ("", 2), "any worker may start");
         // The second half of a character comes with the next token.
         for mut event in [token(0, 7, "ab"), token(1, 8, ""), token(0, 9, "é")] {
-            assert!(state.event(&mut event));
+            assert!(state.record(&mut event));
         }
         let end = Finished {
             reason: FinishReason::Stop.into(),
             usage: Some(Usage::default()),
             ..Default::default()
         };
-        state.event(&mut of(1, Event::Finished(end)));
+        state.record(&mut of(1, Event::Finished(end)));
         let resume = state.resume(Some("d"));
         assert_eq!(resume.digest, "d");
         let [first, second] = &resume.choices[..] else { panic!("{resume:?}") };
@@ -177,17 +177,17 @@ mod tests {
         assert!(first.finished.is_none() && second.finished.as_ref().unwrap().usage.is_none());
         assert_eq!((state.prompt_tokens, state.tokens), (5, 3));
         // The next worker says hello to nobody.
-        assert!(!state.event(&mut accepted("b", 5)));
+        assert!(!state.record(&mut accepted("b", 5)));
     }
 
     #[test]
     fn what_a_worker_repeats_of_the_prompt_is_left_out() {
         let mut state = ResumeState::new(1, &Budget::new(1 << 20));
-        assert!(state.event(&mut prompt(0..300)));
-        state.taken_over();
-        assert!(!state.event(&mut prompt(0..256)), "all of it is known");
+        assert!(state.record(&mut prompt(0..300)));
+        state.start_resume();
+        assert!(!state.record(&mut prompt(0..256)), "all of it is known");
         let mut part = prompt(256..400);
-        assert!(state.event(&mut part));
+        assert!(state.record(&mut part));
         assert_eq!(part, prompt(300..400));
     }
 
@@ -196,7 +196,7 @@ mod tests {
         let budget = Budget::new(64);
         let mut state = ResumeState::new(1, &budget);
         for id in 0..100 {
-            assert!(state.event(&mut token(0, id, "x")));
+            assert!(state.record(&mut token(0, id, "x")));
         }
         assert!(state.is_unresumable());
         assert_eq!((state.tokens, budget.held()), (100, 0));

@@ -10,7 +10,7 @@ use std::{
 
 use futures::stream;
 use stoker_proto::v1::{
-    Accepted, PromptLogprobs, Resume as Told, TokenLogprob, generate_response::Event,
+    Accepted, PromptLogprobs, Resume as ResumeMessage, TokenLogprob, generate_response::Event,
 };
 use tokio::time::Instant;
 use tower::{ServiceExt, service_fn};
@@ -27,13 +27,13 @@ use crate::{
 type Reply = Result<Vec<Item>, ServiceError>;
 
 /// What came of a call.
-struct Outcome {
+struct RunResult {
     items: Vec<Item>,
-    /// What every attempt was told of the answer so far.
-    told: Vec<Option<Told>>,
+    /// What every attempt was resumes of the answer so far.
+    resumes: Vec<Option<ResumeMessage>>,
 }
 
-impl Outcome {
+impl RunResult {
     fn error(&self) -> &ServiceError {
         self.items.last().unwrap().as_ref().unwrap_err()
     }
@@ -44,18 +44,18 @@ fn context(config: &ResumeConfig) -> Arc<ResumeContext> {
 }
 
 /// Makes a call of workers that give these replies, one an attempt, each from a worker of digest `d`.
-async fn run(config: &ResumeConfig, replies: Vec<Reply>) -> Outcome {
+async fn run(config: &ResumeConfig, replies: Vec<Reply>) -> RunResult {
     let replies = Mutex::new(replies.into_iter());
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let noted = Arc::clone(&told);
+    let resumes = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&resumes);
     let state = Arc::new((replies, noted));
     let below = service_fn(move |call: Call| {
-        let (replies, told) = &*state;
+        let (replies, resumes) = &*state;
         call.selected.set(&worker("w", "m", "d"));
-        let mut told = told.lock().unwrap();
-        told.push(call.request.routing.and_then(|routing| routing.resume));
-        assert_eq!(call.attempt as usize, told.len(), "attempts count from 1");
-        if let Some(Some(resume)) = told.last() {
+        let mut resumes = resumes.lock().unwrap();
+        resumes.push(call.request.routing.and_then(|routing| routing.resume));
+        assert_eq!(call.attempt as usize, resumes.len(), "attempts count from 1");
+        if let Some(Some(resume)) = resumes.last() {
             assert_eq!(call.only_digest.as_deref().unwrap_or_default(), resume.digest);
         }
         let reply = replies.lock().unwrap().next().unwrap();
@@ -65,8 +65,8 @@ async fn run(config: &ResumeConfig, replies: Vec<Reply>) -> Outcome {
         Ok(stream) => stream.collect().await,
         Err(error) => vec![Err(error)],
     };
-    let told = std::mem::take(&mut *told.lock().unwrap());
-    Outcome { items, told }
+    let resumes = std::mem::take(&mut *resumes.lock().unwrap());
+    RunResult { items, resumes }
 }
 
 fn lost() -> ServiceError {
@@ -84,12 +84,15 @@ async fn goes_on_elsewhere_until_the_first_token() {
         Ok(vec![Ok(accepted("b", 1)), Err(down())]),
         Ok(vec![Ok(accepted("c", 1)), Ok(token()), Ok(finished())]),
     ];
-    let outcome = run(&ResumeConfig::default(), replies).await;
-    let digests = outcome.told.iter().map(|told| told.as_ref().map(|told| told.digest.as_str()));
+    let result = run(&ResumeConfig::default(), replies).await;
+    let digests = result
+        .resumes
+        .iter()
+        .map(|resume| resume.as_ref().map(|resume| resume.digest.as_str()));
     let digests: Vec<_> = digests.collect();
     assert_eq!(digests, [None, None, Some("")], "accepted before, and any worker may start it");
-    // The client is told of the change.
-    let [b, c, first, Ok(_)] = &outcome.items[..] else { panic!("{:?}", outcome.items) };
+    // The client is resumes of the change.
+    let [b, c, first, Ok(_)] = &result.items[..] else { panic!("{:?}", result.items) };
     assert_eq!([b, c, first], [&Ok(accepted("b", 1)), &Ok(accepted("c", 1)), &Ok(token())]);
 }
 
@@ -101,13 +104,14 @@ async fn goes_on_exactly_where_the_answer_stood() {
         Ok(vec![Ok(accepted("b", 1)), Ok(token()), Err(ServiceError::Draining("b".into()))]),
         Ok(vec![Ok(accepted("c", 1)), Ok(finished())]),
     ];
-    let outcome = run(&ResumeConfig::default(), replies).await;
-    let kinds: Vec<_> = outcome.items.iter().map(|item| item.as_ref().unwrap()).collect();
+    let result = run(&ResumeConfig::default(), replies).await;
+    let kinds: Vec<_> = result.items.iter().map(|item| item.as_ref().unwrap()).collect();
     assert_eq!(kinds[..4], [&accepted("a", 1), &token(), &token(), &token()]);
     let Some(Event::Finished(end)) = &kinds[4].event else { panic!("{kinds:?}") };
     assert_eq!(end.timings.as_ref().unwrap().resumes, 2);
-    let had = |told: &Option<Told>| told.as_ref().map(|r| r.choices[0].token_ids.len());
-    let had: Vec<_> = outcome.told.iter().map(had).collect();
+    let had =
+        |resume: &Option<ResumeMessage>| resume.as_ref().map(|r| r.choices[0].token_ids.len());
+    let had: Vec<_> = result.resumes.iter().map(had).collect();
     assert_eq!(had, [None, Some(2), Some(2), Some(3)]);
 }
 
@@ -121,8 +125,8 @@ async fn log_probabilities_of_the_prompt_come_once() {
         Ok(vec![Ok(accepted("a", 9)), part(1..5), Err(lost())]),
         Ok(vec![Ok(accepted("b", 9)), part(1..9), Ok(token()), Ok(finished())]),
     ];
-    let outcome = run(&ResumeConfig::default(), replies).await;
-    assert_eq!(outcome.items[..4], [Ok(accepted("a", 9)), part(1..5), part(5..9), Ok(token())]);
+    let result = run(&ResumeConfig::default(), replies).await;
+    assert_eq!(result.items[..4], [Ok(accepted("a", 9)), part(1..5), part(5..9), Ok(token())]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,24 +137,23 @@ async fn only_for_errors_that_another_worker_might_not_have() {
         vec![Ok(vec![Ok(accepted("a", 1)), Err(error.clone())])],
         vec![Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(error.clone())])],
     ] {
-        let outcome = run(&ResumeConfig::default(), replies).await;
-        assert_eq!((outcome.error(), outcome.told.len()), (&error, 1));
+        let result = run(&ResumeConfig::default(), replies).await;
+        assert_eq!((result.error(), result.resumes.len()), (&error, 1));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_is_tried_more_often_than_allowed() {
-    let outcome = run(&ResumeConfig::default(), vec![Err(down()), Err(down()), Err(down())]).await;
-    assert_eq!((outcome.error(), outcome.told.len()), (&down(), 3));
+    let result = run(&ResumeConfig::default(), vec![Err(down()), Err(down()), Err(down())]).await;
+    assert_eq!((result.error(), result.resumes.len()), (&down(), 3));
 
     let config = ResumeConfig { max_resumes: 2, ..Default::default() };
     let killed = || Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(lost())]);
-    let outcome = run(&config, vec![killed(), killed(), killed()]).await;
-    assert_eq!(outcome.told.len(), 3, "a request that kills its workers kills three");
-    let ServiceError::Interrupted { reason, completion_tokens, prompt_tokens, .. } =
-        outcome.error()
+    let result = run(&config, vec![killed(), killed(), killed()]).await;
+    assert_eq!(result.resumes.len(), 3, "a request that kills its workers kills three");
+    let ServiceError::Interrupted { reason, completion_tokens, prompt_tokens, .. } = result.error()
     else {
-        panic!("{:?}", outcome.items)
+        panic!("{:?}", result.items)
     };
     assert_eq!((reason.as_str(), *completion_tokens, *prompt_tokens), ("down", 3, 1));
 }
@@ -161,8 +164,8 @@ async fn leaving_workers_that_drain_is_free() {
     let drained =
         || Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(ServiceError::Draining("a".into()))]);
     let good = Ok(vec![Ok(accepted("a", 1)), Ok(finished())]);
-    let outcome = run(&config, vec![drained(), drained(), drained(), good]).await;
-    assert!(outcome.items.iter().all(Result::is_ok), "{:?}", outcome.items);
+    let result = run(&config, vec![drained(), drained(), drained(), good]).await;
+    assert!(result.items.iter().all(Result::is_ok), "{:?}", result.items);
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,19 +174,19 @@ async fn waits_for_a_worker_and_not_for_ever() {
     let began = Instant::now();
     let killed = Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(lost())]);
     let replies = std::iter::once(killed).chain(std::iter::repeat_n(Err(down()), 100));
-    let outcome = run(&config, replies.collect()).await;
+    let result = run(&config, replies.collect()).await;
     let wait = config.resume_timeout;
     assert!(began.elapsed() >= wait && began.elapsed() < wait * 2, "{:?}", began.elapsed());
-    assert!(matches!(outcome.error(), ServiceError::Interrupted { .. }), "{:?}", outcome.items);
-    assert!(outcome.told.len() < 60, "it does not try all the time: {}", outcome.told.len());
+    assert!(matches!(result.error(), ServiceError::Interrupted { .. }), "{:?}", result.items);
+    assert!(result.resumes.len() < 60, "it does not try all the time: {}", result.resumes.len());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_found_no_room_ends_with_its_worker() {
     let config = ResumeConfig { resume_memory: bytesize::ByteSize::b(4), ..Default::default() };
     let replies = vec![Ok(vec![Ok(accepted("a", 1)), Ok(token()), Ok(token()), Err(lost())])];
-    let outcome = run(&config, replies).await;
-    assert!(matches!(outcome.error(), ServiceError::Interrupted { completion_tokens: 2, .. }));
+    let result = run(&config, replies).await;
+    assert!(matches!(result.error(), ServiceError::Interrupted { completion_tokens: 2, .. }));
 }
 
 #[tokio::test]
@@ -225,7 +228,7 @@ async fn hedged(first: Option<u64>, second: Option<u64>) -> (Vec<GenerateRespons
     let replies = Arc::new(Mutex::new([one, two].into_iter()));
     let (slow, fast) = (worker("a", "m", "d"), worker("b", "m", "d"));
     let below = service_fn(move |call: Call| {
-        let (hello, after) = replies.lock().unwrap().next().unwrap();
+        let (accepted, after) = replies.lock().unwrap().next().unwrap();
         call.selected.set(if call.attempt == 1 { &slow } else { &fast });
         let rest = async move {
             match after {
@@ -234,7 +237,7 @@ async fn hedged(first: Option<u64>, second: Option<u64>) -> (Vec<GenerateRespons
             }
             stream::iter([Ok(token()), Ok(finished())])
         };
-        let events = stream::iter([Ok(hello)]).chain(rest.into_stream().flatten());
+        let events = stream::iter([Ok(accepted)]).chain(rest.into_stream().flatten());
         async { Ok::<EventStream, ServiceError>(events.boxed()) }
     });
     let pool = Pool::fixed(&[worker("a", "m", "d"), worker("b", "m", "d")]);
@@ -260,10 +263,12 @@ async fn a_second_worker_has_the_limit_that_the_first_one_decided() {
         let first = call.attempt == 1;
         call.selected.set(&workers[usize::from(!first)]);
         let Some(Event::Accepted(accepted)) = accepted("a", 10).event else { panic!() };
-        let has_tokens = event(Event::Accepted(Accepted { max_tokens: 500, ..accepted }));
+        let first_events = event(Event::Accepted(Accepted { max_tokens: 500, ..accepted }));
         let rest =
             if first { stream::pending().boxed() } else { events([Ok(token()), Ok(finished())]) };
-        async { Ok::<EventStream, ServiceError>(stream::iter([Ok(has_tokens)]).chain(rest).boxed()) }
+        async {
+            Ok::<EventStream, ServiceError>(stream::iter([Ok(first_events)]).chain(rest).boxed())
+        }
     });
     let mut call = call();
     call.request.model = "m".into();
@@ -293,16 +298,16 @@ async fn drains_are_not_held_against_a_stream_that_is_lost_later() {
     let ends = |error: ServiceError| Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(error)]);
     let drained = || ends(ServiceError::Draining("a".into()));
     let good = Ok(vec![Ok(accepted("a", 1)), Ok(finished())]);
-    let outcome = run(&config, vec![drained(), drained(), ends(lost()), good]).await;
-    assert!(outcome.items.iter().all(Result::is_ok), "{:?}", outcome.items);
+    let result = run(&config, vec![drained(), drained(), ends(lost()), good]).await;
+    assert!(result.items.iter().all(Result::is_ok), "{:?}", result.items);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_happens_after_the_last_event_is_of_no_concern() {
     let whole = vec![Ok(accepted("a", 1)), Ok(token()), Ok(finished()), Err(lost())];
-    let outcome = run(&ResumeConfig::default(), vec![Ok(whole)]).await;
-    assert_eq!(outcome.items.len(), 3);
-    assert!(outcome.items.iter().all(Result::is_ok), "{:?}", outcome.items);
+    let result = run(&ResumeConfig::default(), vec![Ok(whole)]).await;
+    assert_eq!(result.items.len(), 3);
+    assert!(result.items.iter().all(Result::is_ok), "{:?}", result.items);
 }
 
 /// How many attempts it takes to answer where the first worker stands still for ten seconds in the middle.
@@ -320,8 +325,8 @@ async fn attempts_at_a_standstill(max_resumes: u32) -> u32 {
             tokio::time::sleep(Duration::from_secs(if first { 10 } else { 0 })).await;
             stream::iter([Ok(token()), Ok(finished())])
         };
-        let has_tokens = stream::iter([Ok(accepted("w", 1)), Ok(token())]);
-        let events = has_tokens.chain(rest.into_stream().flatten());
+        let first_events = stream::iter([Ok(accepted("w", 1)), Ok(token())]);
+        let events = first_events.chain(rest.into_stream().flatten());
         async { Ok::<EventStream, ServiceError>(events.boxed()) }
     });
     let mut call = call();
@@ -350,8 +355,9 @@ async fn the_limit_that_the_first_worker_decided_goes_with_the_response() {
         Ok(vec![limited(100), Ok(token()), Err(lost())]),
         Ok(vec![limited(500), Ok(finished())]),
     ];
-    let outcome = run(&ResumeConfig::default(), replies).await;
-    let limits: Vec<_> = outcome.told[1..].iter().flatten().map(|told| told.max_tokens).collect();
+    let result = run(&ResumeConfig::default(), replies).await;
+    let limits: Vec<_> =
+        result.resumes[1..].iter().flatten().map(|resume| resume.max_tokens).collect();
     assert_eq!(limits, [500, 500]);
 }
 
@@ -364,9 +370,9 @@ async fn what_no_worker_can_hold_ends_with_the_counts_and_never_early() {
     let killed = Ok(vec![Ok(accepted("a", 10)), Ok(token()), Err(lost())]);
     let began = Instant::now();
     let replies = std::iter::once(killed).chain(std::iter::repeat_with(unfit).take(100));
-    let outcome = run(&ResumeConfig::default(), replies.collect()).await;
-    let ServiceError::ExceedsWorker { what, needed_tokens: 1_510 } = outcome.error() else {
-        panic!("{:?}", outcome.error())
+    let result = run(&ResumeConfig::default(), replies.collect()).await;
+    let ServiceError::ExceedsWorker { what, needed_tokens: 1_510 } = result.error() else {
+        panic!("{:?}", result.error())
     };
     assert!(what.contains("largest has 1024") && what.contains("cut off after 1 "), "{what}");
     assert!(began.elapsed() >= ResumeConfig::default().resume_timeout, "a larger one may come");
@@ -383,8 +389,8 @@ async fn what_a_worker_refuses_of_the_router_is_not_the_client_s_mistake() {
         stranger(),
         Ok(vec![Ok(accepted("b", 1)), Ok(finished())]),
     ];
-    let outcome = run(&ResumeConfig::default(), replies).await;
-    assert!(outcome.items.iter().all(Result::is_ok), "{:?}", outcome.items);
+    let result = run(&ResumeConfig::default(), replies).await;
+    assert!(result.items.iter().all(Result::is_ok), "{:?}", result.items);
 }
 
 /// Replies of workers whose engines panic, with the request in the step or not.
@@ -395,7 +401,10 @@ fn panics(sequences: &[u32]) -> Reply {
 }
 
 /// Makes a call of workers that reply like this. Below it, panics are counted as the endpoint does.
-async fn run_counting_panics(resume: &Arc<ResumeContext>, replies: Vec<Reply>) -> (Vec<Item>, usize) {
+async fn run_counting_panics(
+    resume: &Arc<ResumeContext>,
+    replies: Vec<Reply>,
+) -> (Vec<Item>, usize) {
     let replies = Arc::new(Mutex::new(replies.into_iter()));
     let below = {
         let replies = Arc::clone(&replies);

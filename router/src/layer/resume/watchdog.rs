@@ -16,15 +16,15 @@ use crate::pool::{
 };
 
 /// While there is nobody else to go to, somebody is looked for this often.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How long a stream waits for an event.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StallTimeouts {
     /// While its worker stands still.
-    pub(super) stalled: Duration,
+    pub(super) stalled_worker: Duration,
     /// Between two events of its own, whatever else the worker does.
-    pub(super) moving: Duration,
+    pub(super) token: Duration,
 }
 
 /// What a stream waits for.
@@ -40,29 +40,29 @@ pub(super) struct WaitState {
 
 /// Watches one attempt.
 pub(super) struct Watchdog {
-    patience: StallTimeouts,
+    timeouts: StallTimeouts,
     /// Resolves once the worker stands still, and whom it wakes.
-    stands: Option<(BoxFuture<'static, ()>, Waker)>,
+    stall: Option<(BoxFuture<'static, ()>, Waker)>,
     stalled: bool,
     /// When to look again, whatever the patience says.
     not_before: Instant,
     /// The wait in which this process was seen to be late.
-    excused: Option<Instant>,
+    late_wait: Option<Instant>,
     /// Moved only when it is due or too late: not with every token.
     timer: Pin<Box<Sleep>>,
 }
 
 impl Watchdog {
     /// Watches a worker that is not known yet.
-    pub(super) fn new(patience: StallTimeouts) -> Self {
+    pub(super) fn new(timeouts: StallTimeouts) -> Self {
         let now = Instant::now();
         Self {
-            patience,
-            stands: None,
+            timeouts,
+            stall: None,
             stalled: false,
             not_before: now,
-            excused: None,
-            timer: Box::pin(sleep_until(now + patience.moving)),
+            late_wait: None,
+            timer: Box::pin(sleep_until(now + timeouts.token)),
         }
     }
 
@@ -75,14 +75,15 @@ impl Watchdog {
         has_replacement: impl Fn(&Worker) -> bool,
     ) -> Poll<ServiceError> {
         loop {
-            if !self.stalled && self.poll_stands(cx, worker) {
+            if !self.stalled && self.poll_stalled(cx, worker) {
                 self.stalled = true;
                 // What there was to wait for while it moved is of no interest any more, and to learn this only
                 // now is not to be late.
                 self.not_before = Instant::now();
             }
-            let patience = if self.stalled { self.patience.stalled } else { self.patience.moving };
-            let due = (since + patience).max(self.not_before);
+            let timeout =
+                if self.stalled { self.timeouts.stalled_worker } else { self.timeouts.token };
+            let due = (since + timeout).max(self.not_before);
             if self.timer.deadline() > due {
                 self.timer.as_mut().reset(due);
             }
@@ -90,19 +91,19 @@ impl Watchdog {
             let now = Instant::now();
             if now < due {
                 self.timer.as_mut().reset(due);
-            } else if now.saturating_duration_since(due) > LATE && self.excused != Some(since) {
+            } else if now.saturating_duration_since(due) > LATE && self.late_wait != Some(since) {
                 // Once for each event: a router that is always late has to go on all the same.
-                self.excused = Some(since);
-                self.not_before = now + if self.stalled { CATCH_UP } else { patience };
+                self.late_wait = Some(since);
+                self.not_before = now + if self.stalled { CATCH_UP } else { timeout };
                 self.timer.as_mut().reset(self.not_before);
-            } else if !self.stalled && !has_tokens && !idle(worker) {
+            } else if !self.stalled && !has_tokens && !is_idle(worker) {
                 // It may stand in a queue for long.
-                self.not_before = now + patience;
+                self.not_before = now + timeout;
                 self.timer.as_mut().reset(self.not_before);
             } else if self.stalled && !worker.liveness.is_stalled() {
-                (self.stands, self.stalled) = (None, false);
+                (self.stall, self.stalled) = (None, false);
             } else if !has_replacement(worker) {
-                self.not_before = now + LOOK_AGAIN;
+                self.not_before = now + RECHECK_INTERVAL;
                 self.timer.as_mut().reset(self.not_before);
             } else {
                 let waited = now.saturating_duration_since(since);
@@ -112,33 +113,33 @@ impl Watchdog {
                         "worker {worker} has had no KV blocks for this response for {waited:.1} s, and another one has"
                     )));
                 }
-                let stalled = self.stalled(worker, waited);
+                let error = self.stall_error(worker, waited);
                 if !self.stalled {
-                    worker.health.failed(&stalled.to_string());
+                    worker.health.failed(&error.to_string());
                 }
-                return Poll::Ready(stalled);
+                return Poll::Ready(error);
             }
         }
     }
 
     /// Whether the worker stands still. Takes a lock only if somebody new is to be woken, or if it does: not
     /// for every token.
-    fn poll_stands(&mut self, cx: &mut Context<'_>, worker: &Worker) -> bool {
-        if let Some((_, waker)) = &self.stands
+    fn poll_stalled(&mut self, cx: &mut Context<'_>, worker: &Worker) -> bool {
+        if let Some((_, waker)) = &self.stall
             && waker.will_wake(cx.waker())
             && !worker.liveness.is_stalled()
         {
             return false;
         }
         let waker = cx.waker().clone();
-        let (stands, _) = match self.stands.take() {
-            Some((stands, _)) => self.stands.insert((stands, waker)),
-            None => self.stands.insert((worker.liveness.stalled().boxed(), waker)),
+        let (stall, _) = match self.stall.take() {
+            Some((stall, _)) => self.stall.insert((stall, waker)),
+            None => self.stall.insert((worker.liveness.stands().boxed(), waker)),
         };
-        stands.poll_unpin(cx).is_ready()
+        stall.poll_unpin(cx).is_ready()
     }
 
-    fn stalled(&self, worker: &Worker, waited: Duration) -> ServiceError {
+    fn stall_error(&self, worker: &Worker, waited: Duration) -> ServiceError {
         let (worker, waited) = (&worker.id, waited.as_secs_f64());
         ServiceError::Stalled(if self.stalled {
             format!("worker {worker} stands still: nothing came of it for {waited:.1} s")
@@ -149,7 +150,7 @@ impl Watchdog {
 }
 
 /// Whether the worker says that it has nothing to do.
-fn idle(worker: &Worker) -> bool {
+fn is_idle(worker: &Worker) -> bool {
     let load = worker.load();
     load.running == 0 && load.waiting == 0
 }
@@ -164,11 +165,11 @@ mod tests {
     use super::*;
     use crate::pool::worker::tests::worker;
 
-    const PATIENCE: StallTimeouts =
-        StallTimeouts { stalled: Duration::from_secs(2), moving: Duration::from_secs(30) };
+    const TIMEOUTS: StallTimeouts =
+        StallTimeouts { stalled_worker: Duration::from_secs(2), token: Duration::from_secs(30) };
 
     fn watched() -> (Arc<Worker>, Watchdog) {
-        (worker("a", "m", "d"), Watchdog::new(PATIENCE))
+        (worker("a", "m", "d"), Watchdog::new(TIMEOUTS))
     }
 
     /// A stream that has had tokens.
@@ -181,12 +182,12 @@ mod tests {
         let (worker, mut dog) = watched();
         let since = Instant::now();
         let preempted = WaitState { preempted: true, ..for_token(since) };
-        let room_at = since + PATIENCE.moving * 4;
+        let room_at = since + TIMEOUTS.token * 4;
         let has_room = |_: &Worker| Instant::now() >= room_at;
         let error = poll_fn(|cx| dog.poll(cx, &worker, preempted, has_room)).await;
         assert!(matches!(error, ServiceError::Preempted(_)), "{error:?}");
-        assert!(since.elapsed() >= PATIENCE.moving * 4);
-        assert_eq!(worker.health.snapshot().0, 0, "no failure is counted");
+        assert!(since.elapsed() >= TIMEOUTS.token * 4);
+        assert_eq!(worker.health.told().0, 0, "no failure is counted");
         poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)).await;
         assert_eq!(worker.health.snapshot().0, 1, "another stall is one");
     }
@@ -194,9 +195,10 @@ mod tests {
     /// How long a stream waits for the worker that begins to wait now.
     async fn waits(worker: &Worker, dog: &mut Watchdog, has_tokens: bool) -> (Duration, String) {
         let since = Instant::now();
-        let error =
-            poll_fn(|cx| dog.poll(cx, worker, WaitState { since, has_tokens, preempted: false }, |_| true))
-                .await;
+        let error = poll_fn(|cx| {
+            dog.poll(cx, worker, WaitState { since, has_tokens, preempted: false }, |_| true)
+        })
+        .await;
         (since.elapsed(), error.to_string())
     }
 
@@ -206,7 +208,10 @@ mod tests {
         worker.liveness.set_stalled(true);
         for has_tokens in [false, true] {
             let (waited, why) = waits(&worker, &mut dog, has_tokens).await;
-            assert!(waited >= PATIENCE.stalled && waited < PATIENCE.stalled + LATE, "{waited:?}");
+            assert!(
+                waited >= TIMEOUTS.stalled_worker && waited < TIMEOUTS.stalled_worker + LATE,
+                "{waited:?}"
+            );
             assert_eq!(why, "worker a stands still: nothing came of it for 2.0 s");
         }
     }
@@ -215,11 +220,14 @@ mod tests {
     async fn one_that_stops_is_left_however_long_a_stream_has_stood_in_its_queue() {
         let (worker, mut dog) = watched();
         worker.set_load(Load { waiting: 1, ..Default::default() });
-        let queued = PATIENCE.moving * 3 / 2;
+        let queued = TIMEOUTS.token * 3 / 2;
         assert!(timeout(queued, waits(&worker, &mut dog, false)).await.is_err());
         worker.liveness.set_stalled(true);
         let (waited, _) = waits(&worker, &mut dog, false).await;
-        assert!(waited >= PATIENCE.stalled && waited < PATIENCE.stalled + LATE, "{waited:?}");
+        assert!(
+            waited >= TIMEOUTS.stalled_worker && waited < TIMEOUTS.stalled_worker + LATE,
+            "{waited:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -228,26 +236,26 @@ mod tests {
         let since = Instant::now();
         let leaves = poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true));
         let stops = async {
-            tokio::time::sleep(PATIENCE.stalled * 2).await;
+            tokio::time::sleep(TIMEOUTS.stalled_worker * 2).await;
             worker.liveness.set_stalled(true);
         };
         tokio::join!(leaves, stops);
-        assert!(since.elapsed() < PATIENCE.stalled * 2 + LATE, "{:?}", since.elapsed());
+        assert!(since.elapsed() < TIMEOUTS.stalled_worker * 2 + LATE, "{:?}", since.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_moves_is_left_after_the_hard_budget_and_never_before_the_first_token() {
         let (worker, mut dog) = watched();
         let (waited, why) = waits(&worker, &mut dog, true).await;
-        assert!(waited >= PATIENCE.moving && waited < PATIENCE.moving + LATE, "{waited:?}");
+        assert!(waited >= TIMEOUTS.token && waited < TIMEOUTS.token + LATE, "{waited:?}");
         assert!(why.ends_with("nothing came of this answer for 30.0 s"), "{why}");
         worker.set_load(Load { waiting: 1, ..Default::default() });
-        let queued = timeout(PATIENCE.moving * 10, waits(&worker, &mut dog, false)).await;
+        let queued = timeout(TIMEOUTS.token * 10, waits(&worker, &mut dog, false)).await;
         assert!(queued.is_err());
         // It has forgotten the stream.
         worker.set_load(Load::default());
         let (waited, _) = waits(&worker, &mut dog, false).await;
-        assert!(waited >= PATIENCE.moving && waited <= PATIENCE.moving * 2, "{waited:?}");
+        assert!(waited >= TIMEOUTS.token && waited <= TIMEOUTS.token * 2, "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -257,10 +265,10 @@ mod tests {
         let since = Instant::now();
         let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)));
         assert!(left.as_mut().now_or_never().is_none());
-        tokio::time::advance(PATIENCE.stalled / 2).await;
+        tokio::time::advance(TIMEOUTS.stalled_worker / 2).await;
         worker.liveness.set_stalled(false);
         left.await;
-        assert!(since.elapsed() >= PATIENCE.moving);
+        assert!(since.elapsed() >= TIMEOUTS.token);
     }
 
     #[tokio::test(start_paused = true)]
@@ -268,11 +276,14 @@ mod tests {
         let (worker, mut dog) = watched();
         worker.liveness.set_stalled(true);
         let since = Instant::now();
-        let somebody = since + PATIENCE.stalled * 3;
+        let somebody = since + TIMEOUTS.stalled_worker * 3;
         let has_replacement = |_: &Worker| Instant::now() >= somebody;
         poll_fn(|cx| dog.poll(cx, &worker, for_token(since), has_replacement)).await;
         let waited = since.elapsed();
-        assert!(waited >= PATIENCE.stalled * 3 && waited <= PATIENCE.stalled * 3 + LOOK_AGAIN);
+        assert!(
+            waited >= TIMEOUTS.stalled_worker * 3
+                && waited <= TIMEOUTS.stalled_worker * 3 + RECHECK_INTERVAL
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -282,7 +293,7 @@ mod tests {
         let since = Instant::now();
         let mut left = Box::pin(poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)));
         assert!(left.as_mut().now_or_never().is_none());
-        tokio::time::advance(PATIENCE.stalled * 5).await;
+        tokio::time::advance(TIMEOUTS.stalled_worker * 5).await;
         assert!(left.as_mut().now_or_never().is_none());
         left.await;
     }

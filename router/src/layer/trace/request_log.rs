@@ -24,7 +24,7 @@ use tracing::{Span, field::Empty, info, info_span};
 use super::complete;
 use crate::{
     call::{Call, Observe, last_timings},
-    metrics::{GaugeGuard, RequestSummary, Metrics, OK},
+    metrics::{GaugeGuard, Metrics, OK, RequestSummary},
 };
 
 /// Collects the result of a request. Written on drop, so that a request that its client cancels is logged too.

@@ -27,7 +27,9 @@ async fn acquire(slots: &Slots, tenant: &str) -> Result<Slot, ServiceError> {
 }
 
 async fn acquire_by(slots: &Slots, tenant: &str, deadline: Deadline) -> Result<Slot, ServiceError> {
-    slots.acquire(SlotRequest { priority: 100, tenant: &named(tenant), tokens: 100 }, deadline).await
+    slots
+        .acquire(SlotRequest { priority: 100, tenant: &named(tenant), tokens: 100 }, deadline)
+        .await
 }
 
 fn what(error: Option<ServiceError>) -> String {
