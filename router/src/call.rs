@@ -113,8 +113,8 @@ impl Memory {
         Ok(Self { request: charge, _copy: None })
     }
 
-    /// Adds the charge for a copy of `request`, decoded and encoded. An admitted request may exceed the
-    /// budget with it; new requests are refused meanwhile.
+    /// Adds the charge for a copy of `request`, decoded and encoded. An admitted request may exceed
+    /// the budget with it; new requests are refused meanwhile.
     fn copy(&self, request: &GenerateRequest) -> Self {
         let bytes = || memory::held(request) + memory::wire(request);
         let copy =

@@ -47,9 +47,9 @@ pub struct RouterConfig {
     )]
     pub queue_timeout: Duration,
 
-    /// Header with the tenant of a request, set by a gateway that clients cannot bypass. Waiting tenants of
-    /// equal priority get equal shares of the work; --tenant-priority bounds the priority that they may
-    /// request. Without the header, all requests belong to one tenant
+    /// Header with the tenant of a request, set by a gateway that clients cannot bypass. Waiting
+    /// tenants of equal priority get equal shares of the work; --tenant-priority bounds the
+    /// priority that they may request. Without the header, all requests belong to one tenant
     #[arg(
         long,
         env = "STOKER_TENANT_HEADER",
@@ -69,9 +69,9 @@ pub struct RouterConfig {
     )]
     pub tenant_queue_size: u32,
 
-    /// Highest priority that a tenant may request, as NAME=N, from 0 (most urgent) to 1000, and *=N for all
-    /// other tenants; more urgent requests get N. Without a rule it is 100, which is also the priority of
-    /// requests that set none
+    /// Highest priority that a tenant may request, as NAME=N, from 0 (most urgent) to 1000, and *=N
+    /// for all other tenants; more urgent requests get N. Without a rule it is 100, which is also
+    /// the priority of requests that set none
     #[arg(
         long,
         env = "STOKER_TENANT_PRIORITY",
@@ -81,13 +81,13 @@ pub struct RouterConfig {
     )]
     pub tenant_priority: Vec<TenantPriority>,
 
-    /// Report `usage.cached_prompt_tokens` as 0 to clients: without tenants or cache salts, it reveals which
-    /// prefixes other clients sent. Metrics and traces still contain it
+    /// Report `usage.cached_prompt_tokens` as 0 to clients: without tenants or cache salts, it
+    /// reveals which prefixes other clients sent. Metrics and traces still contain it
     #[arg(long, env = "STOKER_HIDE_CACHED_TOKENS", help_heading = "Admission")]
     pub hide_cached_tokens: bool,
 
-    /// Maximum requests of one tenant that run or wait; requires --tenant-header. Further ones are refused with
-    /// RESOURCE_EXHAUSTED [default: --max-concurrent-streams plus --tenant-queue-size]
+    /// Maximum requests of one tenant that run or wait; requires --tenant-header. Further ones are
+    /// refused with RESOURCE_EXHAUSTED [default: --max-concurrent-streams plus --tenant-queue-size]
     #[arg(
         long,
         env = "STOKER_TENANT_MAX_CONCURRENT_STREAMS",

@@ -1,4 +1,5 @@
-//! `stoker.v1.Control` on the router: the models and the load of its cluster, and calls forwarded to a worker.
+//! `stoker.v1.Control` on the router: the models and the load of its cluster, and calls forwarded
+//! to a worker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -48,8 +49,8 @@ impl ControlService {
         Self { pool, gate, bounds, watches, forwarded }
     }
 
-    /// Forwards a call to a worker that serves `model`. Retries on another worker only if the first did no
-    /// work: a call that is merely slow would take as long there.
+    /// Forwards a call to a worker that serves `model`. Retries on another worker only if the first
+    /// did no work: a call that is merely slow would take as long there.
     async fn forward<Q: Clone, A>(
         &self,
         model: &str,
@@ -133,7 +134,8 @@ impl Control for ControlService {
     }
 }
 
-/// Streams the summed load of all workers: immediately, on every change, and at least once a second.
+/// Streams the summed load of all workers: immediately, on every change, and at least once a
+/// second.
 fn loads(pool: Pool, gate: DrainGate, interval: Duration) -> impl Stream<Item = Load> + Send {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -46,8 +46,8 @@ pub(crate) struct Dispatch {
     pub(crate) permit: Option<AttemptPermit>,
 }
 
-/// Calls the worker and returns once it has accepted or refused, so that a refusal is an error of the call.
-/// Dropping the future or the stream resets the call, and the worker stops.
+/// Calls the worker and returns once it has accepted or refused, so that a refusal is an error of
+/// the call. Dropping the future or the stream resets the call, and the worker stops.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint;
 
@@ -100,8 +100,9 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     Ok(events.boxed())
 }
 
-/// Opens the stream like the generated client, but with a boxed request. Every call waits for acceptance in
-/// this future, and the generated client's future holds several copies of the request struct (3.7 KiB).
+/// Opens the stream like the generated client, but with a boxed request. Every call waits for
+/// acceptance in this future, and the generated client's future holds several copies of the request
+/// struct (3.7 KiB).
 async fn open(
     channel: Channel,
     request: Request<Box<GenerateRequest>>,
@@ -181,8 +182,8 @@ impl Stream for WorkerStream {
     }
 }
 
-/// Converts a status of `worker` to an error. A status with a source comes from the local transport, not from
-/// the worker.
+/// Converts a status of `worker` to an error. A status with a source comes from the local
+/// transport, not from the worker.
 pub(crate) fn error_from_status(
     worker: &WorkerId,
     deadline: Deadline,
@@ -190,7 +191,8 @@ pub(crate) fn error_from_status(
 ) -> ServiceError {
     let source = status.source();
     let causes = || std::iter::successors(source, |&error| error.source());
-    // tonic enforces the deadline at both ends of the connection too, rounded down and with CANCELLED.
+    // tonic enforces the deadline at both ends of the connection too, rounded down and with
+    // CANCELLED.
     if deadline.is_over() || causes().any(|error| error.is::<TimeoutExpired>()) {
         return ServiceError::DeadlineExceeded { stage: format!("waiting for worker {worker}") };
     }
@@ -225,8 +227,8 @@ impl StatusReader {
         error
     }
 
-    /// Whether a worker refused a field that the router set and not one of the client's. The router looks up the
-    /// model's name, and a request that another worker has accepted is valid.
+    /// Whether a worker refused a field that the router set and not one of the client's. The router
+    /// looks up the model's name, and a request that another worker has accepted is valid.
     fn is_router_fault(&self, error: &ServiceError) -> bool {
         match error {
             ServiceError::UnknownModel { .. } => true,

@@ -81,7 +81,8 @@ pub struct WorkerView {
     pub streams: u64,
 }
 
-/// Starts a router on `listener`. It serves immediately, and returns UNAVAILABLE until a worker is live.
+/// Starts a router on `listener`. It serves immediately, and returns UNAVAILABLE until a worker is
+/// live.
 pub async fn start(
     config: RouterConfig,
     changes: Changes,
@@ -189,8 +190,8 @@ impl RunningRouter {
         views.collect()
     }
 
-    /// Drains and stops: notifies health watchers, refuses new calls, lets running streams finish for
-    /// `timeout`, and ends the remaining ones with UNAVAILABLE. Returns their number.
+    /// Drains and stops: notifies health watchers, refuses new calls, lets running streams finish
+    /// for `timeout`, and ends the remaining ones with UNAVAILABLE. Returns their number.
     pub async fn shutdown(mut self, timeout: Duration) -> usize {
         self.health.set_not_serving(DRAINING).await;
         self.gate.close();

@@ -1,6 +1,7 @@
 //! The router: balances Generate calls over workers.
 //!
-//! `stack` is the path of a request, `pool` the workers, `server` the gRPC service in front of both.
+//! `stack` is the path of a request, `pool` the workers, `server` the gRPC service in front of
+//! both.
 
 mod call;
 mod config;

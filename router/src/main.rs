@@ -48,7 +48,8 @@ struct Cli {
     )]
     listen: ListenAddress,
 
-    /// Address of the admin service (`stoker.v1.Admin`), which can drain the router; the address is logged
+    /// Address of the admin service (`stoker.v1.Admin`), which can drain the router; the address is
+    /// logged
     #[arg(
         long,
         env = "STOKER_ADMIN_LISTEN",
@@ -58,7 +59,8 @@ struct Cli {
     )]
     admin_listen: ListenAddress,
 
-    /// Addresses of the workers, as host:port separated by commas; alternatively, discover them with --etcd
+    /// Addresses of the workers, as host:port separated by commas; alternatively, discover them
+    /// with --etcd
     #[arg(
         long,
         env = "STOKER_WORKERS",
@@ -97,8 +99,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Checks that workers come from exactly one source. clap cannot check this, since it does not see what a
-/// configuration file sets.
+/// Checks that workers come from exactly one source. clap cannot check this, since it does not see
+/// what a configuration file sets.
 fn wrong_sources(cli: &Cli) -> Option<(ErrorKind, &'static str)> {
     match (!cli.workers.is_empty(), cli.etcd.is_given()) {
         (true, true) => {

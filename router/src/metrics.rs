@@ -26,7 +26,8 @@ type StaticLabel = [(&'static str, &'static str); 1];
 type ModelLabel = [(&'static str, Arc<str>); 1];
 type Histograms = Family<ModelLabel, Histogram, Metric>;
 
-/// Handle to all metrics. Clones share them; cloning is cheap, since every request clones one per layer.
+/// Handle to all metrics. Clones share them; cloning is cheap, since every request clones one per
+/// layer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics(Arc<Counts>);
 

@@ -1,4 +1,5 @@
-//! `stoker.v1.Inference` on the router, and the only code that converts the error of a call to a status.
+//! `stoker.v1.Inference` on the router, and the only code that converts the error of a call to a
+//! status.
 
 use futures::{StreamExt, TryStreamExt};
 use stoker_proto::v1::{GenerateRequest, GenerateResponse, inference_server::Inference};

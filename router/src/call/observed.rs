@@ -11,8 +11,8 @@ use stoker_shared::ServiceError;
 
 use super::EventStream;
 
-/// Observes a stream. Dropped as soon as the stream has ended or failed, or is dropped, which releases
-/// what the observer holds (a permit, a reservation, a drain guard).
+/// Observes a stream. Dropped as soon as the stream has ended or failed, or is dropped, which
+/// releases what the observer holds (a permit, a reservation, a drain guard).
 pub(crate) trait Observe: Send + Unpin + 'static {
     /// Handles the next event before it is passed up the stack.
     fn event(&mut self, _event: &mut GenerateResponse) {}

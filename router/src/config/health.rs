@@ -8,8 +8,8 @@ use stoker_shared::duration;
 /// When a worker is ejected.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct HealthConfig {
-    /// Eject a worker after COUNT consecutive failures; 0 disables it. At most half of a model's workers are
-    /// ejected
+    /// Eject a worker after COUNT consecutive failures; 0 disables it. At most half of a model's
+    /// workers are ejected
     #[arg(
         long,
         env = "STOKER_EJECT_FAILURES",

@@ -158,9 +158,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_queue_is_first_come_first_served() {
-        let (order, mut came) = mpsc::unbounded_channel();
+        let (sender, mut order) = mpsc::unbounded_channel();
         let below = service_fn(move |call: Call| {
-            order.send(call.request.request_id).unwrap();
+            sender.send(call.request.request_id).unwrap();
             async { Ok::<_, ServiceError>(events([Ok(finished())])) }
         });
         let admission = admission(below, &config(1, 100));
@@ -178,7 +178,7 @@ mod tests {
         join_all(calls).await;
         drop(admission);
         let mut seen = Vec::new();
-        while let Some(id) = came.recv().await {
+        while let Some(id) = order.recv().await {
             seen.push(id.parse::<u32>().unwrap());
         }
         assert_eq!(seen, (0..50).collect::<Vec<_>>());

@@ -1,4 +1,5 @@
-//! Selects a worker for each call, tracks the worker's outstanding tokens, and updates the model's statistics.
+//! Selects a worker for each call, tracks the worker's outstanding tokens, and updates the model's
+//! statistics.
 
 use std::{
     sync::Arc,
@@ -26,7 +27,8 @@ const CACHE_HIT_WEIGHT: f32 = 1.0 / 8.0;
 /// Retry-after if all workers are full.
 const FULL_RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// Maximum selections per call: another call may take a worker's last probe between selection and permit.
+/// Maximum selections per call: another call may take a worker's last probe between selection and
+/// permit.
 const MAX_SELECTIONS: usize = 3;
 
 /// Sends each call to the worker that the policy selects.
@@ -42,7 +44,8 @@ impl<S> Balance<S> {
         Self { endpoint, pool, chooser }
     }
 
-    /// Selects a worker and reserves its tokens before dispatch, so that concurrent calls do not all see it idle.
+    /// Selects a worker and reserves its tokens before dispatch, so that concurrent calls do not
+    /// all see it idle.
     pub(crate) fn reserve(&self, call: &Call) -> Result<(Dispatched, AttemptPermit), ServiceError> {
         // Looked up at every attempt, since workers may have been added or removed in the meantime.
         let fleet = self.pool.fleet();

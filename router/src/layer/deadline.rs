@@ -65,7 +65,8 @@ fn bounded(stream: EventStream, deadline: Deadline) -> EventStream {
     })
 }
 
-/// A stream with a deadline. Drops the inner stream with the error, so that the worker stops immediately.
+/// A stream with a deadline. Drops the inner stream with the error, so that the worker stops
+/// immediately.
 struct Bounded {
     stream: Option<EventStream>,
     passed: BoxFuture<'static, ()>,

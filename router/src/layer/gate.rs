@@ -65,7 +65,8 @@ impl DrainGate {
         &self.0.cut
     }
 
-    /// Waits until no call is in flight, for at most `timeout`. Returns the number of calls still in flight.
+    /// Waits until no call is in flight, for at most `timeout`. Returns the number of calls still
+    /// in flight.
     pub(crate) async fn drained(&self, timeout: Option<Duration>) -> usize {
         let empty = async {
             loop {

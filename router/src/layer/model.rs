@@ -11,7 +11,8 @@ use crate::{
     pool::Pool,
 };
 
-/// Sets the full name of the request's model, or refuses the request while no worker serves that model.
+/// Sets the full name of the request's model, or refuses the request while no worker serves that
+/// model.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelLookup<S> {
     next: S,

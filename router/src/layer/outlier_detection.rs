@@ -87,11 +87,11 @@ struct CallObservation {
     choices: u32,
     /// Whether the worker had to prefill generated tokens too.
     resumed: bool,
-    /// Time spent waiting for the worker, up to the first token or since the last sample. Time in which the client
-    /// does not read is excluded.
+    /// Time spent waiting for the worker, up to the first token or since the last sample. Time in
+    /// which the client does not read is excluded.
     waited: Duration,
-    /// `waited` at the time when the worker preempted the response. The wait until its next token depends on
-    /// other sequences and is excluded.
+    /// `waited` at the time when the worker preempted the response. The wait until its next token
+    /// depends on other sequences and is excluded.
     until_preempted: Option<Duration>,
     /// Time to first token, once it has arrived.
     first: Option<Duration>,

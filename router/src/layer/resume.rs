@@ -1,5 +1,5 @@
-//! Another worker, whenever one is lost: before the first token by asking again, after it by going on exactly
-//! where the response stood.
+//! Failover to another worker: a retry before the first token; after it, the response resumes
+//! exactly where it was interrupted.
 
 mod attempts;
 mod config;
@@ -35,19 +35,19 @@ use response_stream::ResponseStream;
 use retry_budget::RetryBudget;
 use watchdog::StallTimeouts;
 
-/// What a stream is made of.
+/// Item of a response stream.
 type Item = Result<GenerateResponse, ServiceError>;
 
-/// What all calls share.
+/// State that all calls share.
 #[derive(Debug)]
 pub(crate) struct ResumeContext {
     config: ResumeConfig,
     stall_timeouts: StallTimeouts,
     pool: Pool,
     retry_budget: RetryBudget,
-    /// For the tokens of started answers.
+    /// Budget for the tokens of running responses.
     memory: memory::Budget,
-    /// Content that makes engines panic.
+    /// Requests that made engines panic.
     quarantine: Quarantine,
     metrics: Metrics,
 }
@@ -69,7 +69,7 @@ impl ResumeContext {
     }
 }
 
-/// Keeps an accepted call going, whatever becomes of its workers.
+/// Retries, resumes and hedges calls, so that an accepted call survives the loss of its worker.
 #[derive(Debug, Clone)]
 pub(crate) struct Resume<S> {
     next: S,
@@ -88,7 +88,8 @@ impl<S: Generate> Service<Call> for Resume<S> {
     type Future = BoxFuture<'static, Result<EventStream, ServiceError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ServiceError>> {
-        // Readiness counts once, and there may be several calls: each asks for its own.
+        // Readiness covers one call of `next`, and there may be several attempts: each polls its
+        // own clone.
         Poll::Ready(Ok(()))
     }
 
@@ -108,14 +109,14 @@ impl<S: Generate> Service<Call> for Resume<S> {
     }
 }
 
-/// An response that somebody goes on with, or why nobody does.
+/// A response after an attempt to resume it, and the error if that failed.
 type ResumeResult<S> = (Box<ResponseStream<S>>, Result<(), ServiceError>);
 
-/// The events for the client.
+/// Events for the client.
 enum ClientStream<S> {
-    /// A worker sends them. They are read where they lie: most of what is here is looked at once a stream.
+    /// A worker is streaming. Boxed, since most of its state is rarely accessed.
     Streaming(Box<ResponseStream<S>>),
-    /// Another worker is looked for.
+    /// The response is moving to another worker.
     Resuming(BoxFuture<'static, ResumeResult<S>>),
     Done,
 }
@@ -133,7 +134,7 @@ impl<S: Generate> Stream for ClientStream<S> {
                             return Poll::Ready(Some(Ok(event)));
                         }
                     }
-                    // After the last event the client has all of it, whatever becomes of the worker.
+                    // After the last event the response is complete, so an error does not matter.
                     Some(Err(error)) if !response.complete => {
                         if let Self::Streaming(mut response) = mem::replace(&mut *self, Self::Done)
                         {

@@ -1,4 +1,5 @@
-//! One span, one log line and one metrics update per request, and the timings that only the outermost layer knows.
+//! One span, one log line and one metrics update per request, and the timings that only the
+//! outermost layer knows.
 
 mod request_log;
 
@@ -65,8 +66,9 @@ impl<S: Generate> Service<Call> for Trace<S> {
     }
 }
 
-/// Adds the router's own stages. `route` is the time that admission, workers and resumes do not account for:
-/// worker selection, dispatch, failed attempts and the network. So the stages sum to `total`.
+/// Adds the router's own stages. `route` is the time that admission, workers and resumes do not
+/// account for: worker selection, dispatch, failed attempts and the network. So the stages sum to
+/// `total`.
 fn complete(timings: &mut Timings, total: Duration) {
     let elsewhere = from_wire(timings.admission).unwrap_or_default()
         + from_wire(timings.worker_total).unwrap_or_default()

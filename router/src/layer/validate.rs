@@ -1,4 +1,5 @@
-//! Refuses invalid requests and headers, and sets what the client may leave out: seed, tenant and priority.
+//! Refuses invalid requests and headers, and sets what the client may leave out: seed, tenant and
+//! priority.
 
 use std::{
     sync::Arc,
@@ -42,10 +43,12 @@ impl<S: Generate> Service<Call> for Validate<S> {
         match checked {
             Ok(()) => {
                 let sampling = call.request.sampling.get_or_insert_default();
-                // Drawn once, so that all workers that may serve the request sample the same tokens.
+                // Drawn once, so that all workers that may serve the request sample the same
+                // tokens.
                 sampling.seed.get_or_insert_with(rand::random);
                 self.priorities.limit(&call.tenant, &mut call.request);
-                // The tenant is part of the request to the worker, whose prefix cache separates tenants.
+                // The tenant is part of the request to the worker, whose prefix cache separates
+                // tenants.
                 let tenant = call.tenant.to_string();
                 call.request.routing = Some(Routing { tenant, ..Default::default() });
                 Either::Right(self.next.call(call))

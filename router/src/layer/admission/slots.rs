@@ -40,7 +40,8 @@ struct SlotState {
     free: u32,
     queue: Queue<oneshot::Sender<()>>,
     estimate: WaitEstimate,
-    /// Running and waiting requests of each tenant, if `--tenant-max-concurrent-streams` limits them.
+    /// Running and waiting requests of each tenant, if `--tenant-max-concurrent-streams` limits
+    /// them.
     by_tenant: HashMap<Arc<str>, u32>,
 }
 
@@ -57,8 +58,8 @@ impl SlotState {
         }
     }
 
-    /// Estimates the wait of `request`. `None` if it is unknown, and for the first request in the queue, which
-    /// may always wait: with an empty queue, the estimate would never be updated.
+    /// Estimates the wait of `request`. `None` if it is unknown, and for the first request in the
+    /// queue, which may always wait: with an empty queue, the estimate would never be updated.
     fn expected_wait(&self, request: &SlotRequest) -> Option<Duration> {
         let ahead = self.queue.ahead(request.priority, request.tenant);
         (ahead > 0).then(|| self.estimate.wait(ahead)).flatten()
@@ -183,8 +184,8 @@ impl Slots {
             Refusal::EstimatedWait { expected, max_wait } => (
                 "estimated_wait",
                 format!(
-                    "{running}; the estimated wait for a slot is {} ms, and this request can wait for \
-                     {} ms (the shorter of its deadline and --queue-timeout)",
+                    "{running}; the estimated wait for a slot is {} ms, and this request can wait \
+                     for {} ms (the shorter of its deadline and --queue-timeout)",
                     expected.as_millis(),
                     max_wait.as_millis()
                 ),

@@ -1,4 +1,5 @@
-//! Estimate of the wait for a slot, from the observed gaps between grants. Pure: the clock is an argument.
+//! Estimate of the wait for a slot, from the observed gaps between grants. Pure: the clock is an
+//! argument.
 
 use std::time::Duration;
 
@@ -47,7 +48,8 @@ impl WaitEstimate {
         (self.observations >= MIN_OBSERVATIONS).then(|| self.gap.saturating_mul(slots))
     }
 
-    /// Returns the retry-after, without jitter, for a call that is refused while `waiting` calls wait.
+    /// Returns the retry-after, without jitter, for a call that is refused while `waiting` calls
+    /// wait.
     pub(super) fn retry_after(&self, waiting: usize) -> Duration {
         self.wait(waiting).unwrap_or(DEFAULT_RETRY_AFTER).clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER)
     }

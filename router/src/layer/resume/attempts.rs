@@ -1,4 +1,4 @@
-//! The attempts of a call at workers, one after the other, and the stream of one of them.
+//! Attempts of a call, and the stream of one attempt.
 
 use std::{
     future::poll_fn,
@@ -24,29 +24,30 @@ use crate::{
     pool::worker::Worker,
 };
 
-/// A call that can be attempts again.
+/// A call that can be attempted repeatedly.
 pub(super) struct RetryableCall<S> {
     pub(super) next: S,
     pub(super) context: Arc<ResumeContext>,
     pub(super) call: Call,
-    /// The limit on new tokens that the first worker decided; 0 while none has, or where it did not say.
+    /// Limit on new tokens that the first worker set; 0 if none is known.
     pub(super) max_tokens: u32,
 }
 
-/// A stream of one worker.
+/// Stream of one attempt, with its watchdog.
 pub(super) struct AttemptStream {
     stream: EventStream,
     pub(super) selected: SelectedWorker,
     watchdog: Watchdog,
     pub(super) times: AttemptTimes,
-    /// The next event is awaited. A client that does not read keeps no worker waiting.
+    /// Whether a poll for the next event is pending. The time in which the client does not read is
+    /// not counted against the worker.
     is_waiting: bool,
-    /// The worker has said that a sequence waits for KV blocks, and no token has come since.
+    /// Whether the worker has reported a preemption and has sent no token since.
     preempted: bool,
 }
 
 impl AttemptStream {
-    /// The next event, or why there will be none.
+    /// Polls the next event, or the error that ends the stream.
     pub(super) fn poll_event(
         &mut self,
         cx: &mut Context<'_>,
@@ -54,7 +55,7 @@ impl AttemptStream {
     ) -> Poll<Option<Item>> {
         while let Poll::Ready(item) = self.stream.poll_next_unpin(cx) {
             match item.as_ref().map(|item| item.as_ref().map(|event| &event.event)) {
-                // For this router alone.
+                // Only for the router, not for the client.
                 Some(Ok(Some(Event::Preempted(_)))) => self.preempted = true,
                 Some(Ok(Some(Event::Token(_)))) => {
                     (self.preempted, self.is_waiting) = (false, false);
@@ -71,25 +72,25 @@ impl AttemptStream {
             self.times.last = Instant::now();
         }
         let Some(worker) = self.selected.get() else { return Poll::Pending };
-        let waits = WaitState {
+        let wait = WaitState {
             since: self.times.last,
             has_tokens: self.times.first_token.is_some(),
             preempted: self.preempted,
         };
-        let stalled = self.watchdog.poll(cx, worker, waits, |w| has_replacement(w, self.preempted));
+        let stalled = self.watchdog.poll(cx, worker, wait, |w| has_replacement(w, self.preempted));
         stalled.map(|stalled| Some(Err(stalled)))
     }
 }
 
 impl<S: Generate> RetryableCall<S> {
-    /// Tries until a worker accepts. Nothing is promised to the client yet.
+    /// Attempts the call until a worker accepts it, within the limits on retries.
     pub(super) async fn first_accepted(&self) -> Result<AttemptStream, ServiceError> {
         let mut attempts = 0;
-        let mut room = None;
-        let mut busy = None;
+        let mut sequence_tokens = None;
+        let mut overloaded = None;
         loop {
             let last = attempts + 1 == self.context.config.retry_attempts;
-            let call = Call { room, ..self.call.next_attempt() };
+            let call = Call { sequence_tokens, ..self.call.next_attempt() };
             let selected = call.selected.clone();
             let error = match self.attempt(call, !last).await {
                 Ok(attempt) => return Ok(attempt),
@@ -98,33 +99,34 @@ impl<S: Generate> RetryableCall<S> {
             attempts += 1;
             self.check_panics(&error)?;
             let larger = selected.get().and_then(|worker| self.larger_capacity(&error, worker));
-            room = larger.or(room);
-            // Where no worker would do, none will in this moment.
-            let again = selected.get().is_some()
+            sequence_tokens = larger.or(sequence_tokens);
+            // Without a selected worker, no worker was suitable: a retry would not find one either.
+            let retry = selected.get().is_some()
                 && (error.is_retryable_elsewhere() || larger.is_some())
                 && attempts < self.context.config.retry_attempts
                 && !self.call.deadline.is_over()
                 && (error.is_free_elsewhere()
                     || larger.is_some()
                     || self.context.retry_budget.withdraw());
-            if !again {
-                // A worker that would do is busy: that is worth another try later.
+            if !retry {
+                // A suitable worker was overloaded, so the client may retry later.
                 return Err(match error {
                     ServiceError::ExceedsWorker { .. } | ServiceError::Mismatch(_) => {
-                        busy.unwrap_or(error)
+                        overloaded.unwrap_or(error)
                     }
                     other => other,
                 });
             }
             if matches!(error, ServiceError::Overloaded { .. }) {
-                busy = Some(error.clone());
+                overloaded = Some(error.clone());
             }
-            debug!(parent: &self.call.span, %error, "trying another worker");
+            debug!(parent: &self.call.span, %error, "retrying on another worker");
             self.context.metrics.retried(&error);
         }
     }
 
-    /// Calls a worker, and waits until it accepts. Leaves it before that only if it `may_abandon`.
+    /// Calls a worker and waits until it accepts. A stalled worker is abandoned only if
+    /// `may_abandon` is set.
     pub(super) async fn attempt(
         &self,
         call: Call,
@@ -137,9 +139,10 @@ impl<S: Generate> RetryableCall<S> {
         let stream = poll_fn(|cx| match accepted.poll_unpin(cx) {
             Poll::Pending => {
                 let Some(worker) = selected.get() else { return Poll::Pending };
-                let leaves = |worker: &Worker| may_abandon && self.has_replacement(worker, 0);
-                let waits = WaitState { since: times.began, has_tokens: false, preempted: false };
-                watchdog.poll(cx, worker, waits, leaves).map(Err)
+                let has_replacement =
+                    |worker: &Worker| may_abandon && self.has_replacement(worker, 0);
+                let wait = WaitState { since: times.began, has_tokens: false, preempted: false };
+                watchdog.poll(cx, worker, wait, has_replacement).map(Err)
             }
             ready => ready,
         });
@@ -147,14 +150,14 @@ impl<S: Generate> RetryableCall<S> {
         Ok(AttemptStream { stream, selected, watchdog, times, is_waiting: false, preempted: false })
     }
 
-    /// The same, by itself.
+    /// Like `attempt`, in a future that does not borrow `self`.
     pub(super) fn attempt_detached(
         &self,
     ) -> BoxFuture<'static, Result<AttemptStream, ServiceError>> {
         let (next, context) = (self.next.clone(), Arc::clone(&self.context));
         let mut call = self.call.clone();
         if self.max_tokens > 0 {
-            // The limit is decided already, and is the same whichever worker is faster.
+            // The first worker has set the limit, so it must be the same for the hedge.
             let stopping = call.request.stopping.get_or_insert_default();
             stopping.max_tokens = Some(self.max_tokens);
         }
@@ -162,7 +165,7 @@ impl<S: Generate> RetryableCall<S> {
         async move { retryable.attempt(retryable.call.next_attempt(), true).await }.boxed()
     }
 
-    /// Whether somebody else could do it better: nobody is asked who is left alone.
+    /// Whether there is another worker for a hedge: neither ejected nor stalled.
     pub(super) fn has_hedge_worker(&self, worker: &Worker) -> bool {
         let model = self.call.request.model.as_str();
         self.context
@@ -172,22 +175,24 @@ impl<S: Generate> RetryableCall<S> {
             .any(|other| !other.is_ejected() && !other.liveness.is_stalled())
     }
 
-    /// Whether another worker could take the call over, with so many free tokens in its KV cache.
+    /// Whether another worker could take over the call, with at least `free_tokens` free in its KV
+    /// cache.
     pub(super) fn has_replacement(&self, worker: &Worker, free_tokens: u64) -> bool {
         let digest = self.call.only_digest.as_deref();
         let model = self.call.request.model.as_str();
-        let room = self.call.sequence_tokens.unwrap_or(0);
+        let needed = self.call.sequence_tokens.unwrap_or(0);
         self.context.pool.fleet().others(model, worker).any(|other| {
             let free = other.free_kv_tokens().unwrap_or(0);
-            let has_room = other.room() >= room
+            let has_capacity = other.room() >= needed
                 && other.max_num_seqs() >= num_choices(&self.call.request)
                 && (free_tokens == 0 || (free >= free_tokens && !other.outstanding.is_full()));
-            other.fits(digest) && has_room && !other.liveness.is_stalled()
+            other.fits(digest) && has_capacity && !other.liveness.is_stalled()
         })
     }
 
-    /// Tokens that another worker must be able to hold, where `worker` refused the call for want of room, or may have:
-    /// what is too long for its context may fit into a longer one.
+    /// Returns the capacity in tokens that another worker must have, if `worker` refused the call
+    /// for lack of capacity, or possibly because it exceeds the context length and another worker
+    /// has a longer one.
     fn larger_capacity(&self, error: &ServiceError, worker: &Worker) -> Option<u64> {
         match error {
             ServiceError::ExceedsWorker { needed_tokens: needed @ 1.., .. } => {
@@ -204,7 +209,8 @@ impl<S: Generate> RetryableCall<S> {
         }
     }
 
-    /// Ends a request with which two engine steps have panicked, and refuses its content from now on.
+    /// Ends a request that was part of `PANIC_LIMIT` panicked engine steps, and quarantines its
+    /// content.
     pub(super) fn check_panics(&self, error: &ServiceError) -> Result<(), ServiceError> {
         if self.call.panics.count() < quarantine::PANIC_LIMIT {
             return Ok(());

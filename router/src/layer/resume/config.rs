@@ -1,4 +1,4 @@
-//! What an operator can set of it.
+//! Flags for retries, resumes and hedging.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use bytesize::ByteSize;
 use clap::Args;
 use stoker_shared::duration;
 
-/// How far the router goes to bring an answer to its end.
+/// Configuration of retries, resumes and hedging.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Failures")]
 pub struct ResumeConfig {
-    /// Workers to try, one after the other, until one accepts a request; 1 never retries
+    /// Maximum attempts until a worker accepts a request; 1 disables retries
     #[arg(
         long,
         env = "STOKER_RETRY_ATTEMPTS",
@@ -20,8 +20,8 @@ pub struct ResumeConfig {
     )]
     pub retry_attempts: u32,
 
-    /// How often an accepted stream may lose its worker and go on at another one; 0 never. Leaving a worker
-    /// that drains does not count
+    /// Maximum times that an accepted stream may lose its worker and resume on another one; 0
+    /// disables it. A draining worker does not count
     #[arg(
         long,
         env = "STOKER_MAX_RESUMES",
@@ -31,8 +31,8 @@ pub struct ResumeConfig {
     )]
     pub max_resumes: u32,
 
-    /// How long a stream that lost its worker waits for another one of the same digest with a slot and a KV cache for it,
-    /// unless its deadline is earlier
+    /// Maximum time that a stream without a worker waits for one with the same digest, a free slot
+    /// and enough KV cache, unless its deadline is earlier
     #[arg(
         long,
         env = "STOKER_RESUME_TIMEOUT",
@@ -42,12 +42,12 @@ pub struct ResumeConfig {
     )]
     pub resume_timeout: Duration,
 
-    /// Memory for the tokens of running answers, at most; what finds no room in it cannot be resumed
+    /// Maximum memory for the tokens of running responses; responses beyond it cannot be resumed
     #[arg(long, env = "STOKER_RESUME_MEMORY", default_value = "256MiB", value_name = "SIZE")]
     pub resume_memory: ByteSize,
 
-    /// The longest that streams wait for a worker that stands still or is silent, before they go elsewhere;
-    /// at least 1500ms, since workers report once a second
+    /// Maximum time that streams wait for a stalled or silent worker before they fail over; at
+    /// least 1500ms, since workers report once a second
     #[arg(
         long,
         env = "STOKER_STALL_TIMEOUT",
@@ -57,8 +57,9 @@ pub struct ResumeConfig {
     )]
     pub stall_timeout: Duration,
 
-    /// The longest that a stream waits for its next token while its worker works for others, before it goes
-    /// elsewhere; at least 1500ms. One that the worker preempted goes only where there is room for it
+    /// Maximum time that a stream waits for its next token, while its worker serves others, before
+    /// it fails over; at least 1500ms. A preempted stream moves only to a worker with enough free
+    /// KV cache
     #[arg(
         long,
         env = "STOKER_TOKEN_TIMEOUT",
@@ -68,8 +69,8 @@ pub struct ResumeConfig {
     )]
     pub token_timeout: Duration,
 
-    /// Ask a second worker if no token has come this long after the first one accepted, and take the faster
-    /// one; as far as the retry budget allows [default: never]
+    /// Send a request to a second worker if the first one has sent no token for this long after it
+    /// accepted, and use the faster one; limited by the retry budget [default: never]
     #[arg(
         long,
         env = "STOKER_HEDGE_AFTER",
@@ -79,21 +80,22 @@ pub struct ResumeConfig {
     pub hedge_after: Option<Duration>,
 }
 
-/// Two reports of a worker's load, and a half.
+/// 1.5 times the interval of load reports.
 const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 fn stall_timeout(text: &str) -> Result<Duration, String> {
     match duration::parse(text)? {
-        budget if budget < MIN_STALL_TIMEOUT => Err(format!(
-            "workers report once a second: take at least {}ms",
+        timeout if timeout < MIN_STALL_TIMEOUT => Err(format!(
+            "must be at least {}ms, since workers report once a second",
             MIN_STALL_TIMEOUT.as_millis()
         )),
-        budget => Ok(budget),
+        timeout => Ok(timeout),
     }
 }
 
 impl ResumeConfig {
-    /// What a stall may take until it is noticed: the budget, less what it takes to notice.
+    /// Time without progress after which a worker counts as stalled: the stall timeout less the
+    /// delay of detection.
     pub(crate) fn stall_detection_time(&self) -> Duration {
         self.stall_timeout.mul_f64(0.9)
     }

@@ -1,4 +1,5 @@
-//! A second worker beside one that is slow to begin, and the first token decides.
+//! Hedging: a second attempt if the first one sends no token in time. The attempt with the first
+//! token wins.
 
 use std::{
     mem,
@@ -18,29 +19,29 @@ use super::{
 };
 use crate::call::Generate;
 
-/// What has become of the second attempt.
+/// State of the second attempt.
 pub(super) enum Hedge {
-    /// There is none, and there will be none.
+    /// Disabled, or already decided.
     Off,
-    /// It begins when the time is over.
+    /// Starts when the timer fires.
     Later(Pin<Box<Sleep>>),
-    /// It was sent.
+    /// Sent, and not accepted yet.
     Sent(BoxFuture<'static, Result<AttemptStream, ServiceError>>),
-    /// It was accepted, and has no token yet.
+    /// Accepted without a token yet, with its `Accepted` event once received.
     Accepted(Box<AttemptStream>, Option<GenerateResponse>),
-    /// It was faster: its accepted has been said, and this is its first token.
+    /// Faster than the first attempt. Its `Accepted` event was returned; this is its first token.
     Won(GenerateResponse),
 }
 
 impl Hedge {
-    /// After that long without a token; `None` is never.
+    /// Schedules a hedge `after` this time without a token; `None` disables it.
     pub(super) fn new(after: Option<Duration>) -> Self {
         after.map_or(Self::Off, |after| Self::Later(Box::pin(tokio::time::sleep(after))))
     }
 
-    /// The first token of a second attempt that has just taken the place of the first.
+    /// Takes the first token of a second attempt that has just won.
     pub(super) fn take_first_token(&mut self) -> Option<GenerateResponse> {
-        // Asked for every event: nothing is moved unless there is one.
+        // Called for every event, so `self` is moved only if there is a token.
         if !matches!(self, Self::Won(_)) {
             return None;
         }
@@ -50,8 +51,8 @@ impl Hedge {
         }
     }
 
-    /// Decides between what the first attempt has and what the second one has. The winner is `current`
-    /// afterwards, the other one is dropped.
+    /// Decides between the next item of the first attempt and that of the second one. The winner
+    /// becomes `current`, and the other one is dropped.
     pub(super) fn race<S: Generate>(
         &mut self,
         cx: &mut Context<'_>,
@@ -71,7 +72,7 @@ impl Hedge {
                 *self = Self::Off;
                 return first;
             }
-            // Whoever is left goes on alone.
+            // The second attempt, if accepted, continues alone.
             Poll::Ready(Some(Err(_))) => return self.fail_over(current).unwrap_or(first),
             Poll::Pending => {}
         }
@@ -112,7 +113,7 @@ impl Hedge {
                             retryable.context.metrics.hedged("second");
                             let accepted = accepted.take();
                             self.swap(current);
-                            // The client hears who answers, and then the answer.
+                            // The client gets the `Accepted` event of the winner before its token.
                             let Some(accepted) = accepted else {
                                 return Poll::Ready(Some(Ok(event)));
                             };
@@ -126,7 +127,7 @@ impl Hedge {
         }
     }
 
-    /// The first attempt has failed: the second one goes on, if it was accepted.
+    /// Switches to the second attempt, if it was accepted, after the first one has failed.
     fn fail_over(&mut self, current: &mut AttemptStream) -> Option<Poll<Option<Item>>> {
         let accepted = match self {
             Self::Accepted(_, accepted) => accepted.take(),
@@ -137,7 +138,7 @@ impl Hedge {
         Some(Poll::Ready(Some(Ok(accepted))))
     }
 
-    /// The second attempt takes the place of the first, which is dropped.
+    /// Replaces the first attempt, which is dropped, by the second one.
     fn swap(&mut self, current: &mut AttemptStream) {
         if let Self::Accepted(second, _) = mem::replace(self, Self::Off) {
             *current = *second;

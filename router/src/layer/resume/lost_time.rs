@@ -1,4 +1,4 @@
-//! Where the time went that lost workers can no longer tell about.
+//! Timings of attempts whose workers were lost, as measured by the router.
 
 use std::time::Duration;
 
@@ -8,40 +8,40 @@ use stoker_proto::{
 };
 use tokio::time::Instant;
 
-/// One attempt as the router saw it.
+/// Times of one attempt as measured by the router.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttemptTimes {
-    /// When it was sent to the worker.
+    /// Time when it was sent to the worker.
     pub(super) began: Instant,
-    /// Its first token, once it came.
+    /// Time of its first token.
     pub(super) first_token: Option<Instant>,
-    /// Since when the next event is awaited: the last one came by then.
+    /// Start of the wait for the next event, after the last one was received.
     pub(super) last: Instant,
 }
 
 impl AttemptTimes {
-    /// Begins now.
+    /// Starts an attempt now.
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self { began: now, first_token: None, last: now }
     }
 }
 
-/// What all lost attempts of an accepted stream have cost.
+/// Total times of the lost attempts of a stream.
 #[derive(Debug, Default)]
 pub(super) struct LostTime {
-    /// How often another worker took over.
+    /// Number of resumes.
     pub(super) resumes: u32,
-    /// Until the first token of an attempt, and from there to its last.
+    /// Time up to the first token of each attempt, and from there to its end.
     prefill: Duration,
     decode: Duration,
-    /// From the last event of a lost worker to the next worker's first.
+    /// Time from the loss of a worker to the start of the next attempt.
     resume: Duration,
     time_to_first_token: Option<Duration>,
 }
 
 impl LostTime {
-    /// An attempt was lost at `end`.
+    /// Adds an attempt that was lost at `end`.
     pub(super) fn add_attempt(&mut self, times: &AttemptTimes, end: Instant) {
         let first = times.first_token.unwrap_or(end);
         self.prefill += first.saturating_duration_since(times.began);
@@ -51,13 +51,13 @@ impl LostTime {
         }
     }
 
-    /// Another worker has taken over, that long after the last one was lost.
+    /// Adds a resume, `after` the loss of the last worker.
     pub(super) fn add_resume(&mut self, after: Duration) {
         self.resumes += 1;
         self.resume += after;
     }
 
-    /// Adds it to what the worker says that ended the answer, so that the stages still sum to the whole.
+    /// Adds the lost time to the last worker's timings, so that the stages still sum to the total.
     pub(super) fn complete(&self, timings: &mut Timings) {
         if self.resumes == 0 {
             return;
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn an_undisturbed_answer_is_left_as_it_is() {
+    fn timings_without_a_resume_are_unchanged() {
         let mut timings = Timings::default();
         LostTime::default().complete(&mut timings);
         assert_eq!(timings, Timings::default());

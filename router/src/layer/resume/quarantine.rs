@@ -1,4 +1,5 @@
-//! Refuses for a while what has made the engines of two workers panic: a client that retries would end a worker each time.
+//! Temporarily refuses requests that made the engines of two workers panic: each retry by a client
+//! would crash another worker.
 
 use std::{
     collections::HashMap,
@@ -13,14 +14,14 @@ use stoker_proto::v1::GenerateRequest;
 use stoker_shared::ServiceError;
 use tokio::time::Instant;
 
-/// Engine steps that panic with a request until the request is taken for the reason.
+/// Number of panicked engine steps after which the request is considered the cause.
 pub(super) const PANIC_LIMIT: u32 = 2;
-/// Content is refused for this long.
+/// Time for which content is refused.
 const QUARANTINE_TIME: Duration = Duration::from_secs(600);
-/// Contents that are remembered, at most; the one that was added first is forgotten first.
+/// Maximum number of entries; the oldest one is evicted.
 const MAX_ENTRIES: usize = 1_024;
 
-/// Contents that are refused, by hash, and until when.
+/// Hashes of refused content, with expiry times.
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     hash: RandomState,
@@ -28,8 +29,8 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Refuses content like that of `request` from now on. Returns the error for the request itself; `cause` is what its
-    /// last worker reported.
+    /// Quarantines the content of `request`. Returns the error for the request itself; `cause` is
+    /// the error of its last worker.
     pub(super) fn add(&self, request: &GenerateRequest, cause: &str) -> ServiceError {
         let (key, now) = (self.key(request), Instant::now());
         let mut until = self.until();
@@ -41,13 +42,13 @@ impl Quarantine {
         }
         until.insert(key, now + QUARANTINE_TIME);
         ServiceError::Quarantined(format!(
-            "this request was part of {PANIC_LIMIT} engine steps that panicked; its content is refused for {} minutes \
-             ({cause})",
+            "this request was part of {PANIC_LIMIT} engine steps that panicked; its content is \
+             refused for {} minutes ({cause})",
             QUARANTINE_TIME.as_secs() / 60
         ))
     }
 
-    /// Whether content like that of `request` may be served.
+    /// Returns an error if the content of `request` is quarantined.
     pub(super) fn check(&self, request: &GenerateRequest) -> Result<(), ServiceError> {
         if self.until().is_empty() {
             return Ok(());
@@ -55,14 +56,16 @@ impl Quarantine {
         let (key, now) = (self.key(request), Instant::now());
         match self.until().get(&key) {
             Some(until) if *until > now => Err(ServiceError::Quarantined(format!(
-                "requests with this content made the engines of {PANIC_LIMIT} workers panic; it is refused for another {} s",
+                "requests with this content made the engines of {PANIC_LIMIT} workers panic; it is \
+                 refused for another {} s",
                 until.saturating_duration_since(now).as_secs() + 1
             ))),
             _ => Ok(()),
         }
     }
 
-    /// A hash of what is computed: not of who wants it, under which name, and with which seed.
+    /// Hashes the fields that determine the computation: not the request id, priority, cache salt,
+    /// routing or seed.
     fn key(&self, request: &GenerateRequest) -> u64 {
         let mut content = GenerateRequest {
             request_id: String::new(),
@@ -74,7 +77,7 @@ impl Quarantine {
         let mut biases: Vec<(u32, u32)> = Vec::new();
         if let Some(sampling) = &mut content.sampling {
             sampling.seed = None;
-            // A map is written in any order.
+            // Maps are encoded in arbitrary order.
             let bias = sampling.logit_bias.drain().map(|(id, bias)| (id, bias.to_bits()));
             biases.extend(bias);
             biases.sort_unstable();
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_same_content_is_refused_for_ten_minutes_whoever_sends_it() {
+    async fn the_same_content_is_refused_for_ten_minutes_from_any_client() {
         let quarantine = Quarantine::default();
         let bias: Vec<_> = (0..50).map(|id| (id, 1.0)).collect();
         assert_eq!(quarantine.check(&request("bad", 1, &bias)), Ok(()));
@@ -120,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_stays_small() {
+    async fn the_number_of_entries_is_bounded() {
         let quarantine = Quarantine::default();
         for n in 0..MAX_ENTRIES + 10 {
             let _ = quarantine.add(&request(&n.to_string(), 1, &[]), "");

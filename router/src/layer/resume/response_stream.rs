@@ -1,4 +1,4 @@
-//! One answer, from whichever worker: what the client has of it, and how it goes on.
+//! The response to one call, across the workers that generate it.
 
 use std::{
     sync::Arc,
@@ -20,24 +20,25 @@ use super::{
 };
 use crate::call::{Generate, last_timings, num_choices};
 
-/// Before another worker is looked for, where the last one brought nothing.
+/// Pause before the next attempt if the last worker sent no token.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-/// Between two looks for a worker. A look at workers that are known to be full sends nothing.
+/// Maximum interval between two searches for a worker. A search sends nothing to workers known to
+/// be full.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(80);
-/// When a client whose answer was cut off should come back.
+/// Retry-after for a client whose response was interrupted.
 const INTERRUPTED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// An answer on its way to the client, from whichever worker.
+/// A response that streams to the client, from one worker at a time.
 pub(super) struct ResponseStream<S> {
     retryable: RetryableCall<S>,
-    /// `None` once it has failed.
+    /// Stream of the current attempt; `None` once it has failed.
     current: Option<AttemptStream>,
     hedge: Hedge,
     state: ResumeState,
     lost_time: LostTime,
-    /// Workers that were lost; those that drained do not count.
-    failures: u32,
-    /// The last event is out.
+    /// Number of workers lost. Draining workers do not count.
+    lost_workers: u32,
+    /// Whether the last event was sent.
     pub(super) complete: bool,
 }
 
@@ -52,31 +53,32 @@ impl<S: Generate> ResponseStream<S> {
             hedge,
             state,
             lost_time: LostTime::default(),
-            failures: 0,
+            lost_workers: 0,
             complete: false,
         }
     }
 
-    /// The next event of the worker, or of a second one that was faster.
+    /// Polls the next event of the worker, or of a faster hedge.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        let Self { retryable, current, hedge, state, failures, .. } = self;
+        let Self { retryable, current, hedge, state, lost_workers, .. } = self;
         let Some(current) = current else { return Poll::Ready(None) };
         if let Some(token) = hedge.take_first_token() {
             return Poll::Ready(Some(Ok(token)));
         }
         let event = current.poll_event(cx, |worker, preempted| {
-            let room = if preempted { state.tokens_to_recompute() } else { 0 };
-            has_resumes_left(retryable, *failures)
+            let free_tokens = if preempted { state.tokens_to_recompute() } else { 0 };
+            has_resumes_left(retryable, *lost_workers)
                 && !is_unresumable(retryable, state)
-                && retryable.has_replacement(worker, room)
+                && retryable.has_replacement(worker, free_tokens)
         });
         hedge.race(cx, retryable, current, event)
     }
 
-    /// Notes an event on its way to the client. False if the client has it already.
+    /// Records an event before it is sent to the client. Returns false if the client already has
+    /// it.
     pub(super) fn record(&mut self, event: &mut GenerateResponse) -> bool {
         let Self { retryable, current, state, lost_time, complete, .. } = self;
-        let RetryableCall { context, call, max_tokens, .. } = attempts;
+        let RetryableCall { context, call, max_tokens, .. } = retryable;
         let Some(current) = current else { return false };
         if matches!(event.event, Some(Event::Token(_))) && current.times.first_token.is_none() {
             current.times.first_token = Some(Instant::now());
@@ -88,11 +90,11 @@ impl<S: Generate> ResponseStream<S> {
             warn!(
                 parent: &call.span,
                 limit = %context.config.resume_memory,
-                "this answer cannot be resumed any more: --resume-memory is full"
+                "this response can no longer be resumed: --resume-memory is full"
             );
         }
         if is_new && call.only_digest.is_none() && state.has_begun() {
-            // From here on a part of the answer is out, and only the same weights can go on.
+            // The client has a part of the response, which only the same weights can continue.
             call.only_digest = current.selected.get().map(|w| w.info.digest.as_str().into());
         }
         if matches!(event.event, Some(Event::Accepted(_))) {
@@ -105,9 +107,9 @@ impl<S: Generate> ResponseStream<S> {
         is_new
     }
 
-    /// Finds another worker after `error`, or says why the answer ends here.
+    /// Resumes on another worker after `error`, or returns the error that ends the response.
     pub(super) async fn resume(&mut self, error: ServiceError) -> Result<(), ServiceError> {
-        // Dropped at once: the worker may stop, and whatever it still sends reaches nobody.
+        // Dropped immediately, so that the worker stops and its events are discarded.
         let Some(AttemptStream { selected, times: lost, .. }) = self.current.take() else {
             return Err(error);
         };
@@ -116,14 +118,14 @@ impl<S: Generate> ResponseStream<S> {
         if !self.may_resume(&error) {
             return Err(self.interrupted(error));
         }
-        self.failures += u32::from(!is_planned(&error));
+        self.lost_workers += u32::from(!is_planned(&error));
         if let Some(worker) = selected.get() {
-            // A second attempt may have been tried after it, and is not the one to avoid.
+            // A hedge may have been sent after it, but this is the worker to avoid.
             self.retryable.call.tried.with(|tried| tried.push(worker.instance.clone()));
         }
         let context = Arc::clone(&self.retryable.context);
         let end = match error {
-            // Its silence is no work.
+            // The time since the last event was no work.
             ServiceError::Stalled(_) | ServiceError::Lost(_) | ServiceError::Preempted(_) => {
                 lost.last
             }
@@ -131,10 +133,15 @@ impl<S: Generate> ResponseStream<S> {
         };
         let clock = SystemTime::now() - end.elapsed();
         self.lost_time.add_attempt(&lost, end);
-        info!(parent: &self.retryable.call.span, %error, tokens = self.state.tokens, "looking for a worker to go on");
+        info!(
+            parent: &self.retryable.call.span,
+            %error,
+            tokens = self.state.tokens,
+            "resuming on another worker"
+        );
 
         if lost.first_token.is_none() {
-            // It brought nothing, and so might the next: not in a tight circle.
+            // The next attempt may send no token either: avoids a tight loop.
             tokio::time::sleep(RETRY_PAUSE).await;
         }
         let attempt = self.find_worker().await?;
@@ -148,18 +155,21 @@ impl<S: Generate> ResponseStream<S> {
     }
 
     fn may_resume(&self, error: &ServiceError) -> bool {
-        let within = is_planned(error) || has_resumes_left(&self.retryable, self.failures);
-        error.is_retryable_elsewhere() && within && !is_unresumable(&self.retryable, &self.state)
+        let within_limit =
+            is_planned(error) || has_resumes_left(&self.retryable, self.lost_workers);
+        error.is_retryable_elsewhere()
+            && within_limit
+            && !is_unresumable(&self.retryable, &self.state)
     }
 
-    /// A worker that goes on, as soon as there is one.
+    /// Waits for a worker that resumes the response, for at most `--resume-timeout`.
     async fn find_worker(&mut self) -> Result<AttemptStream, ServiceError> {
         let until = Instant::now() + self.retryable.context.config.resume_timeout;
         let mut fleet = self.retryable.context.pool.watch();
         let mut backoff = Backoff::default();
         self.state.start_resume();
         loop {
-            // AttemptTimes now, so that a worker that comes while one is asked is not missed.
+            // Before the attempt, so that a worker that joins during it is not missed.
             fleet.mark_unchanged();
             let mut call = self.retryable.call.next_attempt();
             let selected = call.selected.clone();
@@ -169,12 +179,16 @@ impl<S: Generate> ResponseStream<S> {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
-            debug!(parent: &self.retryable.call.span, %error, "no worker has taken over yet");
+            debug!(
+                parent: &self.retryable.call.span,
+                %error,
+                "no worker has resumed the response yet"
+            );
             self.retryable.check_panics(&error)?;
-            // A model without workers may be forgotten before the next one comes.
-            let lasting = !error.is_retryable_elsewhere()
+            // A model without workers may be removed before its next worker joins.
+            let is_permanent = !error.is_retryable_elsewhere()
                 && !matches!(error, ServiceError::UnknownModel { .. });
-            if lasting || Instant::now() >= until {
+            if is_permanent || Instant::now() >= until {
                 return Err(self.interrupted(error));
             }
             let wait = match (selected.get(), &error) {
@@ -183,33 +197,35 @@ impl<S: Generate> ResponseStream<S> {
                     worker.outstanding.mark_full();
                     RECHECK_INTERVAL.mul_f64(rand::random_range(0.5..1.0))
                 }
-                // Something else is wrong with it, and may stay so.
+                // Any other failure of a worker may persist.
                 (Some(_), _) => backoff.next_wait(),
             };
-            let left = until.saturating_duration_since(Instant::now());
-            // The fleet changes often while it is in trouble.
-            tokio::time::sleep(RETRY_PAUSE.min(left)).await;
+            let remaining = until.saturating_duration_since(Instant::now());
+            // Limits the rate of attempts while the fleet changes often.
+            tokio::time::sleep(RETRY_PAUSE.min(remaining)).await;
             tokio::select! {
-                () = tokio::time::sleep(wait.min(left)) => {}
-                changed = fleet.changed() => if changed.is_err() { return Err(self.interrupted(error)) },
+                () = tokio::time::sleep(wait.min(remaining)) => {}
+                changed = fleet.changed() => if changed.is_err() {
+                    return Err(self.interrupted(error));
+                },
             }
         }
     }
 
-    /// The error for the client. One that has a part of the response is told how much.
+    /// Converts `error` to the client's error, with the token counts if the response has begun.
     fn interrupted(&self, error: ServiceError) -> ServiceError {
         if let ServiceError::ExceedsWorker { what, needed_tokens } = error {
             let (tokens, prompt) = (self.state.tokens, self.state.prompt_tokens);
             let what = format!(
-                "no worker can continue this response: {what}; its prompt has {prompt} tokens, and it is cut off \
-                 after {tokens} of at most {}",
+                "no worker can continue this response: {what}; its prompt has {prompt} tokens, and \
+                 it was cut off after {tokens} of at most {} tokens",
                 self.state.max_tokens
             );
             return ServiceError::ExceedsWorker { what, needed_tokens };
         }
-        let gone =
+        let is_temporary =
             error.is_retryable_elsewhere() || matches!(error, ServiceError::UnknownModel { .. });
-        if self.state.has_begun() && gone {
+        if self.state.has_begun() && is_temporary {
             ServiceError::Interrupted {
                 reason: error.to_string(),
                 retry_after: INTERRUPTED_RETRY_AFTER,
@@ -222,17 +238,17 @@ impl<S: Generate> ResponseStream<S> {
     }
 }
 
-/// Whether a worker was left, or lets its streams go, for a good reason: an operator drains it, or it is busy. Everything
-/// else may be the request's own doing.
+/// Whether a stream left its worker because the worker drains or has preempted it. Any other error
+/// may be caused by the request itself.
 fn is_planned(error: &ServiceError) -> bool {
     matches!(error, ServiceError::Draining(_) | ServiceError::Preempted(_))
 }
 
-fn has_resumes_left<S>(retryable: &RetryableCall<S>, failures: u32) -> bool {
-    failures < retryable.context.config.max_resumes
+fn has_resumes_left<S>(retryable: &RetryableCall<S>, lost_workers: u32) -> bool {
+    lost_workers < retryable.context.config.max_resumes
 }
 
-/// Whether the next worker could not be told all that it has to know.
+/// Whether the state that another worker would need to continue the response is incomplete.
 fn is_unresumable<S>(retryable: &RetryableCall<S>, state: &ResumeState) -> bool {
     let unknown_digest = retryable.call.only_digest.as_deref() == Some("");
     state.has_begun() && (state.is_unresumable() || unknown_digest)

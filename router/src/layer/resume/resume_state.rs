@@ -1,4 +1,4 @@
-//! What a client has of an answer: enough for another worker to go on with it.
+//! The part of a response that was sent to the client, from which another worker can continue it.
 
 use stoker_proto::v1::{
     Finished, GenerateResponse, Resume, ResumedChoice, generate_response::Event,
@@ -6,25 +6,26 @@ use stoker_proto::v1::{
 
 use stoker_shared::memory::{Budget, Hold};
 
-/// Grows with every event that goes to the client.
+/// State of a partial response. Updated with every event for the client.
 #[derive(Debug)]
 pub(super) struct ResumeState {
     choices: Vec<ResumedChoice>,
-    /// Log probabilities of the prompt that the client has, and how many of them come once more.
+    /// Number of prompt log probabilities sent, and how many of them the current worker will
+    /// repeat.
     prompt_logprobs: usize,
     repeated_logprobs: usize,
-    /// Of the prompt, as a worker counted it.
+    /// Tokens of the prompt, as counted by a worker.
     pub(super) prompt_tokens: u32,
-    /// The limit on new tokens in each choice, as the first worker decided it; 0 if it did not say.
+    /// Limit on new tokens per choice that the first worker set; 0 if unknown.
     pub(super) max_tokens: u32,
-    /// Of all choices together.
+    /// Tokens of all choices together.
     pub(super) tokens: u32,
-    /// For the tokens. `None` once there was no room for them.
+    /// Memory held for the tokens. `None` once the budget was exceeded.
     hold: Option<Hold>,
 }
 
 impl ResumeState {
-    /// Nothing yet, of an answer of `choices` continuations.
+    /// Creates the state of a response with `choices` choices and no tokens.
     pub(super) fn new(choices: u32, budget: &Budget) -> Self {
         Self {
             choices: vec![ResumedChoice::default(); choices as usize],
@@ -37,24 +38,25 @@ impl ResumeState {
         }
     }
 
-    /// Whether the client has a part of the answer, which from here on only the same weights can continue.
+    /// Whether the client has a part of the response, which only the same weights can continue.
     pub(super) fn has_begun(&self) -> bool {
         self.tokens > 0
             || self.prompt_logprobs > 0
             || self.choices.iter().any(|c| c.finished.is_some())
     }
 
-    /// Whether something is missing, so that nobody can go on.
+    /// Whether the state was discarded, so that no worker can continue the response.
     pub(super) fn is_unresumable(&self) -> bool {
         self.hold.is_none()
     }
 
-    /// Another worker begins: what it will send again is not for the client.
+    /// Prepares for another worker, whose repeated events must not reach the client.
     pub(super) fn start_resume(&mut self) {
         self.repeated_logprobs = self.prompt_logprobs;
     }
 
-    /// Keeps an event on its way to the client. False if the client has it already.
+    /// Records an event before it is sent to the client. Returns false if the client already has
+    /// it.
     pub(super) fn record(&mut self, event: &mut GenerateResponse) -> bool {
         let index = event.choice as usize;
         match &mut event.event {
@@ -63,7 +65,7 @@ impl ResumeState {
                 if self.max_tokens == 0 {
                     self.max_tokens = accepted.max_tokens;
                 }
-                // Said again only while the client has nothing of the worker before.
+                // Sent again only while the client has nothing of the previous worker's response.
                 return !self.has_begun();
             }
             Some(Event::Prompt(prompt)) => {
@@ -79,7 +81,7 @@ impl ResumeState {
             }
             Some(Event::Finished(finished)) => {
                 if let Some(choice) = self.choices.get_mut(index) {
-                    // What ended it is all that another worker has to know.
+                    // Another worker needs only the finish reason and stop string.
                     choice.finished =
                         Some(Finished { usage: None, timings: None, ..finished.clone() });
                 }
@@ -103,13 +105,13 @@ impl ResumeState {
         }
     }
 
-    /// Gives the memory back.
+    /// Releases the memory.
     fn discard(&mut self) {
         self.hold = None;
         self.choices = Vec::new();
     }
 
-    /// For the next worker: one of `digest`, or any while nothing has has_tokens.
+    /// Returns the message for the next worker. `digest` is `None` before the response has begun.
     pub(super) fn resume(&self, digest: Option<&str>) -> Resume {
         Resume {
             choices: self.choices.clone(),
@@ -118,13 +120,14 @@ impl ResumeState {
         }
     }
 
-    /// Tokens of the longest sequence that another worker must be able to hold, if a worker has said so.
+    /// Returns the maximum tokens of one sequence (prompt and completion), if a worker has set the
+    /// limit.
     pub(super) fn sequence_tokens(&self) -> Option<u64> {
         let tokens = u64::from(self.prompt_tokens) + u64::from(self.max_tokens);
         (self.max_tokens > 0).then_some(tokens)
     }
 
-    /// Tokens that another worker has to compute first.
+    /// Returns the number of tokens that another worker has to prefill.
     pub(super) fn tokens_to_recompute(&self) -> u64 {
         u64::from(self.prompt_tokens) + u64::from(self.tokens)
     }
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_choice_is_kept_by_itself() {
+    fn every_choice_is_recorded_separately() {
         let mut state = ResumeState::new(2, &Budget::new(1 << 20));
         assert!(state.record(&mut accepted("a", 5)));
         let resume = state.resume(None);
@@ -176,23 +179,23 @@ mod tests {
         assert_eq!((&second.token_ids[..], second.text_bytes_sent), (&[8][..], 0));
         assert!(first.finished.is_none() && second.finished.as_ref().unwrap().usage.is_none());
         assert_eq!((state.prompt_tokens, state.tokens), (5, 3));
-        // The next worker says hello to nobody.
+        // The next worker's `Accepted` event is not sent to the client.
         assert!(!state.record(&mut accepted("b", 5)));
     }
 
     #[test]
-    fn what_a_worker_repeats_of_the_prompt_is_left_out() {
+    fn repeated_prompt_logprobs_are_dropped() {
         let mut state = ResumeState::new(1, &Budget::new(1 << 20));
         assert!(state.record(&mut prompt(0..300)));
         state.start_resume();
-        assert!(!state.record(&mut prompt(0..256)), "all of it is known");
-        let mut part = prompt(256..400);
-        assert!(state.record(&mut part));
-        assert_eq!(part, prompt(300..400));
+        assert!(!state.record(&mut prompt(0..256)), "all of them were sent before");
+        let mut logprobs = prompt(256..400);
+        assert!(state.record(&mut logprobs));
+        assert_eq!(logprobs, prompt(300..400));
     }
 
     #[test]
-    fn an_answer_without_room_is_forgotten_and_still_counted() {
+    fn a_response_beyond_the_budget_is_unresumable_and_still_counted() {
         let budget = Budget::new(64);
         let mut state = ResumeState::new(1, &budget);
         for id in 0..100 {

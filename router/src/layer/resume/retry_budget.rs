@@ -1,13 +1,13 @@
-//! What all requests may spend on further attempts together.
+//! Retry budget shared by all requests.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Every request pays one in, and a further attempt costs five: at most 20 % extra load, however bad it gets.
+/// Cost of a further attempt. Every request deposits 1, so retries add at most 20 % load.
 pub(super) const ATTEMPT_COST: u32 = 5;
-/// What a quiet hour saves up, and what the first requests of all find: ten attempts.
+/// Initial and maximum balance: ten attempts.
 pub(super) const MAX_BALANCE: u32 = 10 * ATTEMPT_COST;
 
-/// Everybody spends from it.
+/// Token bucket for retries and hedges.
 #[derive(Debug)]
 pub(super) struct RetryBudget(AtomicU32);
 
@@ -18,12 +18,12 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// A request came.
+    /// Deposits 1 for a new request.
     pub(super) fn deposit(&self) {
         self.update(|saved| (saved < MAX_BALANCE).then_some(saved + 1));
     }
 
-    /// Pays for an attempt. False if nothing is left.
+    /// Withdraws the cost of an attempt. Returns false if the balance is too low.
     pub(super) fn withdraw(&self) -> bool {
         self.update(|saved| saved.checked_sub(ATTEMPT_COST))
     }

@@ -26,10 +26,10 @@ use crate::{
 
 type Reply = Result<Vec<Item>, ServiceError>;
 
-/// What came of a call.
+/// Result of a call.
 struct RunResult {
     items: Vec<Item>,
-    /// What every attempt was resumes of the answer so far.
+    /// Resume message of every attempt.
     resumes: Vec<Option<ResumeMessage>>,
 }
 
@@ -43,12 +43,12 @@ fn context(config: &ResumeConfig) -> Arc<ResumeContext> {
     ResumeContext::new(config, &Pool::fixed(&[]), &Metrics::default())
 }
 
-/// Makes a call of workers that give these replies, one an attempt, each from a worker of digest `d`.
+/// Makes a call whose attempts get these replies in turn, each from a worker of digest `d`.
 async fn run(config: &ResumeConfig, replies: Vec<Reply>) -> RunResult {
     let replies = Mutex::new(replies.into_iter());
     let resumes = Arc::new(Mutex::new(Vec::new()));
-    let noted = Arc::clone(&resumes);
-    let state = Arc::new((replies, noted));
+    let recorded = Arc::clone(&resumes);
+    let state = Arc::new((replies, recorded));
     let below = service_fn(move |call: Call| {
         let (replies, resumes) = &*state;
         call.selected.set(&worker("w", "m", "d"));
@@ -78,26 +78,24 @@ fn down() -> ServiceError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn goes_on_elsewhere_until_the_first_token() {
+async fn an_accepted_call_without_tokens_moves_to_any_worker() {
     let replies = vec![
         Err(down()),
         Ok(vec![Ok(accepted("b", 1)), Err(down())]),
         Ok(vec![Ok(accepted("c", 1)), Ok(token()), Ok(finished())]),
     ];
     let result = run(&ResumeConfig::default(), replies).await;
-    let digests = result
-        .resumes
-        .iter()
-        .map(|resume| resume.as_ref().map(|resume| resume.digest.as_str()));
+    let digests =
+        result.resumes.iter().map(|resume| resume.as_ref().map(|resume| resume.digest.as_str()));
     let digests: Vec<_> = digests.collect();
-    assert_eq!(digests, [None, None, Some("")], "accepted before, and any worker may start it");
-    // The client is resumes of the change.
+    assert_eq!(digests, [None, None, Some("")], "once accepted, any worker may start it");
+    // The client gets the `Accepted` event of each worker.
     let [b, c, first, Ok(_)] = &result.items[..] else { panic!("{:?}", result.items) };
     assert_eq!([b, c, first], [&Ok(accepted("b", 1)), &Ok(accepted("c", 1)), &Ok(token())]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn goes_on_exactly_where_the_answer_stood() {
+async fn resumes_exactly_where_the_response_was_interrupted() {
     let replies = vec![
         Ok(vec![Ok(accepted("a", 1)), Ok(token()), Ok(token()), Err(lost())]),
         Err(ServiceError::Overloaded { what: "full".into(), retry_after: Duration::ZERO }),
@@ -116,21 +114,24 @@ async fn goes_on_exactly_where_the_answer_stood() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn log_probabilities_of_the_prompt_come_once() {
-    let part = |ids: std::ops::Range<u32>| {
+async fn prompt_logprobs_are_sent_once() {
+    let logprobs = |ids: std::ops::Range<u32>| {
         let tokens = ids.map(|id| TokenLogprob { id, ..Default::default() }).collect();
         Ok(event(Event::Prompt(PromptLogprobs { tokens })))
     };
     let replies = vec![
-        Ok(vec![Ok(accepted("a", 9)), part(1..5), Err(lost())]),
-        Ok(vec![Ok(accepted("b", 9)), part(1..9), Ok(token()), Ok(finished())]),
+        Ok(vec![Ok(accepted("a", 9)), logprobs(1..5), Err(lost())]),
+        Ok(vec![Ok(accepted("b", 9)), logprobs(1..9), Ok(token()), Ok(finished())]),
     ];
     let result = run(&ResumeConfig::default(), replies).await;
-    assert_eq!(result.items[..4], [Ok(accepted("a", 9)), part(1..5), part(5..9), Ok(token())]);
+    assert_eq!(
+        result.items[..4],
+        [Ok(accepted("a", 9)), logprobs(1..5), logprobs(5..9), Ok(token())]
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_for_errors_that_another_worker_might_not_have() {
+async fn errors_that_another_worker_would_repeat_are_not_retried() {
     let error = ServiceError::Internal("NaN logits".into());
     for replies in [
         vec![Err(error.clone())],
@@ -143,14 +144,14 @@ async fn only_for_errors_that_another_worker_might_not_have() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_tried_more_often_than_allowed() {
+async fn attempts_and_resumes_are_limited() {
     let result = run(&ResumeConfig::default(), vec![Err(down()), Err(down()), Err(down())]).await;
     assert_eq!((result.error(), result.resumes.len()), (&down(), 3));
 
     let config = ResumeConfig { max_resumes: 2, ..Default::default() };
     let killed = || Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(lost())]);
     let result = run(&config, vec![killed(), killed(), killed()]).await;
-    assert_eq!(result.resumes.len(), 3, "a request that kills its workers kills three");
+    assert_eq!(result.resumes.len(), 3, "a request that crashes its workers crashes three");
     let ServiceError::Interrupted { reason, completion_tokens, prompt_tokens, .. } = result.error()
     else {
         panic!("{:?}", result.items)
@@ -159,7 +160,7 @@ async fn nobody_is_tried_more_often_than_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leaving_workers_that_drain_is_free() {
+async fn draining_workers_do_not_count_as_resumes() {
     let config = ResumeConfig { max_resumes: 0, ..Default::default() };
     let drained =
         || Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(ServiceError::Draining("a".into()))]);
@@ -169,7 +170,7 @@ async fn leaving_workers_that_drain_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_for_a_worker_and_not_for_ever() {
+async fn waits_for_a_worker_until_the_resume_timeout() {
     let config = ResumeConfig::default();
     let began = Instant::now();
     let killed = Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(lost())]);
@@ -178,11 +179,11 @@ async fn waits_for_a_worker_and_not_for_ever() {
     let wait = config.resume_timeout;
     assert!(began.elapsed() >= wait && began.elapsed() < wait * 2, "{:?}", began.elapsed());
     assert!(matches!(result.error(), ServiceError::Interrupted { .. }), "{:?}", result.items);
-    assert!(result.resumes.len() < 60, "it does not try all the time: {}", result.resumes.len());
+    assert!(result.resumes.len() < 60, "attempts are paced: {}", result.resumes.len());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_found_no_room_ends_with_its_worker() {
+async fn a_response_beyond_the_resume_memory_ends_with_its_worker() {
     let config = ResumeConfig { resume_memory: bytesize::ByteSize::b(4), ..Default::default() };
     let replies = vec![Ok(vec![Ok(accepted("a", 1)), Ok(token()), Ok(token()), Err(lost())])];
     let result = run(&config, replies).await;
@@ -190,7 +191,7 @@ async fn an_answer_that_found_no_room_ends_with_its_worker() {
 }
 
 #[tokio::test]
-async fn a_storm_costs_no_more_than_the_budget() {
+async fn retries_are_limited_by_the_budget() {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);
     let selected = worker("w", "m", "d");
@@ -208,7 +209,7 @@ async fn a_storm_costs_no_more_than_the_budget() {
 }
 
 #[tokio::test]
-async fn where_no_worker_would_do_none_is_looked_for_again() {
+async fn a_call_without_a_suitable_worker_is_not_retried() {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);
     let below = service_fn(move |_: Call| {
@@ -220,7 +221,8 @@ async fn where_no_worker_would_do_none_is_looked_for_again() {
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
-/// Two attempts, the first of which never has a token unless `first` says when, and the second one likewise.
+/// Makes a hedged call. `first` and `second` are the seconds until the token of each attempt;
+/// `None` is never.
 async fn hedged(first: Option<u64>, second: Option<u64>) -> (Vec<GenerateResponse>, Duration) {
     let config = ResumeConfig { hedge_after: Some(Duration::from_secs(1)), ..Default::default() };
     let one = (accepted("a", 1), first);
@@ -251,7 +253,7 @@ async fn hedged(first: Option<u64>, second: Option<u64>) -> (Vec<GenerateRespons
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_worker_has_the_limit_that_the_first_one_decided() {
+async fn a_hedge_has_the_limit_that_the_first_worker_set() {
     let config = ResumeConfig { hedge_after: Some(Duration::from_secs(1)), ..Default::default() };
     let limits = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&limits);
@@ -280,7 +282,7 @@ async fn a_second_worker_has_the_limit_that_the_first_one_decided() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_faster_of_two_answers_and_says_who_it_is() {
+async fn the_faster_of_two_attempts_wins_and_sends_its_accepted_event() {
     let (items, took) = hedged(Some(60), Some(2)).await;
     assert_eq!(took, Duration::from_secs(3));
     assert_eq!(items[..3], [accepted("a", 1), accepted("b", 1), token()]);
@@ -293,7 +295,7 @@ async fn the_faster_of_two_answers_and_says_who_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drains_are_not_held_against_a_stream_that_is_lost_later() {
+async fn drains_do_not_use_up_resumes() {
     let config = ResumeConfig { max_resumes: 1, ..Default::default() };
     let ends = |error: ServiceError| Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(error)]);
     let drained = || ends(ServiceError::Draining("a".into()));
@@ -303,15 +305,16 @@ async fn drains_are_not_held_against_a_stream_that_is_lost_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_happens_after_the_last_event_is_of_no_concern() {
+async fn errors_after_the_last_event_are_ignored() {
     let whole = vec![Ok(accepted("a", 1)), Ok(token()), Ok(finished()), Err(lost())];
     let result = run(&ResumeConfig::default(), vec![Ok(whole)]).await;
     assert_eq!(result.items.len(), 3);
     assert!(result.items.iter().all(Result::is_ok), "{:?}", result.items);
 }
 
-/// How many attempts it takes to answer where the first worker stands still for ten seconds in the middle.
-async fn attempts_at_a_standstill(max_resumes: u32) -> u32 {
+/// Returns the number of attempts of a call whose first worker stalls for ten seconds after its
+/// first token.
+async fn attempts_with_a_stall(max_resumes: u32) -> u32 {
     let config = ResumeConfig { max_resumes, ..Default::default() };
     let workers = [worker("a", "m", "d"), worker("b", "m", "d")];
     workers[0].liveness.set_stalled(true);
@@ -339,13 +342,13 @@ async fn attempts_at_a_standstill(max_resumes: u32) -> u32 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_may_not_go_elsewhere_waits_for_its_worker() {
-    assert_eq!(attempts_at_a_standstill(1).await, 2);
-    assert_eq!(attempts_at_a_standstill(0).await, 1);
+async fn a_stream_without_resumes_left_waits_for_its_worker() {
+    assert_eq!(attempts_with_a_stall(1).await, 2);
+    assert_eq!(attempts_with_a_stall(0).await, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_limit_that_the_first_worker_decided_goes_with_the_response() {
+async fn a_resume_has_the_limit_that_the_first_worker_set() {
     let limited = |limit| {
         let Some(Event::Accepted(accepted)) = accepted("a", 10).event else { panic!() };
         Ok(event(Event::Accepted(Accepted { max_tokens: limit, ..accepted })))
@@ -362,45 +365,45 @@ async fn the_limit_that_the_first_worker_decided_goes_with_the_response() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_worker_can_hold_ends_with_the_counts_and_never_early() {
-    let unfit = || {
+async fn a_response_too_large_for_all_workers_ends_at_the_resume_timeout_with_its_token_counts() {
+    let too_large = || {
         let what = "1510 tokens are needed, and the largest has 1024".into();
         Err(ServiceError::ExceedsWorker { what, needed_tokens: 1_510 })
     };
     let killed = Ok(vec![Ok(accepted("a", 10)), Ok(token()), Err(lost())]);
     let began = Instant::now();
-    let replies = std::iter::once(killed).chain(std::iter::repeat_with(unfit).take(100));
+    let replies = std::iter::once(killed).chain(std::iter::repeat_with(too_large).take(100));
     let result = run(&ResumeConfig::default(), replies.collect()).await;
     let ServiceError::ExceedsWorker { what, needed_tokens: 1_510 } = result.error() else {
         panic!("{:?}", result.error())
     };
     assert!(what.contains("largest has 1024") && what.contains("cut off after 1 "), "{what}");
-    assert!(began.elapsed() >= ResumeConfig::default().resume_timeout, "a larger one may come");
+    assert!(began.elapsed() >= ResumeConfig::default().resume_timeout, "a larger worker may join");
 }
 
-/// A worker that takes a request for another one than it is: the first attempt, and then one that continues.
+/// A worker refuses routing fields, both of a first attempt and of a resume.
 #[tokio::test(start_paused = true)]
-async fn what_a_worker_refuses_of_the_router_is_not_the_client_s_mistake() {
-    let stranger = || Err(ServiceError::Mismatch("worker w: routing.resume.digest".into()));
+async fn refused_routing_fields_are_not_an_error_of_the_client() {
+    let mismatch = || Err(ServiceError::Mismatch("worker w: routing.resume.digest".into()));
     let replies = vec![
-        stranger(),
+        mismatch(),
         Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(lost())]),
-        stranger(),
-        stranger(),
+        mismatch(),
+        mismatch(),
         Ok(vec![Ok(accepted("b", 1)), Ok(finished())]),
     ];
     let result = run(&ResumeConfig::default(), replies).await;
     assert!(result.items.iter().all(Result::is_ok), "{:?}", result.items);
 }
 
-/// Replies of workers whose engines panic, with the request in the step or not.
+/// Reply of a worker whose engine panics. `sequences` are those of the request in the step.
 fn panics(sequences: &[u32]) -> Reply {
     let error =
         ServiceError::EnginePanicked { cause: "index".into(), sequences: sequences.to_vec() };
     Ok(vec![Ok(accepted("a", 1)), Ok(token()), Err(error)])
 }
 
-/// Makes a call of workers that reply like this. Below it, panics are counted as the endpoint does.
+/// Makes a call whose attempts get these replies. Panics are counted like in the endpoint.
 async fn run_counting_panics(
     resume: &Arc<ResumeContext>,
     replies: Vec<Reply>,
@@ -424,26 +427,26 @@ async fn run_counting_panics(
         Ok(stream) => stream.collect().await,
         Err(error) => vec![Err(error)],
     };
-    let left = replies.lock().unwrap().len();
-    (items, left)
+    let remaining = replies.lock().unwrap().len();
+    (items, remaining)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_in_two_steps_that_panicked_ends_and_its_content_is_refused() {
     let resume = context(&ResumeConfig::default());
     let good = || Ok(vec![Ok(accepted("b", 1)), Ok(token()), Ok(finished())]);
-    // Beside the one that makes engines panic, and once in a step with it.
-    let beside = vec![panics(&[0]), panics(&[]), panics(&[]), good()];
-    let (items, _) = run_counting_panics(&resume, beside).await;
+    // An innocent request that was in only one of the panicked steps.
+    let innocent = vec![panics(&[0]), panics(&[]), panics(&[]), good()];
+    let (items, _) = run_counting_panics(&resume, innocent).await;
     assert!(items.iter().all(Result::is_ok), "{items:?}");
 
-    let (items, left) =
+    let (items, remaining) =
         run_counting_panics(&resume, vec![panics(&[0]), panics(&[0]), good()]).await;
     let Some(Err(error @ ServiceError::Quarantined(_))) = items.last() else { panic!("{items:?}") };
-    assert_eq!((error.code_name(), left), ("INTERNAL", 1), "no third engine");
-    let (items, left) = run_counting_panics(&resume, vec![good()]).await;
+    assert_eq!((error.code_name(), remaining), ("INTERNAL", 1), "no third engine");
+    let (items, remaining) = run_counting_panics(&resume, vec![good()]).await;
     assert!(matches!(items[..], [Err(ServiceError::Quarantined(_))]), "{items:?}");
-    assert_eq!(left, 1, "no worker sees it");
+    assert_eq!(remaining, 1, "no worker is called");
     tokio::time::advance(Duration::from_secs(601)).await;
     let (items, _) = run_counting_panics(&resume, vec![good()]).await;
     assert!(items.iter().all(Result::is_ok), "{items:?}");

@@ -1,4 +1,4 @@
-//! When a stream has waited too long for its worker.
+//! Timeouts of streams that wait for their worker.
 
 use std::{
     pin::Pin,
@@ -15,45 +15,45 @@ use crate::pool::{
     worker::Worker,
 };
 
-/// While there is nobody else to go to, somebody is looked for this often.
+/// Interval of checks for a replacement worker while there is none.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long a stream waits for an event.
+/// Maximum times that a stream waits for an event.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StallTimeouts {
-    /// While its worker stands still.
+    /// Limit while its worker is stalled.
     pub(super) stalled_worker: Duration,
-    /// Between two events of its own, whatever else the worker does.
+    /// Limit between two of its events while its worker makes progress on others.
     pub(super) token: Duration,
 }
 
-/// What a stream waits for.
+/// State of a stream that waits for its worker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WaitState {
-    /// The last event came by then.
+    /// Start of the wait, after the last event.
     pub(super) since: Instant,
-    /// It has had a token of this worker.
+    /// Whether this worker has sent a token.
     pub(super) has_tokens: bool,
-    /// The worker has taken its KV blocks for others.
+    /// Whether the worker has preempted a sequence of the stream.
     pub(super) preempted: bool,
 }
 
 /// Watches one attempt.
 pub(super) struct Watchdog {
     timeouts: StallTimeouts,
-    /// Resolves once the worker stands still, and whom it wakes.
+    /// Future that resolves once the worker is stalled, and the waker registered with it.
     stall: Option<(BoxFuture<'static, ()>, Waker)>,
     stalled: bool,
-    /// When to look again, whatever the patience says.
+    /// Earliest time of the next check.
     not_before: Instant,
-    /// The wait in which this process was seen to be late.
+    /// Start of the wait in which this process was found to run late.
     late_wait: Option<Instant>,
-    /// Moved only when it is due or too late: not with every token.
+    /// Reset only when it has fired or is set too late, not with every token.
     timer: Pin<Box<Sleep>>,
 }
 
 impl Watchdog {
-    /// Watches a worker that is not known yet.
+    /// Creates a watchdog before the worker is selected.
     pub(super) fn new(timeouts: StallTimeouts) -> Self {
         let now = Instant::now();
         Self {
@@ -66,7 +66,7 @@ impl Watchdog {
         }
     }
 
-    /// Ready once the stream should leave `worker`, which it does only for a worker that can replace it.
+    /// Resolves once the stream should leave `worker`, which requires a replacement.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -77,8 +77,8 @@ impl Watchdog {
         loop {
             if !self.stalled && self.poll_stalled(cx, worker) {
                 self.stalled = true;
-                // What there was to wait for while it moved is of no interest any more, and to learn this only
-                // now is not to be late.
+                // Discards the schedule of a moving worker, and does not count the time since `due`
+                // as lateness of this process.
                 self.not_before = Instant::now();
             }
             let timeout =
@@ -92,12 +92,12 @@ impl Watchdog {
             if now < due {
                 self.timer.as_mut().reset(due);
             } else if now.saturating_duration_since(due) > LATE && self.late_wait != Some(since) {
-                // Once for each event: a router that is always late has to go on all the same.
+                // Once per event: a router that is always late must still time out.
                 self.late_wait = Some(since);
                 self.not_before = now + if self.stalled { CATCH_UP } else { timeout };
                 self.timer.as_mut().reset(self.not_before);
             } else if !self.stalled && !has_tokens && !is_idle(worker) {
-                // It may stand in a queue for long.
+                // The request may wait in the worker's queue for long.
                 self.not_before = now + timeout;
                 self.timer.as_mut().reset(self.not_before);
             } else if self.stalled && !worker.liveness.is_stalled() {
@@ -110,7 +110,8 @@ impl Watchdog {
                 if preempted && !self.stalled {
                     let (worker, waited) = (&worker.id, waited.as_secs_f64());
                     return Poll::Ready(ServiceError::Preempted(format!(
-                        "worker {worker} has had no KV blocks for this response for {waited:.1} s, and another one has"
+                        "worker {worker} has had no free KV blocks for this response for \
+                         {waited:.1} s, and another worker has"
                     )));
                 }
                 let error = self.stall_error(worker, waited);
@@ -122,8 +123,8 @@ impl Watchdog {
         }
     }
 
-    /// Whether the worker stands still. Takes a lock only if somebody new is to be woken, or if it does: not
-    /// for every token.
+    /// Whether the worker is stalled. Takes a lock only if the waker has changed or the worker is
+    /// stalled, not for every token.
     fn poll_stalled(&mut self, cx: &mut Context<'_>, worker: &Worker) -> bool {
         if let Some((_, waker)) = &self.stall
             && waker.will_wake(cx.waker())
@@ -142,14 +143,16 @@ impl Watchdog {
     fn stall_error(&self, worker: &Worker, waited: Duration) -> ServiceError {
         let (worker, waited) = (&worker.id, waited.as_secs_f64());
         ServiceError::Stalled(if self.stalled {
-            format!("worker {worker} stands still: nothing came of it for {waited:.1} s")
+            format!("worker {worker} is stalled: it sent no event for {waited:.1} s")
         } else {
-            format!("worker {worker} works, but nothing came of this answer for {waited:.1} s")
+            format!(
+                "worker {worker} is running, but sent no event of this response for {waited:.1} s"
+            )
         })
     }
 }
 
-/// Whether the worker says that it has nothing to do.
+/// Whether the worker reports no running and no waiting sequences.
 fn is_idle(worker: &Worker) -> bool {
     let load = worker.load();
     load.running == 0 && load.waiting == 0
@@ -172,27 +175,27 @@ mod tests {
         (worker("a", "m", "d"), Watchdog::new(TIMEOUTS))
     }
 
-    /// A stream that has had tokens.
+    /// Returns the wait of a stream that has tokens.
     fn for_token(since: Instant) -> WaitState {
         WaitState { since, has_tokens: true, preempted: false }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_preempts_a_response_is_left_for_a_worker_with_room_and_is_not_at_fault() {
+    async fn a_preempted_stream_moves_to_a_worker_with_capacity_and_counts_no_failure() {
         let (worker, mut dog) = watched();
         let since = Instant::now();
         let preempted = WaitState { preempted: true, ..for_token(since) };
-        let room_at = since + TIMEOUTS.token * 4;
-        let has_room = |_: &Worker| Instant::now() >= room_at;
-        let error = poll_fn(|cx| dog.poll(cx, &worker, preempted, has_room)).await;
+        let free_at = since + TIMEOUTS.token * 4;
+        let has_capacity = |_: &Worker| Instant::now() >= free_at;
+        let error = poll_fn(|cx| dog.poll(cx, &worker, preempted, has_capacity)).await;
         assert!(matches!(error, ServiceError::Preempted(_)), "{error:?}");
         assert!(since.elapsed() >= TIMEOUTS.token * 4);
         assert_eq!(worker.health.told().0, 0, "no failure is counted");
         poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)).await;
-        assert_eq!(worker.health.snapshot().0, 1, "another stall is one");
+        assert_eq!(worker.health.told().0, 1, "any other stall is a failure");
     }
 
-    /// How long a stream waits for the worker that begins to wait now.
+    /// Returns how long a stream waits from now until it leaves the worker, and the error.
     async fn waits(worker: &Worker, dog: &mut Watchdog, has_tokens: bool) -> (Duration, String) {
         let since = Instant::now();
         let error = poll_fn(|cx| {
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_worker_that_stands_is_left_after_the_budget() {
+    async fn a_stream_leaves_a_stalled_worker_after_the_stall_timeout() {
         let (worker, mut dog) = watched();
         worker.liveness.set_stalled(true);
         for has_tokens in [false, true] {
@@ -212,12 +215,12 @@ mod tests {
                 waited >= TIMEOUTS.stalled_worker && waited < TIMEOUTS.stalled_worker + LATE,
                 "{waited:?}"
             );
-            assert_eq!(why, "worker a stands still: nothing came of it for 2.0 s");
+            assert_eq!(why, "worker a is stalled: it sent no event for 2.0 s");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_stops_is_left_however_long_a_stream_has_stood_in_its_queue() {
+    async fn a_queued_stream_leaves_a_worker_that_stalls() {
         let (worker, mut dog) = watched();
         worker.set_load(Load { waiting: 1, ..Default::default() });
         let queued = TIMEOUTS.token * 3 / 2;
@@ -231,35 +234,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_stops_wakes_those_who_wait_for_it() {
+    async fn a_worker_that_stalls_wakes_its_waiting_streams() {
         let (worker, mut dog) = watched();
         let since = Instant::now();
-        let leaves = poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true));
-        let stops = async {
+        let leave = poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true));
+        let stall = async {
             tokio::time::sleep(TIMEOUTS.stalled_worker * 2).await;
             worker.liveness.set_stalled(true);
         };
-        tokio::join!(leaves, stops);
+        tokio::join!(leave, stall);
         assert!(since.elapsed() < TIMEOUTS.stalled_worker * 2 + LATE, "{:?}", since.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_moves_is_left_after_the_hard_budget_and_never_before_the_first_token() {
+    async fn a_stream_leaves_a_moving_worker_after_the_token_timeout_but_not_while_queued() {
         let (worker, mut dog) = watched();
         let (waited, why) = waits(&worker, &mut dog, true).await;
         assert!(waited >= TIMEOUTS.token && waited < TIMEOUTS.token + LATE, "{waited:?}");
-        assert!(why.ends_with("nothing came of this answer for 30.0 s"), "{why}");
+        assert!(why.ends_with("no event of this response for 30.0 s"), "{why}");
         worker.set_load(Load { waiting: 1, ..Default::default() });
         let queued = timeout(TIMEOUTS.token * 10, waits(&worker, &mut dog, false)).await;
         assert!(queued.is_err());
-        // It has forgotten the stream.
+        // An idle worker has lost the stream.
         worker.set_load(Load::default());
         let (waited, _) = waits(&worker, &mut dog, false).await;
         assert!(waited >= TIMEOUTS.token && waited <= TIMEOUTS.token * 2, "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_moves_again_in_time_is_not_left() {
+    async fn a_stream_stays_with_a_worker_that_recovers_in_time() {
         let (worker, mut dog) = watched();
         worker.liveness.set_stalled(true);
         let since = Instant::now();
@@ -272,12 +275,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_leaves_who_has_nowhere_to_go() {
+    async fn a_stream_without_a_replacement_worker_stays() {
         let (worker, mut dog) = watched();
         worker.liveness.set_stalled(true);
         let since = Instant::now();
-        let somebody = since + TIMEOUTS.stalled_worker * 3;
-        let has_replacement = |_: &Worker| Instant::now() >= somebody;
+        let joins = since + TIMEOUTS.stalled_worker * 3;
+        let has_replacement = |_: &Worker| Instant::now() >= joins;
         poll_fn(|cx| dog.poll(cx, &worker, for_token(since), has_replacement)).await;
         let waited = since.elapsed();
         assert!(
@@ -287,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_router_that_did_not_run_reads_first() {
+    async fn a_router_that_was_paused_reads_events_before_it_leaves() {
         let (worker, mut dog) = watched();
         worker.liveness.set_stalled(true);
         let since = Instant::now();

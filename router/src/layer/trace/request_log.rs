@@ -27,7 +27,8 @@ use crate::{
     metrics::{GaugeGuard, Metrics, OK, RequestSummary},
 };
 
-/// Collects the result of a request. Written on drop, so that a request that its client cancels is logged too.
+/// Collects the result of a request. Written on drop, so that a request that its client cancels is
+/// logged too.
 pub(super) struct RequestLog {
     arrived: Instant,
     log: Span,
@@ -206,7 +207,8 @@ impl Drop for RequestLog {
     }
 }
 
-/// Creates the log span of a request. Empty fields are recorded later, by the layer that knows them.
+/// Creates the log span of a request. Empty fields are recorded later, by the layer that knows
+/// them.
 fn log_span(request_id: &str) -> Span {
     info_span!(
         "generate",
