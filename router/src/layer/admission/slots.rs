@@ -226,7 +226,7 @@ impl Inner {
 /// Whether a call got a slot or was queued.
 enum Acquired {
     Slot,
-    Queue(Waiter, oneshot::Receiver<()>),
+    Queued(Waiter, oneshot::Receiver<()>),
 }
 
 /// Reason why a call gets no slot.

@@ -417,7 +417,7 @@ async fn run_counting_panics(
             let panics = call.panics;
             let counted = move |item: &Item| {
                 if let Err(error) = item {
-                    panics.note(error);
+                    panics.record(error);
                 }
             };
             async { reply.map(|items| events(items).inspect(counted).boxed()) }
