@@ -1,4 +1,4 @@
-//! From a request on the wire to one that the engine can run: checks, defaults, tokens.
+//! Converts a wire request to an engine request: validation, defaults and tokenisation.
 
 mod resume;
 
@@ -12,21 +12,22 @@ use stoker_proto::v1::{
 };
 use stoker_shared::{ServiceError, validate};
 
-/// What requests are checked against.
+/// The limits that requests are validated against.
 pub struct Admission<'a> {
     /// The model and its limits.
     pub model: &'a Model,
-    /// What requests may call it.
+    /// Name of the model in requests.
     pub name: &'a str,
-    /// The longest sequence that can run here, prompt and response together: the model's context, or what the KV
-    /// cache holds where that is less.
-    pub room: usize,
-    /// Sequences in one batch.
+    /// Longest sequence that can run on this worker, prompt and response together, in tokens: the
+    /// smaller of the model's context and the capacity of the KV cache.
+    pub max_sequence_tokens: usize,
+    /// Maximum number of sequences in one batch.
     pub max_num_seqs: usize,
 }
 
 impl Admission<'_> {
-    /// Checks and tokenises. Takes time in proportion to the prompt: call it off the async threads.
+    /// Validates and tokenises a request. Takes time proportional to the length of the prompt, so
+    /// it must not run on an async thread.
     pub fn admit(&self, request: GenerateRequest) -> Result<Request, ServiceError> {
         validate::generate(&request)?;
         self.check_model(&request.model)?;
@@ -36,12 +37,12 @@ impl Admission<'_> {
             priority: validate::priority(&request),
             tenant: tenant.unwrap_or_default().into(),
         };
-        let wanted = request.sampling.unwrap_or_default();
-        let num_sequences = self.num_sequences(&wanted)?;
-        let adjustments = self.adjustments(&wanted)?;
+        let sampling_options = request.sampling.unwrap_or_default();
+        let num_sequences = self.num_sequences(&sampling_options)?;
+        let adjustments = self.adjustments(&sampling_options)?;
         let mut stopping = self.stopping(request.stopping.unwrap_or_default())?;
         let prompt = self.tokens(request.input)?;
-        // Whoever calls a worker directly is the tenant "".
+        // A client that calls a worker directly is the tenant "".
         let routing = request.routing.unwrap_or_default();
         let resume = routing.resume;
         let max_tokens = self.max_tokens(&stopping, prompt.len(), resume.as_ref())?;
@@ -53,7 +54,7 @@ impl Admission<'_> {
         };
         Ok(Request {
             prompt: prompt.into(),
-            sampling: sampling(&wanted),
+            sampling: sampling(&sampling_options),
             adjustments,
             num_sequences,
             stopping,
@@ -69,7 +70,7 @@ impl Admission<'_> {
         })
     }
 
-    /// An empty name means the only model there is.
+    /// Checks the name of the model. An empty name stands for the only model of this worker.
     pub fn check_model(&self, name: &str) -> Result<(), ServiceError> {
         if name.is_empty() || name == self.name {
             return Ok(());
@@ -81,10 +82,10 @@ impl Admission<'_> {
     fn tokens(&self, input: Option<Input>) -> Result<Vec<u32>, ServiceError> {
         let (field, ids) = match input {
             Some(Input::Prompt(text)) => {
-                // Before the text is tokenised, which takes time with its length.
-                let least = self.model.tokenizer.min_token_count(text.len());
-                let size = || format!("{} bytes are at least {least} tokens", text.len());
-                self.check_prompt("prompt", least, size)?;
+                // Checked before tokenising, which takes time proportional to the text's length.
+                let min_tokens = self.model.tokenizer.least_tokens(text.len());
+                let size = || format!("{} bytes are at least {min_tokens} tokens", text.len());
+                self.check_prompt("prompt", min_tokens, size)?;
                 let ids = self.model.tokenizer.encode(&text, true);
                 ("prompt", ids.map_err(|error| ServiceError::invalid("prompt", error.to_string()))?)
             }
@@ -96,7 +97,7 @@ impl Admission<'_> {
             None => return Err(ServiceError::invalid("input", "is missing")),
         };
         if ids.is_empty() {
-            return Err(ServiceError::invalid(field, "has no tokens; send some text"));
+            return Err(ServiceError::invalid(field, "has no tokens; send at least one"));
         }
         self.check_prompt(field, ids.len(), || format!("{} tokens", ids.len()))?;
         Ok(ids)
@@ -111,30 +112,32 @@ impl Admission<'_> {
     ) -> Result<(), ServiceError> {
         let context = self.model.config.context_length;
         if tokens >= context {
-            let (size, most) = (size(), context.saturating_sub(1));
+            let (size, max) = (size(), context.saturating_sub(1));
             let reason = format!(
-                "{size}; at most {most} tokens leave room for a response in a context of {context}"
+                "{size}; at most {max} tokens leave room for a response in a context of {context}"
             );
             return Err(ServiceError::invalid(field, reason));
         }
-        if tokens >= self.room {
+        if tokens >= self.max_sequence_tokens {
             return Err(self.exceeds(&format!("{field}: {}", size()), tokens + 1));
         }
         Ok(())
     }
 
-    /// The model's context has room for `tokens`, and this worker's KV cache does not.
+    /// Returns the error of a request whose `tokens` fit the model's context, but not the KV cache
+    /// of this worker.
     fn exceeds(&self, what: &str, tokens: usize) -> ServiceError {
         let what = format!(
-            "{what}: {tokens} tokens of KV cache are needed, and this worker has {} (--kv-cache-memory)",
-            self.room
+            "{what}: {tokens} tokens of KV cache are needed, and this worker has {} \
+             (--kv-cache-memory)",
+            self.max_sequence_tokens
         );
         let needed_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         ServiceError::ExceedsWorker { what, needed_tokens }
     }
 
-    /// The limit on new tokens of a prompt of `prompt` tokens, decided once: by the first worker that accepts the
-    /// request, whose decision `resume` carries to the next ones.
+    /// Returns the limit on new tokens after a prompt of `prompt` tokens. The first worker that
+    /// accepts the request decides it, and `resume` carries the decision to the next workers.
     fn max_tokens(
         &self,
         stopping: &Stopping,
@@ -142,34 +145,36 @@ impl Admission<'_> {
         resume: Option<&Resume>,
     ) -> Result<usize, ServiceError> {
         let context = self.model.config.context_length;
-        let (left, least) = (context.saturating_sub(prompt), stopping.min_tokens);
-        if least > left {
+        let (remaining, min_tokens) = (context.saturating_sub(prompt), stopping.min_tokens);
+        if min_tokens > remaining {
             let why = format!(
-                "{least} is above {left}, what a prompt of {prompt} tokens leaves in a context of {context}"
+                "{min_tokens} is above {remaining}, what a prompt of {prompt} tokens leaves in a \
+                 context of {context}"
             );
             return Err(ServiceError::invalid("stopping.min_tokens", why));
         }
         let decided = resume.map_or(0, |resume| resume.max_tokens as usize);
         let max_tokens = match stopping.max_tokens {
             _ if decided > 0 => decided,
-            Some(wanted) => wanted.min(left),
-            // What others would have room for is for the router to know.
-            None => self.room.saturating_sub(prompt).max(least),
+            Some(requested) => requested.min(remaining),
+            // The router, not this worker, knows the capacity of other workers.
+            None => self.max_sequence_tokens.saturating_sub(prompt).max(min_tokens),
         };
-        if max_tokens > left {
+        if max_tokens > remaining {
             let why = format!(
-                "max_tokens {max_tokens} is above {left}, what a prompt of {prompt} leaves in a context of {context}"
+                "max_tokens {max_tokens} is above {remaining}, what a prompt of {prompt} leaves in \
+                 a context of {context}"
             );
             return Err(resume::mismatch("max_tokens", &why));
         }
-        if prompt + max_tokens > self.room {
+        if prompt + max_tokens > self.max_sequence_tokens {
             let what = format!("a prompt of {prompt} tokens and up to {max_tokens} new ones");
             return Err(self.exceeds(&what, prompt + max_tokens));
         }
         Ok(max_tokens)
     }
 
-    /// Ids index the embedding, so every one is checked.
+    /// Checks every id, because ids index the embedding.
     pub fn check_vocabulary(&self, field: &str, ids: &[u32]) -> Result<(), ServiceError> {
         let mut ids = ids.iter().enumerate();
         ids.try_for_each(|(i, id)| self.check_token(|| format!("{field}[{i}]"), *id))
@@ -184,22 +189,23 @@ impl Admission<'_> {
         Err(ServiceError::invalid(field(), problem))
     }
 
-    /// All sequences of a request run in one batch.
-    fn num_sequences(&self, wanted: &proto::Sampling) -> Result<NonZeroU32, ServiceError> {
-        let count = wanted.num_sequences.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+    /// Returns the number of sequences, all of which must fit into one batch.
+    fn num_sequences(&self, sampling: &proto::Sampling) -> Result<NonZeroU32, ServiceError> {
+        let count = sampling.num_sequences.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         let limit = self.max_num_seqs;
         if count.get() as usize <= limit {
             return Ok(count);
         }
         let what = format!(
-            "sampling.num_sequences: {count} is above {limit}, what a batch of this worker holds (--max-num-seqs)"
+            "sampling.num_sequences: {count} is above {limit}, what a batch of this worker holds \
+             (--max-num-seqs)"
         );
         Err(ServiceError::ExceedsWorker { what, needed_tokens: 0 })
     }
 
-    fn adjustments(&self, wanted: &proto::Sampling) -> Result<Adjustments, ServiceError> {
-        let mut bias: Vec<_> = wanted.logit_bias.iter().map(|(id, bias)| (*id, *bias)).collect();
-        // The order of a map is chance, and an error should be the same each time.
+    fn adjustments(&self, sampling: &proto::Sampling) -> Result<Adjustments, ServiceError> {
+        let mut bias: Vec<_> = sampling.logit_bias.iter().map(|(id, bias)| (*id, *bias)).collect();
+        // The order of a map is random, and the same request should get the same error.
         bias.sort_unstable_by_key(|(id, _)| *id);
         for (id, _) in &bias {
             self.check_token(|| format!("sampling.logit_bias[{id}]"), *id)?;
@@ -207,21 +213,21 @@ impl Admission<'_> {
         let default = Adjustments::default();
         Ok(Adjustments {
             bias,
-            repetition_penalty: wanted.repetition_penalty.unwrap_or(default.repetition_penalty),
-            frequency_penalty: wanted.frequency_penalty.unwrap_or(default.frequency_penalty),
-            presence_penalty: wanted.presence_penalty.unwrap_or(default.presence_penalty),
+            repetition_penalty: sampling.repetition_penalty.unwrap_or(default.repetition_penalty),
+            frequency_penalty: sampling.frequency_penalty.unwrap_or(default.frequency_penalty),
+            presence_penalty: sampling.presence_penalty.unwrap_or(default.presence_penalty),
         })
     }
 
-    fn stopping(&self, wanted: proto::Stopping) -> Result<Stopping, ServiceError> {
+    fn stopping(&self, options: proto::Stopping) -> Result<Stopping, ServiceError> {
         let mut stopping = Stopping {
-            max_tokens: wanted.max_tokens.map(|n| n as usize),
-            min_tokens: wanted.min_tokens.unwrap_or_default() as usize,
-            ignore_eos: wanted.ignore_eos,
-            include_stop: wanted.include_stop_in_output,
+            max_tokens: options.max_tokens.map(|n| n as usize),
+            min_tokens: options.min_tokens.unwrap_or_default() as usize,
+            ignore_eos: options.ignore_eos,
+            include_stop: options.include_stop_in_output,
             ..Stopping::default()
         };
-        for (i, condition) in wanted.conditions.into_iter().enumerate() {
+        for (i, condition) in options.conditions.into_iter().enumerate() {
             match condition.kind {
                 Some(Kind::Text(text)) => stopping.strings.push(text),
                 Some(Kind::TokenId(id)) => {
@@ -235,27 +241,27 @@ impl Admission<'_> {
     }
 }
 
-fn sampling(wanted: &proto::Sampling) -> Sampling {
+fn sampling(options: &proto::Sampling) -> Sampling {
     let default = Sampling::default();
     Sampling {
-        temperature: wanted.temperature.unwrap_or(default.temperature),
-        top_k: wanted.top_k.map_or(default.top_k, |k| k as usize),
-        top_p: wanted.top_p.unwrap_or(default.top_p),
-        min_p: wanted.min_p.unwrap_or(default.min_p),
-        seed: wanted.seed.unwrap_or_default(),
+        temperature: options.temperature.unwrap_or(default.temperature),
+        top_k: options.top_k.map_or(default.top_k, |k| k as usize),
+        top_p: options.top_p.unwrap_or(default.top_p),
+        min_p: options.min_p.unwrap_or(default.min_p),
+        seed: options.seed.unwrap_or_default(),
         choice: 0,
     }
 }
 
-fn logprobs(wanted: proto::ResponseOptions) -> Logprobs {
+fn logprobs(options: proto::ResponseOptions) -> Logprobs {
     Logprobs {
-        output: wanted.output_logprobs,
-        prompt: wanted.prompt_logprobs,
-        top: wanted.top_candidates as usize,
+        output: options.output_logprobs,
+        prompt: options.prompt_logprobs,
+        top: options.top_candidates as usize,
     }
 }
 
-/// Fields of the contract that this version cannot serve are refused, never ignored.
+/// Refuses fields of the contract that this version cannot serve. They are never ignored.
 fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ServiceError> {
     let used = [("guided", request.guided.as_ref().is_some_and(|g| g.form.is_some()))];
     match used.into_iter().find(|(_, used)| *used) {

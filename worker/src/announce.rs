@@ -1,4 +1,4 @@
-//! Tells routers where this worker is, through etcd.
+//! Registers this worker in etcd, where routers discover it.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,14 +13,14 @@ use stoker_shared::{
 
 use crate::RunningWorker;
 
-/// How routers find this worker.
+/// How routers discover this worker.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct AnnounceConfig {
-    /// The etcd to announce it in, if any.
+    /// The etcd cluster to register in, if any.
     #[command(flatten)]
     pub etcd: EtcdConfig,
 
-    /// How long etcd remembers this worker after its last sign of life, in whole seconds
+    /// Time after which etcd removes this worker if it stops renewing its lease, in whole seconds
     #[arg(
         long,
         env = "STOKER_ETCD_LEASE_TTL",
@@ -31,27 +31,27 @@ pub struct AnnounceConfig {
     )]
     pub etcd_lease_ttl: Duration,
 
-    /// Where routers reach this worker, as host:port [default: the address of --listen]
+    /// Address at which routers reach this worker, as host:port [default: the address of --listen]
     #[arg(long, env = "STOKER_ADVERTISE", value_name = "ADDR", help_heading = "Discovery")]
     pub advertise: Option<Address>,
 }
 
-/// What would be announced cannot be dialled.
+/// An address that routers could not dial.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// The worker listens on every address.
     #[error(
-        "--listen {0} means every address of this machine, and with --etcd routers need one that they \
+        "--listen {0} is every address of this machine, and with --etcd routers need one that they \
          can dial: add --advertise host:port"
     )]
     Listen(SocketAddr),
-    /// It is told to announce every address.
-    #[error("--advertise {0} means every address of a machine: name one that routers can dial")]
+    /// The advertised address is unspecified.
+    #[error("--advertise {0} is every address of a machine: give one that routers can dial")]
     Advertise(Address),
 }
 
 impl AnnounceConfig {
-    /// Where others reach a worker that listens on `bound`.
+    /// Returns the advertised address of a worker that listens on `bound`.
     pub fn address(&self, bound: SocketAddr) -> Result<Address, AddressError> {
         match &self.advertise {
             Some(address) if address.is_unspecified() => {
@@ -65,23 +65,23 @@ impl AnnounceConfig {
         }
     }
 
-    /// Announces `worker` at `address`, until it drains, if there is an etcd to do so.
+    /// Registers `worker` at `address` until it drains. Does nothing without `--etcd`.
     pub fn announce(&self, address: Address, worker: &RunningWorker) -> Announcement {
-        let announced = self.etcd.is_given().then(|| {
+        let registration = self.etcd.is_given().then(|| {
             let record = Record::new(address, worker.info());
             let (id, end) = (WorkerId::new(worker.id()), worker.draining());
             etcd::register(self.etcd.clone(), self.etcd_lease_ttl, &id, &record, end)
         });
-        Announcement(announced)
+        Announcement(registration)
     }
 }
 
-/// Keeps a worker announced.
+/// The registration of a worker in etcd, if it has one.
 #[derive(Debug)]
 pub struct Announcement(Option<Registration>);
 
 impl Announcement {
-    /// Takes it back, within 2 s.
+    /// Removes the registration, within 2 s.
     pub async fn withdraw(self) {
         if let Some(registration) = self.0 {
             registration.withdraw().await;
@@ -89,12 +89,12 @@ impl Announcement {
     }
 }
 
-/// etcd counts whole seconds, and knows nothing shorter.
+/// Parses a lease TTL, which etcd takes in whole seconds.
 fn lease_ttl(text: &str) -> Result<Duration, String> {
     let ttl = duration::parse(text)?;
     match ttl.as_secs() {
         1..=3_600 if ttl.subsec_nanos() == 0 => Ok(ttl),
-        _ => Err("etcd counts whole seconds: give 1s to 1h".into()),
+        _ => Err("etcd leases last whole seconds: give 1s to 1h".into()),
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_announced_can_be_dialled() {
+    fn the_advertised_address_can_be_dialled() {
         let etcd = ["--etcd", "http://127.0.0.1:2379"];
         let address = |arguments: &[&str], bound: &str| {
             let config = parse(arguments).unwrap();
@@ -127,8 +127,8 @@ mod tests {
         };
         assert_eq!(address(&etcd, "127.0.0.1:7").unwrap(), "127.0.0.1:7");
         assert_eq!(address(&[], "0.0.0.0:7").unwrap(), "0.0.0.0:7");
-        let named = [&etcd[..], &["--advertise", "worker-0:8"]].concat();
-        assert_eq!(address(&named, "0.0.0.0:7").unwrap(), "worker-0:8");
+        let advertised = [&etcd[..], &["--advertise", "worker-0:8"]].concat();
+        assert_eq!(address(&advertised, "0.0.0.0:7").unwrap(), "worker-0:8");
 
         for bound in ["0.0.0.0:7", "[::]:7"] {
             let error = address(&etcd, bound).unwrap_err();
@@ -139,13 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_has_whole_seconds() {
+    fn a_lease_ttl_is_in_whole_seconds() {
         assert_eq!(parse(&[]).unwrap().etcd_lease_ttl, Duration::from_secs(10));
-        let given = parse(&["--etcd-lease-ttl", "2m"]).unwrap();
-        assert_eq!(given.etcd_lease_ttl, Duration::from_secs(120));
-        for bad in ["0s", "1500ms", "2h", "10"] {
-            let error = parse(&["--etcd-lease-ttl", bad]).unwrap_err();
-            assert!(error.contains("--etcd-lease-ttl") && error.contains(bad), "{error}");
+        let config = parse(&["--etcd-lease-ttl", "2m"]).unwrap();
+        assert_eq!(config.etcd_lease_ttl, Duration::from_secs(120));
+        for invalid in ["0s", "1500ms", "2h", "10"] {
+            let error = parse(&["--etcd-lease-ttl", invalid]).unwrap_err();
+            assert!(error.contains("--etcd-lease-ttl") && error.contains(invalid), "{error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator can set, checked before anything is loaded.
+//! The settings of an operator, validated before anything is loaded.
 
 mod speculation;
 
@@ -17,11 +17,11 @@ pub use speculation::{Drafter, SpeculationConfig};
 
 pub use crate::routing::AcceptRouting;
 
-/// Where a model computes.
+/// The device that computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct DeviceConfig {
-    /// Where to compute: `auto` (the GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N` (NVIDIA's GPU
-    /// number N), `wgpu` (what Vulkan, Metal or DirectX reach)
+    /// Device: `auto` (a GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N` (NVIDIA GPU number
+    /// N), `wgpu` (a GPU through Vulkan, Metal or DirectX)
     #[arg(
         long,
         env = "STOKER_DEVICE",
@@ -31,13 +31,13 @@ pub struct DeviceConfig {
     )]
     pub device: DeviceChoice,
 
-    /// Parts of a GPU to do without: `tensor-cores`, `graphs` (steps launched as one). A part that does not
-    /// work is found out and left alone without being named here
+    /// GPU features to disable: `tensor-cores`, `graphs` (a step is one launch). A feature that does
+    /// not work is detected and disabled without this flag
     #[arg(
         long,
         env = "STOKER_DISABLE_GPU_FEATURE",
         value_delimiter = ',',
-        value_name = "PARTS",
+        value_name = "FEATURES",
         help_heading = "Model"
     )]
     pub disable_gpu_feature: Vec<GpuFeature>,
@@ -46,11 +46,11 @@ pub struct DeviceConfig {
 /// How a model computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct ComputeConfig {
-    /// Where it does.
+    /// The device.
     #[command(flatten)]
     pub device: DeviceConfig,
 
-    /// How weights are kept and multiplied: in 8 bits with a scale for each output, or in f32
+    /// Format in which weights are stored and multiplied: 8 bits with a scale per output, or f32
     #[arg(
         long,
         env = "STOKER_QUANTIZE",
@@ -61,7 +61,7 @@ pub struct ComputeConfig {
     )]
     pub quantize: Quantization,
 
-    /// Threads to compute with on the CPU [default: as many as this process may use, by affinity and cgroup]
+    /// Threads that compute on the CPU [default: the CPUs that affinity and cgroup allow]
     #[arg(
         long,
         env = "STOKER_THREADS",
@@ -71,24 +71,24 @@ pub struct ComputeConfig {
     )]
     pub threads: Option<u16>,
 
-    /// Who guesses tokens ahead.
+    /// Speculative decoding.
     #[command(flatten)]
     pub speculation: SpeculationConfig,
 
-    /// Say on standard error where the time of loading went
+    /// Print on standard error how long each phase of loading took
     #[arg(long, env = "STOKER_LOAD_TIMINGS", help_heading = "Model")]
     pub load_timings: bool,
 }
 
-/// How a worker works.
+/// The settings of a worker.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct WorkerConfig {
-    /// How its model computes.
+    /// How the model computes.
     #[command(flatten)]
     pub compute: ComputeConfig,
 
-    /// Longest prompt and response together, in tokens; only workers with the same limit take over each other's
-    /// responses [default: the model's context]
+    /// Maximum length of prompt and response together, in tokens; only workers with the same limit
+    /// resume each other's responses [default: the model's context]
     #[arg(
         long,
         env = "STOKER_MAX_MODEL_LEN",
@@ -98,7 +98,7 @@ pub struct WorkerConfig {
     )]
     pub max_model_len: Option<u32>,
 
-    /// Sequences in one batch
+    /// Maximum number of sequences in one batch
     #[arg(
         long,
         env = "STOKER_MAX_NUM_SEQS",
@@ -109,7 +109,8 @@ pub struct WorkerConfig {
     )]
     pub max_num_seqs: u32,
 
-    /// Tokens in one step, at least --max-num-seqs; long prompts are computed in chunks of it
+    /// Maximum number of tokens in one step, at least --max-num-seqs; longer prompts are computed in
+    /// chunks
     #[arg(
         long,
         env = "STOKER_MAX_NUM_BATCHED_TOKENS",
@@ -120,9 +121,9 @@ pub struct WorkerConfig {
     )]
     pub max_num_batched_tokens: u32,
 
-    /// While some sequences decode, prompts are computed in chunks so short that a step takes at most so many times what
-    /// it would without them, as far as steps can tell; at least 1. More makes long prompts faster, and those who read
-    /// wait longer for each token
+    /// Limits prefill chunks so that a step takes at most FACTOR times a decode-only step, as
+    /// estimated from measured steps; at least 1. A higher factor favours time to first token over
+    /// inter-token latency
     #[arg(
         long,
         env = "STOKER_MAX_DECODE_SLOWDOWN",
@@ -133,8 +134,8 @@ pub struct WorkerConfig {
     )]
     pub max_decode_slowdown: f64,
 
-    /// Requests that may wait beside --max-num-seqs that run; more are refused with RESOURCE_EXHAUSTED. One of several
-    /// sequences counts as that many
+    /// Maximum number of waiting requests, in addition to --max-num-seqs running ones; more are
+    /// rejected with RESOURCE_EXHAUSTED. A request of N sequences counts as N
     #[arg(
         long,
         env = "STOKER_MAX_NUM_QUEUED_REQS",
@@ -145,8 +146,8 @@ pub struct WorkerConfig {
     )]
     pub max_num_queued_reqs: u32,
 
-    /// Tokens of all prompts that wait, at most; more are refused with RESOURCE_EXHAUSTED, unless no other waits
-    /// [default: 8 times what the KV cache holds, and at least one context]
+    /// Maximum number of tokens in all waiting prompts; more are rejected with RESOURCE_EXHAUSTED,
+    /// unless no other request waits [default: 8 times the KV cache, and at least one context]
     #[arg(
         long,
         env = "STOKER_MAX_NUM_QUEUED_TOKENS",
@@ -156,7 +157,8 @@ pub struct WorkerConfig {
     )]
     pub max_num_queued_tokens: Option<u64>,
 
-    /// Memory for keys and values, at most, a draft model's too; what --max-num-seqs full contexts need is enough
+    /// Maximum memory for keys and values, a draft model's included; no more is allocated than
+    /// --max-num-seqs full contexts need
     #[arg(
         long,
         env = "STOKER_KV_CACHE_MEMORY",
@@ -166,8 +168,8 @@ pub struct WorkerConfig {
     )]
     pub kv_cache_memory: ByteSize,
 
-    /// Whether a prompt need not be computed as far as another of the same tenant and salt began like it: what is
-    /// computed stays in --kv-cache-memory until that is needed otherwise
+    /// Whether prompts reuse the cached keys and values of a common prefix of the same tenant and
+    /// salt; they stay in --kv-cache-memory until their blocks are needed
     #[arg(
         long,
         env = "STOKER_PREFIX_CACHE",
@@ -178,8 +180,9 @@ pub struct WorkerConfig {
     )]
     pub prefix_cache: Switch,
 
-    /// Whose `routing` is accepted: what a router says of a request's tenant, attempts and tokens so far. `any` is right
-    /// where only routers reach this worker; all others are refused with PERMISSION_DENIED
+    /// Peers whose `routing` is accepted: the tenant, attempt and generated tokens that a router
+    /// sends with a request. Use `any` only where nothing but routers reaches this worker; others
+    /// are rejected with PERMISSION_DENIED
     #[arg(
         long,
         env = "STOKER_ACCEPT_ROUTING",
@@ -190,11 +193,11 @@ pub struct WorkerConfig {
     )]
     pub accept_routing: AcceptRouting,
 
-    /// What clients may hold open.
+    /// Limits on connections and streams.
     #[command(flatten)]
     pub limits: LimitsConfig,
 
-    /// How long running streams may go on after SIGTERM or Ctrl-C
+    /// Time that running streams have to finish after SIGTERM or Ctrl-C
     #[arg(
         long,
         env = "STOKER_DRAIN_TIMEOUT",
@@ -206,13 +209,13 @@ pub struct WorkerConfig {
     pub drain_timeout: Duration,
 }
 
-/// Something that is done, or not.
+/// Whether a feature is enabled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// Do it
+    /// Enabled
     #[default]
     On,
-    /// Do without
+    /// Disabled
     Off,
 }
 
@@ -235,62 +238,64 @@ impl Default for WorkerConfig {
     }
 }
 
-/// Reads the name of a kind, and lists those that there are.
+/// Returns a parser of a quantization's name, whose help lists all names.
 pub(crate) fn quantization() -> impl TypedValueParser<Value = Quantization> {
     PossibleValuesParser::new(Quantization::ALL.map(Quantization::name))
         .try_map(|name| name.parse::<Quantization>())
 }
 
-/// A setting that does not fit another, or the model.
+/// A setting that contradicts another one or the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Not all sequences of a batch could decode in one step.
+    /// The sequences of a full batch could not decode in one step.
     #[error(
         "--max-num-batched-tokens {tokens} is below --max-num-seqs {seqs}; raise it or lower the other"
     )]
     FewTokens {
-        /// Tokens in a step.
+        /// Maximum tokens in a step.
         tokens: u32,
-        /// Sequences in a batch.
+        /// Maximum sequences in a batch.
         seqs: u32,
     },
-    /// More than the model was made for.
+    /// The requested context is longer than the model's.
     #[error(
-        "--max-model-len {given} is above {context}, the context of the model; lower it or leave it out"
+        "--max-model-len {given} is above {context}, the context of the model; lower it or omit it"
     )]
     LongContext {
-        /// What was asked for.
+        /// The requested context, in tokens.
         given: u32,
-        /// What the model has.
+        /// The model's context, in tokens.
         context: usize,
     },
-    /// A model is to guess, and nobody says which.
+    /// Speculation needs a draft model, and none is given.
     #[error(
-        "--speculate draft wants --draft-model PATH, a smaller model with the same vocabulary; or take --speculate ngram, \
-         which needs none"
+        "--speculate draft needs --draft-model PATH, a smaller model with the same vocabulary; or use \
+         --speculate ngram, which needs none"
     )]
     NoDraft,
-    /// A device that is not there has no use for a model.
-    #[error("--speculate draft cannot guess what --simulate makes up; take --speculate ngram")]
+    /// A simulated device cannot run a draft model.
+    #[error(
+        "--speculate draft cannot draft the synthetic text of --simulate; use --speculate ngram"
+    )]
     SimulatedDraft,
-    /// A model is named that is to do nothing.
-    #[error("--draft-model is of no use without --speculate draft; add that, or leave it out")]
+    /// A draft model is given that is not used.
+    #[error("--draft-model has no effect without --speculate draft; add that, or omit it")]
     UnusedDraft,
-    /// Not one block fits.
+    /// The memory is too small for one block.
     #[error(
         "--kv-cache-memory {given} is less than one block of {} tokens, {block}; give more",
         KV_BLOCK
     )]
     NoBlock {
-        /// What was asked for.
+        /// The requested memory.
         given: ByteSize,
-        /// What a block of this model takes.
+        /// Size of a block of this model.
         block: ByteSize,
     },
 }
 
 impl WorkerConfig {
-    /// The context of a model that has `context` tokens by itself.
+    /// Returns the context to serve of a model whose own context is `context` tokens.
     pub fn context(&self, context: usize) -> Result<usize, ConfigError> {
         match self.max_model_len {
             Some(given) if given as usize > context => {
@@ -301,15 +306,16 @@ impl WorkerConfig {
         }
     }
 
-    /// Tokens of prompts that may wait for `engine`, whose model has a context of `context` tokens.
+    /// Returns the maximum number of waiting prompt tokens for `engine`, whose model has a context
+    /// of `context` tokens.
     pub fn queued_tokens(&self, engine: &EngineConfig, context: usize) -> usize {
-        let cached = engine.kv_blocks.saturating_mul(KV_BLOCK);
-        let default = cached.saturating_mul(QUEUED_TOKENS_PER_CACHED).max(context);
+        let capacity = engine.kv_blocks.saturating_mul(KV_BLOCK);
+        let default = capacity.saturating_mul(QUEUED_TOKENS_PER_CACHED).max(context);
         self.max_num_queued_tokens.map_or(default, |n| usize::try_from(n).unwrap_or(usize::MAX))
     }
 
-    /// The size of an engine for a model of shape `model` whose weights are kept like this. A `draft` has as many blocks
-    /// as the model, in the same memory.
+    /// Returns the size of an engine for a model of shape `model` with weights in `quantization`. A
+    /// `draft` gets the same number of blocks as the model, within the same memory.
     pub fn engine(
         &self,
         model: &ModelConfig,
@@ -339,18 +345,18 @@ impl WorkerConfig {
     }
 }
 
-/// Prompt tokens that may wait for each one that the KV cache holds, if nobody says otherwise.
+/// Default of `--max-num-queued-tokens`, as a multiple of the tokens that the KV cache holds.
 const QUEUED_TOKENS_PER_CACHED: usize = 8;
 
-/// What steps may take while a prompt is computed, if nobody says otherwise.
+/// Default of `--max-decode-slowdown`.
 pub(crate) const MAX_DECODE_SLOWDOWN: f64 = 2.0;
 
-/// Reads a factor of at least 1.
+/// Parses a factor of at least 1.
 pub(crate) fn slowdown(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(factor) if (1.0..=1e6).contains(&factor) => Ok(factor),
         _ => {
-            Err("write a number from 1, which is least slowdown, to 1000000, for instance 2".into())
+            Err("give a number from 1 (minimum slowdown) to 1000000, for instance 2".into())
         }
     }
 }

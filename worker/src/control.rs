@@ -22,29 +22,29 @@ use tonic::{Request, Response, Status};
 
 use crate::{WorkerConfig, service::Worker};
 
-/// The shortest time between two reports, unless asked otherwise.
-const INTERVAL: Duration = Duration::from_millis(100);
-/// Nobody gets reports more often than this.
+/// Default minimum time between two reports.
+const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
+/// Smallest minimum time between two reports that a request can set.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
-/// A report comes at least this often.
+/// Maximum time between two reports.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Calls to `WatchLoad` at once; every router has one open.
+/// Maximum number of concurrent `WatchLoad` calls. Every router has one open.
 pub const LOAD_WATCHES: usize = 128;
 
 /// The control service of one worker.
 #[derive(Clone)]
 pub struct ControlService {
-    /// What it controls.
+    /// The worker that this service reports on.
     pub worker: Worker,
-    /// As it was started.
+    /// The settings that the worker was started with.
     pub config: WorkerConfig,
-    /// Calls to `WatchLoad`.
+    /// Limit on concurrent `WatchLoad` calls.
     pub watches: CallLimit,
 }
 
 impl ControlService {
-    /// What the worker says about its model and itself.
+    /// Returns the response to `GetModelInfo`.
     pub fn model_info(&self) -> ModelInfo {
         let worker = &self.worker;
         let (model, load) = (&worker.model, *worker.engine.load().borrow());
@@ -68,7 +68,7 @@ impl ControlService {
                 kv_blocks: load.total_blocks as u32,
                 kv_block_size: KV_BLOCK as u32,
                 max_num_queued_reqs: self.config.max_num_queued_reqs,
-                max_sequence_tokens: worker.engine.room() as u32,
+                max_sequence_tokens: worker.engine.max_sequence_tokens() as u32,
             }),
             instance_id: worker.instance_id.to_string(),
         }
@@ -93,7 +93,7 @@ impl Control for ControlService {
     ) -> Result<Response<Self::WatchLoadStream>, Status> {
         let interval = duration::from_peer("min_interval", request.get_ref().min_interval)?;
         let permit = self.watches.acquire()?;
-        let interval = interval.unwrap_or(INTERVAL).clamp(SHORTEST_INTERVAL, HEARTBEAT);
+        let interval = interval.unwrap_or(DEFAULT_INTERVAL).clamp(SHORTEST_INTERVAL, HEARTBEAT);
         let load = self.worker.engine.load();
         let draining = self.worker.inflight.draining();
         let progress = self.worker.model.progress.clone();
@@ -102,28 +102,29 @@ impl Control for ControlService {
                 let progress = progress.clone();
                 async move {
                     if !first {
-                        // While a step runs its progress is news. A worker at rest has none but a heartbeat.
-                        let now = *load.borrow();
-                        let works = now.running + now.waiting > 0;
-                        let quiet =
-                            if works { Duration::ZERO } else { HEARTBEAT.saturating_sub(interval) };
-                        // A drain is told at once; everything else waits for the interval.
+                        // A busy worker reports its progress after every interval, an idle one only
+                        // sends heartbeats.
+                        let current = *load.borrow();
+                        let busy = current.running + current.waiting > 0;
+                        let extra_wait =
+                            if busy { Duration::ZERO } else { HEARTBEAT.saturating_sub(interval) };
+                        // A drain is reported at once; every other change waits for the interval.
                         tokio::select! {
                             () = sleep(interval) => tokio::select! {
                                 changed = load.changed() => changed.ok()?,
                                 changed = draining.changed() => changed.ok()?,
-                                () = sleep(quiet) => {}
+                                () = sleep(extra_wait) => {}
                             },
                             changed = draining.changed() => changed.ok()?,
                         }
                     }
-                    let now = *load.borrow_and_update();
-                    let report = report(now, progress.count(), *draining.borrow_and_update());
+                    let current = *load.borrow_and_update();
+                    let report = report(current, pulse.beats(), *draining.borrow_and_update());
                     Some((Ok(report), (load, draining, false)))
                 }
             });
-        let cut = self.worker.inflight.cut().clone().cancelled_owned();
-        let reports = reports.take_until(cut).boxed();
+        let cancelled = self.worker.inflight.cancellation().clone().cancelled_owned();
+        let reports = reports.take_until(cancelled).boxed();
         let backpressure = self.worker.bounds.backpressure();
         Ok(Response::new(backpressure.watch(reports, Box::new(permit))))
     }
@@ -144,7 +145,7 @@ impl Control for ControlService {
         let encoded = self.worker.text.call(text.len(), charge, move || {
             let ids = model.tokenizer.encode(&text, !request.no_special_tokens);
             let ids = ids.map_err(|error| ServiceError::invalid("text", error.to_string()))?;
-            fits("text", TokenizeResponse { ids })
+            check_size("text", TokenizeResponse { ids })
         });
         Ok(Response::new(deadline.bound("while tokenising", encoded).await??))
     }
@@ -160,20 +161,20 @@ impl Control for ControlService {
         let decoded = self.worker.text.call(bytes, charge, move || {
             worker.admission().check_vocabulary("ids", &request.ids)?;
             let text = worker.model.tokenizer.decode(&request.ids, !request.keep_special_tokens);
-            fits("ids", DetokenizeResponse { text })
+            check_size("ids", DetokenizeResponse { text })
         });
         Ok(Response::new(deadline.bound("while detokenising", decoded).await??))
     }
 }
 
-/// A response that is no longer than a request may be: clients, and routers, read no more.
-fn fits<T: Message>(field: &str, response: T) -> Result<T, ServiceError> {
+/// Returns `response` unless it is larger than the message limit of clients and routers.
+fn check_size<T: Message>(field: &str, response: T) -> Result<T, ServiceError> {
     let (bytes, limit) = (response.encoded_len(), MAX_REQUEST_BYTES);
     if bytes <= limit {
         return Ok(response);
     }
     let why =
-        format!("the response would have {bytes} bytes, and may have {limit}; send less at once");
+        format!("the response would have {bytes} bytes, and the limit is {limit}; send less text");
     Err(ServiceError::invalid(field, why))
 }
 

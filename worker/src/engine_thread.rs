@@ -32,7 +32,7 @@ enum Command {
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
     load: watch::Receiver<Load>,
-    room: usize,
+    max_sequence_tokens: usize,
     max_num_seqs: usize,
 }
 
@@ -42,14 +42,14 @@ pub struct EngineThread(JoinHandle<()>);
 /// The thread has ended: its owner failed, or the process is about to end.
 #[derive(Debug, thiserror::Error)]
 #[error("the engine has stopped")]
-pub struct Stopped;
+pub struct EngineStopped;
 
 /// Why a request is not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum NotTaken {
+pub enum SubmitError {
     /// There is nobody to take it.
     #[error(transparent)]
-    Stopped(#[from] Stopped),
+    EngineStopped(#[from] EngineStopped),
     /// It cannot be served in time.
     #[error(transparent)]
     Rejected(#[from] AdmissionError),
@@ -69,7 +69,7 @@ pub fn spawn(
     let idle =
         Load { free_blocks: config.kv_blocks, total_blocks: config.kv_blocks, ..Load::default() };
     let (publish, load) = watch::channel(idle);
-    let room = Engine::longest_sequence(&model.config, &config);
+    let max_sequence_tokens = Engine::longest_sequence(&model.config, &config);
     let thread = thread::Builder::new().name(format!("engine {name}")).spawn(move || {
         // Made here: what belongs to the device is never touched by another thread.
         let speculation = speculation.of(&model, config.kv_blocks);
@@ -77,7 +77,7 @@ pub fn spawn(
         serve(engine, inbox, &publish, &steps);
     })?;
     let max_num_seqs = config.max_num_seqs;
-    Ok((EngineHandle { commands, load, room, max_num_seqs }, EngineThread(thread)))
+    Ok((EngineHandle { commands, load, max_sequence_tokens, max_num_seqs }, EngineThread(thread)))
 }
 
 /// Steps while there is work, takes commands in between, and sleeps while there is neither. Ends when it is
@@ -178,13 +178,13 @@ impl EngineHandle {
         request: Request,
         queued: Option<QueuedTokens>,
         held: Option<Held>,
-    ) -> Result<mpsc::Receiver<Event>, NotTaken> {
-        let (mut events, receiver) = channel(&request, self.room, queued);
+    ) -> Result<mpsc::Receiver<Event>, SubmitError> {
+        let (mut events, receiver) = channel(&request, self.max_sequence_tokens, queued);
         events.held = held;
         let has_deadline = request.deadline.is_some();
         let (refuse, refused) = oneshot::channel();
         let command = Command::Submit(Box::new(request), events, refuse);
-        self.commands.send(command).await.map_err(|_| Stopped)?;
+        self.commands.send(command).await.map_err(|_| EngineStopped)?;
         // Nobody is told anything once it is taken, and the other side is gone.
         if has_deadline && let Ok(refused) = refused.await {
             return Err(refused.into());
@@ -199,8 +199,8 @@ impl EngineHandle {
     }
 
     /// The longest sequence that can run, prompt and answer together.
-    pub fn room(&self) -> usize {
-        self.room
+    pub fn max_sequence_tokens(&self) -> usize {
+        self.max_sequence_tokens
     }
 
     /// Sequences in one batch.
@@ -228,17 +228,17 @@ pub struct Events {
     held: Option<Held>,
 }
 
-/// A channel for the events of a request where the longest sequence has `room` tokens.
+/// A channel for the events of a request where the longest sequence has `max_sequence_tokens` tokens.
 ///
 /// One event a token, a preemption before each, one at the end of each sequence, the parts of the prompt, and a failure:
 /// the channel can never be full, so a slow reader stops nobody, and it can hold no more than its own response. Memory is
 /// allocated as events come, for 32 of them at a time.
 pub fn channel(
     request: &Request,
-    room: usize,
+    max_sequence_tokens: usize,
     queued: Option<QueuedTokens>,
 ) -> (Events, mpsc::Receiver<Event>) {
-    let longest = request.stopping.max_tokens.unwrap_or(room).min(room);
+    let longest = request.stopping.max_tokens.unwrap_or(max_sequence_tokens).min(max_sequence_tokens);
     let responses = (2 * longest + 2) * request.num_sequences.get() as usize;
     let prompt = request.prompt.len() / PROMPT_PART + 2;
     let (sender, receiver) = mpsc::channel(responses + prompt);
@@ -278,7 +278,7 @@ mod tests {
         simulate::SimulatedDevice,
     };
 
-    /// A thread with a device that panics at token 7, and room for two sequences.
+    /// A thread with a device that panics at token 7, and max_sequence_tokens for two sequences.
     fn thread() -> (EngineHandle, EngineThread, Arc<Model>) {
         let config = WorkerConfig { max_num_seqs: 2, ..WorkerConfig::default() };
         let device: SimulatedDevice = "panic_token = 7".parse().unwrap();
@@ -294,7 +294,7 @@ mod tests {
     /// A request that admission takes, for one sequence.
     fn request(model: &Model, id: u32) -> Request {
         let input = Some(Input::TokenIds(TokenIds { ids: vec![5, id] }));
-        let admission = Admission { model, name: "m", room: 1_024, max_num_seqs: 2 };
+        let admission = Admission { model, name: "m", max_sequence_tokens: 1_024, max_num_seqs: 2 };
         admission.admit(GenerateRequest { input, ..GenerateRequest::default() }).unwrap()
     }
 
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(end(events).await, Some(Event::Failed(RequestError::Rejected(refused))));
         let deadline = Some(Instant::now() + Duration::from_secs(60));
         let refused = handle.submit(Request { deadline, ..wide }, None, None).await.unwrap_err();
-        assert!(matches!(refused, NotTaken::Rejected(AdmissionError::TooMany { .. })), "{refused}");
+        assert!(matches!(refused, SubmitError::Rejected(AdmissionError::TooMany { .. })), "{refused}");
     }
 
     #[tokio::test]

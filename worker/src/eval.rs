@@ -24,9 +24,9 @@ pub use cli::EvalArgs;
 pub use report::{EvalReport, EvalRow};
 
 use crate::{
-    failure::{self, Failure},
+    command_error::{self, CommandError},
     loading::{self, LoadError},
-    memory::{Free, Needs},
+    memory::{FreeMemory, MemoryRequirement},
 };
 use compare::Variant;
 use text::Text;
@@ -38,17 +38,17 @@ const DEFAULT_WINDOW: usize = 2048;
 
 /// Runs the command. Returns an error with its exit code: 1 for a failure, 2 for bad usage.
 pub fn run(args: EvalArgs) -> Result<(), (u8, String)> {
-    let result = || {
-        failure::claim_json(args.json.as_deref())?;
+    let outcome = || {
+        command_error::claim_json(args.json.as_deref())?;
         let report = evaluate(&args)?;
-        failure::print(&report.to_string())?;
-        failure::write_json(args.json.as_deref(), &report.rows)
+        command_error::print(&report.to_string())?;
+        command_error::write_json(args.json.as_deref(), &report.rows)
     };
-    result().map_err(Failure::for_shell)
+    outcome().map_err(CommandError::for_shell)
 }
 
-/// Runs the evaluation. Shows a progress bar if standard error is a terminal.
-pub fn evaluate(args: &EvalArgs) -> Result<EvalReport, Failure> {
+/// Measures what `args` ask for. Shows a bar on a terminal and nothing in a pipe.
+pub fn evaluate(args: &EvalArgs) -> Result<Report, CommandError> {
     let text = Text::of(args)?;
     let files = loading::open(&args.model)?;
     let device = loading::device(&args.device).map_err(LoadError::from)?;
@@ -79,14 +79,14 @@ fn kinds(args: &EvalArgs) -> Vec<Quantization> {
     kinds
 }
 
-/// Returns the maximum window length in tokens.
-fn window(args: &EvalArgs, model: &ModelConfig) -> Result<usize, Failure> {
-    let limit = model.context_length;
+/// Positions of a window.
+fn window(args: &EvalArgs, model: &ModelConfig) -> Result<usize, CommandError> {
+    let most = model.context_length;
     match args.window {
-        None => Ok(limit.min(DEFAULT_WINDOW)),
-        Some(window) if (2..=limit).contains(&window) => Ok(window),
-        Some(window) => Err(Failure::Usage(format!(
-            "--window {window} is not from 2 to {limit}, the context of {}",
+        None => Ok(most.min(WINDOW)),
+        Some(window) if (2..=most).contains(&window) => Ok(window),
+        Some(window) => Err(CommandError::Usage(format!(
+            "--window {window} is not from 2 to {most}, the context of {}",
             args.model.name()
         ))),
     }
@@ -99,7 +99,7 @@ fn load(
     kind: Quantization,
     window: usize,
     device: &Device,
-) -> Result<Model, Failure> {
+) -> Result<Model, CommandError> {
     let engine = EngineConfig {
         max_num_seqs: 1,
         max_num_batched_tokens: window,
@@ -107,12 +107,12 @@ fn load(
         prefix_cache: false,
         max_decode_slowdown: f64::INFINITY,
     };
-    let needs = Needs::of(files.config(), kind, &engine, 1);
-    let free = Free::now().filter(|_| device.is_cpu());
+    let needs = MemoryRequirement::of(files.config(), kind, &engine, 1);
+    let free = FreeMemory::now().filter(|_| device.is_cpu());
     needs.check(files.name(), free).map_err(|error| {
         let advice =
-            "all compared quantizations are in memory at once; pass one at a time to --quantize";
-        Failure::Usage(format!("{error}; {advice}"))
+            "all that is compared is in memory together: --quantize measures one at a time";
+        CommandError::Usage(format!("{error}; {advice}"))
     })?;
     Ok(loading::read(files, &args.model.name(), kind, device).map_err(LoadError::from)?)
 }

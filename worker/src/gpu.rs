@@ -28,7 +28,7 @@ use stoker_shared::telemetry::{
     names::{gpu as names, label},
 };
 
-use crate::memory::{Free, Memory};
+use crate::memory::{FreeMemory, Memory};
 
 /// A GPU, as its driver knows it: this program was built without any that could be asked.
 #[cfg(not(feature = "cuda"))]
@@ -78,8 +78,8 @@ pub struct Reading {
 }
 
 /// What is free on the GPU, where its driver can be asked.
-pub(crate) fn free(device: &Device) -> Option<Free> {
-    Some(Free { bytes: Gpu::of(device)?.free_memory()?, of: Memory::Gpu })
+pub(crate) fn free(device: &Device) -> Option<FreeMemory> {
+    Some(FreeMemory { bytes: Gpu::of(device)?.free_memory()?, of: Memory::Gpu })
 }
 
 /// Adds what is said of `device` to `registry`, if it is a GPU.

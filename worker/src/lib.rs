@@ -1,31 +1,32 @@
 //! The worker: one model on one device behind gRPC.
 //!
-//! A call comes in at [`service`], is checked and tokenised in [`admit`], handed to the thread that owns the
-//! device in [`engine_thread`], and its tokens stream back through [`answer`]. What came of it is told by [`record`].
+//! A call arrives at [`service`], is validated and tokenised in [`admit`] and submitted to the
+//! thread that owns the device in [`engine_thread`]. Its tokens stream back through
+//! [`response_stream`], and [`request_log`] reports its outcome.
 
 pub mod admit;
 #[cfg(feature = "etcd")]
 pub mod announce;
-pub mod answer;
 pub mod bench;
+pub mod command_error;
 pub mod config;
 pub mod control;
 pub mod engine_thread;
 pub mod eval;
-pub mod failure;
 pub mod gpu;
+pub mod handle;
 pub mod inflight;
 pub mod loading;
 pub mod memory;
 pub mod metrics;
-pub mod record;
+pub mod request_log;
+pub mod response_stream;
 pub mod roofline;
 mod routing;
-pub mod running;
 pub mod service;
 pub mod simulate;
 mod text;
 
 pub use config::WorkerConfig;
+pub use handle::{RunningWorker, StartError, start};
 pub use loading::{LoadError, ModelSource, load};
-pub use running::{RunningWorker, StartError, start};

@@ -21,7 +21,7 @@ use crate::{
     WorkerConfig,
     config::{ConfigError, DeviceConfig},
     gpu,
-    memory::{Free, Needs, TooLarge},
+    memory::{FreeMemory, MemoryRequirement, TooLarge},
     simulate,
 };
 
@@ -109,11 +109,11 @@ impl ModelSource {
 /// Loads a model onto its device for so many workers, which share it. One that does not fit into memory
 /// together with their caches is refused before a weight is read.
 pub fn load(source: &ModelSource, config: &WorkerConfig, workers: u16) -> Result<Model, LoadError> {
-    load_within(Free::now(), source, config, workers)
+    load_within(FreeMemory::now(), source, config, workers)
 }
 
 fn load_within(
-    free: Option<Free>,
+    free: Option<FreeMemory>,
     source: &ModelSource,
     config: &WorkerConfig,
     workers: u16,
@@ -138,9 +138,9 @@ fn load_within(
     let draft_config = draft.as_ref().map(|(files, _)| files.config());
     let engine = config.engine(files.config(), draft_config, quantize)?;
     let device = device(&config.compute.device)?;
-    let mut needs = Needs::of(files.config(), quantize, &engine, workers);
+    let mut needs = MemoryRequirement::of(files.config(), quantize, &engine, workers);
     if let Some((files, _)) = &draft {
-        needs.add(Needs::of(files.config(), quantize, &engine, workers));
+        needs.add(MemoryRequirement::of(files.config(), quantize, &engine, workers));
     }
     let free = if device.is_cpu() { free } else { gpu::free(&device) };
     needs.check(files.name(), free)?;
@@ -250,7 +250,7 @@ mod tests {
         let compute = ComputeConfig { quantize: Quantization::None, ..ComputeConfig::default() };
         let config = WorkerConfig { compute, max_num_seqs: 4, ..WorkerConfig::default() };
         let loaded = |bytes, workers| {
-            let free = Free { bytes, of: Memory::Group { limit: 1 << 30 } };
+            let free = FreeMemory { bytes, of: Memory::Group { limit: 1 << 30 } };
             let model = load_within(Some(free), &ModelSource::Bundled, &config, workers);
             model.map(|_| ()).map_err(|error| error.to_string())
         };

@@ -22,39 +22,40 @@ use tracing::{error, info};
 
 /// Serves one model over gRPC
 ///
-/// Loads the model, then answers `stoker.v1.Inference.Generate` on --listen. Clients usually
-/// call a `stoker-router` in front of several workers; a worker can be called directly too.
+/// Loads the model, then serves `stoker.v1.Inference.Generate` on --listen. Clients usually call a
+/// `stoker-router` in front of several workers; a worker can be called directly too.
 #[derive(Parser)]
 #[command(name = "stoker-worker", version = VERSION, after_help = EXAMPLES)]
-// `--model` before `bench` would be that of a worker that is not started.
+// A `--model` before `bench` would configure a worker that does not start.
 #[command(args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller` for the
-    /// bundled model
+    /// A folder (config.json, tokenizer.json, model.safetensors), a .gguf file, or `storyteller`
+    /// for the bundled model
     #[arg(long, env = "STOKER_MODEL", value_name = "PATH")]
     model: Option<ModelSource>,
 
-    /// Serve without a model: the protocol, scheduler and cache are real, the device is a clock and the text
-    /// is made up; a name (instant, small, large) or a line of TOML (see below)
+    /// Serve without a model: the protocol, scheduler and cache are real, the device is a clock and
+    /// the text is synthetic; a name (instant, small, large) or a line of TOML (see below)
     #[arg(long, env = "STOKER_SIMULATE", value_name = "PROFILE", conflicts_with = "model")]
     simulate: Option<SimulatedDevice>,
 
-    /// What requests call the model [default: the last part of its path]
+    /// Name of the model in requests [default: the last part of its path]
     #[arg(long, env = "STOKER_MODEL_NAME", value_parser = validate::name, value_name = "NAME")]
     model_name: Option<String>,
 
-    /// Where to listen: HOST:PORT, or :PORT for every interface; port 0 takes any free one
+    /// Address to listen on: HOST:PORT, or :PORT for every interface; port 0 takes any free port
     #[arg(long, env = "STOKER_LISTEN", default_value = "127.0.0.1:50052", value_name = "ADDR")]
     listen: ListenAddress,
 
-    /// Where to serve operators (`stoker.v1.Admin`), who can drain this worker; the address is logged
+    /// Address of the `stoker.v1.Admin` service, with which operators drain this worker; the bound
+    /// address is logged
     #[arg(long, env = "STOKER_ADMIN_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
     admin_listen: ListenAddress,
 
-    /// Names this worker in logs, answers and etcd; no other may have it [default: its address]
+    /// Unique id of this worker in logs, responses and etcd [default: its address]
     #[arg(long, env = "STOKER_WORKER_ID", value_parser = validate::name, value_name = "NAME")]
     worker_id: Option<String>,
 
@@ -68,19 +69,19 @@ struct Cli {
     telemetry: TelemetryArgs,
 }
 
-/// What to do instead of serving.
+/// Command that runs instead of serving.
 #[derive(Subcommand)]
 enum Command {
-    /// Measure how fast the engine is here, by itself
+    /// Measure the speed of the engine on this machine, without the network
     Bench(Box<BenchArgs>),
-    /// Measure one row; `bench` calls it
+    /// Measure one row of `bench`, which starts this command as a child process
     #[command(hide = true)]
     BenchRow,
-    /// Check a GPU and measure it, all in one run
+    /// Check a GPU and measure it in one run
     GpuCheck(Box<GpuCheckArgs>),
-    /// Measure how well a model predicts a text, in 8 bits and in f32
+    /// Measure how well a model predicts a text, with 8-bit and with f32 weights
     Eval(EvalArgs),
-    /// Reckon the most tokens a second that a machine could give, and what binds
+    /// Compute the maximum tokens per second of a machine, and the resource that limits it
     Roofline(RooflineArgs),
 }
 
@@ -105,17 +106,17 @@ const EXAMPLES: &str = r#"Examples:
   stoker-worker --simulate large
   stoker-worker --simulate 'step = "8ms", prefill_token = "25us", decode_token = "50us"'
 
-Profiles: every step takes `step`, and `prefill_token` for each prompt token, `decode_token` for
-each sequence that decodes, `context_token` for each token in the cache that is attended to.
-Answers end after `answer_tokens` on average (0: at the limit only) in a context of
-`context_length` tokens. A step that computes the token `panic_token` panics, to try what a request
-does to a cluster that makes its engines fail.
+Profiles: a step takes `step`, plus `prefill_token` for each prompt token, `decode_token` for each
+decoding sequence and `context_token` for each cached token that is attended to. Responses end
+after `answer_tokens` on average (0: only at the limit) in a context of `context_length` tokens. A
+step that computes the token `panic_token` panics, to test how a cluster handles a request that
+makes its engines fail.
 
 Exit codes: 0 after a drain, 1 for a failure while serving, 2 for bad usage."#;
 
-/// The time that streams have to send their errors after the engine has failed.
-const LAST_ERRORS: Duration = Duration::from_secs(2);
-/// Bad usage: the command line, the model or the address.
+/// Time that streams have to send their errors after the engine has failed.
+const ERROR_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Exit code for a bad command line, model or address.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -136,8 +137,8 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     let usage = |message: String| (USAGE, message);
-    let busy = "loading the model";
-    let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info", busy).await;
+    let not_ready = "loading the model";
+    let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info", not_ready).await;
     let telemetry = telemetry.map_err(usage)?;
     let simulated = cli.simulate.map(|device| ModelSource::Simulated(device.0));
     let Some(source) = simulated.or(cli.model) else {
@@ -147,7 +148,7 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     };
     cli.announce.etcd.check().map_err(|error| usage(error.to_string()))?;
     let mut signals = Signals::catch().map_err(|error| (1, error.to_string()))?;
-    // Bound before the model is loaded: a port in use is known at once.
+    // Bound before the model is loaded, so that a port in use fails at once.
     let listener = serve::bind(cli.listen).await.map_err(|error| usage(error.to_string()))?;
     let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
     let admin = admin.map_err(|error| usage(error.to_string()))?;
@@ -161,7 +162,7 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     let loading = tokio::task::spawn_blocking(move || stoker_worker::load(&source, &config, 1));
     let model = tokio::select! {
         loaded = loading => loaded,
-        // The thread that loads cannot be asked to stop.
+        // The loading thread cannot be cancelled.
         _ = signals.next() => std::process::exit(1),
     };
     let model = model
@@ -189,21 +190,21 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     let announcement = cli.announce.announce(address, &worker);
 
     tokio::select! {
-        signal = signals.next() => info!(signal, "draining; again to end at once"),
+        signal = signals.next() => info!(signal, "draining; send it again to exit at once"),
         () = worker.failed() => {
-            error!("the engine failed; see above");
-            // The streams have their errors: they are given the time to send them.
-            tokio::join!(announcement.withdraw(), worker.shutdown(LAST_ERRORS));
+            error!("the engine failed; see the error above");
+            // The streams have their errors and need time to send them.
+            tokio::join!(announcement.withdraw(), worker.shutdown(ERROR_FLUSH_TIMEOUT));
             return Err((1, "the engine failed".into()));
         }
     }
-    let leave = async {
-        // Nobody should come who finds us now.
+    let drain = async {
+        // Withdrawn first, so that routers stop discovering this worker.
         announcement.withdraw().await;
         worker.shutdown(drain_timeout).await
     };
     tokio::select! {
-        unfinished = leave => {
+        unfinished = drain => {
             telemetry.shutdown().await;
             info!(unfinished, "stopped");
             Ok(())

@@ -10,14 +10,14 @@ use std::fmt;
 use bytesize::ByteSize;
 use stoker_engine::{EngineConfig, Footprint, model::Quantization, weights::ModelConfig};
 
-pub use free::{Free, Memory};
+pub use free::{FreeMemory, Memory};
 
 /// What is left for everything but weights, keys and values: activations, logits, connections.
 const MARGIN_PERCENT: u64 = 5;
 
 /// What loading a model and serving it will take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Needs {
+pub struct MemoryRequirement {
     /// How weights are kept.
     pub quantization: Quantization,
     /// All weights, which workers in one process share.
@@ -34,11 +34,11 @@ pub struct Needs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooLarge {
     name: String,
-    needs: Needs,
-    free: Free,
+    needs: MemoryRequirement,
+    free: FreeMemory,
 }
 
-impl Needs {
+impl MemoryRequirement {
     /// What `workers` workers with engines of size `engine` take for a model of shape `model`.
     pub fn of(
         model: &ModelConfig,
@@ -64,7 +64,7 @@ impl Needs {
     }
 
     /// Refuses the model called `name` if it needs more than is free. Where nobody can tell, it passes.
-    pub fn check(self, name: &str, free: Option<Free>) -> Result<(), TooLarge> {
+    pub fn check(self, name: &str, free: Option<FreeMemory>) -> Result<(), TooLarge> {
         match free {
             Some(free) if self.total() > free.bytes => {
                 Err(TooLarge { name: name.to_owned(), needs: self, free })
@@ -137,11 +137,11 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn needs(weights: u64, kv_cache: u64, workers: u16) -> Needs {
-        Needs { quantization: Quantization::Int8, weights, kv_cache, workers, draft: false }
+    fn needs(weights: u64, kv_cache: u64, workers: u16) -> MemoryRequirement {
+        MemoryRequirement { quantization: Quantization::Int8, weights, kv_cache, workers, draft: false }
     }
 
-    fn refusal(needs: Needs, free: Free) -> String {
+    fn refusal(needs: MemoryRequirement, free: FreeMemory) -> String {
         needs.check("./m", Some(free)).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
@@ -149,7 +149,7 @@ mod tests {
     fn the_message_shows_the_arithmetic_and_a_way_out() {
         let message = refusal(
             needs(GIB, GIB, 1),
-            Free { bytes: 2 * GIB, of: Memory::Group { limit: 3 * GIB } },
+            FreeMemory { bytes: 2 * GIB, of: Memory::Group { limit: 3 * GIB } },
         );
         assert_eq!(
             message,
@@ -161,13 +161,13 @@ mod tests {
 
     #[test]
     fn a_gpu_has_memory_of_its_own() {
-        let message = refusal(needs(GIB, GIB, 1), Free { bytes: GIB / 2, of: Memory::Gpu });
+        let message = refusal(needs(GIB, GIB, 1), FreeMemory { bytes: GIB / 2, of: Memory::Gpu });
         assert!(message.contains("to work in; the GPU has 512.0 MiB free."), "{message}");
     }
 
     #[test]
     fn workers_share_weights_but_not_caches() {
-        let free = Free { bytes: 4 * GIB, of: Memory::Machine };
+        let free = FreeMemory { bytes: 4 * GIB, of: Memory::Machine };
         assert_eq!(needs(GIB, GIB, 2).check("m", Some(free)), Ok(()));
         let message = refusal(needs(GIB, GIB, 3), free);
         for part in ["3 x 1.0 GiB", "4.2 GiB with 5 %", "to 958MiB, or --num-workers"] {
@@ -179,7 +179,7 @@ mod tests {
     fn what_is_advised_fits() {
         for (workers, free) in [(1, 3 * GIB), (3, 2 * GIB), (7, 5 * GIB + 12_345)] {
             let mib = needs(GIB, 0, workers).affordable_mib(free);
-            let free = Some(Free { bytes: free, of: Memory::Machine });
+            let free = Some(FreeMemory { bytes: free, of: Memory::Machine });
             assert_eq!(needs(GIB, mib << 20, workers).check("m", free), Ok(()));
             assert!(needs(GIB, (mib + 1) << 20, workers).check("m", free).is_err());
         }
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn weights_that_do_not_fit_alone_are_not_blamed_on_the_cache() {
-        let message = refusal(needs(3 * GIB, GIB, 1), Free { bytes: GIB, of: Memory::Machine });
+        let message = refusal(needs(3 * GIB, GIB, 1), FreeMemory { bytes: GIB, of: Memory::Machine });
         assert!(
             message.contains("this machine has 1.0 GiB free. Take a smaller model"),
             "{message}"
@@ -209,7 +209,7 @@ mod tests {
             prefix_cache: true,
             max_decode_slowdown: 2.0,
         };
-        let needs = Needs::of(&model, Quantization::None, &engine, 2);
+        let needs = MemoryRequirement::of(&model, Quantization::None, &engine, 2);
         assert_eq!((needs.kv_cache, needs.workers), (10 * 16 * 45_056, 2));
         assert_eq!(needs.weights, Footprint::of(&model, Quantization::None).weight_bytes);
     }

@@ -21,11 +21,11 @@ use tracing::Instrument;
 
 use crate::{
     admit::Admission,
-    answer::Answer,
-    engine_thread::{EngineHandle, Held, NotTaken},
+    response_stream::ResponseStream,
+    engine_thread::{EngineHandle, Held, SubmitError},
     inflight::Inflight,
     metrics::Metrics,
-    record::Record,
+    request_log::RequestLog,
     routing::AcceptRouting,
     text::TextWork,
 };
@@ -65,7 +65,7 @@ impl Worker {
         Admission {
             model: &self.model,
             name: &self.model_name,
-            room: self.engine.room(),
+            max_sequence_tokens: self.engine.max_sequence_tokens(),
             max_num_seqs: self.engine.max_num_seqs(),
         }
     }
@@ -111,7 +111,7 @@ impl Worker {
         let drawn_before =
             admitted.resumed.iter().map(|resumed| resumed.tokens.len()).sum::<usize>();
         let queued = self.inflight.queue(admitted.prompt.len() + drawn_before, continues)?;
-        let answer = Answer {
+        let answer = ResponseStream {
             accepted: Accepted {
                 request_id,
                 model: self.model_name.to_string(),
@@ -137,10 +137,10 @@ impl Worker {
 }
 
 /// The error of a request that the engine did not take. It had `patience` until its deadline when it came.
-fn not_taken(why: &NotTaken, patience: Option<Duration>) -> ServiceError {
+fn not_taken(why: &SubmitError, patience: Option<Duration>) -> ServiceError {
     match why {
-        NotTaken::Rejected(why) => refused(why, patience),
-        NotTaken::Stopped(stopped) => ServiceError::unavailable(stopped.to_string()),
+        SubmitError::Rejected(why) => refused(why, patience),
+        SubmitError::Stopped(stopped) => ServiceError::unavailable(stopped.to_string()),
     }
 }
 
@@ -171,7 +171,7 @@ impl Inference for Worker {
         &self,
         call: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let mut record = Record::begin(&call, self);
+        let mut record = RequestLog::begin(&call, self);
         let stream = match self.start(call).instrument(record.log().clone()).await {
             Ok(stream) => stream,
             Err(error) => {

@@ -15,9 +15,9 @@ use stoker_worker::{ModelSource, WorkerConfig, admit::Admission, load};
 static MODEL: LazyLock<Model> =
     LazyLock::new(|| load(&ModelSource::Bundled, &WorkerConfig::default(), 1).unwrap());
 
-/// Admits a request where the KV cache holds `room` tokens and a batch four sequences.
-fn admit(room: usize, request: GenerateRequest) -> Result<Request, ServiceError> {
-    Admission { model: &MODEL, name: "storyteller", room, max_num_seqs: 4 }.admit(request)
+/// Admits a request where the KV cache holds `max_sequence_tokens` tokens and a batch four sequences.
+fn admit(max_sequence_tokens: usize, request: GenerateRequest) -> Result<Request, ServiceError> {
+    Admission { model: &MODEL, name: "storyteller", max_sequence_tokens, max_num_seqs: 4 }.admit(request)
 }
 
 /// A prompt of so many tokens, and the limits of its response.
@@ -29,11 +29,11 @@ fn sized(prompt: usize, max_tokens: Option<u32>, min_tokens: Option<u32>) -> Gen
     }
 }
 
-/// The words of the refusal of a prompt where `room` tokens fit; none if it is admitted.
-fn refusal(prompt: String, room: usize) -> Option<String> {
+/// The words of the refusal of a prompt where `max_sequence_tokens` tokens fit; none if it is admitted.
+fn refusal(prompt: String, max_sequence_tokens: usize) -> Option<String> {
     let input = Some(Input::Prompt(prompt));
     let request = GenerateRequest { input, ..GenerateRequest::default() };
-    admit(room, request).err().map(|error| error.to_string())
+    admit(max_sequence_tokens, request).err().map(|error| error.to_string())
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_prompt_that_is_too_long_for_the_model_is_the_client_s_mistake() {
         ),
         (
             "a b c d e f ".repeat(200),
-            [" tokens; at most 1023 tokens leave room", "context of 1024"],
+            [" tokens; at most 1023 tokens leave max_sequence_tokens", "context of 1024"],
         ),
     ] {
         let request = GenerateRequest { input: Some(Input::Prompt(prompt)), ..Default::default() };
@@ -60,11 +60,11 @@ fn a_prompt_that_is_too_long_for_the_model_is_the_client_s_mistake() {
 }
 
 /// What a worker says that it would need, and that the limit is its own.
-fn needed(room: usize, request: GenerateRequest) -> u32 {
-    match admit(room, request) {
+fn needed(max_sequence_tokens: usize, request: GenerateRequest) -> u32 {
+    match admit(max_sequence_tokens, request) {
         Err(ServiceError::ExceedsWorker { what, needed_tokens }) => {
             assert!(
-                what.contains(&room.to_string()) && what.contains("--kv-cache-memory"),
+                what.contains(&max_sequence_tokens.to_string()) && what.contains("--kv-cache-memory"),
                 "{what}"
             );
             needed_tokens
@@ -95,7 +95,7 @@ fn what_is_too_long_for_the_worker_alone_may_go_to_another_one() {
 
 #[test]
 fn the_limit_is_decided_once() {
-    let limit = |room, request| admit(room, request).unwrap().stopping.max_tokens.unwrap();
+    let limit = |max_sequence_tokens, request| admit(max_sequence_tokens, request).unwrap().stopping.max_tokens.unwrap();
     assert_eq!(limit(1_024, sized(24, Some(100), None)), 100);
     assert_eq!(limit(1_024, sized(24, Some(5_000), None)), 1_000, "the model's context");
     assert_eq!(limit(1_024, sized(24, None, None)), 1_000);

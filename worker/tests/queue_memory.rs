@@ -54,7 +54,7 @@ impl World {
     /// Submits a request as it comes from the wire.
     fn submit(&mut self, wire: &[u8]) {
         let request = GenerateRequest::decode(wire).unwrap();
-        let admission = Admission { model: &self.model, name: "m", room: ROOM, max_num_seqs: 16 };
+        let admission = Admission { model: &self.model, name: "m", max_sequence_tokens: ROOM, max_num_seqs: 16 };
         let request = admission.admit(request).unwrap();
         let (sink, events) = channel(&request, ROOM, None);
         self.engine.submit(request, Box::new(sink)).unwrap();

@@ -1,6 +1,6 @@
-//! What a router says another worker made of a request, checked before the engine continues from it.
+//! Validates the state that a router sends to resume a request of another worker.
 //!
-//! Nothing here is the client's mistake: whatever does not fit, another worker may be the right one.
+//! Errors are never the client's fault: another worker may be able to resume the request.
 
 use stoker_engine::request::Resumed;
 use stoker_proto::v1::{Resume, ResumedChoice};
@@ -8,13 +8,14 @@ use stoker_shared::ServiceError;
 
 use super::Admission;
 
-/// Names the field, as the proto does, and what is wrong with it.
+/// Returns a mismatch error that names a field of `routing.resume` and the reason.
 pub(super) fn mismatch(field: &str, why: &str) -> ServiceError {
     ServiceError::Mismatch(format!("routing.resume.{field}: {why}"))
 }
 
 impl Admission<'_> {
-    /// One for each of `count` choices of a prompt of `prompt` tokens, or none where nothing was made yet.
+    /// Returns the state of each of `count` choices after a prompt of `prompt` tokens, or nothing
+    /// if no token was generated yet.
     pub(super) fn resumed(
         &self,
         resume: Resume,
@@ -24,18 +25,18 @@ impl Admission<'_> {
     ) -> Result<Vec<Resumed>, ServiceError> {
         let started =
             resume.choices.iter().any(|c| !c.token_ids.is_empty() || c.finished.is_some());
-        let ours = &self.model.digest;
-        if resume.digest != *ours && (started || !resume.digest.is_empty()) {
-            let why = format!("{:?} is not {ours:?}, the digest of this worker", resume.digest);
+        let own_digest = &self.model.digest;
+        if resume.digest != *own_digest && (started || !resume.digest.is_empty()) {
+            let why = format!("{:?} is not {own_digest:?}, the digest of this worker", resume.digest);
             return Err(mismatch("digest", &why));
         }
-        let given = resume.choices.len();
-        if given != count as usize && (started || given > 0) {
-            let why = format!("has {given} entries for {count} choices");
+        let entries = resume.choices.len();
+        if entries != count as usize && (started || entries > 0) {
+            let why = format!("has {entries} entries for {count} choices");
             return Err(mismatch("choices", &why));
         }
         if started && resume.choices.iter().all(|choice| choice.finished.is_some()) {
-            return Err(mismatch("choices", "leave nothing to do: every choice has ended"));
+            return Err(mismatch("choices", "nothing to resume: every choice has ended"));
         }
         if resume.choices.iter().all(|choice| choice.token_ids.is_empty()) {
             return Ok(Vec::new());
@@ -54,15 +55,16 @@ impl Admission<'_> {
         let field = format!("choices[{index}].token_ids");
         self.check_vocabulary(&field, &choice.token_ids)
             .map_err(|error| ServiceError::Mismatch(format!("routing.resume.{error}")))?;
-        let made = choice.token_ids.len();
-        // Where no limit came along, another worker may have had more room.
-        let (known, context) = (prompt + made, self.model.config.context_length);
-        if (self.room + 1..=context).contains(&known) {
-            return Err(self.exceeds(&format!("a response of {made} tokens so far"), known));
+        let generated = choice.token_ids.len();
+        // If no limit came with the request, the other worker may have had a larger KV cache.
+        let (tokens, context) = (prompt + generated, self.model.config.context_length);
+        if (self.max_sequence_tokens + 1..=context).contains(&tokens) {
+            return Err(self.exceeds(&format!("a response of {generated} tokens so far"), tokens));
         }
-        if made > max_tokens {
-            let why =
-                format!("{made} tokens are above {max_tokens}, the limit for a prompt of {prompt}");
+        if generated > max_tokens {
+            let why = format!(
+                "{generated} tokens are above {max_tokens}, the limit for a prompt of {prompt}"
+            );
             return Err(mismatch(&field, &why));
         }
         Ok(Resumed {

@@ -1,4 +1,4 @@
-//! Who guesses tokens ahead, as an operator sets it.
+//! The settings of speculative decoding.
 
 use clap::{Args, ValueEnum};
 use stoker_engine::{
@@ -9,22 +9,23 @@ use stoker_engine::{
 use super::ConfigError;
 use crate::loading::ModelSource;
 
-/// Who guesses.
+/// Source of draft tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Drafter {
-    /// Nobody
+    /// No speculative decoding
     #[default]
     Off,
-    /// The text itself: what followed the last time that it went like this
+    /// Draft what followed the last occurrence of the latest tokens in the sequence (prompt lookup)
     Ngram,
-    /// A smaller model
+    /// Draft with a smaller model
     Draft,
 }
 
-/// Who guesses tokens ahead, and how many. No answer changes by it.
+/// Speculative decoding: the source of draft tokens and their number. It does not change responses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct SpeculationConfig {
-    /// Guess tokens ahead, so that one step makes several; answers stay the same, token for token
+    /// Speculative decoding: draft tokens, so that one step can accept several; responses stay the
+    /// same, token for token
     #[arg(
         long,
         env = "STOKER_SPECULATE",
@@ -35,12 +36,13 @@ pub struct SpeculationConfig {
     )]
     pub speculate: Drafter,
 
-    /// The smaller model for `--speculate draft`, with the same vocabulary and a context as long; the bundled model brings
-    /// its own. Its keys and values take their part of --kv-cache-memory
+    /// The draft model for `--speculate draft`, with the same vocabulary and at least the same
+    /// context; the bundled model has its own. Its keys and values share --kv-cache-memory
     #[arg(long, env = "STOKER_DRAFT_MODEL", value_name = "PATH", help_heading = "Speculation")]
     pub draft_model: Option<ModelSource>,
 
-    /// Tokens to guess in each step: a number from 1 to 16, or `adaptive`, as many as pay, which may be none
+    /// Draft tokens per sequence and step: a number from 1 to 16, or `adaptive`, the number that is
+    /// estimated to be fastest, which may be 0
     #[arg(
         long,
         env = "STOKER_NUM_SPECULATIVE_TOKENS",
@@ -52,7 +54,7 @@ pub struct SpeculationConfig {
 }
 
 impl SpeculationConfig {
-    /// The model that guesses for `model`, if one does.
+    /// Returns the draft model for `model`, if speculation uses one.
     pub(crate) fn draft(&self, model: &ModelSource) -> Result<Option<ModelSource>, ConfigError> {
         match (self.speculate, &self.draft_model, model) {
             (Drafter::Draft, _, ModelSource::Simulated(_)) => Err(ConfigError::SimulatedDraft),
@@ -64,8 +66,8 @@ impl SpeculationConfig {
         }
     }
 
-    /// How an engine guesses that has a cache of `blocks` for `model`.
-    pub(crate) fn of(&self, model: &Model, blocks: usize) -> SpeculationMethod {
+    /// Returns the speculation method of an engine with `blocks` KV blocks for `model`.
+    pub(crate) fn method(&self, model: &Model, blocks: usize) -> SpeculationMethod {
         let tokens = self.num_speculative_tokens;
         match (self.speculate, &model.draft) {
             (Drafter::Ngram, _) => SpeculationMethod::Ngram { tokens },

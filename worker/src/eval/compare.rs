@@ -10,7 +10,7 @@ use stoker_engine::{
 };
 
 use super::{score::Score, windows::Windows};
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 
 /// Maximum size of the logits of one step in bytes.
 const LOGITS_BYTES: usize = 32 << 20;
@@ -60,7 +60,7 @@ fn step(
     table: &[Block],
     window: &[u32],
     range: std::ops::Range<usize>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let mut reference: Option<StepOutput> = None;
     for (variant, score) in variants.iter_mut().zip(scores) {
         let entry = BatchEntry {

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use storyteller::corpus::{HELD_OUT_SEED, HELD_OUT_STORIES, Storyteller};
 
 use super::EvalArgs;
-use crate::{ModelSource, failure::Failure};
+use crate::{ModelSource, command_error::CommandError};
 
 /// Independent documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,10 +29,10 @@ impl Text {
         }
     }
 
-    fn read(path: &Path) -> Result<Self, Failure> {
-        let document = fs::read_to_string(path).map_err(Failure::at("--text", path))?;
+    fn read(path: &Path) -> Result<Self, CommandError> {
+        let document = fs::read_to_string(path).map_err(CommandError::at("--text", path))?;
         if document.trim().is_empty() {
-            return Err(Failure::Usage(format!("--text {}: is empty", path.display())));
+            return Err(CommandError::Usage(format!("--text {}: is empty", path.display())));
         }
         Ok(Self { name: path.display().to_string(), documents: vec![document] })
     }

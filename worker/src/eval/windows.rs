@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use stoker_engine::tokenizer::{Tokenizer, TokenizerError};
 
 use super::text::Text;
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 
 /// Windows that do not overlap. All tokens but the first of each window are scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Windows {
         }
         if windows.is_empty() {
             let name = &text.name;
-            return Err(Failure::Usage(format!("--text {name}: has no token to predict")));
+            return Err(CommandError::Usage(format!("--text {name}: has no token to predict")));
         }
         Ok(Self { windows, length, bos_token: bos.and_then(|id| tokenizer.token(id)) })
     }

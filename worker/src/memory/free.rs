@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 
 /// What is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Free {
+pub struct FreeMemory {
     /// Bytes that this process can still take.
     pub bytes: u64,
     /// Of what.
@@ -55,7 +55,7 @@ const V1: Version = Version {
     file_cache: ["total_inactive_file", "total_active_file"],
 };
 
-impl Free {
+impl FreeMemory {
     /// What this process can take now: the least of what the machine has and what the limits of its control
     /// group and of those above leave. `None` on systems that do not say.
     pub fn now() -> Option<Self> {
@@ -77,7 +77,7 @@ impl Free {
     }
 }
 
-impl fmt::Display for Free {
+impl fmt::Display for FreeMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = ByteSize::b(self.bytes);
         match self.of {
@@ -94,7 +94,7 @@ impl fmt::Display for Free {
 
 impl Version {
     /// What the limit of the group at `folder` leaves, if it has one.
-    fn left(&self, folder: &Path, read: impl Fn(&Path) -> Option<String>) -> Option<Free> {
+    fn left(&self, folder: &Path, read: impl Fn(&Path) -> Option<String>) -> Option<FreeMemory> {
         // A group without a limit says `max`, or a number beyond all memory.
         let limit = number(&read(&folder.join(self.limit))?)?;
         let usage = number(&read(&folder.join(self.usage))?)?;
@@ -102,7 +102,7 @@ impl Version {
         let stat = read(&folder.join("memory.stat")).unwrap_or_default();
         let cached: u64 = self.file_cache.iter().filter_map(|key| field(&stat, key)).sum();
         let used = usage.saturating_sub(cached);
-        Some(Free { bytes: limit.saturating_sub(used), of: Memory::Group { limit } })
+        Some(FreeMemory { bytes: limit.saturating_sub(used), of: Memory::Group { limit } })
     }
 }
 
@@ -158,8 +158,8 @@ mod tests {
                            MemAvailable:    8388608 kB\nBuffers:            6488 kB\n";
     const MIB: u64 = 1 << 20;
 
-    fn free(files: &[(&str, &str)]) -> Option<Free> {
-        Free::told_by(|path| {
+    fn free(files: &[(&str, &str)]) -> Option<FreeMemory> {
+        FreeMemory::told_by(|path| {
             let known = files.iter().find(|(name, _)| Path::new(name) == path);
             known.map(|(_, text)| (*text).to_owned())
         })
@@ -169,7 +169,7 @@ mod tests {
     fn without_groups_the_machine_counts() {
         assert_eq!(
             free(&[("/proc/meminfo", MEMINFO)]),
-            Some(Free { bytes: 8 << 30, of: Memory::Machine })
+            Some(FreeMemory { bytes: 8 << 30, of: Memory::Machine })
         );
     }
 
@@ -193,7 +193,7 @@ mod tests {
         ];
         assert_eq!(
             free(&files),
-            Some(Free { bytes: 1 << 30, of: Memory::Group { limit: 2 << 30 } })
+            Some(FreeMemory { bytes: 1 << 30, of: Memory::Group { limit: 2 << 30 } })
         );
     }
 
@@ -211,7 +211,7 @@ mod tests {
         ];
         assert_eq!(
             free(&files),
-            Some(Free { bytes: 30 * MIB, of: Memory::Group { limit: 100 * MIB } })
+            Some(FreeMemory { bytes: 30 * MIB, of: Memory::Group { limit: 100 * MIB } })
         );
     }
 
@@ -226,7 +226,7 @@ mod tests {
         ];
         assert_eq!(
             free(&files),
-            Some(Free { bytes: 257 * MIB, of: Memory::Group { limit: 512 * MIB } })
+            Some(FreeMemory { bytes: 257 * MIB, of: Memory::Group { limit: 512 * MIB } })
         );
     }
 
@@ -238,7 +238,7 @@ mod tests {
             ("/sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712\n"),
             ("/sys/fs/cgroup/memory/a/memory.usage_in_bytes", "649539584\n"),
         ];
-        assert_eq!(free(&files), Some(Free { bytes: 8 << 30, of: Memory::Machine }));
+        assert_eq!(free(&files), Some(FreeMemory { bytes: 8 << 30, of: Memory::Machine }));
     }
 
     #[test]
@@ -249,6 +249,6 @@ mod tests {
             ("/sys/fs/cgroup/a/memory.max", "1048576\n"),
             ("/sys/fs/cgroup/a/memory.current", "2097152\n"),
         ];
-        assert_eq!(free(&files), Some(Free { bytes: 0, of: Memory::Group { limit: MIB } }));
+        assert_eq!(free(&files), Some(FreeMemory { bytes: 0, of: Memory::Group { limit: MIB } }));
     }
 }

@@ -1,4 +1,4 @@
-//! The stream of one answer: from the engine's events to those on the wire.
+//! The response stream of one call: converts the engine's events to wire events.
 
 use std::{
     sync::Arc,
@@ -19,92 +19,101 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// What a stream needs besides the engine's events.
-pub struct Answer {
-    /// Said first.
+pub struct ResponseStream {
+    /// The first event.
     pub accepted: Accepted,
-    /// Stamped on every event.
+    /// Attempt number that every event carries.
     pub attempt: u32,
-    /// Spells candidates.
+    /// Decodes the text of candidates.
     pub tokenizer: Arc<Tokenizer>,
-    /// When the call came in.
+    /// When the call arrived.
     pub arrived: Instant,
-    /// Checks and tokenising.
+    /// Time that validation and tokenising took.
     pub tokenize: Duration,
-    /// Ends the stream with an error.
+    /// Ends the stream with an error when it passes.
     pub deadline: Deadline,
-    /// Ends the stream too, when the worker shuts down.
-    pub cut: CancellationToken,
+    /// Ends the stream with an error when the worker shuts down.
+    pub cancel: CancellationToken,
 }
 
-/// Where the stream stands.
-enum State {
+/// State of the stream.
+enum StreamState {
+    /// The accepted event is to be sent.
     Accepted(Accepted),
+    /// Events of the engine are forwarded.
     Running,
-    Over,
+    /// The last event was sent.
+    Ended,
 }
 
-impl Answer {
-    /// The stream. Dropping it cancels the request.
+impl ResponseStream {
+    /// Returns the stream. Dropping it cancels the request.
     pub fn stream(
         self,
         events: mpsc::Receiver<Event>,
     ) -> impl Stream<Item = Result<GenerateResponse, ServiceError>> {
-        let state = State::Accepted(self.accepted.clone());
-        stream::unfold((self, events, state), |(answer, mut events, state)| async move {
+        let state = StreamState::Accepted(self.accepted.clone());
+        stream::unfold((self, events, state), |(response, mut events, state)| async move {
             let (item, state) = match state {
-                State::Accepted(accepted) => (Ok((0, Wire::Accepted(accepted))), State::Running),
-                State::Running => answer.next(&mut events).await,
-                State::Over => return None,
+                StreamState::Accepted(accepted) => {
+                    (Ok((0, Wire::Accepted(accepted))), StreamState::Running)
+                }
+                StreamState::Running => response.next(&mut events).await,
+                StreamState::Ended => return None,
             };
             let item = item.map(|(choice, event)| GenerateResponse {
                 choice,
                 event: Some(event),
-                attempt: answer.attempt,
+                attempt: response.attempt,
             });
-            Some((item, (answer, events, state)))
+            Some((item, (response, events, state)))
         })
     }
 
-    /// The next event with the choice that it belongs to, and where the stream stands after it.
+    /// Returns the next event with the choice that it belongs to, and the state after it.
     async fn next(
         &self,
         events: &mut mpsc::Receiver<Event>,
-    ) -> (Result<(u32, Wire), ServiceError>, State) {
+    ) -> (Result<(u32, Wire), ServiceError>, StreamState) {
         let event = tokio::select! {
-            // Tokens that are there are sent, even if the deadline passed in the meantime.
+            // Tokens that are ready are sent, even if the deadline has passed in the meantime.
             biased;
             event = events.recv() => event,
             () = self.deadline.passed() => {
                 let stage = "while generating".into();
-                return (Err(ServiceError::DeadlineExceeded { stage }), State::Over);
+                return (Err(ServiceError::DeadlineExceeded { stage }), StreamState::Ended);
             }
-            () = self.cut.cancelled() => {
-                // Its time to drain is over: whoever routes may go on elsewhere.
-                return (Err(ServiceError::Draining("the worker".into())), State::Over);
+            () = self.cancel.cancelled() => {
+                // The drain timeout is over: the router may resume on another worker.
+                return (Err(ServiceError::Draining("the worker".into())), StreamState::Ended);
             }
         };
         match event {
             Some(Event::PromptLogprobs(tokens)) => {
                 let tokens = tokens.into_iter().map(|token| self.logprob(token)).collect();
-                (Ok((0, Wire::Prompt(PromptLogprobs { tokens }))), State::Running)
+                (Ok((0, Wire::Prompt(PromptLogprobs { tokens }))), StreamState::Running)
             }
             Some(Event::Preempted { choice }) => {
-                (Ok((choice, Wire::Preempted(proto::Preempted {}))), State::Running)
+                (Ok((choice, Wire::Preempted(proto::Preempted {}))), StreamState::Running)
             }
             Some(Event::Token(Token { choice, id, text, logprob })) => {
                 let logprobs = logprob.into_iter().map(|token| self.logprob(token)).collect();
                 let delta = TokenDelta { ids: vec![id], text, logprobs };
-                (Ok((choice, Wire::Token(delta))), State::Running)
+                (Ok((choice, Wire::Token(delta))), StreamState::Running)
             }
             Some(Event::Finished(finish)) => {
-                let state = if finish.summary.is_some() { State::Over } else { State::Running };
+                let state = if finish.summary.is_some() {
+                    StreamState::Ended
+                } else {
+                    StreamState::Running
+                };
                 (Ok((finish.choice, self.finished(finish))), state)
             }
-            Some(Event::Failed(failure)) => (Err(failed(&failure)), State::Over),
+            Some(Event::Failed(error)) => (Err(service_error(&error)), StreamState::Ended),
             None => {
-                // Another worker may do better.
-                let cause = "the worker's engine stopped before the answer was complete";
-                (Err(ServiceError::unavailable(cause)), State::Over)
+                // UNAVAILABLE, so that the router resumes on another worker.
+                let cause = "the worker's engine stopped before the response was complete";
+                (Err(ServiceError::unavailable(cause)), StreamState::Ended)
             }
         }
     }
@@ -134,7 +143,7 @@ impl Answer {
     fn timings(&self, summary: &Summary) -> proto::Timings {
         let total = self.arrived.elapsed();
         let timings = summary.timings;
-        // The way from the engine to here counts as decode, so that the stages add up.
+        // The time from the engine to this stream counts as decode, so that the stages add up.
         let first_token = self.tokenize + timings.queue + timings.prefill;
         proto::Timings {
             tokenize: to_wire(self.tokenize),
@@ -164,21 +173,21 @@ impl Answer {
     }
 }
 
-/// The error of a request that could not go on.
-fn failed(failure: &RequestError) -> ServiceError {
-    let stage = match failure {
-        RequestError::Rejected(refused) => return crate::service::refused(refused, None),
+/// Converts the error of a request that the engine could not complete.
+fn service_error(error: &RequestError) -> ServiceError {
+    let stage = match error {
+        RequestError::Rejected(rejected) => return crate::service::admission_error(rejected, None),
         RequestError::EnginePanicked { cause, sequences } => {
             let (cause, sequences) = (cause.clone(), sequences.clone());
             return ServiceError::EnginePanicked { cause, sequences };
         }
-        // The router's words, not the client's.
+        // The router sent the state that does not match, not the client.
         RequestError::NotItsText { .. } | RequestError::Ended { .. } => {
-            return ServiceError::Mismatch(failure.to_string());
+            return ServiceError::Mismatch(error.to_string());
         }
         RequestError::DeadlinePassed { began: true } => "while generating".into(),
         RequestError::DeadlinePassed { began: false } => "while queued".into(),
-        RequestError::TooLate { .. } => format!("while queued: {failure}"),
+        RequestError::TooLate { .. } => format!("while queued: {error}"),
         other => return ServiceError::Internal(other.to_string()),
     };
     ServiceError::DeadlineExceeded { stage }

@@ -26,7 +26,7 @@ use crate::{
 
 /// Follows a call from its arrival to its last event. Tells when it is dropped, so that a caller that goes
 /// away at any moment is told of too.
-pub struct Record {
+pub struct RequestLog {
     arrived: Instant,
     began: SystemTime,
     log: Span,
@@ -40,7 +40,7 @@ pub struct Record {
     code: &'static str,
 }
 
-impl Record {
+impl RequestLog {
     /// Begins with a call to `worker`.
     pub fn begin(call: &Request<GenerateRequest>, worker: &Worker) -> Self {
         let arrived = deadline::arrived(call);
@@ -167,7 +167,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for RequestLog {
     fn drop(&mut self) {
         let total = self.arrived.elapsed();
         let stages = self.timings.map(|timings| stages(&timings));
