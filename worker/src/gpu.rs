@@ -1,4 +1,5 @@
-//! What there is to say of the GPU that a worker computes on: what its driver reads, and what it does without.
+//! Measurements of the GPU that a worker computes on: the driver's sensors and the failures of GPU
+//! features.
 
 #[cfg(feature = "cuda")]
 mod nvml;
@@ -30,76 +31,76 @@ use stoker_shared::telemetry::{
 
 use crate::memory::{FreeMemory, Memory};
 
-/// A GPU, as its driver knows it: this program was built without any that could be asked.
+/// The driver interface of a GPU. This program was built without one.
 #[cfg(not(feature = "cuda"))]
 #[derive(Debug)]
 pub enum Gpu {}
 
 #[cfg(not(feature = "cuda"))]
 impl Gpu {
-    /// None.
+    /// Returns nothing.
     pub fn of(_: &Device) -> Option<Self> {
         None
     }
 
-    /// Bytes that nobody uses.
+    /// Returns the bytes of memory that no process uses.
     pub fn free_memory(&self) -> Option<u64> {
         match *self {}
     }
 
-    /// What the driver calls itself.
+    /// Returns the version of the driver.
     pub fn driver(&self) -> Option<String> {
         match *self {}
     }
 
-    /// What the driver says now.
+    /// Reads the driver's sensors.
     pub fn read(&self) -> Reading {
         match *self {}
     }
 }
 
-/// What the driver says at one moment. A GPU that cannot tell something leaves it out.
+/// One reading of the driver's sensors. Values that the GPU does not report are `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Reading {
-    /// The part of the last moments in which some kernel ran, from 0 to 1.
+    /// Fraction of the driver's last sample period in which a kernel ran, from 0 to 1.
     pub utilization: Option<f64>,
-    /// Bytes in use, by anybody.
+    /// Memory in use by all processes, in bytes.
     pub memory_used: Option<u64>,
-    /// Bytes in all.
+    /// Total memory, in bytes.
     pub memory_size: Option<u64>,
-    /// Watts.
+    /// Power draw, in watts.
     pub power: Option<f64>,
-    /// Degrees Celsius.
+    /// Temperature, in degrees Celsius.
     pub temperature: Option<f64>,
-    /// Of its processors, in hertz.
+    /// Clock of the processors, in hertz.
     pub clock: Option<f64>,
-    /// Of its memory, in hertz.
+    /// Clock of the memory, in hertz.
     pub memory_clock: Option<f64>,
 }
 
-/// What is free on the GPU, where its driver can be asked.
-pub(crate) fn free(device: &Device) -> Option<FreeMemory> {
-    Some(FreeMemory { bytes: Gpu::of(device)?.free_memory()?, of: Memory::Gpu })
+/// Returns the free memory of the GPU, if its driver reports it.
+pub(crate) fn free_memory(device: &Device) -> Option<FreeMemory> {
+    Some(FreeMemory { bytes: Gpu::of(device)?.free_memory()?, source: MemorySource::Gpu })
 }
 
-/// Adds what is said of `device` to `registry`, if it is a GPU.
+/// Registers the metrics of `device`, if it is a GPU.
 pub(crate) fn register(registry: &mut Registry, device: &Device) {
     if !device.is_cpu() {
-        registry.register_collector(Box::new(Told { gpu: Gpu::of(device) }));
+        registry.register_collector(Box::new(GpuCollector { gpu: Gpu::of(device) }));
     }
 }
 
-/// Looks when somebody asks, so that steps cost nothing.
+/// Reads the sensors on each scrape, so that steps have no overhead.
 #[derive(Debug)]
-struct Told {
+struct GpuCollector {
     gpu: Option<Gpu>,
 }
 
-impl Collector for Told {
+impl Collector for GpuCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let failures = Family::<[(&'static str, &'static str); 1], Counter>::default();
-        for part in GpuFeature::ALL {
-            failures.get_or_create(&[(label::FEATURE, part.name())]).inc_by(part.failures());
+        for feature in GpuFeature::ALL {
+            failures.get_or_create(&[(label::FEATURE, feature.name())]).inc_by(feature.failures());
         }
         names::FAILURES.encode(&mut encoder, &failures)?;
         self.gpu.as_ref().map_or(Ok(()), |gpu| gpu.read().encode(&mut encoder))
@@ -121,9 +122,9 @@ impl Reading {
         gauge(names::MEMORY_CLOCK, self.memory_clock)
     }
 
-    /// For people, on one line; none where nothing is known.
+    /// Returns the known values as one line of text, or `None` if there are none.
     pub fn summary(&self) -> Option<String> {
-        let told = [
+        let values = [
             self.utilization.map(|busy| format!("{:.0} % busy", busy * 100.0)),
             self.power.map(|watts| format!("{watts:.0} W")),
             self.temperature.map(|degrees| format!("{degrees:.0} °C")),
@@ -131,12 +132,12 @@ impl Reading {
             self.memory_clock.map(|hertz| format!("memory at {:.0} MHz", hertz / 1e6)),
             self.memory_used.map(|bytes| format!("{} MiB in use", bytes >> 20)),
         ];
-        let told: Vec<_> = told.into_iter().flatten().collect();
-        (!told.is_empty()).then(|| told.join(", "))
+        let values: Vec<_> = values.into_iter().flatten().collect();
+        (!values.is_empty()).then(|| values.join(", "))
     }
 
-    /// The means of some, and of memory and temperature the most.
-    fn over(readings: &[Self]) -> Self {
+    /// Aggregates readings: the maximum of memory and temperature, the mean of all other values.
+    fn aggregate(readings: &[Self]) -> Self {
         let all =
             |value: fn(&Self) -> Option<f64>| readings.iter().filter_map(value).collect::<Vec<_>>();
         let mean = |value| {
@@ -155,39 +156,39 @@ impl Reading {
     }
 }
 
-/// Reads a GPU again and again while something is measured.
+/// Samples the sensors of a GPU on a thread during a measurement.
 pub(crate) struct Meter {
-    over: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Vec<Reading>>>,
 }
 
 impl Meter {
-    /// Begins, if the driver can be asked.
+    /// Starts sampling, if the device is a GPU with a driver interface.
     pub(crate) fn begin(device: &Device) -> Self {
-        const PAUSE: Duration = Duration::from_millis(100);
-        let over = Arc::new(AtomicBool::new(false));
+        const INTERVAL: Duration = Duration::from_millis(100);
+        let stop = Arc::new(AtomicBool::new(false));
         let thread = Gpu::of(device).map(|gpu| {
-            let over = Arc::clone(&over);
+            let stop = Arc::clone(&stop);
             thread::spawn(move || {
                 let mut readings = vec![gpu.read()];
-                while !over.load(Ordering::Relaxed) {
-                    thread::park_timeout(PAUSE);
+                while !stop.load(Ordering::Relaxed) {
+                    thread::park_timeout(INTERVAL);
                     readings.push(gpu.read());
                 }
                 readings
             })
         });
-        Self { over, thread }
+        Self { stop, thread }
     }
 
-    /// What it was meanwhile.
+    /// Stops sampling and returns the aggregate of all readings.
     pub(crate) fn end(mut self) -> Reading {
-        self.over.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
         let readings = self.thread.take().map(|thread| {
             thread.thread().unpark();
             thread.join().unwrap_or_default()
         });
-        Reading::over(&readings.unwrap_or_default())
+        Reading::aggregate(&readings.unwrap_or_default())
     }
 }
 
@@ -206,16 +207,16 @@ mod tests {
         }
     }
 
-    fn told(reading: Reading) -> String {
+    fn metrics(reading: Reading) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Fixed(reading)));
-        registry.register_collector(Box::new(Told { gpu: None }));
+        registry.register_collector(Box::new(GpuCollector { gpu: None }));
         exposition(&registry)
     }
 
     #[test]
-    fn every_name_is_used_and_what_is_not_known_is_left_out() {
-        let text = told(Reading {
+    fn all_metrics_are_exposed_and_unknown_values_are_omitted() {
+        let text = metrics(Reading {
             utilization: Some(0.75),
             memory_used: Some(3 << 30),
             memory_size: Some(4 << 30),
@@ -234,12 +235,12 @@ mod tests {
         for line in [
             "stoker_gpu_memory_used_bytes 3221225472",
             "stoker_gpu_power_watts 312.5",
-            "stoker_gpu_failures_total{part=\"graphs\"} 0",
-            "stoker_gpu_failures_total{part=\"tensor-cores\"} 0",
+            "stoker_gpu_failures_total{feature=\"graphs\"} 0",
+            "stoker_gpu_failures_total{feature=\"tensor-cores\"} 0",
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }
-        let text = told(Reading { power: Some(1.0), ..Reading::default() });
+        let text = metrics(Reading { power: Some(1.0), ..Reading::default() });
         assert!(
             text.contains("stoker_gpu_power_watts 1") && !text.contains("utilization"),
             "{text}"
@@ -256,22 +257,21 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_says_what_is_known() {
+    fn a_summary_lists_the_known_values() {
         assert_eq!(Reading::default().summary(), None);
         let reading = Reading { power: Some(412.4), clock: Some(1.98e9), ..Reading::default() };
         assert_eq!(reading.summary().as_deref(), Some("412 W, 1980 MHz"));
     }
 
     #[test]
-    fn of_several_readings_the_mean_counts_and_of_memory_and_heat_the_most() {
+    fn readings_are_aggregated_by_mean_and_memory_and_temperature_by_maximum() {
         let reading = |power, temperature, memory_used| Reading {
             power: Some(power),
             temperature: Some(temperature),
             memory_used: Some(memory_used),
             ..Reading::default()
         };
-        let over =
-            Reading::over(&[reading(100.0, 40.0, 7), reading(300.0, 60.0, 5), Reading::default()]);
-        assert_eq!(over, reading(200.0, 60.0, 7));
+        let readings = [reading(100.0, 40.0, 7), reading(300.0, 60.0, 5), Reading::default()];
+        assert_eq!(Reading::aggregate(&readings), reading(200.0, 60.0, 7));
     }
 }

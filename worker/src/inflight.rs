@@ -1,4 +1,4 @@
-//! The calls that are under way: a limit on them, a count for the drain, and a way to cut them off.
+//! The calls in flight: their limits, their count for a drain, and their cancellation.
 
 use std::{
     sync::{
@@ -15,152 +15,158 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-/// A full queue moves on within about this long.
+/// Retry-after hint when a queue is full: about the time in which it advances.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// How much of something all calls together may have.
+/// Limit on the total amount of a resource that all calls use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// Beyond this, new calls are refused. One that alone wants more is admitted while no other has any.
+    /// Limit for new calls. A call that needs more is admitted while no other call uses any.
     pub new: usize,
-    /// That much more for those that continue what another worker had accepted: they need not wait until a new call would
-    /// be admitted. No such call counts for more than this, so as long as one of them is refused, no new call is admitted
-    /// either.
-    pub continued: usize,
+    /// Extra amount for resumed calls, which another worker had accepted, so that they need not wait
+    /// until a new call would be admitted. A resumed call counts for at most this amount: as long as
+    /// a resumed call would be rejected, no new call is admitted either.
+    pub resumed: usize,
 }
 
-/// What all calls together may have.
+/// The limits of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Sequences that run and wait.
+    /// Running and waiting sequences.
     pub sequences: Limit,
-    /// Tokens of requests that wait: prompts, and what was drawn elsewhere of those that continue.
+    /// Tokens of waiting requests: prompts, and what resumed requests had generated before.
     pub queued_tokens: Limit,
 }
 
 /// All calls of a worker.
 #[derive(Clone)]
 pub struct Inflight {
-    sequences: Arc<Gate>,
-    queued_tokens: Arc<Gate>,
+    sequences: Arc<Quota>,
+    queued_tokens: Arc<Quota>,
     tracker: TaskTracker,
     draining: Arc<watch::Sender<bool>>,
-    cut: CancellationToken,
+    cancel: CancellationToken,
 }
 
 /// The slot of one call. Dropping it frees the slot.
 pub struct Slot {
-    _sequences: Share,
+    _sequences: QuotaPermit,
     _token: TaskTrackerToken,
 }
 
-/// The tokens of a request that waits. To be dropped when it does not wait any more.
+/// The tokens of a waiting request. To be dropped when the request leaves the queue.
 pub struct QueuedTokens {
-    _tokens: Share,
+    _tokens: QuotaPermit,
 }
 
-/// Something of which there is a limited amount.
-struct Gate {
+/// A resource of limited amount.
+struct Quota {
     limit: Limit,
-    taken: AtomicUsize,
+    used: AtomicUsize,
 }
 
-/// A part of what a [`Gate`] has. Dropping it gives it back.
-struct Share {
-    gate: Arc<Gate>,
+/// An acquired amount of a [`Quota`]. Dropping it releases the amount.
+struct QuotaPermit {
+    quota: Arc<Quota>,
     amount: usize,
 }
 
-/// Why there is no [`Share`].
-struct Exhausted {
-    taken: usize,
+/// The error of a [`Quota`] with too little left.
+struct QuotaExhausted {
+    used: usize,
     limit: usize,
 }
 
-impl Gate {
+impl Quota {
     fn new(limit: Limit) -> Arc<Self> {
-        Arc::new(Self { limit, taken: AtomicUsize::new(0) })
+        Arc::new(Self { limit, used: AtomicUsize::new(0) })
     }
 
-    fn take(self: &Arc<Self>, amount: usize, continues: bool) -> Result<Share, Exhausted> {
-        let Limit { new, continued } = self.limit;
-        let (amount, limit) = if continues {
-            (amount.min(continued), new.saturating_add(continued))
+    fn acquire(
+        self: &Arc<Self>,
+        amount: usize,
+        is_resumed: bool,
+    ) -> Result<QuotaPermit, QuotaExhausted> {
+        let Limit { new, resumed } = self.limit;
+        let (amount, limit) = if is_resumed {
+            (amount.min(resumed), new.saturating_add(resumed))
         } else {
             (amount, new)
         };
-        let more = |taken: usize| {
-            let sum = taken.checked_add(amount)?;
-            (taken == 0 || sum <= limit).then_some(sum)
+        let add = |used: usize| {
+            let sum = used.checked_add(amount)?;
+            (used == 0 || sum <= limit).then_some(sum)
         };
-        let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        match taken {
-            Ok(_) => Ok(Share { gate: Arc::clone(self), amount }),
-            Err(taken) => Err(Exhausted { taken, limit }),
+        let updated = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        match updated {
+            Ok(_) => Ok(QuotaPermit { quota: Arc::clone(self), amount }),
+            Err(used) => Err(QuotaExhausted { used, limit }),
         }
     }
 }
 
-impl Drop for Share {
+impl Drop for QuotaPermit {
     fn drop(&mut self) {
-        self.gate.taken.fetch_sub(self.amount, Ordering::Relaxed);
+        self.quota.used.fetch_sub(self.amount, Ordering::Relaxed);
     }
 }
 
 impl Inflight {
-    /// Slots within `limits`.
+    /// Creates an empty set of calls within `limits`.
     pub fn new(limits: Limits) -> Self {
         Self {
-            sequences: Gate::new(limits.sequences),
-            queued_tokens: Gate::new(limits.queued_tokens),
+            sequences: Quota::new(limits.sequences),
+            queued_tokens: Quota::new(limits.queued_tokens),
             tracker: TaskTracker::new(),
             draining: Arc::new(watch::Sender::new(false)),
-            cut: CancellationToken::new(),
+            cancel: CancellationToken::new(),
         }
     }
 
-    /// Takes a slot for a new call of `sequences` sequences, or for one that continues what another worker had accepted.
-    pub fn enter(&self, sequences: usize, continues: bool) -> Result<Slot, ServiceError> {
-        // Counted before the look at `draining`: a drain that begins in between waits for this call.
+    /// Acquires a slot for a call of `sequences` sequences, new or resumed.
+    pub fn acquire(&self, sequences: usize, is_resumed: bool) -> Result<Slot, ServiceError> {
+        // Counted before `draining` is read, so that a drain that begins in between waits for it.
         let token = self.tracker.token();
         if *self.draining.borrow() {
             return Err(ServiceError::Draining("the worker".into()));
         }
-        let share = self.sequences.take(sequences, continues).map_err(|full| {
-            let Exhausted { taken, limit } = full;
-            let resumed =
-                if continues { ", and --max-num-seqs more that were resumed" } else { "" };
+        let permit = self.sequences.acquire(sequences, is_resumed).map_err(|exhausted| {
+            let QuotaExhausted { used, limit } = exhausted;
+            let extra = if is_resumed { ", plus --max-num-seqs for resumed requests" } else { "" };
             overloaded(format!(
-                "{taken} sequences run or wait on this worker, this request has {sequences}, and \
-                 {limit} may (--max-num-seqs and --max-num-queued-reqs together{resumed})"
+                "{used} sequences run or wait on this worker, this request has {sequences}, and the \
+                 limit is {limit} (--max-num-seqs plus --max-num-queued-reqs{extra})"
             ))
         })?;
-        Ok(Slot { _sequences: share, _token: token })
+        Ok(Slot { _sequences: permit, _token: token })
     }
 
-    /// Takes room in the queue for the tokens of a new call, or of one that continues what another worker had accepted.
-    pub fn queue(&self, tokens: usize, continues: bool) -> Result<QueuedTokens, ServiceError> {
-        let share = self.queued_tokens.take(tokens, continues).map_err(|full| {
-            let Exhausted { taken, limit } = full;
-            let resumed = if continues {
-                ", and for those that were resumed what the KV cache holds"
-            } else {
-                ""
-            };
+    /// Reserves queue capacity for the tokens of a call, new or resumed.
+    pub fn reserve_tokens(
+        &self,
+        tokens: usize,
+        is_resumed: bool,
+    ) -> Result<QueuedTokens, ServiceError> {
+        let permit = self.queued_tokens.acquire(tokens, is_resumed).map_err(|exhausted| {
+            let QuotaExhausted { used, limit } = exhausted;
+            let extra =
+                if is_resumed { ", plus the size of the KV cache for resumed requests" } else { "" };
             overloaded(format!(
-                "requests of {taken} tokens wait on this worker, this one has {tokens}, and {limit} \
-                 may (--max-num-queued-tokens{resumed})"
+                "requests of {used} tokens wait on this worker, this one has {tokens}, and the limit \
+                 is {limit} (--max-num-queued-tokens{extra})"
             ))
         })?;
-        Ok(QueuedTokens { _tokens: share })
+        Ok(QueuedTokens { _tokens: permit })
     }
 
-    /// A response is there until its client has taken all of it, when what this returns is dropped: a drain waits for it.
-    pub fn untaken(&self) -> TaskTrackerToken {
+    /// Returns a token that a drain waits for, to be dropped when the client has read the whole
+    /// response.
+    pub fn track_response(&self) -> TaskTrackerToken {
         self.tracker.token()
     }
 
-    /// Refuses new calls and waits until all have ended, or for `timeout`. Answers how many are left.
+    /// Rejects new calls and waits until all have ended, at most for `timeout`. Returns the number
+    /// of calls that have not.
     pub async fn drain(&self, timeout: Option<Duration>) -> usize {
         self.draining.send_replace(true);
         self.tracker.close();
@@ -173,19 +179,19 @@ impl Inflight {
         self.tracker.len()
     }
 
-    /// Whether a drain has begun, and when it does.
+    /// Returns a channel that holds whether a drain has begun.
     pub fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
     }
 
-    /// Ends every stream, loads that are watched included.
-    pub fn cut_off(&self) {
-        self.cut.cancel();
+    /// Ends all streams, those of `WatchLoad` included.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
     }
 
-    /// Resolves when streams are to end.
-    pub fn cut(&self) -> &CancellationToken {
-        &self.cut
+    /// Returns the token that ends all streams.
+    pub fn cancellation(&self) -> &CancellationToken {
+        &self.cancel
     }
 }
 
@@ -199,98 +205,98 @@ mod tests {
 
     use super::*;
 
-    /// As many tokens as sequences.
-    fn of(new: usize, continued: usize) -> Inflight {
-        let limit = Limit { new, continued };
+    /// Creates an [`Inflight`] with the same limits for sequences and for tokens.
+    fn with_limit(new: usize, resumed: usize) -> Inflight {
+        let limit = Limit { new, resumed };
         Inflight::new(Limits { sequences: limit, queued_tokens: limit })
     }
 
     #[tokio::test]
-    async fn a_drain_waits_for_those_inside_and_lets_nobody_in() {
-        let inflight = of(1, 0);
-        let slot = inflight.enter(1, false).unwrap();
-        assert!(matches!(inflight.enter(1, false), Err(ServiceError::Overloaded { .. })));
+    async fn a_drain_waits_for_running_calls_and_rejects_new_ones() {
+        let inflight = with_limit(1, 0);
+        let slot = inflight.acquire(1, false).unwrap();
+        assert!(matches!(inflight.acquire(1, false), Err(ServiceError::Overloaded { .. })));
         let mut drain = std::pin::pin!(inflight.drain(None));
         assert!(futures::poll!(drain.as_mut()).is_pending());
-        assert!(matches!(inflight.enter(1, true), Err(ServiceError::Draining(_))));
+        assert!(matches!(inflight.acquire(1, true), Err(ServiceError::Draining(_))));
         drop(slot);
         assert_eq!(drain.await, 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_gives_up_after_its_timeout() {
-        let inflight = of(2, 0);
-        let _slot = inflight.enter(1, false).unwrap();
+    async fn a_drain_ends_after_its_timeout() {
+        let inflight = with_limit(2, 0);
+        let _slot = inflight.acquire(1, false).unwrap();
         assert_eq!(inflight.drain(Some(Duration::from_secs(5))).await, 1);
     }
 
     #[test]
-    fn while_a_resumed_call_is_refused_no_new_one_is_admitted() {
-        let inflight = of(2, 2);
-        let mut slots: Vec<_> = (0..2).map(|_| inflight.enter(1, false).unwrap()).collect();
-        assert!(inflight.enter(1, false).is_err(), "the queue is full");
-        slots.extend((0..2).map(|_| inflight.enter(1, true).unwrap()));
-        assert!(inflight.enter(1, true).is_err(), "bounded too");
+    fn while_a_resumed_call_is_rejected_no_new_one_is_admitted() {
+        let inflight = with_limit(2, 2);
+        let mut slots: Vec<_> = (0..2).map(|_| inflight.acquire(1, false).unwrap()).collect();
+        assert!(inflight.acquire(1, false).is_err(), "the queue is full");
+        slots.extend((0..2).map(|_| inflight.acquire(1, true).unwrap()));
+        assert!(inflight.acquire(1, true).is_err(), "resumed calls have a limit too");
         slots.truncate(3);
-        assert!(inflight.enter(1, false).is_err(), "the slot is for a resumed one");
-        slots.push(inflight.enter(1, true).unwrap());
+        assert!(inflight.acquire(1, false).is_err(), "the slot is for a resumed call");
+        slots.push(inflight.acquire(1, true).unwrap());
         slots.truncate(1);
-        assert!(inflight.enter(1, false).is_ok());
+        assert!(inflight.acquire(1, false).is_ok());
     }
 
-    /// Every amount of resumed and new calls, at every amount taken.
+    /// Tries every amount of resumed and new calls, at every used amount.
     #[test]
-    fn the_promise_holds_for_calls_of_every_size() {
-        for (new, continued, taken) in states() {
-            let gate = Gate::new(Limit { new, continued });
-            gate.taken.store(taken, Ordering::Relaxed);
+    fn no_new_call_overtakes_a_resumed_call_of_any_size() {
+        for (new, extra, used) in states() {
+            let quota = Quota::new(Limit { new, resumed: extra });
+            quota.used.store(used, Ordering::Relaxed);
             for resumed in 1..=30 {
-                let refused = gate.take(resumed, true).is_err();
-                let admitted = (1..=30).any(|size| gate.take(size, false).is_ok());
-                assert!(!(refused && admitted), "{new} + {continued}, {taken} taken, {resumed}");
+                let rejected = quota.acquire(resumed, true).is_err();
+                let admitted = (1..=30).any(|size| quota.acquire(size, false).is_ok());
+                assert!(!(rejected && admitted), "{new} + {extra}, {used} used, {resumed}");
             }
         }
     }
 
-    /// Limits, and what is taken.
+    /// Returns limits and used amounts.
     fn states() -> impl Iterator<Item = (usize, usize, usize)> {
-        let limits = (1..=12).flat_map(|new| (0..=5).map(move |continued| (new, continued)));
-        limits.flat_map(|(new, continued)| (0..=20).map(move |taken| (new, continued, taken)))
+        let limits = (1..=12).flat_map(|new| (0..=5).map(move |extra| (new, extra)));
+        limits.flat_map(|(new, extra)| (0..=20).map(move |used| (new, extra, used)))
     }
 
     #[test]
     fn a_call_counts_by_its_sequences_and_its_tokens() {
-        let inflight = of(20, 16);
-        let wide = inflight.enter(16, false).unwrap();
-        let refused = inflight.enter(5, false).err().unwrap().to_string();
-        for part in ["16 sequences", "has 5", "20 may", "--max-num-queued-reqs"] {
-            assert!(refused.contains(part), "{part:?} is not in {refused:?}");
+        let inflight = with_limit(20, 16);
+        let wide = inflight.acquire(16, false).unwrap();
+        let error = inflight.acquire(5, false).err().unwrap().to_string();
+        for part in ["16 sequences", "has 5", "limit is 20", "--max-num-queued-reqs"] {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
         }
-        let _narrow = inflight.enter(4, false).unwrap();
+        let _narrow = inflight.acquire(4, false).unwrap();
         drop(wide);
-        assert!(inflight.enter(16, false).is_ok());
+        assert!(inflight.acquire(16, false).is_ok());
 
-        let long = inflight.queue(15, false).unwrap();
-        let refused = inflight.queue(6, false).err().unwrap();
-        assert!(matches!(refused, ServiceError::Overloaded { .. }));
-        let refused = refused.to_string();
-        for part in ["15 tokens", "has 6", "20 may", "--max-num-queued-tokens"] {
-            assert!(refused.contains(part), "{part:?} is not in {refused:?}");
+        let long = inflight.reserve_tokens(15, false).unwrap();
+        let error = inflight.reserve_tokens(6, false).err().unwrap();
+        assert!(matches!(error, ServiceError::Overloaded { .. }));
+        let error = error.to_string();
+        for part in ["15 tokens", "has 6", "limit is 20", "--max-num-queued-tokens"] {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
         }
-        assert!(inflight.queue(21, true).is_ok(), "a resumed one has more room");
+        assert!(inflight.reserve_tokens(21, true).is_ok(), "a resumed call has a higher limit");
         drop(long);
-        assert!(inflight.queue(20, false).is_ok());
+        assert!(inflight.reserve_tokens(20, false).is_ok());
     }
 
     #[test]
     fn a_call_that_is_larger_than_the_limit_is_admitted_when_it_is_alone() {
-        let inflight = of(10, 10);
-        let other = inflight.queue(1, false).unwrap();
-        assert!(inflight.queue(11, false).is_err());
+        let inflight = with_limit(10, 10);
+        let other = inflight.reserve_tokens(1, false).unwrap();
+        assert!(inflight.reserve_tokens(11, false).is_err());
         drop(other);
-        let alone = inflight.queue(11, false).unwrap();
-        assert!(inflight.queue(1, false).is_err());
+        let alone = inflight.reserve_tokens(11, false).unwrap();
+        assert!(inflight.reserve_tokens(1, false).is_err());
         drop(alone);
-        assert!(inflight.queue(1, false).is_ok());
+        assert!(inflight.reserve_tokens(1, false).is_ok());
     }
 }

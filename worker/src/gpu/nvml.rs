@@ -1,4 +1,4 @@
-//! What NVIDIA's management library says of a GPU.
+//! Sensors of an NVIDIA GPU, read through NVML.
 
 use nvml_wrapper::{
     Nvml, cuda_driver_version_major, cuda_driver_version_minor,
@@ -9,16 +9,17 @@ use stoker_ops::Device;
 
 use super::Reading;
 
-/// A GPU, as its driver knows it.
+/// The driver interface of a GPU.
 #[derive(Debug)]
 pub struct Gpu {
     nvml: Nvml,
-    /// Where it is on the bus: numbers differ between CUDA, which may hide some, and the driver.
+    /// PCI bus id. Device numbers differ between the driver and CUDA, which may hide devices.
     pci: String,
 }
 
 impl Gpu {
-    /// The GPU behind `device`, if it is one of NVIDIA's. Without the library there are no readings, which is logged.
+    /// Returns the GPU behind `device`, if it is an NVIDIA GPU. Without NVML there are no readings,
+    /// which is logged.
     pub fn of(device: &Device) -> Option<Self> {
         let pci = device.pci.clone()?;
         let open = || {
@@ -29,13 +30,13 @@ impl Gpu {
         match open() {
             Ok(nvml) => Some(Self { nvml, pci }),
             Err(error) => {
-                tracing::warn!(%error, pci, "no readings of the GPU: NVML does not answer");
+                tracing::warn!(%error, pci, "no GPU readings: NVML is not available");
                 None
             }
         }
     }
 
-    /// What the driver calls itself, and the power that it lets the GPU draw.
+    /// Returns the versions of driver and CUDA, and the power limit of the GPU.
     pub fn driver(&self) -> Option<String> {
         let driver = self.nvml.sys_driver_version().ok()?;
         let cuda = self.nvml.sys_cuda_driver_version().ok()?;
@@ -46,13 +47,13 @@ impl Gpu {
         Some(format!("{driver}, CUDA {major}.{minor}{limit}"))
     }
 
-    /// Bytes that nobody uses, the driver included.
+    /// Returns the bytes of memory that neither a process nor the driver uses.
     pub fn free_memory(&self) -> Option<u64> {
         let device = self.nvml.device_by_pci_bus_id(self.pci.as_str()).ok()?;
         device.memory_info().ok().map(|memory| memory.free)
     }
 
-    /// What the driver says now.
+    /// Reads the driver's sensors.
     pub fn read(&self) -> Reading {
         let Ok(device) = self.nvml.device_by_pci_bus_id(self.pci.as_str()) else {
             return Reading::default();
