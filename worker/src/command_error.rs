@@ -1,4 +1,4 @@
-//! Why a command that measures ended, and what the shell is told.
+//! Errors and output of the commands that measure.
 
 use std::{
     fs::{self, File},
@@ -11,32 +11,32 @@ use stoker_engine::weights::WeightsError;
 
 use crate::LoadError;
 
-/// Why a command ended.
+/// Error of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// A flag is missing, or does not fit another or the model.
+    /// A flag is missing, or contradicts another one or the model.
     #[error("{0}")]
     Usage(String),
     /// A file that a flag names cannot be read or written.
     #[error("{flag} {}: {source}", path.display())]
     File {
-        /// For instance `--json`.
+        /// Name of the flag, for instance `--json`.
         flag: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The model.
+    /// The model cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Anything else.
+    /// Any other error.
     #[error("{0}")]
     Other(String),
 }
 
 impl CommandError {
-    /// The exit code, 1 for a failure and 2 for bad usage, and the message.
+    /// Returns the exit code (2 for bad usage, 1 for other errors) and the message.
     pub fn for_shell(self) -> (u8, String) {
         let code = match &self {
             Self::Usage(_) | Self::File { .. } | Self::Load(_) => 2,
@@ -45,7 +45,7 @@ impl CommandError {
         (code, self.to_string())
     }
 
-    /// Names the file in an error of the system.
+    /// Returns a conversion of I/O errors that adds the flag and the path.
     pub(crate) fn at(flag: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { flag, path, source }
@@ -58,7 +58,7 @@ impl From<WeightsError> for CommandError {
     }
 }
 
-/// Opens the file of `--json`, so that one that cannot be written is known before anything is measured.
+/// Creates the file of `--json`, so that an unwritable path fails before the measurement.
 pub(crate) fn claim_json(path: Option<&Path>) -> Result<(), CommandError> {
     path.map_or(Ok(()), |path| File::create(path).map(drop).map_err(CommandError::at("--json", path)))
 }
@@ -72,7 +72,7 @@ pub(crate) fn write_json(path: Option<&Path>, value: &impl Serialize) -> Result<
     fs::write(path, text).map_err(CommandError::at("--json", path))
 }
 
-/// Prints to standard output; a reader that has gone away is a failure, not a panic.
+/// Prints to standard output. A closed pipe is an error, not a panic.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     let printed = io::stdout().write_all(text.as_bytes());
     printed.map_err(|error| CommandError::Other(format!("standard output: {error}")))

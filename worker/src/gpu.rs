@@ -29,7 +29,7 @@ use stoker_shared::telemetry::{
     names::{gpu as names, label},
 };
 
-use crate::memory::{FreeMemory, Memory};
+use crate::memory::{FreeMemory, MemorySource};
 
 /// The driver interface of a GPU. This program was built without one.
 #[cfg(not(feature = "cuda"))]

@@ -1,4 +1,4 @@
-//! Finds and loads a model, with progress for those who watch.
+//! Finds and loads a model, with a progress bar on terminals.
 
 use std::{num::NonZeroUsize, path::PathBuf, str::FromStr};
 
@@ -21,54 +21,54 @@ use crate::{
     WorkerConfig,
     config::{ConfigError, DeviceConfig},
     gpu,
-    memory::{FreeMemory, MemoryRequirement, TooLarge},
+    memory::{FreeMemory, InsufficientMemory, MemoryRequirement},
     simulate,
 };
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSource {
-    /// The story model that is part of this program.
+    /// The bundled story model.
     Bundled,
-    /// The model that guesses for it, also a part.
+    /// The bundled draft model of the story model.
     BundledDraft,
     /// A folder of SafeTensors, config.json and tokenizer.json, or a GGUF file.
     Path(PathBuf),
-    /// No model: a device that is simulated by a profile.
+    /// No model: a device that a profile simulates.
     Simulated(Profile),
 }
 
-/// The name of the bundled model, on the command line and in requests.
+/// Name of the bundled model, on the command line and in requests.
 pub const BUNDLED: &str = "storyteller";
-/// The name of its draft.
+/// Name of the bundled draft model.
 const BUNDLED_DRAFT: &str = "storyteller-draft";
 
 /// Why a model is not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Its files.
+    /// The files of the model are missing or invalid.
     #[error("--model: {0}")]
     Weights(Box<WeightsError>),
-    /// The device.
+    /// The device cannot be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// Settings that contradict each other or the model.
+    /// Settings contradict each other or the model.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The files of the model that guesses.
+    /// The files of the draft model are missing or invalid.
     #[error("--draft-model: {0}")]
     DraftWeights(Box<WeightsError>),
-    /// It cannot guess for the other.
+    /// The draft model does not match the model.
     #[error("--draft-model {draft} {why}")]
     Draft {
-        /// Its name.
+        /// Name of the draft model.
         draft: String,
-        /// Why not.
+        /// Why it does not match.
         why: Incompatible,
     },
-    /// There is not the memory for it.
+    /// The memory is too small.
     #[error(transparent)]
-    TooLarge(#[from] TooLarge),
+    InsufficientMemory(#[from] InsufficientMemory),
 }
 
 impl From<WeightsError> for LoadError {
@@ -90,7 +90,8 @@ impl FromStr for ModelSource {
 }
 
 impl ModelSource {
-    /// What requests call the model: the last part of its path, without `.gguf`.
+    /// Returns the default name of the model in requests: the last part of its path, without
+    /// `.gguf`.
     pub fn name(&self) -> String {
         match self {
             Self::Bundled => BUNDLED.into(),
@@ -106,8 +107,8 @@ impl ModelSource {
     }
 }
 
-/// Loads a model onto its device for so many workers, which share it. One that does not fit into memory
-/// together with their caches is refused before a weight is read.
+/// Loads a model onto its device for `workers` workers, which share it. A model that does not fit
+/// into memory together with their KV caches is rejected before any weight is read.
 pub fn load(source: &ModelSource, config: &WorkerConfig, workers: u16) -> Result<Model, LoadError> {
     load_within(FreeMemory::now(), source, config, workers)
 }
@@ -126,7 +127,7 @@ fn load_within(
     }
     if let Some(threads) = config.compute.threads.and_then(|count| NonZeroUsize::new(count.into()))
     {
-        // Another model of this process may have decided it.
+        // Has no effect if another model of this process has set it before.
         cpu::set_threads(threads);
     }
     let mut files = open(source)?;
@@ -138,32 +139,32 @@ fn load_within(
     let draft_config = draft.as_ref().map(|(files, _)| files.config());
     let engine = config.engine(files.config(), draft_config, quantize)?;
     let device = device(&config.compute.device)?;
-    let mut needs = MemoryRequirement::of(files.config(), quantize, &engine, workers);
+    let mut required = MemoryRequirement::of(files.config(), quantize, &engine, workers);
     if let Some((files, _)) = &draft {
-        needs.add(MemoryRequirement::of(files.config(), quantize, &engine, workers));
+        required.add_draft(MemoryRequirement::of(files.config(), quantize, &engine, workers));
     }
-    let free = if device.is_cpu() { free } else { gpu::free(&device) };
-    needs.check(files.name(), free)?;
+    let free = if device.is_cpu() { free } else { gpu::free_memory(&device) };
+    required.check(files.name(), free)?;
     let mut model = read(&files, &source.name(), quantize, &device)?;
     if let Some((files, name)) = draft {
         set_draft(&mut model, &files, name, &device)?;
     }
     if config.compute.load_timings {
-        eprintln!("{}", times(&model.load_timings, &device));
+        eprintln!("{}", format_timings(&model.load_timings, &device));
     }
     let isa = Isa::best();
     if device.is_cpu() && isa.is_baseline() {
         tracing::warn!(
             arch = std::env::consts::ARCH,
-            "no fast path for this CPU: portable code computes, which is much slower (the fast \
-             ones need x86-64 with AVX2, FMA and F16C)"
+            "no fast kernels for this CPU: the portable ones are much slower (the fast ones need \
+             x86-64 with AVX2, FMA and F16C)"
         );
     }
     tracing::debug!(device.class, device.name, threads = cpu::threads(), "loaded");
     Ok(model)
 }
 
-/// Reads the model that guesses for `model`.
+/// Loads the draft model of `model`.
 pub(crate) fn add_draft(
     model: &mut Model,
     draft: &ModelSource,
@@ -186,9 +187,9 @@ fn set_draft(
     Ok(())
 }
 
-/// A line for those who ask.
-fn times(times: &LoadTimings, device: &Device) -> String {
-    let LoadTimings { read, quantize, pack, digest, total } = times;
+/// Returns the line of `--load-timings`.
+fn format_timings(timings: &LoadTimings, device: &Device) -> String {
+    let LoadTimings { read, quantize, pack, digest, total } = timings;
     format!(
         "Loaded in {total:.2?}: read {read:.2?}, quantized {quantize:.2?}, packed {pack:.2?}, \
          hashed {digest:.2?} ({} threads, {})",
@@ -197,21 +198,21 @@ fn times(times: &LoadTimings, device: &Device) -> String {
     )
 }
 
-/// Opens a device. One that `auto` passes over is logged.
+/// Opens a device. Logs each device that `auto` skips.
 pub(crate) fn device(config: &DeviceConfig) -> Result<Device, DeviceError> {
-    config.disable_gpu_feature.iter().for_each(|part| part.turn_off());
+    config.disable_gpu_feature.iter().for_each(|feature| feature.turn_off());
     let device = Device::open(config.device, |error| {
-        tracing::warn!(%error, "passed over");
+        tracing::warn!(%error, "device skipped");
     })?;
     tracing::info!(class = device.class, name = device.name, "device");
     Ok(device)
 }
 
-/// Opens the files of a model that has some.
+/// Opens the files of a model.
 pub(crate) fn open(source: &ModelSource) -> Result<ModelFiles, WeightsError> {
     match source {
         ModelSource::Path(path) => ModelFiles::open(path),
-        // A simulated device has the vocabulary of the bundled model, and no weights.
+        // A simulated model has the vocabulary of the bundled one and no weights.
         ModelSource::Bundled | ModelSource::Simulated(_) => {
             ModelFiles::embedded(BUNDLED, storyteller::model())
         }
@@ -219,7 +220,7 @@ pub(crate) fn open(source: &ModelSource) -> Result<ModelFiles, WeightsError> {
     }
 }
 
-/// Reads all weights. Shows a bar on a terminal and nothing in a pipe.
+/// Loads all weights, with a progress bar if standard error is a terminal.
 pub(crate) fn read(
     files: &ModelFiles,
     name: &str,
@@ -243,32 +244,32 @@ fn style() -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::ComputeConfig, memory::Memory};
+    use crate::{config::ComputeConfig, memory::MemorySource};
 
     #[test]
-    fn a_model_without_room_is_refused_and_one_with_it_is_loaded() {
+    fn a_model_is_loaded_only_if_it_fits_into_memory() {
         let compute = ComputeConfig { quantize: Quantization::None, ..ComputeConfig::default() };
         let config = WorkerConfig { compute, max_num_seqs: 4, ..WorkerConfig::default() };
-        let loaded = |bytes, workers| {
-            let free = FreeMemory { bytes, of: Memory::Group { limit: 1 << 30 } };
+        let load = |bytes, workers| {
+            let free = FreeMemory { bytes, source: MemorySource::Cgroup { limit: 1 << 30 } };
             let model = load_within(Some(free), &ModelSource::Bundled, &config, workers);
             model.map(|_| ()).map_err(|error| error.to_string())
         };
-        // 5 MiB of weights in f32, and 4 contexts of 1,024 tokens at 3 KiB each.
-        assert_eq!(loaded(20 << 20, 1), Ok(()));
+        // 5 MiB of weights in f32, and 4 contexts of 1,024 tokens with 3 KiB per token.
+        assert_eq!(load(20 << 20, 1), Ok(()));
         for (bytes, workers, part) in [(4 << 20, 1, "smaller model"), (20 << 20, 2, "2 x 12.0 MiB")]
         {
-            let message = loaded(bytes, workers).err().unwrap_or_default();
-            for part in [part, "--model storyteller needs", "control group is 1.0 GiB"] {
+            let message = load(bytes, workers).err().unwrap_or_default();
+            for part in [part, "--model storyteller needs", "cgroup is 1.0 GiB"] {
                 assert!(message.contains(part), "{part:?} is not in {message:?}");
             }
         }
     }
 
     #[test]
-    fn settings_that_contradict_each_other_are_found_before_weights_are_read() {
+    fn contradicting_settings_are_rejected_before_weights_are_read() {
         let config = WorkerConfig { max_num_batched_tokens: 1, ..WorkerConfig::default() };
-        let refused = load_within(None, &ModelSource::Bundled, &config, 1).err();
-        assert!(matches!(refused, Some(LoadError::Config(_))), "{refused:?}");
+        let error = load_within(None, &ModelSource::Bundled, &config, 1).err();
+        assert!(matches!(error, Some(LoadError::Config(_))), "{error:?}");
     }
 }

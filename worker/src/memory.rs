@@ -1,7 +1,7 @@
-//! Whether a model fits into memory, asked before anything of it is read.
+//! Checks that a model fits into memory before any of it is read.
 //!
-//! A model too large would otherwise be found out by the kernel, which ends the process without a word,
-//! or, since the cache is given memory only as it fills, in the middle of somebody's answer.
+//! Otherwise the kernel would kill the process without an error message, possibly while it serves,
+//! because memory of the KV cache is allocated only as the cache fills.
 
 mod free;
 
@@ -10,36 +10,38 @@ use std::fmt;
 use bytesize::ByteSize;
 use stoker_engine::{EngineConfig, Footprint, model::Quantization, weights::ModelConfig};
 
-pub use free::{FreeMemory, Memory};
+pub use free::{FreeMemory, MemorySource};
 
-/// What is left for everything but weights, keys and values: activations, logits, connections.
+/// Memory for everything except weights, keys and values (activations, logits, connections), as a
+/// percentage of these.
 const MARGIN_PERCENT: u64 = 5;
 
-/// What loading a model and serving it will take, in bytes.
+/// Memory that loading and serving a model takes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryRequirement {
-    /// How weights are kept.
+    /// Format of the weights.
     pub quantization: Quantization,
     /// All weights, which workers in one process share.
     pub weights: u64,
-    /// Keys and values of one worker when its cache is full.
+    /// Keys and values of one worker with a full KV cache.
     pub kv_cache: u64,
-    /// Workers in this process.
+    /// Number of workers in this process.
     pub workers: u16,
-    /// Whether a draft model is counted in.
+    /// Whether a draft model is included.
     pub draft: bool,
 }
 
-/// A model that does not fit.
+/// A model that does not fit into memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TooLarge {
+pub struct InsufficientMemory {
     name: String,
-    needs: MemoryRequirement,
+    required: MemoryRequirement,
     free: FreeMemory,
 }
 
 impl MemoryRequirement {
-    /// What `workers` workers with engines of size `engine` take for a model of shape `model`.
+    /// Returns the requirement of `workers` workers with engines of size `engine` for a model of
+    /// shape `model`.
     pub fn of(
         model: &ModelConfig,
         quantization: Quantization,
@@ -56,76 +58,79 @@ impl MemoryRequirement {
         }
     }
 
-    /// Adds a smaller model that guesses for this one, whose cache has as many blocks.
-    pub fn add(&mut self, draft: Self) {
+    /// Adds the requirement of a draft model, whose KV cache has the same number of blocks.
+    pub fn add_draft(&mut self, draft: Self) {
         self.weights = self.weights.saturating_add(draft.weights);
         self.kv_cache = self.kv_cache.saturating_add(draft.kv_cache);
         self.draft = true;
     }
 
-    /// Refuses the model called `name` if it needs more than is free. Where nobody can tell, it passes.
-    pub fn check(self, name: &str, free: Option<FreeMemory>) -> Result<(), TooLarge> {
+    /// Returns an error if the model `name` needs more memory than is free. Passes if the free
+    /// memory is unknown.
+    pub fn check(self, name: &str, free: Option<FreeMemory>) -> Result<(), InsufficientMemory> {
         match free {
             Some(free) if self.total() > free.bytes => {
-                Err(TooLarge { name: name.to_owned(), needs: self, free })
+                Err(InsufficientMemory { name: name.to_owned(), required: self, free })
             }
             _ => Ok(()),
         }
     }
 
-    /// All of it, with the margin.
+    /// Returns the total, including the margin.
     fn total(&self) -> u64 {
         let kv_caches = self.kv_cache.saturating_mul(u64::from(self.workers));
         let exact = u128::from(self.weights.saturating_add(kv_caches));
         u64::try_from(exact * u128::from(100 + MARGIN_PERCENT) / 100).unwrap_or(u64::MAX)
     }
 
-    /// The largest `--kv-cache-memory` that fits, in whole MiB.
-    fn affordable_mib(&self, free: u64) -> u64 {
-        let within_margin = u128::from(free) * 100 / u128::from(100 + MARGIN_PERCENT);
-        let left = (within_margin as u64).saturating_sub(self.weights);
-        (left / u64::from(self.workers.max(1))) >> 20
+    /// Returns the largest `--kv-cache-memory` that fits, in whole MiB.
+    fn max_kv_cache_mib(&self, free: u64) -> u64 {
+        let without_margin = u128::from(free) * 100 / u128::from(100 + MARGIN_PERCENT);
+        let remaining = (without_margin as u64).saturating_sub(self.weights);
+        (remaining / u64::from(self.workers.max(1))) >> 20
     }
 }
 
-impl std::error::Error for TooLarge {}
+impl std::error::Error for InsufficientMemory {}
 
-impl fmt::Display for TooLarge {
+impl fmt::Display for InsufficientMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, needs, free } = self;
-        let (weights, kv_cache) = (ByteSize::b(needs.weights), ByteSize::b(needs.kv_cache));
-        let with = if needs.draft { " with its draft" } else { "" };
+        let Self { name, required, free } = self;
+        let (weights, kv_cache) = (ByteSize::b(required.weights), ByteSize::b(required.kv_cache));
+        let with = if required.draft { " with its draft" } else { "" };
         write!(
             f,
             "--model {name}{with} needs {weights} for weights ({}) and ",
-            needs.quantization
+            required.quantization
         )?;
-        match needs.workers {
+        match required.workers {
             1 => write!(f, "{kv_cache} for keys and values")?,
             workers => write!(f, "{workers} x {kv_cache} for the keys and values of its workers")?,
         }
-        let total = ByteSize::b(needs.total());
-        write!(f, " (--kv-cache-memory), {total} with {MARGIN_PERCENT} % to work in; {free}. ")?;
-        match (needs.affordable_mib(free.bytes), needs.workers) {
-            (0, _) if can_shrink(needs.quantization) => {
-                write!(
-                    f,
-                    "Keep the weights in 8 bits (--quantize int8), take a smaller model or "
-                )?;
+        let total = ByteSize::b(required.total());
+        write!(
+            f,
+            " (--kv-cache-memory), {total} with a margin of {MARGIN_PERCENT} %, but {free}. "
+        )?;
+        match (required.max_kv_cache_mib(free.bytes), required.workers) {
+            (0, _) if can_quantize(required.quantization) => {
+                write!(f, "Use 8-bit weights (--quantize int8), use a smaller model or ")?;
             }
-            (0, _) => write!(f, "Take a smaller model or ")?,
+            (0, _) => write!(f, "Use a smaller model or ")?,
             (mib, 1) => write!(f, "Lower --kv-cache-memory to {mib}MiB or ")?,
             (mib, _) => write!(f, "Lower --kv-cache-memory to {mib}MiB, or --num-workers, or ")?,
         }
-        match free.of {
-            Memory::Gpu => f.write_str("take another GPU"),
-            Memory::Machine | Memory::Group { .. } => f.write_str("give it more memory"),
+        match free.source {
+            MemorySource::Gpu => f.write_str("use a GPU with more memory"),
+            MemorySource::Machine | MemorySource::Cgroup { .. } => {
+                f.write_str("provide more memory")
+            }
         }
     }
 }
 
-/// Whether the weights could be kept in less.
-fn can_shrink(quantization: Quantization) -> bool {
+/// Returns whether quantization would make the weights smaller.
+fn can_quantize(quantization: Quantization) -> bool {
     quantization == Quantization::None && Quantization::ALL.contains(&Quantization::Int8)
 }
 
@@ -137,66 +142,70 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn needs(weights: u64, kv_cache: u64, workers: u16) -> MemoryRequirement {
-        MemoryRequirement { quantization: Quantization::Int8, weights, kv_cache, workers, draft: false }
+    fn required(weights: u64, kv_cache: u64, workers: u16) -> MemoryRequirement {
+        let quantization = Quantization::Int8;
+        MemoryRequirement { quantization, weights, kv_cache, workers, draft: false }
     }
 
-    fn refusal(needs: MemoryRequirement, free: FreeMemory) -> String {
-        needs.check("./m", Some(free)).err().map(|error| error.to_string()).unwrap_or_default()
+    fn error(required: MemoryRequirement, free: FreeMemory) -> String {
+        required.check("./m", Some(free)).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
     #[test]
-    fn the_message_shows_the_arithmetic_and_a_way_out() {
-        let message = refusal(
-            needs(GIB, GIB, 1),
-            FreeMemory { bytes: 2 * GIB, of: Memory::Group { limit: 3 * GIB } },
+    fn the_message_shows_the_calculation_and_a_remedy() {
+        let message = error(
+            required(GIB, GIB, 1),
+            FreeMemory { bytes: 2 * GIB, source: MemorySource::Cgroup { limit: 3 * GIB } },
         );
         assert_eq!(
             message,
             "--model ./m needs 1.0 GiB for weights (int8) and 1.0 GiB for keys and values \
-             (--kv-cache-memory), 2.1 GiB with 5 % to work in; this process may use 2.0 GiB more (the \
-             limit of its control group is 3.0 GiB). Lower --kv-cache-memory to 926MiB or give it more memory"
+             (--kv-cache-memory), 2.1 GiB with a margin of 5 %, but this process may use 2.0 GiB more \
+             (the limit of its cgroup is 3.0 GiB). Lower --kv-cache-memory to 926MiB or provide more \
+             memory"
         );
     }
 
     #[test]
-    fn a_gpu_has_memory_of_its_own() {
-        let message = refusal(needs(GIB, GIB, 1), FreeMemory { bytes: GIB / 2, of: Memory::Gpu });
-        assert!(message.contains("to work in; the GPU has 512.0 MiB free."), "{message}");
+    fn the_message_for_a_gpu_names_its_free_memory() {
+        let free = FreeMemory { bytes: GIB / 2, source: MemorySource::Gpu };
+        let message = error(required(GIB, GIB, 1), free);
+        assert!(message.contains("of 5 %, but the GPU has 512.0 MiB free."), "{message}");
     }
 
     #[test]
     fn workers_share_weights_but_not_caches() {
-        let free = FreeMemory { bytes: 4 * GIB, of: Memory::Machine };
-        assert_eq!(needs(GIB, GIB, 2).check("m", Some(free)), Ok(()));
-        let message = refusal(needs(GIB, GIB, 3), free);
-        for part in ["3 x 1.0 GiB", "4.2 GiB with 5 %", "to 958MiB, or --num-workers"] {
+        let free = FreeMemory { bytes: 4 * GIB, source: MemorySource::Machine };
+        assert_eq!(required(GIB, GIB, 2).check("m", Some(free)), Ok(()));
+        let message = error(required(GIB, GIB, 3), free);
+        for part in ["3 x 1.0 GiB", "4.2 GiB with a margin of 5 %", "to 958MiB, or --num-workers"] {
             assert!(message.contains(part), "{part:?} is not in {message:?}");
         }
     }
 
     #[test]
-    fn what_is_advised_fits() {
+    fn the_recommended_kv_cache_memory_fits() {
         for (workers, free) in [(1, 3 * GIB), (3, 2 * GIB), (7, 5 * GIB + 12_345)] {
-            let mib = needs(GIB, 0, workers).affordable_mib(free);
-            let free = Some(FreeMemory { bytes: free, of: Memory::Machine });
-            assert_eq!(needs(GIB, mib << 20, workers).check("m", free), Ok(()));
-            assert!(needs(GIB, (mib + 1) << 20, workers).check("m", free).is_err());
+            let mib = required(GIB, 0, workers).max_kv_cache_mib(free);
+            let free = Some(FreeMemory { bytes: free, source: MemorySource::Machine });
+            assert_eq!(required(GIB, mib << 20, workers).check("m", free), Ok(()));
+            assert!(required(GIB, (mib + 1) << 20, workers).check("m", free).is_err());
         }
     }
 
     #[test]
-    fn weights_that_do_not_fit_alone_are_not_blamed_on_the_cache() {
-        let message = refusal(needs(3 * GIB, GIB, 1), FreeMemory { bytes: GIB, of: Memory::Machine });
+    fn weights_that_do_not_fit_alone_need_a_smaller_model() {
+        let free = FreeMemory { bytes: GIB, source: MemorySource::Machine };
+        let message = error(required(3 * GIB, GIB, 1), free);
         assert!(
-            message.contains("this machine has 1.0 GiB free. Take a smaller model"),
+            message.contains("this machine has 1.0 GiB free. Use a smaller model"),
             "{message}"
         );
     }
 
     #[test]
-    fn without_a_known_limit_everything_passes() {
-        assert_eq!(needs(u64::MAX, u64::MAX, u16::MAX).check("m", None), Ok(()));
+    fn unknown_free_memory_passes_every_check() {
+        assert_eq!(required(u64::MAX, u64::MAX, u16::MAX).check("m", None), Ok(()));
     }
 
     #[test]
@@ -209,8 +218,8 @@ mod tests {
             prefix_cache: true,
             max_decode_slowdown: 2.0,
         };
-        let needs = MemoryRequirement::of(&model, Quantization::None, &engine, 2);
-        assert_eq!((needs.kv_cache, needs.workers), (10 * 16 * 45_056, 2));
-        assert_eq!(needs.weights, Footprint::of(&model, Quantization::None).weight_bytes);
+        let required = MemoryRequirement::of(&model, Quantization::None, &engine, 2);
+        assert_eq!((required.kv_cache, required.workers), (10 * 16 * 45_056, 2));
+        assert_eq!(required.weights, Footprint::of(&model, Quantization::None).weight_bytes);
     }
 }
