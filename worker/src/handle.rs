@@ -1,4 +1,4 @@
-//! A worker that runs: started, watched, and shut down from inside a process.
+//! The handle of a running worker: start, readiness and shutdown within a process.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -30,40 +30,40 @@ use crate::{
     inflight::{Inflight, Limit, Limits},
     metrics::Metrics,
     service::Worker,
-    text::TextWork,
+    text::TextExecutor,
 };
 
-/// Connections have this long to say goodbye once their streams are over.
-const GOODBYE: Duration = Duration::from_secs(1);
-/// Streams that a connection may have open beside those that the worker could run and queue.
-const STREAMS_BESIDE: usize = 128;
+/// Time that connections have to close after their streams have ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Streams of a connection beyond those that the worker can run and queue.
+const EXTRA_STREAMS: usize = 128;
 
-/// Why a worker that stops is not ready.
+/// Health status reason of a worker that drains.
 const DRAINING: &str = "draining";
 
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A name that no message may carry.
+    /// A name is invalid.
     #[error("{flag} {why}")]
     Name {
-        /// The flag that gives it.
+        /// The flag that sets the name.
         flag: &'static str,
-        /// What is wrong with it.
+        /// Why the name is invalid.
         why: String,
     },
-    /// Settings that contradict each other or the model.
+    /// Settings contradict each other or the model.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The listener or the engine's thread.
-    #[error("the system refused: {0}")]
+    /// The listener or a thread cannot be used.
+    #[error("operating system: {0}")]
     System(#[from] io::Error),
-    /// The descriptors in this binary cannot be read.
+    /// The protobuf descriptors of this binary are invalid.
     #[error("server reflection: {0}")]
     Reflection(String),
 }
 
-/// A worker that serves. Dropping it stops it without a drain.
+/// A running worker. Dropping it stops it without a drain.
 pub struct RunningWorker {
     id: Arc<str>,
     model_name: Arc<str>,
@@ -79,7 +79,8 @@ pub struct RunningWorker {
     engine_ended: CancellationToken,
 }
 
-/// Starts a worker for `model`, which requests call `model_name`. Its id is its address, or `id`.
+/// Starts a worker for `model`, named `model_name` in requests. Its id is `id`, or its address by
+/// default.
 pub async fn start(
     config: WorkerConfig,
     model: Arc<Model>,
@@ -102,10 +103,10 @@ pub async fn start(
     name("--worker-id", &id)?;
     let slots = config.max_num_seqs as usize;
     let limits = Limits {
-        sequences: Limit { new: slots + config.max_num_queued_reqs as usize, continued: slots },
+        sequences: Limit { new: slots + config.max_num_queued_reqs as usize, resumed: slots },
         queued_tokens: Limit {
             new: config.queued_tokens(&engine_config, model.config.context_length),
-            continued: engine_config.kv_blocks * KV_BLOCK,
+            resumed: engine_config.kv_blocks * KV_BLOCK,
         },
     };
     let metrics = Metrics::default();
@@ -114,19 +115,20 @@ pub async fn start(
         Arc::clone(&model),
         engine_config,
         config.compute.speculation.clone(),
-        limits.sequences.new + limits.sequences.continued,
+        limits.sequences.new + limits.sequences.resumed,
         metrics.step_duration.clone(),
     )?;
     let engine_ended = CancellationToken::new();
     let mut load = engine.load();
-    // A GPU compiles kernels and records steps before the first request. If the thread ends, that is found out below.
+    // Waits until a GPU has compiled its kernels and recorded its graphs. The task below detects a
+    // thread that has ended.
     let _ = load.changed().await;
     let ended = engine_ended.clone();
     let handle = engine.clone();
 
     let inflight = Inflight::new(limits);
-    // A call beyond the limits must be refused, and not wait at the client for a stream.
-    let streams = limits.sequences.new + limits.sequences.continued + STREAMS_BESIDE;
+    // A call beyond the limits must be rejected, not wait at the client for a stream.
+    let streams = limits.sequences.new + limits.sequences.resumed + EXTRA_STREAMS;
     let bounds = Bounds::new(&config.limits, u32::try_from(streams).ok());
     let model_name: Arc<str> = model_name.into();
     let worker = Worker {
@@ -137,7 +139,7 @@ pub async fn start(
         engine,
         inflight: inflight.clone(),
         metrics: metrics.clone(),
-        text: TextWork::start(&id)?,
+        text: TextExecutor::start(&id)?,
         bounds: bounds.clone(),
         accept_routing: config.accept_routing,
     };
@@ -166,12 +168,12 @@ pub async fn start(
     let reporter = health.clone();
     let mut draining = inflight.draining();
     tokio::spawn(async move {
-        // The channel closes when the engine's thread ends, which it does by itself only if it panics.
+        // The channel closes when the engine thread ends, which before a shutdown means a panic.
         let engine_ends = async { while load.changed().await.is_ok() {} };
         let mut engine_ends = std::pin::pin!(engine_ends);
         tokio::select! {
             () = &mut engine_ends => {}
-            // However the drain began, probes are told.
+            // Reported to health checks for every cause of a drain.
             () = async { drop(draining.wait_for(|draining| *draining).await) } => {
                 reporter.set_not_serving(DRAINING).await;
                 engine_ends.await;
@@ -197,22 +199,22 @@ pub async fn start(
 }
 
 impl RunningWorker {
-    /// Names it in answers.
+    /// Returns the id of the worker, which its responses carry.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Where it listens.
+    /// Returns the address that the worker listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether it takes requests, else why not: what gRPC health tells.
+    /// Returns whether the worker accepts requests, as gRPC health reports it.
     pub fn readiness(&self) -> Readiness {
         self.health.readiness()
     }
 
-    /// Adds its metrics to `registry`.
+    /// Registers the metrics of the worker.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.control.worker.bounds.register(registry);
         let load = self.engine.load();
@@ -222,7 +224,7 @@ impl RunningWorker {
         }
     }
 
-    /// Serves operators on `listener`, as long as what this returns is there.
+    /// Serves `stoker.v1.Admin` on `listener` until the returned value is dropped.
     pub async fn serve_admin(&self, listener: TcpListener) -> io::Result<AdminListener> {
         let inflight = self.inflight.clone();
         let drain = move |timeout| {
@@ -232,33 +234,34 @@ impl RunningWorker {
         AdminListener::start(listener, Arc::new(drain)).await
     }
 
-    /// What it answers to `GetModelInfo`.
+    /// Returns the response to `GetModelInfo`.
     pub fn info(&self) -> ModelInfo {
         self.control.model_info()
     }
 
-    /// Resolves once it takes no new calls, however that began.
+    /// Resolves when a drain begins, for any cause.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut draining = self.inflight.draining();
-        // Fails when the worker is gone, which is the end as well.
+        // Fails if the worker was dropped, which resolves the future too.
         async move { drop(draining.wait_for(|draining| *draining).await) }
     }
 
-    /// Resolves if the engine fails, after which the worker can serve nobody.
+    /// Resolves if the engine fails, after which the worker cannot serve any request.
     pub async fn failed(&self) {
         self.engine_ended.cancelled().await;
     }
 
-    /// Drains and stops: tells health watchers first, refuses new calls, lets running streams finish for
-    /// `timeout`, and ends those that are left with UNAVAILABLE. Answers how many that were.
+    /// Drains and stops the worker: reports NOT_SERVING to health watchers, rejects new calls, lets
+    /// running streams finish for `timeout`, and ends the remaining ones with UNAVAILABLE. Returns
+    /// the number of streams that it ended.
     pub async fn shutdown(self, timeout: Duration) -> usize {
         self.health.set_not_serving(DRAINING).await;
         let unfinished = self.inflight.drain(Some(timeout)).await;
-        self.inflight.cut_off();
+        self.inflight.cancel();
         self.health.end_watches().await;
         self.stop.cancel();
-        // Whoever does not close by then is left behind.
-        let _ = tokio::time::timeout(GOODBYE, self.server).await;
+        // Connections that are still open after the timeout are dropped.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.server).await;
         self.engine.stop().await;
         self.thread.join().await;
         unfinished

@@ -1,5 +1,5 @@
-//! What a worker counts: per request when it is over, per step on the engine's thread, and the engine's load
-//! when somebody looks.
+//! The metrics of a worker: per request when it ends, per step on the engine thread, and the engine's
+//! load on each scrape.
 
 use std::{fmt, time::Duration};
 
@@ -18,10 +18,10 @@ use stoker_engine::Load;
 use stoker_shared::telemetry::names::{label, worker as names};
 use tokio::sync::watch;
 
-/// All of it. Clones count together.
+/// The metrics of a worker. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Seconds of each step.
+    /// Duration of each step, in seconds.
     pub step_duration: Histogram,
     requests: Family<[(&'static str, &'static str); 1], Counter>,
     prompt_tokens: Counter,
@@ -34,18 +34,18 @@ pub struct Metrics {
     decode: Histogram,
 }
 
-/// Where one answered request's time went.
+/// Durations of the stages of a completed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stages {
-    /// Checks and tokens.
+    /// Validation and tokenising.
     pub tokenize: Duration,
-    /// Waiting for a place in the batch.
+    /// Waiting to be scheduled.
     pub queue: Duration,
-    /// To the first token.
+    /// From there to the first token.
     pub prefill: Duration,
-    /// To the last one.
+    /// From the first token to the last one.
     pub decode: Duration,
-    /// All of it.
+    /// The whole request.
     pub total: Duration,
 }
 
@@ -67,8 +67,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds everything to `registry`, with the engine's `load`, labelled with model and worker. Returns the part of the
-    /// registry that has these labels.
+    /// Registers all metrics and the engine's `load`, with labels for model and worker. Returns the
+    /// sub-registry that has these labels.
     pub fn register<'a>(
         &self,
         registry: &'a mut Registry,
@@ -89,17 +89,23 @@ impl Metrics {
         names::QUEUE_TIME.register(registry, self.queue.clone());
         names::PREFILL_TIME.register(registry, self.prefill.clone());
         names::DECODE_TIME.register(registry, self.decode.clone());
-        registry.register_collector(Box::new(EngineLoad(load)));
+        registry.register_collector(Box::new(LoadCollector(load)));
         registry
     }
 
-    /// A request is over.
-    pub fn over(&self, outcome: &'static str, prompt: u64, generated: u64, stages: Option<Stages>) {
+    /// Records a request that has ended, with its prompt tokens and generated tokens.
+    pub fn observe_request(
+        &self,
+        outcome: &'static str,
+        prompt: u64,
+        generated: u64,
+        stages: Option<Stages>,
+    ) {
         self.requests.get_or_create(&[(label::OUTCOME, outcome)]).inc();
         self.prompt_tokens.inc_by(prompt);
         self.generated_tokens.inc_by(generated);
         let Some(stages) = stages else { return };
-        for (histogram, took) in [
+        for (histogram, duration) in [
             (&self.duration, stages.total),
             (&self.first_token, stages.tokenize + stages.queue + stages.prefill),
             (&self.tokenize, stages.tokenize),
@@ -107,16 +113,16 @@ impl Metrics {
             (&self.prefill, stages.prefill),
             (&self.decode, stages.decode),
         ] {
-            histogram.observe(took.as_secs_f64());
+            histogram.observe(duration.as_secs_f64());
         }
     }
 }
 
-/// Reads the load when somebody looks, so that steps cost nothing.
+/// Reads the engine's load on each scrape, so that steps have no overhead.
 #[derive(Debug)]
-struct EngineLoad(watch::Receiver<Load>);
+struct LoadCollector(watch::Receiver<Load>);
 
-impl Collector for EngineLoad {
+impl Collector for LoadCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let load = *self.0.borrow();
         let used = load.total_blocks.saturating_sub(load.free_blocks) as f64;
@@ -154,10 +160,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_used_and_no_other_and_all_know_model_and_worker() {
+    fn exactly_the_named_metrics_are_exposed_with_model_and_worker() {
         let metrics = Metrics::default();
         let stages = Stages { queue: Duration::from_secs(1), ..Stages::default() };
-        metrics.over("stop", 3, 4, Some(stages));
+        metrics.observe_request("stop", 3, 4, Some(stages));
         let load = Load {
             free_blocks: 3,
             cached_blocks: 2,
@@ -171,11 +177,11 @@ mod tests {
         metrics.register(&mut registry, "m", "w", watch::channel(load).1);
         let text = exposition(&registry);
 
-        let mut told: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
-        told.sort_unstable();
+        let mut exposed: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
+        exposed.sort_unstable();
         let mut named: Vec<_> = names::ALL.iter().map(Metric::type_line).collect();
         named.sort_unstable();
-        assert_eq!(told, named);
+        assert_eq!(exposed, named);
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             assert!(line.contains("{model=\"m\",worker=\"w\""), "{line}");
         }

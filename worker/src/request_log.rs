@@ -1,4 +1,4 @@
-//! What one call has come to, told when it is over: to the log, to its trace and to the metrics.
+//! The log line, trace span and metrics of one call, written when it ends.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,11 +24,11 @@ use crate::{
     service::Worker,
 };
 
-/// Follows a call from its arrival to its last event. Tells when it is dropped, so that a caller that goes
-/// away at any moment is told of too.
+/// Observes a call from its arrival to its last event. It reports when it is dropped, so that calls
+/// that the client cancels at any time are reported too.
 pub struct RequestLog {
     arrived: Instant,
-    began: SystemTime,
+    started: SystemTime,
     log: Span,
     trace: TraceSpan,
     metrics: Metrics,
@@ -41,22 +41,22 @@ pub struct RequestLog {
 }
 
 impl RequestLog {
-    /// Begins with a call to `worker`.
+    /// Starts to observe a call to `worker`.
     pub fn begin(call: &Request<GenerateRequest>, worker: &Worker) -> Self {
         let arrived = deadline::arrived(call);
-        let began = SystemTime::now() - arrived.elapsed();
+        let started = SystemTime::now() - arrived.elapsed();
         let request = call.get_ref();
         let operation = match request.input {
             Some(Input::Chat(_)) => operation::CHAT,
             _ => operation::TEXT_COMPLETION,
         };
-        // Not checked yet: an id that will be refused is not shown.
+        // The request is not validated yet, and an invalid id must not reach the log.
         let valid = request.request_id.len() <= MAX_REQUEST_ID
             && request.request_id.bytes().all(|b| b.is_ascii_graphic());
         let id = if valid { request.request_id.as_str() } else { "(invalid)" };
         let caller = TraceSpan::of_caller(call.metadata());
         let name = format!("{operation} {}", worker.model_name);
-        let trace = caller.child(name, SpanKind::Server, began);
+        let trace = caller.child(name, SpanKind::Server, started);
         if trace.is_recording() {
             trace.set(attribute::OPERATION_NAME, operation);
             trace.set(attribute::PROVIDER_NAME, "stoker");
@@ -77,7 +77,7 @@ impl RequestLog {
         );
         Self {
             arrived,
-            began,
+            started,
             log,
             trace,
             metrics: worker.metrics.clone(),
@@ -85,23 +85,23 @@ impl RequestLog {
             cached_tokens: 0,
             tokens: 0,
             timings: None,
-            // Unless something else happens first.
+            // The outcome if the stream is dropped before its last event.
             outcome: ServiceError::Cancelled.reason(),
             code: ServiceError::Cancelled.code_name(),
         }
     }
 
-    /// The call in the log.
-    pub fn log(&self) -> &Span {
+    /// Returns the log span of the call.
+    pub fn span(&self) -> &Span {
         &self.log
     }
 
-    /// Takes note of an event before it is sent. True if it is the last one.
-    pub fn event(&mut self, event: &Result<GenerateResponse, ServiceError>) -> bool {
+    /// Observes an event before it is sent. Returns true if it is the last one.
+    pub fn observe(&mut self, event: &Result<GenerateResponse, ServiceError>) -> bool {
         match event.as_ref().map(|response| &response.event) {
             Ok(Some(Event::Accepted(accepted))) => self.prompt_tokens = accepted.prompt_tokens,
             Ok(Some(Event::Token(delta))) => self.tokens += delta.ids.len(),
-            // The last one of several continuations.
+            // Only the last choice to finish has usage.
             Ok(Some(Event::Finished(finished))) if finished.usage.is_some() => {
                 self.finished(finished);
                 return true;
@@ -115,10 +115,10 @@ impl RequestLog {
         false
     }
 
-    /// The call was refused, or its stream failed.
+    /// Records that the call was rejected, or that its stream failed.
     pub fn failed(&mut self, error: &ServiceError) {
         (self.outcome, self.code) = (error.reason(), error.code_name());
-        // Debug quotes what a client wrote, so that it cannot forge a line.
+        // Debug escapes text of the client, so that it cannot forge a log line.
         self.log.record("error", tracing::field::debug(error.to_string()));
         if self.trace.is_recording() {
             self.trace.set(attribute::ERROR_TYPE, error.reason());
@@ -137,7 +137,7 @@ impl RequestLog {
         };
     }
 
-    fn trace(&self, total: Duration, stages: Option<Stages>) {
+    fn end_trace(&self, total: Duration, stages: Option<Stages>) {
         let trace = &self.trace;
         if !trace.is_recording() {
             return;
@@ -154,7 +154,7 @@ impl RequestLog {
             trace.set(attribute::TIME_TO_FIRST_TOKEN, first.as_secs_f64());
             trace.set(attribute::TIME_IN_PREFILL, stages.prefill.as_secs_f64());
             trace.set(attribute::TIME_IN_DECODE, stages.decode.as_secs_f64());
-            let tokenized = trace.stage(span::TOKENIZE, self.began, stages.tokenize);
+            let tokenized = trace.stage(span::TOKENIZE, self.started, stages.tokenize);
             let scheduled = trace.stage(span::QUEUE, tokenized, stages.queue);
             let prefilled = trace.stage(span::PREFILL, scheduled, stages.prefill);
             trace.stage(span::DECODE, prefilled, stages.decode);
@@ -171,21 +171,21 @@ impl Drop for RequestLog {
     fn drop(&mut self) {
         let total = self.arrived.elapsed();
         let stages = self.timings.map(|timings| stages(&timings));
-        self.trace(total, stages);
+        self.end_trace(total, stages);
         let (prompt, tokens) = (self.prompt_tokens, self.tokens);
-        self.metrics.over(self.outcome, prompt.into(), tokens as u64, stages);
+        self.metrics.observe_request(self.outcome, prompt.into(), tokens as u64, stages);
         let outcome = self.outcome;
-        debug!(parent: &self.log, outcome, prompt_tokens = prompt, tokens, ?total, "call over");
+        debug!(parent: &self.log, outcome, prompt_tokens = prompt, tokens, ?total, "call ended");
     }
 }
 
 fn stages(timings: &Timings) -> Stages {
-    let of = |stage| from_wire(stage).unwrap_or_default();
+    let duration = |stage| from_wire(stage).unwrap_or_default();
     Stages {
-        tokenize: of(timings.tokenize),
-        queue: of(timings.queue),
-        prefill: of(timings.prefill),
-        decode: of(timings.decode),
-        total: of(timings.worker_total),
+        tokenize: duration(timings.tokenize),
+        queue: duration(timings.queue),
+        prefill: duration(timings.prefill),
+        decode: duration(timings.decode),
+        total: duration(timings.worker_total),
     }
 }

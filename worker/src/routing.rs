@@ -1,9 +1,10 @@
-//! Whose `routing` a worker accepts: it names the tenant, what another worker generated, and suspects of a panic.
+//! The peers whose `routing` a worker accepts. It carries the tenant, the tokens of another worker
+//! and whether a request is suspected of a panic.
 
 use clap::ValueEnum;
 use stoker_shared::{ServiceError, serve::Peer};
 
-/// The peers that may be routers.
+/// The peers whose `routing` is accepted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum AcceptRouting {
     /// Peers on this machine
@@ -16,7 +17,7 @@ pub enum AcceptRouting {
 }
 
 impl AcceptRouting {
-    /// Whether a request from `peer` may have `routing`.
+    /// Returns an error unless a request from `peer` may have `routing`.
     pub(crate) fn check(self, peer: Option<&Peer>) -> Result<(), ServiceError> {
         let accepted = match self {
             Self::Loopback => peer.is_some_and(Peer::is_loopback),
@@ -26,11 +27,11 @@ impl AcceptRouting {
         if accepted {
             return Ok(());
         }
-        let from =
+        let peer =
             peer.map_or_else(|| "an unknown peer".into(), |peer| peer.address().ip().to_string());
         Err(ServiceError::RoutingRefused(format!(
-            "`routing` from {from} is not accepted here: start the worker with --accept-routing any, where only routers \
-             reach it"
+            "`routing` from {peer} is not accepted by this worker: if only routers reach it, start it \
+             with --accept-routing any"
         )))
     }
 }

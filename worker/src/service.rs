@@ -21,46 +21,46 @@ use tracing::Instrument;
 
 use crate::{
     admit::Admission,
-    response_stream::ResponseStream,
-    engine_thread::{EngineHandle, Held, SubmitError},
+    engine_thread::{EngineHandle, RequestResources, SubmitError},
     inflight::Inflight,
     metrics::Metrics,
     request_log::RequestLog,
+    response_stream::ResponseStream,
     routing::AcceptRouting,
-    text::TextWork,
+    text::TextExecutor,
 };
 
-/// When to come back with a request that could not be in time, in the best and the worst case.
-const LEAST_HINT: Duration = Duration::from_millis(100);
-const LONGEST_HINT: Duration = Duration::from_secs(30);
+/// Bounds of the retry-after hint for a request that would miss its deadline.
+const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// What all calls share.
+/// The state that all calls share.
 #[derive(Clone)]
 pub struct Worker {
-    /// Names it in responses.
+    /// Id of the worker in responses.
     pub id: Arc<str>,
-    /// Identifies this process.
+    /// Id of this process.
     pub instance_id: Arc<str>,
-    /// What requests call the model.
+    /// Name of the model in requests.
     pub model_name: Arc<str>,
     /// The model.
     pub model: Arc<Model>,
-    /// The thread that runs it.
+    /// Handle of the engine thread.
     pub engine: EngineHandle,
-    /// The calls under way.
+    /// The calls in flight.
     pub inflight: Inflight,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Metrics,
-    /// Texts and tokens.
-    pub text: TextWork,
-    /// What clients hold.
+    /// Tokenises and detokenises.
+    pub text: TextExecutor,
+    /// Limits on connections and streams.
     pub bounds: Bounds,
-    /// Whose `routing` is accepted.
+    /// Peers whose `routing` is accepted.
     pub accept_routing: AcceptRouting,
 }
 
 impl Worker {
-    /// What requests are checked against.
+    /// Returns the limits that requests are validated against.
     pub fn admission(&self) -> Admission<'_> {
         Admission {
             model: &self.model,
@@ -97,21 +97,22 @@ impl Worker {
         if request.routing.is_some() {
             self.accept_routing.check(peer.as_ref())?;
         }
-        let continues = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
-        // More than there may be are refused by name later.
-        let most = self.engine.max_num_seqs().clamp(1, MAX_SEQUENCES as usize);
-        let wanted = request.sampling.as_ref().and_then(|sampling| sampling.num_sequences);
-        let sequences = (wanted.unwrap_or(1) as usize).clamp(1, most);
-        let slot = self.inflight.enter(sequences, continues)?;
+        let is_resumed = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
+        // Validation rejects higher numbers later, with an error that names the field.
+        let limit = self.engine.max_num_seqs().clamp(1, MAX_SEQUENCES as usize);
+        let requested = request.sampling.as_ref().and_then(|sampling| sampling.num_sequences);
+        let sequences = (requested.unwrap_or(1) as usize).clamp(1, limit);
+        let slot = self.inflight.acquire(sequences, is_resumed)?;
         let request_id = request.request_id.clone();
         let attempt = request.routing.as_ref().map_or(0, |r| r.attempt);
 
         let mut admitted = deadline.bound("while tokenising", self.admit(request)).await??;
         admitted.deadline = deadline.at().map(Instant::into_std);
-        let drawn_before =
+        let resumed_tokens =
             admitted.resumed.iter().map(|resumed| resumed.tokens.len()).sum::<usize>();
-        let queued = self.inflight.queue(admitted.prompt.len() + drawn_before, continues)?;
-        let answer = ResponseStream {
+        let queued =
+            self.inflight.reserve_tokens(admitted.prompt.len() + resumed_tokens, is_resumed)?;
+        let response = ResponseStream {
             accepted: Accepted {
                 request_id,
                 model: self.model_name.to_string(),
@@ -125,36 +126,41 @@ impl Worker {
             arrived,
             tokenize: admitted.arrived - arrived,
             deadline,
-            cut: self.inflight.cut().clone(),
+            cancel: self.inflight.cancellation().clone(),
         };
-        let patience = admitted.deadline.map(|at| at.saturating_duration_since(admitted.arrived));
-        let held: Held = Box::new((slot, charge));
-        let submitted = self.engine.submit(admitted, Some(queued), Some(held));
+        let time_limit = admitted.deadline.map(|at| at.saturating_duration_since(admitted.arrived));
+        let resources: RequestResources = Box::new((slot, charge));
+        let submitted = self.engine.submit(admitted, Some(queued), Some(resources));
         let events = deadline.bound("while queued", submitted).await?;
-        let events = events.map_err(|why| not_taken(&why, patience))?;
-        Ok(answer.stream(events).boxed())
+        let events = events.map_err(|error| submit_error(&error, time_limit))?;
+        Ok(response.stream(events).boxed())
     }
 }
 
-/// The error of a request that the engine did not take. It had `patience` until its deadline when it came.
-fn not_taken(why: &SubmitError, patience: Option<Duration>) -> ServiceError {
-    match why {
-        SubmitError::Rejected(why) => refused(why, patience),
-        SubmitError::Stopped(stopped) => ServiceError::unavailable(stopped.to_string()),
+/// Converts the error of a request that was not submitted. `time_limit` is the time from its arrival
+/// to its deadline.
+fn submit_error(error: &SubmitError, time_limit: Option<Duration>) -> ServiceError {
+    match error {
+        SubmitError::Rejected(error) => admission_error(error, time_limit),
+        SubmitError::Stopped(error) => ServiceError::unavailable(error.to_string()),
     }
 }
 
-/// The error of a request that the scheduler refused. It had `patience` until its deadline when it came.
-pub(crate) fn refused(why: &AdmissionError, patience: Option<Duration>) -> ServiceError {
-    let what = why.to_string();
-    match why {
+/// Converts the error of a request that the scheduler rejected. `time_limit` is the time from its
+/// arrival to its deadline.
+pub(crate) fn admission_error(
+    error: &AdmissionError,
+    time_limit: Option<Duration>,
+) -> ServiceError {
+    let what = error.to_string();
+    match error {
         AdmissionError::TooLate { ahead, own, left } => {
-            // Where the request alone takes too long, no wait makes it shorter.
-            if patience.is_some_and(|patience| *own > patience) {
+            // A request that alone exceeds its time limit does so without a queue, too.
+            if time_limit.is_some_and(|time_limit| *own > time_limit) {
                 return ServiceError::TooLate { what };
             }
             let retry_after = (*ahead + *own).saturating_sub(*left);
-            let retry_after = retry_after.clamp(LEAST_HINT, LONGEST_HINT);
+            let retry_after = retry_after.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER);
             ServiceError::Overloaded { what, retry_after }
         }
         AdmissionError::TooLong { .. } | AdmissionError::TooMany { .. } => {
@@ -171,23 +177,23 @@ impl Inference for Worker {
         &self,
         call: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let mut record = RequestLog::begin(&call, self);
-        let stream = match self.start(call).instrument(record.log().clone()).await {
+        let mut log = RequestLog::begin(&call, self);
+        let stream = match self.start(call).instrument(log.span().clone()).await {
             Ok(stream) => stream,
             Err(error) => {
-                record.failed(&error);
+                log.failed(&error);
                 return Err(error.into());
             }
         };
-        let mut record = Some(record);
-        let recorded = stream.map(move |item| {
-            // Over with its last event, not only once the stream is dropped.
-            if record.as_mut().is_some_and(|record| record.event(&item)) {
-                record = None;
+        let mut log = Some(log);
+        let logged = stream.map(move |item| {
+            // Dropped with the last event, so that it reports before the stream is dropped.
+            if log.as_mut().is_some_and(|log| log.observe(&item)) {
+                log = None;
             }
             item.map_err(Status::from)
         });
-        let untaken = Box::new(self.inflight.untaken());
-        Ok(Response::new(self.bounds.backpressure().watch(recorded.boxed(), untaken)))
+        let tracked = Box::new(self.inflight.track_response());
+        Ok(Response::new(self.bounds.backpressure().watch(logged.boxed(), tracked)))
     }
 }

@@ -1,4 +1,4 @@
-//! `--simulate`: profiles of devices that are not there, and the model that runs on them.
+//! `--simulate`: profiles of simulated devices, and the model that runs on them.
 
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
@@ -6,36 +6,36 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use stoker_engine::{Model, simulate::Profile, tokenizer::Tokenizer, weights::WeightsError};
 use stoker_shared::duration;
 
-/// What requests call a simulated model.
+/// Name of a simulated model in requests.
 pub const NAME: &str = "simulated";
 
-/// The profiles that have a name.
-const NAMED: &str = include_str!("../profiles.toml");
-/// One step of a device that slow would outlive every deadline.
-const SLOWEST: Duration = Duration::from_secs(60);
+/// The named profiles.
+const PROFILES: &str = include_str!("../profiles.toml");
+/// Maximum of each time in a profile: a slower step would miss every deadline.
+const MAX_TIME: Duration = Duration::from_secs(60);
 
-/// A profile as the command line gives it: a name, or a line of TOML.
+/// A profile from the command line: a name, or a line of TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SimulatedDevice(pub Profile);
 
-/// A profile as a line of TOML states it.
+/// The TOML form of a profile.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Stated {
-    #[serde(deserialize_with = "time")]
+struct TomlProfile {
+    #[serde(deserialize_with = "deserialize_time")]
     step: Duration,
-    #[serde(deserialize_with = "time")]
+    #[serde(deserialize_with = "deserialize_time")]
     prefill_token: Duration,
-    #[serde(deserialize_with = "time")]
+    #[serde(deserialize_with = "deserialize_time")]
     decode_token: Duration,
-    #[serde(deserialize_with = "time")]
+    #[serde(deserialize_with = "deserialize_time")]
     context_token: Duration,
     answer_tokens: u32,
     context_length: u32,
     panic_token: u32,
 }
 
-impl Default for Stated {
+impl Default for TomlProfile {
     fn default() -> Self {
         Self {
             step: Duration::ZERO,
@@ -49,11 +49,11 @@ impl Default for Stated {
     }
 }
 
-fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(from)?;
+fn deserialize_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
     match duration::parse(&text).map_err(D::Error::custom)? {
-        time if time > SLOWEST => {
-            Err(D::Error::custom(format!("{text} is more than the limit of {SLOWEST:?}")))
+        time if time > MAX_TIME => {
+            Err(D::Error::custom(format!("{text} is above the limit of {MAX_TIME:?}")))
         }
         time => Ok(time),
     }
@@ -63,21 +63,21 @@ impl FromStr for SimulatedDevice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let stated = if text.contains('=') {
+        let profile = if text.contains('=') {
             let line = text.trim().trim_start_matches('{').trim_end_matches('}');
             let profiles = profiles(&format!("profile = {{ {line} }}"))?;
             profiles.into_values().next()
         } else {
-            profiles(NAMED)?.remove(text)
+            profiles(PROFILES)?.remove(text)
         };
-        let Some(stated) = stated else {
-            let names = profiles(NAMED)?.into_keys().collect::<Vec<_>>().join(", ");
+        let Some(profile) = profile else {
+            let names = profiles(PROFILES)?.into_keys().collect::<Vec<_>>().join(", ");
             return Err(format!(
-                "no profile has this name; take {names}, or a line of TOML like {EXAMPLE}"
+                "no profile has this name; use {names}, or a line of TOML like {EXAMPLE}"
             ));
         };
-        let Stated { step, prefill_token, decode_token, context_token, .. } = stated;
-        let Stated { answer_tokens, context_length, panic_token, .. } = stated;
+        let TomlProfile { step, prefill_token, decode_token, context_token, .. } = profile;
+        let TomlProfile { answer_tokens, context_length, panic_token, .. } = profile;
         if !(2..=1 << 20).contains(&context_length) {
             return Err(format!("context_length {context_length} is not from 2 to {}", 1 << 20));
         }
@@ -95,11 +95,11 @@ impl FromStr for SimulatedDevice {
 
 const EXAMPLE: &str = r#"'step = "8ms", prefill_token = "25us"'"#;
 
-fn profiles(toml: &str) -> Result<BTreeMap<String, Stated>, String> {
+fn profiles(toml: &str) -> Result<BTreeMap<String, TomlProfile>, String> {
     toml::from_str(toml).map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
-/// The model that runs on a simulated device. It has the vocabulary of the bundled one.
+/// Returns the model of a simulated device. It has the vocabulary of the bundled model.
 pub fn model(profile: Profile) -> Result<Model, WeightsError> {
     let json = storyteller::file(storyteller::model(), "tokenizer.json").unwrap_or_default();
     let tokenizer = Tokenizer::from_json_bytes(json).map_err(|source| WeightsError::Tokenizer {
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_line_of_toml_is_a_profile() {
         let line = r#"step = "8ms", prefill_token = "25us", context_length = 100"#;
-        let want = Profile {
+        let expected = Profile {
             step: Duration::from_millis(8),
             prefill_token: Duration::from_micros(25),
             decode_token: Duration::ZERO,
@@ -126,20 +126,20 @@ mod tests {
             context_length: 100,
             panic_token: 0,
         };
-        assert_eq!(line.parse(), Ok(SimulatedDevice(want)));
-        assert_eq!(format!("{{ {line} }}").parse(), Ok(SimulatedDevice(want)));
+        assert_eq!(line.parse(), Ok(SimulatedDevice(expected)));
+        assert_eq!(format!("{{ {line} }}").parse(), Ok(SimulatedDevice(expected)));
     }
 
     #[test]
-    fn every_named_profile_is_one() {
-        for name in profiles(NAMED).unwrap_or_default().into_keys() {
+    fn every_named_profile_is_valid() {
+        for name in profiles(PROFILES).unwrap_or_default().into_keys() {
             assert!(name.parse::<SimulatedDevice>().is_ok(), "{name}");
         }
-        assert_eq!(profiles(NAMED).map(|named| named.len()), Ok(3));
+        assert_eq!(profiles(PROFILES).map(|named| named.len()), Ok(3));
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_invalid_part() {
         for (text, part) in [
             ("huge", "instant, large, small"),
             ("step = 5", "string"),
