@@ -1,4 +1,5 @@
-//! Prompts and limits against the model and against the worker, and what is to be resumed: refused with which words.
+//! Validation of prompts, limits and resume state against the model and the worker, with the errors
+//! of rejected requests.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::LazyLock;
@@ -15,12 +16,15 @@ use stoker_worker::{ModelSource, WorkerConfig, admit::Admission, load};
 static MODEL: LazyLock<Model> =
     LazyLock::new(|| load(&ModelSource::Bundled, &WorkerConfig::default(), 1).unwrap());
 
-/// Admits a request where the KV cache holds `max_sequence_tokens` tokens and a batch four sequences.
-fn admit(max_sequence_tokens: usize, request: GenerateRequest) -> Result<Request, ServiceError> {
-    Admission { model: &MODEL, name: "storyteller", max_sequence_tokens, max_num_seqs: 4 }.admit(request)
+/// Admits a request on a worker whose KV cache holds `capacity` tokens, with a batch of four
+/// sequences.
+fn admit(capacity: usize, request: GenerateRequest) -> Result<Request, ServiceError> {
+    let (max_sequence_tokens, max_num_seqs) = (capacity, 4);
+    Admission { model: &MODEL, name: "storyteller", max_sequence_tokens, max_num_seqs }
+        .admit(request)
 }
 
-/// A prompt of so many tokens, and the limits of its response.
+/// Returns a request with a prompt of `prompt` tokens and the given limits on its response.
 fn sized(prompt: usize, max_tokens: Option<u32>, min_tokens: Option<u32>) -> GenerateRequest {
     GenerateRequest {
         input: Some(Input::TokenIds(TokenIds { ids: vec![7; prompt] })),
@@ -29,15 +33,15 @@ fn sized(prompt: usize, max_tokens: Option<u32>, min_tokens: Option<u32>) -> Gen
     }
 }
 
-/// The words of the refusal of a prompt where `max_sequence_tokens` tokens fit; none if it is admitted.
-fn refusal(prompt: String, max_sequence_tokens: usize) -> Option<String> {
+/// Returns the error of a prompt on a worker with `capacity` tokens, or `None` if it is admitted.
+fn rejection(prompt: String, capacity: usize) -> Option<String> {
     let input = Some(Input::Prompt(prompt));
     let request = GenerateRequest { input, ..GenerateRequest::default() };
-    admit(max_sequence_tokens, request).err().map(|error| error.to_string())
+    admit(capacity, request).err().map(|error| error.to_string())
 }
 
 #[test]
-fn a_prompt_that_is_too_long_for_the_model_is_the_client_s_mistake() {
+fn a_prompt_that_is_too_long_for_the_model_is_invalid() {
     for (prompt, parts) in [
         (
             "once upon a time ".repeat(100_000),
@@ -45,7 +49,7 @@ fn a_prompt_that_is_too_long_for_the_model_is_the_client_s_mistake() {
         ),
         (
             "a b c d e f ".repeat(200),
-            [" tokens; at most 1023 tokens leave max_sequence_tokens", "context of 1024"],
+            [" tokens; at most 1023 tokens leave room", "context of 1024"],
         ),
     ] {
         let request = GenerateRequest { input: Some(Input::Prompt(prompt)), ..Default::default() };
@@ -56,15 +60,15 @@ fn a_prompt_that_is_too_long_for_the_model_is_the_client_s_mistake() {
             assert!(message.contains(part), "{part:?} is not in {message:?}");
         }
     }
-    assert_eq!(refusal("once upon a time ".repeat(10), 256), None);
+    assert_eq!(rejection("once upon a time ".repeat(10), 256), None);
 }
 
-/// What a worker says that it would need, and that the limit is its own.
-fn needed(max_sequence_tokens: usize, request: GenerateRequest) -> u32 {
-    match admit(max_sequence_tokens, request) {
+/// Returns the tokens that the worker would need. Its error must name its own limit.
+fn needed(capacity: usize, request: GenerateRequest) -> u32 {
+    match admit(capacity, request) {
         Err(ServiceError::ExceedsWorker { what, needed_tokens }) => {
             assert!(
-                what.contains(&max_sequence_tokens.to_string()) && what.contains("--kv-cache-memory"),
+                what.contains(&capacity.to_string()) && what.contains("--kv-cache-memory"),
                 "{what}"
             );
             needed_tokens
@@ -74,7 +78,7 @@ fn needed(max_sequence_tokens: usize, request: GenerateRequest) -> u32 {
 }
 
 #[test]
-fn what_is_too_long_for_the_worker_alone_may_go_to_another_one() {
+fn a_request_that_exceeds_only_this_worker_may_go_to_another_one() {
     assert_eq!(needed(256, sized(300, None, None)), 301);
     assert_eq!(needed(256, sized(100, Some(200), None)), 300);
     assert_eq!(needed(256, sized(100, Some(5_000), None)), 1_024, "no more than the context");
@@ -94,27 +98,27 @@ fn what_is_too_long_for_the_worker_alone_may_go_to_another_one() {
 }
 
 #[test]
-fn the_limit_is_decided_once() {
-    let limit = |max_sequence_tokens, request| admit(max_sequence_tokens, request).unwrap().stopping.max_tokens.unwrap();
+fn the_token_limit_is_decided_by_the_first_worker() {
+    let limit = |capacity, request| admit(capacity, request).unwrap().stopping.max_tokens.unwrap();
     assert_eq!(limit(1_024, sized(24, Some(100), None)), 100);
     assert_eq!(limit(1_024, sized(24, Some(5_000), None)), 1_000, "the model's context");
     assert_eq!(limit(1_024, sized(24, None, None)), 1_000);
-    assert_eq!(limit(256, sized(56, None, None)), 200, "what the first worker has");
+    assert_eq!(limit(256, sized(56, None, None)), 200, "the capacity of the first worker");
     let resumed = |max_tokens| {
         let choices = vec![ResumedChoice { token_ids: vec![5; 10], ..Default::default() }];
         let resume = Some(Resume { choices, digest: MODEL.digest.clone(), max_tokens });
         let routing = Some(Routing { resume, ..Default::default() });
         GenerateRequest { routing, ..sized(56, None, None) }
     };
-    assert_eq!(limit(1_024, resumed(200)), 200, "as it was decided elsewhere");
-    assert_eq!(limit(1_024, resumed(0)), 968, "by a router that does not know");
+    assert_eq!(limit(1_024, resumed(200)), 200, "as decided by the first worker");
+    assert_eq!(limit(1_024, resumed(0)), 968, "the router does not know the limit");
     assert_eq!(needed(256, resumed(300)), 356);
     let error = admit(1_024, resumed(2_000)).unwrap_err();
-    assert!(matches!(error, ServiceError::Mismatch(_)), "no worker decided that: {error:?}");
+    assert!(matches!(error, ServiceError::Mismatch(_)), "above the context: {error:?}");
 }
 
 #[test]
-fn what_another_worker_accepted_and_had_no_token_of_may_start_anywhere() {
+fn an_accepted_request_without_tokens_may_start_on_any_worker() {
     let resume = Some(Resume { max_tokens: 50, ..Resume::default() });
     let routing = Some(Routing { resume, suspect: true, ..Routing::default() });
     let request = admit(256, GenerateRequest { routing, ..sized(10, None, None) }).unwrap();
@@ -124,7 +128,7 @@ fn what_another_worker_accepted_and_had_no_token_of_may_start_anywhere() {
     assert!(!new.accepted_before && !new.suspect);
 }
 
-/// What is made of a request for two choices that is to be resumed.
+/// Admits a resumed request for two choices and returns their resume state.
 fn resumed(change: impl FnOnce(&mut Resume)) -> Result<Vec<Resumed>, ServiceError> {
     let choice = |ids: &[u32], text_bytes_sent, finished| ResumedChoice {
         token_ids: ids.to_vec(),
@@ -144,31 +148,31 @@ fn resumed(change: impl FnOnce(&mut Resume)) -> Result<Vec<Resumed>, ServiceErro
 }
 
 #[test]
-fn what_another_worker_made_is_taken_over() {
-    let one = Resumed { tokens: vec![5, 6], text_bytes: 7, ended: false };
-    let other = Resumed { tokens: vec![9], text_bytes: 3, ended: true };
-    assert_eq!(resumed(|_| ()), Ok(vec![one, other]));
-    let nothing = resumed(|r| r.choices = vec![ResumedChoice::default(); 2]);
-    assert_eq!(nothing, Ok(vec![]), "which is as good as a beginning");
+fn tokens_of_another_worker_are_resumed() {
+    let first = Resumed { tokens: vec![5, 6], text_bytes: 7, ended: false };
+    let second = Resumed { tokens: vec![9], text_bytes: 3, ended: true };
+    assert_eq!(resumed(|_| ()), Ok(vec![first, second]));
+    let without_tokens = resumed(|r| r.choices = vec![ResumedChoice::default(); 2]);
+    assert_eq!(without_tokens, Ok(vec![]), "the same as a new request");
 }
 
 #[test]
-fn what_this_worker_could_not_have_made_is_refused_and_never_as_the_client_s_mistake() {
-    let refused = |change: fn(&mut Resume)| resumed(change).unwrap_err();
+fn invalid_resume_state_is_a_mismatch_and_not_the_client_s_mistake() {
+    let mismatch = |change: fn(&mut Resume)| resumed(change).unwrap_err();
     for (error, parts) in [
-        (refused(|r| r.digest = "beef".into()), ["routing.resume.digest", "\"beef\" is not"]),
-        (refused(|r| r.digest = String::new()), ["routing.resume.digest", "\"\" is not"]),
-        (refused(|r| drop(r.choices.pop())), ["routing.resume.choices", "1 entries for 2"]),
+        (mismatch(|r| r.digest = "beef".into()), ["routing.resume.digest", "\"beef\" is not"]),
+        (mismatch(|r| r.digest = String::new()), ["routing.resume.digest", "\"\" is not"]),
+        (mismatch(|r| drop(r.choices.pop())), ["routing.resume.choices", "1 entries for 2"]),
         (
-            refused(|r| r.choices[1].token_ids.push(4_000_000)),
+            mismatch(|r| r.choices[1].token_ids.push(4_000_000)),
             ["routing.resume.choices[1].token_ids[1]", "4000000"],
         ),
         (
-            refused(|r| r.choices[0].token_ids = vec![1; 2_000]),
+            mismatch(|r| r.choices[0].token_ids = vec![1; 2_000]),
             ["routing.resume.choices[0].token_ids", "2000 tokens are above"],
         ),
         (
-            refused(|r| r.choices[0].finished = Some(Finished::default())),
+            mismatch(|r| r.choices[0].finished = Some(Finished::default())),
             ["routing.resume", "every choice has ended"],
         ),
     ] {
@@ -178,7 +182,7 @@ fn what_this_worker_could_not_have_made_is_refused_and_never_as_the_client_s_mis
             assert!(message.contains(part), "{part:?} is not in {message:?}");
         }
     }
-    // One with more memory could have, and can.
-    let error = refused(|r| r.choices[0].token_ids = vec![1; 100]);
+    // A worker with a larger KV cache could have generated these, and can resume them.
+    let error = mismatch(|r| r.choices[0].token_ids = vec![1; 100]);
     assert!(matches!(error, ServiceError::ExceedsWorker { .. }), "{error:?}");
 }

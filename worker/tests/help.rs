@@ -1,4 +1,4 @@
-//! The binary: its help and its version.
+//! The `--help` text of the binary.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Command;
