@@ -60,14 +60,16 @@ impl From<WeightsError> for CommandError {
 
 /// Creates the file of `--json`, so that an unwritable path fails before the measurement.
 pub(crate) fn claim_json(path: Option<&Path>) -> Result<(), CommandError> {
-    path.map_or(Ok(()), |path| File::create(path).map(drop).map_err(CommandError::at("--json", path)))
+    path.map_or(Ok(()), |path| {
+        File::create(path).map(drop).map_err(CommandError::at("--json", path))
+    })
 }
 
 /// Writes the file of `--json`.
 pub(crate) fn write_json(path: Option<&Path>, value: &impl Serialize) -> Result<(), CommandError> {
     let Some(path) = path else { return Ok(()) };
-    let mut text =
-        serde_json::to_string_pretty(value).map_err(|error| CommandError::Other(error.to_string()))?;
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|error| CommandError::Other(error.to_string()))?;
     text.push('\n');
     fs::write(path, text).map_err(CommandError::at("--json", path))
 }

@@ -355,9 +355,7 @@ pub(crate) const MAX_DECODE_SLOWDOWN: f64 = 2.0;
 pub(crate) fn slowdown(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(factor) if (1.0..=1e6).contains(&factor) => Ok(factor),
-        _ => {
-            Err("give a number from 1 (minimum slowdown) to 1000000, for instance 2".into())
-        }
+        _ => Err("give a number from 1 (minimum slowdown) to 1000000, for instance 2".into()),
     }
 }
 

@@ -27,7 +27,8 @@ impl Admission<'_> {
             resume.choices.iter().any(|c| !c.token_ids.is_empty() || c.finished.is_some());
         let own_digest = &self.model.digest;
         if resume.digest != *own_digest && (started || !resume.digest.is_empty()) {
-            let why = format!("{:?} is not {own_digest:?}, the digest of this worker", resume.digest);
+            let why =
+                format!("{:?} is not {own_digest:?}, the digest of this worker", resume.digest);
             return Err(mismatch("digest", &why));
         }
         let entries = resume.choices.len();

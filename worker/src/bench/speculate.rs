@@ -62,7 +62,7 @@ pub(super) fn run(
         max_decode_slowdown: f64::INFINITY,
     };
     let mut plain = Engine::new(model.clone(), size);
-    let speculation = config.of(model, size.kv_blocks);
+    let speculation = config.method(model, size.kv_blocks);
     let mut speculative = Engine::new(model.clone(), size).speculating(speculation);
     let mut gain = SpeculationGain::default();
     let (mut times, mut ratios) = (vec![], vec![]);

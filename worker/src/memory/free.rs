@@ -231,7 +231,10 @@ mod tests {
         ];
         assert_eq!(
             free(&files),
-            Some(FreeMemory { bytes: 257 * MIB, source: MemorySource::Cgroup { limit: 512 * MIB } })
+            Some(FreeMemory {
+                bytes: 257 * MIB,
+                source: MemorySource::Cgroup { limit: 512 * MIB }
+            })
         );
     }
 
@@ -243,7 +246,10 @@ mod tests {
             ("/sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712\n"),
             ("/sys/fs/cgroup/memory/a/memory.usage_in_bytes", "649539584\n"),
         ];
-        assert_eq!(free(&files), Some(FreeMemory { bytes: 8 << 30, source: MemorySource::Machine }));
+        assert_eq!(
+            free(&files),
+            Some(FreeMemory { bytes: 8 << 30, source: MemorySource::Machine })
+        );
     }
 
     #[test]
@@ -254,6 +260,9 @@ mod tests {
             ("/sys/fs/cgroup/a/memory.max", "1048576\n"),
             ("/sys/fs/cgroup/a/memory.current", "2097152\n"),
         ];
-        assert_eq!(free(&files), Some(FreeMemory { bytes: 0, source: MemorySource::Cgroup { limit: MIB } }));
+        assert_eq!(
+            free(&files),
+            Some(FreeMemory { bytes: 0, source: MemorySource::Cgroup { limit: MIB } })
+        );
     }
 }

@@ -1,9 +1,9 @@
-//! The bundled files: the story model and its draft, part of the program that links this crate.
+//! The files of the story model and its draft model, embedded into the program.
 
-/// Files of one model, by the names they have in a model folder.
+/// The files of one model: names in a model folder, and contents.
 pub type Files = &'static [(&'static str, &'static [u8])];
 
-/// The story model: `config.json`, `tokenizer.json`, `model.safetensors`.
+/// Returns the story model: `config.json`, `tokenizer.json`, `model.safetensors`.
 pub fn model() -> Files {
     &[
         ("config.json", include_bytes!("../model/config.json")),
@@ -12,7 +12,8 @@ pub fn model() -> Files {
     ]
 }
 
-/// A model of about a tenth of the size with the same tokenizer, to guess ahead of [`model`].
+/// Returns the draft model of [`model`] for speculative decoding, with about a tenth of its size and
+/// the same tokenizer.
 pub fn draft() -> Files {
     &[
         ("config.json", include_bytes!("../draft/config.json")),
@@ -21,7 +22,7 @@ pub fn draft() -> Files {
     ]
 }
 
-/// The file called `name` among `files`.
+/// Returns the contents of the file `name` in `files`.
 pub fn file(files: Files, name: &str) -> Option<&'static [u8]> {
-    files.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
+    files.iter().find(|(file_name, _)| *file_name == name).map(|(_, bytes)| *bytes)
 }

@@ -1,9 +1,9 @@
-//! Stories without end from a grammar of our own: the same seed and number always tell the same story.
+//! An endless corpus of stories from a grammar. The same seed and index always give the same story.
 
 pub mod cast;
 pub mod grammar;
 
-use crate::dice::Dice;
+use crate::rng::SeededRng;
 use grammar::{GrammarError, Plot, Rules, Slots};
 
 const COMMON: &str = include_str!("../grammar/common.txt");
@@ -24,14 +24,14 @@ const PLOTS: &[&str] = &[
     include_str!("../grammar/storm.txt"),
 ];
 
-/// Seed of the stories to learn from.
+/// Seed of the training stories.
 pub const CORPUS_SEED: u64 = 1;
-/// Seed of the stories that are never learned from.
+/// Seed of the held-out stories, which are never trained on.
 pub const HELD_OUT_SEED: u64 = 2;
-/// Number of held-out stories an evaluation reads.
+/// Number of held-out stories in an evaluation.
 pub const HELD_OUT_STORIES: u64 = 400;
 
-/// The grammar, read and ready to tell.
+/// The parsed grammar, which generates stories.
 #[derive(Debug, Clone)]
 pub struct Storyteller {
     rules: Rules,
@@ -39,27 +39,27 @@ pub struct Storyteller {
 }
 
 impl Storyteller {
-    /// Reads the grammar files that this program was built with.
+    /// Parses the embedded grammar files.
     pub fn new() -> Result<Self, GrammarError> {
         let plots = PLOTS.iter().map(|source| Plot::parse(source)).collect::<Result<_, _>>()?;
         Ok(Self { rules: Rules::parse(COMMON)?, plots })
     }
 
-    /// Story number `index` of the corpus with this `seed`.
+    /// Returns story number `index` of the corpus with this `seed`.
     pub fn story(&self, seed: u64, index: u64) -> Result<String, GrammarError> {
-        self.tell(seed, index).map(|(story, _)| story)
+        self.story_and_slots(seed, index).map(|(story, _)| story)
     }
 
-    /// The same with what its slots stood for: who the hero was, what was lost.
-    pub fn tell(&self, seed: u64, index: u64) -> Result<(String, Slots), GrammarError> {
-        let mut dice = Dice::nth(seed, index);
-        let mut slots = cast::cast(&mut dice);
-        let plot = &self.plots[dice.below(self.plots.len())];
-        let story = plot.tell(&self.rules, &mut slots, &mut dice)?;
+    /// Returns the same story with the values of its slots, for instance the hero's name.
+    pub fn story_and_slots(&self, seed: u64, index: u64) -> Result<(String, Slots), GrammarError> {
+        let mut rng = SeededRng::nth(seed, index);
+        let mut slots = cast::cast(&mut rng);
+        let plot = &self.plots[rng.below(self.plots.len())];
+        let story = plot.generate(&self.rules, &mut slots, &mut rng)?;
         Ok((story, slots))
     }
 
-    /// Number of plots.
+    /// Returns the number of plots.
     pub fn plots(&self) -> usize {
         self.plots.len()
     }

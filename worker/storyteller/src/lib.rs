@@ -1,14 +1,14 @@
-//! The bundled story model, and with the feature `train` everything that makes it.
+//! The bundled story model, and with the feature `train` its training pipeline.
 //!
-//! Without features this crate is the bundled files and depends on nothing. The feature `corpus` adds the
-//! stories that models learn from and are measured on.
+//! Without features this crate only has the bundled files and no dependencies. The feature `corpus`
+//! adds the training and evaluation stories.
 
 mod bundle;
 #[cfg(feature = "corpus")]
 pub mod corpus;
-#[cfg(feature = "corpus")]
-pub mod dice;
 #[cfg(feature = "train")]
 pub mod make;
+#[cfg(feature = "corpus")]
+pub mod rng;
 
 pub use bundle::{Files, draft, file, model};

@@ -14,25 +14,26 @@ use indicatif::{ProgressBar, ProgressStyle};
 use storyteller::corpus::{CORPUS_SEED, HELD_OUT_STORIES, Storyteller};
 use storyteller::make::{
     error::Result,
-    generate::{self, Choice},
+    generate::{self, SamplingOptions},
+    pipeline::{self, Model},
     recipe::Recipe,
     trainer::Plan,
     weights::parameters,
-    workshop::{self, Model},
 };
 
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let result = match Cli::parse().command {
         Command::Corpus { count, seed } => corpus(count, seed),
         Command::Train { out, work, quick, only } => train(&out, &work, quick, only.as_deref()),
         Command::Sample { prompt, count, temperature, seed, longest, model } => {
-            sample(&model, &prompt, count, Choice { temperature, seed, longest })
+            let options = SamplingOptions { temperature, seed, max_tokens: longest };
+            sample(&model, &prompt, count, options)
         }
         Command::Evaluate { models, count } => evaluate(&models, Recipe::bundled().stories, count),
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("storyteller: {error}");
@@ -57,15 +58,15 @@ fn train(out: &Path, work: &Path, quick: bool, only: Option<&str>) -> Result<()>
     let started = Instant::now();
     let storyteller = Storyteller::new()?;
     eprintln!(
-        "{} plots; learning the tokenizer from {} stories",
+        "{} plots; training the tokenizer on {} stories",
         storyteller.plots(),
         recipe.tokenizer_stories
     );
-    let tokenizer = workshop::make_tokenizer(&storyteller, recipe.tokenizer_stories)?;
-    let stories = workshop::encode_stories(&storyteller, &tokenizer, CORPUS_SEED, recipe.stories)?;
+    let tokenizer = pipeline::train_tokenizer(&storyteller, recipe.tokenizer_stories)?;
+    let stories = pipeline::encode_stories(&storyteller, &tokenizer, CORPUS_SEED, recipe.stories)?;
     let tokens = stories.concat();
     eprintln!(
-        "{} stories, {} tokens, {} a story",
+        "{} stories, {} tokens, {} per story",
         stories.len(),
         tokens.len(),
         tokens.len() / stories.len().max(1)
@@ -75,14 +76,14 @@ fn train(out: &Path, work: &Path, quick: bool, only: Option<&str>) -> Result<()>
     for (name, plan) in plans.into_iter().filter(|(name, _)| only.is_none_or(|only| only == *name))
     {
         eprintln!(
-            "{name}: {} parameters, {} tokens to read",
+            "{name}: {} parameters, {} training tokens",
             parameters(&plan.config),
             plan.tokens()
         );
-        let progress = Progress::new(name, plan);
+        let progress = ProgressReporter::new(name, plan);
         let checkpoint = work.join(format!("{name}.safetensors"));
-        let watch = |step, loss| progress.step(step, loss);
-        workshop::make_model(plan, &tokens, &tokenizer, &checkpoint, &out.join(name), watch)?;
+        let on_step = |step, loss| progress.step(step, loss);
+        pipeline::train_model(plan, &tokens, &tokenizer, &checkpoint, &out.join(name), on_step)?;
         progress.finish();
     }
     eprintln!("made in {:.1} minutes\n", started.elapsed().as_secs_f64() / 60.0);
@@ -92,10 +93,10 @@ fn train(out: &Path, work: &Path, quick: bool, only: Option<&str>) -> Result<()>
     evaluate(out, recipe.stories, if quick { 40 } else { HELD_OUT_STORIES })
 }
 
-fn sample(folder: &Path, prompt: &str, count: usize, choice: Choice) -> Result<()> {
+fn sample(folder: &Path, prompt: &str, count: usize, options: SamplingOptions) -> Result<()> {
     let model = Model::open(folder)?;
     let prompt = model.tokenizer.encode(prompt, true)?;
-    let texts = generate::stories(&model.config, &model.weights, prompt.get_ids(), count, choice)?;
+    let texts = generate::stories(&model.config, &model.weights, prompt.get_ids(), count, options)?;
     for (i, text) in texts.iter().enumerate() {
         println!("{}\n", model.tokenizer.decode(text, true)?);
         if i + 1 < texts.len() {
@@ -105,26 +106,26 @@ fn sample(folder: &Path, prompt: &str, count: usize, choice: Choice) -> Result<(
     Ok(())
 }
 
-fn evaluate(folder: &Path, learned: u64, held_out: u64) -> Result<()> {
+fn evaluate(folder: &Path, training: u64, held_out: u64) -> Result<()> {
     let (model, draft) = (Model::open(&folder.join("model"))?, Model::open(&folder.join("draft"))?);
-    let learned =
-        workshop::encode_stories(&Storyteller::new()?, &model.tokenizer, CORPUS_SEED, learned)?
+    let training =
+        pipeline::encode_stories(&Storyteller::new()?, &model.tokenizer, CORPUS_SEED, training)?
             .concat();
-    print!("{}", workshop::report(&[("draft", &draft), ("model", &model)], &learned, held_out)?);
+    print!("{}", pipeline::report(&[("draft", &draft), ("model", &model)], &training, held_out)?);
     Ok(())
 }
 
-/// A bar on a terminal; a line every hundred steps in a log.
-struct Progress {
+/// Reports training progress: a bar on a terminal, a line every hundred steps in a log.
+struct ProgressReporter {
     bar: ProgressBar,
     steps: usize,
     started: Instant,
 }
 
-impl Progress {
+impl ProgressReporter {
     fn new(name: &str, plan: &Plan) -> Self {
         let bar = ProgressBar::new(plan.steps() as u64).with_prefix(name.to_owned());
-        // The template is a constant and known to be good; the plain bar is a fine second best.
+        // The template is a valid constant; the default bar is only a fallback.
         let style = ProgressStyle::with_template(
             "{prefix} {wide_bar} {pos}/{len} loss {msg} {elapsed} (eta {eta})",
         );

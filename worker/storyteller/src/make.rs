@@ -1,4 +1,4 @@
-//! Everything that makes the bundled model but its corpus: tokenizer, training and evaluation.
+//! The training pipeline of the bundled model without its corpus: tokenizer, training and evaluation.
 
 pub mod adamw;
 pub mod batches;
@@ -10,7 +10,7 @@ pub mod evaluate;
 pub mod generate;
 pub mod llama;
 pub mod ngram;
+pub mod pipeline;
 pub mod recipe;
 pub mod trainer;
 pub mod weights;
-pub mod workshop;

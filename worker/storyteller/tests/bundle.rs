@@ -1,5 +1,5 @@
-//! The bundled files: complete, small, well-formed, and better than the best n-gram.
-#![allow(clippy::unwrap_used)] // A bundled file that cannot be read is the failure to report.
+//! The bundled files: complete, small, well-formed, and better than 5-grams.
+#![allow(clippy::unwrap_used)] // A test may panic.
 
 use safetensors::{Dtype, SafeTensors};
 use storyteller::{
@@ -8,8 +8,8 @@ use storyteller::{
     draft, file,
     make::{
         config::ModelConfig,
+        pipeline::{self, Model},
         weights::{parameters, specs},
-        workshop::{self, Model},
     },
     model,
 };
@@ -21,7 +21,7 @@ fn open(files: Files) -> Model {
 }
 
 #[test]
-fn everything_fits_into_five_megabytes() {
+fn all_bundled_files_are_smaller_than_five_megabytes() {
     let bytes: usize = model().iter().chain(draft()).map(|(_, bytes)| bytes.len()).sum();
     assert!(bytes < 5_000_000, "{bytes} bytes");
 }
@@ -64,13 +64,13 @@ fn files_are_found_by_name_only() {
 }
 
 #[test]
-fn on_stories_it_has_not_seen_the_model_beats_five_grams_and_its_draft() {
+fn on_held_out_stories_the_model_beats_five_grams_and_its_draft() {
     let (model, draft) = (open(model()), open(draft()));
     let storyteller = Storyteller::new().unwrap();
-    let learned = workshop::encode_stories(&storyteller, &model.tokenizer, CORPUS_SEED, 5_000)
+    let training = pipeline::encode_stories(&storyteller, &model.tokenizer, CORPUS_SEED, 5_000)
         .unwrap()
         .concat();
-    let report = workshop::report(&[("draft", &draft), ("model", &model)], &learned, 16).unwrap();
+    let report = pipeline::report(&[("draft", &draft), ("model", &model)], &training, 16).unwrap();
     let nats: Vec<f64> = report.scores.iter().map(|score| score.nats).collect();
     let [unigram, five_gram, draft, model] = nats[..] else { panic!("{report}") };
     assert!(five_gram < unigram && model < five_gram && model < draft, "{report}");

@@ -1,5 +1,5 @@
-//! The bundled tokenizer: any text goes in and comes out again, and none of it is unknown.
-#![allow(clippy::unwrap_used)] // A bundled file that cannot be read is the failure to report.
+//! The bundled tokenizer: any text survives encoding and decoding, without an unknown token.
+#![allow(clippy::unwrap_used)] // A test may panic.
 
 use proptest::prelude::*;
 use storyteller::{
@@ -24,7 +24,7 @@ proptest! {
         for text in texts {
             let ids = tokenizer.encode(text.as_str(), true).unwrap();
             prop_assert_eq!(ids.get_ids()[0], BOS);
-            // The text of a special token is that token; everything else is bytes.
+            // The text of a special token is encoded as that token, all other text as bytes.
             if !text.contains(BOS_TEXT) && !text.contains(EOS_TEXT) {
                 prop_assert_eq!(tokenizer.decode(&ids.get_ids()[1..], false).unwrap(), text);
             }
@@ -33,7 +33,7 @@ proptest! {
 }
 
 #[test]
-fn special_tokens_are_where_the_config_says() {
+fn special_tokens_have_the_ids_of_the_config() {
     let tokenizer = bundled();
     assert_eq!(tokenizer.get_vocab_size(true), VOCAB);
     assert_eq!(tokenizer.token_to_id(BOS_TEXT), Some(BOS));
@@ -41,7 +41,7 @@ fn special_tokens_are_where_the_config_says() {
 }
 
 #[test]
-fn stories_open_and_end_and_are_rarely_longer_than_a_training_row() {
+fn stories_have_bos_and_eos_and_are_rarely_longer_than_a_training_row() {
     let (tokenizer, storyteller) = (bundled(), Storyteller::new().unwrap());
     let lengths: Vec<usize> = (0..200)
         .map(|index| {

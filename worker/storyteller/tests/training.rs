@@ -1,16 +1,16 @@
-//! Training: gradients are right, the loss falls, and an interrupted run ends where a whole one does.
-#![allow(clippy::unwrap_used)] // A test that cannot train should stop there.
+//! Training: gradients are correct, the loss falls, and a resumed run equals an uninterrupted one.
+#![allow(clippy::unwrap_used)] // A test may panic.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use storyteller::dice::Dice;
 use storyteller::make::{
     adamw::Schedule,
-    checkpoint::{from_safetensors, load_progress, save_progress, to_safetensors},
+    checkpoint::{from_safetensors, load_checkpoint, save_checkpoint, to_safetensors},
     config::ModelConfig,
     llama::{self, Llama},
     trainer::{Phase, Plan, Trainer},
     weights::{Weights, specs},
 };
+use storyteller::rng::SeededRng;
 
 fn tiny(steps: usize) -> Plan {
     Plan {
@@ -21,10 +21,10 @@ fn tiny(steps: usize) -> Plan {
     }
 }
 
-/// "Stories" that count upwards from a random start.
+/// Returns "stories" that count upwards from a random number.
 fn counting(tokens: usize) -> Vec<u32> {
-    let mut dice = Dice::new(1);
-    let starts = std::iter::repeat_with(|| 2 + dice.below(20) as u32);
+    let mut rng = SeededRng::new(1);
+    let starts = std::iter::repeat_with(|| 2 + rng.below(20) as u32);
     starts
         .flat_map(|start| std::iter::once(0).chain(start..start + 8).chain([1]))
         .take(tokens)
@@ -41,44 +41,44 @@ fn the_loss_falls_within_a_few_steps() {
     let mut trainer = Trainer::new(&plan, &tokens, None).unwrap();
     let losses: Vec<f32> = std::iter::from_fn(|| trainer.step().unwrap()).collect();
     assert_eq!(losses.len(), 60);
-    assert!(losses[0] > 3.0, "a fresh model knows nothing: {}", losses[0]);
+    assert!(losses[0] > 3.0, "the loss of initial weights is {}", losses[0]);
     assert!(losses[59] < losses[0] / 2.0, "{losses:?}");
 }
 
 #[test]
-fn the_same_plan_makes_the_same_weights() {
+fn the_same_plan_gives_the_same_weights() {
     let (plan, tokens) = (tiny(5), counting(500));
     let train = || {
         let mut trainer = Trainer::new(&plan, &tokens, None).unwrap();
         while trainer.step().unwrap().is_some() {}
-        values(&trainer.progress().weights)
+        values(&trainer.state().weights)
     };
     assert_eq!(train(), train());
 }
 
 #[test]
-fn an_interrupted_run_ends_like_a_whole_one() {
+fn a_resumed_run_gives_the_same_weights_as_an_uninterrupted_one() {
     let (plan, tokens) = (tiny(8), counting(500));
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("progress.safetensors");
+    let path = folder.path().join("checkpoint.safetensors");
 
-    let mut whole = Trainer::new(&plan, &tokens, None).unwrap();
+    let mut uninterrupted = Trainer::new(&plan, &tokens, None).unwrap();
     for _ in 0..4 {
-        whole.step().unwrap();
+        uninterrupted.step().unwrap();
     }
-    save_progress(&path, "plan", &plan.config, whole.progress()).unwrap();
-    while whole.step().unwrap().is_some() {}
+    save_checkpoint(&path, "plan", &plan.config, uninterrupted.state()).unwrap();
+    while uninterrupted.step().unwrap().is_some() {}
 
-    let load = |name| load_progress(&path, name, &plan.config, &Device::flex()).unwrap();
+    let load = |name| load_checkpoint(&path, name, &plan.config, &Device::flex()).unwrap();
     let mut resumed = Trainer::new(&plan, &tokens, load("plan")).unwrap();
-    assert_eq!(resumed.progress().step, 4);
+    assert_eq!(resumed.state().step, 4);
     while resumed.step().unwrap().is_some() {}
-    assert_eq!(values(&whole.progress().weights), values(&resumed.progress().weights));
-    assert!(load("another plan").is_none(), "progress of another plan is no progress");
+    assert_eq!(values(&uninterrupted.state().weights), values(&resumed.state().weights));
+    assert!(load("another plan").is_none(), "a checkpoint of another plan is ignored");
 }
 
 #[test]
-fn gradients_match_differences_of_the_loss() {
+fn gradients_match_finite_differences_of_the_loss() {
     let config = tiny(1).config;
     let (device, tracked) = (Device::flex(), Device::flex().autodiff());
     let tokens = counting(33);
@@ -91,27 +91,27 @@ fn gradients_match_differences_of_the_loss() {
     let gradients = leaves.map(|leaf| leaf.grad_remove(&mut gradients).unwrap());
     for (i, (spec, gradient)) in specs(&config).zip(gradients).iter().enumerate() {
         let gradient = gradient.try_to_vec_as::<f32>().unwrap();
-        let place = (i * 37 + 3) % gradient.len();
-        let moved = |by: f32| {
+        let index = (i * 37 + 3) % gradient.len();
+        let loss_with = |delta: f32| {
             let mut parameter = 0;
             let weights = weights.as_ref().map(|tensor| {
                 let mut values = tensor.try_to_vec_as::<f32>().unwrap();
                 if parameter == i {
-                    values[place] += by;
+                    values[index] += delta;
                 }
                 parameter += 1;
                 Tensor::from_data(TensorData::new(values, tensor.dims()), &device)
             });
             f64::from(loss(&weights, &device).into_scalar::<f32>())
         };
-        let difference = (moved(4e-3) - moved(-4e-3)) / 8e-3;
-        let error = (difference - f64::from(gradient[place])).abs();
-        assert!(error < 1e-3, "{}: {difference} against {}", spec.name, gradient[place]);
+        let difference = (loss_with(4e-3) - loss_with(-4e-3)) / 8e-3;
+        let error = (difference - f64::from(gradient[index])).abs();
+        assert!(error < 1e-3, "{}: {difference} against {}", spec.name, gradient[index]);
     }
 }
 
 #[test]
-fn no_token_sees_those_after_it() {
+fn logits_do_not_depend_on_later_tokens() {
     let config = tiny(1).config;
     let weights = llama::init(&config, 5, &Device::flex());
     let model = Llama::new(&config, 16, &Device::flex());
@@ -126,7 +126,7 @@ fn no_token_sees_those_after_it() {
 }
 
 #[test]
-fn weights_survive_the_disk_to_the_precision_of_bfloat16() {
+fn stored_weights_are_read_with_bfloat16_precision() {
     let config = tiny(1).config;
     let weights = llama::init(&config, 5, &Device::flex());
     let bytes = to_safetensors(&config, &weights).unwrap();
@@ -136,16 +136,16 @@ fn weights_survive_the_disk_to_the_precision_of_bfloat16() {
     }
     assert!(
         from_safetensors(&ModelConfig::draft(), &bytes, &Device::flex()).is_err(),
-        "another shape"
+        "a different shape is rejected"
     );
     assert!(
         from_safetensors(&config, &bytes[..bytes.len() - 1], &Device::flex()).is_err(),
-        "cut short"
+        "a truncated file is rejected"
     );
 }
 
 #[test]
-fn the_learning_rate_follows_its_points() {
+fn the_learning_rate_interpolates_its_points() {
     let schedule = Schedule(vec![(10, 1.0), (30, 0.5), (40, 0.0)]);
     let rates = [0, 5, 10, 20, 30, 35, 40, 99].map(|step| schedule.rate(step));
     assert_eq!(rates, [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]);

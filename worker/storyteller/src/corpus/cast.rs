@@ -1,7 +1,7 @@
-//! Who a story is about and where it happens: names, kinds, pronouns and places that belong together.
+//! The characters and the setting of a story: names, kinds, pronouns and places that match.
 
 use super::grammar::Slots;
-use crate::dice::Dice;
+use crate::rng::SeededRng;
 
 const GIRLS: &[&str] = &[
     "Mia", "Lily", "Anna", "Rosa", "Ella", "Nina", "Sara", "Lucy", "Maya", "Ivy", "Zoe", "Emma",
@@ -23,7 +23,7 @@ const ANIMALS: &[&str] = &[
     "fox", "rabbit", "bear", "mouse", "hedgehog", "squirrel", "badger", "otter", "mole", "beaver",
     "raccoon", "deer", "cat", "puppy", "lamb", "goat", "duck", "frog", "turtle", "owl",
 ];
-/// A home for animals, a home for children, and what lies around both.
+/// A home for animals, a home for children, and places near both.
 const SETTINGS: &[(&str, &str, &[&str])] = &[
     (
         "in a cozy burrow under an old oak tree",
@@ -74,7 +74,7 @@ const SETTINGS: &[(&str, &str, &[&str])] = &[
         ],
     ),
 ];
-/// A grown-up and whether to call them she.
+/// A grown-up, and whether the pronoun is "she".
 const ELDERS: &[(&str, bool)] = &[
     ("Grandma", true),
     ("Grandpa", false),
@@ -84,24 +84,25 @@ const ELDERS: &[(&str, bool)] = &[
     ("Uncle Joe", false),
 ];
 
-/// Fills the slots that every plot may use: hero, friend, second friend, grown-up, home and three places.
-pub fn cast(dice: &mut Dice) -> Slots {
+/// Returns the slots that every plot may use: hero, friend, second friend, grown-up, home and three
+/// places.
+pub fn cast(rng: &mut SeededRng) -> Slots {
     let mut slots = Slots::new();
-    let hero = character(dice, &[], &[], None);
-    let friend = character(dice, &[&hero.name], &[&hero.kind], None);
+    let hero = character(rng, &[], &[], None);
+    let friend = character(rng, &[&hero.name], &[&hero.kind], None);
     let other =
-        character(dice, &[&hero.name, &friend.name], &[&hero.kind, &friend.kind], Some(false));
+        character(rng, &[&hero.name, &friend.name], &[&hero.kind, &friend.kind], Some(false));
     add(&mut slots, "hero", "", &hero);
     add(&mut slots, "friend", "f", &friend);
     add(&mut slots, "other", "o", &other);
 
-    let (elder, she) = dice.pick(ELDERS);
+    let (elder, she) = rng.pick(ELDERS);
     slots.insert("elder".into(), (*elder).into());
     pronouns(&mut slots, "e", *she);
 
-    let (burrow, house, places) = dice.pick(SETTINGS);
+    let (burrow, house, places) = rng.pick(SETTINGS);
     slots.insert("home".into(), (if hero.child { house } else { burrow }).to_string());
-    let first = dice.below(places.len());
+    let first = rng.below(places.len());
     for (i, slot) in ["place", "place2", "place3"].into_iter().enumerate() {
         slots.insert(slot.into(), places[(first + i) % places.len()].into());
     }
@@ -115,18 +116,19 @@ struct Character {
     child: bool,
 }
 
-/// Somebody whose name and kind are not among those taken; `child` settles child or animal.
-fn character(dice: &mut Dice, names: &[&str], kinds: &[&str], child: Option<bool>) -> Character {
-    let child = child.unwrap_or_else(|| dice.chance(0.45));
-    let she = dice.chance(0.5);
+/// Returns a random character whose name and kind are not among the given ones. `child` chooses
+/// between a child and an animal; by default the choice is random.
+fn character(rng: &mut SeededRng, names: &[&str], kinds: &[&str], child: Option<bool>) -> Character {
+    let child = child.unwrap_or_else(|| rng.chance(0.45));
+    let she = rng.chance(0.5);
     let pool = match (child, she) {
         (true, true) => GIRLS,
         (true, false) => BOYS,
         (false, true) => SHE_ANIMALS,
         (false, false) => HE_ANIMALS,
     };
-    let free = |options: &[&'static str], taken: &[&str], dice: &mut Dice| loop {
-        let option = *dice.pick(options);
+    let free = |options: &[&'static str], taken: &[&str], rng: &mut SeededRng| loop {
+        let option = *rng.pick(options);
         if !taken.contains(&option) {
             return option.to_owned();
         }
@@ -134,12 +136,12 @@ fn character(dice: &mut Dice, names: &[&str], kinds: &[&str], child: Option<bool
     let kind = match (child, she) {
         (true, true) => "girl".into(),
         (true, false) => "boy".into(),
-        (false, _) => free(ANIMALS, kinds, dice),
+        (false, _) => free(ANIMALS, kinds, rng),
     };
-    Character { name: free(pool, names, dice), kind, she, child }
+    Character { name: free(pool, names, rng), kind, she, child }
 }
 
-/// Slots of one character: the name under `role`, everything else under `prefix`.
+/// Adds the slots of one character: the name as `role`, all others with `prefix`.
 fn add(slots: &mut Slots, role: &str, prefix: &str, character: &Character) {
     let Character { name, kind, she, child } = character;
     slots.insert(role.into(), name.clone());

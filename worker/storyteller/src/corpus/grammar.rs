@@ -1,32 +1,34 @@
-//! The language of the files in `grammar/`: templates with choices, slots and rules, parsed and told.
+//! The language of the files in `grammar/`: templates with choices, slots and rules.
 //!
-//! - `[red|blue|]` one of the parts, which may nest and may be empty
-//! - `{hero}` the value of a slot; `{Hero}` the same with a capital; `{a thing}` with `a` or `an` before it
-//! - `@oneday` one line of the rule of that name
+//! - `[red|blue|]`: one of the options, which may nest and may be empty
+//! - `{hero}`: the value of a slot; `{Hero}`: the same, capitalised; `{a thing}`: the same after `a`
+//!   or `an`
+//! - `@oneday`: one line of the rule of that name
 //!
-//! A plot is blocks of lines, told in order, one line of each; a block that starts with `?` is told half
-//! of the time; `--` starts a paragraph; `let a, b = x ; y | z ; w` chooses a row and sets its slots.
+//! A plot is a sequence of blocks, and a story has one line of each block. A block that starts with
+//! `?` is included with probability 0.5. `--` starts a paragraph. `let a, b = x ; y | z ; w` chooses
+//! one row and sets its slots.
 
 use std::collections::BTreeMap;
 
-use crate::dice::Dice;
+use crate::rng::SeededRng;
 
-/// What slots stand for in one story.
+/// The values of the slots of one story.
 pub type Slots = BTreeMap<String, String>;
 
-/// A mistake in a grammar file.
+/// An error in a grammar file.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum GrammarError {
-    /// A bracket or brace without its partner.
+    /// A bracket or brace is not closed, or not opened.
     #[error("unbalanced {0:?} in {1:?}")]
     Unbalanced(char, String),
-    /// A slot that nothing sets.
-    #[error("nothing sets the slot {{{0}}}")]
+    /// A slot is never set.
+    #[error("the slot {{{0}}} is never set")]
     UnknownSlot(String),
-    /// A rule that no file defines.
-    #[error("no rule is called @{0}")]
+    /// A rule is not defined.
+    #[error("the rule @{0} is not defined")]
     UnknownRule(String),
-    /// A `let` whose rows do not fit its names.
+    /// A row of a `let` does not have one value per name.
     #[error("malformed let: {0:?}")]
     MalformedLet(String),
 }
@@ -35,11 +37,11 @@ pub enum GrammarError {
 #[derive(Debug, Clone, Default)]
 pub struct Rules(BTreeMap<String, Vec<Vec<Node>>>);
 
-/// One plot: what it chooses for itself, and its blocks in order.
+/// One plot: its own slots, and its blocks in order.
 #[derive(Debug, Clone, Default)]
 pub struct Plot {
     lets: Vec<Let>,
-    beats: Vec<Beat>,
+    blocks: Vec<Block>,
 }
 
 #[derive(Debug, Clone)]
@@ -49,7 +51,7 @@ struct Let {
 }
 
 #[derive(Debug, Clone)]
-enum Beat {
+enum Block {
     Paragraph,
     Lines { optional: bool, lines: Vec<Vec<Node>> },
 }
@@ -63,7 +65,7 @@ enum Node {
 }
 
 impl Rules {
-    /// Reads blocks whose first line is `name:` and whose other lines are its alternatives.
+    /// Parses blocks whose first line is `name:` and whose other lines are the alternatives.
     pub fn parse(source: &str) -> Result<Self, GrammarError> {
         let mut rules = BTreeMap::new();
         for block in blocks(source) {
@@ -76,12 +78,12 @@ impl Rules {
 }
 
 impl Plot {
-    /// Reads one plot file.
+    /// Parses one plot file.
     pub fn parse(source: &str) -> Result<Self, GrammarError> {
         let mut plot = Self::default();
         for block in blocks(source) {
             match block.as_slice() {
-                ["--"] => plot.beats.push(Beat::Paragraph),
+                ["--"] => plot.blocks.push(Block::Paragraph),
                 [first, ..] if first.starts_with("let ") => {
                     for line in block {
                         plot.lets.push(Let::parse(line)?);
@@ -90,36 +92,36 @@ impl Plot {
                 lines => {
                     let optional = lines[0] == "?";
                     let lines = lines[usize::from(optional)..].iter().map(|line| parse(line));
-                    plot.beats
-                        .push(Beat::Lines { optional, lines: lines.collect::<Result<_, _>>()? });
+                    plot.blocks
+                        .push(Block::Lines { optional, lines: lines.collect::<Result<_, _>>()? });
                 }
             }
         }
         Ok(plot)
     }
 
-    /// Tells the plot once. `slots` holds the cast and receives what the plot chooses for itself.
-    pub fn tell(
+    /// Generates one story of this plot. `slots` holds the cast and receives the plot's own slots.
+    pub fn generate(
         &self,
         rules: &Rules,
         slots: &mut Slots,
-        dice: &mut Dice,
+        rng: &mut SeededRng,
     ) -> Result<String, GrammarError> {
         for choice in &self.lets {
-            let row = dice.pick(&choice.rows);
+            let row = rng.pick(&choice.rows);
             for (name, value) in choice.names.iter().zip(row) {
-                let value = Teller { rules, slots, dice }.tell(value)?;
+                let value = Expander { rules, slots, rng }.expand(value)?;
                 slots.insert(name.clone(), value);
             }
         }
         let mut story = String::new();
-        for beat in &self.beats {
-            match beat {
-                Beat::Paragraph => story.push_str("\n\n"),
-                Beat::Lines { optional: true, .. } if dice.chance(0.5) => {}
-                Beat::Lines { lines, .. } => {
-                    let line = dice.pick(lines);
-                    let line = Teller { rules, slots, dice }.tell(line)?;
+        for block in &self.blocks {
+            match block {
+                Block::Paragraph => story.push_str("\n\n"),
+                Block::Lines { optional: true, .. } if rng.chance(0.5) => {}
+                Block::Lines { lines, .. } => {
+                    let line = rng.pick(lines);
+                    let line = Expander { rules, slots, rng }.expand(line)?;
                     if !story.is_empty() && !story.ends_with('\n') {
                         story.push(' ');
                     }
@@ -150,23 +152,23 @@ impl Let {
     }
 }
 
-/// One telling under way.
-struct Teller<'a> {
+/// Expands templates to text.
+struct Expander<'a> {
     rules: &'a Rules,
     slots: &'a Slots,
-    dice: &'a mut Dice,
+    rng: &'a mut SeededRng,
 }
 
-impl Teller<'_> {
-    fn tell(&mut self, nodes: &[Node]) -> Result<String, GrammarError> {
+impl Expander<'_> {
+    fn expand(&mut self, nodes: &[Node]) -> Result<String, GrammarError> {
         let mut text = String::new();
         for node in nodes {
             match node {
                 Node::Text(words) => text.push_str(words),
                 Node::Slot(name) => text.push_str(&self.slot(name)?),
                 Node::Choice(options) => {
-                    let option = self.dice.pick(options);
-                    text.push_str(&self.tell(option)?);
+                    let option = self.rng.pick(options);
+                    text.push_str(&self.expand(option)?);
                 }
                 Node::Rule(name) => {
                     let lines = self
@@ -174,8 +176,8 @@ impl Teller<'_> {
                         .0
                         .get(name)
                         .ok_or_else(|| GrammarError::UnknownRule(name.clone()))?;
-                    let line = self.dice.pick(lines);
-                    text.push_str(&self.tell(line)?);
+                    let line = self.rng.pick(lines);
+                    text.push_str(&self.expand(line)?);
                 }
             }
         }
@@ -201,7 +203,7 @@ impl Teller<'_> {
     }
 }
 
-/// The text with its first letter, quotation marks aside, in upper case.
+/// Returns the text with its first letter in upper case. Quotation marks may precede the letter.
 pub fn capitalised(text: &str) -> String {
     let start = text.find(|c: char| c.is_alphabetic()).unwrap_or(0);
     let (quote, rest) = text.split_at(start);
@@ -214,20 +216,20 @@ pub fn capitalised(text: &str) -> String {
     }
 }
 
-/// The text with a capital after every full stop, question mark and exclamation mark.
+/// Returns the text with a capital letter after each full stop, question mark and exclamation mark.
 fn sentences_capitalised(text: &str) -> String {
-    let mut told = String::with_capacity(text.len());
+    let mut result = String::with_capacity(text.len());
     for c in text.chars() {
-        let starts = [". ", "! ", "? ", ".\" "].iter().any(|end| told.ends_with(end));
+        let starts = [". ", "! ", "? ", ".\" "].iter().any(|end| result.ends_with(end));
         match starts {
-            true => told.extend(c.to_uppercase()),
-            false => told.push(c),
+            true => result.extend(c.to_uppercase()),
+            false => result.push(c),
         }
     }
-    told
+    result
 }
 
-/// Blocks of lines between blank lines, without comments.
+/// Splits the source into blocks of lines at blank lines, and removes comments.
 fn blocks(source: &str) -> Vec<Vec<&str>> {
     let mut blocks = vec![Vec::new()];
     for line in source.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
@@ -258,7 +260,7 @@ fn split_outside_brackets(text: &str) -> Vec<&str> {
     parts
 }
 
-/// Reads one template.
+/// Parses one template.
 fn parse(text: &str) -> Result<Vec<Node>, GrammarError> {
     let unbalanced = |c| GrammarError::Unbalanced(c, text.to_owned());
     let (mut nodes, mut rest) = (Vec::new(), text);
@@ -294,7 +296,7 @@ fn parse(text: &str) -> Result<Vec<Node>, GrammarError> {
     Ok(nodes)
 }
 
-/// Where the bracket that is already open closes.
+/// Returns the position of the bracket that closes the one before `text`.
 fn matching_bracket(text: &str) -> Option<usize> {
     let mut depth = 0usize;
     for (i, c) in text.char_indices() {

@@ -1,4 +1,4 @@
-//! AdamW with clipping by the norm of all gradients together, and the schedule of the learning rate.
+//! AdamW with clipping by the global gradient norm, and the learning rate schedule.
 
 use burn::tensor::Tensor;
 
@@ -10,23 +10,23 @@ const EPSILON: f64 = 1e-9;
 const DECAY: f64 = 0.1;
 const CLIP: f64 = 1.0;
 
-/// The optimiser's memory: running means of gradients and of their squares, shaped like the weights.
+/// The optimiser's state: the first and second moments of the gradients, shaped like the weights.
 #[derive(Debug, Clone)]
 pub struct AdamW {
     /// Running mean of the gradients.
     pub mean: Weights<Tensor<2>>,
-    /// Running mean of their squares.
+    /// Running mean of the squared gradients.
     pub square: Weights<Tensor<2>>,
 }
 
 impl AdamW {
-    /// Memory of nothing, for a model like `weights`.
+    /// Returns the initial state for `weights`.
     pub fn new(weights: &Weights<Tensor<2>>) -> Self {
         let zeros = || weights.as_ref().map(|w| w.zeros_like());
         Self { mean: zeros(), square: zeros() }
     }
 
-    /// One step along `gradients`. `step` counts from one; returns the new weights.
+    /// Takes one step along `gradients` and returns the new weights. `step` counts from one.
     pub fn step(
         &mut self,
         weights: Weights<Tensor<2>>,
@@ -54,28 +54,29 @@ impl AdamW {
                 .clone()
                 .div_scalar(bias1)
                 .div(v.clone().div_scalar(bias2).sqrt().add_scalar(EPSILON));
-            // Gains of normalisations are scales, not evidence: pulling them to zero only hurts.
+            // Gains of normalisations are scales: decay towards zero would only harm.
             let decay = if spec.is_norm() { 0.0 } else { DECAY };
             w.mul_scalar(1.0 - rate * decay).sub(direction.mul_scalar(rate))
         })
     }
 }
 
-/// The learning rate over a run: straight lines between these `(step, rate)`, first to last.
+/// The learning rate schedule: linear between `(step, rate)` points, in order.
 ///
-/// A model this small on batches this small settles only at low rates: at the peak the names of the cast,
-/// each rare in itself, are all pushed together. So most of a run goes downhill.
+/// A small model with small batches converges only at low rates: at the peak rate the embeddings of
+/// the character names, each of which is rare, become too similar. So the rate decays during most of
+/// a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule(pub Vec<(usize, f64)>);
 
 impl Schedule {
-    /// The rate of step `step`, counted from zero; after the last point it stays there.
+    /// Returns the rate of step `step`, counted from zero. It is constant after the last point.
     pub fn rate(&self, step: usize) -> f64 {
         let mut before = (0, 0.0);
         for &(at, rate) in &self.0 {
             if step < at {
-                let way = (step - before.0) as f64 / (at - before.0) as f64;
-                return before.1 + way * (rate - before.1);
+                let fraction = (step - before.0) as f64 / (at - before.0) as f64;
+                return before.1 + fraction * (rate - before.1);
             }
             before = (at, rate);
         }

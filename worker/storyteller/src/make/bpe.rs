@@ -1,4 +1,4 @@
-//! The tokenizer: byte-level BPE, so that any UTF-8 text has tokens and none of them means "unknown".
+//! The tokenizer: byte-level BPE, which encodes any UTF-8 text without an "unknown" token.
 
 use tokenizers::{
     AddedToken, Tokenizer, TokenizerBuilder,
@@ -13,12 +13,12 @@ use crate::make::{
     error::Result,
 };
 
-/// Text of the token that opens a story; never met in ordinary text.
+/// Text of the token that starts a story. It does not occur in ordinary text.
 pub const BOS_TEXT: &str = "<|story|>";
 /// Text of the token that ends a story.
 pub const EOS_TEXT: &str = "<|end|>";
 
-/// Learns a vocabulary of `size` tokens, the 256 bytes and two special ones among them.
+/// Trains a vocabulary of `size` tokens, including the 256 bytes and two special tokens.
 pub fn train(stories: impl Iterator<Item = String> + Send, size: usize) -> Result<Tokenizer> {
     let special = |text: &str| AddedToken::from(text, true);
     let mut trainer = BpeTrainerBuilder::new()
@@ -29,25 +29,26 @@ pub fn train(stories: impl Iterator<Item = String> + Send, size: usize) -> Resul
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let bytes = ByteLevel::new(false, true, true);
-    let mut learner = TokenizerBuilder::<BPE, NFC, ByteLevel, TemplateProcessing, ByteLevel>::new()
-        .with_model(BPE::default())
-        .with_normalizer(None)
-        .with_pre_tokenizer(Some(bytes))
-        .with_post_processor(None)
-        .with_decoder(Some(bytes))
-        .build()?;
-    learner.train(&mut trainer, stories)?;
-    let opening = TemplateProcessing::builder()
+    let mut tokenizer =
+        TokenizerBuilder::<BPE, NFC, ByteLevel, TemplateProcessing, ByteLevel>::new()
+            .with_model(BPE::default())
+            .with_normalizer(None)
+            .with_pre_tokenizer(Some(bytes))
+            .with_post_processor(None)
+            .with_decoder(Some(bytes))
+            .build()?;
+    tokenizer.train(&mut trainer, stories)?;
+    let add_bos = TemplateProcessing::builder()
         .try_single(format!("{BOS_TEXT} $A"))
         .map_err(tokenizers::Error::from)?
         .special_tokens(vec![(BOS_TEXT, BOS), (EOS_TEXT, EOS)])
         .build()
         .map_err(|error| tokenizers::Error::from(error.to_string()))?;
-    learner.with_post_processor(Some(opening));
-    Ok(learner.into())
+    tokenizer.with_post_processor(Some(add_bos));
+    Ok(tokenizer.into())
 }
 
-/// A story as the model sees it: opened by [`BOS`], closed by [`EOS`].
+/// Encodes a story, with [`BOS`] before and [`EOS`] after it.
 pub fn encode_story(tokenizer: &Tokenizer, story: &str) -> Result<Vec<u32>> {
     let mut ids = tokenizer.encode_fast(story, true)?.get_ids().to_vec();
     ids.push(EOS);

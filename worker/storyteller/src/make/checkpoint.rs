@@ -1,4 +1,4 @@
-//! Weights on disk: SafeTensors in bfloat16 for the world, in full precision to continue a training run.
+//! Weights on disk: SafeTensors in bfloat16 for inference, in f32 to resume a training run.
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -17,12 +17,12 @@ fn weights_error(error: impl std::fmt::Display) -> Error {
     Error::Weights(error.to_string())
 }
 
-/// The values of a tensor, row by row.
+/// Returns the values of a tensor in row-major order.
 fn values(tensor: &Tensor<2>) -> Result<Vec<f32>> {
     tensor.try_to_vec_as::<f32>().map_err(|error| Error::Weights(format!("{error:?}")))
 }
 
-/// `model.safetensors`: every parameter in bfloat16 under its checkpoint name.
+/// Returns the contents of `model.safetensors`: every parameter in bfloat16, by checkpoint name.
 pub fn to_safetensors(config: &ModelConfig, weights: &Weights<Tensor<2>>) -> Result<Vec<u8>> {
     let mut stored = Vec::new();
     for (spec, tensor) in specs(config).zip(weights.as_ref()).iter() {
@@ -33,14 +33,14 @@ pub fn to_safetensors(config: &ModelConfig, weights: &Weights<Tensor<2>>) -> Res
     serialize(&stored, Dtype::BF16, HashMap::from([("format".into(), "pt".into())]))
 }
 
-/// Reads weights back, from bfloat16 or single precision; every name and shape must be the config's.
+/// Reads weights in bfloat16 or f32. Names and shapes must match `config`.
 pub fn from_safetensors(
     config: &ModelConfig,
     bytes: &[u8],
     device: &Device,
 ) -> Result<Weights<Tensor<2>>> {
     let file = SafeTensors::deserialize(bytes).map_err(weights_error)?;
-    let mut failure = None;
+    let mut first_error = None;
     let weights = specs(config).map(|spec| {
         let read = || -> Result<Vec<f32>> {
             let view = file.tensor(&spec.name).map_err(weights_error)?;
@@ -56,52 +56,52 @@ pub fn from_safetensors(
             }
         };
         let values = read().unwrap_or_else(|error| {
-            failure.get_or_insert(error);
+            first_error.get_or_insert(error);
             vec![0.0; spec.len()]
         });
         Tensor::from_data(TensorData::new(values, spec.shape), device)
     });
-    failure.map_or(Ok(weights), Err)
+    first_error.map_or(Ok(weights), Err)
 }
 
-/// Where a training run stands.
+/// The state of a training run.
 #[derive(Debug)]
-pub struct Progress {
-    /// Steps done.
+pub struct TrainingState {
+    /// Number of completed steps.
     pub step: usize,
-    /// Where the next batch begins in the stream of tokens.
+    /// Start of the next batch in the stream of tokens.
     pub cursor: usize,
-    /// The weights now.
+    /// The current weights.
     pub weights: Weights<Tensor<2>>,
-    /// The optimiser's memory.
+    /// The optimiser's state.
     pub optimiser: AdamW,
 }
 
-/// Writes everything that a run by this `plan` needs to go on; the file is complete or absent, never half.
-pub fn save_progress(
+/// Writes everything that a run of this `plan` needs to resume. The write is atomic.
+pub fn save_checkpoint(
     path: &Path,
     plan: &str,
     config: &ModelConfig,
-    progress: &Progress,
+    state: &TrainingState,
 ) -> Result<()> {
     let parts = [
-        ("", &progress.weights),
-        ("mean.", &progress.optimiser.mean),
-        ("square.", &progress.optimiser.square),
+        ("", &state.weights),
+        ("mean.", &state.optimiser.mean),
+        ("square.", &state.optimiser.square),
     ];
     let mut stored = Vec::new();
-    for (prefix, part) in parts {
-        for (spec, tensor) in specs(config).zip(part.as_ref()).iter() {
+    for (prefix, weights) in parts {
+        for (spec, tensor) in specs(config).zip(weights.as_ref()).iter() {
             let bytes: Vec<u8> = values(tensor)?.into_iter().flat_map(f32::to_le_bytes).collect();
             stored.push((format!("{prefix}{}", spec.name), spec.stored_shape(), bytes));
         }
     }
-    let place = HashMap::from([
+    let metadata = HashMap::from([
         ("plan".to_owned(), plan.to_owned()),
-        ("step".to_owned(), progress.step.to_string()),
-        ("cursor".to_owned(), progress.cursor.to_string()),
+        ("step".to_owned(), state.step.to_string()),
+        ("cursor".to_owned(), state.cursor.to_string()),
     ]);
-    let bytes = serialize(&stored, Dtype::F32, place)?;
+    let bytes = serialize(&stored, Dtype::F32, metadata)?;
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(at(folder))?;
     }
@@ -110,29 +110,30 @@ pub fn save_progress(
     fs::rename(&partial, path).map_err(at(path))
 }
 
-/// Reads what [`save_progress`] wrote; `None` where there is no file, or one of another `plan`.
-pub fn load_progress(
+/// Reads the file of [`save_checkpoint`]. Returns `None` if there is no file, or if it is a
+/// checkpoint of another `plan`.
+pub fn load_checkpoint(
     path: &Path,
     plan: &str,
     config: &ModelConfig,
     device: &Device,
-) -> Result<Option<Progress>> {
+) -> Result<Option<TrainingState>> {
     if !path.exists() {
         return Ok(None);
     }
     let bytes = fs::read(path).map_err(at(path))?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(weights_error)?;
-    let noted = |key: &str| header.metadata().as_ref().and_then(|place| place.get(key));
+    let text = |key: &str| header.metadata().as_ref().and_then(|metadata| metadata.get(key));
     let number = |key: &str| {
-        noted(key)
+        text(key)
             .and_then(|text| text.parse().ok())
-            .ok_or_else(|| Error::Weights(format!("no {key} in it")))
+            .ok_or_else(|| Error::Weights(format!("the metadata has no {key}")))
     };
-    if noted("plan").is_none_or(|noted| noted != plan) {
+    if text("plan").is_none_or(|text| text != plan) {
         return Ok(None);
     }
     let file = SafeTensors::deserialize(&bytes).map_err(weights_error)?;
-    let part = |prefix: &str| {
+    let weights = |prefix: &str| {
         let mut tensors = Vec::new();
         for spec in specs(config).iter() {
             let view = file.tensor(&format!("{prefix}{}", spec.name)).map_err(weights_error)?;
@@ -140,11 +141,11 @@ pub fn load_progress(
         }
         from_safetensors(config, &serialize(&tensors, Dtype::F32, HashMap::new())?, device)
     };
-    Ok(Some(Progress {
+    Ok(Some(TrainingState {
         step: number("step")?,
         cursor: number("cursor")?,
-        weights: part("")?,
-        optimiser: AdamW { mean: part("mean.")?, square: part("square.")? },
+        weights: weights("")?,
+        optimiser: AdamW { mean: weights("mean.")?, square: weights("square.")? },
     }))
 }
 

@@ -1,15 +1,15 @@
-//! The shape of a model, written the way `config.json` files of the Llama family write it.
+//! The shape of a model, in the format of the Llama family's `config.json`.
 
 use serde::{Deserialize, Serialize};
 
-/// Tokens of the vocabulary that both models share.
+/// Size of the vocabulary that both models share.
 pub const VOCAB: usize = 1536;
-/// Token that opens every story.
+/// Token that starts every story.
 pub const BOS: u32 = 0;
 /// Token that ends every story.
 pub const EOS: u32 = 1;
 
-/// `config.json`: every field under the name that loaders of Llama checkpoints expect.
+/// The contents of `config.json`, with the field names that loaders of Llama checkpoints expect.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)] // The names are the file format's; the format is the documentation.
 pub struct ModelConfig {
@@ -36,8 +36,9 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// A Llama with tied embeddings: `hidden` features, `layers` blocks, `heads` query heads over
-    /// `kv_heads` key and value heads of `hidden / heads` features, `ffn` features in the middle of the MLP.
+    /// Returns a Llama with tied embeddings: `hidden` features, `layers` blocks, `heads` query heads
+    /// and `kv_heads` key and value heads of `hidden / heads` features, and an MLP with `ffn`
+    /// features.
     pub fn llama(
         hidden: usize,
         layers: usize,
@@ -70,22 +71,22 @@ impl ModelConfig {
         }
     }
 
-    /// The bundled model.
+    /// Returns the shape of the bundled model.
     pub fn target() -> Self {
         Self::llama(128, 6, 4, 2, 352, VOCAB)
     }
 
-    /// Its draft: a tenth of the size, the same vocabulary.
+    /// Returns the shape of its draft model, with a tenth of the size and the same vocabulary.
     pub fn draft() -> Self {
         Self::llama(64, 2, 2, 1, 128, VOCAB)
     }
 
-    /// Features of all query heads together.
+    /// Returns the number of features of all query heads together.
     pub fn query_dim(&self) -> usize {
         self.num_attention_heads * self.head_dim
     }
 
-    /// Features of all key heads (or all value heads) together.
+    /// Returns the number of features of all key heads (or all value heads) together.
     pub fn kv_dim(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }

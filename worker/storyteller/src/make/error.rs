@@ -1,12 +1,12 @@
-//! Everything that can stop the making of a model.
+//! The errors of the training pipeline.
 
 use crate::corpus::grammar::GrammarError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // Each variant's message says what it means.
+#[allow(missing_docs)] // The messages document the variants.
 pub enum Error {
-    #[error("the grammar is broken: {0}")]
+    #[error("invalid grammar: {0}")]
     Grammar(#[from] GrammarError),
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
@@ -14,18 +14,18 @@ pub enum Error {
     File { path: String, source: std::io::Error },
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    #[error("not a usable weights file: {0}")]
+    #[error("invalid weights file: {0}")]
     Weights(String),
     #[error("cannot start a thread: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
-    #[error("the loss is not a number any more after step {0}")]
+    #[error("the loss is not finite after step {0}")]
     Diverged(usize),
 }
 
-/// What every fallible function here returns.
+/// The result of the pipeline's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Names the file in an input or output error.
+/// Returns a conversion of I/O errors that adds the path.
 pub fn at(path: &std::path::Path) -> impl Fn(std::io::Error) -> Error + '_ {
     move |source| Error::File { path: path.display().to_string(), source }
 }

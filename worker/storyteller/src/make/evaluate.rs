@@ -1,4 +1,4 @@
-//! Held-out perplexity of the models, beside what n-grams reach on the same tokens.
+//! Held-out perplexity of the models, compared with n-grams on the same tokens.
 
 use std::fmt;
 
@@ -11,35 +11,35 @@ use crate::make::{
     weights::Weights,
 };
 
-/// Stories that go through the model together.
+/// Number of stories in one batch.
 const ROWS: usize = 8;
 
-/// One line of the table.
+/// One row of the table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
-    /// What was measured.
+    /// Name of the model.
     pub name: String,
-    /// How many numbers it has learned.
+    /// Number of learned parameters.
     pub parameters: usize,
     /// Mean negative log-probability of a token, in nats.
     pub nats: f64,
 }
 
 impl Score {
-    /// How many tokens it hesitates between, on average.
+    /// Returns the perplexity.
     pub fn perplexity(&self) -> f64 {
         self.nats.exp()
     }
 }
 
-/// The table, best line last.
+/// The table, best row last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// Number of held-out stories.
     pub stories: usize,
-    /// Number of tokens scored: every one but the first of each story.
+    /// Number of scored tokens: all but the first of each story.
     pub tokens: usize,
-    /// The lines.
+    /// The rows.
     pub scores: Vec<Score>,
 }
 
@@ -62,14 +62,15 @@ impl fmt::Display for Report {
     }
 }
 
-/// Mean negative log-probability of `stories` under a model, in nats per token; each story stands alone.
+/// Returns the mean negative log-probability of `stories` under a model, in nats per token. Each
+/// story is a separate sequence.
 pub fn nats(
     config: &ModelConfig,
     weights: &Weights<Tensor<2>>,
     stories: &[Vec<u32>],
 ) -> Result<f64> {
     let (mut total, mut count) = (0.0, 0);
-    // Sorted by length, rows of one batch need little padding.
+    // Sorted by length, so that the rows of a batch need little padding.
     let mut sorted: Vec<&Vec<u32>> = stories.iter().filter(|story| story.len() > 1).collect();
     sorted.sort_by_key(|story| story.len());
     for rows in sorted.chunks(ROWS) {
@@ -80,12 +81,13 @@ pub fn nats(
             inputs.resize(inputs.len() + length + 1 - row.len(), EOS);
         }
         let logits = Llama::new(config, length, &Device::flex()).logits(weights, &inputs);
-        let chances = activation::log_softmax(logits, 1)
+        let log_probs = activation::log_softmax(logits, 1)
             .try_into_vec_as::<f32>()
             .map_err(|error| Error::Weights(format!("{error:?}")))?;
         for (r, row) in rows.iter().enumerate() {
             for (t, &token) in row[1..].iter().enumerate() {
-                total -= f64::from(chances[(r * length + t) * config.vocab_size + token as usize]);
+                let i = (r * length + t) * config.vocab_size + token as usize;
+                total -= f64::from(log_probs[i]);
                 count += 1;
             }
         }
@@ -93,7 +95,8 @@ pub fn nats(
     Ok(total / count.max(1) as f64)
 }
 
-/// Mean of `nats` over the tokens of all stories, for baselines that score one story at a time.
+/// Returns the mean of `nats` over the tokens of all stories, for baselines that score one story at a
+/// time.
 pub fn mean_nats(stories: &[Vec<u32>], nats: impl Fn(&[u32]) -> f64 + Sync) -> f64 {
     let tokens: usize = stories.iter().map(|story| story.len() - 1).sum();
     let total: f64 = stories.iter().map(|story| nats(story) * (story.len() - 1) as f64).sum();

@@ -1,22 +1,22 @@
-//! The baseline a model must beat: n-grams with interpolated absolute discounting.
+//! The baseline of the evaluation: n-grams with interpolated absolute discounting.
 
 use rayon::slice::ParallelSliceMut;
 
-/// Bits of a token in a key: five tokens of a vocabulary below 2^12 fit one word.
+/// Bits of a token in a key. Five tokens of a vocabulary of at most 2^12 fit into 64 bits.
 const BITS: u32 = 12;
 const DISCOUNT: f64 = 0.75;
 
-/// Counts of every n-gram up to some order, as sorted arrays: an n-gram's key has its first token in the
-/// highest bits, so that everything seen after one context lies side by side.
+/// Counts of all n-grams up to an order, as sorted arrays. The first token of an n-gram is in the
+/// highest bits of its key, so that all continuations of a context are adjacent.
 #[derive(Debug, Clone)]
 pub struct Ngrams {
-    /// For order 1, 2, ..: `(key, count)`, sorted by key.
+    /// `(key, count)` sorted by key, for orders 1, 2, ...
     orders: Vec<Vec<(u64, u32)>>,
     vocab: usize,
 }
 
 impl Ngrams {
-    /// Counts the n-grams of `tokens` up to `order`, which is at most five.
+    /// Counts the n-grams of `tokens` up to `order`, at most five.
     pub fn count(tokens: &[u32], order: usize, vocab: usize) -> Self {
         assert!(order <= 5 && vocab <= 1 << BITS, "a key has 64 bits");
         let orders = (1..=order).map(|n| {
@@ -28,17 +28,17 @@ impl Ngrams {
         Self { orders: orders.collect(), vocab }
     }
 
-    /// Number of different n-grams: what it has learned.
+    /// Returns the number of distinct n-grams.
     pub fn len(&self) -> usize {
         self.orders.iter().map(Vec::len).sum()
     }
 
-    /// Whether nothing was counted.
+    /// Returns whether there are no n-grams.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Probability of `token` after `context`, of which the last tokens are used.
+    /// Returns the probability of `token` after the last tokens of `context`.
     pub fn probability(&self, context: &[u32], token: u32) -> f64 {
         let mut probability = 1.0 / self.vocab as f64;
         for (history, counts) in self.orders.iter().enumerate().take(context.len() + 1) {
@@ -50,18 +50,18 @@ impl Ngrams {
                 break;
             }
             let total: f64 = seen.iter().map(|&(_, count)| f64::from(count)).sum();
-            let wanted = prefix | u64::from(token);
-            let count = match seen.binary_search_by_key(&wanted, |&(key, _)| key) {
-                Ok(place) => f64::from(seen[place].1),
+            let ngram = prefix | u64::from(token);
+            let count = match seen.binary_search_by_key(&ngram, |&(key, _)| key) {
+                Ok(index) => f64::from(seen[index].1),
                 Err(_) => 0.0,
             };
-            let spared = DISCOUNT * seen.len() as f64 / total;
-            probability = (count - DISCOUNT).max(0.0) / total + spared * probability;
+            let backoff_weight = DISCOUNT * seen.len() as f64 / total;
+            probability = (count - DISCOUNT).max(0.0) / total + backoff_weight * probability;
         }
         probability
     }
 
-    /// Mean negative log-probability, in nats, of every token of `story` but the first.
+    /// Returns the mean negative log-probability, in nats, of all tokens of `story` but the first.
     pub fn nats(&self, story: &[u32]) -> f64 {
         let total: f64 =
             (1..story.len()).map(|i| -self.probability(&story[..i], story[i]).ln()).sum();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_is_more_likely_than_what_was_not() {
+    fn seen_ngrams_are_more_likely_than_unseen_ones() {
         let ngrams = Ngrams::count(&[1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5], 5, 8);
         assert!(ngrams.probability(&[1, 2, 3, 4], 5) > 0.7);
         assert!(ngrams.probability(&[1, 2, 3, 4], 6) < 0.1);

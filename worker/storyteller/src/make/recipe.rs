@@ -1,4 +1,4 @@
-//! The numbers behind the committed weights: change one and `train` makes another model.
+//! The hyperparameters of the committed weights. A change to any of them changes the trained model.
 
 use crate::make::{
     adamw::Schedule,
@@ -6,21 +6,22 @@ use crate::make::{
     trainer::{Phase, Plan},
 };
 
-/// What to train, on how much.
+/// The models to train and their training data.
 #[derive(Debug, Clone)]
 pub struct Recipe {
-    /// Stories the tokenizer learns from: the first of the corpus.
+    /// Number of stories that the tokenizer is trained on, from the start of the corpus.
     pub tokenizer_stories: u64,
-    /// Stories the models learn from.
+    /// Number of stories that the models are trained on.
     pub stories: u64,
-    /// The model itself.
+    /// Training plan of the model.
     pub target: Plan,
-    /// Its draft.
+    /// Training plan of the draft model.
     pub draft: Plan,
 }
 
 impl Recipe {
-    /// The bundled model. Most steps at about the length of a story, the last ones at the whole context.
+    /// Returns the recipe of the bundled models. Most steps have rows of about the length of a story,
+    /// the last ones of the full context.
     pub fn bundled() -> Self {
         Self {
             tokenizer_stories: 20_000,
@@ -28,7 +29,7 @@ impl Recipe {
             target: Plan {
                 config: ModelConfig::target(),
                 seed: 1,
-                // Higher than this, the names of the cast, each rare in itself, never come apart.
+                // At higher rates the model does not learn to distinguish the characters' names.
                 schedule: Schedule(vec![(0, 1e-5), (200, 1.5e-3), (6000, 1e-5)]),
                 phases: vec![
                     Phase { steps: 5970, rows: 8, length: 320 },
@@ -47,7 +48,7 @@ impl Recipe {
         }
     }
 
-    /// The same models after a minute or two: enough to see the loss fall and words form.
+    /// Returns a recipe for the same models that takes a minute or two, as a test of the pipeline.
     pub fn quick() -> Self {
         let mut recipe = Self { tokenizer_stories: 3_000, stories: 3_000, ..Self::bundled() };
         for plan in [&mut recipe.target, &mut recipe.draft] {

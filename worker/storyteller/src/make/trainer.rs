@@ -1,4 +1,5 @@
-//! The training loop: two replicas of the model, each on one thread, average their gradients every step.
+//! The training loop: two replicas of the model, each on one thread, average their gradients in every
+//! step.
 
 use std::thread;
 
@@ -8,52 +9,53 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::make::{
     adamw::{AdamW, Schedule},
     batches::{Batch, Batches},
-    checkpoint::Progress,
+    checkpoint::TrainingState,
     config::ModelConfig,
     error::{Error, Result},
     llama::{self, Llama},
     weights::{Spec, Weights, specs},
 };
 
-/// Always two, whatever the machine has: the number decides the order of sums, and so the weights.
+/// Number of replicas. It is two on every machine, because it decides the order of sums and so the
+/// weights.
 const REPLICAS: usize = 2;
 
-/// A stretch of training at one sequence length.
+/// A part of the training with one sequence length.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Phase {
     /// Number of steps.
     pub steps: usize,
-    /// Rows of a step, over all replicas; a multiple of two.
+    /// Rows in a step, over all replicas. A multiple of two.
     pub rows: usize,
-    /// Tokens of a row.
+    /// Tokens in a row.
     pub length: usize,
 }
 
-/// Everything that decides what comes out.
+/// The model and the hyperparameters that decide its weights. Checkpoints store its `Debug` output.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The model to train.
+    /// Shape of the model.
     pub config: ModelConfig,
-    /// Seed of the first weights.
+    /// Seed of the initial weights.
     pub seed: u64,
-    /// The learning rate over all phases.
+    /// Learning rate over all phases.
     pub schedule: Schedule,
-    /// Phases, one after the other.
+    /// The phases, in order.
     pub phases: Vec<Phase>,
 }
 
 impl Plan {
-    /// Steps of all phases.
+    /// Returns the number of steps in all phases.
     pub fn steps(&self) -> usize {
         self.phases.iter().map(|phase| phase.steps).sum()
     }
 
-    /// Tokens of all phases.
+    /// Returns the number of training tokens in all phases.
     pub fn tokens(&self) -> usize {
         self.phases.iter().map(|phase| phase.steps * phase.rows * phase.length).sum()
     }
 
-    /// The phase that step number `step` belongs to.
+    /// Returns the phase of step number `step`.
     fn phase(&self, mut step: usize) -> Option<Phase> {
         for phase in &self.phases {
             if step < phase.steps {
@@ -70,22 +72,22 @@ pub struct Trainer<'a> {
     plan: &'a Plan,
     specs: Weights<Spec>,
     batches: Batches<'a>,
-    progress: Progress,
+    state: TrainingState,
     pools: Vec<ThreadPool>,
-    /// The model at the sequence length of the current phase.
+    /// The sequence length of the current phase, and the model for it.
     model: Option<(usize, Llama)>,
 }
 
 impl<'a> Trainer<'a> {
-    /// Starts from fresh weights, or goes on from `progress`.
-    pub fn new(plan: &'a Plan, tokens: &'a [u32], progress: Option<Progress>) -> Result<Self> {
-        let progress = progress.unwrap_or_else(|| {
+    /// Starts with initial weights, or resumes from `state`.
+    pub fn new(plan: &'a Plan, tokens: &'a [u32], state: Option<TrainingState>) -> Result<Self> {
+        let state = state.unwrap_or_else(|| {
             let weights = llama::init(&plan.config, plan.seed, &Device::flex());
-            Progress { step: 0, cursor: 0, optimiser: AdamW::new(&weights), weights }
+            TrainingState { step: 0, cursor: 0, optimiser: AdamW::new(&weights), weights }
         });
         let mut batches = Batches::new(tokens);
-        batches.cursor = progress.cursor;
-        // One thread each: a replica's operations never wait for each other's halves.
+        batches.cursor = state.cursor;
+        // One thread per replica, so that the operations of a replica do not synchronise threads.
         let pool = |_| ThreadPoolBuilder::new().num_threads(1).build();
         Ok(Self {
             specs: specs(&plan.config),
@@ -93,18 +95,18 @@ impl<'a> Trainer<'a> {
             model: None,
             plan,
             batches,
-            progress,
+            state,
         })
     }
 
-    /// Where the run stands.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
+    /// Returns the state of the run.
+    pub fn state(&self) -> &TrainingState {
+        &self.state
     }
 
-    /// One step. Returns the mean loss in nats per token, or `None` when the plan is fulfilled.
+    /// Runs one step. Returns the mean loss in nats per token, or `None` when the plan is complete.
     pub fn step(&mut self) -> Result<Option<f32>> {
-        let step = self.progress.step;
+        let step = self.state.step;
         let Some(phase) = self.plan.phase(step) else { return Ok(None) };
         let batch = self.batches.next(phase.rows, phase.length);
         let (loss, gradients) = self.gradients(&batch, phase);
@@ -112,22 +114,22 @@ impl<'a> Trainer<'a> {
             return Err(Error::Diverged(step));
         }
         let rate = self.plan.schedule.rate(step);
-        let weights = self.progress.weights.clone();
-        self.progress.weights =
-            self.progress.optimiser.step(weights, gradients, &self.specs, rate, step + 1);
-        self.progress.step = step + 1;
-        self.progress.cursor = self.batches.cursor;
+        let weights = self.state.weights.clone();
+        self.state.weights =
+            self.state.optimiser.step(weights, gradients, &self.specs, rate, step + 1);
+        self.state.step = step + 1;
+        self.state.cursor = self.batches.cursor;
         Ok(Some(loss))
     }
 
-    /// Mean loss and mean gradients of a batch, half of it on each replica.
+    /// Returns the mean loss and the mean gradients of a batch. Each replica computes half of it.
     fn gradients(&mut self, batch: &Batch, phase: Phase) -> (f32, Weights<Tensor<2>>) {
         if self.model.as_ref().is_none_or(|(length, _)| *length != phase.length) {
             let device = Device::flex().autodiff();
             self.model = Some((phase.length, Llama::new(&self.plan.config, phase.length, &device)));
         }
         let Some((_, model)) = &self.model else { unreachable!("set just above") };
-        let weights = &self.progress.weights;
+        let weights = &self.state.weights;
         let half = batch.inputs.len() / REPLICAS;
         let parts = batch.inputs.chunks(half).zip(batch.targets.chunks(half)).zip(&self.pools);
         let results: Vec<_> = thread::scope(|scope| {
@@ -146,11 +148,11 @@ impl<'a> Trainer<'a> {
             .reduce(|(loss, sum), (other, gradients)| {
                 (loss + other, sum.zip(gradients).map(|(a, b)| a.add(b)))
             })
-            .unwrap_or_else(|| unreachable!("there are replicas"))
+            .unwrap_or_else(|| unreachable!("there are two replicas"))
     }
 }
 
-/// Loss and gradients of one replica.
+/// Returns the loss and the gradients of one replica.
 fn backward(
     model: &Llama,
     weights: &Weights<Tensor<2>>,

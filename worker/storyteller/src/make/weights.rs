@@ -1,10 +1,10 @@
-//! The parameters of a Llama by name and place, over any kind of value: tensors, gradients, moments.
+//! The parameters of a Llama by name, generic over their values: tensors, gradients or moments.
 
 use crate::make::config::ModelConfig;
 
-/// Parameters of one block. Matrices are `[out, in]`; norms are `[1, hidden]`.
+/// Parameters of one block. Matrices are `[out, in]`, norms are `[1, hidden]`.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)] // The names are those of the checkpoint.
+#[allow(missing_docs)] // The names are those of the checkpoint format.
 pub struct Block<T> {
     pub input_norm: T,
     pub q: T,
@@ -17,23 +17,23 @@ pub struct Block<T> {
     pub down: T,
 }
 
-/// Parameters of a whole model. The output projection is the embedding, transposed.
+/// Parameters of a model. The output projection is the transposed embedding.
 #[derive(Debug, Clone)]
 pub struct Weights<T> {
     /// `[vocab, hidden]`
     pub embed: T,
-    /// The blocks, first to last.
+    /// The blocks, in order.
     pub blocks: Vec<Block<T>>,
     /// `[1, hidden]`
     pub norm: T,
 }
 
-/// What is known about a parameter before it has a value.
+/// Name and shape of a parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
-    /// Its name in the checkpoint.
+    /// Name in the checkpoint.
     pub name: String,
-    /// Rows and columns; a norm has one row here and none in the checkpoint.
+    /// Rows and columns. A norm has one row here and is a vector in the checkpoint.
     pub shape: [usize; 2],
 }
 
@@ -42,28 +42,29 @@ impl Spec {
         Self { name: name.into(), shape: [rows, columns] }
     }
 
-    /// Whether this is the gain of a normalisation: a vector, initialised to one, never decayed.
+    /// Returns whether this is the gain of a normalisation: a vector that is initialised to one and
+    /// not decayed.
     pub fn is_norm(&self) -> bool {
         self.name.ends_with("norm.weight")
     }
 
-    /// Number of values.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.shape[0] * self.shape[1]
     }
 
-    /// Whether there is nothing to learn.
+    /// Returns whether the parameter has no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The shape as the checkpoint writes it.
+    /// Returns the shape in the checkpoint.
     pub fn stored_shape(&self) -> Vec<usize> {
         if self.is_norm() { vec![self.shape[1]] } else { self.shape.to_vec() }
     }
 }
 
-/// Names and shapes of every parameter of a model of this `config`.
+/// Returns the names and shapes of all parameters of a model with this `config`.
 pub fn specs(config: &ModelConfig) -> Weights<Spec> {
     let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
     let block = |n: usize| {
@@ -89,7 +90,7 @@ pub fn specs(config: &ModelConfig) -> Weights<Spec> {
     }
 }
 
-/// Number of values in a model of this `config`.
+/// Returns the number of parameters of a model with this `config`.
 pub fn parameters(config: &ModelConfig) -> usize {
     specs(config).iter().map(Spec::len).sum()
 }
@@ -125,7 +126,7 @@ impl<T> Block<T> {
 }
 
 impl<T> Weights<T> {
-    /// The same model with every parameter replaced by `f` of it, in checkpoint order.
+    /// Applies `f` to every parameter, in checkpoint order.
     pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> Weights<U> {
         Weights {
             embed: f(self.embed),
@@ -143,20 +144,20 @@ impl<T> Weights<T> {
         }
     }
 
-    /// Every parameter, in checkpoint order.
+    /// Iterates over all parameters, in checkpoint order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         let mut all = Vec::new();
         self.as_ref().map(|value| all.push(value));
         all.into_iter()
     }
 
-    /// Pairs the parameters of two models of one shape.
+    /// Pairs the parameters of two models of the same shape.
     pub fn zip<U>(self, other: Weights<U>) -> Weights<(T, U)> {
-        let mut rest = Vec::new();
-        other.map(|value| rest.push(value));
-        let mut rest = rest.into_iter();
-        self.map(|value| match rest.next() {
-            Some(partner) => (value, partner),
+        let mut others = Vec::new();
+        other.map(|value| others.push(value));
+        let mut others = others.into_iter();
+        self.map(|value| match others.next() {
+            Some(other) => (value, other),
             None => unreachable!("both models have the same config"),
         })
     }

@@ -4,20 +4,20 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::make::config::ModelConfig;
 
-/// Added to the scores a query may not see: e^-80 is nothing beside any other weight, and unlike
-/// minus infinity it keeps exp off its slow path for underflow.
+/// Added to masked attention scores. e^-80 is negligible, and unlike minus infinity it avoids the slow
+/// underflow path of exp.
 const MASKED: f32 = -80.0;
 
-/// The causal mask of one sequence length, laid out for grouped heads.
-pub(super) struct Causal {
-    /// `[1, group * length, length]`: zero where a query may look, very negative where it may not.
+/// Causal attention for one sequence length, with a mask laid out for grouped heads.
+pub(super) struct CausalAttention {
+    /// `[1, group * length, length]`: zero for visible keys, [`MASKED`] for masked ones.
     mask: Tensor<3>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
 }
 
-impl Causal {
+impl CausalAttention {
     pub(super) fn new(config: &ModelConfig, length: usize, device: &Device) -> Self {
         let group = config.num_attention_heads / config.num_key_value_heads;
         let values: Vec<f32> = (0..group * length * length)
@@ -44,7 +44,8 @@ impl Causal {
         let (heads, kv_heads, head_dim) = (self.heads, self.kv_heads, self.head_dim);
         let (rows, group) = (q.dims()[0], heads / kv_heads);
         let length = rows / batch;
-        // The query heads that share a key head become more rows of one product: no copies of k and v.
+        // The query heads that share a key head become rows of one matmul, so k and v are not
+        // copied.
         let q = q
             .mul_scalar(1.0 / (head_dim as f64).sqrt())
             .reshape([batch, length, heads, head_dim])
@@ -57,9 +58,9 @@ impl Causal {
                 head_dim,
             ])
         };
-        // Softmax without its passes over the scores: the weights stay unnormalised, a column of ones
-        // beside v sums them inside the product, and the division happens on the small result. Scores
-        // of a model of this size stay far below the 88 at which exp overflows.
+        // Softmax without extra passes over the scores: the weights stay unnormalised, a column of
+        // ones next to v sums them inside the matmul, and the smaller result is divided. Scores of a
+        // model of this size stay far below 88, where exp overflows.
         let weights = q.matmul(by_head(k).transpose()).add(self.mask.clone()).exp();
         let ones = Tensor::ones([batch * kv_heads, length, 1], &weights.device());
         let sums = weights.matmul(Tensor::cat(vec![by_head(v), ones], 2));

@@ -1,4 +1,4 @@
-//! Rotary position embedding with the halves of each head paired, as Llama checkpoints expect.
+//! Rotary position embedding that pairs the halves of each head, as Llama checkpoints expect.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -10,8 +10,8 @@ pub(super) struct Rope {
     cos: Tensor<2>,
     /// `[length, heads * head_dim]`
     sin: Tensor<2>,
-    /// `[head_dim, head_dim]`: times this, `(a, b)` becomes `(-b, a)`. A small product is one pass over
-    /// the data forwards and one backwards, where slicing and joining halves would be six.
+    /// `[head_dim, head_dim]`: maps `(a, b)` to `(-b, a)`. This matmul takes one pass over the data
+    /// forwards and one backwards, where slicing and joining halves would take six.
     swap: Tensor<2>,
     head_dim: usize,
 }
@@ -43,7 +43,8 @@ impl Rope {
         }
     }
 
-    /// Turns every head by its position. `x` and the output: `[batch * length, heads * head_dim]`.
+    /// Rotates every head by its position. `x` and the output are
+    /// `[batch * length, heads * head_dim]`.
     pub(super) fn rotate(&self, x: Tensor<2>, batch: usize) -> Tensor<2> {
         let [rows, features] = x.dims();
         let length = rows / batch;

@@ -1,4 +1,4 @@
-//! The steps of making the model, from stories to a folder of files, and reading such a folder again.
+//! The steps of the training pipeline, from stories to a model folder, and reading such a folder.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ use tokenizers::Tokenizer;
 use crate::corpus::{CORPUS_SEED, HELD_OUT_SEED, Storyteller};
 use crate::make::{
     bpe,
-    checkpoint::{self, load_progress, save_progress},
+    checkpoint::{self, load_checkpoint, save_checkpoint},
     config::{ModelConfig, VOCAB},
     error::{Error, Result, at},
     evaluate::{self, Report, Score},
@@ -18,10 +18,10 @@ use crate::make::{
     weights::{self, Weights},
 };
 
-/// Steps between two checkpoints.
-const CHECKPOINT: usize = 250;
+/// Number of steps between two checkpoints.
+const CHECKPOINT_INTERVAL: usize = 250;
 
-/// A model read from its files, ready to run.
+/// A model that was read from its files.
 #[derive(Debug)]
 pub struct Model {
     /// `config.json`
@@ -56,22 +56,26 @@ impl Model {
         })
     }
 
-    /// Its line in the table of [`evaluate`].
+    /// Returns the row of the model in the table of [`evaluate`].
     pub fn score(&self, name: &str, stories: &[Vec<u32>]) -> Result<Score> {
         let nats = evaluate::nats(&self.config, &self.weights, stories)?;
         Ok(Score { name: name.into(), parameters: weights::parameters(&self.config), nats })
     }
 }
 
-/// Learns the tokenizer from the first `stories` of the corpus.
-pub fn make_tokenizer(storyteller: &Storyteller, stories: u64) -> Result<Tokenizer> {
+/// Trains the tokenizer on the first `stories` of the corpus.
+pub fn train_tokenizer(storyteller: &Storyteller, stories: u64) -> Result<Tokenizer> {
     let stories: Vec<String> = (0..stories)
         .map(|index| storyteller.story(CORPUS_SEED, index))
         .collect::<std::result::Result<_, _>>()?;
     bpe::train(stories.into_iter(), VOCAB)
 }
 
-/// The first `count` stories of the corpus with this `seed`, each as tokens from opening to end.
+/// Returns the first `count` stories of the corpus with this `seed` as tokens, each from [`BOS`] to
+/// [`EOS`].
+///
+/// [`BOS`]: crate::make::config::BOS
+/// [`EOS`]: crate::make::config::EOS
 pub fn encode_stories(
     storyteller: &Storyteller,
     tokenizer: &Tokenizer,
@@ -82,27 +86,27 @@ pub fn encode_stories(
     (0..count).into_par_iter().map(encode).collect()
 }
 
-/// Trains by `plan`, going on from `checkpoint` if it belongs to the same plan, and writes the model's
-/// files to `folder`. `watch` hears of every step: its number and its loss.
-pub fn make_model(
+/// Trains a model by `plan` and writes its files to `folder`. Resumes from `checkpoint` if it belongs
+/// to the same plan. Calls `on_step` with the number and the loss of every step.
+pub fn train_model(
     plan: &Plan,
     tokens: &[u32],
     tokenizer: &Tokenizer,
     checkpoint: &Path,
     folder: &Path,
-    mut watch: impl FnMut(usize, f32),
+    mut on_step: impl FnMut(usize, f32),
 ) -> Result<()> {
     let fingerprint = format!("{plan:?}");
-    let progress = load_progress(checkpoint, &fingerprint, &plan.config, &Device::flex())?;
-    let mut trainer = Trainer::new(plan, tokens, progress)?;
+    let state = load_checkpoint(checkpoint, &fingerprint, &plan.config, &Device::flex())?;
+    let mut trainer = Trainer::new(plan, tokens, state)?;
     while let Some(loss) = trainer.step()? {
-        let step = trainer.progress().step;
-        watch(step, loss);
-        if step % CHECKPOINT == 0 {
-            save_progress(checkpoint, &fingerprint, &plan.config, trainer.progress())?;
+        let step = trainer.state().step;
+        on_step(step, loss);
+        if step % CHECKPOINT_INTERVAL == 0 {
+            save_checkpoint(checkpoint, &fingerprint, &plan.config, trainer.state())?;
         }
     }
-    let weights = checkpoint::to_safetensors(&plan.config, &trainer.progress().weights)?;
+    let weights = checkpoint::to_safetensors(&plan.config, &trainer.state().weights)?;
     fs::create_dir_all(folder).map_err(at(folder))?;
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
@@ -117,15 +121,15 @@ pub fn make_model(
     }
 }
 
-/// Scores models and n-grams on `held_out` stories that none of them has seen; the n-grams count `learned`.
-pub fn report(models: &[(&str, &Model)], learned: &[u32], held_out: u64) -> Result<Report> {
+/// Scores models and n-grams on `held_out` stories. The n-grams are counted in `training`.
+pub fn report(models: &[(&str, &Model)], training: &[u32], held_out: u64) -> Result<Report> {
     let Some((_, first)) = models.first() else {
         return Err(Error::Weights("no model to evaluate".into()));
     };
     let stories = encode_stories(&Storyteller::new()?, &first.tokenizer, HELD_OUT_SEED, held_out)?;
     let mut scores = Vec::new();
     for (name, order) in [("unigram", 1), ("5-gram", 5)] {
-        let ngrams = Ngrams::count(learned, order, first.config.vocab_size);
+        let ngrams = Ngrams::count(training, order, first.config.vocab_size);
         let nats = evaluate::mean_nats(&stories, |story| ngrams.nats(story));
         scores.push(Score { name: name.into(), parameters: ngrams.len(), nats });
     }
