@@ -31,7 +31,7 @@ impl Admission<'_> {
     pub fn admit(&self, request: GenerateRequest) -> Result<Request, ServiceError> {
         validate::generate(&request)?;
         self.check_model(&request.model)?;
-        refuse_unsupported(&request)?;
+        reject_unsupported(&request)?;
         let tenant = request.routing.as_ref().map(|routing| routing.tenant.as_str());
         let queue_key = QueueKey {
             priority: validate::priority(&request),
@@ -103,7 +103,7 @@ impl Admission<'_> {
         Ok(ids)
     }
 
-    /// Refuses a prompt that leaves no token for a response.
+    /// Rejects a prompt that leaves no token for a response.
     fn check_prompt(
         &self,
         field: &str,
@@ -261,8 +261,8 @@ fn logprobs(options: proto::ResponseOptions) -> Logprobs {
     }
 }
 
-/// Refuses fields of the contract that this version cannot serve. They are never ignored.
-fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ServiceError> {
+/// Rejects fields of the contract that this version cannot serve. They are never ignored.
+fn reject_unsupported(request: &GenerateRequest) -> Result<(), ServiceError> {
     let used = [("guided", request.guided.as_ref().is_some_and(|g| g.form.is_some()))];
     match used.into_iter().find(|(_, used)| *used) {
         Some((field, _)) => Err(ServiceError::Unsupported(field.into())),

@@ -20,8 +20,8 @@ pub use crate::routing::AcceptRouting;
 /// The device that computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct DeviceConfig {
-    /// Device: `auto` (a GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N` (NVIDIA GPU number
-    /// N), `wgpu` (a GPU through Vulkan, Metal or DirectX)
+    /// Device: `auto` (a GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N` (NVIDIA GPU
+    /// number N), `wgpu` (a GPU through Vulkan, Metal or DirectX)
     #[arg(
         long,
         env = "STOKER_DEVICE",
@@ -31,8 +31,8 @@ pub struct DeviceConfig {
     )]
     pub device: DeviceChoice,
 
-    /// GPU features to disable: `tensor-cores`, `graphs` (a step is one launch). A feature that does
-    /// not work is detected and disabled without this flag
+    /// GPU features to disable: `tensor-cores`, `graphs` (a step is one launch). A feature that
+    /// does not work is detected and disabled without this flag
     #[arg(
         long,
         env = "STOKER_DISABLE_GPU_FEATURE",
@@ -109,8 +109,8 @@ pub struct WorkerConfig {
     )]
     pub max_num_seqs: u32,
 
-    /// Maximum number of tokens in one step, at least --max-num-seqs; longer prompts are computed in
-    /// chunks
+    /// Maximum number of tokens in one step, at least --max-num-seqs; longer prompts are computed
+    /// in chunks
     #[arg(
         long,
         env = "STOKER_MAX_NUM_BATCHED_TOKENS",
@@ -249,7 +249,8 @@ pub(crate) fn quantization() -> impl TypedValueParser<Value = Quantization> {
 pub enum ConfigError {
     /// The sequences of a full batch could not decode in one step.
     #[error(
-        "--max-num-batched-tokens {tokens} is below --max-num-seqs {seqs}; raise it or lower the other"
+        "--max-num-batched-tokens {tokens} is below --max-num-seqs {seqs}; raise the former or lower \
+         the latter"
     )]
     FewTokens {
         /// Maximum tokens in a step.
@@ -269,8 +270,8 @@ pub enum ConfigError {
     },
     /// Speculation needs a draft model, and none is given.
     #[error(
-        "--speculate draft needs --draft-model PATH, a smaller model with the same vocabulary; or use \
-         --speculate ngram, which needs none"
+        "--speculate draft needs --draft-model PATH, a smaller model with the same vocabulary; or \
+         use --speculate ngram, which needs none"
     )]
     NoDraft,
     /// A simulated device cannot run a draft model.

@@ -170,9 +170,9 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 impl EngineHandle {
     /// Submits a request and returns the receiver of its events. Dropping the receiver cancels the
-    /// request before the next step. A request with a deadline waits until the thread has admitted or
-    /// rejected it, between two steps. `queued` is dropped when the request leaves the queue, and
-    /// `resources` when the engine is done with it, even if its events are not read.
+    /// request before the next step. A request with a deadline waits until the thread has admitted
+    /// or rejected it, between two steps. `queued` is dropped when the request leaves the queue,
+    /// and `resources` when the engine is done with it, even if its events are not read.
     pub async fn submit(
         &self,
         request: Request,

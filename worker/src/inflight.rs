@@ -23,9 +23,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 pub struct Limit {
     /// Limit for new calls. A call that needs more is admitted while no other call uses any.
     pub new: usize,
-    /// Extra amount for resumed calls, which another worker had accepted, so that they need not wait
-    /// until a new call would be admitted. A resumed call counts for at most this amount: as long as
-    /// a resumed call would be rejected, no new call is admitted either.
+    /// Extra amount for resumed calls, which another worker had accepted, so that they need not
+    /// wait until a new call would be admitted. A resumed call counts for at most this amount: as
+    /// long as a resumed call would be rejected, no new call is admitted either.
     pub resumed: usize,
 }
 
@@ -134,8 +134,8 @@ impl Inflight {
             let QuotaExhausted { used, limit } = exhausted;
             let extra = if is_resumed { ", plus --max-num-seqs for resumed requests" } else { "" };
             overloaded(format!(
-                "{used} sequences run or wait on this worker, this request has {sequences}, and the \
-                 limit is {limit} (--max-num-seqs plus --max-num-queued-reqs{extra})"
+                "{used} sequences run or wait on this worker, this request has {sequences}, and \
+                 the limit is {limit} (--max-num-seqs plus --max-num-queued-reqs{extra})"
             ))
         })?;
         Ok(Slot { _sequences: permit, _token: token })
@@ -150,10 +150,10 @@ impl Inflight {
         let permit = self.queued_tokens.acquire(tokens, is_resumed).map_err(|exhausted| {
             let QuotaExhausted { used, limit } = exhausted;
             let extra =
-                if is_resumed { ", plus the size of the KV cache for resumed requests" } else { "" };
+                if is_resumed { ", plus the KV cache size for resumed requests" } else { "" };
             overloaded(format!(
-                "requests of {used} tokens wait on this worker, this one has {tokens}, and the limit \
-                 is {limit} (--max-num-queued-tokens{extra})"
+                "requests of {used} tokens wait on this worker, this one has {tokens}, and the \
+                 limit is {limit} (--max-num-queued-tokens{extra})"
             ))
         })?;
         Ok(QueuedTokens { _tokens: permit })

@@ -142,8 +142,8 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     let telemetry = telemetry.map_err(usage)?;
     let simulated = cli.simulate.map(|device| ModelSource::Simulated(device.0));
     let Some(source) = simulated.or(cli.model) else {
-        let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, or \
-                    `storyteller` for the bundled model";
+        let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, \
+                    or `storyteller` for the bundled model";
         return Err(usage(format!("--model is missing: give {hint}")));
     };
     cli.announce.etcd.check().map_err(|error| usage(error.to_string()))?;

@@ -160,9 +160,9 @@ mod tests {
         assert_eq!(
             message,
             "--model ./m needs 1.0 GiB for weights (int8) and 1.0 GiB for keys and values \
-             (--kv-cache-memory), 2.1 GiB with a margin of 5 %, but this process may use 2.0 GiB more \
-             (the limit of its cgroup is 3.0 GiB). Lower --kv-cache-memory to 926MiB or provide more \
-             memory"
+             (--kv-cache-memory), 2.1 GiB with a margin of 5 %, but this process may use 2.0 GiB \
+             more (the limit of its cgroup is 3.0 GiB). Lower --kv-cache-memory to 926MiB or \
+             provide more memory"
         );
     }
 

@@ -1,5 +1,5 @@
-//! The metrics of a worker: per request when it ends, per step on the engine thread, and the engine's
-//! load on each scrape.
+//! The metrics of a worker: per request when it ends, per step on the engine thread, and the
+//! engine's load on each scrape.
 
 use std::{fmt, time::Duration};
 

@@ -30,8 +30,8 @@ impl AcceptRouting {
         let peer =
             peer.map_or_else(|| "an unknown peer".into(), |peer| peer.address().ip().to_string());
         Err(ServiceError::RoutingRefused(format!(
-            "`routing` from {peer} is not accepted by this worker: if only routers reach it, start it \
-             with --accept-routing any"
+            "`routing` from {peer} is not accepted by this worker: if only routers reach it, start \
+             it with --accept-routing any"
         )))
     }
 }

@@ -137,8 +137,8 @@ impl Worker {
     }
 }
 
-/// Converts the error of a request that was not submitted. `time_limit` is the time from its arrival
-/// to its deadline.
+/// Converts the error of a request that was not submitted. `time_limit` is the time from its
+/// arrival to its deadline.
 fn submit_error(error: &SubmitError, time_limit: Option<Duration>) -> ServiceError {
     match error {
         SubmitError::Rejected(error) => admission_error(error, time_limit),

@@ -9,8 +9,8 @@ use stoker_shared::{ServiceError, serve::Charge};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Maximum length of texts, in bytes, that are processed on the async thread. Longer ones would block
-/// other calls.
+/// Maximum length of texts, in bytes, that are processed on the async thread. Longer ones would
+/// block other calls.
 const INLINE_BYTES: usize = 4096;
 /// Maximum total size of long prompts that are tokenised at the same time, in KiB. A larger prompt
 /// is tokenised alone.
@@ -69,8 +69,8 @@ impl TextExecutor {
         done.map_err(|error| ServiceError::Internal(format!("tokenising failed: {error}")))?
     }
 
-    /// Queues `work` for a call with `bytes` bytes of text. It does not run if the future is dropped
-    /// before. `charge` accounts for the memory of the call's message.
+    /// Queues `work` for a call with `bytes` bytes of text. It does not run if the future is
+    /// dropped before. `charge` accounts for the memory of the call's message.
     pub async fn call<T: Send + 'static>(
         &self,
         bytes: usize,

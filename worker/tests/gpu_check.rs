@@ -1,5 +1,5 @@
-//! `stoker-worker gpu-check`, on the CPU, which every machine has and on which all of its checks run,
-//! or on the device in STOKER_TEST_DEVICE.
+//! `stoker-worker gpu-check`, on the CPU, which every machine has and on which all of its checks
+//! run, or on the device in STOKER_TEST_DEVICE.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{fs, process::Command};

@@ -26,8 +26,8 @@ const REQUESTS: usize = 100;
 /// Maximum memory of a waiting request, in bytes, in addition to 4 bytes per prompt token: its
 /// options, the first block of its channel and its queue entries.
 const CONSTANT: usize = 16 << 10;
-/// Maximum additional memory of each started sequence, in bytes: its generated tokens, the end of its
-/// text and its queue entry.
+/// Maximum additional memory of each started sequence, in bytes: its generated tokens, the end of
+/// its text and its queue entry.
 const SEQUENCE: usize = 1 << 10;
 
 struct TestEngine {

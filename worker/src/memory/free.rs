@@ -56,9 +56,9 @@ const V1: CgroupVersion = CgroupVersion {
 };
 
 impl FreeMemory {
-    /// Returns the memory that this process can allocate now: the minimum of the machine's available
-    /// memory and what the limits of its cgroup and all ancestors leave. `None` if the system does
-    /// not report it.
+    /// Returns the memory that this process can allocate now: the minimum of the machine's
+    /// available memory and what the limits of its cgroup and all ancestors leave. `None` if the
+    /// system does not report it.
     pub fn now() -> Option<Self> {
         Self::from_files(|path| fs::read_to_string(path).ok())
     }
@@ -110,9 +110,9 @@ impl CgroupVersion {
     }
 }
 
-/// Returns the folders of a cgroup and all its ancestors. In a container, `path` may be a path of the
-/// host, of which the container sees only the end: missing folders are skipped later, and the root
-/// is always included.
+/// Returns the folders of a cgroup and all its ancestors. In a container, `path` may be a path of
+/// the host, of which the container sees only the end: missing folders are skipped later, and the
+/// root is always included.
 fn folders<'a>(
     version: &'a CgroupVersion,
     path: &'a str,

@@ -12,8 +12,8 @@ pub fn model() -> Files {
     ]
 }
 
-/// Returns the draft model of [`model`] for speculative decoding, with about a tenth of its size and
-/// the same tokenizer.
+/// Returns the draft model of [`model`] for speculative decoding, with about a tenth of its size
+/// and the same tokenizer.
 pub fn draft() -> Files {
     &[
         ("config.json", include_bytes!("../draft/config.json")),

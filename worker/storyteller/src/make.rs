@@ -1,4 +1,5 @@
-//! The training pipeline of the bundled model without its corpus: tokenizer, training and evaluation.
+//! The training pipeline of the bundled model without its corpus: tokenizer, training and
+//! evaluation.
 
 pub mod adamw;
 pub mod batches;

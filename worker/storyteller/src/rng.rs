@@ -1,7 +1,7 @@
 //! A seeded random number generator with the same sequence on every machine.
 
-/// SplitMix64 with one 64-bit state. It is part of this crate so that no release of a library changes
-/// the corpus.
+/// SplitMix64 with one 64-bit state. It is part of this crate so that no release of a library
+/// changes the corpus.
 #[derive(Debug, Clone)]
 pub struct SeededRng(u64);
 
@@ -11,7 +11,8 @@ impl SeededRng {
         Self(seed)
     }
 
-    /// Creates a generator for item `index` of a stream, so that items can be generated in any order.
+    /// Creates a generator for item `index` of a stream, so that items can be generated in any
+    /// order.
     pub fn nth(seed: u64, index: u64) -> Self {
         let mut rng = Self(seed ^ index.wrapping_mul(0xD6E8_FEB8_6659_FD93));
         Self(rng.next_u64())

@@ -1,13 +1,13 @@
 //! The language of the files in `grammar/`: templates with choices, slots and rules.
 //!
 //! - `[red|blue|]`: one of the options, which may nest and may be empty
-//! - `{hero}`: the value of a slot; `{Hero}`: the same, capitalised; `{a thing}`: the same after `a`
-//!   or `an`
+//! - `{hero}`: the value of a slot; `{Hero}`: the same, capitalised; `{a thing}`: the same after
+//!   `a` or `an`
 //! - `@oneday`: one line of the rule of that name
 //!
 //! A plot is a sequence of blocks, and a story has one line of each block. A block that starts with
-//! `?` is included with probability 0.5. `--` starts a paragraph. `let a, b = x ; y | z ; w` chooses
-//! one row and sets its slots.
+//! `?` is included with probability 0.5. `--` starts a paragraph. `let a, b = x ; y | z ; w`
+//! chooses one row and sets its slots.
 
 use std::collections::BTreeMap;
 

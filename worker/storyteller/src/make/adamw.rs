@@ -64,8 +64,8 @@ impl AdamW {
 /// The learning rate schedule: linear between `(step, rate)` points, in order.
 ///
 /// A small model with small batches converges only at low rates: at the peak rate the embeddings of
-/// the character names, each of which is rare, become too similar. So the rate decays during most of
-/// a run.
+/// the character names, each of which is rare, become too similar. So the rate decays during most
+/// of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule(pub Vec<(usize, f64)>);
 

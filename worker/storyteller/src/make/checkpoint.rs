@@ -42,7 +42,7 @@ pub fn from_safetensors(
     let file = SafeTensors::deserialize(bytes).map_err(weights_error)?;
     let mut first_error = None;
     let weights = specs(config).map(|spec| {
-        let read = || -> Result<Vec<f32>> {
+        let read_values = || -> Result<Vec<f32>> {
             let view = file.tensor(&spec.name).map_err(weights_error)?;
             if view.shape() != spec.stored_shape() {
                 return Err(Error::Weights(format!("{} has shape {:?}", spec.name, view.shape())));
@@ -55,7 +55,7 @@ pub fn from_safetensors(
                 other => Err(Error::Weights(format!("{} is {other:?}", spec.name))),
             }
         };
-        let values = read().unwrap_or_else(|error| {
+        let values = read_values().unwrap_or_else(|error| {
             first_error.get_or_insert(error);
             vec![0.0; spec.len()]
         });

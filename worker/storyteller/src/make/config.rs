@@ -36,8 +36,8 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Returns a Llama with tied embeddings: `hidden` features, `layers` blocks, `heads` query heads
-    /// and `kv_heads` key and value heads of `hidden / heads` features, and an MLP with `ffn`
+    /// Returns a Llama with tied embeddings: `hidden` features, `layers` blocks, `heads` query
+    /// heads and `kv_heads` key and value heads of `hidden / heads` features, and an MLP with `ffn`
     /// features.
     pub fn llama(
         hidden: usize,

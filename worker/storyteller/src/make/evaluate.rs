@@ -95,8 +95,8 @@ pub fn nats(
     Ok(total / count.max(1) as f64)
 }
 
-/// Returns the mean of `nats` over the tokens of all stories, for baselines that score one story at a
-/// time.
+/// Returns the mean of `nats` over the tokens of all stories, for baselines that score one story at
+/// a time.
 pub fn mean_nats(stories: &[Vec<u32>], nats: impl Fn(&[u32]) -> f64 + Sync) -> f64 {
     let tokens: usize = stories.iter().map(|story| story.len() - 1).sum();
     let total: f64 = stories.iter().map(|story| nats(story) * (story.len() - 1) as f64).sum();

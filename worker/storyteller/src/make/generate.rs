@@ -20,7 +20,8 @@ pub struct SamplingOptions {
     pub temperature: f64,
     /// Seed of the random numbers.
     pub seed: u64,
-    /// Maximum length of a story including the prompt, in tokens. The model's context is a limit too.
+    /// Maximum length of a story including the prompt, in tokens. The model's context is a limit
+    /// too.
     pub max_tokens: usize,
 }
 

@@ -1,4 +1,5 @@
-//! The forward pass of a Llama in plain burn operations, arranged for few and large matrix products.
+//! The forward pass of a Llama in plain burn operations, arranged for few and large matrix
+//! products.
 
 mod attention;
 mod rope;

@@ -86,8 +86,8 @@ pub fn encode_stories(
     (0..count).into_par_iter().map(encode).collect()
 }
 
-/// Trains a model by `plan` and writes its files to `folder`. Resumes from `checkpoint` if it belongs
-/// to the same plan. Calls `on_step` with the number and the loss of every step.
+/// Trains a model by `plan` and writes its files to `folder`. Resumes from `checkpoint` if it
+/// belongs to the same plan. Calls `on_step` with the number and the loss of every step.
 pub fn train_model(
     plan: &Plan,
     tokens: &[u32],

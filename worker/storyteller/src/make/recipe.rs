@@ -20,8 +20,8 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Returns the recipe of the bundled models. Most steps have rows of about the length of a story,
-    /// the last ones of the full context.
+    /// Returns the recipe of the bundled models. Most steps have rows of about the length of a
+    /// story, the last ones of the full context.
     pub fn bundled() -> Self {
         Self {
             tokenizer_stories: 20_000,

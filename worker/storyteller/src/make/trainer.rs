@@ -1,5 +1,5 @@
-//! The training loop: two replicas of the model, each on one thread, average their gradients in every
-//! step.
+//! The training loop: two replicas of the model, each on one thread, average their gradients in
+//! every step.
 
 use std::thread;
 

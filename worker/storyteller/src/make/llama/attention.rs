@@ -4,8 +4,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::make::config::ModelConfig;
 
-/// Added to masked attention scores. e^-80 is negligible, and unlike minus infinity it avoids the slow
-/// underflow path of exp.
+/// Added to masked attention scores. e^-80 is negligible, and unlike minus infinity it avoids the
+/// slow underflow path of exp.
 const MASKED: f32 = -80.0;
 
 /// Causal attention for one sequence length, with a mask laid out for grouped heads.
@@ -59,8 +59,8 @@ impl CausalAttention {
             ])
         };
         // Softmax without extra passes over the scores: the weights stay unnormalised, a column of
-        // ones next to v sums them inside the matmul, and the smaller result is divided. Scores of a
-        // model of this size stay far below 88, where exp overflows.
+        // ones next to v sums them inside the matmul, and the smaller result is divided. Scores of
+        // a model of this size stay far below 88, where exp overflows.
         let weights = q.matmul(by_head(k).transpose()).add(self.mask.clone()).exp();
         let ones = Tensor::ones([batch * kv_heads, length, 1], &weights.device());
         let sums = weights.matmul(Tensor::cat(vec![by_head(v), ones], 2));
