@@ -71,11 +71,8 @@ pub fn train_tokenizer(storyteller: &Storyteller, stories: u64) -> Result<Tokeni
     bpe::train(stories.into_iter(), VOCAB)
 }
 
-/// Returns the first `count` stories of the corpus with this `seed` as tokens, each from [`BOS`] to
-/// [`EOS`].
-///
-/// [`BOS`]: crate::make::config::BOS
-/// [`EOS`]: crate::make::config::EOS
+/// Returns the first `count` stories of the corpus with this `seed` as tokens, each with its start
+/// and end tokens.
 pub fn encode_stories(
     storyteller: &Storyteller,
     tokenizer: &Tokenizer,
