@@ -118,7 +118,12 @@ struct Character {
 
 /// Returns a random character whose name and kind are not among the given ones. `child` chooses
 /// between a child and an animal; by default the choice is random.
-fn character(rng: &mut SeededRng, names: &[&str], kinds: &[&str], child: Option<bool>) -> Character {
+fn character(
+    rng: &mut SeededRng,
+    names: &[&str],
+    kinds: &[&str],
+    child: Option<bool>,
+) -> Character {
     let child = child.unwrap_or_else(|| rng.chance(0.45));
     let she = rng.chance(0.5);
     let pool = match (child, she) {
