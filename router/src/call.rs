@@ -15,7 +15,7 @@ use stoker_proto::v1::{GenerateRequest, GenerateResponse, Timings, generate_resp
 use stoker_shared::{
     ServiceError,
     deadline::Deadline,
-    memory::{self, Hold},
+    memory::{self, MemoryReservation},
     serve::Charge,
     telemetry::trace::TraceSpan,
 };
@@ -108,7 +108,7 @@ impl Memory {
         request: &GenerateRequest,
     ) -> Result<Self, ServiceError> {
         if let Some(charge) = &charge {
-            charge.set(memory::held(request))?;
+            charge.set(memory::allocated_bytes(request))?;
         }
         Ok(Self { request: charge, _copy: None })
     }
@@ -116,9 +116,11 @@ impl Memory {
     /// Adds the charge for a copy of `request`, decoded and encoded. An admitted request may exceed
     /// the budget with it; new requests are refused meanwhile.
     fn copy(&self, request: &GenerateRequest) -> Self {
-        let bytes = || memory::held(request) + memory::wire(request);
-        let copy =
-            self.request.as_ref().map(|charge| Arc::new(charge.budget().hold_anyway(bytes())));
+        let bytes = || memory::allocated_bytes(request) + memory::encoded_bytes(request);
+        let copy = self
+            .request
+            .as_ref()
+            .map(|charge| Arc::new(charge.budget().reserve_unchecked(bytes())));
         Self { request: self.request.clone(), _copy: copy }
     }
 }

@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 use stoker_shared::{
     ServiceError,
-    memory::Budget,
+    memory::MemoryBudget,
     telemetry::{
         metrics::Metric,
         names::{label, router as names},
@@ -254,7 +254,7 @@ struct MemoryCollector(Budget);
 impl Collector for MemoryCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let held = Gauge::<i64>::default();
-        held.set(i64::try_from(self.0.held()).unwrap_or(i64::MAX));
+        held.set(i64::try_from(self.0.reserved()).unwrap_or(i64::MAX));
         names::REQUEST_MEMORY.encode(&mut encoder, &held)
     }
 }
@@ -281,7 +281,7 @@ mod tests {
     fn exposition_of(metrics: &Metrics) -> String {
         let mut registry = Registry::default();
         let pool = Pool::follow(stream::pending().boxed(), Duration::MAX);
-        metrics.register(&mut registry, &pool, &Budget::new(0));
+        metrics.register(&mut registry, &pool, &MemoryBudget::new(0));
         exposition(&registry)
     }
 

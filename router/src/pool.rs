@@ -148,7 +148,7 @@ impl Manager {
         match change {
             Change::Insert(candidate) => self.insert(candidate),
             Change::Remove(id) => self.withdraw(&id),
-            Change::Trouble(trouble) => self.trouble = trouble,
+            Change::SourceError(trouble) => self.trouble = trouble,
         }
     }
 

@@ -4,7 +4,7 @@
 use futures::{StreamExt, TryStreamExt};
 use stoker_proto::v1::{GenerateRequest, GenerateResponse, inference_server::Inference};
 use stoker_shared::{
-    deadline::{Deadline, arrived},
+    deadline::{Deadline, arrival_time},
     serve::{self, Bounds, Charge},
     telemetry::trace::TraceSpan,
 };
@@ -42,7 +42,7 @@ impl Inference for Server {
             Deadline::of(&request).map_err(|error| malformed = Some(error)).unwrap_or_default();
         let tenant = self.tenants.of(request.metadata());
         let tenant = tenant.map_err(|error| malformed = Some(error)).unwrap_or_default();
-        let (arrived, trace) = (arrived(&request), TraceSpan::of_caller(request.metadata()));
+        let (arrived, trace) = (arrival_time(&request), TraceSpan::of_caller(request.metadata()));
         let charge = Charge::of(&request);
         let request = request.into_inner();
         let memory = Memory::of(charge, &request).map_err(|error| {

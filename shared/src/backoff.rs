@@ -18,7 +18,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next wait.
-    pub fn next_wait(&mut self) -> Duration {
+    pub fn next_delay(&mut self) -> Duration {
         let wait = self.0.mul_f64(rand::random_range(0.5..=1.0));
         self.0 = (self.0 * 2).min(LONGEST);
         wait
@@ -34,7 +34,7 @@ mod tests {
         let mut backoff = Backoff::default();
         for expected in [50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
             let expected = Duration::from_millis(expected);
-            let wait = backoff.next_wait();
+            let wait = backoff.next_delay();
             assert!(wait >= expected / 2 && wait <= expected, "{wait:?}");
         }
     }

@@ -21,12 +21,12 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 struct Arrived(Instant);
 
 /// Notes among the extensions of a request that it arrives, before its message is read; `serve::server` does so.
-pub fn note_arrival(request: &mut http::Extensions) {
+pub fn record_arrival(request: &mut http::Extensions) {
     request.insert(Arrived(Instant::now()));
 }
 
 /// When a request arrived; now, if nobody noted it.
-pub fn arrived<T>(request: &tonic::Request<T>) -> Instant {
+pub fn arrival_time<T>(request: &tonic::Request<T>) -> Instant {
     request.extensions().get().map_or_else(Instant::now, |&Arrived(at)| at)
 }
 
@@ -55,7 +55,7 @@ impl Deadline {
             )
         })?;
         let left = left.saturating_sub(HEAD_START);
-        Ok(Self((left < LONGEST).then(|| arrived(request) + left)))
+        Ok(Self((left < LONGEST).then(|| arrival_time(request) + left)))
     }
 
     /// The same, or `left` from now where there is none.

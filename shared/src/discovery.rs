@@ -54,7 +54,7 @@ pub enum Change {
     /// A candidate is no longer named: a hint, not the truth. It may be alive and well.
     Remove(WorkerId),
     /// What keeps the source from naming anybody, for people; nothing if it names somebody.
-    Trouble(Option<String>),
+    SourceError(Option<String>),
 }
 
 /// Changes from any source. It never ends while the source lives.

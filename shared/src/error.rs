@@ -6,7 +6,7 @@ use std::{error::Error, time::Duration};
 
 use tonic::Code;
 
-pub use status::is_ours;
+pub use status::is_stoker_status;
 
 /// Told apart from other reasons to be unavailable, since a retry elsewhere costs nobody anything.
 const DRAINING: &str = "DRAINING";
@@ -169,12 +169,12 @@ impl ServiceError {
     pub fn is_retryable_elsewhere(&self) -> bool {
         let busy = matches!(self, Self::Unavailable { .. } | Self::Overloaded { .. });
         let slow = matches!(self, Self::TooLate { .. });
-        busy || slow || self.is_free_elsewhere()
+        busy || slow || self.retry_adds_no_load()
     }
 
     /// Whether asking another worker adds no load to the cluster, since the first one does nothing for the
     /// call any more.
-    pub fn is_free_elsewhere(&self) -> bool {
+    pub fn retry_adds_no_load(&self) -> bool {
         let lost = matches!(self, Self::Draining(_) | Self::Lost(_) | Self::EnginePanicked { .. });
         let left = matches!(self, Self::Stalled(_) | Self::Preempted(_));
         let unfit = matches!(self, Self::ExceedsWorker { .. } | Self::Mismatch(_));

@@ -1,4 +1,4 @@
-//! What a process may hold in memory for requests, counted in bytes.
+//! A limit on the memory that a process spends on requests, in bytes.
 
 mod size;
 
@@ -7,71 +7,73 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-pub use size::{held, wire};
+pub use size::{allocated_bytes, encoded_bytes};
 
-/// A number of bytes that all requests share. Clones share it too.
+/// A number of bytes that all requests share. Clones share the same budget.
 #[derive(Debug, Clone)]
-pub struct Budget(Arc<Shared>);
+pub struct MemoryBudget(Arc<Usage>);
 
 #[derive(Debug)]
-struct Shared {
+struct Usage {
     limit: u64,
-    held: AtomicU64,
+    reserved: AtomicU64,
 }
 
-impl Budget {
-    /// Of `bytes`.
+impl MemoryBudget {
+    /// Creates a budget of `bytes`.
     pub fn new(bytes: u64) -> Self {
-        Self(Arc::new(Shared { limit: bytes, held: AtomicU64::new(0) }))
+        Self(Arc::new(Usage { limit: bytes, reserved: AtomicU64::new(0) }))
     }
 
-    /// What may be held in all.
+    /// Returns the size of the budget.
     pub fn limit(&self) -> u64 {
         self.0.limit
     }
 
-    /// What is held now.
-    pub fn held(&self) -> u64 {
-        self.0.held.load(Ordering::Relaxed)
+    /// Returns the number of bytes that are reserved now.
+    pub fn reserved(&self) -> u64 {
+        self.0.reserved.load(Ordering::Relaxed)
     }
 
-    /// Holds nothing yet.
-    pub fn hold(&self) -> Hold {
-        Hold { budget: self.clone(), bytes: 0 }
+    /// Returns a reservation of 0 bytes.
+    pub fn reservation(&self) -> MemoryReservation {
+        MemoryReservation { budget: self.clone(), bytes: 0 }
     }
 
-    /// Holds `bytes` whether there is room or not: what is there already is counted, so that others are refused.
-    pub fn hold_anyway(&self, bytes: u64) -> Hold {
-        self.0.held.fetch_add(bytes, Ordering::Relaxed);
-        Hold { budget: self.clone(), bytes }
+    /// Reserves `bytes` even beyond the limit, for memory that is already in use: later
+    /// reservations then fail.
+    pub fn reserve_unchecked(&self, bytes: u64) -> MemoryReservation {
+        self.0.reserved.fetch_add(bytes, Ordering::Relaxed);
+        MemoryReservation { budget: self.clone(), bytes }
     }
 
-    /// Holds `bytes`, if there is room for all of them.
-    pub fn try_hold(&self, bytes: u64) -> Option<Hold> {
-        let mut hold = self.hold();
-        hold.grow(bytes).then_some(hold)
+    /// Reserves `bytes`. Returns `None` unless all of them fit into the budget.
+    pub fn try_reserve(&self, bytes: u64) -> Option<MemoryReservation> {
+        let mut reservation = self.reservation();
+        reservation.grow(bytes).then_some(reservation)
     }
 }
 
-/// A part of a budget. Dropping it gives back all of it.
+/// A part of a budget. Dropping it releases its bytes.
 #[derive(Debug)]
-pub struct Hold {
-    budget: Budget,
+pub struct MemoryReservation {
+    budget: MemoryBudget,
     bytes: u64,
 }
 
-impl Hold {
-    /// What it is a part of.
-    pub fn budget(&self) -> &Budget {
+impl MemoryReservation {
+    /// Returns the budget that the bytes are reserved from.
+    pub fn budget(&self) -> &MemoryBudget {
         &self.budget
     }
 
-    /// What it holds.
+    /// Returns the number of reserved bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Holds `bytes` in all; nothing changes if there is no room for all of them.
+    /// Changes the reservation to `bytes`. Returns false, and changes nothing, if that exceeds the
+    /// budget.
     #[must_use]
     pub fn set(&mut self, bytes: u64) -> bool {
         if bytes <= self.bytes {
@@ -81,27 +83,27 @@ impl Hold {
         self.grow(bytes - self.bytes)
     }
 
-    /// Holds `bytes` more; nothing changes if there is no room for all of them.
+    /// Reserves `bytes` more. Returns false, and changes nothing, if that exceeds the budget.
     #[must_use]
     pub fn grow(&mut self, bytes: u64) -> bool {
-        let Shared { limit, held } = &*self.budget.0;
-        let more = |held: u64| held.checked_add(bytes).filter(|sum| sum <= limit);
-        let grown = held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
+        let Usage { limit, reserved } = &*self.budget.0;
+        let more = |reserved: u64| reserved.checked_add(bytes).filter(|sum| sum <= limit);
+        let grown = reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
         if grown {
             self.bytes += bytes;
         }
         grown
     }
 
-    /// Gives back `bytes`, or all that it holds if that is less.
+    /// Releases `bytes`, or the whole reservation if it is smaller.
     pub fn shrink(&mut self, bytes: u64) {
-        let less = bytes.min(self.bytes);
-        self.bytes -= less;
-        self.budget.0.held.fetch_sub(less, Ordering::Relaxed);
+        let released = bytes.min(self.bytes);
+        self.bytes -= released;
+        self.budget.0.reserved.fetch_sub(released, Ordering::Relaxed);
     }
 }
 
-impl Drop for Hold {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         self.shrink(self.bytes);
     }
@@ -116,45 +118,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_grow_and_shrink_within_the_limit() {
-        let budget = Budget::new(100);
-        let mut first = budget.try_hold(60).unwrap();
-        assert!(budget.try_hold(41).is_none());
-        let second = budget.try_hold(40).unwrap();
+    fn reservations_grow_and_shrink_within_the_limit() {
+        let budget = MemoryBudget::new(100);
+        let mut first = budget.try_reserve(60).unwrap();
+        assert!(budget.try_reserve(41).is_none());
+        let second = budget.try_reserve(40).unwrap();
         assert!(!first.grow(1));
         drop(second);
         assert!(first.grow(40));
         first.shrink(30);
-        assert_eq!(budget.held(), 70);
-        let forced = budget.hold_anyway(50);
-        assert!(budget.held() == 120 && !first.grow(1), "counted beyond the limit");
+        assert_eq!(budget.reserved(), 70);
+        let forced = budget.reserve_unchecked(50);
+        assert!(budget.reserved() == 120 && !first.grow(1), "counted above the limit");
         drop(forced);
-        assert!(!first.set(101) && first.set(40) && budget.held() == 40);
+        assert!(!first.set(101) && first.set(40) && budget.reserved() == 40);
         first.shrink(1_000);
-        assert_eq!(budget.held(), 0, "no more than it held");
-        assert!(!first.grow(u64::MAX) && budget.try_hold(u64::MAX).is_none());
+        assert_eq!(budget.reserved(), 0, "releases at most what was reserved");
+        assert!(!first.grow(u64::MAX) && budget.try_reserve(u64::MAX).is_none());
     }
 
     proptest! {
         #[test]
-        fn nothing_is_lost_and_the_limit_stands(
+        fn the_sum_of_reservations_is_exact_and_within_the_limit(
             steps in vec((0_usize..4, 0_u8..4, 0_u64..200), 0..200)
         ) {
-            let budget = Budget::new(500);
-            let mut holds: [Option<Hold>; 4] = Default::default();
-            for (who, what, bytes) in steps {
-                match (&mut holds[who], what) {
-                    (Some(hold), 0 | 1) => drop(hold.grow(bytes)),
-                    (Some(hold), 2) => hold.shrink(bytes),
-                    (Some(_), _) => holds[who] = None,
-                    (none, _) => *none = budget.try_hold(bytes),
+            let budget = MemoryBudget::new(500);
+            let mut reservations: [Option<MemoryReservation>; 4] = Default::default();
+            for (slot, action, bytes) in steps {
+                match (&mut reservations[slot], action) {
+                    (Some(reservation), 0 | 1) => drop(reservation.grow(bytes)),
+                    (Some(reservation), 2) => reservation.shrink(bytes),
+                    (Some(_), _) => reservations[slot] = None,
+                    (empty, _) => *empty = budget.try_reserve(bytes),
                 }
-                let held: u64 = holds.iter().flatten().map(|hold| hold.bytes).sum();
-                prop_assert_eq!(budget.held(), held);
-                prop_assert!(held <= budget.limit());
+                let sum: u64 = reservations.iter().flatten().map(|reservation| reservation.bytes).sum();
+                prop_assert_eq!(budget.reserved(), sum);
+                prop_assert!(sum <= budget.limit());
             }
-            drop(holds);
-            prop_assert_eq!(budget.held(), 0);
+            drop(reservations);
+            prop_assert_eq!(budget.reserved(), 0);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a request is accounted for with is what it takes.
+//! The bytes that a request is charged are close to what it allocates.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use stoker_proto::v1::{
     Chat, ChatMessage, GenerateRequest, Resume, ResumedChoice, Routing, Sampling, StopCondition,
     Stopping, TokenIds, generate_request::Input, stop_condition::Kind,
 };
-use stoker_shared::memory::held;
+use stoker_shared::memory::allocated_bytes;
 
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
@@ -26,10 +26,10 @@ fn requests() -> Vec<(&'static str, GenerateRequest)> {
     let resume = Some(Resume { choices: vec![choice; 16], ..Resume::default() });
     vec![
         ("a prompt", of(Input::Prompt("x".repeat(100_000)))),
-        // A byte each on the wire.
+        // Each id takes one byte on the wire.
         ("ids", of(Input::TokenIds(TokenIds { ids: vec![7; 300_000] }))),
         ("a chat", of(Input::Chat(messages(1_000, "Once upon a time")))),
-        ("a chat of nothing", of(Input::Chat(messages(10_000, "")))),
+        ("a chat of empty messages", of(Input::Chat(messages(10_000, "")))),
         (
             "stops",
             GenerateRequest {
@@ -55,14 +55,14 @@ fn requests() -> Vec<(&'static str, GenerateRequest)> {
 }
 
 #[test]
-fn what_is_counted_is_what_is_allocated() {
+fn charged_bytes_are_close_to_allocated_bytes() {
     for (what, request) in requests() {
         let bytes = request.encode_to_vec();
         drop(request);
         let before = ALLOCATOR.current_usage();
         let request = Box::new(GenerateRequest::decode(&bytes[..]).unwrap());
         let allocated = (ALLOCATOR.current_usage() - before) as f64;
-        let counted = held(&request) as f64;
+        let counted = allocated_bytes(&request) as f64;
         eprintln!("{what}: {} on the wire, {allocated} held, {counted} counted", bytes.len());
         assert!(counted >= 0.95 * allocated, "{what}: {allocated} held, {counted} counted");
         assert!(counted <= 2.0 * allocated, "{what}: {allocated} held, {counted} counted");

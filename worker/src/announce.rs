@@ -6,7 +6,7 @@ use clap::Args;
 use stoker_shared::{
     discovery::{
         Address, WorkerId,
-        etcd::{self, EtcdConfig, Record, Registration},
+        etcd::{self, EtcdConfig, Registration, WorkerRecord},
     },
     duration,
 };

@@ -141,9 +141,9 @@ impl Collector for LoadCollector {
         for (name, value) in [
             (names::STEPS, load.step),
             (names::PREEMPTIONS, load.preemptions),
-            (names::TOO_LATE, load.too_late),
-            (names::DRAFTED_TOKENS, load.drafted),
-            (names::ACCEPTED_TOKENS, load.accepted),
+            (names::DEADLINE_REJECTIONS, load.too_late),
+            (names::DRAFT_TOKENS, load.drafted),
+            (names::DRAFT_TOKENS_ACCEPTED, load.accepted),
             (names::PREFIX_QUERIED, load.prefix_tokens),
             (names::PREFIX_HIT, load.prefix_tokens_found),
         ] {

@@ -86,13 +86,13 @@ impl Worker {
         &self,
         call: Request<GenerateRequest>,
     ) -> Result<BoxStream<'static, Result<GenerateResponse, ServiceError>>, ServiceError> {
-        let arrived = deadline::arrived(&call).into_std();
+        let arrived = deadline::arrival_time(&call).into_std();
         let deadline = Deadline::of(&call)?;
         let charge = Charge::of(&call);
         let peer = call.extensions().get::<Peer>().cloned();
         let request = call.into_inner();
         if let Some(charge) = &charge {
-            charge.set(memory::held(&request))?;
+            charge.set(memory::allocated_bytes(&request))?;
         }
         if request.routing.is_some() {
             self.accept_routing.check(peer.as_ref())?;

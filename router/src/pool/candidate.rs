@@ -10,7 +10,7 @@ use stoker_shared::{
     ServiceError,
     backoff::Backoff,
     discovery::Candidate,
-    error::{is_ours, quoted, root_cause},
+    error::{is_stoker_status, quoted, root_cause},
     validate,
 };
 use tokio::{
@@ -75,7 +75,7 @@ pub(super) async fn follow(
         let last = follower.last.clone();
         follower.report(State::Gone { reason, last }).await;
         tokio::select! {
-            () = tokio::time::sleep(follower.backoff.next_wait()) => {}
+            () = tokio::time::sleep(follower.backoff.next_delay()) => {}
             () = retry.notified() => follower.backoff = Backoff::default(),
         }
     }

@@ -2,16 +2,16 @@
 //!
 //! A worker holds one key, under a lease that it keeps alive: [`register`]. A router lists all of them, watches
 //! for changes, and lists again from time to time: [`watch`]. Both try for as long as they live, and outlast an
-//! etcd that is away, paused, restarted or wiped. The value of a key is a [`Record`].
+//! etcd that is away, paused, restarted or wiped. The value of a key is a [`WorkerRecord`].
 
 mod attempts;
 mod auth;
 mod config;
 mod excerpt;
 mod failure;
-mod record;
 mod register;
 mod watch;
+mod worker_record;
 
 #[cfg(test)]
 #[path = "../../tests/etcd/server.rs"]
@@ -19,6 +19,6 @@ mod server;
 
 pub use auth::{AuthError, EtcdAuth};
 pub use config::{Endpoint, EtcdConfig, NotAnEndpoint};
-pub use record::{Capacity, Record};
 pub use register::{Registration, register};
 pub use watch::watch;
+pub use worker_record::{Capacity, WorkerRecord};

@@ -95,7 +95,7 @@ impl From<ServiceError> for Status {
 }
 
 /// Whether a status was made by a router or worker of ours, and not by something between.
-pub fn is_ours(status: &Status) -> bool {
+pub fn is_stoker_status(status: &Status) -> bool {
     status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN)
 }
 

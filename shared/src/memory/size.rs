@@ -1,4 +1,4 @@
-//! The memory that a request takes once it is decoded, and on the wire.
+//! The size of a request: decoded in memory, and encoded on the wire.
 
 use prost::Message;
 use stoker_proto::v1::{
@@ -6,19 +6,19 @@ use stoker_proto::v1::{
     stop_condition::Kind,
 };
 
-/// Entries of a hash map for each one that it holds, in the worst case: it grows by doubling, to at most 7 of 8.
-const MAP_SPARE: usize = 3;
-/// What an allocator adds to a string of its own, about.
-const ALLOCATION: usize = 16;
+/// Slots of a hash map per entry in the worst case: it doubles when it is 7/8 full.
+const MAP_SLOTS_PER_ENTRY: usize = 3;
+/// Approximate overhead of one heap allocation, in bytes.
+const ALLOCATION_OVERHEAD: usize = 16;
 
-/// Bytes on the wire.
-pub fn wire(request: &GenerateRequest) -> u64 {
+/// Returns the size of the encoded request, in bytes.
+pub fn encoded_bytes(request: &GenerateRequest) -> u64 {
     request.encoded_len() as u64
 }
 
-/// Bytes in memory: what its fields have allocated, spare room included. A token id takes four of them, where the wire
-/// may have needed one.
-pub fn held(request: &GenerateRequest) -> u64 {
+/// Returns the memory of the decoded request, in bytes: what its fields have allocated, spare
+/// capacity included. A token id takes four bytes here and as little as one on the wire.
+pub fn allocated_bytes(request: &GenerateRequest) -> u64 {
     let names = [&request.request_id, &request.model, &request.cache_salt];
     let mut bytes = size_of::<GenerateRequest>() + names.into_iter().map(text).sum::<usize>();
     bytes += match &request.input {
@@ -41,11 +41,11 @@ pub fn held(request: &GenerateRequest) -> u64 {
 }
 
 fn text(text: &String) -> usize {
-    text.capacity() + ALLOCATION
+    text.capacity() + ALLOCATION_OVERHEAD
 }
 
 fn list<T>(list: &Vec<T>) -> usize {
-    list.capacity() * size_of::<T>() + ALLOCATION
+    list.capacity() * size_of::<T>() + ALLOCATION_OVERHEAD
 }
 
 fn texts(all: &Vec<String>) -> usize {
@@ -65,7 +65,7 @@ fn chat(chat: &Chat) -> usize {
 
 fn sampling(sampling: &Sampling) -> usize {
     let entry = size_of::<(u32, f32)>() + 1;
-    sampling.logit_bias.len() * entry * MAP_SPARE
+    sampling.logit_bias.len() * entry * MAP_SLOTS_PER_ENTRY
 }
 
 fn stopping(stopping: &Stopping) -> usize {

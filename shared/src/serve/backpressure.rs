@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use crate::memory::{Budget, Hold};
+use crate::memory::{MemoryBudget, MemoryReservation};
 
 /// A response with an event ready that is not polled for this long is read on its client's behalf.
 const SLOW: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ pub struct Backpressure(Arc<Watch>);
 struct Watch {
     all: Arc<Mutex<Vec<Weak<dyn Look>>>>,
     timeout: Duration,
-    memory: Budget,
+    memory: MemoryBudget,
     ended: Counter,
     _search: AbortOnDropHandle<()>,
 }
@@ -60,7 +60,7 @@ trait Look: Send + Sync {
 impl Backpressure {
     /// Ends responses of which clients take nothing for `timeout`. What is read for clients counts against `memory`. Needs
     /// tokio.
-    pub fn new(timeout: Duration, memory: Budget) -> Self {
+    pub fn new(timeout: Duration, memory: MemoryBudget) -> Self {
         let all = Arc::<Mutex<Vec<Weak<dyn Look>>>>::default();
         let search = tokio::spawn(slow_responses(Arc::clone(&all)));
         Self(Arc::new(Watch {
@@ -87,7 +87,7 @@ impl Backpressure {
             state: Mutex::new(State {
                 stream: Some(stream),
                 read: VecDeque::new(),
-                hold: self.0.memory.hold(),
+                hold: self.0.memory.reservation(),
                 is_read_here: false,
                 ended_with: None,
                 held: Some(held),
@@ -144,7 +144,7 @@ struct State<T> {
     stream: Option<BoxStream<'static, Item<T>>>,
     /// What was read on the client's behalf, and what each part holds.
     read: VecDeque<(Item<T>, u64)>,
-    hold: Hold,
+    hold: MemoryReservation,
     is_read_here: bool,
     /// The error for a client that polls after all.
     ended_with: Option<Status>,
@@ -339,7 +339,10 @@ mod tests {
     struct Work(Arc<()>);
 
     /// A response of `events`, one every 10 ms, and what is held for its work and for its client.
-    fn response(events: u64, memory: &Budget) -> (Backpressure, Response<Load>, Arc<()>, Arc<()>) {
+    fn response(
+        events: u64,
+        memory: &MemoryBudget,
+    ) -> (Backpressure, Response<Load>, Arc<()>, Arc<()>) {
         let watch = Backpressure::new(TIMEOUT, memory.clone());
         let (work, held) = (Arc::new(()), Arc::new(()));
         let holds = Work(Arc::clone(&work));
@@ -360,21 +363,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_work_of_a_response_that_nobody_reads_is_over_when_it_is_done() {
-        let memory = Budget::new(1 << 20);
+        let memory = MemoryBudget::new(1 << 20);
         let (_watch, mut response, work, held) = response(50, &memory);
         assert_eq!(response.next().await.unwrap().unwrap().step, 0);
         assert!(!is_free(&work));
         tokio::time::sleep(Duration::from_secs(3)).await;
-        assert!(is_free(&work) && !is_free(&held) && memory.held() > 0);
+        assert!(is_free(&work) && !is_free(&held) && memory.reserved() > 0);
         // It comes back, and has all of it.
         let rest: Vec<_> = response.by_ref().map(|event| event.unwrap().step).collect().await;
         assert_eq!(rest, (1..50).collect::<Vec<_>>());
-        assert!(is_free(&held) && memory.held() == 0);
+        assert!(is_free(&held) && memory.reserved() == 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_response_of_which_nothing_is_taken_is_ended_with_an_error() {
-        let memory = Budget::new(1 << 20);
+        let memory = MemoryBudget::new(1 << 20);
         let (watch, mut response, work, held) = response(1_000_000, &memory);
         response.next().await.unwrap().unwrap();
         let since = Instant::now();
@@ -386,7 +389,7 @@ mod tests {
             "{:?}",
             since.elapsed()
         );
-        assert!(is_free(&work) && memory.held() == 0 && watch.ended().get() == 1);
+        assert!(is_free(&work) && memory.reserved() == 0 && watch.ended().get() == 1);
         let error = response.next().await.unwrap().unwrap_err();
         assert_eq!(error.code(), tonic::Code::Cancelled);
         assert!(response.next().await.is_none());
@@ -394,7 +397,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_takes_an_event_now_and_then_is_kept() {
-        let memory = Budget::new(1 << 20);
+        let memory = MemoryBudget::new(1 << 20);
         let (watch, mut response, _work, _held) = response(20, &memory);
         for step in 0..20 {
             assert_eq!(response.next().await.unwrap().unwrap().step, step);
@@ -405,19 +408,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_waited_and_does_not_poll_for_what_is_ready_is_slow_too() {
-        let memory = Budget::new(1 << 20);
+        let memory = MemoryBudget::new(1 << 20);
         let (_watch, mut response, work, held) = response(50, &memory);
         // As one that has a frame in hand which it cannot send.
         assert!(futures::poll!(response.next()).is_pending());
         tokio::time::sleep(Duration::from_secs(3)).await;
-        assert!(is_free(&work) && !is_free(&held) && memory.held() > 0);
+        assert!(is_free(&work) && !is_free(&held) && memory.reserved() > 0);
         let all: Vec<_> = response.by_ref().map(|event| event.unwrap().step).collect().await;
         assert_eq!(all, (0..50).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_waits_for_the_next_event_is_no_slow_reader() {
-        let watch = Backpressure::new(TIMEOUT, Budget::new(1 << 20));
+        let watch = Backpressure::new(TIMEOUT, MemoryBudget::new(1 << 20));
         let late = stream::once(async {
             tokio::time::sleep(TIMEOUT * 3).await;
             event(7)
@@ -428,23 +431,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_read_for_slow_ones_stays_within_the_memory() {
-        let memory = Budget::new(1 << 10);
+        let memory = MemoryBudget::new(1 << 10);
         let (_watch, mut response, work, _held) = response(1_000, &memory);
         response.next().await.unwrap().unwrap();
         tokio::time::sleep(TIMEOUT / 2).await;
-        assert!(!is_free(&work) && memory.held() <= 1 << 10);
+        assert!(!is_free(&work) && memory.reserved() <= 1 << 10);
         let rest: Vec<_> = response.by_ref().map(|event| event.unwrap().step).collect().await;
         assert_eq!(rest, (1..1_000).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_left_of_one_that_is_dropped() {
-        let memory = Budget::new(1 << 20);
+        let memory = MemoryBudget::new(1 << 20);
         let (_watch, mut response, work, held) = response(1_000_000, &memory);
         response.next().await.unwrap().unwrap();
         tokio::time::sleep(SLOW * 3).await;
-        assert!(memory.held() > 0);
+        assert!(memory.reserved() > 0);
         drop(response);
-        assert!(is_free(&work) && is_free(&held) && memory.held() == 0);
+        assert!(is_free(&work) && is_free(&held) && memory.reserved() == 0);
     }
 }

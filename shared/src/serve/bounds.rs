@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{LimitsConfig, backpressure::Backpressure, connection::Timeouts, peer::Peer};
 use crate::{
-    memory::Budget,
+    memory::MemoryBudget,
     telemetry::names::{connection as names, label},
 };
 
@@ -42,7 +42,7 @@ pub struct Bounds(Arc<Shared>);
 struct Shared {
     config: LimitsConfig,
     streams: u32,
-    memory: Budget,
+    memory: MemoryBudget,
     backpressure: Backpressure,
     free: Arc<Semaphore>,
     next: AtomicU64,
@@ -68,7 +68,7 @@ impl Bounds {
                 "--max-connections {wanted} is more than this process may open (ulimit -n)"
             );
         }
-        let memory = Budget::new(config.max_request_memory.as_u64());
+        let memory = MemoryBudget::new(config.max_request_memory.as_u64());
         Self(Arc::new(Shared {
             config: config.clone(),
             streams: config.max_streams_per_connection.or(streams).unwrap_or(STREAMS),
@@ -96,7 +96,7 @@ impl Bounds {
     }
 
     /// For requests.
-    pub fn memory(&self) -> &Budget {
+    pub fn memory(&self) -> &MemoryBudget {
         &self.0.memory
     }
 

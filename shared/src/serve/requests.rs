@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     ServiceError, deadline,
-    memory::{Budget, Hold},
+    memory::{MemoryBudget, MemoryReservation},
 };
 
 /// Services whose calls send message after message, for as long as they like.
@@ -31,7 +31,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// The bytes that a request is accounted for with. It has them from its first one, among its extensions; who goes on with
 /// the request takes them along.
 #[derive(Debug, Clone)]
-pub struct Charge(Arc<Mutex<Hold>>);
+pub struct Charge(Arc<Mutex<MemoryReservation>>);
 
 impl Charge {
     /// Accounts for `bytes` in all from here on.
@@ -46,7 +46,7 @@ impl Charge {
     }
 
     /// What it is a part of.
-    pub fn budget(&self) -> Budget {
+    pub fn budget(&self) -> MemoryBudget {
         self.hold().budget().clone()
     }
 
@@ -56,13 +56,13 @@ impl Charge {
         if hold.grow(bytes) { Ok(()) } else { Err(no_room(&hold, hold.bytes() + bytes)) }
     }
 
-    fn hold(&self) -> MutexGuard<'_, Hold> {
+    fn hold(&self) -> MutexGuard<'_, MemoryReservation> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn no_room(hold: &Hold, wanted: u64) -> ServiceError {
-    let (held, limit) = (hold.budget().held(), hold.budget().limit());
+fn no_room(hold: &MemoryReservation, wanted: u64) -> ServiceError {
+    let (held, limit) = (hold.budget().reserved(), hold.budget().limit());
     if wanted > limit {
         let why = format!("takes {wanted} bytes, and all may take {limit} (--max-request-memory)");
         return ServiceError::invalid("request", why);
@@ -108,8 +108,8 @@ where
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Peer>().cloned();
-        let charge = Charge(Arc::new(Mutex::new(self.bounds.memory().hold())));
-        deadline::note_arrival(request.extensions_mut());
+        let charge = Charge(Arc::new(Mutex::new(self.bounds.memory().reservation())));
+        deadline::record_arrival(request.extensions_mut());
         request.extensions_mut().insert(charge.clone());
         let call = peer.as_ref().map(Peer::call);
         let streams = request.uri().path().starts_with(STREAMING);

@@ -13,7 +13,7 @@ use serde_json::Value;
 use stoker_proto::v1::{Capacity, ModelInfo};
 use stoker_shared::discovery::{
     Change, WorkerId,
-    etcd::{self, EtcdConfig, Record, Registration},
+    etcd::{self, EtcdConfig, Registration, WorkerRecord},
 };
 
 use server::Etcd;
@@ -43,7 +43,7 @@ fn announce_with(
         capacity: Some(capacity),
         ..ModelInfo::default()
     };
-    let record = Record::new(address.parse().unwrap(), info);
+    let record = WorkerRecord::new(address.parse().unwrap(), info);
     etcd::register(config, lease_ttl, &WorkerId::new(worker), &record, pending())
 }
 
@@ -80,7 +80,7 @@ async fn a_worker_is_found_and_leaves_at_once() {
 async fn a_worker_that_ends_its_service_leaves() {
     for etcd in Etcd::each() {
         let (drain, drained) = tokio::sync::oneshot::channel::<()>();
-        let record = Record::new("host:1".parse().unwrap(), ModelInfo::default());
+        let record = WorkerRecord::new("host:1".parse().unwrap(), ModelInfo::default());
         let end = async { drop(drained.await) };
         let _held = etcd::register(config(&etcd), LONG, &WorkerId::new("a"), &record, end);
         let mut view = follow(&etcd);
@@ -139,7 +139,7 @@ async fn an_etcd_that_paused_past_the_lease_gets_its_workers_back() {
         etcd.pause();
         // Not to wait for anything: to be paused for longer than the lease is what this is about.
         tokio::time::sleep(3 * SHORT).await;
-        etcd.go_on();
+        etcd.resume();
         etcd_has(&etcd, "under another lease", |all| all.iter().any(|key| key.lease != before))
             .await;
         sees_what_comes_next(&etcd, &mut view).await;

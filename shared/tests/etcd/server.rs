@@ -109,8 +109,8 @@ impl Etcd {
         self.signal(Signal::SIGSTOP);
     }
 
-    /// Lets it go on.
-    pub fn go_on(&self) {
+    /// Resumes the process.
+    pub fn resume(&self) {
         self.signal(Signal::SIGCONT);
     }
 

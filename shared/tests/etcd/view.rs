@@ -45,7 +45,7 @@ impl View {
                 Change::Remove(worker) => {
                     self.workers.remove(worker.as_str());
                 }
-                Change::Trouble(trouble) => self.trouble = trouble,
+                Change::SourceError(trouble) => self.trouble = trouble,
             }
         }
     }

@@ -64,7 +64,7 @@ impl RegisteredWorkers {
                 Change::Remove(removed) => {
                     self.known.remove(removed.as_str());
                 }
-                Change::Trouble(_) => {}
+                Change::SourceError(_) => {}
             }
         }
     }

@@ -57,7 +57,7 @@ impl DiscoveredFleet {
                 match changes.next().await.unwrap() {
                     Change::Insert(added) => drop(names.insert(added.id.to_string())),
                     Change::Remove(gone) => drop(names.remove(gone.as_str())),
-                    Change::Trouble(_) => {}
+                    Change::SourceError(_) => {}
                 }
             }
         };

@@ -4,7 +4,7 @@ use stoker_proto::v1::{
     Finished, GenerateResponse, Resume, ResumedChoice, generate_response::Event,
 };
 
-use stoker_shared::memory::{Budget, Hold};
+use stoker_shared::memory::{MemoryBudget, MemoryReservation};
 
 /// State of a partial response. Updated with every event for the client.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl ResumeState {
             prompt_tokens: 0,
             max_tokens: 0,
             tokens: 0,
-            hold: budget.try_hold(0),
+            hold: budget.try_reserve(0),
         }
     }
 

@@ -125,7 +125,7 @@ impl Attempts {
             }
         }
         self.turn = (self.turn + 1) % self.endpoints.len().max(1);
-        self.backoff.next_wait()
+        self.backoff.next_delay()
     }
 
     /// What is wrong with every server that was tried since the last success.

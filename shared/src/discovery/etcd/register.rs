@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
 use super::{
-    EtcdConfig, Record,
+    EtcdConfig, WorkerRecord,
     attempts::{Attempts, kv},
     excerpt::excerpt,
     failure::{ANSWER, Failure, KEEP_ALIVE, within},
@@ -34,7 +34,7 @@ pub fn register(
     etcd: EtcdConfig,
     lease_ttl: Duration,
     worker: &WorkerId,
-    record: &Record,
+    record: &WorkerRecord,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> Registration {
     let mut registrar = Registrar::new(etcd, lease_ttl, worker, record);
@@ -86,7 +86,12 @@ struct Registrar {
 }
 
 impl Registrar {
-    fn new(etcd: EtcdConfig, lease_ttl: Duration, worker: &WorkerId, record: &Record) -> Self {
+    fn new(
+        etcd: EtcdConfig,
+        lease_ttl: Duration,
+        worker: &WorkerId,
+        record: &WorkerRecord,
+    ) -> Self {
         Self {
             key: format!("{}{worker}", etcd.etcd_prefix),
             attempts: Attempts::new(etcd),
@@ -195,7 +200,8 @@ impl Registrar {
     fn is_rival(&self, kv: &KeyValue, lease: Lease) -> bool {
         let under_another_lease = kv.lease() != 0 && kv.lease() != lease.id;
         under_another_lease
-            && Record::from_json(kv.value()).is_ok_and(|record| record.address != self.address)
+            && WorkerRecord::from_json(kv.value())
+                .is_ok_and(|record| record.address != self.address)
     }
 
     fn warn_of_rival(&mut self, theirs: &KeyValue) {
@@ -268,7 +274,7 @@ mod tests {
     async fn a_worker_that_comes_between_read_and_write_is_not_overwritten() {
         for etcd in Etcd::each() {
             let config = EtcdConfig::new(vec![etcd.url().parse().unwrap()], "/w/");
-            let record = Record::new("h:1".parse().unwrap(), ModelInfo::default());
+            let record = WorkerRecord::new("h:1".parse().unwrap(), ModelInfo::default());
             let mut ours = Registrar::new(config, ANSWER, &WorkerId::new("a"), &record);
             let mut client = ours.attempts.client().await.unwrap();
             let up = async { while client.get("x", None).await.is_err() {} };

@@ -17,7 +17,7 @@ use super::{
     attempts::{Attempts, kv, watches},
     excerpt::excerpt,
     failure::{ANSWER, Failure, within},
-    record,
+    worker_record,
 };
 use crate::{
     discovery::{Candidate, Change, Changes, Set, WorkerId, difference},
@@ -145,7 +145,7 @@ impl Watcher {
         for kv in events.filter(|kv| kv.mod_revision() > listed) {
             let deleted = kv.create_revision() == 0;
             let candidate = if deleted { None } else { self.read(kv) };
-            match (candidate, record::worker(&self.prefix, kv.key())) {
+            match (candidate, worker_record::worker(&self.prefix, kv.key())) {
                 (Some(candidate), _) => {
                     debug!(worker = %candidate.id, address = candidate.address, "announced");
                     self.known.insert(candidate.id.clone(), candidate.address.clone());
@@ -176,7 +176,7 @@ impl Watcher {
 
     /// The candidate of a key, or a complaint, once.
     fn read(&mut self, kv: &KeyValue) -> Option<Candidate> {
-        match record::read(&self.prefix, kv.key(), kv.value()) {
+        match worker_record::read(&self.prefix, kv.key(), kv.value()) {
             Ok(candidate) => Some(candidate),
             Err(reason) => {
                 let told = self.malformed.insert(kv.key().to_vec(), kv.mod_revision());
@@ -200,7 +200,7 @@ impl Watcher {
     async fn trouble_is(&mut self, trouble: Option<String>) {
         if self.trouble != trouble {
             self.trouble.clone_from(&trouble);
-            self.tell(Change::Trouble(trouble)).await;
+            self.tell(Change::SourceError(trouble)).await;
         }
     }
 

@@ -38,7 +38,7 @@ pub const RESUME_TIME: Metric = seconds(
     "From the last event of a lost worker until another one has taken the stream over",
 );
 /// `stoker_router_unresumable_streams_total`
-pub const FORGOTTEN: Metric = metric(
+pub const UNRESUMABLE_STREAMS: Metric = metric(
     "stoker_router_unresumable_streams",
     Kind::Counter,
     &[],
@@ -142,7 +142,7 @@ pub const ALL: &[Metric] = &[
     RETRIES,
     RESUMES,
     RESUME_TIME,
-    FORGOTTEN,
+    UNRESUMABLE_STREAMS,
     HEDGES,
     IN_FLIGHT,
     QUEUED,

@@ -70,21 +70,21 @@ pub const PREEMPTIONS: Metric = metric(
     "Times that a sequence gave its blocks back to be computed again later",
 );
 /// `stoker_worker_draft_tokens_total`
-pub const DRAFTED_TOKENS: Metric = metric(
+pub const DRAFT_TOKENS: Metric = metric(
     "stoker_worker_draft_tokens",
     Kind::Counter,
     &[],
     "Tokens that were guessed ahead and looked at",
 );
 /// `stoker_worker_draft_tokens_accepted_total`
-pub const ACCEPTED_TOKENS: Metric = metric(
+pub const DRAFT_TOKENS_ACCEPTED: Metric = metric(
     "stoker_worker_draft_tokens_accepted",
     Kind::Counter,
     &[],
     "Guessed tokens that were right: each spared its sequence a step",
 );
 /// `stoker_worker_deadline_rejections_total`
-pub const TOO_LATE: Metric = metric(
+pub const DEADLINE_REJECTIONS: Metric = metric(
     "stoker_worker_deadline_rejections",
     Kind::Counter,
     &[],
@@ -170,9 +170,9 @@ pub const ALL: &[Metric] = &[
     PREFIX_HIT,
     STEPS,
     PREEMPTIONS,
-    DRAFTED_TOKENS,
-    ACCEPTED_TOKENS,
-    TOO_LATE,
+    DRAFT_TOKENS,
+    DRAFT_TOKENS_ACCEPTED,
+    DEADLINE_REJECTIONS,
     STEP_DURATION,
     REQUESTS,
     PROMPT_TOKENS,

@@ -8,7 +8,7 @@ use crate::discovery::{Address, Candidate, WorkerId};
 /// The value of a worker's key. Only the address is needed to use the worker, which tells the rest itself; the
 /// rest is for people and tools that read etcd. Fields of later versions are skipped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct WorkerRecord {
     /// Where it can be dialled.
     pub address: Address,
     /// What requests call its model.
@@ -56,7 +56,7 @@ impl From<proto::Capacity> for Capacity {
     }
 }
 
-impl Record {
+impl WorkerRecord {
     /// What a worker at `address` says, which answers `GetModelInfo` with `info`.
     pub fn new(address: Address, info: ModelInfo) -> Self {
         Self {
@@ -97,7 +97,7 @@ pub(super) fn worker(prefix: &str, key: &[u8]) -> Result<WorkerId, Malformed> {
 /// The candidate that a key and its value announce.
 pub(super) fn read(prefix: &str, key: &[u8], value: &[u8]) -> Result<Candidate, Malformed> {
     let id = worker(prefix, key)?;
-    Ok(Candidate { id, address: Record::from_json(value)?.address.into() })
+    Ok(Candidate { id, address: WorkerRecord::from_json(value)?.address.into() })
 }
 
 #[cfg(test)]
@@ -118,7 +118,7 @@ mod tests {
             instance_id: "01a2".into(),
             ..ModelInfo::default()
         };
-        let json = Record::new("host:1".parse().unwrap(), info).to_json();
+        let json = WorkerRecord::new("host:1".parse().unwrap(), info).to_json();
         assert_eq!(
             json,
             r#"{"address":"host:1","model":"story","digest":"d1","capacity":{"max_num_seqs":64,"max_num_batched_tokens":0,"kv_blocks":128,"kv_block_size":0,"max_num_queued_reqs":0},"version":"0.1.0","instance_id":"01a2"}"#,
@@ -143,7 +143,7 @@ mod tests {
             kv_block_size: 16,
             max_num_queued_reqs: 1024,
         };
-        let expected = Record {
+        let expected = WorkerRecord {
             address: "10.0.0.7:50052".parse().unwrap(),
             model: "story".into(),
             digest: "d1".into(),
@@ -152,7 +152,7 @@ mod tests {
             instance_id: String::new(),
         };
         for json in [PREVIOUS, LATER] {
-            assert_eq!(Record::from_json(json.as_bytes()).unwrap(), expected, "{json}");
+            assert_eq!(WorkerRecord::from_json(json.as_bytes()).unwrap(), expected, "{json}");
             let candidate = read("/w/", b"/w/a", json.as_bytes()).unwrap();
             assert_eq!(candidate.address, "10.0.0.7:50052");
         }
