@@ -1,4 +1,4 @@
-//! Compiles the protos with protox, so that no `protoc` needs to be installed.
+//! Compiles the proto files with protox, so that `protoc` need not be installed.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -11,11 +11,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=stoker");
     let descriptors = protox::compile(FILES, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    // Server reflection serves these.
+    // For server reflection.
     fs::write(out.join("stoker_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .codec_path("crate::codec::SmallMessages")
-        // Only the last event of an answer has them: every other one would carry the room for them along.
+        // Only the last event of a response has timings. Unboxed, every other event would reserve
+        // their space.
         .boxed(".stoker.v1.Finished.timings")
         .compile_fds(descriptors)?;
     Ok(())

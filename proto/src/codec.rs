@@ -1,4 +1,4 @@
-//! How messages become bytes: as tonic-prost has it, with buffers for small ones.
+//! The codec of messages: that of tonic-prost with smaller buffers.
 
 use std::{any::TypeId, marker::PhantomData};
 
@@ -11,14 +11,14 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use crate::{fields, v1::GenerateRequest};
 
-/// What a stream has room for at first, in bytes, once for each direction. An event is about fifty bytes long,
-/// and a stream keeps its buffers while it waits; larger messages make them grow. Less than 1,024 would
-/// not be kept: `bytes` then allocates for every message.
+/// Initial buffer of a stream in each direction, in bytes. An event takes about fifty bytes, and a
+/// stream keeps its buffers while it is idle; larger messages grow them. Below 1,024 bytes, `bytes`
+/// would allocate for every message instead of reusing the buffer.
 const BUFFER: usize = 1 << 10;
-/// A batch of messages is sent on once it is so long, in bytes; tonic's own limit.
+/// Size at which buffered messages are sent, in bytes. The default of tonic.
 const BATCH: usize = 32 << 10;
 
-/// tonic-prost's codec with a buffer of one KiB instead of eight.
+/// The codec of tonic-prost with buffers of 1 KiB instead of 8 KiB.
 #[derive(Debug)]
 pub struct SmallMessages<T, U>(PhantomData<(T, U)>);
 
@@ -36,33 +36,34 @@ where
     type Encode = T;
     type Decode = U;
     type Encoder = ProstEncoder<T>;
-    type Decoder = Checked<U>;
+    type Decoder = FieldLimitDecoder<U>;
 
     fn encoder(&mut self) -> ProstEncoder<T> {
         ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER, BATCH))
     }
 
-    fn decoder(&mut self) -> Checked<U> {
-        Checked(ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, BATCH)))
+    fn decoder(&mut self) -> FieldLimitDecoder<U> {
+        FieldLimitDecoder(ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, BATCH)))
     }
 }
 
-/// tonic-prost's decoder, which is given no request whose parts would take far more memory than its bytes.
+/// The decoder of tonic-prost. It rejects a request with too many fields before decoding, since
+/// such a request would take far more memory than its encoded size.
 #[derive(Debug)]
-pub struct Checked<U>(ProstDecoder<U>);
+pub struct FieldLimitDecoder<U>(ProstDecoder<U>);
 
-impl<U: Message + Default + 'static> Decoder for Checked<U> {
+impl<U: Message + Default + 'static> Decoder for FieldLimitDecoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // All of them are in one piece here.
+        // tonic passes a message as one contiguous chunk.
         if TypeId::of::<U>() == TypeId::of::<GenerateRequest>()
-            && fields::count(bytes.chunk()) > fields::MOST
+            && fields::count(bytes.chunk()) > fields::MAX_FIELDS
         {
-            let most = fields::MOST;
+            let max = fields::MAX_FIELDS;
             return Err(Status::invalid_argument(format!(
-                "request: has more than {most} messages, conditions and other fields; send fewer"
+                "request: has more than {max} messages, conditions and other fields; send fewer"
             )));
         }
         self.0.decode(bytes)

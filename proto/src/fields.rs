@@ -1,31 +1,32 @@
-//! How many parts a request has, before it is decoded: an empty message of a conversation has two bytes on the wire and
-//! more than a hundred in memory.
+//! Counts the fields of a request before it is decoded: an empty chat message takes two bytes on
+//! the wire and more than a hundred in memory.
 
-/// Parts that a request may have.
-pub(crate) const MOST: usize = 65_536;
+/// Maximum number of fields of a request, including those of its nested messages.
+pub(crate) const MAX_FIELDS: usize = 65_536;
 
-/// Fields of `GenerateRequest` whose fields count too: the conversation, sampling, stopping and guidance. Ids are
-/// numbers, and routing is a router's.
+/// Fields of `GenerateRequest` whose nested fields are counted: chat, sampling, stopping and
+/// guided. Token ids are packed numbers, and only routers send `routing`.
 const CHAT: u64 = 5;
-const WITH_PARTS: [u64; 4] = [CHAT, 6, 7, 9];
+const NESTED: [u64; 4] = [CHAT, 6, 7, 9];
 
-/// Wire types.
+/// Wire types of protobuf.
 const VARINT: u64 = 0;
 const FIXED_64: u64 = 1;
 const BYTES: u64 = 2;
 const FIXED_32: u64 = 5;
 
-/// The fields of a request, with those of its parts. What cannot be read ends the count: decoding says what is wrong.
+/// Counts the fields of an encoded request, including those of its nested messages. Stops at
+/// malformed input, which decoding then reports.
 pub(crate) fn count(request: &[u8]) -> usize {
     let mut fields = 0;
-    each(request, |number, part| {
+    for_each_field(request, |number, content| {
         fields += 1;
-        if WITH_PARTS.contains(&number) {
-            each(part, |_, part| {
+        if NESTED.contains(&number) {
+            for_each_field(content, |_, content| {
                 fields += 1;
-                // Of messages, which have fields of their own.
+                // The messages of a chat have fields too.
                 if number == CHAT {
-                    each(part, |_, _| fields += 1);
+                    for_each_field(content, |_, _| fields += 1);
                 }
             });
         }
@@ -33,8 +34,8 @@ pub(crate) fn count(request: &[u8]) -> usize {
     fields
 }
 
-/// Calls `field` with the number of each field, and with its bytes where it has a length.
-fn each(mut bytes: &[u8], mut field: impl FnMut(u64, &[u8])) {
+/// Calls `visit` with the number of every field, and its bytes if it is length-delimited.
+fn for_each_field(mut bytes: &[u8], mut visit: impl FnMut(u64, &[u8])) {
     while let Some(key) = varint(&mut bytes) {
         let length = match key & 7 {
             VARINT => match varint(&mut bytes) {
@@ -49,8 +50,8 @@ fn each(mut bytes: &[u8], mut field: impl FnMut(u64, &[u8])) {
             },
             _ => return,
         };
-        let Some((part, rest)) = bytes.split_at_checked(length) else { return };
-        field(key >> 3, if key & 7 == BYTES { part } else { &[] });
+        let Some((content, rest)) = bytes.split_at_checked(length) else { return };
+        visit(key >> 3, if key & 7 == BYTES { content } else { &[] });
         bytes = rest;
     }
 }
@@ -78,33 +79,33 @@ mod tests {
         generate_request::Input,
     };
 
-    fn of(input: Option<Input>) -> GenerateRequest {
+    fn with_input(input: Option<Input>) -> GenerateRequest {
         GenerateRequest { input, ..GenerateRequest::default() }
     }
 
     #[test]
-    fn parts_count_and_ids_and_text_do_not() {
+    fn nested_fields_count_but_ids_and_text_do_not() {
         let ids = TokenIds { ids: vec![300; 100_000] };
-        assert_eq!(count(&of(Some(Input::TokenIds(ids))).encode_to_vec()), 1);
-        assert_eq!(count(&of(Some(Input::Prompt("x".repeat(100_000)))).encode_to_vec()), 1);
+        assert_eq!(count(&with_input(Some(Input::TokenIds(ids))).encode_to_vec()), 1);
+        assert_eq!(count(&with_input(Some(Input::Prompt("x".repeat(100_000)))).encode_to_vec()), 1);
         let messages = vec![ChatMessage::default(); 1_000];
         let chat = Chat { messages, ..Chat::default() };
-        assert_eq!(count(&of(Some(Input::Chat(chat))).encode_to_vec()), 1_001);
+        assert_eq!(count(&with_input(Some(Input::Chat(chat))).encode_to_vec()), 1_001);
         let message =
             ChatMessage { tool_calls_json: vec![String::new(); 500], ..ChatMessage::default() };
         let chat = Chat { messages: vec![message], ..Chat::default() };
-        assert_eq!(count(&of(Some(Input::Chat(chat))).encode_to_vec()), 502);
+        assert_eq!(count(&with_input(Some(Input::Chat(chat))).encode_to_vec()), 502);
         let stopping =
             Stopping { conditions: vec![StopCondition::default(); 70], ..Default::default() };
         let sampling =
             Sampling { logit_bias: (0..30).map(|id| (id, 1.0)).collect(), ..Default::default() };
         let request =
-            GenerateRequest { stopping: Some(stopping), sampling: Some(sampling), ..of(None) };
+            GenerateRequest { stopping: Some(stopping), sampling: Some(sampling), ..with_input(None) };
         assert_eq!(count(&request.encode_to_vec()), 102);
     }
 
     #[test]
-    fn what_cannot_be_read_ends_the_count() {
+    fn malformed_input_ends_the_count() {
         for bytes in
             [&[][..], &[0xff; 20], &[0x1a, 100], &[0x2a, 2, 0x0a], &[0x0b], &[0x2a, 2, 0x0a, 9]]
         {

@@ -1,12 +1,12 @@
-//! The gRPC contract of Stoker, compiled from `proto/stoker/v1`. The protos are the documentation.
+//! The gRPC API of Stoker, compiled from `proto/stoker/v1`. The proto files document it.
 
 pub mod codec;
 pub mod duration;
 mod fields;
 
-/// Version 1 of the contract: `Inference` and `Control`, and `Admin` on an address of its own.
+/// Version 1 of the API: `Inference` and `Control`, and `Admin` on a listener of its own.
 pub mod v1 {
-    #![allow(missing_docs, unreachable_pub, reason = "generated; the protos carry the comments")]
+    #![allow(missing_docs, unreachable_pub, reason = "generated; see the proto files")]
     #![allow(clippy::all, clippy::unwrap_used, reason = "generated")]
     tonic::include_proto!("stoker.v1");
 }
@@ -15,8 +15,8 @@ pub mod v1 {
 pub const FILE_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/stoker_descriptor.bin"));
 
-/// The services of the contract that clients call, as health checks name them.
+/// The services for clients, as health checks name them.
 pub const SERVICES: [&str; 2] = ["stoker.v1.Inference", "stoker.v1.Control"];
 
-/// The service that operators call, elsewhere.
+/// The service for operators, on its own listener.
 pub const ADMIN: &str = "stoker.v1.Admin";

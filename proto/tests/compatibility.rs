@@ -1,7 +1,9 @@
-//! Messages of earlier releases, as they were on the wire: a router and a worker of neighbouring releases work together.
+//! Decodes messages that earlier releases encoded: routers and workers of adjacent releases
+//! interoperate.
 //!
-//! `recorded/RELEASE-MESSAGE.hex` is never changed, and each release adds its own. What a message must mean today stands
-//! here; the same message with fields of a later release must mean the same.
+//! `recorded/RELEASE-MESSAGE.hex` is never changed, and each release adds its own files. The tests
+//! contain the expected value of every message; the same message with additional fields of a later
+//! release must decode to the same value.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{fmt::Debug, fs};
@@ -13,8 +15,8 @@ use stoker_proto::v1::{
     generate_response::Event,
 };
 
-/// Fields that no release has yet: a number, a text, and a message with both.
-const LATER: &[u8] = b"\xf8\x07\x2a\x82\x08\x03new\xa2\x3f\x08\xf8\x07\x2a\x82\x08\x02ab";
+/// Fields that no release has yet: a number, a string, and a message with both.
+const UNKNOWN_FIELDS: &[u8] = b"\xf8\x07\x2a\x82\x08\x03new\xa2\x3f\x08\xf8\x07\x2a\x82\x08\x02ab";
 
 fn recorded(name: &str) -> Vec<u8> {
     let path = format!("{}/tests/recorded/{name}.hex", env!("CARGO_MANIFEST_DIR"));
@@ -23,12 +25,13 @@ fn recorded(name: &str) -> Vec<u8> {
     digits.chunks(2).map(|d| u8::from_str_radix(&String::from_iter(d), 16).unwrap()).collect()
 }
 
-/// What is recorded under `name` is `meant`, also with what a later release would add to it and to its last field.
-fn means<M: Message + Default + PartialEq + Debug>(name: &str, meant: &M) {
+/// Asserts that the recording `name` decodes to `expected`, also with unknown fields before or
+/// after it.
+fn assert_decodes<M: Message + Default + PartialEq + Debug>(name: &str, expected: &M) {
     let bytes = recorded(name);
-    assert_eq!(M::decode(&*bytes).unwrap(), *meant, "{name}");
-    for later in [[&bytes[..], LATER].concat(), [LATER, &bytes].concat()] {
-        assert_eq!(M::decode(&*later).unwrap(), *meant, "{name} of a later release");
+    assert_eq!(M::decode(&*bytes).unwrap(), *expected, "{name}");
+    for extended in [[&bytes[..], UNKNOWN_FIELDS].concat(), [UNKNOWN_FIELDS, &bytes].concat()] {
+        assert_eq!(M::decode(&*extended).unwrap(), *expected, "{name} with unknown fields");
     }
 }
 
@@ -66,26 +69,26 @@ fn resume() -> Resume {
 }
 
 #[test]
-fn a_router_of_an_earlier_release_is_understood() {
-    means("0.1.0-generate_request", &routed(resume()));
+fn requests_of_an_earlier_router_decode() {
+    assert_decodes("0.1.0-generate_request", &routed(resume()));
 }
 
 #[test]
-fn what_a_later_router_adds_within_routing_and_resume_is_ignored() {
+fn unknown_fields_within_routing_and_resume_are_ignored() {
     let nested = |number: u8, message: &[u8]| {
         let length = u8::try_from(message.len()).unwrap();
         assert!(number < 16 && length < 128, "fits into one byte each");
         [&[number << 3 | 2, length], message].concat()
     };
-    let resume = [resume().encode_to_vec(), LATER.to_vec()].concat();
-    let routing = [&nested(3, &resume), LATER].concat();
-    let request = [nested(15, &routing), LATER.to_vec()].concat();
+    let resume = [resume().encode_to_vec(), UNKNOWN_FIELDS.to_vec()].concat();
+    let routing = [&nested(3, &resume), UNKNOWN_FIELDS].concat();
+    let request = [nested(15, &routing), UNKNOWN_FIELDS.to_vec()].concat();
     let decoded = GenerateRequest::decode(&*request).unwrap().routing.unwrap();
     assert_eq!(decoded.resume, Some(self::resume()));
 }
 
 #[test]
-fn a_worker_of_an_earlier_release_is_understood() {
+fn messages_of_an_earlier_worker_decode() {
     let event = |choice, event| GenerateResponse { choice, event: Some(event), attempt: 2 };
     let accepted = Accepted {
         request_id: "r-1".into(),
@@ -95,10 +98,10 @@ fn a_worker_of_an_earlier_release_is_understood() {
         prompt_tokens: 4,
         ..Accepted::default()
     };
-    assert_eq!(accepted.max_tokens, 0, "which means that it is not known");
-    means("0.1.0-accepted", &event(0, Event::Accepted(accepted)));
+    assert_eq!(accepted.max_tokens, 0, "0 means unknown");
+    assert_decodes("0.1.0-accepted", &event(0, Event::Accepted(accepted)));
     let delta = TokenDelta { ids: vec![7, 8], text: "a b".into(), ..TokenDelta::default() };
-    means("0.1.0-token", &event(1, Event::Token(delta)));
+    assert_decodes("0.1.0-token", &event(1, Event::Token(delta)));
     let info = ModelInfo {
         model: "story".into(),
         digest: "d1".into(),
@@ -122,8 +125,8 @@ fn a_worker_of_an_earlier_release_is_understood() {
         }),
         ..ModelInfo::default()
     };
-    assert_eq!(info.instance_id, "", "so its address stands for it");
-    means("0.1.0-model_info", &info);
+    assert_eq!(info.instance_id, "", "the address identifies the worker instead");
+    assert_decodes("0.1.0-model_info", &info);
     let load = Load {
         running: 3,
         waiting: 1,
@@ -134,12 +137,12 @@ fn a_worker_of_an_earlier_release_is_understood() {
         progress: 900,
         ..Load::default()
     };
-    means("0.1.0-load", &load);
+    assert_decodes("0.1.0-load", &load);
 }
 
 #[test]
-fn an_event_of_a_later_release_is_an_event_of_no_kind() {
-    // Number 7 of the events, which is free.
+fn an_unknown_event_decodes_to_no_event() {
+    // Field 7, which no event uses.
     let event = GenerateResponse::decode(&b"\x3a\x03\x0a\x01x\x40\x02"[..]).unwrap();
     assert_eq!((event.event, event.attempt), (None, 2));
 }
