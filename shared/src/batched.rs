@@ -1,4 +1,4 @@
-//! A connection that writes for many tasks at once.
+//! A connection that batches the writes of many tasks.
 
 use std::{
     io::{self, IoSlice},
@@ -9,41 +9,43 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// Writes of at least so many bytes do not wait: there is little to gain.
-const LARGE: usize = 8 << 10;
+/// Writes of at least this size, in bytes, are not delayed, since batching would gain little.
+const LARGE_WRITE: usize = 8 << 10;
 
-/// Lets every task that can run do so before it writes. Tokens that arrive together, each for a stream of its
-/// own, so leave together. Otherwise the first of these streams would wake the connection, which would write
-/// one frame, and so on: a system call and a packet a token.
+/// Yields to the other runnable tasks before a write, so that tokens that become available
+/// together, each on a stream of its own, are sent in one write. Otherwise the first of these
+/// streams would wake the connection, which would write one frame, and so on: a system call and a
+/// packet per token.
 #[derive(Debug)]
 pub struct Batched<S> {
     io: S,
-    /// The others had their turn since the last write.
-    waited: bool,
+    /// Whether the connection has yielded since the last write.
+    yielded: bool,
 }
 
 impl<S> Batched<S> {
-    /// Batches what is written to `io`.
+    /// Batches writes to `io`.
     pub fn new(io: S) -> Self {
-        Self { io, waited: false }
+        Self { io, yielded: false }
     }
 }
 
 impl<S: Unpin> Batched<S> {
-    /// Calls `write` for `bytes` bytes once the others had their turn.
-    fn after_others<T>(
+    /// Calls `write`, which has `bytes` bytes to write, after yielding to the other tasks.
+    fn after_yield<T>(
         &mut self,
         cx: &mut Context<'_>,
         bytes: usize,
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if bytes < LARGE && !self.waited {
-            self.waited = true;
-            // Wakes this task behind all others. Unlike a wake of our own, it calls no other thread to help.
+        if bytes < LARGE_WRITE && !self.yielded {
+            self.yielded = true;
+            // Queues this task behind all others. Unlike `wake_by_ref`, it does not wake another
+            // worker thread to steal it.
             ready!(pin!(tokio::task::yield_now()).poll(cx));
         }
         let written = ready!(write(Pin::new(&mut self.io), cx));
-        self.waited = false;
+        self.yielded = false;
         Poll::Ready(written)
     }
 }
@@ -54,7 +56,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.after_others(cx, bytes.len(), |io, cx| io.poll_write(cx, bytes))
+        self.after_yield(cx, bytes.len(), |io, cx| io.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -63,7 +65,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let bytes = slices.iter().map(|slice| slice.len()).sum();
-        self.after_others(cx, bytes, |io, cx| io.poll_write_vectored(cx, slices))
+        self.after_yield(cx, bytes, |io, cx| io.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -109,13 +111,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn tasks_that_can_run_do_so_before_a_small_write() {
+    async fn runnable_tasks_run_before_a_small_write() {
         let (io, mut peer) = duplex(1 << 10);
         let queue = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&queue);
         let connection = tokio::spawn(async move {
             let mut io = Batched::new(io);
-            // As h2 does: what is there when the write is made goes out with it.
+            // As h2 does: a write sends everything that is queued when it is made.
             std::future::poll_fn(|cx| {
                 let bytes = written.lock().unwrap().clone();
                 Pin::new(&mut io).poll_write(cx, &bytes)
@@ -128,37 +130,37 @@ mod tests {
             tokio::spawn(async move { queue.lock().unwrap().push(stream) });
         }
         assert_eq!(connection.await.unwrap(), 10);
-        let mut came = [0; 10];
-        peer.read_exact(&mut came).await.unwrap();
-        assert_eq!(came, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        let mut received = [0; 10];
+        peer.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[tokio::test]
-    async fn large_writes_do_not_wait_and_small_ones_wait_once_each() {
+    async fn large_writes_are_not_delayed_and_small_ones_yield_once_each() {
         let (io, _peer) = duplex(1 << 20);
         let mut io = Batched::new(io);
-        assert!(poll!(pin!(io.write(&[0; LARGE]))).is_ready());
+        assert!(poll!(pin!(io.write(&[0; LARGE_WRITE]))).is_ready());
         for _ in 0..2 {
-            assert!(poll!(pin!(io.write(&[0; LARGE - 1]))).is_pending());
-            assert!(poll!(pin!(io.write(&[0; LARGE - 1]))).is_ready());
+            assert!(poll!(pin!(io.write(&[0; LARGE_WRITE - 1]))).is_pending());
+            assert!(poll!(pin!(io.write(&[0; LARGE_WRITE - 1]))).is_ready());
         }
     }
 
     #[tokio::test]
-    async fn everything_arrives_through_a_narrow_pipe() {
+    async fn all_bytes_pass_through_a_small_buffer() {
         let (io, mut peer) = duplex(7);
-        let sent: Vec<u8> = (0..=255).cycle().take(2 * LARGE).collect();
+        let sent: Vec<u8> = (0..=255).cycle().take(2 * LARGE_WRITE).collect();
         let bytes = sent.clone();
         let writer = tokio::spawn(async move {
             let mut io = Batched::new(io);
-            for part in bytes.chunks(1000) {
-                io.write_all(part).await.unwrap();
+            for chunk in bytes.chunks(1000) {
+                io.write_all(chunk).await.unwrap();
             }
             io.shutdown().await.unwrap();
         });
-        let mut came = Vec::new();
-        peer.read_to_end(&mut came).await.unwrap();
+        let mut received = Vec::new();
+        peer.read_to_end(&mut received).await.unwrap();
         writer.await.unwrap();
-        assert_eq!(came, sent);
+        assert_eq!(received, sent);
     }
 }

@@ -1,4 +1,4 @@
-//! A client of a cluster: its connections, and one `Generate` call as a stream of typed events.
+//! A client of a cluster: its connections, and `Generate` calls as streams of typed events.
 
 use std::{
     error::Error,
@@ -32,21 +32,21 @@ use crate::{
     error::{code_name, root_cause},
 };
 
-/// The largest event that is read, in bytes: far above the largest that is sent, a part of the log
-/// probabilities of a prompt.
+/// Maximum size of a received event, in bytes: far above the largest that is sent, an event with
+/// log probabilities of a prompt.
 pub const MAX_EVENT_BYTES: usize = 16 << 20;
-/// What all streams of a connection may leave unread, in bytes: as much as HTTP/2 allows. Unread data of
-/// slow readers counts against every stream of the connection, and h2 closes a connection whose small
-/// unread frames outweigh half of it.
+/// Receive window of a connection, in bytes: the maximum of HTTP/2. Unread data of slow readers
+/// counts against every stream of the connection, and h2 closes a connection whose small unread
+/// frames outweigh half of the window.
 pub const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
-/// An unreachable cluster is reported after this.
+/// Time limit for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A peer that is gone without a word is noticed by the operating system, without pings of HTTP/2, which
-/// some proxies take for an attack.
+/// Detects a peer that vanished without closing the connection. TCP keep-alive is used instead of
+/// HTTP/2 pings, which some proxies treat as an attack.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Where a cluster listens: `host:port`, or the same as a URL, `http://host:port`.
+/// Address of a cluster: `host:port`, or the same as a URL, `http://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(Uri);
 
@@ -75,7 +75,7 @@ impl FromStr for Address {
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
         let uri = Uri::builder().scheme("http").authority(address.to_string()).path_and_query("/");
-        // A socket address is an authority.
+        // Does not fail: a socket address is a valid authority.
         Self(uri.build().unwrap_or_default())
     }
 }
@@ -86,7 +86,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Nobody answers at an address.
+/// A connection to the cluster failed.
 #[derive(Debug, thiserror::Error)]
 #[error("no cluster at {address}: {cause}; start one with `stoker serve`")]
 pub struct ConnectError {
@@ -94,36 +94,38 @@ pub struct ConnectError {
     cause: String,
 }
 
-/// Why a call failed: what the cluster said, or what became of the connection. Its text begins with the
-/// code as gRPC spells it, `UNAVAILABLE`.
+/// Why a call failed: the status of the cluster, or a connection error. Its text starts with the
+/// name of the gRPC code, for instance `UNAVAILABLE`.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}: {}", code_name(.0.code()), .0.message())]
 pub struct CallError(Status);
 
 impl CallError {
-    /// The code of the status.
+    /// Returns the code of the status.
     pub fn code(&self) -> Code {
         self.0.code()
     }
 
-    /// What happened, without the code.
+    /// Returns the message without the code.
     pub fn message(&self) -> &str {
         self.0.message()
     }
 
-    /// The status with its details.
+    /// Returns the status with its details.
     pub fn status(&self) -> &Status {
         &self.0
     }
 
-    /// Reads a status. One with a source was made here, by the transport: the cluster said nothing.
+    /// Converts a status. A status with a source was created by the local transport, not by the
+    /// cluster.
     fn new(status: Status, deadline: Deadline) -> Self {
         let source = status.source();
         let mut causes = std::iter::successors(source, |&error| error.source());
-        // tonic keeps the deadline at both ends too, until the headers come, and calls it CANCELLED.
-        let by_tonic = source.is_some() || status.code() == Code::Cancelled;
-        if causes.any(|error| error.is::<TimeoutExpired>()) || (by_tonic && deadline.is_over()) {
-            return Self::late();
+        // tonic also enforces the deadline on both sides until the headers arrive, and reports
+        // CANCELLED.
+        let from_tonic = source.is_some() || status.code() == Code::Cancelled;
+        if causes.any(|error| error.is::<TimeoutExpired>()) || (from_tonic && deadline.is_over()) {
+            return Self::deadline_exceeded();
         }
         match source {
             None => Self(status),
@@ -134,7 +136,7 @@ impl CallError {
         }
     }
 
-    fn late() -> Self {
+    fn deadline_exceeded() -> Self {
         let stage = "waiting for the cluster".into();
         Self(ServiceError::DeadlineExceeded { stage }.into())
     }
@@ -146,22 +148,22 @@ impl From<Status> for CallError {
     }
 }
 
-/// Connections to one cluster; calls take turns on them. Clones share them, and a connection that was
-/// lost is made again by the next call on it.
+/// Connections to one cluster, over which calls are distributed round-robin. Clones share them. A
+/// lost connection is re-established by the next call that uses it.
 #[derive(Debug, Clone)]
 pub struct Client {
     channels: Arc<[Channel]>,
-    turn: Arc<AtomicUsize>,
+    next: Arc<AtomicUsize>,
 }
 
 impl Client {
-    /// One connection, which carries any number of calls at once.
+    /// Opens one connection, which carries any number of concurrent calls.
     pub async fn connect(address: &Address) -> Result<Self, ConnectError> {
         Self::connect_many(address, NonZeroUsize::MIN).await
     }
 
-    /// Several connections: servers and proxies limit the streams of one, and one is served by one thread
-    /// at a time.
+    /// Opens several connections. Servers and proxies limit the number of streams per connection,
+    /// and a connection is served by one thread at a time.
     pub async fn connect_many(
         address: &Address,
         connections: NonZeroUsize,
@@ -176,15 +178,15 @@ impl Client {
             address: address.clone(),
             cause: root_cause(&error),
         })?;
-        Ok(Self { channels: channels.into(), turn: Arc::default() })
+        Ok(Self { channels: channels.into(), next: Arc::default() })
     }
 
-    /// Starts an answer. Dropping it, or this future, cancels the call.
+    /// Starts a `Generate` call. Dropping the response stream, or this future, cancels the call.
     pub async fn generate(
         &self,
         request: GenerateRequest,
         deadline: Deadline,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<ResponseStream, CallError> {
         let mut request = Request::new(request);
         deadline.forward(&mut request);
         let mut inference =
@@ -192,58 +194,59 @@ impl Client {
         let response = tokio::select! {
             biased;
             response = inference.generate(request) => response,
-            () = deadline.passed() => return Err(CallError::late()),
+            () = deadline.passed() => return Err(CallError::deadline_exceeded()),
         };
         let response = response.map_err(|status| CallError::new(status, deadline))?;
-        Ok(Answer {
+        Ok(ResponseStream {
             messages: response.into_inner(),
             deadline,
-            passed: async move { deadline.passed().await }.fuse().boxed(),
+            deadline_passed: async move { deadline.passed().await }.fuse().boxed(),
             complete: false,
         })
     }
 
-    /// The calls beside `Generate`.
+    /// Returns a client of the `Control` service.
     pub fn control(&self) -> ControlClient<Channel> {
         ControlClient::new(self.channel())
     }
 
     fn channel(&self) -> Channel {
-        // Never empty: `connect_many` asks for at least one.
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.channels.len();
-        self.channels[turn].clone()
+        // Never empty: `connect_many` opens at least one.
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len();
+        self.channels[next].clone()
     }
 }
 
-/// One event of an answer.
+/// One event of a response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// The continuation that it belongs to, from 0.
+    /// The choice that the event belongs to, from 0.
     pub choice: u32,
-    /// What happened.
+    /// The content of the event.
     pub kind: wire::Event,
 }
 
-/// An answer as it comes. Dropping it before its end cancels the call.
-pub struct Answer {
+/// The events of a response. Dropping the stream before its end cancels the call.
+pub struct ResponseStream {
     messages: Streaming<GenerateResponse>,
     deadline: Deadline,
-    /// One timer for the whole answer, rather than one a token.
-    passed: BoxFuture<'static, ()>,
-    /// The last event has come.
+    /// One timer for the whole response, instead of one per token.
+    deadline_passed: BoxFuture<'static, ()>,
+    /// Whether the last event was received.
     complete: bool,
 }
 
-impl Answer {
-    /// Waits for the next event; `None` after the last one, which carries the usage. An answer that ends
-    /// without it is an error: none is ever short in silence.
+impl ResponseStream {
+    /// Waits for the next event. Returns `None` after the last one, which carries the usage. A
+    /// stream that ends without it is an error, so a response is never truncated silently.
     pub async fn next(&mut self) -> Result<Option<Event>, CallError> {
         loop {
             let message = tokio::select! {
-                // What is there is read, even if the deadline passed in the meantime.
+                // An event that has arrived is read even if the deadline has passed in the
+                // meantime.
                 biased;
                 message = self.messages.message() => message,
-                () = &mut self.passed => return Err(CallError::late()),
+                () = &mut self.deadline_passed => return Err(CallError::deadline_exceeded()),
             };
             match message.map_err(|status| CallError::new(status, self.deadline))? {
                 Some(GenerateResponse { choice, event: Some(kind), .. }) => {
@@ -251,11 +254,11 @@ impl Answer {
                         matches!(&kind, wire::Event::Finished(end) if end.usage.is_some());
                     return Ok(Some(Event { choice, kind }));
                 }
-                // An event that this version does not know.
+                // An event of a later release.
                 Some(_) => {}
                 None if self.complete => return Ok(None),
                 None => {
-                    let cause = "the stream ended before the answer was complete";
+                    let cause = "the stream ended before the response was complete";
                     return Err(CallError(Status::unavailable(cause)));
                 }
             }
@@ -270,15 +273,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_in_every_form_and_nothing_else() {
-        for (text, shown) in [
+    fn addresses_are_parsed_in_every_form() {
+        for (text, displayed) in [
             ("127.0.0.1:50051", "127.0.0.1:50051"),
             ("router:80", "router:80"),
             ("http://router:80", "router:80"),
             ("http://router:80/", "router:80"),
             ("[::1]:50051", "[::1]:50051"),
         ] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), displayed);
         }
         for bad in [
             "",
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_connection_says_so() {
+    async fn a_refused_connection_names_the_address_and_the_cause() {
         // A port that was free a moment ago.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -1,10 +1,12 @@
-//! One configuration from four places, in rising order: defaults, a TOML file, the environment, flags.
+//! One configuration from four sources of increasing precedence: defaults, a TOML file, the
+//! environment, flags.
 //!
-//! clap's definition of a command is the only list of options. A file gives an option another default, so
-//! whatever clap checks of a flag it checks of a key, and a new flag needs nothing else to be a key.
+//! The clap definition of a command is the only list of options. A file overrides the default of an
+//! option, so clap validates a key exactly as it validates the flag, and a new flag is a key
+//! without further code.
 //!
-//! An empty variable counts as unset, for every option: `${VAR:-}` in a compose file gives one, and a shell has no
-//! shorter way to take a variable back.
+//! For every option, an empty environment variable counts as unset: `${VAR:-}` in a compose file
+//! produces one, and a shell has no shorter way to unset a variable.
 
 mod file;
 mod print;
@@ -30,16 +32,16 @@ use clap::{
 use file::File;
 pub use secret::Secret;
 
-/// The flags that every program gets from here; a file cannot set them.
+/// The flags that this module adds to every program. A file cannot set them.
 const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print-config";
-/// Takes an option its variable.
+/// Removes the environment variable of an option.
 const NO_VARIABLE: Resettable<OsStr> = Resettable::Reset;
-/// What a shell expects after bad usage.
+/// Exit code for bad usage.
 const BAD_USAGE: i32 = 2;
 
-/// Reads the configuration of this process. Ends it with code 2 and a message if something is wrong, and
-/// with 0 after `--print-config`, `--help` or `--version`.
+/// Reads the configuration of this process. Exits with code 2 and a message on an error, and with
+/// code 0 after `--print-config`, `--help` or `--version`.
 pub fn parse<T: Parser>() -> T {
     T::from_arg_matches(&matches(T::command())).unwrap_or_else(|error| error.exit())
 }
@@ -54,46 +56,46 @@ fn matches(command: Command) -> ArgMatches {
         }
     };
     if loaded.matches.get_flag(PRINT_CONFIG) {
-        // A reader that has seen enough is no reason to fail.
+        // A closed pipe is not an error.
         let _ = io::stdout().write_all(print::toml(&loaded).as_bytes());
         process::exit(0);
     }
     loaded.matches
 }
 
-/// Why there is no configuration.
+/// Why the configuration cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    /// The command line or the environment; `--help` and `--version` too.
+    /// The command line or the environment is wrong. Also used for `--help` and `--version`.
     #[error(transparent)]
     Usage(#[from] clap::Error),
     /// The file cannot be read.
     #[error("--config {}: {cause}", path.display())]
     Unreadable { path: PathBuf, cause: io::Error },
-    /// The file says what it must not.
-    #[error("{}", list(.0))]
-    Wrong(Vec<Mistake>),
+    /// The content of the file is wrong.
+    #[error("{}", join_lines(.0))]
+    Invalid(Vec<FileError>),
 }
 
-/// One thing that is wrong in a file.
+/// One error in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Mistake {
+struct FileError {
     path: PathBuf,
     line: usize,
-    what: String,
+    message: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.path.display(), self.line, self.what)
+        write!(f, "{}:{}: {}", self.path.display(), self.line, self.message)
     }
 }
 
-fn list(mistakes: &[Mistake]) -> String {
-    mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nerror: ")
+fn join_lines(errors: &[FileError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nerror: ")
 }
 
-/// A command line, read over the environment and a file.
+/// The parsed command line, merged with the environment and a file.
 #[derive(Debug)]
 struct Loaded {
     command: Command,
@@ -106,12 +108,12 @@ fn load(
     arguments: impl IntoIterator<Item: Into<OsString>>,
 ) -> Result<Loaded, Error> {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    let whole = command.arg(config_flag()).arg(print_config_flag());
-    let command = without_empty_variables(whole.clone());
+    let full = command.arg(config_flag()).arg(print_config_flag());
+    let command = without_empty_variables(full.clone());
     let explicit = match without_environment(command.clone()).try_get_matches_from(&arguments) {
         Ok(explicit) => explicit,
-        // Help and version are shown by the whole command, which names every variable.
-        Err(error) if !error.use_stderr() => whole.try_get_matches_from(&arguments)?,
+        // Help and version are shown by the full command, which lists every variable.
+        Err(error) if !error.use_stderr() => full.try_get_matches_from(&arguments)?,
         Err(_) => command.clone().try_get_matches_from(&arguments)?,
     };
     let file = match explicit.get_one::<PathBuf>(CONFIG) {
@@ -131,7 +133,7 @@ fn config_flag() -> Arg {
         .value_parser(value_parser!(PathBuf))
         .global(true)
         .help_heading("Configuration")
-        .help("A TOML file of options by their long names; the environment wins over it, flags over both")
+        .help("TOML file with options by their long names; environment variables override it, and flags override both")
 }
 
 fn print_config_flag() -> Arg {
@@ -141,47 +143,47 @@ fn print_config_flag() -> Arg {
         .action(ArgAction::SetTrue)
         .global(true)
         .help_heading("Configuration")
-        .help("Print every option, its value and where that came from, as a file for --config, and exit")
+        .help("Print every option with its value and the source of the value, in the format of --config, and exit")
 }
 
-/// Whether a file may set an option.
+/// Returns whether a file may set the option.
 fn is_key(arg: &Arg) -> bool {
-    let takes = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append | ArgAction::SetTrue);
-    takes && arg.get_long().is_some_and(|long| long != CONFIG && long != PRINT_CONFIG)
+    let takes_value = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append | ArgAction::SetTrue);
+    takes_value && arg.get_long().is_some_and(|long| long != CONFIG && long != PRINT_CONFIG)
 }
 
 fn read(path: &Path, command: &Command) -> Result<File, Error> {
     let unreadable = |cause| Error::Unreadable { path: path.into(), cause };
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    let wrong = |(line, what)| Mistake { path: path.into(), line, what };
+    let error = |(line, message)| FileError { path: path.into(), line, message };
     File::parse(path, &text, command)
-        .map_err(|mistakes| Error::Wrong(mistakes.into_iter().map(wrong).collect()))
+        .map_err(|errors| Error::Invalid(errors.into_iter().map(error).collect()))
 }
 
-/// Returns whether the environment says anything about an option.
+/// Returns whether the environment sets the option.
 fn is_in_environment(arg: &Arg) -> bool {
     arg.get_env().and_then(env::var_os).is_some_and(|value| !value.is_empty())
 }
 
-/// The same command, deaf to variables that are empty.
+/// Returns the command with empty environment variables ignored.
 fn without_empty_variables(command: Command) -> Command {
     command
         .mut_args(|arg| if is_in_environment(&arg) { arg } else { arg.env(NO_VARIABLE) })
         .mut_subcommands(without_empty_variables)
 }
 
-/// The same command, deaf to the environment but for the flags from here.
+/// Returns the command with the environment ignored, except for the flags of this module.
 fn without_environment(command: Command) -> Command {
     command
         .mut_args(|arg| if is_key(&arg) { arg.env(NO_VARIABLE) } else { arg })
         .mut_subcommands(without_environment)
 }
 
-/// The same command, where what the file says is the default. A key belongs to every subcommand that has
-/// such an option. Of options that conflict, one from a stronger source silences the others: a flag must
-/// not fail because of a variable or a key that it overrules.
+/// Returns the command with the values of the file as defaults. A key applies to every subcommand
+/// that has the option. Of options that conflict, the one from the source of higher precedence
+/// disables the others: a flag must not fail because of a variable or a key that it overrides.
 fn with_sources(command: Command, explicit: Option<&ArgMatches>, file: &File) -> Command {
-    let strength = |arg: &Arg| {
+    let precedence = |arg: &Arg| {
         let given = |matches: &ArgMatches| matches.value_source(arg.get_id().as_str());
         let in_file = arg.get_long().is_some_and(|long| file.get(long).is_some());
         match explicit.and_then(given) {
@@ -190,25 +192,25 @@ fn with_sources(command: Command, explicit: Option<&ArgMatches>, file: &File) ->
             _ => u8::from(in_file),
         }
     };
-    let mut silenced = Vec::new();
+    let mut disabled = Vec::new();
     for arg in command.get_arguments() {
         for other in command.get_arg_conflicts_with(arg) {
-            match strength(arg).cmp(&strength(other)) {
-                Ordering::Greater => silenced.push(other.get_id().clone()),
-                Ordering::Less => silenced.push(arg.get_id().clone()),
+            match precedence(arg).cmp(&precedence(other)) {
+                Ordering::Greater => disabled.push(other.get_id().clone()),
+                Ordering::Less => disabled.push(arg.get_id().clone()),
                 Ordering::Equal => {}
             }
         }
     }
     command
         .mut_args(|arg| match arg.get_long().and_then(|long| file.get(long)) {
-            _ if silenced.contains(arg.get_id()) => arg.env(NO_VARIABLE),
+            _ if disabled.contains(arg.get_id()) => arg.env(NO_VARIABLE),
             Some(entry) if is_key(&arg) => arg.default_values(entry.values.clone()),
             _ => arg,
         })
         .mut_subcommands(|sub| {
-            let below = explicit.and_then(|matches| matches.subcommand_matches(sub.get_name()));
-            with_sources(sub, below, file)
+            let sub_matches = explicit.and_then(|matches| matches.subcommand_matches(sub.get_name()));
+            with_sources(sub, sub_matches, file)
         })
 }
 
@@ -276,18 +278,18 @@ mod tests {
         <Cli as clap::FromArgMatches>::from_arg_matches(&loaded.matches).unwrap()
     }
 
-    /// What is wrong, without the file's path.
-    fn wrong(text: &str) -> Vec<String> {
+    /// Returns the errors of a file, without its path.
+    fn errors_of(text: &str) -> Vec<String> {
         match load_file(text, &[]).unwrap_err() {
-            Error::Wrong(mistakes) => {
-                mistakes.into_iter().map(|m| format!("{}: {}", m.line, m.what)).collect()
+            Error::Invalid(errors) => {
+                errors.into_iter().map(|m| format!("{}: {}", m.line, m.message)).collect()
             }
             other => panic!("{other}"),
         }
     }
 
     #[test]
-    fn every_type_has_its_toml() {
+    fn every_type_can_be_set_in_toml() {
         let all = "
             many = 0x7
             name = \"x\"
@@ -305,14 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_wins_over_the_file() {
+    fn a_flag_overrides_the_file() {
         let text = "many = 2\npeers = ['a:1', 'b:2']\nname = 'file'";
         let cli = parsed(text, &["--many", "3", "--peers", "c:3"]);
         assert_eq!((cli.many, cli.peers, cli.name), (3, vec!["c:3".into()], Some("file".into())));
     }
 
     #[test]
-    fn of_options_that_conflict_the_stronger_source_decides() {
+    fn of_conflicting_options_the_source_of_higher_precedence_wins() {
         for (text, flags, name, number) in [
             ("name = 'x'", &["--number", "1"][..], None, Some(1)),
             ("number = 1", &["--name", "x"], Some("x".to_owned()), None),
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_belongs_to_every_command_that_has_it() {
+    fn a_key_applies_to_every_command_that_has_the_option() {
         let go = parsed("speed = 20\nmany = 2", &["go"]);
         assert_eq!((go.many, go.sub), (2, Some(Sub::Go(Go { speed: 20 }))));
         assert_eq!(parsed("speed = 20", &["stay"]).sub, Some(Sub::Stay));
@@ -337,10 +339,10 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_all_at_once_with_line_key_and_remedy() {
+    fn all_errors_are_reported_together_with_line_key_and_remedy() {
         let text = "# comment\nmanny = 3\n\nmany = 10\nzzz = 1\nname = ['a']\nloud = 1\n\
                     colour = 'blue'\npeers = [['a']]\nshare = true\nconfig = 'x'\n[many2]\nx = 1\n";
-        let found = wrong(text);
+        let found = errors_of(text);
         let expected = [
             "2: unknown key `manny`; did you mean `many`?",
             "4: many = 10: 10 is not in 1..=9",
@@ -357,20 +359,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_toml_names_the_line() {
-        let found = wrong("many = 1\nname = x\n");
+    fn invalid_toml_is_reported_with_its_line() {
+        let found = errors_of("many = 1\nname = x\n");
         assert!(found.len() == 1 && found[0].starts_with("2: "), "{found:?}");
-        assert!(wrong("many = 1\nmany = 2")[0].starts_with("2: "));
+        assert!(errors_of("many = 1\nmany = 2")[0].starts_with("2: "));
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
+    fn a_missing_file_is_named() {
         let error = load(Cli::command(), ["cli", "--config", "/no/such.toml"]).unwrap_err();
         assert!(error.to_string().starts_with("--config /no/such.toml: "), "{error}");
     }
 
     #[test]
-    fn what_is_printed_reads_back_as_the_same() {
+    fn printed_configuration_round_trips() {
         let quoted = "name = \"a \\\"b\\\" \\\\ = #\\n\\u0001é\"\n";
         for text in
             ["", quoted, "name = '123'", "name = 'true'", "peers = ['a', 'b']\nshare = 1e-3"]
@@ -385,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_says_where_it_came_from() {
+    fn printed_configuration_names_the_source_of_each_value() {
         let printed = print::toml(&load_file("\nname = 'x'", &["--many", "3"]).unwrap());
         assert!(printed.contains("# How many\n# from --many\nmany = 3\n"), "{printed}");
         assert!(printed.contains(":2\nname = \"x\"\n"), "{printed}");

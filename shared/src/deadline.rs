@@ -1,7 +1,8 @@
-//! The caller's deadline: read from `grpc-timeout`, kept as an instant, sent on as what is left.
+//! The deadline of a call: read from `grpc-timeout`, stored as an instant, and forwarded as the
+//! remaining time.
 //!
-//! tonic's own server timeout ends at the response headers, and `Endpoint::timeout` is not sent to
-//! the peer, so handlers enforce this one for the whole stream.
+//! The server timeout of tonic ends at the response headers, and `Endpoint::timeout` is not sent to
+//! the peer, so handlers enforce the deadline for the whole stream.
 
 use std::time::Duration;
 
@@ -10,27 +11,29 @@ use tokio::time::Instant;
 use crate::ServiceError;
 
 const HEADER: &str = "grpc-timeout";
-/// tonic's server keeps the header's time too, and answers CANCELLED if it is over before the response
-/// headers. A handler that is this much earlier answers DEADLINE_EXCEEDED instead.
-const HEAD_START: Duration = Duration::from_millis(2);
-/// A deadline further away than this is none: it keeps instants far from overflow.
-const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The server of tonic enforces the timeout of the header too, and returns CANCELLED if it passes
+/// before the response headers. Handlers end this much earlier, so that they return
+/// DEADLINE_EXCEEDED instead.
+const SERVER_TIMEOUT_MARGIN: Duration = Duration::from_millis(2);
+/// Deadlines further away than this are ignored, which keeps instants far from overflow.
+const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// When the headers of a request were read.
+/// Time when the headers of a request were read.
 #[derive(Debug, Clone, Copy)]
-struct Arrived(Instant);
+struct ArrivalTime(Instant);
 
-/// Notes among the extensions of a request that it arrives, before its message is read; `serve::server` does so.
+/// Stores the arrival time in the extensions of a request, before its message is read.
+/// `serve::server` calls it.
 pub fn record_arrival(request: &mut http::Extensions) {
-    request.insert(Arrived(Instant::now()));
+    request.insert(ArrivalTime(Instant::now()));
 }
 
-/// When a request arrived; now, if nobody noted it.
+/// Returns the arrival time of a request, or the current time if it was not recorded.
 pub fn arrival_time<T>(request: &tonic::Request<T>) -> Instant {
-    request.extensions().get().map_or_else(Instant::now, |&Arrived(at)| at)
+    request.extensions().get().map_or_else(Instant::now, |&ArrivalTime(at)| at)
 }
 
-/// When a call must be over. `None` waits for ever.
+/// The time when a call must be complete. `None` means no deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Deadline(Option<Instant>);
 
@@ -38,47 +41,47 @@ impl Deadline {
     /// No deadline.
     pub const NEVER: Self = Self(None);
 
-    /// `left` from now.
-    pub fn after(left: Duration) -> Self {
-        Self((left < LONGEST).then(|| Instant::now() + left))
+    /// Creates a deadline that is `timeout` from now.
+    pub fn after(timeout: Duration) -> Self {
+        Self((timeout < MAX_TIMEOUT).then(|| Instant::now() + timeout))
     }
 
-    /// Reads the `grpc-timeout` of a request. A malformed one is an error that names it.
+    /// Reads the `grpc-timeout` header of a request. A malformed value is an error that names it.
     pub fn of<T>(request: &tonic::Request<T>) -> Result<Self, ServiceError> {
         let Some(value) = request.metadata().get(HEADER) else {
             return Ok(Self::NEVER);
         };
-        let left = parse(value.as_bytes()).ok_or_else(|| {
+        let timeout = parse(value.as_bytes()).ok_or_else(|| {
             ServiceError::invalid(
                 HEADER,
                 format!("{value:?} is not up to eight digits and one of H, M, S, m, u, n"),
             )
         })?;
-        let left = left.saturating_sub(HEAD_START);
-        Ok(Self((left < LONGEST).then(|| arrival_time(request) + left)))
+        let timeout = timeout.saturating_sub(SERVER_TIMEOUT_MARGIN);
+        Ok(Self((timeout < MAX_TIMEOUT).then(|| arrival_time(request) + timeout)))
     }
 
-    /// The same, or `left` from now where there is none.
-    pub fn or(self, left: Duration) -> Self {
-        if self.0.is_none() { Self::after(left) } else { self }
+    /// Returns this deadline, or one that is `timeout` from now if there is none.
+    pub fn or(self, timeout: Duration) -> Self {
+        if self.0.is_none() { Self::after(timeout) } else { self }
     }
 
-    /// When it is.
+    /// Returns the deadline as an instant.
     pub fn at(&self) -> Option<Instant> {
         self.0
     }
 
-    /// Time left; zero once it has passed, `None` without a deadline.
+    /// Returns the remaining time: zero once the deadline has passed, `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether it has passed.
+    /// Returns whether the deadline has passed.
     pub fn is_over(&self) -> bool {
         self.remaining().is_some_and(|left| left.is_zero())
     }
 
-    /// Waits until it has passed; for ever without a deadline.
+    /// Waits until the deadline has passed. Never returns without a deadline.
     pub async fn passed(&self) {
         match self.0 {
             Some(at) => tokio::time::sleep_until(at).await,
@@ -86,7 +89,8 @@ impl Deadline {
         }
     }
 
-    /// Runs `work`, or fails with `stage` once the deadline has passed.
+    /// Runs `work`. Fails with `DeadlineExceeded`, which names `stage`, once the deadline has
+    /// passed.
     pub async fn bound<T>(
         &self,
         stage: &str,
@@ -95,11 +99,11 @@ impl Deadline {
         tokio::select! {
             biased;
             () = self.passed() => Err(ServiceError::DeadlineExceeded { stage: stage.into() }),
-            done = work => Ok(done),
+            output = work => Ok(output),
         }
     }
 
-    /// Tells the next hop how much time is left.
+    /// Sets the remaining time as the timeout of a request to the next hop.
     pub fn forward<T>(&self, request: &mut tonic::Request<T>) {
         if let Some(left) = self.remaining() {
             request.set_timeout(left);
@@ -129,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_grpc_clients_send() {
+    fn timeouts_of_grpc_clients_are_parsed() {
         assert_eq!(parse(b"1500m"), Some(Duration::from_millis(1500)));
         assert_eq!(parse(b"99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
         for bad in [&b""[..], b"m", b"12", b"-1S", b"123456789S", b"1.5S", b"1x"] {
@@ -138,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bounds_work_and_shrinks() {
+    async fn a_deadline_bounds_work_and_its_remaining_time_shrinks() {
         let deadline = Deadline::after(Duration::from_secs(2));
         assert_eq!(deadline.bound("early", async { 7 }).await, Ok(7));
         tokio::time::advance(Duration::from_secs(1)).await;

@@ -1,7 +1,7 @@
-//! Who is there: a stream of changes, whatever its source.
+//! Discovery of workers: a stream of changes, independent of the source.
 //!
-//! Three sources live here: a static list, a registry inside the process, and [`etcd`]. All give candidates;
-//! whether a candidate lives is for the router to find out.
+//! There are three sources: a static list, a registry inside the process, and [`etcd`]. All of them
+//! report candidates; the router determines whether a candidate is alive.
 
 mod address;
 #[cfg(feature = "etcd")]
@@ -15,17 +15,18 @@ use tokio_stream::wrappers::WatchStream;
 
 pub use address::{Address, NotAnAddress};
 
-/// Names a worker for as long as it lives. Unique in a cluster.
+/// Id of a worker for its lifetime. Unique in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(Arc<str>);
 
 impl WorkerId {
-    /// Any text that is unique in the cluster; its address, if nothing better is known.
+    /// Creates an id from any text that is unique in the cluster: the address, if there is nothing
+    /// better.
     pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self(id.into())
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -37,30 +38,30 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// A candidate.
+/// A worker that a source reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Who it is.
+    /// Id of the worker.
     pub id: WorkerId,
-    /// Where it listens, `host:port`.
+    /// Address that the worker listens on, `host:port`.
     pub address: String,
 }
 
 /// One change of the set of candidates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A candidate is new, has another address, or announced itself again.
+    /// A candidate is new, has another address, or has announced itself again.
     Insert(Candidate),
-    /// A candidate is no longer named: a hint, not the truth. It may be alive and well.
+    /// A candidate is no longer reported. This is only a hint: the worker may still be alive.
     Remove(WorkerId),
-    /// What keeps the source from naming anybody, for people; nothing if it names somebody.
+    /// Why the source reports no candidates, as a message for operators. `None` if it reports any.
     SourceError(Option<String>),
 }
 
-/// Changes from any source. It never ends while the source lives.
+/// Changes from any source. The stream does not end while the source lives.
 pub type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
-/// Candidates that never change, named by their addresses.
+/// Returns candidates that never change. Their addresses are their ids.
 pub fn static_list(addresses: impl IntoIterator<Item = String>) -> Changes {
     let inserts: Vec<_> = addresses
         .into_iter()
@@ -69,11 +70,11 @@ pub fn static_list(addresses: impl IntoIterator<Item = String>) -> Changes {
     stream::iter(inserts).chain(stream::pending()).boxed()
 }
 
-type Set = BTreeMap<WorkerId, String>;
+type CandidateSet = BTreeMap<WorkerId, String>;
 
-/// Discovery inside one process: workers register, routers watch.
+/// Discovery inside one process: workers register, and routers watch.
 #[derive(Debug, Clone)]
-pub struct Registry(watch::Sender<Arc<Set>>);
+pub struct Registry(watch::Sender<Arc<CandidateSet>>);
 
 impl Default for Registry {
     fn default() -> Self {
@@ -82,7 +83,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// Announces a candidate until the registration is dropped.
+    /// Announces a candidate until the returned registration is dropped.
     pub fn register(&self, candidate: Candidate) -> Registration {
         let id = candidate.id.clone();
         self.0.send_modify(|set| {
@@ -91,29 +92,30 @@ impl Registry {
         Registration { registry: self.clone(), id }
     }
 
-    /// The candidates that are there, then every change.
+    /// Returns the current candidates, then every change.
     pub fn watch(&self) -> Changes {
-        let mut known = Arc::<Set>::default();
+        let mut known = Arc::<CandidateSet>::default();
         WatchStream::new(self.0.subscribe())
-            .flat_map(move |now| {
-                let changes = difference(&known, &now);
-                known = now;
+            .flat_map(move |current| {
+                let changes = difference(&known, &current);
+                known = current;
                 stream::iter(changes)
             })
             .boxed()
     }
 }
 
-/// What turns one set into another. Sources that list rather than watch use it too.
-pub fn difference(before: &Set, after: &Set) -> Vec<Change> {
-    let gone = before.keys().filter(|id| !after.contains_key(id)).cloned().map(Change::Remove);
-    let new = after.iter().filter(|(id, address)| before.get(id) != Some(address)).map(
+/// Returns the changes that turn one set into another. Also used by sources that poll instead of
+/// watching.
+pub fn difference(before: &CandidateSet, after: &CandidateSet) -> Vec<Change> {
+    let removed = before.keys().filter(|id| !after.contains_key(id)).cloned().map(Change::Remove);
+    let inserted = after.iter().filter(|(id, address)| before.get(id) != Some(address)).map(
         |(id, address)| Change::Insert(Candidate { id: id.clone(), address: address.clone() }),
     );
-    gone.chain(new).collect()
+    removed.chain(inserted).collect()
 }
 
-/// Keeps a candidate announced; dropping it withdraws the candidate.
+/// Keeps a candidate announced. Dropping it withdraws the candidate.
 #[derive(Debug)]
 pub struct Registration {
     registry: Registry,
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watcher_sees_what_was_there_and_what_changes() {
+    async fn a_watcher_receives_current_candidates_and_changes() {
         let registry = Registry::default();
         let a = registry.register(candidate("a", "127.0.0.1:1"));
         let mut changes = registry.watch();
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_static_list_stays_open() {
+    async fn the_stream_of_a_static_list_does_not_end() {
         let mut changes = static_list(["h:1".to_owned()]);
         assert_eq!(changes.next().await, Some(Change::Insert(candidate("h:1", "h:1"))));
         assert!(futures::poll!(changes.next()).is_pending());

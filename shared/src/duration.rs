@@ -1,14 +1,14 @@
-//! Durations as people write them on a command line: `20us`, `500ms`, `30s`, `5m`, `1h`.
+//! Durations as written on a command line: `20us`, `500ms`, `30s`, `5m`, `1h`.
 
 use std::time::Duration;
 
 use crate::ServiceError;
 
-/// Reads a whole number with its unit. For `value_parser`.
+/// Parses a whole number with its unit. For `value_parser`.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (amount, unit) = text.split_at(digits);
-    let nanos_each = match unit {
+    let nanos_per_unit = match unit {
         "ns" => 1,
         "us" => 1_000,
         "ms" => 1_000_000,
@@ -20,20 +20,20 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     amount
         .parse::<u64>()
         .ok()
-        .and_then(|amount| amount.checked_mul(nanos_each))
+        .and_then(|amount| amount.checked_mul(nanos_per_unit))
         .map(Duration::from_nanos)
         .ok_or_else(|| USAGE.into())
 }
 
-/// The same, and not nothing. For `value_parser`.
+/// Parses a duration above zero. For `value_parser`.
 pub fn parse_positive(text: &str) -> Result<Duration, String> {
     match parse(text) {
-        Ok(Duration::ZERO) => Err("is nothing; give at least 1ms".into()),
+        Ok(Duration::ZERO) => Err("is zero; give at least 1ms".into()),
         parsed => parsed,
     }
 }
 
-/// Reads the `field` of a peer's message; negative ones are refused.
+/// Converts the `field` of a peer's message. Negative durations are rejected.
 pub fn from_peer(
     field: &str,
     value: Option<prost_types::Duration>,
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_every_unit_and_nothing_else() {
+    fn every_unit_is_parsed_and_other_text_is_rejected() {
         assert_eq!(parse("15ns"), Ok(Duration::from_nanos(15)));
         assert_eq!(parse("20us"), Ok(Duration::from_micros(20)));
         assert_eq!(parse("250ms"), Ok(Duration::from_millis(250)));

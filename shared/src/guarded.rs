@@ -1,4 +1,4 @@
-//! A stream that holds something until it ends: a load reservation, a permit, a place in a drain.
+//! A stream that holds a guard until it ends: a load reservation, a permit, a drain guard.
 
 use std::{
     pin::Pin,
@@ -9,7 +9,7 @@ use futures::Stream;
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// Yields what `stream` yields. `guard` is dropped as soon as the stream ends, or with it.
+    /// Yields the items of `stream`. `guard` is dropped when the stream ends or is dropped.
     pub struct Guarded<S, G> {
         #[pin]
         stream: S,
@@ -31,7 +31,7 @@ impl<S: Stream, G> Stream for Guarded<S, G> {
         let this = self.project();
         let item = ready!(this.stream.poll_next(cx));
         if item.is_none() {
-            // A peer may keep a finished stream around: what it held is free from here on.
+            // A finished stream may live on for a while; its guard must not.
             this.guard.take();
         }
         Poll::Ready(item)
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn releases_at_the_end_and_on_drop() {
+    async fn the_guard_is_released_at_the_end_and_on_drop() {
         let guard = Arc::new(());
         let mut whole = Guarded::new(stream::iter([1, 2]), Arc::clone(&guard));
         assert_eq!(whole.next().await, Some(1));

@@ -1,5 +1,5 @@
-//! What more than one program needs: configuration, errors, discovery, telemetry, deadlines, validation,
-//! serving, a client.
+//! Code that the programs share: configuration, errors, discovery, telemetry, deadlines,
+//! validation, serving, and a client.
 
 pub mod backoff;
 pub mod batched;

@@ -17,46 +17,46 @@ use toml::{
 
 use super::is_key;
 
-/// A line, counted from 1, and what is wrong there.
-pub(super) type Wrong = (usize, String);
+/// A line number, counted from 1, and the error in that line.
+pub(super) type LineError = (usize, String);
 
-/// What a file says, checked against a command.
+/// The content of a file, validated against a command.
 #[derive(Debug, Default)]
 pub(super) struct File {
-    /// Where it is; empty if there is none.
+    /// Path of the file. Empty if there is none.
     pub(super) path: PathBuf,
     entries: BTreeMap<String, Entry>,
 }
 
-/// What a file says about one option.
+/// The values of one option in a file.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) line: usize,
-    /// As a flag would take them.
+    /// The values in the syntax of a flag.
     pub(super) values: Vec<String>,
 }
 
 impl File {
-    /// Reads `text`. Everything that is wrong is told at once.
-    pub(super) fn parse(path: &Path, text: &str, command: &Command) -> Result<Self, Vec<Wrong>> {
+    /// Parses `text`. Returns all errors together.
+    pub(super) fn parse(path: &Path, text: &str, command: &Command) -> Result<Self, Vec<LineError>> {
         let line = |at: usize| 1 + text.bytes().take(at).filter(|b| *b == b'\n').count();
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(text.len(), |span| span.start);
             vec![(line(at), error.message().to_owned())]
         })?;
         let mut entries = BTreeMap::new();
-        let mut mistakes = Vec::new();
+        let mut errors = Vec::new();
         for (key, value) in table.get_ref() {
             let line = line(key.span().start);
             match check(command, key.get_ref(), value.get_ref()) {
                 Ok(values) => {
                     entries.insert(key.get_ref().to_string(), Entry { line, values });
                 }
-                Err(what) => mistakes.push((line, what)),
+                Err(message) => errors.push((line, message)),
             }
         }
-        mistakes.sort();
-        if mistakes.is_empty() { Ok(Self { path: path.into(), entries }) } else { Err(mistakes) }
+        errors.sort();
+        if errors.is_empty() { Ok(Self { path: path.into(), entries }) } else { Err(errors) }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Entry> {
@@ -64,7 +64,7 @@ impl File {
     }
 }
 
-/// The values of one key, as a flag would take them, or what is wrong with it.
+/// Returns the values of one key in the syntax of a flag, or an error message.
 fn check(command: &Command, key: &str, value: &DeValue<'_>) -> Result<Vec<String>, String> {
     let Some((owner, arg)) = find(command, key) else {
         return Err(unknown(command, key));
@@ -80,13 +80,13 @@ fn check(command: &Command, key: &str, value: &DeValue<'_>) -> Result<Vec<String
     }
     let values = match value {
         DeValue::Array(items) if matches!(arg.get_action(), ArgAction::Append) => {
-            let inside = |item: &Spanned<DeValue<'_>>| {
+            let element = |item: &Spanned<DeValue<'_>>| {
                 scalar(item.get_ref()).ok_or_else(|| {
-                    let what = with_article(item.get_ref());
-                    format!("{key} has {what} inside; give strings, numbers or booleans")
+                    let kind = with_article(item.get_ref());
+                    format!("{key} has {kind} inside; give strings, numbers or booleans")
                 })
             };
-            items.iter().map(inside).collect::<Result<Vec<_>, _>>()?
+            items.iter().map(element).collect::<Result<Vec<_>, _>>()?
         }
         other => match scalar(other) {
             Some(value) => vec![value],
@@ -94,25 +94,25 @@ fn check(command: &Command, key: &str, value: &DeValue<'_>) -> Result<Vec<String
         },
     };
     for value in &values {
-        accepted(owner, key, value)?;
+        validate(owner, key, value)?;
     }
     Ok(values)
 }
 
-/// The option of that name, and the command that has it.
+/// Finds the option with this name, and the command that has it.
 fn find<'a>(command: &'a Command, key: &str) -> Option<(&'a Command, &'a Arg)> {
     let own = command.get_arguments().find(|arg| arg.get_long() == Some(key));
     own.map(|arg| (command, arg)).or_else(|| command.get_subcommands().find_map(|c| find(c, key)))
 }
 
-/// Lets clap judge a value as if it came from the command line.
-fn accepted(command: &Command, key: &str, value: &str) -> Result<(), String> {
+/// Validates a value with clap as if it came from the command line.
+fn validate(command: &Command, key: &str, value: &str) -> Result<(), String> {
     let flag = format!("--{key}");
-    let Some(error) = refusal(command, &[format!("{flag}={value}")]) else { return Ok(()) };
-    let about = matches!(error.get(ContextKind::InvalidArg),
+    let Some(error) = parse_error(command, &[format!("{flag}={value}")]) else { return Ok(()) };
+    let about_this_flag = matches!(error.get(ContextKind::InvalidArg),
         Some(ContextValue::String(arg)) if arg.split(' ').next() == Some(&flag));
-    // Whatever else a line of one flag lacks has nothing to do with this file.
-    let (true, Some(invalid)) = (about, error.get(ContextKind::InvalidValue)) else {
+    // Other errors, such as missing required flags, come from validating one flag alone.
+    let (true, Some(invalid)) = (about_this_flag, error.get(ContextKind::InvalidValue)) else {
         return Ok(());
     };
     let why = match (error.source(), error.get(ContextKind::ValidValue)) {
@@ -120,18 +120,18 @@ fn accepted(command: &Command, key: &str, value: &str) -> Result<(), String> {
         (None, Some(ContextValue::Strings(valid))) => format!("use {}", valid.join(" or ")),
         (None, _) => "this value is not allowed".into(),
     };
-    // The value as clap shows it: an option's parser may have taken a password out.
+    // The value as clap displays it, since the parser of an option may have redacted a password.
     Err(format!("{key} = {invalid}: {why}"))
 }
 
-fn refusal(command: &Command, arguments: &[String]) -> Option<clap::Error> {
+fn parse_error(command: &Command, arguments: &[String]) -> Option<clap::Error> {
     command.clone().no_binary_name(true).try_get_matches_from(arguments).err()
 }
 
 fn unknown(command: &Command, key: &str) -> String {
     let commands = std::iter::once(command).chain(command.get_subcommands());
     let mut similar = commands.filter_map(|command| {
-        match refusal(command, &[format!("--{key}")])?.get(ContextKind::SuggestedArg)? {
+        match parse_error(command, &[format!("--{key}")])?.get(ContextKind::SuggestedArg)? {
             ContextValue::String(flag) => Some(flag.trim_start_matches('-').to_owned()),
             _ => None,
         }
@@ -142,11 +142,11 @@ fn unknown(command: &Command, key: &str) -> String {
     }
 }
 
-/// A value as a flag would take it; `None` for what has parts.
+/// Returns a value in the syntax of a flag, or `None` for arrays and tables.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     Some(match value {
         DeValue::String(text) => text.to_string(),
-        // TOML's hexadecimal and octal numbers are not known to flags.
+        // Flags do not accept hexadecimal and octal numbers.
         DeValue::Integer(n) => match i128::from_str_radix(n.as_str(), n.radix()) {
             Ok(number) => number.to_string(),
             Err(_) => n.as_str().to_owned(),

@@ -1,4 +1,4 @@
-//! The effective configuration, as TOML that can be fed back.
+//! Prints the effective configuration as TOML that `--config` can read.
 
 use std::{any::TypeId, fmt::Write};
 
@@ -6,10 +6,11 @@ use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
 
 use super::{Loaded, Secret, is_key};
 
-/// One option, and what was read for its command.
-type Read<'a> = (&'a Arg, &'a ArgMatches);
+/// An option, and the matches of its command.
+type ParsedOption<'a> = (&'a Arg, &'a ArgMatches);
 
-/// Every option of the command that was called, with its help, its source and its value.
+/// Returns all options of the invoked command as TOML, each with its help, its source and its
+/// value.
 pub(super) fn toml(loaded: &Loaded) -> String {
     let mut text = String::new();
     for (heading, options) in by_heading(loaded) {
@@ -22,16 +23,17 @@ pub(super) fn toml(loaded: &Loaded) -> String {
     text
 }
 
-/// The options of the subcommand and of those above it, in their groups, in the order of `--help`.
-fn by_heading(loaded: &Loaded) -> Vec<(&str, Vec<Read<'_>>)> {
+/// Returns the options of the subcommand and its parents, grouped by help heading in the order of
+/// `--help`.
+fn by_heading(loaded: &Loaded) -> Vec<(&str, Vec<ParsedOption<'_>>)> {
     let mut levels = vec![(&loaded.command, &loaded.matches)];
     while let Some(&(command, matches)) = levels.last()
-        && let Some((name, below)) = matches.subcommand()
+        && let Some((name, sub_matches)) = matches.subcommand()
         && let Some(sub) = command.find_subcommand(name)
     {
-        levels.push((sub, below));
+        levels.push((sub, sub_matches));
     }
-    let mut groups: Vec<(&str, Vec<Read<'_>>)> = Vec::new();
+    let mut groups: Vec<(&str, Vec<ParsedOption<'_>>)> = Vec::new();
     for (command, matches) in levels.into_iter().rev() {
         for arg in command.get_arguments().filter(|arg| is_key(arg)) {
             let mut known = groups.iter().flat_map(|(_, options)| options);
@@ -61,11 +63,11 @@ fn option(text: &mut String, loaded: &Loaded, matches: &ArgMatches, arg: &Arg) {
         None if many => writeln!(text, "# not set\n# {key} = []\n"),
         None => writeln!(text, "# not set\n# {key} = \"\"\n"),
         Some(_) if is_secret(arg) => {
-            // As a comment: read back as a value, it would be a wrong one.
+            // A comment, since the value that is read back would be wrong.
             let from = source(loaded, matches, arg);
             writeln!(text, "# {from}, not shown\n# {key} = \"***\"\n")
         }
-        Some(None) => writeln!(text, "# not UTF-8, which a file cannot say\n# {key} = \"\"\n"),
+        Some(None) => writeln!(text, "# not UTF-8, which a file cannot express\n# {key} = \"\"\n"),
         Some(Some(values)) => {
             let from = source(loaded, matches, arg);
             writeln!(text, "# {from}\n{key} = {}\n", value(&values, many))
@@ -73,12 +75,12 @@ fn option(text: &mut String, loaded: &Loaded, matches: &ArgMatches, arg: &Arg) {
     };
 }
 
-/// Returns whether the option's value must not be shown.
+/// Returns whether the value of the option must not be shown.
 fn is_secret(arg: &Arg) -> bool {
     arg.get_value_parser().type_id() == TypeId::of::<Secret>()
 }
 
-/// Where a value came from.
+/// Describes where a value came from.
 fn source(loaded: &Loaded, matches: &ArgMatches, arg: &Arg) -> String {
     let key = arg.get_long().unwrap_or_default();
     match (matches.value_source(arg.get_id().as_str()), loaded.file.get(key)) {
@@ -100,7 +102,7 @@ fn value(values: &[&str], many: bool) -> String {
     }
 }
 
-/// A number or a boolean if the text is exactly how one is written, and a string otherwise.
+/// Formats the text as a number or a boolean if it is in canonical form, else as a string.
 fn scalar(text: &str) -> String {
     let integer = text.parse::<i64>().is_ok_and(|n| n.to_string() == text);
     let decimal = text.parse::<f64>().is_ok_and(|n| n.to_string() == text) && text.contains('.');

@@ -1,4 +1,4 @@
-//! A value that is never shown.
+//! A value that is never displayed.
 
 use std::{convert::Infallible, fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use std::{convert::Infallible, fmt, str::FromStr};
 pub struct Secret(String);
 
 impl Secret {
-    /// Returns the text itself, for the one place that needs it.
+    /// Returns the text itself. Call it only where the secret is used.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -54,7 +54,7 @@ mod tests {
 
     #[derive(Debug, Parser)]
     struct Cli {
-        /// For tests, a variable that every process has
+        /// Test option with a variable that every process has
         #[arg(long, env = "PATH", hide_env_values = true)]
         variable: Option<Secret>,
         #[cfg(feature = "etcd")]
@@ -62,8 +62,8 @@ mod tests {
         etcd: crate::discovery::etcd::EtcdConfig,
     }
 
-    /// What is printed and what errors say, of a file and flags.
-    fn shown(file: &str, flags: &[&str]) -> String {
+    /// Returns the printed configuration, or the error, of a file and flags.
+    fn output(file: &str, flags: &[&str]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stoker.toml");
         fs::write(&path, file).unwrap();
@@ -78,12 +78,12 @@ mod tests {
     }
 
     #[test]
-    fn a_value_from_the_environment_is_not_shown() {
+    fn a_secret_from_the_environment_is_not_displayed() {
         let path = env::var("PATH").unwrap();
-        let printed = shown("", &[]);
+        let printed = output("", &[]);
         let expected = "# from the environment, PATH, not shown\n# variable = \"***\"\n";
         assert!(printed.contains(expected) && printed.contains("Some(***)"), "{printed}");
-        let help = shown("", &["--help"]);
+        let help = output("", &["--help"]);
         assert!(help.contains("[env: PATH]"), "{help}");
         for text in [printed, help] {
             assert!(!text.contains(&path), "{text}");
@@ -93,7 +93,7 @@ mod tests {
 
     #[cfg(feature = "etcd")]
     #[test]
-    fn no_password_of_etcd_is_shown() {
+    fn passwords_of_etcd_are_not_displayed() {
         let (user, password) = ("etcd-user = 'me'\n", "etcd-password = 'hidden'\n");
         let url = "http://me:hidden@h:1";
         for (file, flags, expected) in [
@@ -118,21 +118,21 @@ mod tests {
             (format!("etcd = ['http://a:1', '{url}']"), &[], "etcd = http://***@h:1: "),
             (String::new(), &["--etcd", url], "'http://***@h:1'"),
         ] {
-            let shown = shown(&file, flags);
-            assert!(shown.contains(expected), "{expected:?} is not in {shown}");
-            assert!(!shown.contains("hidden"), "{shown}");
+            let output = output(&file, flags);
+            assert!(output.contains(expected), "{expected:?} is not in {output}");
+            assert!(!output.contains("hidden"), "{output}");
         }
     }
 
     #[cfg(feature = "etcd")]
     #[test]
-    fn a_file_may_not_give_two_passwords() {
+    fn a_file_with_two_passwords_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stoker.toml");
         let keys = "etcd-user = 'me'\netcd-password = 'a'\netcd-password-file = '/x'\n";
         fs::write(&path, keys).unwrap();
         let loaded = load(Cli::command(), ["cli", "--config", path.to_str().unwrap()]).unwrap();
         let error = Cli::from_arg_matches(&loaded.matches).unwrap().etcd.check().unwrap_err();
-        assert!(error.to_string().contains("are both given"), "{error}");
+        assert!(error.to_string().contains("are both set"), "{error}");
     }
 }

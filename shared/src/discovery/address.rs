@@ -1,4 +1,4 @@
-//! Where somebody can be dialled.
+//! The address that a worker can be dialled at.
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
@@ -10,13 +10,14 @@ use http::uri::Authority;
 #[cfg_attr(feature = "etcd", serde(into = "String", try_from = "String"))]
 pub struct Address(String);
 
-/// Text that is no address.
+/// The text is not a valid address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("write it as host:port, for instance 127.0.0.1:50052")]
 pub struct NotAnAddress;
 
 impl Address {
-    /// Whether it means every address of a machine: good to listen on, not to be dialled from elsewhere.
+    /// Returns whether this is the unspecified address (0.0.0.0 or ::), which a server can listen
+    /// on but a client on another machine cannot dial.
     pub fn is_unspecified(&self) -> bool {
         self.0.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
     }
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_host_and_port_and_nothing_else() {
+    fn only_host_and_port_are_accepted() {
         for good in ["127.0.0.1:50052", "worker-0.stoker:1", "[::1]:65535"] {
             assert_eq!(good.parse::<Address>().map(String::from), Ok(good.to_owned()));
         }
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_what_nobody_can_dial() {
+    fn unspecified_addresses_are_recognized() {
         for (address, unspecified) in
             [("0.0.0.0:1", true), ("[::]:1", true), ("127.0.0.1:1", false), ("host:1", false)]
         {

@@ -1,14 +1,15 @@
-//! Workers that announce themselves in etcd.
+//! Discovery through etcd.
 //!
-//! A worker holds one key, under a lease that it keeps alive: [`register`]. A router lists all of them, watches
-//! for changes, and lists again from time to time: [`watch`]. Both try for as long as they live, and outlast an
-//! etcd that is away, paused, restarted or wiped. The value of a key is a [`WorkerRecord`].
+//! A worker holds one key under a lease that it keeps alive: [`register`]. A router lists all keys,
+//! watches for changes, and repeats the list periodically: [`watch`]. Both retry for as long as
+//! they live, and survive an etcd that is unreachable, paused, restarted or wiped. The value of a
+//! key is a [`WorkerRecord`].
 
-mod attempts;
+mod failover;
 mod auth;
 mod config;
 mod excerpt;
-mod failure;
+mod session_error;
 mod register;
 mod watch;
 mod worker_record;

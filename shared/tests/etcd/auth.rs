@@ -37,7 +37,8 @@ async fn root(etcd: &Etcd) -> Client {
     Client::connect([etcd.url()], Some(options)).await.unwrap()
 }
 
-/// Enables authentication. The user stoker may read and write the workers' keys. Returns a client of root.
+/// Enables authentication with a user `stoker` that may read and write the keys of workers. Returns
+/// a client of root.
 async fn with_users(etcd: &Etcd) -> Client {
     let mut client = add_users(etcd).await;
     grant(&mut client, Permission::read_write(PREFIX)).await;
@@ -68,7 +69,7 @@ impl PasswordFile {
         self.0.path().join("password")
     }
 
-    /// Replaces the file in one step: a file that is half written would be a wrong password.
+    /// Replaces the file atomically, since a partly written file would be a wrong password.
     fn write(&self, password: &str) {
         let next = self.0.path().join("next");
         fs::write(&next, format!("{password}\nthe rest is not read\n")).unwrap();
@@ -90,7 +91,7 @@ fn has_a(view: &View) -> bool {
 }
 
 #[tokio::test]
-async fn the_right_password_is_let_in() {
+async fn the_right_password_is_accepted() {
     for etcd in Etcd::each() {
         let logs = Logs::collect();
         with_users(&etcd).await;
@@ -99,7 +100,7 @@ async fn the_right_password_is_let_in() {
             config.check().unwrap();
             let worker = announce_with(config.clone(), "a", "host:1", LONG);
             let mut view = View::new(etcd::watch(config));
-            view.until(|v| has_a(v) && v.trouble.is_none()).await;
+            view.until(|v| has_a(v) && v.source_error.is_none()).await;
             // The user may revoke the lease.
             worker.withdraw().await;
             view.until(View::is_empty).await;
@@ -110,7 +111,7 @@ async fn the_right_password_is_let_in() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_named_but_not_shown_until_it_is_corrected() {
+async fn a_wrong_password_is_reported_but_not_displayed_until_it_is_corrected() {
     for etcd in Etcd::each() {
         let logs = Logs::collect();
         with_users(&etcd).await;
@@ -118,19 +119,19 @@ async fn a_wrong_password_is_named_but_not_shown_until_it_is_corrected() {
         let config = file.config(&etcd);
         let _worker = announce_with(config.clone(), "a", "host:1", LONG);
         let mut view = View::new(etcd::watch(config.clone()));
-        let trouble = [etcd.url(), "refuses the user stoker: ", "authentication failed"];
-        view.until(|v| v.trouble_says(&trouble)).await;
-        logs.until(&trouble[1..]).await;
+        let expected = [etcd.url(), "refuses the user stoker: ", "authentication failed"];
+        view.until(|v| v.error_contains(&expected)).await;
+        logs.until(&expected[1..]).await;
         file.write(PASSWORD);
-        view.until(|v| has_a(v) && v.trouble.is_none()).await;
-        for shown in [logs.text(), format!("{view:?} {config:?}")] {
-            assert!(!shown.contains(OTHER) && !shown.contains(PASSWORD), "{shown}");
+        view.until(|v| has_a(v) && v.source_error.is_none()).await;
+        for text in [logs.text(), format!("{view:?} {config:?}")] {
+            assert!(!text.contains(OTHER) && !text.contains(PASSWORD), "{text}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_password_file_that_is_away_is_named_until_it_is_back() {
+async fn a_missing_password_file_is_reported_until_it_exists() {
     for etcd in Etcd::each() {
         with_users(&etcd).await;
         let file = PasswordFile::new(PASSWORD);
@@ -138,10 +139,10 @@ async fn a_password_file_that_is_away_is_named_until_it_is_back() {
         fs::remove_file(file.path()).unwrap();
         let path = file.path().display().to_string();
         let mut view = View::new(etcd::watch(config.clone()));
-        view.until(|v| v.trouble_says(&["--etcd-password-file", &path, "No such file"])).await;
+        view.until(|v| v.error_contains(&["--etcd-password-file", &path, "No such file"])).await;
         let _worker = announce_with(config, "a", "host:1", LONG);
         file.write(PASSWORD);
-        view.until(|v| has_a(v) && v.trouble.is_none()).await;
+        view.until(|v| has_a(v) && v.source_error.is_none()).await;
     }
 }
 
@@ -152,14 +153,14 @@ async fn a_password_may_change_while_a_worker_runs() {
         let mut root = with_users(&etcd).await;
         let file = PasswordFile::new(PASSWORD);
         let _worker = announce_with(file.config(&etcd), "a", "host:1", SHORT);
-        // As another user, which nothing happens to.
+        // Watches as another user, whose password does not change.
         let mut view = View::new(etcd::watch(EtcdConfig {
             auth: EtcdAuth { etcd_user: Some("root".into()), ..with_password(&etcd, ROOT).auth },
             ..config(&etcd)
         }));
         view.until(has_a).await;
         root.user_change_password(USER, OTHER).await.unwrap();
-        // The token is over with the password, and then the lease.
+        // The change of the password invalidates the token, and then the lease expires.
         view.until(View::is_empty).await;
         logs.until(&["refuses the user stoker: "]).await;
         file.write(OTHER);
@@ -169,7 +170,7 @@ async fn a_password_may_change_while_a_worker_runs() {
 }
 
 #[tokio::test]
-async fn users_may_be_introduced_and_abolished_while_a_worker_runs() {
+async fn authentication_may_be_enabled_and_disabled_while_a_worker_runs() {
     for etcd in Etcd::each() {
         let mut client = add_users(&etcd).await;
         grant(&mut client, Permission::read_write(PREFIX)).await;
@@ -179,7 +180,7 @@ async fn users_may_be_introduced_and_abolished_while_a_worker_runs() {
         view.until(has_a).await;
         client.auth_enable().await.unwrap();
         let mut root = root(&etcd).await;
-        // The worker must write now, as its user.
+        // The worker must now write as its user.
         root.put(format!("{PREFIX}a"), "garbage", None).await.unwrap();
         View::new(etcd::watch(config.clone())).until(has_a).await;
         root.auth_disable().await.unwrap();
@@ -189,16 +190,16 @@ async fn users_may_be_introduced_and_abolished_while_a_worker_runs() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_user_learns_which_option_is_missing() {
+async fn the_missing_option_is_named_for_a_client_without_a_user() {
     for etcd in Etcd::each() {
         with_users(&etcd).await;
         let mut view = View::new(etcd::watch(config(&etcd)));
-        view.until(|v| v.trouble_says(&[etcd.url(), "without a user", "--etcd-user"])).await;
+        view.until(|v| v.error_contains(&[etcd.url(), "without a user", "--etcd-user"])).await;
     }
 }
 
 #[tokio::test]
-async fn a_permission_that_is_missing_is_named() {
+async fn a_missing_permission_is_reported() {
     for etcd in Etcd::each() {
         let logs = Logs::collect();
         let mut client = add_users(&etcd).await;
@@ -207,15 +208,15 @@ async fn a_permission_that_is_missing_is_named() {
         let config = with_password(&etcd, PASSWORD);
         let mut view = View::new(etcd::watch(config.clone()));
         let refusal = "refuses the user stoker access to the keys under /stoker/test/workers/: ";
-        view.until(|v| v.trouble_says(&[etcd.url(), refusal, "permission denied"])).await;
-        // Enough for a router.
+        view.until(|v| v.error_contains(&[etcd.url(), refusal, "permission denied"])).await;
+        // Read permission is enough for a router.
         grant(&mut root, Permission::read(PREFIX)).await;
-        view.until(|v| v.trouble_says(&["has no key under"])).await;
+        view.until(|v| v.error_contains(&["has no key under"])).await;
         let before = logs.lines(&["WARN", refusal]).len();
         let _worker = announce_with(config, "a", "host:1", LONG);
         logs.until_lines(before + 1, &["WARN", refusal]).await;
         grant(&mut root, Permission::read_write(PREFIX)).await;
-        view.until(|v| has_a(v) && v.trouble.is_none()).await;
+        view.until(|v| has_a(v) && v.source_error.is_none()).await;
         assert!(!logs.text().contains(PASSWORD));
     }
 }

@@ -1,12 +1,13 @@
-//! The log of a test, at every level. Under `tokio::test`, workers and routers run in the test's thread.
+//! Captures the log of a test at every level. Under `tokio::test`, workers and routers run in the
+//! thread of the test.
 
 use std::{io, time::Duration};
 
 use tokio::{sync::watch, time::timeout};
 use tracing::{Level, subscriber::DefaultGuard};
 
-/// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Limit for waiting, far longer than anything here takes.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Logs {
     text: watch::Sender<String>,
@@ -28,7 +29,7 @@ impl io::Write for Writer {
 }
 
 impl Logs {
-    /// Collects the log from now on.
+    /// Starts to capture the log.
     pub(crate) fn collect() -> Self {
         let text = watch::Sender::default();
         let writer = Writer(text.clone());
@@ -61,6 +62,6 @@ impl Logs {
         let mut text = self.text.subscribe();
         let has_all = |line: &&str| parts.iter().all(|part| line.contains(part));
         let logged = text.wait_for(|text| text.lines().filter(has_all).count() >= count);
-        assert!(timeout(PATIENCE, logged).await.is_ok(), "{parts:?} was never logged");
+        assert!(timeout(TEST_TIMEOUT, logged).await.is_ok(), "{parts:?} was never logged");
     }
 }

@@ -1,10 +1,10 @@
-//! Discovery through a real etcd, with everything that may happen to it.
+//! Discovery through a real etcd that fails in various ways.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod auth;
+mod foreign_writes;
 mod logs;
 mod server;
-mod stranger;
 mod view;
 
 use std::{future::pending, time::Duration};
@@ -20,9 +20,9 @@ use server::Etcd;
 use view::{View, etcd_has, keys, put, remove};
 
 const PREFIX: &str = "/stoker/test/workers/";
-/// Nothing outlives it in any test.
+/// A lease TTL longer than any test.
 const LONG: Duration = Duration::from_secs(60);
-/// The shortest that etcd knows.
+/// The minimum lease TTL of etcd.
 const SHORT: Duration = Duration::from_secs(1);
 
 fn config(etcd: &Etcd) -> EtcdConfig {
@@ -56,12 +56,12 @@ fn follow(etcd: &Etcd) -> View {
 }
 
 #[tokio::test]
-async fn a_worker_is_found_and_leaves_at_once() {
+async fn a_worker_is_found_and_withdrawn_immediately() {
     for etcd in Etcd::each() {
         let mut view = follow(&etcd);
-        view.until(|v| v.trouble_says(&[etcd.url(), "has no key under", PREFIX])).await;
+        view.until(|v| v.error_contains(&[etcd.url(), "has no key under", PREFIX])).await;
         let worker = announce(&etcd, "a", "host:1");
-        view.until(|v| v.has("a", "host:1") && v.trouble.is_none()).await;
+        view.until(|v| v.has("a", "host:1") && v.source_error.is_none()).await;
 
         let [key] = &keys(&etcd).await[..] else { panic!("one key") };
         assert_eq!(key.name, format!("{PREFIX}a"));
@@ -71,18 +71,18 @@ async fn a_worker_is_found_and_leaves_at_once() {
         assert_eq!(record["capacity"]["kv_blocks"], 128);
 
         worker.withdraw().await;
-        assert!(keys(&etcd).await.is_empty(), "gone when `withdraw` returns, not with the lease");
+        assert!(keys(&etcd).await.is_empty(), "deleted when `withdraw` returns, not when the lease expires");
         view.until(View::is_empty).await;
     }
 }
 
 #[tokio::test]
-async fn a_worker_that_ends_its_service_leaves() {
+async fn a_worker_that_drains_is_withdrawn() {
     for etcd in Etcd::each() {
         let (drain, drained) = tokio::sync::oneshot::channel::<()>();
         let record = WorkerRecord::new("host:1".parse().unwrap(), ModelInfo::default());
         let end = async { drop(drained.await) };
-        let _held = etcd::register(config(&etcd), LONG, &WorkerId::new("a"), &record, end);
+        let _registration = etcd::register(config(&etcd), LONG, &WorkerId::new("a"), &record, end);
         let mut view = follow(&etcd);
         view.until(|v| v.has("a", "host:1")).await;
         drain.send(()).unwrap();
@@ -91,12 +91,12 @@ async fn a_worker_that_ends_its_service_leaves() {
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_goes_with_its_lease() {
+async fn the_key_of_a_crashed_worker_expires_with_its_lease() {
     for etcd in Etcd::each() {
         let worker = announce_with(config(&etcd), "a", "host:1", SHORT);
         let mut view = follow(&etcd);
         view.until(|v| v.has("a", "host:1")).await;
-        // No goodbye.
+        // Drops the registration without `withdraw`, as a crash does.
         drop(worker);
         view.until(View::is_empty).await;
         assert!(keys(&etcd).await.is_empty());
@@ -104,21 +104,21 @@ async fn a_worker_that_dies_goes_with_its_lease() {
 }
 
 #[tokio::test]
-async fn an_etcd_that_is_killed_and_started_again_loses_nobody() {
+async fn a_restarted_etcd_keeps_its_workers() {
     for mut etcd in Etcd::each() {
         let a = announce(&etcd, "a", "host:1");
         let mut view = follow(&etcd);
         view.until(|v| v.has("a", "host:1")).await;
         etcd.kill();
-        view.until(|v| v.trouble_says(&[etcd.url(), "cannot be reached", "refused"])).await;
-        assert!(has_a(&view), "the last that was known stays");
-        // Comes while etcd is away, and goes on trying.
+        view.until(|v| v.error_contains(&[etcd.url(), "cannot be reached", "refused"])).await;
+        assert!(has_a(&view), "known workers are kept while etcd is down");
+        // Registers while etcd is down, and retries.
         let _b = announce(&etcd, "b", "host:2");
         etcd.start();
-        view.until(|v| v.has("b", "host:2") && v.trouble.is_none()).await;
+        view.until(|v| v.has("b", "host:2") && v.source_error.is_none()).await;
         let gone: Vec<_> = view.seen.iter().filter(|c| matches!(c, Change::Remove(_))).collect();
         assert!(gone.is_empty(), "{gone:?}");
-        // Whoever was there before has found it again too.
+        // The first worker has reconnected too.
         a.withdraw().await;
         view.until(|v| !has_a(v)).await;
         assert!(view.has("b", "host:2"));
@@ -130,30 +130,30 @@ fn has_a(view: &View) -> bool {
 }
 
 #[tokio::test]
-async fn an_etcd_that_paused_past_the_lease_gets_its_workers_back() {
+async fn workers_return_after_a_pause_longer_than_their_lease() {
     for etcd in Etcd::each() {
         let _a = announce_with(config(&etcd), "a", "host:1", SHORT);
         let mut view = follow(&etcd);
         view.until(has_a).await;
         let before = keys(&etcd).await[0].lease;
         etcd.pause();
-        // Not to wait for anything: to be paused for longer than the lease is what this is about.
+        // Does not wait for an event: the test is about a pause longer than the lease.
         tokio::time::sleep(3 * SHORT).await;
         etcd.resume();
         etcd_has(&etcd, "under another lease", |all| all.iter().any(|key| key.lease != before))
             .await;
-        sees_what_comes_next(&etcd, &mut view).await;
+        sees_a_new_worker(&etcd, &mut view).await;
         assert!(has_a(&view));
     }
 }
 
 #[tokio::test]
-async fn an_etcd_that_was_wiped_gets_its_workers_back() {
+async fn workers_return_after_etcd_was_wiped() {
     for mut etcd in Etcd::each() {
         let _a = announce(&etcd, "a", "host:1");
         let mut view = follow(&etcd);
         view.until(has_a).await;
-        // Far above the revision that the new one begins with.
+        // Raises the revision far above the one that the wiped etcd starts with.
         for _ in 0..20 {
             put(&etcd, "/elsewhere", "").await;
         }
@@ -161,25 +161,25 @@ async fn an_etcd_that_was_wiped_gets_its_workers_back() {
         etcd.wipe();
         etcd.start();
         etcd_has(&etcd, "the worker again", |all| all.len() == 1).await;
-        sees_what_comes_next(&etcd, &mut view).await;
+        sees_a_new_worker(&etcd, &mut view).await;
         assert!(has_a(&view));
     }
 }
 
-/// The view goes on, and has seen everything up to now.
-async fn sees_what_comes_next(etcd: &Etcd, view: &mut View) {
+/// Waits until the view reports a new worker, and thus everything before it.
+async fn sees_a_new_worker(etcd: &Etcd, view: &mut View) {
     let _next = announce(etcd, "next", "host:9");
     view.until(|v| v.has("next", "host:9")).await;
 }
 
 #[tokio::test]
-async fn an_etcd_that_comes_last_is_found() {
+async fn an_etcd_that_starts_last_is_found() {
     for mut etcd in Etcd::each_stopped() {
         let mut view = follow(&etcd);
-        view.until(|v| v.trouble_says(&[etcd.url(), "cannot be reached", "refused"])).await;
+        view.until(|v| v.error_contains(&[etcd.url(), "cannot be reached", "refused"])).await;
         let _a = announce(&etcd, "a", "host:1");
         etcd.start();
-        view.until(|v| has_a(v) && v.trouble.is_none()).await;
+        view.until(|v| has_a(v) && v.source_error.is_none()).await;
     }
 }
 
@@ -198,7 +198,7 @@ async fn one_server_of_several_is_enough() {
 }
 
 #[tokio::test]
-async fn what_is_no_record_is_skipped() {
+async fn malformed_records_are_ignored() {
     for etcd in Etcd::each() {
         for (name, value) in [
             ("bad", "no JSON"),
@@ -208,12 +208,12 @@ async fn what_is_no_record_is_skipped() {
         ] {
             put(&etcd, &format!("{PREFIX}{name}"), value).await;
         }
-        // The neighbour's, whose prefix only begins like ours.
+        // The key of another cluster whose prefix starts with this one.
         put(&etcd, &format!("{}-2/b", PREFIX.trim_end_matches('/')), r#"{"address": "h:1"}"#).await;
         let mut view = follow(&etcd);
         view.until(|v| v.has("good", "host:1")).await;
         assert_eq!(view.workers.len(), 1, "{view:?}");
-        // While they are watched.
+        // Changes that the watch reports.
         put(&etcd, &format!("{PREFIX}new"), "\u{0}").await;
         put(&etcd, &format!("{PREFIX}bad"), r#"{"address": "host:3"}"#).await;
         put(&etcd, &format!("{PREFIX}good"), "broken").await;
@@ -224,26 +224,27 @@ async fn what_is_no_record_is_skipped() {
 }
 
 #[tokio::test]
-async fn a_worker_may_come_back_at_another_address() {
+async fn a_worker_may_return_at_another_address() {
     for etcd in Etcd::each() {
         let dead = announce_with(config(&etcd), "a", "host:1", SHORT);
         let mut view = follow(&etcd);
         view.until(has_a).await;
         drop(dead);
-        // At once: the key of the life before is still there, and its lease must not take the new one along.
+        // The key of the earlier process still exists. The end of its lease must not delete the new
+        // key.
         let _second = announce(&etcd, "a", "host:2");
         view.until(|v| v.has("a", "host:2")).await;
         let dying = announce_with(config(&etcd), "dying", "host:3", SHORT);
         view.until(|v| v.has("dying", "host:3")).await;
         drop(dying);
-        // A lease that began later is over, so the first one is too.
+        // A lease that was granted later has expired, so the first one has too.
         view.until(|v| !v.has("dying", "host:3")).await;
         assert!(view.has("a", "host:2"));
     }
 }
 
 #[tokio::test]
-async fn two_workers_of_one_id_do_not_take_turns() {
+async fn two_workers_with_one_id_do_not_overwrite_each_other_repeatedly() {
     for etcd in Etcd::each() {
         let first = announce_with(config(&etcd), "a", "host:1", SHORT);
         let mut view = follow(&etcd);
@@ -253,7 +254,7 @@ async fn two_workers_of_one_id_do_not_take_turns() {
         let dying = announce_with(config(&etcd), "dying", "host:3", SHORT);
         view.until(|v| v.has("dying", "host:3")).await;
         drop(dying);
-        // Several signs of life of the first one later.
+        // The first worker has sent several keep-alives since.
         view.until(|v| !v.has("dying", "host:3")).await;
         assert!(view.has("a", "host:2"));
         // The id is free again.
@@ -264,7 +265,7 @@ async fn two_workers_of_one_id_do_not_take_turns() {
 }
 
 #[tokio::test]
-async fn a_key_that_somebody_deletes_comes_back() {
+async fn a_deleted_key_is_restored() {
     for etcd in Etcd::each() {
         let _a = announce_with(config(&etcd), "a", "host:1", SHORT);
         let mut view = follow(&etcd);

@@ -1,4 +1,4 @@
-//! A real etcd in a process of its own. Tests of other packages include this file.
+//! Runs a real etcd in its own process. Tests of other packages include this file.
 #![allow(dead_code, unreachable_pub, reason = "not every test needs everything")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -18,11 +18,11 @@ use nix::{
 };
 use tempfile::TempDir;
 
-/// Not the usual address: a port that etcd leaves for a moment cannot be taken by anybody's outgoing
-/// connection, which would come from 127.0.0.1. Only Linux has all of 127.0.0.0/8.
+/// Not 127.0.0.1: while etcd is stopped, outgoing connections, which come from 127.0.0.1, cannot
+/// take its port. Only Linux has all of 127.0.0.0/8.
 const HOST: &str = if cfg!(target_os = "linux") { "127.0.0.2" } else { "127.0.0.1" };
 
-/// One server, alone in its cluster. Killed when it is dropped.
+/// A cluster of one server. Killed when dropped.
 pub struct Etcd {
     binary: PathBuf,
     data: TempDir,
@@ -32,8 +32,8 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Returns one for each version of etcd that is there: those that `STOKER_TEST_ETCD` names, separated by colons,
-    /// else the one on the path. None at all is an absence, reported as such.
+    /// Returns a started server for each available version of etcd: those that `STOKER_TEST_ETCD`
+    /// names, separated by colons, else the one in `PATH`. Having none is reported as an absence.
     #[track_caller]
     pub fn each() -> impl Iterator<Item = Self> {
         Self::each_stopped().map(|mut etcd| {
@@ -42,12 +42,12 @@ impl Etcd {
         })
     }
 
-    /// Returns the same, not started yet.
+    /// Returns the same servers, not started yet.
     #[track_caller]
     pub fn each_stopped() -> impl Iterator<Item = Self> {
         let found = match env::var_os("STOKER_TEST_ETCD") {
             Some(named) => env::split_paths(&named).collect(),
-            None => on_the_path().into_iter().collect::<Vec<_>>(),
+            None => find_in_path().into_iter().collect::<Vec<_>>(),
         };
         if found.is_empty() {
             skip::absent("etcd", "install etcd-server or set STOKER_TEST_ETCD to one or several");
@@ -58,24 +58,24 @@ impl Etcd {
     fn stopped(binary: PathBuf) -> Self {
         assert!(binary.exists(), "STOKER_TEST_ETCD: {} is absent", binary.display());
         eprintln!("with {}", binary.display());
-        // Both held at once, so that they differ.
+        // Both are bound at the same time, so that they differ.
         let ports = [(); 2].map(|()| TcpListener::bind((HOST, 0)).unwrap());
         let [client, peer] = ports.map(|port| format!("http://{}", port.local_addr().unwrap()));
         Self { binary, data: tempfile::tempdir().unwrap(), client, peer, child: None }
     }
 
-    /// Where clients find it.
+    /// Returns the URL for clients.
     pub fn url(&self) -> &str {
         &self.client
     }
 
-    /// Starts it on the data that it has. It answers a moment later.
+    /// Starts the server on its existing data. It responds a moment later.
     pub fn start(&mut self) {
         let data = self.data.path().join("data");
         let cluster = format!("test={}", self.peer);
         let child = Command::new(&self.binary)
             .args(["--name", "test", "--logger", "zap", "--log-level", "fatal"])
-            // As quick as a cluster of one can be; the shortest lease depends on it.
+            // The fastest settings for a cluster of one. The minimum lease depends on them.
             .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
             .arg("--data-dir")
             .arg(data)
@@ -90,7 +90,7 @@ impl Etcd {
         self.child = Some(child);
     }
 
-    /// As a crash would.
+    /// Kills the server, as a crash would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -98,13 +98,13 @@ impl Etcd {
         }
     }
 
-    /// Takes everything that it knows. It must not run.
+    /// Deletes all data of the server, which must be stopped.
     pub fn wipe(&self) {
         assert!(self.child.is_none());
         fs::remove_dir_all(self.data.path().join("data")).unwrap();
     }
 
-    /// Stops it where it is, with its sockets open.
+    /// Pauses the process with its sockets open.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
     }
@@ -126,7 +126,7 @@ impl Drop for Etcd {
     }
 }
 
-fn on_the_path() -> Option<PathBuf> {
+fn find_in_path() -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|folder| folder.join("etcd")).find(|program| program.is_file())
 }

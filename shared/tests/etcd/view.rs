@@ -1,4 +1,4 @@
-//! What a router would know, and what etcd has.
+//! The workers that a router would know, and the keys in etcd.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,34 +9,34 @@ use tokio::time::timeout;
 
 use crate::{PREFIX, server::Etcd};
 
-/// Far longer than anything here takes: a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Limit for waiting, far longer than anything here takes.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The sum of all changes.
+/// The result of all changes.
 pub(crate) struct View {
     changes: Changes,
     pub(crate) workers: BTreeMap<String, String>,
-    pub(crate) trouble: Option<String>,
+        pub(crate) source_error: Option<String>,
     pub(crate) seen: Vec<Change>,
 }
 
 impl std::fmt::Debug for View {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}, trouble {:?}, after {:?}", self.workers, self.trouble, self.seen)
+        write!(f, "{:?}, source error {:?}, after {:?}", self.workers, self.source_error, self.seen)
     }
 }
 
 impl View {
     pub(crate) fn new(changes: Changes) -> Self {
-        Self { changes, workers: BTreeMap::new(), trouble: None, seen: Vec::new() }
+        Self { changes, workers: BTreeMap::new(), source_error: None, seen: Vec::new() }
     }
 
-    /// Follows the changes until `holds`.
+    /// Applies changes until `holds` returns true.
     pub(crate) async fn until(&mut self, holds: impl Fn(&Self) -> bool) {
         while !holds(self) {
-            let change = timeout(PATIENCE, self.changes.next()).await;
+            let change = timeout(TEST_TIMEOUT, self.changes.next()).await;
             let change =
-                change.unwrap_or_else(|_| panic!("it never came to it: {self:?}")).unwrap();
+                change.unwrap_or_else(|_| panic!("the condition was never met: {self:?}")).unwrap();
             self.seen.push(change.clone());
             match change {
                 Change::Insert(candidate) => {
@@ -45,7 +45,7 @@ impl View {
                 Change::Remove(worker) => {
                     self.workers.remove(worker.as_str());
                 }
-                Change::SourceError(trouble) => self.trouble = trouble,
+                Change::SourceError(error) => self.source_error = error,
             }
         }
     }
@@ -58,12 +58,12 @@ impl View {
         self.workers.is_empty()
     }
 
-    pub(crate) fn trouble_says(&self, parts: &[&str]) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| parts.iter().all(|part| trouble.contains(part)))
+    pub(crate) fn error_contains(&self, parts: &[&str]) -> bool {
+        self.source_error.as_ref().is_some_and(|error| parts.iter().all(|part| error.contains(part)))
     }
 }
 
-/// A key, as etcd has it.
+/// A key in etcd.
 pub(crate) struct Key {
     pub(crate) name: String,
     pub(crate) value: Vec<u8>,
@@ -71,13 +71,13 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// Whether both have the same name, value and lease.
+    /// Returns whether both have the same name, value and lease.
     pub(crate) fn is(&self, other: &Self) -> bool {
         (&self.name, &self.value, self.lease) == (&other.name, &other.value, other.lease)
     }
 }
 
-/// Everything under the prefix.
+/// Returns all keys under the prefix.
 pub(crate) async fn keys(etcd: &Etcd) -> Vec<Key> {
     let prefix = GetOptions::new().with_prefix();
     let found = client(etcd).await.get(PREFIX, Some(prefix)).await.unwrap();
@@ -89,14 +89,14 @@ pub(crate) async fn keys(etcd: &Etcd) -> Vec<Key> {
     found.kvs().iter().map(key).collect()
 }
 
-/// Waits until what etcd has is `as_wanted`.
-pub(crate) async fn etcd_has(etcd: &Etcd, wanted: &str, as_wanted: impl Fn(&[Key]) -> bool) {
+/// Waits until `condition` holds for the keys in etcd.
+pub(crate) async fn etcd_has(etcd: &Etcd, description: &str, condition: impl Fn(&[Key]) -> bool) {
     let poll = async {
-        while !as_wanted(&keys(etcd).await) {
+        while !condition(&keys(etcd).await) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, poll).await.unwrap_or_else(|_| panic!("etcd never had {wanted}"));
+    timeout(TEST_TIMEOUT, poll).await.unwrap_or_else(|_| panic!("etcd never had {description}"));
 }
 
 pub(crate) async fn put(etcd: &Etcd, key: &str, value: &str) {
@@ -107,14 +107,14 @@ pub(crate) async fn remove(etcd: &Etcd, key: &str) {
     client(etcd).await.delete(key, None).await.unwrap();
 }
 
-/// A client, once etcd answers.
+/// Returns a client, once etcd responds.
 pub(crate) async fn client(etcd: &Etcd) -> Client {
     let mut client = Client::connect([etcd.url()], None).await.unwrap();
-    let answers = async {
+    let ready = async {
         while client.get("x", None).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, answers).await.expect("etcd must answer");
+    timeout(TEST_TIMEOUT, ready).await.expect("etcd must respond");
     client
 }

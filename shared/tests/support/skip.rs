@@ -1,5 +1,5 @@
-//! Tests that need what a machine may lack are skipped in sight, or fail where everything is required. Tests of several
-//! packages include this file.
+//! Tests whose dependencies a machine may lack report that they are skipped, or fail if everything
+//! is required. Tests of several packages include this file.
 #![allow(dead_code, unreachable_pub, reason = "not every test needs everything")]
 
 use std::{
@@ -13,13 +13,14 @@ use std::{
     thread,
 };
 
-/// Turns every absence into a failure, unless it is empty or 0. `.ci/run` and `.ci/full` set it.
+/// Turns every absence into a failure, unless empty or 0. `.ci/run` and `.ci/full` set it.
 const REQUIRE_ALL: &str = "STOKER_TEST_REQUIRE_ALL";
 
-/// Reports that a test cannot run because `what` is absent, and with `remedy` how to get it. The caller returns.
+/// Reports that a test cannot run because `what` is absent; `remedy` says how to get it. The caller
+/// then returns.
 ///
 /// # Panics
-/// Where `STOKER_TEST_REQUIRE_ALL` is set.
+/// If `STOKER_TEST_REQUIRE_ALL` is set.
 #[track_caller]
 pub fn absent(what: impl Display, remedy: impl Display) {
     let required = |value: &OsStr| !value.is_empty() && value != "0";
@@ -29,19 +30,20 @@ pub fn absent(what: impl Display, remedy: impl Display) {
     skip(format_args!("{what} is absent: {remedy}"));
 }
 
-/// Prints, once in a test, that it leaves something out and why: past the capture of its output, for a test that
-/// passes would show nothing.
+/// Prints, once per test, that the test skips something and why. Written directly to standard
+/// error, since the captured output of a passing test is not shown.
 pub fn skip(why: impl Display) {
     static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let line = format!("SKIPPED: {}: {why}", thread::current().name().unwrap_or("a test"));
     if PRINTED.lock().unwrap_or_else(PoisonError::into_inner).insert(line.clone()) {
-        // A closed standard error is no reason to fail.
+        // A closed standard error is not an error.
         let _ = writeln!(io::stderr(), "{line}");
     }
 }
 
-/// Returns the path of a file or folder of real data below `STOKER_TEST_DATA`, else below `../shared/data` as seen from the
-/// project's root; `None`, reported, where it is absent.
+/// Returns the path of a file or folder of test data below `STOKER_TEST_DATA`, or below
+/// `../shared/data` as seen from the root of the project. Returns `None`, and reports it, if it is
+/// absent.
 #[track_caller]
 pub fn shared_data(path: &str) -> Option<PathBuf> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! The user of etcd that workers and routers authenticate as.
+//! The etcd user that workers and routers authenticate as.
 
 use std::{
     fs::{self, File},
@@ -10,19 +10,20 @@ use clap::Args;
 
 use crate::config::Secret;
 
-/// Far longer than any password. A file without newlines is not read to its end.
+/// Maximum number of bytes read from a password file, so that a large file without newlines is not
+/// read to its end.
 const MAX_LINE: u64 = 64 * 1024;
 
-/// The user of etcd to authenticate as, if any.
+/// The etcd user to authenticate as, if any.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct EtcdAuth {
-    /// The user to authenticate to etcd as; workers need its role to grant readwrite on the keys under
-    /// --etcd-prefix, routers read
+    /// User to authenticate to etcd as. Workers need a role with readwrite permission on the keys
+    /// under --etcd-prefix, routers one with read permission
     #[arg(long, env = "STOKER_ETCD_USER", value_name = "NAME", help_heading = "Discovery")]
     pub etcd_user: Option<String>,
 
-    /// The password of --etcd-user. A command line is visible to other users of the machine: prefer the
-    /// environment or --etcd-password-file
+    /// Password of --etcd-user. A command line is visible to other users of the machine: prefer the
+    /// environment variable or --etcd-password-file
     #[arg(
         long,
         env = "STOKER_ETCD_PASSWORD",
@@ -34,8 +35,8 @@ pub struct EtcdAuth {
     )]
     pub etcd_password: Option<Secret>,
 
-    /// A file whose first line is the password of --etcd-user; read again for every connection, so that the
-    /// password can be changed without a restart
+    /// File whose first line is the password of --etcd-user. It is read again for every connection,
+    /// so that the password can be changed without a restart
     #[arg(
         long,
         env = "STOKER_ETCD_PASSWORD_FILE",
@@ -45,7 +46,7 @@ pub struct EtcdAuth {
     pub etcd_password_file: Option<PathBuf>,
 }
 
-/// Why there is no user to authenticate as.
+/// Why the user to authenticate as cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// A user without a password.
@@ -57,7 +58,7 @@ pub enum AuthError {
     #[error("{0} needs --etcd-user NAME (or STOKER_ETCD_USER)")]
     NoUser(&'static str),
     /// Two passwords.
-    #[error("--etcd-password and --etcd-password-file are both given: choose one")]
+    #[error("--etcd-password and --etcd-password-file are both set: use one of them")]
     TwoPasswords,
     /// A user without a name.
     #[error("--etcd-user is empty")]
@@ -71,14 +72,14 @@ pub enum AuthError {
     /// A password file that cannot be read.
     #[error("--etcd-password-file {}: {cause}", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         cause: io::Error,
     },
 }
 
-/// Where the password comes from.
+/// Source of the password.
 #[derive(Debug)]
 enum Source<'a> {
     Given(&'a Secret),
@@ -86,8 +87,8 @@ enum Source<'a> {
 }
 
 impl EtcdAuth {
-    /// Returns the user and where its password comes from, or what is missing. Not left to clap, which does not
-    /// look at what a configuration file says.
+    /// Returns the user and the source of its password, or what is missing. Checked here because
+    /// clap does not check conflicts with values of a configuration file.
     fn user(&self) -> Result<Option<(&str, Source<'_>)>, AuthError> {
         let source = match (&self.etcd_password, &self.etcd_password_file) {
             (Some(_), Some(_)) => return Err(AuthError::TwoPasswords),
@@ -108,7 +109,7 @@ impl EtcdAuth {
         }
     }
 
-    /// Returns whether the options fit together. Reads no file.
+    /// Checks that the options are consistent. Reads no file.
     pub(super) fn check(&self) -> Result<(), AuthError> {
         self.user().map(drop)
     }
@@ -126,7 +127,7 @@ impl EtcdAuth {
 
 fn first_line(path: &Path) -> Result<Secret, AuthError> {
     let unreadable = |cause| AuthError::Unreadable { path: path.into(), cause };
-    // A pipe gives its password only once.
+    // A pipe would yield the password only once.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
         let cause = io::Error::other("is no regular file, and is read again for every connection");
         return Err(unreadable(cause));
@@ -169,11 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn a_user_needs_a_password_and_a_password_a_user() {
-        for fine in [&[][..], &[ETCD], &[ETCD, USER, PASSWORD], &[USER, PASSWORD]] {
-            config(fine).check().unwrap();
+    fn user_and_password_require_each_other() {
+        for valid in [&[][..], &[ETCD], &[ETCD, USER, PASSWORD], &[USER, PASSWORD]] {
+            config(valid).check().unwrap();
         }
-        for (wrong, named) in [
+        for (invalid, expected) in [
             (&[ETCD, USER][..], "--etcd-user me needs a password: add --etcd-password-file"),
             (&[USER], "--etcd-user me"),
             (&[ETCD, PASSWORD], "--etcd-password needs --etcd-user"),
@@ -181,8 +182,8 @@ mod tests {
             (&[ETCD, "--etcd-user=", PASSWORD], "--etcd-user is empty"),
             (&[ETCD, USER, "--etcd-password="], "--etcd-password is empty"),
         ] {
-            let error = error(wrong);
-            assert!(error.contains(named) && !error.contains("secret"), "{wrong:?}: {error}");
+            let error = error(invalid);
+            assert!(error.contains(expected) && !error.contains("secret"), "{invalid:?}: {error}");
         }
         let mut both = config(&[ETCD, USER, PASSWORD]);
         both.auth.etcd_password_file = Some("/x".into());
@@ -191,14 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn a_password_file_gives_its_first_line() {
+    fn the_password_is_the_first_line_of_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         let flag = format!("--etcd-password-file={}", path.display());
         let arguments = [ETCD, USER, &flag];
         let missing = error(&arguments);
         assert!(missing.contains(path.to_str().unwrap()) && missing.contains("No such file"));
-        config(&arguments[1..]).check().expect("is not read without an etcd");
+        config(&arguments[1..]).check().expect("the file is not read without --etcd");
         for content in ["secret", "secret\n", "secret\r\n", "secret\nmore", "secret\n\n"] {
             fs::write(&path, content).unwrap();
             let (user, password) = config(&arguments).auth.credentials().unwrap().unwrap();

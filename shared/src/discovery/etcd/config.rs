@@ -1,4 +1,4 @@
-//! Where etcd is, and which part of it is ours.
+//! The flags for discovery through etcd: servers, key prefix and authentication.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -14,11 +14,11 @@ use clap::{
 use super::{AuthError, EtcdAuth};
 use crate::discovery::Address;
 
-/// Where etcd is, and which part of it is ours.
+/// The servers of etcd, the key prefix of the cluster, and the user.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct EtcdConfig {
-    /// The etcd through which workers and routers find each other: its servers as http://host:port, separated
-    /// by commas
+    /// Servers of the etcd through which workers and routers find each other, as http://host:port,
+    /// separated by commas
     #[arg(
         long,
         env = "STOKER_ETCD",
@@ -29,7 +29,8 @@ pub struct EtcdConfig {
     )]
     pub etcd: Vec<Endpoint>,
 
-    /// What the keys of this cluster's workers begin with; clusters that share an etcd need one each
+    /// Prefix of the keys of this cluster's workers. Clusters that share an etcd need different
+    /// prefixes
     #[arg(
         long,
         env = "STOKER_ETCD_PREFIX",
@@ -51,18 +52,18 @@ impl EtcdConfig {
         Self { etcd: servers, etcd_prefix: prefix.into(), auth: EtcdAuth::default() }
     }
 
-    /// Checks what no option can check for itself: user and password belong together, and the password can be
-    /// read if there is an etcd to use. Errors name the flags and show no password.
+    /// Checks constraints between options: user and password are given together, and the password
+    /// can be read if an etcd is configured. Errors name the flags and do not show a password.
     pub fn check(&self) -> Result<(), AuthError> {
         if self.is_given() { self.auth.credentials().map(drop) } else { self.auth.check() }
     }
 
-    /// Whether there is an etcd to use.
+    /// Returns whether an etcd is configured.
     pub fn is_given(&self) -> bool {
         !self.etcd.is_empty()
     }
 
-    /// The servers as text, for logs.
+    /// Returns the servers as text, for logs.
     pub fn servers(&self) -> String {
         let servers: Vec<_> = self.etcd.iter().map(Endpoint::as_str).collect();
         servers.join(",")
@@ -74,25 +75,25 @@ impl EtcdConfig {
 pub struct Endpoint(String);
 
 impl Endpoint {
-    /// As it was given.
+    /// Returns the URL of the server.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Text that names no server.
+/// The text is not a valid endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnEndpoint {
-    /// A URL with a user or a password, which logs would show.
+    /// The URL contains credentials, which logs would show.
     #[error(
         "a URL must not contain a user or a password; use --etcd-user with --etcd-password-file or \
          STOKER_ETCD_PASSWORD"
     )]
     Credentials,
-    /// A URL that asks for TLS.
+    /// The URL requires TLS.
     #[error("TLS to etcd is not supported by this version; write it as http://host:port")]
     Tls,
-    /// Anything else.
+    /// Any other malformed text.
     #[error("write it as http://host:port, for instance http://127.0.0.1:2379")]
     Malformed,
 }
@@ -122,7 +123,8 @@ impl ValueParserFactory for Endpoint {
     }
 }
 
-/// Parses an option's value. Its errors, which clap builds from the value, do not show a password.
+/// Parses the value of an option. Errors, which clap formats from the value, do not show a
+/// password.
 #[derive(Debug, Clone)]
 pub struct EndpointParser;
 
@@ -135,14 +137,14 @@ impl TypedValueParser for EndpointParser {
         arg: Option<&Arg>,
         value: &OsStr,
     ) -> Result<Endpoint, clap::Error> {
-        let shown =
+        let redacted =
             value.to_str().map_or_else(|| value.into(), |text| OsString::from(redact(text)));
-        (|text: &str| text.parse::<Endpoint>()).parse_ref(command, arg, &shown)
+        (|text: &str| text.parse::<Endpoint>()).parse_ref(command, arg, &redacted)
     }
 }
 
-/// Returns `text` as errors may show it. A server's URL is unchanged; a password's part may also come alone,
-/// from a URL that was split at a comma in its password.
+/// Redacts credentials for error messages. URLs without credentials are unchanged. The text may be
+/// a fragment with a part of a password, from a URL that was split at a comma in its password.
 fn redact(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
     let scheme = if scheme.is_empty() { String::new() } else { format!("{scheme}://") };
@@ -165,7 +167,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Ends it with one slash, so that the workers of `/a` are not also those of `/ab`.
+/// Normalizes the prefix to end with one slash, so that `/a` does not match the workers of `/ab`.
 fn prefix(text: &str) -> Result<String, &'static str> {
     let name = text.trim_end_matches('/');
     if name.is_empty() {
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_urls_with_a_port() {
+    fn endpoints_are_urls_with_a_port() {
         let config = parse(&["--etcd", "http://127.0.0.1:2379,http://etcd-0.etcd:2379/"]).unwrap();
         assert!(config.is_given());
         assert_eq!(config.servers(), "http://127.0.0.1:2379,http://etcd-0.etcd:2379");
@@ -215,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn errors_show_no_password_of_a_url() {
-        for (bad, shown) in [
+    fn errors_do_not_show_credentials_of_a_url() {
+        for (bad, displayed) in [
             ("http://me:secret@host:2379", "'http://***@host:2379'"),
             ("https://me:secret@host:2379", "'https://***@host:2379'"),
             ("me:secret@host:2379", "'***@host:2379'"),
@@ -225,18 +227,18 @@ mod tests {
             ("http://me:secret,secret@host:2379", "'http://me:***'"),
             ("http://me:12,secret,secret@host:2379", "'***'"),
             ("http://me:12/secret,secret@host:2379", "'http://me:12/***'"),
-            // What has no password is shown as it is.
+            // Text without credentials is unchanged.
             ("127.0.0.1:2379", "'127.0.0.1:2379'"),
             ("http://127.0.0.1", "'http://127.0.0.1'"),
             ("https://host:2379", "'https://host:2379'"),
         ] {
             let error = parse(&["--etcd", bad]).unwrap_err();
-            assert!(error.contains(shown) && !error.contains("secret"), "{bad}: {error}");
+            assert!(error.contains(displayed) && !error.contains("secret"), "{bad}: {error}");
         }
     }
 
     #[test]
-    fn a_prefix_is_a_path_of_its_own() {
+    fn a_prefix_ends_with_one_slash() {
         let prefix = |given| parse(&["--etcd-prefix", given]).map(|config| config.etcd_prefix);
         assert_eq!(parse(&[]).unwrap().etcd_prefix, "/stoker/v1/workers/");
         assert_eq!(prefix("/a").unwrap(), "/a/");

@@ -1,27 +1,27 @@
-//! Text from etcd, made fit for a log line.
+//! Text from etcd, sanitized for a log line.
 
-/// The longest excerpt, in characters, before the mark that says that it was cut.
-const LONGEST: usize = 100;
+/// Maximum length of an excerpt, in characters, without the ellipsis.
+const MAX_LENGTH: usize = 100;
 
 /// Returns the start of `bytes` as text of at most 100 characters. Bytes that are not UTF-8 are replaced, and
 /// control characters are escaped.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
-    // A character has at most 4 bytes. What is cut in its middle here lies behind the last one that is shown.
-    let start = &bytes[..bytes.len().min(4 * (LONGEST + 1))];
-    let (mut shown, mut length) = (String::new(), 0);
+    // A character has at most 4 bytes, so a character that is cut here lies beyond the excerpt.
+    let start = &bytes[..bytes.len().min(4 * (MAX_LENGTH + 1))];
+    let (mut excerpt, mut length) = (String::new(), 0);
     for character in String::from_utf8_lossy(start).chars() {
         let escaped: String = match character {
-            // The quotes of JSON stay readable.
+            // Quotes are not escaped, so that JSON stays readable.
             '"' | '\'' => character.into(),
             _ => character.escape_debug().collect(),
         };
         length += escaped.chars().count();
-        if length > LONGEST {
-            return shown + "…";
+        if length > MAX_LENGTH {
+            return excerpt + "…";
         }
-        shown += &escaped;
+        excerpt += &escaped;
     }
-    shown
+    excerpt
 }
 
 #[cfg(test)]
@@ -29,8 +29,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_lines_quote_little_and_no_control_characters() {
-        for (bytes, shown) in [
+    fn excerpts_are_short_and_have_no_control_characters() {
+        for (bytes, expected) in [
             (&b""[..], String::new()),
             (br#"{"address": "h:1"}"#, r#"{"address": "h:1"}"#.into()),
             (b"a\nb\0\x1b[31m", r"a\nb\0\u{1b}[31m".into()),
@@ -42,7 +42,7 @@ mod tests {
             ("😀".repeat(1_000).as_bytes(), "😀".repeat(100) + "…"),
             (&[0xff; 1_000], "\u{fffd}".repeat(100) + "…"),
         ] {
-            assert_eq!(excerpt(bytes), shown);
+            assert_eq!(excerpt(bytes), expected);
         }
     }
 }

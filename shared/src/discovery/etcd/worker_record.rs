@@ -1,29 +1,30 @@
-//! What a worker says about itself in etcd: a JSON object under the prefix and its id.
+//! The record of a worker in etcd: a JSON object under the prefix and the worker's id.
 
 use serde::{Deserialize, Serialize};
 use stoker_proto::v1::{self as proto, ModelInfo};
 
 use crate::discovery::{Address, Candidate, WorkerId};
 
-/// The value of a worker's key. Only the address is needed to use the worker, which tells the rest itself; the
-/// rest is for people and tools that read etcd. Fields of later versions are skipped.
+/// The value of a worker's key. The router needs only the address and reads everything else from
+/// the worker itself; the other fields are for operators and tools that read etcd. Unknown fields
+/// are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRecord {
-    /// Where it can be dialled.
+    /// Address to dial.
     pub address: Address,
-    /// What requests call its model.
+    /// Name of the model.
     #[serde(default)]
     pub model: String,
-    /// Workers of one digest give the same answers.
+    /// Workers with equal digests generate the same responses.
     #[serde(default)]
     pub digest: String,
-    /// How much it can do.
+    /// Capacity of the worker.
     #[serde(default)]
     pub capacity: Capacity,
-    /// Of the worker's program.
+    /// Version of the worker's program.
     #[serde(default)]
     pub version: String,
-    /// Identifies the worker's process.
+    /// Id of the worker's process.
     #[serde(default)]
     pub instance_id: String,
 }
@@ -32,15 +33,15 @@ pub struct WorkerRecord {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Capacity {
-    /// Sequences in one batch.
+    /// Maximum number of sequences in a batch.
     pub max_num_seqs: u32,
-    /// Tokens in one step.
+    /// Maximum number of tokens in an engine step.
     pub max_num_batched_tokens: u32,
-    /// Blocks of the KV cache.
+    /// Number of KV cache blocks.
     pub kv_blocks: u32,
-    /// Tokens in one of them.
+    /// Number of tokens per block.
     pub kv_block_size: u32,
-    /// Requests that may wait.
+    /// Maximum number of waiting sequences.
     pub max_num_queued_reqs: u32,
 }
 
@@ -57,7 +58,7 @@ impl From<proto::Capacity> for Capacity {
 }
 
 impl WorkerRecord {
-    /// What a worker at `address` says, which answers `GetModelInfo` with `info`.
+    /// Creates the record of a worker at `address` from its response to `GetModelInfo`.
     pub fn new(address: Address, info: ModelInfo) -> Self {
         Self {
             address,
@@ -75,28 +76,28 @@ impl WorkerRecord {
     }
 
     pub(super) fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("text and numbers can always be written")
+        serde_json::to_string(self).expect("strings and numbers can always be serialized")
     }
 }
 
-/// What is wrong with a key or its value.
+/// Why a key or its value is malformed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Malformed {
-    #[error("the key has no worker's name after the prefix")]
+    #[error("the key has no worker id after the prefix")]
     Key,
-    #[error("the value is no record: {0}")]
+    #[error("the value is not a worker record: {0}")]
     Value(#[from] serde_json::Error),
 }
 
-/// The worker that `key` names.
-pub(super) fn worker(prefix: &str, key: &[u8]) -> Result<WorkerId, Malformed> {
+/// Returns the id of the worker that `key` names.
+pub(super) fn worker_id(prefix: &str, key: &[u8]) -> Result<WorkerId, Malformed> {
     let name = std::str::from_utf8(key).ok().and_then(|key| key.strip_prefix(prefix));
     name.filter(|name| !name.is_empty()).map(WorkerId::new).ok_or(Malformed::Key)
 }
 
-/// The candidate that a key and its value announce.
-pub(super) fn read(prefix: &str, key: &[u8], value: &[u8]) -> Result<Candidate, Malformed> {
-    let id = worker(prefix, key)?;
+/// Parses a key and its value into a candidate.
+pub(super) fn parse_candidate(prefix: &str, key: &[u8], value: &[u8]) -> Result<Candidate, Malformed> {
+    let id = worker_id(prefix, key)?;
     Ok(Candidate { id, address: WorkerRecord::from_json(value)?.address.into() })
 }
 
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn records_round_trip() {
         let capacity =
             proto::Capacity { max_num_seqs: 64, kv_blocks: 128, ..proto::Capacity::default() };
         let info = ModelInfo {
@@ -123,19 +124,19 @@ mod tests {
             json,
             r#"{"address":"host:1","model":"story","digest":"d1","capacity":{"max_num_seqs":64,"max_num_batched_tokens":0,"kv_blocks":128,"kv_block_size":0,"max_num_queued_reqs":0},"version":"0.1.0","instance_id":"01a2"}"#,
         );
-        let candidate = read("/w/", b"/w/127.0.0.1:1/a", json.as_bytes()).unwrap();
+        let candidate = parse_candidate("/w/", b"/w/127.0.0.1:1/a", json.as_bytes()).unwrap();
         assert_eq!(candidate.id.as_str(), "127.0.0.1:1/a");
         assert_eq!(candidate.address, "host:1");
     }
 
-    /// As release 0.1.0 wrote it.
+    /// A record that release 0.1.0 wrote.
     const PREVIOUS: &str = r#"{"address":"10.0.0.7:50052","model":"story","digest":"d1","capacity":{"max_num_seqs":64,"max_num_batched_tokens":512,"kv_blocks":128,"kv_block_size":16,"max_num_queued_reqs":1024},"version":"0.1.0"}"#;
 
-    /// As a later release may write it.
+    /// A record that a later release might write.
     const LATER: &str = r#"{"zone":"b","address":"10.0.0.7:50052","model":"story","digest":"d1","capacity":{"gpus":[{"memory":80}],"max_num_seqs":64,"max_num_batched_tokens":512,"kv_blocks":128,"kv_block_size":16,"max_num_queued_reqs":1024},"version":"0.1.0","instance_id":"","labels":{"pool":"a"}}"#;
 
     #[test]
-    fn records_of_other_releases_can_be_read() {
+    fn records_of_other_releases_are_parsed() {
         let capacity = Capacity {
             max_num_seqs: 64,
             max_num_batched_tokens: 512,
@@ -153,20 +154,20 @@ mod tests {
         };
         for json in [PREVIOUS, LATER] {
             assert_eq!(WorkerRecord::from_json(json.as_bytes()).unwrap(), expected, "{json}");
-            let candidate = read("/w/", b"/w/a", json.as_bytes()).unwrap();
+            let candidate = parse_candidate("/w/", b"/w/a", json.as_bytes()).unwrap();
             assert_eq!(candidate.address, "10.0.0.7:50052");
         }
     }
 
     #[test]
-    fn later_versions_may_say_more_or_less() {
-        let more = br#"{"address": "host:1", "zone": {"name": "b"}, "capacity": {"gpus": 8}}"#;
-        assert_eq!(read("/w/", b"/w/a", more).unwrap().address, "host:1");
-        assert!(read("/w/", b"/w/a", br#"{"address": "host:1"}"#).is_ok());
+    fn unknown_fields_are_ignored_and_only_the_address_is_required() {
+        let extended = br#"{"address": "host:1", "zone": {"name": "b"}, "capacity": {"gpus": 8}}"#;
+        assert_eq!(parse_candidate("/w/", b"/w/a", extended).unwrap().address, "host:1");
+        assert!(parse_candidate("/w/", b"/w/a", br#"{"address": "host:1"}"#).is_ok());
     }
 
     #[test]
-    fn what_is_no_record_says_why() {
+    fn malformed_records_are_rejected_with_a_reason() {
         for (key, value, why) in [
             (&b"/w/a"[..], &b""[..], "EOF"),
             (b"/w/a", b"\xff", "expected value"),
@@ -174,10 +175,10 @@ mod tests {
             (b"/w/a", b"{}", "missing field `address`"),
             (b"/w/a", br#"{"address": "nowhere"}"#, "host:port"),
             (b"/w/a", br#"{"address": 7}"#, "invalid type"),
-            (b"/w/", br#"{"address": "host:1"}"#, "no worker's name"),
-            (b"/w/\xff", br#"{"address": "host:1"}"#, "no worker's name"),
+            (b"/w/", br#"{"address": "host:1"}"#, "no worker id"),
+            (b"/w/\xff", br#"{"address": "host:1"}"#, "no worker id"),
         ] {
-            let error = read("/w/", key, value).unwrap_err().to_string();
+            let error = parse_candidate("/w/", key, value).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
     }

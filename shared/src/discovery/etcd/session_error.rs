@@ -1,4 +1,4 @@
-//! What may go wrong between us and etcd.
+//! Errors of a session with etcd.
 
 use std::{error::Error as _, time::Duration};
 
@@ -9,19 +9,19 @@ use tonic::{Code, Status};
 use super::AuthError;
 use crate::error::root_cause;
 
-/// The longest that one answer of etcd may take.
-pub(super) const ANSWER: Duration = Duration::from_secs(5);
+/// Time limit for a response of etcd.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The stream of a lease's signs of life, for [`Failure::Ended`].
+/// Name of the keep-alive stream of a lease, for [`SessionError::Ended`].
 pub(super) const KEEP_ALIVE: &str = "keep-alive of the lease";
 
-/// Why a session with a server of etcd ended. Reads on from the server's name.
+/// Why a session with a server of etcd ended. The text follows the name of the server.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum SessionError {
     #[error("cannot be reached: {0}")]
     Unreachable(String),
-    #[error("gave no answer for {0:?}")]
-    Silent(Duration),
+    #[error("did not respond within {0:?}")]
+    ResponseTimeout(Duration),
     #[error("refuses: {0}")]
     Refused(String),
     /// etcd does not know the user, its password or its token.
@@ -38,23 +38,23 @@ pub(super) enum Failure {
     PasswordTimeout(Duration),
     #[error("ended the {0}")]
     Ended(&'static str),
-    #[error("dropped the lease, as it does after a pause or when it is wiped")]
+    #[error("no longer has the lease, which expired or was wiped")]
     LeaseLost,
-    #[error("has compacted what was to be watched")]
+    #[error("has compacted the revision to watch")]
     Compacted,
-    #[error("went back from revision {from} to {to}, as if it was wiped")]
-    WentBack { from: i64, to: i64 },
+    #[error("went back from revision {from} to {to}; its data may have been wiped")]
+    RevisionDecreased { from: i64, to: i64 },
 }
 
-impl From<Error> for Failure {
+impl From<Error> for SessionError {
     fn from(error: Error) -> Self {
         match error {
             Error::GRpcStatus(status) => match status.source() {
-                // Made here, by the transport.
+                // Created by the local transport.
                 Some(cause) => Self::Unreachable(root_cause(cause)),
-                // Of all that we ask for, only a lease can be missing: an absent key is an empty answer.
+                // Only a lease can be missing: a read of an absent key returns an empty response.
                 None if status.code() == Code::NotFound => Self::LeaseLost,
-                None => refusal(&status),
+                None => classify(&status),
             },
             Error::LeaseKeepAliveError(_) => Self::Ended(KEEP_ALIVE),
             other => Self::Unreachable(other.to_string()),
@@ -62,13 +62,13 @@ impl From<Error> for Failure {
     }
 }
 
-impl From<AuthError> for Failure {
+impl From<AuthError> for SessionError {
     fn from(error: AuthError) -> Self {
         Self::Credentials(error.to_string())
     }
 }
 
-/// Messages of authentication errors whose status code other errors have too.
+/// Messages of authentication errors whose status codes are not specific to them.
 const NOT_AUTHENTICATED: [&str; 3] = [
     "etcdserver: authentication failed, invalid user ID or password",
     "etcdserver: user name is empty",
@@ -76,21 +76,21 @@ const NOT_AUTHENTICATED: [&str; 3] = [
 ];
 const AUTH_DISABLED: &str = "etcdserver: authentication is not enabled";
 
-fn refusal(status: &Status) -> Failure {
+fn classify(status: &Status) -> SessionError {
     let message = status.message().to_owned();
     match status.code() {
-        Code::Unauthenticated => Failure::Unauthenticated(message),
-        Code::PermissionDenied => Failure::Denied(message),
-        Code::FailedPrecondition if message == AUTH_DISABLED => Failure::AuthDisabled,
-        _ if NOT_AUTHENTICATED.contains(&&*message) => Failure::Unauthenticated(message),
-        _ => Failure::Refused(message),
+        Code::Unauthenticated => SessionError::Unauthenticated(message),
+        Code::PermissionDenied => SessionError::Denied(message),
+        Code::FailedPrecondition if message == AUTH_DISABLED => SessionError::AuthDisabled,
+        _ if NOT_AUTHENTICATED.contains(&&*message) => SessionError::Unauthenticated(message),
+        _ => SessionError::Refused(message),
     }
 }
 
-/// Waits for an answer, for at most `limit`.
+/// Waits for a response for at most `limit`.
 pub(super) async fn within<T>(
     limit: Duration,
-    answer: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Failure> {
-    Ok(timeout(limit, answer).await.map_err(|_| Failure::Silent(limit))??)
+    response: impl Future<Output = Result<T, Error>>,
+) -> Result<T, SessionError> {
+    Ok(timeout(limit, response).await.map_err(|_| SessionError::ResponseTimeout(limit))??)
 }
