@@ -99,8 +99,11 @@ mod tests {
             Stopping { conditions: vec![StopCondition::default(); 70], ..Default::default() };
         let sampling =
             Sampling { logit_bias: (0..30).map(|id| (id, 1.0)).collect(), ..Default::default() };
-        let request =
-            GenerateRequest { stopping: Some(stopping), sampling: Some(sampling), ..with_input(None) };
+        let request = GenerateRequest {
+            stopping: Some(stopping),
+            sampling: Some(sampling),
+            ..with_input(None)
+        };
         assert_eq!(count(&request.encode_to_vec()), 102);
     }
 

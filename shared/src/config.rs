@@ -148,7 +148,8 @@ fn print_config_flag() -> Arg {
 
 /// Returns whether a file may set the option.
 fn is_key(arg: &Arg) -> bool {
-    let takes_value = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append | ArgAction::SetTrue);
+    let takes_value =
+        matches!(arg.get_action(), ArgAction::Set | ArgAction::Append | ArgAction::SetTrue);
     takes_value && arg.get_long().is_some_and(|long| long != CONFIG && long != PRINT_CONFIG)
 }
 
@@ -209,7 +210,8 @@ fn with_sources(command: Command, explicit: Option<&ArgMatches>, file: &File) ->
             _ => arg,
         })
         .mut_subcommands(|sub| {
-            let sub_matches = explicit.and_then(|matches| matches.subcommand_matches(sub.get_name()));
+            let sub_matches =
+                explicit.and_then(|matches| matches.subcommand_matches(sub.get_name()));
             with_sources(sub, sub_matches, file)
         })
 }

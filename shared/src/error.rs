@@ -1,4 +1,5 @@
-//! The errors of a call. Inner code returns [`ServiceError`]; the edge of each process turns it into a status.
+//! The errors of a call. Inner code returns [`ServiceError`]; the service of each process converts
+//! it to a status.
 
 mod status;
 
@@ -8,127 +9,135 @@ use tonic::Code;
 
 pub use status::is_stoker_status;
 
-/// Told apart from other reasons to be unavailable, since a retry elsewhere costs nobody anything.
+/// Distinguishes draining from other causes of UNAVAILABLE, since a retry on another worker costs
+/// nothing.
 const DRAINING: &str = "DRAINING";
-/// The same for workers that are gone, or as good as gone.
+/// The same for workers that are lost or stalled.
 const LOST: &str = "WORKER_LOST";
 const STALLED: &str = "WORKER_STALLED";
-/// Tells a deadline that could not be met from one that passed.
+/// Distinguishes a deadline that could not be met from one that passed.
 const TOO_LATE: &str = "TOO_LATE";
-/// Tells an answer that had begun from a request that nobody took.
+/// Distinguishes a response that was cut off from a request that no worker accepted.
 const INTERRUPTED: &str = "INTERRUPTED";
-/// Distinguishes a limit of one worker from overload: waiting does not help, another worker may.
+/// Distinguishes a limit of one worker from overload: waiting does not help, but another worker
+/// may.
 const EXCEEDS_WORKER: &str = "EXCEEDS_WORKER";
-/// Distinguishes what a router got wrong from what its client did.
+/// Distinguishes an error of the router from an error of its client.
 const MISMATCH: &str = "MISMATCH";
-/// Distinguishes a sequence that was moved off a busy worker from one that a failing worker lost.
+/// Distinguishes a sequence that was moved off an overloaded worker from one that was lost with a
+/// failed worker.
 const PREEMPTED: &str = "PREEMPTED";
 /// Reports a panic of the engine, with the sequences of the step that panicked.
 const ENGINE_PANICKED: &str = "ENGINE_PANICKED";
-/// Distinguishes a router that is not accepted as one from a client that may not do something.
+/// Distinguishes a router that the worker does not accept from a client that lacks a permission.
 const ROUTING_REFUSED: &str = "ROUTING_REFUSED";
-/// Refuses the content of a request that made engines panic.
+/// Rejects a request whose content made engines panic.
 const QUARANTINED: &str = "QUARANTINED";
-/// A worker that was lost may be back by then.
-const SOON: Duration = Duration::from_secs(1);
-/// Bytes of a peer's text that are quoted, at most: an error that quotes an error must not grow with every hop.
+/// Retry delay after which a lost worker may be available again.
+const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Maximum number of bytes of a peer's text that are quoted, so that an error that quotes another
+/// error does not grow with every hop.
 pub const MAX_QUOTED: usize = 512;
-/// One field that is wrong: `field` as the proto names it, and value, limit and remedy in `description`.
+/// One invalid field: its name in the proto, and a description with the value, the limit and the
+/// remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Path of the field, for instance `sampling.temperature`.
     pub field: String,
-    /// What is wrong with which value, and what is allowed.
+    /// The invalid value, and what is allowed.
     pub description: String,
 }
 
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceError {
-    /// The request cannot be served as it is; trying again does not help.
-    #[error("{}", describe(.0))]
+    /// The request is invalid. A retry does not help.
+    #[error("{}", join_violations(.0))]
     Invalid(Vec<Violation>),
-    /// Nobody serves this model.
-    #[error("model `{model}` is not served here; available: {}", list(.available))]
+    /// No worker serves this model.
+    #[error("model `{model}` is not served here; available: {}", join_names(.available))]
     UnknownModel {
-        /// As the request names it.
+        /// Name of the model in the request.
         model: String,
-        /// What is served.
+        /// Names of the served models.
         available: Vec<String>,
     },
-    /// A limit on waiting or running work is reached.
+    /// A limit on queued or running work is reached.
     #[error("{what}; try again in {} ms", .retry_after.as_millis())]
     Overloaded {
-        /// Which limit, with its value.
+        /// The limit, with its value.
         what: String,
-        /// When a place is likely.
+        /// Time until a slot is likely to be free.
         retry_after: Duration,
     },
-    /// Nobody can serve this now: no worker, connection lost, draining.
+    /// The request cannot be served now: no worker is ready, or a connection was lost.
     #[error("{reason}")]
     Unavailable {
-        /// What happened.
+        /// The cause.
         reason: String,
-        /// When to come back.
+        /// Delay before a retry.
         retry_after: Duration,
     },
-    /// Whoever was asked is about to stop and did nothing; another one can serve this at once.
+    /// The worker or router is shutting down and did not process the request. Another one can serve
+    /// it immediately.
     #[error("{0} is draining")]
     Draining(String),
-    /// The connection to whoever was asked is gone, and with it what it had of the call.
+    /// The connection to the worker is lost, and with it the state of the call.
     #[error("{0}")]
     Lost(String),
-    /// Whoever was asked makes no progress.
+    /// The worker makes no progress.
     #[error("{0}")]
     Stalled(String),
-    /// An answer had begun, its worker was lost, and nobody could go on with it.
-    #[error("{reason}; the answer is cut off after {completion_tokens} tokens")]
+    /// The response had started, its worker was lost, and no other worker could resume it.
+    #[error("{reason}; the response is cut off after {completion_tokens} tokens")]
     Interrupted {
-        /// What happened.
+        /// The cause.
         reason: String,
-        /// When to come back.
+        /// Delay before a retry.
         retry_after: Duration,
-        /// Tokens of the prompt.
+        /// Number of prompt tokens.
         prompt_tokens: u32,
-        /// Tokens that were sent, of all continuations together.
+        /// Number of tokens that were sent, of all choices together.
         completion_tokens: u32,
     },
     /// The caller's deadline passed.
     #[error("deadline exceeded {stage}")]
     DeadlineExceeded {
-        /// Where the time ran out, for instance `while queued`.
+        /// The stage in which the deadline passed, for instance `while queued`.
         stage: String,
     },
-    /// The caller's deadline would pass, so nothing was begun. Somebody who is faster may be in time.
-    #[error("{what}; give it more time")]
+    /// The deadline cannot be met, so the request was not started. A faster worker may meet it.
+    #[error("{what}; increase the deadline")]
     TooLate {
-        /// What it takes, and what it has.
+        /// The required and the available time.
         what: String,
     },
-    /// The caller went away.
+    /// The caller cancelled the call.
     #[error("cancelled by the caller")]
     Cancelled,
-    /// The field is part of the contract but this version does not serve it.
+    /// The field is part of the API, but this version does not support it.
     #[error("`{0}` is not supported by this version")]
     Unsupported(String),
-    /// A limit of the worker that was called, not of the model: a worker with more room may take the request.
+    /// The request exceeds a limit of this worker, not of the model. A larger worker may accept it.
     #[error("{what}")]
     ExceedsWorker {
-        /// What is needed, and the limit with its flag.
+        /// The requirement, and the limit with its flag.
         what: String,
-        /// Tokens of the longest sequence, prompt included, where they are the limit; else 0.
+        /// Number of tokens of the longest sequence, including the prompt, if that exceeds the
+        /// limit; else 0.
         needed_tokens: u32,
     },
-    /// The worker that was called is not the one that the router took it for, or cannot continue that response.
+    /// The worker is not the one that the router expected, or cannot resume the response.
     #[error("{0}")]
     Mismatch(String),
-    /// The response waits at a busy worker without KV blocks, and another worker has room for it.
+    /// The sequence was preempted on a worker without free KV blocks, and another worker has room
+    /// for it.
     #[error("{0}")]
     Preempted(String),
-    /// The worker's engine panicked, and the worker is about to end.
+    /// The engine of the worker panicked, and the worker is about to exit.
     #[error("the worker's engine panicked: {cause}")]
     EnginePanicked {
-        /// What the panic said.
+        /// Message of the panic.
         cause: String,
         /// Choices of this request that were part of the step that panicked.
         sequences: Vec<u32>,
@@ -136,52 +145,52 @@ pub enum ServiceError {
     /// Requests with the same content made the engines of two workers panic.
     #[error("{0}")]
     Quarantined(String),
-    /// The worker that was called does not accept `routing` from that peer.
+    /// The worker does not accept `routing` from this peer.
     #[error("{0}")]
     RoutingRefused(String),
-    /// A fault of ours.
+    /// A bug in Stoker.
     #[error("internal error: {0}")]
     Internal(String),
 }
 
-fn describe(violations: &[Violation]) -> String {
-    let parts: Vec<_> =
+fn join_violations(violations: &[Violation]) -> String {
+    let descriptions: Vec<_> =
         violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
-    parts.join("; ")
+    descriptions.join("; ")
 }
 
-fn list(names: &[String]) -> String {
+fn join_names(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 impl ServiceError {
-    /// One field is wrong.
+    /// Creates an error about one invalid field.
     pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::Invalid(vec![Violation { field: field.into(), description: description.into() }])
     }
 
-    /// Unavailable, worth another try in a second.
+    /// Creates an `Unavailable` error with the default retry delay.
     pub fn unavailable(reason: impl Into<String>) -> Self {
-        Self::Unavailable { reason: reason.into(), retry_after: SOON }
+        Self::Unavailable { reason: reason.into(), retry_after: DEFAULT_RETRY_DELAY }
     }
 
-    /// Whether the same request may succeed on another worker.
+    /// Returns whether the same request may succeed on another worker.
     pub fn is_retryable_elsewhere(&self) -> bool {
-        let busy = matches!(self, Self::Unavailable { .. } | Self::Overloaded { .. });
-        let slow = matches!(self, Self::TooLate { .. });
-        busy || slow || self.retry_adds_no_load()
+        let unavailable = matches!(self, Self::Unavailable { .. } | Self::Overloaded { .. });
+        let too_late = matches!(self, Self::TooLate { .. });
+        unavailable || too_late || self.retry_adds_no_load()
     }
 
-    /// Whether asking another worker adds no load to the cluster, since the first one does nothing for the
-    /// call any more.
+    /// Returns whether a retry on another worker adds no load to the cluster, since this worker
+    /// does nothing for the request any more.
     pub fn retry_adds_no_load(&self) -> bool {
         let lost = matches!(self, Self::Draining(_) | Self::Lost(_) | Self::EnginePanicked { .. });
-        let left = matches!(self, Self::Stalled(_) | Self::Preempted(_));
+        let abandoned = matches!(self, Self::Stalled(_) | Self::Preempted(_));
         let unfit = matches!(self, Self::ExceedsWorker { .. } | Self::Mismatch(_));
-        lost || left || unfit
+        lost || abandoned || unfit
     }
 
-    /// A stable name for logs, metrics and `google.rpc.ErrorInfo.reason`.
+    /// Returns a stable name for logs, metrics and `google.rpc.ErrorInfo.reason`.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "INVALID",
@@ -206,7 +215,7 @@ impl ServiceError {
         }
     }
 
-    /// The name of the gRPC status that it becomes, as logs and metrics show it.
+    /// Returns the name of the corresponding gRPC status, as shown in logs and metrics.
     pub fn code_name(&self) -> &'static str {
         code_name(self.code())
     }
@@ -235,8 +244,8 @@ impl ServiceError {
     }
 }
 
-/// The innermost cause of an error, which is the one that helps: `connection refused`, not `transport
-/// error`.
+/// Returns the innermost cause of an error, which is the most specific one: `connection refused`
+/// instead of `transport error`.
 pub fn root_cause(error: &dyn Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
@@ -245,15 +254,16 @@ pub fn root_cause(error: &dyn Error) -> String {
     innermost.to_string()
 }
 
-/// At most [`MAX_QUOTED`] bytes of a peer's text, in one line.
+/// Returns at most [`MAX_QUOTED`] bytes of a peer's text, without control characters other than
+/// line breaks.
 pub fn quoted(text: &str) -> String {
     let printable = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
     let end = text.floor_char_boundary(MAX_QUOTED);
-    let kept: String = text[..end].chars().map(printable).collect();
-    if end < text.len() { kept + "..." } else { kept }
+    let quoted: String = text[..end].chars().map(printable).collect();
+    if end < text.len() { quoted + "..." } else { quoted }
 }
 
-/// A code as gRPC spells it, for instance `RESOURCE_EXHAUSTED`.
+/// Returns the name of a gRPC code, for instance `RESOURCE_EXHAUSTED`.
 pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

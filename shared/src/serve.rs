@@ -1,4 +1,4 @@
-//! How both processes listen: bind with a clear error, a server with sane limits, health, reflection.
+//! Serving: listeners, servers with limits, health, and reflection.
 
 pub mod admin;
 mod backpressure;
@@ -26,7 +26,7 @@ use tonic::{
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
 
-pub use backpressure::{Backpressure, Held, Response};
+pub use backpressure::{Backpressure, Response, ResponseGuard};
 pub use bind::{BindError, bind, bind_for};
 pub use bounds::Bounds;
 pub use call_limit::CallLimit;
@@ -37,33 +37,34 @@ pub use incoming::incoming;
 pub use limits::LimitsConfig;
 pub use listen_address::{ListenAddress, NotAListenAddress};
 pub use peer::Peer;
-pub use requests::{Charge, Requests, RequestsLayer};
+pub use requests::{Charge, RequestAccounting, RequestAccountingLayer};
 
-/// The largest request that is read, in bytes. A longer one is refused by gRPC with OUT_OF_RANGE.
+/// Maximum size of a request, in bytes. gRPC rejects larger ones with OUT_OF_RANGE.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
-/// The same on a worker, which a router also tells what there is of an answer: sixteen continuations of some
-/// hundred thousand tokens.
+/// Maximum size of a request to a worker, in bytes. A router also sends the tokens of a response to
+/// resume: up to sixteen choices of some hundred thousand tokens.
 pub const MAX_ROUTED_BYTES: usize = MAX_REQUEST_BYTES + (32 << 20);
 
-/// Streams of one connection that may be cancelled before they were looked at. h2 closes the connection
-/// beyond 20, which a router with many impatient clients sends in one packet.
-const MAX_EARLY_RESETS: usize = 1_024;
-/// Pings find a peer that is gone without a word.
+/// Maximum number of streams of a connection that are reset before they were accepted. With the
+/// default of 20, h2 would close the connection of a router that cancels many requests in one
+/// packet.
+const MAX_PENDING_RESET_STREAMS: usize = 1_024;
+/// Interval of the pings that detect a peer that vanished.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server with the limits and keep-alives that tonic leaves off.
-pub fn server(bounds: &Bounds) -> Server<Stack<RequestsLayer, Identity>> {
+/// Returns a server builder with the limits and keep-alives that tonic does not set.
+pub fn server(bounds: &Bounds) -> Server<Stack<RequestAccountingLayer, Identity>> {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(bounds.streams_per_connection()))
-        .http2_max_pending_accept_reset_streams(Some(MAX_EARLY_RESETS))
-        .layer(RequestsLayer(bounds.clone()))
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESET_STREAMS))
+        .layer(RequestAccountingLayer(bounds.clone()))
 }
 
-/// Collects the services of a listener, with those of `names` among them, and adds reflection, v1 and the v1alpha that
-/// older clients ask for.
+/// Adds health and reflection (v1, and v1alpha for older clients) to the services of a listener,
+/// whose names are `names`.
 pub fn with_reflection<H: Health>(
     mut routes: RoutesBuilder,
     health: HealthServer<H>,
@@ -83,7 +84,8 @@ pub fn with_reflection<H: Health>(
     Ok(routes.routes())
 }
 
-/// Lets a service take compressed requests. A macro, since every generated service is a type of its own.
+/// Enables compressed requests for a service. A macro, since every generated service has a type of
+/// its own.
 #[macro_export]
 macro_rules! compressed {
     ($service:expr) => {{

@@ -1,8 +1,9 @@
-//! What a process tells about itself: logs, traces, metrics.
+//! Telemetry of a process: logs, traces and metrics.
 //!
-//! Logs are one line an event on standard error. Traces go to a collector when somebody asks for it, with
-//! `--otlp-endpoint` or OpenTelemetry's own variables. Metrics are read over HTTP, on a port of their own.
-//! Every name that leaves the process stands in [`names`]. What users write is never in any of them.
+//! Logs are written to standard error, one line per event. Traces are sent to a collector if
+//! `--otlp-endpoint` or the variables of OpenTelemetry configure one. Metrics are served over HTTP
+//! on a separate port. All exported names are defined in [`names`]. User content is never part of
+//! telemetry.
 
 mod export;
 mod log;
@@ -24,34 +25,35 @@ use crate::{
 };
 use export::Exporter;
 
-/// What to tell, and to whom.
+/// Flags for telemetry.
 #[derive(Debug, Clone, Args)]
 pub struct TelemetryArgs {
-    /// How to log.
+    /// Flags for logs.
     #[command(flatten)]
     pub log: LogArgs,
 
-    /// Send traces to an OpenTelemetry collector, as http://host:port of its gRPC receiver; OTEL_*
-    /// variables are followed too [default: OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere]
+    /// Send traces to an OpenTelemetry collector, given as http://host:port of its gRPC receiver;
+    /// OTEL_* variables are respected too [default: OTEL_EXPORTER_OTLP_ENDPOINT, or none]
     #[arg(long, env = "STOKER_OTLP_ENDPOINT", value_name = "URL", help_heading = "Telemetry")]
     pub otlp_endpoint: Option<String>,
 
-    /// Serve metrics over HTTP, at /metrics, for Prometheus, and /livez and /readyz for probes; as --listen
-    /// [default: nowhere]
+    /// Address to serve metrics for Prometheus (/metrics) and probes (/livez, /readyz) on over
+    /// HTTP, in the syntax of --listen [default: none]
     #[arg(long, env = "STOKER_METRICS_LISTEN", value_name = "ADDR", help_heading = "Telemetry")]
     pub metrics_listen: Option<ListenAddress>,
 }
 
-/// The telemetry of a process that runs.
+/// The telemetry of a running process.
 pub struct Telemetry {
     exporter: Option<Exporter>,
     endpoint: Option<metrics::Endpoint>,
 }
 
 impl Telemetry {
-    /// Starts to log, by default what `level` says, to trace under the name `service`, and to serve metrics and probes,
-    /// where flags ask for it. Until there is a readiness to follow, probes report that the process is `busy` with
-    /// something else. Needs tokio. Fails with what is wrong with which flag or variable.
+    /// Starts logs with the default filter `level`, traces under the service name `service`, and
+    /// the server for metrics and probes, as configured. Until [`Self::follow`] is called, probes
+    /// report not ready with the reason `busy`. Must be called within a tokio runtime. Errors name
+    /// the flag or variable.
     pub async fn start(
         service: &'static str,
         args: &TelemetryArgs,
@@ -78,14 +80,14 @@ impl Telemetry {
         Ok(Self { exporter, endpoint })
     }
 
-    /// Serves the metrics that `register` adds as well, and tells probes what `readiness` says from now on.
+    /// Adds the metrics that `register` registers, and lets probes report `readiness` from now on.
     pub fn follow(&self, readiness: Readiness, register: impl FnOnce(&mut Registry)) {
         let Some(endpoint) = &self.endpoint else { return };
         endpoint.register(register);
         endpoint.follow(readiness);
     }
 
-    /// Sends what spans are left, for a moment at most.
+    /// Exports the remaining spans, with a short time limit.
     pub async fn shutdown(self) {
         if let Some(exporter) = self.exporter {
             exporter.flush().await;

@@ -1,4 +1,5 @@
-//! The checks on a request that need no model. The router makes them early, a worker makes them again.
+//! Validation of requests that needs no model. The router validates early, and workers validate
+//! again.
 
 use stoker_proto::v1::{
     GenerateRequest, generate_request::Input, guided::Form, stop_condition::Kind,
@@ -6,47 +7,47 @@ use stoker_proto::v1::{
 
 use crate::error::{ServiceError, Violation};
 
-/// Stop conditions of one request.
+/// Maximum number of stop conditions of a request.
 pub const MAX_STOP_CONDITIONS: usize = 16;
-/// Bytes of one stop string.
+/// Maximum length of a stop string, in bytes.
 pub const MAX_STOP_BYTES: usize = 256;
-/// Continuations of one prompt.
+/// Maximum number of choices of a request.
 pub const MAX_SEQUENCES: u32 = 16;
-/// Candidates beside each token.
+/// Maximum number of candidates per log probability.
 pub const MAX_TOP_CANDIDATES: u32 = 20;
-/// Characters of a request id.
+/// Maximum length of a request id, in characters.
 pub const MAX_REQUEST_ID: usize = 128;
-/// Characters of a cache salt.
+/// Maximum length of a cache salt, in characters.
 pub const MAX_CACHE_SALT: usize = 128;
-/// Bytes of the name of a model or a worker.
+/// Maximum length of the name of a model or a worker, in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
-/// Tokens with a bias.
+/// Maximum number of tokens with a logit bias.
 pub const MAX_LOGIT_BIAS: usize = 1024;
-/// Violations that one error names.
+/// Maximum number of violations in an error.
 pub const MAX_VIOLATIONS: usize = 12;
-/// The priority of a request that names none; 0 is the most urgent.
+/// Priority of a request that has none. 0 is the most urgent.
 pub const DEFAULT_PRIORITY: u32 = 100;
 /// The least urgent priority.
 pub const MAX_PRIORITY: u32 = 1000;
 
-/// Checks every field that has a limit of its own, and reports all that are wrong at once.
+/// Validates every field with limits of its own, and reports all violations together.
 pub fn generate(request: &GenerateRequest) -> Result<(), ServiceError> {
-    let mut found = Violations::default();
-    identity(request, &mut found);
-    input(request, &mut found);
-    sampling(request, &mut found);
-    stopping(request, &mut found);
-    response(request, &mut found);
-    if found.0.is_empty() { Ok(()) } else { Err(ServiceError::Invalid(found.0)) }
+    let mut violations = Violations::default();
+    identity(request, &mut violations);
+    input(request, &mut violations);
+    sampling(request, &mut violations);
+    stopping(request, &mut violations);
+    response(request, &mut violations);
+    if violations.0.is_empty() { Ok(()) } else { Err(ServiceError::Invalid(violations.0)) }
 }
 
-/// What is wrong, up to [`MAX_VIOLATIONS`] of it.
+/// Violations, up to [`MAX_VIOLATIONS`].
 #[derive(Default)]
 struct Violations(Vec<Violation>);
 
 impl Violations {
     fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        // An error travels in HTTP headers, which are small: enough is enough.
+        // An error is sent in HTTP headers, whose size is limited.
         if self.0.len() >= MAX_VIOLATIONS {
             return;
         }
@@ -56,7 +57,7 @@ impl Violations {
     /// Adds a violation unless `value` is absent or lies within `low` (excluded if `open`) and `high`.
     fn range(&mut self, field: &str, value: Option<f32>, low: f32, open: bool, high: f32) {
         let Some(value) = value else { return };
-        // A NaN fails both comparisons, so it is never within.
+        // NaN fails both comparisons, so it is never within.
         let within = (if open { value > low } else { value >= low }) && value <= high;
         if !within {
             let from = if open { "above" } else { "at least" };
@@ -65,17 +66,17 @@ impl Violations {
     }
 }
 
-/// Checks the name of a model or a worker by the rule that messages which carry it are held to. For
+/// Validates the name of a model or a worker with the rules for names in messages. For
 /// `value_parser`.
 pub fn name(text: &str) -> Result<String, String> {
-    match fault_of_name(text) {
+    match name_violation(text) {
         None if text.is_empty() => Err("is empty; give at least one character".into()),
         None => Ok(text.to_owned()),
-        Some(fault) => Err(fault),
+        Some(violation) => Err(violation),
     }
 }
 
-fn fault_of_name(text: &str) -> Option<String> {
+fn name_violation(text: &str) -> Option<String> {
     if text.len() > MAX_NAME_BYTES {
         return Some(format!("{} bytes; at most {MAX_NAME_BYTES}", text.len()));
     }
@@ -83,96 +84,99 @@ fn fault_of_name(text: &str) -> Option<String> {
     Some(format!("has the control character {control:?}; leave it out"))
 }
 
-/// How urgent a request is.
+/// Returns the priority of a request.
 pub fn priority(request: &GenerateRequest) -> u32 {
     request.priority.unwrap_or(DEFAULT_PRIORITY)
 }
 
-fn identity(request: &GenerateRequest, found: &mut Violations) {
-    for (field, text, most) in [
+fn identity(request: &GenerateRequest, violations: &mut Violations) {
+    for (field, text, max) in [
         ("request_id", &request.request_id, MAX_REQUEST_ID),
         ("cache_salt", &request.cache_salt, MAX_CACHE_SALT),
     ] {
-        if text.len() > most || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        if text.len() > max || !text.bytes().all(|b| b.is_ascii_graphic()) {
             let size = text.len();
-            let limit = format!("{size} bytes; use at most {most} printable ASCII characters");
-            found.add(field, limit);
+            let description = format!("{size} bytes; use at most {max} printable ASCII characters");
+            violations.add(field, description);
         }
     }
-    if let Some(fault) = fault_of_name(&request.model) {
-        found.add("model", fault);
+    if let Some(violation) = name_violation(&request.model) {
+        violations.add("model", violation);
     }
     if request.priority.is_some_and(|p| p > MAX_PRIORITY) {
         let value = request.priority.unwrap_or_default();
-        found.add(
+        violations.add(
             "priority",
             format!("{value} is above {MAX_PRIORITY}, the least urgent; 0 is the most urgent"),
         );
     }
 }
 
-fn input(request: &GenerateRequest, found: &mut Violations) {
+fn input(request: &GenerateRequest, violations: &mut Violations) {
     match &request.input {
-        None => found.add("input", "is missing; set `prompt`, `token_ids` or `chat`"),
+        None => violations.add("input", "is missing; set `prompt`, `token_ids` or `chat`"),
         Some(Input::Prompt(text)) if text.is_empty() => {
-            found.add("prompt", "is empty; send at least one character");
+            violations.add("prompt", "is empty; send at least one character");
         }
         Some(Input::TokenIds(tokens)) if tokens.ids.is_empty() => {
-            found.add("token_ids", "is empty; send at least one id");
+            violations.add("token_ids", "is empty; send at least one id");
         }
         Some(Input::Chat(chat)) if chat.messages.is_empty() => {
-            found.add("chat.messages", "is empty; send at least one message");
+            violations.add("chat.messages", "is empty; send at least one message");
         }
         Some(_) => {}
     }
 }
 
-fn sampling(request: &GenerateRequest, found: &mut Violations) {
+fn sampling(request: &GenerateRequest, violations: &mut Violations) {
     let Some(s) = &request.sampling else { return };
-    found.range("sampling.temperature", s.temperature, 0.0, false, 100.0);
-    found.range("sampling.top_p", s.top_p, 0.0, true, 1.0);
-    found.range("sampling.min_p", s.min_p, 0.0, false, 1.0);
-    found.range("sampling.frequency_penalty", s.frequency_penalty, -2.0, false, 2.0);
-    found.range("sampling.presence_penalty", s.presence_penalty, -2.0, false, 2.0);
-    found.range("sampling.repetition_penalty", s.repetition_penalty, 0.0, true, 10.0);
+    violations.range("sampling.temperature", s.temperature, 0.0, false, 100.0);
+    violations.range("sampling.top_p", s.top_p, 0.0, true, 1.0);
+    violations.range("sampling.min_p", s.min_p, 0.0, false, 1.0);
+    violations.range("sampling.frequency_penalty", s.frequency_penalty, -2.0, false, 2.0);
+    violations.range("sampling.presence_penalty", s.presence_penalty, -2.0, false, 2.0);
+    violations.range("sampling.repetition_penalty", s.repetition_penalty, 0.0, true, 10.0);
     if let Some(n) = s.num_sequences.filter(|n| !(1..=MAX_SEQUENCES).contains(n)) {
-        found.add("sampling.num_sequences", format!("{n} is not from 1 to {MAX_SEQUENCES}"));
+        violations.add("sampling.num_sequences", format!("{n} is not from 1 to {MAX_SEQUENCES}"));
     }
     if s.logit_bias.len() > MAX_LOGIT_BIAS {
         let count = s.logit_bias.len();
-        found.add("sampling.logit_bias", format!("{count} of them; at most {MAX_LOGIT_BIAS}"));
+        violations.add("sampling.logit_bias", format!("{count} entries; at most {MAX_LOGIT_BIAS}"));
         return;
     }
-    // The order of a map is chance, and an error should be the same each time.
+    // Sorted, since the order of a map is random but errors should be reproducible.
     let mut biased: Vec<_> = s.logit_bias.iter().collect();
     biased.sort_unstable_by_key(|(token, _)| **token);
     for (token, bias) in biased {
         let field = format!("sampling.logit_bias[{token}]");
-        found.range(&field, Some(*bias), -100.0, false, 100.0);
+        violations.range(&field, Some(*bias), -100.0, false, 100.0);
     }
 }
 
-fn stopping(request: &GenerateRequest, found: &mut Violations) {
+fn stopping(request: &GenerateRequest, violations: &mut Violations) {
     let Some(s) = &request.stopping else { return };
     if s.max_tokens == Some(0) {
-        found.add("stopping.max_tokens", "0 is not at least 1; leave it out for no limit");
+        violations.add("stopping.max_tokens", "0 is not at least 1; leave it out for no limit");
     }
     if let (Some(min), Some(max)) = (s.min_tokens, s.max_tokens)
         && min > max
     {
-        found.add("stopping.min_tokens", format!("{min} is above max_tokens, {max}"));
+        violations.add("stopping.min_tokens", format!("{min} is above max_tokens, {max}"));
     }
     if s.conditions.len() > MAX_STOP_CONDITIONS {
         let count = s.conditions.len();
-        found.add("stopping.conditions", format!("{count} of them; at most {MAX_STOP_CONDITIONS}"));
+        violations.add(
+            "stopping.conditions",
+            format!("{count} conditions; at most {MAX_STOP_CONDITIONS}"),
+        );
         return;
     }
     for (i, condition) in s.conditions.iter().enumerate() {
         let field = format!("stopping.conditions[{i}]");
         match &condition.kind {
-            None => found.add(field, "is empty; set `text` or `token_id`"),
+            None => violations.add(field, "is empty; set `text` or `token_id`"),
             Some(Kind::Text(text)) if text.is_empty() || text.len() > MAX_STOP_BYTES => {
-                found.add(
+                violations.add(
                     field,
                     format!("{} bytes; a stop string has 1 to {MAX_STOP_BYTES}", text.len()),
                 );
@@ -182,17 +186,18 @@ fn stopping(request: &GenerateRequest, found: &mut Violations) {
     }
 }
 
-fn response(request: &GenerateRequest, found: &mut Violations) {
+fn response(request: &GenerateRequest, violations: &mut Violations) {
     if let Some(r) = request.response.filter(|r| r.top_candidates > 0) {
         let value = r.top_candidates;
         if value > MAX_TOP_CANDIDATES {
-            found.add("response.top_candidates", format!("{value} is above {MAX_TOP_CANDIDATES}"));
+            violations
+                .add("response.top_candidates", format!("{value} is above {MAX_TOP_CANDIDATES}"));
         }
         if !(r.output_logprobs || r.prompt_logprobs) {
-            found.add(
+            violations.add(
                 "response.top_candidates",
                 format!(
-                    "{value} of them beside nothing; set `output_logprobs`, `prompt_logprobs` or both"
+                    "{value} without log probabilities; set `output_logprobs`, `prompt_logprobs` or both"
                 ),
             );
         }
@@ -200,7 +205,7 @@ fn response(request: &GenerateRequest, found: &mut Violations) {
     if let Some(Form::Choice(choices)) = request.guided.as_ref().and_then(|g| g.form.as_ref())
         && choices.options.is_empty()
     {
-        found.add("guided.choice", "is empty; give at least one option");
+        violations.add("guided.choice", "is empty; give at least one option");
     }
 }
 
@@ -230,8 +235,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_taken_at_start_is_taken_in_requests() {
-        for (text, refused) in [
+    fn names_of_flags_and_of_requests_have_the_same_rules() {
+        for (text, rejected) in [
             ("llama", false),
             ("Meta Llama/3.1 8B", false),
             ("\u{e9}", false),
@@ -241,12 +246,12 @@ mod tests {
             ("a\nb", true),
             ("\u{7f}", true),
         ] {
-            assert_eq!(name(text).is_err(), refused, "{text:?}");
+            assert_eq!(name(text).is_err(), rejected, "{text:?}");
             let input = Some(Input::Prompt("x".into()));
             let request = GenerateRequest { model: text.into(), input, ..Default::default() };
-            assert_eq!(generate(&request).is_err(), refused, "{text:?}");
+            assert_eq!(generate(&request).is_err(), rejected, "{text:?}");
         }
-        assert!(name("").is_err(), "in a request it means the only model");
+        assert!(name("").is_err(), "in a request, an empty name means the only model");
     }
 
     #[test]
@@ -261,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_field_is_named() {
+    fn every_invalid_field_is_named() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.0, 1e30] {
             let sampling = Sampling {
                 temperature: Some(bad),
@@ -277,7 +282,7 @@ mod tests {
                 conditions: vec![StopCondition::default(); 16],
                 ..Default::default()
             };
-            let found = fields(&request(sampling, stopping));
+            let violations = fields(&request(sampling, stopping));
             for field in [
                 "sampling.temperature",
                 "sampling.top_p",
@@ -288,7 +293,10 @@ mod tests {
                 "stopping.max_tokens",
                 "stopping.conditions[0]",
             ] {
-                assert!(found.iter().any(|f| f == field), "{field} with {bad}: {found:?}");
+                assert!(
+                    violations.iter().any(|f| f == field),
+                    "{field} with {bad}: {violations:?}"
+                );
             }
         }
     }
@@ -330,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn candidates_stand_beside_log_probabilities() {
+    fn candidates_require_log_probabilities() {
         let with = |response| GenerateRequest {
             response: Some(response),
             ..request(Sampling::default(), Stopping::default())
@@ -346,13 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_request_asks_for_input() {
+    fn an_empty_request_is_rejected_for_its_missing_input() {
         assert_eq!(fields(&GenerateRequest::default()), ["input"]);
         let long = GenerateRequest { request_id: "x".repeat(129), ..Default::default() };
         let not_urgent = GenerateRequest { priority: Some(1001), ..Default::default() };
         assert_eq!(fields(&not_urgent), ["priority", "input"]);
-        let least = GenerateRequest { priority: Some(1000), ..Default::default() };
-        assert_eq!(fields(&least), ["input"]);
+        let least_urgent = GenerateRequest { priority: Some(1000), ..Default::default() };
+        assert_eq!(fields(&least_urgent), ["input"]);
         assert_eq!(fields(&long), ["request_id", "input"]);
         for salt in ["x".repeat(129), "a b".into(), "ä".into()] {
             let salted = GenerateRequest { cache_salt: salt, ..Default::default() };
@@ -363,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_stays_small_however_much_is_wrong() {
+    fn the_number_of_violations_is_limited() {
         let many = request(
             Sampling {
                 logit_bias: (0..1000).map(|t| (t, f32::NAN)).collect(),

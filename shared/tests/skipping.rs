@@ -19,7 +19,8 @@ fn absence_is_reported_and_fails_if_everything_is_required() {
     {
         // The output of the test is captured, as usual.
         let mut test = Command::new(env::current_exe().unwrap());
-        test.args(["--exact", "without_a_dependency", "--ignored"]).env_remove("RUST_TEST_NOCAPTURE");
+        test.args(["--exact", "without_a_dependency", "--ignored"])
+            .env_remove("RUST_TEST_NOCAPTURE");
         match value {
             Some(value) => test.env("STOKER_TEST_REQUIRE_ALL", value),
             None => test.env_remove("STOKER_TEST_REQUIRE_ALL"),

@@ -38,7 +38,11 @@ pub(super) struct Entry {
 
 impl File {
     /// Parses `text`. Returns all errors together.
-    pub(super) fn parse(path: &Path, text: &str, command: &Command) -> Result<Self, Vec<LineError>> {
+    pub(super) fn parse(
+        path: &Path,
+        text: &str,
+        command: &Command,
+    ) -> Result<Self, Vec<LineError>> {
         let line = |at: usize| 1 + text.bytes().take(at).filter(|b| *b == b'\n').count();
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(text.len(), |span| span.start);

@@ -5,12 +5,12 @@
 //! they live, and survive an etcd that is unreachable, paused, restarted or wiped. The value of a
 //! key is a [`WorkerRecord`].
 
-mod failover;
 mod auth;
 mod config;
 mod excerpt;
-mod session_error;
+mod failover;
 mod register;
+mod session_error;
 mod watch;
 mod worker_record;
 

@@ -1,7 +1,7 @@
-//! The one translation of errors to and from `tonic::Status`.
+//! Conversion of errors to and from `tonic::Status`.
 //!
-//! The edge of each process turns a [`ServiceError`] into a status with details. The router reads a worker's status back
-//! into the same type, so a cause survives the hop.
+//! The service of each process converts a [`ServiceError`] to a status with details. The router
+//! converts the status of a worker back to the same type, so a cause survives the hop.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,26 +9,27 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{
-    DRAINING, ENGINE_PANICKED, EXCEEDS_WORKER, INTERRUPTED, LOST, MISMATCH, PREEMPTED, QUARANTINED,
-    ROUTING_REFUSED, SOON, STALLED, ServiceError, TOO_LATE, Violation, code_name, quoted,
+    DEFAULT_RETRY_DELAY, DRAINING, ENGINE_PANICKED, EXCEEDS_WORKER, INTERRUPTED, LOST, MISMATCH,
+    PREEMPTED, QUARANTINED, ROUTING_REFUSED, STALLED, ServiceError, TOO_LATE, Violation, code_name,
+    quoted,
 };
 use crate::validate::MAX_VIOLATIONS;
 
-/// Tells gRPC clients with a retry policy when to come back.
+/// Retry delay for gRPC clients with a retry policy.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
-/// Another worker is there.
-const AT_ONCE: Duration = Duration::ZERO;
-/// What an interrupted answer has come to, in its `google.rpc.ErrorInfo.metadata`.
+/// Retry delay if another worker can serve the request.
+const IMMEDIATE: Duration = Duration::ZERO;
+/// Token counts of an interrupted response, in `google.rpc.ErrorInfo.metadata`.
 const PROMPT_TOKENS: &str = "prompt_tokens";
 const COMPLETION_TOKENS: &str = "completion_tokens";
-/// Tokens that a request needs and a worker cannot hold, in the same place.
+/// Number of tokens that a request needs and a worker cannot hold, in the metadata.
 const NEEDED_TOKENS: &str = "needed_tokens";
-/// The choices of a request in the step that panicked, separated by commas.
+/// The choices of a request in the step that panicked, separated by commas, in the metadata.
 const SEQUENCES: &str = "sequences";
-/// The `domain` of our `google.rpc.ErrorInfo`.
+/// The `domain` of `google.rpc.ErrorInfo` in statuses of Stoker.
 const DOMAIN: &str = "stoker";
 
-/// What the type holds beyond its message, so that it can be read back on the other side.
+/// Returns the fields of an error that the receiver needs to restore it.
 fn metadata(error: &ServiceError) -> HashMap<String, String> {
     let entries: Vec<(&str, String)> = match error {
         ServiceError::UnknownModel { model, available } => {
@@ -76,12 +77,12 @@ impl From<ServiceError> for Status {
                 pushback = Some(*retry_after);
             }
             ServiceError::Draining(_) => {
-                details.set_retry_info(Some(AT_ONCE));
-                pushback = Some(AT_ONCE);
+                details.set_retry_info(Some(IMMEDIATE));
+                pushback = Some(IMMEDIATE);
             }
             ServiceError::Lost(_) | ServiceError::Stalled(_) | ServiceError::Preempted(_) => {
-                details.set_retry_info(Some(SOON));
-                pushback = Some(SOON);
+                details.set_retry_info(Some(DEFAULT_RETRY_DELAY));
+                pushback = Some(DEFAULT_RETRY_DELAY);
             }
             _ => {}
         }
@@ -94,12 +95,13 @@ impl From<ServiceError> for Status {
     }
 }
 
-/// Whether a status was made by a router or worker of ours, and not by something between.
+/// Returns whether a status was created by a router or worker of Stoker, and not by an
+/// intermediary.
 pub fn is_stoker_status(status: &Status) -> bool {
     status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN)
 }
 
-/// A peer's status, with what its details say in our own domain.
+/// The status of a peer with its decoded details.
 struct Received<'a> {
     status: &'a Status,
     details: ErrorDetails,
@@ -110,7 +112,7 @@ impl Received<'_> {
         quoted(self.status.message())
     }
 
-    /// Why, if the peer is one of ours.
+    /// Returns the reason if the status is from Stoker, else an empty text.
     fn reason(&self) -> &str {
         let info = self.details.error_info().filter(|info| info.domain == DOMAIN);
         info.map_or("", |info| info.reason.as_str())
@@ -130,7 +132,7 @@ impl Received<'_> {
     }
 
     fn retry_after(&self) -> Duration {
-        self.details.retry_info().and_then(|info| info.retry_delay).unwrap_or(SOON)
+        self.details.retry_info().and_then(|info| info.retry_delay).unwrap_or(DEFAULT_RETRY_DELAY)
     }
 
     fn violations(&self) -> Vec<Violation> {
@@ -151,20 +153,20 @@ impl Received<'_> {
 }
 
 impl From<&Status> for ServiceError {
-    /// Reads a peer's status. One that is not ours keeps its message, and its code unless that would blame the client: such
-    /// a status was made between here and the peer. Texts are [`quoted`].
+    /// Converts the status of a peer. A status of an intermediary keeps its message, and its code
+    /// unless that would blame the client. Texts are [`quoted`].
     fn from(status: &Status) -> Self {
         let peer = Received { status, details: status.get_error_details() };
         match (status.code(), peer.reason()) {
             (Code::FailedPrecondition, MISMATCH) => Self::Mismatch(peer.message()),
-            // Something between, or a part of the connection that knows nothing of requests: not the client's mistake.
+            // From an intermediary or a lower layer, so it is not an error of the client.
             (Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition, "") => {
                 let code = code_name(status.code());
-                Self::Internal(format!("a peer answered {code}: {}", peer.message()))
+                Self::Internal(format!("a peer returned {code}: {}", peer.message()))
             }
             (Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition, _) => {
                 match peer.violations() {
-                    none if none.is_empty() => Self::invalid("request", peer.message()),
+                    violations if violations.is_empty() => Self::invalid("request", peer.message()),
                     violations => Self::Invalid(violations),
                 }
             }
@@ -214,7 +216,7 @@ mod tests {
     use super::{super::MAX_QUOTED, *};
 
     #[test]
-    fn every_error_survives_the_hop() {
+    fn every_error_round_trips() {
         let after = Duration::from_millis(250);
         for error in [
             ServiceError::invalid("sampling.top_p", "2 is above 1"),
@@ -227,7 +229,7 @@ mod tests {
             ServiceError::Unavailable { reason: "draining".into(), retry_after: after },
             ServiceError::Draining("worker-1".into()),
             ServiceError::Lost("worker-1: connection reset".into()),
-            ServiceError::Stalled("worker-1 stands still".into()),
+            ServiceError::Stalled("worker-1 is stalled".into()),
             ServiceError::Interrupted {
                 reason: "worker-1 is gone".into(),
                 retry_after: after,
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_quotes_itself_does_not_grow() {
+    fn a_nested_quoted_error_does_not_grow() {
         let mut error = ServiceError::unavailable("x".repeat(10_000));
         for _ in 0..20 {
             let quote = ServiceError::from(&Status::from(error));
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn overload_tells_grpc_clients_when_to_come_back() {
+    fn overload_sets_the_retry_delay_of_grpc_clients() {
         let status = Status::from(ServiceError::Overloaded {
             what: "full".into(),
             retry_after: Duration::from_millis(250),

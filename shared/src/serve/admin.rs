@@ -1,4 +1,4 @@
-//! `stoker.v1.Admin`: what operators ask of a process, on an address of its own.
+//! `stoker.v1.Admin`: operations for operators, on a listener of its own.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,23 +17,25 @@ use tonic::{Request, Response, Status, service::RoutesBuilder};
 use super::{Bounds, HealthState, LimitsConfig, incoming, server, with_reflection};
 use crate::duration;
 
-/// Operators' connections: others must not take the place of these.
-const CONNECTIONS: u32 = 64;
+/// Maximum number of connections. Separate from those of clients, which can therefore not lock out
+/// operators.
+const MAX_CONNECTIONS: u32 = 64;
 
-/// Takes no new calls, waits for those that run until they are over or the time is, and answers how many are left.
+/// Drains the process: rejects new calls, and waits until the running ones have ended or the
+/// timeout has passed. Returns the number of calls that are still running.
 pub type Drain = Arc<dyn Fn(Option<Duration>) -> BoxFuture<'static, usize> + Send + Sync>;
 
-/// A listener for operators. Dropping it closes it.
+/// The listener for operators. Dropping it closes it.
 pub struct AdminListener {
     address: SocketAddr,
     _server: AbortOnDropHandle<()>,
 }
 
 impl AdminListener {
-    /// Serves on `listener`.
+    /// Starts to serve on `listener`.
     pub async fn start(listener: TcpListener, drain: Drain) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let config = LimitsConfig { max_connections: CONNECTIONS, ..LimitsConfig::default() };
+        let config = LimitsConfig { max_connections: MAX_CONNECTIONS, ..LimitsConfig::default() };
         let bounds = Bounds::new(&config, None);
         let (health, health_service) = HealthState::new(&[ADMIN]).await;
         health.set_serving().await;
@@ -51,7 +53,7 @@ impl AdminListener {
         Ok(Self { address, _server: AbortOnDropHandle::new(tokio::spawn(server)) })
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -68,7 +70,7 @@ impl Admin for Service {
         request: Request<DrainRequest>,
     ) -> Result<Response<DrainResponse>, Status> {
         let timeout = duration::from_peer("timeout", request.get_ref().timeout)?;
-        tracing::info!(?timeout, "draining, as an operator asked");
+        tracing::info!(?timeout, "draining on request of an operator");
         let unfinished = (self.drain)(timeout).await;
         let unfinished = u32::try_from(unfinished).unwrap_or(u32::MAX);
         Ok(Response::new(DrainResponse { unfinished }))

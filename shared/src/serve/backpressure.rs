@@ -1,9 +1,10 @@
-//! Responses whose clients are slow to read, or do not read at all.
+//! Responses whose clients read slowly, or do not read at all.
 //!
-//! HTTP/2 polls a response for its next event only once its client has room for it. A client that takes nothing would
-//! keep everything that its response holds: a worker's slot, a reservation, a place in admission. So a response that is not
-//! polled is read here, into memory that is accounted for, and what it holds is free as soon as the work is done. A response
-//! of which the client takes nothing for the write-stall timeout is ended.
+//! HTTP/2 polls a response for its next event only when its client has a flow-control window for
+//! it. A client that does not read would keep everything that its response holds: a slot of a
+//! worker, a load reservation, an admission permit. So a response that is not polled is read here,
+//! into memory that is accounted for, and its resources are released as soon as the work is done. A
+//! response of which the client reads nothing for the write-stall timeout is ended.
 
 use std::{
     collections::VecDeque,
@@ -26,88 +27,89 @@ use tonic::Status;
 
 use crate::memory::{MemoryBudget, MemoryReservation};
 
-/// A response with an event ready that is not polled for this long is read on its client's behalf.
-const SLOW: Duration = Duration::from_secs(1);
-/// Between two searches for such responses.
-const LOOK: Duration = Duration::from_millis(500);
-/// What is read for one client, at most, in bytes: some thousand events.
-const MOST: u64 = 512 << 10;
-/// What an event takes beside its bytes, roughly.
-const EVENT: usize = 128;
+/// A response with a ready event that is not polled for this long is read on behalf of its client.
+const SLOW_READER_DELAY: Duration = Duration::from_secs(1);
+/// Interval of the checks for slow readers.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Maximum number of bytes that are buffered for one client: some thousand events.
+const MAX_BUFFERED: u64 = 512 << 10;
+/// Approximate overhead of a buffered event, in bytes.
+const EVENT_OVERHEAD: usize = 128;
 
-/// What is held until the client has taken all of a response, or the response is ended.
-pub type Held = Box<dyn Send>;
+/// A resource that is held until the client has read the whole response, or the response is ended.
+pub type ResponseGuard = Box<dyn Send>;
 
-/// Watches all responses of a process. Clones share it.
+/// Monitors all responses of a process. Clones share the same state.
 #[derive(Debug, Clone)]
-pub struct Backpressure(Arc<Watch>);
+pub struct Backpressure(Arc<Monitor>);
 
 #[derive(Debug)]
-struct Watch {
-    all: Arc<Mutex<Vec<Weak<dyn Look>>>>,
+struct Monitor {
+    responses: Arc<Mutex<Vec<Weak<dyn SlowReaderCheck>>>>,
     timeout: Duration,
     memory: MemoryBudget,
     ended: Counter,
-    _search: AbortOnDropHandle<()>,
+    _checks: AbortOnDropHandle<()>,
 }
 
-/// A response, whatever its events are.
-trait Look: Send + Sync {
-    /// Begins to read it if its client is slow.
-    fn look(self: Arc<Self>);
+/// A response with any type of events.
+trait SlowReaderCheck: Send + Sync {
+    /// Starts to read the response if its client is slow.
+    fn check(self: Arc<Self>);
 }
 
 impl Backpressure {
-    /// Ends responses of which clients take nothing for `timeout`. What is read for clients counts against `memory`. Needs
-    /// tokio.
+    /// Ends responses of which clients read nothing for `timeout`. Buffered events count against
+    /// `memory`. Must be called within a tokio runtime.
     pub fn new(timeout: Duration, memory: MemoryBudget) -> Self {
-        let all = Arc::<Mutex<Vec<Weak<dyn Look>>>>::default();
-        let search = tokio::spawn(slow_responses(Arc::clone(&all)));
-        Self(Arc::new(Watch {
-            all,
+        let responses = Arc::<Mutex<Vec<Weak<dyn SlowReaderCheck>>>>::default();
+        let checks = tokio::spawn(check_for_slow_readers(Arc::clone(&responses)));
+        Self(Arc::new(Monitor {
+            responses,
             timeout,
             memory,
             ended: Counter::default(),
-            _search: AbortOnDropHandle::new(search),
+            _checks: AbortOnDropHandle::new(checks),
         }))
     }
 
-    /// Counts the responses that were ended.
+    /// Returns the counter of responses that were ended.
     pub fn ended(&self) -> Counter {
         self.0.ended.clone()
     }
 
-    /// Watches `stream`. `held` is dropped once the client has taken the last event, or the response is ended.
+    /// Monitors `stream`. `guard` is dropped once the client has read the last event, or the
+    /// response is ended.
     pub fn watch<T: Message + 'static>(
         &self,
         stream: BoxStream<'static, Result<T, Status>>,
-        held: Held,
+        guard: ResponseGuard,
     ) -> Response<T> {
-        let response = Arc::new(Shared {
+        let response = Arc::new(MonitoredResponse {
             state: Mutex::new(State {
                 stream: Some(stream),
-                read: VecDeque::new(),
-                hold: self.0.memory.reservation(),
-                is_read_here: false,
+                buffered: VecDeque::new(),
+                reservation: self.0.memory.reservation(),
+                is_buffering: false,
                 ended_with: None,
-                held: Some(held),
-                ready: Arc::new(Ready::now()),
+                guard: Some(guard),
+                ready: Arc::new(ReadySince::now()),
             }),
-            news: Notify::new(),
+            client_activity: Notify::new(),
             timeout: self.0.timeout,
             ended: self.0.ended.clone(),
         });
-        let look: Arc<dyn Look> = Arc::clone(&response) as _;
-        lock(&self.0.all).push(Arc::downgrade(&look));
+        let check: Arc<dyn SlowReaderCheck> = Arc::clone(&response) as _;
+        lock(&self.0.responses).push(Arc::downgrade(&check));
         Response(response)
     }
 }
 
-async fn slow_responses(all: Arc<Mutex<Vec<Weak<dyn Look>>>>) {
+async fn check_for_slow_readers(responses: Arc<Mutex<Vec<Weak<dyn SlowReaderCheck>>>>) {
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
         let mut open = Vec::new();
-        lock(&all).retain(|response| match response.upgrade() {
+        lock(&responses).retain(|response| match response.upgrade() {
             Some(response) => {
                 open.push(response);
                 true
@@ -115,7 +117,7 @@ async fn slow_responses(all: Arc<Mutex<Vec<Weak<dyn Look>>>>) {
             None => false,
         });
         for response in open {
-            response.look();
+            response.check();
         }
     }
 }
@@ -124,15 +126,15 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The events of a response, for its client. Dropping it ends the response.
+/// The events of a response as the client reads them. Dropping it ends the response.
 #[derive(Debug)]
-pub struct Response<T>(Arc<Shared<T>>);
+pub struct Response<T>(Arc<MonitoredResponse<T>>);
 
 #[derive(Debug)]
-struct Shared<T> {
+struct MonitoredResponse<T> {
     state: Mutex<State<T>>,
-    /// The client polls again, or is gone.
-    news: Notify,
+    /// Notified when the client polls again or is gone.
+    client_activity: Notify,
     timeout: Duration,
     ended: Counter,
 }
@@ -140,29 +142,29 @@ struct Shared<T> {
 type Item<T> = Result<T, Status>;
 
 struct State<T> {
-    /// `None` once it is over.
+    /// `None` after the last event.
     stream: Option<BoxStream<'static, Item<T>>>,
-    /// What was read on the client's behalf, and what each part holds.
-    read: VecDeque<(Item<T>, u64)>,
-    hold: MemoryReservation,
-    is_read_here: bool,
-    /// The error for a client that polls after all.
+    /// Events that were read on behalf of the client, each with its reserved bytes.
+    buffered: VecDeque<(Item<T>, u64)>,
+    reservation: MemoryReservation,
+    is_buffering: bool,
+    /// The error for a client that polls after the response was ended.
     ended_with: Option<Status>,
-    held: Option<Held>,
-    ready: Arc<Ready>,
+    guard: Option<ResponseGuard>,
+    ready: Arc<ReadySince>,
 }
 
-/// When the response could have been polled again: since its last event was taken, or since the next one was there. The
-/// second tells too, since HTTP/2 polls for more than it can send: it may wait for an event, with others in hand, and not
-/// come for it.
+/// Time since when the response could have been polled: since its last event was read, or since the
+/// next one was ready. The second matters because HTTP/2 polls for more than it can send: a client
+/// may have waited for an event and not poll for it when it is ready.
 #[derive(Debug, Default)]
-struct Ready {
+struct ReadySince {
     poller: AtomicWaker,
     /// `None` while the client waits for an event.
     since: Mutex<Option<Instant>>,
 }
 
-impl Ready {
+impl ReadySince {
     fn now() -> Self {
         Self { since: Mutex::new(Some(Instant::now())), ..Self::default() }
     }
@@ -176,7 +178,7 @@ impl Ready {
     }
 }
 
-impl Wake for Ready {
+impl Wake for ReadySince {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -189,26 +191,26 @@ impl Wake for Ready {
 
 impl<T> std::fmt::Debug for State<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("read", &self.read.len()).finish_non_exhaustive()
+        f.debug_struct("State").field("buffered", &self.buffered.len()).finish_non_exhaustive()
     }
 }
 
 impl<T> State<T> {
     fn end(&mut self) {
-        (self.stream, self.held) = (None, None);
-        self.read.clear();
-        let _ = self.hold.set(0);
+        (self.stream, self.guard) = (None, None);
+        self.buffered.clear();
+        let _ = self.reservation.set(0);
     }
 }
 
 impl<T: Message + 'static> State<T> {
-    /// For the client.
+    /// Polls the next event for the client.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<T>>> {
         self.ready.set(None);
         let item = if let Some(status) = self.ended_with.take() {
             Some(Err(status))
-        } else if let Some((item, bytes)) = self.read.pop_front() {
-            self.hold.shrink(bytes);
+        } else if let Some((item, bytes)) = self.buffered.pop_front() {
+            self.reservation.shrink(bytes);
             Some(item)
         } else if let Some(stream) = &mut self.stream {
             self.ready.poller.register(cx.waker());
@@ -224,21 +226,22 @@ impl<T: Message + 'static> State<T> {
         Poll::Ready(item)
     }
 
-    /// For a client that has not polled `since` then. Ready once it polls again, or is gone.
+    /// Buffers events for a client that has not polled since `since`. Ready once it polls again or
+    /// is gone.
     fn poll_for_client(&mut self, since: Instant, cx: &mut Context<'_>) -> Poll<()> {
         if self.ready.since() != Some(since) {
-            self.is_read_here = false;
+            self.is_buffering = false;
             return Poll::Ready(());
         }
-        // The rest stays where it is, and HTTP/2 holds back its sender.
-        while self.hold.bytes() < MOST
+        // Events beyond the limit are not read, so flow control slows down their sender.
+        while self.reservation.bytes() < MAX_BUFFERED
             && let Some(stream) = &mut self.stream
         {
             match ready!(stream.poll_next_unpin(cx)) {
                 Some(item) => {
-                    let size = item.as_ref().map_or(0, Message::encoded_len) + EVENT;
-                    let grown = self.hold.grow(size as u64);
-                    self.read.push_back((item, if grown { size as u64 } else { 0 }));
+                    let size = item.as_ref().map_or(0, Message::encoded_len) + EVENT_OVERHEAD;
+                    let grown = self.reservation.grow(size as u64);
+                    self.buffered.push_back((item, if grown { size as u64 } else { 0 }));
                     if !grown {
                         return Poll::Pending;
                     }
@@ -250,50 +253,51 @@ impl<T: Message + 'static> State<T> {
     }
 }
 
-impl<T: Message + 'static> Shared<T> {
-    /// Reads the response until its client polls again or is gone, or the response is ended.
+impl<T: Message + 'static> MonitoredResponse<T> {
+    /// Buffers events until the client polls again or is gone, or the response is ended.
     async fn read_for_client(self: Arc<Self>, since: Instant) {
         let deadline = sleep_until(since + self.timeout);
         tokio::pin!(deadline);
         loop {
-            // Enabled before the state is read, so that no notice in between is missed.
-            let news = self.news.notified();
-            tokio::pin!(news);
-            news.as_mut().enable();
+            // Enabled before the state is read, so that no notification is missed.
+            let activity = self.client_activity.notified();
+            tokio::pin!(activity);
+            activity.as_mut().enable();
             tokio::select! {
                 biased;
                 () = poll_fn(|cx| lock(&self.state).poll_for_client(since, cx)) => return,
-                () = news => {}
+                () = activity => {}
                 () = &mut deadline => break,
             }
         }
         let mut state = lock(&self.state);
         if state.ready.since() != Some(since) {
-            state.is_read_here = false;
+            state.is_buffering = false;
             return;
         }
         state.end();
         let waited = self.timeout.as_secs_f64();
         state.ended_with = Some(Status::cancelled(format!(
-            "the client took nothing of this response for {waited} s (--write-stall-timeout)"
+            "the client read nothing of this response for {waited} s (--write-stall-timeout)"
         )));
         self.ended.inc();
-        tracing::info!(waited, "a response was ended: its client takes nothing of it");
+        tracing::info!(waited, "a response was ended: its client reads nothing of it");
     }
 }
 
-impl<T: Message + 'static> Look for Shared<T> {
-    fn look(self: Arc<Self>) {
+impl<T: Message + 'static> SlowReaderCheck for MonitoredResponse<T> {
+    fn check(self: Arc<Self>) {
         let since = {
             let mut state = lock(&self.state);
-            let slow = state.ready.since().filter(|since| since.elapsed() >= SLOW);
-            let Some(since) = slow.filter(|_| !state.is_read_here && state.held.is_some()) else {
+            let slow = state.ready.since().filter(|since| since.elapsed() >= SLOW_READER_DELAY);
+            let Some(since) = slow.filter(|_| !state.is_buffering && state.guard.is_some()) else {
                 return;
             };
-            state.is_read_here = true;
+            state.is_buffering = true;
             since
         };
-        // A task of its own, so that an event is read when it comes: how long workers take is measured.
+        // A separate task, so that events are read when they are ready: the latency of workers is
+        // measured.
         tokio::spawn(self.read_for_client(since));
     }
 }
@@ -304,8 +308,8 @@ impl<T: Message + 'static> Stream for Response<T> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item<T>>> {
         let mut state = lock(&self.0.state);
         let polled = state.poll(cx);
-        if state.is_read_here {
-            self.0.news.notify_waiters();
+        if state.is_buffering {
+            self.0.client_activity.notify_waiters();
         }
         polled
     }
@@ -316,7 +320,7 @@ impl<T> Drop for Response<T> {
         let mut state = lock(&self.0.state);
         state.ready.set(None);
         state.end();
-        self.0.news.notify_waiters();
+        self.0.client_activity.notify_waiters();
     }
 }
 
@@ -335,16 +339,17 @@ mod tests {
         Ok(Load { step, ..Load::default() })
     }
 
-    /// Dropped with the work.
+    /// Dropped when the work is done.
     struct Work(Arc<()>);
 
-    /// A response of `events`, one every 10 ms, and what is held for its work and for its client.
+    /// Returns a response of `events` events, one every 10 ms, and references to its work and its
+    /// guard.
     fn response(
         events: u64,
         memory: &MemoryBudget,
     ) -> (Backpressure, Response<Load>, Arc<()>, Arc<()>) {
-        let watch = Backpressure::new(TIMEOUT, memory.clone());
-        let (work, held) = (Arc::new(()), Arc::new(()));
+        let backpressure = Backpressure::new(TIMEOUT, memory.clone());
+        let (work, guard) = (Arc::new(()), Arc::new(()));
         let holds = Work(Arc::clone(&work));
         let events = stream::iter(0..events).then(move |step| {
             let _ = &holds.0;
@@ -353,101 +358,101 @@ mod tests {
                 event(step)
             }
         });
-        let response = watch.watch(events.boxed(), Box::new(Arc::clone(&held)));
-        (watch, response, work, held)
+        let response = backpressure.watch(events.boxed(), Box::new(Arc::clone(&guard)));
+        (backpressure, response, work, guard)
     }
 
-    fn is_free(held: &Arc<()>) -> bool {
-        Arc::strong_count(held) == 1
+    fn is_released(guard: &Arc<()>) -> bool {
+        Arc::strong_count(guard) == 1
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_work_of_a_response_that_nobody_reads_is_over_when_it_is_done() {
+    async fn work_is_released_when_done_even_if_the_client_does_not_read() {
         let memory = MemoryBudget::new(1 << 20);
-        let (_watch, mut response, work, held) = response(50, &memory);
+        let (_backpressure, mut response, work, guard) = response(50, &memory);
         assert_eq!(response.next().await.unwrap().unwrap().step, 0);
-        assert!(!is_free(&work));
+        assert!(!is_released(&work));
         tokio::time::sleep(Duration::from_secs(3)).await;
-        assert!(is_free(&work) && !is_free(&held) && memory.reserved() > 0);
-        // It comes back, and has all of it.
+        assert!(is_released(&work) && !is_released(&guard) && memory.reserved() > 0);
+        // The client polls again, and receives all events.
         let rest: Vec<_> = response.by_ref().map(|event| event.unwrap().step).collect().await;
         assert_eq!(rest, (1..50).collect::<Vec<_>>());
-        assert!(is_free(&held) && memory.reserved() == 0);
+        assert!(is_released(&guard) && memory.reserved() == 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_response_of_which_nothing_is_taken_is_ended_with_an_error() {
+    async fn a_response_that_is_not_read_is_ended_with_an_error() {
         let memory = MemoryBudget::new(1 << 20);
-        let (watch, mut response, work, held) = response(1_000_000, &memory);
+        let (backpressure, mut response, work, guard) = response(1_000_000, &memory);
         response.next().await.unwrap().unwrap();
         let since = Instant::now();
-        while !is_free(&held) {
+        while !is_released(&guard) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert!(
-            since.elapsed() >= TIMEOUT && since.elapsed() < TIMEOUT + SLOW,
+            since.elapsed() >= TIMEOUT && since.elapsed() < TIMEOUT + SLOW_READER_DELAY,
             "{:?}",
             since.elapsed()
         );
-        assert!(is_free(&work) && memory.reserved() == 0 && watch.ended().get() == 1);
+        assert!(is_released(&work) && memory.reserved() == 0 && backpressure.ended().get() == 1);
         let error = response.next().await.unwrap().unwrap_err();
         assert_eq!(error.code(), tonic::Code::Cancelled);
         assert!(response.next().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_takes_an_event_now_and_then_is_kept() {
+    async fn a_response_that_is_read_occasionally_is_not_ended() {
         let memory = MemoryBudget::new(1 << 20);
-        let (watch, mut response, _work, _held) = response(20, &memory);
+        let (backpressure, mut response, _work, _guard) = response(20, &memory);
         for step in 0..20 {
             assert_eq!(response.next().await.unwrap().unwrap().step, step);
-            tokio::time::sleep(TIMEOUT - SLOW).await;
+            tokio::time::sleep(TIMEOUT - SLOW_READER_DELAY).await;
         }
-        assert!(response.next().await.is_none() && watch.ended().get() == 0);
+        assert!(response.next().await.is_none() && backpressure.ended().get() == 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_waited_and_does_not_poll_for_what_is_ready_is_slow_too() {
+    async fn a_client_that_waited_and_does_not_poll_for_a_ready_event_is_slow() {
         let memory = MemoryBudget::new(1 << 20);
-        let (_watch, mut response, work, held) = response(50, &memory);
-        // As one that has a frame in hand which it cannot send.
+        let (_backpressure, mut response, work, guard) = response(50, &memory);
+        // Like HTTP/2 with a frame that it cannot send yet.
         assert!(futures::poll!(response.next()).is_pending());
         tokio::time::sleep(Duration::from_secs(3)).await;
-        assert!(is_free(&work) && !is_free(&held) && memory.reserved() > 0);
+        assert!(is_released(&work) && !is_released(&guard) && memory.reserved() > 0);
         let all: Vec<_> = response.by_ref().map(|event| event.unwrap().step).collect().await;
         assert_eq!(all, (0..50).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_waits_for_the_next_event_is_no_slow_reader() {
-        let watch = Backpressure::new(TIMEOUT, MemoryBudget::new(1 << 20));
+    async fn a_client_that_waits_for_the_next_event_is_not_slow() {
+        let backpressure = Backpressure::new(TIMEOUT, MemoryBudget::new(1 << 20));
         let late = stream::once(async {
             tokio::time::sleep(TIMEOUT * 3).await;
             event(7)
         });
-        let mut response = watch.watch(late.boxed(), Box::new(()));
+        let mut response = backpressure.watch(late.boxed(), Box::new(()));
         assert_eq!(response.next().await.unwrap().unwrap().step, 7);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_read_for_slow_ones_stays_within_the_memory() {
+    async fn buffered_events_stay_within_the_memory_budget() {
         let memory = MemoryBudget::new(1 << 10);
-        let (_watch, mut response, work, _held) = response(1_000, &memory);
+        let (_backpressure, mut response, work, _guard) = response(1_000, &memory);
         response.next().await.unwrap().unwrap();
         tokio::time::sleep(TIMEOUT / 2).await;
-        assert!(!is_free(&work) && memory.reserved() <= 1 << 10);
+        assert!(!is_released(&work) && memory.reserved() <= 1 << 10);
         let rest: Vec<_> = response.by_ref().map(|event| event.unwrap().step).collect().await;
         assert_eq!(rest, (1..1_000).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_left_of_one_that_is_dropped() {
+    async fn a_dropped_response_releases_everything() {
         let memory = MemoryBudget::new(1 << 20);
-        let (_watch, mut response, work, held) = response(1_000_000, &memory);
+        let (_backpressure, mut response, work, guard) = response(1_000_000, &memory);
         response.next().await.unwrap().unwrap();
-        tokio::time::sleep(SLOW * 3).await;
+        tokio::time::sleep(SLOW_READER_DELAY * 3).await;
         assert!(memory.reserved() > 0);
         drop(response);
-        assert!(is_free(&work) && is_free(&held) && memory.reserved() == 0);
+        assert!(is_released(&work) && is_released(&guard) && memory.reserved() == 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Takes a port, with an error that says which flag asked for what.
+//! Binds a listener. Errors name the flag and the address.
 
 use std::{
     io,
@@ -10,88 +10,89 @@ use tokio::net::{TcpListener, lookup_host};
 
 use super::listen_address::{Host, ListenAddress};
 
-/// Connections that the system keeps until they are accepted; tokio's own choice.
+/// Length of the accept queue. The default of tokio.
 const BACKLOG: i32 = 1024;
 
 /// Why a process cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Another process is there.
+    /// Another process uses the port.
     #[error("{flag} {address}: the port is in use; choose another, or port 0 for any free one")]
     InUse {
-        /// Who asked for it.
+        /// The flag.
         flag: &'static str,
-        /// What was asked for.
+        /// The value of the flag.
         address: ListenAddress,
     },
-    /// The resolver does not know the name, or gave no answer.
+    /// The resolver does not know the name, or did not respond.
     #[error(
         "{flag} {address}: the host name does not resolve ({source}); write a name or an address of this machine, or \
          :{} for every interface", address.port
     )]
     Unresolved {
-        /// Who asked for it.
+        /// The flag.
         flag: &'static str,
-        /// What was asked for.
+        /// The value of the flag.
         address: ListenAddress,
-        /// What the resolver said.
+        /// Error of the resolver.
         source: io::Error,
     },
-    /// It leads to other machines.
+    /// The address belongs to another machine.
     #[error(
         "{flag} {address}: this is not an address of this machine; write one that is, or :{} for every interface",
         address.port
     )]
-    Elsewhere {
-        /// Who asked for it.
+    NotLocal {
+        /// The flag.
         flag: &'static str,
-        /// What was asked for.
+        /// The value of the flag.
         address: ListenAddress,
     },
-    /// Anything else.
+    /// Any other error.
     #[error("{flag} {address}: {source}")]
     Other {
-        /// Who asked for it.
+        /// The flag.
         flag: &'static str,
-        /// What was asked for.
+        /// The value of the flag.
         address: ListenAddress,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
 
-/// Listens on the `address` of `--listen`.
+/// Binds the `address` of `--listen`.
 pub async fn bind(address: impl Into<ListenAddress>) -> Result<TcpListener, BindError> {
     bind_for("--listen", address).await
 }
 
-/// Listens on the `address` of `flag`, which errors name.
+/// Binds the `address` of `flag`, which errors name.
 pub async fn bind_for(
     flag: &'static str,
     address: impl Into<ListenAddress>,
 ) -> Result<TcpListener, BindError> {
     let address = address.into();
     let bound = match &address.host {
-        Host::Every => every_interface(address.port),
+        Host::AllInterfaces => bind_all_interfaces(address.port),
         Host::Address(address) => TcpListener::bind(address).await,
         Host::Name(name) => match resolve(name, address.port).await {
-            Ok(found) => first_of(&found).await,
+            Ok(found) => bind_first(&found).await,
             Err(source) => return Err(BindError::Unresolved { flag, address, source }),
         },
     };
     bound.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse { flag, address },
-        io::ErrorKind::AddrNotAvailable => BindError::Elsewhere { flag, address },
+        io::ErrorKind::AddrNotAvailable => BindError::NotLocal { flag, address },
         _ => BindError::Other { flag, address, source },
     })
 }
 
-/// Listens on IPv6 and IPv4 with one socket; on IPv4 alone where the machine has no IPv6.
-fn every_interface(port: u16) -> io::Result<TcpListener> {
-    // A kernel without IPv6 has no such sockets.
+/// Binds one dual-stack socket for IPv6 and IPv4, or an IPv4 socket if the machine has no IPv6.
+fn bind_all_interfaces(port: u16) -> io::Result<TcpListener> {
+    // Fails on a kernel without IPv6.
     let listener = match dual_stack() {
         Ok(socket) => match listen(&socket, Ipv6Addr::UNSPECIFIED, port) {
-            // Where it is switched off, they have no address. A port in use or forbidden is no sign of that.
+            // Returned if IPv6 is disabled. Other errors, such as a port in use, are not caused by
+            // that.
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => ipv4(port)?,
             listening => listening.map(|()| socket)?,
         },
@@ -102,7 +103,7 @@ fn every_interface(port: u16) -> io::Result<TcpListener> {
 
 fn dual_stack() -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
-    // The system's default may be IPv6 alone.
+    // The default of the system may be IPv6 only.
     socket.set_only_v6(false)?;
     Ok(socket)
 }
@@ -113,17 +114,18 @@ fn ipv4(port: u16) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn listen(socket: &Socket, every: impl Into<IpAddr>, port: u16) -> io::Result<()> {
-    // As tokio's own `bind` does: a server that restarts finds its port free. On Windows, two would share it.
+fn listen(socket: &Socket, unspecified: impl Into<IpAddr>, port: u16) -> io::Result<()> {
+    // As `TcpListener::bind` of tokio does, so that a restarted server can bind its port. On
+    // Windows, two processes would share the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddr::new(every.into(), port).into())?;
+    socket.bind(&SocketAddr::new(unspecified.into(), port).into())?;
     socket.listen(BACKLOG)
 }
 
-/// The addresses of a name. IPv4 goes first: a resolver that puts ::1 first for `localhost` would leave those out who
-/// dial 127.0.0.1, which is what the defaults of all programs say.
+/// Resolves a name. IPv4 addresses are first: otherwise, a resolver that returns ::1 first for
+/// `localhost` would make the server unreachable at 127.0.0.1, which all programs use by default.
 async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let mut found: Vec<_> = lookup_host((name, port)).await?.collect();
     if found.is_empty() {
@@ -133,9 +135,9 @@ async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-/// Listens on the first of `addresses` that belongs to this machine. A port that is in use or forbidden ends the search:
-/// on the next address, the server would be where its clients do not look.
-async fn first_of(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+/// Binds the first of `addresses` that belongs to this machine. A port that is in use or forbidden
+/// ends the search: on another address, clients would not find the server.
+async fn bind_first(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         match TcpListener::bind(address).await {
@@ -167,14 +169,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_resolved_and_ipv4_goes_first() {
+    async fn a_name_is_resolved_and_ipv4_is_preferred() {
         let (address, _listener) = port_of("localhost:0").await;
         assert_eq!(address.ip(), Ipv4Addr::LOCALHOST);
         assert_ne!(address.port(), 0);
     }
 
     #[tokio::test]
-    async fn every_interface_takes_both_protocols() {
+    async fn all_interfaces_accept_both_protocols() {
         let (address, listener) = port_of(":0").await;
         assert!(address.ip().is_unspecified());
         TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).await.unwrap();
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_in_use_is_named_however_it_is_written() {
+    async fn a_port_in_use_is_reported_for_every_form_of_address() {
         let (address, _listener) = port_of("127.0.0.1:0").await;
         for text in [
             format!("127.0.0.1:{}", address.port()),
@@ -200,8 +202,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_is_not_this_one_is_named() {
-        // Reserved for documents: RFC 5737 and RFC 6761.
+    async fn an_address_of_another_machine_is_reported() {
+        // Reserved for documentation: RFC 5737 and RFC 6761.
         let error = bound("192.0.2.1:0").await.unwrap_err().to_string();
         assert!(error.starts_with("--here 192.0.2.1:0: this is not an address of this machine"));
         let error = bound("no-such-host.invalid:50051").await.unwrap_err().to_string();
@@ -210,13 +212,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn addresses_that_are_not_here_are_passed_over() {
-        let elsewhere = SocketAddr::from(([192, 0, 2, 1], 0));
-        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = first_of(&[elsewhere, here]).await.unwrap();
+    async fn addresses_of_other_machines_are_skipped() {
+        let remote = SocketAddr::from(([192, 0, 2, 1], 0));
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = bind_first(&[remote, local]).await.unwrap();
         let taken = listener.local_addr().unwrap();
         assert_eq!(taken.ip(), Ipv4Addr::LOCALHOST);
-        let error = first_of(&[elsewhere, taken, here]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "no other address instead");
+        let error = bind_first(&[remote, taken, local]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "no fallback to another address");
     }
 }

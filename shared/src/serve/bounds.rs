@@ -1,4 +1,5 @@
-//! What the listeners of a process share: their limits, who is connected, and the memory for requests.
+//! The state that the listeners of a process share: limits, open connections, and the memory budget
+//! of requests.
 
 use std::{
     collections::HashMap,
@@ -23,84 +24,85 @@ use crate::{
     telemetry::names::{connection as names, label},
 };
 
-/// Streams of one connection, where nothing else is asked for.
-const STREAMS: u32 = 256;
-/// A connection with nothing open for so long may be closed for a new one.
-const IDLE: Duration = Duration::from_secs(10);
-/// Files that are left for other uses: at least this many, and this fraction of the limit, one in eight.
-const LEAST_FILES: u64 = 24;
-const FILES: u64 = 8;
+/// Default maximum number of streams per connection.
+const DEFAULT_MAX_STREAMS: u32 = 256;
+/// A connection without open calls for this long may be closed for a new one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// File descriptors reserved for other uses: at least this many, and one in eight of the limit.
+const MIN_RESERVED_FILES: u64 = 24;
+const RESERVED_FILES_DIVISOR: u64 = 8;
 
-/// A label and one of its values.
+/// A label and its value.
 type Cause = [(&'static str, &'static str); 1];
 
-/// Limits, and what counts against them. Clones share it.
+/// Limits, and the state that counts against them. Clones share the same state.
 #[derive(Debug, Clone)]
-pub struct Bounds(Arc<Shared>);
+pub struct Bounds(Arc<BoundsState>);
 
 #[derive(Debug)]
-struct Shared {
+struct BoundsState {
     config: LimitsConfig,
     streams: u32,
     memory: MemoryBudget,
     backpressure: Backpressure,
-    free: Arc<Semaphore>,
-    next: AtomicU64,
+    slots: Arc<Semaphore>,
+    next_id: AtomicU64,
     peers: Mutex<HashMap<u64, Peer>>,
     accepted: Counter,
     accept_errors: Counter,
     closed: Family<Cause, Counter>,
-    refused: Family<Cause, Counter>,
+    rejected: Family<Cause, Counter>,
     open: Gauge,
 }
 
 impl Bounds {
-    /// Of `config`, with `streams` for each connection if it does not say. Raises the number of files that this process
-    /// may open as far as it may. Needs tokio.
+    /// Creates the state for `config`. `streams` is the maximum number of streams per connection if
+    /// `config` has none. Raises the limit on open files as far as permitted. Must be called within
+    /// a tokio runtime.
     pub fn new(config: &LimitsConfig, streams: Option<u32>) -> Self {
         let files = raise_files();
-        let for_others = (files / FILES).max(LEAST_FILES);
-        let files = usize::try_from(files.saturating_sub(for_others)).unwrap_or(usize::MAX).max(1);
-        let wanted = config.max_connections as usize;
-        if files < wanted {
+        let reserved = (files / RESERVED_FILES_DIVISOR).max(MIN_RESERVED_FILES);
+        let files = usize::try_from(files.saturating_sub(reserved)).unwrap_or(usize::MAX).max(1);
+        let configured = config.max_connections as usize;
+        if files < configured {
             tracing::warn!(
                 connections = files,
-                "--max-connections {wanted} is more than this process may open (ulimit -n)"
+                "--max-connections {configured} exceeds the number of files that this process may open (ulimit -n)"
             );
         }
         let memory = MemoryBudget::new(config.max_request_memory.as_u64());
-        Self(Arc::new(Shared {
+        Self(Arc::new(BoundsState {
             config: config.clone(),
-            streams: config.max_streams_per_connection.or(streams).unwrap_or(STREAMS),
+            streams: config.max_streams_per_connection.or(streams).unwrap_or(DEFAULT_MAX_STREAMS),
             backpressure: Backpressure::new(config.write_stall_timeout, memory.clone()),
             memory,
-            free: Arc::new(Semaphore::new(wanted.min(files).min(Semaphore::MAX_PERMITS))),
-            next: AtomicU64::default(),
+            slots: Arc::new(Semaphore::new(configured.min(files).min(Semaphore::MAX_PERMITS))),
+            next_id: AtomicU64::default(),
             peers: Mutex::default(),
             accepted: Counter::default(),
             accept_errors: Counter::default(),
             closed: Family::default(),
-            refused: Family::default(),
+            rejected: Family::default(),
             open: Gauge::default(),
         }))
     }
 
-    /// Adds what is counted here to `registry`.
+    /// Registers the metrics of connections.
     pub fn register(&self, registry: &mut Registry) {
         names::OPEN.register(registry, self.0.open.clone());
         names::ACCEPTED.register(registry, self.0.accepted.clone());
         names::ACCEPT_ERRORS.register(registry, self.0.accept_errors.clone());
         names::CLOSED.register(registry, self.0.closed.clone());
-        names::REFUSED.register(registry, self.0.refused.clone());
+        names::REJECTED.register(registry, self.0.rejected.clone());
         names::WRITE_STALLS.register(registry, self.0.backpressure.ended());
     }
 
-    /// For requests.
+    /// Returns the memory budget of requests.
     pub fn memory(&self) -> &MemoryBudget {
         &self.0.memory
     }
 
-    /// For responses.
+    /// Returns the monitor of slow readers.
     pub fn backpressure(&self) -> &Backpressure {
         &self.0.backpressure
     }
@@ -118,34 +120,35 @@ impl Bounds {
         Timeouts { handshake: request_read_timeout, write: write_stall_timeout }
     }
 
-    /// Waits until one more connection may be open. Where none is free, the one that has been idle for longest is closed.
-    pub(super) async fn slot(&self) -> OwnedSemaphorePermit {
+    /// Waits for a slot for one more connection. If none is free, the connection that has been idle
+    /// for longest is closed.
+    pub(super) async fn acquire_slot(&self) -> OwnedSemaphorePermit {
         let mut warned = false;
         loop {
-            if let Ok(permit) = Arc::clone(&self.0.free).try_acquire_owned() {
+            if let Ok(permit) = Arc::clone(&self.0.slots).try_acquire_owned() {
                 return permit;
             }
             if !std::mem::replace(&mut warned, true) {
                 self.warn_full();
             }
             if let Some(idle) = self.longest_idle() {
-                self.closes("idle");
+                self.count_closed("idle");
                 idle.close();
             }
-            // Until one closes by itself, or has been idle for long enough.
-            let free = Arc::clone(&self.0.free).acquire_owned();
-            if let Ok(Ok(permit)) = tokio::time::timeout(Duration::from_secs(1), free).await {
+            // Waits until a connection is closed, or has been idle for long enough.
+            let acquired = Arc::clone(&self.0.slots).acquire_owned();
+            if let Ok(Ok(permit)) = tokio::time::timeout(Duration::from_secs(1), acquired).await {
                 return permit;
             }
         }
     }
 
     fn longest_idle(&self) -> Option<Peer> {
-        let after = IDLE.min(self.0.config.request_read_timeout);
+        let timeout = IDLE_TIMEOUT.min(self.0.config.request_read_timeout);
         let mut peers = self.peers();
         let idle = peers.iter().filter_map(|(id, peer)| Some((peer.idle()?, *id)));
-        let (_, id) = idle.filter(|(idle, _)| *idle >= after).max()?;
-        // Not twice, however long it takes to go.
+        let (_, id) = idle.filter(|(idle, _)| *idle >= timeout).max()?;
+        // Removed, so that it is not selected again while it closes.
         peers.remove(&id)
     }
 
@@ -153,31 +156,35 @@ impl Bounds {
         let open = self.peers().len();
         tracing::warn!(
             open,
-            "--max-connections is reached: new ones wait, or take the place of idle ones"
+            "--max-connections is reached: new connections wait, or replace idle ones"
         );
     }
 
-    /// Notes a connection from `address`, which is open until what this returns is dropped.
-    pub(super) fn opened(&self, address: SocketAddr, permit: OwnedSemaphorePermit) -> (Peer, Open) {
+    /// Registers a connection from `address` until the returned [`OpenConnection`] is dropped.
+    pub(super) fn register_connection(
+        &self,
+        address: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> (Peer, OpenConnection) {
         let peer = Peer::new(address);
-        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         self.peers().insert(id, peer.clone());
         self.0.accepted.inc();
         self.0.open.inc();
-        (peer, Open { bounds: self.clone(), id, _permit: permit })
+        (peer, OpenConnection { bounds: self.clone(), id, _permit: permit })
     }
 
-    /// A connection could not be accepted.
-    pub(super) fn accept_failed(&self) {
+    /// Counts an error of accepting a connection.
+    pub(super) fn count_accept_error(&self) {
         self.0.accept_errors.inc();
     }
 
-    /// A request is refused before it is complete, because of `cause`.
-    pub(super) fn refuses(&self, cause: &'static str) {
-        self.0.refused.get_or_create(&[(label::CAUSE, cause)]).inc();
+    /// Counts a request that is rejected while it is read, because of `cause`.
+    pub(super) fn count_rejected(&self, cause: &'static str) {
+        self.0.rejected.get_or_create(&[(label::CAUSE, cause)]).inc();
     }
 
-    fn closes(&self, cause: &'static str) {
+    fn count_closed(&self, cause: &'static str) {
         self.0.closed.get_or_create(&[(label::CAUSE, cause)]).inc();
     }
 
@@ -188,31 +195,31 @@ impl Bounds {
 
 /// One open connection.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenConnection {
     bounds: Bounds,
     id: u64,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Open {
-    /// It is closed from here, because of `cause`.
-    pub(super) fn closes(&self, cause: &'static str) {
-        self.bounds.closes(cause);
+impl OpenConnection {
+    /// Counts the connection as closed by this process, because of `cause`.
+    pub(super) fn count_closed(&self, cause: &'static str) {
+        self.bounds.count_closed(cause);
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.bounds.peers().remove(&self.id);
         self.bounds.0.open.dec();
     }
 }
 
-/// Raises the number of files that this process may open to the most that it may ask for, and says what it is.
+/// Raises the soft limit on open files to the hard limit, and returns the effective limit.
 fn raise_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Refused on systems whose real limit is lower: what there was holds.
+    // Fails on systems whose actual limit is lower, which then stays in effect.
     let _ = setrlimit(Resource::Nofile, raised);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! A limit on the calls of one kind that are open at once.
+//! A limit on concurrent calls of one kind.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,27 +6,27 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::ServiceError;
 
-/// When to come back.
+/// Delay before a retry.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The limit. Clones share it.
+/// A limit on concurrent calls. Clones share it.
 #[derive(Debug, Clone)]
 pub struct CallLimit {
-    what: &'static str,
+    calls: &'static str,
     limit: usize,
-    free: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl CallLimit {
-    /// At most `limit` calls, which errors call `what`.
-    pub fn new(what: &'static str, limit: usize) -> Self {
-        Self { what, limit, free: Arc::new(Semaphore::new(limit)) }
+    /// Creates a limit of `limit` concurrent calls. `calls` describes them in errors.
+    pub fn new(calls: &'static str, limit: usize) -> Self {
+        Self { calls, limit, permits: Arc::new(Semaphore::new(limit)) }
     }
 
-    /// Counts one more call, until the permit is dropped. Beyond the limit, RESOURCE_EXHAUSTED.
+    /// Acquires a permit for a call. Returns RESOURCE_EXHAUSTED at the limit.
     pub fn acquire(&self) -> Result<OwnedSemaphorePermit, ServiceError> {
-        Arc::clone(&self.free).try_acquire_owned().map_err(|_| ServiceError::Overloaded {
-            what: format!("{} {} are open, the limit", self.limit, self.what),
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| ServiceError::Overloaded {
+            what: format!("{} {} are open, the limit", self.limit, self.calls),
             retry_after: RETRY_AFTER,
         })
     }

@@ -1,4 +1,4 @@
-//! A connection that a peer opened, which ends when the peer says nothing or takes nothing.
+//! An accepted connection, which is closed if the peer sends no preface or does not read.
 
 use std::{
     io::{self, IoSlice},
@@ -14,36 +14,37 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
-use super::{bounds::Open, peer::Peer};
+use super::{bounds::OpenConnection, peer::Peer};
 
-/// Bytes that every client of HTTP/2 begins with.
+/// Length of the HTTP/2 connection preface, in bytes.
 const PREFACE: usize = 24;
 
-/// A connection with its time limits. Dropping it makes room for another one.
+/// A connection with time limits. Dropping it frees its slot.
 pub struct Connection<S> {
     io: S,
     peer: Peer,
-    /// Bytes of the preface that are still to come, and until when.
+    /// Number of bytes of the preface that have not been received.
     preface: usize,
+    /// Time limit for the preface. `None` once it is complete.
     handshake: Option<Pin<Box<Sleep>>>,
     write_timeout: Duration,
-    /// Nothing could be written since this was set up.
+    /// Time limit of a stalled write. `None` while writes make progress.
     stalled: Option<Pin<Box<Sleep>>>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
-    open: Open,
+    open: OpenConnection,
 }
 
-/// How long a peer may take.
+/// Time limits for a peer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
-    /// For the first bytes.
+    /// Time limit for the HTTP/2 preface.
     pub(super) handshake: Duration,
-    /// To take any of what is written.
+    /// Time limit for a write to make progress.
     pub(super) write: Duration,
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(io: S, peer: Peer, timeouts: Timeouts, open: Open) -> Self {
+    pub(super) fn new(io: S, peer: Peer, timeouts: Timeouts, open: OpenConnection) -> Self {
         let closed = Box::pin(peer.closed().clone().cancelled_owned());
         Self {
             io,
@@ -59,7 +60,7 @@ impl<S> Connection<S> {
 }
 
 impl<S: Unpin> Connection<S> {
-    /// Watches a write: one that cannot go on for too long is an error.
+    /// Fails a write that has been stalled for too long.
     fn watch_write<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -72,8 +73,8 @@ impl<S: Unpin> Connection<S> {
         let timeout = self.write_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(stalled.as_mut().poll(cx));
-        self.open.closes("write_stall");
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing")))
+        self.open.count_closed("write_stall");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
     }
 }
 
@@ -85,14 +86,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.closed.as_mut().poll(cx).is_ready() {
-            // The end of the stream, as if the peer had closed it: there was nothing open.
+            // The end of the stream, as if the peer had closed it. The connection has no open
+            // calls.
             return Poll::Ready(Ok(()));
         }
         if let Some(handshake) = &mut this.handshake
             && handshake.as_mut().poll(cx).is_ready()
         {
-            this.open.closes("handshake");
-            let error = io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface came");
+            this.open.count_closed("handshake");
+            let error = io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface was received");
             return Poll::Ready(Err(error));
         }
         let before = into.filled().len();

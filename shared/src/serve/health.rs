@@ -1,4 +1,4 @@
-//! Whether a process takes requests: one state, that gRPC health and the probes over HTTP tell.
+//! Readiness of a process: one state, reported by gRPC health and by HTTP probes.
 
 use std::sync::Arc;
 
@@ -9,46 +9,46 @@ use tonic_health::{
     server::HealthReporter,
 };
 
-/// Whether a process takes requests, else why not.
+/// Whether a process accepts requests, or why not.
 pub type Readiness = watch::Receiver<Result<(), String>>;
 
-/// The health of a listener: `""` and every service there go up and down together.
+/// The health of a listener. `""` and all services of the listener always have the same status.
 #[derive(Clone)]
 pub struct HealthState {
     reporter: HealthReporter,
     services: &'static [&'static str],
     readiness: watch::Sender<Result<(), String>>,
-    /// Held while both are changed, so that they agree.
-    changing: Arc<Mutex<()>>,
+    /// Held while both are updated, so that they agree.
+    update: Arc<Mutex<()>>,
 }
 
 impl HealthState {
-    /// A reporter for `services`, and its own service. Every name is registered now, since tonic-health's `Watch` answers
-    /// NOT_FOUND to a name that it learns later.
+    /// Returns a state for `services`, and the health service. Every name is registered now, since
+    /// `Watch` of tonic-health returns NOT_FOUND for a name that is registered later.
     pub async fn new(services: &'static [&'static str]) -> (Self, HealthServer<impl Health>) {
         let (reporter, service) = tonic_health::server::health_reporter();
         let (readiness, _) = watch::channel(Err("starting".to_owned()));
-        let state = Self { reporter, services, readiness, changing: Arc::default() };
+        let state = Self { reporter, services, readiness, update: Arc::default() };
         state.report(ServingStatus::NotServing).await;
         (state, service)
     }
 
-    /// Tells probes and watchers that new calls are welcome.
+    /// Reports to probes and watchers that new calls are accepted.
     pub async fn set_serving(&self) {
         self.set(Ok(())).await;
     }
 
-    /// Tells probes and watchers that new calls are not welcome, and probes over HTTP why.
+    /// Reports to probes and watchers that new calls are rejected, and to HTTP probes the reason.
     pub async fn set_not_serving(&self, reason: impl Into<String>) {
         self.set(Err(reason.into())).await;
     }
 
-    /// What probes report, and every change of it.
+    /// Returns a receiver of the readiness and its changes.
     pub fn readiness(&self) -> Readiness {
         self.readiness.subscribe()
     }
 
-    /// Ends every `Watch`, which would keep its connection open for ever.
+    /// Ends every `Watch`, which would otherwise keep its connection open.
     pub async fn end_watches(&self) {
         let mut reporter = self.reporter.clone();
         for name in self.services.iter().copied().chain([""]) {
@@ -56,11 +56,11 @@ impl HealthState {
         }
     }
 
-    async fn set(&self, now: Result<(), String>) {
-        let _changing = self.changing.lock().await;
-        let serving = now.is_ok();
-        let before = self.readiness.send_replace(now);
-        // gRPC health has no reasons: a new one alone changes nothing for its watchers.
+    async fn set(&self, readiness: Result<(), String>) {
+        let _update = self.update.lock().await;
+        let serving = readiness.is_ok();
+        let before = self.readiness.send_replace(readiness);
+        // gRPC health has no reasons, so a changed reason alone is not reported to its watchers.
         if before.is_ok() != serving {
             let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
             self.report(status).await;

@@ -1,4 +1,4 @@
-//! The same care for a port of plain HTTP, where metrics and probes are read: few connections, and none that says nothing.
+//! A plain HTTP listener with the same limits, for metrics and probes.
 
 use std::{io, net::SocketAddr};
 
@@ -8,8 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{Bounds, Connection, LimitsConfig, incoming};
 use crate::batched::Batched;
 
-/// Readers of metrics, and probes. Beyond it, those that have been there for longest make room.
-const CONNECTIONS: u32 = 64;
+/// Maximum number of connections. Beyond it, idle connections are closed for new ones.
+const MAX_CONNECTIONS: u32 = 64;
 
 type Io = Batched<Connection<TcpStream>>;
 
@@ -20,10 +20,10 @@ pub struct HttpListener {
 }
 
 impl HttpListener {
-    /// Accepts on `listener`. Needs tokio.
+    /// Accepts connections on `listener`. Must be called within a tokio runtime.
     pub fn new(listener: TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let config = LimitsConfig { max_connections: CONNECTIONS, ..LimitsConfig::default() };
+        let config = LimitsConfig { max_connections: MAX_CONNECTIONS, ..LimitsConfig::default() };
         let connections = incoming(listener, &Bounds::new(&config, None)).boxed();
         Ok(Self { connections, address })
     }
@@ -36,7 +36,7 @@ impl axum::serve::Listener for HttpListener {
     async fn accept(&mut self) -> (Io, SocketAddr) {
         match self.connections.next().await {
             Some(Ok(connection)) => (connection, self.address),
-            // It tries for ever by itself.
+            // Not reached: the stream retries accept errors and does not end.
             Some(Err(_)) | None => std::future::pending().await,
         }
     }

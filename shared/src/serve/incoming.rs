@@ -1,4 +1,4 @@
-//! The accept loop: within the limit on connections, with a pause after an error.
+//! The accept loop: limits open connections, and pauses after an error.
 
 use std::{io, time::Duration};
 
@@ -11,44 +11,45 @@ use tokio::{
 use super::{bounds::Bounds, connection::Connection};
 use crate::batched::Batched;
 
-/// After an error such as too many open files, which lasts until something is closed.
-const PAUSE: Duration = Duration::from_millis(250);
-/// The warning is repeated after this.
-const WARN_AGAIN: Duration = Duration::from_secs(60);
+/// Delay after an accept error, for instance too many open files, which lasts until a file is
+/// closed.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
+/// Minimum interval between warnings.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Connections of `listener` within `bounds`, without Nagle's delay: tokens are small and late ones are felt. Those that
-/// are ready at once leave in one write.
+/// Accepts connections of `listener` within `bounds`. TCP_NODELAY is set, since tokens are small
+/// and latency matters. Writes of streams that are ready at the same time are batched.
 pub fn incoming(
     listener: TcpListener,
     bounds: &Bounds,
 ) -> impl Stream<Item = io::Result<Batched<Connection<TcpStream>>>> + use<> {
     let state = (listener, bounds.clone(), None::<Instant>);
     stream::unfold(state, |(listener, bounds, mut warned)| async move {
-        let slot = bounds.slot().await;
+        let slot = bounds.acquire_slot().await;
         let (tcp, address) = loop {
             match listener.accept().await {
                 Ok(accepted) => break accepted,
-                // The peer changed its mind.
-                Err(error) if is_of_peer(&error) => {}
+                // The peer closed the connection before it was accepted.
+                Err(error) if is_peer_error(&error) => {}
                 Err(error) => {
-                    bounds.accept_failed();
-                    if warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN) {
-                        tracing::warn!(%error, "no connection can be accepted; trying again");
+                    bounds.count_accept_error();
+                    if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
+                        tracing::warn!(%error, "cannot accept a connection; retrying");
                         warned = Some(Instant::now());
                     }
-                    sleep(PAUSE).await;
+                    sleep(RETRY_DELAY).await;
                 }
             }
         };
-        // Fails only where the connection is gone already.
+        // Fails only if the connection is already closed.
         let _ = tcp.set_nodelay(true);
-        let (peer, open) = bounds.opened(address, slot);
+        let (peer, open) = bounds.register_connection(address, slot);
         let connection = Batched::new(Connection::new(tcp, peer, bounds.timeouts(), open));
         Some((Ok(connection), (listener, bounds, warned)))
     })
 }
 
-fn is_of_peer(error: &io::Error) -> bool {
+fn is_peer_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -1,4 +1,4 @@
-//! What peers may hold open on a listener, and for how long.
+//! Limits on the connections and requests of a listener.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use clap::Args;
 
 use crate::duration;
 
-/// Limits on connections, and on requests while they are read and answered.
+/// Limits on connections and requests.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[group(skip)]
 pub struct LimitsConfig {
-    /// Connections that may be open at once. Beyond it the one that has been idle for longest is closed, or the next
-    /// one waits; less where this process may open fewer files
+    /// Maximum number of open connections. Beyond it, the connection that has been idle for longest
+    /// is closed, or new ones wait. Lower if this process may open fewer files
     #[arg(
         long,
         env = "STOKER_MAX_CONNECTIONS",
@@ -23,8 +23,8 @@ pub struct LimitsConfig {
     )]
     pub max_connections: u32,
 
-    /// Calls that one connection may have open at once; more wait at the client [default: 256; a worker's: what it
-    /// may run and queue]
+    /// Maximum number of concurrent calls per connection; further calls wait at the client
+    /// [default: 256; for a worker, what it may run and queue]
     #[arg(
         long,
         env = "STOKER_MAX_STREAMS_PER_CONNECTION",
@@ -34,7 +34,7 @@ pub struct LimitsConfig {
     )]
     pub max_streams_per_connection: Option<u32>,
 
-    /// The longest that a request may take to come in; a connection has the same time for its first bytes
+    /// Time limit for receiving a request, and for the first bytes of a connection
     #[arg(
         long,
         env = "STOKER_REQUEST_READ_TIMEOUT",
@@ -45,7 +45,7 @@ pub struct LimitsConfig {
     )]
     pub request_read_timeout: Duration,
 
-    /// A response whose client takes nothing of it for so long is ended
+    /// End a response whose client reads nothing of it for this time
     #[arg(
         long,
         env = "STOKER_WRITE_STALL_TIMEOUT",
@@ -56,8 +56,8 @@ pub struct LimitsConfig {
     )]
     pub write_stall_timeout: Duration,
 
-    /// Memory for requests from their first byte to the end of their response, and for responses that clients are slow to
-    /// read; beyond it requests are refused with RESOURCE_EXHAUSTED
+    /// Memory for requests, from their first byte to the end of their response, and for responses
+    /// of slow readers. Beyond it, requests are rejected with RESOURCE_EXHAUSTED
     #[arg(
         long,
         env = "STOKER_MAX_REQUEST_MEMORY",

@@ -1,4 +1,5 @@
-//! Where a server listens, as an operator writes it: `HOST:PORT`, or `:PORT` for every interface.
+//! The address that a server listens on, in the syntax of a flag: `HOST:PORT`, or `:PORT` for every
+//! interface.
 
 use std::{
     fmt,
@@ -6,10 +7,11 @@ use std::{
     str::FromStr,
 };
 
-/// The longest host name that DNS knows, in bytes.
-const LONGEST_NAME: usize = 253;
+/// Maximum length of a host name in DNS, in bytes.
+const MAX_NAME_LENGTH: usize = 253;
 
-/// An address to listen on. Names are resolved when it is bound, not here. Port 0 takes any free port.
+/// An address to listen on. A name is resolved when it is bound, not when it is parsed. Port 0
+/// selects any free port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenAddress {
     pub(super) host: Host,
@@ -19,50 +21,50 @@ pub struct ListenAddress {
 /// The part before the port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Host {
-    /// Every interface, with IPv6 and IPv4 where the machine has both.
-    Every,
-    /// One address. Its port counts, and is that of the whole.
+    /// Every interface, with IPv6 and IPv4 if the machine has both.
+    AllInterfaces,
+    /// One address, with the port of the listen address.
     Address(SocketAddr),
-    /// What the resolver makes of this name.
+    /// A host name to resolve.
     Name(String),
 }
 
-/// Text that is no address to listen on. Every message ends with how to write one.
+/// The text is not a valid listen address. Every message ends with the syntax.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0}; write HOST:PORT, for instance 127.0.0.1:50051, localhost:50051 or [::1]:50051, or :50051 for every \
      interface"
 )]
-pub struct NotAListenAddress(Wrong);
+pub struct NotAListenAddress(InvalidAddress);
 
-/// What is wrong with it.
+/// Why a listen address is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-enum Wrong {
-    /// Nothing is there.
+enum InvalidAddress {
+    /// The text is empty.
     #[error("the address is empty")]
     Empty,
-    /// A URL.
-    #[error("this is a URL; leave out `{0}://` and whatever follows the port")]
+    /// The text is a URL.
+    #[error("this is a URL; leave out `{0}://` and everything after the port")]
     Scheme(String),
-    /// A host alone.
+    /// A host without a port.
     #[error("the port is missing")]
     NoPort,
-    /// A port that is none.
-    #[error("the port `{0}` is not a number from 0, which takes any free one, to 65535")]
+    /// An invalid port.
+    #[error("the port `{0}` is not a number from 0 to 65535 (0 selects any free port)")]
     Port(String),
-    /// Brackets with nothing inside.
+    /// Empty brackets.
     #[error("the host is empty")]
     NoHost,
-    /// IPv6 without brackets, where the port cannot be separated from the address.
+    /// An IPv6 address without brackets, which is ambiguous with a port.
     #[error("an IPv6 address needs brackets, as in [::1]:50051")]
     Unbracketed,
-    /// Brackets around something else.
+    /// Brackets around text that is not an IPv6 address.
     #[error("`{0}` is not an IPv6 address")]
     NotIpv6(String),
-    /// Digits and dots that are no address, as 127.1 or 300.0.0.1.
+    /// Digits and dots that are not an address, for instance 127.1 or 300.0.0.1.
     #[error("`{0}` is not an IPv4 address")]
     NotIpv4(String),
-    /// What no host can be called.
+    /// Text that is not a valid host name.
     #[error("`{0}` is not the name of a host")]
     NotAName(String),
 }
@@ -75,21 +77,21 @@ impl FromStr for ListenAddress {
     }
 }
 
-fn parse(text: &str) -> Result<ListenAddress, Wrong> {
+fn parse(text: &str) -> Result<ListenAddress, InvalidAddress> {
     if let Some((scheme, _)) = text.split_once("://") {
-        return Err(Wrong::Scheme(scheme.to_owned()));
+        return Err(InvalidAddress::Scheme(scheme.to_owned()));
     }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => bracketed(rest)?,
         None => plain(text)?,
     };
     let number = match port {
-        "" => return Err(Wrong::NoPort),
-        // Not what `parse` alone takes, which is `+80` too.
+        "" => return Err(InvalidAddress::NoPort),
+        // Checked because `parse` also accepts `+80`.
         digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
         _ => None,
     };
-    let port = number.ok_or_else(|| Wrong::Port(port.to_owned()))?;
+    let port = number.ok_or_else(|| InvalidAddress::Port(port.to_owned()))?;
     let host = match host {
         Host::Address(mut address) => {
             address.set_port(port);
@@ -100,47 +102,48 @@ fn parse(text: &str) -> Result<ListenAddress, Wrong> {
     Ok(ListenAddress { host, port })
 }
 
-/// Splits what follows an opening bracket. A scope, as in `[fe80::1%2]:50051`, is the number of an interface.
-fn bracketed(rest: &str) -> Result<(Host, &str), Wrong> {
-    let not_ipv6 = || Wrong::NotIpv6(rest.to_owned());
+/// Parses the text after an opening bracket. A scope, as in `[fe80::1%2]:50051`, is the number of
+/// an interface.
+fn bracketed(rest: &str) -> Result<(Host, &str), InvalidAddress> {
+    let not_ipv6 = || InvalidAddress::NotIpv6(rest.to_owned());
     let (inside, after) = rest.split_once(']').ok_or_else(not_ipv6)?;
     if inside.is_empty() {
-        return Err(Wrong::NoHost);
+        return Err(InvalidAddress::NoHost);
     }
     let address = format!("[{inside}]:0").parse::<SocketAddr>();
-    let address = address.map_err(|_| Wrong::NotIpv6(inside.to_owned()))?;
+    let address = address.map_err(|_| InvalidAddress::NotIpv6(inside.to_owned()))?;
     match after.strip_prefix(':') {
         Some(port) => Ok((Host::Address(address), port)),
-        None if after.is_empty() => Err(Wrong::NoPort),
+        None if after.is_empty() => Err(InvalidAddress::NoPort),
         None => Err(not_ipv6()),
     }
 }
 
-fn plain(text: &str) -> Result<(Host, &str), Wrong> {
+fn plain(text: &str) -> Result<(Host, &str), InvalidAddress> {
     if text.is_empty() {
-        return Err(Wrong::Empty);
+        return Err(InvalidAddress::Empty);
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        // A bare number may be meant as a port, so it is not called a bad host.
-        return Err(Wrong::NoPort);
+        // A bare number may be meant as a port, so it is not reported as an invalid host.
+        return Err(InvalidAddress::NoPort);
     };
     if host.is_empty() {
-        return Ok((Host::Every, port));
+        return Ok((Host::AllInterfaces, port));
     }
     if text.parse::<Ipv6Addr>().is_ok() || host.parse::<Ipv6Addr>().is_ok() {
-        return Err(Wrong::Unbracketed);
+        return Err(InvalidAddress::Unbracketed);
     }
     if let Ok(address) = host.parse::<Ipv4Addr>() {
         return Ok((Host::Address(SocketAddr::new(address.into(), 0)), port));
     }
-    let part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if host.len() > LONGEST_NAME || !host.bytes().all(part) {
-        return Err(Wrong::NotAName(host.to_owned()));
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if host.len() > MAX_NAME_LENGTH || !host.bytes().all(allowed) {
+        return Err(InvalidAddress::NotAName(host.to_owned()));
     }
-    // Resolvers read 127.1 and 0x7f000001 as addresses that few people mean.
+    // Resolvers accept 127.1 and 0x7f000001 as addresses, which are more likely mistakes.
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x") {
-        return Err(Wrong::NotIpv4(host.to_owned()));
+        return Err(InvalidAddress::NotIpv4(host.to_owned()));
     }
     Ok((Host::Name(host.to_owned()), port))
 }
@@ -148,7 +151,7 @@ fn plain(text: &str) -> Result<(Host, &str), Wrong> {
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
-            Host::Every => write!(f, ":{}", self.port),
+            Host::AllInterfaces => write!(f, ":{}", self.port),
             Host::Address(address) => address.fmt(f),
             Host::Name(name) => write!(f, "{name}:{}", self.port),
         }
@@ -174,9 +177,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_addresses_names_and_every_interface() {
+    fn addresses_names_and_all_interfaces_are_parsed() {
         for (text, host) in [
-            (":50051", Host::Every),
+            (":50051", Host::AllInterfaces),
             ("localhost:50051", Host::Name("localhost".into())),
             ("worker-0.stoker.svc:50051", Host::Name("worker-0.stoker.svc".into())),
             ("127.0.0.1:50051", Host::Address("127.0.0.1:50051".parse().unwrap())),
@@ -195,8 +198,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_how_to_write_it() {
-        let long = format!("{}:1", "a".repeat(LONGEST_NAME + 1));
+    fn errors_name_the_cause_and_the_syntax() {
+        let long = format!("{}:1", "a".repeat(MAX_NAME_LENGTH + 1));
         for (text, what) in [
             ("", "the address is empty"),
             ("localhost", "the port is missing"),

@@ -1,4 +1,4 @@
-//! One connection as its requests know it: who is at the other end, and what it has open.
+//! The peer of a connection, as its requests see it: its address and open calls.
 
 use std::{
     net::SocketAddr,
@@ -12,27 +12,27 @@ use std::{
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// What the requests of one connection that are not complete yet may take together, in KiB: four of the largest.
+/// Maximum total size of incomplete requests of a connection, in KiB: four of the largest.
 pub(super) const UPLOAD_KIB: usize = 16 << 10;
 
-/// The other end of a connection. Every request has it among its extensions.
+/// The peer of a connection. Stored in the extensions of every request.
 #[derive(Debug, Clone)]
-pub struct Peer(Arc<State>);
+pub struct Peer(Arc<PeerState>);
 
 #[derive(Debug)]
-struct State {
+struct PeerState {
     address: SocketAddr,
-    /// Calls that are open.
+    /// Number of open calls.
     calls: AtomicU32,
     idle_since: Mutex<Instant>,
-    /// In KiB.
+    /// Permits for incomplete requests, in KiB.
     uploads: Arc<Semaphore>,
     closed: CancellationToken,
 }
 
 impl Peer {
     pub(super) fn new(address: SocketAddr) -> Self {
-        Self(Arc::new(State {
+        Self(Arc::new(PeerState {
             address,
             calls: AtomicU32::new(0),
             idle_since: Mutex::new(Instant::now()),
@@ -41,17 +41,17 @@ impl Peer {
         }))
     }
 
-    /// Whether it is on this machine: its address is in 127.0.0.0/8, or is ::1.
+    /// Returns whether the peer is on this machine: its address is in 127.0.0.0/8 or ::1.
     pub fn is_loopback(&self) -> bool {
         self.0.address.ip().to_canonical().is_loopback()
     }
 
-    /// Where it is.
+    /// Returns the address of the peer.
     pub fn address(&self) -> SocketAddr {
         self.0.address
     }
 
-    /// How long it has had nothing open; `None` while it has.
+    /// Returns how long the connection has had no open calls, or `None` if it has any.
     pub(super) fn idle(&self) -> Option<Duration> {
         let since = *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
         (self.0.calls.load(Ordering::Relaxed) == 0).then(|| since.elapsed())
@@ -62,24 +62,24 @@ impl Peer {
         self.0.closed.cancel();
     }
 
-    /// Cancelled when the connection is to close.
+    /// Returns a token that is cancelled to close the connection.
     pub(super) fn closed(&self) -> &CancellationToken {
         &self.0.closed
     }
 
-    /// Shared by the requests that are read.
+    /// Returns the permits for incomplete requests, in KiB.
     pub(super) fn uploads(&self) -> &Arc<Semaphore> {
         &self.0.uploads
     }
 
-    /// A call is open until what this returns is dropped.
+    /// Counts a call as open until the returned [`OpenCall`] is dropped.
     pub(super) fn call(&self) -> OpenCall {
         self.0.calls.fetch_add(1, Ordering::Relaxed);
         OpenCall(self.clone())
     }
 }
 
-/// One call of a connection.
+/// One open call of a connection.
 #[derive(Debug)]
 pub(super) struct OpenCall(Peer);
 

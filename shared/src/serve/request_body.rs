@@ -1,4 +1,4 @@
-//! The bytes of a request on their way in.
+//! The body of a request while it is received.
 
 use std::{
     pin::Pin,
@@ -23,39 +23,41 @@ use super::{
 };
 use crate::ServiceError;
 
-/// gRPC's frame begins with a flag and the length of the message, four bytes.
-const PREFIX: usize = 5;
-/// Smaller requests, in bytes, need no permit of their connection: all of its streams together bring little.
-const SMALL: usize = 64 << 10;
-/// Bytes that a client-streaming call may send in all.
-const MOST_STREAMED: usize = 1 << 20;
+/// Length of the gRPC frame header, in bytes: a flag and the length of the message.
+const FRAME_HEADER: usize = 5;
+/// Requests of at most this size, in bytes, need no permit, since those of all streams of a
+/// connection together are small.
+const SMALL_REQUEST: usize = 64 << 10;
+/// Maximum total size of the messages of a client-streaming call, in bytes.
+const MAX_STREAMED: usize = 1 << 20;
 
-/// A request's body. It is accounted for as it comes, has a limited time, and where it is large waits until the other
-/// large ones of its connection are complete.
+/// The body of a request. Its bytes are charged to the memory budget as they arrive, it has a time
+/// limit, and a large one waits until the other large requests of its connection are complete.
 pub(super) struct RequestBody {
     body: Body,
     bounds: Bounds,
     charge: Charge,
     peer: Option<Peer>,
-    prefix: Vec<u8>,
-    /// The length of frame and message, once it is known.
+    header: Vec<u8>,
+    /// Length of frame header and message, once the header is known.
     length: Option<usize>,
     read: usize,
     permit: Permit,
-    /// `None` for a call that streams.
+    /// `None` for a client-streaming call.
     timeout: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Whether the rest of a request may be read.
 enum Permit {
-    /// It may; of a large one with its part of what the connection may have in progress.
+    /// The rest may be read. A large request holds permits for its size.
     Granted(#[allow(dead_code, reason = "held")] Option<OwnedSemaphorePermit>),
     Waiting(BoxFuture<'static, Option<OwnedSemaphorePermit>>),
 }
 
 impl RequestBody {
-    /// Of a call that has one message, and `timeout` for it, or that streams.
+    /// Wraps the body of a unary request with the time limit `timeout`, or of a client-streaming
+    /// call without one.
     pub(super) fn new(
         body: Body,
         bounds: Bounds,
@@ -68,7 +70,7 @@ impl RequestBody {
             bounds,
             charge,
             peer,
-            prefix: Vec::new(),
+            header: Vec::new(),
             length: None,
             read: 0,
             permit: Permit::Granted(None),
@@ -77,38 +79,40 @@ impl RequestBody {
         }
     }
 
-    /// Takes note of `data`.
-    fn came(&mut self, data: &Bytes) -> Result<(), ServiceError> {
+    /// Accounts for received data, and checks the limits.
+    fn account(&mut self, data: &Bytes) -> Result<(), ServiceError> {
         self.read += data.len();
-        self.charge.grow(data.len() as u64).inspect_err(|_| self.bounds.refuses("memory"))?;
+        self.charge
+            .grow(data.len() as u64)
+            .inspect_err(|_| self.bounds.count_rejected("memory"))?;
         let Some(_) = self.timeout else {
-            return if self.read > MOST_STREAMED {
-                let why = format!("more than {MOST_STREAMED} bytes in one call; make another one");
+            return if self.read > MAX_STREAMED {
+                let why = format!("more than {MAX_STREAMED} bytes in one call; start another call");
                 Err(ServiceError::invalid("request", why))
             } else {
                 Ok(())
             };
         };
         if self.length.is_none() {
-            let missing = PREFIX - self.prefix.len();
-            self.prefix.extend(data.iter().take(missing));
-            if let [_, a, b, c, d] = self.prefix[..] {
-                let length = PREFIX.saturating_add(u32::from_be_bytes([a, b, c, d]) as usize);
+            let missing = FRAME_HEADER - self.header.len();
+            self.header.extend(data.iter().take(missing));
+            if let [_, a, b, c, d] = self.header[..] {
+                let length = FRAME_HEADER.saturating_add(u32::from_be_bytes([a, b, c, d]) as usize);
                 self.length = Some(length);
                 self.acquire(length);
             }
         }
         if self.length.is_some_and(|length| self.read > length) {
-            self.bounds.refuses("surplus");
-            let why = "more bytes came than its message has; this call takes one message";
+            self.bounds.count_rejected("surplus");
+            let why = "more bytes were received than its message has; this call takes one message";
             return Err(ServiceError::invalid("request", why));
         }
         Ok(())
     }
 
-    /// Takes a permit to read a request of `length` bytes, or begins to wait for one.
+    /// Acquires permits for a request of `length` bytes, or starts to wait for them.
     fn acquire(&mut self, length: usize) {
-        let Some(peer) = self.peer.as_ref().filter(|_| length > SMALL) else { return };
+        let Some(peer) = self.peer.as_ref().filter(|_| length > SMALL_REQUEST) else { return };
         let uploads = Arc::clone(peer.uploads());
         let kib = (length >> 10).min(UPLOAD_KIB) as u32;
         self.permit = match Arc::clone(&uploads).try_acquire_many_owned(kib) {
@@ -119,15 +123,15 @@ impl RequestBody {
         };
     }
 
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<ServiceError> {
+    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<ServiceError> {
         let Some(timeout) = self.timeout else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(timer.as_mut().poll(cx));
-        self.bounds.refuses("timeout");
+        self.bounds.count_rejected("timeout");
         let (read, waited) = (self.read, timeout.as_secs_f64());
-        let of = self.length.map(|length| format!(" of {length}")).unwrap_or_default();
+        let total = self.length.map(|length| format!(" of {length}")).unwrap_or_default();
         let stage = format!(
-            "while the request was read: {read}{of} bytes came in {waited} s (--request-read-timeout)"
+            "while the request was read: {read}{total} bytes were received in {waited} s (--request-read-timeout)"
         );
         Poll::Ready(ServiceError::DeadlineExceeded { stage })
     }
@@ -153,12 +157,12 @@ impl http_body::Body for RequestBody {
         }
         match polled {
             Poll::Pending => {
-                let error = ready!(this.poll_late(cx));
+                let error = ready!(this.poll_timeout(cx));
                 Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(Some(Ok(frame))) => {
-                let noted = frame.data_ref().map_or(Ok(()), |data| this.came(data));
-                Poll::Ready(Some(noted.map(|()| frame).map_err(Status::from)))
+                let accounted = frame.data_ref().map_or(Ok(()), |data| this.account(data));
+                Poll::Ready(Some(accounted.map(|()| frame).map_err(Status::from)))
             }
             Poll::Ready(end) => {
                 (this.permit, this.timer) = (Permit::Granted(None), None);

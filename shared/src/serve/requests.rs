@@ -1,5 +1,6 @@
-//! What happens to every request of a listener before its service has it: its arrival is noted, it counts as open on
-//! its connection, and its bytes are accounted for while they come in, which they have a limited time for.
+//! Middleware for every request of a listener: records the arrival time, counts the call as open on
+//! its connection, charges its bytes to the memory budget while they are received, and limits the
+//! time for that.
 
 use std::{
     pin::Pin,
@@ -23,84 +24,90 @@ use crate::{
     memory::{MemoryBudget, MemoryReservation},
 };
 
-/// Services whose calls send message after message, for as long as they like.
+/// Prefix of the services with client-streaming calls, which have no time limit.
 const STREAMING: &str = "/grpc.reflection.";
-/// When to come back where the memory for requests is full.
+/// Delay before a retry when the memory budget is exhausted.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// The bytes that a request is accounted for with. It has them from its first one, among its extensions; who goes on with
-/// the request takes them along.
+/// The bytes that a request is charged to the memory budget. Stored in the extensions of the
+/// request from its first byte. Code that processes the request further keeps it alive.
 #[derive(Debug, Clone)]
 pub struct Charge(Arc<Mutex<MemoryReservation>>);
 
 impl Charge {
-    /// Accounts for `bytes` in all from here on.
+    /// Changes the charge to `bytes`.
     pub fn set(&self, bytes: u64) -> Result<(), ServiceError> {
-        let mut hold = self.hold();
-        if hold.set(bytes) { Ok(()) } else { Err(no_room(&hold, bytes)) }
+        let mut reservation = self.reservation();
+        if reservation.set(bytes) { Ok(()) } else { Err(exhausted(&reservation, bytes)) }
     }
 
-    /// What a request is accounted for with; nothing, if it came by another way.
+    /// Returns the charge of a request, or `None` if it did not come through a listener.
     pub fn of<T>(request: &tonic::Request<T>) -> Option<Self> {
         request.extensions().get().cloned()
     }
 
-    /// What it is a part of.
+    /// Returns the memory budget that the bytes are charged to.
     pub fn budget(&self) -> MemoryBudget {
-        self.hold().budget().clone()
+        self.reservation().budget().clone()
     }
 
-    /// Accounts for `bytes` more.
+    /// Charges `bytes` more.
     pub(super) fn grow(&self, bytes: u64) -> Result<(), ServiceError> {
-        let mut hold = self.hold();
-        if hold.grow(bytes) { Ok(()) } else { Err(no_room(&hold, hold.bytes() + bytes)) }
+        let mut reservation = self.reservation();
+        if reservation.grow(bytes) {
+            Ok(())
+        } else {
+            Err(exhausted(&reservation, reservation.bytes() + bytes))
+        }
     }
 
-    fn hold(&self) -> MutexGuard<'_, MemoryReservation> {
+    fn reservation(&self) -> MutexGuard<'_, MemoryReservation> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn no_room(hold: &MemoryReservation, wanted: u64) -> ServiceError {
-    let (held, limit) = (hold.budget().reserved(), hold.budget().limit());
-    if wanted > limit {
-        let why = format!("takes {wanted} bytes, and all may take {limit} (--max-request-memory)");
+fn exhausted(reservation: &MemoryReservation, requested: u64) -> ServiceError {
+    let (reserved, limit) = (reservation.budget().reserved(), reservation.budget().limit());
+    if requested > limit {
+        let why = format!(
+            "takes {requested} bytes, and the limit for all requests is {limit} (--max-request-memory)"
+        );
         return ServiceError::invalid("request", why);
     }
     ServiceError::Overloaded {
         what: format!(
-            "requests hold {held} of {limit} bytes (--max-request-memory), and this one takes {wanted}"
+            "requests use {reserved} of {limit} bytes (--max-request-memory), and this one takes {requested}"
         ),
         retry_after: RETRY_AFTER,
     }
 }
 
-/// Makes [`Requests`].
+/// The layer of [`RequestAccounting`].
 #[derive(Debug, Clone)]
-pub struct RequestsLayer(pub(super) Bounds);
+pub struct RequestAccountingLayer(pub(super) Bounds);
 
-impl<S> Layer<S> for RequestsLayer {
-    type Service = Requests<S>;
+impl<S> Layer<S> for RequestAccountingLayer {
+    type Service = RequestAccounting<S>;
 
-    fn layer(&self, next: S) -> Requests<S> {
-        Requests { next, bounds: self.0.clone() }
+    fn layer(&self, next: S) -> RequestAccounting<S> {
+        RequestAccounting { next, bounds: self.0.clone() }
     }
 }
 
-/// See the module.
+/// The middleware that this module describes.
 #[derive(Debug, Clone)]
-pub struct Requests<S> {
+pub struct RequestAccounting<S> {
     next: S,
     bounds: Bounds,
 }
 
-impl<S> Service<http::Request<Body>> for Requests<S>
+impl<S> Service<http::Request<Body>> for RequestAccounting<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
 {
     type Response = http::Response<Body>;
     type Error = S::Error;
-    type Future = Responding<S::Future>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.next.poll_ready(cx)
@@ -112,26 +119,26 @@ where
         deadline::record_arrival(request.extensions_mut());
         request.extensions_mut().insert(charge.clone());
         let call = peer.as_ref().map(Peer::call);
-        let streams = request.uri().path().starts_with(STREAMING);
-        let timeout = (!streams).then_some(self.bounds.config().request_read_timeout);
+        let streaming = request.uri().path().starts_with(STREAMING);
+        let timeout = (!streaming).then_some(self.bounds.config().request_read_timeout);
         let request = request.map(|body| match body.is_end_stream() {
             true => body,
             false => Body::new(RequestBody::new(body, self.bounds.clone(), charge, peer, timeout)),
         });
-        Responding { response: self.next.call(request), call }
+        ResponseFuture { response: self.next.call(request), call }
     }
 }
 
 pin_project! {
-    /// A call that is being answered.
-    pub struct Responding<F> {
+    /// The future of a response.
+    pub struct ResponseFuture<F> {
         #[pin]
         response: F,
         call: Option<OpenCall>,
     }
 }
 
-impl<F, E> Future for Responding<F>
+impl<F, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<http::Response<Body>, E>>,
 {
@@ -145,7 +152,7 @@ where
     }
 }
 
-/// A response, whose call is open as long as it is there.
+/// The body of a response. Its call counts as open until it is dropped.
 struct ResponseBody {
     body: Body,
     _call: Option<OpenCall>,

@@ -1,5 +1,5 @@
-//! Sends spans to an OpenTelemetry collector, in batches, beside the requests: a collector that is down or
-//! slow costs spans, which are counted, and no request's time.
+//! Exports spans to an OpenTelemetry collector, in batches and in the background. A collector that
+//! is down or slow causes dropped spans, which are counted, but does not delay requests.
 
 use std::{
     env,
@@ -25,22 +25,23 @@ use prometheus_client::metrics::counter::Counter;
 
 use crate::VERSION;
 
-/// What is left at the end has this long to reach the collector.
-const FLUSH: Duration = Duration::from_secs(3);
+/// Time limit for exporting the remaining spans at shutdown.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where OpenTelemetry's variables say that the collector is, the more special one first.
+/// Environment variables of OpenTelemetry with the endpoint of the collector, the more specific one
+/// first.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 
-/// Spans on their way to a collector.
+/// The exporter of spans.
 pub(super) struct Exporter {
     provider: SdkTracerProvider,
     dropped: Counter,
 }
 
 impl Exporter {
-    /// Starts to export, if `--otlp-endpoint` or the environment asks for it. Samplers, batches, headers,
-    /// timeouts and resource attributes are as OTEL_* variables say.
+    /// Starts the export if `--otlp-endpoint` or the environment configures it. Samplers, batches,
+    /// headers, timeouts and resource attributes are configured by OTEL_* variables.
     pub(super) fn start(
         service: &'static str,
         endpoint: Option<&str>,
@@ -54,9 +55,7 @@ impl Exporter {
         if let Some((name, protocol)) = variable(&PROTOCOLS)
             && protocol != "grpc"
         {
-            return Err(format!(
-                "{name} {protocol}: only grpc is spoken here, usually on port 4317"
-            ));
+            return Err(format!("{name} {protocol}: only grpc is supported, usually on port 4317"));
         }
         let url = if endpoint.contains("://") { endpoint } else { format!("http://{endpoint}") };
         if !url.starts_with("http://") {
@@ -91,22 +90,23 @@ impl Exporter {
         Ok(Some(Self { provider, dropped }))
     }
 
-    /// Counts the spans that did not reach the collector.
+    /// Returns the counter of spans that did not reach the collector.
     pub(super) fn dropped(&self) -> Counter {
         self.dropped.clone()
     }
 
-    /// Sends what is left, for [`FLUSH`] at most.
+    /// Exports the remaining spans, for at most [`FLUSH_TIMEOUT`].
     pub(super) async fn flush(self) {
         let provider = self.provider;
-        let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH));
+        let flushed =
+            tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT));
         if let Ok(Err(error)) = flushed.await {
             tracing::warn!(%error, "the last spans did not reach the collector");
         }
     }
 }
 
-/// The first of these variables that says anything, and what it says.
+/// Returns the first of these variables that is not empty, and its value.
 fn variable<const N: usize>(names: &[&'static str; N]) -> Option<(&'static str, String)> {
     let set =
         |name: &&'static str| env::var(name).ok().map(|value| (*name, value.trim().to_owned()));
@@ -114,8 +114,8 @@ fn variable<const N: usize>(names: &[&'static str; N]) -> Option<(&'static str, 
 }
 
 fn disabled() -> bool {
-    let says = |name, what: &str| env::var(name).is_ok_and(|v| v.eq_ignore_ascii_case(what));
-    says("OTEL_SDK_DISABLED", "true") || says("OTEL_TRACES_EXPORTER", "none")
+    let is = |name, value: &str| env::var(name).is_ok_and(|v| v.eq_ignore_ascii_case(value));
+    is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none")
 }
 
 fn queue_size() -> usize {
@@ -123,7 +123,8 @@ fn queue_size() -> usize {
     size.unwrap_or(OTEL_BSP_MAX_QUEUE_SIZE_DEFAULT)
 }
 
-/// Who this is. OTEL_SERVICE_NAME wins, then OTEL_RESOURCE_ATTRIBUTES, then `service`.
+/// Returns the resource attributes. The service name is OTEL_SERVICE_NAME, else that of
+/// OTEL_RESOURCE_ATTRIBUTES, else `service`.
 fn resource(service: &'static str) -> Resource {
     let version = opentelemetry::KeyValue::new("service.version", VERSION);
     let own = Resource::builder().with_attribute(version);
@@ -132,12 +133,13 @@ fn resource(service: &'static str) -> Resource {
     if named { own.build() } else { own.with_service_name(service).build() }
 }
 
-/// Takes no more spans than the queue holds, so that the queue itself never has to drop one uncounted.
+/// Accepts at most as many spans as the queue holds, so that the queue never drops a span
+/// uncounted.
 #[derive(Debug)]
 struct CountedProcessor {
     processor: BatchSpanProcessor,
     capacity: usize,
-    /// In the queue or in the batch that is being sent.
+    /// Number of spans in the queue or in the batch that is being sent.
     waiting: Arc<AtomicUsize>,
     dropped: Counter,
 }
@@ -169,7 +171,7 @@ impl SpanProcessor for CountedProcessor {
     }
 }
 
-/// Counts what could not be sent, and says so once an outage.
+/// Counts spans that could not be sent, and logs every outage once.
 #[derive(Debug)]
 struct CountedExporter {
     exporter: OtlpExporter,
@@ -185,13 +187,13 @@ impl SpanExporter for CountedExporter {
         let sent = self.exporter.export(batch).await;
         self.waiting.fetch_sub(count, Ordering::Relaxed);
         let failed = sent.is_err();
-        let news = self.failing.swap(failed, Ordering::Relaxed) != failed;
+        let changed = self.failing.swap(failed, Ordering::Relaxed) != failed;
         if let Err(error) = &sent {
             self.dropped.inc_by(count as u64);
-            if news {
-                tracing::warn!(collector = self.url, %error, "spans are dropped until it answers");
+            if changed {
+                tracing::warn!(collector = self.url, %error, "the collector is unreachable: spans are dropped");
             }
-        } else if news {
+        } else if changed {
             tracing::info!(collector = self.url, "spans are sent again");
         }
         sent

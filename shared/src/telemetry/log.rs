@@ -1,18 +1,18 @@
-//! Logs: one line an event on standard error, as text or JSON.
+//! Logs: one line per event on standard error, as text or JSON.
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// How to log.
+/// Flags for logs.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
-    /// What to log: a level, or directives such as `info,stoker_router=debug` [default: info; warn
-    /// for a command that ends by itself]
+    /// Log filter: a level, or directives such as `info,stoker_router=debug` [default: info; warn
+    /// for a command that exits by itself]
     #[arg(long, env = "STOKER_LOG", value_name = "FILTER", global = true)]
     pub log: Option<String>,
 
-    /// The form of a log line
+    /// Format of log lines
     #[arg(
         long,
         env = "STOKER_LOG_FORMAT",
@@ -23,29 +23,29 @@ pub struct LogArgs {
     pub log_format: LogFormat,
 }
 
-/// The form of a log line.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Starts to log, by default what `level` says. Fails on a filter that cannot be read, with what is
-/// wrong in it.
+/// Initializes logs with the default filter `level`. Fails on an invalid filter with a message that
+/// names the error.
 pub fn init(args: &LogArgs, level: &str) -> Result<(), String> {
-    let wanted = args.log.as_deref().unwrap_or(level);
+    let filter = args.log.as_deref().unwrap_or(level);
     let filter = EnvFilter::builder()
-        .parse(wanted)
-        .map_err(|error| format!("--log `{wanted}`: {error}; try `info` or `debug`"))?;
+        .parse(filter)
+        .map_err(|error| format!("--log `{filter}`: {error}; try `info` or `debug`"))?;
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let outcome = match args.log_format {
+    let initialized = match args.log_format {
         LogFormat::Text => {
             use std::io::IsTerminal;
             builder.with_ansi(std::io::stderr().is_terminal()).try_init()
         }
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
-    outcome.map_err(|error| error.to_string())
+    initialized.map_err(|error| error.to_string())
 }

@@ -1,4 +1,5 @@
-//! Metrics: how one of [`names`](super::names) is registered, and the port where Prometheus reads them.
+//! Metrics: registration of those in [`names`](super::names), and the port that serves them to
+//! Prometheus.
 
 mod accept;
 mod endpoint;
@@ -12,31 +13,31 @@ use prometheus_client::{
 
 pub(super) use endpoint::Endpoint;
 
-/// One metric family, as it is told to Prometheus.
+/// A metric family, as it is exposed to Prometheus.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Without what follows from unit and kind.
+    /// Name without the suffixes of unit and kind.
     pub(super) name: &'static str,
-    /// A base unit, which the name ends with.
+    /// Base unit, which is a suffix of the name.
     pub(super) unit: Option<&'static str>,
     pub(super) kind: Kind,
-    /// The labels, in order.
+    /// Labels, in order.
     pub labels: &'static [&'static str],
-    /// One sentence, without its full stop.
+    /// Help text: one sentence without the period.
     pub(super) help: &'static str,
 }
 
-/// What a metric can do.
+/// Kind of a metric.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
-    /// Only goes up; its name ends with `_total`.
+    /// Never decreases. The name ends with `_total`.
     Counter,
     Gauge,
     Histogram {
-        /// Upper bounds, in the metric's unit.
+        /// Upper bounds of the buckets, in the unit of the metric.
         buckets: &'static [f64],
     },
-    /// Always 1; its name ends with `_info`.
+    /// Always 1. The name ends with `_info`.
     Info,
 }
 
@@ -60,7 +61,7 @@ impl Metric {
         }
     }
 
-    /// Tells `metric`, made for one look, under this name.
+    /// Encodes `metric`, which was created for one scrape, under this name.
     pub fn encode(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
@@ -71,7 +72,7 @@ impl Metric {
         metric.encode(encoder.encode_descriptor(self.name, &help, unit.as_ref(), kind)?)
     }
 
-    /// An empty histogram of this metric's buckets.
+    /// Returns an empty histogram with the buckets of this metric.
     pub fn histogram(&self) -> Histogram {
         match self.kind {
             Kind::Histogram { buckets } => Histogram::new(buckets.iter().copied()),
@@ -79,7 +80,7 @@ impl Metric {
         }
     }
 
-    /// The name of its samples, as queries have it; that of a histogram without `_bucket`.
+    /// Returns the name of the samples, as used in queries. For a histogram without `_bucket`.
     pub fn full_name(&self) -> String {
         let suffix = match self.kind {
             Kind::Counter => "_total",
@@ -89,7 +90,7 @@ impl Metric {
         format!("{}{suffix}", self.family())
     }
 
-    /// What it says of itself after `# TYPE`.
+    /// Returns the text after `# TYPE` in the exposition.
     pub fn type_line(&self) -> String {
         format!("{} {}", self.family(), self.kind.name())
     }
@@ -110,7 +111,7 @@ impl MetricConstructor<Histogram> for Metric {
     }
 }
 
-/// Everything that is registered, as OpenMetrics has it.
+/// Encodes all registered metrics as OpenMetrics.
 pub fn exposition(registry: &Registry) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.

@@ -1,7 +1,8 @@
-//! Every name of a span, an attribute, a metric or a label that leaves the process, and nothing else.
+//! The names of all spans, attributes, metrics and labels that a process exports.
 //!
-//! Spans and attributes have OpenTelemetry's names, where it has one; its names for generative models are
-//! still in development, which is one more reason to keep them in one place. docs/metrics.md lists the metrics.
+//! Spans and attributes have the names of OpenTelemetry's semantic conventions where these exist.
+//! Those for generative models are still in development, which is one more reason to define them in
+//! one module. docs/metrics.md lists the metrics.
 
 pub mod connection;
 pub mod gpu;
@@ -13,27 +14,28 @@ use super::metrics::{Kind, Metric};
 
 /// Names of spans.
 pub mod span {
-    /// The router waits for a place.
+    /// The router: the request is in the admission queue.
     pub const ADMISSION: &str = "admission";
-    /// One attempt of the router at one worker.
+    /// The router: one attempt on one worker.
     pub const ATTEMPT: &str = "attempt";
-    /// A worker checks and tokenises.
+    /// The worker: validation and tokenization.
     pub const TOKENIZE: &str = "tokenize";
-    /// The request waits for a place in the batch.
+    /// The worker: the request is in the queue of the engine.
     pub const QUEUE: &str = "queue";
-    /// From the first step to the first token.
+    /// The worker: from the first step to the first token.
     pub const PREFILL: &str = "prefill";
-    /// From the first token to the last.
+    /// The worker: from the first token to the last.
     pub const DECODE: &str = "decode";
-    /// From the last event of a lost worker until another one has taken the stream over.
+    /// The router: from the last event of a lost worker until another worker resumed the stream.
     pub const RESUME: &str = "resume";
 }
 
-/// What a request asks for: the value of [`attribute::OPERATION_NAME`], and a span's name before its model.
+/// Kinds of requests: the value of [`attribute::OPERATION_NAME`], and the name of a span before its
+/// model.
 pub mod operation {
-    /// The continuation of a text.
+    /// Completion of a text.
     pub const TEXT_COMPLETION: &str = "text_completion";
-    /// The next turn of a conversation.
+    /// Next turn of a conversation.
     pub const CHAT: &str = "chat";
 }
 
@@ -43,17 +45,17 @@ pub mod attribute {
     pub const OPERATION_NAME: &str = "gen_ai.operation.name";
     /// Always `stoker`.
     pub const PROVIDER_NAME: &str = "gen_ai.provider.name";
-    /// The id of the request, which logs have too.
+    /// Id of the request, as in logs.
     pub const REQUEST_ID: &str = "gen_ai.request.id";
-    /// The model that answers.
+    /// The model that serves the request.
     pub const REQUEST_MODEL: &str = "gen_ai.request.model";
-    /// Tokens of the prompt.
+    /// Number of prompt tokens.
     pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
-    /// Tokens of the prompt that a cache had.
+    /// Number of prompt tokens that were in the prefix cache.
     pub const CACHED_TOKENS: &str = "gen_ai.usage.cache_read.input_tokens";
-    /// Tokens generated.
+    /// Number of generated tokens.
     pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
-    /// Why the answer ended, as a list.
+    /// Finish reasons, as a list.
     pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
     /// Seconds in the worker's queue.
     pub const TIME_IN_QUEUE: &str = "gen_ai.latency.time_in_queue";
@@ -73,23 +75,24 @@ pub mod attribute {
     pub const RPC_STATUS: &str = "rpc.response.status_code";
     /// Why a request failed, as `google.rpc.ErrorInfo.reason` has it.
     pub const ERROR_TYPE: &str = "error.type";
-    /// The worker that answers.
+    /// The worker that serves the request.
     pub const WORKER: &str = "stoker.worker.id";
-    /// Counts the router's attempts from 1.
+    /// Number of the router's attempt, from 1.
     pub const ATTEMPT: &str = "stoker.attempt";
-    /// Engine steps that the request took part in.
+    /// Number of engine steps that the request was part of.
     pub const STEPS: &str = "stoker.steps";
-    /// Times that the request lost its place and was computed again.
+    /// Number of times that the request was preempted and recomputed.
     pub const PREEMPTIONS: &str = "stoker.preemptions";
 }
 
-/// A whole request, in seconds.
+/// Buckets for whole requests, in seconds.
 const DURATION: &[f64] =
     &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
-/// Anything that a user waits for before the first token, in seconds.
+/// Buckets for delays before the first token, in seconds.
 const FIRST_TOKEN: &[f64] =
     &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-/// Between two tokens, in seconds. OpenTelemetry begins at 0.01; small models are faster.
+/// Buckets for inter-token latency, in seconds. The convention of OpenTelemetry starts at 0.01, but
+/// small models are faster.
 const NEXT_TOKEN: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
     1.0, 2.5,
@@ -115,13 +118,13 @@ const fn seconds(
 
 /// `stoker_build_info`
 pub const BUILD: Metric =
-    metric("stoker_build", Kind::Info, &[label::VERSION], "The version that runs");
+    metric("stoker_build", Kind::Info, &[label::VERSION], "Version of the process");
 /// `stoker_spans_dropped_total`
 pub const SPANS_DROPPED: Metric = metric(
     "stoker_spans_dropped",
     Kind::Counter,
     &[],
-    "Spans that did not reach the collector, because it was down or too slow",
+    "Spans that were dropped because the collector was down or too slow",
 );
 
 /// The metrics of every process.
@@ -133,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// The part of docs/metrics.md that is made from this file.
+    /// Returns the part of docs/metrics.md that is generated from this file.
     fn tables() -> String {
         let mut text = String::new();
         for (title, metrics, common) in [
@@ -168,10 +171,10 @@ mod tests {
     }
 
     #[test]
-    fn every_label_is_explained() {
-        let explained: Vec<_> = label::ALL.iter().map(|(label, _)| *label).collect();
+    fn every_label_is_documented() {
+        let documented: Vec<_> = label::ALL.iter().map(|(label, _)| *label).collect();
         for metric in all() {
-            assert!(metric.labels.iter().all(|l| explained.contains(l)), "{}", metric.full_name());
+            assert!(metric.labels.iter().all(|l| documented.contains(l)), "{}", metric.full_name());
         }
     }
 
@@ -184,7 +187,7 @@ mod tests {
         assert_eq!(
             documented.as_deref().map(str::trim),
             Some(tables.trim()),
-            "put into {path}:\n{tables}"
+            "{path} must contain:\n{tables}"
         );
     }
 

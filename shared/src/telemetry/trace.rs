@@ -1,7 +1,8 @@
-//! Spans of requests, and the headers that join those of several processes to one trace.
+//! Spans of requests, and the headers that connect the spans of several processes to one trace.
 //!
-//! Made with OpenTelemetry's own interface rather than out of log spans: a request's stages are known only
-//! when it is over, with their times, and the names of attributes are not those that read well in a log.
+//! Spans are created with the OpenTelemetry API instead of from log spans: the stages of a request
+//! are known only after its end, with their times, and the attribute names differ from those of log
+//! fields.
 
 use std::{
     borrow::Cow,
@@ -19,27 +20,27 @@ use tonic::metadata::{Ascii, KeyRef, MetadataKey, MetadataMap, MetadataValue};
 
 pub use opentelemetry::trace::SpanKind;
 
-/// Who made the spans, as a collector shows it.
+/// Name of the tracer, as shown by collectors.
 const TRACER: &str = "stoker";
 
-/// A span under way; clones are the same span. Without a collector it only carries the headers on.
+/// An open span. Clones refer to the same span. Without a collector, it only forwards the headers.
 #[derive(Debug, Clone, Default)]
 pub struct TraceSpan(Context);
 
 impl TraceSpan {
-    /// The span that the caller told about in `traceparent` and `tracestate`; none if they are absent or
-    /// malformed, since a caller's tracing must not fail its request.
+    /// Returns the span of the caller from `traceparent` and `tracestate`, or an empty one if they
+    /// are absent or malformed, since tracing must not fail a request.
     pub fn of_caller(metadata: &MetadataMap) -> Self {
         let propagator = TraceContextPropagator::new();
-        Self(propagator.extract_with_context(&Context::new(), &Received(metadata)))
+        Self(propagator.extract_with_context(&Context::new(), &HeaderExtractor(metadata)))
     }
 
-    /// Tells the next process about this span.
+    /// Adds the headers of this span to a request to the next process.
     pub fn forward(&self, metadata: &mut MetadataMap) {
-        TraceContextPropagator::new().inject_context(&self.0, &mut Sent(metadata));
+        TraceContextPropagator::new().inject_context(&self.0, &mut HeaderInjector(metadata));
     }
 
-    /// A span below this one that began at `start`.
+    /// Starts a child span that began at `start`.
     pub fn child(
         &self,
         name: impl Into<Cow<'static, str>>,
@@ -51,9 +52,9 @@ impl TraceSpan {
         Self(self.0.with_span(span))
     }
 
-    /// A stage below this span that is over. Answers when it ended, for the next one.
-    pub fn stage(&self, name: &'static str, start: SystemTime, took: Duration) -> SystemTime {
-        let end = start + took;
+    /// Records a completed child span. Returns its end, where the next stage starts.
+    pub fn stage(&self, name: &'static str, start: SystemTime, duration: Duration) -> SystemTime {
+        let end = start + duration;
         if self.is_recording() {
             let builder =
                 SpanBuilder::from_name(name).with_kind(SpanKind::Internal).with_start_time(start);
@@ -63,38 +64,38 @@ impl TraceSpan {
         end
     }
 
-    /// Whether a collector will hear of this span: if not, attributes need not be made.
+    /// Returns whether the span is exported. If not, attributes need not be computed.
     pub fn is_recording(&self) -> bool {
         self.0.span().is_recording()
     }
 
-    /// Sets attributes, for instance of [`super::names::attribute`].
+    /// Sets an attribute, for instance one of [`super::names::attribute`].
     pub fn set<V: Into<Value>>(&self, key: &'static str, value: V) {
         self.0.span().set_attribute(KeyValue::new(key, value));
     }
 
-    /// Sets an attribute that is a list of texts.
+    /// Sets an attribute whose value is a list of strings.
     pub fn set_list(&self, key: &'static str, values: impl IntoIterator<Item = &'static str>) {
         let values: Vec<StringValue> = values.into_iter().map(Into::into).collect();
         self.set(key, Value::Array(Array::String(values)));
     }
 
-    /// Gives it its name, once that is known.
+    /// Renames the span, once its name is known.
     pub fn rename(&self, name: String) {
         self.0.span().update_name(name);
     }
 
-    /// Marks it as failed.
+    /// Marks the span as failed.
     pub fn fail(&self, message: String) {
         self.0.span().set_status(Status::error(message));
     }
 
-    /// Ends it now. Dropping the last clone does so too.
+    /// Ends the span. Dropping the last clone ends it too.
     pub fn end(&self) {
         self.0.span().end();
     }
 
-    /// The id of the trace in hexadecimal, for logs; `None` outside of any trace.
+    /// Returns the trace id in hexadecimal, for logs, or `None` outside a trace.
     pub fn trace_id(&self) -> Option<String> {
         let span = self.0.span();
         let context = span.span_context();
@@ -102,9 +103,9 @@ impl TraceSpan {
     }
 }
 
-struct Received<'a>(&'a MetadataMap);
+struct HeaderExtractor<'a>(&'a MetadataMap);
 
-impl Extractor for Received<'_> {
+impl Extractor for HeaderExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.to_str().ok()
     }
@@ -118,9 +119,9 @@ impl Extractor for Received<'_> {
     }
 }
 
-struct Sent<'a>(&'a mut MetadataMap);
+struct HeaderInjector<'a>(&'a mut MetadataMap);
 
-impl Injector for Sent<'_> {
+impl Injector for HeaderInjector<'_> {
     fn set(&mut self, key: &str, value: String) {
         let key = MetadataKey::<Ascii>::from_str(key);
         if let (Ok(key), Ok(value)) = (key, value.parse::<MetadataValue<Ascii>>())
@@ -151,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_collector_headers_are_carried_on() {
+    fn headers_are_forwarded_without_a_collector() {
         let sent = forwarded(&[("traceparent", PARENT), ("tracestate", "a=1,b=2")]);
         assert_eq!(sent.get("traceparent").unwrap(), PARENT);
         assert_eq!(sent.get("tracestate").unwrap(), "a=1,b=2");
     }
 
     #[test]
-    fn what_is_malformed_is_no_parent_and_no_error() {
+    fn malformed_headers_are_ignored() {
         for bad in ["", "x", "00-0-0-01", "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01"]
         {
             assert!(forwarded(&[("traceparent", bad)]).is_empty(), "{bad:?}");

@@ -73,7 +73,9 @@ async fn a_worker_restores_its_key_after_foreign_writes() {
             let key = format!("{PREFIX}{name}");
             let lease = match under {
                 Under::Nothing => 0,
-                Under::Worker => original.iter().find(|original| original.name == key).unwrap().lease,
+                Under::Worker => {
+                    original.iter().find(|original| original.name == key).unwrap().lease
+                }
                 Under::Other => foreign_lease,
             };
             let options = PutOptions::new().with_lease(lease);

@@ -71,7 +71,10 @@ async fn a_worker_is_found_and_withdrawn_immediately() {
         assert_eq!(record["capacity"]["kv_blocks"], 128);
 
         worker.withdraw().await;
-        assert!(keys(&etcd).await.is_empty(), "deleted when `withdraw` returns, not when the lease expires");
+        assert!(
+            keys(&etcd).await.is_empty(),
+            "deleted when `withdraw` returns, not when the lease expires"
+        );
         view.until(View::is_empty).await;
     }
 }

@@ -16,7 +16,7 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct View {
     changes: Changes,
     pub(crate) workers: BTreeMap<String, String>,
-        pub(crate) source_error: Option<String>,
+    pub(crate) source_error: Option<String>,
     pub(crate) seen: Vec<Change>,
 }
 
@@ -59,7 +59,9 @@ impl View {
     }
 
     pub(crate) fn error_contains(&self, parts: &[&str]) -> bool {
-        self.source_error.as_ref().is_some_and(|error| parts.iter().all(|part| error.contains(part)))
+        self.source_error
+            .as_ref()
+            .is_some_and(|error| parts.iter().all(|part| error.contains(part)))
     }
 }
 

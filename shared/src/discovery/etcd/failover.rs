@@ -65,7 +65,9 @@ impl Failover {
         let auth = self.auth.clone();
         // Reading a file may block, for instance on a network file system.
         let read = timeout(RESPONSE_TIMEOUT, spawn_blocking(move || auth.credentials())).await;
-        let Ok(Ok(credentials)) = read else { return Err(SessionError::PasswordTimeout(RESPONSE_TIMEOUT)) };
+        let Ok(Ok(credentials)) = read else {
+            return Err(SessionError::PasswordTimeout(RESPONSE_TIMEOUT));
+        };
         let options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
@@ -133,8 +135,7 @@ impl Failover {
 
     /// Returns the last error of every server that failed since the last established session.
     pub(super) fn error_summary(&self) -> Option<String> {
-        let each =
-            self.errors.iter().map(|(endpoint, reason)| format!("etcd {endpoint} {reason}"));
+        let each = self.errors.iter().map(|(endpoint, reason)| format!("etcd {endpoint} {reason}"));
         each.reduce(|all, next| format!("{all}; {next}"))
     }
 }

@@ -9,9 +9,9 @@ use tracing::{debug, info, warn};
 
 use super::{
     EtcdConfig, WorkerRecord,
-    failover::{Failover, kv},
     excerpt::excerpt,
-    session_error::{RESPONSE_TIMEOUT, SessionError, KEEP_ALIVE, within},
+    failover::{Failover, kv},
+    session_error::{KEEP_ALIVE, RESPONSE_TIMEOUT, SessionError, within},
 };
 use crate::discovery::{Address, WorkerId};
 
@@ -48,7 +48,10 @@ pub fn register(
             () = end => {}
         }
         if timeout(WITHDRAWAL_TIMEOUT, registrar.revoke()).await.is_err() {
-            warn!(key = registrar.key, "etcd does not respond: the key stays until its lease expires");
+            warn!(
+                key = registrar.key,
+                "etcd does not respond: the key stays until its lease expires"
+            );
         }
     };
     Registration { cancel, task: AbortOnDropHandle::new(tokio::spawn(task)) }
@@ -278,7 +281,8 @@ mod tests {
         for etcd in Etcd::each() {
             let config = EtcdConfig::new(vec![etcd.url().parse().unwrap()], "/w/");
             let record = WorkerRecord::new("h:1".parse().unwrap(), ModelInfo::default());
-            let mut registrar = Registrar::new(config, RESPONSE_TIMEOUT, &WorkerId::new("a"), &record);
+            let mut registrar =
+                Registrar::new(config, RESPONSE_TIMEOUT, &WorkerId::new("a"), &record);
             let mut client = registrar.failover.client().await.unwrap();
             let up = async { while client.get("x", None).await.is_err() {} };
             timeout(6 * RESPONSE_TIMEOUT, up).await.unwrap();
@@ -292,7 +296,10 @@ mod tests {
                 read = client.get("/w/a", None).await.unwrap().kvs().first().cloned();
                 assert_eq!(read.as_ref().unwrap().value(), other.as_bytes());
             }
-            assert_eq!(registrar.put(&mut client, lease, RESPONSE_TIMEOUT, read.as_ref()).await, Ok(true));
+            assert_eq!(
+                registrar.put(&mut client, lease, RESPONSE_TIMEOUT, read.as_ref()).await,
+                Ok(true)
+            );
             let now = client.get("/w/a", None).await.unwrap();
             assert!(registrar.is_own(&now.kvs()[0], lease));
         }

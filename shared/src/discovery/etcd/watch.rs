@@ -14,8 +14,8 @@ use tracing::{debug, warn};
 
 use super::{
     EtcdConfig,
-    failover::{Failover, kv, watches},
     excerpt::excerpt,
+    failover::{Failover, kv, watches},
     session_error::{RESPONSE_TIMEOUT, SessionError, within},
     worker_record,
 };
@@ -106,12 +106,14 @@ impl Watcher {
     /// Lists all keys, and updates `known`.
     async fn list(&mut self, client: &mut Client) -> Result<(), SessionError> {
         let prefix = GetOptions::new().with_prefix();
-        let listed = within(RESPONSE_TIMEOUT, kv(client).get(self.prefix.as_str(), Some(prefix))).await?;
+        let listed =
+            within(RESPONSE_TIMEOUT, kv(client).get(self.prefix.as_str(), Some(prefix))).await?;
         self.advance(listed.header().map_or(0, |header| header.revision()))?;
         let is_listed = |key: &Vec<u8>| listed.kvs().iter().any(|kv| kv.key() == key);
         self.malformed.retain(|key, _| is_listed(key));
         let candidates = listed.kvs().iter().filter_map(|kv| self.parse(kv));
-        let listed_set: CandidateSet = candidates.map(|candidate| (candidate.id, candidate.address)).collect();
+        let listed_set: CandidateSet =
+            candidates.map(|candidate| (candidate.id, candidate.address)).collect();
         for change in difference(&self.known, &listed_set) {
             debug!(?change, "listed");
             self.send(change).await;
@@ -133,7 +135,7 @@ impl Watcher {
         // The client may have reconnected since the list.
         let now = created.header().map_or(0, |header| header.revision());
         if now < self.revision {
-            return Err(SessionError::WentBack { from: self.revision, to: now });
+            return Err(SessionError::RevisionDecreased { from: self.revision, to: now });
         }
         Ok(events)
     }
@@ -168,7 +170,7 @@ impl Watcher {
 
     fn advance(&mut self, revision: i64) -> Result<(), SessionError> {
         if revision < self.revision {
-            return Err(SessionError::WentBack { from: self.revision, to: revision });
+            return Err(SessionError::RevisionDecreased { from: self.revision, to: revision });
         }
         self.revision = revision;
         Ok(())
@@ -215,9 +217,10 @@ fn check(message: &WatchResponse) -> Result<(), SessionError> {
     match message.canceled() {
         false => Ok(()),
         true if message.compact_revision() > 0 => Err(SessionError::Compacted),
-        true => {
-            Err(SessionError::Refused(format!("the watch was cancelled: {}", message.cancel_reason())))
-        }
+        true => Err(SessionError::Refused(format!(
+            "the watch was cancelled: {}",
+            message.cancel_reason()
+        ))),
     }
 }
 

@@ -96,7 +96,11 @@ pub(super) fn worker_id(prefix: &str, key: &[u8]) -> Result<WorkerId, Malformed>
 }
 
 /// Parses a key and its value into a candidate.
-pub(super) fn parse_candidate(prefix: &str, key: &[u8], value: &[u8]) -> Result<Candidate, Malformed> {
+pub(super) fn parse_candidate(
+    prefix: &str,
+    key: &[u8],
+    value: &[u8],
+) -> Result<Candidate, Malformed> {
     let id = worker_id(prefix, key)?;
     Ok(Candidate { id, address: WorkerRecord::from_json(value)?.address.into() })
 }

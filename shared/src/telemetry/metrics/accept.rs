@@ -1,21 +1,22 @@
-//! Which of two formats a reader of metrics gets, by what its `Accept` header asks for (RFC 9110, 12.5.1).
+//! Negotiation of the format of metrics by the `Accept` header (RFC 9110, 12.5.1).
 
 use axum::http::{HeaderMap, header::ACCEPT};
 
-/// The formats that there are.
+/// The supported formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Prometheus' text format 0.0.4, which every reader knows.
+    /// Prometheus text format 0.0.4, which every client supports.
     Text,
-    /// OpenMetrics 1.0.0, for those who ask for it.
+    /// OpenMetrics 1.0.0, for clients that request it.
     OpenMetrics,
 }
 
 impl Format {
-    /// The format for a request with these headers: OpenMetrics if it is named, and wanted at least as much as text.
-    /// A wildcard is not enough, since a reader that does not know OpenMetrics sends one too. A reader that accepts
-    /// neither gets text rather than an error, as from Prometheus' own libraries.
-    pub(super) fn wanted(headers: &HeaderMap) -> Self {
+    /// Returns the format for a request with these headers: OpenMetrics if a media range names it,
+    /// with at least the quality of text. A wildcard is not enough, since clients that do not
+    /// support OpenMetrics send one too. A client that accepts neither gets text instead of an
+    /// error, as from the client libraries of Prometheus.
+    pub(super) fn negotiate(headers: &HeaderMap) -> Self {
         let headers = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let ranges: Vec<_> =
             headers.flat_map(|header| split(header, ',')).filter_map(range).collect();
@@ -28,7 +29,7 @@ impl Format {
         }
     }
 
-    /// The value of `Content-Type`.
+    /// Returns the value of `Content-Type`.
     pub(super) fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -44,7 +45,7 @@ impl Format {
     }
 }
 
-/// One media range.
+/// A media range.
 #[derive(Debug)]
 struct Range<'a> {
     kind: &'a str,
@@ -54,9 +55,10 @@ struct Range<'a> {
 }
 
 impl Range<'_> {
-    /// How exactly this range means `format`, from 1 for `*/*`; `None` if it does not. Parameters other than the
-    /// version, such as the character set and Prometheus' `escaping`, change nothing here.
-    fn precision(&self, format: Format) -> Option<u8> {
+    /// Returns how specifically this range matches `format`, from 1 for `*/*`, or `None` if it does
+    /// not. Parameters other than the version, such as the character set and `escaping`, are
+    /// ignored.
+    fn specificity(&self, format: Format) -> Option<u8> {
         let (kind, subtype, version) = format.kind();
         if self.kind == "*" && self.subtype == "*" {
             return Some(1);
@@ -67,37 +69,39 @@ impl Range<'_> {
         if self.subtype == "*" {
             return Some(2);
         }
-        let same = self.subtype.eq_ignore_ascii_case(subtype);
+        let matches = self.subtype.eq_ignore_ascii_case(subtype);
         match self.version {
-            _ if !same => None,
+            _ if !matches => None,
             None => Some(3),
-            Some(asked) => (asked == version).then_some(4),
+            Some(requested) => (requested == version).then_some(4),
         }
     }
 }
 
-/// How much `format` is wanted, by the most exact range that means it, and whether that range names it. Without any
-/// range everything is welcome.
+/// Returns the quality of `format` by the most specific matching range, and whether that range
+/// names the format. Without any range, every format has quality 1.
 fn quality(ranges: &[Range<'_>], format: Format) -> (bool, f32) {
-    let precise = ranges.iter().filter_map(|range| Some((range.precision(format)?, range.quality)));
-    let best = precise.reduce(|best, next| {
-        // Of two as exact, the one that wants it more: `version=1.0.0` may be there once for each way of escaping.
+    let matching =
+        ranges.iter().filter_map(|range| Some((range.specificity(format)?, range.quality)));
+    let best = matching.reduce(|best, next| {
+        // Of two equally specific ranges, the one with the higher quality: `version=1.0.0` may
+        // occur once per escaping scheme.
         if next.0 > best.0 || (next.0 == best.0 && next.1 > best.1) { next } else { best }
     });
     match best {
-        Some((precision, quality)) => (precision >= 3, quality),
+        Some((specificity, quality)) => (specificity >= 3, quality),
         None => (false, if ranges.is_empty() { 1.0 } else { 0.0 }),
     }
 }
 
-/// Reads one media range. What cannot be read asks for nothing.
+/// Parses a media range. Returns `None` if it is malformed.
 fn range(text: &str) -> Option<Range<'_>> {
-    let mut parts = split(text, ';');
-    let (kind, subtype) = parts.next()?.trim().split_once('/')?;
+    let mut fields = split(text, ';');
+    let (kind, subtype) = fields.next()?.trim().split_once('/')?;
     let mut range =
         Range { kind: kind.trim(), subtype: subtype.trim(), version: None, quality: 1.0 };
-    for part in parts {
-        let Some((name, value)) = part.split_once('=') else { continue };
+    for field in fields {
+        let Some((name, value)) = field.split_once('=') else { continue };
         let value = value.trim().trim_matches('"');
         match name.trim() {
             name if name.eq_ignore_ascii_case("q") => {
@@ -110,7 +114,7 @@ fn range(text: &str) -> Option<Range<'_>> {
     Some(range)
 }
 
-/// Splits at `separator`, but not inside quotes.
+/// Splits at `separator`, except within quotes.
 fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |c| {
@@ -130,16 +134,16 @@ mod tests {
 
     use super::*;
 
-    fn wanted(accept: &[&str]) -> Format {
+    fn negotiated(accept: &[&str]) -> Format {
         let mut headers = HeaderMap::new();
         for value in accept {
             headers.append(ACCEPT, value.parse().unwrap());
         }
-        Format::wanted(&headers)
+        Format::negotiate(&headers)
     }
 
     #[test]
-    fn open_metrics_is_for_those_who_name_it() {
+    fn open_metrics_is_served_to_clients_that_name_it() {
         const PROMETHEUS_3: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
              application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
              text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
@@ -154,17 +158,17 @@ mod tests {
             "application/openmetrics-text, */*",
             "application/openmetrics-text;x=\"a,b;q=0\"",
         ] {
-            assert_eq!(wanted(&[accept]), Format::OpenMetrics, "{accept}");
+            assert_eq!(negotiated(&[accept]), Format::OpenMetrics, "{accept}");
         }
         assert_eq!(
-            wanted(&["text/plain;q=0.5", "application/openmetrics-text"]),
+            negotiated(&["text/plain;q=0.5", "application/openmetrics-text"]),
             Format::OpenMetrics
         );
     }
 
     #[test]
-    fn everybody_else_gets_text() {
-        assert_eq!(wanted(&[]), Format::Text, "no header");
+    fn other_clients_get_text() {
+        assert_eq!(negotiated(&[]), Format::Text, "no header");
         for accept in [
             "",
             "*/*",
@@ -173,7 +177,7 @@ mod tests {
             "text/plain",
             "text/plain;version=0.0.4",
             "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-            // Prometheus 2.20, Telegraf and Go's own client library.
+            // Prometheus 2.20, Telegraf and the Go client library.
             "application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,\
              text/plain;version=0.0.4;q=0.3",
@@ -187,7 +191,7 @@ mod tests {
             "application/json",
             "nonsense, ;;q=, /",
         ] {
-            assert_eq!(wanted(&[accept]), Format::Text, "{accept}");
+            assert_eq!(negotiated(&[accept]), Format::Text, "{accept}");
         }
     }
 }

@@ -1,12 +1,13 @@
-//! OpenMetrics, which prometheus-client writes, as Prometheus' text format 0.0.4, which every reader knows.
+//! Converts OpenMetrics, which prometheus-client writes, to Prometheus text format 0.0.4, which
+//! every client supports.
 //!
-//! The samples are the same. The formats differ in what stands around them: counters and infos are described by the
-//! whole name of their samples, there is no type `info`, no unit, no exemplar and no mark of the end.
+//! The samples are the same. In the text format, counters and infos are described by the full name
+//! of their samples, and there is no type `info`, no unit, no exemplar and no end marker.
 
-/// Translates a whole exposition, line by line.
+/// Converts a whole exposition, line by line.
 pub(super) fn from_open_metrics(exposition: &str) -> String {
     let mut text = String::with_capacity(exposition.len());
-    // The name of a family depends on its type, which is said after its help.
+    // The name of a family depends on its type, which follows its help text.
     let mut help: Option<(&str, &str)> = None;
     for line in exposition.lines() {
         match line.split_once(' ').filter(|(mark, _)| *mark == "#") {
@@ -14,28 +15,31 @@ pub(super) fn from_open_metrics(exposition: &str) -> String {
                 Some(("HELP", rest)) => help = rest.split_once(' '),
                 Some(("TYPE", rest)) => {
                     let (family, kind) = rest.split_once(' ').unwrap_or((rest, "unknown"));
-                    let (suffix, kind) = described(kind);
-                    if let Some((_, what)) = help.take().filter(|(of, _)| *of == family) {
-                        push(&mut text, &["# HELP ", family, suffix, " ", &unquoted(what)]);
+                    let (suffix, kind) = suffix_and_type(kind);
+                    if let Some((_, help_text)) = help.take().filter(|(name, _)| *name == family) {
+                        push_line(
+                            &mut text,
+                            &["# HELP ", family, suffix, " ", &without_escaped_quotes(help_text)],
+                        );
                     }
-                    push(&mut text, &["# TYPE ", family, suffix, " ", kind]);
+                    push_line(&mut text, &["# TYPE ", family, suffix, " ", kind]);
                 }
-                // UNIT, EOF.
+                // UNIT and EOF.
                 _ => {}
             },
-            None => push(&mut text, &[without_exemplar(line)]),
+            None => push_line(&mut text, &[without_exemplar(line)]),
         }
     }
     text
 }
 
-fn push(text: &mut String, parts: &[&str]) {
-    text.extend(parts.iter().copied());
+fn push_line(text: &mut String, pieces: &[&str]) {
+    text.extend(pieces.iter().copied());
     text.push('\n');
 }
 
-/// What follows the name of a family of this type, and its type here.
-fn described(kind: &str) -> (&'static str, &str) {
+/// Returns the suffix of the name of a family of this type, and its type in the text format.
+fn suffix_and_type(kind: &str) -> (&'static str, &str) {
     match kind {
         "counter" => ("_total", kind),
         "info" => ("_info", "gauge"),
@@ -46,8 +50,9 @@ fn described(kind: &str) -> (&'static str, &str) {
     }
 }
 
-/// Help text knows `\\` and `\n` here, but no escaped quotes.
-fn unquoted(help: &str) -> String {
+/// Removes the escaping of quotes: help text has only the escapes `\\` and `
+/// ` in the text format.
+fn without_escaped_quotes(help: &str) -> String {
     let (mut text, mut escaped) = (String::with_capacity(help.len()), false);
     for c in help.chars() {
         if c == '"' && escaped {
@@ -59,7 +64,8 @@ fn unquoted(help: &str) -> String {
     text
 }
 
-/// A sample without ` # {...} value time`. The value of a label may look like that, so quotes count.
+/// Returns a sample without its exemplar, ` # {...} value time`. Quoted label values may contain
+/// the same characters.
 fn without_exemplar(sample: &str) -> &str {
     let (mut quoted, mut escaped) = (false, false);
     for (at, c) in sample.char_indices() {
@@ -79,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_line_has_its_translation() {
+    fn every_kind_of_line_is_converted() {
         let open_metrics = "\
 # HELP stoker_requests Requests, \\\"quoted\\\" \\\\ and\\nbroken.
 # TYPE stoker_requests counter

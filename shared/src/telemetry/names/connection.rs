@@ -1,4 +1,4 @@
-//! Metrics of the connections to a process, and of requests before they are complete.
+//! Metrics of connections, and of requests before they are complete.
 
 use super::{Kind, Metric, label, metric};
 
@@ -6,35 +6,35 @@ use super::{Kind, Metric, label, metric};
 pub const OPEN: Metric = metric("stoker_connections", Kind::Gauge, &[], "Open connections");
 /// `stoker_connections_accepted_total`
 pub const ACCEPTED: Metric =
-    metric("stoker_connections_accepted", Kind::Counter, &[], "Connections that were accepted");
+    metric("stoker_connections_accepted", Kind::Counter, &[], "Accepted connections");
 /// `stoker_accept_errors_total`
 pub const ACCEPT_ERRORS: Metric = metric(
     "stoker_accept_errors",
     Kind::Counter,
     &[],
-    "Times that no connection could be accepted, for instance for want of file descriptors",
+    "Errors of accepting a connection, for instance for lack of file descriptors",
 );
 /// `stoker_connections_closed_total`
 pub const CLOSED: Metric = metric(
     "stoker_connections_closed",
     Kind::Counter,
     &[label::CAUSE],
-    "Connections that this process closed by itself",
+    "Connections that this process closed",
 );
 /// `stoker_incomplete_requests_refused_total`
-pub const REFUSED: Metric = metric(
+pub const REJECTED: Metric = metric(
     "stoker_incomplete_requests_refused",
     Kind::Counter,
     &[label::CAUSE],
-    "Requests that were refused while they were read",
+    "Requests that were rejected while they were received",
 );
 /// `stoker_write_stalls_total`
 pub const WRITE_STALLS: Metric = metric(
     "stoker_write_stalls",
     Kind::Counter,
     &[],
-    "Responses that were ended because their client took nothing of them",
+    "Responses that were ended because their client did not read them",
 );
 
-/// All of them.
-pub const ALL: &[Metric] = &[OPEN, ACCEPTED, ACCEPT_ERRORS, CLOSED, REFUSED, WRITE_STALLS];
+/// All metrics of this module.
+pub const ALL: &[Metric] = &[OPEN, ACCEPTED, ACCEPT_ERRORS, CLOSED, REJECTED, WRITE_STALLS];

@@ -1,63 +1,65 @@
-//! Labels of metrics. [`ALL`] says what they may be.
+//! Labels of metrics. [`ALL`] documents their values.
 
-/// A model.
+/// Name of a model.
 pub const MODEL: &str = "model";
-/// A gRPC status.
+/// Name of a gRPC status.
 pub const CODE: &str = "code";
-/// Why something failed.
+/// Reason of a failure.
 pub const REASON: &str = "reason";
-/// Why a connection was closed, or a request refused, before anything was served.
+/// Why a connection was closed, or a request was rejected before it was complete.
 pub const CAUSE: &str = "cause";
-/// How something ended.
+/// Result of a request or a hedge.
 pub const OUTCOME: &str = "outcome";
-/// What a worker is to the router.
+/// State of a worker in the router.
 pub const STATE: &str = "state";
-/// A limit of admission.
+/// Limit of admission control.
 pub const LIMIT: &str = "limit";
-/// A worker.
+/// Id of a worker.
 pub const WORKER: &str = "worker";
-/// A version of Stoker.
+/// Version of Stoker.
 pub const VERSION: &str = "version";
-/// A part of a GPU.
+/// Optional feature of a GPU.
 pub const FEATURE: &str = "feature";
 
-/// Each with its values.
+/// Every label with its values.
 pub const ALL: &[(&str, &str)] = &[
-    (MODEL, "One that is served, or `(unknown)` for all others together"),
-    (CODE, "A gRPC status by its name, for instance `RESOURCE_EXHAUSTED`"),
+    (MODEL, "A served model, or `(unknown)` for all others"),
+    (CODE, "Name of a gRPC status, for instance `RESOURCE_EXHAUSTED`"),
     (
         REASON,
-        "As `google.rpc.ErrorInfo.reason` has it: `INVALID`, `UNKNOWN_MODEL`, `OVERLOADED`, `UNAVAILABLE`, `DRAINING`, \
-         `WORKER_LOST`, `WORKER_STALLED`, `INTERRUPTED`, `DEADLINE_EXCEEDED`, `TOO_LATE` (a deadline that could not \
-         be met), `EXCEEDS_WORKER` (a limit of one worker, not of the model), `MISMATCH` (a worker that is not the \
-         one that the router took it for), `PREEMPTED` (moved off a worker that had no KV blocks left for it), \
-         `ENGINE_PANICKED`, `QUARANTINED` (the same content made two engines panic), `ROUTING_REFUSED` (a worker does not \
-         accept this router), `CANCELLED`, `UNSUPPORTED`, \
-         `INTERNAL`; of an ejection `failures`, `slow_first_token`, \
-         `slow_tokens` or `probe`",
+        "The value of `google.rpc.ErrorInfo.reason`: `INVALID`, `UNKNOWN_MODEL`, `OVERLOADED`, \
+         `UNAVAILABLE`, `DRAINING`, `WORKER_LOST`, `WORKER_STALLED`, `INTERRUPTED`, \
+         `DEADLINE_EXCEEDED`, `TOO_LATE` (the deadline could not be met), `EXCEEDS_WORKER` (a \
+         limit of one worker, not of the model), `MISMATCH` (the worker is not the one that the \
+         router expected), `PREEMPTED` (moved off a worker without free KV blocks), \
+         `ENGINE_PANICKED`, `QUARANTINED` (the same content made two engines panic), \
+         `ROUTING_REFUSED` (the worker does not accept this router), `CANCELLED`, `UNSUPPORTED`, \
+         `INTERNAL`; for ejections `failures`, `slow_first_token`, `slow_tokens` or `probe`",
     ),
     (
         CAUSE,
-        "Of a connection `handshake` (nothing came, `--request-read-timeout`), `idle` (the place was needed, \
-         `--max-connections`) or `write_stall` (the peer took nothing, `--write-stall-timeout`); of a request `memory` \
-         (`--max-request-memory`), `timeout` (`--request-read-timeout`) or `surplus` (more came than one message)",
+        "For connections `handshake` (no preface within `--request-read-timeout`), `idle` (closed \
+         for a new connection, `--max-connections`) or `write_stall` (the peer did not read, \
+         `--write-stall-timeout`); for requests `memory` (`--max-request-memory`), `timeout` \
+         (`--request-read-timeout`) or `surplus` (more bytes than one message)",
     ),
     (
         OUTCOME,
-        "Of a request `stop`, `length`, or why it failed, as in `reason`; of a hedge whose token came first, `first` \
-         or `second`",
+        "For requests `stop`, `length`, or the reason of a failure, as in `reason`; for hedges \
+         the attempt that produced the first token, `first` or `second`",
     ),
-    (STATE, "`live`, `ejected`, `stalled` (still, or silent), `draining` or `gone`"),
+    (STATE, "`live`, `ejected`, `stalled` (no progress or no reports), `draining` or `gone`"),
     (
         LIMIT,
-        "`queue` (`--queue-size`), `tenant_queue` (`--tenant-queue-size`), `tenant` (`--tenant-max-concurrent-streams`), `queue_timeout` (waited for \
-         `--queue-timeout` in vain), `estimated_wait` (would have waited longer than that, or than its deadline), `memory` \
+        "`queue` (`--queue-size`), `tenant_queue` (`--tenant-queue-size`), `tenant` \
+         (`--tenant-max-concurrent-streams`), `queue_timeout` (`--queue-timeout` passed in the \
+         queue), `estimated_wait` (the estimated wait exceeded that or the deadline), `memory` \
          (`--max-request-memory`)",
     ),
-    (WORKER, "The id of a worker (`--worker-id`)"),
-    (VERSION, "Of Stoker"),
+    (WORKER, "Id of a worker (`--worker-id`)"),
+    (VERSION, "Version of Stoker"),
     (FEATURE, "`tensor-cores` or `graphs`"),
 ];
 
-/// Stands for every model that is not served, since clients may ask for any name.
+/// The label value for all models that are not served, since clients may request any name.
 pub const UNKNOWN_MODEL: &str = "(unknown)";
