@@ -1,4 +1,4 @@
-"""The contract, read from proto/ when the program starts, and the details of its errors."""
+"""The API, compiled from proto/ at startup, and the details of its errors."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ messages, services = grpc.protos_and_services("stoker/v1/inference.proto")
 
 
 def explain(error: grpc.RpcError) -> str:
-    """The code, the message, which fields are wrong, and when to come back."""
+    """Returns the code, the message, the invalid fields and the retry delay of an error."""
     lines = [f"{error.code().name}: {error.details()}"]
     status = rpc_status.from_call(error)
     for detail in status.details if status else ():

@@ -1,4 +1,4 @@
-"""Streams the text that follows a prompt."""
+"""Streams the completion of a prompt."""
 
 import argparse
 import sys

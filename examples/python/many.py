@@ -1,4 +1,4 @@
-"""Sends many requests, some of them at once, and prints a JSON object for each as it ends."""
+"""Sends many requests concurrently, and prints a JSON object for each when it ends."""
 
 import argparse
 import asyncio
@@ -12,24 +12,24 @@ from contract import explain, messages, services
 
 flags = argparse.ArgumentParser(description=__doc__)
 flags.add_argument("--endpoint", default="127.0.0.1:50051", metavar="ADDR")
-flags.add_argument("--concurrency", type=int, default=8, metavar="STREAMS", help="requests at once")
-flags.add_argument("--requests", type=int, metavar="COUNT", help="in all; as many as at once if not given")
+flags.add_argument("--concurrency", type=int, default=8, metavar="STREAMS", help="number of concurrent requests")
+flags.add_argument("--requests", type=int, metavar="COUNT", help="in total [default: --concurrency]")
 flags.add_argument("--prompt", default="Once upon a time", metavar="TEXT")
 flags.add_argument("--max-tokens", type=int, default=64, metavar="TOKENS")
-flags.add_argument("--seed", type=int, default=0, metavar="NUMBER", help="request i has this plus i")
+flags.add_argument("--seed", type=int, default=0, metavar="NUMBER", help="request i has this seed plus i")
 flags.add_argument("--deadline", type=float, default=120, metavar="SECONDS")
 flags = flags.parse_args()
 
 
 async def generate(stub, index: int) -> dict:
-    """One request, and what became of it."""
+    """Sends one request, and returns its outcome."""
     request = messages.GenerateRequest(
         prompt=flags.prompt,
         sampling=messages.Sampling(seed=flags.seed + index),
         stopping=messages.Stopping(max_tokens=flags.max_tokens),
     )
     outcome = {"index": index, "seed": flags.seed + index}
-    begun, first, text, end = time.monotonic(), None, "", None
+    started, first, text, end = time.monotonic(), None, "", None
     try:
         async for event in stub.Generate(request, timeout=flags.deadline):
             kind = event.WhichOneof("event")
@@ -48,27 +48,27 @@ async def generate(stub, index: int) -> dict:
         "completion_tokens": end.usage.completion_tokens,
         "finish_reason": messages.FinishReason.Name(end.reason),
         "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "first_token_seconds": round((first or time.monotonic()) - begun, 6),
-        "seconds": round(time.monotonic() - begun, 6),
+        "first_token_seconds": round((first or time.monotonic()) - started, 6),
+        "seconds": round(time.monotonic() - started, 6),
     }
 
 
 async def main() -> bool:
-    """Whether every request was answered."""
+    """Sends all requests, and returns whether every one succeeded."""
     indices = iter(range(flags.requests or flags.concurrency))
-    good = True
+    succeeded = True
     async with grpc.aio.insecure_channel(flags.endpoint) as channel:
         stub = services.InferenceStub(channel)
 
         async def stream():
-            nonlocal good
+            nonlocal succeeded
             for index in indices:
                 outcome = await generate(stub, index)
-                good &= "error" not in outcome
+                succeeded &= "error" not in outcome
                 print(json.dumps(outcome), flush=True)
 
         await asyncio.gather(*(stream() for _ in range(flags.concurrency)))
-    return good
+    return succeeded
 
 
 sys.exit(0 if asyncio.run(main()) else 1)

@@ -1,4 +1,4 @@
-//! One request, from the moment it was meant to begin to the last event of its answer.
+//! One request, from its scheduled time to the last event of its response.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -16,72 +16,72 @@ use stoker_shared::{
 use tokio::time::Instant;
 use tonic::Status;
 
-/// What goes on right now, for the line that a terminal shows.
+/// Counters of a running load test, for the progress line.
 #[derive(Debug, Default)]
-pub struct Live {
-    /// Requests that were sent.
+pub struct LiveCounters {
+    /// Number of sent requests.
     pub sent: AtomicU64,
-    /// Tokens that came.
+    /// Number of received tokens.
     pub tokens: AtomicU64,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug)]
-pub struct Outcome {
-    /// The number of the request.
+pub struct CallOutcome {
+    /// Index of the request.
     pub index: u64,
-    /// How long after the moment it was meant for it was sent.
-    pub lag: Duration,
-    /// What came of the answer, all of it if `end` is well.
-    pub answer: Partial,
-    /// The last event, or why there is none.
+    /// Delay between the scheduled time and the time when the request was sent.
+    pub send_lag: Duration,
+    /// The received part of the response; the whole response if `end` is `Ok`.
+    pub response: ReceivedResponse,
+    /// The last event, or the error.
     pub end: Result<Finished, CallError>,
 }
 
-/// An answer, or the beginning of one. All times count from when the request was meant to begin.
+/// The received part of a response. All times are relative to the scheduled time of the request.
 #[derive(Debug, Default)]
-pub struct Partial {
-    /// The first event; `None` if the request was refused.
+pub struct ReceivedResponse {
+    /// The first event. `None` if the request was rejected.
     pub accepted: Option<Accepted>,
-    /// Token ids so far.
+    /// Received token ids.
     pub ids: Vec<u32>,
-    /// Text so far.
+    /// Received text.
     pub text: String,
-    /// When the first token came.
+    /// Time of the first token.
     pub first_token: Option<Duration>,
-    /// The time between one event with tokens and the next, in microseconds.
-    pub gaps: Vec<u32>,
-    /// When the last event came, or the failure.
-    pub whole: Duration,
+    /// Times between consecutive events with tokens, in microseconds.
+    pub inter_token: Vec<u32>,
+    /// Time of the last event, or of the error.
+    pub end_to_end: Duration,
 }
 
-/// Sends `request` and reads its answer to the end. `meant` is when it was to begin.
+/// Sends `request`, which was scheduled for `scheduled`, and reads the whole response.
 pub async fn call(
     client: &Client,
     request: GenerateRequest,
     index: u64,
-    meant: Instant,
+    scheduled: Instant,
     deadline: Option<Duration>,
-    live: &Live,
-) -> Outcome {
-    let lag = meant.elapsed();
+    live: &LiveCounters,
+) -> CallOutcome {
+    let send_lag = scheduled.elapsed();
     let deadline = deadline.map_or(Deadline::NEVER, Deadline::after);
     live.sent.fetch_add(1, Ordering::Relaxed);
-    let mut answer = Partial::default();
-    let end = read(client, request, meant, deadline, live, &mut answer).await;
+    let mut response = ReceivedResponse::default();
+    let end = read(client, request, scheduled, deadline, live, &mut response).await;
     if end.is_err() {
-        answer.whole = meant.elapsed();
+        response.end_to_end = scheduled.elapsed();
     }
-    Outcome { index, lag, answer, end }
+    CallOutcome { index, send_lag, response, end }
 }
 
 async fn read(
     client: &Client,
     request: GenerateRequest,
-    meant: Instant,
+    scheduled: Instant,
     deadline: Deadline,
-    live: &Live,
-    answer: &mut Partial,
+    live: &LiveCounters,
+    response: &mut ReceivedResponse,
 ) -> Result<Finished, CallError> {
     let mut events = client.generate(request, deadline).await?;
     let mut last_token: Option<Instant> = None;
@@ -89,44 +89,44 @@ async fn read(
     while let Some(event) = events.next().await? {
         let now = Instant::now();
         match event.kind {
-            // Comes again if another worker took over before the first token.
-            Event::Accepted(accepted) => answer.accepted = Some(accepted),
+            // Sent again if another worker took over before the first token.
+            Event::Accepted(accepted) => response.accepted = Some(accepted),
             Event::Token(delta) => {
                 match last_token {
-                    None => answer.first_token = Some(now - meant),
+                    None => response.first_token = Some(now - scheduled),
                     Some(last) => {
-                        answer
-                            .gaps
+                        response
+                            .inter_token
                             .push(u32::try_from((now - last).as_micros()).unwrap_or(u32::MAX));
                     }
                 }
                 last_token = Some(now);
                 live.tokens.fetch_add(delta.ids.len() as u64, Ordering::Relaxed);
-                answer.ids.extend_from_slice(&delta.ids);
-                answer.text.push_str(&delta.text);
+                response.ids.extend_from_slice(&delta.ids);
+                response.text.push_str(&delta.text);
             }
             Event::Finished(finished) => {
-                answer.whole = now - meant;
+                response.end_to_end = now - scheduled;
                 end = Some(finished);
             }
             Event::Prompt(_) | Event::Preempted(_) => {}
         }
     }
-    // `next` gives none before the last event has come.
+    // Always set: `next` returns `None` only after the last event.
     let end = end.unwrap_or_default();
-    complete(answer, &end)
-        .map_err(|what| CallError::from(Status::from(ServiceError::Internal(what))))?;
+    check_complete(response, &end)
+        .map_err(|error| CallError::from(Status::from(ServiceError::Internal(error))))?;
     Ok(end)
 }
 
-/// An answer that says it is complete has to be.
-fn complete(answer: &Partial, end: &Finished) -> Result<(), String> {
-    let (came, made) = (answer.ids.len(), end.usage.unwrap_or_default().completion_tokens);
-    if came as u64 != u64::from(made) {
-        return Err(format!("{came} tokens came of the {made} that were made"));
+/// Checks that a finished response has as many tokens as it reports, and a valid finish reason.
+fn check_complete(response: &ReceivedResponse, end: &Finished) -> Result<(), String> {
+    let (received, reported) = (response.ids.len(), end.usage.unwrap_or_default().completion_tokens);
+    if received as u64 != u64::from(reported) {
+        return Err(format!("received {received} tokens of the {reported} that were generated"));
     }
     match end.reason() {
         FinishReason::Stop | FinishReason::Length => Ok(()),
-        other => Err(format!("the answer ended with {}", other.as_str_name())),
+        other => Err(format!("the response ended with {}", other.as_str_name())),
     }
 }

@@ -9,54 +9,55 @@ use std::{
 use clap::{Args, Parser};
 use stoker_shared::{VERSION, client::Address, duration};
 
-use crate::synthetic::Shape;
+use crate::synthetic::SyntheticShape;
 
 const EXAMPLES: &str = "\
 Examples:
-  32 streams at once until 500 requests are answered:
+  32 concurrent streams until 500 requests are complete:
     stoker-loadtest --endpoint 127.0.0.1:50051 --concurrency 32 --requests 500
-  20 requests a second for a minute, prompts of 100 to 400 tokens, answers of 64:
+  20 requests per second for a minute, prompts of 100 to 400 tokens, responses of 64:
     stoker-loadtest --rate 20 --duration 60s --synthetic 100-400:64
-  Prompts of your own, and the results for a program:
+  Prompts from a file, and machine-readable results:
     stoker-loadtest --prompts prompts.txt --max-tokens 200 --json results.json
-  Is every answer the same while the cluster is disturbed?
+  Compare the responses of a disturbed cluster with those of an undisturbed one:
     stoker-loadtest --requests 500 --save-digests quiet.jsonl
     stoker-loadtest --requests 500 --expect quiet.jsonl
 
-A request's latency counts from when it was meant to begin: with --rate, waiting for a free
-stream is part of it. The longest pause is the longest time that an answer stood still between two
-tokens, also told for those answers alone that another worker took over. Latencies are of complete answers; whatever failed is counted and named.
+Latency is measured from the scheduled time of a request: with --rate, it includes waiting for a
+free stream. The longest pause is the longest time between two tokens of a response, also reported
+separately for responses that another worker resumed. Latencies are those of complete responses;
+failures are counted by code.
 
-Exit codes: 0 if every answer came, complete and as expected; 1 if one did not, or after Ctrl-C,
-which prints what is known; 2 for bad usage. loadtest/README.md describes the JSON file.";
+Exit codes: 0 if all responses are complete and as expected; 1 if one is not, or after Ctrl-C,
+which prints the results so far; 2 for bad usage. loadtest/README.md describes the JSON file.";
 
-/// Loads a cluster, measures what its clients see, and checks that no answer is lost or altered
+/// Loads a cluster, measures what its clients see, and checks that no response is lost or altered
 #[derive(Debug, Parser)]
 #[command(name = "stoker-loadtest", version = VERSION, after_help = EXAMPLES)]
 pub struct Cli {
-    /// Whom to ask.
+    /// The cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
-    /// How much at once, and how long.
+    /// The load.
     #[command(flatten)]
     pub load: LoadArgs,
-    /// What to ask.
+    /// The requests.
     #[command(flatten)]
     pub request: RequestArgs,
-    /// What to compare answers with.
+    /// The verification of responses.
     #[command(flatten)]
     pub verify: VerifyArgs,
 
-    /// Write everything that was measured to this file, as JSON; `-` prints it instead of the table
+    /// Write all measurements to this file as JSON; `-` prints them instead of the table
     #[arg(long, env = "STOKER_LOADTEST_JSON", value_name = "FILE", help_heading = "Output")]
     pub json: Option<PathBuf>,
 }
 
-/// Whom to ask.
+/// Flags for the cluster.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterArgs {
-    /// A router, or a worker by itself
+    /// Address of a router, or of a single worker
     #[arg(
         long,
         env = "STOKER_LOADTEST_ENDPOINT",
@@ -65,7 +66,7 @@ pub struct ClusterArgs {
     )]
     pub endpoint: Address,
 
-    /// The model to ask for [default: the only one that the cluster serves]
+    /// Name of the model [default: the only one that the cluster serves]
     #[arg(
         long,
         env = "STOKER_LOADTEST_MODEL",
@@ -75,21 +76,22 @@ pub struct ClusterArgs {
     )]
     pub model: String,
 
-    /// HTTP/2 connections that the streams share [default: one for every 100 streams]
+    /// Number of HTTP/2 connections that the streams share [default: one per 100 streams]
     #[arg(long, env = "STOKER_LOADTEST_CONNECTIONS", value_name = "COUNT")]
     pub connections: Option<NonZeroUsize>,
 }
 
-/// How much at once, and how long.
+/// Flags for the load.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Load")]
 pub struct LoadArgs {
-    /// Streams at once: the next request begins when one ends. With --rate, the most that may run
-    /// [default: 16; 1024 with --rate]
+    /// Number of concurrent streams: a request starts when another one ends. With --rate, the
+    /// maximum [default: 16; 1024 with --rate]
     #[arg(long, env = "STOKER_LOADTEST_CONCURRENCY", value_name = "STREAMS")]
     pub concurrency: Option<NonZeroUsize>,
 
-    /// Begin this many requests a second at random moments (Poisson), however long answers take
+    /// Requests per second, started at random times (Poisson process) independently of the
+    /// responses
     #[arg(
         long,
         env = "STOKER_LOADTEST_RATE",
@@ -98,7 +100,7 @@ pub struct LoadArgs {
     )]
     pub rate: Option<f64>,
 
-    /// Requests in all [default: 100; with --expect, as many as its file holds]
+    /// Total number of requests [default: 100; with --expect, as many as its file has]
     #[arg(
         long,
         env = "STOKER_LOADTEST_REQUESTS",
@@ -107,7 +109,7 @@ pub struct LoadArgs {
     )]
     pub requests: Option<NonZeroU64>,
 
-    /// Begin requests for this long, and wait for their answers
+    /// Start requests for this time, and wait for their responses
     #[arg(
         long,
         env = "STOKER_LOADTEST_DURATION",
@@ -116,7 +118,7 @@ pub struct LoadArgs {
     )]
     pub duration: Option<Duration>,
 
-    /// Give an answer this long; one that takes longer is DEADLINE_EXCEEDED [default: for ever]
+    /// Deadline of a request; a slower one fails with DEADLINE_EXCEEDED [default: none]
     #[arg(
         long,
         env = "STOKER_LOADTEST_DEADLINE",
@@ -126,12 +128,12 @@ pub struct LoadArgs {
     pub deadline: Option<Duration>,
 }
 
-/// What to ask.
+/// Flags for the requests.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Requests")]
 pub struct RequestArgs {
-    /// Prompts in turn from this file: one a line, or, if it ends in .jsonl, an object with `prompt` and
-    /// perhaps `max_tokens` a line
+    /// File with prompts, which are used cyclically: one per line, or, if the name ends in .jsonl,
+    /// one object with `prompt` and optionally `max_tokens` per line
     #[arg(
         long,
         env = "STOKER_LOADTEST_PROMPTS",
@@ -140,38 +142,40 @@ pub struct RequestArgs {
     )]
     pub prompts: Option<PathBuf>,
 
-    /// Prompts of IN tokens and answers of OUT, as far as the context reaches; either may be a range,
-    /// 100-400:64
+    /// Synthetic prompts of IN tokens and responses of OUT, as far as the context allows; either
+    /// may be a range, as in 100-400:64
     #[arg(
         long,
         env = "STOKER_LOADTEST_SYNTHETIC",
         default_value = "128:128",
         value_name = "IN:OUT"
     )]
-    pub synthetic: Shape,
+    pub synthetic: SyntheticShape,
 
-    /// New tokens at most for a prompt of --prompts [default: as many as the context leaves]
+    /// Maximum number of new tokens for prompts of --prompts [default: as many as the context
+    /// allows]
     #[arg(long, env = "STOKER_LOADTEST_MAX_TOKENS", requires = "prompts", value_name = "TOKENS")]
     pub max_tokens: Option<NonZeroU32>,
 
-    /// Let answers to --prompts go on after the model's end of text
+    /// Continue responses to --prompts after an end-of-text token
     #[arg(long, env = "STOKER_LOADTEST_IGNORE_EOS", requires = "prompts")]
     pub ignore_eos: bool,
 
-    /// 0 always takes the likeliest token [default: the cluster's, 1]
+    /// Sampling temperature; 0 is greedy [default: that of the cluster, 1]
     #[arg(long, env = "STOKER_LOADTEST_TEMPERATURE", value_name = "NUMBER")]
     pub temperature: Option<f32>,
 
-    /// The same seed makes the same requests at the same moments: request i is sampled with this plus i
+    /// Seed of requests and their times; request i is sampled with this seed plus i
     #[arg(long, env = "STOKER_LOADTEST_SEED", default_value_t = 0, value_name = "NUMBER")]
     pub seed: u64,
 }
 
-/// What to compare answers with.
+/// Flags for the verification of responses.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Verification")]
 pub struct VerifyArgs {
-    /// Ask everything twice: the second pass must give the answers of the first, which must be undisturbed
+    /// Send all requests twice: the responses of the second pass must equal those of the first,
+    /// which must be undisturbed
     #[arg(
         long,
         env = "STOKER_LOADTEST_VERIFY",
@@ -179,7 +183,7 @@ pub struct VerifyArgs {
     )]
     pub verify: bool,
 
-    /// Write a digest of every answer to this file, for --expect
+    /// Write a digest of every response to this file, for --expect
     #[arg(
         long,
         env = "STOKER_LOADTEST_SAVE_DIGESTS",
@@ -188,7 +192,8 @@ pub struct VerifyArgs {
     )]
     pub save_digests: Option<PathBuf>,
 
-    /// Compare every answer with the digests that an undisturbed run with the same flags saved
+    /// Compare every response with the digests that an undisturbed run with the same flags has
+    /// saved
     #[arg(long, env = "STOKER_LOADTEST_EXPECT", conflicts_with = "duration", value_name = "FILE")]
     pub expect: Option<PathBuf>,
 }
@@ -196,6 +201,6 @@ pub struct VerifyArgs {
 fn rate(text: &str) -> Result<f64, &'static str> {
     match text.parse() {
         Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
-        _ => Err("write requests a second, from 0.001 to 1000000"),
+        _ => Err("write requests per second, from 0.001 to 1000000"),
     }
 }

@@ -1,4 +1,4 @@
-//! The command: reads what it is given, connects, makes one pass or two, and says what came of it.
+//! The command: reads its inputs, connects, runs one or two passes, and reports the results.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,31 +16,33 @@ use crate::{
     cli::Cli,
     error::Error,
     plan::Plan,
-    progress::Progress,
+    progress::ProgressLine,
     prompts, report,
-    run::{self, Load},
+    run::{self, LoadConfig},
     schedule::{Arrivals, End},
     summary::{Config, Summary},
     verify::{Comparison, Digests},
 };
 
+/// Default number of streams without a rate.
 const CONCURRENCY: usize = 16;
-/// With a rate: what may pile up.
-const OPEN_CONCURRENCY: usize = 1_024;
+/// Default maximum number of streams with a rate.
+const OPEN_LOOP_CONCURRENCY: usize = 1_024;
+/// Default number of requests.
 const REQUESTS: u64 = 100;
-/// Few servers and proxies allow less.
+/// Few servers and proxies have a lower limit.
 const STREAMS_PER_CONNECTION: usize = 100;
 
-/// Runs the load test and prints what came of it. Succeeds with 1 if an answer failed or differs.
+/// Runs the load test and prints the results. Returns exit code 1 if a response failed or differs.
 pub async fn run(cli: &Cli) -> Result<ExitCode, Error> {
-    // All that can be wrong without a cluster comes first.
+    // Everything that needs no cluster is checked first.
     check(cli)?;
     let prompts = cli.request.prompts.as_deref().map(prompts::read).transpose()?;
     let expected = cli.verify.expect.as_deref().map(Digests::read).transpose()?;
     let save = cli.verify.save_digests.as_deref();
-    let save = save.map(|path| Output::open("--save-digests", path)).transpose()?;
+    let save = save.map(|path| OutputFile::open("--save-digests", path)).transpose()?;
     let json = cli.json.as_deref().filter(|path| *path != Path::new("-"));
-    let json = json.map(|path| Output::open("--json", path)).transpose()?;
+    let json = json.map(|path| OutputFile::open("--json", path)).transpose()?;
     let mut load = load(cli, expected.as_ref().map(Digests::len));
     let connections = connections(cli, load);
 
@@ -54,21 +56,21 @@ pub async fn run(cli: &Cli) -> Result<ExitCode, Error> {
 
     let mut signals = Signals::catch()?;
     let expected = if cli.verify.verify {
-        eprintln!("pass 1 of 2: what the answers are, undisturbed");
+        eprintln!("pass 1 of 2: recording undisturbed responses");
         let mut digests = Digests::default();
-        let mut progress = Progress::new(load.arrivals.end);
+        let mut progress = ProgressLine::new(load.arrivals.end);
         let first = run::pass(&client, &plan, load, &mut progress, &mut signals, |outcome| {
             digests.record(&plan, outcome);
         })
         .await;
         drop(progress);
         if !first.is_good() {
-            eprintln!("pass 1 was disturbed, so there is nothing to compare a second one with");
+            eprintln!("pass 1 was disturbed, so there is nothing to compare a second pass with");
             return finish(cli, Summary::new(config(cli, load, connections), first, None), json);
         }
-        // As many as the first pass sent in its time.
+        // As many requests as the first pass has sent.
         load.arrivals.end = End::Requests(digests.len());
-        eprintln!("pass 2 of 2: are they the same again?");
+        eprintln!("pass 2 of 2: comparing responses");
         Some(digests)
     } else {
         expected
@@ -76,7 +78,7 @@ pub async fn run(cli: &Cli) -> Result<ExitCode, Error> {
 
     let mut comparison = expected.map(Comparison::new);
     let mut digests = save.as_ref().map(|_| Digests::default());
-    let mut progress = Progress::new(load.arrivals.end);
+    let mut progress = ProgressLine::new(load.arrivals.end);
     let pass = run::pass(&client, &plan, load, &mut progress, &mut signals, |outcome| {
         if let Some(comparison) = &mut comparison {
             comparison.add(outcome);
@@ -91,14 +93,14 @@ pub async fn run(cli: &Cli) -> Result<ExitCode, Error> {
         if pass.is_good() {
             save.write(|file| digests.write(file))?;
         } else {
-            eprintln!("--save-digests: not written, since answers are missing");
+            eprintln!("--save-digests: not written, since responses are missing");
         }
     }
     let verdict = comparison.map(|comparison| comparison.end(pass.sent()));
     finish(cli, Summary::new(config(cli, load, connections), pass, verdict), json)
 }
 
-/// Fails if the cluster would refuse every request.
+/// Fails if the cluster would reject every request.
 fn check(cli: &Cli) -> Result<(), Error> {
     let request = GenerateRequest {
         model: cli.cluster.model.clone(),
@@ -109,27 +111,27 @@ fn check(cli: &Cli) -> Result<(), Error> {
     Ok(validate::generate(&request)?)
 }
 
-fn load(cli: &Cli, expected: Option<u64>) -> Load {
+fn load(cli: &Cli, expected: Option<u64>) -> LoadConfig {
     let args = &cli.load;
-    let streams = if args.rate.is_some() { OPEN_CONCURRENCY } else { CONCURRENCY };
+    let streams = if args.rate.is_some() { OPEN_LOOP_CONCURRENCY } else { CONCURRENCY };
     let end = match (args.duration, args.requests) {
         (Some(duration), _) => End::After(duration),
         (None, Some(requests)) => End::Requests(requests.get()),
         (None, None) => End::Requests(expected.unwrap_or(REQUESTS)),
     };
-    Load {
+    LoadConfig {
         concurrency: args.concurrency.or(NonZeroUsize::new(streams)).unwrap_or(NonZeroUsize::MIN),
         arrivals: Arrivals { rate: args.rate, seed: cli.request.seed, end },
         deadline: args.deadline,
     }
 }
 
-fn connections(cli: &Cli, load: Load) -> NonZeroUsize {
-    let wanted = load.streams().div_ceil(STREAMS_PER_CONNECTION);
-    cli.cluster.connections.or(NonZeroUsize::new(wanted)).unwrap_or(NonZeroUsize::MIN)
+fn connections(cli: &Cli, load: LoadConfig) -> NonZeroUsize {
+    let default = load.streams().div_ceil(STREAMS_PER_CONNECTION);
+    cli.cluster.connections.or(NonZeroUsize::new(default)).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn config(cli: &Cli, load: Load, connections: NonZeroUsize) -> Config {
+fn config(cli: &Cli, load: LoadConfig, connections: NonZeroUsize) -> Config {
     let path = |path: &PathBuf| path.display().to_string();
     let request = &cli.request;
     let (requests, duration) = match load.arrivals.end {
@@ -155,8 +157,8 @@ fn config(cli: &Cli, load: Load, connections: NonZeroUsize) -> Config {
     }
 }
 
-/// Prints and writes what came of it.
-fn finish(cli: &Cli, summary: Summary, json: Option<Output>) -> Result<ExitCode, Error> {
+/// Prints and writes the results.
+fn finish(cli: &Cli, summary: Summary, json: Option<OutputFile>) -> Result<ExitCode, Error> {
     let object = serde_json::to_string_pretty(&summary).map_err(io::Error::from)?;
     if let Some(json) = json {
         json.write(|mut file| writeln!(file, "{object}"))?;
@@ -166,23 +168,24 @@ fn finish(cli: &Cli, summary: Summary, json: Option<Output>) -> Result<ExitCode,
         _ => report::table(&summary),
     };
     match io::stdout().write_all(text.as_bytes()) {
-        // A reader that has seen enough is no failure.
+        // A closed pipe is not an error.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
     }
     Ok(if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A file to write in the end. It is opened at once: nobody should learn after an hour that it cannot be.
-struct Output {
+/// A file that is written at the end. It is opened at the start, so that an error is reported
+/// before the run.
+struct OutputFile {
     flag: &'static str,
     path: PathBuf,
     file: File,
 }
 
-impl Output {
+impl OutputFile {
     fn open(flag: &'static str, path: &Path) -> Result<Self, Error> {
-        // What is there stays until there is something better.
+        // The old content is kept until there is a new one.
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let file = file.map_err(Error::file(flag, path))?;
         Ok(Self { flag, path: path.to_owned(), file })

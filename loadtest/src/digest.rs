@@ -1,4 +1,4 @@
-//! Names for requests and answers by what they hold, so that two runs can be compared in little memory.
+//! Digests of requests and responses, so that two runs can be compared in little memory.
 
 use std::{fmt, str::FromStr};
 
@@ -11,16 +11,17 @@ use stoker_proto::v1::{FinishReason, GenerateRequest};
 pub struct Digest([u8; 16]);
 
 impl Digest {
-    /// Names a request, whatever it is called in logs.
+    /// Returns the digest of a request.
     pub fn of_request(request: &GenerateRequest) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("stoker-loadtest request 1");
-        // A load test sets no map, so that equal requests have equal bytes.
+        // Load tests set no map fields, so equal requests have equal encodings.
         hasher.update(&request.encode_to_vec());
         Self::end(&hasher)
     }
 
-    /// Names an answer: its tokens, its text and why it ended, however they were cut into events.
-    pub fn of_answer(ids: &[u32], text: &str, reason: FinishReason) -> Self {
+    /// Returns the digest of a response: its tokens, its text and its finish reason, independent of
+    /// how these are split into events.
+    pub fn of_response(ids: &[u32], text: &str, reason: FinishReason) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("stoker-loadtest answer 1");
         hasher.update(&(reason as i32).to_le_bytes());
         hasher.update(&(ids.len() as u64).to_le_bytes());
@@ -54,10 +55,10 @@ impl FromStr for Digest {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "a digest has 32 hexadecimal digits";
+        let error = "a digest has 32 hexadecimal digits";
         let plain = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let bits = u128::from_str_radix(text, 16).map_err(|_| wrong)?;
-        if plain { Ok(Self(bits.to_be_bytes())) } else { Err(wrong) }
+        let bits = u128::from_str_radix(text, 16).map_err(|_| error)?;
+        if plain { Ok(Self(bits.to_be_bytes())) } else { Err(error) }
     }
 }
 
@@ -80,8 +81,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn anything_that_differs_shows() {
-        let of = Digest::of_answer;
+    fn every_difference_changes_the_digest() {
+        let of = Digest::of_response;
         let one = of(&[1, 2], "ab", FinishReason::Stop);
         assert_eq!(one, of(&[1, 2], "ab", FinishReason::Stop));
         for other in [
@@ -89,7 +90,7 @@ mod tests {
             of(&[1, 2, 3], "ab", FinishReason::Stop),
             of(&[1, 2], "ac", FinishReason::Stop),
             of(&[1, 2], "ab", FinishReason::Length),
-            // The same bytes, with the border elsewhere.
+            // The same bytes, split differently into ids and text.
             of(&[1], "\u{2}\0\0\0ab", FinishReason::Stop),
         ] {
             assert_ne!(one, other);
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_survives_its_text() {
+    fn a_digest_round_trips_through_text() {
         let digest = Digest::of_request(&GenerateRequest::default());
         assert_eq!(digest.to_string().parse::<Digest>(), Ok(digest));
         for bad in ["", "00", &"g".repeat(32), &"0".repeat(33), &format!("+{}", "0".repeat(31))] {

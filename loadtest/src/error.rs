@@ -1,4 +1,4 @@
-//! Why a load test could not be done, and what the shell is told.
+//! Errors of a load test, and its exit codes.
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -7,7 +7,7 @@ use stoker_shared::{
     client::{CallError, ConnectError},
 };
 
-/// Why a load test could not be done. Calls that fail are no such reason: they are counted.
+/// Why a load test could not run. Failed calls are not such errors: they are counted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A flag, or a file that it names, is wrong.
@@ -16,26 +16,26 @@ pub enum Error {
     /// A file that a flag names cannot be read or written.
     #[error("{flag} {}: {source}", .path.display())]
     File {
-        /// For instance `--prompts`.
+        /// The flag, for instance `--prompts`.
         flag: &'static str,
-        /// What it names.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// There is no cluster.
+    /// The cluster cannot be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The cluster would not tokenise what synthetic prompts are made of.
+    /// The cluster did not tokenize the words of synthetic prompts.
     #[error("--synthetic needs the cluster's tokenizer: {0}")]
     Tokenize(CallError),
-    /// The system did not let us.
+    /// An error of the operating system.
     #[error("{0}")]
     System(#[from] io::Error),
 }
 
 impl Error {
-    /// 1 if the cluster or the system failed, 2 for bad usage.
+    /// Returns 1 if the cluster or the system failed, 2 for bad usage.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::File { .. } => ExitCode::from(2),
@@ -53,7 +53,7 @@ impl Error {
 }
 
 impl From<ServiceError> for Error {
-    /// A request that is wrong before it is sent is bad usage.
+    /// A request that is invalid before it is sent is bad usage.
     fn from(error: ServiceError) -> Self {
         Self::Usage(error.to_string())
     }

@@ -1,7 +1,8 @@
-//! Loads a cluster, measures what its clients see, and checks that no answer is lost or altered.
+//! Loads a cluster, measures what its clients see, and checks that no response is lost or altered.
 //!
-//! `plan` says what to send and `schedule` when; `run` sends it, one `call` each; `results` counts what came
-//! and `verify` compares it; `summary` is what both `report` and the JSON file say.
+//! `plan` defines the requests and `schedule` their times. `run` sends them, one `call` each.
+//! `results` accumulates measurements, `verify` compares responses, and `summary` is the content of
+//! both the table of `report` and the JSON file.
 
 pub mod call;
 pub mod cli;

@@ -1,4 +1,5 @@
-//! What is sent: every request is a function of the plan and of its number, in every pass and every run.
+//! The requests: each is a function of the plan and its index, so that all passes and runs send the
+//! same.
 
 use std::num::NonZeroU32;
 
@@ -9,27 +10,27 @@ use crate::{
     cli::Cli,
     error::Error,
     prompts::Prompt,
-    synthetic::{Shape, Words},
+    synthetic::{SyntheticShape, Vocabulary},
 };
 
 /// The requests of a load test.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    source: Source,
+    source: PromptSource,
     model: String,
     temperature: Option<f32>,
     seed: u64,
 }
 
 #[derive(Debug, Clone)]
-enum Source {
+enum PromptSource {
     Listed { prompts: Vec<Prompt>, max_tokens: Option<NonZeroU32>, ignore_eos: bool },
-    Synthetic { shape: Shape, words: Words },
+    Synthetic { shape: SyntheticShape, vocabulary: Vocabulary },
 }
 
 impl Plan {
-    /// Takes turns on `prompts`, of which there is at least one; or asks the cluster what synthetic ones can
-    /// be made of.
+    /// Creates a plan that uses `prompts` cyclically, which must not be empty, or synthetic prompts
+    /// of words that the cluster's tokenizer determines.
     pub async fn new(
         cli: &Cli,
         prompts: Option<Vec<Prompt>>,
@@ -38,30 +39,30 @@ impl Plan {
         let request = &cli.request;
         let model = cli.cluster.model.clone();
         let source = match prompts {
-            Some(prompts) => Source::Listed {
+            Some(prompts) => PromptSource::Listed {
                 prompts,
                 max_tokens: request.max_tokens,
                 ignore_eos: request.ignore_eos,
             },
             None => {
-                let words = Words::of(client, &model).await?;
-                words.check(&request.synthetic)?;
-                Source::Synthetic { shape: request.synthetic, words }
+                let vocabulary = Vocabulary::of(client, &model).await?;
+                vocabulary.check(&request.synthetic)?;
+                PromptSource::Synthetic { shape: request.synthetic, vocabulary }
             }
         };
         Ok(Self { source, model, temperature: request.temperature, seed: request.seed })
     }
 
-    /// Request number `index`, from 0.
+    /// Returns the request with this index, from 0.
     pub fn request(&self, index: u64) -> GenerateRequest {
         let (prompt, max_tokens, ignore_eos) = match &self.source {
-            Source::Listed { prompts, max_tokens, ignore_eos } => {
+            PromptSource::Listed { prompts, max_tokens, ignore_eos } => {
                 let prompt = &prompts[(index % prompts.len() as u64) as usize];
                 let max_tokens = prompt.max_tokens.or(*max_tokens);
                 (prompt.text.clone(), max_tokens.map(NonZeroU32::get), *ignore_eos)
             }
-            Source::Synthetic { shape, words } => {
-                let (prompt, tokens) = words.request(shape, self.seed, index);
+            PromptSource::Synthetic { shape, vocabulary } => {
+                let (prompt, tokens) = vocabulary.request(shape, self.seed, index);
                 (prompt, Some(tokens), true)
             }
         };
@@ -78,7 +79,7 @@ impl Plan {
         }
     }
 
-    /// What request `index` is sampled with.
+    /// Returns the seed of the request with this index.
     pub fn seed_of(&self, index: u64) -> u64 {
         self.seed.wrapping_add(index)
     }

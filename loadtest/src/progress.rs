@@ -1,45 +1,45 @@
-//! How it goes: one line on a terminal, written over and over. A pipe gets none.
+//! The progress line of a terminal. Without a terminal, nothing is shown.
 
 use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::{call::Live, report::thousands, results::Results, schedule::End};
+use crate::{call::LiveCounters, report::thousands, results::Results, schedule::End};
 
-/// Tokens a second are those of the last two seconds.
+/// Time window of the token rate.
 const WINDOW: Duration = Duration::from_secs(2);
 
-/// The line.
+/// The progress line.
 #[derive(Debug)]
-pub struct Progress {
+pub struct ProgressLine {
     bar: ProgressBar,
     end: End,
-    /// Tokens at moments of the past.
-    past: VecDeque<(Duration, u64)>,
+    /// Token counts within the window, with their times.
+    samples: VecDeque<(Duration, u64)>,
 }
 
-impl Progress {
-    /// A line on standard error.
+impl ProgressLine {
+    /// Creates a progress line on standard error.
     pub fn new(end: End) -> Self {
         let (length, template) = match end {
             End::Requests(count) => (count, "{wide_bar:.dim} {pos}/{len}  {msg}"),
-            // Of the time, in milliseconds.
+            // Progress in milliseconds.
             End::After(time) => (
                 u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
                 "{wide_bar:.dim} {percent} %  {msg}",
             ),
         };
-        // Hides itself where there is no terminal.
+        // Hidden if standard error is not a terminal.
         let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template(template);
-        // The template is a constant; without it there would be the default line.
+        // Does not fail: the template is a constant.
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("━╸ "));
-        Self { bar, end, past: VecDeque::new() }
+        Self { bar, end, samples: VecDeque::new() }
     }
 
-    /// Writes it anew.
-    pub fn show(&mut self, results: &Results, live: &Live, elapsed: Duration) {
+    /// Updates the line.
+    pub fn show(&mut self, results: &Results, live: &LiveCounters, elapsed: Duration) {
         if self.bar.is_hidden() {
             return;
         }
@@ -58,23 +58,23 @@ impl Progress {
         });
     }
 
-    /// Tokens a second of late.
+    /// Returns the tokens per second within the window.
     fn rate(&mut self, now: Duration, tokens: u64) -> u64 {
-        let past = &mut self.past;
-        past.push_back((now, tokens));
-        while past.front().is_some_and(|(at, _)| now.saturating_sub(*at) > WINDOW) {
-            past.pop_front();
+        let samples = &mut self.samples;
+        samples.push_back((now, tokens));
+        while samples.front().is_some_and(|(at, _)| now.saturating_sub(*at) > WINDOW) {
+            samples.pop_front();
         }
-        match past.front() {
-            Some((at, before)) if now > *at => {
-                ((tokens - before) as f64 / (now - *at).as_secs_f64()).round() as u64
+        match samples.front() {
+            Some((at, count)) if now > *at => {
+                ((tokens - count) as f64 / (now - *at).as_secs_f64()).round() as u64
             }
             _ => 0,
         }
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

@@ -1,4 +1,4 @@
-//! Prompts from a file: one a line, or JSON lines.
+//! Reads prompts from a file: one per line, or JSON lines.
 
 use std::{fs, num::NonZeroU32, path::Path};
 
@@ -6,19 +6,19 @@ use serde::Deserialize;
 
 use crate::error::Error;
 
-/// What to continue.
+/// A prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Prompt {
-    /// The text; never empty.
+    /// The text. Never empty.
     #[serde(rename = "prompt")]
     pub text: String,
-    /// New tokens at most, instead of what the command line says.
+    /// Maximum number of new tokens, which overrides the flag.
     #[serde(default)]
     pub max_tokens: Option<NonZeroU32>,
 }
 
-/// Reads the prompts of a file: JSON lines if its name ends in `.jsonl`, else one a line. Blank lines are
-/// skipped; there is at least one prompt.
+/// Reads the prompts of a file: JSON lines if its name ends in `.jsonl`, else one prompt per line.
+/// Blank lines are skipped. A file without prompts is an error.
 pub fn read(path: &Path) -> Result<Vec<Prompt>, Error> {
     let flag = "--prompts";
     let text = fs::read_to_string(path).map_err(Error::file(flag, path))?;
@@ -26,8 +26,8 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>, Error> {
     let mut prompts = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let prompt = if json {
-            object(line).map_err(|what| {
-                Error::Usage(format!("{flag} {}, line {}: {what}", path.display(), number + 1))
+            parse_object(line).map_err(|error| {
+                Error::Usage(format!("{flag} {}, line {}: {error}", path.display(), number + 1))
             })?
         } else {
             Prompt { text: line.to_owned(), max_tokens: None }
@@ -35,12 +35,12 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>, Error> {
         prompts.push(prompt);
     }
     if prompts.is_empty() {
-        return Err(Error::Usage(format!("{flag} {}: holds no prompt", path.display())));
+        return Err(Error::Usage(format!("{flag} {}: has no prompt", path.display())));
     }
     Ok(prompts)
 }
 
-fn object(line: &str) -> Result<Prompt, String> {
+fn parse_object(line: &str) -> Result<Prompt, String> {
     let example = r#"write {"prompt": "Once upon a time", "max_tokens": 64}"#;
     let prompt: Prompt =
         serde_json::from_str(line).map_err(|error| format!("{error}; {example}"))?;
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_json_lines_are_read() {
+    fn lines_and_json_lines_are_parsed() {
         let prompt =
             |text: &str, max| Prompt { text: text.into(), max_tokens: NonZeroU32::new(max) };
         let lines = read_as(".txt", "Once\n\n  {a} \r\nTwice").unwrap();
@@ -71,9 +71,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn errors_name_the_line() {
         for (suffix, text, parts) in [
-            (".txt", "\n \n", &["holds no prompt"][..]),
+            (".txt", "\n \n", &["has no prompt"][..]),
             (".jsonl", "{\"prompt\": \"a\"}\n{\"text\": \"b\"}", &["line 2", "prompt"]),
             (".jsonl", "{\"prompt\": \"\"}", &["line 1", "empty"]),
             (".jsonl", "{\"prompt\": \"a\", \"max_tokens\": 0}", &["line 1", "zero"]),

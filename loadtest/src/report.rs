@@ -1,16 +1,17 @@
-//! The table for people.
+//! The readable table of results.
 
 use std::fmt::Write;
 
 use crate::summary::{Config, Percentiles, Summary};
 
-/// Workers that are named; of more there is a count.
+/// Maximum number of workers that are listed by name.
 const MAX_WORKERS: usize = 8;
-/// Columns of text before the first number.
-const NAMES: usize = 20;
-const COLUMN: usize = 10;
+/// Width of the first column, in characters.
+const NAME_WIDTH: usize = 20;
+/// Width of the other columns, in characters.
+const COLUMN_WIDTH: usize = 10;
 
-/// The table, with a line break at its end.
+/// Returns the table, which ends with a line break.
 pub fn table(summary: &Summary) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
@@ -22,26 +23,26 @@ fn write(summary: &Summary, out: &mut String) -> std::fmt::Result {
     let Summary { requests, tokens, per_second, latency_seconds, .. } = summary;
     writeln!(out, "{}\n", headline(summary))?;
 
-    row(out, "", &["count", "a second"])?;
+    row(out, "", &["count", "per second"])?;
     let count = |out: &mut String, name, count, rate: Option<f64>| {
         row(out, name, &[&thousands(count), &rate.map(decimal).unwrap_or_default()])
     };
-    count(out, "answers complete", requests.complete, Some(per_second.requests))?;
-    count(out, "requests refused", requests.refused, None)?;
-    count(out, "answers lost", requests.lost, None)?;
+    count(out, "responses complete", requests.complete, Some(per_second.requests))?;
+    count(out, "requests rejected", requests.refused, None)?;
+    count(out, "responses lost", requests.lost, None)?;
     if requests.cut_off > 0 {
         count(out, "cut off by a signal", requests.cut_off, None)?;
     }
-    count(out, "tokens in", tokens.prompt, Some(per_second.prompt_tokens))?;
+    count(out, "prompt tokens", tokens.prompt, Some(per_second.prompt_tokens))?;
     if tokens.cached_prompt > 0 {
-        count(out, "  of them cached", tokens.cached_prompt, None)?;
+        count(out, "  cached", tokens.cached_prompt, None)?;
     }
-    count(out, "tokens out", tokens.completion, Some(per_second.completion_tokens))?;
+    count(out, "output tokens", tokens.completion, Some(per_second.completion_tokens))?;
     for (name, value) in [
         ("preemptions", summary.preemptions),
         ("resumes", summary.resumes),
-        ("tokens drafted", summary.drafted_tokens),
-        ("  of them accepted", summary.accepted_tokens),
+        ("draft tokens", summary.drafted_tokens),
+        ("  accepted", summary.accepted_tokens),
     ] {
         if value > 0 {
             count(out, name, value, None)?;
@@ -53,12 +54,12 @@ fn write(summary: &Summary, out: &mut String) -> std::fmt::Result {
         row(out, "latency, ms", &["mean", "p50", "p90", "p99", "p99.9", "max"])?;
         for (name, values) in [
             ("time to first token", &latency_seconds.time_to_first_token),
-            ("between tokens", &latency_seconds.inter_token),
+            ("inter-token", &latency_seconds.inter_token),
             ("longest pause", &latency_seconds.longest_pause),
-            ("  where resumed", &latency_seconds.longest_pause_resumed),
+            ("  of resumed", &latency_seconds.longest_pause_resumed),
             ("time per token", &latency_seconds.time_per_output_token),
-            ("whole answer", &latency_seconds.end_to_end),
-            ("sent too late by", &latency_seconds.send_lag),
+            ("end to end", &latency_seconds.end_to_end),
+            ("send lag", &latency_seconds.send_lag),
         ] {
             latency(out, name, values.as_ref())?;
         }
@@ -72,36 +73,36 @@ fn write(summary: &Summary, out: &mut String) -> std::fmt::Result {
 
 fn headline(summary: &Summary) -> String {
     let Config { endpoint, connections, concurrency, rate, seed, .. } = &summary.config;
-    let model = if summary.model.is_empty() { "Nobody" } else { &summary.model };
+    let model = if summary.model.is_empty() { "No model" } else { &summary.model };
     let streams = plural(*concurrency as u64, "stream");
-    let pace = match rate {
-        Some(rate) => format!("{} requests a second in at most {streams}", decimal(*rate)),
+    let load = match rate {
+        Some(rate) => format!("{} requests per second in at most {streams}", decimal(*rate)),
         None => format!("{streams} at once"),
     };
-    let what = match (&summary.config.prompts, &summary.config.synthetic) {
+    let prompts = match (&summary.config.prompts, &summary.config.synthetic) {
         (Some(path), _) => format!("prompts of {path}"),
         (None, Some(shape)) => format!("synthetic {shape}"),
         (None, None) => String::new(),
     };
-    let early = if summary.interrupted { ", ended early by a signal" } else { "" };
+    let interrupted = if summary.interrupted { ", ended early by a signal" } else { "" };
     format!(
-        "{model} at {endpoint}: {pace} over {}, {what}, seed {seed}; {} s{early}",
+        "{model} at {endpoint}: {load} over {}, {prompts}, seed {seed}; {} s{interrupted}",
         plural(*connections as u64, "connection"),
         decimal(summary.seconds)
     )
 }
 
 fn row(out: &mut String, name: &str, cells: &[&str]) -> std::fmt::Result {
-    let mut line = format!("{name:<NAMES$}");
+    let mut line = format!("{name:<NAME_WIDTH$}");
     for cell in cells {
-        write!(line, " {cell:>COLUMN$}")?;
+        write!(line, " {cell:>COLUMN_WIDTH$}")?;
     }
     writeln!(out, "{}", line.trim_end())
 }
 
 fn latency(out: &mut String, name: &str, values: Option<&Percentiles>) -> std::fmt::Result {
     let Some(v) = values else { return Ok(()) };
-    // One precision a row, so that the points stand below each other.
+    // One precision per row, so that decimal points are aligned.
     let digits = if v.max < 0.1 { 2 } else { usize::from(v.max < 10.0) };
     let cells = [v.mean, v.p50, v.p90, v.p99, v.p99_9, v.max].map(|s| millis(s, digits));
     row(out, name, &cells.each_ref().map(String::as_str))
@@ -120,7 +121,7 @@ fn stages(out: &mut String, summary: &Summary) -> std::fmt::Result {
         ("elsewhere", stages.elsewhere),
     ];
     let total: f64 = all.iter().map(|(_, seconds)| seconds).sum();
-    row(out, "an answer's time", &["ms", "share"])?;
+    row(out, "mean time by stage", &["ms", "share"])?;
     for (name, seconds) in all {
         if seconds > 0.0 {
             let share = format!("{:.1} %", 100.0 * seconds / total);
@@ -136,14 +137,14 @@ fn workers(out: &mut String, summary: &Summary) -> std::fmt::Result {
         return Ok(());
     }
     writeln!(out)?;
-    row(out, "workers", &["answers"])?;
+    row(out, "workers", &["responses"])?;
     if workers.len() <= MAX_WORKERS {
         return workers.iter().try_for_each(|(name, n)| row(out, name, &[&thousands(*n)]));
     }
-    let least = workers.values().min().copied().unwrap_or_default();
-    let most = workers.values().max().copied().unwrap_or_default();
+    let min = workers.values().min().copied().unwrap_or_default();
+    let max = workers.values().max().copied().unwrap_or_default();
     let name = format!("each of {}", workers.len());
-    row(out, &name, &[&format!("{} to {}", thousands(least), thousands(most))])
+    row(out, &name, &[&format!("{} to {}", thousands(min), thousands(max))])
 }
 
 fn errors(out: &mut String, summary: &Summary) -> std::fmt::Result {
@@ -162,18 +163,18 @@ fn errors(out: &mut String, summary: &Summary) -> std::fmt::Result {
 fn verification(out: &mut String, summary: &Summary) -> std::fmt::Result {
     let Some(verdict) = &summary.verify else { return Ok(()) };
     writeln!(out)?;
-    row(out, "verification", &["answers"])?;
+    row(out, "verification", &["responses"])?;
     row(out, "as expected", &[&thousands(verdict.matched)])?;
     row(out, "different", &[&thousands(verdict.mismatched)])?;
     row(out, "missing", &[&thousands(verdict.missing)])?;
     for m in &verdict.mismatches {
         writeln!(out, "  request {} (seed {}, worker {}):", m.index, m.seed, m.worker)?;
-        for (which, shown) in [("expected", &m.expected), ("got     ", &m.actual)] {
+        for (label, excerpt) in [("expected", &m.expected), ("got     ", &m.actual)] {
             writeln!(
                 out,
-                "    {which} {}, {:?}",
-                plural(shown.tokens.into(), "token"),
-                shown.text
+                "    {label} {}, {:?}",
+                plural(excerpt.tokens.into(), "token"),
+                excerpt.text
             )?;
         }
     }

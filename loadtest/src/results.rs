@@ -1,4 +1,4 @@
-//! What came, in constant memory: counts, sums and histograms.
+//! Measurements in constant memory: counts, sums and histograms.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,91 +7,92 @@ use stoker_proto::duration::from_wire;
 use stoker_proto::v1::{FinishReason, Finished, Timings};
 use stoker_shared::{client::CallError, error::code_name};
 
-use crate::call::{Outcome, Partial};
+use crate::call::{CallOutcome, ReceivedResponse};
 
-/// Values above an hour count as one; the highest bin must have an end. In microseconds.
-const LONGEST: u64 = 3_600_000_000;
-/// Percentiles are right to three digits.
-const DIGITS: u8 = 3;
-/// Names of workers that are told apart; a peer chooses them.
+/// Maximum of the histograms, in microseconds: one hour. Larger values are recorded as this.
+const MAX_MICROS: u64 = 3_600_000_000;
+/// Significant decimal digits of percentiles.
+const SIGNIFICANT_DIGITS: u8 = 3;
+/// Maximum number of distinct worker names, which peers choose.
 const MAX_WORKERS: usize = 4_096;
 
-/// Everything that is known about the answers so far.
+/// All measurements so far.
 #[derive(Debug, Default)]
 pub struct Results {
-    /// Answers that came to their end.
+    /// Number of complete responses.
     pub complete: u64,
-    /// Requests that failed before they were accepted.
+    /// Number of requests that failed before they were accepted.
     pub refused: u64,
-    /// Answers that had begun and did not come to their end.
+    /// Number of responses that were accepted and did not complete.
     pub lost: u64,
-    /// Failures by their code.
-    pub errors: BTreeMap<&'static str, Errors>,
-    /// Tokens of complete answers.
+    /// Failures by code.
+    pub errors: BTreeMap<&'static str, ErrorGroup>,
+    /// Tokens of complete responses.
     pub tokens: Tokens,
-    /// Latencies of complete answers.
+    /// Latencies of complete responses.
     pub latency: Latencies,
-    /// What complete answers say about themselves.
-    pub told: Told,
-    /// Complete answers by worker.
+    /// Statistics that complete responses report.
+    pub reported: ReportedStats,
+    /// Complete responses by worker.
     pub workers: BTreeMap<String, u64>,
-    /// The model that answered last.
+    /// Model of the last response.
     pub model: String,
 }
 
 /// Failures of one code.
 #[derive(Debug)]
-pub struct Errors {
-    /// How many.
+pub struct ErrorGroup {
+    /// Number of failures.
     pub count: u64,
-    /// What the first one said.
+    /// Message of the first failure.
     pub example: String,
-    /// The number of the request that it was.
+    /// Index of the request that failed first.
     pub index: u64,
 }
 
-/// Tokens.
+/// Token counts.
 #[derive(Debug, Default)]
 pub struct Tokens {
-    /// Of prompts.
+    /// Prompt tokens.
     pub prompt: u64,
-    /// Of those, what the prefix cache had.
+    /// Prompt tokens that were in the prefix cache.
     pub cached_prompt: u64,
-    /// Of answers.
+    /// Generated tokens.
     pub completion: u64,
-    /// Of answers that did not come to their end; nowhere else.
+    /// Tokens of incomplete responses, which are not counted elsewhere.
     pub lost: u64,
 }
 
-/// Latencies, from the moment a request was meant to begin.
+/// Latencies, relative to the scheduled time of a request.
 #[derive(Debug)]
 pub struct Latencies {
-    /// To the first token.
+    /// Time to the first token.
     pub first_token: Latency,
-    /// From one event with tokens to the next.
-    pub between_tokens: Latency,
-    /// The longest time between two events with tokens: one value an answer.
+    /// Time between consecutive events with tokens.
+    pub inter_token: Latency,
+    /// Longest time between consecutive events with tokens: one value per response.
     pub longest_pause: Latency,
-    /// The same, of answers that another worker took over.
+    /// The same for responses that another worker resumed.
     pub longest_pause_resumed: Latency,
-    /// From the first token to the last, divided by the tokens after the first: one value an answer.
+    /// Time from the first token to the last event, divided by the number of tokens after the
+    /// first: one value per response.
     pub per_token: Latency,
-    /// To the last event.
-    pub whole: Latency,
-    /// From when a request was meant to begin to when it was sent.
-    pub lag: Latency,
+    /// Time to the last event.
+    pub end_to_end: Latency,
+    /// Time from the scheduled time to when the request was sent.
+    pub send_lag: Latency,
 }
 
 impl Default for Latencies {
     fn default() -> Self {
         Self {
             first_token: Latency::new(),
-            between_tokens: Latency::new(),
+            inter_token: Latency::new(),
             longest_pause: Latency::new(),
             longest_pause_resumed: Latency::new(),
             per_token: Latency::new(),
-            whole: Latency::new(),
-            lag: Latency::new(),
+            end_to_end: Latency::new(),
+            send_lag: Latency::new(),
         }
     }
 }
@@ -102,92 +103,92 @@ pub struct Latency(Histogram<u64>);
 
 impl Latency {
     fn new() -> Self {
-        // Fails on bounds that make no sense.
-        Self(Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("the bounds are constants"))
+        // Fails only on invalid bounds.
+        Self(Histogram::new_with_bounds(1, MAX_MICROS, SIGNIFICANT_DIGITS).expect("the bounds are constants"))
     }
 
     fn add(&mut self, time: Duration) {
-        self.add_micros(u64::try_from(time.as_micros()).unwrap_or(LONGEST));
+        self.add_micros(u64::try_from(time.as_micros()).unwrap_or(MAX_MICROS));
     }
 
     fn add_micros(&mut self, micros: u64) {
         self.0.saturating_record(micros);
     }
 
-    /// The histogram, in microseconds.
+    /// Returns the histogram, in microseconds.
     pub fn histogram(&self) -> &Histogram<u64> {
         &self.0
     }
 }
 
-/// Sums of what answers say about themselves.
+/// Sums of the statistics that complete responses report.
 #[derive(Debug, Default)]
-pub struct Told {
-    /// By what ended them.
+pub struct ReportedStats {
+    /// Number of responses with the finish reason `stop`.
     pub stopped: u64,
-    /// By what ended them.
+    /// Number of responses with the finish reason `length`.
     pub length: u64,
-    /// Where the time went, summed over answers.
+    /// Time by stage, summed over responses.
     pub stages: Stages,
-    /// Times that a sequence was computed again.
+    /// Number of preemptions.
     pub preemptions: u64,
-    /// Times that another worker took over.
+    /// Number of resumes on another worker.
     pub resumes: u64,
-    /// Tokens that drafters proposed.
+    /// Number of draft tokens.
     pub drafted_tokens: u64,
-    /// Of those, what held.
+    /// Number of accepted draft tokens.
     pub accepted_tokens: u64,
 }
 
 /// Time by stage.
 #[derive(Debug, Default)]
 pub struct Stages {
-    /// Router: waiting for admission.
+    /// Router: time in the admission queue.
     pub admission: Duration,
-    /// Router: choosing a worker, and attempts that failed.
+    /// Router: worker selection, and failed attempts.
     pub route: Duration,
-    /// Worker: template, tokenising, checks.
+    /// Worker: chat template, tokenization and validation.
     pub tokenize: Duration,
-    /// Worker: waiting for a place in the batch.
+    /// Worker: time in the queue of the engine.
     pub queue: Duration,
-    /// Worker: to the first token.
+    /// Worker: from the first scheduled step to the first token.
     pub prefill: Duration,
-    /// Worker: to the last.
+    /// Worker: from the first token to the last.
     pub decode: Duration,
-    /// Another worker taking over.
+    /// Router: resumes on another worker.
     pub resume: Duration,
-    /// What the client saw beside all of these: the network, the router's own work, and the client itself.
+    /// Remaining time that the client measured: the network, the router's own work, and the client.
     pub elsewhere: Duration,
 }
 
 impl Results {
-    /// Requests that came to any end.
+    /// Returns the number of requests that have ended.
     pub fn count(&self) -> u64 {
         self.complete + self.failed()
     }
 
-    /// Requests without a complete answer.
+    /// Returns the number of requests without a complete response.
     pub fn failed(&self) -> u64 {
         self.refused + self.lost
     }
 
-    /// Counts one more.
-    pub fn add(&mut self, outcome: &Outcome) {
+    /// Adds the outcome of a request.
+    pub fn add(&mut self, outcome: &CallOutcome) {
         match &outcome.end {
-            Ok(end) => self.complete(outcome, end),
-            Err(error) => self.failure(outcome, error),
+            Ok(end) => self.add_complete(outcome, end),
+            Err(error) => self.add_failure(outcome, error),
         }
     }
 
-    fn complete(&mut self, outcome: &Outcome, end: &Finished) {
+    fn add_complete(&mut self, outcome: &CallOutcome, end: &Finished) {
         self.complete += 1;
         let usage = end.usage.unwrap_or_default();
         self.tokens.prompt += u64::from(usage.prompt_tokens);
         self.tokens.cached_prompt += u64::from(usage.cached_prompt_tokens);
         self.tokens.completion += u64::from(usage.completion_tokens);
         self.latency.add(outcome, end.timings.as_ref().is_some_and(|timings| timings.resumes > 0));
-        self.told.add(end, outcome.answer.whole.saturating_sub(outcome.lag));
-        let Some(accepted) = &outcome.answer.accepted else { return };
+        self.reported.add(end, outcome.response.end_to_end.saturating_sub(outcome.send_lag));
+        let Some(accepted) = &outcome.response.accepted else { return };
         if let Some(count) = self.workers.get_mut(&accepted.worker) {
             *count += 1;
         } else if self.workers.len() < MAX_WORKERS {
@@ -198,61 +199,61 @@ impl Results {
         }
     }
 
-    fn failure(&mut self, Outcome { index, answer, .. }: &Outcome, error: &CallError) {
-        let message = match &answer.accepted {
+    fn add_failure(&mut self, CallOutcome { index, response, .. }: &CallOutcome, error: &CallError) {
+        let message = match &response.accepted {
             None => {
                 self.refused += 1;
                 error.message().to_owned()
             }
             Some(accepted) => {
                 self.lost += 1;
-                let came = answer.ids.len();
+                let received = response.ids.len();
                 format!(
-                    "{} (after {came} tokens, request id {})",
+                    "{} (after {received} tokens, request id {})",
                     error.message(),
                     accepted.request_id
                 )
             }
         };
-        self.tokens.lost += answer.ids.len() as u64;
+        self.tokens.lost += response.ids.len() as u64;
         self.errors
             .entry(code_name(error.code()))
-            .or_insert(Errors { count: 0, example: message, index: *index })
+            .or_insert(ErrorGroup { count: 0, example: message, index: *index })
             .count += 1;
     }
 }
 
 impl Latencies {
-    fn add(&mut self, Outcome { lag, answer, .. }: &Outcome, resumed: bool) {
-        let Partial { ids, first_token, gaps, whole, .. } = answer;
-        self.lag.add(*lag);
-        self.whole.add(*whole);
+    fn add(&mut self, CallOutcome { send_lag, response, .. }: &CallOutcome, resumed: bool) {
+        let ReceivedResponse { ids, first_token, inter_token, end_to_end, .. } = response;
+        self.send_lag.add(*send_lag);
+        self.end_to_end.add(*end_to_end);
         let Some(first) = *first_token else { return };
         self.first_token.add(first);
-        for gap in gaps {
-            self.between_tokens.add_micros(u64::from(*gap));
+        for time in inter_token {
+            self.inter_token.add_micros(u64::from(*time));
         }
-        if let Some(longest) = gaps.iter().max() {
+        if let Some(longest) = inter_token.iter().max() {
             self.longest_pause.add_micros(u64::from(*longest));
             if resumed {
                 self.longest_pause_resumed.add_micros(u64::from(*longest));
             }
         }
         if let Some(rest) = u32::try_from(ids.len().saturating_sub(1)).ok().filter(|n| *n > 0) {
-            self.per_token.add(whole.saturating_sub(first) / rest);
+            self.per_token.add(end_to_end.saturating_sub(first) / rest);
         }
     }
 }
 
-impl Told {
-    /// `seen` is how long the call took here.
-    fn add(&mut self, end: &Finished, seen: Duration) {
+impl ReportedStats {
+    /// Adds a complete response. `measured` is the duration of the call as measured by the client.
+    fn add(&mut self, end: &Finished, measured: Duration) {
         match end.reason() {
             FinishReason::Stop => self.stopped += 1,
             _ => self.length += 1,
         }
         let Some(timings) = &end.timings else { return };
-        self.stages.add(timings, seen);
+        self.stages.add(timings, measured);
         self.preemptions += u64::from(timings.preemptions);
         self.resumes += u64::from(timings.resumes);
         self.drafted_tokens += u64::from(timings.drafted_tokens);
@@ -261,7 +262,7 @@ impl Told {
 }
 
 impl Stages {
-    fn add(&mut self, timings: &Timings, seen: Duration) {
+    fn add(&mut self, timings: &Timings, measured: Duration) {
         let mut known = Duration::ZERO;
         for (sum, stage) in [
             (&mut self.admission, timings.admission),
@@ -276,6 +277,6 @@ impl Stages {
             *sum = sum.saturating_add(time);
             known = known.saturating_add(time);
         }
-        self.elsewhere = self.elsewhere.saturating_add(seen.saturating_sub(known));
+        self.elsewhere = self.elsewhere.saturating_add(measured.saturating_sub(known));
     }
 }

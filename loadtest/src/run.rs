@@ -1,4 +1,5 @@
-//! One pass over a plan: streams that send and read, and one place that counts what came.
+//! One pass over a plan: streams that send requests and read responses, and a loop that accumulates
+//! results.
 
 use std::{
     num::NonZeroUsize,
@@ -14,78 +15,79 @@ use tokio::{
 };
 
 use crate::{
-    call::{Live, Outcome, call},
+    call::{CallOutcome, LiveCounters, call},
     plan::Plan,
-    progress::Progress,
+    progress::ProgressLine,
     results::Results,
     schedule::{Arrivals, End, Schedule},
 };
 
-/// Outcomes that may wait to be counted.
-const OUTCOMES: usize = 1_024;
-/// How often a terminal is told how it goes.
-const TICK: Duration = Duration::from_millis(100);
+/// Capacity of the channel of outcomes.
+const CHANNEL_CAPACITY: usize = 1_024;
+/// Update interval of the progress line.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How much is sent at once, when, and how long an answer may take.
+/// The load: concurrency, arrival times and deadline.
 #[derive(Debug, Clone, Copy)]
-pub struct Load {
-    /// Streams at once.
+pub struct LoadConfig {
+    /// Maximum number of concurrent streams.
     pub concurrency: NonZeroUsize,
-    /// When requests begin.
+    /// Arrival times of requests.
     pub arrivals: Arrivals,
-    /// How long an answer may take.
+    /// Deadline of a request.
     pub deadline: Option<Duration>,
 }
 
-impl Load {
-    /// Streams that it takes: no more than there are requests.
+impl LoadConfig {
+    /// Returns the number of streams: at most one per request.
     pub fn streams(&self) -> usize {
-        let most = self.concurrency.get();
+        let max = self.concurrency.get();
         match self.arrivals.end {
-            End::Requests(count) => usize::try_from(count).unwrap_or(most).min(most),
-            End::After(_) => most,
+            End::Requests(count) => usize::try_from(count).unwrap_or(max).min(max),
+            End::After(_) => max,
         }
     }
 }
 
-/// What a pass came to.
+/// The result of a pass.
 #[derive(Debug)]
-pub struct Pass {
-    /// What was counted.
+pub struct PassResult {
+    /// The measurements.
     pub results: Results,
-    /// From its begin to the end of the last answer.
-    pub took: Duration,
-    /// Streams that a signal cut off; they are counted nowhere else.
+    /// Time from the start of the pass to the end of the last response.
+    pub duration: Duration,
+    /// Number of streams that a signal cut off. They are not part of `results`.
     pub cut_off: u64,
-    /// Whether a signal ended it.
+    /// Whether a signal ended the pass.
     pub interrupted: bool,
 }
 
-impl Pass {
-    /// Requests that were sent.
+impl PassResult {
+    /// Returns the number of sent requests.
     pub fn sent(&self) -> u64 {
         self.results.count() + self.cut_off
     }
 
-    /// Whether every answer came.
+    /// Returns whether all responses are complete.
     pub fn is_good(&self) -> bool {
         !self.interrupted && self.results.complete == self.sent()
     }
 }
 
-/// Sends all of `plan` that `load` says and shows `each` outcome. A signal ends it early.
+/// Sends the requests of `plan` as `load` defines, and calls `each` with every outcome. A signal
+/// ends the pass early.
 pub async fn pass(
     client: &Client,
     plan: &Arc<Plan>,
-    load: Load,
-    progress: &mut Progress,
+    load: LoadConfig,
+    progress: &mut ProgressLine,
     signals: &mut Signals,
-    mut each: impl FnMut(&Outcome),
-) -> Pass {
-    let begun = Instant::now();
-    let schedule = Arc::new(Schedule::new(load.arrivals, begun));
-    let live = Arc::new(Live::default());
-    let (done, mut outcomes) = mpsc::channel(OUTCOMES);
+    mut each: impl FnMut(&CallOutcome),
+) -> PassResult {
+    let started = Instant::now();
+    let schedule = Arc::new(Schedule::new(load.arrivals, started));
+    let live = Arc::new(LiveCounters::default());
+    let (done, mut outcomes) = mpsc::channel(CHANNEL_CAPACITY);
     let mut streams = JoinSet::new();
     for _ in 0..load.streams() {
         let stream = Stream {
@@ -101,46 +103,46 @@ pub async fn pass(
     drop(done);
 
     let mut results = Results::default();
-    let mut count = |outcome: Outcome, results: &mut Results| {
+    let mut count = |outcome: CallOutcome, results: &mut Results| {
         each(&outcome);
         results.add(&outcome);
     };
-    let mut tick = interval(TICK);
+    let mut tick = interval(PROGRESS_INTERVAL);
     let interrupted = loop {
         tokio::select! {
             outcome = outcomes.recv() => match outcome {
                 Some(outcome) => count(outcome, &mut results),
                 None => break false,
             },
-            _ = tick.tick() => progress.show(&results, &live, begun.elapsed()),
+            _ = tick.tick() => progress.show(&results, &live, started.elapsed()),
             _ = signals.next() => break true,
         }
     };
-    let took = begun.elapsed();
-    // Streams that were cut off are gone before what they left is counted.
+    let duration = started.elapsed();
+    // Cut-off streams have ended before their remaining outcomes are counted.
     streams.shutdown().await;
     while let Ok(outcome) = outcomes.try_recv() {
         count(outcome, &mut results);
     }
     let cut_off = live.sent.load(Ordering::Relaxed).saturating_sub(results.count());
-    Pass { results, took, cut_off, interrupted }
+    PassResult { results, duration, cut_off, interrupted }
 }
 
-/// Sends one request after the other.
+/// A stream, which sends one request after another.
 struct Stream {
     client: Client,
     plan: Arc<Plan>,
     schedule: Arc<Schedule>,
     deadline: Option<Duration>,
-    live: Arc<Live>,
-    done: mpsc::Sender<Outcome>,
+    live: Arc<LiveCounters>,
+    done: mpsc::Sender<CallOutcome>,
 }
 
 impl Stream {
     async fn run(self) {
-        while let Some(ticket) = self.schedule.take() {
-            let request = self.plan.request(ticket.index);
-            let meant = match ticket.at {
+        while let Some(scheduled) = self.schedule.next_request() {
+            let request = self.plan.request(scheduled.index);
+            let start = match scheduled.at {
                 Some(at) => {
                     sleep_until(at).await;
                     at
@@ -148,7 +150,7 @@ impl Stream {
                 None => Instant::now(),
             };
             let outcome =
-                call(&self.client, request, ticket.index, meant, self.deadline, &self.live).await;
+                call(&self.client, request, scheduled.index, start, self.deadline, &self.live).await;
             if self.done.send(outcome).await.is_err() {
                 return;
             }

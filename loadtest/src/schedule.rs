@@ -1,4 +1,5 @@
-//! When requests begin: as soon as a stream is free, or at moments that were fixed beforehand.
+//! Arrival times of requests: as soon as a stream is free, or at random times that are fixed in
+//! advance.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -7,65 +8,65 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::synthetic::Dice;
+use crate::synthetic::SeededRng;
 
-/// How requests follow each other.
+/// The arrival process of requests.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Arrivals {
-    /// Requests a second at random moments; `None` begins one whenever another ends.
+    /// Requests per second of a Poisson process. `None` starts a request whenever another one ends.
     pub rate: Option<f64>,
-    /// What the random moments are drawn from.
+    /// Seed of the random times.
     pub seed: u64,
-    /// When no more begin.
+    /// When no more requests start.
     pub end: End,
 }
 
-/// When no more requests begin.
+/// When no more requests start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// After this many.
+    /// After this number of requests.
     Requests(u64),
-    /// After this long.
+    /// After this time.
     After(Duration),
 }
 
 /// A request to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
-    /// Its number, from 0.
+pub struct ScheduledRequest {
+    /// Index of the request, from 0.
     pub index: u64,
-    /// When it is to begin; `None` for now.
+    /// Start time. `None` means immediately.
     pub at: Option<Instant>,
 }
 
-/// Hands out tickets in order, to any number of streams.
+/// Hands out requests in order, to any number of streams.
 #[derive(Debug)]
 pub struct Schedule {
     arrivals: Arrivals,
-    begun: Instant,
+    started: Instant,
     next: Mutex<Next>,
 }
 
 #[derive(Debug)]
 struct Next {
     index: u64,
-    /// When the last one was to begin.
+    /// Start time of the last request, relative to the start of the schedule.
     at: Duration,
 }
 
 impl Schedule {
-    /// Counts from `begun`.
-    pub fn new(arrivals: Arrivals, begun: Instant) -> Self {
-        Self { arrivals, begun, next: Mutex::new(Next { index: 0, at: Duration::ZERO }) }
+    /// Creates a schedule that starts at `started`.
+    pub fn new(arrivals: Arrivals, started: Instant) -> Self {
+        Self { arrivals, started, next: Mutex::new(Next { index: 0, at: Duration::ZERO }) }
     }
 
-    /// The next request, or `None` if no more begin.
-    pub fn take(&self) -> Option<Ticket> {
+    /// Returns the next request, or `None` if no more start.
+    pub fn next_request(&self) -> Option<ScheduledRequest> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let Arrivals { rate, seed, end } = self.arrivals;
         let at = match rate {
-            Some(rate) => next.at + pause(rate, seed, next.index),
-            None => self.begun.elapsed(),
+            Some(rate) => next.at + inter_arrival(rate, seed, next.index),
+            None => self.started.elapsed(),
         };
         let over = match end {
             End::Requests(count) => next.index >= count,
@@ -74,16 +75,16 @@ impl Schedule {
         if over {
             return None;
         }
-        let ticket = Ticket { index: next.index, at: rate.map(|_| self.begun + at) };
+        let request = ScheduledRequest { index: next.index, at: rate.map(|_| self.started + at) };
         *next = Next { index: next.index + 1, at };
-        Some(ticket)
+        Some(request)
     }
 }
 
-/// The time between two arrivals of a Poisson process: an exponential draw.
-fn pause(rate: f64, seed: u64, index: u64) -> Duration {
+/// Returns the time between two arrivals of a Poisson process, which is exponentially distributed.
+fn inter_arrival(rate: f64, seed: u64, index: u64) -> Duration {
     // Above 0, at most 1.
-    let uniform = (f64::from(Dice::new("pause", seed, index).draw()) + 1.0) / (1u64 << 32) as f64;
+    let uniform = (f64::from(SeededRng::new("pause", seed, index).draw()) + 1.0) / (1u64 << 32) as f64;
     Duration::from_secs_f64(-uniform.ln() / rate)
 }
 
@@ -93,39 +94,39 @@ mod tests {
 
     use super::*;
 
-    fn all(arrivals: Arrivals) -> Vec<Ticket> {
+    fn all(arrivals: Arrivals) -> Vec<ScheduledRequest> {
         let schedule = Schedule::new(arrivals, Instant::now());
-        std::iter::from_fn(|| schedule.take()).collect()
+        std::iter::from_fn(|| schedule.next_request()).collect()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_poisson_process_has_its_rate_and_its_spread() {
+    async fn a_poisson_process_has_the_expected_mean_and_deviation() {
         let arrivals = Arrivals { rate: Some(50.0), seed: 1, end: End::Requests(20_000) };
-        let begun = Instant::now();
-        let tickets = all(arrivals);
-        assert_eq!(tickets.len(), 20_000);
-        assert!(tickets.iter().zip(0..).all(|(ticket, index)| ticket.index == index));
-        let at: Vec<f64> = tickets.iter().map(|t| (t.at.unwrap() - begun).as_secs_f64()).collect();
-        let pauses: Vec<f64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        let mean = pauses.iter().sum::<f64>() / pauses.len() as f64;
-        let variance = pauses.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / pauses.len() as f64;
-        // An exponential distribution's deviation is its mean.
+        let started = Instant::now();
+        let requests = all(arrivals);
+        assert_eq!(requests.len(), 20_000);
+        assert!(requests.iter().zip(0..).all(|(request, index)| request.index == index));
+        let at: Vec<f64> = requests.iter().map(|t| (t.at.unwrap() - started).as_secs_f64()).collect();
+        let intervals:  Vec<f64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let mean = intervals.iter().sum::<f64>() / intervals.len() as f64;
+        let variance = intervals.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / intervals.len() as f64;
+        // The standard deviation of an exponential distribution is its mean.
         assert!((mean * 50.0 - 1.0).abs() < 0.03, "{mean}");
         assert!((variance.sqrt() * 50.0 - 1.0).abs() < 0.03, "{variance}");
-        assert_eq!(tickets, all(arrivals), "the same moments in every run");
+        assert_eq!(requests, all(arrivals), "the same times in every run");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_duration_ends_either_kind() {
+    async fn a_duration_ends_open_and_closed_loops() {
         let end = End::After(Duration::from_secs(10));
         let open = all(Arrivals { rate: Some(100.0), seed: 1, end });
         assert!((900..1100).contains(&open.len()), "{}", open.len());
-        let begun = Instant::now();
-        let closed = Schedule::new(Arrivals { rate: None, seed: 1, end }, begun);
-        assert_eq!(closed.take(), Some(Ticket { index: 0, at: None }));
+        let started = Instant::now();
+        let closed = Schedule::new(Arrivals { rate: None, seed: 1, end }, started);
+        assert_eq!(closed.next_request(), Some(ScheduledRequest { index: 0, at: None }));
         tokio::time::advance(Duration::from_millis(9_999)).await;
-        assert_eq!(closed.take(), Some(Ticket { index: 1, at: None }));
+        assert_eq!(closed.next_request(), Some(ScheduledRequest { index: 1, at: None }));
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(closed.take(), None);
+        assert_eq!(closed.next_request(), None);
     }
 }

@@ -1,5 +1,5 @@
-//! What a load test came to, in base units: the JSON file, and what the table is made of. The fields are
-//! described in loadtest/README.md.
+//! The results of a load test in base units: the JSON file, and the input of the table.
+//! loadtest/README.md describes the fields.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,55 +7,55 @@ use serde::Serialize;
 
 use crate::{
     results::{Latency, Results, Stages},
-    run::Pass,
+    run::PassResult,
     verify::Verdict,
 };
 
-/// Raised when a field changes its meaning or goes away.
+/// Version of the format. Increased when a field changes its meaning or is removed.
 const VERSION: u32 = 1;
 
-/// Everything.
+/// All results.
 #[derive(Debug, Serialize)]
 pub struct Summary {
-    /// Of this format.
+    /// Version of this format.
     pub version: u32,
-    /// What was asked for.
+    /// The configuration, with defaults filled in.
     pub config: Config,
-    /// The model that answered.
+    /// The model that served the requests.
     pub model: String,
-    /// From the first request to the end of the last answer.
+    /// Time from the first request to the end of the last response.
     pub seconds: f64,
-    /// Whether a signal ended it.
+    /// Whether a signal ended the run.
     pub interrupted: bool,
-    /// What became of requests.
+    /// Number of requests by result.
     pub requests: Requests,
-    /// What came.
+    /// Token counts.
     pub tokens: Tokens,
-    /// Of complete answers.
+    /// Rates of complete responses.
     pub per_second: PerSecond,
-    /// Of complete answers.
+    /// Latencies of complete responses.
     pub latency_seconds: Latencies,
-    /// Of complete answers: where they say that the time went.
+    /// Mean time by stage that complete responses report.
     pub stages_mean_seconds: StagesMean,
-    /// Of complete answers: what ended them.
+    /// Finish reasons of complete responses.
     pub finish_reasons: FinishReasons,
-    /// Times that a sequence was computed again for want of memory.
+    /// Number of preemptions.
     pub preemptions: u64,
-    /// Times that another worker took over.
+    /// Number of resumes on another worker.
     pub resumes: u64,
-    /// Tokens that drafters proposed.
+    /// Number of draft tokens.
     pub drafted_tokens: u64,
-    /// Of those, what held.
+    /// Number of accepted draft tokens.
     pub accepted_tokens: u64,
-    /// Complete answers by worker.
+    /// Complete responses by worker.
     pub workers: BTreeMap<String, u64>,
     /// Failures by code.
     pub errors: Vec<Errors>,
-    /// The comparison, if there was one.
+    /// The comparison of responses, if there was one.
     pub verify: Option<Verdict>,
 }
 
-/// What was asked for, defaults filled in.
+/// The configuration, with defaults filled in.
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs, reason = "named as the flags are")]
 pub struct Config {
@@ -76,67 +76,68 @@ pub struct Config {
     pub expect: Option<String>,
 }
 
-/// What became of requests. `sent` is the sum of the others.
+/// Number of requests by result. `sent` is the sum of the others.
 #[derive(Debug, Serialize)]
 pub struct Requests {
-    /// All of them.
+    /// All sent requests.
     pub sent: u64,
-    /// Answered to the end.
+    /// Requests with a complete response.
     pub complete: u64,
-    /// Failed before they were accepted.
+    /// Requests that failed before they were accepted.
     pub refused: u64,
-    /// Accepted, and not answered to the end.
+    /// Requests that were accepted and failed later.
     pub lost: u64,
-    /// Running when a signal came.
+    /// Requests that a signal cut off.
     pub cut_off: u64,
 }
 
-/// Tokens.
+/// Token counts.
 #[derive(Debug, Serialize)]
 pub struct Tokens {
-    /// Of prompts, where the answer is complete.
+    /// Prompt tokens of complete responses.
     pub prompt: u64,
-    /// Of those, what the prefix cache had.
+    /// Prompt tokens that were in the prefix cache.
     pub cached_prompt: u64,
-    /// Of complete answers.
+    /// Generated tokens of complete responses.
     pub completion: u64,
-    /// Of others.
+    /// Generated tokens of incomplete responses.
     pub lost: u64,
 }
 
-/// Rates over the whole time.
+/// Rates over the whole run.
 #[derive(Debug, Serialize)]
 pub struct PerSecond {
-    /// Complete answers.
+    /// Complete responses.
     pub requests: f64,
-    /// Tokens of their prompts.
+    /// Prompt tokens of complete responses.
     pub prompt_tokens: f64,
-    /// Tokens of theirs.
+    /// Generated tokens of complete responses.
     pub completion_tokens: f64,
 }
 
-/// Latencies; `None` where there is nothing to measure.
+/// Latencies. `None` without any values.
 #[derive(Debug, Serialize)]
 pub struct Latencies {
-    /// From when the request was meant to begin to the first token.
+    /// Time from the scheduled time to the first token.
     pub time_to_first_token: Option<Percentiles>,
-    /// From one event with tokens to the next.
+    /// Time between consecutive events with tokens.
     pub inter_token: Option<Percentiles>,
-    /// The longest time from one event with tokens to the next; one value an answer.
+    /// Longest time between consecutive events with tokens; one value per response.
     pub longest_pause: Option<Percentiles>,
-    /// The same, of answers that another worker took over.
+    /// The same for responses that another worker resumed.
     pub longest_pause_resumed: Option<Percentiles>,
-    /// From the first token to the end, by tokens after the first; one value an answer.
+    /// Time from the first token to the end, divided by the number of tokens after the first; one
+    /// value per response.
     pub time_per_output_token: Option<Percentiles>,
-    /// From when the request was meant to begin to the last event.
+    /// Time from the scheduled time to the last event.
     pub end_to_end: Option<Percentiles>,
-    /// From when the request was meant to begin to when it was sent; with `--rate` alone.
+    /// Time from the scheduled time to when the request was sent; only with `--rate`.
     pub send_lag: Option<Percentiles>,
 }
 
-/// A distribution, in seconds but for the count.
+/// A distribution. All values except the count are in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "described by their names")]
 pub struct Percentiles {
     pub count: u64,
     pub mean: f64,
@@ -149,9 +150,9 @@ pub struct Percentiles {
     pub max: f64,
 }
 
-/// Seconds an answer, on average.
+/// Mean time per response by stage, in seconds.
 #[derive(Debug, Serialize)]
-#[allow(missing_docs, reason = "named as in `Timings` of the contract")]
+#[allow(missing_docs, reason = "named as in `Timings` of the API")]
 pub struct StagesMean {
     pub admission: f64,
     pub route: f64,
@@ -160,13 +161,13 @@ pub struct StagesMean {
     pub prefill: f64,
     pub decode: f64,
     pub resume: f64,
-    /// What the client saw beside these: the network, the router's own work, and the client.
+    /// Remaining time that the client measured: the network, the router's own work, and the client.
     pub elsewhere: f64,
 }
 
-/// What ended answers.
+/// Number of responses by finish reason.
 #[derive(Debug, Serialize)]
-#[allow(missing_docs, reason = "named as in the contract")]
+#[allow(missing_docs, reason = "named as in the API")]
 pub struct FinishReasons {
     pub stop: u64,
     pub length: u64,
@@ -175,26 +176,26 @@ pub struct FinishReasons {
 /// Failures of one code.
 #[derive(Debug, Serialize)]
 pub struct Errors {
-    /// As gRPC spells it, for instance `UNAVAILABLE`.
+    /// Name of the gRPC code, for instance `UNAVAILABLE`.
     pub code: &'static str,
-    /// How many.
+    /// Number of failures.
     pub count: u64,
-    /// What the first one said.
+    /// Message of the first failure.
     pub example: String,
-    /// The number of the request that it was.
+    /// Index of the request that failed first.
     pub request: u64,
 }
 
 impl Summary {
-    /// Sums up a pass.
-    pub fn new(config: Config, pass: Pass, verify: Option<Verdict>) -> Self {
+    /// Creates a summary of a pass.
+    pub fn new(config: Config, pass: PassResult, verify: Option<Verdict>) -> Self {
         let sent = pass.sent();
-        let Pass { results, took, cut_off, interrupted } = pass;
-        let open = config.rate.is_some();
-        let Results { complete, refused, lost, errors, tokens, latency, told, workers, model } =
+        let PassResult { results, duration, cut_off, interrupted } = pass;
+        let open_loop = config.rate.is_some();
+        let Results { complete, refused, lost, errors, tokens, latency, reported, workers, model } =
             results;
-        let seconds = took.as_secs_f64();
-        let a_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let seconds = duration.as_secs_f64();
+        let per_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         Self {
             version: VERSION,
             config,
@@ -203,9 +204,9 @@ impl Summary {
             interrupted,
             requests: Requests { sent, complete, refused, lost, cut_off },
             per_second: PerSecond {
-                requests: a_second(complete),
-                prompt_tokens: a_second(tokens.prompt),
-                completion_tokens: a_second(tokens.completion),
+                requests: per_second(complete),
+                prompt_tokens: per_second(tokens.prompt),
+                completion_tokens: per_second(tokens.completion),
             },
             tokens: Tokens {
                 prompt: tokens.prompt,
@@ -215,19 +216,19 @@ impl Summary {
             },
             latency_seconds: Latencies {
                 time_to_first_token: percentiles(&latency.first_token),
-                inter_token: percentiles(&latency.between_tokens),
+                inter_token: percentiles(&latency.inter_token),
                 longest_pause: percentiles(&latency.longest_pause),
                 longest_pause_resumed: percentiles(&latency.longest_pause_resumed),
                 time_per_output_token: percentiles(&latency.per_token),
-                end_to_end: percentiles(&latency.whole),
-                send_lag: percentiles(&latency.lag).filter(|_| open),
+                end_to_end: percentiles(&latency.end_to_end),
+                send_lag: percentiles(&latency.send_lag).filter(|_| open_loop),
             },
-            stages_mean_seconds: StagesMean::new(&told.stages, complete),
-            finish_reasons: FinishReasons { stop: told.stopped, length: told.length },
-            preemptions: told.preemptions,
-            resumes: told.resumes,
-            drafted_tokens: told.drafted_tokens,
-            accepted_tokens: told.accepted_tokens,
+            stages_mean_seconds: StagesMean::new(&reported.stages, complete),
+            finish_reasons: FinishReasons { stop: reported.stopped, length: reported.length },
+            preemptions: reported.preemptions,
+            resumes: reported.resumes,
+            drafted_tokens: reported.drafted_tokens,
+            accepted_tokens: reported.accepted_tokens,
             workers,
             errors: errors
                 .into_iter()
@@ -242,7 +243,7 @@ impl Summary {
         }
     }
 
-    /// Whether every answer came, complete and as expected.
+    /// Returns whether all responses are complete and as expected.
     pub fn is_good(&self) -> bool {
         !self.interrupted
             && self.requests.complete == self.requests.sent
@@ -251,8 +252,8 @@ impl Summary {
 }
 
 impl StagesMean {
-    fn new(stages: &Stages, answers: u64) -> Self {
-        let mean = |sum: Duration| sum.as_secs_f64() / answers.max(1) as f64;
+    fn new(stages: &Stages, responses: u64) -> Self {
+        let mean = |sum: Duration| sum.as_secs_f64() / responses.max(1) as f64;
         Self {
             admission: mean(stages.admission),
             route: mean(stages.route),

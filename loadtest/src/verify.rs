@@ -1,4 +1,4 @@
-//! Are answers what they were when nothing disturbed them? Digests of both are compared.
+//! Compares responses with those of an undisturbed run, by their digests.
 
 use std::{
     collections::BTreeMap,
@@ -11,94 +11,95 @@ use serde::{Deserialize, Serialize};
 use stoker_proto::v1::{FinishReason, Finished};
 
 use crate::{
-    call::{Outcome, Partial},
+    call::{CallOutcome, ReceivedResponse},
     digest::Digest,
     error::Error,
     plan::Plan,
 };
 
-/// Characters of an answer's text that are kept, to show what differs.
-const SHOWN: usize = 60;
-/// Mismatches that are described; all are counted.
+/// Number of characters of a response that are stored, to show differences.
+const EXCERPT_LENGTH: usize = 60;
+/// Maximum number of mismatches that are described. All are counted.
 const MAX_MISMATCHES: usize = 20;
 
-/// What is kept of an answer. A line of the file that `--save-digests` writes.
+/// The stored data of a response: a line of the file that `--save-digests` writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The number of the request.
+pub struct DigestEntry {
+    /// Index of the request.
     pub index: u64,
-    /// What it was sampled with.
+    /// Seed of the request.
     pub seed: u64,
-    /// Names the request.
+    /// Digest of the request.
     pub request: Digest,
-    /// Names the answer.
-    pub answer: Digest,
-    /// How it began and how long it was.
+    /// Digest of the response.
+    #[serde(rename = "answer")]
+    pub response: Digest,
+    /// Excerpt of the response.
     #[serde(flatten)]
-    pub shown: Shown,
+    pub excerpt: ResponseExcerpt,
 }
 
-/// What a person is shown of an answer.
+/// The readable excerpt of a response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shown {
-    /// Its length.
+pub struct ResponseExcerpt {
+    /// Number of tokens.
     pub tokens: u32,
-    /// `stop` or `length`.
+    /// Finish reason.
     pub finish: Finish,
-    /// How it begins.
+    /// Start of the text.
     pub text: String,
 }
 
-/// Why an answer ended.
+/// Finish reason of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
-    /// By itself.
+    /// A stop string, a stop token or an end-of-text token.
     Stop,
-    /// It was long enough.
+    /// The maximum number of tokens.
     Length,
 }
 
-impl Shown {
-    fn new(answer: &Partial, end: &Finished) -> Self {
+impl ResponseExcerpt {
+    fn new(response: &ReceivedResponse, end: &Finished) -> Self {
         Self {
-            tokens: u32::try_from(answer.ids.len()).unwrap_or(u32::MAX),
+            tokens: u32::try_from(response.ids.len()).unwrap_or(u32::MAX),
             finish: if end.reason() == FinishReason::Stop { Finish::Stop } else { Finish::Length },
-            text: answer.text.chars().take(SHOWN).collect(),
+            text: response.text.chars().take(EXCERPT_LENGTH).collect(),
         }
     }
 }
 
-/// Complete answers by the number of their request.
+/// Complete responses by the index of their request.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Digests(BTreeMap<u64, Entry>);
+pub struct Digests(BTreeMap<u64, DigestEntry>);
 
 impl Digests {
-    /// Keeps what is needed of an answer, if it is complete.
-    pub fn record(&mut self, plan: &Plan, outcome: &Outcome) {
+    /// Stores the digest of a response, if it is complete.
+    pub fn record(&mut self, plan: &Plan, outcome: &CallOutcome) {
         let Ok(end) = &outcome.end else { return };
-        let Outcome { index, answer, .. } = outcome;
-        let entry = Entry {
+        let CallOutcome { index, response, .. } = outcome;
+        let entry = DigestEntry {
             index: *index,
             seed: plan.seed_of(*index),
             request: Digest::of_request(&plan.request(*index)),
-            answer: Digest::of_answer(&answer.ids, &answer.text, end.reason()),
-            shown: Shown::new(answer, end),
+            response: Digest::of_response(&response.ids, &response.text, end.reason()),
+            excerpt: ResponseExcerpt::new(response, end),
         };
         self.0.insert(*index, entry);
     }
 
-    /// How many there are.
+    /// Returns the number of responses.
     pub fn len(&self) -> u64 {
         self.0.len() as u64
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no responses.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Writes a JSON object a line, in the order of the requests.
+    /// Writes one JSON object per line, in the order of the requests.
     pub fn write(&self, file: File) -> io::Result<()> {
         let mut out = BufWriter::new(file);
         for entry in self.0.values() {
@@ -108,50 +109,51 @@ impl Digests {
         out.flush()
     }
 
-    /// Reads what `write` wrote: every request from the first to some last one.
+    /// Reads a file that `write` has written. It must contain all requests from the first to the
+    /// last one.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let flag = "--expect";
         let file = File::open(path).map_err(Error::file(flag, path))?;
         let mut entries = BTreeMap::new();
         for (number, line) in BufReader::new(file).lines().enumerate() {
             let line = line.map_err(Error::file(flag, path))?;
-            let wrong = |what: String| {
+            let error = |message: String| {
                 let hint = "--save-digests writes such a file";
                 Error::Usage(format!(
-                    "{flag} {}, line {}: {what}; {hint}",
+                    "{flag} {}, line {}: {message}; {hint}",
                     path.display(),
                     number + 1
                 ))
             };
-            let entry: Entry = serde_json::from_str(&line).map_err(|e| wrong(e.to_string()))?;
+            let entry: DigestEntry = serde_json::from_str(&line).map_err(|e| error(e.to_string()))?;
             if entry.index != number as u64 {
-                return Err(wrong(format!("it is request {}, not {number}", entry.index)));
+                return Err(error(format!("the line has request {}, not {number}", entry.index)));
             }
             entries.insert(entry.index, entry);
         }
         if entries.is_empty() {
-            return Err(Error::Usage(format!("{flag} {}: holds no digest", path.display())));
+            return Err(Error::Usage(format!("{flag} {}: has no digest", path.display())));
         }
         Ok(Self(entries))
     }
 
-    /// Fails unless they belong to the first `requests` requests of `plan`.
+    /// Fails unless the digests belong to the first `requests` requests of `plan`.
     pub fn check(&self, plan: &Plan, requests: u64, path: &Path) -> Result<(), Error> {
         let flag = "--expect";
-        let known = self.len();
-        if requests > known {
+        let available = self.len();
+        if requests > available {
             return Err(Error::Usage(format!(
-                "--requests {requests}: {flag} {} holds {known}",
+                "--requests {requests}: {flag} {} has {available}",
                 path.display()
             )));
         }
         let differs =
-            |entry: &&Entry| entry.request != Digest::of_request(&plan.request(entry.index));
+            |entry: &&DigestEntry| entry.request != Digest::of_request(&plan.request(entry.index));
         match self.0.values().take_while(|entry| entry.index < requests).find(differs) {
             None => Ok(()),
             Some(entry) => Err(Error::Usage(format!(
-                "{flag} {}: request {} is another one there; prompts, lengths, model, temperature and \
-                 seed must be those that it was saved with",
+                "{flag} {}: request {} differs; prompts, lengths, model, temperature and seed must \
+                 be those of the run that saved the file",
                 path.display(),
                 entry.index
             ))),
@@ -159,53 +161,53 @@ impl Digests {
     }
 }
 
-/// Compares answers with those that are expected.
+/// Compares responses with expected ones.
 #[derive(Debug)]
 pub struct Comparison {
     expected: Digests,
     verdict: Verdict,
 }
 
-/// What a comparison came to.
+/// The result of a comparison.
 #[derive(Debug, Default, Serialize)]
 pub struct Verdict {
-    /// Answers that are as expected.
+    /// Number of responses that are as expected.
     pub matched: u64,
-    /// Answers that are complete and differ.
+    /// Number of responses that are complete and differ.
     pub mismatched: u64,
-    /// Answers that did not come, or not to their end.
+    /// Number of requests without a complete response.
     pub missing: u64,
-    /// The first mismatches by number.
+    /// The first mismatches, by index.
     pub mismatches: Vec<Mismatch>,
 }
 
-/// An answer that is not what it was.
+/// A response that differs from the expected one.
 #[derive(Debug, Serialize)]
 pub struct Mismatch {
-    /// The number of its request.
+    /// Index of the request.
     pub index: u64,
-    /// What it was sampled with.
+    /// Seed of the request.
     pub seed: u64,
-    /// Who answered.
+    /// The worker that served the request.
     pub worker: String,
-    /// What was expected.
-    pub expected: Shown,
-    /// What came.
-    pub actual: Shown,
+    /// The expected response.
+    pub expected: ResponseExcerpt,
+    /// The received response.
+    pub actual: ResponseExcerpt,
 }
 
 impl Comparison {
-    /// Expects these.
+    /// Creates a comparison with these responses.
     pub fn new(expected: Digests) -> Self {
         Self { expected, verdict: Verdict::default() }
     }
 
-    /// Compares one more. One that failed is missing in the end.
-    pub fn add(&mut self, outcome: &Outcome) {
+    /// Compares a response. A failed request is counted as missing in the end.
+    pub fn add(&mut self, outcome: &CallOutcome) {
         let Ok(end) = &outcome.end else { return };
-        let Outcome { index, answer, .. } = outcome;
+        let CallOutcome { index, response, .. } = outcome;
         let Some(expected) = self.expected.0.get(index) else { return };
-        if expected.answer == Digest::of_answer(&answer.ids, &answer.text, end.reason()) {
+        if expected.response == Digest::of_response(&response.ids, &response.text, end.reason()) {
             self.verdict.matched += 1;
             return;
         }
@@ -214,14 +216,14 @@ impl Comparison {
             self.verdict.mismatches.push(Mismatch {
                 index: *index,
                 seed: expected.seed,
-                worker: answer.accepted.as_ref().map(|a| a.worker.clone()).unwrap_or_default(),
-                expected: expected.shown.clone(),
-                actual: Shown::new(answer, end),
+                worker: response.accepted.as_ref().map(|a| a.worker.clone()).unwrap_or_default(),
+                expected: expected.excerpt.clone(),
+                actual: ResponseExcerpt::new(response, end),
             });
         }
     }
 
-    /// The verdict on `requests` of them.
+    /// Returns the verdict on `requests` requests.
     pub fn end(self, requests: u64) -> Verdict {
         let mut verdict = self.verdict;
         verdict.missing = requests.saturating_sub(verdict.matched + verdict.mismatched);
@@ -231,7 +233,7 @@ impl Comparison {
 }
 
 impl Verdict {
-    /// Whether every answer came and is as expected.
+    /// Returns whether all responses are complete and as expected.
     pub fn is_good(&self) -> bool {
         self.mismatched == 0 && self.missing == 0
     }

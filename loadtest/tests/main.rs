@@ -1,4 +1,4 @@
-//! The load test as a shell sees it, against a server that answers by a script.
+//! Runs the load test program against a scripted server.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 

@@ -1,4 +1,4 @@
-//! What is counted and measured, and how it is told.
+//! Counts, measurements, and how they are reported.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -22,15 +22,15 @@ async fn every_request_is_counted_once_and_every_failure_is_named() {
         3 => Script::Skip,
         4 if seed == 4 => Script::Hang,
         5 => Script::Truncate(3),
-        _ => Script::Answer,
+        _ => Script::Respond,
     })
     .await;
     let files = Files::new();
     let ran = run(&server, &files, "--requests 50 --concurrency 8 --deadline 3s").await;
     assert_eq!(ran.code, Some(1), "{}", ran.errors);
     assert_eq!(server.requests(), 50);
-    // Refused: five UNAVAILABLE and one without any answer. Lost: five that broke, five that
-    // ended early, five with a hole.
+    // Refused: five UNAVAILABLE and one without any response. Lost: five that failed, five that
+    // ended early, five with a missing token.
     for (path, count) in [
         ("requests.sent", 50),
         ("requests.complete", 29),
@@ -52,16 +52,16 @@ async fn every_request_is_counted_once_and_every_failure_is_named() {
         .collect();
     assert_eq!(named, [("DEADLINE_EXCEEDED", 1), ("INTERNAL", 5), ("UNAVAILABLE", 15)]);
     let example = errors[1]["example"].as_str().unwrap();
-    assert!(example.contains("5 tokens came of the 6"), "{example}");
-    for part in ["scripted at ", "requests refused", "answers lost", "UNAVAILABLE", "INTERNAL"] {
+    assert!(example.contains("received 5 tokens of the 6"), "{example}");
+    for part in ["scripted at ", "requests rejected", "responses lost", "UNAVAILABLE", "INTERNAL"] {
         assert!(ran.table.contains(part), "{part} is missing:\n{}", ran.table);
     }
-    assert_eq!(ran.errors, "", "nothing on standard error where there is no terminal");
+    assert_eq!(ran.errors, "", "nothing on standard error without a terminal");
 }
 
 #[tokio::test]
-async fn latencies_are_of_complete_answers_and_in_order() {
-    let server = Server::new(|_, _| Script::Answer).await;
+async fn latencies_are_of_complete_responses_and_consistent() {
+    let server = Server::new(|_, _| Script::Respond).await;
     let ran = run(&server, &Files::new(), "--requests 200 --concurrency 10").await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
     for name in LATENCIES {
@@ -69,32 +69,32 @@ async fn latencies_are_of_complete_answers_and_in_order() {
         let value = |key: &str| latency[key].as_f64().unwrap();
         let count = if name == "inter_token" { 200 * u64::from(TOKENS - 1) } else { 200 };
         assert_eq!(latency["count"], count, "{name}");
-        let rising = ["min", "p50", "p90", "p99", "p99_9", "max"].map(value);
-        assert!(rising.is_sorted(), "{name}: {rising:?}");
+        let increasing = ["min", "p50", "p90", "p99", "p99_9", "max"].map(value);
+        assert!(increasing.is_sorted(), "{name}: {increasing:?}");
         assert!(value("min") <= value("mean") && value("mean") <= value("max"), "{latency}");
     }
     let max = |name: &str| ran.at(&format!("latency_seconds.{name}.max")).as_f64().unwrap();
     assert!(max("time_to_first_token") <= max("end_to_end"));
     assert!(max("end_to_end") <= 1.002 * ran.at("seconds").as_f64().unwrap());
     assert!(ran.at("latency_seconds.send_lag").is_null(), "no lag without a rate");
-    assert!(ran.at("latency_seconds.longest_pause_resumed").is_null(), "nobody took over");
+    assert!(ran.at("latency_seconds.longest_pause_resumed").is_null(), "no response was resumed");
     let rate = ran.at("per_second.completion_tokens").as_f64().unwrap();
     let tokens = rate * ran.at("seconds").as_f64().unwrap();
     assert!((tokens - 200.0 * f64::from(TOKENS)).abs() < 1e-6, "{tokens}");
-    // What the server says of itself, in the mean.
+    // The means of what the server reports.
     for (stage, seconds) in [("queue", 0.002), ("prefill", 0.003), ("decode", 0.005)] {
-        let told = ran.at(&format!("stages_mean_seconds.{stage}")).as_f64().unwrap();
-        assert!((told - seconds).abs() < 1e-9, "{stage}: {told}");
+        let reported = ran.at(&format!("stages_mean_seconds.{stage}")).as_f64().unwrap();
+        assert!((reported - seconds).abs() < 1e-9, "{stage}: {reported}");
     }
     assert_eq!(ran.at("workers"), &serde_json::json!({"worker-0": 100, "worker-1": 100}));
 }
 
 #[tokio::test]
-async fn a_latency_counts_from_the_moment_that_was_meant() {
-    // One stream, and an answer that keeps it busy while all others should begin.
+async fn latency_is_measured_from_the_scheduled_time() {
+    // One stream, which is busy with one response while all other requests are scheduled.
     let server = Server::new(|seed, _| match seed {
         0 => Script::Late(Duration::from_millis(500)),
-        _ => Script::Answer,
+        _ => Script::Respond,
     })
     .await;
     let load = "--rate 1000 --requests 20 --concurrency 1";
@@ -102,18 +102,18 @@ async fn a_latency_counts_from_the_moment_that_was_meant() {
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
     let of =
         |name: &str, key: &str| ran.at(&format!("latency_seconds.{name}.{key}")).as_f64().unwrap();
-    assert!(of("end_to_end", "p50") > 0.3, "they waited for the first: {}", ran.table);
+    assert!(of("end_to_end", "p50") > 0.3, "requests wait for the first one: {}", ran.table);
     assert!(of("send_lag", "p50") > 0.3 && of("send_lag", "min") < 0.3, "{}", ran.table);
-    assert!(ran.table.contains("sent too late by"), "{}", ran.table);
+    assert!(ran.table.contains("send lag"), "{}", ran.table);
 }
 
 #[tokio::test]
-async fn the_longest_pause_of_an_answer_is_told_and_whether_it_was_resumed() {
+async fn the_longest_pause_is_reported_for_all_and_for_resumed_responses() {
     let pause = Duration::from_millis(500);
     let server = Server::new(move |seed, _| match seed % 10 {
         3 => Script::Resume(pause),
         4 => Script::Lose(5, ServiceError::unavailable("worker 7 ended the response early")),
-        _ => Script::Answer,
+        _ => Script::Respond,
     })
     .await;
     let ran = run(&server, &Files::new(), "--requests 40 --concurrency 40").await;
@@ -121,27 +121,27 @@ async fn the_longest_pause_of_an_answer_is_told_and_whether_it_was_resumed() {
     let of = |name: &str, key: &str| ran.at(&format!("latency_seconds.{name}.{key}")).clone();
     assert_eq!((ran.count("resumes"), of("longest_pause", "count")), (4, 36.into()));
     assert_eq!(of("longest_pause_resumed", "count"), 4);
-    // A sleep is never shorter than asked, and what was sent before it may be read late.
-    let least = of("longest_pause_resumed", "min").as_f64().unwrap();
-    assert!(least > 0.3, "{least}");
+    // A sleep is never shorter than requested, but earlier events may be read late.
+    let min = of("longest_pause_resumed", "min").as_f64().unwrap();
+    assert!(min > 0.3, "{min}");
     assert_eq!(of("longest_pause", "max"), of("longest_pause_resumed", "max"));
-    let rows = ["longest pause  ", "  where resumed  "];
+    let rows = ["longest pause  ", "  of resumed  "];
     assert!(rows.iter().all(|row| ran.table.contains(row)), "{}", ran.table);
 }
 
 #[tokio::test]
-async fn streams_and_connections_are_as_many_as_asked() {
+async fn streams_and_connections_are_as_many_as_requested() {
     let server = Server::new(|_, _| Script::Together(12)).await;
     let load = "--requests 60 --concurrency 12 --connections 3";
     let ran = run(&server, &Files::new(), load).await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
-    assert_eq!((server.most_open(), server.connections()), (12, 3));
+    assert_eq!((server.max_open(), server.connections()), (12, 3));
     assert!(ran.table.contains("12 streams at once over 3 connections"), "{}", ran.table);
 }
 
 #[tokio::test]
-async fn a_duration_sends_until_it_is_over_and_waits_for_answers() {
-    let server = Server::new(|_, _| Script::Answer).await;
+async fn a_duration_limits_sending_and_waits_for_responses() {
+    let server = Server::new(|_, _| Script::Respond).await;
     let ran = run(&server, &Files::new(), "--duration 200ms --concurrency 2").await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
     assert!(ran.count("requests.sent") > 2);
@@ -150,8 +150,8 @@ async fn a_duration_sends_until_it_is_over_and_waits_for_answers() {
 }
 
 #[tokio::test]
-async fn a_signal_ends_it_with_what_is_known() {
-    let server = Server::new(|seed, _| if seed < 10 { Script::Answer } else { Script::Hang }).await;
+async fn a_signal_ends_the_run_with_partial_results() {
+    let server = Server::new(|seed, _| if seed < 10 { Script::Respond } else { Script::Hang }).await;
     let files = Files::new();
     let program = start(&server, &files, "--requests 1000 --concurrency 4");
     server.open(4).await;
@@ -168,7 +168,7 @@ async fn a_signal_ends_it_with_what_is_known() {
 }
 
 #[tokio::test]
-async fn the_json_file_keeps_its_shape() {
+async fn the_json_file_has_the_documented_keys() {
     let server = Server::new(|seed, _| match seed {
         0 => Script::Refuse(ServiceError::unavailable("not now")),
         1 => Script::Alter,
@@ -176,7 +176,7 @@ async fn the_json_file_keeps_its_shape() {
     })
     .await;
     let files = Files::new();
-    let quiet = Server::new(|_, _| Script::Answer).await;
+    let quiet = Server::new(|_, _| Script::Respond).await;
     run(&quiet, &files, "--requests 3 --save-digests quiet.jsonl").await;
     let ran = run(&server, &files, "--expect quiet.jsonl --rate 1000").await;
     let mut keys = BTreeSet::new();
@@ -187,7 +187,7 @@ async fn the_json_file_keeps_its_shape() {
     assert!(new.is_empty() && gone.is_empty(), "new: {new:?}\ngone: {gone:?}");
     assert_eq!(ran.json["version"], 1);
 
-    // Instead of the table, too.
+    // JSON on standard output instead of the table.
     let endpoint = quiet.address.to_string();
     let flags =
         ["--endpoint", &endpoint, "--prompts", "prompts.txt", "--requests", "2", "--json", "-"];
@@ -196,13 +196,13 @@ async fn the_json_file_keeps_its_shape() {
     assert_eq!(printed["requests"]["complete"], 2);
 }
 
-/// Every path that leads to a value; `[]` for an entry of a list.
+/// Collects all paths that lead to a value. `[]` stands for an entry of a list.
 fn paths(path: &str, value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(entries) => {
             for (key, value) in entries {
                 let dot = if path.is_empty() { "" } else { "." };
-                // Workers have names of their own.
+                // The keys of `workers` are names.
                 let key = if path == "workers" { "*" } else { key };
                 paths(&format!("{path}{dot}{key}"), value, found);
             }

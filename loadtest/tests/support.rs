@@ -1,4 +1,4 @@
-//! A server that answers by a script, and the program.
+//! A scripted server, and the program.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,41 +28,41 @@ use tokio::{
 };
 use tonic::{Request, Response, Status};
 
-/// Tokens of every answer.
+/// Number of tokens of every response.
 pub const TOKENS: u32 = 6;
-/// Tokens that every prompt is said to have.
+/// Number of tokens that the server reports for every prompt.
 pub const PROMPT_TOKENS: u32 = 4;
-/// Far above what anything here takes; a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Limit for waiting, far longer than anything here takes.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the server does with a request.
+/// The behavior of the server for a request.
 #[derive(Clone)]
 pub enum Script {
-    /// The answer that belongs to the seed.
-    Answer,
-    /// The same answer, in other pieces.
+    /// The response that belongs to the seed.
+    Respond,
+    /// The same response, split into other events.
     Regroup,
-    /// An answer whose last token is another one.
+    /// A response with another last token.
     Alter,
-    /// An answer that a token is missing of, though it says otherwise.
+    /// A response without one of the tokens that it reports.
     Skip,
     /// A status instead of a stream.
     Refuse(ServiceError),
-    /// That many tokens, then an error.
+    /// This number of tokens, then an error.
     Lose(u32, ServiceError),
-    /// That many tokens, then the end, without a last event.
+    /// This number of tokens, then the end of the stream without a last event.
     Truncate(u32),
     /// Nothing, not even headers.
     Hang,
-    /// The answer, that much later.
+    /// The response after a delay.
     Late(Duration),
-    /// The answer, which another worker takes over that much later, half-way.
+    /// The response, resumed by another worker half-way after a delay.
     Resume(Duration),
-    /// The answer, once that many calls are under way.
+    /// The response, once this number of calls is open.
     Together(usize),
 }
 
-/// Chooses by the request's seed and by how often it was asked before.
+/// Selects the script by the seed of the request and the number of earlier requests with it.
 type Choose = dyn Fn(u64, u32) -> Script + Send + Sync;
 
 /// A server on a socket. Dropping it closes it.
@@ -74,9 +74,9 @@ pub struct Server {
 
 struct State {
     choose: Box<Choose>,
-    asked: Mutex<HashMap<u64, u32>>,
+    requests: Mutex<HashMap<u64, u32>>,
     peers: Mutex<BTreeSet<SocketAddr>>,
-    /// Calls under way, now and at most.
+    /// Number of open calls: current and maximum.
     open: watch::Sender<(usize, usize)>,
 }
 
@@ -86,7 +86,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             choose: Box::new(choose),
-            asked: Mutex::default(),
+            requests: Mutex::default(),
             peers: Mutex::default(),
             open: watch::Sender::new((0, 0)),
         });
@@ -98,25 +98,25 @@ impl Server {
         Self { address, state, task }
     }
 
-    /// Requests that came.
+    /// Returns the number of received requests.
     pub fn requests(&self) -> u32 {
-        self.state.asked.lock().unwrap().values().sum()
+        self.state.requests.lock().unwrap().values().sum()
     }
 
-    /// Connections that they came on.
+    /// Returns the number of connections with requests.
     pub fn connections(&self) -> usize {
         self.state.peers.lock().unwrap().len()
     }
 
-    /// The most calls that were under way at once.
-    pub fn most_open(&self) -> usize {
+    /// Returns the maximum number of calls that were open at the same time.
+    pub fn max_open(&self) -> usize {
         self.state.open.borrow().1
     }
 
-    /// Waits until `count` calls are under way.
+    /// Waits until `count` calls are open.
     pub async fn open(&self, count: usize) {
         let mut open = self.state.open.subscribe();
-        timeout(PATIENCE, open.wait_for(|open| open.0 == count)).await.unwrap().unwrap();
+        timeout(TEST_TIMEOUT, open.wait_for(|open| open.0 == count)).await.unwrap().unwrap();
     }
 }
 
@@ -129,20 +129,20 @@ impl Drop for Server {
 #[derive(Clone)]
 struct Service(Arc<State>);
 
-/// Counts a call for as long as it lives.
-struct Open(Arc<State>);
+/// Counts a call as open until dropped.
+struct OpenCall(Arc<State>);
 
-impl Open {
+impl OpenCall {
     fn new(state: &Arc<State>) -> Self {
-        state.open.send_modify(|(now, most)| {
-            *now += 1;
-            *most = (*most).max(*now);
+        state.open.send_modify(|(current, max)| {
+            *current += 1;
+            *max = (*max).max(*current);
         });
         Self(Arc::clone(state))
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenCall {
     fn drop(&mut self) {
         self.0.open.send_modify(|open| open.0 -= 1);
     }
@@ -156,7 +156,7 @@ impl Inference for Service {
         &self,
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let open = Open::new(&self.0);
+        let open = OpenCall::new(&self.0);
         self.0
             .peers
             .lock()
@@ -164,8 +164,8 @@ impl Inference for Service {
             .insert(request.extensions().get::<serve::Peer>().unwrap().address());
         let seed = request.get_ref().sampling.as_ref().unwrap().seed.unwrap();
         let before = {
-            let mut asked = self.0.asked.lock().unwrap();
-            let count = asked.entry(seed).or_default();
+            let mut requests = self.0.requests.lock().unwrap();
+            let count = requests.entry(seed).or_default();
             *count += 1;
             *count - 1
         };
@@ -174,14 +174,14 @@ impl Inference for Service {
         let mut last = Some(Ok(finished(0)));
         let mut pause = None;
         match (self.0.choose)(seed, before) {
-            Script::Answer => {}
+            Script::Respond => {}
             Script::Regroup => pieces = ids.chunks(4).map(<[u32]>::to_vec).collect(),
             Script::Alter => pieces[TOKENS as usize - 1][0] += 1,
             Script::Skip => drop(pieces.remove(2)),
-            Script::Refuse(refusal) => return Err(refusal.into()),
-            Script::Lose(tokens, loss) => {
+            Script::Refuse(error) => return Err(error.into()),
+            Script::Lose(tokens, error) => {
                 pieces.truncate(tokens as usize);
-                last = Some(Err(Status::from(loss)));
+                last = Some(Err(Status::from(error)));
             }
             Script::Truncate(tokens) => {
                 pieces.truncate(tokens as usize);
@@ -222,7 +222,7 @@ impl Inference for Service {
 }
 
 fn finished(resumes: u32) -> Event {
-    let spent = |millis| Duration::from_millis(millis).try_into().ok();
+    let duration = |millis| Duration::from_millis(millis).try_into().ok();
     Event::Finished(Finished {
         reason: FinishReason::Length.into(),
         usage: Some(Usage {
@@ -231,10 +231,10 @@ fn finished(resumes: u32) -> Event {
             cached_prompt_tokens: 1,
         }),
         timings: Some(Box::new(Timings {
-            queue: spent(2),
-            prefill: spent(3),
-            decode: spent(5),
-            worker_total: spent(10),
+            queue: duration(2),
+            prefill: duration(3),
+            decode: duration(5),
+            worker_total: duration(10),
             resumes,
             ..Timings::default()
         })),
@@ -242,16 +242,16 @@ fn finished(resumes: u32) -> Event {
     })
 }
 
-/// What a run of the program came to.
-pub struct Ran {
+/// The result of a run of the program.
+pub struct RunOutput {
     pub code: Option<i32>,
     pub table: String,
     pub errors: String,
     pub json: serde_json::Value,
 }
 
-impl Ran {
-    /// The count that the JSON file has at this path, for instance `requests.lost`.
+impl RunOutput {
+    /// Returns the count at this path of the JSON file, for instance `requests.lost`.
     pub fn count(&self, path: &str) -> u64 {
         self.at(path).as_u64().unwrap()
     }
@@ -261,7 +261,7 @@ impl Ran {
     }
 }
 
-/// A folder with what the program reads and writes.
+/// The folder of the files that the program reads and writes.
 pub struct Files(TempDir);
 
 impl Files {
@@ -290,7 +290,7 @@ pub fn program() -> Command {
     command
 }
 
-/// Starts the program on `server`, in a folder with prompts.
+/// Starts the program against `server`, in a folder with prompts.
 pub fn start(server: &Server, files: &Files, arguments: &str) -> Child {
     program()
         .args(["--endpoint", &server.address.to_string()])
@@ -303,23 +303,23 @@ pub fn start(server: &Server, files: &Files, arguments: &str) -> Child {
         .unwrap()
 }
 
-pub async fn end(program: Child, files: &Files) -> Ran {
-    let output = timeout(PATIENCE, program.wait_with_output()).await.unwrap().unwrap();
-    let (code, table, errors) = told(output);
+pub async fn end(program: Child, files: &Files) -> RunOutput {
+    let output = timeout(TEST_TIMEOUT, program.wait_with_output()).await.unwrap().unwrap();
+    let (code, table, errors) = captured(output);
     let json = std::fs::read(files.path("results.json")).unwrap_or_default();
-    Ran { code, table, errors, json: serde_json::from_slice(&json).unwrap_or_default() }
+    RunOutput { code, table, errors, json: serde_json::from_slice(&json).unwrap_or_default() }
 }
 
-pub async fn run(server: &Server, files: &Files, arguments: &str) -> Ran {
+pub async fn run(server: &Server, files: &Files, arguments: &str) -> RunOutput {
     end(start(server, files, arguments), files).await
 }
 
 /// Runs the program without a server.
 pub async fn alone(arguments: &[&str], folder: &Path) -> (Option<i32>, String, String) {
-    told(program().args(arguments).current_dir(folder).output().await.unwrap())
+    captured(program().args(arguments).current_dir(folder).output().await.unwrap())
 }
 
-fn told(output: Output) -> (Option<i32>, String, String) {
+fn captured(output: Output) -> (Option<i32>, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

@@ -1,4 +1,4 @@
-//! Flags, their environment twins, and what bad usage is told.
+//! Flags, their environment variables, and the errors of bad usage.
 
 use crate::support::{Files, Script, Server, alone, program};
 
@@ -39,13 +39,13 @@ async fn bad_usage_names_the_flag_the_value_and_what_to_do() {
         assert_eq!(code, Some(2), "{arguments:?}: {error}");
         assert_eq!(out, "", "{arguments:?}");
         for part in parts {
-            assert!(error.contains(part), "{arguments:?} should say {part:?}: {error}");
+            assert!(error.contains(part), "{arguments:?} should report {part:?}: {error}");
         }
     }
 }
 
 #[tokio::test]
-async fn nobody_there_is_told_with_the_address() {
+async fn an_unreachable_cluster_is_reported_with_its_address() {
     // A port that was free a moment ago.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -56,8 +56,8 @@ async fn nobody_there_is_told_with_the_address() {
 }
 
 #[tokio::test]
-async fn synthetic_prompts_without_a_tokenizer_say_why() {
-    let server = Server::new(|_, _| Script::Answer).await;
+async fn synthetic_prompts_without_a_tokenizer_are_rejected_with_the_cause() {
+    let server = Server::new(|_, _| Script::Respond).await;
     let endpoint = server.address.to_string();
     let (code, _, error) = alone(&["--endpoint", &endpoint], &Files::new().path("")).await;
     assert_eq!(code, Some(1), "{error}");
@@ -65,26 +65,26 @@ async fn synthetic_prompts_without_a_tokenizer_say_why() {
 }
 
 #[tokio::test]
-async fn every_flag_has_its_environment_twin_and_it_counts() {
+async fn every_flag_has_an_environment_variable() {
     let files = Files::new();
     let (code, help, _) = alone(&["--help"], &files.path("")).await;
     assert_eq!(code, Some(0));
     let flags = help.lines().filter_map(|line| line.trim().strip_prefix("--"));
     let flags = flags.map(|flag| flag.split([' ', '=']).next().unwrap());
-    // A line of wrapped text may begin with a flag, and a comma after it.
+    // A line of wrapped text may start with a flag and a comma.
     let flags: Vec<_> = flags.filter(|flag| !flag.ends_with(',')).collect();
     assert_eq!(flags.len(), 20, "{flags:?}");
-    // Lines are wrapped anywhere.
+    // Lines may be wrapped anywhere.
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for flag in flags {
-        // Every program has these two, by the same names.
-        let of_all = matches!(flag, "config" | "print-config");
-        let prefix = if of_all { "STOKER" } else { "STOKER_LOADTEST" };
-        let twin = format!("[env: {prefix}_{}=", flag.replace('-', "_").to_uppercase());
-        assert!(words.contains(&twin), "{twin} is missing");
+        // Every program has these two flags.
+        let common = matches!(flag, "config" | "print-config");
+        let prefix = if common { "STOKER" } else { "STOKER_LOADTEST" };
+        let variable = format!("[env: {prefix}_{}=", flag.replace('-', "_").to_uppercase());
+        assert!(words.contains(&variable), "{variable} is missing");
     }
 
-    let server = Server::new(|_, _| Script::Answer).await;
+    let server = Server::new(|_, _| Script::Respond).await;
     let output = program()
         .env("STOKER_LOADTEST_ENDPOINT", server.address.to_string())
         .env("STOKER_LOADTEST_PROMPTS", files.path("prompts.txt"))

@@ -1,34 +1,34 @@
-//! Answers are compared with what they were undisturbed.
+//! Responses are compared with those of an undisturbed run.
 
 use stoker_shared::ServiceError;
 
 use crate::support::{Files, Script, Server, run};
 
 #[tokio::test]
-async fn two_passes_that_agree_are_good_in_whatever_pieces_they_come() {
+async fn two_passes_match_however_events_are_split() {
     let server =
-        Server::new(|_, before| if before == 0 { Script::Answer } else { Script::Regroup }).await;
+        Server::new(|_, before| if before == 0 { Script::Respond } else { Script::Regroup }).await;
     let ran = run(&server, &Files::new(), "--requests 40 --concurrency 7 --verify").await;
     assert_eq!(ran.code, Some(0), "{}{}", ran.table, ran.errors);
-    assert_eq!(server.requests(), 80, "each of them twice");
+    assert_eq!(server.requests(), 80, "every request is sent twice");
     assert_eq!((ran.count("verify.matched"), ran.count("verify.missing")), (40, 0));
     let passes: Vec<_> = ran.errors.lines().map(|line| line.split(':').next().unwrap()).collect();
     assert_eq!(passes, ["pass 1 of 2", "pass 2 of 2"]);
 }
 
 #[tokio::test]
-async fn what_a_duration_sent_is_sent_again() {
-    let server = Server::new(|_, _| Script::Answer).await;
+async fn the_second_pass_repeats_the_requests_of_a_duration() {
+    let server = Server::new(|_, _| Script::Respond).await;
     let ran = run(&server, &Files::new(), "--duration 100ms --concurrency 3 --verify").await;
     assert_eq!(ran.code, Some(0), "{}{}", ran.table, ran.errors);
     assert_eq!(2 * ran.count("verify.matched"), u64::from(server.requests()));
 }
 
 #[tokio::test]
-async fn one_other_token_is_found() {
+async fn one_different_token_is_found() {
     let server = Server::new(|seed, before| match (seed, before) {
         (1017, 1) => Script::Alter,
-        _ => Script::Answer,
+        _ => Script::Respond,
     })
     .await;
     let ran = run(&server, &Files::new(), "--requests 40 --seed 1000 --verify").await;
@@ -44,11 +44,11 @@ async fn one_other_token_is_found() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_lost_is_missing() {
+async fn a_lost_response_is_counted_as_missing() {
     let server = Server::new(|seed, before| match (seed, before) {
         (3, 1) => Script::Lose(4, ServiceError::unavailable("worker 7 ended the response early")),
         (5, 1) => Script::Refuse(ServiceError::unavailable("no worker is ready")),
-        _ => Script::Answer,
+        _ => Script::Respond,
     })
     .await;
     let ran = run(&server, &Files::new(), "--requests 20 --verify").await;
@@ -58,10 +58,10 @@ async fn an_answer_that_is_lost_is_missing() {
 }
 
 #[tokio::test]
-async fn a_disturbed_first_pass_ends_it() {
+async fn a_disturbed_first_pass_ends_the_run() {
     let server = Server::new(|seed, _| match seed {
         3 => Script::Refuse(ServiceError::unavailable("no worker is ready")),
-        _ => Script::Answer,
+        _ => Script::Respond,
     })
     .await;
     let ran = run(&server, &Files::new(), "--requests 20 --verify").await;
@@ -72,21 +72,21 @@ async fn a_disturbed_first_pass_ends_it() {
 }
 
 #[tokio::test]
-async fn digests_of_an_earlier_run_do_as_well() {
-    let server = Server::new(|_, _| Script::Answer).await;
+async fn responses_match_saved_digests() {
+    let server = Server::new(|_, _| Script::Respond).await;
     let files = Files::new();
     let ran = run(&server, &files, "--requests 30 --save-digests quiet.jsonl").await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
     let saved = files.read("quiet.jsonl");
     assert_eq!(saved.lines().count(), 30);
 
-    // As many requests as the file holds, unless told otherwise.
+    // As many requests as the file has, unless a flag overrides it.
     let ran = run(&server, &files, "--expect quiet.jsonl --concurrency 3").await;
     assert_eq!((ran.code, ran.count("verify.matched")), (Some(0), 30), "{}", ran.errors);
     let ran = run(&server, &files, "--expect quiet.jsonl --requests 10").await;
     assert_eq!((ran.code, ran.count("verify.matched")), (Some(0), 10), "{}", ran.errors);
 
-    // One digest is another: found, by number.
+    // One digest differs, and its index is reported.
     let mut lines: Vec<serde_json::Value> =
         saved.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     lines[12]["answer"] = lines[13]["answer"].clone();
@@ -97,7 +97,7 @@ async fn digests_of_an_earlier_run_do_as_well() {
     assert_eq!((ran.count("verify.matched"), ran.count("verify.mismatched")), (29, 1));
     assert_eq!(ran.at("verify.mismatches")[0]["index"], 12);
 
-    // Whatever asks for something else compares nothing.
+    // A run with other requests is rejected.
     files.write("gap.jsonl", &saved.lines().skip(1).collect::<Vec<_>>().join("\n"));
     files.write("broken.jsonl", &saved.replacen("\"length\"", "\"lengthy\"", 1));
     files.write("empty.jsonl", "");
@@ -125,13 +125,13 @@ async fn digests_of_an_earlier_run_do_as_well() {
 async fn a_disturbed_run_saves_no_digests() {
     let server = Server::new(|seed, _| match seed {
         3 => Script::Lose(1, ServiceError::unavailable("worker 7 ended the response early")),
-        _ => Script::Answer,
+        _ => Script::Respond,
     })
     .await;
     let files = Files::new();
-    files.write("quiet.jsonl", "what was there\n");
+    files.write("quiet.jsonl", "old content\n");
     let ran = run(&server, &files, "--requests 10 --save-digests quiet.jsonl").await;
     assert_eq!(ran.code, Some(1));
     assert!(ran.errors.contains("--save-digests: not written"), "{}", ran.errors);
-    assert_eq!(files.read("quiet.jsonl"), "what was there\n");
+    assert_eq!(files.read("quiet.jsonl"), "old content\n");
 }

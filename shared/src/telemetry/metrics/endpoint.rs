@@ -93,7 +93,7 @@ fn routes(state: Arc<EndpointState>) -> Router {
 }
 
 async fn metrics(State(state): State<Arc<EndpointState>>, headers: HeaderMap) -> Response {
-    let format = Format::wanted(&headers);
+    let format = Format::negotiate(&headers);
     let open_metrics = exposition(&state.registry.read().unwrap_or_else(PoisonError::into_inner));
     let body = match format {
         Format::OpenMetrics => open_metrics,
