@@ -185,7 +185,7 @@ fn verification(out: &mut String, summary: &Summary) -> std::fmt::Result {
     Ok(())
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 pub(crate) fn thousands(number: u64) -> String {
     group(&number.to_string())
 }
@@ -194,7 +194,7 @@ fn millis(seconds: f64, digits: usize) -> String {
     group_decimal(&format!("{:.digits$}", seconds * 1e3))
 }
 
-/// Three digits that count, at least.
+/// Formats a number with at least three significant digits.
 fn decimal(number: f64) -> String {
     let digits = if number >= 100.0 { 0 } else { usize::from(number < 10.0) + 1 };
     group_decimal(&format!("{number:.digits$}"))

@@ -52,7 +52,7 @@ pub enum Script {
     Lose(u32, ServiceError),
     /// This number of tokens, then the end of the stream without a last event.
     Truncate(u32),
-    /// Nothing, not even headers.
+    /// No response, not even headers.
     Hang,
     /// The response after a delay.
     Late(Duration),

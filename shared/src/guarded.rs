@@ -49,15 +49,15 @@ mod tests {
     #[tokio::test]
     async fn the_guard_is_released_at_the_end_and_on_drop() {
         let guard = Arc::new(());
-        let mut whole = Guarded::new(stream::iter([1, 2]), Arc::clone(&guard));
-        assert_eq!(whole.next().await, Some(1));
+        let mut complete = Guarded::new(stream::iter([1, 2]), Arc::clone(&guard));
+        assert_eq!(complete.next().await, Some(1));
         assert_eq!(Arc::strong_count(&guard), 2);
-        assert_eq!(whole.next().await, Some(2));
-        assert_eq!(whole.next().await, None);
+        assert_eq!(complete.next().await, Some(2));
+        assert_eq!(complete.next().await, None);
         assert_eq!(Arc::strong_count(&guard), 1, "released before the stream is dropped");
 
-        let cut = Guarded::new(stream::iter([1, 2]), Arc::clone(&guard));
-        drop(cut);
+        let dropped = Guarded::new(stream::iter([1, 2]), Arc::clone(&guard));
+        drop(dropped);
         assert_eq!(Arc::strong_count(&guard), 1);
     }
 }

@@ -27,7 +27,7 @@ pub const MAX_LOGIT_BIAS: usize = 1024;
 pub const MAX_VIOLATIONS: usize = 12;
 /// Priority of a request that has none. 0 is the most urgent.
 pub const DEFAULT_PRIORITY: u32 = 100;
-/// The least urgent priority.
+/// Maximum priority value, which is the least urgent.
 pub const MAX_PRIORITY: u32 = 1000;
 
 /// Validates every field with limits of its own, and reports all violations together.
@@ -54,7 +54,8 @@ impl Violations {
         self.0.push(Violation { field: field.into(), description: description.into() });
     }
 
-    /// Adds a violation unless `value` is absent or lies within `low` (excluded if `open`) and `high`.
+    /// Adds a violation unless `value` is absent or lies between `low` (excluded if `open`) and
+    /// `high`.
     fn range(&mut self, field: &str, value: Option<f32>, low: f32, open: bool, high: f32) {
         let Some(value) = value else { return };
         // NaN fails both comparisons, so it is never within.

@@ -38,7 +38,7 @@ fn metadata(error: &ServiceError) -> HashMap<String, String> {
         ServiceError::Overloaded { what, .. } | ServiceError::TooLate { what } => {
             vec![("what", what.clone())]
         }
-        ServiceError::Draining(who) => vec![("who", who.clone())],
+        ServiceError::Draining(peer) => vec![("who", peer.clone())],
         ServiceError::Interrupted { reason, prompt_tokens, completion_tokens, .. } => vec![
             ("reason", reason.clone()),
             (PROMPT_TOKENS, prompt_tokens.to_string()),

@@ -71,9 +71,9 @@ pub mod attribute {
     pub const RPC_SYSTEM: &str = "rpc.system.name";
     /// The gRPC method.
     pub const RPC_METHOD: &str = "rpc.method";
-    /// The gRPC status by its name.
+    /// Name of the gRPC status.
     pub const RPC_STATUS: &str = "rpc.response.status_code";
-    /// Why a request failed, as `google.rpc.ErrorInfo.reason` has it.
+    /// Reason of a failure, as in `google.rpc.ErrorInfo.reason`.
     pub const ERROR_TYPE: &str = "error.type";
     /// The worker that serves the request.
     pub const WORKER: &str = "stoker.worker.id";

@@ -48,8 +48,8 @@ pub fn skip(why: impl Display) {
 pub fn shared_data(path: &str) -> Option<PathBuf> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = package.ancestors().find(|folder| folder.join("Cargo.lock").exists());
-    let beside = root.unwrap_or(package).join("../shared/data");
-    let found = env::var_os("STOKER_TEST_DATA").map_or(beside, PathBuf::from).join(path);
+    let default = root.unwrap_or(package).join("../shared/data");
+    let found = env::var_os("STOKER_TEST_DATA").map_or(default, PathBuf::from).join(path);
     if !found.exists() {
         absent(found.display(), "set STOKER_TEST_DATA to the folder of test data");
         return None;

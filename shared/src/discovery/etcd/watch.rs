@@ -67,9 +67,9 @@ impl Watcher {
     async fn run(mut self) {
         loop {
             let Err(error) = self.session().await;
-            let wait = self.failover.failed(&error);
+            let delay = self.failover.failed(&error);
             self.report_error(self.failover.error_summary()).await;
-            sleep(wait).await;
+            sleep(delay).await;
         }
     }
 

@@ -49,7 +49,7 @@ pub const HEDGES: Metric = metric(
     "stoker_router_hedges",
     Kind::Counter,
     &[label::OUTCOME],
-    "Hedged attempts beside a slow first one, by the attempt that produced the first token",
+    "Hedged attempts in addition to a slow first one, by the attempt that produced the first token",
 );
 /// `stoker_router_requests_in_flight`
 pub const IN_FLIGHT: Metric = metric(
