@@ -121,7 +121,8 @@ async fn read(
 
 /// Checks that a finished response has as many tokens as it reports, and a valid finish reason.
 fn check_complete(response: &ReceivedResponse, end: &Finished) -> Result<(), String> {
-    let (received, reported) = (response.ids.len(), end.usage.unwrap_or_default().completion_tokens);
+    let (received, reported) =
+        (response.ids.len(), end.usage.unwrap_or_default().completion_tokens);
     if received as u64 != u64::from(reported) {
         return Err(format!("received {received} tokens of the {reported} that were generated"));
     }

@@ -104,7 +104,10 @@ pub struct Latency(Histogram<u64>);
 impl Latency {
     fn new() -> Self {
         // Fails only on invalid bounds.
-        Self(Histogram::new_with_bounds(1, MAX_MICROS, SIGNIFICANT_DIGITS).expect("the bounds are constants"))
+        Self(
+            Histogram::new_with_bounds(1, MAX_MICROS, SIGNIFICANT_DIGITS)
+                .expect("the bounds are constants"),
+        )
     }
 
     fn add(&mut self, time: Duration) {
@@ -199,7 +202,11 @@ impl Results {
         }
     }
 
-    fn add_failure(&mut self, CallOutcome { index, response, .. }: &CallOutcome, error: &CallError) {
+    fn add_failure(
+        &mut self,
+        CallOutcome { index, response, .. }: &CallOutcome,
+        error: &CallError,
+    ) {
         let message = match &response.accepted {
             None => {
                 self.refused += 1;

@@ -150,7 +150,8 @@ impl Stream {
                 None => Instant::now(),
             };
             let outcome =
-                call(&self.client, request, scheduled.index, start, self.deadline, &self.live).await;
+                call(&self.client, request, scheduled.index, start, self.deadline, &self.live)
+                    .await;
             if self.done.send(outcome).await.is_err() {
                 return;
             }

@@ -84,7 +84,8 @@ impl Schedule {
 /// Returns the time between two arrivals of a Poisson process, which is exponentially distributed.
 fn inter_arrival(rate: f64, seed: u64, index: u64) -> Duration {
     // Above 0, at most 1.
-    let uniform = (f64::from(SeededRng::new("pause", seed, index).draw()) + 1.0) / (1u64 << 32) as f64;
+    let uniform =
+        (f64::from(SeededRng::new("pause", seed, index).draw()) + 1.0) / (1u64 << 32) as f64;
     Duration::from_secs_f64(-uniform.ln() / rate)
 }
 
@@ -106,10 +107,12 @@ mod tests {
         let requests = all(arrivals);
         assert_eq!(requests.len(), 20_000);
         assert!(requests.iter().zip(0..).all(|(request, index)| request.index == index));
-        let at: Vec<f64> = requests.iter().map(|t| (t.at.unwrap() - started).as_secs_f64()).collect();
-        let intervals:  Vec<f64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let at: Vec<f64> =
+            requests.iter().map(|t| (t.at.unwrap() - started).as_secs_f64()).collect();
+        let intervals: Vec<f64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
         let mean = intervals.iter().sum::<f64>() / intervals.len() as f64;
-        let variance = intervals.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / intervals.len() as f64;
+        let variance =
+            intervals.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / intervals.len() as f64;
         // The standard deviation of an exponential distribution is its mean.
         assert!((mean * 50.0 - 1.0).abs() < 0.03, "{mean}");
         assert!((variance.sqrt() * 50.0 - 1.0).abs() < 0.03, "{variance}");

@@ -99,10 +99,14 @@ impl Vocabulary {
         let candidates: Vec<_> = WORDS.split_whitespace().collect();
         let lengths =
             try_join_all(candidates.iter().map(|word| length(format!("{FIRST} {word}")))).await?;
-        let words: Vec<_> =
-            candidates.into_iter().zip(lengths).filter(|(_, l)| *l == base + 1).map(|(w, _)| w).collect();
+        let words: Vec<_> = candidates
+            .into_iter()
+            .zip(lengths)
+            .filter(|(_, l)| *l == base + 1)
+            .map(|(w, _)| w)
+            .collect();
         if words.len() < 2 {
-            let message = "--synthetic: the tokenizer of this model encodes hardly any common word as one  \
+            let message = "--synthetic: the tokenizer of this model encodes hardly any common word as one \
                            token; use --prompts";
             return Err(Error::Usage(message.into()));
         }

@@ -125,7 +125,8 @@ impl Digests {
                     number + 1
                 ))
             };
-            let entry: DigestEntry = serde_json::from_str(&line).map_err(|e| error(e.to_string()))?;
+            let entry: DigestEntry =
+                serde_json::from_str(&line).map_err(|e| error(e.to_string()))?;
             if entry.index != number as u64 {
                 return Err(error(format!("the line has request {}, not {number}", entry.index)));
             }

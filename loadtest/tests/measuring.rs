@@ -151,7 +151,8 @@ async fn a_duration_limits_sending_and_waits_for_responses() {
 
 #[tokio::test]
 async fn a_signal_ends_the_run_with_partial_results() {
-    let server = Server::new(|seed, _| if seed < 10 { Script::Respond } else { Script::Hang }).await;
+    let server =
+        Server::new(|seed, _| if seed < 10 { Script::Respond } else { Script::Hang }).await;
     let files = Files::new();
     let program = start(&server, &files, "--requests 1000 --concurrency 4");
     server.open(4).await;

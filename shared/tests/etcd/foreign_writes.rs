@@ -147,7 +147,7 @@ async fn values_that_existed_before_a_worker_do_not_hide_it() {
 async fn values_larger_than_one_message_do_not_hide_workers() {
     for etcd in Etcd::each() {
         let mut running = follow(&etcd);
-        running.until(|v| v.trouble_says(&["has no key under"])).await;
+        running.until(|v| v.error_contains(&["has no key under"])).await;
         for name in 0..6 {
             put(&etcd, &format!("{PREFIX}{name}"), &"x".repeat(1 << 20)).await;
         }
