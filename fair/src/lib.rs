@@ -1,84 +1,88 @@
-//! Who waits, and who is next. Pure: no clock, no lock, no task.
+//! A request queue with priorities and fairness between tenants. Pure: no clock, no lock, no task.
 //!
-//! Priorities go strictly first: while something more urgent waits, nothing else is next. At one priority, tenants take
-//! turns by deficit round robin: a tenant whose turn comes may spend some tokens more, and sends its requests, the
-//! oldest first, for as long as it can pay for them; what is left it keeps for its next turn, until it waits for
-//! nothing. So tenants get equal shares of tokens, however many requests they send and however long these are, and at
-//! one priority nobody can be overtaken for ever.
+//! Priorities are strict: while a more urgent request waits, no other is served. Within a priority,
+//! tenants are served by deficit round robin: each turn adds a quantum of tokens to the tenant's
+//! credit, and its requests are served, the oldest first, as long as the credit covers them. Unused
+//! credit is carried over to the next turn while the tenant has waiting requests. So tenants get
+//! equal shares of tokens, however many requests they send and however long these are, and within a
+//! priority no request starves.
 
-mod turns;
+mod deficit_round_robin;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use turns::Turns;
+use deficit_round_robin::DeficitRoundRobin;
 
-/// Names a place in the queue.
+/// Identifies a request in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
     priority: u32,
-    /// Older places have smaller ones.
+    /// Rises with each request.
     number: u64,
 }
 
-/// Why nobody more may wait.
+/// Reason why a request cannot be queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// The queue is as long as it may be.
+    /// The queue has its maximum length.
     Queue,
-    /// The tenant has its share of it.
+    /// The tenant has its maximum number of requests in the queue.
     Tenant,
 }
 
-/// What waits: requests as a `T` each.
+/// A queue of requests, each a `T`.
 #[derive(Debug)]
 pub struct Queue<T> {
-    /// By priority, the most urgent first. None of them is empty.
-    classes: BTreeMap<u32, Turns<T>>,
+    /// Requests by priority, the most urgent first. No class is empty.
+    classes: BTreeMap<u32, DeficitRoundRobin<T>>,
     next: u64,
     len: usize,
-    /// In requests.
+    /// Maximum number of requests.
     limit: usize,
+    /// Maximum number of requests of one tenant.
     tenant_limit: usize,
 }
 
 impl<T> Queue<T> {
-    /// For at most `limit` requests, and `tenant_limit` of one tenant.
+    /// Creates a queue of at most `limit` requests, `tenant_limit` of them of one tenant.
     pub fn new(limit: usize, tenant_limit: usize) -> Self {
         Self { classes: BTreeMap::new(), next: 0, len: 0, limit, tenant_limit }
     }
 
-    /// Requests that wait.
+    /// Number of waiting requests.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nobody waits.
+    /// Whether no request waits.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// All that wait, in no order.
+    /// Iterates over all requests, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.classes.values().flat_map(Turns::iter)
+        self.classes.values().flat_map(DeficitRoundRobin::iter)
     }
 
-    /// Requests that may be served before one that this tenant adds now: all that are more urgent, its own, and as many
-    /// of each other tenant.
+    /// Maximum number of waiting requests served before one that this tenant adds now: all that are
+    /// more urgent, its own, and of each other tenant one more than its own.
     pub fn ahead(&self, priority: u32, tenant: &str) -> usize {
-        let urgent = self.classes.range(..priority).flat_map(|(_, turns)| turns.lengths());
+        let urgent = self.classes.range(..priority).flat_map(|(_, class)| class.lengths());
         let urgent: usize = urgent.sum();
-        let Some(turns) = self.classes.get(&priority) else { return urgent };
-        let own = turns.length_of(tenant);
-        urgent + turns.lengths().map(|length| length.min(own + 1)).sum::<usize>()
+        let Some(class) = self.classes.get(&priority) else { return urgent };
+        let own = class.length_of(tenant);
+        urgent + class.lengths().map(|length| length.min(own + 1)).sum::<usize>()
     }
 
-    /// What is served before one that this tenant adds now, unless it leaves: all that is more urgent, and its own.
-    pub fn surely_ahead(&self, priority: u32, tenant: &str) -> impl Iterator<Item = &T> {
-        let urgent = self.classes.range(..priority).flat_map(|(_, turns)| turns.iter());
+    /// Requests certainly served before one that this tenant adds now, unless they leave: all that
+    /// are more urgent, and its own.
+    pub fn guaranteed_ahead(&self, priority: u32, tenant: &str) -> impl Iterator<Item = &T> {
+        let urgent = self.classes.range(..priority).flat_map(|(_, class)| class.iter());
         urgent.chain(self.classes.get(&priority).into_iter().flat_map(|t| t.iter_of(tenant)))
     }
 
-    /// Adds a request of about `tokens` tokens as the tenant's last of its priority; 0 is the most urgent.
+    /// Appends a request of about `tokens` tokens to those of the tenant and priority. Priority 0
+    /// is the most urgent.
     pub fn push(
         &mut self,
         priority: u32,
@@ -89,7 +93,7 @@ impl<T> Queue<T> {
         if self.len >= self.limit {
             return Err(Full::Queue);
         }
-        let waiting: usize = self.classes.values().map(|turns| turns.length_of(tenant)).sum();
+        let waiting: usize = self.classes.values().map(|class| class.length_of(tenant)).sum();
         if waiting >= self.tenant_limit {
             return Err(Full::Tenant);
         }
@@ -100,14 +104,14 @@ impl<T> Queue<T> {
         Ok(ticket)
     }
 
-    /// The one whose turn it is, and its priority. It stays the first until it is taken out or something more urgent
-    /// comes.
+    /// The next request and its priority. It remains the next until it is removed or a more urgent
+    /// one is added.
     pub fn first(&mut self) -> Option<(u32, &T)> {
-        let (priority, turns) = self.classes.iter_mut().next()?;
-        turns.first().map(|item| (*priority, item))
+        let (priority, class) = self.classes.iter_mut().next()?;
+        class.first().map(|item| (*priority, item))
     }
 
-    /// Takes out the one whose turn it is.
+    /// Removes the next request.
     pub fn pop(&mut self) -> Option<T> {
         let mut class = self.classes.first_entry()?;
         let item = class.get_mut().pop();
@@ -118,23 +122,23 @@ impl<T> Queue<T> {
         item
     }
 
-    /// Takes out a request that does not wait any more. Answers whether it was still there.
+    /// Removes a request that no longer waits. Returns whether it was still queued.
     pub fn remove(&mut self, tenant: &str, ticket: Ticket) -> bool {
-        let Some(turns) = self.classes.get_mut(&ticket.priority) else { return false };
-        let was_there = turns.remove(tenant, ticket.number);
-        if turns.is_empty() {
+        let Some(class) = self.classes.get_mut(&ticket.priority) else { return false };
+        let was_there = class.remove(tenant, ticket.number);
+        if class.is_empty() {
             self.classes.remove(&ticket.priority);
         }
         self.len -= usize::from(was_there);
         was_there
     }
 
-    /// Keeps what is to stay.
-    pub fn retain(&mut self, mut stays: impl FnMut(&T) -> bool) {
+    /// Removes the requests for which `keep` is false.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         let len = &mut self.len;
-        self.classes.retain(|_, turns| {
-            *len -= turns.retain(&mut stays);
-            !turns.is_empty()
+        self.classes.retain(|_, class| {
+            *len -= class.retain(&mut keep);
+            !class.is_empty()
         });
     }
 }
@@ -147,16 +151,16 @@ mod tests {
 
     use proptest::{collection::vec, prelude::*};
 
-    use super::{turns::QUANTUM, *};
+    use super::{deficit_round_robin::QUANTUM, *};
 
     fn named(tenant: usize) -> Arc<str> {
         tenant.to_string().into()
     }
 
-    /// A queue in which each request knows its tenant and its tokens.
-    type Known = Queue<(usize, u64)>;
+    /// A queue whose requests contain their tenant and tokens.
+    type TestQueue = Queue<(usize, u64)>;
 
-    fn push(queue: &mut Known, tenant: usize, tokens: u64) -> Result<Ticket, Full> {
+    fn push(queue: &mut TestQueue, tenant: usize, tokens: u64) -> Result<Ticket, Full> {
         queue.push(100, &named(tenant), tokens, (tenant, tokens))
     }
 
@@ -165,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn one_tenant_is_served_in_order() {
+    fn requests_of_one_tenant_are_served_in_order() {
         let mut queue = Queue::new(10, 10);
         let tokens = [5_000, 1, u64::MAX, 0, 7];
         for tokens in tokens {
@@ -175,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn many_requests_do_not_buy_a_larger_share() {
+    fn many_requests_do_not_get_a_larger_share() {
         let mut queue = Queue::new(1_000, 1_000);
         for _ in 0..100 {
             push(&mut queue, 0, 1_000).unwrap();
@@ -184,11 +188,11 @@ mod tests {
             push(&mut queue, 1, 1_000).unwrap();
         }
         let first: Vec<_> = (0..6).map(|_| queue.pop().unwrap().0).collect();
-        assert_eq!(first, [0, 1, 0, 1, 0, 1], "one after the other while both wait");
+        assert_eq!(first, [0, 1, 0, 1, 0, 1], "alternating while both wait");
     }
 
     #[test]
-    fn long_requests_do_not_buy_a_larger_share() {
+    fn long_requests_do_not_get_a_larger_share() {
         let mut queue = Queue::new(1_000, 1_000);
         for _ in 0..100 {
             push(&mut queue, 0, 8_000).unwrap();
@@ -203,22 +207,22 @@ mod tests {
     }
 
     #[test]
-    fn the_most_urgent_goes_first_whoever_waits() {
+    fn the_most_urgent_is_served_first() {
         let mut queue = Queue::new(100, 100);
         for (priority, tenant) in [(100, 0), (1_000, 1), (0, 0), (100, 1), (0, 1), (0, 1)] {
             queue.push(priority, &named(tenant), 10, (priority, tenant)).unwrap();
         }
         let ahead = [0, 100, 500].map(|priority| queue.ahead(priority, "0"));
         assert_eq!(ahead, [1 + 2, 3 + 2, 5]);
-        let surely = |priority, tenant| queue.surely_ahead(priority, tenant).count();
-        assert_eq!([surely(0, "1"), surely(100, "0"), surely(100, "7")], [2, 4, 3]);
+        let guaranteed = |priority, tenant| queue.guaranteed_ahead(priority, tenant).count();
+        assert_eq!([guaranteed(0, "1"), guaranteed(100, "0"), guaranteed(100, "7")], [2, 4, 3]);
         assert_eq!(queue.first(), Some((0, &(0, 0))));
         let priorities: Vec<_> = drain(&mut queue).into_iter().map(|(p, _)| p).collect();
         assert_eq!(priorities, [0, 0, 0, 100, 100, 1_000]);
     }
 
     #[test]
-    fn limits_hold_and_leaving_makes_room() {
+    fn limits_apply_and_removed_requests_free_a_slot() {
         let mut queue = Queue::new(3, 2);
         let first = push(&mut queue, 0, 1).unwrap();
         queue.push(5, &named(0), 2, (0, 2)).unwrap();
@@ -236,57 +240,57 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum Operation {
         Push(u32, usize, u64),
-        Look,
+        First,
         Pop,
         Remove(usize),
         Retain(usize),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn operation() -> impl Strategy<Value = Operation> {
         prop_oneof![
             8 => (0_u32..4, 0_usize..5, prop_oneof![0_u64..200, 0_u64..100_000])
-                .prop_map(|(priority, tenant, tokens)| Step::Push(priority, tenant, tokens)),
-            2 => Just(Step::Look),
-            6 => Just(Step::Pop),
-            2 => (0_usize..200).prop_map(Step::Remove),
-            1 => (0_usize..5).prop_map(Step::Retain),
+                .prop_map(|(priority, tenant, tokens)| Operation::Push(priority, tenant, tokens)),
+            2 => Just(Operation::First),
+            6 => Just(Operation::Pop),
+            2 => (0_usize..200).prop_map(Operation::Remove),
+            1 => (0_usize..5).prop_map(Operation::Retain),
         ]
     }
 
-    /// A request as the test knows it: priority, tenant, and its number among all.
-    type Named = (u32, usize, u64);
+    /// A request of the test: priority, tenant, and number.
+    type TestRequest = (u32, usize, u64);
 
     proptest! {
         #[test]
-        fn everybody_is_served_once_in_order_or_has_left(steps in vec(step(), 0..300)) {
-            let mut queue: Queue<Named> = Queue::new(40, 15);
-            // What should wait, in order of arrival, and the tickets.
-            let mut model: BTreeSet<(u64, Named)> = BTreeSet::new();
+        fn every_request_is_served_once_in_order_or_removed(operations in vec(operation(), 0..300)) {
+            let mut queue: Queue<TestRequest> = Queue::new(40, 15);
+            // The expected waiting requests in order of arrival, and all tickets.
+            let mut model: BTreeSet<(u64, TestRequest)> = BTreeSet::new();
             let mut tickets = Vec::new();
-            for step in steps {
+            for operation in operations {
                 prop_assert_eq!(queue.len(), model.len());
-                match step {
-                    Step::Push(priority, tenant, tokens) => {
-                        let named_so = (priority, tenant, tickets.len() as u64);
+                match operation {
+                    Operation::Push(priority, tenant, tokens) => {
+                        let request = (priority, tenant, tickets.len() as u64);
                         let of_tenant = model.iter().filter(|(_, one)| one.1 == tenant).count();
-                        match queue.push(priority, &named(tenant), tokens, named_so) {
+                        match queue.push(priority, &named(tenant), tokens, request) {
                             Ok(ticket) => {
-                                model.insert((named_so.2, named_so));
+                                model.insert((request.2, request));
                                 tickets.push(ticket);
                             }
                             Err(Full::Queue) => prop_assert_eq!(model.len(), 40),
                             Err(Full::Tenant) => prop_assert_eq!(of_tenant, 15),
                         }
                     }
-                    Step::Look => {
-                        let first = queue.first().map(|(_, named)| *named);
-                        prop_assert_eq!(queue.first().map(|(_, named)| *named), first);
+                    Operation::First => {
+                        let first = queue.first().map(|(_, request)| *request);
+                        prop_assert_eq!(queue.first().map(|(_, request)| *request), first);
                         prop_assert_eq!(first.is_some(), !model.is_empty());
                     }
-                    Step::Pop => {
-                        let first = queue.first().map(|(_, named)| *named);
+                    Operation::Pop => {
+                        let first = queue.first().map(|(_, request)| *request);
                         let popped = queue.pop();
                         prop_assert_eq!(popped, first);
                         let Some((priority, tenant, number)) = popped else {
@@ -298,14 +302,14 @@ mod tests {
                         prop_assert_eq!(oldest.map(|(number, _)| *number), Some(number));
                         model.remove(&(number, (priority, tenant, number)));
                     }
-                    Step::Remove(nth) => {
+                    Operation::Remove(nth) => {
                         if let Some(one) = model.iter().nth(nth).copied() {
                             let (number, (_, tenant, _)) = one;
                             prop_assert!(queue.remove(&named(tenant), tickets[number as usize]));
                             model.remove(&one);
                         }
                     }
-                    Step::Retain(without) => {
+                    Operation::Retain(without) => {
                         queue.retain(|(_, tenant, _)| *tenant != without);
                         model.retain(|(_, (_, tenant, _))| *tenant != without);
                     }
@@ -315,7 +319,7 @@ mod tests {
         }
 
         #[test]
-        fn those_who_always_wait_get_the_same(
+        fn tenants_that_always_wait_get_equal_shares(
             tokens in vec(vec(0_u64..20_000, 150..=150), 2..5), pops in 50_usize..150,
         ) {
             let mut queue = Queue::new(10_000, 10_000);
@@ -329,9 +333,10 @@ mod tests {
                 let (tenant, tokens) = queue.pop().unwrap();
                 served[tenant] += tokens;
             }
-            let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
-            // The bound of deficit round robin: a turn, and what was saved for a longest request.
-            prop_assert!(most - least <= QUANTUM + 2 * 20_000, "{:?}", served);
+            let (min, max) = (served.iter().min().unwrap(), served.iter().max().unwrap());
+            // The bound of deficit round robin: a quantum, and the credit for a request of maximum
+            // size.
+            prop_assert!(max - min <= QUANTUM + 2 * 20_000, "{:?}", served);
         }
     }
 }

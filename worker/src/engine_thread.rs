@@ -12,7 +12,7 @@ use std::{
 use prometheus_client::metrics::histogram::Histogram;
 use stoker_engine::{
     Engine, EngineConfig, Event, EventSink, Load, Model, Request, RequestError,
-    request::PROMPT_PART, scheduler::AdmissionError,
+    request::PROMPT_LOGPROBS_CHUNK, scheduler::AdmissionError,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 

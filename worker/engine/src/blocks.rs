@@ -1,13 +1,14 @@
-//! The blocks of the KV cache: a pool, handles that go home when they are dropped, and what is known of their content.
+//! The blocks of the KV cache: a pool, reference-counted handles, and the index of cached content.
 //!
-//! A sequence owns the blocks of its [`Table`]. Cloning a handle shares the block; the last handle to be dropped gives
-//! it back, so a block can neither leak nor be in two tables unless shared.
+//! A sequence owns the blocks of its [`BlockTable`]. Cloning a handle shares the block; dropping
+//! the last handle releases it, so a block can neither leak nor be in two tables unless shared.
 //!
-//! A block that is full and computed is kept: whoever has the same tokens after the same beginning finds it, while others
-//! hold it and after. Nobody writes it any more. One that nobody holds stays known until nothing else is free; then the
-//! one that was let go first is forgotten and handed out.
+//! A block that is full and computed is cached: a sequence with the same tokens after the same
+//! prefix finds it while it is referenced and afterwards. A cached block is never written. One
+//! without references stays cached until no other block is free; then the least recently released
+//! one is evicted and allocated.
 
-mod content;
+mod block_key;
 mod table;
 mod tokens;
 
@@ -17,9 +18,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-pub use content::Scope;
-use content::{Content, ContentId};
-pub use table::Table;
+pub use block_key::Scope;
+use block_key::{BlockKey, PrefixId};
+pub use table::BlockTable;
 pub use tokens::SequenceTokens;
 
 /// All blocks of a cache.
@@ -32,7 +33,7 @@ struct Pool {
     total: usize,
 }
 
-/// One block, held.
+/// A counted reference to one block.
 pub struct Block {
     number: u32,
     pool: Arc<Pool>,
@@ -40,74 +41,75 @@ pub struct Block {
 
 #[derive(Debug)]
 struct State {
-    /// Free blocks of which nothing is known; the last one is handed out next.
-    blank: Vec<u32>,
-    /// Free blocks whose content is known, by when they were let go.
-    idle: BTreeMap<u64, u32>,
-    /// Where content is: held or idle.
-    kept: HashMap<Content, u32>,
-    /// By number.
+    /// Unreferenced blocks without cached content; the last one is allocated next.
+    free: Vec<u32>,
+    /// Unreferenced blocks with cached content, by the time of their release.
+    evictable: BTreeMap<u64, u32>,
+    /// Cached blocks by their content, referenced or evictable.
+    cached: HashMap<BlockKey, u32>,
+    /// Indexed by block number.
     slots: Vec<Slot>,
-    /// Counts whatever becomes idle, and whatever is kept: no number comes twice.
+    /// Advances when a block becomes evictable and when one is cached, so that no value is used
+    /// twice.
     clock: u64,
 }
 
-/// What is known of a block.
+/// State of one block.
 #[derive(Debug, Clone, Default)]
 struct Slot {
-    holders: usize,
-    /// Its place in `idle`, while it is there.
-    let_go: u64,
-    content: Option<(ContentId, Content)>,
+    ref_count: usize,
+    /// Key in `evictable`, while the block is there.
+    released_at: u64,
+    content: Option<(PrefixId, BlockKey)>,
 }
 
 impl BlockPool {
-    /// A pool of blocks `0..total`.
+    /// Creates a pool of blocks `0..total`.
     pub fn new(total: u32) -> Self {
         let state = State {
-            // Handed out in rising order at first, which makes tables easy to read.
-            blank: (0..total).rev().collect(),
-            idle: BTreeMap::new(),
-            kept: HashMap::new(),
+            // Allocated in rising order at first, which makes tables easy to read.
+            free: (0..total).rev().collect(),
+            evictable: BTreeMap::new(),
+            cached: HashMap::new(),
             slots: vec![Slot::default(); total as usize],
             clock: 0,
         };
         Self(Arc::new(Pool { state: Mutex::new(state), total: total as usize }))
     }
 
-    /// Takes `count` blocks to write into, or none if fewer are free.
-    pub fn take(&self, count: usize) -> Option<Vec<Block>> {
+    /// Allocates `count` writable blocks, or none if fewer are free.
+    pub fn allocate(&self, count: usize) -> Option<Vec<Block>> {
         let mut state = self.0.state();
-        if state.free() < count {
+        if state.num_free() < count {
             return None;
         }
-        let numbers: Vec<_> = (0..count).map_while(|_| state.hand_out()).collect();
+        let numbers: Vec<_> = (0..count).map_while(|_| state.allocate()).collect();
         drop(state);
         Some(numbers.into_iter().map(|number| self.block(number)).collect())
     }
 
-    /// The block that holds `content`, if there is one.
-    fn find(&self, content: &Content) -> Option<Block> {
-        let number = self.0.state().find(content)?;
+    /// Returns the block cached under `key`, if there is one.
+    fn find(&self, key: &BlockKey) -> Option<Block> {
+        let number = self.0.state().find(key)?;
         Some(self.block(number))
     }
 
-    /// A handle of a block that counts it as a holder already.
+    /// Wraps a block whose reference count already includes the handle.
     fn block(&self, number: u32) -> Block {
         Block { number, pool: Arc::clone(&self.0) }
     }
 
-    /// Blocks that can be taken now.
+    /// Number of blocks that can be allocated now, evictable ones included.
     pub fn free(&self) -> usize {
-        self.0.state().free()
+        self.0.state().num_free()
     }
 
-    /// Of these, the ones whose content can still be found.
-    pub fn idle(&self) -> usize {
-        self.0.state().idle.len()
+    /// Number of free blocks whose content is still cached.
+    pub fn evictable(&self) -> usize {
+        self.0.state().evictable.len()
     }
 
-    /// Blocks there are.
+    /// Number of blocks in the pool.
     pub fn total(&self) -> usize {
         self.0.total
     }
@@ -115,92 +117,95 @@ impl BlockPool {
 
 impl Pool {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock; if it did, the lists would still be whole.
+        // Nothing panics while it holds the lock; if it did, the lists would still be consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn free(&self) -> usize {
-        self.blank.len() + self.idle.len()
+    fn num_free(&self) -> usize {
+        self.free.len() + self.evictable.len()
     }
 
-    /// A free block of unknown content, now held. What is known is forgotten only where there is nothing else.
-    fn hand_out(&mut self) -> Option<u32> {
-        let number = match self.blank.pop() {
+    /// Allocates a block without content, with one reference. Evicts a cached block only if no
+    /// other is free.
+    fn allocate(&mut self) -> Option<u32> {
+        let number = match self.free.pop() {
             Some(number) => number,
-            None => self.idle.pop_first()?.1,
+            None => self.evictable.pop_first()?.1,
         };
         let slot = &mut self.slots[number as usize];
-        slot.holders = 1;
-        if let Some((_, content)) = slot.content.take() {
-            self.kept.remove(&content);
+        slot.ref_count = 1;
+        if let Some((_, key)) = slot.content.take() {
+            self.cached.remove(&key);
         }
         Some(number)
     }
 
-    /// The block of this content, with one holder more.
-    fn find(&mut self, content: &Content) -> Option<u32> {
-        let number = *self.kept.get(content)?;
-        self.hold(number);
+    /// Returns the block cached under `key`, with one reference more.
+    fn find(&mut self, key: &BlockKey) -> Option<u32> {
+        let number = *self.cached.get(key)?;
+        self.retain(number);
         Some(number)
     }
 
-    fn hold(&mut self, number: u32) {
+    /// Adds a reference.
+    fn retain(&mut self, number: u32) {
         let slot = &mut self.slots[number as usize];
-        if slot.holders == 0 {
-            self.idle.remove(&slot.let_go);
+        if slot.ref_count == 0 {
+            self.evictable.remove(&slot.released_at);
         }
-        slot.holders += 1;
+        slot.ref_count += 1;
     }
 
-    fn let_go(&mut self, number: u32) {
+    /// Drops a reference. The block becomes free or evictable with the last one.
+    fn release(&mut self, number: u32) {
         let slot = &mut self.slots[number as usize];
-        slot.holders -= 1;
-        if slot.holders > 0 {
+        slot.ref_count -= 1;
+        if slot.ref_count > 0 {
             return;
         }
         if slot.content.is_none() {
-            self.blank.push(number);
+            self.free.push(number);
             return;
         }
         self.clock += 1;
-        slot.let_go = self.clock;
-        self.idle.insert(self.clock, number);
+        slot.released_at = self.clock;
+        self.evictable.insert(self.clock, number);
     }
 
-    /// Makes a block known by what it holds.
-    fn keep(&mut self, number: u32, content: Content) {
+    /// Caches a block under `key`.
+    fn cache(&mut self, number: u32, key: BlockKey) {
         self.clock += 1;
-        self.slots[number as usize].content = Some((ContentId::new(self.clock), content.clone()));
-        self.kept.insert(content, number);
+        self.slots[number as usize].content = Some((PrefixId::new(self.clock), key.clone()));
+        self.cached.insert(key, number);
     }
 }
 
 impl Block {
-    /// Its place in the cache.
+    /// Index of the block in the cache.
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// Whether others find it by its content. It must not be written then.
-    pub fn is_kept(&self) -> bool {
-        self.content().is_some()
+    /// Whether the block can be found by its content. It must not be written then.
+    pub fn is_cached(&self) -> bool {
+        self.prefix_id().is_some()
     }
 
-    fn content(&self) -> Option<ContentId> {
+    fn prefix_id(&self) -> Option<PrefixId> {
         let state = self.pool.state();
         state.slots[self.number as usize].content.as_ref().map(|(id, _)| *id)
     }
 
-    /// Makes it known by its content, now that this is computed. Where others know a block of the same content, this
-    /// becomes a handle of that one.
-    fn keep(&mut self, content: Content) {
+    /// Caches the block under `key`, now that its content is computed. If another block is cached
+    /// under this key, the handle refers to that one afterwards.
+    fn cache(&mut self, key: BlockKey) {
         let mut state = self.pool.state();
-        match state.find(&content) {
-            None => state.keep(self.number, content),
+        match state.find(&key) {
+            None => state.cache(self.number, key),
             Some(number) => {
-                // What this handle held takes the lock as it goes home.
+                // Releasing the previous block takes the lock again.
                 drop(state);
                 *self = Self { number, pool: Arc::clone(&self.pool) };
             }
@@ -210,14 +215,14 @@ impl Block {
 
 impl Clone for Block {
     fn clone(&self) -> Self {
-        self.pool.state().hold(self.number);
+        self.pool.state().retain(self.number);
         Self { number: self.number, pool: Arc::clone(&self.pool) }
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.pool.state().let_go(self.number);
+        self.pool.state().release(self.number);
     }
 }
 

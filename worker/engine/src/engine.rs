@@ -1,11 +1,11 @@
-//! The engine: schedule, run, sample, emit, again and again.
+//! The engine loop: schedule, run, sample, emit.
 
 use std::{borrow::Cow, collections::HashMap, mem, time::Instant};
 
 use crate::{
     blocks::{BlockPool, Scope, SequenceTokens},
     footprint::Footprint,
-    group::{Progress, SequenceGroup},
+    group::{GroupStatus, SequenceGroup},
     model::{Model, Quantization},
     request::{EventSink, Request, RequestError},
     runner::{BatchEntry, Runner, StepOutput},
@@ -15,39 +15,41 @@ use crate::{
         blocks_for,
     },
     sequence::Sequence,
-    speculation::{Asking, MAX_DRAFT_TOKENS, SpeculationMethod, Speculator},
+    speculation::{DraftRequest, MAX_DRAFT_TOKENS, SpeculationMethod, Speculator},
     weights::ModelConfig,
 };
 
-/// What the logits of prompts, where they are asked for, may take in one step, in bytes.
+/// Maximum size of the requested prompt logits in one step, in bytes.
 const PROMPT_LOGITS_BYTES: usize = 32 << 20;
 
-/// Of requests that would take longer than they have, one in so many is tried: steps may have become faster.
-const TRIAL: u64 = 16;
+/// Of the requests that alone take longer than their deadline allows, one in this many is admitted:
+/// steps may have become faster.
+const PROBE_INTERVAL: u64 = 16;
 
-/// How large an engine is, and how long its steps may be.
+/// Capacity of an engine, and limits of its steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineConfig {
-    /// Sequences in a batch.
+    /// Maximum number of sequences in a batch.
     pub max_num_seqs: usize,
-    /// Tokens in a step; at least `max_num_seqs`.
+    /// Maximum number of tokens in a step; at least `max_num_seqs`.
     pub max_num_batched_tokens: usize,
-    /// Blocks of the KV cache.
+    /// Number of blocks in the KV cache.
     pub kv_blocks: usize,
-    /// Whether requests find what others have computed.
+    /// Whether requests share cached prompt prefixes.
     pub prefix_cache: bool,
-    /// Prompts are computed in chunks so short that a step takes at most so many times what it would without them, while
-    /// some sequences decode; at least 1.
+    /// Limits prefill chunks, while sequences decode, so that a step takes at most this many times
+    /// as long as a decode-only step; at least 1.
     pub max_decode_slowdown: f64,
 }
 
 impl EngineConfig {
-    /// Bytes that one block takes in all layers.
+    /// Size of one block in all layers, in bytes.
     pub fn block_bytes(model: &ModelConfig, quantization: Quantization) -> u64 {
         Footprint::of(model, quantization).kv_token_bytes * stoker_ops::KV_BLOCK as u64
     }
 
-    /// Blocks that `bytes` hold, but no more than `max_num_seqs` sequences of full length can use.
+    /// Number of blocks that fit into `bytes`, but no more than `max_num_seqs` sequences of maximum
+    /// length can use.
     pub fn blocks_within(
         bytes: u64,
         max_num_seqs: usize,
@@ -60,41 +62,42 @@ impl EngineConfig {
     }
 }
 
-/// How busy an engine is.
+/// Load of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
-    /// Sequences in the batch.
+    /// Number of sequences in the batch.
     pub running: usize,
-    /// Sequences that wait for a place.
+    /// Number of sequences that wait for admission.
     pub waiting: usize,
-    /// Tokens still to compute.
+    /// Number of tokens still to compute.
     pub queued_tokens: usize,
-    /// Blocks nobody holds.
+    /// Number of blocks that no sequence uses.
     pub free_blocks: usize,
-    /// Of these, the ones whose content can still be found.
+    /// Number of free blocks whose content is still cached.
     pub cached_blocks: usize,
-    /// Blocks there are.
+    /// Number of blocks in the KV cache.
     pub total_blocks: usize,
-    /// Steps done.
+    /// Number of completed steps.
     pub step: u64,
-    /// Times that a sequence was preempted.
+    /// Number of preemptions of sequences.
     pub preemptions: u64,
-    /// Tokens that were guessed ahead and looked at.
+    /// Number of draft tokens that were verified.
     pub drafted: u64,
-    /// Those of them that were right.
+    /// Number of draft tokens that were accepted.
     pub accepted: u64,
-    /// Tokens of prompts that were looked for in the cache.
+    /// Number of prompt tokens looked up in the prefix cache.
     pub prefix_tokens: u64,
-    /// Those that were there.
+    /// Number of prompt tokens found there.
     pub prefix_tokens_found: u64,
-    /// Requests that were refused, or given up while they waited, since they could not be in time.
-    pub too_late: u64,
+    /// Number of requests rejected, or dropped while they waited, because they could not meet their
+    /// deadline.
+    pub deadline_rejections: u64,
 }
 
-/// What may follow each sequence.
+/// Draft tokens of each sequence.
 type Drafts = HashMap<SequenceId, Vec<u32>>;
 
-/// One model, its cache, and the requests that run on it. Lives on one thread.
+/// One model, its KV cache and the requests that run on it. Used from one thread.
 pub struct Engine {
     runner: Runner,
     scheduler: Scheduler,
@@ -107,15 +110,15 @@ pub struct Engine {
     preemptions: u64,
     prefix_tokens: u64,
     prefix_tokens_found: u64,
-    too_late: u64,
-    /// Requests that would take longer than they have.
+    deadline_rejections: u64,
+    /// Number of requests that alone would take longer than their deadline allows.
     too_long: u64,
-    /// Sequences that the device computes for now: if it panics, one of them is the reason.
+    /// Sequences of the current computation: if it panics, one of them is the cause.
     in_step: Vec<SequenceId>,
 }
 
 impl Engine {
-    /// Allocates the cache, and has a GPU remember what steps launch.
+    /// Allocates the KV cache, and records the kernel launches of decode steps on a GPU.
     pub fn new(model: Model, config: EngineConfig) -> Self {
         let blocks = BlockPool::new(u32::try_from(config.kv_blocks).unwrap_or(u32::MAX));
         let row_bytes = model.config.vocab_size * size_of::<f32>();
@@ -139,40 +142,44 @@ impl Engine {
             preemptions: 0,
             prefix_tokens: 0,
             prefix_tokens_found: 0,
-            too_late: 0,
+            deadline_rejections: 0,
             too_long: 0,
             in_step: Vec::new(),
         }
     }
 
-    /// Has somebody guess tokens ahead. No answer changes: a guess is kept if it is what is drawn anyway.
+    /// Enables speculative decoding. Responses do not change: a draft token is accepted only if it
+    /// equals the token that is drawn.
     #[must_use]
     pub fn speculating(mut self, speculation: SpeculationMethod) -> Self {
         self.speculator = Speculator::new(speculation, self.scheduler.limits().max_num_seqs);
         self
     }
 
-    /// The longest sequence that can run here, prompt and answer together.
+    /// Maximum length of a sequence in tokens, prompt and completion together.
     pub fn longest_sequence(model: &ModelConfig, config: &EngineConfig) -> usize {
         model.context_length.min(config.kv_blocks * stoker_ops::KV_BLOCK)
     }
 
-    /// Takes a request. Its events go to `sink`, from the next step on.
+    /// Queues a request. Its events are sent to `sink`, from the next step on.
     pub fn submit(
         &mut self,
         mut request: Request,
         sink: Box<dyn EventSink>,
     ) -> Result<(), AdmissionError> {
-        let on_trial = self.check_deadline(&request)?;
+        let is_probe = self.check_deadline(&request)?;
         let model = self.runner.model();
-        let room = model.config.context_length.min(self.blocks.total() * stoker_ops::KV_BLOCK);
+        let max_length =
+            model.config.context_length.min(self.blocks.total() * stoker_ops::KV_BLOCK);
         let prompt = request.prompt.len();
-        let longest =
-            request.stopping.max_tokens.map_or(room, |n| prompt.saturating_add(n).min(room));
+        let longest = request
+            .stopping
+            .max_tokens
+            .map_or(max_length, |n| prompt.saturating_add(n).min(max_length));
 
-        if prompt >= room {
-            // No place for an answer, and no positions beyond the context.
-            let (needed, total) = (blocks_for(prompt + 1), blocks_for(room));
+        if prompt >= max_length {
+            // No completion token would fit into the cache or the context.
+            let (needed, total) = (blocks_for(prompt + 1), blocks_for(max_length));
             return Err(AdmissionError::TooLong { needed, total });
         }
         let id = self.next_request;
@@ -180,17 +187,17 @@ impl Engine {
             prompt,
             longest,
             num_sequences: request.num_sequences.get(),
-            prompt_logits: request.tells_prompt(),
-            // Without a cache for all, the sequences of one request still share what it has.
+            prompt_logits: request.needs_prompt_logprobs(),
+            // Without the prefix cache, the sequences of one request still share its blocks.
             scope: if self.prefix_cache { request.scope.clone() } else { Scope::Request(id) },
             bypass_prefix_cache: request.bypass_prefix_cache || !self.prefix_cache,
             suspect: request.suspect,
         };
-        let (queue_key, continues) = (request.queue_key.clone(), request.continues());
-        let accepted_before = request.accepted_before;
-        let tells_prompt = request.tells_prompt();
+        let queue_key = request.queue_key.clone();
+        let (accepted_before, is_resubmitted) = (request.accepted_before, request.is_resubmitted());
+        let prompt_logprobs = request.needs_prompt_logprobs();
         let resumed = mem::take(&mut request.resumed);
-        let mut group = SequenceGroup::new(request, longest, tells_prompt, sink);
+        let mut group = SequenceGroup::new(request, longest, prompt_logprobs, sink);
         if resumed.is_empty() {
             if accepted_before {
                 self.scheduler.add_first(id, size, &queue_key)?;
@@ -202,25 +209,26 @@ impl Engine {
             match group.resume(resumed, &model.tokenizer) {
                 Ok(open) if open.is_empty() => return Ok(()),
                 Ok(open) => self.scheduler.resume(id, size, &open, &queue_key)?,
-                Err(failure) => {
-                    group.fail(failure);
+                Err(error) => {
+                    group.fail(error);
                     return Ok(());
                 }
             }
         }
-        if on_trial || continues {
-            group.wait_to_the_end();
+        if is_probe || is_resubmitted {
+            group.skip_estimate();
         }
         self.next_request += 1;
         self.requests.insert(id, group);
         Ok(())
     }
 
-    /// Drops what nobody listens to and what is too late, then runs one step. False if there was nothing to do.
+    /// Drops abandoned requests and those that cannot meet their deadline, then runs one step.
+    /// Returns false if there was nothing to run.
     ///
     /// # Panics
     ///
-    /// Where the device or a defect of ours does; [`Self::fail_all`] then says to whom it happened.
+    /// If the computation panics; [`Self::fail_all`] then reports it to the requests.
     pub fn step(&mut self) -> bool {
         self.in_step.clear();
         self.drop_abandoned();
@@ -229,7 +237,7 @@ impl Engine {
         let plan = self.scheduler.plan(&self.requests);
         self.preemptions += plan.preempted.len() as u64;
         for id in &plan.preempted {
-            self.forget(*id);
+            self.release_drafter(*id);
             if let Some(group) = self.requests.get_mut(&id.request) {
                 group.preempted(id.choice);
             }
@@ -238,24 +246,24 @@ impl Engine {
             self.prefix_tokens += lookup.tokens as u64;
             self.prefix_tokens_found += lookup.found as u64;
             if let Some(group) = self.requests.get_mut(&lookup.request) {
-                group.found(lookup.found);
+                group.set_cached_prompt_tokens(lookup.found);
             }
         }
-        if plan.slices.is_empty() {
+        if plan.scheduled.is_empty() {
             return false;
         }
-        let began = Instant::now();
+        let started = Instant::now();
         self.in_step.clear();
-        self.in_step.extend(plan.slices.iter().map(|slice| slice.id));
-        let outcome = self.run(&plan, &drafts);
-        self.draw(&plan, &drafts, &outcome);
-        self.scheduler.learn(&plan.slices, began.elapsed());
+        self.in_step.extend(plan.scheduled.iter().map(|scheduled| scheduled.id));
+        let output = self.run(&plan, &drafts);
+        self.sample(&plan, &drafts, &output);
+        self.scheduler.observe(&plan.scheduled, started.elapsed());
         self.steps += 1;
         true
     }
 
-    /// Ends every request after [`Self::step`] has panicked, and reports to each which of its sequences were part of the
-    /// step. Nothing else may be called afterwards.
+    /// Fails every request after [`Self::step`] has panicked, and reports to each which of its
+    /// sequences were part of the step. Nothing else may be called afterwards.
     pub fn fail_all(&mut self, cause: &str) {
         for (id, group) in &mut self.requests {
             let own = self.in_step.iter().filter(|sequence| sequence.request == *id);
@@ -264,27 +272,27 @@ impl Engine {
         }
     }
 
-    /// How busy it is.
+    /// The current load.
     pub fn load(&self) -> Load {
-        let speculated = self.speculator.as_ref().map(Speculator::counts).unwrap_or_default();
+        let drafts = self.speculator.as_ref().map(Speculator::counts).unwrap_or_default();
         Load {
             running: self.scheduler.running(),
             waiting: self.scheduler.waiting(),
             queued_tokens: self.scheduler.queued_tokens(),
             free_blocks: self.blocks.free(),
-            cached_blocks: self.blocks.idle(),
+            cached_blocks: self.blocks.evictable(),
             total_blocks: self.blocks.total(),
             step: self.steps,
             preemptions: self.preemptions,
-            drafted: speculated.drafted,
-            accepted: speculated.accepted,
+            drafted: drafts.drafted,
+            accepted: drafts.accepted,
             prefix_tokens: self.prefix_tokens,
             prefix_tokens_found: self.prefix_tokens_found,
-            too_late: self.too_late,
+            deadline_rejections: self.deadline_rejections,
         }
     }
 
-    /// Drops requests whose listener is gone; their blocks go home at once.
+    /// Drops requests whose receiver is gone, and releases their blocks.
     pub fn drop_abandoned(&mut self) {
         let abandoned = self.requests.extract_if(|_, group| group.is_abandoned());
         for (id, group) in abandoned.collect::<Vec<_>>() {
@@ -292,177 +300,183 @@ impl Engine {
         }
     }
 
-    /// Asks the drafter what may follow, and has the scheduler plan with it.
+    /// Drafts tokens for the decoding sequences, and passes their number to the scheduler.
     fn draft(&mut self) -> Drafts {
         if self.speculator.is_none() || self.scheduler.isolates_next() {
             return Drafts::default();
         }
         let ids: Vec<_> = self.scheduler.decoding().collect();
-        // A draft model computes with them too.
+        // A draft model computes these sequences too.
         self.in_step.clone_from(&ids);
-        self.enter(&ids);
+        self.prepare(&ids);
         let Some(speculator) = &mut self.speculator else { return Drafts::default() };
-        let asking: Vec<_> = ids
+        let requests: Vec<_> = ids
             .iter()
             .filter_map(|id| {
                 let sequence = self.requests.get(&id.request)?.sequence(id.choice)?;
                 let (tokens, sampler) = sequence.batched()?;
-                Some(Asking { id: *id, tokens, room: sequence.room(), sampler })
+                Some(DraftRequest { id: *id, tokens, max_drafts: sequence.max_drafts(), sampler })
             })
             .collect();
-        let others = self.scheduler.queued_tokens() - ids.len();
-        let proposals = speculator.propose(&asking, others, self.scheduler.cost());
-        let drafts: Drafts = asking.iter().map(|asking| asking.id).zip(proposals).collect();
+        let prefill = self.scheduler.queued_tokens() - ids.len();
+        let proposals = speculator.propose(&requests, prefill, self.scheduler.cost());
+        let drafts: Drafts = requests.iter().map(|request| request.id).zip(proposals).collect();
         for (id, proposal) in &drafts {
             self.scheduler.draft(*id, proposal.len());
         }
         drafts
     }
 
-    /// Drops requests whose deadline has passed, and those that wait and cannot be in time any more.
+    /// Drops requests whose deadline has passed, and waiting ones that cannot meet it any more.
     fn drop_late(&mut self, now: Instant) {
         let late = |(id, group): (&u64, &SequenceGroup)| {
             let deadline = group.deadline()?;
-            let (left, began) = (deadline.saturating_duration_since(now), group.has_begun());
-            if left.is_zero() {
-                return Some((*id, RequestError::DeadlinePassed { began }));
+            let remaining = deadline.saturating_duration_since(now);
+            let scheduled = group.was_scheduled();
+            if remaining.is_zero() {
+                return Some((*id, RequestError::DeadlinePassed { scheduled }));
             }
-            if began || group.waits_to_the_end() {
+            if scheduled || group.skips_estimate() {
                 return None;
             }
-            // The cache may have all of its prompt by now, but for the last token.
+            // By now the cache may have all of its prompt but the last token.
             let prompt = if self.prefix_cache { 1 } else { group.prompt_tokens() };
-            match self.scheduler.in_time(prompt, 0, None, left) {
-                Err(AdmissionError::TooLate { own, left, .. }) => {
-                    Some((*id, RequestError::TooLate { expected: own, left }))
+            match self.scheduler.check_deadline(prompt, 0, None, remaining) {
+                Err(AdmissionError::TooLate { own, remaining, .. }) => {
+                    Some((*id, RequestError::TooLate { expected: own, remaining }))
                 }
                 _ => None,
             }
         };
         let late: Vec<_> = self.requests.iter().filter_map(late).collect();
-        for (id, failure) in late {
+        for (id, error) in late {
             let Some(mut group) = self.requests.remove(&id) else { continue };
-            self.too_late += u64::from(!group.has_begun());
-            group.fail(failure);
+            self.deadline_rejections += u64::from(!group.was_scheduled());
+            group.fail(error);
             self.remove(id, &group);
         }
     }
 
-    /// Refuses a request that cannot be in time. Answers whether it is let in all the same: one in so many, or what steps
-    /// take now would never be known where nobody else sends what is as long. What was begun elsewhere goes on as
-    /// far as it comes: somebody reads it.
+    /// Rejects a request that cannot meet its deadline. Returns whether it is admitted all the
+    /// same, as a probe: 1 in [`PROBE_INTERVAL`], so that the estimate can recover. Requests that
+    /// another engine had accepted are not rejected: their responses are being streamed.
     fn check_deadline(&mut self, request: &Request) -> Result<bool, AdmissionError> {
-        let Some(deadline) = request.deadline.filter(|_| !request.continues()) else {
+        let Some(deadline) = request.deadline.filter(|_| !request.is_resubmitted()) else {
             return Ok(false);
         };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let reads = self.prefix_cache && !request.bypass_prefix_cache && !request.tells_prompt();
-        let prompt = if reads {
-            self.scheduler.surely_computed(&request.scope, &request.prompt, &self.requests)
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let reads_cache =
+            self.prefix_cache && !request.bypass_prefix_cache && !request.needs_prompt_logprobs();
+        let prompt = if reads_cache {
+            self.scheduler.min_prefill_tokens(&request.scope, &request.prompt, &self.requests)
         } else {
             request.prompt.len()
         };
-        // A step may make as many tokens as are drafted, and one.
-        let each = if self.speculator.is_some() { 1 + MAX_DRAFT_TOKENS } else { 1 };
-        let steps = request.stopping.min_tokens / each;
-        let checked = self.scheduler.in_time(prompt, steps, Some(&request.queue_key), left);
+        // A step draws up to one token more than it has draft tokens.
+        let max_per_step = if self.speculator.is_some() { 1 + MAX_DRAFT_TOKENS } else { 1 };
+        let steps = request.stopping.min_tokens / max_per_step;
+        let checked =
+            self.scheduler.check_deadline(prompt, steps, Some(&request.queue_key), remaining);
         let Err(late) = checked else { return Ok(false) };
-        if matches!(late, AdmissionError::TooLate { own, .. } if own > left) && !left.is_zero() {
+        if matches!(late, AdmissionError::TooLate { own, .. } if own > remaining)
+            && !remaining.is_zero()
+        {
             self.too_long += 1;
-            if self.too_long.is_multiple_of(TRIAL) {
+            if self.too_long.is_multiple_of(PROBE_INTERVAL) {
                 return Ok(true);
             }
         }
-        self.too_late += 1;
+        self.deadline_rejections += 1;
         Err(late)
     }
 
-    /// Runs the model over the plan. A row for every token that wants one.
+    /// Runs the model over the plan. Returns a row for every token whose logits are needed.
     fn run(&mut self, plan: &Plan, drafts: &Drafts) -> StepOutput {
         let now = Instant::now();
-        let ids: Vec<_> = plan.slices.iter().map(|slice| slice.id).collect();
-        self.enter(&ids);
-        for slice in &plan.slices {
-            if let Some(group) = self.requests.get_mut(&slice.id.request) {
+        let ids: Vec<_> = plan.scheduled.iter().map(|scheduled| scheduled.id).collect();
+        self.prepare(&ids);
+        for scheduled in &plan.scheduled {
+            if let Some(group) = self.requests.get_mut(&scheduled.id.request) {
                 group.scheduled(self.steps, now);
             }
         }
         let vocab = self.runner.model().config.vocab_size;
-        let input = |slice: &ScheduledSequence| {
-            let sequence = self.requests[&slice.id.request].sequence(slice.id.choice);
+        let input = |scheduled: &ScheduledSequence| {
+            let sequence = self.requests[&scheduled.id.request].sequence(scheduled.id.choice);
             let known = sequence.and_then(Sequence::batched).map_or(&[][..], |(tokens, _)| tokens);
-            let ids = &known[slice.start..slice.start + slice.length - slice.drafts];
-            let ids = match guesses(drafts, slice) {
+            let end = scheduled.start + scheduled.length - scheduled.drafts;
+            let ids = &known[scheduled.start..end];
+            let ids = match draft_tokens(drafts, scheduled) {
                 [] => Cow::Borrowed(ids),
-                guesses => Cow::Owned([ids, guesses].concat()),
+                draft_tokens => Cow::Owned([ids, draft_tokens].concat()),
             };
-            let draws = sequence.filter(|_| slice.samples);
-            let draws = draws.and_then(|sequence| sequence.on_device(slice.drafts, vocab));
+            let draws = sequence.filter(|_| scheduled.samples);
+            let draws = draws.and_then(|sequence| sequence.on_device(scheduled.drafts, vocab));
             (ids, draws.unwrap_or_default())
         };
-        let inputs: Vec<_> = plan.slices.iter().map(input).collect();
-        let parts: Vec<_> = plan
-            .slices
+        let inputs: Vec<_> = plan.scheduled.iter().map(input).collect();
+        let entries: Vec<_> = plan
+            .scheduled
             .iter()
             .zip(&inputs)
-            .map(|(slice, (ids, draws))| BatchEntry {
+            .map(|(scheduled, (ids, draws))| BatchEntry {
                 ids,
-                start: slice.start,
-                table: self.scheduler.table(slice.id),
-                logits: slice.logits,
+                start: scheduled.start,
+                table: self.scheduler.table(scheduled.id),
+                logits: scheduled.logits,
                 draws,
             })
             .collect();
-        self.runner.run(&parts)
+        self.runner.run(&entries)
     }
 
-    /// Draws tokens for every slice that samples, and ends what is done.
-    fn draw(&mut self, plan: &Plan, drafts: &Drafts, outcome: &StepOutput) {
+    /// Draws tokens for every sequence that samples, and removes finished sequences and requests.
+    fn sample(&mut self, plan: &Plan, drafts: &Drafts, output: &StepOutput) {
         let now = Instant::now();
-        let mut rest = outcome.rows();
+        let mut rest = output.rows();
         let (mut prompts, mut draws) = (Vec::new(), Vec::new());
-        // What is drawn depends on nothing that happens to other sequences.
-        for slice in &plan.slices {
-            let mut rows: Vec<_> = rest.by_ref().take(slice.logits).collect();
-            let to_draw = if slice.samples { 1 + slice.drafts } else { 0 };
+        // Draws are independent of other sequences, so all of them run at once.
+        for scheduled in &plan.scheduled {
+            let mut rows: Vec<_> = rest.by_ref().take(scheduled.logits).collect();
+            let to_draw = if scheduled.samples { 1 + scheduled.drafts } else { 0 };
             let sampled = rows.split_off(rows.len().saturating_sub(to_draw));
-            let sequence = self.requests.get(&slice.id.request);
-            let sequence = sequence.and_then(|group| group.sequence(slice.id.choice));
-            let sampled = sequence.and_then(|s| s.draws(sampled, guesses(drafts, slice)));
-            prompts.push((slice, rows, sampled.is_some()));
+            let sequence = self.requests.get(&scheduled.id.request);
+            let sequence = sequence.and_then(|group| group.sequence(scheduled.id.choice));
+            let sampled = sequence.and_then(|s| s.draws(sampled, draft_tokens(drafts, scheduled)));
+            prompts.push((scheduled, rows, sampled.is_some()));
             draws.extend(sampled);
         }
         let mut drawn = Draws::run_all(&draws).into_iter();
-        for (slice, prompt, draws) in prompts {
+        for (scheduled, prompt, draws) in prompts {
             let drawn = if draws { drawn.next().unwrap_or_default() } else { DrawnTokens::new() };
-            // Gone if another of its sequences failed in this step.
-            let Some(group) = self.requests.get_mut(&slice.id.request) else { continue };
+            // The request is gone if another of its sequences failed in this step.
+            let Some(group) = self.requests.get_mut(&scheduled.id.request) else { continue };
             let tokenizer = &self.runner.model().tokenizer;
-            let (drawn, progress) = group.advance(slice, &prompt, drawn, tokenizer, now);
-            // What failed may have left anything in its blocks, which nobody is to find.
-            if progress != Progress::Failed {
-                self.scheduler.ran(slice, drawn, &self.requests);
+            let (drawn, status) = group.advance(scheduled, &prompt, drawn, tokenizer, now);
+            // The blocks of a failed request may hold invalid values and must not be cached.
+            if status != GroupStatus::Failed {
+                self.scheduler.on_complete(scheduled, drawn, &self.requests);
             }
             if let Some(speculator) = &mut self.speculator {
-                speculator.verified(slice.id, slice.drafts, drawn.saturating_sub(1));
+                speculator.on_verified(scheduled.id, scheduled.drafts, drawn.saturating_sub(1));
             }
-            match progress {
-                Progress::GoesOn => {}
-                Progress::SequenceEnded => {
-                    self.scheduler.remove(slice.id);
-                    self.forget(slice.id);
+            match status {
+                GroupStatus::Running => {}
+                GroupStatus::SequenceEnded => {
+                    self.scheduler.remove(scheduled.id);
+                    self.release_drafter(scheduled.id);
                 }
-                Progress::Over | Progress::Failed => {
-                    if let Some(group) = self.requests.remove(&slice.id.request) {
-                        self.remove(slice.id.request, &group);
+                GroupStatus::Finished | GroupStatus::Failed => {
+                    if let Some(group) = self.requests.remove(&scheduled.id.request) {
+                        self.remove(scheduled.id.request, &group);
                     }
                 }
             }
         }
     }
 
-    /// Prepares sequences for the batch that are not in it yet.
-    fn enter(&mut self, ids: &[SequenceId]) {
+    /// Builds the batch state of sequences that do not have it yet.
+    fn prepare(&mut self, ids: &[SequenceId]) {
         let tokenizer = &self.runner.model().tokenizer;
         for id in ids {
             if let Some(group) = self.requests.get_mut(&id.request) {
@@ -471,25 +485,25 @@ impl Engine {
         }
     }
 
-    /// Gives up what is kept for a request that is gone.
+    /// Releases the scheduler and drafter state of a request that has ended.
     fn remove(&mut self, request: u64, group: &SequenceGroup) {
         self.scheduler.remove_request(request);
         for choice in group.choices() {
-            self.forget(SequenceId { request, choice });
+            self.release_drafter(SequenceId { request, choice });
         }
     }
 
-    /// Gives up what the drafter keeps for a sequence.
-    fn forget(&mut self, id: SequenceId) {
+    /// Releases the drafter's state of a sequence.
+    fn release_drafter(&mut self, id: SequenceId) {
         if let Some(speculator) = &mut self.speculator {
-            speculator.forget(id);
+            speculator.release(id);
         }
     }
 }
 
-/// The guesses that a slice runs.
-fn guesses<'a>(drafts: &'a Drafts, slice: &ScheduledSequence) -> &'a [u32] {
-    drafts.get(&slice.id).and_then(|drafts| drafts.get(..slice.drafts)).unwrap_or_default()
+/// The draft tokens that a sequence runs in this step.
+fn draft_tokens<'a>(drafts: &'a Drafts, scheduled: &ScheduledSequence) -> &'a [u32] {
+    drafts.get(&scheduled.id).and_then(|drafts| drafts.get(..scheduled.drafts)).unwrap_or_default()
 }
 
 impl TokenSource for HashMap<u64, SequenceGroup> {

@@ -1,4 +1,4 @@
-//! What a model takes, reckoned from its shape before anything of it is read.
+//! Memory and compute of a model, computed from its shape before its weights are read.
 
 use stoker_ops::cpu::int8::{MAX_INPUTS, tiles::packed_bytes};
 
@@ -7,22 +7,23 @@ use crate::{
     weights::{EMBEDDING, ModelConfig, tensor_shapes},
 };
 
-/// What a model takes in memory, and what a token of it takes to compute.
+/// Memory of a model, and the compute of one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// Bytes of weights that a decode step reads, each once: all but an embedding table that is not also
-    /// the head, of which a token reads one row.
+    /// Bytes of weights that a decode step reads, each once: all but an embedding table that is not
+    /// also the head, since a token reads only one row of it.
     pub step_weight_bytes: u64,
-    /// Bytes of all weights as they lie in memory, with the table of rotary angles.
+    /// Bytes of all weights in memory, with the table of rotary angles.
     pub weight_bytes: u64,
-    /// Bytes of the keys and values of one position in all layers.
+    /// Bytes of keys and values of one position in all layers.
     pub kv_token_bytes: u64,
-    /// Multiply-adds of one token in all matrices, the head included; attention comes on top.
+    /// Multiply-adds of one token in all matrices, the head included, without attention.
     pub macs_per_token: u64,
 }
 
 impl Footprint {
-    /// What a model of this shape takes when its weights are kept like this.
+    /// Computes the footprint of a model of this shape whose weights are stored with
+    /// `quantization`.
     pub fn of(config: &ModelConfig, quantization: Quantization) -> Self {
         let angles = (config.context_length * config.head_dim * size_of::<f32>()) as u64;
         let mut footprint = Self {
@@ -47,7 +48,7 @@ impl Footprint {
     }
 }
 
-/// Bytes of one tensor in memory. Norms and biases stay in f32, however matrices are kept.
+/// Bytes of one tensor in memory. Norms and biases are f32, whatever the quantization of matrices.
 fn tensor_bytes(shape: &[usize], quantization: Quantization) -> u64 {
     match (quantization, shape) {
         (Quantization::Int8, [outputs, inputs]) if *inputs <= MAX_INPUTS => {
@@ -68,15 +69,17 @@ mod tests {
         Footprint::of(&config, quantization)
     }
 
-    /// All of TinyLlama's layers and its head, without norms.
+    /// Multiply-adds of TinyLlama's layers and head, without norms.
     const MACS: u64 = 22 * 44_040_192 + 65_536_000;
-    /// Its norms and its table of angles, in bytes.
+    /// Bytes of its norms.
     const NORMS: u64 = 45 * 2048 * 4;
+    /// Bytes of its table of rotary angles.
     const ANGLES: u64 = 2048 * 64 * 4;
+    /// Elements of its embedding table.
     const TABLE: u64 = 32_000 * 2048;
 
     #[test]
-    fn in_f32_every_weight_is_four_bytes() {
+    fn in_f32_every_weight_takes_four_bytes() {
         let footprint = tinyllama(|_| (), Quantization::None);
         let expected = Footprint {
             step_weight_bytes: 4 * MACS + NORMS,
@@ -88,9 +91,9 @@ mod tests {
     }
 
     #[test]
-    fn in_int8_matrices_are_a_byte_an_element_and_a_scale_an_output() {
+    fn in_int8_matrices_take_a_byte_per_element_and_a_scale_per_output() {
         let footprint = tinyllama(|_| (), Quantization::Int8);
-        // Rows of the seven matrices of a layer, and of the head.
+        // Outputs of the seven matrices of a layer, and of the head.
         let scales = 4 * (22 * 17_920 + 32_000);
         let expected = Footprint {
             step_weight_bytes: MACS + scales + NORMS,
@@ -103,18 +106,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tied_embedding_is_kept_once_and_read_in_every_step() {
+    fn a_tied_embedding_is_stored_once_and_read_in_every_step() {
         for quantization in [Quantization::Int8, Quantization::None] {
-            let apart = tinyllama(|_| (), quantization);
+            let untied = tinyllama(|_| (), quantization);
             let tied = tinyllama(|config| config.tie_embeddings = true, quantization);
-            assert_eq!(tied.step_weight_bytes, apart.step_weight_bytes);
-            assert_eq!(tied.macs_per_token, apart.macs_per_token);
+            assert_eq!(tied.step_weight_bytes, untied.step_weight_bytes);
+            assert_eq!(tied.macs_per_token, untied.macs_per_token);
             assert_eq!(tied.weight_bytes, tied.step_weight_bytes + ANGLES);
         }
     }
 
     #[test]
-    fn tiles_at_the_edge_are_counted_whole() {
+    fn partial_tiles_are_counted_whole() {
         assert_eq!(tensor_bytes(&[17, 65], Quantization::Int8), 32 * 128 + 17 * 4);
         assert_eq!(tensor_bytes(&[17, 65], Quantization::None), 17 * 65 * 4);
         assert_eq!(tensor_bytes(&[17], Quantization::Int8), 17 * 4);

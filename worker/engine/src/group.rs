@@ -1,12 +1,12 @@
-//! One request on its way through the engine: its sequences, its clock, and who listens.
+//! A request in the engine: its sequences, its timings and the receiver of its events.
 
 use std::{mem, sync::Arc, time::Instant};
 
 use crate::{
     blocks::SequenceTokens,
     request::{
-        Event, EventSink, Finish, FinishReason, PROMPT_PART, Request, RequestError, Resumed,
-        Summary, Timings,
+        Event, EventSink, Finish, FinishReason, PROMPT_LOGPROBS_CHUNK, Request, RequestError,
+        Resumed, Summary, Timings,
     },
     runner::OutputRow,
     sampling::{Drawn, DrawnTokens, TokenLogprob, check_finite},
@@ -18,44 +18,45 @@ use crate::{
 /// The sequences of one request.
 pub struct SequenceGroup {
     request: Arc<Request>,
-    /// Tokens of each sequence at most, prompt included.
+    /// Maximum length of each sequence in tokens, prompt included.
     longest: usize,
-    /// By choice. None before the request has had a place in the batch, here or elsewhere: until then there is nothing but
-    /// its prompt.
+    /// Indexed by choice. Empty until the request is first scheduled, here or on another worker:
+    /// until then there is only its prompt.
     sequences: Vec<Sequence>,
-    /// Tokens of the prompt that the cache had.
+    /// Number of prompt tokens that were cached.
     cached_prompt_tokens: usize,
     completion_tokens: usize,
-    /// Sequences that have not ended.
+    /// Number of sequences that have not ended.
     unfinished: usize,
-    /// Those of the prompt, if they are wanted and not told yet.
+    /// Log probabilities of the prompt, if requested and not sent yet.
     prompt_logprobs: Option<Vec<TokenLogprob>>,
     sink: Box<dyn EventSink>,
-    clock: Clock,
-    waits_to_the_end: bool,
-    /// Whether a preemption was reported since the sequence's last token, by choice.
+    clock: RequestClock,
+    /// Whether only its deadline ends the wait, not the estimate that it cannot be met.
+    skips_estimate: bool,
+    /// Whether a preemption was reported since the last token, indexed by choice.
     reported_preempted: Vec<bool>,
 }
 
-/// Where a request stands after a slice.
+/// Status of a request after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// All goes on.
-    GoesOn,
-    /// The slice's sequence has ended, others go on.
+pub(crate) enum GroupStatus {
+    /// All sequences continue.
+    Running,
+    /// The sequence of the step has ended, others continue.
     SequenceEnded,
-    /// Nothing is left to do.
-    Over,
-    /// The client was told why it cannot go on.
+    /// All sequences have ended.
+    Finished,
+    /// The request failed, and the error was sent.
     Failed,
 }
 
-/// When things happened.
-struct Clock {
+/// Timestamps and counters of a request.
+struct RequestClock {
     arrived: Instant,
     scheduled: Option<Instant>,
     first_token: Option<Instant>,
-    /// The last step it took part in.
+    /// The last step that it took part in.
     step: Option<u64>,
     steps: u32,
     preemptions: u32,
@@ -64,12 +65,13 @@ struct Clock {
 }
 
 impl SequenceGroup {
-    /// `request`, whose sequences are at most `longest` tokens each, prompt included. With `tells_prompt`, log probabilities
-    /// of the prompt come before the first token.
+    /// Creates the group of `request`, whose sequences have at most `longest` tokens each, prompt
+    /// included. With `prompt_logprobs`, log probabilities of the prompt are sent before the first
+    /// token.
     pub(crate) fn new(
         request: Request,
         longest: usize,
-        tells_prompt: bool,
+        prompt_logprobs: bool,
         sink: Box<dyn EventSink>,
     ) -> Self {
         let count = request.num_sequences.get() as usize;
@@ -79,17 +81,18 @@ impl SequenceGroup {
             sequences: Vec::new(),
             cached_prompt_tokens: 0,
             completion_tokens: 0,
-            prompt_logprobs: tells_prompt.then(Vec::new),
+            prompt_logprobs: prompt_logprobs.then(Vec::new),
             sink,
-            clock: Clock::new(request.arrived),
-            waits_to_the_end: false,
+            clock: RequestClock::new(request.arrived),
+            skips_estimate: false,
             reported_preempted: vec![false; count],
             request: Arc::new(request),
         }
     }
 
-    /// Takes what another engine has made, and answers the sequences that go on, with the tokens that each has. Those that
-    /// had reached their end are over with this. What another engine has told of them is not told again.
+    /// Restores the state that another engine had reached. Returns the choices that continue and
+    /// the number of tokens of each. Sequences at their end finish now. Nothing that the other
+    /// engine has sent is sent again.
     pub(crate) fn resume(
         &mut self,
         resumed: Vec<Resumed>,
@@ -110,48 +113,48 @@ impl SequenceGroup {
         Ok(open)
     }
 
-    /// Says that the request cannot go on.
-    pub(crate) fn fail(&mut self, failure: RequestError) {
-        self.sink.send(Event::Failed(failure));
+    /// Sends the error that ends the request.
+    pub(crate) fn fail(&mut self, error: RequestError) {
+        self.sink.send(Event::Failed(error));
     }
 
-    /// Whether nobody listens any more.
+    /// Whether the receiver of its events is gone.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.sink.is_closed()
     }
 
-    /// When its answer is of no use any more.
+    /// Time after which the response is of no use.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.request.deadline
     }
 
-    /// From now on only its deadline ends it, not what seems likely before.
-    pub(crate) fn wait_to_the_end(&mut self) {
-        self.waits_to_the_end = true;
+    /// Makes it wait until its deadline, even if that cannot be met according to the estimate.
+    pub(crate) fn skip_estimate(&mut self) {
+        self.skips_estimate = true;
     }
 
-    /// Whether it waits until its deadline, however little time is left.
-    pub(crate) fn waits_to_the_end(&self) -> bool {
-        self.waits_to_the_end
+    /// Whether it waits until its deadline, whatever the estimate.
+    pub(crate) fn skips_estimate(&self) -> bool {
+        self.skips_estimate
     }
 
-    /// Whether it has had a place in the batch.
-    pub(crate) fn has_begun(&self) -> bool {
+    /// Whether it has taken part in a step.
+    pub(crate) fn was_scheduled(&self) -> bool {
         self.clock.scheduled.is_some()
     }
 
-    /// Tokens of its prompt.
+    /// Number of prompt tokens.
     pub(crate) fn prompt_tokens(&self) -> usize {
         self.request.prompt.len()
     }
 
-    /// Prompt and everything drawn of one sequence.
+    /// The prompt and the drawn tokens of one sequence.
     pub(crate) fn tokens(&self, choice: u32) -> SequenceTokens<'_> {
         let sequence = self.sequences.get(choice as usize);
         sequence.map_or_else(|| (&*self.request.prompt).into(), Sequence::tokens)
     }
 
-    /// Prepares a sequence for the batch, unless it is in it.
+    /// Builds the state of a sequence for the batch, unless it is there.
     pub(crate) fn enter(&mut self, choice: u32, tokenizer: &Tokenizer) {
         if self.sequences.is_empty() {
             self.sequences = Sequence::all(&self.request, self.longest, tokenizer);
@@ -161,7 +164,7 @@ impl SequenceGroup {
         }
     }
 
-    /// Notes that it takes part in `step`, which begins now.
+    /// Records that it takes part in `step`, which starts at `now`.
     pub(crate) fn scheduled(&mut self, step: u64, now: Instant) {
         if self.clock.scheduled.is_none() {
             self.clock.scheduled = Some(now);
@@ -172,8 +175,8 @@ impl SequenceGroup {
         }
     }
 
-    /// Notes that a sequence lost its blocks, and reports it once between two of its tokens: a reader that is slow must
-    /// not be sent more events than its channel holds.
+    /// Records that a sequence was preempted, and reports it once between two of its tokens: a slow
+    /// receiver must not be sent more events than its channel holds.
     pub(crate) fn preempted(&mut self, choice: u32) {
         self.clock.preemptions += 1;
         if let Some(sequence) = self.sequences.get_mut(choice as usize) {
@@ -186,93 +189,94 @@ impl SequenceGroup {
         }
     }
 
-    /// Notes that the cache had so many tokens of the prompt.
-    pub(crate) fn found(&mut self, tokens: usize) {
+    /// Records how many prompt tokens were cached.
+    pub(crate) fn set_cached_prompt_tokens(&mut self, tokens: usize) {
         self.cached_prompt_tokens = tokens;
     }
 
-    /// Names its sequences.
+    /// The choices of its sequences.
     pub(crate) fn choices(&self) -> std::ops::Range<u32> {
         0..self.request.num_sequences.get()
     }
 
-    /// A sequence, once there is more of it than the prompt.
+    /// Returns a sequence, once the request was scheduled.
     pub(crate) fn sequence(&self, choice: u32) -> Option<&Sequence> {
         self.sequences.get(choice as usize)
     }
 
-    /// Takes what came of a slice: the rows after tokens of the prompt, and what was drawn, one token, and another one for
-    /// each of the slice's drafts that is what was drawn. Tells the client, and answers how many were drawn.
+    /// Takes the results of a step: the prompt's logits rows, and the drawn tokens, one and one
+    /// more for each accepted draft token. Sends the events, and returns the number of tokens drawn
+    /// and the status.
     pub(crate) fn advance(
         &mut self,
-        slice: &ScheduledSequence,
-        prompt: &[OutputRow],
+        scheduled: &ScheduledSequence,
+        prompt: &[Row],
         drawn_tokens: DrawnTokens,
         tokenizer: &Tokenizer,
         now: Instant,
-    ) -> (usize, Progress) {
+    ) -> (usize, GroupStatus) {
         let mut drawn = 0usize;
         let advance = || {
-            self.note_prompt(slice, prompt)?;
-            // Counted before the last draw, which may be the end that tells of them.
-            self.clock.drafted += slice.drafts as u32;
+            self.record_prompt_logprobs(scheduled, prompt)?;
+            // Counted before the last draw, which may end the request and report the total.
+            self.clock.drafted += scheduled.drafts as u32;
             for draw in drawn_tokens {
                 self.clock.accepted += u32::from(drawn > 0);
-                let progress = self.append(slice.id.choice, draw?, tokenizer, now);
+                let status = self.append(scheduled.id.choice, draw?, tokenizer, now);
                 drawn += 1;
-                if progress != Progress::GoesOn {
-                    return Ok(progress);
+                if status != GroupStatus::Running {
+                    return Ok(status);
                 }
             }
-            Ok(Progress::GoesOn)
+            Ok(GroupStatus::Running)
         };
-        let progress = advance().unwrap_or_else(|failure| {
-            self.fail(failure);
-            Progress::Failed
+        let status = advance().unwrap_or_else(|error| {
+            self.fail(error);
+            GroupStatus::Failed
         });
-        (drawn, progress)
+        (drawn, status)
     }
 
-    /// Keeps how likely tokens of the prompt were. `rows` are the logits after the positions from
-    /// `slice.start + slice.length - slice.logits` on.
-    fn note_prompt(
+    /// Stores log probabilities of prompt tokens. `rows` are the logits at the positions from
+    /// `scheduled.start + scheduled.length - scheduled.logits` on.
+    fn record_prompt_logprobs(
         &mut self,
-        slice: &ScheduledSequence,
-        rows: &[OutputRow],
+        scheduled: &ScheduledSequence,
+        rows: &[Row],
     ) -> Result<(), RequestError> {
-        let Some(known) = &mut self.prompt_logprobs else { return Ok(()) };
-        let first = slice.start + slice.length - slice.logits + 1;
+        let Some(logprobs) = &mut self.prompt_logprobs else { return Ok(()) };
+        let first = scheduled.start + scheduled.length - scheduled.logits + 1;
         let tokens = self.request.prompt.get(first..).unwrap_or_default();
         for ((position, token), row) in (first..).zip(tokens).zip(rows) {
-            // A device draws after the last token of a slice alone, and that is not one of these.
-            let OutputRow::Logits(row) = row else { continue };
+            // A device draws only after the last token of a sequence, which is not one of these.
+            let Row::Logits(row) = row else { continue };
             check_finite(row, position)?;
-            known.push(TokenLogprob::of(row, *token, self.request.logprobs.top));
+            logprobs.push(TokenLogprob::of(row, *token, self.request.logprobs.top));
         }
         Ok(())
     }
 
-    /// A sequence is one token longer, and perhaps at its end.
+    /// Appends a token to a sequence, and ends it if a stop condition is met.
     fn append(
         &mut self,
         choice: u32,
         drawn: Drawn,
         tokenizer: &Tokenizer,
         now: Instant,
-    ) -> Progress {
+    ) -> GroupStatus {
         let (token, reason) = self.sequences[choice as usize].append(drawn, tokenizer);
         self.clock.first_token.get_or_insert(now);
         self.completion_tokens += 1;
         if let Some(reported) = self.reported_preempted.get_mut(choice as usize) {
             *reported = false;
         }
-        self.tell_prompt();
+        self.send_prompt_logprobs();
         self.sink.send(Event::Token(token));
-        reason.map_or(Progress::GoesOn, |reason| self.end(choice, reason, now))
+        reason.map_or(GroupStatus::Running, |reason| self.end(choice, reason, now))
     }
 
-    /// A sequence has ended, and perhaps the request.
-    fn end(&mut self, choice: u32, reason: FinishReason, now: Instant) -> Progress {
+    /// Ends a sequence, and the request with the last one.
+    fn end(&mut self, choice: u32, reason: FinishReason, now: Instant) -> GroupStatus {
         self.unfinished -= 1;
         let summary = (self.unfinished == 0).then(|| Summary {
             prompt_tokens: self.request.prompt.len(),
@@ -281,24 +285,25 @@ impl SequenceGroup {
             timings: self.clock.timings(now),
         });
         self.sink.send(Event::Finished(Finish { choice, reason, summary }));
-        if self.unfinished == 0 { Progress::Over } else { Progress::SequenceEnded }
+        if self.unfinished == 0 { GroupStatus::Finished } else { GroupStatus::SequenceEnded }
     }
 
-    /// Once, and even if there is nothing to tell of a prompt of one token: it was asked for.
-    fn tell_prompt(&mut self) {
-        let Some(mut left) = self.prompt_logprobs.take() else { return };
+    /// Sends the log probabilities of the prompt once, if requested; for a prompt of one token, an
+    /// empty event.
+    fn send_prompt_logprobs(&mut self) {
+        let Some(mut chunk) = self.prompt_logprobs.take() else { return };
         loop {
-            let rest = left.split_off(left.len().min(PROMPT_PART));
-            self.sink.send(Event::PromptLogprobs(left));
+            let rest = chunk.split_off(chunk.len().min(PROMPT_LOGPROBS_CHUNK));
+            self.sink.send(Event::PromptLogprobs(chunk));
             if rest.is_empty() {
                 return;
             }
-            left = rest;
+            chunk = rest;
         }
     }
 }
 
-impl Clock {
+impl RequestClock {
     fn new(arrived: Instant) -> Self {
         Self {
             arrived,

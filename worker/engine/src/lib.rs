@@ -1,6 +1,6 @@
 //! The engine: model, weights, KV cache, scheduler, sampling. No gRPC, no tokio.
 //!
-//! [`engine::Engine::step`] is the algorithm: schedule, run, sample, emit. Follow it from there.
+//! [`engine::Engine::step`] is the main loop: schedule, run, sample, emit.
 
 pub mod blocks;
 pub mod cost;

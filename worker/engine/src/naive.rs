@@ -1,7 +1,8 @@
-//! A decoder of plain burn operations: what a step costs before anything is made fast.
+//! A decoder of plain burn operations: the baseline cost of a step without optimised kernels.
 //!
-//! Its weights and its cache are random and its answers mean nothing: only the time counts. The operations
-//! are those of [`stoker_ops::reference`], which say what the fast ones must compute.
+//! Its weights and its cache are random and its outputs are meaningless: only the duration counts.
+//! The operations are those of [`stoker_ops::reference`], which define what the optimised ones must
+//! compute.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
@@ -13,8 +14,8 @@ use stoker_ops::{
 
 use crate::{sampling::mix64, scheduler::blocks_for, weights::ModelConfig};
 
-/// Elements that a thread draws at a time.
-const PIECE: usize = 1 << 14;
+/// Number of elements that a thread draws at a time.
+const CHUNK: usize = 1 << 14;
 
 /// A decoder without biases, windows or head norms, in the middle of one sequence.
 pub struct NaiveDecoder {
@@ -26,7 +27,7 @@ pub struct NaiveDecoder {
     head: Tensor<2>,
     /// `[context, head_dim]`
     rope: Tensor<2>,
-    /// One a layer.
+    /// One per layer.
     caches: Vec<Cache>,
     tokens: Tokens,
     device: Device,
@@ -42,7 +43,8 @@ struct Layer {
 }
 
 impl NaiveDecoder {
-    /// A decoder of the shape of `config` whose sequence has `context` positions, at least one.
+    /// Creates a decoder of the shape of `config` whose sequence has `context` positions, at least
+    /// one.
     pub fn random(config: &ModelConfig, context: usize, device: &Device) -> Self {
         let mut seed = 0;
         let mut matrix = |outputs: usize, inputs: usize| -> Tensor<2> {
@@ -86,7 +88,7 @@ impl NaiveDecoder {
         }
     }
 
-    /// Computes the sequence's last token, anew each time: logits `[vocab]`.
+    /// Computes the sequence's last token again and returns its logits `[vocab]`.
     pub fn step(&mut self) -> Vec<f32> {
         let id = ints(vec![1], [1], &self.device);
         let mut x = self.embedding.clone().select(0, id);
@@ -118,7 +120,8 @@ fn weight(matrix: &Tensor<2>) -> Weight {
     Weight::from(Matrix::Float(matrix.clone()))
 }
 
-/// Where the last token of a sequence of `context` positions stands, whose blocks lie in order.
+/// The batch inputs of the last token of a sequence of `context` positions, whose blocks are in
+/// order.
 fn last_of(context: usize, device: &Device) -> Tokens {
     let blocks = blocks_for(context);
     let last = context as i32 - 1;
@@ -134,11 +137,11 @@ fn ints<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) ->
     Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
 }
 
-/// Numbers between `-spread` and `spread`.
+/// A tensor of random values between `-spread` and `spread`.
 fn random<const D: usize>(shape: [usize; D], seed: u64, spread: f32, device: &Device) -> Tensor<D> {
     let mut values = vec![0.0f32; shape.iter().product()];
-    values.par_chunks_mut(PIECE).enumerate().for_each(|(piece, values)| {
-        let first = (seed << 40) + (piece * PIECE) as u64;
+    values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
+        let first = (seed << 40) + (chunk * CHUNK) as u64;
         for (value, index) in values.iter_mut().zip(first..) {
             let bits = mix64(index) >> 40;
             *value = (bits as f32 / (1u32 << 23) as f32 - 1.0) * spread;

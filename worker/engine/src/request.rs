@@ -1,4 +1,4 @@
-//! What goes into the engine, and what comes out.
+//! Requests to the engine, and the events that it sends.
 
 use std::{
     num::NonZeroU32,
@@ -12,145 +12,148 @@ use crate::{
     scheduler::{AdmissionError, QueueKey},
 };
 
-/// A request, checked against the model's limits and tokenised.
+/// A tokenised request, validated against the model's limits.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// At least one token id below the vocabulary's size, and fewer than the longest sequence.
-    /// All of its sequences share them.
+    /// Token ids of the prompt, which all sequences share: at least one, each below the vocabulary
+    /// size, and fewer than the maximum sequence length.
     pub prompt: Arc<[u32]>,
-    /// How tokens are drawn; of several sequences, those of the first.
+    /// Sampling parameters of the first sequence.
     pub sampling: Sampling,
-    /// What is done to logits before.
+    /// Adjustments of the logits before sampling.
     pub adjustments: Adjustments,
-    /// Sequences that continue the prompt. They differ in their choice, which counts up from that of
-    /// `sampling`.
+    /// Number of completions of the prompt. They differ in their choice, which counts up from that
+    /// of `sampling`.
     pub num_sequences: NonZeroU32,
-    /// When to stop.
+    /// Stop conditions.
     pub stopping: Stopping,
-    /// Which log probabilities are wanted.
+    /// Requested log probabilities.
     pub logprobs: Logprobs,
-    /// What another engine made of it before: one for each sequence, in order, or none.
+    /// State of each sequence, in order, if another engine had started the request; else empty.
     pub resumed: Vec<Resumed>,
-    /// Whether another engine had accepted it: it goes before those that come now.
+    /// Whether another engine had accepted it. It is queued ahead of new requests.
     pub accepted_before: bool,
-    /// Whether it was part of a step that panicked elsewhere: it runs in steps of its own until it is past that point.
+    /// Whether it was part of a step that panicked on another worker. It runs in steps of its own
+    /// until it is past that point.
     pub suspect: bool,
-    /// Who shares what is computed of it.
+    /// Scope in which its cached blocks are shared.
     pub scope: Scope,
-    /// Compute all of the prompt, whatever the cache has of it.
+    /// Whether to compute all of the prompt, whatever the prefix cache has.
     pub bypass_prefix_cache: bool,
-    /// When it began to wait; `Timings::queue` counts from here.
+    /// Time of arrival, from which `Timings::queue` counts.
     pub arrived: Instant,
-    /// Who waits for it, and how urgent it is.
+    /// Priority and tenant.
     pub queue_key: QueueKey,
-    /// Its answer is of no use after this.
+    /// Time after which the response is of no use.
     pub deadline: Option<Instant>,
 }
 
 impl Request {
-    /// Whether another engine had accepted it.
-    pub(crate) fn continues(&self) -> bool {
+    /// Whether another engine had accepted or started it.
+    pub(crate) fn is_resubmitted(&self) -> bool {
         self.accepted_before || !self.resumed.is_empty()
     }
 
-    /// Whether log probabilities of the prompt are still to be told: they come before the first token.
-    pub(crate) fn tells_prompt(&self) -> bool {
+    /// Whether log probabilities of the prompt are still to be sent; they precede the first token.
+    pub(crate) fn needs_prompt_logprobs(&self) -> bool {
         self.logprobs.prompt && self.resumed.is_empty()
     }
 }
 
-/// What there is of a sequence that another engine began.
+/// State of a sequence that another engine has started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resumed {
-    /// Every id drawn so far.
+    /// All token ids drawn so far.
     pub tokens: Vec<u32>,
-    /// Bytes of text that were told with them.
+    /// Bytes of text that were sent for them.
     pub text_bytes: usize,
-    /// Whether its end was told too.
+    /// Whether its end was sent as well.
     pub ended: bool,
 }
 
-/// When a sequence ends.
+/// Stop conditions of a sequence.
 #[derive(Debug, Clone, Default)]
 pub struct Stopping {
-    /// New tokens at most; the end of the context is a limit of its own.
+    /// Maximum number of new tokens; the end of the context is a limit of its own.
     pub max_tokens: Option<usize>,
-    /// So many new tokens come in any case, unless the context ends: before, tokens that end the text are not
-    /// drawn and strings that end it are not looked for.
+    /// Minimum number of new tokens, unless the context ends. Until then, stop tokens are not drawn
+    /// and stop strings are not matched.
     pub min_tokens: usize,
-    /// Strings that end the text.
+    /// Stop strings.
     pub strings: Vec<String>,
-    /// Tokens that end the text, besides the model's own.
+    /// Stop tokens, besides the model's end-of-text tokens.
     pub token_ids: Vec<u32>,
-    /// Go on after the model's end-of-text token.
+    /// Whether to continue after the model's end-of-text token.
     pub ignore_eos: bool,
-    /// Keep what ended the text, string or token, in it.
+    /// Whether the text includes the stop string or token that ended it.
     pub include_stop: bool,
 }
 
-/// What a request's client is told.
+/// An event of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Tokens of the prompt but the first, in order: all of them before the first new token, in parts of at
-    /// most [`PROMPT_PART`].
+    /// Log probabilities of the prompt tokens but the first, in order. All of them precede the
+    /// first new token, in chunks of at most [`PROMPT_LOGPROBS_CHUNK`].
     PromptLogprobs(Vec<TokenLogprob>),
     /// A new token.
     Token(Token),
-    /// A sequence lost its blocks and waits to be computed again. At most one between two tokens of a sequence.
+    /// A sequence was preempted and waits to be recomputed. Sent at most once between two tokens of
+    /// a sequence.
     Preempted {
-        /// Which of the request's sequences.
+        /// Index of the sequence within the request.
         choice: u32,
     },
     /// The end of a sequence.
     Finished(Finish),
-    /// The request could not go on; others are not touched.
+    /// The request failed; other requests are not affected.
     Failed(RequestError),
 }
 
-/// Tokens in one [`Event::PromptLogprobs`], at most: a message to a client must not become too long for it.
-pub const PROMPT_PART: usize = 256;
+/// Maximum number of tokens in one [`Event::PromptLogprobs`], which bounds the size of a message to
+/// the client.
+pub const PROMPT_LOGPROBS_CHUNK: usize = 256;
 
-/// A new token, and the text that is certain now.
+/// A new token, and the text that is final with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Token {
-    /// Which of the request's sequences it continues.
+    /// Index of the sequence within the request.
     pub choice: u32,
-    /// The token.
+    /// The token id.
     pub id: u32,
     /// Whole characters; empty while a character or a stop string may still complete.
     pub text: String,
-    /// How likely it was, if that is wanted.
+    /// Its log probability, if requested.
     pub logprob: Option<TokenLogprob>,
 }
 
-/// How a sequence ended.
+/// The end of a sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finish {
-    /// Which of the request's sequences.
+    /// Index of the sequence within the request.
     pub choice: u32,
-    /// Why.
+    /// Reason of the end.
     pub reason: FinishReason,
-    /// With the last of the request's sequences to end: what all of them came to.
+    /// Totals of the request, with the last of its sequences to end.
     pub summary: Option<Summary>,
 }
 
-/// What a request came to.
+/// Totals of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// Tokens of the prompt, which all sequences share.
+    /// Number of prompt tokens, which all sequences share.
     pub prompt_tokens: usize,
-    /// Of these, the ones that the cache had when the request first got its place.
+    /// Number of prompt tokens that were cached when the request was first admitted.
     pub cached_prompt_tokens: usize,
-    /// Tokens drawn, of all sequences.
+    /// Number of tokens drawn, of all sequences.
     pub completion_tokens: usize,
-    /// Where the time went.
+    /// Timings of the request.
     pub timings: Timings,
 }
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model's end of text, or a stop token of the request.
+    /// The model's end-of-text token, or a stop token of the request.
     StopToken(u32),
     /// A stop string of the request.
     StopString(String),
@@ -158,97 +161,99 @@ pub enum FinishReason {
     Length,
 }
 
-/// Where a request's time went. `queue + prefill + decode` is all of it.
+/// Timings of a request. `queue + prefill + decode` is the total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timings {
-    /// From arrival to the first step it took part in.
+    /// Time from arrival to the first step that it took part in.
     pub queue: Duration,
-    /// From there to its first token.
+    /// Time from then to the first token.
     pub prefill: Duration,
-    /// From there to its last.
+    /// Time from the first to the last token.
     pub decode: Duration,
-    /// Steps it took part in.
+    /// Number of steps that it took part in.
     pub steps: u32,
-    /// Times a sequence of it was preempted and computed again.
+    /// Number of preemptions of its sequences.
     pub preemptions: u32,
-    /// Tokens that a drafter proposed and the model looked at.
+    /// Number of draft tokens that were verified.
     pub drafted: u32,
-    /// How many of them were what the model drew.
+    /// Number of draft tokens that were accepted.
     pub accepted: u32,
 }
 
-/// Why a request could not go on.
+/// Reason why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// The model gave something that is not a number.
-    #[error("the model gave a logit that is not finite, for token {token} at position {position}")]
+    /// A logit is not finite.
+    #[error(
+        "the model computed a logit that is not finite, for token {token} at position {position}"
+    )]
     NotFinite {
-        /// Of the vocabulary.
+        /// Id of the token.
         token: u32,
-        /// In the sequence.
+        /// Position in the sequence.
         position: usize,
     },
-    /// The scheduler refused it.
+    /// The scheduler rejected it.
     #[error(transparent)]
     Rejected(#[from] AdmissionError),
-    /// A step panicked, and the engine is of no use any more.
+    /// A step panicked, and the engine cannot be used any more.
     #[error("a step of the engine panicked: {cause}")]
     EnginePanicked {
-        /// What the panic said.
+        /// Message of the panic.
         cause: String,
-        /// Sequences of this request that were part of the step, by choice.
+        /// Choices of this request that were part of the step.
         sequences: Vec<u32>,
     },
     /// The deadline has passed.
     #[error("its deadline has passed")]
     DeadlinePassed {
-        /// Whether it had a place by then.
-        began: bool,
+        /// Whether it had been scheduled by then.
+        scheduled: bool,
     },
     /// The deadline would pass before the first token.
     #[error(
-        "its answer would begin in {} ms at the earliest, and its deadline is in {} ms",
-        .expected.as_millis(), .left.as_millis()
+        "its first token takes at least {} ms, and its deadline is in {} ms",
+        .expected.as_millis(), .remaining.as_millis()
     )]
     TooLate {
-        /// How long it would take at the least.
+        /// Minimum time to the first token.
         expected: Duration,
-        /// How long it may take.
-        left: Duration,
+        /// Time until the deadline.
+        remaining: Duration,
     },
-    /// What is to be resumed is not what this engine would have made.
+    /// The resumed tokens and the text that was sent for them do not match.
     #[error(
-        "choice {choice} cannot be resumed: {text} bytes of text belong to its {tokens} tokens, and {told} were told"
+        "choice {choice} cannot be resumed: its {tokens} tokens decode to {text} bytes of text, and {sent} bytes were sent"
     )]
-    NotItsText {
-        /// The sequence.
+    ResumeTextMismatch {
+        /// Index of the sequence within the request.
         choice: u32,
-        /// Tokens that were drawn.
+        /// Number of resumed tokens.
         tokens: usize,
-        /// Bytes of their text.
+        /// Bytes of text that they decode to.
         text: usize,
-        /// Bytes that were told.
-        told: usize,
+        /// Bytes of text that were sent.
+        sent: usize,
     },
-    /// Tokens come after one that ends the text.
+    /// Resumed tokens follow one that ends the sequence.
     #[error("choice {choice} cannot be resumed: it ends with token {end} of {tokens}")]
-    Ended {
-        /// The sequence.
+    TokensAfterEnd {
+        /// Index of the sequence within the request.
         choice: u32,
-        /// Tokens up to its end.
+        /// Number of tokens up to the end.
         end: usize,
-        /// Tokens that were drawn.
+        /// Number of resumed tokens.
         tokens: usize,
     },
 }
 
-/// Where a request's events go. It must not block: it is called on the device's thread.
+/// Receiver of a request's events. It is called on the engine's thread and must not block.
 pub trait EventSink: Send {
-    /// Takes an event.
+    /// Receives an event.
     fn send(&mut self, event: Event);
-    /// The request takes part in a step for the first time: it does not wait any more. Called at most once, and not for
-    /// one that ends before.
+    /// Called when the request is first scheduled and waits no longer: at most once, and never if
+    /// it ends before.
     fn scheduled(&mut self) {}
-    /// Whether nobody listens any more; the request is dropped before the next step.
+    /// Whether the receiver is gone; then the request is dropped before the next step.
     fn is_closed(&self) -> bool;
 }

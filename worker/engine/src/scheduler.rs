@@ -1,39 +1,43 @@
-//! Which tokens of which sequences run in the next step. Pure: integers in, a plan out.
+//! Decides which tokens of which sequences run in the next step. Pure: integers in, a plan out.
 //!
-//! Iteration-level batching. Every step decodes one token for each sequence that is past its prompt, and the tokens
-//! that somebody drafts to follow it, then fills the token budget with chunks of prompts, of those that run and of those
-//! that are let in for it, in one order: the most urgent first, then the oldest. Who is next of those that wait, `queue`
-//! says; how long the prompts' part may be while others wait for their next token, `pace`; who gets which blocks,
-//! `room`. What the cache has of a sequence when it enters need not be computed (`prefix`). It gets the blocks of
-//! everything else as well, so only decoding and forks can run out of them; then the last in the order gives all of its
-//! blocks back and is computed again later. It does so as well for a request that is more urgent and finds no room.
+//! Iteration-level batching. Every step decodes one token for each sequence that is past its
+//! prompt, with the tokens drafted to follow it. The rest of the token budget goes to chunks of
+//! prompts, of running sequences and of newly admitted ones, in one order: the most urgent first,
+//! then the oldest. `queue` orders the waiting sequences, `prefill_budget` limits the prompt tokens
+//! while other sequences decode, and `allocation` assigns blocks. Tokens that the cache has when a
+//! sequence is admitted are not computed (`prefix`). A sequence gets the blocks of all its other
+//! known tokens as well, so only decoding and forks can run out of blocks. Then the last sequence
+//! in the order releases all of its blocks and is recomputed later. It does so too for a more
+//! urgent request that does not fit.
 //!
-//! A request for several sequences runs as one until its prompt is computed; then it forks. The forks
-//! share the full blocks of the prompt, which nobody writes any more, and each computes the rest, one to
-//! [`KV_BLOCK`] tokens, into a block of its own. Their places in the batch are kept from the beginning.
+//! A request for several sequences runs as one until its prompt is computed; then it forks. The
+//! forks share the full blocks of the prompt, which are not written any more, and each computes the
+//! rest, one to [`KV_BLOCK`] tokens, into a block of its own. Their slots in the batch are reserved
+//! from the start.
 //!
-//! The first in the order is never preempted, and one sequence alone always fits ([`Scheduler::add`] checks), so every
-//! step makes progress. Sequences keep their place in the order for good, and nobody takes the place of one that is as
-//! urgent: whoever was preempted cannot preempt back, and within a priority nobody starves.
+//! The first in the order is never preempted, and one sequence alone always fits
+//! ([`Scheduler::add`] checks), so every step makes progress. Sequences keep their position in the
+//! order, and a sequence is never preempted for one of the same priority: a preempted sequence
+//! cannot preempt back, and within a priority no sequence starves.
 
+mod allocation;
+mod deadline;
 mod entry;
-mod estimate;
-mod fastest;
 mod isolation;
-mod pace;
+mod prefill_budget;
 mod prefix;
 mod queue;
-mod room;
+mod step_lower_bound;
 
 use std::time::Duration;
 
-use entry::{Budget, Entry, Order};
-use fastest::Fastest;
+use entry::{Entry, Order, StepBudget};
 pub use isolation::ISOLATED_TOKENS;
-pub use pace::MIN_PROMPT_TOKENS;
+pub use prefill_budget::MIN_PROMPT_TOKENS;
 pub use prefix::{Lookup, TokenSource};
 pub use queue::QueueKey;
 use queue::WaitQueue;
+use step_lower_bound::StepLowerBound;
 use stoker_ops::KV_BLOCK;
 
 use crate::{
@@ -41,74 +45,77 @@ use crate::{
     cost::StepCost,
 };
 
-/// Names a sequence within its engine.
+/// Identifies a sequence within its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId {
-    /// The request that it belongs to.
+    /// Number of the request.
     pub request: u64,
-    /// Which of the request's sequences it is, from 0.
+    /// Index of the sequence within the request, from 0.
     pub choice: u32,
 }
 
 /// Limits of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Sequences in the batch.
+    /// Maximum number of sequences in the batch.
     pub max_num_seqs: usize,
-    /// Tokens in a step; at least `max_num_seqs`, so that all can decode.
+    /// Maximum number of tokens in a step; at least `max_num_seqs`, so that all sequences can
+    /// decode.
     pub max_num_batched_tokens: usize,
-    /// Rows of prompt logits in a step, at least 1: they are large, and come beside those that are drawn from.
+    /// Maximum number of prompt logits rows in a step, at least 1. They are large, and come in
+    /// addition to the rows that tokens are drawn from.
     pub max_prompt_logits: usize,
-    /// A step takes at most so many times what it would without prompts, at least 1. Nobody who decodes waits longer.
+    /// Maximum ratio of the duration of a step to that of a decode-only step, at least 1. It bounds
+    /// how much prompts delay decoding sequences.
     pub max_decode_slowdown: f64,
 }
 
-/// What a request is made of.
+/// Size of a request, and what else its scheduling depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Size {
-    /// Tokens of the prompt, at least one.
+    /// Number of prompt tokens, at least 1.
     pub prompt: usize,
-    /// Tokens that each sequence may grow to, prompt included.
+    /// Maximum length of each sequence in tokens, prompt included.
     pub longest: usize,
-    /// Sequences that continue the prompt, at least one.
+    /// Number of completions of the prompt, at least 1.
     pub num_sequences: u32,
-    /// Whether logits are wanted at every position of the prompt.
+    /// Whether logits are needed at every position of the prompt.
     pub prompt_logits: bool,
-    /// Who shares what is computed of it.
+    /// Scope in which its cached blocks are shared.
     pub scope: Scope,
-    /// Whether it must not read what others have computed.
+    /// Whether it must not read blocks that other requests have cached.
     pub bypass_prefix_cache: bool,
-    /// Whether a step with it panicked elsewhere.
+    /// Whether it was part of a step that panicked on another worker.
     pub suspect: bool,
 }
 
-/// One sequence's part in a step.
+/// The tokens of one sequence that run in a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduledSequence {
-    /// Whose.
+    /// The sequence.
     pub id: SequenceId,
     /// Position of the first token to run.
     pub start: usize,
-    /// Tokens to run.
+    /// Number of tokens to run.
     pub length: usize,
-    /// How many of the last of them want their logits: those of the prompt that were asked for and not had
-    /// yet, and the one to draw from.
+    /// Number of trailing tokens whose logits are needed: those of the prompt that were requested
+    /// and not computed yet, and those that tokens are drawn from.
     pub logits: usize,
-    /// Whether they end what is known of the sequence, so that a token is to be drawn.
+    /// Whether the tokens reach the end of the known sequence, so that a token is drawn.
     pub samples: bool,
-    /// How many of the last of them are guesses, which follow what is known: as long as a draw is what was guessed, the
-    /// next one is to be drawn too.
+    /// Number of trailing tokens that are draft tokens, after the known ones. As long as the drawn
+    /// token equals the draft token, the next one is drawn too.
     pub drafts: usize,
 }
 
-/// What to do in a step, and who was moved by a call to [`Scheduler::plan`].
+/// What runs in a step, and what [`Scheduler::plan`] changed.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// What to run.
-    pub slices: Vec<ScheduledSequence>,
-    /// Sequences that gave their blocks back and will be computed again.
+    /// Sequences that run.
+    pub scheduled: Vec<ScheduledSequence>,
+    /// Sequences that released their blocks and will be recomputed.
     pub preempted: Vec<SequenceId>,
-    /// What was looked for in the cache.
+    /// Prefix cache lookups of newly admitted requests.
     pub lookups: Vec<Lookup>,
 }
 
@@ -117,57 +124,57 @@ pub struct Plan {
 pub struct Scheduler {
     limits: Limits,
     blocks: BlockPool,
-    /// In order: the most urgent first, and of those the one that began first.
+    /// Running sequences in order: by priority, then by age.
     running: Vec<Entry>,
     waiting: WaitQueue,
-    /// Sequences that have begun, which is how old the next one is.
+    /// Number of requests admitted so far; the source of [`Order::age`].
     begun: u64,
     cost: StepCost,
-    fastest: Fastest,
-    /// The last step was one that an isolated sequence had to itself.
+    lower_bound: StepLowerBound,
+    /// Whether the last step ran one isolated sequence alone.
     isolated_last: bool,
 }
 
-/// A request that could never run to its end.
+/// Reason why a request is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AdmissionError {
-    /// One sequence alone would not fit.
-    #[error("{needed} KV blocks needed, {total} exist")]
+    /// One sequence alone does not fit into the KV cache.
+    #[error("a sequence needs {needed} KV blocks, the cache has {total}")]
     TooLong {
-        /// Blocks for its longest state.
+        /// Blocks at its maximum length.
         needed: usize,
-        /// Blocks there are.
+        /// Blocks in the cache.
         total: usize,
     },
-    /// They would not fit into one batch.
-    #[error("{wanted} sequences wanted, a batch has {limit}")]
+    /// Its sequences do not fit into one batch.
+    #[error("{wanted} sequences are requested, a batch has at most {limit}")]
     TooMany {
         /// Sequences of the request.
         wanted: u32,
-        /// Sequences in a batch.
+        /// Maximum number of sequences in a batch.
         limit: usize,
     },
-    /// It could not be in time.
+    /// Its deadline cannot be met.
     #[error(
-        "its prompt and `min_tokens` take {} ms at the least, what is before it {} ms, and its deadline is in {} ms",
-        .own.as_millis(), .ahead.as_millis(), .left.as_millis()
+        "its prompt and `min_tokens` take at least {} ms, requests ahead of it {} ms, and its deadline is in {} ms",
+        .own.as_millis(), .ahead.as_millis(), .remaining.as_millis()
     )]
     TooLate {
-        /// How long what is before it takes at the least.
+        /// Minimum time that requests ahead of it take.
         ahead: Duration,
-        /// How long it takes by itself.
+        /// Minimum time that the request alone takes.
         own: Duration,
-        /// How long it may take.
-        left: Duration,
+        /// Time until its deadline.
+        remaining: Duration,
     },
 }
 
 impl Scheduler {
-    /// An empty schedule over `blocks`.
+    /// Creates a scheduler without requests over `blocks`.
     pub fn new(limits: Limits, blocks: BlockPool) -> Self {
-        let (running, waiting, cost, fastest) = Default::default();
+        let (running, waiting, cost, lower_bound) = Default::default();
         let isolated_last = false;
-        Self { limits, blocks, running, waiting, begun: 0, cost, fastest, isolated_last }
+        Self { limits, blocks, running, waiting, begun: 0, cost, lower_bound, isolated_last }
     }
 
     /// The limits of a step.
@@ -175,7 +182,7 @@ impl Scheduler {
         self.limits
     }
 
-    /// Queues a request. Its sequences are named by their choice, in order.
+    /// Queues a request. Its sequences get the choices from 0, in order.
     pub fn add(
         &mut self,
         request: u64,
@@ -183,14 +190,15 @@ impl Scheduler {
         queue_key: &QueueKey,
     ) -> Result<(), AdmissionError> {
         self.check(&size)?;
-        let answers = (size.longest - size.prompt).saturating_mul(size.num_sequences as usize);
-        let tokens = size.prompt.saturating_add(answers);
+        let completions = (size.longest - size.prompt).saturating_mul(size.num_sequences as usize);
+        let tokens = size.prompt.saturating_add(completions);
         let entry = Entry::new(request, &size, queue_key.priority);
         self.waiting.push(entry, &queue_key.tenant, tokens);
         Ok(())
     }
 
-    /// The same for a request that another engine had accepted: it goes before those that have not begun.
+    /// Queues a request that another engine had accepted, ahead of requests that have not been
+    /// admitted yet.
     pub fn add_first(
         &mut self,
         request: u64,
@@ -199,14 +207,14 @@ impl Scheduler {
     ) -> Result<(), AdmissionError> {
         self.check(&size)?;
         let mut entry = Entry::new(request, &size, queue_key.priority);
-        entry.order.age = self.begin();
+        entry.order.age = self.next_age();
         self.waiting.push_begun(entry);
         Ok(())
     }
 
-    /// Queues sequences of a request that were begun elsewhere, as if they had been preempted here: choices, and how many
-    /// tokens each has, prompt included. Somebody reads their answers already, so they go before those that have not
-    /// begun.
+    /// Queues sequences of a request that another engine had started, as if they had been preempted
+    /// here. `open` has their choices and lengths in tokens, prompt included. Their responses are
+    /// being streamed, so they go ahead of requests that have not been admitted yet.
     pub fn resume(
         &mut self,
         request: u64,
@@ -215,7 +223,7 @@ impl Scheduler {
         queue_key: &QueueKey,
     ) -> Result<(), AdmissionError> {
         self.check(&size)?;
-        let age = self.begin();
+        let age = self.next_age();
         for (i, (choice, known)) in open.iter().enumerate() {
             let order = Order { priority: queue_key.priority, age, choice: *choice };
             self.waiting.push_begun(Entry::resumed(request, order, &size, *known, i == 0));
@@ -223,7 +231,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Refuses what could never run to its end.
+    /// Rejects a request that could never complete.
     pub fn check(&self, size: &Size) -> Result<(), AdmissionError> {
         let (needed, total) = (blocks_for(size.longest), self.blocks.total());
         if needed > total {
@@ -236,92 +244,93 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Plans the next step. Call [`Self::ran`] for each slice that ran.
-    pub fn plan(&mut self, texts: &dyn TokenSource) -> Plan {
+    /// Plans the next step. Call [`Self::on_complete`] for each sequence that ran.
+    pub fn plan(&mut self, source: &dyn TokenSource) -> Plan {
         let mut plan = Plan::default();
-        let mut budget = Budget {
+        let mut budget = StepBudget {
             tokens: self.limits.max_num_batched_tokens,
             prompt_logits: self.limits.max_prompt_logits,
         };
-        self.make_room(&mut plan);
+        self.allocate_running(&mut plan);
         if self.isolates_next() {
             self.plan_isolated(&mut plan, &mut budget);
             return plan;
         }
         self.isolated_last = false;
-        self.make_way(&mut plan, &budget, texts);
+        self.preempt_for_waiting(&mut plan, &budget, source);
         self.plan_decode(&mut plan, &mut budget);
-        self.pace(&plan, &mut budget);
-        self.plan_prompts(&mut plan, &mut budget, texts);
+        self.limit_prefill(&plan, &mut budget);
+        self.plan_prefill(&mut plan, &mut budget, source);
         self.plan_drafts(&mut plan);
-        if plan.slices.is_empty() {
+        if plan.scheduled.is_empty() {
             self.plan_isolated(&mut plan, &mut budget);
         }
         plan
     }
 
-    /// A step took so long.
-    pub fn learn(&mut self, step: &[ScheduledSequence], took: Duration) {
-        let tokens = step.iter().map(|slice| slice.length).sum();
-        self.fastest.learn(tokens, took);
-        if step.iter().all(|slice| slice.length == 1 + slice.drafts) {
-            self.cost.follow(tokens, took);
+    /// Records the duration of a step.
+    pub fn observe(&mut self, step: &[ScheduledSequence], took: Duration) {
+        let tokens = step.iter().map(|scheduled| scheduled.length).sum();
+        self.lower_bound.observe(tokens, took);
+        if step.iter().all(|scheduled| scheduled.length == 1 + scheduled.drafts) {
+            self.cost.observe_decode(tokens, took);
         } else {
-            self.cost.learn(tokens, took);
+            self.cost.observe(tokens, took);
         }
     }
 
-    /// What steps cost, as far as it was seen.
+    /// The cost of steps, estimated from those that ran.
     pub fn cost(&self) -> &StepCost {
         &self.cost
     }
 
-    /// One token for each sequence that decodes.
-    fn plan_decode(&self, plan: &mut Plan, budget: &mut Budget) {
+    /// Plans one token for each decoding sequence.
+    fn plan_decode(&self, plan: &mut Plan, budget: &mut StepBudget) {
         let shared = self.running.iter().filter(|entry| !entry.is_isolated());
-        let decoding = shared.filter(|entry| entry.decodes());
-        decoding.for_each(|entry| entry.decode(plan, budget));
+        let decoding = shared.filter(|entry| entry.is_decoding());
+        decoding.for_each(|entry| entry.schedule_decode(plan, budget));
     }
 
-    /// The drafts that there are tokens and blocks left for: nobody who knows what comes next waits for a guess.
+    /// Adds draft tokens as far as the step has tokens and blocks left: they never displace known
+    /// tokens.
     fn plan_drafts(&mut self, plan: &mut Plan) {
-        self.make_room_for_drafts();
-        let used: usize = plan.slices.iter().map(|slice| slice.length).sum();
+        self.allocate_drafts();
+        let used: usize = plan.scheduled.iter().map(|scheduled| scheduled.length).sum();
         let mut spare = self.limits.max_num_batched_tokens.saturating_sub(used);
         for entry in self.running.iter().filter(|entry| entry.drafts > 0) {
-            let Some(slice) = plan.slices.iter_mut().find(|slice| slice.id == entry.id) else {
+            let Some(scheduled) = plan.scheduled.iter_mut().find(|s| s.id == entry.id) else {
                 continue;
             };
-            slice.drafts = entry.drafts.min(spare);
-            slice.length += slice.drafts;
-            slice.logits += slice.drafts;
-            spare -= slice.drafts;
+            scheduled.drafts = entry.drafts.min(spare);
+            scheduled.length += scheduled.drafts;
+            scheduled.logits += scheduled.drafts;
+            spare -= scheduled.drafts;
         }
     }
 
-    /// Chunks of prompts, of those that run and those that wait, in one order.
-    fn plan_prompts(&mut self, plan: &mut Plan, budget: &mut Budget, texts: &dyn TokenSource) {
+    /// Plans chunks of prompts, of running and waiting sequences, in one order.
+    fn plan_prefill(&mut self, plan: &mut Plan, budget: &mut StepBudget, source: &dyn TokenSource) {
         let (mut i, mut open) = (0, true);
         while budget.tokens > 0 {
             let rest = &self.running[i..];
-            let computes_prompt = |entry: &Entry| !entry.decodes() && !entry.is_isolated();
-            i += rest.iter().position(computes_prompt).unwrap_or(rest.len());
+            let is_prefilling = |entry: &Entry| !entry.is_decoding() && !entry.is_isolated();
+            i += rest.iter().position(is_prefilling).unwrap_or(rest.len());
             let running = self.running.get(i).map(|entry| entry.order.priority);
             let waiting = self.waiting.first().map(|entry| entry.order.priority);
             let is_next = waiting.is_some_and(|first| running.is_none_or(|next| first < next));
             if open && is_next {
-                // Whoever is next waits for room, and nobody overtakes.
-                let Some(entered) = self.let_in(plan, texts) else {
+                // If the next sequence does not fit, no other is admitted ahead of it.
+                let Some(admitted) = self.admit(plan, source) else {
                     open = false;
                     continue;
                 };
-                if !self.running[entered].is_isolated() {
-                    self.running[entered].run(plan, budget);
+                if !self.running[admitted].is_isolated() {
+                    self.running[admitted].schedule_prefill(plan, budget);
                 }
-                // It stands before the one that is next, which is less urgent.
+                // It was inserted before the running one at `i`, which is less urgent.
                 i += 1;
             } else if let Some(entry) = self.running.get(i) {
-                entry.run(plan, budget);
+                entry.schedule_prefill(plan, budget);
                 i += 1;
             } else {
                 return;
@@ -329,48 +338,56 @@ impl Scheduler {
         }
     }
 
-    /// The age of one that begins now.
-    fn begin(&mut self) -> u64 {
+    /// Returns the age of a request that is admitted now.
+    fn next_age(&mut self) -> u64 {
         self.begun += 1;
         self.begun
     }
 
-    /// Sequences that decode, unless they are preempted in the next plan: those that drafts may be proposed for.
+    /// Sequences that decode in the next plan unless preempted: those that tokens may be drafted
+    /// for.
     pub fn decoding(&self) -> impl Iterator<Item = SequenceId> {
         let shared = self.running.iter().filter(|entry| !entry.is_isolated());
-        shared.filter(|entry| entry.decodes()).map(|entry| entry.id)
+        shared.filter(|entry| entry.is_decoding()).map(|entry| entry.id)
     }
 
-    /// Has the next plan run up to so many guesses with a sequence's newest token, as far as there is room.
+    /// Has the next plan run up to `drafts` draft tokens after a sequence's newest token, as far as
+    /// the step has room.
     pub fn draft(&mut self, id: SequenceId, drafts: usize) {
         if let Some(entry) = self.running.iter_mut().find(|entry| entry.id == id) {
             entry.drafts = drafts;
         }
     }
 
-    /// Records that a slice ran, and that so many tokens were drawn after it: none if it does not sample, else one, and one
-    /// more for each draft that held; the last one `texts` need not have yet. Blocks that are full now are kept, and a
-    /// prompt that is computed now forks.
-    pub fn ran(&mut self, slice: &ScheduledSequence, drawn: usize, texts: &dyn TokenSource) {
-        let Some(i) = self.running.iter().position(|e| e.id == slice.id) else { return };
-        let forks = self.running[i].ran(slice, drawn, texts.tokens(slice.id));
-        // They are as old as the one they come from.
+    /// Records that `scheduled` ran and that `drawn` tokens were drawn after it: none if it does
+    /// not sample, else one and one for each accepted draft token. `source` may lack the last drawn
+    /// token. Caches the blocks that are full now, and forks the request once its prompt is
+    /// computed.
+    pub fn on_complete(
+        &mut self,
+        scheduled: &ScheduledSequence,
+        drawn: usize,
+        source: &dyn TokenSource,
+    ) {
+        let Some(i) = self.running.iter().position(|e| e.id == scheduled.id) else { return };
+        let forks = self.running[i].on_complete(scheduled, drawn, source.tokens(scheduled.id));
+        // Forks have the age of their origin.
         self.running.splice(i + 1..i + 1, forks);
     }
 
-    /// Forgets a sequence, wherever it stands; its blocks go home.
+    /// Removes a running or waiting sequence and releases its blocks.
     pub fn remove(&mut self, id: SequenceId) {
         self.retain(|other| other != id);
     }
 
-    /// Forgets all sequences of a request.
+    /// Removes all sequences of a request.
     pub fn remove_request(&mut self, request: u64) {
         self.retain(|other| other.request != request);
     }
 
-    fn retain(&mut self, stays: impl Fn(SequenceId) -> bool) {
-        self.running.retain(|e| stays(e.id));
-        self.waiting.retain(|e| stays(e.id));
+    fn retain(&mut self, keep: impl Fn(SequenceId) -> bool) {
+        self.running.retain(|e| keep(e.id));
+        self.waiting.retain(|e| keep(e.id));
     }
 
     /// The blocks of a running sequence, in order.
@@ -378,23 +395,23 @@ impl Scheduler {
         self.running.iter().find(|e| e.id == id).map_or(&[], |e| &e.table)
     }
 
-    /// Sequences in the batch, with those whose places are kept.
+    /// Number of sequences in the batch, forks with a reserved slot included.
     pub fn running(&self) -> usize {
-        self.running.iter().map(Entry::places).sum()
+        self.running.iter().map(Entry::num_seqs).sum()
     }
 
-    /// Sequences that wait for a place.
+    /// Number of sequences that wait for admission.
     pub fn waiting(&self) -> usize {
-        self.waiting.iter().map(Entry::places).sum()
+        self.waiting.iter().map(Entry::num_seqs).sum()
     }
 
-    /// Tokens still to compute, of all sequences.
+    /// Number of tokens still to compute, of all sequences.
     pub fn queued_tokens(&self) -> usize {
-        self.running.iter().chain(self.waiting.iter()).map(Entry::left_with_forks).sum()
+        self.running.iter().chain(self.waiting.iter()).map(Entry::remaining_with_forks).sum()
     }
 }
 
-/// Blocks that hold `tokens`.
+/// Number of blocks that hold `tokens` tokens.
 pub fn blocks_for(tokens: usize) -> usize {
     tokens.div_ceil(KV_BLOCK)
 }

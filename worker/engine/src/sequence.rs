@@ -1,8 +1,9 @@
-//! One continuation of a prompt: its tokens, how the next is drawn, and when it ends.
+//! One completion of a prompt: its tokens, its sampler and its stop conditions.
 //!
-//! What grows with the prompt or the vocabulary is there only while the sequence is in the batch, so that those who wait
-//! hold little more than the prompt that the sequences of a request share. It is made of the prompt and what was
-//! drawn, so a sequence that was preempted continues as if it had not been.
+//! State that grows with the prompt or the vocabulary exists only while the sequence is in the
+//! batch, so that a waiting request holds little more than its shared prompt. That state is rebuilt
+//! from the prompt and the drawn tokens, so a preempted sequence continues as if it had not been
+//! preempted.
 
 use std::sync::Arc;
 
@@ -17,45 +18,45 @@ use crate::{
     tokenizer::Tokenizer,
 };
 
-/// A prompt, and what is generated after it.
+/// A prompt and the tokens drawn after it.
 pub struct Sequence {
     request: Arc<Request>,
     choice: u32,
-    /// Length at which it ends.
+    /// Maximum length in tokens, prompt included.
     longest: usize,
     emitter: Emitter,
     state: State,
 }
 
-/// What there is of a sequence.
+/// State of a sequence.
 enum State {
-    /// While it waits: everything drawn.
+    /// While it waits: the drawn tokens.
     Waiting(Vec<u32>),
     /// While it is in the batch.
     Batched {
-        /// Prompt, then everything drawn.
+        /// The prompt, then the drawn tokens.
         tokens: Vec<u32>,
         sampler: Box<Sampler>,
     },
 }
 
 impl Sequence {
-    /// All continuations of a request, none longer than `longest` tokens with the prompt.
+    /// Creates all sequences of a request, each of at most `longest` tokens, prompt included.
     pub(crate) fn all(request: &Arc<Request>, longest: usize, tokenizer: &Tokenizer) -> Vec<Self> {
         let stopping = &request.stopping;
         let (stops, include_stop) = (stopping.strings.clone(), stopping.include_stop);
         let emitter = Emitter::new(tokenizer, &request.prompt, stops, include_stop);
-        let continuation = |choice| Self {
+        let sequence = |choice| Self {
             request: Arc::clone(request),
             choice,
             longest,
             emitter: emitter.clone(),
             state: State::Waiting(Vec::new()),
         };
-        (0..request.num_sequences.get()).map(continuation).collect()
+        (0..request.num_sequences.get()).map(sequence).collect()
     }
 
-    /// Prepares for the batch, unless it is in it.
+    /// Builds the state for the batch, unless it is there.
     pub(crate) fn enter(&mut self, tokenizer: &Tokenizer) {
         if let State::Waiting(drawn) = &self.state {
             let tokens = [&self.request.prompt, drawn.as_slice()].concat();
@@ -64,7 +65,7 @@ impl Sequence {
         }
     }
 
-    /// Gives up what it does not need while it waits.
+    /// Drops the state that is not needed while waiting.
     pub(crate) fn leave(&mut self) {
         if let State::Batched { tokens, .. } = &self.state {
             let drawn = tokens.get(self.request.prompt.len()..).unwrap_or_default();
@@ -72,7 +73,7 @@ impl Sequence {
         }
     }
 
-    /// Draws what follows the prompt and everything drawn.
+    /// Creates the sampler of the token after the prompt and `drawn`.
     fn new_sampler(&self, drawn: &[u32], tokenizer: &Tokenizer) -> Sampler {
         let Request { prompt, sampling, adjustments, stopping, logprobs, .. } = &*self.request;
         let mut stop_ids = stopping.token_ids.clone();
@@ -85,18 +86,18 @@ impl Sequence {
             *logprobs,
             prompt,
             stop_ids,
-            self.shortest(),
+            self.min_length(),
         );
         drawn.iter().for_each(|id| sampler.push(*id));
         sampler
     }
 
-    /// Length from which on it may end before it is as long as it may become.
-    fn shortest(&self) -> usize {
+    /// Length in tokens up to which stop conditions do not apply.
+    fn min_length(&self) -> usize {
         self.request.prompt.len().saturating_add(self.request.stopping.min_tokens)
     }
 
-    /// Prompt, then everything drawn.
+    /// The prompt, then the drawn tokens.
     pub fn tokens(&self) -> SequenceTokens<'_> {
         match &self.state {
             State::Waiting(drawn) => SequenceTokens::new(&self.request.prompt, drawn),
@@ -104,7 +105,7 @@ impl Sequence {
         }
     }
 
-    /// How many.
+    /// Number of tokens, prompt included.
     pub fn length(&self) -> usize {
         match &self.state {
             State::Waiting(drawn) => self.request.prompt.len() + drawn.len(),
@@ -112,7 +113,7 @@ impl Sequence {
         }
     }
 
-    /// Prompt and everything drawn, in one piece, and how the next token is drawn. None while it waits.
+    /// The prompt and the drawn tokens in one slice, and the sampler. `None` while it waits.
     pub(crate) fn batched(&self) -> Option<(&[u32], &Sampler)> {
         match &self.state {
             State::Waiting(_) => None,
@@ -120,52 +121,51 @@ impl Sequence {
         }
     }
 
-    /// Drafts that may be of use: with all of them, and one token more, it is as long as it may become.
-    pub(crate) fn room(&self) -> usize {
+    /// Maximum number of useful draft tokens: with all of them and one more token, it has its
+    /// maximum length.
+    pub(crate) fn max_drafts(&self) -> usize {
         self.longest.saturating_sub(self.length() + 1)
     }
 
-    /// How a device may draw the next token and those after so many drafts, if it may.
+    /// How the device draws the next token and those after each of `drafts` draft tokens, if it
+    /// can.
     pub(crate) fn on_device(&self, drafts: usize, vocab: usize) -> Option<Vec<Draw>> {
         let (tokens, sampler) = self.batched()?;
         let next = tokens.len();
         (next..=next + drafts).map(|position| sampler.on_device(position, vocab)).collect()
     }
 
-    /// The rows to draw the next tokens from, none while it waits.
-    pub(crate) fn draws<'a>(
-        &'a self,
-        rows: Vec<OutputRow<'a>>,
-        drafts: &'a [u32],
-    ) -> Option<Draws<'a>> {
+    /// The draws of the next tokens from `rows`. `None` while it waits.
+    pub(crate) fn draws<'a>(&'a self, rows: Vec<Row<'a>>, drafts: &'a [u32]) -> Option<Draws<'a>> {
         let (tokens, sampler) = self.batched()?;
         Some(Draws { sampler, position: tokens.len(), rows, drafts })
     }
 
-    /// Takes tokens that another engine drew, and has told. With a reason, the sequence ended with the last of them.
+    /// Takes tokens that another engine has drawn and sent. Returns a reason if the sequence ended
+    /// with the last of them.
     pub(crate) fn resume(
         &mut self,
         resumed: Resumed,
         tokenizer: &Tokenizer,
     ) -> Result<Option<FinishReason>, RequestError> {
-        let (choice, tokens, told) = (self.choice, resumed.tokens.len(), resumed.text_bytes);
+        let (choice, tokens, sent) = (self.choice, resumed.tokens.len(), resumed.text_bytes);
         let (mut text, mut end) = (0, None);
         for (i, id) in resumed.tokens.iter().enumerate() {
             if end.is_some() {
-                return Err(RequestError::Ended { choice, end: i, tokens });
+                return Err(RequestError::TokensAfterEnd { choice, end: i, tokens });
             }
             let (token, reason) = self.append(Drawn { id: *id, logprob: None }, tokenizer);
             text += token.text.len();
             end = reason;
         }
-        if text == told {
+        if text == sent {
             Ok(end)
         } else {
-            Err(RequestError::NotItsText { choice, tokens, text, told })
+            Err(RequestError::ResumeTextMismatch { choice, tokens, text, sent })
         }
     }
 
-    /// Takes the token that was drawn. With a reason, the sequence has ended.
+    /// Takes a drawn token. Returns a reason if the sequence has ended.
     pub(crate) fn append(
         &mut self,
         drawn: Drawn,
@@ -180,10 +180,10 @@ impl Sequence {
             }
         }
         let stopping = &self.request.stopping;
-        let may_stop = self.length() > self.shortest();
+        let may_stop = self.length() > self.min_length();
         let ends_text = |id: &u32| {
-            let of_model = !stopping.ignore_eos && tokenizer.eos_ids().contains(id);
-            of_model || stopping.token_ids.contains(id)
+            let is_eos = !stopping.ignore_eos && tokenizer.eos_ids().contains(id);
+            is_eos || stopping.token_ids.contains(id)
         };
         let stopped = may_stop && ends_text(&id);
         let emitted = if stopped && !stopping.include_stop {
@@ -191,7 +191,7 @@ impl Sequence {
         } else if may_stop {
             self.emitter.push(tokenizer, id)
         } else {
-            Emitted { text: self.emitter.pass(tokenizer, id), stop: None }
+            Emitted { text: self.emitter.push_unmatched(tokenizer, id), stop: None }
         };
         let reason = match emitted.stop {
             Some(stop) => Some(FinishReason::StopString(stop)),

@@ -1,9 +1,9 @@
-//! A device that is not there: it takes the time of one and needs no weights.
+//! A simulated device: it takes the time of a real one and needs no weights.
 //!
-//! Everything above it is real: the scheduler, the block manager, sampling, detokenising, the protocol.
-//! Each position of a text has a handful of tokens to choose from, a function of the position alone, and
-//! sampling chooses among them by the request's seed. So an answer depends on (seed, choice, position)
-//! and on nothing else, as it does with a real model, and two workers give the same one.
+//! Everything above it is real: the scheduler, the block manager, sampling, detokenising, the
+//! protocol. Each position of a text has a few candidate tokens, a function of the position alone,
+//! and sampling chooses among them by the request's seed. So a response depends on (seed, choice,
+//! position) and on nothing else, as it does with a real model, and two workers give the same one.
 
 use std::{
     thread,
@@ -17,50 +17,51 @@ use crate::{
     weights::{Family, ModelConfig, RopeScaling},
 };
 
-/// Tokens to choose from at each position.
+/// Number of candidate tokens at each position.
 const CANDIDATES: u64 = 8;
-/// The logit of everything else: never drawn, at any temperature that leaves candidates apart.
+/// Logit of all other tokens, which are never drawn at usual temperatures.
 const UNLIKELY: f32 = -1e6;
 
-/// A long step is as long in pieces, as the layers of a real one are.
-const PIECE: Duration = Duration::from_millis(100);
+/// Maximum time between two signs of progress in a step, as between the layers of a real one.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a step takes, and what comes out.
+/// Duration of steps, and the texts that they generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Profile {
-    /// Of every step, whatever it computes: reading the weights.
+    /// Fixed time of a step, for reading the weights.
     pub step: Duration,
-    /// Of each prompt token in a step.
+    /// Time of each prompt token in a step.
     pub prefill_token: Duration,
-    /// Of each token in a step that a sequence decodes with: its newest, and drafts.
+    /// Time of each token of a decoding sequence in a step: its newest token, and draft tokens.
     pub decode_token: Duration,
-    /// Of each token in the cache that a step attends to.
+    /// Time of each token in the KV cache that a step attends to.
     pub context_token: Duration,
-    /// Mean length of an answer that nothing else ends, in tokens; 0 never ends by itself.
+    /// Mean length in tokens of a completion that no limit ends; with 0, completions end at limits
+    /// only.
     pub answer_tokens: u32,
-    /// Longest prompt and answer together, in tokens.
+    /// Maximum length of prompt and completion together, in tokens.
     pub context_length: u32,
-    /// A token that the device cannot read: a step that computes it panics. 0 is none.
+    /// A step that computes this token panics. 0 is none.
     pub panic_token: u32,
 }
 
 impl Profile {
-    /// What a step over `parts` takes.
-    pub fn cost(&self, parts: &[BatchEntry]) -> Duration {
+    /// Duration of a step over `entries`.
+    pub fn cost(&self, entries: &[BatchEntry]) -> Duration {
         let each = |unit: Duration, count: usize| {
             unit.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
         };
-        let decodes = |part: &&BatchEntry| part.ids.len() == 1 || part.ids.len() == part.logits;
-        let decoding = parts.iter().filter(decodes).map(|part| part.ids.len()).sum();
-        let tokens: usize = parts.iter().map(|part| part.ids.len()).sum();
-        let context = parts.iter().map(|part| part.start + part.ids.len()).sum();
+        let decodes = |entry: &&BatchEntry| entry.ids.len() == 1 || entry.ids.len() == entry.logits;
+        let decoding = entries.iter().filter(decodes).map(|entry| entry.ids.len()).sum();
+        let tokens: usize = entries.iter().map(|entry| entry.ids.len()).sum();
+        let context = entries.iter().map(|entry| entry.start + entry.ids.len()).sum();
         self.step
             + each(self.prefill_token, tokens - decoding)
             + each(self.decode_token, decoding)
             + each(self.context_token, context)
     }
 
-    /// The shape of the smallest model there could be: 1 KiB of cache a token.
+    /// The shape of a minimal model, with 1 KiB of KV cache per token.
     pub(crate) fn config(&self, vocab_size: usize, eos: u32) -> ModelConfig {
         ModelConfig {
             family: Family::Llama,
@@ -87,11 +88,11 @@ impl Profile {
     }
 }
 
-/// Runs steps by a profile.
+/// Runs steps according to a profile.
 pub(crate) struct Simulator {
     profile: Profile,
     vocab_size: usize,
-    /// What texts are made of: tokens that are whole characters.
+    /// Tokens of which texts consist: those that are whole characters.
     words: Vec<u32>,
     eos: Option<u32>,
     progress: ProgressCounter,
@@ -113,34 +114,36 @@ impl Simulator {
         }
     }
 
-    /// Takes the time of a step, then answers like [`crate::runner::Runner::run`].
+    /// Takes the time of a step, then returns its outputs as [`crate::runner::Runner::run`] does.
     ///
     /// # Panics
     ///
-    /// Where a part has the profile's `panic_token`, as a defect of a real device would on a request that meets it.
-    pub(crate) fn run(&self, parts: &[BatchEntry]) -> StepOutput {
-        let unreadable = |part: &BatchEntry| part.ids.contains(&self.profile.panic_token);
-        if self.profile.panic_token > 0 && parts.iter().any(unreadable) {
+    /// If an entry has the profile's `panic_token`, as a real device might on a request that
+    /// triggers a defect.
+    pub(crate) fn run(&self, entries: &[BatchEntry]) -> StepOutput {
+        let panics = |entry: &BatchEntry| entry.ids.contains(&self.profile.panic_token);
+        if self.profile.panic_token > 0 && entries.iter().any(panics) {
             panic!("the profile's panic_token, {}, is in a step", self.profile.panic_token);
         }
-        let end = Instant::now() + self.profile.cost(parts);
-        let wanted = parts.iter().flat_map(|part| {
-            let end = part.start + part.ids.len();
-            end - part.logits..end
+        let end = Instant::now() + self.profile.cost(entries);
+        let positions = entries.iter().flat_map(|entry| {
+            let end = entry.start + entry.ids.len();
+            end - entry.logits..end
         });
-        let logits = wanted.flat_map(|position| self.logits(position + 1)).collect();
+        let logits = positions.flat_map(|position| self.logits(position + 1)).collect();
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            thread::sleep(left.min(PIECE));
-            self.progress.increment();
-            if left <= PIECE {
+            let remaining = end.saturating_duration_since(Instant::now());
+            thread::sleep(remaining.min(PROGRESS_INTERVAL));
+            self.pulse.beat();
+            if remaining <= PROGRESS_INTERVAL {
                 break;
             }
         }
         StepOutput::from_logits(logits, self.vocab_size)
     }
 
-    /// A row for the token at `position`: a few words, all equally likely, and perhaps an end.
+    /// The logits row for the token at `position`: a few equally likely words, and the end of text
+    /// if enabled.
     fn logits(&self, position: usize) -> Vec<f32> {
         let mut row = vec![UNLIKELY; self.vocab_size];
         let mut set = |token: Option<u32>, logit| {
@@ -154,7 +157,7 @@ impl Simulator {
             set(word.and_then(|n| self.words.get(n as usize)).copied(), 0.0);
         }
         if self.profile.answer_tokens > 0 {
-            // One in `answer_tokens` against words of weight one.
+            // A probability of 1 in `answer_tokens`, where each word has weight 1.
             let others = (self.profile.answer_tokens as f32 - 1.0).max(1e-3);
             set(self.eos, (CANDIDATES as f32 / others).ln());
         }
@@ -177,12 +180,12 @@ mod tests {
     };
 
     #[test]
-    fn a_step_costs_what_its_tokens_cost() {
-        let part = |start, ids| BatchEntry { ids, start, table: &[], logits: 1, draws: &[] };
+    fn the_cost_of_a_step_is_the_sum_over_its_tokens() {
+        let entry = |start, ids| BatchEntry { ids, start, table: &[], logits: 1, draws: &[] };
         let (prompt, token) = ([1; 300], [1; 1]);
         // A chunk of 300 after 200, and two that decode at 1,000.
-        let parts = [part(200, &prompt[..]), part(999, &token[..]), part(999, &token[..])];
+        let entries = [entry(200, &prompt[..]), entry(999, &token[..]), entry(999, &token[..])];
         let micros = 5_000 + 300 * 20 + 2 * 100 + (500 + 1_000 + 1_000) / 100;
-        assert_eq!(PROFILE.cost(&parts), Duration::from_micros(micros));
+        assert_eq!(PROFILE.cost(&entries), Duration::from_micros(micros));
     }
 }

@@ -1,12 +1,13 @@
-//! SpeculationMethod: who drafts what may come next, and how many tokens.
+//! Speculative decoding: which tokens are drafted, and how many.
 //!
-//! A step that computes a few draft tokens beside what is certain costs little more than one that does not, and every
-//! draft token that holds saves a step. Nothing here decides a token: the engine draws each from the model's own logits
-//! and keeps draft tokens only as long as they are what it drew.
+//! A step that computes a few draft tokens next to the known ones costs little more than one
+//! without them, and every accepted draft token saves a step. Nothing here decides a token: the
+//! engine draws each from the model's own logits and accepts draft tokens only as long as they
+//! equal the drawn ones.
 
 mod compatible;
-mod control;
 mod depth;
+mod depth_control;
 mod draft;
 #[cfg(test)]
 mod measured;
@@ -15,96 +16,97 @@ mod ngram;
 mod simulated;
 
 pub use compatible::{Incompatible, compatible};
-use control::Control;
-pub use depth::{Depth, MAX_DRAFT_TOKENS, NotADepth};
+pub use depth::{Depth, MAX_DRAFT_TOKENS, ParseDepthError};
+use depth_control::DepthControl;
 use draft::DraftModel;
 use ngram::Ngram;
 
 use crate::{cost::StepCost, model::Model, sampling::Sampler, scheduler::SequenceId};
 
-/// Who drafts.
+/// The source of draft tokens.
 #[derive(Clone, Default)]
 pub enum SpeculationMethod {
-    /// Nobody.
+    /// No speculative decoding.
     #[default]
     Off,
-    /// The text itself: what followed the last time that it went like this.
+    /// Prompt lookup: the tokens after an earlier occurrence of the last n-gram.
     Ngram {
-        /// How many tokens.
+        /// Number of draft tokens.
         tokens: Depth,
     },
     /// A smaller model of the same vocabulary, see [`compatible`].
     Draft {
-        /// The model.
+        /// The draft model.
         model: Box<Model>,
-        /// Blocks of its own cache.
+        /// Number of blocks in its own KV cache.
         blocks: usize,
-        /// How many tokens.
+        /// Number of draft tokens.
         tokens: Depth,
     },
 }
 
-/// A sequence that decodes in the next step.
-pub(crate) struct Asking<'a> {
-    /// Which.
+/// A sequence that decodes in the next step and may get draft tokens.
+pub(crate) struct DraftRequest<'a> {
+    /// The sequence.
     pub(crate) id: SequenceId,
-    /// Its prompt, and everything drawn.
+    /// Its prompt and its drawn tokens.
     pub(crate) tokens: &'a [u32],
-    /// Draft tokens that it may take at most: to its longest length, and to the end of the context.
-    pub(crate) room: usize,
-    /// How its tokens are drawn.
+    /// Maximum number of draft tokens, by its maximum length and the end of the context.
+    pub(crate) max_drafts: usize,
+    /// Draws its tokens.
     pub(crate) sampler: &'a Sampler,
 }
 
-/// What a drafter could do for a sequence.
+/// What a drafter can propose for a sequence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Offer {
-    /// Tokens that it could propose at most.
-    most: usize,
-    /// How sure it is, below [`CLASSES`]: what holds how often is learned for each class.
+pub(crate) struct DraftCapacity {
+    /// Maximum number of draft tokens.
+    max_tokens: usize,
+    /// Confidence class, below [`CLASSES`]. Acceptance rates are tracked for each class.
     class: usize,
-    /// Tokens that it has to compute before it can propose the first.
-    behind: usize,
+    /// Number of tokens that the drafter computes before the first draft token.
+    backlog: usize,
 }
 
-/// Classes of offers.
+/// Number of confidence classes.
 const CLASSES: usize = 4;
 
-/// Proposes what may follow.
+/// A source of draft tokens.
 pub(crate) trait Drafter {
-    /// What it could do for each of those that ask. No more tokens than there is room for, nor than
-    /// [`MAX_DRAFT_TOKENS`].
-    fn offers(&mut self, asking: &[Asking<'_>]) -> Vec<Offer>;
+    /// Returns the capacity for each request: at most its `max_drafts` and [`MAX_DRAFT_TOKENS`].
+    fn capacities(&mut self, requests: &[DraftRequest<'_>]) -> Vec<DraftCapacity>;
 
-    /// Proposes for each of those that ask, who were just offered it, no more tokens than `most` says.
-    fn draft(&mut self, asking: &[Asking<'_>], most: &[usize]) -> Vec<Vec<u32>>;
+    /// Drafts tokens for each of the requests of the last call of [`Self::capacities`], at most as
+    /// many as `max_tokens` has for it.
+    fn draft(&mut self, requests: &[DraftRequest<'_>], max_tokens: &[usize]) -> Vec<Vec<u32>>;
 
-    /// How long it takes to draft one token for each of some sequences, `tokens` tokens to compute in all, in seconds. None
-    /// while that is not known.
-    fn seconds(&self, tokens: usize) -> Option<f64>;
+    /// Estimated duration in seconds of a drafting round that computes `tokens` tokens, and drafts
+    /// one token for each of some sequences. `None` while unknown.
+    fn round_seconds(&self, tokens: usize) -> Option<f64>;
 
-    /// Drops what is kept for a sequence.
-    fn forget(&mut self, id: SequenceId);
+    /// Releases the state of a sequence.
+    fn release(&mut self, id: SequenceId);
 }
 
-/// What came of all drafts.
+/// Counters of draft tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct DraftCounts {
     /// Draft tokens that were verified.
     pub(crate) drafted: u64,
-    /// Those of them that held.
+    /// Draft tokens that were accepted.
     pub(crate) accepted: u64,
 }
 
-/// Drafts for the sequences of an engine as much as pays.
+/// Drafts tokens for the sequences of an engine, as many as pay.
 pub(crate) struct Speculator {
     drafter: Box<dyn Drafter>,
-    control: Control,
-    counts: Counts,
+    control: DepthControl,
+    counts: DraftCounts,
 }
 
 impl Speculator {
-    /// None if nobody is to draft. A GPU gets ready to draft for up to `sequences` at once.
+    /// Returns `None` without speculative decoding. A GPU is prepared to draft for up to
+    /// `sequences` sequences at once.
     pub(crate) fn new(speculation: SpeculationMethod, sequences: usize) -> Option<Self> {
         match speculation {
             SpeculationMethod::Off => None,
@@ -116,52 +118,55 @@ impl Speculator {
     }
 
     fn with(drafter: impl Drafter + 'static, depth: Depth) -> Self {
-        let (control, counts) = (Control::new(depth), Counts::default());
+        let (control, counts) = (DepthControl::new(depth), DraftCounts::default());
         Self { drafter: Box::new(drafter), control, counts }
     }
 
-    /// Proposals for the next step, one for each of those that ask, in order; empty where none pays. About `others` tokens
-    /// of prompts will share the step.
+    /// Drafts tokens for the next step. Returns a proposal for each request, in order, empty where
+    /// none pays. The step will have about `prefill` prompt tokens.
     pub(crate) fn propose(
         &mut self,
-        asking: &[Asking<'_>],
-        others: usize,
+        requests: &[DraftRequest<'_>],
+        prefill: usize,
         cost: &StepCost,
     ) -> Vec<Vec<u32>> {
-        if asking.is_empty() {
+        if requests.is_empty() {
             return Vec::new();
         }
-        let offers = self.drafter.offers(asking);
-        let ids: Vec<_> = asking.iter().map(|asking| asking.id).collect();
-        let most = self.control.choose(&ids, &offers, others, cost, |n| self.drafter.seconds(n));
-        if most.iter().all(|most| *most == 0) {
-            return vec![Vec::new(); asking.len()];
+        let capacities = self.drafter.capacities(requests);
+        let ids: Vec<_> = requests.iter().map(|request| request.id).collect();
+        let round_seconds = |tokens| self.drafter.round_seconds(tokens);
+        let depths = self.control.choose(&ids, &capacities, prefill, cost, round_seconds);
+        if depths.iter().all(|depth| *depth == 0) {
+            return vec![Vec::new(); requests.len()];
         }
-        self.drafter.draft(asking, &most)
+        self.drafter.draft(requests, &depths)
     }
 
-    /// Of `drafted` tokens that were verified for a sequence, the first `accepted` held.
-    pub(crate) fn verified(&mut self, id: SequenceId, drafted: usize, accepted: usize) {
+    /// Records that `drafted` tokens of a sequence were verified and the first `accepted` of them
+    /// accepted.
+    pub(crate) fn on_verified(&mut self, id: SequenceId, drafted: usize, accepted: usize) {
         if drafted > 0 {
             self.counts.drafted += drafted as u64;
             self.counts.accepted += accepted as u64;
-            self.control.verified(id, drafted, accepted);
+            self.control.on_verified(id, drafted, accepted);
         }
     }
 
-    /// The sequence is over, or was preempted: whatever is kept for it may go. It may come back under the same id.
-    pub(crate) fn forget(&mut self, id: SequenceId) {
-        self.drafter.forget(id);
-        self.control.forget(id);
+    /// Releases the state of a sequence that has ended or was preempted. It may return under the
+    /// same id.
+    pub(crate) fn release(&mut self, id: SequenceId) {
+        self.drafter.release(id);
+        self.control.release(id);
     }
 
-    /// What came of all drafts so far.
-    pub(crate) fn counts(&self) -> Counts {
+    /// Totals since the start.
+    pub(crate) fn counts(&self) -> DraftCounts {
         self.counts
     }
 }
 
-/// How many tokens two texts begin with in common.
-fn common(one: &[u32], other: &[u32]) -> usize {
+/// Number of leading tokens that two texts have in common.
+fn common_prefix(one: &[u32], other: &[u32]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }

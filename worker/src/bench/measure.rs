@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use stoker_engine::{
-    footprint::Footprint, model::Quantization, naive::NaiveDecoder, speculation::NotADepth,
+    footprint::Footprint, model::Quantization, naive::NaiveDecoder, speculation::ParseDepthError,
     weights::ModelConfig,
 };
 use stoker_ops::{Device, cpu};
@@ -152,7 +152,7 @@ fn run(
                 }),
                 num_speculative_tokens: depth
                     .parse()
-                    .map_err(|error: NotADepth| Error::Usage(error.to_string()))?,
+                    .map_err(|error: ParseDepthError| Error::Usage(error.to_string()))?,
             };
             let mut model = model;
             if config.speculate == Drafter::Draft {

@@ -1,4 +1,4 @@
-//! The blocks of one sequence.
+//! The block table of one sequence.
 
 use std::ops::Deref;
 
@@ -6,89 +6,90 @@ use stoker_ops::KV_BLOCK;
 
 use super::{
     Block, BlockPool, Scope, SequenceTokens,
-    content::{After, Content},
+    block_key::{BlockKey, Parent},
 };
 
-/// The blocks of a sequence, in order. The first of them may be kept.
+/// The blocks of a sequence, in order; a prefix of them may be cached.
 ///
-/// They are let go from the last to the first, so that no block is forgotten before those that come after it, which could
-/// not be found without it.
+/// They are released from the last to the first, so that a block is never evicted before its
+/// successors, which could not be found without it.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct BlockTable {
     blocks: Vec<Block>,
-    /// So many of the first are kept.
-    kept: usize,
+    /// Number of leading blocks that are cached.
+    cached: usize,
 }
 
-impl Table {
-    /// The blocks that hold the beginning of `tokens` in `scope`, as far as they are known. Whole blocks only.
+impl BlockTable {
+    /// Returns the longest cached prefix of `tokens` in `scope`, in whole blocks.
     pub fn find<'a>(
         pool: &BlockPool,
         scope: &Scope,
         tokens: impl Into<SequenceTokens<'a>>,
     ) -> Self {
         let (mut table, tokens) = (Self::default(), tokens.into());
-        while let Some(tokens) = tokens.block(table.kept) {
-            let content = table.content(scope, tokens);
-            let Some(block) = content.and_then(|content| pool.find(&content)) else { break };
+        while let Some(tokens) = tokens.block(table.cached) {
+            let key = table.next_key(scope, tokens);
+            let Some(block) = key.and_then(|key| pool.find(&key)) else { break };
             table.blocks.push(block);
-            table.kept += 1;
+            table.cached += 1;
         }
         table
     }
 
-    /// Keeps every block that is full of `tokens`, all of which are computed. Where others know a block of the same
-    /// content, it takes the place of the sequence's own.
-    pub fn keep<'a>(&mut self, scope: &Scope, tokens: impl Into<SequenceTokens<'a>>) {
+    /// Caches every block that is full of `tokens`, all of which are computed. A block whose
+    /// content is cached already is replaced by the cached one.
+    pub fn cache<'a>(&mut self, scope: &Scope, tokens: impl Into<SequenceTokens<'a>>) {
         let tokens = tokens.into();
-        while let Some(tokens) = tokens.block(self.kept) {
-            let Some(content) = self.content(scope, tokens) else { return };
-            let Some(block) = self.blocks.get_mut(self.kept) else { return };
-            block.keep(content);
-            self.kept += 1;
+        while let Some(tokens) = tokens.block(self.cached) {
+            let Some(key) = self.next_key(scope, tokens) else { return };
+            let Some(block) = self.blocks.get_mut(self.cached) else { return };
+            block.cache(key);
+            self.cached += 1;
         }
     }
 
-    /// A table that begins with the first `count` blocks of this one.
-    pub fn beginning(&self, count: usize) -> Self {
-        Self { blocks: self.blocks[..count].to_vec(), kept: self.kept.min(count) }
+    /// Returns a table that shares the first `count` blocks.
+    pub fn prefix(&self, count: usize) -> Self {
+        Self { blocks: self.blocks[..count].to_vec(), cached: self.cached.min(count) }
     }
 
-    /// Adds blocks at the end.
+    /// Appends blocks.
     pub fn extend(&mut self, blocks: Vec<Block>) {
         self.blocks.extend(blocks);
     }
 
-    /// So many of the first blocks are kept.
-    pub fn kept(&self) -> usize {
-        self.kept
+    /// Number of leading blocks that are cached.
+    pub fn cached(&self) -> usize {
+        self.cached
     }
 
-    /// Whether the kept blocks of two tables are the same ones.
-    pub fn same_kept(&self, other: &Self) -> bool {
-        let last = |table: &Self| table.kept.checked_sub(1).map(|last| table.blocks[last].number());
-        // There is one block of each content, and a content knows what comes before it.
-        self.kept == other.kept && last(self) == last(other)
+    /// Whether both tables have the same cached blocks.
+    pub fn same_cached_prefix(&self, other: &Self) -> bool {
+        let last =
+            |table: &Self| table.cached.checked_sub(1).map(|last| table.blocks[last].number());
+        // Each content has one block, and a block's key covers everything before it.
+        self.cached == other.cached && last(self) == last(other)
     }
 
-    /// Lets all blocks go, and the memory of their list: a sequence that waits may do so for long.
+    /// Releases all blocks, and the memory of the list: a waiting sequence may wait for long.
     pub fn clear(&mut self) {
         while self.blocks.pop().is_some() {}
         self.blocks = Vec::new();
-        self.kept = 0;
+        self.cached = 0;
     }
 
-    /// What the first block that is not kept holds when it is full of `tokens`.
-    fn content(&self, scope: &Scope, tokens: [u32; KV_BLOCK]) -> Option<Content> {
-        let after = match self.kept.checked_sub(1) {
-            None => After::Nothing(scope.clone()),
-            Some(last) => After::Block(self.blocks[last].content()?),
+    /// Key of the first block that is not cached, when it is full of `tokens`.
+    fn next_key(&self, scope: &Scope, tokens: [u32; KV_BLOCK]) -> Option<BlockKey> {
+        let parent = match self.cached.checked_sub(1) {
+            None => Parent::Root(scope.clone()),
+            Some(last) => Parent::Block(self.blocks[last].prefix_id()?),
         };
-        Some(Content { after, tokens })
+        Some(BlockKey { parent, tokens })
     }
 }
 
-impl Deref for Table {
+impl Deref for BlockTable {
     type Target = [Block];
 
     fn deref(&self) -> &[Block] {
@@ -96,7 +97,7 @@ impl Deref for Table {
     }
 }
 
-impl Drop for Table {
+impl Drop for BlockTable {
     fn drop(&mut self) {
         self.clear();
     }

@@ -1,9 +1,9 @@
-//! The tokens of a sequence, as the blocks that hold them are looked up.
+//! The tokens of a sequence, from which the keys of its blocks are made.
 
 use stoker_ops::KV_BLOCK;
 
-/// The tokens of a sequence, in two parts that follow each other: all sequences of a request share its prompt, and what
-/// each has drawn is its own.
+/// The tokens of a sequence in two consecutive slices: the prompt, which all sequences of a request
+/// share, and the tokens drawn for this one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SequenceTokens<'a> {
     prompt: &'a [u32],
@@ -11,12 +11,12 @@ pub struct SequenceTokens<'a> {
 }
 
 impl<'a> SequenceTokens<'a> {
-    /// `prompt`, and then `drawn`.
+    /// Creates the concatenation of `prompt` and `drawn`.
     pub fn new(prompt: &'a [u32], drawn: &'a [u32]) -> Self {
         Self { prompt, drawn }
     }
 
-    /// The first `count` of them, or all if there are fewer.
+    /// Returns the first `count` tokens, or all if there are fewer.
     #[must_use]
     pub fn first(self, count: usize) -> Self {
         let prompt = &self.prompt[..count.min(self.prompt.len())];
@@ -24,7 +24,7 @@ impl<'a> SequenceTokens<'a> {
         Self { prompt, drawn }
     }
 
-    /// The tokens of block `index`, if it is full.
+    /// Returns the tokens of block `index`, if it is full.
     pub fn block(self, index: usize) -> Option<[u32; KV_BLOCK]> {
         let (start, end) = (index * KV_BLOCK, (index + 1) * KV_BLOCK);
         let boundary = self.prompt.len();
@@ -63,9 +63,9 @@ mod tests {
         let tokens: Vec<u32> = (0..3 * KV_BLOCK as u32 + 5).collect();
         for boundary in 0..=tokens.len() {
             let (prompt, drawn) = tokens.split_at(boundary);
-            let parts = SequenceTokens::new(prompt, drawn);
+            let split = SequenceTokens::new(prompt, drawn);
             for count in 0..=tokens.len() + 1 {
-                let first = parts.first(count);
+                let first = split.first(count);
                 for index in 0..5 {
                     let range = index * KV_BLOCK..(index + 1) * KV_BLOCK;
                     let known = &tokens[..count.min(tokens.len())];

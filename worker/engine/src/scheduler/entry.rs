@@ -1,86 +1,90 @@
-//! A sequence as the scheduler sees it: what is known of it, what is computed, and its part in a step.
+//! Scheduling state of a sequence: its known and computed tokens, and what of them runs in a step.
 
 use std::{mem, ops::Range};
 
 use stoker_ops::KV_BLOCK;
 
 use super::{Lookup, Plan, ScheduledSequence, SequenceId, Size, isolation::ISOLATED_TOKENS};
-use crate::blocks::{Scope, SequenceTokens, Table};
+use crate::blocks::{BlockTable, Scope, SequenceTokens};
 
-/// What is left of a step's limits.
-pub(super) struct Budget {
+/// Remaining limits of a step.
+pub(super) struct StepBudget {
     pub(super) tokens: usize,
     pub(super) prompt_logits: usize,
 }
 
-/// Where a sequence stands among those that have begun, for good: the first is the last to lose its place.
+/// Permanent position of a sequence among those that have begun: the first is the last to be
+/// preempted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Order {
     /// 0 is the most urgent.
     pub(super) priority: u32,
-    /// Rises with each request that begins.
+    /// Rises with each admitted request.
     pub(super) age: u64,
-    /// Sequences of one request begin together.
+    /// Index of the sequence: sequences of one request have the same age.
     pub(super) choice: u32,
 }
 
 impl Order {
-    /// The age of those that have not begun.
+    /// Age of a request that has not begun.
     pub(super) const NEW: u64 = u64::MAX;
 }
 
-/// A sequence as the scheduler sees it.
+/// Scheduling state of a sequence.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: SequenceId,
     pub(super) order: Order,
-    /// Tokens of the prompt.
+    /// Number of prompt tokens.
     pub(super) prompt: usize,
-    /// Tokens known: prompt and generated.
+    /// Number of known tokens: prompt and drawn.
     pub(super) known: usize,
-    /// Tokens whose keys and values are in the cache.
+    /// Number of leading tokens whose keys and values are in the KV cache.
     pub(super) computed: usize,
-    /// Of it, all that is full and computed is kept.
-    pub(super) table: Table,
-    /// Tokens that somebody guesses to come next, to be run with the newest one.
+    /// Its blocks; all that are full and computed are cached.
+    pub(super) table: BlockTable,
+    /// Number of draft tokens to run after the newest token.
     pub(super) drafts: usize,
-    /// Who shares what it computes.
+    /// Scope in which its cached blocks are shared.
     pub(super) scope: Scope,
-    /// It is the first of its request and has had no place yet: what it finds in the cache, others have put there.
-    fresh: bool,
-    /// It must not read what others have put there.
-    bypasses: bool,
-    /// Sequences that fork off once the prompt is computed.
+    /// Whether it is the first of its request and was never admitted: cached blocks that it finds
+    /// are from other requests.
+    never_admitted: bool,
+    /// Whether it must not read blocks that other requests have cached.
+    bypass_prefix_cache: bool,
+    /// Number of sequences that fork off once the prompt is computed.
     forks: u32,
-    /// Tokens that it must know before it shares a step with others.
+    /// Length in tokens below which it runs in steps of its own.
     isolated_below: usize,
-    /// Positions whose logits are wanted besides those that are drawn from.
+    /// Prompt positions whose logits are still to be computed, besides those that tokens are drawn
+    /// from.
     pub(super) prompt_logits: Range<usize>,
 }
 
 impl Entry {
-    /// All of a request, before anything is computed.
+    /// Creates the sequence of a new request, which forks later.
     pub(super) fn new(request: u64, size: &Size, priority: u32) -> Self {
-        // The last one's logits are drawn from in any case.
-        let wanted = if size.prompt_logits { size.prompt.saturating_sub(1) } else { 0 };
+        // The logits of the last token are computed in any case.
+        let prompt_logits = if size.prompt_logits { size.prompt.saturating_sub(1) } else { 0 };
         Self {
             id: SequenceId { request, choice: 0 },
             order: Order { priority, age: Order::NEW, choice: 0 },
             prompt: size.prompt,
             known: size.prompt,
             computed: 0,
-            table: Table::default(),
+            table: BlockTable::default(),
             drafts: 0,
             scope: size.scope.clone(),
-            fresh: true,
-            bypasses: size.bypass_prefix_cache,
+            never_admitted: true,
+            bypass_prefix_cache: size.bypass_prefix_cache,
             forks: size.num_sequences.saturating_sub(1),
             isolated_below: if size.suspect { size.prompt + ISOLATED_TOKENS } else { 0 },
-            prompt_logits: 0..wanted,
+            prompt_logits: 0..prompt_logits,
         }
     }
 
-    /// A sequence that has `known` tokens, none of them computed here; `first` of those that are resumed of its request.
+    /// Creates a resumed sequence of `known` tokens, none of them computed here. `first` marks the
+    /// first one of its request.
     pub(super) fn resumed(
         request: u64,
         order: Order,
@@ -92,38 +96,40 @@ impl Entry {
         let id = SequenceId { request, choice: order.choice };
         let isolated_below = if size.suspect { known + ISOLATED_TOKENS } else { 0 };
         let whole = Self { isolated_below, ..whole };
-        Self { id, order, known, fresh: first, forks: 0, prompt_logits: 0..0, ..whole }
+        Self { id, order, known, never_admitted: first, forks: 0, prompt_logits: 0..0, ..whole }
     }
 
-    /// Tokens known but not computed. At least one: the newest is drawn, not yet run.
-    pub(super) fn left(&self) -> usize {
+    /// Number of known tokens that are not computed; at least 1, since the newest is drawn but has
+    /// not run.
+    pub(super) fn remaining(&self) -> usize {
         self.known - self.computed
     }
 
-    pub(super) fn left_with_forks(&self) -> usize {
-        let of_a_fork = self.prompt - full_blocks(self.prompt) * KV_BLOCK;
-        self.left() + self.forks as usize * of_a_fork
+    /// The same, with the tokens that its forks will compute.
+    pub(super) fn remaining_with_forks(&self) -> usize {
+        let per_fork = self.prompt - full_blocks(self.prompt) * KV_BLOCK;
+        self.remaining() + self.forks as usize * per_fork
     }
 
-    /// Places in the batch that it takes or keeps.
-    pub(super) fn places(&self) -> usize {
+    /// Number of batch slots that it occupies or reserves.
+    pub(super) fn num_seqs(&self) -> usize {
         1 + self.forks as usize
     }
 
     /// Whether it is past its prompt, with all but its newest token computed.
-    pub(super) fn decodes(&self) -> bool {
-        self.known > self.prompt && self.left() == 1
+    pub(super) fn is_decoding(&self) -> bool {
+        self.known > self.prompt && self.remaining() == 1
     }
 
-    /// Whether it must not share a step with others yet.
+    /// Whether it runs in steps of its own.
     pub(super) fn is_isolated(&self) -> bool {
         self.known < self.isolated_below
     }
 
     /// Plans its newest token.
-    pub(super) fn decode(&self, plan: &mut Plan, budget: &mut Budget) {
+    pub(super) fn schedule_decode(&self, plan: &mut Plan, budget: &mut StepBudget) {
         budget.tokens -= 1;
-        plan.slices.push(ScheduledSequence {
+        plan.scheduled.push(ScheduledSequence {
             id: self.id,
             start: self.computed,
             length: 1,
@@ -133,14 +139,15 @@ impl Entry {
         });
     }
 
-    /// Whether logits of its prompt are still to come.
+    /// Whether logits of its prompt are still to be computed.
     pub(super) fn wants_prompt_logits(&self) -> bool {
         !self.prompt_logits.is_empty()
     }
 
-    /// Tokens that may be read from the cache: not the last one, after which is drawn, and none whose logits are wanted.
+    /// Number of leading tokens that may be read from the cache: not the last one, from whose
+    /// logits a token is drawn, and none whose prompt logits are needed.
     pub(super) fn readable(&self) -> usize {
-        if self.fresh && self.bypasses {
+        if self.never_admitted && self.bypass_prefix_cache {
             0
         } else if self.wants_prompt_logits() {
             self.prompt_logits.start
@@ -149,40 +156,40 @@ impl Entry {
         }
     }
 
-    /// Tokens that it has to compute whatever the cache may have by then.
-    pub(super) fn surely_left(&self) -> usize {
-        self.left().min(self.known - self.readable() / KV_BLOCK * KV_BLOCK)
+    /// Minimum number of tokens to compute, whatever the cache has by then.
+    pub(super) fn min_remaining(&self) -> usize {
+        self.remaining().min(self.known - self.readable() / KV_BLOCK * KV_BLOCK)
     }
 
-    /// Gets its place, with blocks for all that is known.
-    pub(super) fn enter(&mut self, table: Table, plan: &mut Plan) {
-        if self.fresh && self.readable() > 0 {
-            let found = self.prompt.min(table.kept() * KV_BLOCK);
+    /// Admits it to the batch, with blocks for all known tokens.
+    pub(super) fn start(&mut self, table: BlockTable, plan: &mut Plan) {
+        if self.never_admitted && self.readable() > 0 {
+            let found = self.prompt.min(table.cached() * KV_BLOCK);
             plan.lookups.push(Lookup { request: self.id.request, tokens: self.prompt, found });
         }
-        self.fresh = false;
-        self.computed = table.kept() * KV_BLOCK;
+        self.never_admitted = false;
+        self.computed = table.cached() * KV_BLOCK;
         self.table = table;
     }
 
-    /// Plans as much of it as the budget allows, if any.
-    pub(super) fn run(&self, plan: &mut Plan, budget: &mut Budget) {
-        let wanted = &self.prompt_logits;
-        let within_logits = if wanted.len() <= budget.prompt_logits {
+    /// Plans as many of its remaining tokens as the budget allows.
+    pub(super) fn schedule_prefill(&self, plan: &mut Plan, budget: &mut StepBudget) {
+        let pending = &self.prompt_logits;
+        let within_logits = if pending.len() <= budget.prompt_logits {
             self.known
         } else {
-            wanted.start + budget.prompt_logits
+            pending.start + budget.prompt_logits
         };
-        let length = self.left().min(budget.tokens).min(within_logits - self.computed);
+        let length = self.remaining().min(budget.tokens).min(within_logits - self.computed);
         if length == 0 {
             return;
         }
         let end = self.computed + length;
-        let prompt_logits = end.min(wanted.end).saturating_sub(wanted.start);
+        let prompt_logits = end.min(pending.end).saturating_sub(pending.start);
         let samples = end == self.known;
         budget.tokens -= length;
         budget.prompt_logits -= prompt_logits;
-        plan.slices.push(ScheduledSequence {
+        plan.scheduled.push(ScheduledSequence {
             id: self.id,
             start: self.computed,
             length,
@@ -192,33 +199,35 @@ impl Entry {
         });
     }
 
-    /// Records that a slice of its `tokens` ran, and that so many were drawn: of its drafts, those before the last one drawn
-    /// held. Answers the sequences that part from this one because its prompt is computed now.
-    pub(super) fn ran(
+    /// Records that `scheduled` ran and that `drawn` tokens were drawn: all but the last of them
+    /// are accepted draft tokens. `tokens` are those of the sequence. Returns the forks if its
+    /// prompt is computed now.
+    pub(super) fn on_complete(
         &mut self,
-        slice: &ScheduledSequence,
+        scheduled: &ScheduledSequence,
         drawn: usize,
         tokens: SequenceTokens<'_>,
     ) -> Vec<Self> {
-        let held = drawn.saturating_sub(1);
-        // What the cache has of other drafts is overwritten when their places are known.
-        self.computed += slice.length - slice.drafts + held;
-        self.table.keep(&self.scope, tokens.first(self.computed));
+        let accepted = drawn.saturating_sub(1);
+        // Keys and values of rejected draft tokens are overwritten when tokens are known at their
+        // positions.
+        self.computed += scheduled.length - scheduled.drafts + accepted;
+        self.table.cache(&self.scope, tokens.first(self.computed));
         self.known += drawn;
         self.drafts = 0;
-        let wanted = &mut self.prompt_logits;
-        wanted.start = wanted.start.max(self.computed).min(wanted.end);
+        let pending = &mut self.prompt_logits;
+        pending.start = pending.start.max(self.computed).min(pending.end);
         if self.computed < self.prompt { Vec::new() } else { self.fork() }
     }
 
-    /// Gives all blocks back.
+    /// Releases all blocks.
     pub(super) fn reset(&mut self) {
         self.table.clear();
         self.computed = 0;
         self.drafts = 0;
     }
 
-    /// The sequences that part from this one now. Blocks of their own they take at the next plan.
+    /// Creates the forks. They get blocks of their own in the next plan.
     fn fork(&mut self) -> Vec<Self> {
         let shared = full_blocks(self.prompt);
         (1..=mem::take(&mut self.forks))
@@ -228,11 +237,11 @@ impl Entry {
                 prompt: self.prompt,
                 known: self.prompt,
                 computed: shared * KV_BLOCK,
-                table: self.table.beginning(shared),
+                table: self.table.prefix(shared),
                 drafts: 0,
                 scope: self.scope.clone(),
-                fresh: false,
-                bypasses: self.bypasses,
+                never_admitted: false,
+                bypass_prefix_cache: self.bypass_prefix_cache,
                 forks: 0,
                 isolated_below: self.isolated_below,
                 prompt_logits: 0..0,
@@ -241,7 +250,8 @@ impl Entry {
     }
 }
 
-/// Blocks of a prompt that its sequences share: full ones, but for its last token, after which each draws.
+/// Number of blocks of a prompt that its forks share: the full ones of all tokens but the last,
+/// from whose logits each fork draws.
 pub(super) fn full_blocks(prompt: usize) -> usize {
     prompt.saturating_sub(1) / KV_BLOCK
 }

@@ -1,32 +1,33 @@
-//! Steps of their own for sequences that a panic makes suspect.
+//! Steps of their own for suspect sequences.
 //!
-//! A step that panics names all of its sequences, and one of them may be the reason. Where they continue, each is computed
-//! alone until it is past the point that it had reached, so that a second panic names the one that causes it and
-//! the others lose no more than time. Isolated steps and shared ones take turns.
+//! A step that panics reports all of its sequences, and one of them may be the cause. Where they
+//! resume, each is computed alone until it is past the point that it had reached. So a second panic
+//! identifies its cause, and the other sequences lose no more than time. Isolated and shared steps
+//! alternate.
 
-use super::{Budget, Entry, Plan, Scheduler};
+use super::{Entry, Plan, Scheduler, StepBudget};
 
-/// Tokens that a suspect draws before it joins the others: more than the step that panicked would have drawn, with 16
-/// drafts at most.
+/// Tokens that a suspect sequence draws before it shares steps again: more than the step that
+/// panicked could have drawn, with 16 draft tokens at most.
 pub const ISOLATED_TOKENS: usize = 20;
 
 impl Scheduler {
-    /// Whether the next step belongs to one isolated sequence.
+    /// Whether the next step runs one isolated sequence alone.
     pub fn isolates_next(&self) -> bool {
         !self.isolated_last && self.running.iter().any(Entry::is_isolated)
     }
 
-    /// Plans a step for the first isolated sequence that runs, if there is one.
-    pub(super) fn plan_isolated(&mut self, plan: &mut Plan, budget: &mut Budget) {
+    /// Plans a step for the first isolated running sequence, if there is one.
+    pub(super) fn plan_isolated(&mut self, plan: &mut Plan, budget: &mut StepBudget) {
         self.isolated_last = true;
-        // Those that decode wait for this step as for any other.
-        let decoding = self.running.iter().filter(|entry| entry.decodes()).count();
-        budget.tokens = self.prompt_tokens(decoding, budget.tokens);
+        // Decoding sequences wait for this step as for any other.
+        let decoding = self.running.iter().filter(|entry| entry.is_decoding()).count();
+        budget.tokens = self.prefill_tokens(decoding, budget.tokens);
         let Some(entry) = self.running.iter().find(|entry| entry.is_isolated()) else { return };
-        if entry.decodes() {
-            entry.decode(plan, budget);
+        if entry.is_decoding() {
+            entry.schedule_decode(plan, budget);
         } else {
-            entry.run(plan, budget);
+            entry.schedule_prefill(plan, budget);
         }
     }
 }

@@ -1,66 +1,77 @@
-//! What a sequence finds in the cache when it gets its place.
+//! Prefix cache lookups of sequences that are admitted.
 
 use stoker_ops::KV_BLOCK;
 
 use super::{Entry, Plan, Scheduler, SequenceId};
-use crate::blocks::{BlockPool, Scope, SequenceTokens, Table};
+use crate::blocks::{BlockPool, BlockTable, Scope, SequenceTokens};
 
-/// The tokens of sequences: what their blocks are known by.
+/// Access to the tokens of sequences, from which block keys are made.
 pub trait TokenSource {
-    /// All that are known of a sequence: prompt, then everything drawn.
+    /// Returns all known tokens of a sequence: the prompt, then everything drawn.
     fn tokens(&self, id: SequenceId) -> SequenceTokens<'_>;
 }
 
-/// What the cache had of a prompt when its request first got a place.
+/// Result of the prefix cache lookup when a request is first admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lookup {
-    /// Whose.
+    /// Number of the request.
     pub request: u64,
-    /// Tokens of the prompt.
+    /// Number of prompt tokens.
     pub tokens: usize,
-    /// Those that need not be computed.
+    /// Number of prompt tokens that were cached.
     pub found: usize,
 }
 
-/// What the cache has of a sequence that waits.
-pub(super) fn found(blocks: &BlockPool, entry: &Entry, texts: &dyn TokenSource) -> Table {
-    Table::find(blocks, &entry.scope, texts.tokens(entry.id).first(entry.readable()))
+/// Returns the cached prefix of a waiting sequence.
+pub(super) fn cached_prefix(
+    blocks: &BlockPool,
+    entry: &Entry,
+    source: &dyn TokenSource,
+) -> BlockTable {
+    BlockTable::find(blocks, &entry.scope, source.tokens(entry.id).first(entry.readable()))
 }
 
-/// Whether somebody computes in this step what comes after `found` in a sequence that waits, so that it will find that too.
+/// Whether a running sequence computes the block after `cached` of a waiting sequence in this step,
+/// so that the block will be cached too.
 pub(super) fn is_computed_now(
     running: &[Entry],
     entry: &Entry,
-    found: &Table,
+    cached: &BlockTable,
     plan: &Plan,
-    texts: &dyn TokenSource,
+    source: &dyn TokenSource,
 ) -> bool {
-    let next = found.len();
-    let Some(tokens) = texts.tokens(entry.id).block(next) else { return false };
+    let next = cached.len();
+    let Some(tokens) = source.tokens(entry.id).block(next) else { return false };
     let computes_it = |other: &Entry| {
         other.scope == entry.scope
-            && other.table.same_kept(found)
-            // One whose logits are wanted may be slow.
+            && other.table.same_cached_prefix(cached)
+            // A sequence whose prompt logits are requested may be slow.
             && !other.wants_prompt_logits()
-            && texts.tokens(other.id).block(next) == Some(tokens)
-            && plan.slices.iter().any(|slice| slice.id == other.id)
+            && source.tokens(other.id).block(next) == Some(tokens)
+            && plan.scheduled.iter().any(|scheduled| scheduled.id == other.id)
     };
     (next + 1) * KV_BLOCK <= entry.readable() && running.iter().any(computes_it)
 }
 
 impl Scheduler {
-    /// Tokens of a prompt that have to be computed whatever the cache may have by then: only the last ones if somebody who
-    /// is there begins alike.
-    pub fn surely_computed(&self, scope: &Scope, prompt: &[u32], texts: &dyn TokenSource) -> usize {
+    /// Minimum number of prompt tokens to compute, whatever the cache has by then: only those of
+    /// the last block if a running or waiting sequence has the same first block.
+    pub fn min_prefill_tokens(
+        &self,
+        scope: &Scope,
+        prompt: &[u32],
+        source: &dyn TokenSource,
+    ) -> usize {
         let readable = &prompt[..prompt.len().saturating_sub(1)];
         let Some(first) = SequenceTokens::from(readable).block(0) else { return prompt.len() };
-        let begins_alike =
-            |other: &Entry| other.scope == *scope && texts.tokens(other.id).block(0) == Some(first);
+        let same_first_block = |other: &Entry| {
+            other.scope == *scope && source.tokens(other.id).block(0) == Some(first)
+        };
         let mut others = self.running.iter().chain(self.waiting.iter());
-        let blocks = if others.any(begins_alike) {
+        let blocks = if others.any(same_first_block) {
             readable.len() / KV_BLOCK
         } else {
-            Table::find(&self.blocks, scope, readable).kept()
+            BlockTable::find(&self.blocks, scope, readable).cached()
         };
         prompt.len() - blocks * KV_BLOCK
     }

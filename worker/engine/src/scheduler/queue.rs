@@ -1,55 +1,59 @@
-//! Who waits for a place, and who is next.
+//! The queue of waiting sequences.
 //!
-//! Priorities go strictly first. Within one, sequences that have begun come before those that have not: somebody reads
-//! their answers already, and their tenants have paid. Tenants take turns with the others.
+//! Priorities are strict. Within one, sequences that have begun come before those that have not:
+//! their responses are being streamed, and their tenants have paid for them. New requests are
+//! served fairly by tenant (`stoker_fair`).
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::entry::{Entry, Order};
 
-/// Who waits for a request, which says when it is its turn.
+/// Priority and tenant of a request, which determine its position in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueKey {
     /// 0 is the most urgent.
     pub priority: u32,
-    /// Those of one priority take turns.
+    /// Requests of one priority are served fairly by tenant.
     pub tenant: Arc<str>,
 }
 
 impl Default for QueueKey {
-    /// Of nobody in particular, and as urgent as requests are that do not say.
+    /// The unnamed tenant, and the priority of requests that set none.
     fn default() -> Self {
         Self { priority: 100, tenant: Arc::default() }
     }
 }
 
-/// Sequences that wait. They hold no blocks.
+/// Waiting sequences. They own no blocks.
 #[derive(Debug)]
 pub(super) struct WaitQueue {
+    /// Sequences that were admitted before, here or on another worker.
     begun: BTreeMap<Order, Entry>,
+    /// Requests that were never admitted.
     new: stoker_fair::Queue<Entry>,
 }
 
 impl Default for WaitQueue {
     fn default() -> Self {
-        // Whoever admits requests bounds them.
+        // The caller bounds the number of requests.
         Self { begun: BTreeMap::new(), new: stoker_fair::Queue::new(usize::MAX, usize::MAX) }
     }
 }
 
 impl WaitQueue {
-    /// Adds one that has not begun. Its tenant pays for `tokens`.
+    /// Adds a request that has not begun. Its tenant is charged for `tokens` tokens.
     pub(super) fn push(&mut self, entry: Entry, tenant: &Arc<str>, tokens: usize) {
-        // There is no limit that could refuse it.
+        // The queue has no limits that could be exceeded.
         let _ = self.new.push(entry.order.priority, tenant, tokens as u64, entry);
     }
 
-    /// Adds one that has begun, here or elsewhere: it has its place in the order already.
+    /// Adds a sequence that has begun, here or on another worker, and so has its position in the
+    /// order already.
     pub(super) fn push_begun(&mut self, entry: Entry) {
         self.begun.insert(entry.order, entry);
     }
 
-    /// The next one.
+    /// Returns the next sequence.
     pub(super) fn first(&mut self) -> Option<&Entry> {
         let begun = self.begun.first_key_value().map(|(_, entry)| entry);
         let new = self.new.first().map(|(_, entry)| entry);
@@ -60,7 +64,7 @@ impl WaitQueue {
         }
     }
 
-    /// Takes the next one out.
+    /// Removes the next sequence.
     pub(super) fn pop(&mut self) -> Option<Entry> {
         let new = self.new.first().map(|(priority, _)| priority);
         match self.begun.first_entry() {
@@ -71,21 +75,21 @@ impl WaitQueue {
         }
     }
 
-    /// Those that go before one that comes now, unless they leave: all that are more urgent, those of its priority that
-    /// have begun, and those of its tenant.
-    pub(super) fn surely_ahead(&self, queue_key: &QueueKey) -> impl Iterator<Item = &Entry> {
+    /// Sequences served before a request that arrives now, unless they leave: all that are more
+    /// urgent, those of its priority that have begun, and those of its tenant.
+    pub(super) fn guaranteed_ahead(&self, queue_key: &QueueKey) -> impl Iterator<Item = &Entry> {
         let QueueKey { priority, tenant } = queue_key;
         let begun = self.begun.values().filter(|entry| entry.order.priority <= *priority);
-        begun.chain(self.new.surely_ahead(*priority, tenant))
+        begun.chain(self.new.guaranteed_ahead(*priority, tenant))
     }
 
-    /// Keeps those that are to stay.
-    pub(super) fn retain(&mut self, stays: impl Fn(&Entry) -> bool) {
-        self.begun.retain(|_, entry| stays(entry));
-        self.new.retain(stays);
+    /// Removes the sequences for which `keep` is false.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
+        self.begun.retain(|_, entry| keep(entry));
+        self.new.retain(keep);
     }
 
-    /// All of them, in no order.
+    /// Iterates over all sequences, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.begun.values().chain(self.new.iter())
     }

@@ -5,41 +5,42 @@ use crate::{model::Model, tokenizer::Tokenizer};
 /// Why a model cannot draft for another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Incompatible {
-    /// They do not have as many tokens.
+    /// The vocabularies differ in size.
     #[error(
         "has a vocabulary of {draft} tokens, the model one of {target}; give a draft model with the model's own tokenizer"
     )]
     VocabularySize {
-        /// Of the model that is served.
+        /// Vocabulary size of the served model.
         target: usize,
-        /// Of the draft model.
+        /// Vocabulary size of the draft model.
         draft: usize,
     },
-    /// A token is not the same in both.
+    /// A token differs.
     #[error(
         "has token {id} as {draft}, the model has it as {target}; give a draft model with the model's own tokenizer"
     )]
     Token {
-        /// The token.
+        /// Id of the token.
         id: u32,
-        /// What it is to the model that is served.
+        /// The token in the served model.
         target: String,
-        /// What it is to the draft model.
+        /// The token in the draft model.
         draft: String,
     },
-    /// The draft model would fall behind in a long text.
+    /// The context of the draft model is too short.
     #[error(
         "has a context of {draft} tokens, the model one of {target}; give a draft model with a context at least as long"
     )]
     Context {
-        /// Of the model that is served.
+        /// Context length of the served model.
         target: usize,
-        /// Of the draft model.
+        /// Context length of the draft model.
         draft: usize,
     },
 }
 
-/// Whether `draft` can draft for `target`: every token means the same to both, and the draft's context is long enough.
+/// Verifies that `draft` can draft for `target`: all tokens are the same, and the context is at
+/// least as long.
 pub fn compatible(target: &Model, draft: &Model) -> Result<(), Incompatible> {
     let sizes = |model: &Model| model.config.vocab_size;
     if sizes(target) != sizes(draft) {
@@ -68,7 +69,7 @@ fn same_tokens(target: &Tokenizer, draft: &Tokenizer) -> Result<(), Incompatible
     }
 }
 
-/// A token with everything in which it can differ.
+/// Describes a token with all properties that are compared.
 fn shown(tokenizer: &Tokenizer, id: u32) -> String {
     let Some(token) = tokenizer.token(id) else { return "nothing".to_owned() };
     let bytes = tokenizer.token_bytes(id).unwrap_or_default().escape_ascii();
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bundled_draft_drafts_for_the_bundled_model_and_no_other_does() {
+    fn the_bundled_draft_model_is_compatible_and_changed_ones_are_not() {
         let (target, draft) = (load(storyteller::model()), load(storyteller::draft()));
         let refused = |draft: &Model| compatible(&target, draft).map_err(|error| error.to_string());
         assert_eq!(refused(&draft), Ok(()));
@@ -113,9 +114,9 @@ mod tests {
         let want = "has a context of 512 tokens, the model one of 1024; give a draft model with a \
                     context at least as long";
         assert_eq!(refused(&shorter), Err(want.to_owned()));
-        assert_eq!(compatible(&shorter, &target), Ok(()), "a longer one will do");
+        assert_eq!(compatible(&shorter, &target), Ok(()), "a longer context is compatible");
 
-        // Two tokens change places.
+        // Two tokens are swapped.
         let tokens = [300u32, 301].map(|id| draft.tokenizer.token(id).unwrap());
         let mut swapped = draft.clone();
         swapped.tokenizer = tokenizer(|json| {
@@ -125,14 +126,14 @@ mod tests {
         let Err(Incompatible::Token { id: 300, target: one, draft: other }) =
             compatible(&target, &swapped)
         else {
-            panic!("another vocabulary was taken")
+            panic!("a different vocabulary was accepted")
         };
         assert!(
             one.starts_with(&format!("{:?}", tokens[0]))
                 && other.starts_with(&format!("{:?}", tokens[1]))
         );
 
-        // What marks structure to one is text to the other.
+        // A special token of one model is ordinary text in the other.
         let mut ordinary = draft.clone();
         ordinary.tokenizer = tokenizer(|json| json["added_tokens"][1]["special"] = false.into());
         let error = compatible(&target, &ordinary).unwrap_err();

@@ -1,35 +1,35 @@
-//! How many tokens are drafted.
+//! The number of draft tokens, as configured.
 
 use std::{fmt, num::NonZeroUsize, str::FromStr};
 
-/// Draft tokens of one sequence in one step, at most.
+/// Maximum number of draft tokens of one sequence in one step.
 pub const MAX_DRAFT_TOKENS: usize = 16;
 
-/// How many tokens are drafted for a sequence in a step.
+/// Number of draft tokens of a sequence in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Depth {
-    /// As many as pay, by how often they hold and what steps cost.
+    /// As many as pay, by the acceptance rate and the cost of steps.
     #[default]
     Adaptive,
-    /// So many, wherever there is room; at most [`MAX_DRAFT_TOKENS`].
+    /// This number, wherever there is room; at most [`MAX_DRAFT_TOKENS`].
     Fixed(NonZeroUsize),
 }
 
-/// What no depth is.
+/// A text that is not a [`Depth`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither `adaptive` nor a number of tokens from 1 to {MAX_DRAFT_TOKENS}")]
-pub struct NotADepth(String);
+pub struct ParseDepthError(String);
 
 impl FromStr for Depth {
-    type Err = NotADepth;
+    type Err = ParseDepthError;
 
-    fn from_str(text: &str) -> Result<Self, NotADepth> {
+    fn from_str(text: &str) -> Result<Self, ParseDepthError> {
         if text == "adaptive" {
             return Ok(Self::Adaptive);
         }
         match text.parse::<NonZeroUsize>() {
             Ok(tokens) if tokens.get() <= MAX_DRAFT_TOKENS => Ok(Self::Fixed(tokens)),
-            _ => Err(NotADepth(text.to_owned())),
+            _ => Err(ParseDepthError(text.to_owned())),
         }
     }
 }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_depth_is_a_word_or_a_small_number() {
+    fn a_depth_is_adaptive_or_a_number_up_to_the_maximum() {
         for text in ["adaptive", "1", "5", "16"] {
             assert_eq!(text.parse().map(|depth: Depth| depth.to_string()).as_deref(), Ok(text));
         }

@@ -1,20 +1,21 @@
-//! A smaller model that drafts, in the same machinery as the model that is served: a runner, a pool of blocks, and a table
-//! for each sequence.
+//! Drafting with a smaller model, on the same components as the served model: a runner, a block
+//! pool, and a block table for each sequence.
 //!
-//! Each round computes one more token for every sequence that drafts, all in one step of the draft model. The first
-//! computes what it has not seen yet as well: what the last step drew, and the prompt, in bounded chunks, so that a long one
-//! never holds the others up. Draft tokens that did not hold leave keys and values behind, which are written over.
+//! Each round computes one more token for every drafting sequence, all in one step of the draft
+//! model. The first round also computes the backlog: the tokens drawn in the last step, and the
+//! prompt in bounded chunks, so that a long prompt never delays the others. Keys and values of
+//! rejected draft tokens are overwritten.
 
-mod cached;
+mod draft_cache;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::HashMap, time::Instant};
 
-use cached::Cached;
+use draft_cache::DraftCache;
 use stoker_ops::{KV_BLOCK, draw::Draw};
 
-use super::{Asking, Drafter, MAX_DRAFT_TOKENS, Offer, common};
+use super::{DraftCapacity, DraftRequest, Drafter, MAX_DRAFT_TOKENS, common_prefix};
 use crate::{
     blocks::BlockPool,
     cost::StepCost,
@@ -23,104 +24,117 @@ use crate::{
     scheduler::{SequenceId, blocks_for},
 };
 
-/// Tokens of sequences that are behind, in one step.
+/// Maximum number of backlog tokens in one step, besides the usual ones.
 const CHUNK: usize = 128;
-/// What every sequence has to compute that drafted before: the last of its draft tokens, and the one that was drawn.
-const USUAL: usize = 2;
+/// Backlog of a sequence that drafted in the last step: its last draft token, and the drawn one.
+const USUAL_BACKLOG: usize = 2;
 
-/// Drafts with a model.
+/// Drafts tokens with a model.
 pub(super) struct DraftModel {
     runner: Runner,
     blocks: BlockPool,
-    caches: HashMap<SequenceId, Cached>,
+    caches: HashMap<SequenceId, DraftCache>,
     cost: StepCost,
-    /// Drafts so far: the clock by which caches were used.
-    now: u64,
+    /// Number of drafts so far: the time scale of [`DraftCache::last_used`].
+    clock: u64,
 }
 
-/// A sequence's part in the first round.
-struct Turn {
-    /// Among those that ask.
+/// Backlog tokens of a sequence that the first round computes.
+struct CatchUp {
+    /// Index of the draft request.
     index: usize,
-    /// Tokens to compute.
+    /// First token to compute.
     start: usize,
+    /// Position after the last token to compute.
     end: usize,
 }
 
 impl DraftModel {
-    /// With a cache of `blocks`. A GPU gets ready to draft for up to `sequences` at once.
+    /// Creates a drafter with a KV cache of `blocks` blocks. A GPU is prepared to draft for up to
+    /// `sequences` sequences at once.
     pub(super) fn new(model: Model, blocks: usize, sequences: usize) -> Self {
         let blocks = BlockPool::new(u32::try_from(blocks).unwrap_or(u32::MAX));
         let mut runner = Runner::new(model, blocks.total());
         runner.prepare(sequences);
         let (caches, cost) = (HashMap::new(), StepCost::default());
-        Self { runner, blocks, caches, cost, now: 0 }
+        Self { runner, blocks, caches, cost, clock: 0 }
     }
 
-    /// Tokens of a sequence that are still to be computed.
-    fn behind(&self, asking: &Asking<'_>) -> usize {
-        asking.tokens.len() - self.caches.get(&asking.id).map_or(0, |cached| cached.computed)
+    /// Number of tokens of a sequence that are not computed.
+    fn backlog(&self, request: &DraftRequest<'_>) -> usize {
+        request.tokens.len() - self.caches.get(&request.id).map_or(0, |cache| cache.computed)
     }
 
-    /// What the first round computes. Whoever is least behind goes first, so that those who are ready never wait.
-    fn turns(&mut self, asking: &[Asking<'_>], most: &[usize]) -> Vec<Turn> {
-        self.now += 1;
-        let mut wanted: Vec<_> = (0..asking.len()).filter(|i| most[*i] > 0).collect();
-        wanted.sort_by_key(|i| self.behind(&asking[*i]));
-        for i in &wanted {
-            if let Some(cached) = self.caches.get_mut(&asking[*i].id) {
-                cached.used = self.now;
+    /// Plans the first round. The sequences with the smallest backlog come first, so that those
+    /// that are ready never wait.
+    fn plan_catch_ups(
+        &mut self,
+        requests: &[DraftRequest<'_>],
+        max_tokens: &[usize],
+    ) -> Vec<CatchUp> {
+        self.clock += 1;
+        let mut drafting: Vec<_> = (0..requests.len()).filter(|i| max_tokens[*i] > 0).collect();
+        drafting.sort_by_key(|i| self.backlog(&requests[*i]));
+        for i in &drafting {
+            if let Some(cache) = self.caches.get_mut(&requests[*i].id) {
+                cache.last_used = self.clock;
             }
         }
-        let mut left = CHUNK + USUAL * wanted.len();
-        let mut turns = Vec::new();
-        for index in wanted {
-            let Asking { id, tokens, .. } = asking[index];
+        let mut budget = CHUNK + USUAL_BACKLOG * drafting.len();
+        let mut catch_ups = Vec::new();
+        for index in drafting {
+            let DraftRequest { id, tokens, .. } = requests[index];
             if !self.caches.contains_key(&id) {
-                self.caches.insert(id, self.begin(asking, &asking[index]));
+                self.caches.insert(id, self.new_cache(requests, &requests[index]));
             }
             let start = self.caches[&id].computed;
-            let end = tokens.len().min(start + left);
+            let end = tokens.len().min(start + budget);
             // The last draft token is not computed.
-            let drafts = if end == tokens.len() { most[index] - 1 } else { 0 };
+            let drafts = if end == tokens.len() { max_tokens[index] - 1 } else { 0 };
             if end > start && self.grow(id, end + drafts) {
-                left -= end - start;
-                turns.push(Turn { index, start, end });
+                budget -= end - start;
+                catch_ups.push(CatchUp { index, start, end });
             }
         }
-        turns
+        catch_ups
     }
 
-    /// A cache for a sequence that has none. Of what it has in common with another of its request, they share the blocks
-    /// that are full.
-    fn begin(&self, asking: &[Asking<'_>], new: &Asking<'_>) -> Cached {
-        let shared = |other: &Asking<'_>| {
-            let cached = self.caches.get(&other.id)?;
-            // The last token is computed in any case, and nobody else may read what it writes.
-            let same = common(other.tokens, &new.tokens[..new.tokens.len().saturating_sub(1)]);
-            Some((same.min(cached.computed) / KV_BLOCK, cached))
+    /// Creates the cache of a sequence. It shares the full blocks of the longest prefix that it has
+    /// in common with another sequence of its request.
+    fn new_cache(&self, requests: &[DraftRequest<'_>], new: &DraftRequest<'_>) -> DraftCache {
+        let shared = |other: &DraftRequest<'_>| {
+            let cache = self.caches.get(&other.id)?;
+            // The last token is always computed, into a block that is not shared.
+            let readable = &new.tokens[..new.tokens.len().saturating_sub(1)];
+            let same = common_prefix(other.tokens, readable);
+            Some((same.min(cache.computed) / KV_BLOCK, cache))
         };
-        let siblings = asking.iter().filter(|other| other.id.request == new.id.request);
+        let siblings = requests.iter().filter(|other| other.id.request == new.id.request);
         let (full, table) = siblings
             .filter_map(shared)
             .max_by_key(|(full, _)| *full)
-            .map_or_else(Default::default, |(full, cached)| (full, cached.table[..full].to_vec()));
-        Cached { table, computed: full * KV_BLOCK, used: self.now, ..Cached::default() }
+            .map_or_else(Default::default, |(full, cache)| (full, cache.table[..full].to_vec()));
+        DraftCache {
+            table,
+            computed: full * KV_BLOCK,
+            last_used: self.clock,
+            ..DraftCache::default()
+        }
     }
 
-    /// Makes a sequence's table long enough for so many tokens, if need be at the cost of those who were not used for
-    /// longest. False if the blocks are all in use.
+    /// Extends the block table of a sequence to `tokens` tokens. Evicts the least recently used
+    /// caches if necessary. Returns false if all blocks are in use.
     fn grow(&mut self, id: SequenceId, tokens: usize) -> bool {
         let needed = blocks_for(tokens);
         while needed <= self.blocks.total() {
-            let Some(cached) = self.caches.get_mut(&id) else { return false };
-            let missing = needed.saturating_sub(cached.table.len());
-            if let Some(blocks) = self.blocks.take(missing) {
-                cached.table.extend(blocks);
+            let Some(cache) = self.caches.get_mut(&id) else { return false };
+            let missing = needed.saturating_sub(cache.table.len());
+            if let Some(blocks) = self.blocks.allocate(missing) {
+                cache.table.extend(blocks);
                 return true;
             }
-            let idle = self.caches.iter().filter(|(_, cached)| cached.used < self.now);
-            let Some(oldest) = idle.min_by_key(|(id, cached)| (cached.used, **id)) else {
+            let unused = self.caches.iter().filter(|(_, cache)| cache.last_used < self.clock);
+            let Some(oldest) = unused.min_by_key(|(id, cache)| (cache.last_used, **id)) else {
                 return false;
             };
             let oldest = *oldest.0;
@@ -129,123 +143,123 @@ impl DraftModel {
         false
     }
 
-    /// Computes the turns; a row for each.
-    fn first_round(&mut self, asking: &[Asking<'_>], turns: &[Turn]) -> StepOutput {
+    /// Computes `catch_ups`. Returns a row for each.
+    fn first_round(&mut self, requests: &[DraftRequest<'_>], catch_ups: &[CatchUp]) -> StepOutput {
         let vocab = self.runner.model().config.vocab_size;
-        let draw = |turn: &Turn| {
-            let Asking { tokens, sampler, .. } = &asking[turn.index];
-            // Nobody looks at what comes after half a prompt.
-            let whole = turn.end == tokens.len();
-            if whole { sampler.on_device(turn.end, vocab) } else { Some(Draw::GREEDY) }
+        let draw = |catch_up: &CatchUp| {
+            let DraftRequest { tokens, sampler, .. } = &requests[catch_up.index];
+            // The row after an incomplete prompt is not used.
+            let complete = catch_up.end == tokens.len();
+            if complete { sampler.on_device(catch_up.end, vocab) } else { Some(Draw::GREEDY) }
         };
-        let draws: Vec<_> = turns.iter().map(draw).collect();
-        let part = |(turn, draw): (&Turn, _)| {
-            let Asking { id, tokens, .. } = &asking[turn.index];
+        let draws: Vec<_> = catch_ups.iter().map(draw).collect();
+        let entry = |(catch_up, draw): (&CatchUp, _)| {
+            let DraftRequest { id, tokens, .. } = &requests[catch_up.index];
             BatchEntry {
-                ids: &tokens[turn.start..turn.end],
-                start: turn.start,
+                ids: &tokens[catch_up.start..catch_up.end],
+                start: catch_up.start,
                 table: &self.caches[id].table,
                 logits: 1,
                 draws: Option::as_slice(draw),
             }
         };
-        let parts: Vec<_> = turns.iter().zip(&draws).map(part).collect();
-        run(&mut self.runner, &mut self.cost, &parts)
+        let entries: Vec<_> = catch_ups.iter().zip(&draws).map(entry).collect();
+        run(&mut self.runner, &mut self.cost, &entries)
     }
 
-    /// Computes the last draft token of each of `open`; a row for each.
+    /// Computes the last draft token of each request in `open`. Returns a row for each.
     fn next_round(
         &mut self,
-        asking: &[Asking<'_>],
+        requests: &[DraftRequest<'_>],
         open: &[usize],
         proposals: &[Vec<u32>],
     ) -> StepOutput {
         let vocab = self.runner.model().config.vocab_size;
-        let end = |index: usize| asking[index].tokens.len() + proposals[index].len();
-        let draw = |index: &usize| asking[*index].sampler.on_device(end(*index), vocab);
+        let end = |index: usize| requests[index].tokens.len() + proposals[index].len();
+        let draw = |index: &usize| requests[*index].sampler.on_device(end(*index), vocab);
         let draws: Vec<_> = open.iter().map(draw).collect();
-        let part = |(index, draw): (&usize, _)| {
+        let entry = |(index, draw): (&usize, _)| {
             let drafts = &proposals[*index];
             BatchEntry {
                 ids: &drafts[drafts.len() - 1..],
                 start: end(*index) - 1,
-                table: &self.caches[&asking[*index].id].table,
+                table: &self.caches[&requests[*index].id].table,
                 logits: 1,
                 draws: Option::as_slice(draw),
             }
         };
-        let parts: Vec<_> = open.iter().zip(&draws).map(part).collect();
-        run(&mut self.runner, &mut self.cost, &parts)
+        let entries: Vec<_> = open.iter().zip(&draws).map(entry).collect();
+        run(&mut self.runner, &mut self.cost, &entries)
     }
 }
 
-/// Runs a step of the draft model, and learns what it took.
-fn run(runner: &mut Runner, cost: &mut StepCost, parts: &[BatchEntry]) -> StepOutput {
-    let begun = Instant::now();
-    let outcome = runner.run(parts);
-    cost.follow(parts.iter().map(|part| part.ids.len()).sum(), begun.elapsed());
-    outcome
+/// Runs a step of the draft model, and records its duration.
+fn run(runner: &mut Runner, cost: &mut StepCost, entries: &[BatchEntry]) -> StepOutput {
+    let started = Instant::now();
+    let output = runner.run(entries);
+    cost.observe_decode(entries.iter().map(|entry| entry.ids.len()).sum(), started.elapsed());
+    output
 }
 
 impl Drafter for DraftModel {
-    fn offers(&mut self, asking: &[Asking<'_>]) -> Vec<Offer> {
-        let offer = |asking: &Asking<'_>| {
-            if let Some(cached) = self.caches.get_mut(&asking.id) {
-                cached.settle(asking.tokens);
+    fn capacities(&mut self, requests: &[DraftRequest<'_>]) -> Vec<DraftCapacity> {
+        let capacity = |request: &DraftRequest<'_>| {
+            if let Some(cache) = self.caches.get_mut(&request.id) {
+                cache.reconcile(request.tokens);
             }
-            let most = asking.room.min(MAX_DRAFT_TOKENS);
-            Offer { most, class: 0, behind: self.behind(asking).min(CHUNK) }
+            let max_tokens = request.max_drafts.min(MAX_DRAFT_TOKENS);
+            DraftCapacity { max_tokens, class: 0, backlog: self.backlog(request).min(CHUNK) }
         };
-        asking.iter().map(offer).collect()
+        requests.iter().map(capacity).collect()
     }
 
-    fn draft(&mut self, asking: &[Asking<'_>], most: &[usize]) -> Vec<Vec<u32>> {
-        let mut proposals = vec![Vec::new(); asking.len()];
-        let turns = self.turns(asking, most);
-        if turns.is_empty() {
+    fn draft(&mut self, requests: &[DraftRequest<'_>], max_tokens: &[usize]) -> Vec<Vec<u32>> {
+        let mut proposals = vec![Vec::new(); requests.len()];
+        let catch_ups = self.plan_catch_ups(requests, max_tokens);
+        if catch_ups.is_empty() {
             return proposals;
         }
-        let mut outcome = self.first_round(asking, &turns);
+        let mut output = self.first_round(requests, &catch_ups);
         let mut open = Vec::new();
-        for turn in &turns {
-            let Asking { id, tokens, .. } = &asking[turn.index];
-            if let Some(cached) = self.caches.get_mut(id) {
-                cached.computed = turn.end;
+        for catch_up in &catch_ups {
+            let DraftRequest { id, tokens, .. } = &requests[catch_up.index];
+            if let Some(cache) = self.caches.get_mut(id) {
+                cache.computed = catch_up.end;
             }
-            // None for those that go on catching up.
-            open.push((turn.end == tokens.len()).then_some(turn.index));
+            // `None` for sequences that still have a backlog.
+            open.push((catch_up.end == tokens.len()).then_some(catch_up.index));
         }
         loop {
             let mut more = Vec::new();
-            for (index, row) in open.iter().zip(outcome.rows()) {
+            for (index, row) in open.iter().zip(output.rows()) {
                 let Some(index) = *index else { continue };
-                let Asking { tokens, sampler, .. } = &asking[index];
+                let DraftRequest { tokens, sampler, .. } = &requests[index];
                 let drafts = &mut proposals[index];
-                // Not a number: nothing more from this one.
-                let Some(token) = sampler.draft(row, tokens.len() + drafts.len()) else { continue };
+                // The logits are not finite: no more draft tokens for this sequence.
+                let Some(token) = sampler.guess(row, tokens.len() + drafts.len()) else { continue };
                 drafts.push(token);
-                if drafts.len() < most[index] {
+                if drafts.len() < max_tokens[index] {
                     more.push(index);
                 }
             }
             if more.is_empty() {
                 return proposals;
             }
-            outcome = self.next_round(asking, &more, &proposals);
+            output = self.next_round(requests, &more, &proposals);
             for index in &more {
-                if let Some(cached) = self.caches.get_mut(&asking[*index].id) {
-                    cached.drafts.extend(proposals[*index].last());
+                if let Some(cache) = self.caches.get_mut(&requests[*index].id) {
+                    cache.drafts.extend(proposals[*index].last());
                 }
             }
             open = more.into_iter().map(Some).collect();
         }
     }
 
-    fn seconds(&self, tokens: usize) -> Option<f64> {
+    fn round_seconds(&self, tokens: usize) -> Option<f64> {
         self.cost.seconds(tokens)
     }
 
-    fn forget(&mut self, id: SequenceId) {
+    fn release(&mut self, id: SequenceId) {
         self.caches.remove(&id);
     }
 }

@@ -1,5 +1,5 @@
-//! How far drafts carry: the bundled models on stories, and prompt lookup on text that repeats. `--nocapture` shows the
-//! numbers.
+//! Acceptance of draft tokens: the bundled models on stories, and prompt lookup on repetitive text.
+//! `--nocapture` shows the numbers.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../../../../shared/tests/support/skip.rs"]
@@ -21,7 +21,7 @@ use crate::{
     weights::ModelFiles,
 };
 
-const BEGINNINGS: [&str; 8] = [
+const PROMPTS: [&str; 8] = [
     "Once upon a time, there was a little girl named Lily. She",
     "One sunny day, a small bear walked into the forest",
     "Tom and his sister wanted to build a tower. They",
@@ -49,15 +49,15 @@ fn fixed(tokens: usize) -> Depth {
     Depth::Fixed(NonZeroUsize::new(tokens).unwrap())
 }
 
-/// A text, and the steps of the target that it took.
+/// A completed text, and the number of decode steps that it took.
 #[derive(Debug, Default)]
-struct Told {
+struct Completion {
     tokens: Vec<u32>,
     prompt: usize,
     steps: usize,
 }
 
-/// The model that is served, with no engine around it.
+/// The served model, without an engine.
 struct Target {
     runner: Runner,
     pool: BlockPool,
@@ -69,31 +69,42 @@ impl Target {
         Self { runner: Runner::new(model, blocks), pool: BlockPool::new(blocks as u32) }
     }
 
-    /// Goes on after `prompt` to the end of the story, as an engine would.
-    fn tell(&mut self, prompt: &[u32], sampling: Sampling, mut drafts: Option<Speculator>) -> Told {
+    /// Completes `prompt` to the end of the story, as an engine would.
+    fn generate(
+        &mut self,
+        prompt: &[u32],
+        sampling: Sampling,
+        mut drafts: Option<Speculator>,
+    ) -> Completion {
         let (context, eos) = (self.runner.model().config.context_length, 1);
-        let table = self.pool.take(blocks_for(context)).unwrap();
+        let table = self.pool.allocate(blocks_for(context)).unwrap();
         let mut sampler = sampler(sampling, prompt);
-        let mut told = Told { tokens: prompt.to_vec(), prompt: prompt.len(), steps: 0 };
+        let mut completion = Completion { tokens: prompt.to_vec(), prompt: prompt.len(), steps: 0 };
         let (mut computed, cost) = (0, StepCost::default());
-        while told.tokens.last() != Some(&eos) && told.tokens.len() < 400 {
-            let room = 400 - told.tokens.len() - 1;
-            let asking = [Asking { id: ID, tokens: &told.tokens, room, sampler: &sampler }];
+        while completion.tokens.last() != Some(&eos) && completion.tokens.len() < 400 {
+            let max_drafts = 400 - completion.tokens.len() - 1;
+            let requests = [DraftRequest {
+                id: ID,
+                tokens: &completion.tokens,
+                max_drafts,
+                sampler: &sampler,
+            }];
             let decodes = drafts.as_mut().filter(|_| computed > 0);
             let proposal =
-                decodes.map_or_else(Vec::new, |s| s.propose(&asking, 0, &cost).remove(0));
-            assert!(proposal.len() <= room);
-            let ids = [&told.tokens[computed..], &proposal].concat();
+                decodes.map_or_else(Vec::new, |s| s.propose(&requests, 0, &cost).remove(0));
+            assert!(proposal.len() <= max_drafts);
+            let ids = [&completion.tokens[computed..], &proposal].concat();
             let logits = proposal.len() + 1;
-            let part = BatchEntry { ids: &ids, start: computed, table: &table, logits, draws: &[] };
-            let outcome = self.runner.run(&[part]);
-            told.steps += usize::from(computed > 0);
-            computed = told.tokens.len();
+            let entry =
+                BatchEntry { ids: &ids, start: computed, table: &table, logits, draws: &[] };
+            let output = self.runner.run(&[entry]);
+            completion.steps += usize::from(computed > 0);
+            computed = completion.tokens.len();
             let mut accepted = 0;
-            for (i, row) in outcome.rows().enumerate() {
-                let token = sampler.draw(row, told.tokens.len(), &[]).unwrap().id;
+            for (i, row) in output.rows().enumerate() {
+                let token = sampler.draw(row, completion.tokens.len(), &[]).unwrap().id;
                 sampler.push(token);
-                told.tokens.push(token);
+                completion.tokens.push(token);
                 if token == eos || proposal.get(i) != Some(&token) {
                     break;
                 }
@@ -101,74 +112,74 @@ impl Target {
             }
             computed += accepted;
             if let Some(speculator) = &mut drafts {
-                speculator.verified(ID, proposal.len(), accepted);
+                speculator.on_verified(ID, proposal.len(), accepted);
             }
         }
-        told
+        completion
     }
 }
 
-impl Told {
-    /// The first token comes of the prompt.
+impl Completion {
+    /// Number of tokens drawn in decode steps: the first one comes from the prefill.
     fn drawn(&self) -> usize {
         self.tokens.len() - self.prompt - 1
     }
 }
 
-/// Tokens a step of the target, of all beginnings; texts must be those without drafts.
-fn of_stories(
+/// Tokens per decode step over all prompts. Asserts that the texts are those without drafts.
+fn tokens_per_step(
     target: &mut Target,
     sampling: Sampling,
     speculator: impl Fn() -> Option<Speculator>,
 ) -> f64 {
     let (mut tokens, mut steps) = (0, 0);
-    for (seed, text) in BEGINNINGS.into_iter().enumerate() {
+    for (seed, text) in PROMPTS.into_iter().enumerate() {
         let sampling = Sampling { seed: seed as u64, ..sampling };
         let prompt = target.runner.model().tokenizer.encode(text, true).unwrap();
-        let told = target.tell(&prompt, sampling, speculator());
-        let plain = target.tell(&prompt, sampling, None);
-        assert_eq!(told.tokens, plain.tokens, "drafts change nothing");
+        let completion = target.generate(&prompt, sampling, speculator());
+        let plain = target.generate(&prompt, sampling, None);
+        assert_eq!(completion.tokens, plain.tokens, "drafts do not change the text");
         assert_eq!(plain.steps, plain.drawn());
-        tokens += told.drawn();
-        steps += told.steps;
+        tokens += completion.drawn();
+        steps += completion.steps;
     }
     tokens as f64 / steps as f64
 }
 
 #[test]
-fn the_bundled_draft_saves_steps_on_stories() {
+fn the_bundled_draft_model_saves_steps_on_stories() {
     let mut target = Target::new(load(storyteller::model()));
     let draft = load(storyteller::draft());
     assert_eq!(compatible(target.runner.model(), &draft), Ok(()));
     let drawn = Sampling { temperature: 1.0, ..Sampling::default() };
     for (name, sampling) in [("greedy", Sampling::greedy()), ("temperature 1", drawn)] {
         for k in [1, 2, 3, 4, 5, 6] {
-            let rate = of_stories(&mut target, sampling, || {
+            let rate = tokens_per_step(&mut target, sampling, || {
                 let (model, tokens) = (Box::new(draft.clone()), fixed(k));
                 Speculator::new(SpeculationMethod::Draft { model, blocks: 64, tokens }, 1)
             });
-            eprintln!("{name}, draft model, {k} tokens: {rate:.2} tokens a step");
+            eprintln!("{name}, draft model, {k} tokens: {rate:.2} tokens per step");
             assert!(k < 3 || rate >= 1.7, "{rate}");
         }
-        let rate = of_stories(&mut target, sampling, || {
+        let rate = tokens_per_step(&mut target, sampling, || {
             Speculator::new(SpeculationMethod::Ngram { tokens: fixed(4) }, 1)
         });
-        eprintln!("{name}, n-gram, 4 tokens: {rate:.2} tokens a step");
+        eprintln!("{name}, n-gram, 4 tokens: {rate:.2} tokens per step");
     }
 }
 
-/// Tokens a step where what follows `prompt` is known.
+/// Tokens per step if the model completes `prompt` with `follows`.
 fn replayed(prompt: &[u32], follows: &[u32], k: usize) -> f64 {
     let mut speculator = Speculator::new(SpeculationMethod::Ngram { tokens: fixed(k) }, 1).unwrap();
     let whole = [prompt, follows].concat();
     let sampler = sampler(Sampling::greedy(), &[]);
     let (mut known, mut steps) = (prompt.len(), 0);
     while known < whole.len() {
-        let (tokens, room) = (&whole[..known], whole.len() - known - 1);
-        let asking = [Asking { id: ID, tokens, room, sampler: &sampler }];
-        let proposal = speculator.propose(&asking, 0, &StepCost::default()).remove(0);
-        let accepted = common(&proposal, &whole[known..]);
-        speculator.verified(ID, proposal.len(), accepted);
+        let (tokens, max_drafts) = (&whole[..known], whole.len() - known - 1);
+        let requests = [DraftRequest { id: ID, tokens, max_drafts, sampler: &sampler }];
+        let proposal = speculator.propose(&requests, 0, &StepCost::default()).remove(0);
+        let accepted = common_prefix(&proposal, &whole[known..]);
+        speculator.on_verified(ID, proposal.len(), accepted);
         known += accepted + 1;
         steps += 1;
     }
@@ -217,23 +228,23 @@ fn prompt_lookup_saves_steps_where_text_repeats() {
     let bundled = Tokenizer::from_json_bytes(json).unwrap();
     let renamed = CODE.replace("records", "entries").replace("limit", "most");
     let list: String = (1..30).map(|i| format!("- item {i}: not yet done\n")).collect();
-    let many: [(&str, &str, &str); 3] = [
+    let cases: [(&str, &str, &str); 3] = [
         ("code copied", CODE, CODE),
         ("code renamed", CODE, &renamed),
         ("a list", "A list:\n", &list),
     ];
-    for (name, prompt, follows) in many {
+    for (name, prompt, follows) in cases {
         let ids = |text| bundled.encode(text, false).unwrap();
         for k in [1, 2, 4, 8, 16] {
             let rate = replayed(&ids(prompt), &ids(follows), k);
-            eprintln!("{name}, n-gram, {k} tokens: {rate:.2} tokens a step");
+            eprintln!("{name}, n-gram, {k} tokens: {rate:.2} tokens per step");
             assert!(k < 4 || rate >= 2.0, "{name}: {rate}");
         }
     }
 }
 
 #[test]
-fn prompt_lookup_saves_steps_on_prompts_of_others() {
+fn prompt_lookup_saves_steps_on_spec_bench_prompts() {
     let Some(questions) = shared_data("prompts/spec_bench_question.jsonl") else { return };
     let Some(tokenizer) = shared_data("tokenizers/mistral-chat-tokenizer.json") else { return };
     let questions = std::fs::read_to_string(questions).unwrap();
@@ -246,7 +257,7 @@ fn prompt_lookup_saves_steps_on_prompts_of_others() {
         }
     }
     assert_eq!(texts.len(), 20);
-    // All words but the first, then with some replaced.
+    // All words but the first, then with every nth word replaced.
     for nth in [10_000, 40, 20, 10] {
         for k in [4, 8, 16] {
             let rate = |text: &String| {
@@ -254,7 +265,7 @@ fn prompt_lookup_saves_steps_on_prompts_of_others() {
                 replayed(&ids(text), &ids(&edited(text, nth)), k)
             };
             let rate = texts.iter().map(rate).sum::<f64>() / texts.len() as f64;
-            eprintln!("articles, every {nth}th word edited, {k} tokens: {rate:.2} tokens a step");
+            eprintln!("articles, every {nth}th word edited, {k} tokens: {rate:.2} tokens per step");
             assert!(rate >= 2.0);
         }
     }

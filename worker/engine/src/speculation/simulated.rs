@@ -1,17 +1,19 @@
-//! A world in which everything is known: what steps cost, and how often drafts hold.
+//! Speculative decoding on simulated machines with known step costs and acceptance rates.
 
 use std::{collections::HashMap, time::Duration};
 
 use super::*;
 use crate::sampling::{Adjustments, Logprobs, Sampling, mix64};
 
-/// Seconds by tokens.
+/// Duration in seconds by number of tokens.
 type Seconds = fn(usize) -> f64;
 
-/// What things cost.
+/// Costs of a machine.
 #[derive(Clone, Copy)]
-struct World {
+struct Machine {
+    /// Cost of a step of the served model.
     step: Seconds,
+    /// Cost of a drafting round.
     round: Seconds,
 }
 
@@ -25,111 +27,112 @@ const BOUND: Seconds = |n| 0.002 * n as f64;
 const MIXED: Seconds = |n| 0.002 * (8.0 + n as f64);
 
 const FREE: Seconds = |_| 0.0;
-const WORLDS: [World; 7] = [
-    World { step: CPU, round: FREE },
-    World { step: CPU, round: |n| 0.12 * CPU(n) },
-    World { step: GPU, round: FREE },
-    World { step: GPU, round: |n| 0.2 * GPU(n) },
-    World { step: BOUND, round: FREE },
-    World { step: MIXED, round: FREE },
-    World { step: MIXED, round: |n| 0.1 * MIXED(n) },
+const MACHINES: [Machine; 7] = [
+    Machine { step: CPU, round: FREE },
+    Machine { step: CPU, round: |n| 0.12 * CPU(n) },
+    Machine { step: GPU, round: FREE },
+    Machine { step: GPU, round: |n| 0.2 * GPU(n) },
+    Machine { step: BOUND, round: FREE },
+    Machine { step: MIXED, round: FREE },
+    Machine { step: MIXED, round: |n| 0.1 * MIXED(n) },
 ];
 
-/// Steps for which the memory of a busy machine is slow, and for which it is not.
+/// Length in steps of a slow period, and of the normal one after it.
 const SPELL: usize = 50;
-/// Steps of a short one.
+/// Length in steps of a short burst.
 const BURST: usize = 6;
-/// Tokens that a sequence has before it draws any.
+/// Number of prompt tokens of a sequence.
 const PROMPT: usize = 32;
-/// More of a sequence are not computed in one round.
+/// Maximum number of backlog tokens of a sequence in one round.
 const CHUNK: usize = 128;
 
-/// Always has something to propose.
-struct Willing {
+/// A drafter that always proposes the maximum number of tokens.
+struct ConstantDrafter {
     round: Seconds,
-    /// Tokens of each sequence that it has computed.
+    /// Number of computed tokens of each sequence.
     computed: HashMap<SequenceId, usize>,
 }
 
-impl Willing {
-    fn behind(&self, asking: &Asking<'_>) -> usize {
-        (asking.tokens.len() - self.computed.get(&asking.id).copied().unwrap_or(0)).min(CHUNK)
+impl ConstantDrafter {
+    fn backlog(&self, request: &DraftRequest<'_>) -> usize {
+        (request.tokens.len() - self.computed.get(&request.id).copied().unwrap_or(0)).min(CHUNK)
     }
 }
 
-impl Drafter for Willing {
-    fn offers(&mut self, asking: &[Asking<'_>]) -> Vec<Offer> {
-        for asking in asking {
-            if let Some(computed) = self.computed.get_mut(&asking.id) {
-                *computed = (*computed).min(asking.tokens.len() - 1);
+impl Drafter for ConstantDrafter {
+    fn capacities(&mut self, requests: &[DraftRequest<'_>]) -> Vec<DraftCapacity> {
+        for request in requests {
+            if let Some(computed) = self.computed.get_mut(&request.id) {
+                *computed = (*computed).min(request.tokens.len() - 1);
             }
         }
-        let offer = |asking: &Asking<'_>| Offer {
-            most: asking.room.min(MAX_DRAFT_TOKENS),
+        let capacity = |request: &DraftRequest<'_>| DraftCapacity {
+            max_tokens: request.max_drafts.min(MAX_DRAFT_TOKENS),
             class: 0,
-            behind: self.behind(asking),
+            backlog: self.backlog(request),
         };
-        asking.iter().map(offer).collect()
+        requests.iter().map(capacity).collect()
     }
 
-    fn draft(&mut self, asking: &[Asking<'_>], most: &[usize]) -> Vec<Vec<u32>> {
-        for (asking, most) in asking.iter().zip(most).filter(|(_, most)| **most > 0) {
-            // All but the last draft token, should they hold.
-            self.computed.insert(asking.id, asking.tokens.len() + most - 1);
+    fn draft(&mut self, requests: &[DraftRequest<'_>], max_tokens: &[usize]) -> Vec<Vec<u32>> {
+        for (request, max_tokens) in requests.iter().zip(max_tokens).filter(|(_, max)| **max > 0) {
+            // All draft tokens but the last are computed, and count if they are accepted.
+            self.computed.insert(request.id, request.tokens.len() + max_tokens - 1);
         }
-        most.iter().map(|most| vec![0; *most]).collect()
+        max_tokens.iter().map(|max_tokens| vec![0; *max_tokens]).collect()
     }
 
-    fn seconds(&self, tokens: usize) -> Option<f64> {
+    fn round_seconds(&self, tokens: usize) -> Option<f64> {
         Some((self.round)(tokens))
     }
 
-    fn forget(&mut self, id: SequenceId) {
+    fn release(&mut self, id: SequenceId) {
         self.computed.remove(&id);
     }
 }
 
-/// What came of a run.
+/// Totals of a run.
 #[derive(Debug, Default, Clone, Copy)]
 struct Run {
-    /// On average: what is left to chance is what it learns from.
+    /// Expected number of tokens, from the known acceptance rates.
     tokens: f64,
     seconds: f64,
     drafted: usize,
-    /// Of the last quarter of the steps.
+    /// Expected tokens and seconds of the last quarter of the steps.
     late: (f64, f64),
 }
 
 impl Run {
-    /// Tokens in a second.
+    /// Tokens per second.
     fn rate(&self) -> f64 {
         self.tokens / self.seconds
     }
 
+    /// Tokens per second in the last quarter of the steps.
     fn late_rate(&self) -> f64 {
         self.late.0 / self.late.1
     }
 }
 
-/// What others do to the machine.
+/// Slowdown of the machine by other load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Others {
-    Away,
-    /// One step in ten takes half as long again.
+enum Interference {
+    None,
+    /// One step in ten takes 1.5 times as long.
     Spikes,
-    /// For six steps of every fifty or so, all take four tenths longer.
+    /// In bursts of six steps, about one burst in 50 steps, steps take 1.4 times as long.
     Bursts,
-    /// Steps are up to a tenth slower, one in fifty takes four times as long, and for [`SPELL`] steps of every two they all
-    /// take half as long again.
+    /// Steps take up to 1.1 times as long, one in 50 takes 4 times as long, and for every other
+    /// [`SPELL`] steps all take 1.5 times as long.
     Spells,
 }
 
-impl Others {
-    /// How many times as long as alone a step takes.
-    fn slow(self, step: usize, roll: f64) -> f64 {
+impl Interference {
+    /// Ratio of the duration of a step to its undisturbed one.
+    fn slowdown(self, step: usize, roll: f64) -> f64 {
         let spell = if (step / SPELL).is_multiple_of(2) { 1.5 } else { 1.0 };
         match self {
-            Self::Away => 1.0,
+            Self::None => 1.0,
             Self::Spikes if roll < 0.1 => 1.5,
             Self::Spikes => 1.0,
             Self::Bursts if mix64((step / BURST) as u64).is_multiple_of(8) => 1.4,
@@ -140,19 +143,19 @@ impl Others {
     }
 }
 
-/// Where sequences come from.
-struct Crowd<'a> {
-    /// How many run at once.
+/// The sequences of a run.
+struct Workload<'a> {
+    /// Number of concurrent sequences.
     sequences: usize,
-    /// How many steps one stays.
-    stays: usize,
-    /// How often its drafts hold, by its number.
-    chance: &'a dyn Fn(usize) -> f64,
-    others: Others,
+    /// Number of steps of each sequence.
+    lifetime: usize,
+    /// Acceptance rate by the number of the sequence.
+    acceptance: &'a dyn Fn(usize) -> f64,
+    interference: Interference,
 }
 
-impl World {
-    fn run(self, depth: Depth, steps: usize, crowd: &Crowd<'_>) -> Run {
+impl Machine {
+    fn run(self, depth: Depth, steps: usize, workload: &Workload<'_>) -> Run {
         let sampler = Sampler::new(
             Sampling::greedy(),
             Adjustments::default(),
@@ -161,44 +164,46 @@ impl World {
             Vec::new(),
             0,
         );
-        let mut speculator =
-            Speculator::with(Willing { round: self.round, computed: HashMap::new() }, depth);
+        let mut speculator = Speculator::with(
+            ConstantDrafter { round: self.round, computed: HashMap::new() },
+            depth,
+        );
         let mut cost = StepCost::default();
-        let mut dice = 0u64;
+        let mut counter = 0u64;
         let mut roll = || {
-            dice += 1;
-            (mix64(dice) >> 11) as f64 / (1u64 << 53) as f64
+            counter += 1;
+            (mix64(counter) >> 11) as f64 / (1u64 << 53) as f64
         };
         let mut run = Run::default();
-        // Some prompt came first.
-        cost.learn(crowd.sequences, Duration::from_secs_f64((self.step)(crowd.sequences)));
+        // The prefill comes first.
+        cost.observe(workload.sequences, Duration::from_secs_f64((self.step)(workload.sequences)));
         let mut ages: HashMap<usize, usize> = HashMap::new();
-        // What each sequence has, and what of it was computed to draft.
+        // Length of each sequence, and how much of it the drafter has computed.
         let mut lengths: HashMap<usize, (usize, usize)> = HashMap::new();
         let zeros = vec![0; PROMPT + steps * (1 + MAX_DRAFT_TOKENS)];
-        let mut numbers: Vec<usize> = (0..crowd.sequences).collect();
+        let mut numbers: Vec<usize> = (0..workload.sequences).collect();
         for step in 0..steps {
             for number in &mut numbers {
-                let age = ages.entry(*number).or_insert(*number * 7 % crowd.stays);
+                let age = ages.entry(*number).or_insert(*number * 7 % workload.lifetime);
                 *age += 1;
-                if *age > crowd.stays {
-                    speculator.forget(SequenceId { request: *number as u64, choice: 0 });
-                    *number += crowd.sequences;
+                if *age > workload.lifetime {
+                    speculator.release(SequenceId { request: *number as u64, choice: 0 });
+                    *number += workload.sequences;
                     ages.insert(*number, 0);
                 }
             }
-            let ask = |number: &usize| Asking {
+            let request = |number: &usize| DraftRequest {
                 id: SequenceId { request: *number as u64, choice: 0 },
                 tokens: &zeros[..lengths.get(number).map_or(PROMPT, |(length, _)| *length)],
-                room: 100,
+                max_drafts: 100,
                 sampler: &sampler,
             };
-            let asking: Vec<_> = numbers.iter().map(ask).collect();
-            let proposals = speculator.propose(&asking, 0, &cost);
+            let requests: Vec<_> = numbers.iter().map(request).collect();
+            let proposals = speculator.propose(&requests, 0, &cost);
             let drafted: usize = proposals.iter().map(Vec::len).sum();
-            let size = crowd.sequences + drafted;
-            let slow = crowd.others.slow(step, roll());
-            cost.follow(size, Duration::from_secs_f64(slow * (self.step)(size)));
+            let size = workload.sequences + drafted;
+            let slowdown = workload.interference.slowdown(step, roll());
+            cost.observe_decode(size, Duration::from_secs_f64(slowdown * (self.step)(size)));
             let mut catching_up = 0;
             for (number, _) in numbers.iter().zip(&proposals).filter(|(_, p)| !p.is_empty()) {
                 let (length, computed) = lengths.entry(*number).or_insert((PROMPT, 0));
@@ -212,16 +217,16 @@ impl World {
             let seconds = (self.step)(size) + first + rounds.map(self.round).sum::<f64>();
             let mut tokens = 0.0;
             for (number, proposal) in numbers.iter().zip(&proposals) {
-                let chance = (crowd.chance)(*number);
+                let chance = (workload.acceptance)(*number);
                 let accepted = proposal.iter().take_while(|_| roll() < chance).count();
                 let id = SequenceId { request: *number as u64, choice: 0 };
-                speculator.verified(id, proposal.len(), accepted);
+                speculator.on_verified(id, proposal.len(), accepted);
                 let (length, computed) = lengths.entry(*number).or_insert((PROMPT, 0));
                 *length += 1 + accepted;
                 if !proposal.is_empty() {
                     *computed += accepted.min(proposal.len() - 1);
                 }
-                tokens += gained(proposal.len(), chance);
+                tokens += expected_tokens(proposal.len(), chance);
             }
             run.tokens += tokens;
             run.seconds += seconds;
@@ -233,19 +238,20 @@ impl World {
         run
     }
 
+    /// Tokens per second without draft tokens.
     fn plain(self, sequences: usize) -> f64 {
         sequences as f64 / (self.step)(sequences)
     }
 
-    /// Tokens in a second with `k` tokens drafted always, which hold with `chance`.
+    /// Tokens per second with always `k` draft tokens, accepted with probability `chance`.
     fn fixed(self, sequences: usize, k: usize, chance: f64) -> f64 {
         let seconds = (self.step)(sequences * (k + 1)) + k as f64 * (self.round)(sequences);
-        sequences as f64 * gained(k, chance) / seconds
+        sequences as f64 * expected_tokens(k, chance) / seconds
     }
 }
 
-/// Tokens of a sequence in a step with `k` draft tokens, on average.
-fn gained(k: usize, chance: f64) -> f64 {
+/// Expected number of tokens of a sequence in a step with `k` draft tokens.
+fn expected_tokens(k: usize, chance: f64) -> f64 {
     (0..=k as i32).map(|i| chance.powi(i)).sum()
 }
 
@@ -253,18 +259,18 @@ fn always(chance: f64) -> impl Fn(usize) -> f64 {
     move |_| chance
 }
 
-/// Every world with 1 to 32 sequences, which stay so many steps, and drafts that hold never to always: how many times as
-/// fast as plain decoding 300 steps are, the slowest first.
-fn everywhere(stays: usize, others: Others) -> Vec<(f64, String)> {
+/// Ratio of the rate of 300 steps to plain decoding, the lowest first, for every machine, 1 to 32
+/// sequences of `lifetime` steps, and acceptance rates from 0 to 1.
+fn all_ratios(lifetime: usize, interference: Interference) -> Vec<(f64, String)> {
     let mut ratios = Vec::new();
-    for (w, world) in WORLDS.into_iter().enumerate() {
+    for (w, machine) in MACHINES.into_iter().enumerate() {
         for sequences in 1..=32 {
             for tenth in 0..=10 {
                 let chance = always(f64::from(tenth) / 10.0);
-                let crowd = Crowd { sequences, stays, chance: &chance, others };
-                let run = world.run(Depth::Adaptive, 300, &crowd);
-                let ratio = run.rate() / world.plain(sequences);
-                ratios.push((ratio, format!("{ratio:.3}: world {w}, {sequences} at .{tenth}")));
+                let workload = Workload { sequences, lifetime, acceptance: &chance, interference };
+                let run = machine.run(Depth::Adaptive, 300, &workload);
+                let ratio = run.rate() / machine.plain(sequences);
+                ratios.push((ratio, format!("{ratio:.3}: machine {w}, {sequences} at .{tenth}")));
             }
         }
     }
@@ -273,61 +279,63 @@ fn everywhere(stays: usize, others: Others) -> Vec<(f64, String)> {
 }
 
 #[test]
-fn it_is_never_much_slower_than_plain() {
-    for stays in [60, 10_000] {
-        let (worst, name) = &everywhere(stays, Others::Away)[0];
-        assert!(*worst >= 0.97, "{name}, stays {stays}");
+fn speculation_is_never_much_slower_than_plain_decoding() {
+    for lifetime in [60, 10_000] {
+        let (worst, name) = &all_ratios(lifetime, Interference::None)[0];
+        assert!(*worst >= 0.97, "{name}, lifetime {lifetime}");
     }
 }
 
 #[test]
-fn it_is_hardly_slower_than_plain_where_others_slow_it_down() {
-    // What was learned in a slow spell misleads in a fast one until it is learned again: a few steps of bad luck.
-    let ratios = everywhere(200, Others::Spells);
+fn speculation_is_hardly_slower_than_plain_decoding_under_other_load() {
+    // Estimates from a slow period mislead in a fast one for a few steps.
+    let ratios = all_ratios(200, Interference::Spells);
     let (worst, name) = &ratios[0];
     assert!(*worst >= 0.95, "{name}");
     let slow = ratios.iter().filter(|(ratio, _)| *ratio < 0.97).count();
     assert!(slow * 400 <= ratios.len(), "{slow} of {}", ratios.len());
-    let gained = ratios.iter().map(|(ratio, _)| ratio.ln()).sum::<f64>() / ratios.len() as f64;
-    assert!(gained.exp() > 1.13, "{}", gained.exp());
+    let gain = ratios.iter().map(|(ratio, _)| ratio.ln()).sum::<f64>() / ratios.len() as f64;
+    assert!(gain.exp() > 1.13, "{}", gain.exp());
 }
 
 #[test]
-fn a_step_that_is_slow_by_chance_begins_no_drafts() {
-    // A plain step that was slow makes drafts seem to pay, and nobody looks at plain ones while drafts are made.
-    let (worst, name) = &everywhere(10_000, Others::Spikes)[0];
+fn a_step_that_is_slow_by_chance_does_not_start_drafting() {
+    // After a slow plain step drafts seem to pay, and plain steps are not observed while drafts
+    // run.
+    let (worst, name) = &all_ratios(10_000, Interference::Spikes)[0];
     assert!(*worst >= 0.97, "{name}");
 }
 
 #[test]
-fn no_probe_takes_as_long_as_many_steps() {
-    // After a burst larger steps look cheap, and to try one all sequences of a batch catch up at once.
-    for stays in [60, 10_000] {
-        let (worst, name) = &everywhere(stays, Others::Bursts)[0];
-        assert!(*worst >= 0.97, "{name}, stays {stays}");
+fn no_probe_costs_many_steps() {
+    // After a burst larger steps seem cheap, and a probe makes all sequences of a batch catch up at
+    // once.
+    for lifetime in [60, 10_000] {
+        let (worst, name) = &all_ratios(lifetime, Interference::Bursts)[0];
+        assert!(*worst >= 0.97, "{name}, lifetime {lifetime}");
     }
 }
 
 #[test]
-fn it_comes_near_the_best_fixed_number() {
+fn the_adaptive_depth_is_near_the_best_fixed_one() {
     let mut worst = (f64::MAX, String::new());
-    for (w, world) in WORLDS.into_iter().enumerate() {
+    for (w, machine) in MACHINES.into_iter().enumerate() {
         for sequences in [1, 2, 4, 8, 16, 32] {
             for tenth in [5, 7, 9, 10] {
                 let chance = f64::from(tenth) / 10.0;
-                let crowd = Crowd {
+                let workload = Workload {
                     sequences,
-                    stays: 10_000,
-                    chance: &always(chance),
-                    others: Others::Away,
+                    lifetime: 10_000,
+                    acceptance: &always(chance),
+                    interference: Interference::None,
                 };
-                let run = world.run(Depth::Adaptive, 1200, &crowd);
+                let run = machine.run(Depth::Adaptive, 1200, &workload);
                 let best = (0..=MAX_DRAFT_TOKENS)
-                    .map(|k| (k, world.fixed(sequences, k, chance)))
+                    .map(|k| (k, machine.fixed(sequences, k, chance)))
                     .max_by(|one, other| one.1.total_cmp(&other.1));
                 let (k, best) = best.unwrap_or_default();
                 let ratio = run.late_rate() / best;
-                let name = format!("{ratio:.3}: world {w}, {sequences} at .{tenth}, best {k}");
+                let name = format!("{ratio:.3}: machine {w}, {sequences} at .{tenth}, best {k}");
                 if ratio < worst.0 {
                     worst = (ratio, name);
                 }
@@ -335,28 +343,39 @@ fn it_comes_near_the_best_fixed_number() {
         }
     }
     eprintln!("worst {}", worst.1);
-    // What is best pays nothing to find out, nor for catching up: where it gives a tenth more than plain, that is all of it.
+    // The best fixed depth pays neither for probes nor for backlogs, which may cost all of a gain
+    // of a tenth.
     assert!(worst.0 >= 0.9, "{}", worst.1);
 }
 
 #[test]
-fn nothing_is_drafted_where_every_token_costs_the_same() {
-    let world = World { step: BOUND, round: FREE };
+fn nothing_is_drafted_where_all_tokens_cost_the_same() {
+    let machine = Machine { step: BOUND, round: FREE };
     for sequences in [1, 4, 32] {
-        let crowd = Crowd { sequences, stays: 10_000, chance: &always(0.9), others: Others::Away };
-        let run = world.run(Depth::Adaptive, 1000, &crowd);
-        // A hundredth of the time, and what the purse held at first.
+        let workload = Workload {
+            sequences,
+            lifetime: 10_000,
+            acceptance: &always(0.9),
+            interference: Interference::None,
+        };
+        let run = machine.run(Depth::Adaptive, 1000, &workload);
+        // A hundredth of the time, and the initial exploration budget.
         assert!(run.drafted <= 16 * sequences, "{} at {sequences}", run.drafted);
     }
 }
 
 #[test]
-fn drafts_that_never_hold_end() {
-    for world in WORLDS {
+fn drafting_stops_if_nothing_is_accepted() {
+    for machine in MACHINES {
         for sequences in [1, 8, 32] {
-            let crowd =
-                Crowd { sequences, stays: 10_000, chance: &always(0.0), others: Others::Away };
-            let [early, late] = [300, 600].map(|n| world.run(Depth::Adaptive, n, &crowd).drafted);
+            let workload = Workload {
+                sequences,
+                lifetime: 10_000,
+                acceptance: &always(0.0),
+                interference: Interference::None,
+            };
+            let [early, late] =
+                [300, 600].map(|n| machine.run(Depth::Adaptive, n, &workload).drafted);
             assert!(early <= 40 * sequences, "{early} for {sequences}");
             assert!(late - early <= 6 * sequences, "{} for {sequences}", late - early);
         }
@@ -364,56 +383,69 @@ fn drafts_that_never_hold_end() {
 }
 
 #[test]
-fn each_sequence_is_judged_by_itself() {
-    // One of two copies, the other does not.
-    let world = World { step: CPU, round: FREE };
+fn the_depth_is_chosen_for_each_sequence() {
+    // Half of the sequences have a high acceptance rate, the others none.
+    let machine = Machine { step: CPU, round: FREE };
     let chance = |number: usize| if number.is_multiple_of(2) { 0.95 } else { 0.0 };
-    let crowd = Crowd { sequences: 4, stays: 10_000, chance: &chance, others: Others::Away };
-    let run = world.run(Depth::Adaptive, 600, &crowd);
-    assert!(run.rate() > 1.6 * world.plain(4), "{}", run.rate() / world.plain(4));
+    let workload = Workload {
+        sequences: 4,
+        lifetime: 10_000,
+        acceptance: &chance,
+        interference: Interference::None,
+    };
+    let run = machine.run(Depth::Adaptive, 600, &workload);
+    assert!(run.rate() > 1.6 * machine.plain(4), "{}", run.rate() / machine.plain(4));
 }
 
 #[test]
 fn a_fixed_number_is_always_drafted() {
     let depth = "3".parse().expect("a number of tokens");
-    let crowd = Crowd { sequences: 8, stays: 10_000, chance: &always(0.0), others: Others::Away };
-    let run = World { step: BOUND, round: FREE }.run(depth, 50, &crowd);
+    let workload = Workload {
+        sequences: 8,
+        lifetime: 10_000,
+        acceptance: &always(0.0),
+        interference: Interference::None,
+    };
+    let run = Machine { step: BOUND, round: FREE }.run(depth, 50, &workload);
     assert_eq!(run.drafted, 50 * 8 * 3);
 }
 
 #[test]
-fn what_is_not_known_is_tried_with_a_token() {
+fn unknown_costs_are_probed_with_one_token() {
     let ids: Vec<_> = (0..3).map(|request| SequenceId { request, choice: 0 }).collect();
-    let offers = [0, 5, 5].map(|most| Offer { most, class: 0, behind: 1 });
+    let capacities = [0, 5, 5].map(|max_tokens| DraftCapacity { max_tokens, class: 0, backlog: 1 });
     let mut cost = StepCost::default();
-    let mut control = Control::new(Depth::default());
-    assert_eq!(control.choose(&ids, &offers, 0, &cost, |_| None), [0, 1, 0]);
-    cost.learn(64, Duration::from_millis(10));
-    // What drafting takes is not known: a token for each, once, and then no more while nothing comes of it.
-    assert_eq!(control.choose(&ids, &offers, 0, &cost, |_| None), [0, 1, 1]);
-    ids[1..].iter().for_each(|id| control.verified(*id, 1, 0));
-    assert_eq!(control.choose(&ids, &offers, 0, &cost, |_| None), [0, 0, 0]);
+    let mut control = DepthControl::new(Depth::default());
+    assert_eq!(control.choose(&ids, &capacities, 0, &cost, |_| None), [0, 1, 0]);
+    cost.observe(64, Duration::from_millis(10));
+    // The cost of drafting is unknown: one token for each, once, and no more while none is
+    // accepted.
+    assert_eq!(control.choose(&ids, &capacities, 0, &cost, |_| None), [0, 1, 1]);
+    ids[1..].iter().for_each(|id| control.on_verified(*id, 1, 0));
+    assert_eq!(control.choose(&ids, &capacities, 0, &cost, |_| None), [0, 0, 0]);
 }
 
 #[test]
-fn drafts_are_compared_with_a_step_that_ran() {
-    // The batch got smaller: what twenty take alone is not known, and may be less than what thirty take.
-    let (mut cost, mut control) = (StepCost::default(), Control::new(Depth::default()));
+fn drafts_are_compared_with_a_step_that_has_run() {
+    // The batch became smaller: the cost of 20 tokens is unknown, and may be lower than that of 30.
+    let (mut cost, mut control) = (StepCost::default(), DepthControl::new(Depth::default()));
     for tokens in [30, 60] {
-        cost.learn(tokens, Duration::from_secs_f64(BOUND(tokens)));
+        cost.observe(tokens, Duration::from_secs_f64(BOUND(tokens)));
     }
     let ids: Vec<_> = (0..20).map(|request| SequenceId { request, choice: 0 }).collect();
-    let offers = [Offer { most: 4, class: 0, behind: 0 }; 20];
-    assert_eq!(control.choose(&ids, &offers, 0, &cost, |_| Some(0.0)), [0; 20]);
+    let capacities = [DraftCapacity { max_tokens: 4, class: 0, backlog: 0 }; 20];
+    assert_eq!(control.choose(&ids, &capacities, 0, &cost, |_| Some(0.0)), [0; 20]);
 }
 
 #[test]
-fn what_was_verified_is_counted() {
-    let mut speculator =
-        Speculator::with(Willing { round: FREE, computed: HashMap::new() }, Depth::default());
+fn verified_tokens_are_counted() {
+    let mut speculator = Speculator::with(
+        ConstantDrafter { round: FREE, computed: HashMap::new() },
+        Depth::default(),
+    );
     let id = SequenceId { request: 1, choice: 0 };
-    speculator.verified(id, 4, 2);
-    speculator.verified(id, 0, 0);
-    speculator.verified(id, 3, 3);
-    assert_eq!(speculator.counts(), Counts { drafted: 7, accepted: 5 });
+    speculator.on_verified(id, 4, 2);
+    speculator.on_verified(id, 0, 0);
+    speculator.on_verified(id, 3, 3);
+    assert_eq!(speculator.counts(), DraftCounts { drafted: 7, accepted: 5 });
 }

@@ -84,7 +84,7 @@ fn prompts(case: &str) -> Vec<Prompt> {
 fn logits(model: &Model, prompts: &[&[u32]], chunk: usize) -> Vec<BTreeMap<usize, Vec<f32>>> {
     let pool = BlockPool::new(16);
     let tables: Vec<_> =
-        prompts.iter().map(|ids| pool.take(ids.len().div_ceil(KV_BLOCK)).unwrap()).collect();
+        prompts.iter().map(|ids| pool.allocate(ids.len().div_ceil(KV_BLOCK)).unwrap()).collect();
     let mut runner = Runner::new(model.clone(), 16);
     let mut found = vec![BTreeMap::new(); prompts.len()];
     let longest = prompts.iter().map(|ids| ids.len()).max().unwrap();

@@ -3,7 +3,7 @@
 use stoker_engine::{
     EngineConfig, Logprobs, Model, Request, Sampling, TokenLogprob,
     blocks::BlockPool,
-    request::PROMPT_PART,
+    request::PROMPT_LOGPROBS_CHUNK,
     runner::{BatchEntry, Runner},
 };
 use stoker_ops::KV_BLOCK;

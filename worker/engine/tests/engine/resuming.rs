@@ -125,13 +125,21 @@ fn an_inconsistent_resume_fails_without_affecting_other_requests() {
     let text = state.text_bytes;
     assert_eq!(
         wrong(&|resumed| resumed.text_bytes += 1),
-        [Event::Failed(RequestError::NotItsText { choice: 0, tokens: 5, text, told: text + 1 })]
+        [Event::Failed(RequestError::ResumeTextMismatch {
+            choice: 0,
+            tokens: 5,
+            text,
+            sent: text + 1
+        })]
     );
     let mut ended = good.clone();
     ended.stopping.token_ids = vec![state.tokens[1]];
     let request = Request { resumed: vec![state.clone()], ..ended };
     let events = run(&model, ROOMY, &[request])[0].events();
-    assert_eq!(events, [Event::Failed(RequestError::Ended { choice: 0, end: 2, tokens: 5 })]);
+    assert_eq!(
+        events,
+        [Event::Failed(RequestError::TokensAfterEnd { choice: 0, end: 2, tokens: 5 })]
+    );
 }
 
 #[test]

@@ -58,11 +58,11 @@ fn single(prompt: usize) -> Size {
 /// sequence.
 fn step(scheduler: &mut Scheduler) -> Vec<(u64, u32, usize, usize, usize)> {
     let plan = scheduler.plan(&*TEXTS);
-    for slice in &plan.slices {
-        scheduler.ran(slice, usize::from(slice.samples), &*TEXTS);
+    for slice in &plan.scheduled {
+        scheduler.on_complete(slice, usize::from(slice.samples), &*TEXTS);
     }
     let slice = |s: &ScheduledSequence| (s.id.request, s.id.choice, s.start, s.length, s.logits);
-    plan.slices.iter().map(slice).collect()
+    plan.scheduled.iter().map(slice).collect()
 }
 
 #[test]
@@ -112,8 +112,10 @@ fn a_fork_that_was_preempted_shares_again() {
     let youngest = SequenceId { request: 0, choice: 3 };
     assert_eq!(plan.preempted, [youngest], "no block is free for it");
     assert_eq!((scheduler.running(), scheduler.waiting(), pool.free()), (3, 1, 0));
-    let ran = |slice: &ScheduledSequence| scheduler.ran(slice, usize::from(slice.samples), &*TEXTS);
-    plan.slices.iter().for_each(ran);
+    let ran = |slice: &ScheduledSequence| {
+        scheduler.on_complete(slice, usize::from(slice.samples), &*TEXTS)
+    };
+    plan.scheduled.iter().for_each(ran);
 
     scheduler.remove(SequenceId { request: 0, choice: 1 });
     let back = step(&mut scheduler);
@@ -155,10 +157,10 @@ fn drafts_get_the_remaining_tokens() {
         // All drafts of one sequence are accepted, none of the other.
         for slice in &plan.slices {
             let held = if slice.id == id(0) { slice.drafts } else { 0 };
-            scheduler.ran(slice, usize::from(slice.samples) + held, &*TEXTS);
+            scheduler.on_complete(slice, usize::from(slice.samples) + held, &*TEXTS);
         }
         let planned = |s: &ScheduledSequence| (s.id.request, s.start, s.length, s.drafts);
-        plan.slices.iter().map(planned).collect::<Vec<_>>()
+        plan.scheduled.iter().map(planned).collect::<Vec<_>>()
     };
     let prompt_first = [(0, 1, 1, 0), (1, 1, 1, 0), (2, 4, 4, 0)];
     assert_eq!(drafted([3, 3]), prompt_first);
@@ -188,10 +190,10 @@ fn drafts_of_many_sequences_do_not_delay_prompts() {
         let decoding: Vec<_> = scheduler.decoding().collect();
         decoding.iter().for_each(|id| scheduler.draft(*id, 16));
         let plan = scheduler.plan(&*TEXTS);
-        for slice in &plan.slices {
-            scheduler.ran(slice, usize::from(slice.samples), &*TEXTS);
+        for slice in &plan.scheduled {
+            scheduler.on_complete(slice, usize::from(slice.samples), &*TEXTS);
         }
-        plan.slices
+        plan.scheduled
     };
     plan_with_drafts(&mut scheduler);
     // More drafts than a step has tokens, and an urgent request arrives.

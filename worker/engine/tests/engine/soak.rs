@@ -194,7 +194,7 @@ fn requests_past_their_deadline_are_dropped_before_they_run() {
         client
     });
     assert!(engine.step());
-    let passed = stoker_engine::RequestError::DeadlinePassed { began: false };
+    let passed = stoker_engine::RequestError::DeadlinePassed { scheduled: false };
     assert_eq!(clients[1].events(), [Event::Failed(passed)]);
     while engine.step() {}
     assert_eq!([clients[0].ids().len(), clients[2].ids().len()], [4, 4]);
@@ -202,7 +202,7 @@ fn requests_past_their_deadline_are_dropped_before_they_run() {
     // With measured step times, a request without time for a step is rejected at once.
     let late = engine.submit(request_by(Some(now)), Box::new(Client::default()));
     assert!(matches!(late, Err(AdmissionError::TooLate { .. })), "{late:?}");
-    assert_eq!(engine.load().too_late, 2);
+    assert_eq!(engine.load().deadline_rejections, 2);
 }
 
 #[test]

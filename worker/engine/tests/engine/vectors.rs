@@ -217,7 +217,7 @@ fn the_bundled_models_rounded_to_8_bits_choose_alike() {
 /// The number of a record's greedy tokens that the model chooses too, given those before.
 fn equal_choices(model: &Model, record: &VectorRecord) -> usize {
     let pool = BlockPool::new(16);
-    let table = pool.take(16).unwrap();
+    let table = pool.allocate(16).unwrap();
     let mut runner = Runner::new(model.clone(), 16);
     let (mut ids, mut start) = (&record.prompt_ids[..], 0);
     let mut equal = 0;

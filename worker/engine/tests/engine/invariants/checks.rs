@@ -53,7 +53,7 @@ impl Simulation {
         plan: &Plan,
         isolated: &HashSet<SequenceId>,
     ) -> Result<(), TestCaseError> {
-        let alone = plan.slices.iter().find(|slice| isolated.contains(&slice.id));
+        let alone = plan.scheduled.iter().find(|slice| isolated.contains(&slice.id));
         if let Some(alone) = alone {
             prop_assert_eq!(plan.slices.len(), 1, "{:?} is not alone", alone);
             prop_assert_eq!(alone.drafts, 0, "an isolated sequence has drafts");
@@ -114,10 +114,10 @@ impl Simulation {
     }
 
     pub fn check_limits(&self, plan: &Plan) -> Result<(), TestCaseError> {
-        let progress = self.alive.0.is_empty() || !plan.slices.is_empty();
+        let progress = self.alive.0.is_empty() || !plan.scheduled.is_empty();
         prop_assert!(progress, "every step makes progress");
         prop_assert!(self.scheduler.running() <= self.limits.max_num_seqs);
-        let tokens: usize = plan.slices.iter().map(|s| s.length).sum();
+        let tokens: usize = plan.scheduled.iter().map(|s| s.length).sum();
         prop_assert!(tokens <= self.limits.max_num_batched_tokens);
         let shown: usize = plan.slices.iter().map(|s| s.logits - sampled_rows(s)).sum();
         prop_assert!(shown <= self.limits.max_prompt_logits);

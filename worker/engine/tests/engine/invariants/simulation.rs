@@ -163,15 +163,15 @@ impl Simulation {
             prop_assert!(slice.drafts <= wanted, "{slice:?}: {wanted} were drafted");
             self.write(slice, &references)?;
         }
-        for slice in &plan.slices {
+        for slice in &plan.scheduled {
             self.read(slice)?;
         }
         for slice in &plan.slices {
             self.complete(slice)?;
         }
-        let tokens: usize = plan.slices.iter().map(|slice| slice.length).sum();
+        let tokens: usize = plan.scheduled.iter().map(|slice| slice.length).sum();
         let took = Duration::from_millis(35.max(10 + 4 * tokens as u64));
-        self.scheduler.learn(&plan.slices, took);
+        self.scheduler.observe(&plan.scheduled, took);
         Ok(())
     }
 
@@ -267,7 +267,7 @@ impl Simulation {
         prop_assert_eq!(slice.samples, end - slice.drafts == text.tokens.len());
         (0..held).for_each(|_| text.draw(id.choice));
         let drawn = if slice.samples { 1 + held } else { 0 };
-        self.scheduler.ran(slice, drawn, &self.alive);
+        self.scheduler.on_complete(slice, drawn, &self.alive);
         let stops = self.stops > 0;
         let mut forked = Vec::new();
         let known = self.known(id);
