@@ -128,7 +128,7 @@ pub struct Scheduler {
     running: Vec<Entry>,
     waiting: WaitQueue,
     /// Number of requests admitted so far; the source of [`Order::age`].
-    begun: u64,
+    num_admitted: u64,
     cost: StepCost,
     lower_bound: StepLowerBound,
     /// Whether the last step ran one isolated sequence alone.
@@ -147,10 +147,10 @@ pub enum AdmissionError {
         total: usize,
     },
     /// Its sequences do not fit into one batch.
-    #[error("{wanted} sequences are requested, a batch has at most {limit}")]
+    #[error("{requested} sequences are requested, a batch has at most {limit}")]
     TooMany {
         /// Sequences of the request.
-        wanted: u32,
+        requested: u32,
         /// Maximum number of sequences in a batch.
         limit: usize,
     },
@@ -174,7 +174,7 @@ impl Scheduler {
     pub fn new(limits: Limits, blocks: BlockPool) -> Self {
         let (running, waiting, cost, lower_bound) = Default::default();
         let isolated_last = false;
-        Self { limits, blocks, running, waiting, begun: 0, cost, lower_bound, isolated_last }
+        Self { limits, blocks, running, waiting, num_admitted: 0, cost, lower_bound, isolated_last }
     }
 
     /// The limits of a step.
@@ -208,7 +208,7 @@ impl Scheduler {
         self.check(&size)?;
         let mut entry = Entry::new(request, &size, queue_key.priority);
         entry.order.age = self.next_age();
-        self.waiting.push_begun(entry);
+        self.waiting.push_started(entry);
         Ok(())
     }
 
@@ -226,7 +226,7 @@ impl Scheduler {
         let age = self.next_age();
         for (i, (choice, known)) in open.iter().enumerate() {
             let order = Order { priority: queue_key.priority, age, choice: *choice };
-            self.waiting.push_begun(Entry::resumed(request, order, &size, *known, i == 0));
+            self.waiting.push_started(Entry::resumed(request, order, &size, *known, i == 0));
         }
         Ok(())
     }
@@ -237,9 +237,9 @@ impl Scheduler {
         if needed > total {
             return Err(AdmissionError::TooLong { needed, total });
         }
-        let (wanted, limit) = (size.num_sequences, self.limits.max_num_seqs);
-        if wanted as usize > limit {
-            return Err(AdmissionError::TooMany { wanted, limit });
+        let (requested, limit) = (size.num_sequences, self.limits.max_num_seqs);
+        if requested as usize > limit {
+            return Err(AdmissionError::TooMany { requested, limit });
         }
         Ok(())
     }
@@ -340,8 +340,8 @@ impl Scheduler {
 
     /// Returns the age of a request that is admitted now.
     fn next_age(&mut self) -> u64 {
-        self.begun += 1;
-        self.begun
+        self.num_admitted += 1;
+        self.num_admitted
     }
 
     /// Sequences that decode in the next plan unless preempted: those that tokens may be drafted

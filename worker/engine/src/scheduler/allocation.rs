@@ -109,7 +109,7 @@ impl Scheduler {
         if let Some(mut entry) = self.running.pop() {
             entry.reset();
             plan.preempted.push(entry.id);
-            self.waiting.push_begun(entry);
+            self.waiting.push_started(entry);
         }
     }
 }

@@ -13,7 +13,7 @@ pub(super) struct StepBudget {
     pub(super) prompt_logits: usize,
 }
 
-/// Permanent position of a sequence among those that have begun: the first is the last to be
+/// Permanent position of a sequence among those that have started: the first is the last to be
 /// preempted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Order {
@@ -26,7 +26,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Age of a request that has not begun.
+    /// Age of a request that has not started.
     pub(super) const NEW: u64 = u64::MAX;
 }
 

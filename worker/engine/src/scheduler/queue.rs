@@ -1,6 +1,6 @@
 //! The queue of waiting sequences.
 //!
-//! Priorities are strict. Within one, sequences that have begun come before those that have not:
+//! Priorities are strict. Within one, sequences that have started come before those that have not:
 //! their responses are being streamed, and their tenants have paid for them. New requests are
 //! served fairly by tenant (`stoker_fair`).
 
@@ -28,7 +28,7 @@ impl Default for QueueKey {
 #[derive(Debug)]
 pub(super) struct WaitQueue {
     /// Sequences that were admitted before, here or on another worker.
-    begun: BTreeMap<Order, Entry>,
+    started: BTreeMap<Order, Entry>,
     /// Requests that were never admitted.
     new: stoker_fair::Queue<Entry>,
 }
@@ -36,61 +36,61 @@ pub(super) struct WaitQueue {
 impl Default for WaitQueue {
     fn default() -> Self {
         // The caller bounds the number of requests.
-        Self { begun: BTreeMap::new(), new: stoker_fair::Queue::new(usize::MAX, usize::MAX) }
+        Self { started: BTreeMap::new(), new: stoker_fair::Queue::new(usize::MAX, usize::MAX) }
     }
 }
 
 impl WaitQueue {
-    /// Adds a request that has not begun. Its tenant is charged for `tokens` tokens.
+    /// Adds a request that has not started. Its tenant is charged for `tokens` tokens.
     pub(super) fn push(&mut self, entry: Entry, tenant: &Arc<str>, tokens: usize) {
         // The queue has no limits that could be exceeded.
         let _ = self.new.push(entry.order.priority, tenant, tokens as u64, entry);
     }
 
-    /// Adds a sequence that has begun, here or on another worker, and so has its position in the
+    /// Adds a sequence that has started, here or on another worker, and so has its position in the
     /// order already.
-    pub(super) fn push_begun(&mut self, entry: Entry) {
-        self.begun.insert(entry.order, entry);
+    pub(super) fn push_started(&mut self, entry: Entry) {
+        self.started.insert(entry.order, entry);
     }
 
     /// Returns the next sequence.
     pub(super) fn first(&mut self) -> Option<&Entry> {
-        let begun = self.begun.first_key_value().map(|(_, entry)| entry);
+        let started = self.started.first_key_value().map(|(_, entry)| entry);
         let new = self.new.first().map(|(_, entry)| entry);
-        match (begun, new) {
-            (Some(begun), Some(new)) if new.order.priority < begun.order.priority => Some(new),
+        match (started, new) {
+            (Some(started), Some(new)) if new.order.priority < started.order.priority => Some(new),
             (None, new) => new,
-            (begun, _) => begun,
+            (started, _) => started,
         }
     }
 
     /// Removes the next sequence.
     pub(super) fn pop(&mut self) -> Option<Entry> {
         let new = self.new.first().map(|(priority, _)| priority);
-        match self.begun.first_entry() {
-            Some(begun) if new.is_none_or(|new| begun.key().priority <= new) => {
-                Some(begun.remove())
+        match self.started.first_entry() {
+            Some(started) if new.is_none_or(|new| started.key().priority <= new) => {
+                Some(started.remove())
             }
             _ => self.new.pop(),
         }
     }
 
     /// Sequences served before a request that arrives now, unless they leave: all that are more
-    /// urgent, those of its priority that have begun, and those of its tenant.
+    /// urgent, those of its priority that have started, and those of its tenant.
     pub(super) fn guaranteed_ahead(&self, queue_key: &QueueKey) -> impl Iterator<Item = &Entry> {
         let QueueKey { priority, tenant } = queue_key;
-        let begun = self.begun.values().filter(|entry| entry.order.priority <= *priority);
-        begun.chain(self.new.guaranteed_ahead(*priority, tenant))
+        let started = self.started.values().filter(|entry| entry.order.priority <= *priority);
+        started.chain(self.new.guaranteed_ahead(*priority, tenant))
     }
 
     /// Removes the sequences for which `keep` is false.
     pub(super) fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
-        self.begun.retain(|_, entry| keep(entry));
+        self.started.retain(|_, entry| keep(entry));
         self.new.retain(keep);
     }
 
     /// Iterates over all sequences, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.begun.values().chain(self.new.iter())
+        self.started.values().chain(self.new.iter())
     }
 }

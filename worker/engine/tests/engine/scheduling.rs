@@ -216,7 +216,7 @@ fn requests_that_can_never_run_are_refused() {
     let many = Size { num_sequences: 5, ..single(3) };
     assert_eq!(
         scheduler.add(0, many, &usual()),
-        Err(AdmissionError::TooMany { wanted: 5, limit: 4 })
+        Err(AdmissionError::TooMany { requested: 5, limit: 4 })
     );
     assert_eq!((scheduler.waiting(), scheduler.queued_tokens()), (0, 0));
 }
