@@ -65,7 +65,7 @@ impl<T> Queue<T> {
     }
 
     /// Maximum number of waiting requests served before one that this tenant adds now: all that are
-    /// more urgent, its own, and of each other tenant one more than its own.
+    /// more urgent, its own, and of each other tenant up to one more than its own.
     pub fn ahead(&self, priority: u32, tenant: &str) -> usize {
         let urgent = self.classes.range(..priority).flat_map(|(_, class)| class.lengths());
         let urgent: usize = urgent.sum();
