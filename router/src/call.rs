@@ -98,7 +98,7 @@ pub(crate) struct Memory {
     /// Charge for the request.
     request: Option<Charge>,
     /// Charge for the copy that is sent to a worker.
-    _copy: Option<Arc<Hold>>,
+    _copy: Option<Arc<MemoryReservation>>,
 }
 
 impl Memory {

@@ -224,19 +224,19 @@ async fn report_health(pool: Pool, gate: DrainGate, health: HealthState) {
             health.set_serving().await;
         } else {
             // Also if it was not ready before, since the reason may have changed.
-            health.set_not_serving(now.nobody().to_string()).await;
+            health.set_not_serving(now.no_worker_error().to_string()).await;
         }
         if serving != before && serving {
             info!(workers = live, "ready");
         } else if serving != before {
-            warn!(reason = %now.nobody(), "not ready");
+            warn!(reason = %now.no_worker_error(), "not ready");
             log_after = NOT_READY_LOG_INTERVAL;
         }
         tokio::select! {
             () = gate.closed().cancelled() => break,
             changed = fleet.changed() => if changed.is_err() { break },
             () = tokio::time::sleep(log_after), if !serving => {
-                warn!(reason = %now.nobody(), "not ready");
+                warn!(reason = %now.no_worker_error(), "not ready");
                 log_after = NOT_READY_LOG_INTERVAL;
             }
         }

@@ -102,13 +102,13 @@ impl Default for Counts {
 
 impl Metrics {
     /// Registers all metrics, including the state of the workers in `pool` and the use of `memory`.
-    pub(crate) fn register(&self, registry: &mut Registry, pool: &Pool, memory: &Budget) {
+    pub(crate) fn register(&self, registry: &mut Registry, pool: &Pool, memory: &MemoryBudget) {
         names::REQUESTS.register(registry, self.requests.clone());
         names::REJECTIONS.register(registry, self.rejections.clone());
         names::RETRIES.register(registry, self.retries.clone());
         names::RESUMES.register(registry, self.resumes.clone());
         names::RESUME_TIME.register(registry, self.resume_time.clone());
-        names::FORGOTTEN.register(registry, self.unresumable.clone());
+        names::UNRESUMABLE_STREAMS.register(registry, self.unresumable.clone());
         names::HEDGES.register(registry, self.hedges.clone());
         names::IN_FLIGHT.register(registry, self.in_flight.clone());
         names::QUEUED.register(registry, self.queued.clone());
@@ -249,7 +249,7 @@ impl Collector for WorkerCollector {
 
 /// Reads the memory held by requests at every scrape.
 #[derive(Debug)]
-struct MemoryCollector(Budget);
+struct MemoryCollector(MemoryBudget);
 
 impl Collector for MemoryCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {

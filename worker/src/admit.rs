@@ -83,7 +83,7 @@ impl Admission<'_> {
         let (field, ids) = match input {
             Some(Input::Prompt(text)) => {
                 // Checked before tokenising, which takes time proportional to the text's length.
-                let min_tokens = self.model.tokenizer.least_tokens(text.len());
+                let min_tokens = self.model.tokenizer.min_token_count(text.len());
                 let size = || format!("{} bytes are at least {min_tokens} tokens", text.len());
                 self.check_prompt("prompt", min_tokens, size)?;
                 let ids = self.model.tokenizer.encode(&text, true);

@@ -68,7 +68,7 @@ impl AnnounceConfig {
     /// Registers `worker` at `address` until it drains. Does nothing without `--etcd`.
     pub fn announce(&self, address: Address, worker: &RunningWorker) -> Announcement {
         let registration = self.etcd.is_given().then(|| {
-            let record = Record::new(address, worker.info());
+            let record = WorkerRecord::new(address, worker.info());
             let (id, end) = (WorkerId::new(worker.id()), worker.draining());
             etcd::register(self.etcd.clone(), self.etcd_lease_ttl, &id, &record, end)
         });

@@ -119,7 +119,7 @@ impl Control for ControlService {
                         }
                     }
                     let current = *load.borrow_and_update();
-                    let report = report(current, pulse.beats(), *draining.borrow_and_update());
+                    let report = report(current, progress.count(), *draining.borrow_and_update());
                     Some((Ok(report), (load, draining, false)))
                 }
             });

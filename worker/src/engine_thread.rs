@@ -245,7 +245,7 @@ pub fn event_channel(
     let max_tokens =
         request.stopping.max_tokens.unwrap_or(max_sequence_tokens).min(max_sequence_tokens);
     let responses = (2 * max_tokens + 2) * request.num_sequences.get() as usize;
-    let prompt = request.prompt.len() / PROMPT_PART + 2;
+    let prompt = request.prompt.len() / PROMPT_LOGPROBS_CHUNK + 2;
     let (sender, receiver) = mpsc::channel(responses + prompt);
     (EventSender { sender, queued, resources: None }, receiver)
 }

@@ -38,17 +38,17 @@ const DEFAULT_WINDOW: usize = 2048;
 
 /// Runs the command. Returns an error with its exit code: 1 for a failure, 2 for bad usage.
 pub fn run(args: EvalArgs) -> Result<(), (u8, String)> {
-    let outcome = || {
+    let result = || {
         command_error::claim_json(args.json.as_deref())?;
         let report = evaluate(&args)?;
         command_error::print(&report.to_string())?;
         command_error::write_json(args.json.as_deref(), &report.rows)
     };
-    outcome().map_err(CommandError::for_shell)
+    result().map_err(CommandError::for_shell)
 }
 
-/// Measures what `args` ask for. Shows a bar on a terminal and nothing in a pipe.
-pub fn evaluate(args: &EvalArgs) -> Result<Report, CommandError> {
+/// Runs the evaluation. Shows a progress bar if standard error is a terminal.
+pub fn evaluate(args: &EvalArgs) -> Result<EvalReport, CommandError> {
     let text = Text::of(args)?;
     let files = loading::open(&args.model)?;
     let device = loading::device(&args.device).map_err(LoadError::from)?;
@@ -79,14 +79,14 @@ fn kinds(args: &EvalArgs) -> Vec<Quantization> {
     kinds
 }
 
-/// Positions of a window.
+/// Returns the maximum window length in tokens.
 fn window(args: &EvalArgs, model: &ModelConfig) -> Result<usize, CommandError> {
-    let most = model.context_length;
+    let limit = model.context_length;
     match args.window {
-        None => Ok(most.min(WINDOW)),
-        Some(window) if (2..=most).contains(&window) => Ok(window),
+        None => Ok(limit.min(DEFAULT_WINDOW)),
+        Some(window) if (2..=limit).contains(&window) => Ok(window),
         Some(window) => Err(CommandError::Usage(format!(
-            "--window {window} is not from 2 to {most}, the context of {}",
+            "--window {window} is not from 2 to {limit}, the context of {}",
             args.model.name()
         ))),
     }
@@ -111,7 +111,7 @@ fn load(
     let free = FreeMemory::now().filter(|_| device.is_cpu());
     needs.check(files.name(), free).map_err(|error| {
         let advice =
-            "all that is compared is in memory together: --quantize measures one at a time";
+            "all compared quantizations are in memory at once; pass one at a time to --quantize";
         CommandError::Usage(format!("{error}; {advice}"))
     })?;
     Ok(loading::read(files, &args.model.name(), kind, device).map_err(LoadError::from)?)

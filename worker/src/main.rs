@@ -175,7 +175,7 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
         stoker_worker::start(cli.worker, Arc::new(model), name.clone(), Some(id), listener)
             .await
             .map_err(|error| usage(error.to_string()))?;
-    telemetry.follow(worker.readiness(), |registry| worker.register_metrics(registry));
+    telemetry.observe_decode(worker.readiness(), |registry| worker.register_metrics(registry));
     let admin = worker.serve_admin(admin).await;
     let admin = admin.map_err(|error| usage(format!("--admin-listen: {error}")))?;
     info!(

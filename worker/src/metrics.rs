@@ -141,7 +141,7 @@ impl Collector for LoadCollector {
         for (name, value) in [
             (names::STEPS, load.step),
             (names::PREEMPTIONS, load.preemptions),
-            (names::DEADLINE_REJECTIONS, load.too_late),
+            (names::DEADLINE_REJECTIONS, load.deadline_rejections),
             (names::DRAFT_TOKENS, load.drafted),
             (names::DRAFT_TOKENS_ACCEPTED, load.accepted),
             (names::PREFIX_QUERIED, load.prefix_tokens),

@@ -43,7 +43,7 @@ pub struct RequestLog {
 impl RequestLog {
     /// Starts to observe a call to `worker`.
     pub fn begin(call: &Request<GenerateRequest>, worker: &Worker) -> Self {
-        let arrived = deadline::arrived(call);
+        let arrived = deadline::arrival_time(call);
         let started = SystemTime::now() - arrived.elapsed();
         let request = call.get_ref();
         let operation = match request.input {

@@ -182,11 +182,11 @@ fn service_error(error: &RequestError) -> ServiceError {
             return ServiceError::EnginePanicked { cause, sequences };
         }
         // The router sent the state that does not match, not the client.
-        RequestError::NotItsText { .. } | RequestError::Ended { .. } => {
+        RequestError::ResumeTextMismatch { .. } | RequestError::TokensAfterEnd { .. } => {
             return ServiceError::Mismatch(error.to_string());
         }
-        RequestError::DeadlinePassed { began: true } => "while generating".into(),
-        RequestError::DeadlinePassed { began: false } => "while queued".into(),
+        RequestError::DeadlinePassed { scheduled: true } => "while generating".into(),
+        RequestError::DeadlinePassed { scheduled: false } => "while queued".into(),
         RequestError::TooLate { .. } => format!("while queued: {error}"),
         other => return ServiceError::Internal(other.to_string()),
     };

@@ -28,17 +28,17 @@ const BATCHES: [u64; 3] = [1, 8, 64];
 
 /// Runs the command. Returns an error with its exit code: 1 for a failure, 2 for bad usage.
 pub fn run(args: RooflineArgs) -> Result<(), (u8, String)> {
-    let outcome = || {
+    let result = || {
         command_error::claim_json(args.json.as_deref())?;
-        let report = reckon(&args)?;
+        let report = compute(&args)?;
         command_error::print(&report.to_string())?;
         command_error::write_json(args.json.as_deref(), &report)
     };
-    outcome().map_err(CommandError::for_shell)
+    result().map_err(CommandError::for_shell)
 }
 
-/// Reckons what `args` ask for.
-pub fn reckon(args: &RooflineArgs) -> Result<Report, CommandError> {
+/// Computes the report.
+pub fn compute(args: &RooflineArgs) -> Result<RooflineReport, CommandError> {
     let (name, model) = model(args)?;
     let context = context(args, &model)?;
     // Read first, so that an invalid file is reported before anything is measured.
@@ -53,15 +53,15 @@ pub fn reckon(args: &RooflineArgs) -> Result<Report, CommandError> {
     Ok(RooflineReport { model: name, context, hardware, ceilings, last })
 }
 
-/// The model's name and shape.
+/// Returns the model's name and shape.
 fn model(args: &RooflineArgs) -> Result<(String, ModelConfig), CommandError> {
     match &args.model {
         Some(source) => Ok((source.name(), loading::open(source)?.config().clone())),
         None => match shapes::named(&args.shape) {
             Some(config) => Ok((args.shape.clone(), config)),
-            // The command line lets none but the known names pass.
+            // The command line accepts only known names.
             None => Err(CommandError::Usage(format!(
-                "--shape {} is none of {}",
+                "--shape {} is not one of {}",
                 args.shape,
                 shapes::NAMES.join(", ")
             ))),
@@ -69,14 +69,14 @@ fn model(args: &RooflineArgs) -> Result<(String, ModelConfig), CommandError> {
     }
 }
 
-/// Positions that every sequence holds.
+/// Returns the context length of every sequence.
 fn context(args: &RooflineArgs, model: &ModelConfig) -> Result<u64, CommandError> {
-    let most = model.context_length as u64;
+    let limit = model.context_length as u64;
     match args.context {
-        None => Ok(most.min(512)),
-        Some(context) if (1..=most).contains(&context) => Ok(context),
+        None => Ok(limit.min(512)),
+        Some(context) if (1..=limit).contains(&context) => Ok(context),
         Some(context) => Err(CommandError::Usage(format!(
-            "--context {context} is not from 1 to {most}, the model's context"
+            "--context {context} is not from 1 to {limit}, the model's context"
         ))),
     }
 }

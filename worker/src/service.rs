@@ -154,12 +154,12 @@ pub(crate) fn admission_error(
 ) -> ServiceError {
     let what = error.to_string();
     match error {
-        AdmissionError::TooLate { ahead, own, left } => {
+        AdmissionError::TooLate { ahead, own, remaining } => {
             // A request that alone exceeds its time limit does so without a queue, too.
             if time_limit.is_some_and(|time_limit| *own > time_limit) {
                 return ServiceError::TooLate { what };
             }
-            let retry_after = (*ahead + *own).saturating_sub(*left);
+            let retry_after = (*ahead + *own).saturating_sub(*remaining);
             let retry_after = retry_after.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER);
             ServiceError::Overloaded { what, retry_after }
         }

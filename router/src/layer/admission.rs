@@ -72,8 +72,8 @@ impl<S: Generate> Service<Call> for Admission<S> {
 /// Estimates the tokens of a request, prompt and completions, for fair queueing between tenants.
 fn tokens(request: &GenerateRequest) -> u64 {
     // The model is not resolved yet, so its statistics cannot be used.
-    let RequestCost { prompt, answers } = ModelStats::default().demand(request);
-    answers.into_iter().fold(prompt, u64::saturating_add)
+    let RequestCost { prompt, completions } = ModelStats::default().estimate(request);
+    completions.into_iter().fold(prompt, u64::saturating_add)
 }
 
 struct Admitted {

@@ -70,12 +70,12 @@ impl<S> Balance<S> {
     ) -> Option<(Selection, AttemptPermit)> {
         let mut choice = self.chooser.choose(model, request, wanted)?;
         for _ in 0..MAX_SELECTIONS {
-            if let Some(permit) = choice.worker.health.enter() {
+            if let Some(permit) = choice.worker.health.try_acquire() {
                 return Some((choice, permit));
             }
             choice = self.chooser.choose(model, request, wanted)?;
         }
-        let permit = choice.worker.health.enter_anyway();
+        let permit = choice.worker.health.acquire();
         Some((choice, permit))
     }
 }
@@ -110,12 +110,12 @@ where
 }
 
 /// Returns the error if no worker of `model` can take a call now.
-fn no_worker(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError {
-    let fitting = model.live().iter().map(Arc::as_ref).filter(|w| w.fits(wanted.digest));
-    if let Some(refusal) = wanted.capacity.refusal(fitting.clone()) {
+fn no_worker(fleet: &Fleet, model: &Model, criteria: &Criteria<'_>) -> ServiceError {
+    let fitting = model.live().iter().map(Arc::as_ref).filter(|w| w.fits(criteria.digest));
+    if let Some(refusal) = criteria.capacity.refusal(fitting.clone()) {
         return refusal;
     }
-    match (fitting.clone().next(), wanted.digest) {
+    match (fitting.clone().next(), criteria.digest) {
         (Some(_), _) => ServiceError::Overloaded {
             what: format!(
                 "{} workers are full, and resumed responses have precedence",
@@ -134,7 +134,7 @@ fn no_worker(fleet: &Fleet, model: &Model, wanted: &Wanted<'_>) -> ServiceError 
 #[derive(Debug)]
 pub(crate) struct Dispatched {
     reservation: Reservation,
-    learned: Arc<ModelStats>,
+    stats: Arc<ModelStats>,
     /// Length of the prompt's text; `None` for a prompt of token ids.
     text_bytes: Option<u64>,
     /// Estimated tokens of the prompt, and how many of them the worker has cached.
@@ -152,10 +152,10 @@ pub(crate) struct Dispatched {
 }
 
 impl Dispatched {
-    fn new(choice: Choice, request: &GenerateRequest) -> Self {
-        let Choice { worker, demand, expected, saved, source, learned } = choice;
-        let compute = demand.prompt.saturating_sub(saved);
-        let choices = demand.answers.len() as u32;
+    fn new(selection: Selection, request: &GenerateRequest) -> Self {
+        let Selection { worker, cost, expected, saved, source, stats } = selection;
+        let compute = cost.prompt.saturating_sub(saved);
+        let choices = cost.completions.len() as u32;
         let open = resume(request).into_iter().flat_map(|resume| &resume.choices);
         let open = open.filter(|choice| choice.finished.is_none());
         Self {
@@ -193,7 +193,7 @@ impl Dispatched {
                 Source::Local => &self.reservation.worker().prefix_hit_rate,
                 Source::Remote => &self.stats.remote_hit_rate,
             };
-            average.learn(hit_rate.min(1.0) as f32, CACHE_HIT_WEIGHT);
+            average.observe(hit_rate.min(1.0) as f32, CACHE_HIT_WEIGHT);
         }
         if !self.ignores_eos {
             let each = usage.completion_tokens / self.choices.max(1);
@@ -273,7 +273,8 @@ mod tests {
     async fn the_estimate_is_corrected_by_what_the_worker_counts() {
         let worker = worker("a", "m", "d");
         let balance = balance(&[Arc::clone(&worker)]);
-        let tokens = || (worker.outstanding.prompt_tokens(), worker.outstanding.answer_tokens());
+        let tokens =
+            || (worker.outstanding.prompt_tokens(), worker.outstanding.completion_tokens());
         let mut dispatched = reserve(&balance, prompt(40_000, 100)).unwrap();
         assert_eq!(tokens(), (10_000, 100));
         dispatched.event(&mut accepted("a", 8_000));
@@ -300,7 +301,7 @@ mod tests {
             let usage = Usage { completion_tokens: 30, cached_prompt_tokens, prompt_tokens: 9_000 };
             dispatched.event(&mut end(usage));
         }
-        assert!(worker.kept.get().unwrap() < 0.01, "it never had a cache hit");
+        assert!(worker.prefix_hit_rate.get().unwrap() < 0.01, "it never had a cache hit");
         let _next = reserve(&balance, prompt(40_000, 5_000)).unwrap();
         assert_eq!(worker.outstanding.completion_tokens(), 30);
         assert!(worker.outstanding.prompt_tokens() > 9_000);
@@ -319,9 +320,9 @@ mod tests {
         let resumed = Call { request: request.into(), only_digest: Some("other".into()), ..call() };
         let (mut dispatched, _) = balance.reserve(&resumed).unwrap();
         let now = &workers[1].outstanding;
-        assert_eq!((now.prompt_tokens(), now.answer_tokens()), (1_000 + 400, 600));
+        assert_eq!((now.prompt_tokens(), now.completion_tokens()), (1_000 + 400, 600));
         dispatched.event(&mut accepted("b", 900));
-        assert_eq!((now.prompt_tokens(), now.answer_tokens()), (900 + 400, 600));
+        assert_eq!((now.prompt_tokens(), now.completion_tokens()), (900 + 400, 600));
         let unservable = Call { only_digest: Some("third".into()), ..resumed.clone() };
         let error = balance.reserve(&unservable).unwrap_err();
         assert!(error.to_string().contains("no worker of digest third"), "{error}");

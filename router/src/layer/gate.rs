@@ -26,21 +26,21 @@ pub(crate) struct DrainGate(Arc<GateState>);
 
 #[derive(Debug, Default)]
 struct GateState {
-    inside: Mutex<Inside>,
+    in_flight: Mutex<InFlight>,
     departed: Notify,
     closed: CancellationToken,
     cut: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct Inside {
+struct InFlight {
     next: u64,
     streams: HashMap<u64, AbortHandle>,
     /// Number of responses that are not fully delivered to their clients.
     undelivered: usize,
 }
 
-impl Inside {
+impl InFlight {
     fn calls(&self) -> usize {
         // Most calls are in both counts.
         self.streams.len().max(self.undelivered)
@@ -51,7 +51,7 @@ impl DrainGate {
     /// Refuses new calls from now on.
     pub(crate) fn close(&self) {
         // Under the lock, so that every call is either counted or refused.
-        let _inside = self.0.inside();
+        let _locked = self.0.in_flight();
         self.0.closed.cancel();
     }
 
@@ -72,7 +72,7 @@ impl DrainGate {
             loop {
                 let mut departed = pin!(self.0.departed.notified());
                 departed.as_mut().enable();
-                if self.0.inside().calls() == 0 {
+                if self.0.in_flight().calls() == 0 {
                     break;
                 }
                 departed.await;
@@ -84,12 +84,12 @@ impl DrainGate {
             }
             None => empty.await,
         }
-        self.0.inside().calls()
+        self.0.in_flight().calls()
     }
 
     /// Counts a response as undelivered until the guard is dropped. A drain waits for it.
     pub(crate) fn undelivered(&self) -> Undelivered {
-        self.0.inside().undelivered += 1;
+        self.0.in_flight().undelivered += 1;
         Undelivered(Arc::clone(&self.0))
     }
 
@@ -97,28 +97,28 @@ impl DrainGate {
     pub(crate) fn cut_off(&self) {
         self.close();
         self.0.cut.cancel();
-        for stream in self.0.inside().streams.values() {
+        for stream in self.0.in_flight().streams.values() {
             stream.abort();
         }
     }
 
     fn enter(&self) -> Result<(DrainGuard, AbortRegistration), ServiceError> {
-        let mut inside = self.0.inside();
+        let mut in_flight = self.0.in_flight();
         if self.0.closed.is_cancelled() {
             return Err(ServiceError::unavailable("the router is draining"));
         }
-        let id = inside.next;
-        inside.next += 1;
+        let id = in_flight.next;
+        in_flight.next += 1;
         let (handle, registration) = AbortHandle::new_pair();
-        inside.streams.insert(id, handle);
+        in_flight.streams.insert(id, handle);
         let gate = Arc::clone(&self.0);
         Ok((DrainGuard { gate, id }, registration))
     }
 }
 
 impl GateState {
-    fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,7 +127,7 @@ pub(crate) struct Undelivered(Arc<GateState>);
 
 impl Drop for Undelivered {
     fn drop(&mut self) {
-        self.0.inside().undelivered -= 1;
+        self.0.in_flight().undelivered -= 1;
         self.0.departed.notify_waiters();
     }
 }
@@ -142,7 +142,7 @@ impl Observe for DrainGuard {}
 
 impl Drop for DrainGuard {
     fn drop(&mut self) {
-        self.gate.inside().streams.remove(&self.id);
+        self.gate.in_flight().streams.remove(&self.id);
         self.gate.departed.notify_waiters();
     }
 }

@@ -65,7 +65,7 @@ where
                     observation.waited = sent.elapsed();
                     if let Some(permit) = &observation.permit {
                         // The client may never read the stream.
-                        permit.is_read(false);
+                        permit.on_poll(false);
                     }
                     Ok(MeasuredStream { stream, waiting_since: None, observation }.boxed())
                 }
@@ -129,7 +129,9 @@ impl CallObservation {
                 let work =
                     u32::try_from(u64::from(read) + PROMPT_OVERHEAD_TOKENS).unwrap_or(u32::MAX);
                 if let Some(permit) = &mut self.permit {
-                    permit.ended(self.first.filter(|_| !self.resumed).map(|first| first / work));
+                    permit.on_complete(
+                        self.first.filter(|_| !self.resumed).map(|first| first / work),
+                    );
                 }
             }
             _ => {}
@@ -141,7 +143,7 @@ impl CallObservation {
         // Choices are decoded concurrently.
         let each = std::mem::take(&mut self.waited) * self.choices / tokens.max(1);
         if let Some(permit) = &mut self.permit {
-            permit.goes_well(each);
+            permit.on_progress(each);
         }
     }
 
@@ -167,7 +169,7 @@ impl Stream for MeasuredStream {
         let this = &mut *self;
         let polled = this.stream.poll_next_unpin(cx);
         if let Some(permit) = &this.observation.permit {
-            permit.is_read(polled.is_pending());
+            permit.on_poll(polled.is_pending());
         }
         if polled.is_pending() {
             this.waiting_since.get_or_insert_with(Instant::now);
@@ -226,7 +228,7 @@ mod tests {
     ) -> Items {
         let below = service_fn(move |_: Dispatch| std::future::ready(response.clone()()));
         let dispatch =
-            Dispatch { call: call(), worker: worker("a", "m", ""), permit: health.enter() };
+            Dispatch { call: call(), worker: worker("a", "m", ""), permit: health.try_acquire() };
         match OutlierDetection::new(below).oneshot(dispatch).await {
             Err(error) => vec![Err(error)],
             Ok(mut stream) => {
@@ -246,7 +248,7 @@ mod tests {
         let items = run(&health, || Ok(paced(100)), Duration::ZERO).await;
         assert_eq!(items.len(), 102);
         // 64 tokens were not cached, and each prompt counts for 64 more.
-        assert_eq!(health.told(), (0, Some(FIRST / 128), Some(EACH)));
+        assert_eq!(health.snapshot(), (0, Some(FIRST / 128), Some(EACH)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,7 +263,7 @@ mod tests {
     async fn a_few_tokens_make_no_sample() {
         let health = Arc::default();
         run(&health, || Ok(paced(MIN_SAMPLE_TOKENS as u32)), Duration::ZERO).await;
-        assert_eq!(health.told(), (0, Some(FIRST / 128), None));
+        assert_eq!(health.snapshot(), (0, Some(FIRST / 128), None));
     }
 
     #[tokio::test]
@@ -274,6 +276,6 @@ mod tests {
         assert_eq!(run(&health, broken, Duration::ZERO).await.len(), 3);
         assert_eq!(health.snapshot().0, 2);
         run(&health, || Ok(paced(0)), Duration::ZERO).await;
-        assert_eq!(health.told().0, 0, "a success resets the count");
+        assert_eq!(health.snapshot().0, 0, "a success resets the count");
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct ResumeContext {
     pool: Pool,
     retry_budget: RetryBudget,
     /// Budget for the tokens of running responses.
-    memory: memory::Budget,
+    memory: memory::MemoryBudget,
     /// Requests that made engines panic.
     quarantine: Quarantine,
     metrics: Metrics,
@@ -62,7 +62,7 @@ impl ResumeContext {
             },
             pool: pool.clone(),
             retry_budget: RetryBudget::default(),
-            memory: memory::Budget::new(config.resume_memory.as_u64()),
+            memory: memory::MemoryBudget::new(config.resume_memory.as_u64()),
             quarantine: Quarantine::default(),
             metrics: metrics.clone(),
         })

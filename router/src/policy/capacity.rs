@@ -36,13 +36,13 @@ impl RequiredCapacity {
         let stopping = request.stopping.as_ref();
         let limit = stopping.and_then(|stopping| stopping.max_tokens);
         let min_tokens = stopping.and_then(|stopping| stopping.min_tokens).unwrap_or(0).max(1);
-        let preferred_tokens = match (limit, call.room) {
+        let preferred_tokens = match (limit, call.sequence_tokens) {
             (None, None) => (model.max_sequence_tokens() as f64 * LARGE_FRACTION) as u64,
             _ => 0,
         };
         Self {
-            sequences: continuations(request),
-            counted_tokens: call.room.unwrap_or(0),
+            sequences: num_choices(request),
+            counted_tokens: call.sequence_tokens.unwrap_or(0),
             estimated_tokens: prompt.saturating_add(limit.unwrap_or(min_tokens).into()),
             preferred_tokens,
         }

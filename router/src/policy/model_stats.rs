@@ -90,7 +90,7 @@ impl ModelStats {
             _ => prompt::text_bytes(request).map_or(0, |bytes| self.tokens(request, bytes)),
         };
         let completion = self.expected_completion_tokens(request.stopping.as_ref());
-        let completions = vec![completion; continuations(request) as usize];
+        let completions = vec![completion; num_choices(request) as usize];
         let mut cost = RequestCost { prompt, completions };
         if let Some(resume) = resume(request) {
             for (completion, generated) in cost.completions.iter_mut().zip(&resume.choices) {

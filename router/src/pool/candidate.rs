@@ -201,7 +201,7 @@ async fn model_info(control: &mut ControlClient<Channel>) -> Result<ModelInfo, S
     let info = unary(control.get_model_info(GetModelInfoRequest::default())).await;
     let info = info.map_err(|status| match ServiceError::from(&status) {
         // A worker that serves calls always has a model.
-        ServiceError::Unavailable { .. } if is_ours(&status) => IS_A_ROUTER.to_owned(),
+        ServiceError::Unavailable { .. } if is_stoker_status(&status) => IS_A_ROUTER.to_owned(),
         _ => cause(&status),
     })?;
     if info.worker.is_empty() {

@@ -210,7 +210,7 @@ impl SequenceGroup {
     pub(crate) fn advance(
         &mut self,
         scheduled: &ScheduledSequence,
-        prompt: &[Row],
+        prompt: &[OutputRow],
         drawn_tokens: DrawnTokens,
         tokenizer: &Tokenizer,
         now: Instant,
@@ -242,14 +242,14 @@ impl SequenceGroup {
     fn record_prompt_logprobs(
         &mut self,
         scheduled: &ScheduledSequence,
-        rows: &[Row],
+        rows: &[OutputRow],
     ) -> Result<(), RequestError> {
         let Some(logprobs) = &mut self.prompt_logprobs else { return Ok(()) };
         let first = scheduled.start + scheduled.length - scheduled.logits + 1;
         let tokens = self.request.prompt.get(first..).unwrap_or_default();
         for ((position, token), row) in (first..).zip(tokens).zip(rows) {
             // A device draws only after the last token of a sequence, which is not one of these.
-            let Row::Logits(row) = row else { continue };
+            let OutputRow::Logits(row) = row else { continue };
             check_finite(row, position)?;
             logprobs.push(TokenLogprob::of(row, *token, self.request.logprobs.top));
         }

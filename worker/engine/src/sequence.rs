@@ -136,7 +136,11 @@ impl Sequence {
     }
 
     /// The draws of the next tokens from `rows`. `None` while it waits.
-    pub(crate) fn draws<'a>(&'a self, rows: Vec<Row<'a>>, drafts: &'a [u32]) -> Option<Draws<'a>> {
+    pub(crate) fn draws<'a>(
+        &'a self,
+        rows: Vec<OutputRow<'a>>,
+        drafts: &'a [u32],
+    ) -> Option<Draws<'a>> {
         let (tokens, sampler) = self.batched()?;
         Some(Draws { sampler, position: tokens.len(), rows, drafts })
     }

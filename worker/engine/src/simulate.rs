@@ -134,7 +134,7 @@ impl Simulator {
         loop {
             let remaining = end.saturating_duration_since(Instant::now());
             thread::sleep(remaining.min(PROGRESS_INTERVAL));
-            self.pulse.beat();
+            self.progress.increment();
             if remaining <= PROGRESS_INTERVAL {
                 break;
             }

@@ -43,12 +43,12 @@ pub(super) fn measure(job: &Job, progress: &mut Progress) -> Result<Vec<TableRow
     let quantization: Quantization = job.quantize.parse().map_err(Error::Usage)?;
     let device = loading::device(&device(job)?).map_err(LoadError::from)?;
     progress.stage(|| "reading memory".into())?;
-    let before = device.memory_rate().map_err(Error::Failed)?;
+    let before = device.memory_bandwidth().map_err(Error::Failed)?;
     memory::reset_peak();
     let output = run(job, &device, quantization, progress)?;
     let peak = memory::peak();
     progress.stage(|| "reading memory".into())?;
-    let rates = [before, device.memory_rate().map_err(Error::Failed)?];
+    let rates = [before, device.memory_bandwidth().map_err(Error::Failed)?];
     let rate = (rates[0] + rates[1]) / 2.0;
 
     let Footprint { step_weight_bytes, kv_token_bytes, .. } =

@@ -35,10 +35,10 @@ pub(super) fn compare(
     variants: &mut [Variant],
     windows: &Windows,
     mut on_progress: impl FnMut(usize),
-) -> Result<Vec<Score>, Failure> {
+) -> Result<Vec<Score>, CommandError> {
     let blocks = blocks_for(windows.length);
     let pool = BlockPool::new(u32::try_from(blocks).unwrap_or(u32::MAX));
-    let table = pool.take(blocks).unwrap_or_default();
+    let table = pool.allocate(blocks).unwrap_or_default();
     let mut scores = vec![Score::default(); variants.len()];
     for window in &windows.windows {
         // The last token is only predicted: its successor is unknown.
@@ -76,7 +76,7 @@ fn step(
         for (row, (logits, next)) in result.logits().zip(&window[range.start + 1..]).enumerate() {
             if !score.add(logits, *next) {
                 let (kind, position) = (variant.kind, range.start + row);
-                return Err(Failure::Failed(format!(
+                return Err(CommandError::Other(format!(
                     "--quantize {kind}: the logits after position {position} of a window are not all finite"
                 )));
             }

@@ -18,11 +18,11 @@ pub(super) struct Text {
 
 impl Text {
     /// Returns the text that `args` select.
-    pub(super) fn of(args: &EvalArgs) -> Result<Self, Failure> {
+    pub(super) fn of(args: &EvalArgs) -> Result<Self, CommandError> {
         match (&args.text, &args.model) {
             (Some(path), _) => Self::read(path),
             (None, ModelSource::Bundled) => Self::held_out(),
-            (None, model) => Err(Failure::Usage(format!(
+            (None, model) => Err(CommandError::Usage(format!(
                 "--text is missing: pass a text of a kind that {} should predict but was not trained on",
                 model.name()
             ))),
@@ -38,8 +38,8 @@ impl Text {
     }
 
     /// Returns the held-out stories that the trainer evaluates the bundled model on.
-    fn held_out() -> Result<Self, Failure> {
-        let broken = |error| Failure::Failed(format!("the grammar of the stories: {error}"));
+    fn held_out() -> Result<Self, CommandError> {
+        let broken = |error| CommandError::Other(format!("the grammar of the stories: {error}"));
         let storyteller = Storyteller::new().map_err(broken)?;
         // The end of a story is predicted too.
         let story = |index| storyteller.story(HELD_OUT_SEED, index).map(|story| story + END);

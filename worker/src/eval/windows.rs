@@ -26,8 +26,8 @@ impl Windows {
         text: &Text,
         length: usize,
         max_tokens: Option<NonZeroUsize>,
-    ) -> Result<Self, Failure> {
-        let failed = |error: TokenizerError| Failure::Usage(format!("--text: {error}"));
+    ) -> Result<Self, CommandError> {
+        let failed = |error: TokenizerError| CommandError::Usage(format!("--text: {error}"));
         // The tokenizer also prepends BOS to an empty text.
         let bos = tokenizer.encode("", true).map_err(failed)?.first().copied();
         let bos = bos.filter(|id| tokenizer.is_special(*id));

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use stoker_engine::{model::Quantization, weights::ModelConfig};
 
 use super::{Ceiling, Hardware, WeightFormat};
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 
 /// The fields of a `bench --json` row that are used here.
 #[derive(Debug, Clone, Deserialize)]
@@ -49,10 +49,10 @@ pub struct MeasuredCase {
 }
 
 /// Reads the rows of `model` in the file of `--last`.
-pub(super) fn read(path: &Path, model: &str) -> Result<Vec<BenchCase>, Failure> {
-    let text = fs::read_to_string(path).map_err(Failure::at("--last", path))?;
+pub(super) fn read(path: &Path, model: &str) -> Result<Vec<BenchCase>, CommandError> {
+    let text = fs::read_to_string(path).map_err(CommandError::at("--last", path))?;
     parse_cases(&text, model)
-        .map_err(|why| Failure::Usage(format!("--last {}: {why}", path.display())))
+        .map_err(|why| CommandError::Usage(format!("--last {}: {why}", path.display())))
 }
 
 /// Parses the rows of `model` and groups them into cases.

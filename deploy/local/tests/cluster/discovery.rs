@@ -174,7 +174,7 @@ async fn faults_of_etcd_do_not_affect_clients() {
         etcd.pause();
         tokio::time::sleep(Duration::from_secs(2 * TTL)).await;
         clients.wait_for_progress().await;
-        etcd.go_on();
+        etcd.resume();
         registered.wait_until_gone("b").await;
         registered.wait_for(&["a", "b"]).await;
         clients.wait_for_progress().await;

@@ -127,7 +127,7 @@ async fn etcd_is_paused_past_the_lease() {
             etcd.pause();
             // The duration is the fault, as above.
             tokio::time::sleep(TTL * 2).await;
-            etcd.go_on();
+            etcd.resume();
         },
     )
     .await;

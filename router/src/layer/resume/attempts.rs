@@ -105,7 +105,7 @@ impl<S: Generate> RetryableCall<S> {
                 && (error.is_retryable_elsewhere() || larger.is_some())
                 && attempts < self.context.config.retry_attempts
                 && !self.call.deadline.is_over()
-                && (error.is_free_elsewhere()
+                && (error.retry_adds_no_load()
                     || larger.is_some()
                     || self.context.retry_budget.withdraw());
             if !retry {
@@ -183,7 +183,7 @@ impl<S: Generate> RetryableCall<S> {
         let needed = self.call.sequence_tokens.unwrap_or(0);
         self.context.pool.fleet().others(model, worker).any(|other| {
             let free = other.free_kv_tokens().unwrap_or(0);
-            let has_capacity = other.room() >= needed
+            let has_capacity = other.max_sequence_tokens() >= needed
                 && other.max_num_seqs() >= num_choices(&self.call.request)
                 && (free_tokens == 0 || (free >= free_tokens && !other.outstanding.is_full()));
             other.fits(digest) && has_capacity && !other.liveness.is_stalled()

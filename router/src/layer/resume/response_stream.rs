@@ -198,7 +198,7 @@ impl<S: Generate> ResponseStream<S> {
                     RECHECK_INTERVAL.mul_f64(rand::random_range(0.5..1.0))
                 }
                 // Any other failure of a worker may persist.
-                (Some(_), _) => backoff.next_wait(),
+                (Some(_), _) => backoff.next_delay(),
             };
             let remaining = until.saturating_duration_since(Instant::now());
             // Limits the rate of attempts while the fleet changes often.

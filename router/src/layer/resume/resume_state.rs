@@ -21,12 +21,12 @@ pub(super) struct ResumeState {
     /// Tokens of all choices together.
     pub(super) tokens: u32,
     /// Memory held for the tokens. `None` once the budget was exceeded.
-    hold: Option<Hold>,
+    hold: Option<MemoryReservation>,
 }
 
 impl ResumeState {
     /// Creates the state of a response with `choices` choices and no tokens.
-    pub(super) fn new(choices: u32, budget: &Budget) -> Self {
+    pub(super) fn new(choices: u32, budget: &MemoryBudget) -> Self {
         Self {
             choices: vec![ResumedChoice::default(); choices as usize],
             prompt_logprobs: 0,
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_choice_is_recorded_separately() {
-        let mut state = ResumeState::new(2, &Budget::new(1 << 20));
+        let mut state = ResumeState::new(2, &MemoryBudget::new(1 << 20));
         assert!(state.record(&mut accepted("a", 5)));
         let resume = state.resume(None);
         assert_eq!((resume.digest.as_str(), resume.choices.len()), ("", 2), "any worker may start");
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn repeated_prompt_logprobs_are_dropped() {
-        let mut state = ResumeState::new(1, &Budget::new(1 << 20));
+        let mut state = ResumeState::new(1, &MemoryBudget::new(1 << 20));
         assert!(state.record(&mut prompt(0..300)));
         state.start_resume();
         assert!(!state.record(&mut prompt(0..256)), "all of them were sent before");
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_response_beyond_the_budget_is_unresumable_and_still_counted() {
-        let budget = Budget::new(64);
+        let budget = MemoryBudget::new(64);
         let mut state = ResumeState::new(1, &budget);
         for id in 0..100 {
             assert!(state.record(&mut token(0, id, "x")));

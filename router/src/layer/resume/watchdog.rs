@@ -135,7 +135,7 @@ impl Watchdog {
         let waker = cx.waker().clone();
         let (stall, _) = match self.stall.take() {
             Some((stall, _)) => self.stall.insert((stall, waker)),
-            None => self.stall.insert((worker.liveness.stands().boxed(), waker)),
+            None => self.stall.insert((worker.liveness.stalled().boxed(), waker)),
         };
         stall.poll_unpin(cx).is_ready()
     }
@@ -190,9 +190,9 @@ mod tests {
         let error = poll_fn(|cx| dog.poll(cx, &worker, preempted, has_capacity)).await;
         assert!(matches!(error, ServiceError::Preempted(_)), "{error:?}");
         assert!(since.elapsed() >= TIMEOUTS.token * 4);
-        assert_eq!(worker.health.told().0, 0, "no failure is counted");
+        assert_eq!(worker.health.snapshot().0, 0, "no failure is counted");
         poll_fn(|cx| dog.poll(cx, &worker, for_token(since), |_| true)).await;
-        assert_eq!(worker.health.told().0, 1, "any other stall is a failure");
+        assert_eq!(worker.health.snapshot().0, 1, "any other stall is a failure");
     }
 
     /// Returns how long a stream waits from now until it leaves the worker, and the error.

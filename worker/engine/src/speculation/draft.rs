@@ -236,7 +236,7 @@ impl Drafter for DraftModel {
                 let DraftRequest { tokens, sampler, .. } = &requests[index];
                 let drafts = &mut proposals[index];
                 // The logits are not finite: no more draft tokens for this sequence.
-                let Some(token) = sampler.guess(row, tokens.len() + drafts.len()) else { continue };
+                let Some(token) = sampler.draft(row, tokens.len() + drafts.len()) else { continue };
                 drafts.push(token);
                 if drafts.len() < max_tokens[index] {
                     more.push(index);

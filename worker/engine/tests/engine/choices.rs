@@ -96,14 +96,14 @@ fn more_choices_than_a_batch_holds_are_refused() {
     let mut engine = Engine::new(bundled_model(), EngineConfig { max_num_seqs: 3, ..ROOMY });
     let sink = Box::new(Client::default());
     let refused = engine.submit(with_choices(4, sampled(&[1], 0, 5)), sink).unwrap_err();
-    assert_eq!(refused, AdmissionError::TooMany { wanted: 4, limit: 3 });
+    assert_eq!(refused, AdmissionError::TooMany { requested: 4, limit: 3 });
     assert!(!engine.step());
 }
 
 #[test]
 fn prompt_logprobs_come_once_and_first() {
-    let wanted = Logprobs { output: true, prompt: true, top: 2 };
-    let request = Request { logprobs: wanted, ..with_choices(3, sampled(&[1; 30], 0, 4)) };
+    let requested = Logprobs { output: true, prompt: true, top: 2 };
+    let request = Request { logprobs: requested, ..with_choices(3, sampled(&[1; 30], 0, 4)) };
     let client = &run(&bundled_model(), ROOMY, &[request])[0];
     let events = client.events();
     assert!(matches!(&events[0], Event::PromptLogprobs(part) if part.len() == 29));

@@ -90,7 +90,7 @@ fn a_recorded_graph_gives_the_outputs_of_its_kernels() {
     for model in bundled_models() {
         let tables = |pool: &BlockPool| -> Vec<Vec<Block>> {
             (0..5)
-                .map(|row| pool.take((1 + row * 29 + MAX_GROWTH).div_ceil(KV_BLOCK)).unwrap())
+                .map(|row| pool.allocate((1 + row * 29 + MAX_GROWTH).div_ceil(KV_BLOCK)).unwrap())
                 .collect()
         };
         let (launched, recorded) = (BlockPool::new(64), BlockPool::new(64));

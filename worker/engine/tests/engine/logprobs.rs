@@ -13,7 +13,7 @@ use crate::support::{ROOMY, bundled_model, request, run};
 /// The model's logits after each of `tokens`.
 fn logits(model: &Model, tokens: &[u32]) -> Vec<Vec<f32>> {
     let blocks = tokens.len().div_ceil(KV_BLOCK);
-    let table = BlockPool::new(blocks as u32).take(blocks).unwrap();
+    let table = BlockPool::new(blocks as u32).allocate(blocks).unwrap();
     let entry =
         BatchEntry { ids: tokens, start: 0, table: &table, logits: tokens.len(), draws: &[] };
     let logits = Runner::new(model.clone(), blocks).run(&[entry]);
@@ -62,7 +62,10 @@ fn logprobs_of_a_long_prompt_are_split_independently_of_prefill_chunks() {
     let request = Request { logprobs: wanted, ..request(&prompt, Sampling::greedy(), 3) };
     let whole = run(&model, ROOMY, std::slice::from_ref(&request)).remove(0);
     let lengths: Vec<_> = whole.prompt_logprobs().iter().map(Vec::len).collect();
-    assert_eq!(lengths, [PROMPT_PART, PROMPT_PART, 599 - 2 * PROMPT_PART]);
+    assert_eq!(
+        lengths,
+        [PROMPT_LOGPROBS_CHUNK, PROMPT_LOGPROBS_CHUNK, 599 - 2 * PROMPT_LOGPROBS_CHUNK]
+    );
     assert!(whole.tokens(0).iter().all(|token| token.logprob.is_none()), "not requested");
     for max_num_batched_tokens in [7, 100] {
         let config = EngineConfig { max_num_batched_tokens, max_num_seqs: 2, ..ROOMY };

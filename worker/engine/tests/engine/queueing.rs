@@ -60,11 +60,11 @@ struct StepResult {
 
 fn step(scheduler: &mut Scheduler) -> StepResult {
     let plan = scheduler.plan(&NoTokens);
-    for slice in &plan.slices {
-        scheduler.ran(slice, usize::from(slice.samples), &NoTokens);
+    for slice in &plan.scheduled {
+        scheduler.on_complete(slice, usize::from(slice.samples), &NoTokens);
     }
     StepResult {
-        ran: plan.slices.iter().map(|slice| (slice.id.request, slice.length)).collect(),
+        ran: plan.scheduled.iter().map(|slice| (slice.id.request, slice.length)).collect(),
         preempted: plan.preempted.iter().map(|id| id.request).collect(),
     }
 }
@@ -156,7 +156,7 @@ fn forks_keep_the_queue_position_of_their_request() {
     // prompt.
     let fork = |choice| SequenceId { request: 0, choice };
     assert_eq!(plan.preempted, [fork(1), fork(0)]);
-    let order: Vec<_> = plan.slices.iter().map(|s| (s.id.request, s.id.choice)).collect();
+    let order: Vec<_> = plan.scheduled.iter().map(|s| (s.id.request, s.id.choice)).collect();
     // Decoding sequences come first.
     assert_eq!(order, [(1, 0), (2, 0), (1, 1)]);
 }
@@ -188,7 +188,7 @@ fn step_time(tokens: usize) -> Duration {
 fn observe(scheduler: &mut Scheduler, length: usize, step_time: Duration) {
     let id = SequenceId { request: 0, choice: 0 };
     let slice = ScheduledSequence { id, start: 0, length, logits: 1, samples: true, drafts: 0 };
-    scheduler.learn(&[slice], step_time);
+    scheduler.observe(&[slice], step_time);
 }
 
 fn observe_all_sizes(scheduler: &mut Scheduler) {
@@ -264,7 +264,7 @@ fn only_requests_that_cannot_meet_their_deadline_are_rejected() {
     let mut scheduler = scheduler(LIMITS, 1_000);
     let usual = usual();
     let estimate = |scheduler: &Scheduler, prompt, steps, queue_key: Option<&QueueKey>, millis| {
-        too_late(scheduler.in_time(prompt, steps, queue_key, Duration::from_millis(millis)))
+        too_late(scheduler.check_deadline(prompt, steps, queue_key, Duration::from_millis(millis)))
     };
     assert_eq!(estimate(&scheduler, 1_000_000, 9, Some(&usual), 0), None, "nothing is known");
     observe(&mut scheduler, 1, Duration::from_millis(10));

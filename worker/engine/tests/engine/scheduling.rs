@@ -155,7 +155,7 @@ fn drafts_get_the_remaining_tokens() {
         let plan = scheduler.plan(&*TEXTS);
         assert!(plan.preempted.is_empty());
         // All drafts of one sequence are accepted, none of the other.
-        for slice in &plan.slices {
+        for slice in &plan.scheduled {
             let held = if slice.id == id(0) { slice.drafts } else { 0 };
             scheduler.on_complete(slice, usize::from(slice.samples) + held, &*TEXTS);
         }

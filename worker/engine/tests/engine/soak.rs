@@ -198,7 +198,7 @@ fn requests_past_their_deadline_are_dropped_before_they_run() {
     assert_eq!(clients[1].events(), [Event::Failed(passed)]);
     while engine.step() {}
     assert_eq!([clients[0].ids().len(), clients[2].ids().len()], [4, 4]);
-    assert_eq!(engine.load().too_late, 1);
+    assert_eq!(engine.load().deadline_rejections, 1);
     // With measured step times, a request without time for a step is rejected at once.
     let late = engine.submit(request_by(Some(now)), Box::new(Client::default()));
     assert!(matches!(late, Err(AdmissionError::TooLate { .. })), "{late:?}");
@@ -221,7 +221,7 @@ fn one_in_sixteen_requests_with_an_unreachable_deadline_is_admitted() {
         matches!(taken, Err(AdmissionError::TooLate { .. }))
     });
     assert_eq!(refused.count(), 30);
-    assert_eq!(engine.load().too_late, 30);
+    assert_eq!(engine.load().deadline_rejections, 30);
     // A resumed request is admitted always, since its client is already reading.
     let begun = Resumed { tokens: client.ids()[..5].to_vec(), text_bytes: 0, ended: false };
     let resumed = Request { resumed: vec![begun], ..unreachable_deadline };

@@ -85,7 +85,7 @@ fn check(name: &str, model: &Model, records: &[VectorRecord], tolerance: f32, mi
         assert_eq!(model.tokenizer.encode(&record.prompt, true).unwrap(), record.prompt_ids);
 
         let pool = BlockPool::new(16);
-        let table = pool.take(16).unwrap();
+        let table = pool.allocate(16).unwrap();
         let entry =
             BatchEntry { ids: &record.prompt_ids, start: 0, table: &table, logits: 1, draws: &[] };
         let logits = Runner::new(model.clone(), 16).run(&[entry]);

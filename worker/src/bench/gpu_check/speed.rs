@@ -124,7 +124,7 @@ impl<'a> Speed<'a> {
             if let Some(copies) = &copies {
                 copies.queue(QUEUED_WORK, self.copy_rate);
             }
-            let (stepped, kernels) = timeline::of(|| harness.step());
+            let (stepped, kernels) = timeline::profile(|| harness.step());
             stepped?;
             for kernel in kernels {
                 let entry = all.entry(kernel.kernel.clone()).or_insert_with(|| Kernel {

@@ -157,7 +157,7 @@ impl Simulation {
         self.check_lookups(&plan)?;
         let references = self.check_blocks()?;
         let mut planned = HashSet::new();
-        for slice in &plan.slices {
+        for slice in &plan.scheduled {
             prop_assert!(planned.insert(slice.id), "a sequence is scheduled once a step");
             let wanted = wanted.get(&slice.id).copied().unwrap_or_default();
             prop_assert!(slice.drafts <= wanted, "{slice:?}: {wanted} were drafted");
@@ -166,7 +166,7 @@ impl Simulation {
         for slice in &plan.scheduled {
             self.read(slice)?;
         }
-        for slice in &plan.slices {
+        for slice in &plan.scheduled {
             self.complete(slice)?;
         }
         let tokens: usize = plan.scheduled.iter().map(|slice| slice.length).sum();
@@ -237,7 +237,7 @@ impl Simulation {
             let slot = self.slot(slice.id, position);
             prop_assert_eq!(references[&slot.0].len(), 1, "a written block is not shared");
             let block = &self.scheduler.table(slice.id)[position / KV_BLOCK];
-            prop_assert!(!block.is_kept(), "a written block is not cached");
+            prop_assert!(!block.is_cached(), "a written block is not cached");
             let content = self.content(slice, position);
             self.cache.insert(slot, content);
             let known = self.alive.0.get_mut(&slice.id.request).unwrap();
