@@ -22,7 +22,7 @@ impl Digest {
     /// Returns the digest of a response: its tokens, its text and its finish reason, independent of
     /// how these are split into events.
     pub fn of_response(ids: &[u32], text: &str, reason: FinishReason) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("stoker-loadtest answer 1");
+        let mut hasher = blake3::Hasher::new_derive_key("stoker-loadtest response 1");
         hasher.update(&(reason as i32).to_le_bytes());
         hasher.update(&(ids.len() as u64).to_le_bytes());
         for id in ids {

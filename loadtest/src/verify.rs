@@ -32,7 +32,6 @@ pub struct DigestEntry {
     /// Digest of the request.
     pub request: Digest,
     /// Digest of the response.
-    #[serde(rename = "answer")]
     pub response: Digest,
     /// Excerpt of the response.
     #[serde(flatten)]

@@ -89,7 +89,7 @@ async fn responses_match_saved_digests() {
     // One digest differs, and its index is reported.
     let mut lines: Vec<serde_json::Value> =
         saved.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    lines[12]["answer"] = lines[13]["answer"].clone();
+    lines[12]["response"] = lines[13]["response"].clone();
     let altered: Vec<_> = lines.iter().map(ToString::to_string).collect();
     files.write("altered.jsonl", &altered.join("\n"));
     let ran = run(&server, &files, "--expect altered.jsonl").await;

@@ -1,5 +1,6 @@
-//! Compares the contract with `proto/api.binpb`, the descriptors that were last agreed on, so that a change of the
-//! contract is a deliberate one. After such a change, run this test with `STOKER_UPDATE_CONTRACT=1` and commit the file.
+//! Compares the contract with `proto/api.binpb`, the descriptors that were last agreed on, so that
+//! a change of the contract is a deliberate one. After such a change, run this test with
+//! `STOKER_UPDATE_CONTRACT=1` and commit the file.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{collections::BTreeSet, env, fs};

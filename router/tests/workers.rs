@@ -152,7 +152,7 @@ async fn a_withdrawn_address_reused_by_another_worker_is_removed() {
 
 #[tokio::test]
 async fn the_error_names_a_failure_of_the_discovery_source() {
-    let trouble = Change::Trouble(Some("etcd http://a:1 cannot be reached: refused".into()));
+    let trouble = Change::SourceError(Some("etcd http://a:1 cannot be reached: refused".into()));
     let changes = stream::iter([trouble]).chain(stream::pending()).boxed();
     let cluster = Cluster::following(RouterConfig::default(), changes).await;
     let error_names_source = async {

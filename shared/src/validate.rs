@@ -228,7 +228,7 @@ mod tests {
 
     fn request(sampling: Sampling, stopping: Stopping) -> GenerateRequest {
         GenerateRequest {
-            input: Some(Input::Prompt("hello".into())),
+            input: Some(Input::Prompt("world".into())),
             sampling: Some(sampling),
             stopping: Some(stopping),
             ..Default::default()

@@ -108,7 +108,7 @@ const EXAMPLES: &str = r#"Examples:
 
 Profiles: a step takes `step`, plus `prefill_token` for each prompt token, `decode_token` for each
 decoding sequence and `context_token` for each cached token that is attended to. Responses end
-after `answer_tokens` on average (0: only at the limit) in a context of `context_length` tokens. A
+after `response_tokens` on average (0: only at the limit) in a context of `context_length` tokens. A
 step that computes the token `panic_token` panics, to test how a cluster handles a request that
 makes its engines fail.
 
@@ -175,7 +175,7 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
         stoker_worker::start(cli.worker, Arc::new(model), name.clone(), Some(id), listener)
             .await
             .map_err(|error| usage(error.to_string()))?;
-    telemetry.observe_decode(worker.readiness(), |registry| worker.register_metrics(registry));
+    telemetry.follow(worker.readiness(), |registry| worker.register_metrics(registry));
     let admin = worker.serve_admin(admin).await;
     let admin = admin.map_err(|error| usage(format!("--admin-listen: {error}")))?;
     info!(

@@ -67,7 +67,7 @@ impl RequestLog {
             trace.set(attribute::RPC_METHOD, "stoker.v1.Inference/Generate");
         }
         let log = info_span!(
-            "answer",
+            "generate",
             request_id = id,
             trace_id = trace.trace_id(),
             model = &*worker.model_name,

@@ -30,7 +30,7 @@ struct TomlProfile {
     decode_token: Duration,
     #[serde(deserialize_with = "deserialize_time")]
     context_token: Duration,
-    answer_tokens: u32,
+    response_tokens: u32,
     context_length: u32,
     panic_token: u32,
 }
@@ -42,7 +42,7 @@ impl Default for TomlProfile {
             prefill_token: Duration::ZERO,
             decode_token: Duration::ZERO,
             context_token: Duration::ZERO,
-            answer_tokens: 0,
+            response_tokens: 0,
             context_length: 4096,
             panic_token: 0,
         }
@@ -77,7 +77,7 @@ impl FromStr for SimulatedDevice {
             ));
         };
         let TomlProfile { step, prefill_token, decode_token, context_token, .. } = profile;
-        let TomlProfile { answer_tokens, context_length, panic_token, .. } = profile;
+        let TomlProfile { response_tokens, context_length, panic_token, .. } = profile;
         if !(2..=1 << 20).contains(&context_length) {
             return Err(format!("context_length {context_length} is not from 2 to {}", 1 << 20));
         }
@@ -86,7 +86,7 @@ impl FromStr for SimulatedDevice {
             prefill_token,
             decode_token,
             context_token,
-            answer_tokens,
+            response_tokens,
             context_length,
             panic_token,
         }))
@@ -122,7 +122,7 @@ mod tests {
             prefill_token: Duration::from_micros(25),
             decode_token: Duration::ZERO,
             context_token: Duration::ZERO,
-            answer_tokens: 0,
+            response_tokens: 0,
             context_length: 100,
             panic_token: 0,
         };
@@ -147,7 +147,7 @@ mod tests {
             (r#"step = "2m""#, "limit of 60s"),
             (r#"stop = "5ms""#, "stop"),
             ("context_length = 1", "from 2 to"),
-            ("answer_tokens = -1", "-1"),
+            ("response_tokens = -1", "-1"),
         ] {
             let error = text.parse::<SimulatedDevice>().err().unwrap_or_default();
             assert!(error.contains(part), "{text}: {error}");

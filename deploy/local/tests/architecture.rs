@@ -130,7 +130,8 @@ fn the_scheduler_is_pure() {
     }
 }
 
-/// Files outside of tests that may make a status by hand, since each is the client's side of a call.
+/// Files outside of tests that may make a status by hand, since each is the client's side of a
+/// call.
 const CLIENTS: [&str; 3] =
     ["shared/src/client.rs", "router/src/pool/candidate.rs", "shared/src/serve/backpressure.rs"];
 

@@ -162,7 +162,7 @@ mod tests {
             prefill_token: std::time::Duration::ZERO,
             decode_token: std::time::Duration::ZERO,
             context_token: std::time::Duration::ZERO,
-            answer_tokens: 0,
+            response_tokens: 0,
             context_length: 64,
             panic_token: 0,
         };

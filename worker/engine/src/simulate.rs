@@ -38,7 +38,7 @@ pub struct Profile {
     pub context_token: Duration,
     /// Mean length in tokens of a completion that no limit ends; with 0, completions end at limits
     /// only.
-    pub answer_tokens: u32,
+    pub response_tokens: u32,
     /// Maximum length of prompt and completion together, in tokens.
     pub context_length: u32,
     /// A step that computes this token panics. 0 is none.
@@ -156,9 +156,9 @@ impl Simulator {
             let word = draw.checked_rem(self.words.len() as u64);
             set(word.and_then(|n| self.words.get(n as usize)).copied(), 0.0);
         }
-        if self.profile.answer_tokens > 0 {
-            // A probability of 1 in `answer_tokens`, where each word has weight 1.
-            let others = (self.profile.answer_tokens as f32 - 1.0).max(1e-3);
+        if self.profile.response_tokens > 0 {
+            // A probability of 1 in `response_tokens`, where each word has weight 1.
+            let others = (self.profile.response_tokens as f32 - 1.0).max(1e-3);
             set(self.eos, (CANDIDATES as f32 / others).ln());
         }
         row
@@ -174,7 +174,7 @@ mod tests {
         prefill_token: Duration::from_micros(20),
         decode_token: Duration::from_micros(100),
         context_token: Duration::from_nanos(10),
-        answer_tokens: 0,
+        response_tokens: 0,
         context_length: 4096,
         panic_token: 0,
     };

@@ -179,8 +179,8 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Returns the bytes that a token adds to a text, not necessarily whole characters; `None` for an
-    /// unknown id.
+    /// Returns the bytes that a token adds to a text, not necessarily whole characters; `None` for
+    /// an unknown id.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
         self.pieces.get(id)
     }

@@ -89,10 +89,10 @@ pub fn find(variable: &str, name: &str, works: &[&str]) -> Option<PathBuf> {
 fn grpcurl_commands_of_the_readme_work() {
     let Some(grpcurl) = find("STOKER_TEST_GRPCURL", "grpcurl", &["-version"]) else { return };
     let server = Server::start();
-    let commands = commands("README.md", "grpcurl ");
+    let commands = commands("docs/running.md", "grpcurl ");
     let run = |part: &str| {
         let command = commands.iter().find(|command| command.contains(part));
-        let command = command.unwrap_or_else(|| panic!("the README has no grpcurl {part}"));
+        let command = command.unwrap_or_else(|| panic!("docs/running.md has no grpcurl {part}"));
         let (code, out, error) = shell(command, ("grpcurl", &grpcurl), &server);
         assert_eq!(code, Some(0), "{command}: {error}");
         out

@@ -57,7 +57,7 @@ async fn a_thousand_workers_share_the_load_and_agree() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_simulates_a_profile_given_as_toml() {
-    let line = r#"step = "1ms", answer_tokens = 10, context_length = 300"#;
+    let line = r#"step = "1ms", response_tokens = 10, context_length = 300"#;
     let worker = Process::start("stoker-worker", &["--simulate", line]);
     let info = control(&worker.address).await.get_model_info(GetModelInfoRequest::default()).await;
     let info = info.unwrap().into_inner();

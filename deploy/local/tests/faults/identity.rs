@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Profile of another model with the same name: other completions, another digest.
-const OTHER_MODEL: &str = r#"step = "50ms", answer_tokens = 77"#;
+const OTHER_MODEL: &str = r#"step = "50ms", response_tokens = 77"#;
 const STREAMS: &str = "--requests 100 --concurrency 100 --synthetic 16:120";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use crate::{simulate::Profile, tokenizer::Tokenizer, weights::ModelFiles};
 pub(super) fn simulated(profile: &Profile, tokenizer: &Tokenizer) -> String {
     let mut digest = Digest(blake3::Hasher::new());
     digest.field("device", b"simulated");
-    digest.field("answer", &profile.answer_tokens.to_le_bytes());
+    digest.field("response", &profile.response_tokens.to_le_bytes());
     digest.field("context", &profile.context_length.to_le_bytes());
     digest.field("tokenizer", tokenizer.fingerprint().as_bytes());
     digest.finish()

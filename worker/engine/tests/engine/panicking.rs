@@ -26,7 +26,7 @@ fn model() -> (Model, u32) {
         prefill_token: Duration::ZERO,
         decode_token: Duration::ZERO,
         context_token: Duration::ZERO,
-        answer_tokens: 0,
+        response_tokens: 0,
         context_length: 256,
         panic_token: poison,
     };

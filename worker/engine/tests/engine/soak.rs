@@ -24,7 +24,7 @@ const INSTANT: Profile = Profile {
     prefill_token: Duration::ZERO,
     decode_token: Duration::ZERO,
     context_token: Duration::ZERO,
-    answer_tokens: 0,
+    response_tokens: 0,
     context_length: 256,
     panic_token: 0,
 };

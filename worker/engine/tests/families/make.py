@@ -1,4 +1,4 @@
-"""Makes tiny random checkpoints of every supported family, with the answers of transformers.
+"""Makes tiny random checkpoints of every supported family, with the outputs of transformers.
 
     pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0 gguf==0.19.0 numpy==2.4.6
     python make.py            # writes a folder for each case beside this file
@@ -87,7 +87,7 @@ def randomise(model, dtype, generator):
         parameter.data = parameter.data.to(dtype).to(torch.float32)
 
 
-def answers(model, prompts):
+def outputs(model, prompts):
     """For each prompt its ids, logits at every position, and greedy ids, by full forward passes alone."""
     tensors = {}
     for number, prompt in enumerate(prompts):
@@ -213,11 +213,11 @@ def make(name, kind, config, dtype, options):
         generator = torch.Generator().manual_seed(seed)
         randomise(model, dtype, generator)
         prompts = [[1] + torch.randint(3, VOCAB, (length - 1,), generator=generator).tolist() for length in PROMPT_LENGTHS]
-        expected = answers(model, prompts)
+        expected = outputs(model, prompts)
         if expected:
             break
     else:
-        raise SystemExit(f"{name}: no seed gives clear answers")
+        raise SystemExit(f"{name}: no seed gives clear outputs")
     model.to(dtype).save_pretrained(folder, **dict(max_shard_size="24KB") if options.get("shard") else {})
     (folder / "generation_config.json").unlink(missing_ok=True)
     write_config(folder, config, options.get("old"))

@@ -118,7 +118,7 @@ pub(crate) fn forms() -> Vec<Form> {
 pub(crate) fn corpus() -> Vec<String> {
     let files = [
         include_str!("../../../../README.md"),
-        include_str!("../../../../docs/decisions.md"),
+        include_str!("../../../../docs/reliability.md"),
         include_str!("../../src/tokenizer/stream.rs"),
         include_str!("../../src/weights/tensor.rs"),
     ];

@@ -35,7 +35,7 @@ async fn echoed(socket: &mut TcpStream, word: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn bytes_and_eof_pass_without_a_fault() {
     let (proxy, mut socket) = through(Plan::CLEAR).await;
-    assert_eq!(echoed(&mut socket, b"hello").await, b"hello");
+    assert_eq!(echoed(&mut socket, b"world").await, b"world");
     proxy.wait_connected(1).await;
     socket.shutdown().await.unwrap();
     assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
@@ -46,20 +46,20 @@ async fn bytes_are_delayed_in_both_directions() {
     let time = Duration::from_millis(30);
     let (_proxy, mut socket) = through(Plan::both(Fault::Delay(time))).await;
     let begun = Instant::now();
-    assert_eq!(echoed(&mut socket, b"hello").await, b"hello");
+    assert_eq!(echoed(&mut socket, b"world").await, b"world");
     assert!(begun.elapsed() >= 2 * time);
 }
 
 #[tokio::test]
 async fn a_cut_closes_after_its_bytes_and_a_reset_resets_open_connections() {
     let (_proxy, mut socket) = through(Plan { down: Fault::Cut(3), up: Fault::None }).await;
-    socket.write_all(b"hello").await.unwrap();
+    socket.write_all(b"world").await.unwrap();
     let mut received = Vec::new();
     socket.read_to_end(&mut received).await.unwrap();
     assert_eq!(received, b"hel");
 
     let (proxy, mut socket) = through(Plan::CLEAR).await;
-    assert_eq!(echoed(&mut socket, b"hello").await, b"hello");
+    assert_eq!(echoed(&mut socket, b"world").await, b"world");
     proxy.set_open(Plan::both(Fault::Reset(0)));
     let error = socket.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);

@@ -11,7 +11,7 @@ const USUAL_BACKLOG: usize = 2;
 /// continues to draft.
 const AMORTISED_STEPS: usize = 9;
 /// Maximum depths of the compared steps. Where drafting takes time, a token that joins a round
-/// costs less than one that starts another round, so many shallow drafts may be better than few
+/// costs less than one that starts another round, and then many shallow drafts may be better than few
 /// deep ones.
 const DEPTHS: [usize; 7] = [1, 2, 3, 4, 6, 10, 16];
 
