@@ -318,7 +318,7 @@ mod tests {
         let three = NonZeroU32::new(3).unwrap();
         let wide = Request { num_sequences: three, ..request(&model, 5) };
         let events = handle.submit(wide.clone(), None, None).await.unwrap();
-        let error = AdmissionError::TooMany { wanted: 3, limit: 2 };
+        let error = AdmissionError::TooMany { requested: 3, limit: 2 };
         assert_eq!(last_event(events).await, Some(Event::Failed(RequestError::Rejected(error))));
         let deadline = Some(Instant::now() + Duration::from_secs(60));
         let error = handle.submit(Request { deadline, ..wide }, None, None).await.unwrap_err();

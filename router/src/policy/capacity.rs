@@ -150,7 +150,7 @@ mod tests {
             all,
             "the context length limits it"
         );
-        let counted = |tokens| Call { room: Some(tokens), ..stopping(None, None) };
+        let counted = |tokens| Call { sequence_tokens: Some(tokens), ..stopping(None, None) };
         assert_eq!(fits(&counted(1_024), 9_999), [all, all], "the estimate was wrong");
         assert_eq!(fits(&counted(1_025), 10), [all, (false, true)]);
         assert_eq!(fits(&counted(9_000), 10), [(false, true); 2]);
@@ -167,7 +167,10 @@ mod tests {
         };
         assert_eq!(preferred(&stopping(None, None)), [true, true, false]);
         assert_eq!(preferred(&stopping(Some(100), None)), [true; 3]);
-        assert_eq!(preferred(&Call { room: Some(2_000), ..stopping(None, None) }), [true; 3]);
+        assert_eq!(
+            preferred(&Call { sequence_tokens: Some(2_000), ..stopping(None, None) }),
+            [true; 3]
+        );
     }
 
     #[tokio::test]
@@ -180,7 +183,7 @@ mod tests {
             refusal.map(|error| error.to_string())
         };
         assert_eq!(refusal(&stopping(Some(100), None)), None);
-        let counted = Call { room: Some(9_000), ..stopping(None, None) };
+        let counted = Call { sequence_tokens: Some(9_000), ..stopping(None, None) };
         let message = refusal(&counted).unwrap();
         assert!(
             message.contains("9000 tokens") && message.contains("2 workers has 8192"),

@@ -202,6 +202,6 @@ mod tests {
             assert!(state.record(&mut token(0, id, "x")));
         }
         assert!(state.is_unresumable());
-        assert_eq!((state.tokens, budget.held()), (100, 0));
+        assert_eq!((state.tokens, budget.reserved()), (100, 0));
     }
 }
