@@ -9,7 +9,7 @@ use stoker_proto::{
     v1::{control_server::ControlServer, inference_server::InferenceServer},
 };
 use stoker_shared::{
-    discovery::{Changes, WorkerId},
+    discovery::{Source, WorkerId},
     serve::{self, Bounds, HealthState, MAX_REQUEST_BYTES, Readiness, admin::AdminListener},
 };
 use tokio::net::TcpListener;
@@ -85,12 +85,12 @@ pub struct WorkerView {
 /// live.
 pub async fn start(
     config: RouterConfig,
-    changes: Changes,
+    source: impl Into<Source>,
     listener: TcpListener,
 ) -> Result<RunningRouter, StartError> {
     let address = listener.local_addr()?;
     let priorities = Priorities::new(&config.tenant_priority, config.tenant_header.is_some())?;
-    let pool = Pool::follow(changes, config.resume.stall_detection_time());
+    let pool = Pool::follow(source.into(), config.resume.stall_detection_time());
     let gate = DrainGate::default();
     let metrics = Metrics::default();
     let bounds = Bounds::new(&config.limits, None);

@@ -7,7 +7,7 @@ use stoker_router::RouterConfig;
 use stoker_shared::{
     config,
     discovery::{
-        self, Address,
+        Address, dns,
         etcd::{self, EtcdConfig},
     },
     serve::{self, ListenAddress},
@@ -59,8 +59,9 @@ struct Cli {
     )]
     admin_listen: ListenAddress,
 
-    /// Addresses of the workers, as host:port separated by commas; alternatively, discover them
-    /// with --etcd
+    /// Addresses of the workers, as host:port separated by commas. A name stands for all of its
+    /// addresses in DNS, looked up every 5 seconds and when a worker fails. Alternatively, discover
+    /// workers with --etcd
     #[arg(
         long,
         env = "STOKER_WORKERS",
@@ -124,15 +125,16 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
     let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
     let admin = admin.map_err(|error| error.to_string())?;
 
-    let (workers, changes) = if cli.etcd.is_given() {
+    let (workers, source) = if cli.etcd.is_given() {
         let EtcdConfig { etcd_prefix, .. } = &cli.etcd;
-        (format!("keys under {etcd_prefix} in etcd {}", cli.etcd.servers()), etcd::watch(cli.etcd))
+        let workers = format!("keys under {etcd_prefix} in etcd {}", cli.etcd.servers());
+        (workers, etcd::watch(cli.etcd).into())
     } else {
-        let workers: Vec<_> = cli.workers.into_iter().map(String::from).collect();
-        (workers.join(","), discovery::static_list(workers))
+        let workers: Vec<_> = cli.workers.iter().map(ToString::to_string).collect();
+        (workers.join(","), dns::lookup(cli.workers))
     };
     let drain_timeout = cli.router.drain_timeout;
-    let router = stoker_router::start(cli.router, changes, listener)
+    let router = stoker_router::start(cli.router, source, listener)
         .await
         .map_err(|error| error.to_string())?;
     let admin = router.serve_admin(admin).await;

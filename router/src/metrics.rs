@@ -280,7 +280,7 @@ mod tests {
     /// Returns the text exposition of `metrics`.
     fn exposition_of(metrics: &Metrics) -> String {
         let mut registry = Registry::default();
-        let pool = Pool::follow(stream::pending().boxed(), Duration::MAX);
+        let pool = Pool::follow(stream::pending().boxed().into(), Duration::MAX);
         metrics.register(&mut registry, &pool, &MemoryBudget::new(0));
         exposition(&registry)
     }

@@ -16,12 +16,12 @@ use std::{
 };
 
 use futures::StreamExt;
-use stoker_shared::discovery::{Candidate, Change, Changes, WorkerId};
+use stoker_shared::discovery::{Candidate, Change, Changes, Refresh, Source, WorkerId};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use fleet::{Fleet, State};
-use worker::Worker;
+use worker::{InstanceId, Worker};
 
 /// Consecutive unusable states after which a withdrawn candidate is removed. A withdrawn candidate
 /// that serves stays in use, since an etcd that was wiped or paused withdraws all workers.
@@ -46,16 +46,18 @@ pub(crate) struct Pool {
 impl Pool {
     /// Connects to and watches every candidate until the last clone is dropped.
     /// A worker is stalled if it shows no progress for `stall_timeout`.
-    pub(crate) fn follow(changes: Changes, stall_timeout: Duration) -> Self {
+    pub(crate) fn follow(source: Source, stall_timeout: Duration) -> Self {
+        let Source { changes, refresh } = source;
         let (publish, fleet) = watch::channel(Arc::default());
         let (reports, inbox) = mpsc::channel(256);
         let review = Arc::new(Notify::new());
         let manager = Manager {
             candidates: HashMap::new(),
             generation: 0,
-            trouble: None,
+            source_error: None,
             duplicates: BTreeMap::new(),
             stall_timeout,
+            refresh,
             reports,
             review: Arc::clone(&review),
             publish,
@@ -99,10 +101,12 @@ struct Manager {
     candidates: HashMap<WorkerId, TrackedCandidate>,
     generation: u64,
     /// Error that prevents the discovery source from listing workers.
-    trouble: Option<String>,
+    source_error: Option<String>,
     /// Candidates that lead to the same process as another candidate, each with that one.
     duplicates: BTreeMap<WorkerId, WorkerId>,
     stall_timeout: Duration,
+    /// Used when a worker is lost: the source may know another address.
+    refresh: Refresh,
     reports: mpsc::Sender<StateReport>,
     /// Notified when a worker's health needs a review.
     review: Arc<Notify>,
@@ -113,10 +117,14 @@ struct Manager {
 /// themselves.
 struct TrackedCandidate {
     address: String,
+    /// Whether its id is the worker's own.
+    is_named: bool,
     generation: u64,
     state: State,
     /// Whether the discovery source has removed it.
     withdrawn: bool,
+    /// The process at its address when that happened.
+    withdrawn_instance: Option<InstanceId>,
     /// Number of consecutive unusable states.
     misses: u32,
     /// Ends the backoff before the next connection attempt.
@@ -148,7 +156,7 @@ impl Manager {
         match change {
             Change::Insert(candidate) => self.insert(candidate),
             Change::Remove(id) => self.withdraw(&id),
-            Change::SourceError(trouble) => self.trouble = trouble,
+            Change::SourceError(source_error) => self.source_error = source_error,
         }
     }
 
@@ -165,6 +173,7 @@ impl Manager {
         let generation = self.generation;
         let id = candidate.id.clone();
         let address = candidate.address.clone();
+        let is_named = candidate.is_named;
         let retry = Arc::new(Notify::new());
         let follow = candidate::follow(
             candidate,
@@ -176,9 +185,11 @@ impl Manager {
         );
         let tracked = TrackedCandidate {
             address,
+            is_named,
             generation,
             state: State::unknown(),
             withdrawn: false,
+            withdrawn_instance: None,
             misses: 0,
             retry,
             _task: AbortOnDropHandle::new(tokio::spawn(follow)),
@@ -189,6 +200,7 @@ impl Manager {
     fn withdraw(&mut self, id: &WorkerId) {
         if let Some(tracked) = self.candidates.get_mut(id) {
             tracked.withdrawn = true;
+            tracked.withdrawn_instance = tracked.state.worker().map(|w| w.instance.clone());
             tracing::info!(worker = %id, "withdrawn by discovery; stays in use while reachable");
             self.remove_if_lost(id);
         }
@@ -199,6 +211,9 @@ impl Manager {
             && tracked.generation == report.generation
         {
             let usable = !matches!(report.state, State::Gone { .. });
+            if !usable {
+                self.refresh.request();
+            }
             tracked.misses = if usable { 0 } else { tracked.misses.saturating_add(1) };
             tracked.state = report.state;
             self.remove_if_lost(&report.id);
@@ -208,8 +223,13 @@ impl Manager {
     fn remove_if_lost(&mut self, id: &WorkerId) {
         let lost = |tracked: &TrackedCandidate| {
             // The address may have been reassigned to another worker.
-            let other_worker = tracked.state.worker().is_some_and(|w| w.info.worker != id.as_str());
-            tracked.withdrawn && (other_worker || tracked.misses >= MAX_MISSES)
+            let is_other = |worker: &Arc<Worker>| match &tracked.withdrawn_instance {
+                _ if tracked.is_named => worker.info.worker != id.as_str(),
+                Some(instance) => worker.instance != *instance,
+                None => true,
+            };
+            let is_other = tracked.state.worker().is_some_and(is_other);
+            tracked.withdrawn && (is_other || tracked.misses >= MAX_MISSES)
         };
         if self.candidates.get(id).is_some_and(lost) {
             self.candidates.remove(id);
@@ -219,7 +239,7 @@ impl Manager {
 
     fn publish(&mut self) {
         let states = self.candidates.iter().map(|(id, c)| (id, &c.state));
-        let fleet = Fleet::new(states, self.trouble.clone());
+        let fleet = Fleet::new(states, self.source_error.clone());
         let duplicates: BTreeMap<_, _> = fleet.duplicates().collect();
         for (id, of) in &duplicates {
             if self.duplicates.get(id) != Some(of) {

@@ -16,7 +16,7 @@ use stoker_proto::v1::{
 };
 use stoker_router::{RouterConfig, RunningRouter, WorkerView};
 use stoker_shared::{
-    discovery::{self, Candidate, Changes, WorkerId},
+    discovery::{Candidate, Source, WorkerId, dns},
     serve::LimitsConfig,
     telemetry::metrics::exposition,
 };
@@ -48,15 +48,15 @@ impl Cluster {
     }
 
     pub async fn with(config: RouterConfig, workers: &[&FakeWorker]) -> Self {
-        let addresses = workers.iter().map(|worker| worker.address.to_string());
-        let cluster = Self::following(config, discovery::static_list(addresses)).await;
+        let addresses = workers.iter().map(|worker| worker.address.into());
+        let cluster = Self::following(config, dns::lookup(addresses)).await;
         soon(cluster.router.wait_ready(workers.len())).await;
         cluster
     }
 
-    pub async fn following(config: RouterConfig, changes: Changes) -> Self {
+    pub async fn following(config: RouterConfig, source: impl Into<Source>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let router = stoker_router::start(config, changes, listener).await.unwrap();
+        let router = stoker_router::start(config, source, listener).await.unwrap();
         let channel = Channel::from_shared(format!("http://{}", router.address()))
             .unwrap()
             .connect()
@@ -127,7 +127,7 @@ impl Cluster {
 
 /// A worker as listed by a discovery source.
 pub fn candidate(id: &str, worker: &FakeWorker) -> Candidate {
-    Candidate { id: WorkerId::new(id), address: worker.address.to_string() }
+    Candidate::named(WorkerId::new(id), worker.address.to_string())
 }
 
 /// A request for `max_tokens` tokens.

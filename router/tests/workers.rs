@@ -152,8 +152,9 @@ async fn a_withdrawn_address_reused_by_another_worker_is_removed() {
 
 #[tokio::test]
 async fn the_error_names_a_failure_of_the_discovery_source() {
-    let trouble = Change::SourceError(Some("etcd http://a:1 cannot be reached: refused".into()));
-    let changes = stream::iter([trouble]).chain(stream::pending()).boxed();
+    let source_error =
+        Change::SourceError(Some("etcd http://a:1 cannot be reached: refused".into()));
+    let changes = stream::iter([source_error]).chain(stream::pending()).boxed();
     let cluster = Cluster::following(RouterConfig::default(), changes).await;
     let error_names_source = async {
         loop {

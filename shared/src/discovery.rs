@@ -1,9 +1,10 @@
 //! Discovery of workers: a stream of changes, independent of the source.
 //!
-//! There are three sources: a static list, a registry inside the process, and [`etcd`]. All of them
-//! report candidates; the router determines whether a candidate is alive.
+//! There are three sources: addresses and names in [`dns`], a registry inside the process, and
+//! [`etcd`]. All of them report candidates; the router determines whether a candidate is alive.
 
 mod address;
+pub mod dns;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 
@@ -45,6 +46,21 @@ pub struct Candidate {
     pub id: WorkerId,
     /// Address that the worker listens on, `host:port`.
     pub address: String,
+    /// Whether `id` is the worker's own id. Otherwise it only says where the address comes from.
+    pub is_named: bool,
+}
+
+impl Candidate {
+    /// Returns a candidate of which the address alone is known.
+    pub fn at(address: Address) -> Self {
+        let address = String::from(address);
+        Self { id: WorkerId::new(address.as_str()), address, is_named: false }
+    }
+
+    /// Returns a candidate that is known by its own id.
+    pub fn named(id: WorkerId, address: String) -> Self {
+        Self { id, address, is_named: true }
+    }
 }
 
 /// One change of the set of candidates.
@@ -61,13 +77,50 @@ pub enum Change {
 /// Changes from any source. The stream does not end while the source lives.
 pub type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
-/// Returns candidates that never change. Their addresses are their ids.
-pub fn static_list(addresses: impl IntoIterator<Item = String>) -> Changes {
-    let inserts: Vec<_> = addresses
-        .into_iter()
-        .map(|address| Change::Insert(Candidate { id: WorkerId::new(address.as_str()), address }))
-        .collect();
-    stream::iter(inserts).chain(stream::pending()).boxed()
+impl Change {
+    /// Marks the ids of candidates as not their own.
+    fn unnamed(self) -> Self {
+        match self {
+            Self::Insert(candidate) => Self::Insert(Candidate { is_named: false, ..candidate }),
+            other => other,
+        }
+    }
+}
+
+/// Changes, and a way to ask for them.
+pub struct Source {
+    /// The changes.
+    pub changes: Changes,
+    /// Requests that the source looks again.
+    pub refresh: Refresh,
+}
+
+/// Requests that a source which polls looks again at once, since a worker has failed. Sources that
+/// are notified of changes ignore it. Clones share one state.
+#[derive(Debug, Clone)]
+pub struct Refresh(watch::Sender<()>);
+
+impl Default for Refresh {
+    fn default() -> Self {
+        Self(watch::Sender::new(()))
+    }
+}
+
+impl Refresh {
+    /// Requests it.
+    pub fn request(&self) {
+        self.0.send_replace(());
+    }
+
+    fn subscribe(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
+    }
+}
+
+impl From<Changes> for Source {
+    fn from(changes: Changes) -> Self {
+        Self { changes, refresh: Refresh::default() }
+    }
 }
 
 type CandidateSet = BTreeMap<WorkerId, String>;
@@ -109,9 +162,10 @@ impl Registry {
 /// watching.
 pub fn difference(before: &CandidateSet, after: &CandidateSet) -> Vec<Change> {
     let removed = before.keys().filter(|id| !after.contains_key(id)).cloned().map(Change::Remove);
-    let inserted = after.iter().filter(|(id, address)| before.get(id) != Some(address)).map(
-        |(id, address)| Change::Insert(Candidate { id: id.clone(), address: address.clone() }),
-    );
+    let inserted = after
+        .iter()
+        .filter(|(id, address)| before.get(id) != Some(address))
+        .map(|(id, address)| Change::Insert(Candidate::named(id.clone(), address.clone())));
     removed.chain(inserted).collect()
 }
 
@@ -135,7 +189,7 @@ mod tests {
     use super::*;
 
     fn candidate(id: &str, address: &str) -> Candidate {
-        Candidate { id: WorkerId::new(id), address: address.into() }
+        Candidate::named(WorkerId::new(id), address.into())
     }
 
     #[tokio::test]
@@ -148,12 +202,5 @@ mod tests {
         assert_eq!(changes.next().await, Some(Change::Insert(candidate("b", "127.0.0.1:2"))));
         drop(a);
         assert_eq!(changes.next().await, Some(Change::Remove(WorkerId::new("a"))));
-    }
-
-    #[tokio::test]
-    async fn the_stream_of_a_static_list_does_not_end() {
-        let mut changes = static_list(["h:1".to_owned()]);
-        assert_eq!(changes.next().await, Some(Change::Insert(candidate("h:1", "h:1"))));
-        assert!(futures::poll!(changes.next()).is_pending());
     }
 }

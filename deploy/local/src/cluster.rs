@@ -60,10 +60,10 @@ impl Cluster {
             let worker = stoker_worker::start(config, model, name, Some(id), listener)
                 .await
                 .map_err(|error| usage(&error))?;
-            let registration = registry.register(Candidate {
-                id: WorkerId::new(worker.id()),
-                address: worker.address().to_string(),
-            });
+            let registration = registry.register(Candidate::named(
+                WorkerId::new(worker.id()),
+                worker.address().to_string(),
+            ));
             running.push((worker, registration));
         }
         let router = RouterConfig { limits, ..RouterConfig::default() };

@@ -72,15 +72,15 @@ pub(crate) struct Fleet {
     models: BTreeMap<String, Model>,
     states: Vec<(WorkerId, State)>,
     /// Error that prevents the discovery source from listing workers.
-    trouble: Option<String>,
+    source_error: Option<String>,
 }
 
 impl Fleet {
     pub(super) fn new<'a>(
         states: impl Iterator<Item = (&'a WorkerId, &'a State)>,
-        trouble: Option<String>,
+        source_error: Option<String>,
     ) -> Self {
-        let mut fleet = Self { trouble, ..Self::default() };
+        let mut fleet = Self { source_error, ..Self::default() };
         let mut states: Vec<_> = states.collect();
         // Makes the selection among the candidates for one process deterministic.
         states.sort_by_key(|(id, state)| (state.rank(), *id));
@@ -165,7 +165,7 @@ impl Fleet {
             count if count > listed.len() => listed.push(format!("{} more", count - listed.len())),
             _ => {}
         }
-        listed.extend(self.trouble.clone());
+        listed.extend(self.source_error.clone());
         ServiceError::unavailable(format!("no worker is ready; {}", listed.join("; ")))
     }
 

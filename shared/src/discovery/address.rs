@@ -16,6 +16,15 @@ pub struct Address(String);
 pub struct NotAnAddress;
 
 impl Address {
+    /// Returns the name and the port, or `None` if the host is an IP address.
+    pub fn name_and_port(&self) -> Option<(String, u16)> {
+        if self.0.parse::<SocketAddr>().is_ok() {
+            return None;
+        }
+        let (name, port) = self.0.rsplit_once(':')?;
+        Some((name.to_owned(), port.parse().ok()?))
+    }
+
     /// Returns whether this is the unspecified address (0.0.0.0 or ::), which a server can listen
     /// on but a client on another machine cannot dial.
     pub fn is_unspecified(&self) -> bool {

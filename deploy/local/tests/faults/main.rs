@@ -10,6 +10,7 @@ mod bounds;
 mod busy;
 mod clients;
 mod discovery;
+mod dns;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
 mod fault_case;

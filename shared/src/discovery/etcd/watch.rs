@@ -256,7 +256,7 @@ mod tests {
     }
 
     fn inserted(worker: &str) -> Change {
-        Change::Insert(Candidate { id: WorkerId::new(worker), address: "h:1".into() })
+        Change::Insert(Candidate::named(WorkerId::new(worker), "h:1".into()))
     }
 
     #[tokio::test]

@@ -102,7 +102,7 @@ pub(super) fn parse_candidate(
     value: &[u8],
 ) -> Result<Candidate, Malformed> {
     let id = worker_id(prefix, key)?;
-    Ok(Candidate { id, address: WorkerRecord::from_json(value)?.address.into() })
+    Ok(Candidate::named(id, WorkerRecord::from_json(value)?.address.into()))
 }
 
 #[cfg(test)]
