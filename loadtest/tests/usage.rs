@@ -69,7 +69,7 @@ async fn every_flag_has_an_environment_variable() {
     let files = Files::new();
     let (code, help, _) = alone(&["--help"], &files.path("")).await;
     assert_eq!(code, Some(0));
-    let flags = help.lines().filter_map(|line| line.trim().strip_prefix("--"));
+    let flags = help.lines().filter_map(|line| line.strip_prefix("      --"));
     let flags = flags.map(|flag| flag.split([' ', '=']).next().unwrap());
     // A line of wrapped text may start with a flag and a comma.
     let flags: Vec<_> = flags.filter(|flag| !flag.ends_with(',')).collect();

@@ -404,7 +404,7 @@ fn help_explains_every_scenario_key_and_variable() {
     for key in KEYS {
         assert!(explained.contains(&key), "{key} is missing:\n{keys}");
     }
-    let flags = help.lines().filter_map(|line| line.trim().strip_prefix("--"));
+    let flags = help.lines().filter_map(|line| line.strip_prefix("      --"));
     let flags: Vec<_> = flags.map(|flag| flag.split([' ', '=']).next().unwrap()).collect();
     assert!(flags.len() >= 8, "{flags:?}");
     for flag in flags {

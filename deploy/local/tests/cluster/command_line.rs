@@ -210,7 +210,7 @@ fn every_flag_has_an_environment_variable() {
         help.args(command).arg("--help");
         let (code, text, _) = run(help);
         assert_eq!(code, Some(0));
-        let flags = text.lines().filter_map(|line| line.trim().strip_prefix("--"));
+        let flags = text.lines().filter_map(|line| line.strip_prefix("      --"));
         let flags: Vec<_> = flags.map(|f| f.split([' ', '=']).next().unwrap()).collect();
         assert!(flags.len() >= 8, "{flags:?}");
         for flag in flags {

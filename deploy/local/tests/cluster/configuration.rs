@@ -64,7 +64,7 @@ impl ProgramUnderTest {
     /// Every option that a file may set: its long name, and whether it takes a value.
     fn options(&self) -> Vec<(String, bool)> {
         let help = String::from_utf8(self.run(&["--help"], &[]).stdout).unwrap();
-        let flags = help.lines().filter_map(|line| line.trim().strip_prefix("--"));
+        let flags = help.lines().filter_map(|line| line.strip_prefix("      --"));
         let flags = flags.filter_map(|flag| match flag.split_once(' ') {
             Some((name, rest)) if rest.starts_with('<') => Some((name.to_owned(), true)),
             // A line of an example command.

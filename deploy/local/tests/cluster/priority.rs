@@ -122,7 +122,7 @@ async fn requests_that_cannot_meet_their_deadline_are_rejected_at_once() {
     let late = ServiceError::from(&status);
     assert!(matches!(late, ServiceError::TooLate { .. }) && late.is_retryable_elsewhere());
     let what = status.message();
-    assert!(what.contains("ms at the least") && what.ends_with("give it more time"), "{what}");
+    assert!(what.contains("at least") && what.ends_with("increase the deadline"), "{what}");
     // A request that has to wait for others may be retried when they are done.
     let others = client.generate(long_of(8, 3_500)).await.unwrap().into_inner();
     let status = client.generate(with_deadline(long_of(9, 300))).await.unwrap_err();
