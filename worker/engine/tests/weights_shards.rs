@@ -78,7 +78,7 @@ fn one_file_comes_before_an_index() {
 fn a_missing_file_is_reported() {
     let mut folder = sharded();
     folder.files.retain(|(name, _)| *name != SECOND);
-    let prefix = format!("tiny/{INDEX}: weight_map: names {SECOND}, which is not there");
+    let prefix = format!("tiny/{INDEX}: weight_map: names {SECOND}, which does not exist");
     assert_says(&error(&folder), &[&prefix, "is the download complete?"]);
 }
 

@@ -56,7 +56,7 @@ async fn a_cut_closes_after_its_bytes_and_a_reset_resets_open_connections() {
     socket.write_all(b"world").await.unwrap();
     let mut received = Vec::new();
     socket.read_to_end(&mut received).await.unwrap();
-    assert_eq!(received, b"hel");
+    assert_eq!(received, b"wor");
 
     let (proxy, mut socket) = through(Plan::CLEAR).await;
     assert_eq!(echoed(&mut socket, b"world").await, b"world");
