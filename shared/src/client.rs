@@ -18,13 +18,14 @@ use futures::{
     future::{BoxFuture, try_join_all},
 };
 use stoker_proto::v1::{
-    GenerateRequest, GenerateResponse, control_client::ControlClient, generate_response as wire,
-    inference_client::InferenceClient,
+    GenerateRequest, GenerateResponse, admin_client::AdminClient, control_client::ControlClient,
+    generate_response as wire, inference_client::InferenceClient,
 };
 use tonic::{
     Code, Request, Status, Streaming, TimeoutExpired,
     transport::{Channel, Endpoint, Uri},
 };
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::{
     ServiceError,
@@ -92,6 +93,13 @@ impl fmt::Display for Address {
 pub struct ConnectError {
     address: Address,
     cause: String,
+}
+
+impl ConnectError {
+    /// Returns the cause alone, for instance `connection refused`.
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
 }
 
 /// Why a call failed: the status of the cluster, or a connection error. Its text starts with the
@@ -208,6 +216,16 @@ impl Client {
     /// Returns a client of the `Control` service.
     pub fn control(&self) -> ControlClient<Channel> {
         ControlClient::new(self.channel())
+    }
+
+    /// Returns a client of the `Admin` service, which processes serve on `--admin-listen`.
+    pub fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel()).max_decoding_message_size(MAX_EVENT_BYTES)
+    }
+
+    /// Returns a client of `grpc.health.v1`.
+    pub fn health(&self) -> HealthClient<Channel> {
+        HealthClient::new(self.channel())
     }
 
     fn channel(&self) -> Channel {

@@ -43,24 +43,38 @@ const BAD_USAGE: i32 = 2;
 /// Reads the configuration of this process. Exits with code 2 and a message on an error, and with
 /// code 0 after `--print-config`, `--help` or `--version`.
 pub fn parse<T: Parser>() -> T {
-    T::from_arg_matches(&matches(T::command())).unwrap_or_else(|error| error.exit())
+    parse_server(|_| {})
 }
 
-fn matches(command: Command) -> ArgMatches {
-    let loaded = match load(command, env::args_os()) {
-        Ok(loaded) => loaded,
-        Err(Error::Usage(error)) => error.exit(),
-        Err(error) => {
-            eprintln!("error: {error}");
-            process::exit(BAD_USAGE);
+/// Like [`parse`], for a program that serves unless it is started with a subcommand. If such a
+/// program does not serve because of an error, the message is passed to `record` before the exit.
+pub fn parse_server<T: Parser>(record: impl FnOnce(&str)) -> T {
+    let parsed = matches(T::command()).and_then(|matches| Ok(T::from_arg_matches(&matches)?));
+    parsed.unwrap_or_else(|error| {
+        // A subcommand is the first argument, before any option.
+        let first = env::args_os().nth(1);
+        if first.is_none_or(|first| first.as_encoded_bytes().starts_with(b"-")) && error.is_wrong()
+        {
+            record(error.to_string().trim_end());
         }
-    };
+        match error {
+            Error::Usage(error) => error.exit(),
+            error => {
+                eprintln!("error: {error}");
+                process::exit(BAD_USAGE);
+            }
+        }
+    })
+}
+
+fn matches(command: Command) -> Result<ArgMatches, Error> {
+    let loaded = load(command, env::args_os())?;
     if loaded.matches.get_flag(PRINT_CONFIG) {
         // A closed pipe is not an error.
         let _ = io::stdout().write_all(print::toml(&loaded).as_bytes());
         process::exit(0);
     }
-    loaded.matches
+    Ok(loaded.matches)
 }
 
 /// Why the configuration cannot be read.
@@ -75,6 +89,13 @@ enum Error {
     /// The content of the file is wrong.
     #[error("{}", join_lines(.0))]
     Invalid(Vec<FileError>),
+}
+
+impl Error {
+    /// Returns whether something is wrong, unlike after `--help` and `--version`.
+    fn is_wrong(&self) -> bool {
+        !matches!(self, Self::Usage(error) if !error.use_stderr())
+    }
 }
 
 /// One error in a file.

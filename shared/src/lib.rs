@@ -10,10 +10,13 @@ pub mod discovery;
 pub mod duration;
 pub mod error;
 pub mod guarded;
+pub mod health_check;
+pub mod host;
 pub mod memory;
 pub mod serve;
 pub mod shutdown;
 pub mod telemetry;
+pub mod termination;
 pub mod validate;
 
 pub use error::ServiceError;

@@ -69,6 +69,25 @@ enum InvalidAddress {
     NotAName(String),
 }
 
+impl ListenAddress {
+    /// Returns the address, as host:port, at which a process on the same host reaches a server that
+    /// listens on this one. `None` for port 0, whose real port only the server knows.
+    pub fn local_endpoint(&self) -> Option<String> {
+        let host = match &self.host {
+            _ if self.port == 0 => return None,
+            // A socket for all interfaces accepts IPv4 on every machine.
+            Host::AllInterfaces => Ipv4Addr::LOCALHOST.into(),
+            Host::Address(address) if address.ip().is_unspecified() => match address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            },
+            Host::Address(address) => return Some(address.to_string()),
+            Host::Name(name) => return Some(format!("{name}:{}", self.port)),
+        };
+        Some(SocketAddr::new(host, self.port).to_string())
+    }
+}
+
 impl FromStr for ListenAddress {
     type Err = NotAListenAddress;
 
@@ -194,6 +213,22 @@ mod tests {
         }
         for (text, port) in [(":0", 0), ("localhost:65535", 65535), ("127.0.0.1:0", 0)] {
             assert_eq!(text.parse::<ListenAddress>().unwrap().port, port);
+        }
+    }
+
+    #[test]
+    fn a_server_is_reached_on_loopback_if_it_listens_on_every_interface() {
+        for (text, endpoint) in [
+            (":7", Some("127.0.0.1:7")),
+            ("0.0.0.0:7", Some("127.0.0.1:7")),
+            ("[::]:7", Some("[::1]:7")),
+            ("10.0.0.1:7", Some("10.0.0.1:7")),
+            ("worker-0:7", Some("worker-0:7")),
+            (":0", None),
+            ("localhost:0", None),
+        ] {
+            let address: ListenAddress = text.parse().unwrap();
+            assert_eq!(address.local_endpoint().as_deref(), endpoint, "{text}");
         }
     }
 
