@@ -1,6 +1,10 @@
 //! Registers this worker in etcd, where routers discover it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    env,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use clap::Args;
 use stoker_shared::{
@@ -8,7 +12,7 @@ use stoker_shared::{
         Address, WorkerId,
         etcd::{self, EtcdConfig, Registration, WorkerRecord},
     },
-    duration,
+    duration, host,
 };
 
 use crate::RunningWorker;
@@ -31,20 +35,36 @@ pub struct AnnounceConfig {
     )]
     pub etcd_lease_ttl: Duration,
 
-    /// Address at which routers reach this worker, as host:port [default: the address of --listen]
+    /// Address at which routers reach this worker, as host:port [default: the address of --listen;
+    /// if that is every interface, the address in POD_IP, or else the one from which this host
+    /// reaches others]
     #[arg(long, env = "STOKER_ADVERTISE", value_name = "ADDR", help_heading = "Discovery")]
     pub advertise: Option<Address>,
 }
 
+/// Variable with the address of a pod, which Kubernetes sets from `status.podIP`.
+const POD_IP: &str = "POD_IP";
+
 /// An address that routers could not dial.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// The worker listens on every address.
+    /// The worker listens on every interface, and the machine has only a loopback interface.
     #[error(
-        "--listen {0} is every address of this machine, and with --etcd routers need one that they \
-         can dial: add --advertise host:port"
+        "--listen {0} is every interface of this machine, which has no address that another one \
+         could dial; with --etcd routers need one: add --advertise host:port"
     )]
     Listen(SocketAddr),
+    /// The variable has no address that the worker listens on.
+    #[error(
+        "POD_IP {value:?} is not an address that --listen {listen} accepts calls at; set it from \
+         status.podIP, or add --advertise host:port"
+    )]
+    PodIp {
+        /// Value of the variable.
+        value: String,
+        /// The address that the worker listens on.
+        listen: SocketAddr,
+    },
     /// The advertised address is unspecified.
     #[error("--advertise {0} is every address of a machine: give one that routers can dial")]
     Advertise(Address),
@@ -53,13 +73,19 @@ pub enum AddressError {
 impl AnnounceConfig {
     /// Returns the advertised address of a worker that listens on `bound`.
     pub fn address(&self, bound: SocketAddr) -> Result<Address, AddressError> {
+        let pod_ip = env::var(POD_IP).ok().filter(|value| !value.is_empty());
         match &self.advertise {
             Some(address) if address.is_unspecified() => {
                 Err(AddressError::Advertise(address.clone()))
             }
             Some(address) => Ok(address.clone()),
-            None if self.etcd.is_given() && bound.ip().is_unspecified() => {
-                Err(AddressError::Listen(bound))
+            None if bound.ip().is_unspecified() => {
+                match dialable(bound, pod_ip, host::outward_address) {
+                    Ok(ip) => Ok(SocketAddr::new(ip, bound.port()).into()),
+                    Err(error) if self.etcd.is_given() => Err(error),
+                    // Nothing announces it.
+                    Err(_) => Ok(bound.into()),
+                }
             }
             None => Ok(bound.into()),
         }
@@ -86,6 +112,22 @@ impl Announcement {
         if let Some(registration) = self.0 {
             registration.withdraw().await;
         }
+    }
+}
+
+/// Returns the address at which other hosts reach a worker that listens on every interface, as
+/// `bound` is: that of its pod, or of its host.
+fn dialable(
+    bound: SocketAddr,
+    pod_ip: Option<String>,
+    outward_address: impl FnOnce(bool) -> Option<IpAddr>,
+) -> Result<IpAddr, AddressError> {
+    let Some(value) = pod_ip else {
+        return outward_address(bound.is_ipv4()).ok_or(AddressError::Listen(bound));
+    };
+    match value.parse::<IpAddr>() {
+        Ok(ip) if !ip.is_unspecified() && (ip.is_ipv4() || bound.is_ipv6()) => Ok(ip),
+        _ => Err(AddressError::PodIp { value, listen: bound }),
     }
 }
 
@@ -126,16 +168,37 @@ mod tests {
             address.map(|address| address.to_string()).map_err(|error| error.to_string())
         };
         assert_eq!(address(&etcd, "127.0.0.1:7").unwrap(), "127.0.0.1:7");
-        assert_eq!(address(&[], "0.0.0.0:7").unwrap(), "0.0.0.0:7");
         let advertised = [&etcd[..], &["--advertise", "worker-0:8"]].concat();
         assert_eq!(address(&advertised, "0.0.0.0:7").unwrap(), "worker-0:8");
 
-        for bound in ["0.0.0.0:7", "[::]:7"] {
-            let error = address(&etcd, bound).unwrap_err();
-            assert!(error.contains(bound) && error.contains("--advertise"), "{error}");
-        }
         let error = address(&["--advertise", "0.0.0.0:8"], "127.0.0.1:7").unwrap_err();
         assert!(error.contains("--advertise 0.0.0.0:8"), "{error}");
+    }
+
+    #[test]
+    fn a_worker_on_every_interface_is_reached_at_its_pod_or_its_host() {
+        let address = |bound: &str, pod_ip: Option<&str>, outward: Option<&str>| {
+            let outward = |only_ipv4: bool| {
+                let outward: Option<IpAddr> = outward.map(|text| text.parse().unwrap());
+                outward.filter(|ip| ip.is_ipv4() || !only_ipv4)
+            };
+            let ip = dialable(bound.parse().unwrap(), pod_ip.map(str::to_owned), outward);
+            ip.map(|ip| ip.to_string()).map_err(|error| error.to_string())
+        };
+        for bound in ["0.0.0.0:7", "[::]:7"] {
+            assert_eq!(address(bound, Some("10.1.2.3"), Some("10.0.0.7")).unwrap(), "10.1.2.3");
+            assert_eq!(address(bound, None, Some("10.0.0.7")).unwrap(), "10.0.0.7");
+            let error = address(bound, None, None).unwrap_err();
+            assert!(error.contains(bound) && error.contains("add --advertise"), "{error}");
+            for wrong in ["worker-0", "10.1.2.3:7", "::"] {
+                let error = address(bound, Some(wrong), Some("10.0.0.7")).unwrap_err();
+                let names_both = error.contains(&format!("POD_IP {wrong:?}"));
+                assert!(names_both && error.contains("--advertise"), "{error}");
+            }
+        }
+        assert_eq!(address("[::]:7", Some("fd00::1"), None).unwrap(), "fd00::1");
+        assert!(address("0.0.0.0:7", Some("fd00::1"), None).is_err(), "it accepts IPv4 only");
+        assert!(address("0.0.0.0:7", None, Some("fd00::1")).is_err());
     }
 
     #[test]

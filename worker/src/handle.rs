@@ -11,6 +11,7 @@ use stoker_proto::{
     v1::{ModelInfo, control_server::ControlServer, inference_server::InferenceServer},
 };
 use stoker_shared::{
+    host,
     serve::{
         self, Bounds, CallLimit, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES, Readiness,
         admin::AdminListener,
@@ -79,8 +80,8 @@ pub struct RunningWorker {
     engine_ended: CancellationToken,
 }
 
-/// Starts a worker for `model`, named `model_name` in requests. Its id is `id`, or its address by
-/// default.
+/// Starts a worker for `model`, named `model_name` in requests. Its id is `id`; by default the name
+/// of the host and the port, since an address may be that of every interface.
 pub async fn start(
     config: WorkerConfig,
     model: Arc<Model>,
@@ -89,7 +90,8 @@ pub async fn start(
     listener: TcpListener,
 ) -> Result<RunningWorker, StartError> {
     let address = listener.local_addr()?;
-    let id: Arc<str> = id.unwrap_or_else(|| address.to_string()).into();
+    let id = id.unwrap_or_else(|| format!("{}:{}", host::name(), address.port()));
+    let id: Arc<str> = id.into();
     let engine_config = config.engine(
         &model.config,
         model.draft.as_ref().map(|draft| &draft.config),
@@ -231,7 +233,7 @@ impl RunningWorker {
             let inflight = inflight.clone();
             async move { inflight.drain(timeout).await }.boxed()
         };
-        AdminListener::start(listener, Arc::new(drain)).await
+        AdminListener::start(listener, Arc::new(drain), None).await
     }
 
     /// Returns the response to `GetModelInfo`.

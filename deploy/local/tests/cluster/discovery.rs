@@ -262,13 +262,20 @@ async fn is_serving(router: &Process) -> bool {
     check.into_inner().status() == ServingStatus::Serving
 }
 
-#[test]
-fn a_worker_that_listens_on_all_interfaces_needs_an_advertised_address() {
-    let output = crate::support::program("stoker-worker")
-        .args(["--model", "storyteller", "--listen", "0.0.0.0:0", "--etcd", "http://127.0.0.1:1"])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("--listen 0.0.0.0") && error.contains("--advertise"), "{error}");
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_on_every_interface_registers_the_address_of_its_pod() {
+    for etcd in Etcd::each() {
+        let mut worker = crate::support::program("stoker-worker");
+        worker.args(["--simulate", "instant", "--listen", "0.0.0.0:0", "--etcd", etcd.url()]);
+        worker.args(["--etcd-prefix", PREFIX]).env("POD_IP", "127.0.0.1");
+        let worker = Process::spawn(worker);
+        let port = worker.address.rsplit(':').next().unwrap();
+        assert_eq!(worker.started["advertise"], format!("127.0.0.1:{port}"));
+        let router = router(&etcd);
+        let poll = async { while !is_serving(&router).await {} };
+        timeout(TEST_TIMEOUT, poll).await.unwrap();
+        let mut client = inference(&router.address).await;
+        let routed = complete(&mut client, request("Once", 1, 4)).await.unwrap();
+        assert_eq!(routed.accepted.worker, worker.id);
+    }
 }

@@ -49,7 +49,7 @@ async fn a_worker_that_drains_loses_no_stream() {
     for _ in 0..STREAMS * TOKENS as usize / 4 {
         timeout(TEST_TIMEOUT, tokens.recv()).await.unwrap().unwrap();
     }
-    let leaving_address = leaving.address.clone();
+    let leaving_id = leaving.id.clone();
     leaving.terminate();
     // Requests during the drain are served by the worker that stays.
     for i in 0..LATE {
@@ -64,7 +64,7 @@ async fn a_worker_that_drains_loses_no_stream() {
 
     let served: HashSet<_> = completions.iter().map(|a| a.accepted.worker.clone()).collect();
     assert_eq!(served.len(), 2, "both workers served streams: {served:?}");
-    assert!(served.contains(&leaving_address));
+    assert!(served.contains(&leaving_id));
     for (i, a) in completions.iter().enumerate() {
         assert_eq!(a.ids.len(), TOKENS as usize, "stream {i}");
         assert_eq!(a.finished.reason(), FinishReason::Length);

@@ -65,12 +65,3 @@ async fn names_and_all_interfaces_become_real_addresses() {
         }
     }
 }
-
-#[test]
-fn a_worker_that_listens_on_port_0_of_all_interfaces_needs_an_advertised_address() {
-    let etcd = ["--simulate", "instant", "--etcd", "http://127.0.0.1:1", "--listen", ":0"];
-    let output = program("stoker-worker").args(etcd).output().unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{error}");
-    assert!(error.contains("add --advertise host:port"), "{error}");
-}

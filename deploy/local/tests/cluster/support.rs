@@ -132,6 +132,22 @@ pub async fn run(mut command: tokio::process::Command) -> (Option<i32>, Value) {
     (status.code(), serde_json::from_slice(&stdout).unwrap_or_default())
 }
 
+/// Runs a command to its end. Returns exit code, standard output and standard error.
+pub async fn output(command: Command) -> (Option<i32>, String, String) {
+    let mut command = tokio::process::Command::from(command);
+    let Output { status, stdout, stderr } =
+        timeout(TEST_TIMEOUT, command.kill_on_drop(true).output()).await.unwrap().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Runs `stoker` to its end. Returns exit code, standard output and standard error.
+pub async fn stoker(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = program("stoker");
+    command.args(arguments);
+    output(command).await
+}
+
 /// The command of a program of the workspace, in the folder of this package's own binary.
 pub fn program(name: &str) -> Command {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_stoker")).with_file_name(name);
@@ -150,6 +166,10 @@ pub struct Process {
     pub admin: String,
     /// URL of the metrics, if they are served.
     pub metrics: Option<String>,
+    /// Id of a worker.
+    pub id: String,
+    /// The log entry that has the addresses.
+    pub started: Value,
 }
 
 impl Process {
@@ -169,12 +189,14 @@ impl Process {
         let mut child =
             command.args(["--log-format", "json"]).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
-        let (address, admin, metrics) = parse_addresses(&mut log);
+        let (started, metrics) = parse_start(&mut log);
+        let text = |field: &str| started[field].as_str().unwrap_or_default().to_owned();
+        let (address, admin, id) = (text("address"), text("admin"), text("worker"));
         // Keeps reading, or the process would block on a full pipe.
         thread::spawn(move || {
             log.lines().map_while(Result::ok).for_each(|line| eprintln!("{line}"))
         });
-        Self { child, address, admin, metrics }
+        Self { child, address, admin, metrics, id, started }
     }
 
     /// A client of the Admin service.
@@ -256,9 +278,9 @@ fn assert_labels_are_documented(sample: &str) {
     }
 }
 
-/// Reads the addresses of the gRPC listener and the Admin service and the URL of the metrics from
-/// the log. The URL of the metrics is logged first.
-fn parse_addresses(log: &mut BufReader<ChildStderr>) -> (String, String, Option<String>) {
+/// Reads the log until the entry with the address of the gRPC listener. Returns it, and the URL of
+/// the metrics, which is logged first.
+fn parse_start(log: &mut BufReader<ChildStderr>) -> (Value, Option<String>) {
     let mut seen = String::new();
     let mut metrics = None;
     loop {
@@ -267,13 +289,12 @@ fn parse_addresses(log: &mut BufReader<ChildStderr>) -> (String, String, Option<
             log.read_line(&mut line).unwrap() > 0,
             "the process ended before it listened:\n{seen}"
         );
-        let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        let entry: Value = serde_json::from_str(&line).unwrap_or_default();
         if let Some(url) = entry["url"].as_str() {
             metrics = Some(url.to_owned());
         }
-        if let Some(address) = entry["address"].as_str() {
-            let admin = entry["admin"].as_str().unwrap_or_default();
-            return (address.to_owned(), admin.to_owned(), metrics);
+        if entry["address"].is_string() {
+            return (entry, metrics);
         }
         seen.push_str(&line);
     }

@@ -110,7 +110,7 @@ async fn a_slow_worker_gets_less_and_loses_nothing() {
     let load = "--requests 300 --concurrency 60 --synthetic 16:20";
     let case = FaultCase::new("a worker is ten times as slow as another", load).await;
     let workers = vec![simulated(r#"step = "500ms""#, &[]), simulated(STEADY, &[])];
-    let slow = workers[0].address.clone();
+    let slow = workers[0].id.clone();
     let fleet = Fleet::of(workers).await;
     let results = case.start(&fleet.router.address).end().await;
     results.assert_unaffected();

@@ -76,7 +76,7 @@ async fn a_large_worker_is_killed_beside_a_small_one() {
     results.assert_unaffected();
     assert!(results.resumed() >= 4, "{:#}", results.json);
     let accepted = results.json["workers"].as_object().unwrap();
-    assert!(!accepted.contains_key(&fleet.workers[1].address), "{:#}", results.json);
+    assert!(!accepted.contains_key(&fleet.workers[1].id), "{:#}", results.json);
     fleet.wait_idle().await;
     case.report(&results, None, "kill -9; all continue on the other large one");
 }
@@ -133,12 +133,12 @@ async fn without_faults_no_response_is_cut_and_no_prompt_refused() {
     let limits = (0..20).map(|seed| request_of(20, seed, Some(SMALL as u32 + 44)));
     for response in complete_all(address, long.chain(limits).collect()).await {
         assert!(ends_by_limit(&response));
-        assert_eq!(response.accepted.worker, fleet.workers[1].address);
+        assert_eq!(response.accepted.worker, fleet.workers[1].id);
     }
     // Requests that the small workers can hold are sent to them too.
     let short =
         complete_all(address, (0..30).map(|seed| request_of(20, seed, Some(30))).collect()).await;
-    assert!(short.iter().any(|response| response.accepted.worker != fleet.workers[1].address));
+    assert!(short.iter().any(|response| response.accepted.worker != fleet.workers[1].id));
     drop(held);
     fleet.wait_idle().await;
 }
@@ -148,7 +148,7 @@ async fn choices_and_minimum_lengths_find_a_worker_that_holds_them() {
     let few_slots = || worker("64MiB", &["--max-num-seqs", "4"]);
     let workers = vec![few_slots(), large(), small(), few_slots()];
     let fleet = Fleet::of(workers).await;
-    let few_slots = [0, 3].map(|at| fleet.workers[at].address.clone());
+    let few_slots = [0, 3].map(|at| fleet.workers[at].id.clone());
     let mut client = inference(&fleet.router.address).await;
     for seed in 0..10 {
         let mut eight = request_of(20, seed, Some(4));
@@ -167,7 +167,7 @@ async fn choices_and_minimum_lengths_find_a_worker_that_holds_them() {
         let mut minimum = request_of(20, seed, None);
         minimum.stopping = Some(Stopping { min_tokens: Some(500), ..Stopping::default() });
         let response = complete(&mut client, minimum).await.unwrap();
-        assert!(response.ids.len() >= 500 && response.accepted.worker != fleet.workers[2].address);
+        assert!(response.ids.len() >= 500 && response.accepted.worker != fleet.workers[2].id);
     }
     // A request that no worker can hold is refused with the counts, and not as invalid.
     let few_slots = Fleet::of(vec![worker("64MiB", &["--max-num-seqs", "4"])]).await;
@@ -200,7 +200,7 @@ async fn a_lower_limit_is_another_digest() {
         complete_all(&fleet.router.address, (0..16).map(|s| request_of(600, s, Some(5))).collect())
             .await
     {
-        assert_eq!(response.accepted.worker, fleet.workers[0].address);
+        assert_eq!(response.accepted.worker, fleet.workers[0].id);
     }
     fleet.wait_idle().await;
 }
