@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     RouterConfig,
+    admin::RouterWorkers,
     control::ControlService,
     layer::gate::DrainGate,
     metrics::Metrics,
@@ -161,7 +162,9 @@ impl RunningRouter {
             }
             .boxed()
         };
-        AdminListener::start(listener, Arc::new(drain)).await
+        let (pool, readiness) = (self.pool.clone(), self.readiness());
+        let workers = Arc::new(RouterWorkers { pool, readiness });
+        AdminListener::start(listener, Arc::new(drain), Some(workers)).await
     }
 
     /// Returns the state that gRPC health reports: ready, or the reason why not.

@@ -3,6 +3,7 @@
 //! `stack` is the path of a request, `pool` the workers, `server` the gRPC service in front of
 //! both.
 
+mod admin;
 mod call;
 mod config;
 mod control;

@@ -2,6 +2,7 @@
 
 mod candidate;
 pub(crate) mod channel;
+mod drain;
 mod fleet;
 pub(crate) mod health;
 pub(crate) mod liveness;
@@ -10,7 +11,7 @@ pub(crate) mod reservation;
 pub(crate) mod worker;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -20,6 +21,7 @@ use stoker_shared::discovery::{Candidate, Change, Changes, Refresh, Source, Work
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use drain::DrainCommand;
 pub(crate) use fleet::{Fleet, State};
 use worker::{InstanceId, Worker};
 
@@ -40,6 +42,7 @@ struct StateReport {
 pub(crate) struct Pool {
     fleet: watch::Receiver<Arc<Fleet>>,
     review: Arc<Notify>,
+    drains: mpsc::Sender<DrainCommand>,
     _manager: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -50,20 +53,22 @@ impl Pool {
         let Source { changes, refresh } = source;
         let (publish, fleet) = watch::channel(Arc::default());
         let (reports, inbox) = mpsc::channel(256);
+        let (drains, commands) = mpsc::channel(1);
         let review = Arc::new(Notify::new());
         let manager = Manager {
             candidates: HashMap::new(),
             generation: 0,
             source_error: None,
             duplicates: BTreeMap::new(),
+            drained: HashSet::new(),
             stall_timeout,
             refresh,
             reports,
             review: Arc::clone(&review),
             publish,
         };
-        let task = tokio::spawn(manager.run(changes, inbox));
-        Self { fleet, review, _manager: Arc::new(AbortOnDropHandle::new(task)) }
+        let task = tokio::spawn(manager.run(changes, inbox, commands));
+        Self { fleet, review, drains, _manager: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
     /// A pool of fixed workers without a discovery source, for simulations and tests.
@@ -75,6 +80,8 @@ impl Pool {
         Self {
             fleet,
             review: Arc::default(),
+            // Fixed workers cannot be drained.
+            drains: mpsc::channel(1).0,
             _manager: Arc::new(AbortOnDropHandle::new(tokio::spawn(nothing))),
         }
     }
@@ -104,6 +111,8 @@ struct Manager {
     source_error: Option<String>,
     /// Candidates that lead to the same process as another candidate, each with that one.
     duplicates: BTreeMap<WorkerId, WorkerId>,
+    /// Processes that operators drain: this router sends them no new requests.
+    drained: HashSet<InstanceId>,
     stall_timeout: Duration,
     /// Used when a worker is lost: the source may know another address.
     refresh: Refresh,
@@ -133,7 +142,12 @@ struct TrackedCandidate {
 }
 
 impl Manager {
-    async fn run(mut self, mut changes: Changes, mut inbox: mpsc::Receiver<StateReport>) {
+    async fn run(
+        mut self,
+        mut changes: Changes,
+        mut inbox: mpsc::Receiver<StateReport>,
+        mut commands: mpsc::Receiver<DrainCommand>,
+    ) {
         let mut source_lives = true;
         loop {
             tokio::select! {
@@ -143,6 +157,12 @@ impl Manager {
                     None => source_lives = false,
                 },
                 Some(report) = inbox.recv() => self.report(report),
+                Some(command) = commands.recv() => {
+                    let drained = self.drain(&command.worker);
+                    // Before the reply, after which no request is sent there.
+                    self.publish();
+                    let _ = command.reply.send(drained);
+                }
             }
             // At start, many reports arrive at once: publish one snapshot for all of them.
             while let Ok(report) = inbox.try_recv() {
@@ -215,7 +235,12 @@ impl Manager {
                 self.refresh.request();
             }
             tracked.misses = if usable { 0 } else { tracked.misses.saturating_add(1) };
-            tracked.state = report.state;
+            tracked.state = match report.state {
+                State::Live(worker) if self.drained.contains(&worker.instance) => {
+                    State::Draining(worker)
+                }
+                state => state,
+            };
             self.remove_if_lost(&report.id);
         }
     }
@@ -239,7 +264,8 @@ impl Manager {
 
     fn publish(&mut self) {
         let states = self.candidates.iter().map(|(id, c)| (id, &c.state));
-        let fleet = Fleet::new(states, self.source_error.clone());
+        let addresses = self.candidates.iter().map(|(id, c)| (id.clone(), c.address.clone()));
+        let fleet = Fleet::new(states, self.source_error.clone()).with_addresses(addresses);
         let duplicates: BTreeMap<_, _> = fleet.duplicates().collect();
         for (id, of) in &duplicates {
             if self.duplicates.get(id) != Some(of) {

@@ -9,6 +9,7 @@ mod failures;
 mod generate;
 mod health;
 mod lifecycle;
+mod operators;
 mod resume;
 mod support;
 mod tenants;

@@ -39,7 +39,7 @@ impl State {
         Self::Gone { reason: "connecting".into(), last: None }
     }
 
-    fn reason(&self) -> Option<&str> {
+    pub(super) fn reason(&self) -> Option<&str> {
         match self {
             Self::Gone { reason, .. } => Some(reason),
             Self::Draining(_) => Some("draining"),
@@ -56,7 +56,7 @@ impl State {
         }
     }
 
-    pub(super) fn worker(&self) -> Option<&Arc<Worker>> {
+    pub(crate) fn worker(&self) -> Option<&Arc<Worker>> {
         match self {
             Self::Gone { last, .. } => last.as_ref(),
             Self::Duplicate(_) => None,
@@ -71,6 +71,8 @@ pub(crate) struct Fleet {
     /// Every model that a candidate serves, or served when it was last usable.
     models: BTreeMap<String, Model>,
     states: Vec<(WorkerId, State)>,
+    /// Address of every candidate, as far as it is known.
+    addresses: HashMap<WorkerId, String>,
     /// Error that prevents the discovery source from listing workers.
     source_error: Option<String>,
 }
@@ -104,6 +106,15 @@ impl Fleet {
             fleet.states.push((id.clone(), state.clone()));
         }
         fleet
+    }
+
+    /// Adds the addresses of the candidates.
+    pub(super) fn with_addresses(
+        mut self,
+        addresses: impl Iterator<Item = (WorkerId, String)>,
+    ) -> Self {
+        self.addresses.extend(addresses);
+        self
     }
 
     /// Returns the duplicate candidates, each with the one that is used.
@@ -177,6 +188,14 @@ impl Fleet {
     /// Every candidate that was ever usable.
     pub(crate) fn seen(&self) -> impl Iterator<Item = (&Arc<Worker>, &State)> {
         self.states.iter().filter_map(|(_, state)| Some((state.worker()?, state)))
+    }
+
+    /// The id, the address and the state of every candidate.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = (&WorkerId, &str, &State)> {
+        self.states.iter().map(|(id, state)| {
+            let address = self.addresses.get(id).map_or("", String::as_str);
+            (id, address, state)
+        })
     }
 
     /// The state of every candidate.

@@ -20,7 +20,7 @@ use std::{
 use stoker_shared::ServiceError;
 use tokio::{sync::Notify, time::Instant};
 
-use health_record::{HealthRecord, Probe};
+use health_record::{HealthRecord, HealthState, Probe};
 pub(crate) use reviewer::review;
 
 /// Number of permits of a healthy worker.
@@ -57,6 +57,11 @@ impl Health {
     /// Whether it is ejected or half-open.
     pub(crate) fn is_suspected(&self) -> bool {
         self.permits.load(Ordering::Relaxed) != UNLIMITED
+    }
+
+    /// Whether it is half-open: it gets a few requests to find out whether it works again.
+    pub(crate) fn is_half_open(&self) -> bool {
+        self.is_suspected() && matches!(self.lock().state, HealthState::HalfOpen(_))
     }
 
     /// Takes a permit to send a request. A half-open worker has a limited number of probes, so a
@@ -218,7 +223,9 @@ mod tests {
             let health = Arc::new(Health::default());
             health.eject();
             assert!(health.is_ejected() && health.try_acquire().is_none());
+            assert!(!health.is_half_open());
             health.begin_half_open();
+            assert!(health.is_half_open());
             let start = std::sync::Barrier::new(8);
             let permits: Vec<_> = std::thread::scope(|scope| {
                 let acquire = || {

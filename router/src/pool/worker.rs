@@ -33,6 +33,10 @@ impl InstanceId {
         };
         Self(text.into())
     }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for InstanceId {

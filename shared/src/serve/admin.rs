@@ -6,7 +6,8 @@ use futures::future::BoxFuture;
 use stoker_proto::{
     ADMIN,
     v1::{
-        DrainRequest, DrainResponse,
+        DrainRequest, DrainResponse, DrainWorkerRequest, DrainWorkerResponse, ListWorkersRequest,
+        ListWorkersResponse,
         admin_server::{Admin, AdminServer},
     },
 };
@@ -15,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, service::RoutesBuilder};
 
 use super::{Bounds, HealthState, LimitsConfig, incoming, server, with_reflection};
-use crate::duration;
+use crate::{ServiceError, duration};
 
 /// Maximum number of connections. Separate from those of clients, which can therefore not lock out
 /// operators.
@@ -25,6 +26,21 @@ const MAX_CONNECTIONS: u32 = 64;
 /// timeout has passed. Returns the number of calls that are still running.
 pub type Drain = Arc<dyn Fn(Option<Duration>) -> BoxFuture<'static, usize> + Send + Sync>;
 
+/// The workers of a router.
+pub trait Workers: Send + Sync + 'static {
+    /// Returns the state of every worker.
+    fn list(&self) -> ListWorkersResponse;
+
+    /// Sends no new requests to the worker with this id, address or instance id, and waits until
+    /// the running ones have ended or the timeout has passed. Returns the number of requests that
+    /// are still running there.
+    fn drain(
+        &self,
+        worker: String,
+        timeout: Option<Duration>,
+    ) -> BoxFuture<'static, Result<usize, ServiceError>>;
+}
+
 /// The listener for operators. Dropping it closes it.
 pub struct AdminListener {
     address: SocketAddr,
@@ -32,15 +48,19 @@ pub struct AdminListener {
 }
 
 impl AdminListener {
-    /// Starts to serve on `listener`.
-    pub async fn start(listener: TcpListener, drain: Drain) -> io::Result<Self> {
+    /// Starts to serve on `listener`. Only a router has `workers`.
+    pub async fn start(
+        listener: TcpListener,
+        drain: Drain,
+        workers: Option<Arc<dyn Workers>>,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let config = LimitsConfig { max_connections: MAX_CONNECTIONS, ..LimitsConfig::default() };
         let bounds = Bounds::new(&config, None);
         let (health, health_service) = HealthState::new(&[ADMIN]).await;
         health.set_serving().await;
         let mut routes = RoutesBuilder::default();
-        routes.add_service(AdminServer::new(Service { drain }));
+        routes.add_service(AdminServer::new(Service { drain, workers }));
         let routes = with_reflection(routes, health_service, &[ADMIN]);
         let routes = routes.map_err(io::Error::other)?;
         let serving =
@@ -61,6 +81,14 @@ impl AdminListener {
 
 struct Service {
     drain: Drain,
+    workers: Option<Arc<dyn Workers>>,
+}
+
+impl Service {
+    fn workers(&self, method: &str) -> Result<&dyn Workers, ServiceError> {
+        let unsupported = || ServiceError::Unsupported(format!("{method} of a worker"));
+        self.workers.as_deref().ok_or_else(unsupported)
+    }
 }
 
 #[tonic::async_trait]
@@ -71,8 +99,29 @@ impl Admin for Service {
     ) -> Result<Response<DrainResponse>, Status> {
         let timeout = duration::from_peer("timeout", request.get_ref().timeout)?;
         tracing::info!(?timeout, "draining on request of an operator");
-        let unfinished = (self.drain)(timeout).await;
-        let unfinished = u32::try_from(unfinished).unwrap_or(u32::MAX);
+        let unfinished = count((self.drain)(timeout).await);
         Ok(Response::new(DrainResponse { unfinished }))
     }
+
+    async fn list_workers(
+        &self,
+        _: Request<ListWorkersRequest>,
+    ) -> Result<Response<ListWorkersResponse>, Status> {
+        Ok(Response::new(self.workers("ListWorkers")?.list()))
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<DrainWorkerRequest>,
+    ) -> Result<Response<DrainWorkerResponse>, Status> {
+        let workers = self.workers("DrainWorker")?;
+        let DrainWorkerRequest { worker, timeout } = request.into_inner();
+        let timeout = duration::from_peer("timeout", timeout)?;
+        let unfinished = count(workers.drain(worker, timeout).await?);
+        Ok(Response::new(DrainWorkerResponse { unfinished }))
+    }
+}
+
+fn count(unfinished: usize) -> u32 {
+    u32::try_from(unfinished).unwrap_or(u32::MAX)
 }
