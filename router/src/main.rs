@@ -1,8 +1,8 @@
 //! `stoker-router`: the command line of the router.
 
-use std::process::ExitCode;
+use std::{fmt::Display, process::ExitCode};
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use stoker_router::RouterConfig;
 use stoker_shared::{
     config,
@@ -10,9 +10,11 @@ use stoker_shared::{
         Address, dns,
         etcd::{self, EtcdConfig},
     },
+    health_check::HealthArgs,
     serve::{self, ListenAddress},
     shutdown::Signals,
     telemetry::{Telemetry, TelemetryArgs},
+    termination,
 };
 use tracing::{info, warn};
 
@@ -32,12 +34,23 @@ Examples:
   Shed load early:
     stoker-router --workers worker-0:50052 --max-concurrent-streams 256 --queue-size 64 --queue-timeout 2s
   Fair sharing between tenants, and one tenant with the highest priority:
-    stoker-router --workers worker-0:50052 --tenant-header x-tenant --tenant-priority ops=0";
+    stoker-router --workers worker-0:50052 --tenant-header x-tenant --tenant-priority ops=0
+  Health check of a container, without a shell:
+    stoker-router health --timeout 1s
+
+Exit codes: 0 after a drain, 1 if a second signal ended it, 2 for bad usage or a failed start, whose
+cause is the last line on standard error. It is also written to the file that STOKER_TERMINATION_LOG
+names; in Kubernetes the default is /dev/termination-log, which `kubectl describe pod` shows.";
 
 /// Balances Generate calls over workers.
 #[derive(Debug, Parser)]
 #[command(name = "stoker-router", version = stoker_shared::VERSION, after_help = EXAMPLES)]
+// `--workers` before `health` would configure a router that does not start.
+#[command(args_conflicts_with_subcommands = true)]
 struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Address to serve gRPC on: HOST:PORT, or :PORT for all interfaces; port 0 selects a free one
     #[arg(
         long,
@@ -82,22 +95,42 @@ struct Cli {
     telemetry: TelemetryArgs,
 }
 
+/// Command that runs instead of serving.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check whether the router on this host serves
+    ///
+    /// Calls grpc.health.v1 and prints one line: `serving`, or why it does not serve. A router
+    /// serves while at least one worker takes requests and it does not drain. Exit codes: 0 if it
+    /// serves, 1 if it does not or cannot be reached, 2 for bad usage.
+    Health(HealthArgs),
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli: Cli = config::parse();
+    let mut cli: Cli = config::parse_server(termination::record);
+    if let Some(Command::Health(args)) = cli.command.take() {
+        return args.run(&cli.listen).await;
+    }
     if let Some((kind, hint)) = wrong_sources(&cli) {
-        Cli::command().error(kind, hint).exit();
+        refuse(kind, hint);
     }
     if let Err(error) = cli.etcd.check() {
-        Cli::command().error(ErrorKind::ValueValidation, error).exit();
+        refuse(ErrorKind::ValueValidation, error);
     }
     match run(cli).await {
         Ok(code) => code,
         Err(message) => {
-            eprintln!("error: {message}");
+            termination::report(&message);
             ExitCode::from(BAD_USAGE)
         }
     }
+}
+
+/// Exits because of options that contradict each other.
+fn refuse(kind: ErrorKind, why: impl Display) -> ! {
+    termination::record(&format!("error: {why}"));
+    Cli::command().error(kind, why).exit()
 }
 
 /// Checks that workers come from exactly one source. clap cannot check this, since it does not see

@@ -5,10 +5,11 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use clap::{Parser, Subcommand};
 use stoker_shared::{
     VERSION, config,
+    health_check::HealthArgs,
     serve::{self, ListenAddress},
     shutdown::Signals,
     telemetry::{Telemetry, TelemetryArgs},
-    validate,
+    termination, validate,
 };
 use stoker_worker::{
     ModelSource, WorkerConfig,
@@ -55,7 +56,8 @@ struct Cli {
     #[arg(long, env = "STOKER_ADMIN_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
     admin_listen: ListenAddress,
 
-    /// Unique id of this worker in logs, responses and etcd [default: its address]
+    /// Unique id of this worker in logs, responses and etcd [default: the name of this host and the
+    /// port of --listen]
     #[arg(long, env = "STOKER_WORKER_ID", value_parser = validate::name, value_name = "NAME")]
     worker_id: Option<String>,
 
@@ -83,18 +85,38 @@ enum Command {
     Eval(EvalArgs),
     /// Compute the maximum tokens per second of a machine, and the resource that limits it
     Roofline(RooflineArgs),
+    /// Check whether the worker on this host serves
+    ///
+    /// Calls grpc.health.v1 and prints one line: `serving`, or why it does not serve. A worker
+    /// serves once its model is loaded, until it drains. Exit codes: 0 if it serves, 1 if it does
+    /// not or cannot be reached, 2 for bad usage.
+    Health(HealthArgs),
 }
 
 impl Command {
-    fn run(self) -> Result<(), (u8, String)> {
-        match self {
+    /// Runs the command beside a worker that listens on `listen`.
+    fn run(self, listen: &ListenAddress) -> ExitCode {
+        let outcome = match self {
             Self::Bench(args) => bench::run(&args),
             Self::BenchRow => bench::run_row(),
             Self::GpuCheck(args) => bench::run_gpu_check(&args),
             Self::Eval(args) => eval::run(args),
             Self::Roofline(args) => roofline::run(args),
+            Self::Health(args) => return check_health(args, listen),
+        };
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err((code, message)) => {
+                eprintln!("error: {message}");
+                ExitCode::from(code)
+            }
         }
     }
+}
+
+#[tokio::main]
+async fn check_health(args: HealthArgs, listen: &ListenAddress) -> ExitCode {
+    args.run(listen).await
 }
 
 const EXAMPLES: &str = r#"Examples:
@@ -112,7 +134,11 @@ after `response_tokens` on average (0: only at the limit) in a context of `conte
 step that computes the token `panic_token` panics, to test how a cluster handles a request that
 makes its engines fail.
 
-Exit codes: 0 after a drain, 1 for a failure while serving, 2 for bad usage."#;
+Health check of a container, without a shell: `stoker-worker health --timeout 1s`.
+
+Exit codes: 0 after a drain, 1 for a failure while serving, 2 for bad usage or a failed start. The
+cause is the last line on standard error. It is also written to the file that STOKER_TERMINATION_LOG
+names; in Kubernetes the default is /dev/termination-log, which `kubectl describe pod` shows."#;
 
 /// Time that streams have to send their errors after the engine has failed.
 const ERROR_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -120,15 +146,14 @@ const ERROR_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let mut cli: Cli = config::parse();
-    let outcome = match cli.command.take() {
-        Some(command) => command.run(),
-        None => serve_model(cli),
-    };
-    match outcome {
+    let mut cli: Cli = config::parse_server(termination::record);
+    if let Some(command) = cli.command.take() {
+        return command.run(&cli.listen);
+    }
+    match serve_model(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {
-            eprintln!("error: {message}");
+            termination::report(&message);
             ExitCode::from(code)
         }
     }
@@ -170,17 +195,17 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
         .map_err(|error| usage(error.to_string()))?;
     let drain_timeout = cli.worker.drain_timeout;
     let (digest, parameters) = (model.digest.clone(), model.parameters);
-    let id = cli.worker_id.unwrap_or_else(|| address.to_string());
-    let worker =
-        stoker_worker::start(cli.worker, Arc::new(model), name.clone(), Some(id), listener)
-            .await
-            .map_err(|error| usage(error.to_string()))?;
+    let (id, model) = (cli.worker_id, Arc::new(model));
+    let worker = stoker_worker::start(cli.worker, model, name.clone(), id, listener)
+        .await
+        .map_err(|error| usage(error.to_string()))?;
     telemetry.follow(worker.readiness(), |registry| worker.register_metrics(registry));
     let admin = worker.serve_admin(admin).await;
     let admin = admin.map_err(|error| usage(format!("--admin-listen: {error}")))?;
     info!(
         address = %worker.address(),
         admin = %admin.address(),
+        advertise = %address,
         worker = worker.id(),
         model = name,
         parameters,
