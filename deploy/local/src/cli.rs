@@ -1,7 +1,9 @@
 //! The command line.
 
+use std::time::Duration;
+
 use clap::{Args, Parser, Subcommand};
-use stoker_shared::{VERSION, client::Address, serve::ListenAddress, telemetry::LogArgs};
+use stoker_shared::{VERSION, client::Address, duration, serve::ListenAddress, telemetry::LogArgs};
 use stoker_worker::{ModelSource, WorkerConfig, config::ComputeConfig};
 
 const EXAMPLES: &str = "\
@@ -10,6 +12,8 @@ Examples:
   stoker generate \"Tom wanted a kite\" --max-tokens 80 --temperature 0 --json
   stoker serve --listen 127.0.0.1:50051
   stoker generate \"Once upon a time\" --endpoint 127.0.0.1:50051
+  stoker status --endpoint 127.0.0.1:9051
+  stoker drain worker-0:50052 --endpoint 127.0.0.1:9051 --timeout 5m
 
 Exit codes: 0, 1 for a failed request, 2 for bad usage.";
 
@@ -33,6 +37,15 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Run a cluster until SIGTERM or Ctrl-C
     Serve(ServeArgs),
+    /// Show the workers of a router: models, load, health, versions
+    Status(StatusArgs),
+    /// Drain a router or a worker: it finishes its running requests and takes no new ones
+    ///
+    /// Without WORKER, the process at --endpoint drains. With WORKER, the router at --endpoint
+    /// sends no new requests to that worker; other routers still do, and the worker knows nothing
+    /// of it. Either lasts until the process that drains is restarted; a router that is restarted
+    /// uses the worker again.
+    Drain(DrainArgs),
 }
 
 /// The cluster to start.
@@ -125,4 +138,32 @@ pub struct ServeArgs {
     /// Options of its workers.
     #[command(flatten)]
     pub worker: WorkerConfig,
+}
+
+/// `stoker status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Address of the router's admin listener (--admin-listen), which it logs at start as `admin`
+    #[arg(long, env = "STOKER_ENDPOINT", value_name = "ADDR")]
+    pub endpoint: Option<Address>,
+
+    /// Print a JSON object instead of tables
+    #[arg(long, env = "STOKER_JSON")]
+    pub json: bool,
+}
+
+/// `stoker drain`
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The worker to drain through its router: its id, its address or its instance id
+    pub worker: Option<String>,
+
+    /// Address of the admin listener (--admin-listen) of a router or a worker, which it logs at
+    /// start as `admin`
+    #[arg(long, env = "STOKER_ENDPOINT", value_name = "ADDR")]
+    pub endpoint: Option<Address>,
+
+    /// Maximum time to wait for running requests, which continue after it [default: no limit]
+    #[arg(long, env = "STOKER_TIMEOUT", value_parser = duration::parse, value_name = "TIME")]
+    pub timeout: Option<Duration>,
 }

@@ -3,9 +3,12 @@
 //! The router and its workers use gRPC over loopback sockets, as they do between machines; only
 //! discovery is in-process.
 
+pub mod admin;
 pub mod cli;
 pub mod cluster;
+pub mod drain;
 pub mod error;
 pub mod generate;
 pub mod output;
 pub mod serve;
+pub mod status;

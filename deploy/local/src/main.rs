@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use stoker::{
     cli::{Cli, Command},
-    generate, serve,
+    drain, generate, serve, status,
 };
 use stoker_shared::{config, telemetry};
 
@@ -12,7 +12,7 @@ use stoker_shared::{config, telemetry};
 async fn main() -> ExitCode {
     let cli: Cli = config::parse();
     let level = match cli.command {
-        Command::Generate(_) => "warn",
+        Command::Generate(_) | Command::Status(_) | Command::Drain(_) => "warn",
         Command::Serve(_) => "info",
     };
     let outcome = match telemetry::init(&cli.log, level) {
@@ -20,6 +20,8 @@ async fn main() -> ExitCode {
         Ok(()) => match cli.command {
             Command::Generate(args) => generate::run(args).await,
             Command::Serve(args) => serve::run(args).await,
+            Command::Status(args) => status::run(args).await,
+            Command::Drain(args) => drain::run(args).await,
         },
     };
     match outcome {

@@ -6,16 +6,20 @@ use std::{collections::BTreeSet, fs, process::Output};
 use crate::support::{Process, program};
 
 /// Every program with every subcommand and its required arguments.
-const COMMANDS: [(&str, &[&str]); 10] = [
+const COMMANDS: [(&str, &[&str]); 14] = [
     ("stoker", &["generate", "Once"]),
     ("stoker", &["serve"]),
+    ("stoker", &["status"]),
+    ("stoker", &["drain"]),
     ("stoker-router", &[]),
+    ("stoker-router", &["health"]),
     ("stoker-worker", &[]),
     ("stoker-worker", &["bench"]),
     ("stoker-worker", &["bench-row"]),
     ("stoker-worker", &["gpu-check"]),
     ("stoker-worker", &["eval"]),
     ("stoker-worker", &["roofline"]),
+    ("stoker-worker", &["health"]),
     ("stoker-loadtest", &[]),
 ];
 
