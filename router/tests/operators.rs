@@ -7,7 +7,7 @@ use stoker_proto::v1::{
     admin_client::AdminClient,
 };
 use stoker_router::{HealthConfig, RouterConfig};
-use stoker_shared::{ServiceError, VERSION, discovery, serve::admin::AdminListener};
+use stoker_shared::{ServiceError, VERSION, discovery::dns, serve::admin::AdminListener};
 use tokio::net::TcpListener;
 use tonic::{Code, Status, transport::Channel};
 
@@ -75,9 +75,11 @@ async fn every_worker_is_listed_as_this_router_sees_it() {
         base_ejection_time: Duration::from_secs(300),
         ..HealthConfig::default()
     };
-    let addresses = [busy.address, failing.address, closed].map(|address| address.to_string());
+    let addresses = [busy.address, failing.address, closed];
+    let listed = addresses.map(Into::into);
+    let addresses = addresses.map(|address| address.to_string());
     let config = RouterConfig { health, ..RouterConfig::default() };
-    let cluster = Cluster::following(config, discovery::static_list(addresses)).await;
+    let cluster = Cluster::following(config, dns::lookup(listed)).await;
     soon(cluster.router.wait_ready(2)).await;
     let mut operator = Operator::of(&cluster).await;
     let mut streams = Vec::new();
@@ -166,9 +168,9 @@ async fn a_drained_worker_finishes_its_requests_and_gets_no_new_ones() {
 async fn a_drain_of_an_unknown_or_ambiguous_worker_is_refused() {
     let workers = ["a", "a", "b"].map(FakeWorker::new);
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let addresses = workers.iter().map(|worker| worker.address).chain([closed]);
-    let addresses: Vec<_> = addresses.map(|address| address.to_string()).collect();
-    let source = discovery::static_list(addresses.clone());
+    let addresses: Vec<_> = workers.iter().map(|worker| worker.address).chain([closed]).collect();
+    let source = dns::lookup(addresses.iter().copied().map(Into::into));
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let cluster = Cluster::following(RouterConfig::default(), source).await;
     soon(cluster.router.wait_ready(3)).await;
     let mut operator = Operator::of(&cluster).await;
