@@ -75,9 +75,7 @@ async fn every_worker_is_listed_as_this_router_sees_it() {
         base_ejection_time: Duration::from_secs(300),
         ..HealthConfig::default()
     };
-    let addresses = [busy.address, failing.address, closed];
-    let listed = addresses.map(Into::into);
-    let addresses = addresses.map(|address| address.to_string());
+    let listed = [busy.address, failing.address, closed].map(Into::into);
     let config = RouterConfig { health, ..RouterConfig::default() };
     let cluster = Cluster::following(config, dns::lookup(listed)).await;
     soon(cluster.router.wait_ready(2)).await;
