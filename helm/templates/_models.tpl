@@ -29,11 +29,11 @@
 
 {{- define "stoker.model.arguments" -}}
 {{- $model := .worker.model }}
-{{- if eq $model.source "simulate" }}
+{{- if eq $model.source "simulate" -}}
 - {{ printf "--simulate=%s" $model.simulate | quote }}
-{{- else if eq $model.source "storyteller" }}
+{{- else if eq $model.source "storyteller" -}}
 - --model=storyteller
-{{- else }}
+{{- else -}}
 - {{ printf "--model=/model/%s" $model.path | trimSuffix "/" | quote }}
 {{- end }}
 - {{ printf "--model-name=%s" $model.name | quote }}
@@ -44,7 +44,7 @@
 {{- end }}
 
 {{- define "stoker.model.volume" -}}
-{{- $model := .worker.model }}
+{{- $model := .worker.model -}}
 - name: model
   {{- if eq $model.source "persistentVolumeClaim" }}
   persistentVolumeClaim:
@@ -59,14 +59,14 @@
     reference: {{ $model.image.reference | quote }}
     pullPolicy: {{ $model.image.pullPolicy }}
   {{- else }}
-  {{- toYaml $model.download.volume | nindent 2 }}
+  {{- toYaml (default (dict "emptyDir" dict) $model.download.volume) | nindent 2 }}
   {{- end }}
 {{- end }}
 
 {{/* The init container that downloads a model. It verifies what is there and what it downloads, so
 that an interrupted or altered download never reaches the worker. */}}
 {{- define "stoker.model.download" -}}
-{{- $download := .worker.model.download }}
+{{- $download := .worker.model.download -}}
 - name: download
   {{- include "stoker.image" (dict "root" .root "image" $download.image "foreign" true) | nindent 2 }}
   command: [sh, -euc]

@@ -41,12 +41,12 @@ that is too long is refused. */}}
 {{/* What selects the pods of a component, or all pods of the release without one. */}}
 {{- define "stoker.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "stoker.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
 {{- with .worker }}
-stoker/worker: {{ . }}
+stoker/worker: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -61,7 +61,7 @@ the object alone. */}}
 {{- range $key, $value := include "stoker.selectorLabels" . | fromYaml }}
 {{- $_ := set $labels $key $value }}
 {{- end }}
-{{- $annotations := merge dict (default dict .annotations) (default dict $config.annotations) .root.Values.commonAnnotations }}
+{{- $annotations := merge dict (default dict .annotations) (default dict $config.annotations) .root.Values.commonAnnotations -}}
 name: {{ .name }}
 namespace: {{ .root.Release.Namespace }}
 labels:
@@ -79,7 +79,7 @@ it would restart pods that do not change. */}}
 {{- range $key, $value := include "stoker.selectorLabels" . | fromYaml }}
 {{- $_ := set $labels $key $value }}
 {{- end }}
-{{- $annotations := merge dict (default dict .annotations) .config.podAnnotations .root.Values.commonAnnotations }}
+{{- $annotations := merge dict (default dict .annotations) .config.podAnnotations .root.Values.commonAnnotations -}}
 labels:
   {{- toYaml $labels | nindent 2 }}
 {{- with $annotations }}
@@ -101,7 +101,7 @@ it is not one of Stoker's, so that it shares neither registry nor tag with them.
 {{- $repository := .image.repository }}
 {{- if $registry }}
 {{- $repository = printf "%s/%s" (trimSuffix "/" $registry) $repository }}
-{{- end }}
+{{- end -}}
 image: {{ empty .image.digest | ternary (printf "%s:%s" $repository $tag) (printf "%s@%s" $repository .image.digest) | quote }}
 imagePullPolicy: {{ default $values.image.pullPolicy .image.pullPolicy }}
 {{- end }}

@@ -1,7 +1,7 @@
 {{/* Rules that several network policies share. */}}
 
 {{- define "stoker.networkPolicy.metrics" -}}
-{{- with .Values.networkPolicy.metrics }}
+{{- with .Values.networkPolicy.metrics -}}
 - ports:
     - port: metrics
   from:
@@ -23,7 +23,7 @@
 
 {{/* Calls of these ports anywhere: where an address outside of the release is, is not known here. */}}
 {{- define "stoker.networkPolicy.outside" -}}
-{{- with . }}
+{{- with . -}}
 - ports:
     {{- range . }}
     - port: {{ . }}

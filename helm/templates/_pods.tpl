@@ -39,7 +39,7 @@ the component. */}}
 {{/* The fields of a pod's specification that do not depend on its containers. */}}
 {{- define "stoker.podSpec" -}}
 {{- $config := .config }}
-{{- $selector := include "stoker.selectorLabels" . | fromYaml }}
+{{- $selector := include "stoker.selectorLabels" . | fromYaml -}}
 serviceAccountName: {{ include "stoker.serviceAccountName" .root }}
 automountServiceAccountToken: false
 # Variables of Services would begin like those of Stoker's options.
@@ -107,7 +107,7 @@ topologySpreadConstraints:
 {{/* The fields of a container that all containers have. */}}
 {{- define "stoker.container" -}}
 {{- $security := deepCopy .root.Values.securityContext }}
-{{- include "stoker.override" (dict "to" $security "with" (default dict .config.securityContext)) }}
+{{- include "stoker.override" (dict "to" $security "with" (default dict .config.securityContext)) -}}
 securityContext:
   {{- toYaml $security | nindent 2 }}
 # The last lines of the log say why a process ended, and what to do about it.
@@ -116,7 +116,7 @@ terminationMessagePolicy: FallbackToLogsOnError
 
 {{/* Ends a pod: it leaves its Services, then its process drains. */}}
 {{- define "stoker.lifecycle" -}}
-{{- with int64 .config.drain.preStopSeconds }}
+{{- with int64 .config.drain.preStopSeconds -}}
 lifecycle:
   preStop:
     sleep:
@@ -133,9 +133,18 @@ lifecycle:
 {{- int64 $drain.terminationGracePeriodSeconds }}
 {{- end }}
 
+{{/* How a Deployment replaces pods. With Recreate nothing of the default's rollingUpdate may stay. */}}
+{{- define "stoker.strategy" -}}
+{{- if eq (default "RollingUpdate" .type) "RollingUpdate" -}}
+{{- toYaml . }}
+{{- else -}}
+type: {{ .type }}
+{{- end }}
+{{- end }}
+
 {{/* The budget of a component. */}}
 {{- define "stoker.podDisruptionBudget" -}}
-{{- $budget := .config.podDisruptionBudget }}
+{{- $budget := .config.podDisruptionBudget -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:

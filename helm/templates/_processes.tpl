@@ -39,12 +39,12 @@
 
 {{- define "stoker.etcd.arguments" -}}
 {{- $etcd := .Values.etcd }}
-{{- if eq $etcd.mode "bundled" }}
+{{- if eq $etcd.mode "bundled" -}}
 - --etcd=http://{{ include "stoker.component" (dict "root" . "component" "etcd") }}:{{ include "stoker.port.etcd" . }}
 {{- else }}
 {{- if not $etcd.external.endpoints }}
 {{- fail "etcd.external.endpoints is empty: give the URLs of your etcd, or another etcd.mode" }}
-{{- end }}
+{{- end -}}
 - {{ printf "--etcd=%s" (join "," $etcd.external.endpoints) | quote }}
 {{- if $etcd.external.user }}
 - {{ printf "--etcd-user=%s" $etcd.external.user | quote }}
@@ -80,10 +80,10 @@ Empty if neither is given. */}}
 {{- define "stoker.secret" -}}
 {{- if and .secret.value .secret.existingSecret }}
 {{- fail (printf "%s: give value or existingSecret, not both" .path) }}
-{{- else if .secret.existingSecret }}
+{{- else if .secret.existingSecret -}}
 name: {{ .secret.existingSecret }}
 key: {{ .secret.key }}
-{{- else if .secret.value }}
+{{- else if .secret.value -}}
 name: {{ include "stoker.fullname" .root }}
 key: {{ .key }}
 {{- else if .required }}
@@ -93,7 +93,7 @@ key: {{ .key }}
 
 {{/* Environment of routers and workers. `service` is the name in traces. */}}
 {{- define "stoker.environment" -}}
-{{- $otel := .root.Values.otel }}
+{{- $otel := .root.Values.otel -}}
 - name: POD_NAME
   valueFrom:
     fieldRef:
