@@ -79,7 +79,13 @@ it would restart pods that do not change. */}}
 {{- range $key, $value := include "stoker.selectorLabels" . | fromYaml }}
 {{- $_ := set $labels $key $value }}
 {{- end }}
-{{- $annotations := merge dict (default dict .annotations) .config.podAnnotations .root.Values.commonAnnotations -}}
+{{- $annotations := merge dict (default dict .annotations) .config.podAnnotations .root.Values.commonAnnotations }}
+{{- if and (has .component (list "router" "worker")) .root.Values.otel.endpoint }}
+{{- with .root.Values.otel.headers.value }}
+{{- /* A variable from a Secret is read at start only, so a change restarts the pods. */}}
+{{- $_ := set $annotations "checksum/otlp-headers" (sha256sum .) }}
+{{- end }}
+{{- end -}}
 labels:
   {{- toYaml $labels | nindent 2 }}
 {{- with $annotations }}
