@@ -3,7 +3,7 @@
 {{- define "stoker.networkPolicy.metrics" -}}
 {{- with .Values.networkPolicy.metrics -}}
 - ports:
-    - port: metrics
+    - port: {{ include "stoker.port.metrics" . }}
   from:
     {{- toYaml . | nindent 4 }}
 {{- end }}
