@@ -3,7 +3,7 @@
 {{/* Ports of containers. The admin listener is reached by a port forward only. */}}
 {{- define "stoker.port.router" }}50051{{ end }}
 {{- define "stoker.port.worker" }}50052{{ end }}
-{{- define "stoker.port.admin" }}50053{{ end }}
+{{- define "stoker.port.admin" }}9051{{ end }}
 {{- define "stoker.port.metrics" }}9090{{ end }}
 {{- define "stoker.port.etcd" }}2379{{ end }}
 
@@ -98,6 +98,7 @@ key: {{ .key }}
   valueFrom:
     fieldRef:
       fieldPath: metadata.name
+# What a worker advertises through etcd.
 - name: POD_IP
   valueFrom:
     fieldRef:
