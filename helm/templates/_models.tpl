@@ -116,4 +116,7 @@ that an interrupted or altered download never reaches the worker. */}}
   volumeMounts:
     - name: model
       mountPath: /model
+    {{- with $download.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end }}
