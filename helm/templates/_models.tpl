@@ -85,11 +85,12 @@ that an interrupted or altered download never reaches the worker. */}}
           --retry 5 --retry-connrefused --connect-timeout 30 --output "$part" "$2"
         if ! verified "$part" "$3"; then
           echo "$1: the checksum of $2 is $(sha256sum "$part" | cut -d ' ' -f 1), not $3" >&2
-          rm -f "$part"
           exit 1
         fi
         mv "$part" "$1"
       }
+      part=
+      trap '[ -z "$part" ] || rm -f "$part"' EXIT
       cd /model
       {{- range $download.files }}
       get '{{ .path }}' '{{ .url }}' {{ .sha256 }}
