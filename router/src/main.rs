@@ -61,8 +61,8 @@ struct Cli {
     )]
     listen: ListenAddress,
 
-    /// Address of the admin service (`stoker.v1.Admin`), which can drain the router; the address is
-    /// logged
+    /// Address of the admin service (`stoker.v1.Admin`), for `stoker status` and `stoker drain`; the
+    /// address is logged
     #[arg(
         long,
         env = "STOKER_ADMIN_LISTEN",
