@@ -43,7 +43,10 @@ pub struct Limits {
 pub struct Inflight {
     sequences: Arc<Quota>,
     queued_tokens: Arc<Quota>,
-    tracker: TaskTracker,
+    /// Calls that the engine works on.
+    calls: TaskTracker,
+    /// Responses that their clients have not read completely. Most calls are in both.
+    responses: TaskTracker,
     draining: Arc<watch::Sender<bool>>,
     cancel: CancellationToken,
 }
@@ -117,7 +120,8 @@ impl Inflight {
         Self {
             sequences: Quota::new(limits.sequences),
             queued_tokens: Quota::new(limits.queued_tokens),
-            tracker: TaskTracker::new(),
+            calls: TaskTracker::new(),
+            responses: TaskTracker::new(),
             draining: Arc::new(watch::Sender::new(false)),
             cancel: CancellationToken::new(),
         }
@@ -126,7 +130,7 @@ impl Inflight {
     /// Acquires a slot for a call of `sequences` sequences, new or resumed.
     pub fn acquire(&self, sequences: usize, is_resumed: bool) -> Result<Slot, ServiceError> {
         // Counted before `draining` is read, so that a drain that begins in between waits for it.
-        let token = self.tracker.token();
+        let token = self.calls.token();
         if *self.draining.borrow() {
             return Err(ServiceError::Draining("the worker".into()));
         }
@@ -162,21 +166,25 @@ impl Inflight {
     /// Returns a token that a drain waits for, to be dropped when the client has read the whole
     /// response.
     pub fn track_response(&self) -> TaskTrackerToken {
-        self.tracker.token()
+        self.responses.token()
     }
 
     /// Rejects new calls and waits until all have ended, at most for `timeout`. Returns the number
     /// of calls that have not.
     pub async fn drain(&self, timeout: Option<Duration>) -> usize {
         self.draining.send_replace(true);
-        self.tracker.close();
+        self.calls.close();
+        self.responses.close();
+        let ended = async {
+            // A response is counted before its call has ended.
+            self.calls.wait().await;
+            self.responses.wait().await;
+        };
         match timeout {
-            Some(timeout) => {
-                let _ = tokio::time::timeout(timeout, self.tracker.wait()).await;
-            }
-            None => self.tracker.wait().await,
+            Some(timeout) => drop(tokio::time::timeout(timeout, ended).await),
+            None => ended.await,
         }
-        self.tracker.len()
+        self.calls.len().max(self.responses.len())
     }
 
     /// Returns a channel that holds whether a drain has begun.
@@ -221,6 +229,18 @@ mod tests {
         assert!(matches!(inflight.acquire(1, true), Err(ServiceError::Draining(_))));
         drop(slot);
         assert_eq!(drain.await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_and_its_response_count_once_and_a_drain_waits_for_both() {
+        let inflight = with_limit(2, 0);
+        let slot = inflight.acquire(1, false).unwrap();
+        let response = inflight.track_response();
+        assert_eq!(inflight.drain(Some(Duration::from_secs(5))).await, 1);
+        drop(slot);
+        assert_eq!(inflight.drain(Some(Duration::from_secs(5))).await, 1, "it is not read yet");
+        drop(response);
+        assert_eq!(inflight.drain(None).await, 0);
     }
 
     #[tokio::test(start_paused = true)]
