@@ -113,7 +113,7 @@ fn large_workers() -> Vec<Process> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn ten_thousand_streams_run_at_once() {
-    let load = "--requests 10000 --concurrency 10000 --connections 16 --synthetic 16:30";
+    let load = "--requests 10000 --concurrency 10000 --connections 64 --synthetic 16:30";
     let case = FaultCase::new("10,000 streams at once", load).await;
     let fleet = Fleet::of(large_workers()).await;
     let results = case
@@ -135,7 +135,7 @@ async fn ten_thousand_streams_run_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: run by .ci/full"]
 async fn ten_thousand_streams_are_too_many() {
-    let load = "--requests 10000 --concurrency 10000 --connections 16 --synthetic 16:30";
+    let load = "--requests 10000 --concurrency 10000 --connections 64 --synthetic 16:30";
     let case = FaultCase::new("10,000 streams where 2,000 may run and 1,000 wait", load).await;
     let workers = large_workers();
     let limits = ["--max-concurrent-streams", "2000", "--queue-size", "1000"];
