@@ -77,16 +77,6 @@ pub enum Change {
 /// Changes from any source. The stream does not end while the source lives.
 pub type Changes = Pin<Box<dyn Stream<Item = Change> + Send>>;
 
-impl Change {
-    /// Marks the ids of candidates as not their own.
-    fn unnamed(self) -> Self {
-        match self {
-            Self::Insert(candidate) => Self::Insert(Candidate { is_named: false, ..candidate }),
-            other => other,
-        }
-    }
-}
-
 /// Changes, and a way to ask for them.
 pub struct Source {
     /// The changes.
@@ -150,7 +140,7 @@ impl Registry {
         let mut known = Arc::<CandidateSet>::default();
         WatchStream::new(self.0.subscribe())
             .flat_map(move |current| {
-                let changes = difference(&known, &current);
+                let changes = difference(&known, &current, true);
                 known = current;
                 stream::iter(changes)
             })
@@ -158,14 +148,15 @@ impl Registry {
     }
 }
 
-/// Returns the changes that turn one set into another. Also used by sources that poll instead of
-/// watching.
-pub fn difference(before: &CandidateSet, after: &CandidateSet) -> Vec<Change> {
+/// Returns the changes that turn one set into another, of candidates whose ids are their own if
+/// `is_named`. Also used by sources that poll instead of watching.
+fn difference(before: &CandidateSet, after: &CandidateSet, is_named: bool) -> Vec<Change> {
     let removed = before.keys().filter(|id| !after.contains_key(id)).cloned().map(Change::Remove);
     let inserted = after
         .iter()
         .filter(|(id, address)| before.get(id) != Some(address))
-        .map(|(id, address)| Change::Insert(Candidate::named(id.clone(), address.clone())));
+        .map(|(id, address)| Candidate { id: id.clone(), address: address.clone(), is_named })
+        .map(Change::Insert);
     removed.chain(inserted).collect()
 }
 

@@ -94,7 +94,7 @@ fn present(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Returns the name of a state, as in metrics.
+/// Returns the name of a state, as in metrics, where half-open workers count as ejected.
 fn state_name(state: WorkerState) -> &'static str {
     match state {
         WorkerState::Unspecified => "unknown",

@@ -171,8 +171,7 @@ impl Name {
         let name = self.to_string();
         match found {
             Ok(found) => {
-                let changes = difference(&self.known, &found).into_iter().map(Change::unnamed);
-                let changes: Vec<_> = changes.collect();
+                let changes = difference(&self.known, &found, false);
                 if !changes.is_empty() || self.is_failing {
                     info!(name, addresses = found.len(), "resolved");
                 }

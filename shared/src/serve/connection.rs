@@ -146,3 +146,64 @@ impl<S> Connected for Connection<S> {
         self.peer.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        time::{Instant, timeout},
+    };
+
+    use super::*;
+    use crate::serve::{Bounds, LimitsConfig};
+
+    /// Far beyond every limit: what takes longer has none.
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    /// A connection with a limit of one second for preface and writes, and its peer.
+    async fn connected() -> (Connection<DuplexStream>, DuplexStream) {
+        let second = Duration::from_secs(1);
+        let bounds = Bounds::new(&LimitsConfig::default(), None);
+        let slot = bounds.acquire_slot().await;
+        let (peer, open) = bounds.register_connection(([127, 0, 0, 1], 1).into(), slot);
+        let (server, client) = duplex(64);
+        let timeouts = Timeouts { handshake: second, write: second };
+        (Connection::new(server, peer, timeouts, open), client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_preface_that_is_not_complete_ends_the_connection() {
+        for received in [0, PREFACE - 1] {
+            let (mut connection, mut client) = connected().await;
+            client.write_all(&vec![7; received]).await.unwrap();
+            let begun = Instant::now();
+            let mut buffer = Vec::new();
+            let read = timeout(HOUR, connection.read_to_end(&mut buffer)).await;
+            let error = read.expect("a limit").unwrap_err();
+            assert_eq!((error.kind(), buffer.len()), (io::ErrorKind::TimedOut, received));
+            assert_eq!(begun.elapsed().as_secs(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_preface_a_peer_may_be_silent() {
+        let (mut connection, mut client) = connected().await;
+        client.write_all(&[7; PREFACE]).await.unwrap();
+        let mut buffer = [0; PREFACE + 1];
+        connection.read_exact(&mut buffer[..PREFACE]).await.unwrap();
+        let read = connection.read_exact(&mut buffer[..1]);
+        assert!(timeout(HOUR, read).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_makes_no_progress_ends_the_connection() {
+        let (mut connection, _client) = connected().await;
+        connection.write_all(&[7; 64]).await.unwrap();
+        let begun = Instant::now();
+        let written = timeout(HOUR, connection.write_all(&[7])).await;
+        let error = written.expect("a limit").unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed().as_secs()), (io::ErrorKind::TimedOut, 1));
+    }
+}

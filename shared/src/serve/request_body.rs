@@ -175,3 +175,6 @@ impl http_body::Body for RequestBody {
         self.body.is_end_stream()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,11 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 pub struct Charge(Arc<Mutex<MemoryReservation>>);
 
 impl Charge {
+    /// Creates a charge of no bytes.
+    pub(super) fn new(budget: &MemoryBudget) -> Self {
+        Self(Arc::new(Mutex::new(budget.reservation())))
+    }
+
     /// Changes the charge to `bytes`.
     pub fn set(&self, bytes: u64) -> Result<(), ServiceError> {
         let mut reservation = self.reservation();
@@ -115,7 +120,7 @@ where
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Peer>().cloned();
-        let charge = Charge(Arc::new(Mutex::new(self.bounds.memory().reservation())));
+        let charge = Charge::new(self.bounds.memory());
         deadline::record_arrival(request.extensions_mut());
         request.extensions_mut().insert(charge.clone());
         let call = peer.as_ref().map(Peer::call);

@@ -24,10 +24,10 @@ fn addresses(ips: &[&str]) -> Vec<SocketAddr> {
 fn follow(names: &[&str], found: Result<Vec<SocketAddr>, String>) -> Fixture {
     let (found, lookups): (Found, Arc<Mutex<Vec<_>>>) =
         (Arc::new(Mutex::new(found)), Arc::default());
-    let (answer, log) = (Arc::clone(&found), Arc::clone(&lookups));
+    let (current, log) = (Arc::clone(&found), Arc::clone(&lookups));
     let resolver: Resolver = Arc::new(move |_, _| {
         log.lock().unwrap().push(Instant::now());
-        let found = answer.lock().unwrap().clone();
+        let found = current.lock().unwrap().clone();
         Box::pin(async move { found.map_err(io::Error::other) })
     });
     let names: Vec<Address> = names.iter().map(|name| name.parse().unwrap()).collect();

@@ -114,7 +114,7 @@ impl Watcher {
         let candidates = listed.kvs().iter().filter_map(|kv| self.parse(kv));
         let listed_set: CandidateSet =
             candidates.map(|candidate| (candidate.id, candidate.address)).collect();
-        for change in difference(&self.known, &listed_set) {
+        for change in difference(&self.known, &listed_set, true) {
             debug!(?change, "listed");
             self.send(change).await;
         }
