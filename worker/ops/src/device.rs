@@ -42,7 +42,8 @@ pub enum DeviceChoice {
 pub enum DeviceError {
     /// The program was built without it.
     #[error(
-        "--device {choice}: this program was built without it; build with `--features {feature}`"
+        "--device {choice}: this program was built without it; build with `--features {feature}`, \
+         or for NVIDIA GPUs use the image stoker-worker-cuda"
     )]
     NotBuilt {
         /// Requested device.
