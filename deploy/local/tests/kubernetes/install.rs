@@ -1,7 +1,5 @@
 //! Installation with the values of the examples, the first request, and removal.
 
-use std::collections::BTreeSet;
-
 use serde_json::json;
 use stoker_proto::v1::GenerateRequest;
 
@@ -9,12 +7,12 @@ use crate::{
     port_forward::PortForward,
     release::Release,
     support::{complete, inference, request, stoker},
-    tool::{run, strings},
+    tool::{run, strings, wait_for},
 };
 
 /// What the production values need beside GPUs and claims: it is left out where the cluster of a
 /// test does not have it.
-const PRODUCTION: [&str; 9] = [
+const PRODUCTION: [&str; 10] = [
     r#"image.pullSecrets=[]"#,
     // Custom resources of operators.
     r#"metrics.podMonitor.enabled=false"#,
@@ -26,6 +24,7 @@ const PRODUCTION: [&str; 9] = [
     // Models that the cluster does not have.
     r#"workers[0].model={"name": "llama-3.1-8b-instruct", "source": "storyteller"}"#,
     r#"workers[1].model={"name": "tinyllama-1.1b-chat", "source": "storyteller"}"#,
+    r#"workers[0].resources={"requests": {"cpu": "50m"}, "limits": {"memory": "3Gi"}}"#,
     r#"workers[1].resources={"requests": {"cpu": "50m"}, "limits": {"memory": "3Gi"}}"#,
 ];
 
@@ -62,8 +61,11 @@ async fn the_laptop_values_serve_a_story_and_leave_nothing() {
     assert_eq!(story, alone);
     drop(router);
     release.helm(&["uninstall", "stoker", "--wait", "--timeout", "3m"]).await;
-    let left: BTreeSet<_> = release.namespace.inventory().await;
-    assert_eq!(left, before, "uninstalling leaves nothing");
+    // Helm waits for its own objects, but not for the pods of Deployments.
+    wait_for("a namespace as it was before", || async {
+        (release.namespace.inventory().await == before).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,12 +46,14 @@ async fn a_model_is_not_where_the_values_say() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes cluster: run by scripts/kubernetes"]
 async fn a_model_does_not_fit() {
-    let entry = json!({
-        "name": "large", "options": {"kv-cache-memory": "8GiB"},
-        "resources": {"limits": {"memory": "1Gi"}},
+    // The cache has no more blocks than so many sequences of the longest length use.
+    let options = json!({
+        "kv-cache-memory": "8GiB", "max-num-seqs": 4096, "max-num-batched-tokens": 4096,
     });
+    let resources = json!({"limits": {"memory": "256Mi"}});
+    let entry = json!({"name": "large", "options": options, "resources": resources});
     let message = termination_message(&worker("no-memory", entry).await).await;
-    for part in ["--model storyteller needs", "cgroup is 1.0 GiB", "Lower --kv-cache-memory"] {
+    for part in ["--model storyteller needs", "cgroup is 256.0 MiB", "Lower --kv-cache-memory"] {
         assert!(message.contains(part), "no {part:?} in {message}");
     }
 }
