@@ -144,7 +144,7 @@ fn loads(pool: Pool, gate: DrainGate, interval: Duration) -> impl Stream<Item = 
         loop {
             ticks.tick().await;
             let mut load = pool.fleet().load();
-            load.draining = gate.closed().is_cancelled();
+            load.draining = gate.draining().is_cancelled();
             let changed = reported.is_none_or(|(before, at): (Load, Instant)| {
                 before != load || at.elapsed() >= LOAD_HEARTBEAT
             });

@@ -12,7 +12,10 @@ use stoker_shared::{
     discovery::{Source, WorkerId},
     serve::{self, Bounds, HealthState, MAX_REQUEST_BYTES, Readiness, admin::AdminListener},
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::RoutesBuilder;
 use tracing::{info, warn};
@@ -29,6 +32,8 @@ use crate::{
     tenant::{Priorities, PriorityError, Tenants},
 };
 
+/// Time that clients have to read GOAWAY, in which calls that they send are still served.
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time that connections have to close once their streams have ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reason for "not ready" during a shutdown.
@@ -193,17 +198,26 @@ impl RunningRouter {
         views.collect()
     }
 
-    /// Drains and stops: notifies health watchers, refuses new calls, lets running streams finish
-    /// for `timeout`, and ends the remaining ones with UNAVAILABLE. Returns their number.
+    /// Drains and stops: notifies health watchers, sends GOAWAY on every connection, lets running
+    /// streams finish for `timeout`, and ends the remaining ones with UNAVAILABLE. Returns their
+    /// number.
     pub async fn shutdown(mut self, timeout: Duration) -> usize {
+        let cut_off = Instant::now() + timeout;
+        self.gate.begin_drain();
         self.health.set_not_serving(DRAINING).await;
+        // Clients open their next connection elsewhere, and read running streams to their end.
+        self.stop.cancel();
+        // Calls that were sent before GOAWAY was read are served.
+        let read_by = cut_off.min(Instant::now() + GOAWAY_TIMEOUT);
+        let closed = timeout_at(read_by, &mut self.server).await;
         self.gate.close();
-        let unfinished = self.gate.drained(Some(timeout)).await;
+        let unfinished = self.gate.drained(Some(cut_off - Instant::now())).await;
         self.gate.cut_off();
         self.health.end_watches().await;
-        self.stop.cancel();
-        // Connections that do not close by then are dropped.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut self.server).await;
+        if closed.is_err() {
+            // Connections that do not close by then are dropped.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut self.server).await;
+        }
         unfinished
     }
 }
@@ -236,7 +250,7 @@ async fn report_health(pool: Pool, gate: DrainGate, health: HealthState) {
             log_after = NOT_READY_LOG_INTERVAL;
         }
         tokio::select! {
-            () = gate.closed().cancelled() => break,
+            () = gate.draining().cancelled() => break,
             changed = fleet.changed() => if changed.is_err() { break },
             () = tokio::time::sleep(log_after), if !serving => {
                 warn!(reason = %now.no_worker_error(), "not ready");

@@ -28,6 +28,7 @@ pub(crate) struct DrainGate(Arc<GateState>);
 struct GateState {
     in_flight: Mutex<InFlight>,
     departed: Notify,
+    draining: CancellationToken,
     closed: CancellationToken,
     cut: CancellationToken,
 }
@@ -48,16 +49,23 @@ impl InFlight {
 }
 
 impl DrainGate {
+    /// Begins a drain: clients are told to go elsewhere, but calls that they have begun are still
+    /// admitted until the gate closes.
+    pub(crate) fn begin_drain(&self) {
+        self.0.draining.cancel();
+    }
+
     /// Refuses new calls from now on.
     pub(crate) fn close(&self) {
+        self.begin_drain();
         // Under the lock, so that every call is either counted or refused.
         let _locked = self.0.in_flight();
         self.0.closed.cancel();
     }
 
-    /// Returns the token that is cancelled when the gate closes.
-    pub(crate) fn closed(&self) -> &CancellationToken {
-        &self.0.closed
+    /// Returns the token that is cancelled when a drain begins.
+    pub(crate) fn draining(&self) -> &CancellationToken {
+        &self.0.draining
     }
 
     /// Returns the token that is cancelled when calls are cut off.

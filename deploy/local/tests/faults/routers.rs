@@ -10,6 +10,7 @@ use crate::{
         Fleet, STEADY, addresses, is_idle, router, wait_for_workers, wait_idle, wait_mid_stream,
         wait_router_idle,
     },
+    proxy::Proxy,
     support::{control, wait_for_load},
 };
 
@@ -67,4 +68,33 @@ async fn one_router_of_two_is_killed() {
         None,
         "clients of the other one; those of the killed one get UNAVAILABLE",
     );
+}
+
+/// As behind a Service of Kubernetes: connections stay where they are, new ones go to the other
+/// router.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_router_of_two_is_drained() {
+    // Clients send requests at their own pace, also while the router drains.
+    let load = "--requests 300 --rate 100 --connections 4 --synthetic 16:60";
+    let case = FaultCase::new("one router of two is drained", load).await;
+    let Fleet { workers, router: drained } = Fleet::simulated(2, STEADY).await;
+    let other = router(&addresses(&workers), &[]);
+    wait_for_workers(&other, &workers).await;
+    let balancer = Proxy::to(&drained.address).await;
+    let load = case.start(&balancer.address);
+    let results = load
+        .during(async {
+            wait_mid_stream(&workers[0], 20, 5).await;
+            balancer.redirect_to(&other.address);
+            drained.terminate();
+            let status = tokio::task::spawn_blocking(|| drained.wait()).await.unwrap();
+            assert_eq!(status.code(), Some(0), "its streams ended in time");
+        })
+        .await;
+    results.assert_unaffected();
+    for worker in &workers {
+        wait_idle(worker).await;
+    }
+    wait_router_idle(&other).await;
+    case.report(&results, None, "SIGTERM; connections get GOAWAY, their streams end there");
 }

@@ -2,11 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    load::Load,
-    release::Release,
-    tool::wait_for,
-};
+use crate::{load::Load, release::Release, tool::wait_for};
 
 /// Streams of 100 steps, 20 s and more.
 const LOAD: &str = "--requests 120 --concurrency 60 --synthetic 16:100";

@@ -42,7 +42,8 @@ async fn the_laptop_values_serve_a_story_and_leave_nothing() {
     let notes = release.install().await;
     let router = release.router();
     let own = ["generate", "Once upon a time", "--seed", "1"];
-    let (code, story, errors) = stoker(&[&own[..], &["--endpoint", &router.address]].concat()).await;
+    let (code, story, errors) =
+        stoker(&[&own[..], &["--endpoint", &router.address]].concat()).await;
     assert_eq!(code, Some(0), "{errors}");
     assert!(story.split_whitespace().count() >= 20, "{story}");
     // The notes are what a user does next, so each address of theirs must exist.

@@ -21,7 +21,8 @@ impl Namespace {
         let namespace = Self { name: format!("stoker-test-{test}") };
         let name = namespace.name.as_str();
         run("kubectl", &["delete", "namespace", name, "--ignore-not-found"], "").await.unwrap();
-        let labels = json!({"pod-security.kubernetes.io/enforce": "restricted", "stoker-client": "true"});
+        let labels =
+            json!({"pod-security.kubernetes.io/enforce": "restricted", "stoker-client": "true"});
         let object = json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
         });

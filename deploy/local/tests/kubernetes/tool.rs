@@ -30,9 +30,9 @@ pub async fn run(program: &str, arguments: &[&str], input: &str) -> Result<Strin
     let mut command = Command::new(program);
     command.args(arguments).current_dir(repository()).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("{program}: {error}; scripts/kubernetes says what to install"));
+    let mut child = command.spawn().unwrap_or_else(|error| {
+        panic!("{program}: {error}; scripts/kubernetes says what to install")
+    });
     // Fails if the program has ended without reading, which its status says.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
     let ended = timeout(LIMIT, child.wait_with_output()).await;
