@@ -1,6 +1,7 @@
 //! A request on its way through the stack, and the stream of response events.
 
 mod observed;
+mod timeline;
 
 use std::{
     pin::Pin,
@@ -24,12 +25,16 @@ use tower::Service;
 use tracing::Span;
 
 pub(crate) use observed::{Observe, observe};
+pub(crate) use timeline::{Stage, StageTimes, Timeline};
 
 use crate::pool::worker::{InstanceId, Worker};
 
 /// Events of a response; an error, if any, is the last item.
 pub(crate) type EventStream =
     Pin<Box<dyn Stream<Item = Result<GenerateResponse, ServiceError>> + Send>>;
+
+/// Cause of an attempt beside a slow one.
+pub(crate) const HEDGE: &str = "HEDGE";
 
 /// A request with the state that the layers share.
 #[derive(Debug, Clone)]
@@ -46,11 +51,15 @@ pub(crate) struct Call {
     pub(crate) span: Span,
     /// Trace span of the request; initially the caller's span.
     pub(crate) trace: TraceSpan,
+    /// Stages of the request.
+    pub(crate) timeline: Timeline,
     /// Full name of the model, set by the model lookup.
     pub(crate) served: Arc<OnceLock<Arc<str>>>,
     /// Number of this attempt. The worker repeats it in every event.
     pub(crate) attempt: u32,
     pub(crate) attempts: AttemptCounter,
+    /// Why there is another attempt: the reason for which the last one failed, or [`HEDGE`].
+    pub(crate) cause: Option<&'static str>,
     pub(crate) tried: AttemptedWorkers,
     /// Digest that a worker must have to continue the response; `None` before it has begun.
     pub(crate) only_digest: Option<Arc<str>>,
@@ -71,9 +80,11 @@ impl Call {
             tenant: Arc::default(),
             span: Span::none(),
             trace: TraceSpan::default(),
+            timeline: Timeline::start(arrived, TraceSpan::default()),
             served: Arc::default(),
             attempt: 1,
             attempts: AttemptCounter::default(),
+            cause: None,
             tried: AttemptedWorkers::default(),
             only_digest: None,
             sequence_tokens: None,

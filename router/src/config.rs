@@ -113,6 +113,16 @@ pub struct RouterConfig {
     #[command(flatten)]
     pub balancing: BalancingConfig,
 
+    /// Log a warning with all stages of every request that takes this long or longer [default: none]
+    #[arg(
+        long,
+        env = "STOKER_SLOW_REQUEST_LOG",
+        value_parser = duration::parse,
+        value_name = "TIME",
+        help_heading = "Telemetry"
+    )]
+    pub slow_request_log: Option<Duration>,
+
     /// Maximum time that running streams may continue after SIGTERM or Ctrl-C
     #[arg(
         long,
@@ -140,6 +150,7 @@ impl Default for RouterConfig {
             health: HealthConfig::default(),
             resume: ResumeConfig::default(),
             balancing: BalancingConfig::default(),
+            slow_request_log: None,
             drain_timeout: Duration::from_secs(30),
         }
     }

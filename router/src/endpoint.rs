@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::SystemTime,
 };
 
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
@@ -71,11 +70,12 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     let routing: &mut Routing = call.request.routing.get_or_insert_default();
     routing.attempt = call.attempt;
     routing.suspect = call.panics.count() > 0;
-    let attempt = AttemptSpan::new(&call.trace, &worker, call.attempt);
+    let is_resumed = routing.resume.is_some();
+    let attempt = AttemptSpan::new(&call, &worker);
     let reader = StatusReader {
         worker: Arc::clone(&worker),
         deadline: call.deadline,
-        is_resumed: routing.resume.is_some(),
+        is_resumed,
         panics: call.panics,
     };
     let mut request = Request::new(call.request);
@@ -118,11 +118,16 @@ async fn open(
 struct AttemptSpan(TraceSpan);
 
 impl AttemptSpan {
-    fn new(request: &TraceSpan, worker: &Worker, number: u32) -> Self {
-        let attempt = request.child(span::ATTEMPT, SpanKind::Client, SystemTime::now());
+    /// Starts the span where the selection of the worker ended.
+    fn new(call: &Call, worker: &Worker) -> Self {
+        let began = call.timeline.stage_began();
+        let attempt = call.trace.child(span::ATTEMPT, SpanKind::Client, began);
         if attempt.is_recording() {
             attempt.set(attribute::WORKER, worker.id.as_str().to_owned());
-            attempt.set(attribute::ATTEMPT, i64::from(number));
+            attempt.set(attribute::ATTEMPT, i64::from(call.attempt));
+            if let Some(cause) = call.cause {
+                attempt.set(attribute::ATTEMPT_CAUSE, cause);
+            }
             attempt.set(attribute::RPC_SYSTEM, "grpc");
         }
         Self(attempt)

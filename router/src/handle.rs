@@ -98,7 +98,7 @@ pub async fn start(
     let priorities = Priorities::new(&config.tenant_priority, config.tenant_header.is_some())?;
     let pool = Pool::follow(source.into(), config.resume.stall_detection_time());
     let gate = DrainGate::default();
-    let metrics = Metrics::default();
+    let metrics = Metrics::new(config.slow_request_log);
     let bounds = Bounds::new(&config.limits, None);
     let control = ControlService::new(pool.clone(), gate.clone(), bounds.clone());
     let server = Server {

@@ -172,7 +172,7 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
         .map_err(|error| error.to_string())?;
     let admin = router.serve_admin(admin).await;
     let admin = admin.map_err(|error| format!("--admin-listen: {error}"))?;
-    telemetry.follow(router.readiness(), |registry| router.register_metrics(registry));
+    telemetry.follow(router.readiness(), None, |registry| router.register_metrics(registry));
     info!(address = %router.address(), admin = %admin.address(), workers, "listening");
 
     let signal = signals.next().await;

@@ -1,10 +1,10 @@
 //! Metrics of the router. They are updated once per request, never per token.
 
-use std::{fmt, ops::Deref, sync::Arc, time::Duration};
+mod collectors;
+
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::DescriptorEncoder,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -12,19 +12,20 @@ use stoker_shared::{
     ServiceError,
     memory::MemoryBudget,
     telemetry::{
-        metrics::Metric,
+        metrics::{Metric, TracedHistogram, observe_traced},
         names::{label, router as names},
     },
 };
-use tokio::sync::watch;
 
-use crate::pool::{Fleet, Pool, State};
+use crate::pool::Pool;
+use collectors::{MemoryCollector, ModelCollector, WorkerCollector};
 
 /// A label with a value from a fixed set.
 type StaticLabel = [(&'static str, &'static str); 1];
 /// The label with the name of a model.
 type ModelLabel = [(&'static str, Arc<str>); 1];
 type Histograms = Family<ModelLabel, Histogram, Metric>;
+type TracedHistograms = Family<ModelLabel, TracedHistogram, Metric>;
 
 /// Handle to all metrics. Clones share them; cloning is cheap, since every request clones one per
 /// layer.
@@ -47,10 +48,13 @@ pub(crate) struct Counts {
     ejections: Family<StaticLabel, Counter>,
     prompt_tokens: Family<ModelLabel, Counter>,
     generated_tokens: Family<ModelLabel, Counter>,
-    duration: Histograms,
+    duration: TracedHistograms,
     admission_wait: Histogram,
-    first_token: Histograms,
+    first_token: TracedHistograms,
     next_token: Histograms,
+    inter_token: Histograms,
+    /// Duration from which a request is logged as slow.
+    slow_request: Option<Duration>,
 }
 
 /// Result of one request, for the metrics.
@@ -66,6 +70,8 @@ pub(crate) struct RequestSummary {
     pub(crate) first_token: Option<Duration>,
     /// Time from arrival to the end.
     pub(crate) total: Duration,
+    /// Id of its trace, if that is exported.
+    pub(crate) trace: Option<String>,
 }
 
 impl Deref for Metrics {
@@ -96,11 +102,23 @@ impl Default for Counts {
             admission_wait: names::ADMISSION_WAIT.histogram(),
             first_token: Family::new_with_constructor(names::FIRST_TOKEN_TIME),
             next_token: Family::new_with_constructor(names::TOKEN_TIME),
+            inter_token: Family::new_with_constructor(names::INTER_TOKEN),
+            slow_request: None,
         }
     }
 }
 
 impl Metrics {
+    /// Creates metrics; requests that take `slow_request` or longer are logged as slow.
+    pub(crate) fn new(slow_request: Option<Duration>) -> Self {
+        Self(Arc::new(Counts { slow_request, ..Counts::default() }))
+    }
+
+    /// Returns the duration from which a request is logged as slow.
+    pub(crate) fn slow_request(&self) -> Option<Duration> {
+        self.slow_request
+    }
+
     /// Registers all metrics, including the state of the workers in `pool` and the use of `memory`.
     pub(crate) fn register(&self, registry: &mut Registry, pool: &Pool, memory: &MemoryBudget) {
         names::REQUESTS.register(registry, self.requests.clone());
@@ -120,7 +138,9 @@ impl Metrics {
         names::ADMISSION_WAIT.register(registry, self.admission_wait.clone());
         names::FIRST_TOKEN_TIME.register(registry, self.first_token.clone());
         names::TOKEN_TIME.register(registry, self.next_token.clone());
+        names::INTER_TOKEN.register(registry, self.inter_token.clone());
         registry.register_collector(Box::new(WorkerCollector(pool.watch())));
+        registry.register_collector(Box::new(ModelCollector(pool.watch())));
         registry.register_collector(Box::new(MemoryCollector(memory.clone())));
     }
 
@@ -137,6 +157,11 @@ impl Metrics {
     /// Records that a request got a slot after `waited`.
     pub(crate) fn admitted(&self, waited: Duration) {
         self.admission_wait.observe(waited.as_secs_f64());
+    }
+
+    /// Returns the histogram of times between two events with tokens of `model`.
+    pub(crate) fn inter_token(&self, model: &Arc<str>) -> Histogram {
+        self.inter_token.get_or_create(&[(label::MODEL, Arc::clone(model))]).clone()
     }
 
     /// Counts a retry on another worker because of `error`.
@@ -186,7 +211,9 @@ impl Metrics {
             self.generated_tokens.get_or_create(&model).inc_by(summary.tokens);
         }
         if let Some(first) = summary.first_token {
-            self.first_token.get_or_create(&model).observe(first.as_secs_f64());
+            let histogram = self.first_token.get_or_create(&model);
+            observe_traced(&histogram, first.as_secs_f64(), summary.trace.as_deref());
+            drop(histogram);
             if summary.tokens > 1 {
                 let rest = summary.total.saturating_sub(first).as_secs_f64();
                 let each = rest / (summary.tokens - 1) as f64;
@@ -194,7 +221,9 @@ impl Metrics {
             }
         }
         if summary.code == OK {
-            self.duration.get_or_create(&model).observe(summary.total.as_secs_f64());
+            let histogram = self.duration.get_or_create(&model);
+            observe_traced(&histogram, summary.total.as_secs_f64(), summary.trace.as_deref());
+            drop(histogram);
         }
         self.requests.get_or_create(&(model, [(label::CODE, summary.code)])).inc();
     }
@@ -220,45 +249,6 @@ impl Drop for GaugeGuard {
     }
 }
 
-/// Counts the workers by state at every scrape.
-#[derive(Debug)]
-struct WorkerCollector(watch::Receiver<Arc<Fleet>>);
-
-impl Collector for WorkerCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let fleet = Arc::clone(&self.0.borrow());
-        let workers = Family::<StaticLabel, Gauge>::default();
-        for state in ["live", "ejected", "stalled", "draining", "gone"] {
-            workers.get_or_create_owned(&[(label::STATE, state)]);
-        }
-        for state in fleet.states() {
-            let state = match state {
-                // Counted under its other address.
-                State::Duplicate(_) => continue,
-                State::Live(worker) if worker.liveness.is_stalled() => "stalled",
-                State::Live(worker) if worker.health.is_suspected() => "ejected",
-                State::Live(_) => "live",
-                State::Draining(_) => "draining",
-                State::Gone { .. } => "gone",
-            };
-            workers.get_or_create(&[(label::STATE, state)]).inc();
-        }
-        names::WORKERS.encode(&mut encoder, &workers)
-    }
-}
-
-/// Reads the memory held by requests at every scrape.
-#[derive(Debug)]
-struct MemoryCollector(MemoryBudget);
-
-impl Collector for MemoryCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let held = Gauge::<i64>::default();
-        held.set(i64::try_from(self.0.reserved()).unwrap_or(i64::MAX));
-        names::REQUEST_MEMORY.encode(&mut encoder, &held)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::{StreamExt, stream};
@@ -274,6 +264,7 @@ mod tests {
             tokens: 11,
             first_token: Some(Duration::from_millis(200)),
             total: Duration::from_millis(1_200),
+            trace: Some("abc".into()),
         }
     }
 
@@ -323,6 +314,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
         }
+        let exemplar = "stoker_router_time_to_first_token_seconds_bucket{le=\"0.25\",model=\"m\"} 1 \
+                        # {trace_id=\"abc\"} 0.2";
+        assert!(text.lines().any(|line| line.starts_with(exemplar)), "{exemplar} not in:\n{text}");
         assert!(!text.contains("duration_seconds_count{model=\"(unknown)\"}"), "{text}");
         drop(in_flight);
         assert!(exposition_of(&metrics).contains("stoker_router_requests_in_flight 0"));

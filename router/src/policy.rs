@@ -65,6 +65,18 @@ pub enum Policy {
     Random,
 }
 
+impl Policy {
+    /// Returns its name in flags and traces.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::PrefixAffinity => "prefix-affinity",
+            Self::LeastTokens => "least-tokens",
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+        }
+    }
+}
+
 /// Selects workers, and holds the statistics and the prefix index that this needs.
 #[derive(Debug)]
 pub(crate) struct Chooser {
@@ -88,6 +100,8 @@ pub(crate) struct Selection {
     pub(crate) saved: u64,
     pub(crate) source: Source,
     pub(crate) stats: Arc<ModelStats>,
+    /// Number of workers that were compared.
+    pub(crate) candidates: usize,
 }
 
 /// Reason to expect a prefix in a worker's cache.
@@ -135,7 +149,8 @@ impl Chooser {
             Policy::Random => Pick::of(*self.draw(model, criteria).first()?),
             Policy::LeastTokens => {
                 let candidates = self.candidates(model, criteria, &stats);
-                Pick::of(cost::cheapest(&candidates, cost.prompt)?.worker)
+                let worker = cost::cheapest(&candidates, cost.prompt)?.worker;
+                Pick { candidates: candidates.len(), ..Pick::of(worker) }
             }
             Policy::PrefixAffinity => {
                 self.pick_by_prefix(model, request, criteria, &stats, cost.prompt)?
@@ -148,7 +163,13 @@ impl Chooser {
             saved: pick.saved,
             source: pick.source,
             stats,
+            candidates: pick.candidates,
         })
+    }
+
+    /// Returns the name of the policy.
+    pub(crate) fn policy_name(&self) -> &'static str {
+        self.policy.name()
     }
 
     /// Returns the capacity that `call` needs at a worker of `model`.
@@ -220,12 +241,16 @@ impl Chooser {
         let worker = cost::cheapest(&candidates, prompt)?.worker;
         self.record(&chain, worker);
         let matched = holders.iter().find(|(holder, _)| Arc::ptr_eq(holder.worker, worker));
-        Some(matched.map_or(Pick::of(worker), |(holder, tokens)| Pick {
-            worker,
-            expected: *tokens,
-            saved: (*tokens as f32 * holder.hit_probability(stats)) as u64,
-            source: holder.source,
-        }))
+        let pick = Pick { candidates: candidates.len(), ..Pick::of(worker) };
+        Some(match matched {
+            None => pick,
+            Some((holder, tokens)) => Pick {
+                expected: *tokens,
+                saved: (*tokens as f32 * holder.hit_probability(stats)) as u64,
+                source: holder.source,
+                ..pick
+            },
+        })
     }
 
     /// Returns the workers that may have a prefix of the prompt: those that this router sent it to,
@@ -293,12 +318,13 @@ struct Pick<'a> {
     expected: u64,
     saved: u64,
     source: Source,
+    candidates: usize,
 }
 
 impl<'a> Pick<'a> {
-    /// A pick without an expected prefix.
+    /// A pick of the only candidate, without an expected prefix.
     fn of(worker: &'a Arc<Worker>) -> Self {
-        Self { worker, expected: 0, saved: 0, source: Source::default() }
+        Self { worker, expected: 0, saved: 0, source: Source::default(), candidates: 1 }
     }
 }
 

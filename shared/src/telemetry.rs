@@ -9,6 +9,8 @@ mod export;
 mod log;
 pub mod metrics;
 pub mod names;
+mod process;
+mod sampler;
 pub mod trace;
 
 use clap::Args;
@@ -16,6 +18,7 @@ use prometheus_client::{
     metrics::{counter::Counter, info::Info},
     registry::Registry,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 pub use log::{LogArgs, LogFormat, init};
 
@@ -32,6 +35,14 @@ pub struct TelemetryArgs {
     #[command(flatten)]
     pub log: LogArgs,
 
+    /// Flags for traces and metrics.
+    #[command(flatten)]
+    pub export: ExportArgs,
+}
+
+/// Flags for traces and metrics.
+#[derive(Debug, Clone, Args)]
+pub struct ExportArgs {
     /// Send traces to an OpenTelemetry collector, given as http://host:port of its gRPC receiver;
     /// OTEL_* variables are respected too [default: OTEL_EXPORTER_OTLP_ENDPOINT, or none]
     #[arg(long, env = "STOKER_OTLP_ENDPOINT", value_name = "URL", help_heading = "Telemetry")]
@@ -41,19 +52,29 @@ pub struct TelemetryArgs {
     /// HTTP, in the syntax of --listen [default: none]
     #[arg(long, env = "STOKER_METRICS_LISTEN", value_name = "ADDR", help_heading = "Telemetry")]
     pub metrics_listen: Option<ListenAddress>,
+
+    /// Serve some metrics under the names of another project too, for autoscalers, dashboards and
+    /// gateways that know those
+    #[arg(
+        long,
+        env = "STOKER_METRICS_ALIAS",
+        value_enum,
+        value_delimiter = ',',
+        value_name = "PROJECT",
+        help_heading = "Telemetry"
+    )]
+    pub metrics_alias: Vec<metrics::Alias>,
 }
 
 /// The telemetry of a running process.
 pub struct Telemetry {
     exporter: Option<Exporter>,
     endpoint: Option<metrics::Endpoint>,
+    _process: Option<AbortOnDropHandle<()>>,
 }
 
 impl Telemetry {
-    /// Starts logs with the default filter `level`, traces under the service name `service`, and
-    /// the server for metrics and probes, as configured. Until [`Self::follow`] is called, probes
-    /// report not ready with the reason `busy`. Must be called within a tokio runtime. Errors name
-    /// the flag or variable.
+    /// Starts logs with the default filter `level`, and all that [`Self::export`] starts.
     pub async fn start(
         service: &'static str,
         args: &TelemetryArgs,
@@ -61,6 +82,17 @@ impl Telemetry {
         busy: &'static str,
     ) -> Result<Self, String> {
         log::init(&args.log, level)?;
+        Self::export(service, &args.export, busy).await
+    }
+
+    /// Starts traces under the service name `service`, and the server for metrics and probes, as
+    /// configured. Until [`Self::follow`] is called, probes report not ready with the reason `busy`.
+    /// Must be called within a tokio runtime. Errors name the flag or variable.
+    pub async fn export(
+        service: &'static str,
+        args: &ExportArgs,
+        busy: &'static str,
+    ) -> Result<Self, String> {
         let listener = match &args.metrics_listen {
             None => None,
             Some(address) => {
@@ -69,22 +101,30 @@ impl Telemetry {
             }
         };
         let exporter = Exporter::start(service, args.otlp_endpoint.as_deref())?;
+        let mut process = None;
         let endpoint = listener.map(|listener| {
             let mut registry = Registry::default();
             let version = [(names::label::VERSION, VERSION)];
             names::BUILD.register(&mut registry, Info::new(version));
             let dropped = exporter.as_ref().map_or_else(Counter::default, Exporter::dropped);
             names::SPANS_DROPPED.register(&mut registry, dropped);
-            metrics::Endpoint::serve(listener, registry, busy)
+            process = Some(process::register(&mut registry));
+            metrics::Endpoint::serve(listener, registry, args.metrics_alias.clone(), busy)
         });
-        Ok(Self { exporter, endpoint })
+        Ok(Self { exporter, endpoint, _process: process })
     }
 
-    /// Adds the metrics that `register` registers, and lets probes report `readiness` from now on.
-    pub fn follow(&self, readiness: Readiness, register: impl FnOnce(&mut Registry)) {
+    /// Adds the metrics that `register` registers, and lets probes report `readiness` from now on,
+    /// and `liveness`, if the process can lose it.
+    pub fn follow(
+        &self,
+        readiness: Readiness,
+        liveness: Option<Readiness>,
+        register: impl FnOnce(&mut Registry),
+    ) {
         let Some(endpoint) = &self.endpoint else { return };
         endpoint.register(register);
-        endpoint.follow(readiness);
+        endpoint.follow(readiness, liveness);
     }
 
     /// Exports the remaining spans, with a short time limit.

@@ -87,6 +87,17 @@ pub struct WorkerConfig {
     #[command(flatten)]
     pub compute: ComputeConfig,
 
+    /// Trace one in COUNT engine steps, each in a trace of its own and as a part of the requests in
+    /// its batch; 0 traces none. Has no effect without a collector
+    #[arg(
+        long,
+        env = "STOKER_TRACE_STEPS",
+        default_value_t = 64,
+        value_name = "COUNT",
+        help_heading = "Telemetry"
+    )]
+    pub trace_steps: u64,
+
     /// Maximum length of prompt and response together, in tokens; only workers with the same limit
     /// resume each other's responses [default: the model's context]
     #[arg(
@@ -197,6 +208,18 @@ pub struct WorkerConfig {
     #[command(flatten)]
     pub limits: LimitsConfig,
 
+    /// Time without progress of an engine that has sequences after which this worker is not ready;
+    /// after three times as long, /livez says that a restart is due
+    #[arg(
+        long,
+        env = "STOKER_ENGINE_STALL_TIMEOUT",
+        default_value = "30s",
+        value_parser = duration::parse,
+        value_name = "TIME",
+        help_heading = "Health"
+    )]
+    pub engine_stall_timeout: Duration,
+
     /// Time that running streams have to finish after SIGTERM or Ctrl-C
     #[arg(
         long,
@@ -223,6 +246,7 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             compute: ComputeConfig::default(),
+            trace_steps: 64,
             max_model_len: None,
             max_num_seqs: 64,
             max_num_batched_tokens: 512,
@@ -233,6 +257,7 @@ impl Default for WorkerConfig {
             prefix_cache: Switch::On,
             accept_routing: AcceptRouting::default(),
             limits: LimitsConfig::default(),
+            engine_stall_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
         }
     }

@@ -6,17 +6,18 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Instant,
 };
 
-use prometheus_client::metrics::histogram::Histogram;
 use stoker_engine::{
-    Engine, EngineConfig, Event, EventSink, Load, Model, Request, RequestError,
+    Engine, EngineConfig, Event, EventSink, Load, Model, Request, RequestError, Tag,
     request::PROMPT_LOGPROBS_CHUNK, scheduler::AdmissionError,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{config::SpeculationConfig, inflight::QueuedTokens};
+use crate::{
+    config::SpeculationConfig, inflight::QueuedTokens, request_trace::RequestTrace,
+    step_observer::StepObserver,
+};
 
 /// Resources of a request that are dropped when the engine is done with it.
 pub type RequestResources = Box<dyn Send>;
@@ -55,15 +56,27 @@ pub enum SubmitError {
     Rejected(#[from] AdmissionError),
 }
 
-/// Starts the engine thread. At most `queue` submissions wait in its channel. `step_duration`
-/// observes the seconds of each step.
+/// What comes with a request: all of it is dropped when the engine is done with the request, even
+/// if its events are not read.
+#[derive(Default)]
+pub struct Attachments {
+    /// Dropped earlier, when the request leaves the queue.
+    pub queued: Option<QueuedTokens>,
+    /// Whatever is held for the request.
+    pub resources: Option<RequestResources>,
+    /// The trace to which its steps are added, if it is exported.
+    pub trace: Option<Arc<RequestTrace>>,
+}
+
+/// Starts the engine thread. At most `queue` submissions wait in its channel. `observer` sees each
+/// step.
 pub fn spawn(
     name: &str,
     model: Arc<Model>,
     config: EngineConfig,
     speculation: SpeculationConfig,
     queue: usize,
-    step_duration: Histogram,
+    mut observer: StepObserver,
 ) -> io::Result<(EngineHandle, EngineThread)> {
     let (commands, command_receiver) = mpsc::channel(queue.max(1));
     let idle =
@@ -74,7 +87,7 @@ pub fn spawn(
         // Created on this thread: no other thread may use the device's state.
         let speculation = speculation.method(&model, config.kv_blocks);
         let engine = Engine::new(Model::clone(&model), config).speculating(speculation);
-        run(engine, command_receiver, &publish, &step_duration);
+        run(engine, command_receiver, &publish, &mut observer);
     })?;
     let max_num_seqs = config.max_num_seqs;
     Ok((EngineHandle { commands, load, max_sequence_tokens, max_num_seqs }, EngineThread(thread)))
@@ -90,7 +103,7 @@ fn run(
     mut engine: Engine,
     mut commands: mpsc::Receiver<Command>,
     publish: &watch::Sender<Load>,
-    step_duration: &Histogram,
+    observer: &mut StepObserver,
 ) {
     let mut idle = true;
     loop {
@@ -115,7 +128,6 @@ fn run(
             // Published before the step: a worker whose first step hangs must not look idle.
             publish.send_replace(engine.load());
         }
-        let started = Instant::now();
         match catch_unwind(AssertUnwindSafe(|| engine.step())) {
             Ok(stepped) => idle = !stepped,
             Err(panic) => {
@@ -126,7 +138,7 @@ fn run(
             }
         }
         if !idle {
-            step_duration.observe(started.elapsed().as_secs_f64());
+            observer.observe(engine.report());
         }
     }
 }
@@ -138,7 +150,8 @@ fn submit(
     rejection: oneshot::Sender<AdmissionError>,
 ) {
     // Outlives the submission, to report its error.
-    let mut errors = EventSender { sender: events.sender.clone(), queued: None, resources: None };
+    let attached = Attachments::default();
+    let mut errors = EventSender { sender: events.sender.clone(), attached };
     let choices = 0..request.num_sequences.get();
     match catch_unwind(AssertUnwindSafe(|| engine.submit(request, Box::new(events)))) {
         Ok(Ok(())) => {}
@@ -171,16 +184,13 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 impl EngineHandle {
     /// Submits a request and returns the receiver of its events. Dropping the receiver cancels the
     /// request before the next step. A request with a deadline waits until the thread has admitted
-    /// or rejected it, between two steps. `queued` is dropped when the request leaves the queue,
-    /// and `resources` when the engine is done with it, even if its events are not read.
+    /// or rejected it, between two steps.
     pub async fn submit(
         &self,
         request: Request,
-        queued: Option<QueuedTokens>,
-        resources: Option<RequestResources>,
+        attached: Attachments,
     ) -> Result<mpsc::Receiver<Event>, SubmitError> {
-        let (mut events, receiver) = event_channel(&request, self.max_sequence_tokens, queued);
-        events.resources = resources;
+        let (events, receiver) = event_channel(&request, self.max_sequence_tokens, attached);
         let has_deadline = request.deadline.is_some();
         let (rejection, rejected) = oneshot::channel();
         let command = Command::Submit(Box::new(request), events, rejection);
@@ -226,8 +236,7 @@ impl EngineThread {
 /// Sends the events of one request to its stream.
 pub struct EventSender {
     sender: mpsc::Sender<Event>,
-    queued: Option<QueuedTokens>,
-    resources: Option<RequestResources>,
+    attached: Attachments,
 }
 
 /// Creates a channel for the events of a request, where the longest sequence has
@@ -240,14 +249,14 @@ pub struct EventSender {
 pub fn event_channel(
     request: &Request,
     max_sequence_tokens: usize,
-    queued: Option<QueuedTokens>,
+    attached: Attachments,
 ) -> (EventSender, mpsc::Receiver<Event>) {
     let max_tokens =
         request.stopping.max_tokens.unwrap_or(max_sequence_tokens).min(max_sequence_tokens);
     let responses = (2 * max_tokens + 2) * request.num_sequences.get() as usize;
     let prompt = request.prompt.len() / PROMPT_LOGPROBS_CHUNK + 2;
     let (sender, receiver) = mpsc::channel(responses + prompt);
-    (EventSender { sender, queued, resources: None }, receiver)
+    (EventSender { sender, attached }, receiver)
 }
 
 impl EventSink for EventSender {
@@ -257,11 +266,15 @@ impl EventSink for EventSender {
     }
 
     fn scheduled(&mut self) {
-        self.queued = None;
+        self.attached.queued = None;
     }
 
     fn is_closed(&self) -> bool {
         self.sender.is_closed()
+    }
+
+    fn tag(&self) -> Option<Tag> {
+        self.attached.trace.clone().map(|trace| trace as Tag)
     }
 }
 
@@ -269,8 +282,12 @@ impl EventSink for EventSender {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use std::{num::NonZeroU32, time::Duration};
+    use std::{
+        num::NonZeroU32,
+        time::{Duration, Instant},
+    };
 
+    use stoker_engine::Footprint;
     use stoker_proto::v1::{GenerateRequest, TokenIds, generate_request::Input};
 
     use super::*;
@@ -279,8 +296,8 @@ mod tests {
         admit::Admission,
         inflight::{Inflight, Limit, Limits},
         load,
-        metrics::Metrics,
         simulate::SimulatedDevice,
+        step_observer::StepMetrics,
     };
 
     /// Starts a thread with a batch of two sequences on a device that panics at token 7.
@@ -289,10 +306,11 @@ mod tests {
         let device: SimulatedDevice = "panic_token = 7".parse().unwrap();
         let model = Arc::new(load(&ModelSource::Simulated(device.0), &config, 1).unwrap());
         let engine = config.engine(&model.config, None, model.quantization).unwrap();
-        let step_duration = Metrics::default().step_duration;
+        let footprint = Footprint::of(&model.config, model.quantization);
+        let observer = StepObserver::new(StepMetrics::default(), "test", footprint, 1);
         let speculation = SpeculationConfig::default();
         let (handle, thread) =
-            spawn("test", Arc::clone(&model), engine, speculation, 8, step_duration).unwrap();
+            spawn("test", Arc::clone(&model), engine, speculation, 8, observer).unwrap();
         (handle, thread, model)
     }
 
@@ -301,6 +319,10 @@ mod tests {
         let input = Some(Input::TokenIds(TokenIds { ids: vec![5, id] }));
         let admission = Admission { model, name: "m", max_sequence_tokens: 1_024, max_num_seqs: 2 };
         admission.admit(GenerateRequest { input, ..GenerateRequest::default() }).unwrap()
+    }
+
+    fn waiting(queued: QueuedTokens) -> Attachments {
+        Attachments { queued: Some(queued), ..Attachments::default() }
     }
 
     async fn last_event(mut events: mpsc::Receiver<Event>) -> Option<Event> {
@@ -317,11 +339,12 @@ mod tests {
         // Validation would reject more sequences than a batch holds, so this bypasses it.
         let three = NonZeroU32::new(3).unwrap();
         let wide = Request { num_sequences: three, ..request(&model, 5) };
-        let events = handle.submit(wide.clone(), None, None).await.unwrap();
+        let events = handle.submit(wide.clone(), Attachments::default()).await.unwrap();
         let error = AdmissionError::TooMany { requested: 3, limit: 2 };
         assert_eq!(last_event(events).await, Some(Event::Failed(RequestError::Rejected(error))));
         let deadline = Some(Instant::now() + Duration::from_secs(60));
-        let error = handle.submit(Request { deadline, ..wide }, None, None).await.unwrap_err();
+        let error =
+            handle.submit(Request { deadline, ..wide }, Attachments::default()).await.unwrap_err();
         assert!(matches!(error, SubmitError::Rejected(AdmissionError::TooMany { .. })), "{error}");
     }
 
@@ -333,12 +356,12 @@ mod tests {
         let request = request(&model, 5);
         let queued = inflight.reserve_tokens(request.prompt.len(), false).unwrap();
         assert!(inflight.reserve_tokens(1, false).is_err(), "the queue is full");
-        let mut events = handle.submit(request.clone(), Some(queued), None).await.unwrap();
+        let mut events = handle.submit(request.clone(), waiting(queued)).await.unwrap();
         assert!(matches!(events.recv().await, Some(Event::Token(_))));
         let queued = inflight.reserve_tokens(2, false).unwrap();
 
         let wide = Request { num_sequences: NonZeroU32::new(3).unwrap(), ..request };
-        let rejected = handle.submit(wide, Some(queued), None).await.unwrap();
+        let rejected = handle.submit(wide, waiting(queued)).await.unwrap();
         let last = last_event(rejected).await;
         assert!(matches!(last, Some(Event::Failed(RequestError::Rejected(_)))));
         assert!(inflight.reserve_tokens(2, false).is_ok());
@@ -347,8 +370,8 @@ mod tests {
     #[tokio::test]
     async fn a_panic_fails_all_streams_with_its_message_and_ends_the_thread() {
         let (handle, thread, model) = start();
-        let healthy = handle.submit(request(&model, 5), None, None).await.unwrap();
-        let poison = handle.submit(request(&model, 7), None, None).await.unwrap();
+        let healthy = handle.submit(request(&model, 5), Attachments::default()).await.unwrap();
+        let poison = handle.submit(request(&model, 7), Attachments::default()).await.unwrap();
         for (events, suspected) in [(healthy, None), (poison, Some(vec![0]))] {
             let Some(Event::Failed(RequestError::EnginePanicked { cause, sequences })) =
                 last_event(events).await
@@ -359,6 +382,6 @@ mod tests {
             assert!(suspected.is_none_or(|suspected| suspected == sequences), "{sequences:?}");
         }
         assert!(!thread.join().await, "the thread panicked");
-        assert!(handle.submit(request(&model, 5), None, None).await.is_err());
+        assert!(handle.submit(request(&model, 5), Attachments::default()).await.is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use prometheus_client::registry::Registry;
-use stoker_engine::Model;
+use stoker_engine::{Footprint, Model};
 use stoker_ops::KV_BLOCK;
 use stoker_proto::{
     SERVICES,
@@ -18,7 +18,7 @@ use stoker_shared::{
     },
     validate,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::RoutesBuilder;
 
@@ -27,10 +27,12 @@ use crate::{
     config::ConfigError,
     control::{ControlService, LOAD_WATCHES},
     engine_thread::{self, EngineHandle, EngineThread},
+    engine_watch::{self, EngineState},
     gpu,
     inflight::{Inflight, Limit, Limits},
-    metrics::Metrics,
+    metrics::{Metrics, WorkerFacts},
     service::Worker,
+    step_observer::StepObserver,
     text::TextExecutor,
 };
 
@@ -73,6 +75,7 @@ pub struct RunningWorker {
     control: ControlService,
     inflight: Inflight,
     health: HealthState,
+    liveness: Readiness,
     stop: CancellationToken,
     server: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
     engine: EngineHandle,
@@ -112,13 +115,15 @@ pub async fn start(
         },
     };
     let metrics = Metrics::default();
+    let footprint = Footprint::of(&model.config, model.quantization);
+    let observer = StepObserver::new(metrics.steps.clone(), &id, footprint, config.trace_steps);
     let (engine, thread) = engine_thread::spawn(
         &id,
         Arc::clone(&model),
         engine_config,
         config.compute.speculation.clone(),
         limits.sequences.new + limits.sequences.resumed,
-        metrics.step_duration.clone(),
+        observer,
     )?;
     let engine_ended = CancellationToken::new();
     let mut load = engine.load();
@@ -128,6 +133,7 @@ pub async fn start(
     let ended = engine_ended.clone();
     let handle = engine.clone();
 
+    let (progress, stall_timeout) = (model.progress.clone(), config.engine_stall_timeout);
     let inflight = Inflight::new(limits);
     // A call beyond the limits must be rejected, not wait at the client for a stream.
     let streams = limits.sequences.new + limits.sequences.resumed + EXTRA_STREAMS;
@@ -167,19 +173,17 @@ pub async fn start(
         stop.clone().cancelled_owned(),
     );
     health.set_serving().await;
+    let (engine_state, engine_states) = watch::channel(EngineState::Moving);
+    let (live, liveness) = watch::channel(Ok(()));
+    tokio::spawn(engine_watch::run(handle.load(), progress, stall_timeout, engine_state));
     let reporter = health.clone();
-    let mut draining = inflight.draining();
+    let report = report_health(health.clone(), live, inflight.draining(), engine_states);
     tokio::spawn(async move {
         // The channel closes when the engine thread ends, which before a shutdown means a panic.
         let engine_ends = async { while load.changed().await.is_ok() {} };
-        let mut engine_ends = std::pin::pin!(engine_ends);
         tokio::select! {
-            () = &mut engine_ends => {}
-            // Reported to health checks for every cause of a drain.
-            () = async { drop(draining.wait_for(|draining| *draining).await) } => {
-                reporter.set_not_serving(DRAINING).await;
-                engine_ends.await;
-            }
+            () = engine_ends => {}
+            () = report => {}
         }
         ended.cancel();
         reporter.set_not_serving("the engine has ended").await;
@@ -192,12 +196,40 @@ pub async fn start(
         control,
         inflight,
         health,
+        liveness,
         stop,
         server: AbortOnDropHandle::new(tokio::spawn(serving)),
         engine: handle,
         thread,
         engine_ended,
     })
+}
+
+/// Reports a drain, for any cause, and an engine that makes no progress. Does not return.
+async fn report_health(
+    health: HealthState,
+    live: watch::Sender<Result<(), String>>,
+    mut draining: watch::Receiver<bool>,
+    mut engine: watch::Receiver<EngineState>,
+) {
+    loop {
+        let state = *engine.borrow_and_update();
+        // The value that is replaced does not matter.
+        let _ = live.send_replace(state.liveness());
+        let is_draining = *draining.borrow_and_update();
+        match state.not_ready().or(is_draining.then_some(DRAINING)) {
+            None => health.set_serving().await,
+            Some(why) => health.set_not_serving(why).await,
+        }
+        // Both channels live as long as the worker.
+        let changed = tokio::select! {
+            changed = draining.changed() => changed,
+            changed = engine.changed() => changed,
+        };
+        if changed.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 impl RunningWorker {
@@ -216,12 +248,30 @@ impl RunningWorker {
         self.health.readiness()
     }
 
-    /// Registers the metrics of the worker.
-    pub fn register_metrics(&self, registry: &mut Registry) {
+    /// Registers the metrics of its listener.
+    pub fn register_listener_metrics(&self, registry: &mut Registry) {
         self.control.worker.bounds.register(registry);
+    }
+
+    /// Returns whether the engine may still make progress, or why a restart is due.
+    pub fn liveness(&self) -> Readiness {
+        self.liveness.clone()
+    }
+
+    /// Registers the metrics of the worker, without those of its listener.
+    pub fn register_metrics(&self, registry: &mut Registry) {
         let load = self.engine.load();
-        let labelled = self.metrics.register(registry, &self.model_name, &self.id, load);
-        if let Some(device) = self.control.worker.model.network.device() {
+        let device = self.control.worker.model.network.device();
+        let info = self.control.model_info();
+        let facts = WorkerFacts {
+            kv_blocks: info.capacity.as_ref().map_or(0, |capacity| capacity.kv_blocks as usize),
+            device_class: info.device_class,
+            device: device.map(|device| device.name.clone()).unwrap_or_default(),
+            quantization: info.quantization,
+            digest: info.digest,
+        };
+        let labelled = self.metrics.register(registry, &self.model_name, &self.id, &facts, load);
+        if let Some(device) = device {
             gpu::register(labelled, device);
         }
     }

@@ -1,6 +1,10 @@
 //! `stoker-worker`: serves one model over gRPC.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::{Parser, Subcommand};
 use stoker_shared::{
@@ -18,6 +22,7 @@ use stoker_worker::{
     eval::{self, EvalArgs},
     roofline::{self, RooflineArgs},
     simulate::SimulatedDevice,
+    start_trace::{self, StartTimes},
 };
 use tracing::{error, info};
 
@@ -131,8 +136,8 @@ const EXAMPLES: &str = r#"Examples:
 Profiles: a step takes `step`, plus `prefill_token` for each prompt token, `decode_token` for each
 decoding sequence and `context_token` for each cached token that is attended to. Responses end
 after `response_tokens` on average (0: only at the limit) in a context of `context_length` tokens. A
-step that computes the token `panic_token` panics, to test how a cluster handles a request that
-makes its engines fail.
+step that computes the token `panic_token` panics, and one with `hang_token` does not end, to test
+how a cluster handles a request that makes its engines fail.
 
 Health check of a container, without a shell: `stoker-worker health --timeout 1s`.
 
@@ -161,6 +166,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
+    let began = Instant::now();
     let usage = |message: String| (USAGE, message);
     let not_ready = "loading the model";
     let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info", not_ready).await;
@@ -194,12 +200,18 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
         .map_err(|error| (1, format!("loading failed: {error}")))?
         .map_err(|error| usage(error.to_string()))?;
     let drain_timeout = cli.worker.drain_timeout;
+    let (loaded, timings) = (Instant::now(), model.load_timings);
     let (digest, parameters) = (model.digest.clone(), model.parameters);
     let (id, model) = (cli.worker_id, Arc::new(model));
     let worker = stoker_worker::start(cli.worker, model, name.clone(), id, listener)
         .await
         .map_err(|error| usage(error.to_string()))?;
-    telemetry.follow(worker.readiness(), |registry| worker.register_metrics(registry));
+    let times = StartTimes { began, loaded, ready: Instant::now() };
+    start_trace::record(&times, &timings, worker.id(), &name);
+    telemetry.follow(worker.readiness(), Some(worker.liveness()), |registry| {
+        worker.register_listener_metrics(registry);
+        worker.register_metrics(registry);
+    });
     let admin = worker.serve_admin(admin).await;
     let admin = admin.map_err(|error| usage(format!("--admin-listen: {error}")))?;
     info!(

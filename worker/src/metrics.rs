@@ -11,27 +11,66 @@ use prometheus_client::{
         family::Family,
         gauge::ConstGauge,
         histogram::Histogram,
+        info::Info,
     },
     registry::Registry,
 };
 use stoker_engine::Load;
-use stoker_shared::telemetry::names::{label, worker as names};
+use stoker_ops::KV_BLOCK;
+use stoker_shared::telemetry::{
+    metrics::{TracedHistogram, observe_traced},
+    names::{label, worker as names},
+};
 use tokio::sync::watch;
+
+use crate::step_observer::StepMetrics;
 
 /// The metrics of a worker. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Duration of each step, in seconds.
-    pub step_duration: Histogram,
+    /// Metrics of steps.
+    pub steps: StepMetrics,
     requests: Family<[(&'static str, &'static str); 1], Counter>,
     prompt_tokens: Counter,
     generated_tokens: Counter,
-    duration: Histogram,
-    first_token: Histogram,
+    duration: TracedHistogram,
+    first_token: TracedHistogram,
+    inter_token: Histogram,
     tokenize: Histogram,
     queue: Histogram,
     prefill: Histogram,
     decode: Histogram,
+    stream: Histogram,
+}
+
+/// What does not change while a worker runs.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerFacts {
+    /// Number of blocks in the KV cache.
+    pub kv_blocks: usize,
+    /// Class of the device, whose workers resume each other's responses.
+    pub device_class: String,
+    /// Name of the device.
+    pub device: String,
+    /// Format of the weights.
+    pub quantization: String,
+    /// Digest of the model.
+    pub digest: String,
+}
+
+impl WorkerFacts {
+    fn cache_config(&self) -> [(&'static str, String); 2] {
+        [(label::BLOCK_SIZE, KV_BLOCK.to_string()), (label::NUM_BLOCKS, self.kv_blocks.to_string())]
+    }
+
+    fn device(&self) -> [(&'static str, String); 4] {
+        [
+            (label::CLASS, self.device_class.clone()),
+            (label::DEVICE, self.device.clone()),
+            (label::QUANTIZATION, self.quantization.clone()),
+            (label::DIGEST, self.digest.clone()),
+        ]
+    }
 }
 
 /// Durations of the stages of a completed request.
@@ -45,6 +84,8 @@ pub struct Stages {
     pub prefill: Duration,
     /// From the first token to the last one.
     pub decode: Duration,
+    /// From there until the last message was taken for sending.
+    pub stream: Duration,
     /// The whole request.
     pub total: Duration,
 }
@@ -52,16 +93,18 @@ pub struct Stages {
 impl Default for Metrics {
     fn default() -> Self {
         Self {
-            step_duration: names::STEP_DURATION.histogram(),
+            steps: StepMetrics::default(),
             requests: Family::default(),
             prompt_tokens: Counter::default(),
             generated_tokens: Counter::default(),
-            duration: names::DURATION.histogram(),
-            first_token: names::FIRST_TOKEN_TIME.histogram(),
+            duration: names::DURATION.traced_histogram(),
+            first_token: names::FIRST_TOKEN_TIME.traced_histogram(),
+            inter_token: names::INTER_TOKEN.histogram(),
             tokenize: names::TOKENIZE_TIME.histogram(),
             queue: names::QUEUE_TIME.histogram(),
             prefill: names::PREFILL_TIME.histogram(),
             decode: names::DECODE_TIME.histogram(),
+            stream: names::STREAM_TIME.histogram(),
         }
     }
 }
@@ -74,44 +117,65 @@ impl Metrics {
         registry: &'a mut Registry,
         model: &str,
         worker: &str,
+        facts: &WorkerFacts,
         load: watch::Receiver<Load>,
     ) -> &'a mut Registry {
         let labels = [(label::MODEL, model), (label::WORKER, worker)];
         let labels = labels.into_iter().map(|(key, value)| (key.into(), value.to_owned().into()));
         let registry = registry.sub_registry_with_labels(labels);
-        names::STEP_DURATION.register(registry, self.step_duration.clone());
+        names::STEP_DURATION.register(registry, self.steps.duration.clone());
+        names::STEP_SEQUENCES.register(registry, self.steps.sequences.clone());
+        names::STEP_TOKENS.register(registry, self.steps.tokens.clone());
+        names::BYTES_READ.register(registry, self.steps.bytes_read.clone());
+        names::BANDWIDTH_USAGE.register(registry, self.steps.bandwidth_usage.clone());
+        names::CACHE_CONFIG.register(registry, Info::new(facts.cache_config()));
+        names::DEVICE.register(registry, Info::new(facts.device()));
         names::REQUESTS.register(registry, self.requests.clone());
         names::PROMPT_TOKENS.register(registry, self.prompt_tokens.clone());
         names::GENERATED_TOKENS.register(registry, self.generated_tokens.clone());
         names::DURATION.register(registry, self.duration.clone());
         names::FIRST_TOKEN_TIME.register(registry, self.first_token.clone());
+        names::INTER_TOKEN.register(registry, self.inter_token.clone());
         names::TOKENIZE_TIME.register(registry, self.tokenize.clone());
         names::QUEUE_TIME.register(registry, self.queue.clone());
         names::PREFILL_TIME.register(registry, self.prefill.clone());
         names::DECODE_TIME.register(registry, self.decode.clone());
+        names::STREAM_TIME.register(registry, self.stream.clone());
         registry.register_collector(Box::new(LoadCollector(load)));
         registry
     }
 
-    /// Records a request that has ended, with its prompt tokens and generated tokens.
+    /// Records the time between two events with tokens of a choice.
+    pub fn observe_inter_token(&self, time: Duration) {
+        self.inter_token.observe(time.as_secs_f64());
+    }
+
+    /// Records a request that has ended, with its prompt tokens and generated tokens. `trace` is
+    /// the id of its trace if it is exported.
     pub fn observe_request(
         &self,
         outcome: &'static str,
         prompt: u64,
         generated: u64,
         stages: Option<Stages>,
+        trace: Option<&str>,
     ) {
         self.requests.get_or_create(&[(label::OUTCOME, outcome)]).inc();
         self.prompt_tokens.inc_by(prompt);
         self.generated_tokens.inc_by(generated);
         let Some(stages) = stages else { return };
+        let first_token = stages.tokenize + stages.queue + stages.prefill;
+        for (histogram, duration) in
+            [(&self.duration, stages.total), (&self.first_token, first_token)]
+        {
+            observe_traced(histogram, duration.as_secs_f64(), trace);
+        }
         for (histogram, duration) in [
-            (&self.duration, stages.total),
-            (&self.first_token, stages.tokenize + stages.queue + stages.prefill),
             (&self.tokenize, stages.tokenize),
             (&self.queue, stages.queue),
             (&self.prefill, stages.prefill),
             (&self.decode, stages.decode),
+            (&self.stream, stages.stream),
         ] {
             histogram.observe(duration.as_secs_f64());
         }
@@ -163,7 +227,7 @@ mod tests {
     fn exactly_the_named_metrics_are_exposed_with_model_and_worker() {
         let metrics = Metrics::default();
         let stages = Stages { queue: Duration::from_secs(1), ..Stages::default() };
-        metrics.observe_request("stop", 3, 4, Some(stages));
+        metrics.observe_request("stop", 3, 4, Some(stages), Some("abc"));
         let load = Load {
             free_blocks: 3,
             cached_blocks: 2,
@@ -174,7 +238,8 @@ mod tests {
             ..Load::default()
         };
         let mut registry = Registry::default();
-        metrics.register(&mut registry, "m", "w", watch::channel(load).1);
+        let facts = WorkerFacts { kv_blocks: 4, digest: "d".into(), ..WorkerFacts::default() };
+        metrics.register(&mut registry, "m", "w", &facts, watch::channel(load).1);
         let text = exposition(&registry);
 
         let mut exposed: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
@@ -198,5 +263,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
         }
+        let exemplar = "stoker_worker_time_to_first_token_seconds_bucket{model=\"m\",worker=\"w\",\
+                        le=\"1.0\"} 1 # {trace_id=\"abc\"} 1.0";
+        assert!(text.lines().any(|line| line.starts_with(exemplar)), "{exemplar} not in:\n{text}");
     }
 }

@@ -1,6 +1,9 @@
 //! The log line, trace span and metrics of one call, written when it ends.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use stoker_proto::duration::from_wire;
 use stoker_proto::v1::{
@@ -10,8 +13,8 @@ use stoker_proto::v1::{
 use stoker_shared::{
     ServiceError, deadline,
     telemetry::{
-        names::{attribute, operation, span},
-        trace::{SpanKind, TraceSpan},
+        names::{attribute, operation},
+        trace::TraceSpan,
     },
     validate::MAX_REQUEST_ID,
 };
@@ -21,6 +24,7 @@ use tracing::{Span, debug, field::Empty, info_span};
 
 use crate::{
     metrics::{Metrics, Stages},
+    request_trace::{RequestTrace, StageAttributes, StageEnds},
     service::Worker,
 };
 
@@ -28,14 +32,16 @@ use crate::{
 /// that the client cancels at any time are reported too.
 pub struct RequestLog {
     arrived: Instant,
-    started: SystemTime,
     log: Span,
-    trace: TraceSpan,
+    trace: Arc<RequestTrace>,
+    ends: Arc<OnceLock<StageEnds>>,
     metrics: Metrics,
     prompt_tokens: u32,
     cached_tokens: u32,
     tokens: usize,
     timings: Option<Timings>,
+    /// When the last event with tokens of each choice was sent.
+    last_tokens: Vec<Option<Instant>>,
     outcome: &'static str,
     code: &'static str,
 }
@@ -44,7 +50,6 @@ impl RequestLog {
     /// Starts to observe a call to `worker`.
     pub fn begin(call: &Request<GenerateRequest>, worker: &Worker) -> Self {
         let arrived = deadline::arrival_time(call);
-        let started = SystemTime::now() - arrived.elapsed();
         let request = call.get_ref();
         let operation = match request.input {
             Some(Input::Chat(_)) => operation::CHAT,
@@ -56,7 +61,8 @@ impl RequestLog {
         let id = if valid { request.request_id.as_str() } else { "(invalid)" };
         let caller = TraceSpan::of_caller(call.metadata());
         let name = format!("{operation} {}", worker.model_name);
-        let trace = caller.child(name, SpanKind::Server, started);
+        let request_trace = RequestTrace::start(&caller, name, arrived.into_std());
+        let trace = request_trace.span();
         if trace.is_recording() {
             trace.set(attribute::OPERATION_NAME, operation);
             trace.set(attribute::PROVIDER_NAME, "stoker");
@@ -77,14 +83,15 @@ impl RequestLog {
         );
         Self {
             arrived,
-            started,
             log,
-            trace,
+            trace: Arc::new(request_trace),
+            ends: Arc::default(),
             metrics: worker.metrics.clone(),
             prompt_tokens: 0,
             cached_tokens: 0,
             tokens: 0,
             timings: None,
+            last_tokens: Vec::new(),
             // The outcome if the stream is dropped before its last event.
             outcome: ServiceError::Cancelled.reason(),
             code: ServiceError::Cancelled.code_name(),
@@ -96,11 +103,25 @@ impl RequestLog {
         &self.log
     }
 
+    /// Returns the trace of the call if it is exported.
+    pub fn exported_trace(&self) -> Option<Arc<RequestTrace>> {
+        self.trace.span().is_recording().then(|| Arc::clone(&self.trace))
+    }
+
+    /// Returns the cell for the ends of the stages of the call.
+    pub fn stage_ends(&self) -> Arc<OnceLock<StageEnds>> {
+        Arc::clone(&self.ends)
+    }
+
     /// Observes an event before it is sent. Returns true if it is the last one.
     pub fn observe(&mut self, event: &Result<GenerateResponse, ServiceError>) -> bool {
+        let choice = event.as_ref().map_or(0, |response| response.choice);
         match event.as_ref().map(|response| &response.event) {
             Ok(Some(Event::Accepted(accepted))) => self.prompt_tokens = accepted.prompt_tokens,
-            Ok(Some(Event::Token(delta))) => self.tokens += delta.ids.len(),
+            Ok(Some(Event::Token(delta))) => {
+                self.tokens += delta.ids.len();
+                self.inter_token(choice);
+            }
             // Only the last choice to finish has usage.
             Ok(Some(Event::Finished(finished))) if finished.usage.is_some() => {
                 self.finished(finished);
@@ -115,14 +136,26 @@ impl RequestLog {
         false
     }
 
+    fn inter_token(&mut self, choice: u32) {
+        let choice = choice as usize;
+        if self.last_tokens.len() <= choice {
+            self.last_tokens.resize(choice + 1, None);
+        }
+        let now = Instant::now();
+        if let Some(last) = self.last_tokens[choice].replace(now) {
+            self.metrics.observe_inter_token(now - last);
+        }
+    }
+
     /// Records that the call was rejected, or that its stream failed.
     pub fn failed(&mut self, error: &ServiceError) {
         (self.outcome, self.code) = (error.reason(), error.code_name());
         // Debug escapes text of the client, so that it cannot forge a log line.
         self.log.record("error", tracing::field::debug(error.to_string()));
-        if self.trace.is_recording() {
-            self.trace.set(attribute::ERROR_TYPE, error.reason());
-            self.trace.fail(error.to_string());
+        let trace = self.trace.span();
+        if trace.is_recording() {
+            trace.set(attribute::ERROR_TYPE, error.reason());
+            trace.fail(error.to_string());
         }
     }
 
@@ -138,7 +171,7 @@ impl RequestLog {
     }
 
     fn end_trace(&self, total: Duration, stages: Option<Stages>) {
-        let trace = &self.trace;
+        let trace = self.trace.span();
         if !trace.is_recording() {
             return;
         }
@@ -154,26 +187,42 @@ impl RequestLog {
             trace.set(attribute::TIME_TO_FIRST_TOKEN, first.as_secs_f64());
             trace.set(attribute::TIME_IN_PREFILL, stages.prefill.as_secs_f64());
             trace.set(attribute::TIME_IN_DECODE, stages.decode.as_secs_f64());
-            let tokenized = trace.stage(span::TOKENIZE, self.started, stages.tokenize);
-            let scheduled = trace.stage(span::QUEUE, tokenized, stages.queue);
-            let prefilled = trace.stage(span::PREFILL, scheduled, stages.prefill);
-            trace.stage(span::DECODE, prefilled, stages.decode);
         }
-        if let Some(timings) = self.timings {
-            trace.set(attribute::STEPS, i64::from(timings.steps));
-            trace.set(attribute::PREEMPTIONS, i64::from(timings.preemptions));
+        let arrived = self.arrived.into_std();
+        match (self.timings, self.ends.get()) {
+            (Some(timings), Some(ends)) => {
+                trace.set(attribute::STEPS, i64::from(timings.steps));
+                trace.set(attribute::PREEMPTIONS, i64::from(timings.preemptions));
+                let detokenize = from_wire(timings.detokenize).unwrap_or_default();
+                let attributes = StageAttributes {
+                    cached_tokens: self.cached_tokens,
+                    drafted_tokens: timings.drafted_tokens,
+                    accepted_tokens: timings.accepted_tokens,
+                    detokenize_seconds: detokenize.as_secs_f64(),
+                };
+                self.trace.end_with(arrived, ends, &attributes);
+            }
+            _ => self.trace.end(arrived + total),
         }
-        trace.end();
     }
 }
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        let total = self.arrived.elapsed();
         let stages = self.timings.map(|timings| stages(&timings));
+        let total = stages.map_or_else(|| self.arrived.elapsed(), |stages| stages.total);
         self.end_trace(total, stages);
         let (prompt, tokens) = (self.prompt_tokens, self.tokens);
-        self.metrics.observe_request(self.outcome, prompt.into(), tokens as u64, stages);
+        let trace = self.trace.span();
+        let trace = if trace.is_sampled() { trace.trace_id() } else { None };
+        let generated = tokens as u64;
+        self.metrics.observe_request(
+            self.outcome,
+            prompt.into(),
+            generated,
+            stages,
+            trace.as_deref(),
+        );
         let outcome = self.outcome;
         debug!(parent: &self.log, outcome, prompt_tokens = prompt, tokens, ?total, "call ended");
     }
@@ -186,6 +235,7 @@ fn stages(timings: &Timings) -> Stages {
         queue: duration(timings.queue),
         prefill: duration(timings.prefill),
         decode: duration(timings.decode),
+        stream: duration(timings.stream),
         total: duration(timings.worker_total),
     }
 }

@@ -1,13 +1,14 @@
 //! The response stream of one call: converts the engine's events to wire events.
 
 use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use futures::{Stream, stream};
 use stoker_engine::{
-    Event, Finish, FinishReason, RequestError, Summary, Token, TokenLogprob, tokenizer::Tokenizer,
+    Event, Finish, FinishReason, RequestError, Summary, Timings, Token, TokenLogprob,
+    tokenizer::Tokenizer,
 };
 use stoker_proto::duration::to_wire;
 use stoker_proto::v1::{
@@ -17,6 +18,8 @@ use stoker_proto::v1::{
 use stoker_shared::{ServiceError, deadline::Deadline};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use crate::request_trace::StageEnds;
 
 /// What a stream needs besides the engine's events.
 pub struct ResponseStream {
@@ -28,8 +31,10 @@ pub struct ResponseStream {
     pub tokenizer: Arc<Tokenizer>,
     /// When the call arrived.
     pub arrived: Instant,
-    /// Time that validation and tokenising took.
-    pub tokenize: Duration,
+    /// When it had been validated and tokenised.
+    pub tokenized: Instant,
+    /// Set with the last event: the ends of the stages of the call.
+    pub ends: Arc<OnceLock<StageEnds>>,
     /// Ends the stream with an error when it passes.
     pub deadline: Deadline,
     /// Ends the stream with an error when the worker shuts down.
@@ -140,18 +145,23 @@ impl ResponseStream {
         })
     }
 
+    /// Called with the last event.
     fn timings(&self, summary: &Summary) -> proto::Timings {
-        let total = self.arrived.elapsed();
         let timings = summary.timings;
-        // The time from the engine to this stream counts as decode, so that the stages add up.
-        let first_token = self.tokenize + timings.queue + timings.prefill;
+        let Timings { scheduled, first_token, last_token, .. } = timings;
+        let (tokenized, sent) = (self.tokenized, Instant::now());
+        let ends = StageEnds { tokenized, scheduled, first_token, last_token, sent };
+        // There is one last event.
+        let _ = self.ends.set(ends);
         proto::Timings {
-            tokenize: to_wire(self.tokenize),
-            queue: to_wire(timings.queue),
-            prefill: to_wire(timings.prefill),
-            decode: to_wire(total.saturating_sub(first_token)),
-            worker_total: to_wire(total),
-            time_to_first_token: to_wire(first_token),
+            tokenize: to_wire(tokenized - self.arrived),
+            queue: to_wire(scheduled - tokenized),
+            prefill: to_wire(first_token - scheduled),
+            decode: to_wire(last_token - first_token),
+            stream: to_wire(sent - last_token),
+            worker_total: to_wire(sent - self.arrived),
+            time_to_first_token: to_wire(first_token - self.arrived),
+            detokenize: to_wire(timings.detokenize),
             steps: timings.steps,
             preemptions: timings.preemptions,
             drafted_tokens: timings.drafted,

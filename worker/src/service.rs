@@ -1,6 +1,9 @@
 //! `stoker.v1.Inference` on a worker.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream::BoxStream};
 use stoker_engine::{Model, scheduler::AdmissionError};
@@ -21,10 +24,11 @@ use tracing::Instrument;
 
 use crate::{
     admit::Admission,
-    engine_thread::{EngineHandle, RequestResources, SubmitError},
+    engine_thread::{Attachments, EngineHandle, SubmitError},
     inflight::Inflight,
     metrics::Metrics,
     request_log::RequestLog,
+    request_trace::{RequestTrace, StageEnds},
     response_stream::ResponseStream,
     routing::AcceptRouting,
     text::TextExecutor,
@@ -85,6 +89,8 @@ impl Worker {
     async fn start(
         &self,
         call: Request<GenerateRequest>,
+        trace: Option<Arc<RequestTrace>>,
+        ends: Arc<OnceLock<StageEnds>>,
     ) -> Result<BoxStream<'static, Result<GenerateResponse, ServiceError>>, ServiceError> {
         let arrived = deadline::arrival_time(&call).into_std();
         let deadline = Deadline::of(&call)?;
@@ -124,13 +130,15 @@ impl Worker {
             attempt,
             tokenizer: Arc::clone(&self.model.tokenizer),
             arrived,
-            tokenize: admitted.arrived - arrived,
+            tokenized: admitted.arrived,
+            ends,
             deadline,
             cancel: self.inflight.cancellation().clone(),
         };
         let time_limit = admitted.deadline.map(|at| at.saturating_duration_since(admitted.arrived));
-        let resources: RequestResources = Box::new((slot, charge));
-        let submitted = self.engine.submit(admitted, Some(queued), Some(resources));
+        let attached =
+            Attachments { queued: Some(queued), resources: Some(Box::new((slot, charge))), trace };
+        let submitted = self.engine.submit(admitted, attached);
         let events = deadline.bound("while queued", submitted).await?;
         let events = events.map_err(|error| submit_error(&error, time_limit))?;
         Ok(response.stream(events).boxed())
@@ -178,7 +186,8 @@ impl Inference for Worker {
         call: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let mut log = RequestLog::begin(&call, self);
-        let stream = match self.start(call).instrument(log.span().clone()).await {
+        let started = self.start(call, log.exported_trace(), log.stage_ends());
+        let stream = match started.instrument(log.span().clone()).await {
             Ok(stream) => stream,
             Err(error) => {
                 log.failed(&error);

@@ -33,6 +33,7 @@ struct TomlProfile {
     response_tokens: u32,
     context_length: u32,
     panic_token: u32,
+    hang_token: u32,
 }
 
 impl Default for TomlProfile {
@@ -45,6 +46,7 @@ impl Default for TomlProfile {
             response_tokens: 0,
             context_length: 4096,
             panic_token: 0,
+            hang_token: 0,
         }
     }
 }
@@ -77,7 +79,7 @@ impl FromStr for SimulatedDevice {
             ));
         };
         let TomlProfile { step, prefill_token, decode_token, context_token, .. } = profile;
-        let TomlProfile { response_tokens, context_length, panic_token, .. } = profile;
+        let TomlProfile { response_tokens, context_length, panic_token, hang_token, .. } = profile;
         if !(2..=1 << 20).contains(&context_length) {
             return Err(format!("context_length {context_length} is not from 2 to {}", 1 << 20));
         }
@@ -89,6 +91,7 @@ impl FromStr for SimulatedDevice {
             response_tokens,
             context_length,
             panic_token,
+            hang_token,
         }))
     }
 }
@@ -125,6 +128,7 @@ mod tests {
             response_tokens: 0,
             context_length: 100,
             panic_token: 0,
+            hang_token: 0,
         };
         assert_eq!(line.parse(), Ok(SimulatedDevice(expected)));
         assert_eq!(format!("{{ {line} }}").parse(), Ok(SimulatedDevice(expected)));

@@ -10,7 +10,10 @@ use stoker_proto::v1::{
     generate_request::Input, stop_condition::Kind,
 };
 use stoker_worker::{
-    ModelSource, WorkerConfig, admit::Admission, engine_thread::event_channel, load,
+    ModelSource, WorkerConfig,
+    admit::Admission,
+    engine_thread::{Attachments, event_channel},
+    load,
     simulate::SimulatedDevice,
 };
 use tokio::sync::mpsc;
@@ -64,7 +67,7 @@ impl TestEngine {
             max_num_seqs: 16,
         };
         let request = admission.admit(request).unwrap();
-        let (sink, events) = event_channel(&request, MAX_SEQUENCE_TOKENS, None);
+        let (sink, events) = event_channel(&request, MAX_SEQUENCE_TOKENS, Attachments::default());
         self.engine.submit(request, Box::new(sink)).unwrap();
         self.events.push(events);
     }

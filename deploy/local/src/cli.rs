@@ -3,7 +3,13 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use stoker_shared::{VERSION, client::Address, duration, serve::ListenAddress, telemetry::LogArgs};
+use stoker_shared::{
+    VERSION,
+    client::Address,
+    duration,
+    serve::ListenAddress,
+    telemetry::{ExportArgs, LogArgs},
+};
 use stoker_worker::{ModelSource, WorkerConfig, config::ComputeConfig};
 
 const EXAMPLES: &str = "\
@@ -134,6 +140,10 @@ pub struct ServeArgs {
     /// The cluster to start.
     #[command(flatten)]
     pub cluster: ClusterArgs,
+
+    /// Traces and metrics.
+    #[command(flatten)]
+    pub export: ExportArgs,
 
     /// Options of its workers.
     #[command(flatten)]

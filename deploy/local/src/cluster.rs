@@ -6,10 +6,11 @@ use futures::{
     FutureExt,
     future::{BoxFuture, join_all, select_all},
 };
+use prometheus_client::registry::Registry as MetricsRegistry;
 use stoker_router::{RouterConfig, RunningRouter};
 use stoker_shared::{
     discovery::{Candidate, Registration, Registry, WorkerId},
-    serve::{self, LimitsConfig, ListenAddress},
+    serve::{self, LimitsConfig, ListenAddress, Readiness},
 };
 use stoker_worker::{ModelSource, RunningWorker, WorkerConfig, config::AcceptRouting};
 
@@ -72,6 +73,20 @@ impl Cluster {
             .map_err(|error| Error::Failed(error.to_string()))?;
         router.wait_ready(usize::from(workers)).await;
         Ok(Self { router, workers: running })
+    }
+
+    /// Whether the router accepts requests.
+    pub fn readiness(&self) -> Readiness {
+        self.router.readiness()
+    }
+
+    /// Registers the metrics of the router and, with the label `worker`, of each worker. Those of
+    /// the workers' listeners, which only the router reaches, are left out.
+    pub fn register_metrics(&self, registry: &mut MetricsRegistry) {
+        self.router.register_metrics(registry);
+        for (worker, _) in &self.workers {
+            worker.register_metrics(registry);
+        }
     }
 
     /// Address of the router's listener.

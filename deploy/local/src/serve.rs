@@ -2,12 +2,14 @@
 
 use std::io::{self, Write};
 
-use stoker_shared::shutdown::Signals;
+use stoker_shared::{shutdown::Signals, telemetry::Telemetry};
 
 use crate::{cli::ServeArgs, cluster::Cluster, error::Error};
 
 /// Runs the command.
 pub async fn run(args: ServeArgs) -> Result<(), Error> {
+    let telemetry = Telemetry::export("stoker", &args.export, "loading the model").await;
+    let telemetry = telemetry.map_err(Error::Usage)?;
     let mut signals = Signals::catch().map_err(|error| Error::Failed(error.to_string()))?;
     let drain_timeout = args.worker.drain_timeout;
     let (name, workers) = (args.cluster.model.name(), args.cluster.num_workers);
@@ -17,6 +19,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
         // The loading thread cannot be cancelled.
         _ = signals.next() => std::process::exit(1),
     };
+    telemetry.follow(cluster.readiness(), None, |registry| cluster.register_metrics(registry));
     let address = cluster.address();
     let banner = format!(
         "Serving {name} with {workers} workers on {address}\n\n  \
@@ -32,14 +35,20 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
         () = cluster.failed() => {
             // The other workers finish their running streams.
             cluster.shutdown(drain_timeout).await;
+            telemetry.shutdown().await;
             return Err(Error::Failed("the engine of a worker failed; see above".into()));
         }
     };
     eprintln!(
         "{signal}: draining running streams for at most {drain_timeout:?}; signal again to stop at once"
     );
+    let drain = async {
+        let unfinished = cluster.shutdown(drain_timeout).await;
+        telemetry.shutdown().await;
+        unfinished
+    };
     tokio::select! {
-        unfinished = cluster.shutdown(drain_timeout) => match unfinished {
+        unfinished = drain => match unfinished {
             0 => Ok(()),
             n => Err(Error::Failed(format!("{n} streams were still running"))),
         },

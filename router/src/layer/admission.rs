@@ -3,22 +3,16 @@
 mod slots;
 mod wait_estimate;
 
-use std::{
-    task::{Context, Poll},
-    time::{Duration, SystemTime},
-};
+use std::task::{Context, Poll};
 
 use futures::{FutureExt, future::BoxFuture};
-use stoker_proto::{
-    duration::to_wire,
-    v1::{GenerateRequest, GenerateResponse},
-};
-use stoker_shared::{ServiceError, telemetry::names::span, validate};
+use stoker_proto::v1::GenerateRequest;
+use stoker_shared::{ServiceError, validate};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use crate::{
-    call::{Call, EventStream, Generate, Observe, last_timings, observe},
+    call::{Call, EventStream, Generate, Observe, Stage, observe},
     metrics::Metrics,
     policy::{ModelStats, RequestCost},
 };
@@ -52,18 +46,17 @@ impl<S: Generate> Service<Call> for Admission<S> {
     fn call(&mut self, call: Call) -> Self::Future {
         let Self { next, slots, metrics } = self.clone();
         async move {
-            let (queued_at, clock) = (Instant::now(), SystemTime::now());
+            let queued_at = Instant::now();
             let request = SlotRequest {
                 priority: validate::priority(&call.request),
                 tenant: &call.tenant,
                 tokens: tokens(&call.request),
             };
             let slot = slots.acquire(request, call.deadline).await?;
-            let waited = queued_at.elapsed();
-            metrics.admitted(waited);
-            call.trace.stage(span::ADMISSION, clock, waited);
+            metrics.admitted(queued_at.elapsed());
+            call.timeline.enter(Stage::Route);
             let stream = next.oneshot(call).await?;
-            Ok(observe(stream, Admitted { waited, _place: slot }))
+            Ok(observe(stream, Admitted(slot)))
         }
         .boxed()
     }
@@ -76,21 +69,16 @@ fn tokens(request: &GenerateRequest) -> u64 {
     completions.into_iter().fold(prompt, u64::saturating_add)
 }
 
-struct Admitted {
-    waited: Duration,
-    _place: Slot,
-}
+/// Holds the slot.
+struct Admitted(#[expect(dead_code, reason = "only dropped")] Slot);
 
-impl Observe for Admitted {
-    fn event(&mut self, event: &mut GenerateResponse) {
-        if let Some(timings) = last_timings(event) {
-            timings.admission = to_wire(self.waited);
-        }
-    }
-}
+impl Observe for Admitted {}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::time::Duration;
 
     use futures::{StreamExt, future::join_all, stream};
     use stoker_shared::deadline::Deadline;

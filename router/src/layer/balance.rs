@@ -11,11 +11,15 @@ use futures::{FutureExt, future::BoxFuture};
 use stoker_proto::v1::{
     Accepted, FinishReason, Finished, GenerateRequest, GenerateResponse, generate_response::Event,
 };
-use stoker_shared::ServiceError;
+use stoker_shared::{
+    ServiceError,
+    telemetry::{names::attribute, trace::Attribute},
+};
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use crate::{
-    call::{Call, EventStream, Observe, observe},
+    call::{Call, EventStream, Observe, Stage, observe},
     endpoint::Dispatch,
     policy::{Chooser, Criteria, ModelStats, Selection, Source, resume, text_bytes},
     pool::{Fleet, Pool, health::AttemptPermit, model::Model, reservation::Reservation},
@@ -57,7 +61,8 @@ impl<S> Balance<S> {
             let (choice, permit) = entered.ok_or_else(|| no_worker(&fleet, model, &wanted))?;
             tried.push(choice.worker.instance.clone());
             call.selected.set(&choice.worker);
-            Ok((Dispatched::new(choice, &call.request), permit))
+            let policy = self.chooser.policy_name();
+            Ok((Dispatched::new(choice, &call.request, policy), permit))
         })
     }
 
@@ -99,6 +104,7 @@ where
             Ok(reserved) => reserved,
             Err(error) => return futures::future::err(error).boxed(),
         };
+        call.timeline.enter_at(Stage::Attempt, Instant::now(), || dispatched.attributes());
         let endpoint = self.endpoint.clone();
         async move {
             let worker = Arc::clone(dispatched.reservation.worker());
@@ -149,15 +155,21 @@ pub(crate) struct Dispatched {
     choices: u32,
     /// Whether only the token limit ends the response.
     ignores_eos: bool,
+    /// Why this worker, for traces: the policy, the number of workers compared, and what the
+    /// completions are estimated to take.
+    policy: &'static str,
+    candidates: usize,
+    completion: u64,
 }
 
 impl Dispatched {
-    fn new(selection: Selection, request: &GenerateRequest) -> Self {
-        let Selection { worker, cost, expected, saved, source, stats } = selection;
+    fn new(selection: Selection, request: &GenerateRequest, policy: &'static str) -> Self {
+        let Selection { worker, cost, expected, saved, source, stats, candidates } = selection;
         let compute = cost.prompt.saturating_sub(saved);
         let choices = cost.completions.len() as u32;
         let open = resume(request).into_iter().flat_map(|resume| &resume.choices);
         let open = open.filter(|choice| choice.finished.is_none());
+        let completion = cost.completions.iter().fold(0_u64, |sum, one| sum.saturating_add(*one));
         Self {
             reservation: Reservation::new(&worker, compute, cost.completions),
             stats,
@@ -170,7 +182,23 @@ impl Dispatched {
             resumed: resume(request).is_some(),
             choices,
             ignores_eos: request.stopping.as_ref().is_some_and(|stopping| stopping.ignore_eos),
+            policy,
+            candidates,
+            completion,
         }
+    }
+
+    /// Returns why the worker was selected, for the span of the selection.
+    fn attributes(&self) -> Vec<Attribute> {
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        vec![
+            Attribute::new(attribute::WORKER, self.reservation.worker().id.as_str().to_owned()),
+            Attribute::new(attribute::POLICY, self.policy),
+            Attribute::new(attribute::CANDIDATES, count(self.candidates as u64)),
+            Attribute::new(attribute::ESTIMATED_PROMPT_TOKENS, count(self.prompt)),
+            Attribute::new(attribute::ESTIMATED_CACHED_TOKENS, count(self.saved)),
+            Attribute::new(attribute::ESTIMATED_COMPLETION_TOKENS, count(self.completion)),
+        ]
     }
 
     /// Corrects the estimates in proportion to the prompt tokens that the worker counted.

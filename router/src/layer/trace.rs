@@ -1,18 +1,11 @@
-//! One span, one log line and one metrics update per request, and the timings that only the
-//! outermost layer knows.
+//! One span, one log line and one metrics update per request, and the timings of the router's own
+//! stages.
 
 mod request_log;
 
-use std::{
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::task::{Context, Poll};
 
 use futures::{FutureExt, future::BoxFuture};
-use stoker_proto::{
-    duration::{from_wire, to_wire},
-    v1::Timings,
-};
 use stoker_shared::ServiceError;
 use tower::Service;
 use tracing::Instrument;
@@ -66,28 +59,22 @@ impl<S: Generate> Service<Call> for Trace<S> {
     }
 }
 
-/// Adds the router's own stages. `route` is the time that admission, workers and resumes do not
-/// account for: worker selection, dispatch, failed attempts and the network. So the stages sum to
-/// `total`.
-fn complete(timings: &mut Timings, total: Duration) {
-    let elsewhere = from_wire(timings.admission).unwrap_or_default()
-        + from_wire(timings.worker_total).unwrap_or_default()
-        + from_wire(timings.resume).unwrap_or_default();
-    timings.route = to_wire(total.saturating_sub(elsewhere));
-    timings.total = to_wire(total);
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use std::time::Duration;
+
     use futures::TryStreamExt;
-    use stoker_proto::v1::{Finished, generate_response::Event};
+    use stoker_proto::{
+        duration::from_wire,
+        v1::{Finished, generate_response::Event},
+    };
     use tower::{ServiceExt, service_fn};
 
     use super::*;
     use crate::{
-        call::last_timings,
+        call::Stage,
         layer::support::{Recorder, accepted, call, events, finished, token},
     };
 
@@ -108,24 +95,39 @@ mod tests {
         assert_eq!(ids[1], "mine");
     }
 
+    /// 50 ms before, between and after everything that the layers below do: each belongs to exactly
+    /// one stage.
     #[tokio::test(start_paused = true)]
-    async fn stages_sum_to_the_wall_time() {
-        let below = service_fn(|_: Call| async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let mut last = finished();
-            let timings = last_timings(&mut last).unwrap();
-            timings.admission = to_wire(Duration::from_millis(20));
-            timings.worker_total = to_wire(Duration::from_millis(70));
-            Ok::<_, ServiceError>(events([Ok(accepted("w", 3)), Ok(token()), Ok(last)]))
-        });
-        let stream = Trace::new(below, Metrics::default()).oneshot(call()).await.unwrap();
-        let all: Vec<_> = stream.try_collect().await.unwrap();
-        let Some(Event::Finished(Finished { timings, .. })) = &all[2].event else {
-            panic!("{all:?}")
-        };
-        let timings = timings.as_ref().unwrap();
-        let of = |d| from_wire(d).unwrap();
-        assert_eq!(of(timings.total), Duration::from_millis(100));
-        assert_eq!(of(timings.route), Duration::from_millis(10));
+    async fn a_delay_at_each_boundary_is_in_one_stage() {
+        const DELAY: Duration = Duration::from_millis(50);
+        let stages = [Stage::Admission, Stage::Route, Stage::Attempt, Stage::Resume];
+        for delayed in stages {
+            let below = service_fn(move |call: Call| async move {
+                let pause = async |stage| {
+                    tokio::time::sleep(if stage == delayed { DELAY } else { Duration::ZERO }).await;
+                };
+                pause(Stage::Admission).await;
+                call.timeline.enter(Stage::Route);
+                pause(Stage::Route).await;
+                call.timeline.enter(Stage::Attempt);
+                pause(Stage::Attempt).await;
+                call.timeline.enter(Stage::Resume);
+                pause(Stage::Resume).await;
+                call.timeline.enter(Stage::Attempt);
+                Ok::<_, ServiceError>(events([Ok(accepted("w", 3)), Ok(token()), Ok(finished())]))
+            });
+            let stream = Trace::new(below, Metrics::default()).oneshot(call()).await.unwrap();
+            let all: Vec<_> = stream.try_collect().await.unwrap();
+            let Some(Event::Finished(Finished { timings, .. })) = &all[2].event else {
+                panic!("{all:?}")
+            };
+            let timings = timings.as_ref().unwrap();
+            let of = |stage| from_wire(stage).unwrap_or_default();
+            let times = [timings.admission, timings.route, timings.attempts, timings.resume];
+            let expected =
+                stages.map(|stage| if stage == delayed { DELAY } else { Duration::ZERO });
+            assert_eq!(times.map(of), expected, "{delayed:?}");
+            assert_eq!(of(timings.total), DELAY);
+        }
     }
 }

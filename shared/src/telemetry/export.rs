@@ -22,7 +22,9 @@ use opentelemetry_sdk::{
     },
 };
 use prometheus_client::metrics::counter::Counter;
+use tonic::codegen::http::{HeaderName, Uri};
 
+use super::sampler::RequestSampler;
 use crate::VERSION;
 
 /// Time limit for exporting the remaining spans at shutdown.
@@ -32,6 +34,18 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// first.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+
+/// Variables with headers for the collector.
+const HEADERS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
+/// Variables with a number, times in milliseconds.
+const NUMBERS: [&str; 6] = [
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    OTEL_BSP_MAX_QUEUE_SIZE,
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+];
 
 /// The exporter of spans.
 pub(super) struct Exporter {
@@ -57,12 +71,9 @@ impl Exporter {
         {
             return Err(format!("{name} {protocol}: only grpc is supported, usually on port 4317"));
         }
-        let url = if endpoint.contains("://") { endpoint } else { format!("http://{endpoint}") };
-        if !url.starts_with("http://") {
-            return Err(format!(
-                "{origin} {url}: write it as http://host:port; TLS is not supported"
-            ));
-        }
+        let url = collector_url(&endpoint).map_err(|why| format!("{origin} {endpoint}: {why}"))?;
+        let sampler = RequestSampler::read(|name| env::var(name).ok())?;
+        check_variables(|name| env::var(name).ok())?;
         let exporter = OtlpExporter::builder().with_tonic().with_endpoint(&url).build();
         let exporter = exporter.map_err(|error| format!("{origin} {url}: {error}"))?;
 
@@ -83,6 +94,7 @@ impl Exporter {
         };
         let provider = SdkTracerProvider::builder()
             .with_resource(resource(service))
+            .with_sampler(sampler)
             .with_span_processor(processor)
             .build();
         global::set_tracer_provider(provider.clone());
@@ -104,6 +116,59 @@ impl Exporter {
             tracing::warn!(%error, "the last spans did not reach the collector");
         }
     }
+}
+
+/// Returns the URL of a collector's gRPC receiver from what the operator wrote.
+fn collector_url(endpoint: &str) -> Result<String, &'static str> {
+    let url = if endpoint.contains("://") { endpoint } else { &format!("http://{endpoint}") };
+    let Some(rest) = url.strip_prefix("http://") else {
+        return Err("write it as http://host:port; TLS is not supported");
+    };
+    let (authority, path) = rest.split_once(['/', '?', '#']).unwrap_or((rest, ""));
+    if !path.is_empty() || rest.contains(['?', '#']) {
+        return Err(
+            "write it as http://host:port, without a path: gRPC has none, and a path like \
+                    /v1/traces belongs to the HTTP receiver",
+        );
+    }
+    if authority.contains('@') {
+        return Err("write it as http://host:port; credentials go into OTEL_EXPORTER_OTLP_HEADERS");
+    }
+    match url.parse::<Uri>() {
+        Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) => Ok(url.to_owned()),
+        _ => Err("write it as http://host:port"),
+    }
+}
+
+/// Checks those variables of OpenTelemetry that its SDK ignores, with a log line at most, if they
+/// are wrong.
+fn check_variables(variable: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+    let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+    for name in NUMBERS {
+        if let Some(value) = set(name)
+            && value.trim().parse::<u64>().is_err()
+        {
+            return Err(format!("{name} {value}: write a whole number"));
+        }
+    }
+    for name in HEADERS {
+        let Some(value) = set(name) else { continue };
+        for header in value.split(',').filter(|header| !header.trim().is_empty()) {
+            let named = header.split_once('=').is_some_and(|(key, value)| {
+                HeaderName::try_from(key.trim()).is_ok()
+                    && value.trim().bytes().all(|b| matches!(b, b' '..=b'~'))
+            });
+            if !named {
+                // The value may be a secret.
+                let key = header.split('=').next().unwrap_or_default().trim();
+                return Err(format!(
+                    "{name}: the header `{key}` is not of the form key=value; separate headers by \
+                     commas, and write other characters as %XX"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Returns the first of these variables that is not empty, and its value.
@@ -213,5 +278,55 @@ impl SpanExporter for CountedExporter {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collectors_are_hosts_and_ports() {
+        for (written, url) in [
+            ("collector:4317", "http://collector:4317"),
+            ("http://collector:4317", "http://collector:4317"),
+            ("http://[::1]:4317/", "http://[::1]:4317/"),
+        ] {
+            assert_eq!(collector_url(written), Ok(url.to_owned()));
+        }
+        for (written, part) in [
+            ("https://collector:4317", "TLS is not supported"),
+            ("grpc://collector:4317", "http://host:port"),
+            ("http://collector:4318/v1/traces", "without a path"),
+            ("collector:4317?x=1", "without a path"),
+            ("http://user:secret@collector:4317", "OTEL_EXPORTER_OTLP_HEADERS"),
+            ("http://", "http://host:port"),
+            ("http://a b:1", "http://host:port"),
+        ] {
+            let error = collector_url(written).err().unwrap_or_default();
+            assert!(error.contains(part), "{written}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_the_sdk_would_ignore_is_refused() {
+        let check = |name: &'static str, value: &'static str| {
+            check_variables(|asked| (asked == name).then(|| value.to_owned()))
+        };
+        let headers = "OTEL_EXPORTER_OTLP_HEADERS";
+        assert_eq!(check(headers, "x-key=a%20b, y=1 ,"), Ok(()));
+        assert_eq!(check("OTEL_BSP_SCHEDULE_DELAY", " 500 "), Ok(()));
+        assert_eq!(check("OTEL_BSP_SCHEDULE_DELAY", ""), Ok(()));
+        for (name, value, part) in [
+            (headers, "secret", "header `secret` is not of the form"),
+            (headers, "a b=secret", "`a b`"),
+            (headers, "x=caf\u{e9}", "`x`"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "OTEL_EXPORTER_OTLP_TIMEOUT 10s: write a whole"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "OTEL_BSP_MAX_QUEUE_SIZE -1"),
+        ] {
+            let error = check(name, value).err().unwrap_or_default();
+            assert!(error.contains(part), "{name} {value}: {error}");
+            assert!(part.contains("secret") || !error.contains("secret"), "{error}");
+        }
     }
 }

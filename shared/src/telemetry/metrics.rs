@@ -2,16 +2,31 @@
 //! Prometheus.
 
 mod accept;
+mod alias;
 mod endpoint;
+mod merge;
 mod text;
+
+use std::time::SystemTime;
 
 use prometheus_client::{
     encoding::{self, DescriptorEncoder, EncodeMetric},
-    metrics::{family::MetricConstructor, histogram::Histogram},
+    metrics::{exemplar::HistogramWithExemplars, family::MetricConstructor, histogram::Histogram},
     registry::{self, Registry, Unit},
 };
 
+pub use alias::Alias;
 pub(super) use endpoint::Endpoint;
+
+/// A histogram whose buckets name a trace of theirs, in OpenMetrics.
+pub type TracedHistogram = HistogramWithExemplars<[(&'static str, String); 1]>;
+
+/// Observes a value of a request whose exported trace has the id `trace`.
+pub fn observe_traced(histogram: &TracedHistogram, value: f64, trace: Option<&str>) {
+    let exemplar = trace.map(|trace| [("trace_id", trace.to_owned())]);
+    let time = exemplar.is_some().then(SystemTime::now);
+    histogram.observe(value, exemplar, time);
+}
 
 /// A metric family, as it is exposed to Prometheus.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +95,14 @@ impl Metric {
         }
     }
 
+    /// Returns an empty histogram with the buckets of this metric and room for exemplars.
+    pub fn traced_histogram(&self) -> TracedHistogram {
+        match self.kind {
+            Kind::Histogram { buckets } => TracedHistogram::new(buckets.iter().copied()),
+            _ => TracedHistogram::new([].into_iter()),
+        }
+    }
+
     /// Returns the name of the samples, as used in queries. For a histogram without `_bucket`.
     pub fn full_name(&self) -> String {
         let suffix = match self.kind {
@@ -105,16 +128,23 @@ impl Metric {
     }
 }
 
+impl MetricConstructor<TracedHistogram> for Metric {
+    fn new_metric(&self) -> TracedHistogram {
+        self.traced_histogram()
+    }
+}
+
 impl MetricConstructor<Histogram> for Metric {
     fn new_metric(&self) -> Histogram {
         self.histogram()
     }
 }
 
-/// Encodes all registered metrics as OpenMetrics.
+/// Encodes all registered metrics as OpenMetrics. Metrics that are registered several times, with
+/// different labels, are one family.
 pub fn exposition(registry: &Registry) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = encoding::text::encode(&mut text, registry);
-    text
+    merge::merge_families(&text)
 }

@@ -7,6 +7,7 @@
 pub mod connection;
 pub mod gpu;
 pub mod label;
+pub mod process;
 pub mod router;
 pub mod worker;
 
@@ -16,6 +17,8 @@ use super::metrics::{Kind, Metric};
 pub mod span {
     /// The router: the request is in the admission queue.
     pub const ADMISSION: &str = "admission";
+    /// The router: the choice of a worker.
+    pub const ROUTE: &str = "route";
     /// The router: one attempt on one worker.
     pub const ATTEMPT: &str = "attempt";
     /// The worker: validation and tokenization.
@@ -26,6 +29,35 @@ pub mod span {
     pub const PREFILL: &str = "prefill";
     /// The worker: from the first token to the last.
     pub const DECODE: &str = "decode";
+    /// The worker: from the last token until the response's last message was taken for sending.
+    pub const STREAM: &str = "stream";
+    /// The worker: a step of the engine that computed a part of the request's prompt.
+    pub const PREFILL_CHUNK: &str = "prefill chunk";
+    /// The worker: a sampled step of the engine that generated tokens of the request.
+    pub const DECODE_STEP: &str = "decode step";
+    /// The worker: a sampled step of the engine, in a trace of its own, linked to the requests of
+    /// its batch.
+    pub const STEP: &str = "engine step";
+    /// A part of a step: tokens are drafted.
+    pub const STEP_DRAFT: &str = "draft";
+    /// A part of a step: the batch is planned.
+    pub const STEP_PLAN: &str = "plan";
+    /// A part of a step: the model runs.
+    pub const STEP_RUN: &str = "run";
+    /// A part of a step: tokens are drawn, converted to text and sent.
+    pub const STEP_SAMPLE: &str = "sample";
+    /// A worker starts: from its command line until it serves.
+    pub const START: &str = "start";
+    /// A part of a start: weights are read.
+    pub const START_READ: &str = "read";
+    /// A part of a start: weights are quantised.
+    pub const START_QUANTIZE: &str = "quantize";
+    /// A part of a start: weights are packed for the device.
+    pub const START_PACK: &str = "pack";
+    /// A part of a start: the digest of the weights is computed.
+    pub const START_DIGEST: &str = "digest";
+    /// A part of a start: the engine allocates its cache, compiles kernels and records graphs.
+    pub const START_WARM_UP: &str = "warm up";
     /// The router: from the last event of a lost worker until another worker resumed the stream.
     pub const RESUME: &str = "resume";
 }
@@ -77,8 +109,43 @@ pub mod attribute {
     pub const ERROR_TYPE: &str = "error.type";
     /// The worker that serves the request.
     pub const WORKER: &str = "stoker.worker.id";
+    /// The policy that selected the worker.
+    pub const POLICY: &str = "stoker.route.policy";
+    /// Number of workers that the policy compared.
+    pub const CANDIDATES: &str = "stoker.route.candidates";
+    /// Prompt tokens as estimated for the selection of a worker.
+    pub const ESTIMATED_PROMPT_TOKENS: &str = "stoker.route.prompt_tokens";
+    /// How many of them the worker was expected to have cached.
+    pub const ESTIMATED_CACHED_TOKENS: &str = "stoker.route.cached_tokens";
+    /// Completion tokens as estimated for the selection of a worker.
+    pub const ESTIMATED_COMPLETION_TOKENS: &str = "stoker.route.completion_tokens";
     /// Number of the router's attempt, from 1.
     pub const ATTEMPT: &str = "stoker.attempt";
+    /// Why there is another attempt: the reason for which the last one failed, as in
+    /// [`ERROR_TYPE`], or `HEDGE`.
+    pub const ATTEMPT_CAUSE: &str = "stoker.attempt.cause";
+    /// Draft tokens that were verified.
+    pub const DRAFTED: &str = "stoker.tokens.drafted";
+    /// Draft tokens that were accepted.
+    pub const ACCEPTED: &str = "stoker.tokens.accepted";
+    /// Tokens that a step generated.
+    pub const GENERATED: &str = "stoker.tokens.generated";
+    /// Seconds in which tokens were converted to text, as a part of the stage.
+    pub const DETOKENIZE: &str = "stoker.detokenize.duration";
+    /// Number of an engine step.
+    pub const STEP: &str = "stoker.step";
+    /// Sequences in the batch of a step.
+    pub const BATCH_SEQUENCES: &str = "stoker.batch.sequences";
+    /// Prompt tokens in the batch of a step.
+    pub const BATCH_PREFILL_TOKENS: &str = "stoker.batch.prefill_tokens";
+    /// Tokens of decoding sequences in the batch of a step.
+    pub const BATCH_DECODE_TOKENS: &str = "stoker.batch.decode_tokens";
+    /// Index of the choice that a step computed.
+    pub const CHOICE: &str = "stoker.choice";
+    /// Position of the first token that a step computed.
+    pub const POSITION: &str = "stoker.position";
+    /// Tokens of the request that a step computed.
+    pub const TOKENS: &str = "stoker.tokens";
     /// Number of engine steps that the request was part of.
     pub const STEPS: &str = "stoker.steps";
     /// Number of times that the request was preempted and recomputed.
@@ -96,6 +163,15 @@ const FIRST_TOKEN: &[f64] =
 const NEXT_TOKEN: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
     1.0, 2.5,
+];
+
+/// Buckets for the number of sequences in a batch.
+const SEQUENCES: &[f64] =
+    &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
+/// Buckets for the number of tokens in a step.
+const STEP_TOKENS: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0,
+    16384.0,
 ];
 
 const fn metric(
@@ -127,8 +203,27 @@ pub const SPANS_DROPPED: Metric = metric(
     "Spans that were dropped because the collector was down or too slow",
 );
 
+/// `stoker_event_loop_delay_seconds`
+pub const EVENT_LOOP_DELAY: Metric = seconds(
+    "stoker_event_loop_delay",
+    NEXT_TOKEN,
+    &[],
+    "How much later than asked for the asynchronous runtime ran a task, ten times a second",
+);
+
 /// The metrics of every process.
-pub const PROCESS: &[Metric] = &[BUILD, SPANS_DROPPED];
+pub const PROCESS: &[Metric] = &[
+    BUILD,
+    SPANS_DROPPED,
+    EVENT_LOOP_DELAY,
+    process::CPU,
+    process::RESIDENT_MEMORY,
+    process::VIRTUAL_MEMORY,
+    process::START_TIME,
+    process::OPEN_FDS,
+    process::MAX_FDS,
+    process::THREADS,
+];
 
 #[cfg(test)]
 mod tests {
@@ -195,7 +290,7 @@ mod tests {
     fn names_follow_the_conventions() {
         for metric in all() {
             let name = metric.full_name();
-            assert!(name.starts_with("stoker_"), "{name}");
+            assert!(name.starts_with("stoker_") || name.starts_with("process_"), "{name}");
             assert!(!metric.name.ends_with("_total") && !metric.help.ends_with('.'), "{name}");
             assert!(metric.labels.iter().all(|label| *label != "request_id"), "{name}");
         }

@@ -7,21 +7,44 @@
 use std::{
     borrow::Cow,
     str::FromStr,
-    time::{Duration, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use opentelemetry::{
     Array, Context, KeyValue, StringValue, Value, global,
     propagation::{Extractor, Injector, TextMapPropagator},
-    trace::{Span as _, SpanBuilder, Status, TraceContextExt, Tracer},
+    trace::{Link, Span as _, SpanBuilder, Status, TraceContextExt, Tracer},
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tonic::metadata::{Ascii, KeyRef, MetadataKey, MetadataMap, MetadataValue};
 
-pub use opentelemetry::trace::SpanKind;
+pub use opentelemetry::{KeyValue as Attribute, trace::SpanKind};
 
 /// Name of the tracer, as shown by collectors.
 const TRACER: &str = "stoker";
+
+/// Converts instants, in which stages are measured, to the times of spans. All stages of a request
+/// use one, so that spans that share an instant share a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    instant: Instant,
+    time: SystemTime,
+}
+
+impl Clock {
+    /// Relates the two now.
+    pub fn now() -> Self {
+        Self { instant: Instant::now(), time: SystemTime::now() }
+    }
+
+    /// Returns the time of `instant`.
+    pub fn at(&self, instant: Instant) -> SystemTime {
+        match instant.checked_duration_since(self.instant) {
+            Some(after) => self.time + after,
+            None => self.time - self.instant.duration_since(instant),
+        }
+    }
+}
 
 /// An open span. Clones refer to the same span. Without a collector, it only forwards the headers.
 #[derive(Debug, Clone, Default)]
@@ -52,21 +75,51 @@ impl TraceSpan {
         Self(self.0.with_span(span))
     }
 
-    /// Records a completed child span. Returns its end, where the next stage starts.
-    pub fn stage(&self, name: &'static str, start: SystemTime, duration: Duration) -> SystemTime {
-        let end = start + duration;
+    /// Records a completed child span. `attributes` is called only if the span is exported.
+    pub fn stage(
+        &self,
+        name: &'static str,
+        start: SystemTime,
+        end: SystemTime,
+        attributes: impl FnOnce() -> Vec<Attribute>,
+    ) {
         if self.is_recording() {
-            let builder =
-                SpanBuilder::from_name(name).with_kind(SpanKind::Internal).with_start_time(start);
+            let builder = SpanBuilder::from_name(name)
+                .with_kind(SpanKind::Internal)
+                .with_start_time(start)
+                .with_attributes(attributes());
             let mut span = global::tracer(TRACER).build_with_context(builder, &self.0);
             span.end_with_timestamp(end);
         }
-        end
+    }
+
+    /// Starts a span with a trace of its own that refers to `linked` spans. `None` if it is not
+    /// exported.
+    pub fn root<'a>(
+        name: &'static str,
+        start: SystemTime,
+        attributes: Vec<Attribute>,
+        linked: impl Iterator<Item = &'a Self>,
+    ) -> Option<Self> {
+        let link = |span: &Self| Link::with_context(span.0.span().span_context().clone());
+        let builder = SpanBuilder::from_name(name)
+            .with_kind(SpanKind::Internal)
+            .with_start_time(start)
+            .with_attributes(attributes)
+            .with_links(linked.map(link).collect());
+        let span = global::tracer(TRACER).build_with_context(builder, &Context::new());
+        let span = Self(Context::new().with_span(span));
+        span.is_recording().then_some(span)
     }
 
     /// Returns whether the span is exported. If not, attributes need not be computed.
     pub fn is_recording(&self) -> bool {
         self.0.span().is_recording()
+    }
+
+    /// Returns whether the trace that the span belongs to is exported, here or by the caller.
+    pub fn is_sampled(&self) -> bool {
+        self.0.span().span_context().is_sampled()
     }
 
     /// Sets an attribute, for instance one of [`super::names::attribute`].
@@ -90,9 +143,14 @@ impl TraceSpan {
         self.0.span().set_status(Status::error(message));
     }
 
-    /// Ends the span. Dropping the last clone ends it too.
+    /// Ends the span now. Dropping the last clone ends it too.
     pub fn end(&self) {
         self.0.span().end();
+    }
+
+    /// Ends the span at `time`.
+    pub fn end_at(&self, time: SystemTime) {
+        self.0.span().end_with_timestamp(time);
     }
 
     /// Returns the trace id in hexadecimal, for logs, or `None` outside a trace.

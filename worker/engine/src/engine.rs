@@ -16,6 +16,7 @@ use crate::{
     },
     sequence::Sequence,
     speculation::{DraftRequest, MAX_DRAFT_TOKENS, SpeculationMethod, Speculator},
+    step_report::StepReport,
     weights::ModelConfig,
 };
 
@@ -115,6 +116,7 @@ pub struct Engine {
     too_long: u64,
     /// Sequences of the current computation: if it panics, one of them is the cause.
     in_step: Vec<SequenceId>,
+    report: StepReport,
 }
 
 impl Engine {
@@ -145,6 +147,7 @@ impl Engine {
             deadline_rejections: 0,
             too_long: 0,
             in_step: Vec::new(),
+            report: StepReport::none(),
         }
     }
 
@@ -230,10 +233,12 @@ impl Engine {
     ///
     /// If the computation panics; [`Self::fail_all`] then reports it to the requests.
     pub fn step(&mut self) -> bool {
+        let began = Instant::now();
         self.in_step.clear();
         self.drop_abandoned();
-        self.drop_late(Instant::now());
+        self.drop_late(began);
         let drafts = self.draft();
+        let drafted = Instant::now();
         let plan = self.scheduler.plan(&self.requests);
         self.preemptions += plan.preempted.len() as u64;
         for id in &plan.preempted {
@@ -252,14 +257,23 @@ impl Engine {
         if plan.scheduled.is_empty() {
             return false;
         }
-        let started = Instant::now();
+        let planned = Instant::now();
         self.in_step.clear();
         self.in_step.extend(plan.scheduled.iter().map(|scheduled| scheduled.id));
-        let output = self.run(&plan, &drafts);
+        let output = self.run(&plan, &drafts, planned);
+        let ran = Instant::now();
+        let step = self.steps + 1;
+        self.report = StepReport { step, began, drafted, planned, ran, ..StepReport::none() };
         self.sample(&plan, &drafts, &output);
-        self.scheduler.observe(&plan.scheduled, started.elapsed());
-        self.steps += 1;
+        self.report.ended = Instant::now();
+        self.scheduler.observe(&plan.scheduled, self.report.ended - planned);
+        self.steps = step;
         true
+    }
+
+    /// What the last step did that ran.
+    pub fn report(&self) -> &StepReport {
+        &self.report
     }
 
     /// Fails every request after [`Self::step`] has panicked, and reports to each which of its
@@ -391,8 +405,7 @@ impl Engine {
     }
 
     /// Runs the model over the plan. Returns a row for every token whose logits are needed.
-    fn run(&mut self, plan: &Plan, drafts: &Drafts) -> StepOutput {
-        let now = Instant::now();
+    fn run(&mut self, plan: &Plan, drafts: &Drafts, now: Instant) -> StepOutput {
         let ids: Vec<_> = plan.scheduled.iter().map(|scheduled| scheduled.id).collect();
         self.prepare(&ids);
         for scheduled in &plan.scheduled {
@@ -432,7 +445,6 @@ impl Engine {
 
     /// Draws tokens for every sequence that samples, and removes finished sequences and requests.
     fn sample(&mut self, plan: &Plan, drafts: &Drafts, output: &StepOutput) {
-        let now = Instant::now();
         let mut rest = output.rows();
         let (mut prompts, mut draws) = (Vec::new(), Vec::new());
         // Draws are independent of other sequences, so all of them run at once.
@@ -447,12 +459,15 @@ impl Engine {
             draws.extend(sampled);
         }
         let mut drawn = Draws::run_all(&draws).into_iter();
+        let now = Instant::now();
         for (scheduled, prompt, draws) in prompts {
             let drawn = if draws { drawn.next().unwrap_or_default() } else { DrawnTokens::new() };
             // The request is gone if another of its sequences failed in this step.
             let Some(group) = self.requests.get_mut(&scheduled.id.request) else { continue };
             let tokenizer = &self.runner.model().tokenizer;
+            let part = group.step_part(scheduled);
             let (drawn, status) = group.advance(scheduled, &prompt, drawn, tokenizer, now);
+            self.report.add(scheduled, part, drawn);
             // The blocks of a failed request may hold invalid values and must not be cached.
             if status != GroupStatus::Failed {
                 self.scheduler.on_complete(scheduled, drawn, &self.requests);

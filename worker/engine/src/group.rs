@@ -1,6 +1,10 @@
 //! A request in the engine: its sequences, its timings and the receiver of its events.
 
-use std::{mem, sync::Arc, time::Instant};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     blocks::SequenceTokens,
@@ -12,6 +16,7 @@ use crate::{
     sampling::{Drawn, DrawnTokens, TokenLogprob, check_finite},
     scheduler::ScheduledSequence,
     sequence::Sequence,
+    step_report::{StepPart, Tag},
     tokenizer::Tokenizer,
 };
 
@@ -56,6 +61,7 @@ struct RequestClock {
     arrived: Instant,
     scheduled: Option<Instant>,
     first_token: Option<Instant>,
+    detokenize: Duration,
     /// The last step that it took part in.
     step: Option<u64>,
     steps: u32,
@@ -107,7 +113,7 @@ impl SequenceGroup {
             let sequence = &mut self.sequences[choice as usize];
             match sequence.resume(resumed, tokenizer)? {
                 None => open.push((choice, sequence.length())),
-                Some(reason) => drop(self.end(choice, reason, Instant::now())),
+                Some(reason) => drop(self.end(choice, reason)),
             }
         }
         Ok(open)
@@ -173,6 +179,22 @@ impl SequenceGroup {
         if self.clock.step.replace(step) != Some(step) {
             self.clock.steps += 1;
         }
+    }
+
+    /// Returns the part of a step for one of its sequences, before the step's tokens are drawn, if
+    /// its receiver has a tag.
+    pub(crate) fn step_part(&self, scheduled: &ScheduledSequence) -> Option<StepPart> {
+        let tag: Tag = self.sink.tag()?;
+        Some(StepPart {
+            tag,
+            choice: scheduled.id.choice,
+            scheduled: self.clock.scheduled?,
+            first_token: self.clock.first_token,
+            start: scheduled.start,
+            tokens: scheduled.length,
+            draft_tokens: scheduled.drafts,
+            generated_tokens: 0,
+        })
     }
 
     /// Records that a sequence was preempted, and reports it once between two of its tokens: a slow
@@ -264,25 +286,27 @@ impl SequenceGroup {
         tokenizer: &Tokenizer,
         now: Instant,
     ) -> GroupStatus {
-        let (token, reason) = self.sequences[choice as usize].append(drawn, tokenizer);
         self.clock.first_token.get_or_insert(now);
+        let began = Instant::now();
+        let (token, reason) = self.sequences[choice as usize].append(drawn, tokenizer);
+        self.clock.detokenize += began.elapsed();
         self.completion_tokens += 1;
         if let Some(reported) = self.reported_preempted.get_mut(choice as usize) {
             *reported = false;
         }
         self.send_prompt_logprobs();
         self.sink.send(Event::Token(token));
-        reason.map_or(GroupStatus::Running, |reason| self.end(choice, reason, now))
+        reason.map_or(GroupStatus::Running, |reason| self.end(choice, reason))
     }
 
     /// Ends a sequence, and the request with the last one.
-    fn end(&mut self, choice: u32, reason: FinishReason, now: Instant) -> GroupStatus {
+    fn end(&mut self, choice: u32, reason: FinishReason) -> GroupStatus {
         self.unfinished -= 1;
         let summary = (self.unfinished == 0).then(|| Summary {
             prompt_tokens: self.request.prompt.len(),
             cached_prompt_tokens: self.cached_prompt_tokens,
             completion_tokens: self.completion_tokens,
-            timings: self.clock.timings(now),
+            timings: self.clock.timings(Instant::now()),
         });
         self.sink.send(Event::Finished(Finish { choice, reason, summary }));
         if self.unfinished == 0 { GroupStatus::Finished } else { GroupStatus::SequenceEnded }
@@ -309,6 +333,7 @@ impl RequestClock {
             arrived,
             scheduled: None,
             first_token: None,
+            detokenize: Duration::ZERO,
             step: None,
             steps: 0,
             preemptions: 0,
@@ -318,12 +343,11 @@ impl RequestClock {
     }
 
     fn timings(&self, end: Instant) -> Timings {
-        let scheduled = self.scheduled.unwrap_or(end);
-        let first_token = self.first_token.unwrap_or(end);
         Timings {
-            queue: scheduled.saturating_duration_since(self.arrived),
-            prefill: first_token - scheduled,
-            decode: end - first_token,
+            scheduled: self.scheduled.unwrap_or(end).max(self.arrived),
+            first_token: self.first_token.unwrap_or(end),
+            last_token: end,
+            detokenize: self.detokenize,
             steps: self.steps,
             preemptions: self.preemptions,
             drafted: self.drafted,

@@ -18,6 +18,7 @@ pub mod sequence;
 pub mod shapes;
 pub mod simulate;
 pub mod speculation;
+pub mod step_report;
 pub mod tokenizer;
 pub mod weights;
 
@@ -30,3 +31,4 @@ pub use request::{
     Token,
 };
 pub use sampling::{Adjustments, Logprobs, Sampling, TokenLogprob};
+pub use step_report::{StepPart, StepReport, Tag};

@@ -165,6 +165,7 @@ mod tests {
             response_tokens: 0,
             context_length: 64,
             panic_token: 0,
+            hang_token: 0,
         };
         let config = ModelConfig {
             hidden_size: 32,

@@ -10,6 +10,7 @@ use crate::{
     blocks::Scope,
     sampling::{Adjustments, Logprobs, Sampling, TokenLogprob},
     scheduler::{AdmissionError, QueueKey},
+    step_report::Tag,
 };
 
 /// A tokenised request, validated against the model's limits.
@@ -40,7 +41,7 @@ pub struct Request {
     pub scope: Scope,
     /// Whether to compute all of the prompt, whatever the prefix cache has.
     pub bypass_prefix_cache: bool,
-    /// Time of arrival, from which `Timings::queue` counts.
+    /// Time of arrival, from which the wait in the queue counts.
     pub arrived: Instant,
     /// Priority and tenant.
     pub queue_key: QueueKey,
@@ -161,15 +162,18 @@ pub enum FinishReason {
     Length,
 }
 
-/// Timings of a request. `queue + prefill + decode` is the total.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Timings of a request. It was queued from its arrival to `scheduled`, prefilled until
+/// `first_token`, and decoded until `last_token`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
-    /// Time from arrival to the first step that it took part in.
-    pub queue: Duration,
-    /// Time from then to the first token.
-    pub prefill: Duration,
-    /// Time from the first to the last token.
-    pub decode: Duration,
+    /// Begin of the first step that it took part in.
+    pub scheduled: Instant,
+    /// When its first token was drawn.
+    pub first_token: Instant,
+    /// When its last token was drawn and converted to text.
+    pub last_token: Instant,
+    /// Time that the conversion of its tokens to text took.
+    pub detokenize: Duration,
     /// Number of steps that it took part in.
     pub steps: u32,
     /// Number of preemptions of its sequences.
@@ -256,4 +260,8 @@ pub trait EventSink: Send {
     fn scheduled(&mut self) {}
     /// Whether the receiver is gone; then the request is dropped before the next step.
     fn is_closed(&self) -> bool;
+    /// Tag by which [`crate::StepReport`] names the request, if it is to.
+    fn tag(&self) -> Option<Tag> {
+        None
+    }
 }

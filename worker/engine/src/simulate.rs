@@ -43,6 +43,8 @@ pub struct Profile {
     pub context_length: u32,
     /// A step that computes this token panics. 0 is none.
     pub panic_token: u32,
+    /// A step that computes this token does not end. 0 is none.
+    pub hang_token: u32,
 }
 
 impl Profile {
@@ -125,6 +127,10 @@ impl Simulator {
         if self.profile.panic_token > 0 && entries.iter().any(panics) {
             panic!("the profile's panic_token, {}, is in a step", self.profile.panic_token);
         }
+        let hangs = |entry: &BatchEntry| entry.ids.contains(&self.profile.hang_token);
+        while self.profile.hang_token > 0 && entries.iter().any(hangs) {
+            thread::park();
+        }
         let end = Instant::now() + self.profile.cost(entries);
         let positions = entries.iter().flat_map(|entry| {
             let end = entry.start + entry.ids.len();
@@ -177,6 +183,7 @@ mod tests {
         response_tokens: 0,
         context_length: 4096,
         panic_token: 0,
+        hang_token: 0,
     };
 
     #[test]

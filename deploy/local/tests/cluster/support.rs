@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
@@ -170,6 +171,8 @@ pub struct Process {
     pub id: String,
     /// The log entry that has the addresses.
     pub started: Value,
+    /// The lines of its log since then.
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Process {
@@ -192,11 +195,31 @@ impl Process {
         let (started, metrics) = parse_start(&mut log);
         let text = |field: &str| started[field].as_str().unwrap_or_default().to_owned();
         let (address, admin, id) = (text("address"), text("admin"), text("worker"));
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let kept = Arc::clone(&lines);
         // Keeps reading, or the process would block on a full pipe.
         thread::spawn(move || {
-            log.lines().map_while(Result::ok).for_each(|line| eprintln!("{line}"))
+            for line in log.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                kept.lock().unwrap().push(line);
+            }
         });
-        Self { child, address, admin, metrics, id, started }
+        Self { child, address, admin, metrics, id, started, log: lines }
+    }
+
+    /// Waits until the log has an entry with this message, and returns it.
+    pub async fn log_entry(&self, message: &str) -> Value {
+        let search = async {
+            loop {
+                let lines = self.log.lock().unwrap().clone();
+                let entries = lines.iter().filter_map(|line| serde_json::from_str(line).ok());
+                if let Some(entry) = entries.into_iter().find(|e: &Value| e["message"] == message) {
+                    return entry;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(TEST_TIMEOUT, search).await.unwrap_or_else(|_| panic!("no log entry {message}"))
     }
 
     /// A client of the Admin service.
@@ -260,6 +283,8 @@ pub async fn scrape(process: &Process) -> Metrics {
     assert!(body.trim_end().ends_with("# EOF"), "{body}");
     let samples = body.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let sample = |line: &str| {
+        // Without its exemplar.
+        let line = line.split(" # {").next().unwrap();
         let (name, value) = line.rsplit_once(' ').unwrap();
         assert_labels_are_documented(name);
         (name.to_owned(), value.parse().unwrap_or_else(|e| panic!("{e}: {line}")))

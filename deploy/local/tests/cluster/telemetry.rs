@@ -11,12 +11,14 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{Span, span::SpanKind},
 };
-use stoker_proto::v1::GenerateRequest;
+use stoker_proto::v1::{
+    GenerateRequest, TokenIds, generate_request::Input, generate_response::Event,
+};
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, transport::Server};
 
-use crate::support::{Metrics, Process, complete, inference, program, read, request, scrape};
+use crate::support::{Metrics, Process, complete, http, inference, program, read, request, scrape};
 
 /// Limit of every wait, far longer than any of them takes: a test that reaches it fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -119,7 +121,9 @@ const NOT_SAMPLED: &str = "00-11111111111111111111111111111111-b7ad6b7169203331-
 async fn client_router_and_worker_are_one_trace() {
     let mut collector = Collector::start().await;
     let endpoint = format!("http://{}", collector.address);
-    let mut worker = traced("stoker-worker", &["--model", "storyteller", "--worker-id", "w"]);
+    // Every step is traced.
+    let arguments = ["--model", "storyteller", "--worker-id", "w", "--trace-steps", "1"];
+    let mut worker = traced("stoker-worker", &arguments);
     // Configured by the environment alone.
     worker.env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint).env("OTEL_SERVICE_NAME", "my-worker");
     worker.env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test");
@@ -145,7 +149,11 @@ async fn client_router_and_worker_are_one_trace() {
     let in_trace = |spans: &[ExportedSpan]| -> Vec<ExportedSpan> {
         spans.iter().filter(|t| t.span.trace_id == TRACE).cloned().collect()
     };
-    let all = collector.until(|spans| in_trace(spans).len() >= 8).await;
+    // Two processes export their spans on their own; the last one of each is its server span.
+    let servers = |spans: &[ExportedSpan]| {
+        spans.iter().filter(|t| t.span.kind == SpanKind::Server as i32).count()
+    };
+    let all = collector.until(|spans| servers(&in_trace(spans)) >= 2).await;
     let spans = in_trace(&all);
     let names: Vec<_> = spans.iter().map(|t| t.span.name.as_str()).collect();
     let one = |name: &str, kind: SpanKind, parent: &[u8]| -> &ExportedSpan {
@@ -160,15 +168,69 @@ async fn client_router_and_worker_are_one_trace() {
     };
     let root = [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31];
     let at_router = one("text_completion storyteller", SpanKind::Server, &root);
-    one("admission", SpanKind::Internal, &at_router.span.span_id);
+    // Stages share their instants: there is nothing between them, before the first or after the
+    // last.
+    let follow = |stages: &[&ExportedSpan], begin: u64| {
+        stages.iter().fold(begin, |end, stage| {
+            assert_eq!(stage.span.start_time_unix_nano, end, "{}", stage.span.name);
+            stage.span.end_time_unix_nano
+        })
+    };
+    let admission = one("admission", SpanKind::Internal, &at_router.span.span_id);
+    let route = one("route", SpanKind::Internal, &at_router.span.span_id);
     let attempt = one("attempt", SpanKind::Client, &at_router.span.span_id);
+    follow(&[admission, route, attempt], at_router.span.start_time_unix_nano);
     let at_worker = one("text_completion storyteller", SpanKind::Server, &attempt.span.span_id);
-    let mut end = at_worker.span.start_time_unix_nano;
-    for stage in ["tokenize", "queue", "prefill", "decode"] {
-        let stage = one(stage, SpanKind::Internal, &at_worker.span.span_id);
-        assert_eq!(stage.span.start_time_unix_nano, end, "stages follow each other");
-        end = stage.span.end_time_unix_nano;
+    let stages = ["tokenize", "queue", "prefill", "decode", "stream"]
+        .map(|stage| one(stage, SpanKind::Internal, &at_worker.span.span_id));
+    let end = follow(&stages, at_worker.span.start_time_unix_nano);
+    assert_eq!(at_worker.span.end_time_unix_nano, end);
+
+    // The same stages are in the last message.
+    let timings = completion.finished.timings.as_ref().unwrap();
+    let nanos = |stage: &Option<prost_types::Duration>| {
+        stage.map_or(0, |time| time.seconds as u64 * 1_000_000_000 + time.nanos as u64)
+    };
+    let duration =
+        |span: &ExportedSpan| span.span.end_time_unix_nano - span.span.start_time_unix_nano;
+    let [tokenize, queue, prefill, decode, stream] = stages;
+    for (span, timing) in [
+        (tokenize, &timings.tokenize),
+        (queue, &timings.queue),
+        (prefill, &timings.prefill),
+        (decode, &timings.decode),
+        (stream, &timings.stream),
+        (at_worker, &timings.worker_total),
+        (admission, &timings.admission),
+        (route, &timings.route),
+        (at_router, &timings.total),
+    ] {
+        assert_eq!(duration(span), nanos(timing), "{}", span.span.name);
     }
+    let router_stages =
+        [&timings.admission, &timings.route, &timings.attempts, &timings.resume].map(nanos);
+    assert_eq!(router_stages.iter().sum::<u64>(), nanos(&timings.total));
+
+    // Steps are below their stage, and in traces of their own that are linked to the request.
+    let below = |name: &str, parent: &ExportedSpan| {
+        let of =
+            |t: &&ExportedSpan| t.span.name == name && t.span.parent_span_id == parent.span.span_id;
+        spans.iter().filter(of).count()
+    };
+    assert!(below("prefill chunk", prefill) >= 1, "{names:?}");
+    assert_eq!(below("decode step", decode), 7, "one of the 8 tokens is drawn by prefill");
+    let linked = |step: &ExportedSpan| {
+        step.span.links.iter().any(|link| link.span_id == at_worker.span.span_id)
+    };
+    let is_step = |t: &&ExportedSpan| t.span.name == "engine step";
+    let step = all.iter().filter(is_step).find(|step| linked(step));
+    let step = step.unwrap_or_else(|| panic!("no step is linked to the request"));
+    assert_ne!(step.span.trace_id, TRACE);
+    let parts: Vec<_> = all.iter().filter(|t| t.span.parent_span_id == step.span.span_id).collect();
+    let order = ["draft", "plan", "run", "sample"];
+    let parts = order.map(|part| *parts.iter().find(|t| t.span.name == part).unwrap());
+    let end = follow(&parts, step.span.start_time_unix_nano);
+    assert_eq!(step.span.end_time_unix_nano, end);
 
     for span in &spans {
         assert_eq!(span.span.trace_state, "vendor=1");
@@ -181,6 +243,10 @@ async fn client_router_and_worker_are_one_trace() {
         (at_router, "rpc.response.status_code", "OK"),
         (attempt, "stoker.worker.id", worker.address.as_str()),
         (attempt, "stoker.attempt", "1"),
+        (route, "stoker.route.policy", "prefix-affinity"),
+        (route, "stoker.route.candidates", "1"),
+        (step, "stoker.batch.sequences", "1"),
+        (decode, "stoker.tokens.drafted", "0"),
         (at_worker, "gen_ai.request.id", completion.accepted.request_id.as_str()),
         (at_worker, "stoker.worker.id", "w"),
         (at_worker, "gen_ai.usage.output_tokens", "8"),
@@ -219,9 +285,64 @@ async fn a_collector_that_never_responds_costs_only_spans() {
     assert_eq!(timeout(TEST_TIMEOUT, ended).await.unwrap().unwrap().code(), Some(0));
 }
 
+/// A worker is lost in the middle of a response.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resume_is_a_second_attempt_with_its_cause() {
+    let mut collector = Collector::start().await;
+    let endpoint = format!("http://{}", collector.address);
+    let worker = || Process::start("stoker-worker", &["--simulate", "step = \"20ms\""]);
+    let workers = [worker(), worker()];
+    let addresses = workers.iter().map(|w| w.address.as_str()).collect::<Vec<_>>().join(",");
+    let arguments = ["--workers", &addresses, "--otlp-endpoint", &endpoint];
+    let mut command = traced("stoker-router", &arguments);
+    command.args(["--metrics-listen", "127.0.0.1:0", "--slow-request-log", "1ms"]);
+    let router = Process::spawn(command);
+    wait_for_metrics(&router, |m| m["stoker_router_workers{state=\"live\"}"] == 2.0).await;
+    let mut client = inference(&router.address).await;
+    let stream = client.generate(request("Once", 1, 60)).await.unwrap().into_inner();
+    let mut workers = Vec::from(workers);
+    let (mut stream, mut tokens, mut last) = (stream, 0, None);
+    let mut serving = String::new();
+    while let Some(event) = stream.message().await.unwrap() {
+        match event.event.unwrap() {
+            Event::Accepted(accepted) => serving = accepted.worker,
+            Event::Token(_) => tokens += 1,
+            Event::Finished(finished) => last = Some(finished),
+            _ => {}
+        }
+        if tokens == 10 {
+            // Kills the worker that serves the response.
+            workers.retain(|worker| worker.id != serving);
+        }
+    }
+    assert_eq!(tokens, 60);
+    let timings = last.unwrap().timings.unwrap();
+    assert_eq!(timings.resumes, 1);
+    let spans =
+        collector.until(|spans| spans.iter().any(|t| t.span.kind == SpanKind::Server as i32)).await;
+    let attempts: Vec<_> = spans.iter().filter(|t| t.span.name == "attempt").collect();
+    let cause = |t: &ExportedSpan| t.attribute("stoker.attempt.cause");
+    assert_eq!(
+        attempts.iter().map(|t| cause(t)).collect::<Vec<_>>(),
+        [None, Some("WORKER_LOST".to_owned())]
+    );
+    assert_eq!(attempts[0].attribute("error.type").as_deref(), Some("WORKER_LOST"));
+    let resume = spans.iter().find(|t| t.span.name == "resume").unwrap();
+    assert_eq!(attempts[1].span.start_time_unix_nano, resume.span.end_time_unix_nano);
+    let slow = router.log_entry("slow request").await;
+    for field in ["admission_ms", "route_ms", "attempts_ms", "resume_ms", "prefill_ms", "decode_ms"]
+    {
+        assert!(slow[field].is_number(), "no {field} in {slow:#}");
+    }
+}
+
 #[test]
 fn an_unsupported_collector_is_refused_at_startup() {
     for (name, value, expected) in [
+        ("STOKER_OTLP_ENDPOINT", "http://a:4318/v1/traces", "without a path"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "secret", "OTEL_EXPORTER_OTLP_HEADERS: the header `secret`"),
+        ("OTEL_TRACES_SAMPLER", "often", "OTEL_TRACES_SAMPLER often: "),
+        ("OTEL_BSP_SCHEDULE_DELAY", "1s", "OTEL_BSP_SCHEDULE_DELAY 1s: write a whole number"),
         ("STOKER_OTLP_ENDPOINT", "https://a:1", "--otlp-endpoint https://a:1: "),
         (
             "OTEL_EXPORTER_OTLP_PROTOCOL",
@@ -339,4 +460,97 @@ fn a_metrics_port_in_use_is_reported_by_flag() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(error.contains(&format!("--metrics-listen {taken}: the port is in use")), "{error}");
+}
+
+/// An engine that hangs: not ready after a while, and in the end not alive.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_means_progress() {
+    let profile = "step = \"1ms\", hang_token = 7";
+    let flags = ["--engine-stall-timeout", "400ms", "--metrics-listen", "127.0.0.1:0"];
+    let worker = Process::start("stoker-worker", &[&["--simulate", profile][..], &flags].concat());
+    let metrics = worker.metrics.clone().unwrap();
+    let probe = async |path: &str| http(&metrics, "GET", path, "").await;
+    assert!(probe("/readyz").await.0.starts_with("http/1.1 200"));
+    let mut client = inference(&worker.address).await;
+    complete(&mut client, request("Once", 1, 4)).await.unwrap();
+    let poison = GenerateRequest {
+        input: Some(Input::TokenIds(TokenIds { ids: vec![7] })),
+        ..request("", 1, 4)
+    };
+    let _stream = client.generate(poison).await.unwrap();
+    let stalled = worker.log_entry("the engine makes no progress: not ready (/readyz)").await;
+    assert_eq!((&stalled["running"], &stalled["waiting"]), (&0.into(), &1.into()), "{stalled:#}");
+    let (head, body) = probe("/readyz").await;
+    assert!(head.starts_with("http/1.1 503") && body.contains("no progress"), "{head} {body}");
+    // The log says what each thread does, and the one of the engine sleeps.
+    let thread = worker.log_entry("thread").await;
+    assert!(thread["name"].is_string() && thread["state"].is_string(), "{thread:#}");
+    worker.log_entry("a restart is due (/livez)").await;
+    let (head, body) = probe("/livez").await;
+    assert!(head.starts_with("http/1.1 503") && body.contains("restart"), "{head} {body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn some_metrics_have_the_names_of_another_project() {
+    let any = ["--metrics-listen", "127.0.0.1:0", "--metrics-alias", "vllm"];
+    let worker = ["--simulate", "instant", "--worker-id", "w", "--model-name", "m"];
+    let worker = Process::start("stoker-worker", &[&worker[..], &any].concat());
+    let router = ["--workers", worker.address.as_str()];
+    let router = Process::start("stoker-router", &[&router[..], &any].concat());
+    wait_for_metrics(&router, |m| m["stoker_router_workers{state=\"live\"}"] == 1.0).await;
+    complete(&mut inference(&router.address).await, request("Once", 1, 8)).await.unwrap();
+    let generated = "vllm:generation_tokens_total{model_name=\"m\"}";
+    let at_router = wait_for_metrics(&router, |m| m.get(generated) == Some(&8.0)).await;
+    let generated = "vllm:generation_tokens_total{model_name=\"m\",worker=\"w\"}";
+    let at_worker = wait_for_metrics(&worker, |m| m.get(generated) == Some(&8.0)).await;
+    for (metrics, worker) in [(&at_router, ""), (&at_worker, ",worker=\"w\"")] {
+        for name in [
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:kv_cache_usage_perc",
+            "vllm:prompt_tokens_total",
+            "vllm:time_to_first_token_seconds_count",
+            "vllm:inter_token_latency_seconds_count",
+        ] {
+            let sample = format!("{name}{{model_name=\"m\"{worker}}}");
+            assert!(metrics.contains_key(&sample), "no {sample} in {metrics:#?}");
+        }
+        let config = metrics.iter().find(|(name, _)| name.starts_with("vllm:cache_config_info{"));
+        let (name, value) = config.unwrap();
+        assert!(name.contains("num_gpu_blocks=\"") && name.contains("block_size=\"16\""), "{name}");
+        assert_eq!(*value, 1.0);
+    }
+}
+
+/// `stoker serve`: the router and each worker in one exposition.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_in_one_process_has_metrics_of_each_worker() {
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
+    let mut command = program("stoker");
+    command.args(arguments).args(["--log", "info", "--log-format", "json"]);
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let entries = std::io::BufRead::lines(log).map_while(Result::ok);
+    let url = entries
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok())
+        .find_map(|entry| entry["url"].as_str().map(str::to_owned))
+        .unwrap();
+    let reads = async {
+        loop {
+            let (_, body) = http(&url, "GET", "/metrics", "").await;
+            let described = body.matches("# TYPE stoker_worker_steps_total counter").count();
+            let workers =
+                ["worker-1", "worker-2"].map(|id| body.contains(&format!("worker=\"{id}\"")));
+            if workers == [true, true] {
+                assert_eq!(described, 1, "{body}");
+                assert!(body.contains("stoker_router_workers{state=\"live\"} 2"), "{body}");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = timeout(TEST_TIMEOUT, reads).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(in_time.is_ok(), "no metrics of both workers");
 }

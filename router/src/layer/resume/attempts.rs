@@ -20,7 +20,7 @@ use super::{
     watchdog::{WaitState, Watchdog},
 };
 use crate::{
-    call::{Call, EventStream, Generate, SelectedWorker, num_choices},
+    call::{Call, EventStream, Generate, HEDGE, SelectedWorker, Stage, Timeline, num_choices},
     pool::worker::Worker,
 };
 
@@ -88,15 +88,18 @@ impl<S: Generate> RetryableCall<S> {
         let mut attempts = 0;
         let mut sequence_tokens = None;
         let mut overloaded = None;
+        let mut cause = None;
         loop {
             let last = attempts + 1 == self.context.config.retry_attempts;
-            let call = Call { sequence_tokens, ..self.call.next_attempt() };
+            let call = Call { sequence_tokens, cause, ..self.call.next_attempt() };
             let selected = call.selected.clone();
             let error = match self.attempt(call, !last).await {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
             attempts += 1;
+            self.call.timeline.enter(Stage::Route);
+            cause = Some(error.reason());
             self.check_panics(&error)?;
             let larger = selected.get().and_then(|worker| self.larger_capacity(&error, worker));
             sequence_tokens = larger.or(sequence_tokens);
@@ -162,7 +165,13 @@ impl<S: Generate> RetryableCall<S> {
             stopping.max_tokens = Some(self.max_tokens);
         }
         let retryable = Self { next, context, call, max_tokens: self.max_tokens };
-        async move { retryable.attempt(retryable.call.next_attempt(), true).await }.boxed()
+        async move {
+            // The stages of the request are those of its first attempt.
+            let (timeline, cause) = (Timeline::of_hedge(), Some(HEDGE));
+            let call = Call { timeline, cause, ..retryable.call.next_attempt() };
+            retryable.attempt(call, true).await
+        }
+        .boxed()
     }
 
     /// Whether there is another worker for a hedge: neither ejected nor stalled.

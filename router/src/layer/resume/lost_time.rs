@@ -35,8 +35,6 @@ pub(super) struct LostTime {
     /// Time up to the first token of each attempt, and from there to its end.
     prefill: Duration,
     decode: Duration,
-    /// Time from the loss of a worker to the start of the next attempt.
-    resume: Duration,
     time_to_first_token: Option<Duration>,
 }
 
@@ -51,13 +49,7 @@ impl LostTime {
         }
     }
 
-    /// Adds a resume, `after` the loss of the last worker.
-    pub(super) fn add_resume(&mut self, after: Duration) {
-        self.resumes += 1;
-        self.resume += after;
-    }
-
-    /// Adds the lost time to the last worker's timings, so that the stages still sum to the total.
+    /// Adds the lost time to the last worker's timings, so that they are about the whole response.
     pub(super) fn complete(&self, timings: &mut Timings) {
         if self.resumes == 0 {
             return;
@@ -65,7 +57,6 @@ impl LostTime {
         add(&mut timings.prefill, self.prefill);
         add(&mut timings.decode, self.decode);
         add(&mut timings.worker_total, self.prefill + self.decode);
-        add(&mut timings.resume, self.resume);
         timings.resumes = self.resumes;
         if let Some(first) = self.time_to_first_token {
             timings.time_to_first_token = to_wire(first);
@@ -93,7 +84,7 @@ mod tests {
         let times = AttemptTimes { began, first_token: Some(began + ms(30)), last: began + ms(90) };
         let mut lost_time = LostTime::default();
         lost_time.add_attempt(&times, began + ms(100));
-        lost_time.add_resume(ms(7));
+        lost_time.resumes += 1;
         let mut timings = Timings {
             prefill: to_wire(ms(5)),
             decode: to_wire(ms(50)),
@@ -104,7 +95,7 @@ mod tests {
         lost_time.complete(&mut timings);
         let of = |stage| from_wire(stage).unwrap();
         assert_eq!((of(timings.prefill), of(timings.decode)), (ms(35), ms(120)));
-        assert_eq!((of(timings.worker_total), of(timings.resume)), (ms(160), ms(7)));
+        assert_eq!(of(timings.worker_total), ms(160));
         assert_eq!((of(timings.time_to_first_token), timings.resumes), (ms(30), 1));
     }
 

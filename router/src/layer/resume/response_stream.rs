@@ -3,11 +3,11 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use stoker_proto::v1::{GenerateResponse, Routing, generate_response::Event};
-use stoker_shared::{ServiceError, backoff::Backoff, telemetry::names::span};
+use stoker_shared::{ServiceError, backoff::Backoff};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -18,7 +18,7 @@ use super::{
     lost_time::LostTime,
     resume_state::ResumeState,
 };
-use crate::call::{Generate, last_timings, num_choices};
+use crate::call::{Generate, Stage, last_timings, num_choices};
 
 /// Pause before the next attempt if the last worker sent no token.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -131,7 +131,8 @@ impl<S: Generate> ResponseStream<S> {
             }
             _ => Instant::now(),
         };
-        let clock = SystemTime::now() - end.elapsed();
+        self.retryable.call.timeline.enter_at(Stage::Resume, end, Vec::new);
+        self.retryable.call.cause = Some(error.reason());
         self.lost_time.add_attempt(&lost, end);
         info!(
             parent: &self.retryable.call.span,
@@ -146,9 +147,8 @@ impl<S: Generate> ResponseStream<S> {
         }
         let attempt = self.find_worker().await?;
         let took = attempt.times.began.saturating_duration_since(end);
-        self.lost_time.add_resume(took);
+        self.lost_time.resumes += 1;
         self.retryable.call.span.record("resumes", self.lost_time.resumes);
-        self.retryable.call.trace.stage(span::RESUME, clock, took);
         context.metrics.resumed(&error, took);
         self.current = Some(attempt);
         Ok(())
@@ -179,6 +179,7 @@ impl<S: Generate> ResponseStream<S> {
                 Ok(attempt) => return Ok(attempt),
                 Err(error) => error,
             };
+            self.retryable.call.timeline.enter(Stage::Resume);
             debug!(
                 parent: &self.retryable.call.span,
                 %error,

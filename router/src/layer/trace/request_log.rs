@@ -2,9 +2,10 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
+use prometheus_client::metrics::histogram::Histogram;
 use stoker_proto::duration::from_wire;
 use stoker_proto::v1::{
     FinishReason, GenerateRequest, GenerateResponse, Timings, Usage, generate_request::Input,
@@ -16,14 +17,13 @@ use stoker_shared::{
         names::{attribute, operation},
         trace::{SpanKind, TraceSpan},
     },
-    validate::MAX_REQUEST_ID,
+    validate::{MAX_REQUEST_ID, MAX_SEQUENCES},
 };
 use tokio::time::Instant;
-use tracing::{Span, field::Empty, info, info_span};
+use tracing::{Span, field::Empty, info, info_span, warn};
 
-use super::complete;
 use crate::{
-    call::{Call, Observe, last_timings},
+    call::{Call, Observe, Stage, StageTimes, Timeline, last_timings},
     metrics::{GaugeGuard, Metrics, OK, RequestSummary},
 };
 
@@ -33,6 +33,7 @@ pub(super) struct RequestLog {
     arrived: Instant,
     log: Span,
     trace: TraceSpan,
+    timeline: Timeline,
     metrics: Metrics,
     _in_flight: GaugeGuard,
     operation: &'static str,
@@ -40,6 +41,7 @@ pub(super) struct RequestLog {
     prompt_tokens: u32,
     tokens: usize,
     first_token: Option<Duration>,
+    inter_token: InterToken,
     /// Finish reason of the last event.
     reason: Option<FinishReason>,
     usage: Option<Usage>,
@@ -54,9 +56,10 @@ impl RequestLog {
     pub(super) fn start(call: &mut Call, metrics: &Metrics) -> Self {
         let id = loggable_id(&call.request.request_id);
         let operation = operation(&call.request);
-        let began = SystemTime::now() - call.arrived.elapsed();
+        let began = call.timeline.time_of(call.arrived);
         call.span = log_span(id);
         call.trace = call.trace.child(operation, SpanKind::Server, began);
+        call.timeline = Timeline::start(call.arrived, call.trace.clone());
         if !call.tenant.is_empty() {
             call.span.record("tenant", &*call.tenant);
         }
@@ -74,6 +77,7 @@ impl RequestLog {
             arrived: call.arrived,
             log: call.span.clone(),
             trace: call.trace.clone(),
+            timeline: call.timeline.clone(),
             metrics: metrics.clone(),
             _in_flight: metrics.in_flight(),
             operation,
@@ -81,6 +85,7 @@ impl RequestLog {
             prompt_tokens: 0,
             tokens: 0,
             first_token: None,
+            inter_token: InterToken::default(),
             reason: None,
             usage: None,
             timings: None,
@@ -96,7 +101,8 @@ impl RequestLog {
         self.failed(error);
     }
 
-    fn log(&self, tokens: u64, total: Duration) {
+    fn log(&self, tokens: u64, stages: &StageTimes) {
+        let total = stages.total();
         let log = &self.log;
         log.record("tokens", tokens);
         log.record("outcome", self.outcome);
@@ -105,6 +111,33 @@ impl RequestLog {
         }
         log.record("total_ms", millis(total));
         info!(parent: log, "request over");
+        if self.metrics.slow_request().is_some_and(|slow| total >= slow) {
+            self.slow(stages);
+        }
+    }
+
+    /// Logs where the time of a slow request went. What a worker measured is there if the response
+    /// is complete.
+    fn slow(&self, stages: &StageTimes) {
+        let timings = self.timings.unwrap_or_default();
+        let ms = |stage| from_wire(stage).map(millis);
+        warn!(
+            parent: &self.log,
+            admission_ms = millis(stages.of(Stage::Admission)),
+            route_ms = millis(stages.of(Stage::Route)),
+            attempts_ms = millis(stages.of(Stage::Attempt)),
+            resume_ms = millis(stages.of(Stage::Resume)),
+            tokenize_ms = ms(timings.tokenize),
+            queue_ms = ms(timings.queue),
+            prefill_ms = ms(timings.prefill),
+            decode_ms = ms(timings.decode),
+            stream_ms = ms(timings.stream),
+            worker_ms = ms(timings.worker_total),
+            steps = timings.steps,
+            preemptions = timings.preemptions,
+            cached_prompt_tokens = self.usage.map(|usage| usage.cached_prompt_tokens),
+            "slow request"
+        );
     }
 
     fn trace(&self, tokens: u64, total: Duration) {
@@ -139,23 +172,58 @@ impl RequestLog {
                 trace.set(key, took.as_secs_f64());
             }
         }
-        trace.end();
+        trace.end_at(self.timeline.time_of(self.arrived + total));
+    }
+}
+
+/// Times between the events with tokens of each choice.
+#[derive(Default)]
+struct InterToken {
+    last: Vec<Option<Instant>>,
+    histogram: Option<Histogram>,
+}
+
+impl InterToken {
+    /// Observes an event of `choice` at `now`. `histogram` is looked up once.
+    fn observe(
+        &mut self,
+        choice: u32,
+        now: Instant,
+        histogram: impl FnOnce() -> Option<Histogram>,
+    ) {
+        let choice = choice as usize;
+        // A worker sends no higher ones than were asked for, which are few.
+        if choice >= MAX_SEQUENCES as usize {
+            return;
+        }
+        if self.last.len() <= choice {
+            self.last.resize(choice + 1, None);
+        }
+        if let Some(last) = self.last[choice].replace(now) {
+            if self.histogram.is_none() {
+                self.histogram = histogram();
+            }
+            if let Some(histogram) = &self.histogram {
+                histogram.observe((now - last).as_secs_f64());
+            }
+        }
     }
 }
 
 impl Observe for RequestLog {
     fn event(&mut self, event: &mut GenerateResponse) {
         if let Some(timings) = last_timings(event) {
-            complete(timings, self.arrived.elapsed());
+            self.timeline.end().fill(timings);
             self.timings = Some(*timings);
-            if let Some(admission) = from_wire(timings.admission) {
-                self.log.record("admission_ms", millis(admission));
-            }
         }
         match &event.event {
             Some(Event::Token(delta)) => {
                 self.tokens += delta.ids.len();
-                self.first_token.get_or_insert_with(|| self.arrived.elapsed());
+                let now = Instant::now();
+                self.first_token.get_or_insert_with(|| now - self.arrived);
+                self.inter_token.observe(event.choice, now, || {
+                    self.served.get().map(|model| self.metrics.inter_token(model))
+                });
             }
             Some(Event::Accepted(accepted)) => {
                 self.prompt_tokens = accepted.prompt_tokens;
@@ -193,8 +261,10 @@ impl Observe for RequestLog {
 impl Drop for RequestLog {
     fn drop(&mut self) {
         let tokens = self.usage.map_or(self.tokens as u64, |usage| usage.completion_tokens.into());
-        let total = self.arrived.elapsed();
-        self.log(tokens, total);
+        let stages = self.timeline.end();
+        let total = stages.total();
+        self.log.record("admission_ms", millis(stages.of(Stage::Admission)));
+        self.log(tokens, &stages);
         self.trace(tokens, total);
         self.metrics.finished(RequestSummary {
             model: self.served.get().cloned(),
@@ -203,6 +273,7 @@ impl Drop for RequestLog {
             tokens,
             first_token: self.first_token,
             total,
+            trace: if self.trace.is_sampled() { self.trace.trace_id() } else { None },
         });
     }
 }

@@ -16,7 +16,11 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{accept::Format, exposition, text};
+use super::{
+    accept::Format,
+    alias::{self, Alias},
+    exposition, text,
+};
 use crate::serve::{HttpListener, Readiness};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -28,8 +32,11 @@ pub(in crate::telemetry) struct Endpoint {
 }
 
 struct EndpointState {
+    aliases: Vec<Alias>,
     registry: RwLock<Registry>,
     readiness: RwLock<ReadinessSource>,
+    /// Why the process should be restarted; `None` while it starts, and where it never should.
+    liveness: RwLock<Option<Readiness>>,
 }
 
 /// Source of the readiness that `/readyz` reports.
@@ -45,11 +52,13 @@ impl Endpoint {
     pub(in crate::telemetry) fn serve(
         listener: TcpListener,
         registry: Registry,
+        aliases: Vec<Alias>,
         reason: &'static str,
     ) -> Self {
         let (registry, readiness) =
             (RwLock::new(registry), RwLock::new(ReadinessSource::Starting(reason)));
-        let state = Arc::new(EndpointState { registry, readiness });
+        let liveness = RwLock::default();
+        let state = Arc::new(EndpointState { aliases, registry, readiness, liveness });
         let app = routes(Arc::clone(&state));
         match listener.local_addr() {
             Ok(address) => tracing::info!(url = %format!("http://{address}/metrics"), "metrics"),
@@ -69,8 +78,9 @@ impl Endpoint {
         register(&mut self.state.registry.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Lets `/readyz` report `readiness`.
-    pub(in crate::telemetry) fn follow(&self, readiness: Readiness) {
+    /// Lets `/readyz` report `readiness`, and `/livez` `liveness`.
+    pub(in crate::telemetry) fn follow(&self, readiness: Readiness, liveness: Option<Readiness>) {
+        *self.state.liveness.write().unwrap_or_else(PoisonError::into_inner) = liveness;
         *self.state.readiness.write().unwrap_or_else(PoisonError::into_inner) =
             ReadinessSource::Health(readiness);
     }
@@ -81,7 +91,7 @@ impl Endpoint {
 fn routes(state: Arc<EndpointState>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/livez", get(async || plain(StatusCode::OK, "ok")))
+        .route("/livez", get(live))
         .route("/readyz", get(ready))
         .fallback(async || {
             plain(StatusCode::NOT_FOUND, "not found; available are /metrics, /livez and /readyz")
@@ -94,7 +104,8 @@ fn routes(state: Arc<EndpointState>) -> Router {
 
 async fn metrics(State(state): State<Arc<EndpointState>>, headers: HeaderMap) -> Response {
     let format = Format::negotiate(&headers);
-    let open_metrics = exposition(&state.registry.read().unwrap_or_else(PoisonError::into_inner));
+    let own = exposition(&state.registry.read().unwrap_or_else(PoisonError::into_inner));
+    let open_metrics = state.aliases.iter().fold(own, |text, alias| alias::add(&text, *alias));
     let body = match format {
         Format::OpenMetrics => open_metrics,
         Format::Text => text::from_open_metrics(&open_metrics),
@@ -107,7 +118,16 @@ async fn ready(State(state): State<Arc<EndpointState>>) -> Response {
         ReadinessSource::Starting(reason) => Err((*reason).to_owned()),
         ReadinessSource::Health(readiness) => readiness.borrow().clone(),
     };
-    match readiness {
+    probe(readiness)
+}
+
+async fn live(State(state): State<Arc<EndpointState>>) -> Response {
+    let liveness = state.liveness.read().unwrap_or_else(PoisonError::into_inner).clone();
+    probe(liveness.map_or(Ok(()), |liveness| liveness.borrow().clone()))
+}
+
+fn probe(state: Result<(), String>) -> Response {
+    match state {
         Ok(()) => plain(StatusCode::OK, "ok"),
         Err(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, &reason),
     }
@@ -148,7 +168,8 @@ mod tests {
     async fn probes_and_metrics_are_served_from_the_start() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let endpoint = Endpoint::serve(listener, Registry::default(), "loading the model");
+        let endpoint =
+            Endpoint::serve(listener, Registry::default(), Vec::new(), "loading the model");
         let get = async |path: &str| send(address, &format!("GET {path} HTTP/1.1\r\n")).await;
 
         let (head, body) = get("/livez").await;
@@ -171,19 +192,26 @@ mod tests {
         assert!(body.ends_with("stoker_spans_dropped_total 1\n# EOF\n"), "{body}");
 
         let (sender, readiness) = watch::channel(Err("no worker is ready".to_owned()));
-        endpoint.follow(readiness);
+        let (alive, liveness) = watch::channel(Ok(()));
+        endpoint.follow(readiness, Some(liveness));
         assert_eq!(get("/readyz").await.1, "no worker is ready\n");
         sender.send(Ok(())).unwrap();
         assert!(get("/readyz").await.0.starts_with("http/1.1 200"));
         drop(sender);
         assert!(get("/readyz").await.0.starts_with("http/1.1 200"), "the last value is kept");
+
+        assert!(get("/livez").await.0.starts_with("http/1.1 200"));
+        alive.send(Err("no progress".to_owned())).unwrap();
+        let (head, body) = get("/livez").await;
+        assert!(head.starts_with("http/1.1 503"), "{head}");
+        assert_eq!(body, "no progress\n");
     }
 
     #[tokio::test]
     async fn other_paths_and_methods_are_rejected_with_a_message() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let _endpoint = Endpoint::serve(listener, Registry::default(), "starting");
+        let _endpoint = Endpoint::serve(listener, Registry::default(), Vec::new(), "starting");
         let (head, body) = send(address, "GET / HTTP/1.1\r\n").await;
         assert!(head.starts_with("http/1.1 404") && head.contains(PLAIN), "{head}");
         assert!(body.contains("/metrics, /livez and /readyz"), "{body}");

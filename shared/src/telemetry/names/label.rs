@@ -20,6 +20,18 @@ pub const WORKER: &str = "worker";
 pub const VERSION: &str = "version";
 /// Optional feature of a GPU.
 pub const FEATURE: &str = "feature";
+/// Positions of one block of the KV cache.
+pub const BLOCK_SIZE: &str = "block_size";
+/// Blocks of the KV cache.
+pub const NUM_BLOCKS: &str = "num_blocks";
+/// Class of a device.
+pub const CLASS: &str = "class";
+/// Name of a device.
+pub const DEVICE: &str = "device";
+/// Format of weights.
+pub const QUANTIZATION: &str = "quantization";
+/// Digest of a model.
+pub const DIGEST: &str = "digest";
 
 /// Every label with its values.
 pub const ALL: &[(&str, &str)] = &[
@@ -59,6 +71,12 @@ pub const ALL: &[(&str, &str)] = &[
     (WORKER, "Id of a worker (`--worker-id`)"),
     (VERSION, "Version of Stoker"),
     (FEATURE, "`tensor-cores` or `graphs`"),
+    (BLOCK_SIZE, "Number of positions in a block"),
+    (NUM_BLOCKS, "Number of blocks"),
+    (CLASS, "`cpu`, or the class of a GPU, whose workers resume each other's responses"),
+    (DEVICE, "Name of the device"),
+    (QUANTIZATION, "As in `--quantize`"),
+    (DIGEST, "Digest of weights and numerics, as in `GetModelInfo`"),
 ];
 
 /// The label value for all models that are not served, since clients may request any name.

@@ -127,6 +127,52 @@ pub const FIRST_TOKEN_TIME: Metric = seconds(
     &[label::MODEL],
     "Time from arrival to the first token",
 );
+/// `stoker_router_inter_token_latency_seconds`
+pub const INTER_TOKEN: Metric = seconds(
+    "stoker_router_inter_token_latency",
+    NEXT_TOKEN,
+    &[label::MODEL],
+    "Time between two events with tokens of a choice, as they are passed to the client",
+);
+/// `stoker_router_worker_outstanding_tokens`
+pub const OUTSTANDING: Metric = metric(
+    "stoker_router_worker_outstanding_tokens",
+    Kind::Gauge,
+    &[label::WORKER],
+    "Estimated tokens that this router's requests still need of a worker",
+);
+/// `stoker_router_model_sequences_running`
+pub const RUNNING: Metric = metric(
+    "stoker_router_model_sequences_running",
+    Kind::Gauge,
+    &[label::MODEL],
+    "Sequences that run at the live workers of a model, as they last reported",
+);
+/// `stoker_router_model_sequences_waiting`
+pub const WAITING: Metric = metric(
+    "stoker_router_model_sequences_waiting",
+    Kind::Gauge,
+    &[label::MODEL],
+    "Sequences that wait at the live workers of a model, as they last reported",
+);
+/// `stoker_router_model_kv_cache_usage_ratio`
+pub const KV_USAGE: Metric = Metric {
+    unit: Some("ratio"),
+    ..metric(
+        "stoker_router_model_kv_cache_usage",
+        Kind::Gauge,
+        &[label::MODEL],
+        "Fraction of the KV caches of the live workers of a model that is in use, from 0 to 1",
+    )
+};
+/// `stoker_router_model_cache_config_info`
+pub const CACHE_CONFIG: Metric = metric(
+    // A gauge of 1, since infos of prometheus-client do not change.
+    "stoker_router_model_cache_config_info",
+    Kind::Gauge,
+    &[label::MODEL, label::BLOCK_SIZE, label::NUM_BLOCKS],
+    "Configuration of the KV caches of the live workers of a model together",
+);
 /// `stoker_router_time_per_output_token_seconds`
 pub const TOKEN_TIME: Metric = seconds(
     "stoker_router_time_per_output_token",
@@ -156,4 +202,10 @@ pub const ALL: &[Metric] = &[
     ADMISSION_WAIT,
     FIRST_TOKEN_TIME,
     TOKEN_TIME,
+    INTER_TOKEN,
+    OUTSTANDING,
+    RUNNING,
+    WAITING,
+    KV_USAGE,
+    CACHE_CONFIG,
 ];

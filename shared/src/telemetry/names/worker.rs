@@ -97,6 +97,54 @@ pub const DEADLINE_REJECTIONS: Metric = metric(
 /// `stoker_worker_step_duration_seconds`
 pub const STEP_DURATION: Metric =
     seconds("stoker_worker_step_duration", NEXT_TOKEN, &[], "Duration of an engine step");
+/// `stoker_worker_step_sequences`
+pub const STEP_SEQUENCES: Metric = metric(
+    "stoker_worker_step_sequences",
+    Kind::Histogram { buckets: super::SEQUENCES },
+    &[],
+    "Sequences in the batch of an engine step",
+);
+/// `stoker_worker_step_tokens`
+pub const STEP_TOKENS: Metric = metric(
+    "stoker_worker_step_tokens",
+    Kind::Histogram { buckets: super::STEP_TOKENS },
+    &[],
+    "Tokens that an engine step computes",
+);
+/// `stoker_worker_read_bytes_total`
+pub const BYTES_READ: Metric = Metric {
+    unit: Some("bytes"),
+    ..metric(
+        "stoker_worker_read",
+        Kind::Counter,
+        &[],
+        "Weights and KV cache that engine steps have read; its rate is the used memory bandwidth",
+    )
+};
+/// `stoker_worker_memory_bandwidth_utilization_ratio`
+pub const BANDWIDTH_USAGE: Metric = Metric {
+    unit: Some("ratio"),
+    ..metric(
+        "stoker_worker_memory_bandwidth_utilization",
+        Kind::Gauge,
+        &[],
+        "Memory bandwidth of the last engine step as a fraction of the highest of any step, from 0 to 1",
+    )
+};
+/// `stoker_worker_cache_config_info`
+pub const CACHE_CONFIG: Metric = metric(
+    "stoker_worker_cache_config",
+    Kind::Info,
+    &[label::BLOCK_SIZE, label::NUM_BLOCKS],
+    "Configuration of the KV cache",
+);
+/// `stoker_worker_device_info`
+pub const DEVICE: Metric = metric(
+    "stoker_worker_device",
+    Kind::Info,
+    &[label::CLASS, label::DEVICE, label::QUANTIZATION, label::DIGEST],
+    "The device, and the weights on it",
+);
 /// `stoker_worker_requests_total`
 pub const REQUESTS: Metric = metric(
     "stoker_worker_requests",
@@ -132,6 +180,13 @@ pub const FIRST_TOKEN_TIME: Metric = seconds(
     &[],
     "Time from arrival to the first token",
 );
+/// `stoker_worker_inter_token_latency_seconds`
+pub const INTER_TOKEN: Metric = seconds(
+    "stoker_worker_inter_token_latency",
+    NEXT_TOKEN,
+    &[],
+    "Time between two events with tokens of a choice",
+);
 /// `stoker_worker_tokenize_time_seconds`
 pub const TOKENIZE_TIME: Metric = seconds(
     "stoker_worker_tokenize_time",
@@ -160,6 +215,13 @@ pub const DECODE_TIME: Metric = seconds(
     &[],
     "Time from the first token of a request to its last",
 );
+/// `stoker_worker_stream_time_seconds`
+pub const STREAM_TIME: Metric = seconds(
+    "stoker_worker_stream_time",
+    FIRST_TOKEN,
+    &[],
+    "Time from the last token of a request until its last message was taken for sending",
+);
 
 /// All metrics of this module.
 pub const ALL: &[Metric] = &[
@@ -178,13 +240,21 @@ pub const ALL: &[Metric] = &[
     DRAFT_TOKENS_ACCEPTED,
     DEADLINE_REJECTIONS,
     STEP_DURATION,
+    STEP_SEQUENCES,
+    STEP_TOKENS,
+    BYTES_READ,
+    BANDWIDTH_USAGE,
+    CACHE_CONFIG,
+    DEVICE,
     REQUESTS,
     PROMPT_TOKENS,
     GENERATED_TOKENS,
     DURATION,
     FIRST_TOKEN_TIME,
+    INTER_TOKEN,
     TOKENIZE_TIME,
     QUEUE_TIME,
     PREFILL_TIME,
     DECODE_TIME,
+    STREAM_TIME,
 ];

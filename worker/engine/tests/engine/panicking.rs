@@ -29,6 +29,7 @@ fn model() -> (Model, u32) {
         response_tokens: 0,
         context_length: 256,
         panic_token: poison,
+        hang_token: 0,
     };
     (Model::simulated(profile, tokenizer, poison), poison)
 }

@@ -27,6 +27,7 @@ const INSTANT: Profile = Profile {
     response_tokens: 0,
     context_length: 256,
     panic_token: 0,
+    hang_token: 0,
 };
 
 fn model() -> Model {
