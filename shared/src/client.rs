@@ -47,6 +47,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 pings, which some proxies treat as an attack.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// Maximum number of times that a call is sent which did not leave this process.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// Whether the connection was closed for new calls before this one was sent.
+fn was_not_sent(status: &Status) -> bool {
+    let causes = std::iter::successors(status.source(), |&error| error.source());
+    causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
+}
+
 /// Address of a cluster: `host:port`, or the same as a URL, `http://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(Uri);
@@ -190,19 +199,30 @@ impl Client {
     }
 
     /// Starts a `Generate` call. Dropping the response stream, or this future, cancels the call.
+    ///
+    /// A server that shuts down closes its connections for new calls. A call that could not be sent
+    /// for that reason is sent on a new connection.
     pub async fn generate(
         &self,
         request: GenerateRequest,
         deadline: Deadline,
     ) -> Result<ResponseStream, CallError> {
-        let mut request = Request::new(request);
-        deadline.forward(&mut request);
         let mut inference =
             InferenceClient::new(self.channel()).max_decoding_message_size(MAX_EVENT_BYTES);
-        let response = tokio::select! {
-            biased;
-            response = inference.generate(request) => response,
-            () = deadline.passed() => return Err(CallError::deadline_exceeded()),
+        let mut attempts = 1..=MAX_ATTEMPTS;
+        let response = loop {
+            let is_last = attempts.next() == Some(MAX_ATTEMPTS);
+            let mut request = Request::new(request.clone());
+            deadline.forward(&mut request);
+            let response = tokio::select! {
+                biased;
+                response = inference.generate(request) => response,
+                () = deadline.passed() => return Err(CallError::deadline_exceeded()),
+            };
+            match response {
+                Err(status) if !is_last && was_not_sent(&status) => {}
+                response => break response,
+            }
         };
         let response = response.map_err(|status| CallError::new(status, deadline))?;
         Ok(ResponseStream {

@@ -93,7 +93,10 @@ async fn the_production_values_serve_two_models() {
     let budgets = release.namespace.list("poddisruptionbudgets", "").await;
     let names = ["stoker-router", "stoker-worker-llama", "stoker-worker-tinyllama"];
     assert_eq!(strings(&budgets, "/metadata/name"), names);
-    assert_eq!(release.namespace.pods("router").await.len(), 3);
+    wait_for("the least number of routers", || async {
+        (release.namespace.pods("router").await.len() == 3).then_some(())
+    })
+    .await;
     drop((admin, router));
     release.helm(&["uninstall", "stoker", "--wait", "--timeout", "3m"]).await;
     run("kubectl", &["delete", "priorityclass", "stoker"], "").await.unwrap();

@@ -40,7 +40,7 @@ async fn a_model_is_not_where_the_values_say() {
     });
     release.namespace.create_object(&claim).await;
     let message = termination_message(&release).await;
-    assert!(message.contains("--model /model/llama"), "{message}");
+    assert!(message.starts_with("--model: /model/llama: "), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
