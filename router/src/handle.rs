@@ -56,6 +56,9 @@ pub enum StartError {
     Reflection(String),
 }
 
+/// A server that runs.
+type Serving = AbortOnDropHandle<Result<(), tonic::transport::Error>>;
+
 /// A running router. Dropping it stops it without a drain.
 pub struct RunningRouter {
     address: SocketAddr,
@@ -65,7 +68,9 @@ pub struct RunningRouter {
     bounds: Bounds,
     health: HealthState,
     stop: CancellationToken,
-    server: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
+    server: Serving,
+    /// Serves connections that are made during a drain, when the first server takes none.
+    drain_server: Option<Box<dyn FnOnce(CancellationToken) -> io::Result<Serving> + Send + Sync>>,
     _reporter: AbortOnDropHandle<()>,
     _reviewer: AbortOnDropHandle<()>,
 }
@@ -124,10 +129,19 @@ pub async fn start(
         .map_err(|error| StartError::Reflection(error.to_string()))?;
 
     let stop = CancellationToken::new();
-    let serving = serve::server(&bounds).add_routes(routes).serve_with_incoming_shutdown(
-        serve::incoming(listener, &bounds),
-        stop.clone().cancelled_owned(),
-    );
+    let listener = listener.into_std()?;
+    let second_listener = listener.try_clone()?;
+    let serve = {
+        let bounds = bounds.clone();
+        move |listener: std::net::TcpListener, stop: CancellationToken| -> io::Result<Serving> {
+            let incoming = serve::incoming(TcpListener::from_std(listener)?, &bounds);
+            let serving = serve::server(&bounds)
+                .add_routes(routes.clone())
+                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+            Ok(AbortOnDropHandle::new(tokio::spawn(serving)))
+        }
+    };
+    let server = serve(listener, stop.clone())?;
     let reviewer = health::review(pool.clone(), config.health, metrics.clone());
     let reporter = report_health(pool.clone(), gate.clone(), health.clone());
     Ok(RunningRouter {
@@ -138,7 +152,8 @@ pub async fn start(
         bounds,
         health,
         stop,
-        server: AbortOnDropHandle::new(tokio::spawn(serving)),
+        server,
+        drain_server: Some(Box::new(move |stop| serve(second_listener, stop))),
         _reporter: AbortOnDropHandle::new(tokio::spawn(reporter)),
         _reviewer: AbortOnDropHandle::new(tokio::spawn(reviewer)),
     })
@@ -200,13 +215,19 @@ impl RunningRouter {
 
     /// Drains and stops: notifies health watchers, sends GOAWAY on every connection, lets running
     /// streams finish for `timeout`, and ends the remaining ones with UNAVAILABLE. Returns their
-    /// number.
+    /// number. New connections learn that it drains.
     pub async fn shutdown(mut self, timeout: Duration) -> usize {
         let cut_off = Instant::now() + timeout;
         self.gate.begin_drain();
         self.health.set_not_serving(DRAINING).await;
         // Clients open their next connection elsewhere, and read running streams to their end.
         self.stop.cancel();
+        let drained = CancellationToken::new();
+        let second = self.drain_server.take().map(|serve| serve(drained.clone())).transpose();
+        let second = second.unwrap_or_else(|error| {
+            warn!(%error, "no connections are accepted during the drain");
+            None
+        });
         // Calls that were sent before GOAWAY was read are served.
         let read_by = cut_off.min(Instant::now() + GOAWAY_TIMEOUT);
         let closed = timeout_at(read_by, &mut self.server).await;
@@ -214,10 +235,17 @@ impl RunningRouter {
         let unfinished = self.gate.drained(Some(cut_off - Instant::now())).await;
         self.gate.cut_off();
         self.health.end_watches().await;
-        if closed.is_err() {
-            // Connections that do not close by then are dropped.
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut self.server).await;
-        }
+        drained.cancel();
+        // Connections that do not close by then are dropped.
+        let close = async {
+            if closed.is_err() {
+                let _ = (&mut self.server).await;
+            }
+            if let Some(second) = second {
+                let _ = second.await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
         unfinished
     }
 }

@@ -64,6 +64,11 @@ impl Timeline {
         Self(Arc::new(Mutex::new(state)))
     }
 
+    /// Puts the spans of stages below `trace` from now on.
+    pub(crate) fn set_trace(&self, trace: TraceSpan) {
+        self.with(|state| state.trace = trace);
+    }
+
     /// Returns a timeline of an attempt beside the one that the request's stages are about.
     pub(crate) fn of_hedge() -> Self {
         Self::start(Instant::now(), TraceSpan::default())

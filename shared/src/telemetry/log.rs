@@ -1,7 +1,11 @@
 //! Logs: one line per event on standard error, as text or JSON.
 
+use std::io::{self, IsTerminal};
+
 use clap::{Args, ValueEnum};
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{
+    Layer, filter::Targets, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
+};
 
 /// Flags for logs.
 #[derive(Debug, Clone, Args)]
@@ -36,16 +40,13 @@ pub enum LogFormat {
 /// names the error.
 pub fn init(args: &LogArgs, level: &str) -> Result<(), String> {
     let filter = args.log.as_deref().unwrap_or(level);
-    let filter = EnvFilter::builder()
-        .parse(filter)
+    let targets: Targets = filter
+        .parse()
         .map_err(|error| format!("--log `{filter}`: {error}; try `info` or `debug`"))?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let initialized = match args.log_format {
-        LogFormat::Text => {
-            use std::io::IsTerminal;
-            builder.with_ansi(std::io::stderr().is_terminal()).try_init()
-        }
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = match args.log_format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    initialized.map_err(|error| error.to_string())
+    registry().with(lines.with_filter(targets)).try_init().map_err(|error| error.to_string())
 }

@@ -80,7 +80,9 @@ impl ProgramUnderTest {
         let error = String::from_utf8_lossy(&offered.stderr).into_owned();
         if let Some((_, list)) = error.split_once("[possible values: ") {
             let list: Vec<_> = list.split(']').next().unwrap().split(", ").collect();
-            return [list[0].into(), list[1].into(), list[0].into()];
+            // There may be only one value.
+            let other = list.get(1).unwrap_or(&list[0]);
+            return [list[0].into(), (*other).into(), list[0].into()];
         }
         let takes = |sample: &str| {
             self.run(&["--print-config", &format!("--{option}={sample}")], &[]).status.success()

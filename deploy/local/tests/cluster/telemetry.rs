@@ -530,11 +530,12 @@ async fn a_cluster_in_one_process_has_metrics_of_each_worker() {
     command.args(arguments).args(["--log", "info", "--log-format", "json"]);
     let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let log = std::io::BufReader::new(child.stderr.take().unwrap());
-    let entries = std::io::BufRead::lines(log).map_while(Result::ok);
-    let url = entries
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok())
-        .find_map(|entry| entry["url"].as_str().map(str::to_owned))
-        .unwrap();
+    let mut entries = std::io::BufRead::lines(log)
+        .map_while(Result::ok)
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
+    let url = entries.find_map(|entry| entry["url"].as_str().map(str::to_owned)).unwrap();
+    // Keeps reading, or the process could not log.
+    std::thread::spawn(move || entries.for_each(drop));
     let reads = async {
         loop {
             let (_, body) = http(&url, "GET", "/metrics", "").await;

@@ -59,7 +59,7 @@ impl RequestLog {
         let began = call.timeline.time_of(call.arrived);
         call.span = log_span(id);
         call.trace = call.trace.child(operation, SpanKind::Server, began);
-        call.timeline = Timeline::start(call.arrived, call.trace.clone());
+        call.timeline.set_trace(call.trace.clone());
         if !call.tenant.is_empty() {
             call.span.record("tenant", &*call.tenant);
         }
