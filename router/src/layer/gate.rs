@@ -49,8 +49,8 @@ impl InFlight {
 }
 
 impl DrainGate {
-    /// Begins a drain: clients are told to go elsewhere, but calls that they have begun are still
-    /// admitted until the gate closes.
+    /// Begins a drain: clients get GOAWAY, but calls that they have begun are still admitted until the
+    /// gate closes.
     pub(crate) fn begin_drain(&self) {
         self.0.draining.cancel();
     }

@@ -46,7 +46,7 @@ async fn a_model_is_not_where_the_values_say() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes cluster: run by scripts/kubernetes"]
 async fn a_model_does_not_fit() {
-    // The cache has no more blocks than so many sequences of the longest length use.
+    // The cache has no more blocks than `max-num-seqs` sequences of the longest length use.
     let options = json!({
         "kv-cache-memory": "8GiB", "max-num-seqs": 4096, "max-num-batched-tokens": 4096,
     });
