@@ -280,6 +280,7 @@ mod tests {
     async fn exactly_the_named_metrics_are_exposed() {
         let metrics = Metrics::default();
         metrics.finished(summary(Some("m"), OK));
+        metrics.inter_token(&"m".into()).observe(0.1);
         metrics.rejected(&ServiceError::Cancelled);
         metrics.retried(&ServiceError::Cancelled);
         metrics.resumed(&ServiceError::Cancelled, Duration::ZERO);

@@ -43,7 +43,7 @@ async fn timings_sum_to_the_wall_time() {
     let timings: &Timings = finished(&events).timings.as_ref().unwrap();
     let of = |d: Option<prost_types::Duration>| Duration::try_from(d.unwrap()).unwrap();
     let total = of(timings.total);
-    let sum = of(timings.admission) + of(timings.route) + of(timings.worker_total);
+    let sum = of(timings.admission) + of(timings.route) + of(timings.attempts);
     assert_eq!(sum, total);
     assert!(!total.is_zero() && total <= wall, "{total:?} of {wall:?}");
 }
