@@ -20,6 +20,7 @@ mod load_test;
 mod prefix_cache;
 mod priority;
 mod probes;
+mod prometheus;
 mod sampling;
 mod simulated;
 mod start_failures;
