@@ -35,11 +35,10 @@ impl<'a> Load<'a> {
                 "data": {"digests.jsonl": fs::read_to_string(digests).unwrap()},
             }))
             .await;
-        let own = format!(
-            "--endpoint stoker-router:50051 --connections 8 --json - --expect /digests/digests.jsonl"
-        );
+        let own = "--endpoint stoker-router:50051 --connections 8 --json - \
+                   --expect /digests/digests.jsonl";
         let arguments: Vec<_> =
-            [own.as_str(), load, flags].iter().flat_map(|text| text.split_whitespace()).collect();
+            [own, load, flags].iter().flat_map(|text| text.split_whitespace()).collect();
         namespace.create_object(&pod(&arguments)).await;
         let load = Self { namespace };
         wait_for("the start of the load", || async {
