@@ -117,6 +117,7 @@ fn stages(out: &mut String, summary: &Summary) -> std::fmt::Result {
         ("queue", stages.queue),
         ("prefill", stages.prefill),
         ("decode", stages.decode),
+        ("stream", stages.stream),
         ("resume", stages.resume),
         ("elsewhere", stages.elsewhere),
     ];

@@ -146,9 +146,9 @@ pub struct ReportedStats {
 /// Time by stage.
 #[derive(Debug, Default)]
 pub struct Stages {
-    /// Router: time in the admission queue.
+    /// Router: validation and the admission queue.
     pub admission: Duration,
-    /// Router: worker selection, and failed attempts.
+    /// Router: worker selection.
     pub route: Duration,
     /// Worker: chat template, tokenization and validation.
     pub tokenize: Duration,
@@ -158,6 +158,8 @@ pub struct Stages {
     pub prefill: Duration,
     /// Worker: from the first token to the last.
     pub decode: Duration,
+    /// Worker: from the last token until the last message was taken for sending.
+    pub stream: Duration,
     /// Router: resumes on another worker.
     pub resume: Duration,
     /// Remaining time that the client measured: the network, the router's own work, and the client.
@@ -278,6 +280,7 @@ impl Stages {
             (&mut self.queue, timings.queue),
             (&mut self.prefill, timings.prefill),
             (&mut self.decode, timings.decode),
+            (&mut self.stream, timings.stream),
             (&mut self.resume, timings.resume),
         ] {
             let time = from_wire(stage).unwrap_or_default();

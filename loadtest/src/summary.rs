@@ -160,6 +160,7 @@ pub struct StagesMean {
     pub queue: f64,
     pub prefill: f64,
     pub decode: f64,
+    pub stream: f64,
     pub resume: f64,
     /// Remaining time that the client measured: the network, the router's own work, and the client.
     pub elsewhere: f64,
@@ -261,6 +262,7 @@ impl StagesMean {
             queue: mean(stages.queue),
             prefill: mean(stages.prefill),
             decode: mean(stages.decode),
+            stream: mean(stages.stream),
             resume: mean(stages.resume),
             elsewhere: mean(stages.elsewhere),
         }
