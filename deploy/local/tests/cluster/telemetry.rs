@@ -466,7 +466,7 @@ fn a_metrics_port_in_use_is_reported_by_flag() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_means_progress() {
     let profile = "step = \"1ms\", hang_token = 7";
-    let flags = ["--engine-stall-timeout", "400ms", "--metrics-listen", "127.0.0.1:0"];
+    let flags = ["--engine-stall-timeout", "2s", "--metrics-listen", "127.0.0.1:0"];
     let worker = Process::start("stoker-worker", &[&["--simulate", profile][..], &flags].concat());
     let metrics = worker.metrics.clone().unwrap();
     let probe = async |path: &str| http(&metrics, "GET", path, "").await;

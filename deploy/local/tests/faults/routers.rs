@@ -75,7 +75,7 @@ async fn one_router_of_two_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_router_of_two_is_drained() {
     // Clients send requests at their own pace, also while the router drains.
-    let load = "--requests 300 --rate 100 --connections 4 --synthetic 16:60";
+    let load = "--requests 600 --rate 100 --connections 4 --synthetic 16:60";
     let case = FaultCase::new("one router of two is drained", load).await;
     let Fleet { workers, router: drained } = Fleet::simulated(2, STEADY).await;
     let other = router(&addresses(&workers), &[]);
