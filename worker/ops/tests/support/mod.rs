@@ -15,15 +15,21 @@ pub(crate) fn cpu() -> Device {
     Device::flex()
 }
 
-/// Returns the devices under test: every kind that this binary was built for.
+/// Returns the devices under test: the CPU, and the GPU that STOKER_TEST_DEVICE names, or else every
+/// kind that this binary was built for.
 pub(crate) fn devices() -> Vec<Device> {
-    vec![
-        cpu(),
+    type Open = fn() -> Device;
+    let built: &[(&str, Open)] = &[
+        ("cpu", cpu),
         #[cfg(feature = "wgpu")]
-        Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        ("wgpu", || Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
         #[cfg(feature = "cuda")]
-        Device::cuda(0),
-    ]
+        ("cuda", || Device::cuda(0)),
+    ];
+    let named = std::env::var("STOKER_TEST_DEVICE").ok();
+    let is_tested =
+        |kind: &str| kind == "cpu" || named.as_deref().is_none_or(|name| name.starts_with(kind));
+    built.iter().filter(|(kind, _)| is_tested(kind)).map(|(_, open)| open()).collect()
 }
 
 /// Whether `device` supports half precision. Some devices do not; then the test reports that it
