@@ -80,7 +80,7 @@ impl Call {
             tenant: Arc::default(),
             span: Span::none(),
             trace: TraceSpan::default(),
-            timeline: Timeline::start(arrived, TraceSpan::default()),
+            timeline: Timeline::start(arrived),
             served: Arc::default(),
             attempt: 1,
             attempts: AttemptCounter::default(),

@@ -1,4 +1,4 @@
-//! Metrics of the router. They are updated once per request, never per token.
+//! Metrics of the router. All but the inter-token latency are updated once per request.
 
 mod collectors;
 

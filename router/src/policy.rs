@@ -65,18 +65,6 @@ pub enum Policy {
     Random,
 }
 
-impl Policy {
-    /// Returns its name in flags and traces.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::PrefixAffinity => "prefix-affinity",
-            Self::LeastTokens => "least-tokens",
-            Self::RoundRobin => "round-robin",
-            Self::Random => "random",
-        }
-    }
-}
-
 /// Selects workers, and holds the statistics and the prefix index that this needs.
 #[derive(Debug)]
 pub(crate) struct Chooser {
@@ -167,9 +155,9 @@ impl Chooser {
         })
     }
 
-    /// Returns the name of the policy.
-    pub(crate) fn policy_name(&self) -> &'static str {
-        self.policy.name()
+    /// Returns the policy.
+    pub(crate) fn policy(&self) -> Policy {
+        self.policy
     }
 
     /// Returns the capacity that `call` needs at a worker of `model`.

@@ -56,10 +56,11 @@ struct State {
 }
 
 impl Timeline {
-    /// Begins with [`Stage::Admission`] at `arrived`. Completed stages become spans below `trace`.
-    pub(crate) fn start(arrived: Instant, trace: TraceSpan) -> Self {
+    /// Begins with [`Stage::Admission`] at `arrived`. Stages have no spans until
+    /// [`Self::set_trace`].
+    pub(crate) fn start(arrived: Instant) -> Self {
         let totals = [Duration::ZERO; Stage::COUNT];
-        let (clock, stage) = (Clock::now(), Stage::Admission);
+        let (clock, trace, stage) = (Clock::now(), TraceSpan::default(), Stage::Admission);
         let state = State { clock, trace, stage, since: arrived, ended: false, totals };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -71,7 +72,7 @@ impl Timeline {
 
     /// Returns a timeline of an attempt beside the one that the request's stages are about.
     pub(crate) fn of_hedge() -> Self {
-        Self::start(Instant::now(), TraceSpan::default())
+        Self::start(Instant::now())
     }
 
     /// Ends the current stage, and begins `next` at the same instant.
@@ -171,7 +172,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_moment_belongs_to_one_stage() {
         let arrived = Instant::now();
-        let timeline = Timeline::start(arrived, TraceSpan::default());
+        let timeline = Timeline::start(arrived);
         tokio::time::advance(ms(1)).await;
         timeline.enter(Stage::Route);
         tokio::time::advance(ms(20)).await;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use clap::ValueEnum;
 use futures::{FutureExt, future::BoxFuture};
 use stoker_proto::v1::{
     Accepted, FinishReason, Finished, GenerateRequest, GenerateResponse, generate_response::Event,
@@ -21,7 +22,7 @@ use tower::{Service, ServiceExt};
 use crate::{
     call::{Call, EventStream, Observe, Stage, observe},
     endpoint::Dispatch,
-    policy::{Chooser, Criteria, ModelStats, Selection, Source, resume, text_bytes},
+    policy::{Chooser, Criteria, ModelStats, Policy, Selection, Source, resume, text_bytes},
     pool::{Fleet, Pool, health::AttemptPermit, model::Model, reservation::Reservation},
 };
 
@@ -61,7 +62,7 @@ impl<S> Balance<S> {
             let (choice, permit) = entered.ok_or_else(|| no_worker(&fleet, model, &wanted))?;
             tried.push(choice.worker.instance.clone());
             call.selected.set(&choice.worker);
-            let policy = self.chooser.policy_name();
+            let policy = self.chooser.policy();
             Ok((Dispatched::new(choice, &call.request, policy), permit))
         })
     }
@@ -157,13 +158,13 @@ pub(crate) struct Dispatched {
     ignores_eos: bool,
     /// Why this worker, for traces: the policy, the number of workers compared, and what the
     /// completions are estimated to take.
-    policy: &'static str,
+    policy: Policy,
     candidates: usize,
     completion: u64,
 }
 
 impl Dispatched {
-    fn new(selection: Selection, request: &GenerateRequest, policy: &'static str) -> Self {
+    fn new(selection: Selection, request: &GenerateRequest, policy: Policy) -> Self {
         let Selection { worker, cost, expected, saved, source, stats, candidates } = selection;
         let compute = cost.prompt.saturating_sub(saved);
         let choices = cost.completions.len() as u32;
@@ -191,9 +192,11 @@ impl Dispatched {
     /// Returns why the worker was selected, for the span of the selection.
     fn attributes(&self) -> Vec<Attribute> {
         let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        // As in `--policy`.
+        let policy = self.policy.to_possible_value().map(|value| value.get_name().to_owned());
         vec![
             Attribute::new(attribute::WORKER, self.reservation.worker().id.as_str().to_owned()),
-            Attribute::new(attribute::POLICY, self.policy),
+            Attribute::new(attribute::POLICY, policy.unwrap_or_default()),
             Attribute::new(attribute::CANDIDATES, count(self.candidates as u64)),
             Attribute::new(attribute::ESTIMATED_PROMPT_TOKENS, count(self.prompt)),
             Attribute::new(attribute::ESTIMATED_CACHED_TOKENS, count(self.saved)),

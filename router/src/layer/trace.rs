@@ -95,8 +95,8 @@ mod tests {
         assert_eq!(ids[1], "mine");
     }
 
-    /// 50 ms before, between and after everything that the layers below do: each belongs to exactly
-    /// one stage.
+    /// 50 ms in each stage that the layers below enter: they are in that stage alone, and the whole
+    /// is their sum.
     #[tokio::test(start_paused = true)]
     async fn a_delay_at_each_boundary_is_in_one_stage() {
         const DELAY: Duration = Duration::from_millis(50);

@@ -48,8 +48,7 @@ impl Collector for WorkerCollector {
         let outstanding = Family::<[(&'static str, String); 1], Gauge>::default();
         for state in fleet.states() {
             let (State::Live(worker) | State::Draining(worker)) = state else { continue };
-            let tokens =
-                worker.outstanding.prompt_tokens() + worker.outstanding.completion_tokens();
+            let tokens = worker.outstanding.tokens();
             let label = [(label::WORKER, worker.id.as_str().to_owned())];
             outstanding.get_or_create(&label).inc_by(i64::try_from(tokens).unwrap_or(i64::MAX));
         }
