@@ -1,24 +1,35 @@
-//! The part of `stoker.v1.Admin` that only a router has: its workers.
+//! The part of `stoker.v1.Admin` that only a router has: its workers and requests.
 
 use std::time::Duration;
 
 use futures::{FutureExt, future::BoxFuture};
-use stoker_proto::v1::{ListWorkersResponse, WorkerState, WorkerStatus};
+use stoker_proto::v1::{ListRequestsResponse, ListWorkersResponse, WorkerState, WorkerStatus};
 use stoker_shared::{
-    ServiceError, VERSION, discovery::WorkerId, error::quoted, serve::Readiness,
-    serve::admin::Workers,
+    ServiceError, VERSION,
+    discovery::WorkerId,
+    error::quoted,
+    serve::{
+        Readiness,
+        admin::{RequestFilter, RouterAdmin},
+    },
 };
 
-use crate::pool::{Pool, State};
+use crate::{
+    metrics::Metrics,
+    pool::{Pool, State},
+    requests::Requests,
+};
 
-/// The workers of this router, for operators.
-pub(crate) struct RouterWorkers {
+/// The workers and the requests of this router, for operators.
+pub(crate) struct AdminView {
     pub(crate) pool: Pool,
     pub(crate) readiness: Readiness,
+    pub(crate) requests: Requests,
+    pub(crate) metrics: Metrics,
 }
 
-impl Workers for RouterWorkers {
-    fn list(&self) -> ListWorkersResponse {
+impl RouterAdmin for AdminView {
+    fn workers(&self) -> ListWorkersResponse {
         let fleet = self.pool.fleet();
         let mut workers: Vec<_> = fleet.candidates().filter_map(status).collect();
         workers.sort_by(|a, b| (&a.worker, &a.address).cmp(&(&b.worker, &b.address)));
@@ -26,7 +37,13 @@ impl Workers for RouterWorkers {
         ListWorkersResponse { workers, version: VERSION.into(), not_serving }
     }
 
-    fn drain(
+    fn requests(&self, wanted: &RequestFilter) -> ListRequestsResponse {
+        let mut listed = self.requests.list(wanted);
+        listed.totals.get_or_insert_default().queued = self.metrics.queue_length();
+        listed
+    }
+
+    fn drain_worker(
         &self,
         worker: String,
         timeout: Option<Duration>,

@@ -1,5 +1,6 @@
 //! A request on its way through the stack, and the stream of response events.
 
+mod attempts;
 mod observed;
 mod timeline;
 
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use tower::Service;
 use tracing::Span;
 
+pub(crate) use attempts::Attempts;
 pub(crate) use observed::{Observe, observe};
 pub(crate) use timeline::{Stage, StageTimes, Timeline};
 
@@ -57,7 +59,7 @@ pub(crate) struct Call {
     pub(crate) served: Arc<OnceLock<Arc<str>>>,
     /// Number of this attempt. The worker repeats it in every event.
     pub(crate) attempt: u32,
-    pub(crate) attempts: AttemptCounter,
+    pub(crate) attempts: Attempts,
     /// Why there is another attempt: the reason for which the last one failed, or [`HEDGE`].
     pub(crate) cause: Option<&'static str>,
     pub(crate) tried: AttemptedWorkers,
@@ -83,7 +85,7 @@ impl Call {
             timeline: Timeline::start(arrived),
             served: Arc::default(),
             attempt: 1,
-            attempts: AttemptCounter::default(),
+            attempts: Attempts::default(),
             cause: None,
             tried: AttemptedWorkers::default(),
             only_digest: None,
@@ -133,16 +135,6 @@ impl Memory {
             .as_ref()
             .map(|charge| Arc::new(charge.budget().reserve_unchecked(bytes())));
         Self { request: self.request.clone(), _copy: copy }
-    }
-}
-
-/// Numbers the attempts of a request, from 1. All attempts share it, so numbers are unique.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct AttemptCounter(Arc<AtomicU32>);
-
-impl AttemptCounter {
-    fn next(&self) -> u32 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

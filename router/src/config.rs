@@ -2,6 +2,7 @@
 
 mod balancing;
 mod health;
+mod request_log;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use stoker_shared::{duration, serve::LimitsConfig};
 use crate::{ResumeConfig, TenantPriority, tenant};
 pub use balancing::BalancingConfig;
 pub use health::HealthConfig;
+pub use request_log::RequestLogConfig;
 
 /// Configuration of the router.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -113,15 +115,9 @@ pub struct RouterConfig {
     #[command(flatten)]
     pub balancing: BalancingConfig,
 
-    /// Log a warning with all stages of every request that takes this long or longer [default: none]
-    #[arg(
-        long,
-        env = "STOKER_SLOW_REQUEST_LOG",
-        value_parser = duration::parse,
-        value_name = "TIME",
-        help_heading = "Telemetry"
-    )]
-    pub slow_request_log: Option<Duration>,
+    /// What is recorded of each request.
+    #[command(flatten)]
+    pub request_log: RequestLogConfig,
 
     /// Maximum time that running streams may continue after SIGTERM or Ctrl-C
     #[arg(
@@ -150,7 +146,7 @@ impl Default for RouterConfig {
             health: HealthConfig::default(),
             resume: ResumeConfig::default(),
             balancing: BalancingConfig::default(),
-            slow_request_log: None,
+            request_log: RequestLogConfig::default(),
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -194,6 +190,7 @@ mod tests {
             ("--policy", "best"),
             ("--affinity-factor", "0.5"),
             ("--affinity-memory", "much"),
+            ("--recent-requests", "100001"),
         ] {
             let error = Cli::try_parse_from(["router", flag, value]).err().unwrap();
             let text = error.to_string();

@@ -30,7 +30,7 @@ use tonic::{
 use tower::Service;
 
 use crate::{
-    call::{Call, EventStream, PanicCounter},
+    call::{Attempts, Call, EventStream, PanicCounter},
     pool::{health::AttemptPermit, worker::Worker},
 };
 
@@ -71,7 +71,7 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     routing.attempt = call.attempt;
     routing.suspect = call.panics.count() > 0;
     let is_resumed = routing.resume.is_some();
-    let attempt = AttemptSpan::new(&call, &worker);
+    let attempt = RecordedAttempt::new(&call, &worker);
     let reader = StatusReader {
         worker: Arc::clone(&worker),
         deadline: call.deadline,
@@ -80,19 +80,13 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
     };
     let mut request = Request::new(call.request);
     call.deadline.forward(&mut request);
-    attempt.0.forward(request.metadata_mut());
+    attempt.trace.forward(request.metadata_mut());
     let messages = open(worker.channel.clone(), request)
         .await
         .map_err(|status| attempt.failed(reader.read(&status)))?;
 
-    let mut events = WorkerStream {
-        messages,
-        reader,
-        number: call.attempt,
-        attempt,
-        complete: false,
-        first: None,
-    };
+    let mut events =
+        WorkerStream { messages, reader, attempt, complete: false, first: None };
     match events.next().await {
         Some(first) => events.first = Some(first?),
         None => return Ok(stream::empty().boxed()),
@@ -114,32 +108,46 @@ async fn open(
     Ok(client.server_streaming(request, path, codec).await?.into_inner())
 }
 
-/// Trace span of one attempt. Ends when it is dropped.
-struct AttemptSpan(TraceSpan);
+/// What is recorded of one attempt: its span, and its entry in the attempts of the request. Both
+/// end when it is dropped.
+struct RecordedAttempt {
+    number: u32,
+    trace: TraceSpan,
+    attempts: Attempts,
+}
 
-impl AttemptSpan {
-    /// Starts the span where the selection of the worker ended.
+impl RecordedAttempt {
+    /// Begins where the selection of the worker ended.
     fn new(call: &Call, worker: &Worker) -> Self {
         let began = call.timeline.stage_began();
-        let attempt = call.trace.child(span::ATTEMPT, SpanKind::Client, began);
-        if attempt.is_recording() {
-            attempt.set(attribute::WORKER, worker.id.as_str().to_owned());
-            attempt.set(attribute::ATTEMPT, i64::from(call.attempt));
+        call.attempts.began(call.attempt, &worker.id, call.cause, began);
+        let start = call.timeline.time_of(began);
+        let trace = call.trace.child(span::ATTEMPT, SpanKind::Client, start);
+        if trace.is_recording() {
+            trace.set(attribute::WORKER, worker.id.as_str().to_owned());
+            trace.set(attribute::ATTEMPT, i64::from(call.attempt));
             if let Some(cause) = call.cause {
-                attempt.set(attribute::ATTEMPT_CAUSE, cause);
+                trace.set(attribute::ATTEMPT_CAUSE, cause);
             }
-            attempt.set(attribute::RPC_SYSTEM, "grpc");
+            trace.set(attribute::RPC_SYSTEM, "grpc");
         }
-        Self(attempt)
+        Self { number: call.attempt, trace, attempts: call.attempts.clone() }
     }
 
     fn failed(&self, error: ServiceError) -> ServiceError {
-        if self.0.is_recording() {
-            self.0.set(attribute::ERROR_TYPE, error.reason());
-            self.0.set(attribute::RPC_STATUS, error.code_name());
-            self.0.fail(error.to_string());
+        self.attempts.failed(self.number, &error);
+        if self.trace.is_recording() {
+            self.trace.set(attribute::ERROR_TYPE, error.reason());
+            self.trace.set(attribute::RPC_STATUS, error.code_name());
+            self.trace.fail(error.to_string());
         }
         error
+    }
+}
+
+impl Drop for RecordedAttempt {
+    fn drop(&mut self) {
+        self.attempts.ended(self.number);
     }
 }
 
@@ -147,8 +155,7 @@ impl AttemptSpan {
 struct WorkerStream {
     messages: Streaming<GenerateResponse>,
     reader: StatusReader,
-    number: u32,
-    attempt: AttemptSpan,
+    attempt: RecordedAttempt,
     /// Whether the last event was received.
     complete: bool,
     /// First event, already received and returned before all others.
@@ -166,7 +173,7 @@ impl Stream for WorkerStream {
         Poll::Ready(loop {
             match ready!(this.messages.poll_next_unpin(cx)) {
                 // Fencing: events of another attempt must not reach the client.
-                Some(Ok(event)) if event.attempt != this.number => {}
+                Some(Ok(event)) if event.attempt != this.attempt.number => {}
                 Some(Ok(event)) => {
                     this.complete |=
                         matches!(&event.event, Some(Event::Finished(f)) if f.usage.is_some());

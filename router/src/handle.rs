@@ -22,11 +22,12 @@ use tracing::{info, warn};
 
 use crate::{
     RouterConfig,
-    admin::RouterWorkers,
+    admin::AdminView,
     control::ControlService,
     layer::gate::DrainGate,
     metrics::Metrics,
     pool::{Pool, State, health},
+    requests::Requests,
     server::Server,
     stack,
     tenant::{Priorities, PriorityError, Tenants},
@@ -65,6 +66,7 @@ pub struct RunningRouter {
     pool: Pool,
     gate: DrainGate,
     metrics: Metrics,
+    requests: Requests,
     bounds: Bounds,
     health: HealthState,
     stop: CancellationToken,
@@ -103,11 +105,12 @@ pub async fn start(
     let priorities = Priorities::new(&config.tenant_priority, config.tenant_header.is_some())?;
     let pool = Pool::follow(source.into(), config.resume.stall_detection_time());
     let gate = DrainGate::default();
-    let metrics = Metrics::new(config.slow_request_log);
+    let metrics = Metrics::default();
+    let requests = Requests::new(config.request_log.recent_requests);
     let bounds = Bounds::new(&config.limits, None);
     let control = ControlService::new(pool.clone(), gate.clone(), bounds.clone());
     let server = Server {
-        stack: stack::build(&config, priorities, &pool, &gate, &metrics),
+        stack: stack::build(&config, priorities, &pool, &gate, &metrics, &requests),
         gate: gate.clone(),
         tenants: Tenants::new(config.tenant_header.as_deref()),
         bounds: bounds.clone(),
@@ -149,6 +152,7 @@ pub async fn start(
         pool,
         gate,
         metrics,
+        requests,
         bounds,
         health,
         stop,
@@ -182,9 +186,13 @@ impl RunningRouter {
             }
             .boxed()
         };
-        let (pool, readiness) = (self.pool.clone(), self.readiness());
-        let workers = Arc::new(RouterWorkers { pool, readiness });
-        AdminListener::start(listener, Arc::new(drain), Some(workers)).await
+        let view = AdminView {
+            pool: self.pool.clone(),
+            readiness: self.readiness(),
+            requests: self.requests.clone(),
+            metrics: self.metrics.clone(),
+        };
+        AdminListener::start(listener, Arc::new(drain), Some(Arc::new(view))).await
     }
 
     /// Returns the state that gRPC health reports: ready, or the reason why not.

@@ -14,13 +14,14 @@ mod layer;
 mod metrics;
 mod policy;
 mod pool;
+mod requests;
 mod server;
 #[doc(hidden)]
 pub mod sim;
 mod stack;
 mod tenant;
 
-pub use config::{BalancingConfig, HealthConfig, RouterConfig};
+pub use config::{BalancingConfig, HealthConfig, RequestLogConfig, RouterConfig};
 pub use handle::{RunningRouter, StartError, WorkerView, start};
 pub use layer::resume::ResumeConfig;
 pub use policy::Policy;

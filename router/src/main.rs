@@ -158,6 +158,7 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
     let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
     let admin = admin.map_err(|error| error.to_string())?;
 
+    let etcd = cli.etcd.is_given().then(|| cli.etcd.metrics.clone());
     let (workers, source) = if cli.etcd.is_given() {
         let EtcdConfig { etcd_prefix, .. } = &cli.etcd;
         let workers = format!("keys under {etcd_prefix} in etcd {}", cli.etcd.servers());
@@ -172,7 +173,12 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
         .map_err(|error| error.to_string())?;
     let admin = router.serve_admin(admin).await;
     let admin = admin.map_err(|error| format!("--admin-listen: {error}"))?;
-    telemetry.follow(router.readiness(), None, |registry| router.register_metrics(registry));
+    telemetry.follow(router.readiness(), None, |registry| {
+        router.register_metrics(registry);
+        if let Some(etcd) = &etcd {
+            etcd.register(registry);
+        }
+    });
     info!(address = %router.address(), admin = %admin.address(), workers, "listening");
 
     let signal = signals.next().await;

@@ -53,8 +53,6 @@ pub(crate) struct Counts {
     first_token: TracedHistograms,
     next_token: Histograms,
     inter_token: Histograms,
-    /// Duration from which a request is logged as slow.
-    slow_request: Option<Duration>,
 }
 
 /// Result of one request, for the metrics.
@@ -103,22 +101,11 @@ impl Default for Counts {
             first_token: Family::new_with_constructor(names::FIRST_TOKEN_TIME),
             next_token: Family::new_with_constructor(names::TOKEN_TIME),
             inter_token: Family::new_with_constructor(names::INTER_TOKEN),
-            slow_request: None,
         }
     }
 }
 
 impl Metrics {
-    /// Creates metrics; requests that take `slow_request` or longer are logged as slow.
-    pub(crate) fn new(slow_request: Option<Duration>) -> Self {
-        Self(Arc::new(Counts { slow_request, ..Counts::default() }))
-    }
-
-    /// Returns the duration from which a request is logged as slow.
-    pub(crate) fn slow_request(&self) -> Option<Duration> {
-        self.slow_request
-    }
-
     /// Registers all metrics, including the state of the workers in `pool` and the use of `memory`.
     pub(crate) fn register(&self, registry: &mut Registry, pool: &Pool, memory: &MemoryBudget) {
         names::REQUESTS.register(registry, self.requests.clone());
@@ -152,6 +139,11 @@ impl Metrics {
     /// Counts a request as queued until the guard is dropped.
     pub(crate) fn queued(&self) -> GaugeGuard {
         GaugeGuard::new(&self.queued)
+    }
+
+    /// Returns the number of queued requests.
+    pub(crate) fn queue_length(&self) -> u32 {
+        u32::try_from(self.queued.get()).unwrap_or_default()
     }
 
     /// Records that a request got a slot after `waited`.

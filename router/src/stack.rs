@@ -18,12 +18,13 @@ use crate::{
         model::ModelLookup,
         outlier_detection::OutlierDetection,
         resume::{Resume, ResumeContext},
-        trace::Trace,
+        trace::{RequestLogContext, Trace},
         validate::Validate,
     },
     metrics::Metrics,
     policy::Chooser,
     pool::Pool,
+    requests::Requests,
     tenant::Priorities,
 };
 
@@ -38,8 +39,10 @@ pub(crate) fn build(
     pool: &Pool,
     gate: &DrainGate,
     metrics: &Metrics,
+    requests: &Requests,
 ) -> Stack {
-    let (gate, requests) = (gate.clone(), metrics.clone());
+    let gate = gate.clone();
+    let log = RequestLogContext::new(&config.request_log, metrics, requests);
     let admissions = metrics.clone();
     let chooser = Arc::new(Chooser::new(&config.balancing, rand::random()));
     let priorities = Arc::new(priorities);
@@ -54,7 +57,7 @@ pub(crate) fn build(
         .layer_fn(move |next| HideCached::new(next, hide_cached))
         // Above the rest, so that the span, the log line and the metrics of a request cover
         // everything below.
-        .layer_fn(move |next| Trace::new(next, requests.clone()))
+        .layer_fn(move |next| Trace::new(next, Arc::clone(&log)))
         // A draining router refuses new calls before any work, and counts the calls still in
         // flight.
         .layer_fn(move |next| Gated::new(next, gate.clone()))

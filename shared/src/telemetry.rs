@@ -2,8 +2,8 @@
 //!
 //! Logs are written to standard error, one line per event. Traces are sent to a collector if
 //! `--otlp-endpoint` or the variables of OpenTelemetry configure one. Metrics are served over HTTP
-//! on a separate port. All exported names are defined in [`names`]. User content is never part of
-//! telemetry.
+//! on a separate port. All exported names are defined in [`names`]. Prompts and responses are never
+//! part of logs and metrics, and of traces only where an operator asks for it.
 
 mod export;
 mod log;

@@ -18,7 +18,7 @@ use stoker_shared::{
 use crate::RunningWorker;
 
 /// How routers discover this worker.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct AnnounceConfig {
     /// The etcd cluster to register in, if any.
     #[command(flatten)]

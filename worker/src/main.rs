@@ -211,6 +211,9 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
     telemetry.follow(worker.readiness(), Some(worker.liveness()), |registry| {
         worker.register_listener_metrics(registry);
         worker.register_metrics(registry);
+        if cli.announce.etcd.is_given() {
+            cli.announce.etcd.metrics.register(registry);
+        }
     });
     let admin = worker.serve_admin(admin).await;
     let admin = admin.map_err(|error| usage(format!("--admin-listen: {error}")))?;

@@ -6,12 +6,26 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use stoker_proto::{duration::to_wire, v1::Timings};
+use stoker_proto::{
+    duration::to_wire,
+    v1::{RequestStage, StageRecord, Timings},
+};
 use stoker_shared::telemetry::{
     names::span,
     trace::{Attribute, Clock, TraceSpan},
 };
 use tokio::time::Instant;
+
+/// Maximum number of stages, and of attempts, of a request that are kept.
+const MAX_KEPT: usize = 64;
+
+/// Adds to a list of bounded length, which loses entries in its middle.
+pub(super) fn push_bounded<T>(list: &mut Vec<T>, entry: T) {
+    if list.len() >= MAX_KEPT {
+        list.remove(MAX_KEPT / 2);
+    }
+    list.push(entry);
+}
 
 /// What the router does for a request. One of them at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +52,15 @@ impl Stage {
             Self::Attempt => None,
         }
     }
+
+    fn on_wire(self) -> RequestStage {
+        match self {
+            Self::Admission => RequestStage::Admission,
+            Self::Route => RequestStage::Route,
+            Self::Attempt => RequestStage::Attempt,
+            Self::Resume => RequestStage::Resume,
+        }
+    }
 }
 
 /// The stages of one request. Clones share them.
@@ -53,6 +76,8 @@ struct State {
     since: Instant,
     ended: bool,
     totals: [Duration; Stage::COUNT],
+    /// Stages that have ended, with their begin and end.
+    past: Vec<(Stage, Instant, Instant)>,
 }
 
 impl Timeline {
@@ -61,7 +86,8 @@ impl Timeline {
     pub(crate) fn start(arrived: Instant) -> Self {
         let totals = [Duration::ZERO; Stage::COUNT];
         let (clock, trace, stage) = (Clock::now(), TraceSpan::default(), Stage::Admission);
-        let state = State { clock, trace, stage, since: arrived, ended: false, totals };
+        let past = Vec::new();
+        let state = State { clock, trace, stage, since: arrived, ended: false, totals, past };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -108,9 +134,22 @@ impl Timeline {
         })
     }
 
-    /// Returns the time at which the current stage began, for its span.
-    pub(crate) fn stage_began(&self) -> SystemTime {
-        self.with(|state| state.clock.at(state.since.into_std()))
+    /// Returns when the current stage began.
+    pub(crate) fn stage_began(&self) -> Instant {
+        self.with(|state| state.since)
+    }
+
+    /// Returns all stages of a request that arrived at `arrived`. The current one lasts until `now`.
+    pub(crate) fn records(&self, arrived: Instant, now: Instant) -> Vec<StageRecord> {
+        let record = |&(stage, start, end): &(Stage, Instant, Instant)| StageRecord {
+            stage: stage.on_wire().into(),
+            start: to_wire(start - arrived),
+            duration: to_wire(end - start),
+        };
+        self.with(|state| {
+            let current = (!state.ended).then_some((state.stage, state.since, now));
+            state.past.iter().chain(&current).map(record).collect()
+        })
     }
 
     /// Returns the time of `instant`, for spans.
@@ -131,6 +170,7 @@ impl State {
             let time = |instant: Instant| self.clock.at(instant.into_std());
             self.trace.stage(name, time(self.since), time(end), attributes);
         }
+        push_bounded(&mut self.past, (self.stage, self.since, end));
         self.since = end;
     }
 }

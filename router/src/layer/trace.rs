@@ -1,9 +1,14 @@
 //! One span, one log line and one metrics update per request, and the timings of the router's own
 //! stages.
 
+mod content;
 mod request_log;
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use stoker_shared::ServiceError;
@@ -11,21 +16,49 @@ use tower::Service;
 use tracing::Instrument;
 
 use crate::{
+    RequestLogConfig,
     call::{Call, EventStream, Generate, observe},
     metrics::Metrics,
+    requests::Requests,
 };
 use request_log::RequestLog;
+
+/// What is recorded of all requests, and where.
+#[derive(Debug, Default)]
+pub(crate) struct RequestLogContext {
+    metrics: Metrics,
+    requests: Requests,
+    /// Duration from which a request is logged as slow.
+    slow: Option<Duration>,
+    /// Whether spans have prompts and responses.
+    content: bool,
+}
+
+impl RequestLogContext {
+    pub(crate) fn new(
+        config: &RequestLogConfig,
+        metrics: &Metrics,
+        requests: &Requests,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            metrics: metrics.clone(),
+            requests: requests.clone(),
+            slow: config.slow_request_log,
+            content: config.trace_content,
+        })
+    }
+}
 
 /// Traces a request from its arrival to its last event.
 #[derive(Debug, Clone)]
 pub(crate) struct Trace<S> {
     next: S,
-    metrics: Metrics,
+    log: Arc<RequestLogContext>,
 }
 
 impl<S> Trace<S> {
-    pub(crate) fn new(next: S, metrics: Metrics) -> Self {
-        Self { next, metrics }
+    pub(crate) fn new(next: S, log: Arc<RequestLogContext>) -> Self {
+        Self { next, log }
     }
 }
 
@@ -42,7 +75,7 @@ impl<S: Generate> Service<Call> for Trace<S> {
         if call.request.request_id.is_empty() {
             call.request.request_id = uuid::Uuid::now_v7().to_string();
         }
-        let mut request_log = RequestLog::start(&mut call, &self.metrics);
+        let mut request_log = RequestLog::start(&mut call, &self.log);
         let span = call.span.clone();
         // Called inside the span, since a layer may log before its future is polled.
         let work = span.in_scope(|| self.next.call(call)).instrument(span);
@@ -63,8 +96,6 @@ impl<S: Generate> Service<Call> for Trace<S> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use std::time::Duration;
-
     use futures::TryStreamExt;
     use stoker_proto::{
         duration::from_wire,
@@ -79,7 +110,7 @@ mod tests {
     };
 
     fn traced(below: &Recorder) -> Trace<Recorder> {
-        Trace::new(below.clone(), Metrics::default())
+        Trace::new(below.clone(), Arc::default())
     }
 
     #[tokio::test]
@@ -116,7 +147,7 @@ mod tests {
                 call.timeline.enter(Stage::Attempt);
                 Ok::<_, ServiceError>(events([Ok(accepted("w", 3)), Ok(token()), Ok(finished())]))
             });
-            let stream = Trace::new(below, Metrics::default()).oneshot(call()).await.unwrap();
+            let stream = Trace::new(below, Arc::default()).oneshot(call()).await.unwrap();
             let all: Vec<_> = stream.try_collect().await.unwrap();
             let Some(Event::Finished(Finished { timings, .. })) = &all[2].event else {
                 panic!("{all:?}")

@@ -9,6 +9,7 @@ mod auth;
 mod config;
 mod excerpt;
 mod failover;
+mod metrics;
 mod register;
 mod session_error;
 mod watch;
@@ -20,6 +21,7 @@ mod server;
 
 pub use auth::{AuthError, EtcdAuth};
 pub use config::{Endpoint, EtcdConfig, NotAnEndpoint};
+pub use metrics::EtcdMetrics;
 pub use register::{Registration, register};
 pub use watch::watch;
 pub use worker_record::{Capacity, WorkerRecord};

@@ -5,6 +5,7 @@
 //! one module. docs/metrics.md lists the metrics.
 
 pub mod connection;
+pub mod etcd;
 pub mod gpu;
 pub mod label;
 pub mod process;
@@ -87,6 +88,10 @@ pub mod attribute {
     pub const CACHED_TOKENS: &str = "gen_ai.usage.cache_read.input_tokens";
     /// Number of generated tokens.
     pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+    /// The prompt, as JSON of messages. Only where the operator wants content in traces.
+    pub const INPUT_MESSAGES: &str = "gen_ai.input.messages";
+    /// The response, as JSON of messages. Only where the operator wants content in traces.
+    pub const OUTPUT_MESSAGES: &str = "gen_ai.output.messages";
     /// Finish reasons, as a list.
     pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
     /// Seconds in the worker's queue.
@@ -237,6 +242,7 @@ mod tests {
         for (title, metrics, common) in [
             ("Every process", PROCESS, &[][..]),
             ("Connections of router and worker", connection::ALL, &[]),
+            ("Session with etcd, of processes with `--etcd`", etcd::ALL, &[]),
             ("Router", router::ALL, &[]),
             ("Worker", worker::ALL, &[label::MODEL, label::WORKER]),
             ("GPU of a worker", gpu::ALL, &[label::MODEL, label::WORKER]),
@@ -262,7 +268,7 @@ mod tests {
     }
 
     fn all() -> impl Iterator<Item = &'static Metric> {
-        [PROCESS, connection::ALL, router::ALL, worker::ALL, gpu::ALL].into_iter().flatten()
+        [PROCESS, connection::ALL, etcd::ALL, router::ALL, worker::ALL, gpu::ALL].into_iter().flatten()
     }
 
     #[test]

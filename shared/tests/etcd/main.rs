@@ -9,11 +9,15 @@ mod view;
 
 use std::{future::pending, time::Duration};
 
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use stoker_proto::v1::{Capacity, ModelInfo};
-use stoker_shared::discovery::{
-    Change, WorkerId,
-    etcd::{self, EtcdConfig, Registration, WorkerRecord},
+use stoker_shared::{
+    discovery::{
+        Change, WorkerId,
+        etcd::{self, EtcdConfig, EtcdMetrics, Registration, WorkerRecord},
+    },
+    telemetry::metrics::exposition,
 };
 
 use server::Etcd;
@@ -126,6 +130,48 @@ async fn a_restarted_etcd_keeps_its_workers() {
         view.until(|v| !has_a(v)).await;
         assert!(view.has("b", "host:2"));
     }
+}
+
+#[tokio::test]
+async fn metrics_follow_the_sessions() {
+    for mut etcd in Etcd::each() {
+        let (of_worker, of_router) = (config(&etcd), config(&etcd));
+        let both = [of_worker.metrics.clone(), of_router.metrics.clone()];
+        let worker = announce_with(of_worker, "a", "host:1", LONG);
+        let mut view = View::new(etcd::watch(of_router));
+        for metrics in &both {
+            until_exposed(metrics, "stoker_etcd_connected 1").await;
+        }
+        view.until(has_a).await;
+        etcd.kill();
+        for metrics in &both {
+            let text = until_exposed(metrics, "stoker_etcd_connected 0").await;
+            assert!(!text.contains("stoker_etcd_failures_total 0"), "{text}");
+        }
+        etcd.start();
+        for metrics in &both {
+            until_exposed(metrics, "stoker_etcd_connected 1").await;
+        }
+        worker.withdraw().await;
+        until_exposed(&both[0], "stoker_etcd_connected 0").await;
+        until_exposed(&both[1], "stoker_etcd_connected 1").await;
+    }
+}
+
+/// Waits until `metrics` have `line`, and returns all of them.
+async fn until_exposed(metrics: &EtcdMetrics, line: &str) -> String {
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let exposed = async {
+        loop {
+            let text = exposition(&registry);
+            if text.lines().any(|l| l == line) {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, exposed).await.unwrap()
 }
 
 fn has_a(view: &View) -> bool {

@@ -24,8 +24,11 @@ use tracing::{Span, field::Empty, info, info_span, warn};
 
 use crate::{
     call::{Call, Observe, Stage, StageTimes, Timeline, last_timings},
-    metrics::{GaugeGuard, Metrics, OK, RequestSummary},
+    metrics::{GaugeGuard, OK, RequestSummary},
+    requests::{Ending, RunningRequest},
 };
+
+use super::{RequestLogContext, content::Content};
 
 /// Collects the result of a request. Written on drop, so that a request that its client cancels is
 /// logged too.
@@ -34,13 +37,12 @@ pub(super) struct RequestLog {
     log: Span,
     trace: TraceSpan,
     timeline: Timeline,
-    metrics: Metrics,
+    context: Arc<RequestLogContext>,
+    running: RunningRequest,
+    content: Option<Content>,
     _in_flight: GaugeGuard,
     operation: &'static str,
     served: Arc<OnceLock<Arc<str>>>,
-    prompt_tokens: u32,
-    tokens: usize,
-    first_token: Option<Duration>,
     inter_token: InterToken,
     /// Finish reason of the last event.
     reason: Option<FinishReason>,
@@ -53,7 +55,7 @@ pub(super) struct RequestLog {
 
 impl RequestLog {
     /// Starts the log of `call`, and sets the call's spans.
-    pub(super) fn start(call: &mut Call, metrics: &Metrics) -> Self {
+    pub(super) fn start(call: &mut Call, context: &Arc<RequestLogContext>) -> Self {
         let id = loggable_id(&call.request.request_id);
         let operation = operation(&call.request);
         let began = call.timeline.time_of(call.arrived);
@@ -73,18 +75,18 @@ impl RequestLog {
             call.trace.set(attribute::RPC_SYSTEM, "grpc");
             call.trace.set(attribute::RPC_METHOD, "stoker.v1.Inference/Generate");
         }
+        let with_content = context.content && call.trace.is_recording();
         Self {
             arrived: call.arrived,
             log: call.span.clone(),
             trace: call.trace.clone(),
             timeline: call.timeline.clone(),
-            metrics: metrics.clone(),
-            _in_flight: metrics.in_flight(),
+            context: Arc::clone(context),
+            running: context.requests.begin(call, id),
+            content: with_content.then(|| Content::begin(&call.request, &call.trace)),
+            _in_flight: context.metrics.in_flight(),
             operation,
             served: Arc::clone(&call.served),
-            prompt_tokens: 0,
-            tokens: 0,
-            first_token: None,
             inter_token: InterToken::default(),
             reason: None,
             usage: None,
@@ -97,7 +99,7 @@ impl RequestLog {
 
     /// Records that the request failed before a worker accepted it.
     pub(super) fn refused(&mut self, error: &ServiceError) {
-        self.metrics.rejected(error);
+        self.context.metrics.rejected(error);
         self.failed(error);
     }
 
@@ -106,12 +108,12 @@ impl RequestLog {
         let log = &self.log;
         log.record("tokens", tokens);
         log.record("outcome", self.outcome);
-        if let Some(first) = self.first_token {
+        if let Some(first) = self.running.first_token() {
             log.record("first_token_ms", millis(first));
         }
         log.record("total_ms", millis(total));
         info!(parent: log, "request over");
-        if self.metrics.slow_request().is_some_and(|slow| total >= slow) {
+        if self.context.slow.is_some_and(|slow| total >= slow) {
             self.slow(stages);
         }
     }
@@ -140,8 +142,11 @@ impl RequestLog {
         );
     }
 
-    fn trace(&self, tokens: u64, total: Duration) {
+    fn trace(&mut self, tokens: u64, total: Duration) {
         let trace = &self.trace;
+        if let Some(content) = self.content.take() {
+            content.end(trace);
+        }
         if !trace.is_recording() {
             return;
         }
@@ -150,7 +155,7 @@ impl RequestLog {
             trace.set(attribute::REQUEST_MODEL, model.to_string());
         }
         trace.set(attribute::RPC_STATUS, self.code);
-        trace.set(attribute::INPUT_TOKENS, i64::from(self.prompt_tokens));
+        trace.set(attribute::INPUT_TOKENS, i64::from(self.running.prompt_tokens()));
         trace.set(attribute::OUTPUT_TOKENS, i64::try_from(tokens).unwrap_or(i64::MAX));
         if let Some(usage) = self.usage {
             trace.set(attribute::CACHED_TOKENS, i64::from(usage.cached_prompt_tokens));
@@ -158,7 +163,7 @@ impl RequestLog {
         if self.code == OK {
             trace.set_list(attribute::FINISH_REASONS, [self.outcome]);
         }
-        if let Some(first) = self.first_token {
+        if let Some(first) = self.running.first_token() {
             trace.set(attribute::TIME_TO_FIRST_TOKEN, first.as_secs_f64());
         }
         trace.set(attribute::TIME_END_TO_END, total.as_secs_f64());
@@ -216,17 +221,19 @@ impl Observe for RequestLog {
             self.timeline.end().fill(timings);
             self.timings = Some(*timings);
         }
+        if let Some(content) = &mut self.content {
+            content.event(event);
+        }
         match &event.event {
             Some(Event::Token(delta)) => {
-                self.tokens += delta.ids.len();
                 let now = Instant::now();
-                self.first_token.get_or_insert_with(|| now - self.arrived);
+                self.running.add_tokens(delta.ids.len(), now);
                 self.inter_token.observe(event.choice, now, || {
-                    self.served.get().map(|model| self.metrics.inter_token(model))
+                    self.served.get().map(|model| self.context.metrics.inter_token(model))
                 });
             }
             Some(Event::Accepted(accepted)) => {
-                self.prompt_tokens = accepted.prompt_tokens;
+                self.running.accepted(accepted.prompt_tokens);
                 self.log.record("prompt_tokens", accepted.prompt_tokens);
             }
             Some(Event::Finished(finished)) => {
@@ -260,18 +267,28 @@ impl Observe for RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        let tokens = self.usage.map_or(self.tokens as u64, |usage| usage.completion_tokens.into());
+        let tokens = self.running.tokens();
+        let tokens = self.usage.map_or(tokens, |usage| usage.completion_tokens.into());
         let stages = self.timeline.end();
         let total = stages.total();
         self.log.record("admission_ms", millis(stages.of(Stage::Admission)));
         self.log(tokens, &stages);
         self.trace(tokens, total);
-        self.metrics.finished(RequestSummary {
+        let ending = Ending {
+            outcome: self.outcome,
+            code: self.code,
+            ok: self.code == OK,
+            tokens,
+            cached_prompt_tokens: self.usage.map_or(0, |usage| usage.cached_prompt_tokens),
+            timings: self.timings,
+        };
+        self.running.end(total, ending);
+        self.context.metrics.finished(RequestSummary {
             model: self.served.get().cloned(),
             code: self.code,
-            prompt_tokens: self.prompt_tokens.into(),
+            prompt_tokens: self.running.prompt_tokens().into(),
             tokens,
-            first_token: self.first_token,
+            first_token: self.running.first_token(),
             total,
             trace: if self.trace.is_sampled() { self.trace.trace_id() } else { None },
         });

@@ -11,11 +11,11 @@ use clap::{
     builder::{TypedValueParser, ValueParserFactory},
 };
 
-use super::{AuthError, EtcdAuth};
+use super::{AuthError, EtcdAuth, EtcdMetrics};
 use crate::discovery::Address;
 
 /// The servers of etcd, the key prefix of the cluster, and the user.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct EtcdConfig {
     /// Servers of the etcd through which workers and routers find each other, as http://host:port,
     /// separated by commas
@@ -44,12 +44,21 @@ pub struct EtcdConfig {
     /// The user to authenticate as, if any.
     #[command(flatten)]
     pub auth: EtcdAuth,
+
+    /// What is recorded of the sessions. Clones of this configuration share it.
+    #[arg(skip)]
+    pub metrics: EtcdMetrics,
 }
 
 impl EtcdConfig {
     /// Returns the configuration of a cluster without users. `prefix` ends with a slash.
     pub fn new(servers: Vec<Endpoint>, prefix: impl Into<String>) -> Self {
-        Self { etcd: servers, etcd_prefix: prefix.into(), auth: EtcdAuth::default() }
+        Self {
+            etcd: servers,
+            etcd_prefix: prefix.into(),
+            auth: EtcdAuth::default(),
+            metrics: EtcdMetrics::default(),
+        }
     }
 
     /// Checks constraints between options: user and password are given together, and the password

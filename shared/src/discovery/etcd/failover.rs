@@ -11,7 +11,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    Endpoint, EtcdAuth, EtcdConfig,
+    Endpoint, EtcdAuth, EtcdConfig, EtcdMetrics,
     session_error::{RESPONSE_TIMEOUT, SessionError, within},
 };
 use crate::backoff::Backoff;
@@ -40,13 +40,15 @@ pub(super) struct Failover {
     /// Time when the current session was established.
     established: Option<Instant>,
     errors: BTreeMap<Endpoint, String>,
+    metrics: EtcdMetrics,
 }
 
 impl Failover {
     pub(super) fn new(etcd: EtcdConfig) -> Self {
-        let EtcdConfig { etcd: endpoints, etcd_prefix: prefix, auth } = etcd;
+        let EtcdConfig { etcd: endpoints, etcd_prefix: prefix, auth, metrics } = etcd;
         let (backoff, errors) = (Backoff::default(), BTreeMap::new());
-        Self { endpoints, prefix, auth, current: 0, backoff, established: None, errors }
+        let established = None;
+        Self { endpoints, prefix, auth, current: 0, backoff, established, errors, metrics }
     }
 
     /// Returns the number of servers.
@@ -112,11 +114,13 @@ impl Failover {
             self.errors.clear();
         }
         self.established = Some(Instant::now());
+        self.metrics.succeeded();
     }
 
     /// Records that a session failed, and selects the next server. Returns the delay before it is
     /// tried.
     pub(super) fn failed(&mut self, error: &SessionError) -> Duration {
+        self.metrics.failed();
         if self.established.take().is_some_and(|since| since.elapsed() >= STABLE_SESSION) {
             self.backoff = Backoff::default();
         }
@@ -131,6 +135,11 @@ impl Failover {
         }
         self.current = (self.current + 1) % self.endpoints.len().max(1);
         self.backoff.next_delay()
+    }
+
+    /// Records that no session is wanted any more.
+    pub(super) fn ended(&self) {
+        self.metrics.ended();
     }
 
     /// Returns the last error of every server that failed since the last established session.

@@ -247,6 +247,7 @@ impl Registrar {
 
     /// Revokes the lease, which deletes the key.
     async fn revoke(&mut self) {
+        self.failover.ended();
         let Some(lease) = self.lease else { return };
         for _ in 0..self.failover.servers() {
             let revoked = async {
