@@ -85,8 +85,7 @@ async fn generate(mut call: Call, worker: Arc<Worker>) -> Result<EventStream, Se
         .await
         .map_err(|status| attempt.failed(reader.read(&status)))?;
 
-    let mut events =
-        WorkerStream { messages, reader, attempt, complete: false, first: None };
+    let mut events = WorkerStream { messages, reader, attempt, complete: false, first: None };
     match events.next().await {
         Some(first) => events.first = Some(first?),
         None => return Ok(stream::empty().boxed()),

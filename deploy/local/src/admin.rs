@@ -7,7 +7,8 @@ use tonic::{Code, Status, transport::Channel};
 use crate::error::Error;
 
 /// Where operators find the address of `--endpoint`.
-const HINT: &str = "give the address of --admin-listen, which the process logs at start as `admin`";
+pub const HINT: &str =
+    "give the address of --admin-listen, which the process logs at start as `admin`";
 
 /// A connection to the admin listener of a process.
 #[derive(Debug)]

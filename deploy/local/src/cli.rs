@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use stoker_router::RequestLogConfig;
 use stoker_shared::{
     VERSION,
     client::Address,
@@ -19,9 +20,15 @@ Examples:
   stoker serve --listen 127.0.0.1:50051
   stoker generate \"Once upon a time\" --endpoint 127.0.0.1:50051
   stoker status --endpoint 127.0.0.1:9051
+  stoker top --endpoint 127.0.0.1:9051
+  stoker trace --endpoint 127.0.0.1:9051 --slower-than 5s
+  stoker trace REQUEST_ID --endpoint 127.0.0.1:9051
   stoker drain worker-0:50052 --endpoint 127.0.0.1:9051 --timeout 5m
 
 Exit codes: 0, 1 for a failed request, 2 for bad usage.";
+
+/// Shortest time between two samples of `stoker top`.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// An LLM inference cluster in one process: a router, its workers, and a client
 #[derive(Debug, Parser)]
@@ -45,6 +52,17 @@ pub enum Command {
     Serve(ServeArgs),
     /// Show the workers of a router: models, load, health, versions
     Status(StatusArgs),
+    /// Show where the time of a request went, or list the recent requests of all routers
+    ///
+    /// Routers remember the requests that run and the last ones that ended (--recent-requests of
+    /// the router): stages, attempts and what the worker measured, without prompts and responses.
+    /// A name in --endpoint that stands for several routers in DNS asks all of them.
+    Trace(TraceArgs),
+    /// Watch a cluster: workers, load, tokens per second, slow requests
+    ///
+    /// A screen on a terminal, a line per interval in a pipe. A name in --endpoint that stands for
+    /// several routers in DNS asks all of them.
+    Top(TopArgs),
     /// Drain a router or a worker: it finishes its running requests and takes no new ones
     ///
     /// Without WORKER, the process at --endpoint drains. With WORKER, the router at --endpoint
@@ -96,6 +114,10 @@ pub struct GenerateArgs {
     #[arg(long, env = "STOKER_STOP", value_name = "TEXT")]
     pub stop: Vec<String>,
 
+    /// Print where the time of the response went, to standard error
+    #[arg(long, env = "STOKER_EXPLAIN")]
+    pub explain: bool,
+
     /// Print one JSON object a line: each piece of text, then the result
     #[arg(long, env = "STOKER_JSON")]
     pub json: bool,
@@ -137,6 +159,11 @@ pub struct ServeArgs {
     #[arg(long, env = "STOKER_LISTEN", default_value = "127.0.0.1:50051", value_name = "ADDR")]
     pub listen: ListenAddress,
 
+    /// Address of the admin service (`stoker.v1.Admin`) of the router, for `stoker status`, `stoker
+    /// trace`, `stoker top` and `stoker drain`; the address is printed
+    #[arg(long, env = "STOKER_ADMIN_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub admin_listen: ListenAddress,
+
     /// The cluster to start.
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -144,6 +171,10 @@ pub struct ServeArgs {
     /// Traces and metrics.
     #[command(flatten)]
     pub export: ExportArgs,
+
+    /// What its router records of each request.
+    #[command(flatten)]
+    pub request_log: RequestLogConfig,
 
     /// Options of its workers.
     #[command(flatten)]
@@ -160,6 +191,71 @@ pub struct StatusArgs {
     /// Print a JSON object instead of tables
     #[arg(long, env = "STOKER_JSON")]
     pub json: bool,
+}
+
+/// `stoker trace`
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Id of the request: the one that its client set, or the one in `Accepted.request_id`, logs and
+    /// traces. Without it, recent requests are listed, the newest first
+    pub request_id: Option<String>,
+
+    /// Address of the admin listener (--admin-listen) of a router, which it logs at start as `admin`
+    #[arg(long, env = "STOKER_ENDPOINT", value_name = "ADDR")]
+    pub endpoint: Option<Address>,
+
+    /// Only requests that took at least this long, or have been running for as long
+    #[arg(long, env = "STOKER_SLOWER_THAN", value_parser = duration::parse, value_name = "TIME")]
+    pub slower_than: Option<Duration>,
+
+    /// Maximum number of requests
+    #[arg(
+        long,
+        env = "STOKER_LIMIT",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..=256),
+        value_name = "REQUESTS"
+    )]
+    pub limit: u32,
+
+    /// Print a JSON array
+    #[arg(long, env = "STOKER_JSON")]
+    pub json: bool,
+}
+
+/// `stoker top`
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Address of the admin listener (--admin-listen) of a router, which it logs at start as `admin`
+    #[arg(long, env = "STOKER_ENDPOINT", value_name = "ADDR")]
+    pub endpoint: Option<Address>,
+
+    /// Time between two samples
+    #[arg(
+        long,
+        env = "STOKER_INTERVAL",
+        default_value = "1s",
+        value_parser = interval,
+        value_name = "TIME"
+    )]
+    pub interval: Duration,
+
+    /// End after this number of samples [default: no limit]
+    #[arg(long, env = "STOKER_COUNT", value_parser = clap::value_parser!(u32).range(1..), value_name = "SAMPLES")]
+    pub count: Option<u32>,
+
+    /// Print a line per interval on a terminal too
+    #[arg(long, env = "STOKER_PLAIN")]
+    pub plain: bool,
+}
+
+/// Parses the time between two samples.
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text)?;
+    if time < MIN_INTERVAL {
+        return Err(format!("is below {MIN_INTERVAL:?}, which would load the routers"));
+    }
+    Ok(time)
 }
 
 /// `stoker drain`

@@ -10,9 +10,10 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 use stoker_router::{RouterConfig, RunningRouter};
 use stoker_shared::{
     discovery::{Candidate, Registration, Registry, WorkerId},
-    serve::{self, LimitsConfig, ListenAddress, Readiness},
+    serve::{self, LimitsConfig, ListenAddress, Readiness, admin::AdminListener},
 };
 use stoker_worker::{ModelSource, RunningWorker, WorkerConfig, config::AcceptRouting};
+use tokio::net::TcpListener;
 
 use crate::error::Error;
 
@@ -34,6 +35,7 @@ impl Cluster {
         source: ModelSource,
         workers: u16,
         config: WorkerConfig,
+        router: RouterConfig,
     ) -> Result<Self, Error> {
         let usage = |error: &dyn std::error::Error| Error::Usage(error.to_string());
         // The configured limits apply to the router, the only listener that clients reach. Workers
@@ -67,7 +69,7 @@ impl Cluster {
             ));
             running.push((worker, registration));
         }
-        let router = RouterConfig { limits, ..RouterConfig::default() };
+        let router = RouterConfig { limits, ..router };
         let router = stoker_router::start(router, registry.watch(), listener)
             .await
             .map_err(|error| Error::Failed(error.to_string()))?;
@@ -87,6 +89,12 @@ impl Cluster {
         for (worker, _) in &self.workers {
             worker.register_metrics(registry);
         }
+    }
+
+    /// Serves `stoker.v1.Admin` of the router on `listener` until the returned value is dropped.
+    pub async fn serve_admin(&self, listener: TcpListener) -> Result<AdminListener, Error> {
+        let served = self.router.serve_admin(listener).await;
+        served.map_err(|error| Error::Failed(format!("--admin-listen: {error}")))
     }
 
     /// Address of the router's listener.

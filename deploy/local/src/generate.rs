@@ -6,6 +6,7 @@ use stoker_proto::v1::{
     GenerateRequest, ResponseOptions, Sampling, StopCondition, Stopping, generate_request::Input,
     generate_response::Event, stop_condition::Kind,
 };
+use stoker_router::RouterConfig;
 use stoker_shared::{
     client::{Address, Client},
     deadline::Deadline,
@@ -17,7 +18,9 @@ use crate::{
     cli::GenerateArgs,
     cluster::Cluster,
     error::Error,
+    explain::explain,
     output::{ClientTimings, Output, ResponseSource},
+    trace,
 };
 
 /// Runs the command.
@@ -32,7 +35,8 @@ pub async fn run(args: GenerateArgs) -> Result<(), Error> {
             let (model, workers) = (args.cluster.model.clone(), args.cluster.num_workers);
             let compute = args.compute.clone();
             let config = WorkerConfig { compute, ..WorkerConfig::default() };
-            let cluster = Cluster::start(listen, model, workers, config).await?;
+            let cluster =
+                Cluster::start(listen, model, workers, config, RouterConfig::default()).await?;
             let address = Address::from(cluster.address());
             (Some(cluster), address)
         }
@@ -102,7 +106,12 @@ async fn stream(
                     first_token: (first - started).as_secs_f64(),
                     rest: first.elapsed().as_secs_f64(),
                 };
-                output.finished(choice, &source, &end, timings)
+                let printed = output.finished(choice, &source, &end, timings);
+                if args.explain {
+                    let total = started.elapsed();
+                    eprintln!("\n{}", explain(&source.worker, &end, total, trace::width()));
+                }
+                printed
             }
             Event::Prompt(_) | Event::Preempted(_) => Ok(()),
         };

@@ -5,10 +5,17 @@
 
 pub mod admin;
 pub mod cli;
+pub mod clock;
 pub mod cluster;
 pub mod drain;
 pub mod error;
+pub mod explain;
 pub mod generate;
 pub mod output;
+pub mod routers;
 pub mod serve;
 pub mod status;
+pub mod table;
+pub mod top;
+pub mod trace;
+pub mod waterfall;

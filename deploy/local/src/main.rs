@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use stoker::{
     cli::{Cli, Command},
-    drain, generate, serve, status,
+    drain, generate, serve, status, top, trace,
 };
 use stoker_shared::{config, telemetry};
 
@@ -12,8 +12,8 @@ use stoker_shared::{config, telemetry};
 async fn main() -> ExitCode {
     let cli: Cli = config::parse();
     let level = match cli.command {
-        Command::Generate(_) | Command::Status(_) | Command::Drain(_) => "warn",
         Command::Serve(_) => "info",
+        _ => "warn",
     };
     let outcome = match telemetry::init(&cli.log, level) {
         Err(message) => Err(stoker::error::Error::Usage(message)),
@@ -21,6 +21,8 @@ async fn main() -> ExitCode {
             Command::Generate(args) => generate::run(args).await,
             Command::Serve(args) => serve::run(args).await,
             Command::Status(args) => status::run(args).await,
+            Command::Trace(args) => trace::run(args).await,
+            Command::Top(args) => top::run(args).await,
             Command::Drain(args) => drain::run(args).await,
         },
     };

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 use stoker_proto::duration::from_wire;
 use stoker_proto::v1::{
-    Candidate, FinishReason, Finished, TokenDelta, TokenLogprob, finished::Matched,
+    self, Candidate, FinishReason, Finished, TokenDelta, TokenLogprob, finished::Matched,
 };
 
 /// Terminal sequence that dims text other than the completion.
@@ -69,8 +69,8 @@ struct Usage {
 }
 
 /// Timings as the last event reports them. Durations are in seconds.
-#[derive(Serialize)]
-struct Timings {
+#[derive(Debug, Serialize)]
+pub struct Timings {
     admission_seconds: f64,
     route_seconds: f64,
     attempts_seconds: f64,
@@ -89,6 +89,33 @@ struct Timings {
     drafted_tokens: u32,
     accepted_tokens: u32,
     resumes: u32,
+}
+
+impl Timings {
+    /// Converts the timings of a response.
+    pub fn of(timings: &v1::Timings) -> Self {
+        let seconds = |stage| from_wire(stage).unwrap_or_default().as_secs_f64();
+        Self {
+            admission_seconds: seconds(timings.admission),
+            route_seconds: seconds(timings.route),
+            attempts_seconds: seconds(timings.attempts),
+            resume_seconds: seconds(timings.resume),
+            tokenize_seconds: seconds(timings.tokenize),
+            queue_seconds: seconds(timings.queue),
+            prefill_seconds: seconds(timings.prefill),
+            decode_seconds: seconds(timings.decode),
+            stream_seconds: seconds(timings.stream),
+            detokenize_seconds: seconds(timings.detokenize),
+            worker_total_seconds: seconds(timings.worker_total),
+            total_seconds: seconds(timings.total),
+            time_to_first_token_seconds: seconds(timings.time_to_first_token),
+            steps: timings.steps,
+            preemptions: timings.preemptions,
+            drafted_tokens: timings.drafted_tokens,
+            accepted_tokens: timings.accepted_tokens,
+            resumes: timings.resumes,
+        }
+    }
 }
 
 /// Source of a response, from its `Accepted` event.
@@ -223,7 +250,6 @@ fn final_record<'a>(
 ) -> FinalRecord<'a> {
     let usage = finished.usage.unwrap_or_default();
     let timings = finished.timings.as_deref().copied().unwrap_or_default();
-    let seconds = |stage| from_wire(stage).unwrap_or_default().as_secs_f64();
     FinalRecord {
         end: choice_end(choice, finished),
         usage: Usage {
@@ -231,26 +257,7 @@ fn final_record<'a>(
             completion_tokens: usage.completion_tokens,
             cached_prompt_tokens: usage.cached_prompt_tokens,
         },
-        timings: Timings {
-            admission_seconds: seconds(timings.admission),
-            route_seconds: seconds(timings.route),
-            attempts_seconds: seconds(timings.attempts),
-            resume_seconds: seconds(timings.resume),
-            tokenize_seconds: seconds(timings.tokenize),
-            queue_seconds: seconds(timings.queue),
-            prefill_seconds: seconds(timings.prefill),
-            decode_seconds: seconds(timings.decode),
-            stream_seconds: seconds(timings.stream),
-            detokenize_seconds: seconds(timings.detokenize),
-            worker_total_seconds: seconds(timings.worker_total),
-            total_seconds: seconds(timings.total),
-            time_to_first_token_seconds: seconds(timings.time_to_first_token),
-            steps: timings.steps,
-            preemptions: timings.preemptions,
-            drafted_tokens: timings.drafted_tokens,
-            accepted_tokens: timings.accepted_tokens,
-            resumes: timings.resumes,
-        },
+        timings: Timings::of(&timings),
         worker: &source.worker,
         model: &source.model,
         seed: source.seed,

@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use stoker_shared::{shutdown::Signals, telemetry::Telemetry};
+use stoker_router::RouterConfig;
+use stoker_shared::{serve, shutdown::Signals, telemetry::Telemetry};
 
 use crate::{cli::ServeArgs, cluster::Cluster, error::Error};
 
@@ -13,19 +14,24 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
     let mut signals = Signals::catch().map_err(|error| Error::Failed(error.to_string()))?;
     let drain_timeout = args.worker.drain_timeout;
     let (name, workers) = (args.cluster.model.name(), args.cluster.num_workers);
-    let start = Cluster::start(args.listen, args.cluster.model, workers, args.worker);
+    let admin = serve::bind_for("--admin-listen", args.admin_listen).await;
+    let admin = admin.map_err(|error| Error::Usage(error.to_string()))?;
+    let router = RouterConfig { request_log: args.request_log, ..RouterConfig::default() };
+    let start = Cluster::start(args.listen, args.cluster.model, workers, args.worker, router);
     let cluster = tokio::select! {
         started = start => started?,
         // The loading thread cannot be cancelled.
         _ = signals.next() => std::process::exit(1),
     };
     telemetry.follow(cluster.readiness(), None, |registry| cluster.register_metrics(registry));
-    let address = cluster.address();
+    let admin = cluster.serve_admin(admin).await?;
+    let (address, admin_address) = (cluster.address(), admin.address());
     let banner = format!(
         "Serving {name} with {workers} workers on {address}\n\n  \
            stoker generate \"Once upon a time\" --endpoint {address}\n  \
            grpcurl -plaintext -d '{{\"prompt\": \"Once upon a time\"}}' {address} \
-           stoker.v1.Inference/Generate\n\n"
+           stoker.v1.Inference/Generate\n  \
+           stoker top --endpoint {admin_address}\n\n"
     );
     // A closed standard output does not end the server.
     let _ = io::stdout().write_all(banner.as_bytes());

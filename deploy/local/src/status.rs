@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     io::{self, Write as _},
     time::Duration,
 };
@@ -11,7 +10,12 @@ use serde::Serialize;
 use stoker_proto::v1::{ListWorkersRequest, ListWorkersResponse, WorkerState, WorkerStatus};
 use tokio::time::timeout;
 
-use crate::{admin::Operator, cli::StatusArgs, error::Error};
+use crate::{
+    admin::Operator,
+    cli::StatusArgs,
+    error::Error,
+    table::{Cell, one_line, table},
+};
 
 /// Time limit of the call, which needs no work of the router.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -95,7 +99,7 @@ fn present(text: &str) -> Option<&str> {
 }
 
 /// Returns the name of a state, as in metrics, where half-open workers count as ejected.
-fn state_name(state: WorkerState) -> &'static str {
+pub fn state_name(state: WorkerState) -> &'static str {
     match state {
         WorkerState::Unspecified => "unknown",
         WorkerState::Live => "live",
@@ -215,66 +219,6 @@ fn worker(row: &Row<'_>) -> Vec<Cell> {
         // Only the last column may be empty, so that every row has the same fields before it.
         row.reason.map_or_else(|| Cell::Text(String::new()), Cell::text),
     ]
-}
-
-/// A field of a table. Numbers are aligned to the right.
-enum Cell {
-    Text(String),
-    Number(u64),
-    Blocks(String),
-}
-
-impl Cell {
-    fn text(text: &str) -> Self {
-        if text.is_empty() { Self::unknown() } else { Self::Text(one_line(text)) }
-    }
-
-    fn unknown() -> Self {
-        Self::Text("-".into())
-    }
-
-    fn blocks(free: u64, total: u64) -> Self {
-        Self::Blocks(format!("{free}/{total}"))
-    }
-
-    fn into_text(self) -> (String, bool) {
-        match self {
-            Self::Text(text) => (text, false),
-            Self::Number(number) => (number.to_string(), true),
-            Self::Blocks(text) => (text, true),
-        }
-    }
-}
-
-/// Returns text of a peer without the control characters that would change a terminal.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// Appends a table whose columns are as wide as their widest field.
-fn table(text: &mut String, header: &[&str], rows: Vec<Vec<Cell>>) {
-    let rows: Vec<Vec<_>> =
-        rows.into_iter().map(|row| row.into_iter().map(Cell::into_text).collect()).collect();
-    let width = |text: &str| text.chars().count();
-    let widths: Vec<_> = (0..header.len())
-        .map(|at| rows.iter().map(|row| width(&row[at].0)).fold(width(header[at]), usize::max))
-        .collect();
-    let is_right = |at: usize| rows.iter().any(|row| row[at].1);
-    let mut line = |fields: Vec<&str>| {
-        let mut line = String::new();
-        for (at, field) in fields.into_iter().enumerate() {
-            let width = widths[at];
-            // Writing to a String cannot fail.
-            let _ = match is_right(at) {
-                true => write!(line, "{field:>width$}  "),
-                false => write!(line, "{field:<width$}  "),
-            };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    };
-    line(header.to_vec());
-    rows.iter().for_each(|row| line(row.iter().map(|(field, _)| field.as_str()).collect()));
 }
 
 #[cfg(test)]

@@ -268,7 +268,9 @@ mod tests {
     }
 
     fn all() -> impl Iterator<Item = &'static Metric> {
-        [PROCESS, connection::ALL, etcd::ALL, router::ALL, worker::ALL, gpu::ALL].into_iter().flatten()
+        [PROCESS, connection::ALL, etcd::ALL, router::ALL, worker::ALL, gpu::ALL]
+            .into_iter()
+            .flatten()
     }
 
     #[test]

@@ -11,6 +11,7 @@ use stoker_proto::{
         Sampling, TokenizeRequest, tokenize_request::Input,
     },
 };
+use stoker_router::RouterConfig;
 use stoker_shared::serve::LimitsConfig;
 use stoker_worker::{ModelSource, WorkerConfig, config::AcceptRouting};
 use tokio::time::timeout;
@@ -134,7 +135,10 @@ async fn limits_of_a_cluster_in_one_process_apply_to_its_router() {
     let limits = LimitsConfig { max_streams_per_connection: Some(1), ..LimitsConfig::default() };
     let config = WorkerConfig { limits, accept_routing: AcceptRouting::None, ..Default::default() };
     let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let cluster = Cluster::start(any.into(), ModelSource::Bundled, 1, config).await.unwrap();
+    let cluster =
+        Cluster::start(any.into(), ModelSource::Bundled, 1, config, RouterConfig::default())
+            .await
+            .unwrap();
     let mut client = inference(&cluster.address().to_string()).await;
     let response = complete(&mut client, request("Once", 1, 4));
     assert_eq!(timeout(TEST_TIMEOUT, response).await.unwrap().unwrap().ids.len(), 4);

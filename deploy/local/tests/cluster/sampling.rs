@@ -8,6 +8,7 @@ use stoker_proto::v1::{
     Finished, GenerateRequest, GenerateResponse, ResponseOptions, Sampling, Stopping, TokenLogprob,
     generate_response::Event,
 };
+use stoker_router::RouterConfig;
 use stoker_worker::{ModelSource, WorkerConfig};
 use tonic::{Code, Status};
 
@@ -178,7 +179,8 @@ async fn penalties_bias_and_minimum_lengths_reach_the_engine() {
 async fn more_choices_than_a_batch_holds_are_refused_by_field() {
     let any = ([127, 0, 0, 1], 0).into();
     let small = WorkerConfig { max_num_seqs: 2, ..WorkerConfig::default() };
-    let cluster = Cluster::start(any, ModelSource::Bundled, 1, small).await.unwrap();
+    let cluster =
+        Cluster::start(any, ModelSource::Bundled, 1, small, RouterConfig::default()).await.unwrap();
     let status = complete_choices(&cluster, three_choices(5)).await.unwrap_err();
     // A limit of the workers, not of the model.
     assert_eq!(status.code(), Code::ResourceExhausted);

@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use futures::{StreamExt, stream};
 use stoker::cluster::Cluster;
 use stoker_proto::v1::GetModelInfoRequest;
+use stoker_router::RouterConfig;
 use stoker_worker::{ModelSource, WorkerConfig, simulate::SimulatedDevice};
 use tonic::Code;
 
@@ -24,7 +25,10 @@ async fn a_thousand_workers_share_the_load_and_agree() {
     let device: SimulatedDevice = r#"step = "1ms", decode_token = "100us""#.parse().unwrap();
     let any = ([127, 0, 0, 1], 0).into();
     let source = ModelSource::Simulated(device.0);
-    let cluster = Cluster::start(any, source, WORKERS, WorkerConfig::default()).await.unwrap();
+    let cluster =
+        Cluster::start(any, source, WORKERS, WorkerConfig::default(), RouterConfig::default())
+            .await
+            .unwrap();
     let address = cluster.address().to_string();
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {

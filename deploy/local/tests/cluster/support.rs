@@ -22,6 +22,7 @@ use stoker_proto::v1::{
     WatchLoadRequest, admin_client::AdminClient, control_client::ControlClient,
     generate_request::Input, generate_response::Event, inference_client::InferenceClient,
 };
+use stoker_router::RouterConfig;
 use stoker_shared::telemetry::names::label;
 use stoker_worker::{ModelSource, WorkerConfig};
 use tokio::{
@@ -37,7 +38,15 @@ pub const TEST_TIMEOUT: Duration = Duration::from_secs(180);
 /// A cluster in this process.
 pub async fn cluster(workers: u16) -> Cluster {
     let any = ([127, 0, 0, 1], 0).into();
-    Cluster::start(any, ModelSource::Bundled, workers, WorkerConfig::default()).await.unwrap()
+    Cluster::start(
+        any,
+        ModelSource::Bundled,
+        workers,
+        WorkerConfig::default(),
+        RouterConfig::default(),
+    )
+    .await
+    .unwrap()
 }
 
 pub async fn channel(address: &str) -> Channel {
