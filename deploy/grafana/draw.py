@@ -27,7 +27,7 @@ from generate import DASHBOARDS, queries
 
 COLUMNS = 3
 # Units of panels: the symbol, and the step between prefixes.
-UNITS = {"s": ("s", 1000), "bytes": ("B", 1024), "Bps": ("B/s", 1000), "reqps": ("req/s", 1000), "cps": ("/s", 1000),
+UNITS = {"s": ("s", 1000), "bytes": ("B", 1000), "Bps": ("B/s", 1000), "reqps": ("req/s", 1000), "cps": ("/s", 1000),
          "short": ("", 1000), "hertz": ("Hz", 1000), "watt": ("W", 1000), "celsius": ("°C", 1000)}
 
 
@@ -75,7 +75,7 @@ def quantity(unit):
 
 def draw_panel(axes, panel, lines, start):
     axes.set_title(panel.title, fontsize=9, loc="left", weight="bold")
-    axes.text(0, -0.2, textwrap.fill(panel.text, 74), fontsize=5.5, va="top", transform=axes.transAxes, color="#666")
+    axes.text(0, -0.2, textwrap.fill(panel.text, 110), fontsize=5.5, va="top", transform=axes.transAxes, color="#666")
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.yaxis.set_major_formatter(FuncFormatter(quantity(panel.unit)))
@@ -94,9 +94,10 @@ def draw_panel(axes, panel, lines, start):
     if panel.stat:
         axes.text(0.98, 0.9, quantity(panel.unit)(values[0][-1]), fontsize=16, ha="right", va="top", transform=axes.transAxes)
     axes.legend(fontsize=6, frameon=False, ncols=3, loc="upper left")
-    axes.set_ylim(bottom=panel.bottom, top=panel.top and 1.03 * panel.top)
-    if panel.bottom == 0 and all(v == 0 or math.isnan(v) for line in values for v in line):
-        axes.set_ylim(0, panel.top or 1)
+    low, high = axes.get_ylim()
+    if panel.bottom == 0:
+        low, high = 0, panel.top or (1.25 * high if high > 0.1 or any(map(any, values)) else 1)
+    axes.set_ylim(low, high * 1.03)
 
 
 def draw(spec, lines, start, path):

@@ -42,7 +42,7 @@ def queries(interval="1m", variables=None):
         for panel in spec.panels():
             for legend, expression in panel.expressions().items():
                 yield {"dashboard": spec.name, "panel": panel.title, "legend": legend,
-                       "expr": promql.substitute(expression, interval, variables), "may_be_empty": panel.may_be_empty}
+                       "expr": promql.substitute(expression, interval, variables), "traced": panel.traced, "may_be_empty": panel.may_be_empty}
     for rule in check.read_rules(PROMETHEUS / "rules"):
         name = rule.get("alert") or rule["record"]
         yield {"rule": name, "kind": "alert" if "alert" in rule else "record", "expr": rule["expr"]}

@@ -39,7 +39,7 @@ DASHBOARD = Dashboard(
         ),
         "Speculative decoding": (
             Panel("Acceptance",
-                  "Normal is above half; far below, drafts cost more than they save, so use fewer (--num-speculative-tokens).",
+                  "Normal is steady, and higher for repetitive text; where it is low, --num-speculative-tokens adaptive drafts less.",
                   "percentunit", {"{{model}}": ratio(ACCEPTED, DRAFTED, "model")}, top=1, may_be_empty=NO_DRAFTS),
             Panel("Draft tokens",
                   "Normal is fewer drafts under load, since steps then have no room for them; 0 means that it is off.",

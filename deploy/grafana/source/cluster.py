@@ -18,7 +18,7 @@ DASHBOARD = Dashboard(
         "Now": (
             Panel("Success ratio",
                   "Normal is above 99.9 %; below, Requests by result has the status, and Rejections the reason.",
-                  "percentunit", {"": SUCCESS}, stat=True, width=4),
+                  "percentunit", {"": SUCCESS}, stat=True, width=4, bottom=None),
             Panel("Requests",
                   "Normal is what your clients send; if it drops to 0, look at clients, the network and routers.",
                   "reqps", {"": f"sum(rate({REQUESTS}{{model}}{RATE}))"}, stat=True, width=4),
@@ -31,7 +31,7 @@ DASHBOARD = Dashboard(
                   stat=True, width=4),
             Panel("Requests shed",
                   "Normal is 0; above, Shed by limit names the limit, and workers or limits must be added.",
-                  "reqps", {"": or_zero(f"sum(rate(stoker_router_shed_total{{cluster}}{RATE}))", "limit")},
+                  "reqps", {"": or_zero(f"sum(rate(stoker_router_shed_total{{cluster}}{RATE}))")},
                   stat=True, width=4),
             Panel("Alerts",
                   "Normal is 0; otherwise, docs/observability.md says what to do about each alert.",
@@ -119,7 +119,7 @@ DASHBOARD = Dashboard(
             Panel("Hedges and unresumable streams",
                   "Normal is near 0; unresumable streams fail with their worker, so raise --resume-memory.",
                   "cps", {
-                      "hedges": or_zero(f"sum(rate(stoker_router_hedges_total{{cluster}}{RATE}))", "outcome"),
+                      "hedges": or_zero(f"sum(rate(stoker_router_hedges_total{{cluster}}{RATE}))"),
                       "unresumable": f"sum(rate(stoker_router_unresumable_streams_total{{cluster}}{RATE}))"}),
         ),
     },

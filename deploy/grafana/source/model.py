@@ -72,9 +72,10 @@ def expand(expression):
     return re.sub(rf"\{{({scopes})(?=[,}}])", lambda scope: "{" + SCOPES[scope[1]], expression)
 
 
-def or_zero(expression, label, exists=ROUTERS):
+def or_zero(expression, label="", exists=ROUTERS):
     """A counter with labels has no series before its first event: 0 until then, if `exists` does."""
-    return f'{expression} or on () label_replace(0 * sum({exists}), "{label}", "none", "", "")'
+    zero = f"0 * sum({exists})"
+    return f"{expression} or on () " + (f'label_replace({zero}, "{label}", "none", "", "")' if label else zero)
 
 
 def rate_by(counter, label, scope="cluster"):

@@ -26,7 +26,7 @@ DASHBOARD = Dashboard(
     rows={
         "Resources": (
             Panel("CPU",
-                  "Normal for routers is far below one core per 1,000 streams; a router at its limit delays all streams.",
+                  "Normal is below the CPUs that it may use; a router at its limit delays all streams, so add one.",
                   "short", {"{{instance}}": f"rate(process_cpu_seconds_total{{process}}{RATE}) {OURS}"}),
             Panel("Resident memory",
                   "Normal is steady; growth without more requests calls for a restart and a report.",

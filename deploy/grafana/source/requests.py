@@ -90,14 +90,14 @@ DASHBOARD = Dashboard(
             Panel("Rejected and shed",
                   "Normal is 0; the reason and the limit are in Cluster.",
                   "reqps", {
-                      "rejected": or_zero(f"sum(rate(stoker_router_rejections_total{{cluster}}{RATE}))", "reason"),
-                      "shed": or_zero(f"sum(rate(stoker_router_shed_total{{cluster}}{RATE}))", "limit")}),
+                      "rejected": or_zero(f"sum(rate(stoker_router_rejections_total{{cluster}}{RATE}))"),
+                      "shed": or_zero(f"sum(rate(stoker_router_shed_total{{cluster}}{RATE}))")}),
             Panel("Attempts beyond the first",
                   "Normal is near 0; every one is time that a client waits, and its reason is in Cluster.",
                   "reqps", {
-                      "retries": or_zero(f"sum(rate(stoker_router_retries_total{{cluster}}{RATE}))", "reason"),
-                      "resumes": or_zero(f"sum(rate(stoker_router_resumes_total{{cluster}}{RATE}))", "reason"),
-                      "hedges": or_zero(f"sum(rate(stoker_router_hedges_total{{cluster}}{RATE}))", "outcome")}),
+                      "retries": or_zero(f"sum(rate(stoker_router_retries_total{{cluster}}{RATE}))"),
+                      "resumes": or_zero(f"sum(rate(stoker_router_resumes_total{{cluster}}{RATE}))"),
+                      "hedges": or_zero(f"sum(rate(stoker_router_hedges_total{{cluster}}{RATE}))")}),
         ),
     },
 )
