@@ -96,8 +96,9 @@ def draw_panel(axes, panel, lines, start):
     axes.legend(fontsize=6, frameon=False, ncols=3, loc="upper left")
     low, high = axes.get_ylim()
     if panel.bottom == 0:
-        low, high = 0, panel.top or (1.25 * high if high > 0.1 or any(map(any, values)) else 1)
-    axes.set_ylim(low, high * 1.03)
+        low, high = 0, panel.top or (high if any(map(any, values)) else 1)
+    # Room for the legend.
+    axes.set_ylim(low, high + 0.2 * (high - low))
 
 
 def draw(spec, lines, start, path):

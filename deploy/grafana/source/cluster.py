@@ -113,7 +113,7 @@ DASHBOARD = Dashboard(
                   "Normal is 0, and DRAINING in an upgrade; WORKER_LOST and WORKER_STALLED call for the worker's log.",
                   "cps", {"{{reason}}": rate_by("stoker_router_resumes_total", "reason")}),
             Panel("Time to resume",
-                  "Normal is below 1 s and a prefill; more is a pause that clients see, until another worker has room.",
+                  "Normal is below 1 s, and for a stalled worker --stall-timeout; more means that no worker has room.",
                   "s", quantiles("stoker_router_resume_duration_seconds", "cluster"),
                   may_be_empty="no stream was resumed"),
             Panel("Hedges and unresumable streams",
