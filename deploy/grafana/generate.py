@@ -55,7 +55,7 @@ def problems(promtool):
     yield from check.unknown_metrics(named, rules, ROOT / "docs/metrics.md")
     yield from check.incomplete_alerts(rules, PROMETHEUS / "tests", ROOT / "docs/observability.md")
     if promtool:
-        yield from check.promtool_errors(promtool, named, rules, PROMETHEUS / "tests", PROMETHEUS / "prometheus.yml")
+        yield from check.promtool_errors(promtool, named, PROMETHEUS / "tests", PROMETHEUS / "prometheus.yml")
 
 
 def main():

@@ -65,14 +65,16 @@ def incomplete_panels(dashboards):
                 yield f"{spec.name}: {panel.title} is the title of two panels"
 
 
-def promtool_errors(promtool, queries, rules, tests, config):
+def promtool_errors(promtool, queries, tests, config):
     """Has promtool read the configuration, the rules, and every query as a rule, and run the tests of rules."""
     with tempfile.TemporaryDirectory() as folder:
         panels = Path(folder, "panels.yml")
-        records = [{"record": f"query{number}", "expr": expression, "labels": {"panel": where}}
-                   for number, (where, expression) in enumerate(queries)]
-        panels.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": records}]}))
-        for command in (["check", "rules", panels], ["check", "config", config], ["test", "rules", *sorted(tests.glob("*.yml"))]):
+        # Errors name the group.
+        groups = [{"name": f"{where} ({number})", "rules": [{"record": f"query{number}", "expr": expression}]}
+                  for number, (where, expression) in enumerate(queries, 1)]
+        panels.write_text(yaml.safe_dump({"groups": groups}))
+        test_files = sorted(tests.glob("*.yml"))
+        for command in (["check", "rules", panels], ["check", "config", config], ["test", "rules", *test_files]):
             done = subprocess.run([promtool, *map(str, command)], capture_output=True, text=True, check=False)
             if done.returncode:
                 yield f"promtool {' '.join(command[:2])}:\n{done.stdout}{done.stderr}"
