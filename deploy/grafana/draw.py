@@ -47,6 +47,8 @@ class Prometheus:
                 result = json.load(response)["data"]["result"]
         except urllib.error.HTTPError as error:
             raise QueryError(json.load(error).get("error", error)) from error
+        except urllib.error.URLError as error:
+            sys.exit(f"deploy/grafana/draw.py: {self.url}: {error.reason}")
         found = [(one["metric"], [(float(at), float(value)) for at, value in one["values"]]) for one in result]
         return [one for one in found if any(not math.isnan(value) for _, value in one[1])]
 
@@ -108,7 +110,7 @@ def draw(spec, lines, start, path):
     for place in axes.flat[len(spec.panels()):]:
         place.axis("off")
     for place, panel in zip(axes.flat, spec.panels()):
-        draw_panel(place, panel, lines[spec.name, panel.title], start)
+        draw_panel(place, panel, lines.get((spec.name, panel.title), []), start)
     figure.tight_layout(h_pad=2.5, rect=(0, 0, 1, 0.985))
     figure.savefig(path, dpi=110)
     plt.close(figure)
