@@ -9,17 +9,23 @@ import yaml
 from . import promql
 
 # Not metrics of Stoker.
-COMMON = {"up", "ALERTS"}
+COMMON = {"up": set(), "ALERTS": {"alertname", "alertstate", "severity"}}
 # Metrics that are about to be documented.
-EXPECTED = {"stoker_etcd_connected", "stoker_etcd_failures_total"}
+EXPECTED = {"stoker_etcd_connected": set(), "stoker_etcd_failures_total": set()}
+# Labels that Prometheus adds.
+TARGET = {"namespace", "job", "instance"}
 
 
 def documented(text):
-    """Returns the names of all samples that docs/metrics.md lists."""
-    names = set()
-    for name, kind in re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram|info) \|", text, re.M):
-        names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
-    return names
+    """Returns the labels of all samples that docs/metrics.md lists, by their names."""
+    found = {}
+    for name, kind, labels in re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram|info) \| ([^|]*)\|", text, re.M):
+        labels = set(re.findall(r"\w+", labels))
+        if kind == "histogram":
+            found |= {f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels, f"{name}_count": labels}
+        else:
+            found[name] = labels
+    return found
 
 
 def read_rules(folder):
@@ -29,10 +35,14 @@ def read_rules(folder):
 
 
 def unknown_metrics(queries, rules, metrics_page):
-    known = documented(metrics_page.read_text()) | COMMON | EXPECTED | {rule.get("record") for rule in rules}
+    known = documented(metrics_page.read_text()) | COMMON | EXPECTED
+    known |= {rule["record"]: {"model"} for rule in rules if "record" in rule}
     for where, expression in queries:
-        for name in sorted(promql.metrics(expression) - known):
+        for name in sorted(promql.metrics(expression) - set(known)):
             yield f"{where}: {metrics_page.name} has no metric {name}"
+        for name, labels in promql.selectors(expression):
+            for label in sorted(labels - known.get(name, labels) - TARGET):
+                yield f"{where}: {name} has no label {label}"
 
 
 def incomplete_alerts(rules, tests, page):
