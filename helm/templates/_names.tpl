@@ -1,5 +1,5 @@
 {{/* Names, labels and images. Most take a dict: `root` is the root context, `component` one of
-router, worker, etcd and test, `worker` the name of an entry of `workers`. */}}
+router, worker, etcd, collector and test, `worker` the name of an entry of `workers`. */}}
 
 {{- define "stoker.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
@@ -80,7 +80,7 @@ it would restart pods that do not change. */}}
 {{- $_ := set $labels $key $value }}
 {{- end }}
 {{- $annotations := merge dict (default dict .annotations) .config.podAnnotations .root.Values.commonAnnotations }}
-{{- if and (has .component (list "router" "worker")) .root.Values.otel.endpoint }}
+{{- if and (has .component (list "router" "worker")) (include "stoker.otel.endpoint" .root) }}
 {{- with .root.Values.otel.headers.value }}
 {{- /* A variable from a Secret is read at start only, so a change restarts the pods. */}}
 {{- $_ := set $annotations "checksum/otlp-headers" (sha256sum .) }}

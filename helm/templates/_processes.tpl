@@ -6,6 +6,7 @@
 {{- define "stoker.port.admin" }}9051{{ end }}
 {{- define "stoker.port.metrics" }}9090{{ end }}
 {{- define "stoker.port.etcd" }}2379{{ end }}
+{{- define "stoker.port.collector" }}4317{{ end }}
 
 {{/* Flags from a map, sorted by name. Refuses those of the list `reserved`. */}}
 {{- define "stoker.options" -}}
@@ -91,9 +92,24 @@ key: {{ .key }}
 {{- end }}
 {{- end }}
 
+{{/* Whether traces go to the collector of the chart. */}}
+{{- define "stoker.otel.isOwn" -}}
+{{- if and .Values.collector.enabled (not .Values.otel.endpoint) }}true{{ end }}
+{{- end }}
+
+{{/* Where traces are sent. Empty if they are not. */}}
+{{- define "stoker.otel.endpoint" -}}
+{{- if include "stoker.otel.isOwn" . -}}
+http://{{ include "stoker.component" (dict "root" . "component" "collector") }}:{{ include "stoker.port.collector" . }}
+{{- else -}}
+{{ .Values.otel.endpoint }}
+{{- end }}
+{{- end }}
+
 {{/* Environment of routers and workers. `service` is the name in traces. */}}
 {{- define "stoker.environment" -}}
 {{- $otel := .root.Values.otel -}}
+{{- $endpoint := include "stoker.otel.endpoint" .root -}}
 - name: POD_NAME
   valueFrom:
     fieldRef:
@@ -103,7 +119,7 @@ key: {{ .key }}
   valueFrom:
     fieldRef:
       fieldPath: status.podIP
-{{- if $otel.endpoint }}
+{{- if $endpoint }}
 - name: POD_NAMESPACE
   valueFrom:
     fieldRef:
@@ -113,7 +129,7 @@ key: {{ .key }}
     fieldRef:
       fieldPath: spec.nodeName
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
-  value: {{ $otel.endpoint | quote }}
+  value: {{ $endpoint | quote }}
 - name: OTEL_EXPORTER_OTLP_PROTOCOL
   value: grpc
 - name: OTEL_SERVICE_NAME
