@@ -146,7 +146,7 @@ pub async fn start(
     };
     let server = serve(listener, stop.clone())?;
     let reviewer = health::review(pool.clone(), config.health, metrics.clone());
-    let reporter = report_health(pool.clone(), gate.clone(), health.clone());
+    let reporter = report_health(pool.clone(), gate.clone(), health.clone(), metrics.clone());
     Ok(RunningRouter {
         address,
         pool,
@@ -264,13 +264,15 @@ impl Drop for RunningRouter {
     }
 }
 
-/// Reports "serving" while at least one worker is live, and logs the reason otherwise.
-async fn report_health(pool: Pool, gate: DrainGate, health: HealthState) {
+/// Reports "serving" while at least one worker is live, and logs the reason otherwise. Also adds the
+/// metrics of new models.
+async fn report_health(pool: Pool, gate: DrainGate, health: HealthState, metrics: Metrics) {
     let mut fleet = pool.watch();
     let mut serving = false;
     let mut log_after = FIRST_NOT_READY_LOG;
     loop {
         let now = Arc::clone(&fleet.borrow_and_update());
+        now.models().for_each(|model| metrics.add_model(model.name()));
         let live = now.live().count();
         let before = std::mem::replace(&mut serving, live > 0);
         if serving {

@@ -12,7 +12,7 @@ use stoker_shared::{
     ServiceError,
     memory::MemoryBudget,
     telemetry::{
-        metrics::{Metric, TracedHistogram, observe_traced},
+        metrics::{LabeledCounters, Metric, TracedHistogram, counters, observe_traced},
         names::{label, router as names},
     },
 };
@@ -36,16 +36,16 @@ pub(crate) struct Metrics(Arc<Counts>);
 #[derive(Debug)]
 pub(crate) struct Counts {
     requests: Family<(ModelLabel, StaticLabel), Counter>,
-    rejections: Family<StaticLabel, Counter>,
-    retries: Family<StaticLabel, Counter>,
-    resumes: Family<StaticLabel, Counter>,
+    rejections: LabeledCounters,
+    retries: LabeledCounters,
+    resumes: LabeledCounters,
     resume_time: Histogram,
     unresumable: Counter,
-    hedges: Family<StaticLabel, Counter>,
+    hedges: LabeledCounters,
     in_flight: Gauge,
     queued: Gauge,
-    shed: Family<StaticLabel, Counter>,
-    ejections: Family<StaticLabel, Counter>,
+    shed: LabeledCounters,
+    ejections: LabeledCounters,
     prompt_tokens: Family<ModelLabel, Counter>,
     generated_tokens: Family<ModelLabel, Counter>,
     duration: TracedHistograms,
@@ -84,16 +84,16 @@ impl Default for Counts {
     fn default() -> Self {
         Self {
             requests: Family::default(),
-            rejections: Family::default(),
-            retries: Family::default(),
-            resumes: Family::default(),
+            rejections: counters(label::REASON, label::REASONS),
+            retries: counters(label::REASON, label::REASONS),
+            resumes: counters(label::REASON, label::REASONS),
             resume_time: names::RESUME_TIME.histogram(),
             unresumable: Counter::default(),
-            hedges: Family::default(),
+            hedges: counters(label::OUTCOME, label::HEDGES),
             in_flight: Gauge::default(),
             queued: Gauge::default(),
-            shed: Family::default(),
-            ejections: Family::default(),
+            shed: counters(label::LIMIT, label::LIMITS),
+            ejections: counters(label::REASON, label::EJECTIONS),
             prompt_tokens: Family::default(),
             generated_tokens: Family::default(),
             duration: Family::new_with_constructor(names::DURATION),
@@ -129,6 +129,18 @@ impl Metrics {
         registry.register_collector(Box::new(WorkerCollector(pool.watch())));
         registry.register_collector(Box::new(ModelCollector(pool.watch())));
         registry.register_collector(Box::new(MemoryCollector(memory.clone())));
+    }
+
+    /// Serves the metrics of `model` from now on, at 0 before its first request.
+    pub(crate) fn add_model(&self, model: &str) {
+        let model: ModelLabel = [(label::MODEL, model.into())];
+        for code in label::CODES {
+            drop(self.requests.get_or_create(&(model.clone(), [(label::CODE, *code)])));
+        }
+        drop(self.prompt_tokens.get_or_create(&model));
+        drop(self.generated_tokens.get_or_create(&model));
+        drop(self.duration.get_or_create(&model));
+        drop(self.first_token.get_or_create(&model));
     }
 
     /// Counts a request as in flight until the guard is dropped.
@@ -311,6 +323,16 @@ mod tests {
                         # {trace_id=\"abc\"} 0.2";
         assert!(text.lines().any(|line| line.starts_with(exemplar)), "{exemplar} not in:\n{text}");
         assert!(!text.contains("duration_seconds_count{model=\"(unknown)\"}"), "{text}");
+        metrics.add_model("n");
+        let text = exposition_of(&metrics);
+        for line in [
+            "stoker_router_requests_total{model=\"n\",code=\"UNAVAILABLE\"} 0",
+            "stoker_router_request_duration_seconds_count{model=\"n\"} 0",
+            "stoker_router_shed_total{limit=\"queue\"} 0",
+            "stoker_router_resumes_total{reason=\"WORKER_LOST\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
+        }
         drop(in_flight);
         assert!(exposition_of(&metrics).contains("stoker_router_requests_in_flight 0"));
     }

@@ -190,7 +190,8 @@ impl ServiceError {
         lost || abandoned || unfit
     }
 
-    /// Returns a stable name for logs, metrics and `google.rpc.ErrorInfo.reason`.
+    /// Returns a stable name for logs, metrics and `google.rpc.ErrorInfo.reason`: one of
+    /// [`REASONS`](crate::telemetry::names::label::REASONS).
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "INVALID",

@@ -8,7 +8,6 @@ use prometheus_client::{
     encoding::DescriptorEncoder,
     metrics::{
         counter::{ConstCounter, Counter},
-        family::Family,
         gauge::ConstGauge,
         histogram::Histogram,
         info::Info,
@@ -18,7 +17,7 @@ use prometheus_client::{
 use stoker_engine::Load;
 use stoker_ops::KV_BLOCK;
 use stoker_shared::telemetry::{
-    metrics::{TracedHistogram, observe_traced},
+    metrics::{LabeledCounters, TracedHistogram, counters, observe_traced},
     names::{label, worker as names},
 };
 use tokio::sync::watch;
@@ -30,7 +29,7 @@ use crate::step_observer::StepMetrics;
 pub struct Metrics {
     /// Metrics of steps.
     pub steps: StepMetrics,
-    requests: Family<[(&'static str, &'static str); 1], Counter>,
+    requests: LabeledCounters,
     prompt_tokens: Counter,
     generated_tokens: Counter,
     duration: TracedHistogram,
@@ -94,7 +93,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             steps: StepMetrics::default(),
-            requests: Family::default(),
+            requests: counters(label::OUTCOME, label::FINISHED.iter().chain(label::REASONS)),
             prompt_tokens: Counter::default(),
             generated_tokens: Counter::default(),
             duration: names::DURATION.traced_histogram(),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use stoker_engine::{StepPart, StepReport};
+use stoker_proto::{duration::to_wire, v1::Timings};
 use stoker_shared::telemetry::{
     names::{attribute, span},
     trace::{Attribute, Clock, SpanKind, TraceSpan},
@@ -35,6 +36,37 @@ pub struct StageEnds {
     pub last_token: Instant,
     /// Its last message was taken for sending.
     pub sent: Instant,
+}
+
+impl StageEnds {
+    /// Returns the stages of a call that arrived at `arrived`, in order: name, begin, end. Timings
+    /// and spans are both made of these, so they agree.
+    fn stages(&self, arrived: Instant) -> [(&'static str, Instant, Instant); 5] {
+        let Self { tokenized, scheduled, first_token, last_token, sent } = *self;
+        [
+            (span::TOKENIZE, arrived, tokenized),
+            (span::QUEUE, tokenized, scheduled),
+            (span::PREFILL, scheduled, first_token),
+            (span::DECODE, first_token, last_token),
+            (span::STREAM, last_token, sent),
+        ]
+    }
+
+    /// Returns the times of the stages of a call that arrived at `arrived`.
+    pub fn timings(&self, arrived: Instant) -> Timings {
+        let [tokenize, queue, prefill, decode, stream] =
+            self.stages(arrived).map(|(_, begin, end)| to_wire(end - begin));
+        Timings {
+            tokenize,
+            queue,
+            prefill,
+            decode,
+            stream,
+            worker_total: to_wire(self.sent - arrived),
+            time_to_first_token: to_wire(self.first_token - arrived),
+            ..Timings::default()
+        }
+    }
 }
 
 impl RequestTrace {
@@ -75,19 +107,24 @@ impl RequestTrace {
     /// Records the stages of a call that arrived at `arrived`, and ends its span with them.
     pub fn end_with(&self, arrived: Instant, ends: &StageEnds, attributes: &StageAttributes) {
         let at = |instant: Instant| self.clock.at(instant);
-        let StageEnds { tokenized, scheduled, first_token, last_token, sent } = *ends;
-        self.span.stage(span::TOKENIZE, at(arrived), at(tokenized), Vec::new);
-        self.span.stage(span::QUEUE, at(tokenized), at(scheduled), Vec::new);
-        let prefill = self.prefill(scheduled);
-        prefill.set(attribute::CACHED_TOKENS, i64::from(attributes.cached_tokens));
-        prefill.end_at(at(first_token));
-        let decode = self.decode(first_token);
-        decode.set(attribute::DRAFTED, i64::from(attributes.drafted_tokens));
-        decode.set(attribute::ACCEPTED, i64::from(attributes.accepted_tokens));
-        decode.set(attribute::DETOKENIZE, attributes.detokenize_seconds);
-        decode.end_at(at(last_token));
-        self.span.stage(span::STREAM, at(last_token), at(sent), Vec::new);
-        self.span.end_at(at(sent));
+        for (name, begin, end) in ends.stages(arrived) {
+            match name {
+                span::PREFILL => {
+                    let prefill = self.prefill(begin);
+                    prefill.set(attribute::CACHED_TOKENS, i64::from(attributes.cached_tokens));
+                    prefill.end_at(at(end));
+                }
+                span::DECODE => {
+                    let decode = self.decode(begin);
+                    decode.set(attribute::DRAFTED, i64::from(attributes.drafted_tokens));
+                    decode.set(attribute::ACCEPTED, i64::from(attributes.accepted_tokens));
+                    decode.set(attribute::DETOKENIZE, attributes.detokenize_seconds);
+                    decode.end_at(at(end));
+                }
+                name => self.span.stage(name, at(begin), at(end), Vec::new),
+            }
+        }
+        self.span.end_at(at(ends.sent));
     }
 
     /// Ends the span of a call that failed, at `end`.
@@ -170,4 +207,39 @@ fn batch(report: &StepReport) -> Vec<Attribute> {
 
 fn count(key: &'static str, count: usize) -> Attribute {
     Attribute::new(key, i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// 50 ms at each boundary are in the stage before it alone, as a time and as a span, and the
+    /// whole is their sum.
+    #[test]
+    fn a_delay_at_each_boundary_is_in_one_stage() {
+        const DELAY: Duration = Duration::from_millis(50);
+        let arrived = Instant::now();
+        for delayed in 0..5 {
+            let mut at = arrived;
+            let ends = [0, 1, 2, 3, 4].map(|stage| {
+                at += if stage == delayed { DELAY } else { Duration::ZERO };
+                at
+            });
+            let [tokenized, scheduled, first_token, last_token, sent] = ends;
+            let ends = StageEnds { tokenized, scheduled, first_token, last_token, sent };
+            let expected =
+                [0, 1, 2, 3, 4].map(|s| if s == delayed { DELAY } else { Duration::ZERO });
+            let Timings { tokenize, queue, prefill, decode, stream, worker_total, .. } =
+                ends.timings(arrived);
+            let times = [tokenize, queue, prefill, decode, stream];
+            assert_eq!(times, expected.map(to_wire), "{delayed}");
+            assert_eq!(worker_total, to_wire(DELAY));
+            let spans = ends.stages(arrived);
+            assert_eq!(spans.map(|(_, begin, end)| end - begin), expected, "{delayed}");
+            let follows = spans.windows(2).all(|pair| pair[0].2 == pair[1].1);
+            assert!(follows && spans[0].1 == arrived && spans[4].2 == sent, "{spans:?}");
+        }
+    }
 }

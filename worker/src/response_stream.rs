@@ -154,19 +154,12 @@ impl ResponseStream {
         // There is one last event.
         let _ = self.ends.set(ends);
         proto::Timings {
-            tokenize: to_wire(tokenized - self.arrived),
-            queue: to_wire(scheduled - tokenized),
-            prefill: to_wire(first_token - scheduled),
-            decode: to_wire(last_token - first_token),
-            stream: to_wire(sent - last_token),
-            worker_total: to_wire(sent - self.arrived),
-            time_to_first_token: to_wire(first_token - self.arrived),
             detokenize: to_wire(timings.detokenize),
             steps: timings.steps,
             preemptions: timings.preemptions,
             drafted_tokens: timings.drafted,
             accepted_tokens: timings.accepted,
-            ..proto::Timings::default()
+            ..ends.timings(self.arrived)
         }
     }
 

@@ -1,11 +1,11 @@
 """Is it broken for clients, and is it the routers, the queue or the workers?"""
-from .model import MODEL, NAMESPACE, RATE, Dashboard, Panel, or_zero, quantile, quantiles, rate_by
+from .model import MODEL, NAMESPACE, RATE, Dashboard, Panel, quantile, quantiles, rate_by
 
 REQUESTS = "stoker_router_requests_total"
 CLIENT_FAULT = "CANCELLED|INVALID_ARGUMENT|NOT_FOUND|UNIMPLEMENTED|UNAUTHENTICATED"
 FAILED = f'sum(rate({REQUESTS}{{model,code!~"OK|{CLIENT_FAULT}"}}{RATE}))'
 COUNTED = f'sum(rate({REQUESTS}{{model,code!~"{CLIENT_FAULT}"}}{RATE}))'
-SUCCESS = f"1 - ({FAILED} or 0 * {COUNTED}) / ({COUNTED} > 0)"
+SUCCESS = f"1 - {FAILED} / ({COUNTED} > 0)"
 FIRST_TOKEN = "stoker_router_time_to_first_token_seconds"
 WORKERS = "stoker_router_workers"
 
@@ -31,7 +31,7 @@ DASHBOARD = Dashboard(
                   stat=True, width=4),
             Panel("Requests shed",
                   "Normal is 0; above, Shed by limit names the limit, and workers or limits must be added.",
-                  "reqps", {"": or_zero(f"sum(rate(stoker_router_shed_total{{cluster}}{RATE}))")},
+                  "reqps", {"": f"sum(rate(stoker_router_shed_total{{cluster}}{RATE}))"},
                   stat=True, width=4),
             Panel("Alerts",
                   "Normal is 0; otherwise, docs/observability.md says what to do about each alert.",
@@ -42,7 +42,7 @@ DASHBOARD = Dashboard(
             Panel("Requests by result",
                   "Normal is OK, and some CANCELLED if clients leave; for another status look at Rejections, Retries "
                   "and Resumes.",
-                  "reqps", {"{{code}}": f"sum by (code) (rate({REQUESTS}{{model}}{RATE}))"}, stack=True),
+                  "reqps", {"{{code}}": f"sum by (code) (rate({REQUESTS}{{model}}{RATE})) > 0"}, stack=True),
             Panel("Success ratio over time",
                   "Normal is above 99.9 % (faults of clients are left out); a drop at the time of a change points at it.",
                   "percentunit", {"success": SUCCESS}, bottom=None, top=1),
@@ -119,7 +119,7 @@ DASHBOARD = Dashboard(
             Panel("Hedges and unresumable streams",
                   "Normal is near 0; unresumable streams fail with their worker, so raise --resume-memory.",
                   "cps", {
-                      "hedges": or_zero(f"sum(rate(stoker_router_hedges_total{{cluster}}{RATE}))"),
+                      "hedges": f"sum(rate(stoker_router_hedges_total{{cluster}}{RATE}))",
                       "unresumable": f"sum(rate(stoker_router_unresumable_streams_total{{cluster}}{RATE}))"}),
         ),
     },

@@ -72,14 +72,13 @@ def expand(expression):
     return re.sub(rf"\{{({scopes})(?=[,}}])", lambda scope: "{" + SCOPES[scope[1]], expression)
 
 
-def or_zero(expression, label="", exists=ROUTERS):
-    """A counter with labels has no series before its first event: 0 until then, if `exists` does."""
-    zero = f"0 * sum({exists})"
-    return f"{expression} or on () " + (f'label_replace({zero}, "{label}", "none", "", "")' if label else zero)
+def occurred(expression, label, exists=ROUTERS):
+    """Only those values of `label` that occurred, of which there may be many that did not; 0 if none did."""
+    return f'{expression} > 0 or on () label_replace(0 * sum({exists}), "{label}", "none", "", "")'
 
 
 def rate_by(counter, label, scope="cluster"):
-    return or_zero(f"sum by ({label}) (rate({counter}{{{scope}}}{RATE}))", label)
+    return occurred(f"sum by ({label}) (rate({counter}{{{scope}}}{RATE}))", label)
 
 
 def quantile(share, histogram, scope, by=""):

@@ -1,5 +1,5 @@
 """Routers and workers as processes: connections, resources, etcd, telemetry."""
-from .model import INSTANCE, NAMESPACE, RATE, Dashboard, Panel, or_zero
+from .model import INSTANCE, NAMESPACE, RATE, Dashboard, Panel, occurred
 
 # Other programs have metrics of these names too.
 OURS = "and on (namespace, job, instance) stoker_build_info{process}"
@@ -15,7 +15,7 @@ def each_rate(counter):
 
 
 def by_cause(counter):
-    return {"{{cause}}": or_zero(f"sum by (cause) (rate({counter}{{process}}{RATE}))", "cause", CONNECTIONS)}
+    return {"{{cause}}": occurred(f"sum by (cause) (rate({counter}{{process}}{RATE}))", "cause", CONNECTIONS)}
 
 
 DASHBOARD = Dashboard(

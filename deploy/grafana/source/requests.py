@@ -1,5 +1,5 @@
 """Which part of a request takes the time: router, queue, prefill, decode or stream?"""
-from .model import MODEL, NAMESPACE, RATE, WORKER, Dashboard, Panel, mean, or_zero, quantile, quantiles
+from .model import MODEL, NAMESPACE, RATE, WORKER, Dashboard, Panel, mean, quantile, quantiles
 
 STAGES = {
     "tokenize": "stoker_worker_tokenize_time_seconds",
@@ -90,14 +90,14 @@ DASHBOARD = Dashboard(
             Panel("Rejected and shed",
                   "Normal is 0; the reason and the limit are in Cluster.",
                   "reqps", {
-                      "rejected": or_zero(f"sum(rate(stoker_router_rejections_total{{cluster}}{RATE}))"),
-                      "shed": or_zero(f"sum(rate(stoker_router_shed_total{{cluster}}{RATE}))")}),
+                      "rejected": f"sum(rate(stoker_router_rejections_total{{cluster}}{RATE}))",
+                      "shed": f"sum(rate(stoker_router_shed_total{{cluster}}{RATE}))"}),
             Panel("Attempts beyond the first",
                   "Normal is near 0; every one is time that a client waits, and its reason is in Cluster.",
                   "reqps", {
-                      "retries": or_zero(f"sum(rate(stoker_router_retries_total{{cluster}}{RATE}))"),
-                      "resumes": or_zero(f"sum(rate(stoker_router_resumes_total{{cluster}}{RATE}))"),
-                      "hedges": or_zero(f"sum(rate(stoker_router_hedges_total{{cluster}}{RATE}))")}),
+                      "retries": f"sum(rate(stoker_router_retries_total{{cluster}}{RATE}))",
+                      "resumes": f"sum(rate(stoker_router_resumes_total{{cluster}}{RATE}))",
+                      "hedges": f"sum(rate(stoker_router_hedges_total{{cluster}}{RATE}))"}),
         ),
     },
 )

@@ -29,9 +29,9 @@ DASHBOARD = Dashboard(
                   "Normal is what a worker computes in the time that requests may wait; more calls for workers.",
                   "short", each("stoker_worker_tokens_queued"), workers=True),
             Panel("Outstanding tokens",
-                  "Normal is similar among the workers of a model; the router sends new requests where it is low (workers "
-                  "that are not found through etcd have their addresses here).",
-                  "short", {"{{worker}}": "sum by (worker) (stoker_router_worker_outstanding_tokens{cluster})"}),
+                  "Normal is similar among the workers of a model; the router sends new requests where it is low.",
+                  "short", {"{{worker}}": 'sum by (worker) (stoker_router_worker_outstanding_tokens{cluster,worker=~"$worker"})'},
+                  workers=True),
             Panel("KV cache usage",
                   "Normal is below 95 %; at 100 % sequences wait or are preempted, so raise --kv-cache-memory or add workers.",
                   "percentunit", {"{{worker}}": "max by (worker) (stoker_worker_kv_cache_usage_ratio{worker})"},

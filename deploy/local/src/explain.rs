@@ -84,7 +84,7 @@ mod tests {
         let text = explain("w", &finished, Duration::from_millis(104), 60);
         assert!(text.starts_with("104 ms measured here, 100 ms by the cluster\n\n"), "{text}");
         let row = |label: &str| text.lines().find(|line| line.trim_start().starts_with(label));
-        for (label, part) in [("admission", "20.0 ms 20 %"), ("attempt 1 w", "80.0 ms 80 %")] {
+        for (label, part) in [("admission", "20.0 ms  20 %"), ("attempt 1 w", "80.0 ms  80 %")] {
             assert!(row(label).is_some_and(|row| row.contains(part)), "{label}: {text}");
         }
         assert!(row("decode").is_some_and(|row| row.contains("70 %")), "{text}");

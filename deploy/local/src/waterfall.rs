@@ -12,7 +12,7 @@ use crate::table::one_line;
 
 /// Width of the columns of times and shares, and of a bar that is worth its place.
 const TIME_WIDTH: usize = 9;
-const SHARE_WIDTH: usize = 5;
+const SHARE_WIDTH: usize = 6;
 const MIN_BAR_WIDTH: usize = 10;
 /// Maximum width of a bar: further ones are harder to compare with their label.
 const MAX_BAR_WIDTH: usize = 60;
@@ -226,17 +226,17 @@ mod tests {
     #[test]
     fn every_stage_is_a_bar_at_its_place() {
         let expected = "\
-admission            100 ms 10 %  ██
-route               0.00 us  0 %    ▏
-attempt 1 worker-1   900 ms 90 %    ██████████████████
-  tokenize          0.00 us  0 %    ▏
-  queue              500 ms 50 %    ██████████
-  prefill           0.00 us  0 %              ▏
-  decode             400 ms 40 %              ████████
-  stream            0.00 us  0 %                     ▏
-  network           0.00 us  0 %
+admission            100 ms  10 %  ██
+route               0.00 us   0 %    ▏
+attempt 1 worker-1   900 ms  90 %    ██████████████████
+  tokenize          0.00 us   0 %    ▏
+  queue              500 ms  50 %    ██████████
+  prefill           0.00 us   0 %              ▏
+  decode             400 ms  40 %              ████████
+  stream            0.00 us   0 %                     ▏
+  network           0.00 us   0 %
 ";
-        assert_eq!(draw(&complete(), 56), expected, "\n{}", draw(&complete(), 56));
+        assert_eq!(draw(&complete(), 57), expected, "\n{}", draw(&complete(), 57));
     }
 
     #[test]
@@ -251,11 +251,11 @@ attempt 1 worker-1   900 ms 90 %    ██████████████�
             ..RequestRecord::default()
         };
         let expected = "\
-attempt 1 worker-1   400 ms 40 %  ████████              failed: UNAVAILABLE
-resume               200 ms 20 %          ████
-attempt 2 worker-2   400 ms 40 %              ████████  after UNAVAILABLE, running
+attempt 1 worker-1   400 ms  40 %  ████████              failed: UNAVAILABLE
+resume               200 ms  20 %          ████
+attempt 2 worker-2   400 ms  40 %              ████████  after UNAVAILABLE, running
 ";
-        let drawn = draw(&record, 82);
+        let drawn = draw(&record, 83);
         assert_eq!(drawn, expected, "\n{drawn}");
     }
 

@@ -59,7 +59,19 @@ impl Attempts {
 
     /// Records that attempt `number` has ended.
     pub(crate) fn ended(&self, number: u32) {
-        self.change(number, |attempt| attempt.ended = Some(Instant::now()));
+        self.change(number, |attempt| {
+            attempt.ended.get_or_insert_with(Instant::now);
+        });
+    }
+
+    /// Records that the last attempt at `worker` did no work after `end`: its loss was noticed
+    /// later.
+    pub(crate) fn lost(&self, worker: &WorkerId, end: Instant) {
+        let mut state = self.lock();
+        let at_worker = state.log.iter_mut().rev().find(|attempt| attempt.worker == *worker);
+        if let Some(attempt) = at_worker {
+            attempt.ended = Some(end.max(attempt.began));
+        }
     }
 
     /// Returns all attempts of a request that arrived at `arrived`. What has not ended lasts until
@@ -106,9 +118,11 @@ mod tests {
             let cause = (number > 1).then_some("UNAVAILABLE");
             attempts.began(number, &WorkerId::new(worker), cause, Instant::now());
         }
+        let lost = Instant::now();
         attempts.failed(1, &ServiceError::unavailable("lost"));
-        attempts.ended(1);
         tokio::time::advance(second).await;
+        attempts.ended(1);
+        attempts.lost(&WorkerId::new("a"), lost);
         let first = AttemptRecord {
             attempt: 1,
             worker: "a".into(),

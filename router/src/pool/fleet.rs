@@ -160,7 +160,7 @@ impl Fleet {
     }
 
     /// All models, including those without a live worker.
-    pub(super) fn models(&self) -> impl Iterator<Item = &Model> {
+    pub(crate) fn models(&self) -> impl Iterator<Item = &Model> {
         self.models.values()
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use stoker_proto::v1::{Load, ModelInfo};
-use stoker_shared::{ServiceError, discovery::WorkerId};
+use stoker_shared::{ServiceError, discovery::WorkerId, validate};
 use tonic::transport::Channel;
 
 use super::{health::Health, liveness::Liveness, reservation::Outstanding};
@@ -48,7 +48,8 @@ impl fmt::Display for InstanceId {
 /// A worker during one connection.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// Name of the candidate, for logs and errors.
+    /// Its id (`--worker-id`), for logs, errors, traces and metrics. For a worker of an earlier
+    /// release, which sends none, the name of the candidate.
     pub(crate) id: WorkerId,
     pub(crate) instance: InstanceId,
     pub(crate) serial: Serial,
@@ -93,9 +94,11 @@ impl Worker {
         health: Arc<Health>,
     ) -> Self {
         static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
+        let instance = InstanceId::of(&id, &info);
+        let named = validate::name(&info.worker).is_ok();
         Self {
-            instance: InstanceId::of(&id, &info),
-            id,
+            instance,
+            id: if named { WorkerId::new(info.worker.as_str()) } else { id },
             serial: Serial(CONNECTIONS.fetch_add(1, Ordering::Relaxed)),
             channel,
             info,

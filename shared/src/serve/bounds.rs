@@ -12,7 +12,7 @@ use std::{
 };
 
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -21,7 +21,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{LimitsConfig, backpressure::Backpressure, connection::Timeouts, peer::Peer};
 use crate::{
     memory::MemoryBudget,
-    telemetry::names::{connection as names, label},
+    telemetry::{
+        metrics::{LabeledCounters, counters},
+        names::{connection as names, label},
+    },
 };
 
 /// Default maximum number of streams per connection.
@@ -31,9 +34,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// File descriptors reserved for other uses: at least this many, and one in eight of the limit.
 const MIN_RESERVED_FILES: u64 = 24;
 const RESERVED_FILES_DIVISOR: u64 = 8;
-
-/// A label and its value.
-type Cause = [(&'static str, &'static str); 1];
 
 /// Limits, and the state that counts against them. Clones share the same state.
 #[derive(Debug, Clone)]
@@ -50,8 +50,8 @@ struct BoundsState {
     peers: Mutex<HashMap<u64, Peer>>,
     accepted: Counter,
     accept_errors: Counter,
-    closed: Family<Cause, Counter>,
-    rejected: Family<Cause, Counter>,
+    closed: LabeledCounters,
+    rejected: LabeledCounters,
     open: Gauge,
 }
 
@@ -81,8 +81,8 @@ impl Bounds {
             peers: Mutex::default(),
             accepted: Counter::default(),
             accept_errors: Counter::default(),
-            closed: Family::default(),
-            rejected: Family::default(),
+            closed: counters(label::CAUSE, label::CONNECTION_CAUSES),
+            rejected: counters(label::CAUSE, label::REQUEST_CAUSES),
             open: Gauge::default(),
         }))
     }

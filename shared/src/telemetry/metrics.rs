@@ -11,7 +11,12 @@ use std::time::SystemTime;
 
 use prometheus_client::{
     encoding::{self, DescriptorEncoder, EncodeMetric},
-    metrics::{exemplar::HistogramWithExemplars, family::MetricConstructor, histogram::Histogram},
+    metrics::{
+        counter::Counter,
+        exemplar::HistogramWithExemplars,
+        family::{Family, MetricConstructor},
+        histogram::Histogram,
+    },
     registry::{self, Registry, Unit},
 };
 
@@ -26,6 +31,21 @@ pub fn observe_traced(histogram: &TracedHistogram, value: f64, trace: Option<&st
     let exemplar = trace.map(|trace| [("trace_id", trace.to_owned())]);
     let time = exemplar.is_some().then(SystemTime::now);
     histogram.observe(value, exemplar, time);
+}
+
+/// Counters with one label, whose values are from a fixed set.
+pub type LabeledCounters = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// Returns counters at 0 for all `values` of `label`, so that Prometheus sees the first event too.
+pub fn counters<'a>(
+    label: &'static str,
+    values: impl IntoIterator<Item = &'a &'static str>,
+) -> LabeledCounters {
+    let counters = LabeledCounters::default();
+    for value in values {
+        drop(counters.get_or_create(&[(label, *value)]));
+    }
+    counters
 }
 
 /// A metric family, as it is exposed to Prometheus.

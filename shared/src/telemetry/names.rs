@@ -282,6 +282,25 @@ mod tests {
     }
 
     #[test]
+    fn every_value_of_a_label_is_documented() {
+        for (label, values) in [
+            (label::REASON, label::REASONS),
+            (label::REASON, label::EJECTIONS),
+            (label::CAUSE, label::CONNECTION_CAUSES),
+            (label::CAUSE, label::REQUEST_CAUSES),
+            (label::LIMIT, label::LIMITS),
+            (label::OUTCOME, label::HEDGES),
+            (label::OUTCOME, label::FINISHED),
+        ] {
+            let documented = label::ALL.iter().filter(|(name, _)| *name == label);
+            let text: String = documented.map(|(_, text)| *text).collect();
+            for value in values {
+                assert!(text.contains(&format!("`{value}`")), "{label}: {value} is not in {text}");
+            }
+        }
+    }
+
+    #[test]
     fn the_documentation_lists_every_metric() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
         let text = std::fs::read_to_string(path).unwrap_or_default();

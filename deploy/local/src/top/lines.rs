@@ -46,10 +46,12 @@ fn line(view: &ClusterView) -> String {
         .map(|(state, count)| format!("{count} {state}"))
         .collect();
     let mut parts = vec![format!("workers {}", workers.join(", "))];
-    let rates = view.rates.unwrap_or_default();
-    parts.push(format!("{:.1} requests/s", rates.requests));
-    parts.push(format!("{:.1} failed/s", rates.failed));
-    parts.push(format!("{:.0} tokens/s", rates.tokens));
+    // The first sample has no rates.
+    if let Some(rates) = view.rates {
+        parts.push(format!("{:.1} requests/s", rates.requests));
+        parts.push(format!("{:.1} failed/s", rates.failed));
+        parts.push(format!("{:.0} tokens/s", rates.tokens));
+    }
     parts.push(format!("{} running", view.running));
     parts.push(format!("{} queued", view.queued));
     if let Some(usage) = view.kv_usage() {

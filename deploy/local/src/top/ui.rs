@@ -74,10 +74,11 @@ fn summary_lines(state: &State) -> Vec<Line<'static>> {
     let view = &state.view;
     let live = view.in_state("live");
     let versions = view.versions.join(", ");
+    let plural = if view.routers == 1 { "" } else { "s" };
     let mut title = vec![
         Span::styled("stoker top", TITLE),
         Span::raw(format!("  {live} of {} workers live", view.workers.len())),
-        Span::raw(format!("  {} routers  {versions}", view.routers)),
+        Span::raw(format!("  {} router{plural}  {versions}", view.routers)),
     ];
     if view.versions.len() > 1 {
         title.push(Span::styled("  versions differ", Color::Yellow));

@@ -70,24 +70,32 @@ async fn the_parser_of_go_programs_reads_the_metrics() {
     }
 }
 
-/// A running Prometheus, which scrapes two processes once a second. Ended when it is dropped.
-struct Prometheus {
+/// A running Prometheus, which scrapes some processes once a second. Ended when it is dropped.
+pub struct Prometheus {
     child: Child,
     url: String,
     _folder: TempDir,
 }
 
 impl Prometheus {
-    fn start(program: &Path, scraped: [&Process; 2], flags: &[&str]) -> Self {
+    /// Starts it with the rules in the folder `rules`, if there are any.
+    pub fn start(
+        program: &Path,
+        scraped: &[&Process],
+        rules: Option<&Path>,
+        flags: &[&str],
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let targets = scraped.map(|process| {
+        let targets = scraped.iter().map(|process| {
             let url = process.metrics.as_deref().unwrap().strip_prefix("http://").unwrap();
             format!("'{}'", url.strip_suffix("/metrics").unwrap())
         });
+        let targets = targets.collect::<Vec<_>>().join(", ");
+        let rules = rules.map(|folder| format!("rule_files: ['{}/*.yml']\n", folder.display()));
         let configuration = format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: stoker\n    \
-             static_configs: [{{targets: [{}]}}]\n",
-            targets.join(", ")
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n{}scrape_configs:\n  \
+             - job_name: stoker\n    static_configs: [{{targets: [{targets}]}}]\n",
+            rules.unwrap_or_default()
         );
         let file = folder.path().join("prometheus.yml");
         fs::write(&file, configuration).unwrap();
@@ -106,7 +114,7 @@ impl Prometheus {
     }
 
     /// Calls the API until `enough` finds what it wants in the data.
-    async fn until<T>(&self, path: &str, enough: impl Fn(&Value) -> Option<T>) -> T {
+    pub async fn until<T>(&self, path: &str, enough: impl Fn(&Value) -> Option<T>) -> T {
         let mut last = Value::Null;
         let calls = async {
             loop {
@@ -143,7 +151,7 @@ async fn prometheus_reads_the_metrics_with_and_without_exemplars() {
     };
     let (worker, router) = start().await;
     for flags in [&[][..], &["--enable-feature=exemplar-storage"]] {
-        let prometheus = Prometheus::start(&program, [&worker, &router], flags);
+        let prometheus = Prometheus::start(&program, &[&worker, &router], None, flags);
         let both_up = |data: &Value| {
             let targets = data["activeTargets"].as_array()?;
             for target in targets {

@@ -1,108 +1,22 @@
 //! Telemetry: one trace over client, router and worker, and metrics of successful and failed
 //! requests.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::time::Duration;
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
-    common::v1::{KeyValue, any_value::Value},
-    trace::v1::{Span, span::SpanKind},
-};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use stoker_proto::v1::{
     GenerateRequest, TokenIds, generate_request::Input, generate_response::Event,
 };
-use tokio::{net::TcpListener, sync::mpsc, time::timeout};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Request, Response, Status, transport::Server};
+use tokio::{net::TcpListener, time::timeout};
+use tonic::{Code, Request};
 
-use crate::support::{Metrics, Process, complete, http, inference, program, read, request, scrape};
+use crate::{
+    otlp_collector::{Collector, ExportedSpan, find, traced},
+    support::{Metrics, Process, complete, http, inference, program, read, request, scrape},
+};
 
 /// Limit of every wait, far longer than any of them takes: a test that reaches it fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A span and the resource of the process that exported it.
-#[derive(Debug, Clone)]
-struct ExportedSpan {
-    resource: Vec<KeyValue>,
-    span: Span,
-}
-
-impl ExportedSpan {
-    fn attribute(&self, key: &str) -> Option<String> {
-        find(&self.span.attributes, key)
-    }
-}
-
-fn find(attributes: &[KeyValue], key: &str) -> Option<String> {
-    let found = attributes.iter().find(|attribute| attribute.key == key)?;
-    Some(match found.value.as_ref()?.value.as_ref()? {
-        Value::StringValue(text) => text.clone(),
-        Value::IntValue(number) => number.to_string(),
-        Value::DoubleValue(number) => number.to_string(),
-        other => format!("{other:?}"),
-    })
-}
-
-/// An OTLP collector on a real socket.
-struct Collector {
-    address: SocketAddr,
-    spans: mpsc::UnboundedReceiver<ExportedSpan>,
-}
-
-struct SpanReceiver(mpsc::UnboundedSender<ExportedSpan>);
-
-#[tonic::async_trait]
-impl TraceService for SpanReceiver {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        if request.metadata().get("x-token").is_none_or(|token| token != "secret") {
-            return Err(Status::unauthenticated("OTEL_EXPORTER_OTLP_HEADERS did not arrive"));
-        }
-        for from in request.into_inner().resource_spans {
-            let resource = from.resource.unwrap().attributes;
-            for span in from.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                self.0.send(ExportedSpan { resource: resource.clone(), span }).unwrap();
-            }
-        }
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-impl Collector {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (sender, spans) = mpsc::unbounded_channel();
-        let server = Server::builder()
-            .add_service(TraceServiceServer::new(SpanReceiver(sender)))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(server);
-        Self { address, spans }
-    }
-
-    /// Receives spans until `enough` returns `true` for them.
-    async fn until(&mut self, enough: impl Fn(&[ExportedSpan]) -> bool) -> Vec<ExportedSpan> {
-        let mut spans = Vec::new();
-        while !enough(&spans) {
-            let next = timeout(TEST_TIMEOUT, self.spans.recv()).await;
-            spans.push(next.unwrap_or_else(|_| panic!("no more came after {spans:#?}")).unwrap());
-        }
-        spans
-    }
-}
-
-/// The command of a program that exports spans after 50 ms.
-fn traced(name: &str, arguments: &[&str]) -> Command {
-    let mut command = program(name);
-    command.args(arguments).env("OTEL_BSP_SCHEDULE_DELAY", "50");
-    command.env("OTEL_EXPORTER_OTLP_HEADERS", "x-token=secret");
-    command
-}
 
 fn from_client(traceparent: &'static str) -> Request<GenerateRequest> {
     let mut request = Request::new(request("Once upon a time", 1, 8));
@@ -241,7 +155,7 @@ async fn client_router_and_worker_are_one_trace() {
         (at_router, "gen_ai.request.model", "storyteller"),
         (at_router, "gen_ai.usage.output_tokens", "8"),
         (at_router, "rpc.response.status_code", "OK"),
-        (attempt, "stoker.worker.id", worker.address.as_str()),
+        (attempt, "stoker.worker.id", "w"),
         (attempt, "stoker.attempt", "1"),
         (route, "stoker.route.policy", "prefix-affinity"),
         (route, "stoker.route.candidates", "1"),

@@ -79,5 +79,57 @@ pub const ALL: &[(&str, &str)] = &[
     (DIGEST, "Digest of weights and numerics, as in `GetModelInfo`"),
 ];
 
+/// Values of [`REASON`], but for ejections. All values of a label are known before they occur: their
+/// counters are served as 0 from the start, since Prometheus does not see a rise from no series to
+/// the first event.
+pub const REASONS: &[&str] = &[
+    "INVALID",
+    "UNKNOWN_MODEL",
+    "OVERLOADED",
+    "UNAVAILABLE",
+    "DRAINING",
+    "WORKER_LOST",
+    "WORKER_STALLED",
+    "INTERRUPTED",
+    "DEADLINE_EXCEEDED",
+    "TOO_LATE",
+    "EXCEEDS_WORKER",
+    "MISMATCH",
+    "PREEMPTED",
+    "ENGINE_PANICKED",
+    "QUARANTINED",
+    "ROUTING_REFUSED",
+    "CANCELLED",
+    "UNSUPPORTED",
+    "INTERNAL",
+];
+/// Values of [`REASON`] for ejections.
+pub const EJECTIONS: &[&str] = &["failures", "slow_first_token", "slow_tokens", "probe"];
+/// Values of [`CAUSE`] for connections that were closed.
+pub const CONNECTION_CAUSES: &[&str] = &["handshake", "idle", "write_stall"];
+/// Values of [`CAUSE`] for requests that were rejected before they were complete.
+pub const REQUEST_CAUSES: &[&str] = &["memory", "timeout", "surplus"];
+/// Values of [`LIMIT`].
+pub const LIMITS: &[&str] =
+    &["queue", "tenant_queue", "tenant", "queue_timeout", "estimated_wait", "memory"];
+/// Values of [`OUTCOME`] for hedges.
+pub const HEDGES: &[&str] = &["first", "second"];
+/// Values of [`OUTCOME`] for requests, beside [`REASONS`].
+pub const FINISHED: &[&str] = &["stop", "length"];
+/// Values of [`CODE`] that a request can end with.
+pub const CODES: &[&str] = &[
+    "OK",
+    "CANCELLED",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+];
+
 /// The label value for all models that are not served, since clients may request any name.
 pub const UNKNOWN_MODEL: &str = "(unknown)";
