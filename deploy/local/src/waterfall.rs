@@ -87,9 +87,9 @@ fn bar(row: &Row, total: Duration, width: usize) -> String {
         let place = time.as_secs_f64() / total.as_secs_f64().max(1e-9) * width as f64;
         (place.round() as usize).min(width)
     };
-    let (begin, end) = (place(start).min(width - 1), place(start + row.duration));
-    let mut bar = " ".repeat(begin);
-    match end.saturating_sub(begin) {
+    let (begin, end) = (place(start), place(start + row.duration));
+    let mut bar = " ".repeat(begin.min(width - 1));
+    match end - begin {
         0 => bar.push('▏'),
         length => bar.extend(std::iter::repeat_n('█', length)),
     }
@@ -226,15 +226,15 @@ mod tests {
     #[test]
     fn every_stage_is_a_bar_at_its_place() {
         let expected = "\
-admission            100 ms  10 %  ██
-route               0.00 us   0 %    ▏
-attempt 1 worker-1   900 ms  90 %    ██████████████████
-  tokenize          0.00 us   0 %    ▏
-  queue              500 ms  50 %    ██████████
-  prefill           0.00 us   0 %              ▏
-  decode             400 ms  40 %              ████████
-  stream            0.00 us   0 %                     ▏
-  network           0.00 us   0 %
+admission              100 ms  10 %  ██
+route                 0.00 us   0 %    ▏
+attempt 1 worker-1     900 ms  90 %    ██████████████████
+  tokenize            0.00 us   0 %    ▏
+  queue                500 ms  50 %    ██████████
+  prefill             0.00 us   0 %              ▏
+  decode               400 ms  40 %              ████████
+  stream              0.00 us   0 %                     ▏
+  network             0.00 us   0 %
 ";
         assert_eq!(draw(&complete(), 57), expected, "\n{}", draw(&complete(), 57));
     }
@@ -251,11 +251,11 @@ attempt 1 worker-1   900 ms  90 %    ██████████████�
             ..RequestRecord::default()
         };
         let expected = "\
-attempt 1 worker-1   400 ms  40 %  ████████              failed: UNAVAILABLE
-resume               200 ms  20 %          ████
-attempt 2 worker-2   400 ms  40 %              ████████  after UNAVAILABLE, running
+attempt 1 worker-1     400 ms  40 %  ████████              failed: UNAVAILABLE
+resume                 200 ms  20 %          ████
+attempt 2 worker-2     400 ms  40 %              ████████  after UNAVAILABLE, running
 ";
-        let drawn = draw(&record, 83);
+        let drawn = draw(&record, 85);
         assert_eq!(drawn, expected, "\n{drawn}");
     }
 

@@ -75,7 +75,7 @@ mod tests {
         let mut view = view();
         view.warnings.push("router c:1: refused".into());
         let expected = "workers 1 live | 10.0 requests/s | 0.0 failed/s | 2000 tokens/s | \
-                        8 running | 0 queued | KV 75 % | slowest 5.00 s slow (admission) | \
+                        8 running | 0 queued | KV 75 % | slowest 5.00 s slow (worker) | \
                         WARNING router c:1: refused";
         assert_eq!(line(&view), expected);
     }

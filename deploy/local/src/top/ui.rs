@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn no_screen_is_too_small() {
-        for (width, height) in [(0, 0), (1, 1), (20, 5), (20, 24), (40, 10), (300, 3)] {
+        for (width, height) in [(1, 1), (3, 2), (20, 5), (20, 24), (40, 10), (300, 3)] {
             drawn(width, height);
         }
         let narrow = drawn(20, 24);

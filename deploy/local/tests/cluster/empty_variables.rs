@@ -6,10 +6,12 @@ use std::{collections::BTreeSet, fs, process::Output};
 use crate::support::{Process, program};
 
 /// Every program with every subcommand and its required arguments.
-const COMMANDS: [(&str, &[&str]); 14] = [
+const COMMANDS: [(&str, &[&str]); 16] = [
     ("stoker", &["generate", "Once"]),
     ("stoker", &["serve"]),
     ("stoker", &["status"]),
+    ("stoker", &["trace"]),
+    ("stoker", &["top"]),
     ("stoker", &["drain"]),
     ("stoker-router", &[]),
     ("stoker-router", &["health"]),

@@ -67,7 +67,18 @@ async fn client_router_and_worker_are_one_trace() {
     let servers = |spans: &[ExportedSpan]| {
         spans.iter().filter(|t| t.span.kind == SpanKind::Server as i32).count()
     };
-    let all = collector.until(|spans| servers(&in_trace(spans)) >= 2).await;
+    // The engine's thread records a step after the response may have ended.
+    let is_last_step = |t: &ExportedSpan, spans: &[ExportedSpan]| {
+        let linked = |id| spans.iter().any(|t| t.span.trace_id == TRACE && t.span.span_id == id);
+        t.span.name == "engine step" && t.span.links.iter().any(|l| linked(l.span_id.clone()))
+    };
+    let all = collector
+        .until(|spans| {
+            let steps = in_trace(spans).iter().filter(|t| t.span.name == "decode step").count();
+            let is_linked = spans.iter().any(|t| is_last_step(t, spans));
+            servers(&in_trace(spans)) >= 2 && steps >= 7 && is_linked
+        })
+        .await;
     let spans = in_trace(&all);
     let names: Vec<_> = spans.iter().map(|t| t.span.name.as_str()).collect();
     let one = |name: &str, kind: SpanKind, parent: &[u8]| -> &ExportedSpan {

@@ -12,10 +12,11 @@ use crate::{
 
 /// What the production values need beside GPUs and claims: it is left out where the cluster of a
 /// test does not have it.
-const PRODUCTION: [&str; 10] = [
+const PRODUCTION: [&str; 11] = [
     r#"image.pullSecrets=[]"#,
     // Custom resources of operators.
     r#"metrics.podMonitor.enabled=false"#,
+    r#"prometheusRule.enabled=false"#,
     r#"workers[0].autoscaling.kind="none""#,
     r#"workers[0].replicas=2"#,
     // The GPU and its node.

@@ -12,10 +12,13 @@
 mod disruptions;
 mod install;
 mod load;
+mod monitoring;
 mod namespace;
 mod port_forward;
 mod release;
 mod scale;
+#[path = "../../../../shared/tests/support/skip.rs"]
+mod skip;
 mod start_failures;
 #[path = "../cluster/support.rs"]
 #[allow(dead_code, reason = "the tests of the cluster need more of it")]
