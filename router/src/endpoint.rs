@@ -174,8 +174,11 @@ impl Stream for WorkerStream {
                 // Fencing: events of another attempt must not reach the client.
                 Some(Ok(event)) if event.attempt != this.attempt.number => {}
                 Some(Ok(event)) => {
-                    this.complete |=
-                        matches!(&event.event, Some(Event::Finished(f)) if f.usage.is_some());
+                    if matches!(&event.event, Some(Event::Finished(f)) if f.usage.is_some()) {
+                        this.complete = true;
+                        // Not later than the request, which ends with this event.
+                        this.attempt.trace.end();
+                    }
                     break Some(Ok(event));
                 }
                 None if this.complete => break None,

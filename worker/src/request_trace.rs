@@ -85,12 +85,15 @@ impl RequestTrace {
     /// Adds a step that computed a part of the prompt, or, if the step is `sampled`, one that
     /// generated tokens. Its parent is the span of prefill or decode.
     pub fn step(&self, report: &StepReport, part: &StepPart, sampled: bool) {
-        let (name, parent) = match part.first_token {
-            None => (span::PREFILL_CHUNK, self.prefill(part.scheduled)),
-            Some(first) if sampled => (span::DECODE_STEP, self.decode(first)),
+        let (name, parent, begin) = match part.first_token {
+            None => (span::PREFILL_CHUNK, self.prefill(part.scheduled), part.scheduled),
+            Some(first) if sampled => (span::DECODE_STEP, self.decode(first), first),
             Some(_) => return,
         };
-        let (start, end) = (self.clock.at(report.began), self.clock.at(report.ended));
+        // A step begins with drafts for others, before it is known which requests it takes in.
+        let start = self.clock.at(report.began.max(begin));
+        // What it drew for others comes after that, and may come after the end of this stage.
+        let end = self.clock.at(report.ran);
         parent.stage(name, start, end, || {
             let mut attributes = batch(report);
             attributes.extend([

@@ -25,7 +25,7 @@ use prometheus_client::metrics::counter::Counter;
 use tonic::codegen::http::{HeaderName, Uri};
 
 use super::sampler::RequestSampler;
-use crate::VERSION;
+use crate::{VERSION, host};
 
 /// Time limit for exporting the remaining spans at shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -192,7 +192,9 @@ fn queue_size() -> usize {
 /// OTEL_RESOURCE_ATTRIBUTES, else `service`.
 fn resource(service: &'static str) -> Resource {
     let version = opentelemetry::KeyValue::new("service.version", VERSION);
-    let own = Resource::builder().with_attribute(version);
+    // By which stores know that the clocks of two processes are one.
+    let host = opentelemetry::KeyValue::new("host.name", host::name());
+    let own = Resource::builder().with_attributes([version, host]);
     let named = variable(&["OTEL_SERVICE_NAME"]).is_some()
         || EnvResourceDetector::new().detect().get(&"service.name".into()).is_some();
     if named { own.build() } else { own.with_service_name(service).build() }

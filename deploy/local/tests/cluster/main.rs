@@ -31,5 +31,6 @@ mod status;
 mod support;
 mod telemetry;
 mod trace_content;
+mod trace_store;
 mod trust;
 mod worker_names;

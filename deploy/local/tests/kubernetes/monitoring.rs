@@ -148,9 +148,8 @@ async fn assert_content(namespace: &Namespace) {
         assert_eq!(found, json(&dashboard), "{name}");
     }
     let map = namespace.get("configmap/stoker-collector").await;
-    let (_, configuration) =
-        files("deploy/otel").into_iter().find(|(name, _)| name == "collector").unwrap();
-    assert_eq!(text(&map["data"], "collector.yaml").trim(), configuration.trim());
+    let ours = fs::read_to_string(repository().join("deploy/otel/collector.yaml")).unwrap();
+    assert_eq!(text(&map["data"], "collector.yaml").trim(), ours.trim());
 }
 
 /// Whether the containers of a pod's specification send traces to the chart's collector.
@@ -237,16 +236,16 @@ async fn monitoring_finds_what_the_chart_runs_and_leaves_nothing() {
     let namespace = &release.namespace;
     let before = namespace.inventory().await;
     release.start().await;
+    // What violates the Pod Security Standard is refused so.
+    let refused = ["get", "events", "--field-selector", "reason=FailedCreate"];
     wait_for("a router, a worker and a collector", || async {
+        assert_eq!(namespace.kubectl(&refused).await, "");
         let pods = namespace.list("pods", STOKER).await;
         let all_send = pods.as_array().unwrap().iter().all(|pod| sends_traces(&pod["spec"]));
         assert!(all_send, "{pods:#}");
         (names(&pods).len() == 2 && namespace.pods("collector").await.len() == 1).then_some(())
     })
     .await;
-    // What violates the Pod Security Standard is refused so.
-    let refused = ["get", "events", "--field-selector", "reason=FailedCreate"];
-    assert_eq!(namespace.kubectl(&refused).await, "");
     assert_content(namespace).await;
     wait_for_endpoints(namespace, "stoker-collector", "collector", 4317).await;
     assert_pod_monitor(namespace).await;
@@ -261,19 +260,18 @@ async fn monitoring_finds_what_the_chart_runs_and_leaves_nothing() {
     for deployment in namespace.list("deployments", STOKER).await.as_array().unwrap() {
         assert!(!sends_traces(&deployment["spec"]["template"]["spec"]), "{deployment:#}");
     }
-    let all = |of_monitor: &[&str]| {
-        let mut all = without.clone();
-        all.extend(monitoring());
-        all.extend(of_monitor.iter().map(|object| (*object).to_owned()));
+    let with = |monitor: &[&str]| {
+        let mut all = monitoring();
+        all.extend(monitor.iter().map(|object| (*object).to_owned()));
         all
     };
-    assert_eq!(with_pods, all(&["podmonitor.monitoring.coreos.com/stoker"]));
-    let of_monitor = [
+    assert_eq!(&with_pods ^ &without, with(&["podmonitor.monitoring.coreos.com/stoker"]));
+    let monitor = [
         "service/stoker-router-metrics",
         "service/stoker-worker-metrics",
         "servicemonitor.monitoring.coreos.com/stoker",
     ];
-    assert_eq!(with_services, all(&of_monitor));
+    assert_eq!(&with_services ^ &without, with(&monitor));
 
     release.helm(&["uninstall", "stoker", "--wait", "--timeout", "3m"]).await;
     wait_for("a namespace as it was before", || async {
