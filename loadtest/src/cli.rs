@@ -9,7 +9,9 @@ use std::{
 use clap::{Args, Parser};
 use stoker_shared::{VERSION, client::Address, duration};
 
-use crate::synthetic::SyntheticShape;
+use crate::{
+    objectives::Objectives, process::ArrivalProcess, rate::RateProfile, synthetic::SyntheticShape,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,6 +19,10 @@ Examples:
     stoker-loadtest --endpoint 127.0.0.1:50051 --concurrency 32 --requests 500
   20 requests per second for a minute, prompts of 100 to 400 tokens, responses of 64:
     stoker-loadtest --rate 20 --duration 60s --synthetic 100-400:64
+  A ramp from 5 to 50 requests per second, and how many responses meet objectives:
+    stoker-loadtest --rate 5:30s,5-50:2m --slo ttft=500ms,itl=50ms
+  An hour of a recorded trace in six minutes, with half of its lengths:
+    stoker-loadtest --trace AzureLLMInferenceTrace_conv.csv --trace-speed 10 --trace-length 0.5
   Prompts from a file, and machine-readable results:
     stoker-loadtest --prompts prompts.txt --max-tokens 200 --json results.json
   Compare the responses of a disturbed cluster with those of an undisturbed one:
@@ -47,6 +53,11 @@ pub struct Cli {
     /// The verification of responses.
     #[command(flatten)]
     pub verify: VerifyArgs,
+
+    /// Objectives of latency: reports how many responses meet them (goodput). ttft=TIME (first
+    /// token), itl=TIME (mean between tokens) and e2e=TIME (whole), as in ttft=500ms,itl=50ms
+    #[arg(long, env = "STOKER_LOADTEST_SLO", value_name = "OBJECTIVES", help_heading = "Output")]
+    pub slo: Option<Objectives>,
 
     /// Write all measurements to this file as JSON; `-` prints them instead of the table
     #[arg(long, env = "STOKER_LOADTEST_JSON", value_name = "FILE", help_heading = "Output")]
@@ -90,17 +101,24 @@ pub struct LoadArgs {
     #[arg(long, env = "STOKER_LOADTEST_CONCURRENCY", value_name = "STREAMS")]
     pub concurrency: Option<NonZeroUsize>,
 
-    /// Requests per second, started at random times (Poisson process) independently of the
-    /// responses
+    /// Requests per second, started independently of the responses: one rate, or stages RATE:TIME
+    /// and ramps FROM-TO:TIME, as in 10:30s,10-50:1m
+    #[arg(long, env = "STOKER_LOADTEST_RATE", value_name = "REQUESTS")]
+    pub rate: Option<RateProfile>,
+
+    /// How evenly requests arrive at --rate: poisson, constant, gamma:CV (a coefficient of
+    /// variation; above 1 in clusters) or burst:COUNT (this many at once)
     #[arg(
         long,
-        env = "STOKER_LOADTEST_RATE",
-        value_parser = rate,
-        value_name = "REQUESTS"
+        env = "STOKER_LOADTEST_ARRIVALS",
+        default_value = "poisson",
+        requires = "rate",
+        value_name = "PROCESS"
     )]
-    pub rate: Option<f64>,
+    pub arrivals: ArrivalProcess,
 
-    /// Total number of requests [default: 100; with --expect, as many as its file has]
+    /// Total number of requests [default: those of the stages of --rate or of --trace, else 100;
+    /// with --expect, as many as its file has]
     #[arg(
         long,
         env = "STOKER_LOADTEST_REQUESTS",
@@ -117,6 +135,11 @@ pub struct LoadArgs {
         value_name = "TIME"
     )]
     pub duration: Option<Duration>,
+
+    /// Requests to send before the measured ones, with other synthetic prompts; they are not part
+    /// of the results [default: none]
+    #[arg(long, env = "STOKER_LOADTEST_WARM_UP", value_name = "COUNT")]
+    pub warm_up: Option<NonZeroU64>,
 
     /// Deadline of a request; a slower one fails with DEADLINE_EXCEEDED [default: none]
     #[arg(
@@ -151,6 +174,36 @@ pub struct RequestArgs {
         value_name = "IN:OUT"
     )]
     pub synthetic: SyntheticShape,
+
+    /// Replay a recorded trace: the arrival times and lengths of its requests, with synthetic
+    /// prompts. CSV of Azure or BurstGPT, or JSON lines of Mooncake, whose prefixes are shared
+    #[arg(
+        long,
+        env = "STOKER_LOADTEST_TRACE",
+        conflicts_with_all = ["prompts", "synthetic", "rate"],
+        value_name = "FILE"
+    )]
+    pub trace: Option<PathBuf>,
+
+    /// How many times as fast as recorded requests arrive
+    #[arg(
+        long,
+        env = "STOKER_LOADTEST_TRACE_SPEED",
+        default_value_t = 1.0,
+        value_parser = factor,
+        value_name = "FACTOR"
+    )]
+    pub trace_speed: f64,
+
+    /// Factor of the lengths of a trace, for a model with a shorter context
+    #[arg(
+        long,
+        env = "STOKER_LOADTEST_TRACE_LENGTH",
+        default_value_t = 1.0,
+        value_parser = factor,
+        value_name = "FACTOR"
+    )]
+    pub trace_length: f64,
 
     /// Maximum number of new tokens for prompts of --prompts [default: as many as the context
     /// allows]
@@ -198,9 +251,9 @@ pub struct VerifyArgs {
     pub expect: Option<PathBuf>,
 }
 
-fn rate(text: &str) -> Result<f64, &'static str> {
+fn factor(text: &str) -> Result<f64, &'static str> {
     match text.parse() {
-        Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
-        _ => Err("write requests per second, from 0.001 to 1000000"),
+        Ok(factor) if (0.001..=1e6).contains(&factor) => Ok(factor),
+        _ => Err("write a factor from 0.001 to 1000000"),
     }
 }

@@ -13,14 +13,17 @@ use stoker_proto::v1::{GenerateRequest, Sampling, generate_request::Input};
 use stoker_shared::{client::Client, shutdown::Signals, validate};
 
 use crate::{
-    cli::Cli,
+    cli::{Cli, RequestArgs},
     error::Error,
     plan::Plan,
     progress::ProgressLine,
-    prompts, report,
+    prompts,
+    rate::RateProfile,
+    report,
     run::{self, LoadConfig},
-    schedule::{Arrivals, End},
+    schedule::{Arrivals, End, OpenLoop},
     summary::{Config, Summary},
+    trace::{self, Scale, Trace},
     verify::{Comparison, Digests},
 };
 
@@ -38,16 +41,17 @@ pub async fn run(cli: &Cli) -> Result<ExitCode, Error> {
     // Everything that needs no cluster is checked first.
     check(cli)?;
     let prompts = cli.request.prompts.as_deref().map(prompts::read).transpose()?;
+    let trace = trace(cli)?;
     let expected = cli.verify.expect.as_deref().map(Digests::read).transpose()?;
     let save = cli.verify.save_digests.as_deref();
     let save = save.map(|path| OutputFile::open("--save-digests", path)).transpose()?;
     let json = cli.json.as_deref().filter(|path| *path != Path::new("-"));
     let json = json.map(|path| OutputFile::open("--json", path)).transpose()?;
-    let mut load = load(cli, expected.as_ref().map(Digests::len));
-    let connections = connections(cli, load);
+    let mut load = load(cli, expected.as_ref().map(Digests::len), trace.clone());
+    let connections = connections(cli, &load);
 
     let client = Client::connect_many(&cli.cluster.endpoint, connections).await?;
-    let plan = Arc::new(Plan::new(cli, prompts, &client).await?);
+    let plan = Arc::new(Plan::new(cli, prompts, trace, &client).await?);
     if let (Some(expected), Some(path), End::Requests(requests)) =
         (&expected, &cli.verify.expect, load.arrivals.end)
     {
@@ -55,18 +59,21 @@ pub async fn run(cli: &Cli) -> Result<ExitCode, Error> {
     }
 
     let mut signals = Signals::catch()?;
+    if let Some(count) = cli.load.warm_up {
+        warm_up(&client, &plan, &load, count.get(), &mut signals).await?;
+    }
     let expected = if cli.verify.verify {
         eprintln!("pass 1 of 2: recording undisturbed responses");
         let mut digests = Digests::default();
         let mut progress = ProgressLine::new(load.arrivals.end);
-        let first = run::pass(&client, &plan, load, &mut progress, &mut signals, |outcome| {
+        let first = run::pass(&client, &plan, &load, &mut progress, &mut signals, |outcome| {
             digests.record(&plan, outcome);
         })
         .await;
         drop(progress);
         if !first.is_good() {
             eprintln!("pass 1 was disturbed, so there is nothing to compare a second pass with");
-            return finish(cli, Summary::new(config(cli, load, connections), first, None), json);
+            return finish(cli, Summary::new(config(cli, &load, connections), first, None), json);
         }
         // As many requests as the first pass has sent.
         load.arrivals.end = End::Requests(digests.len());
@@ -79,7 +86,7 @@ pub async fn run(cli: &Cli) -> Result<ExitCode, Error> {
     let mut comparison = expected.map(Comparison::new);
     let mut digests = save.as_ref().map(|_| Digests::default());
     let mut progress = ProgressLine::new(load.arrivals.end);
-    let pass = run::pass(&client, &plan, load, &mut progress, &mut signals, |outcome| {
+    let pass = run::pass(&client, &plan, &load, &mut progress, &mut signals, |outcome| {
         if let Some(comparison) = &mut comparison {
             comparison.add(outcome);
         }
@@ -97,7 +104,37 @@ pub async fn run(cli: &Cli) -> Result<ExitCode, Error> {
         }
     }
     let verdict = comparison.map(|comparison| comparison.end(pass.sent()));
-    finish(cli, Summary::new(config(cli, load, connections), pass, verdict), json)
+    finish(cli, Summary::new(config(cli, &load, connections), pass, verdict), json)
+}
+
+/// Sends requests that are not measured. Fails if one of them does, since results would be about a
+/// cluster that does not work.
+async fn warm_up(
+    client: &Client,
+    plan: &Plan,
+    load: &LoadConfig,
+    count: u64,
+    signals: &mut Signals,
+) -> Result<(), Error> {
+    eprintln!("warming up with {count} requests");
+    let end = End::Requests(count);
+    let arrivals = Arrivals { open_loop: None, seed: load.arrivals.seed, end };
+    let concurrency =
+        load.concurrency.min(NonZeroUsize::new(CONCURRENCY).unwrap_or(load.concurrency));
+    let load = LoadConfig { arrivals, concurrency, objectives: None, ..load.clone() };
+    let plan = Arc::new(plan.of_warm_up());
+    let mut progress = ProgressLine::new(end);
+    let pass = run::pass(client, &plan, &load, &mut progress, signals, |_| ()).await;
+    drop(progress);
+    if pass.is_good() {
+        return Ok(());
+    }
+    let failure = pass.results.errors.iter().next();
+    let why = failure.map_or_else(
+        || "it was ended by a signal".to_owned(),
+        |(code, group)| format!("{code}: {}", group.example),
+    );
+    Err(Error::Failed(format!("--warm-up: {why}")))
 }
 
 /// Fails if the cluster would reject every request.
@@ -111,29 +148,57 @@ fn check(cli: &Cli) -> Result<(), Error> {
     Ok(validate::generate(&request)?)
 }
 
-fn load(cli: &Cli, expected: Option<u64>) -> LoadConfig {
+/// Reads the trace to replay, if there is one.
+fn trace(cli: &Cli) -> Result<Option<Arc<Trace>>, Error> {
+    let RequestArgs { trace, trace_speed: speed, trace_length: length, .. } = &cli.request;
+    let Some(path) = trace else { return Ok(None) };
+    let trace = trace::read(path, Scale { speed: *speed, length: *length })?;
+    if trace.left_out > 0 {
+        let count = trace.left_out;
+        eprintln!("--trace: {count} requests without a prompt or a response are left out");
+    }
+    Ok(Some(Arc::new(trace)))
+}
+
+fn load(cli: &Cli, expected: Option<u64>, trace: Option<Arc<Trace>>) -> LoadConfig {
     let args = &cli.load;
-    let streams = if args.rate.is_some() { OPEN_LOOP_CONCURRENCY } else { CONCURRENCY };
-    let end = match (args.duration, args.requests) {
-        (Some(duration), _) => End::After(duration),
-        (None, Some(requests)) => End::Requests(requests.get()),
-        (None, None) => End::Requests(expected.unwrap_or(REQUESTS)),
+    let streams =
+        if args.rate.is_some() || trace.is_some() { OPEN_LOOP_CONCURRENCY } else { CONCURRENCY };
+    let stages = args.rate.as_ref().and_then(RateProfile::total);
+    let traced = trace.as_ref().map(|trace| trace.requests.len() as u64);
+    let end = match (args.duration, args.requests, expected.or(traced), stages) {
+        (Some(duration), ..) => End::After(duration),
+        (None, Some(requests), ..) => End::Requests(requests.get()),
+        (None, None, Some(count), _) => End::Requests(count),
+        (None, None, None, Some(stages)) => End::After(stages),
+        (None, None, None, None) => End::Requests(REQUESTS),
     };
+    let process = args.arrivals;
+    let generated = args.rate.clone().map(|rate| OpenLoop::Generated { rate, process });
+    let open_loop = generated.or(trace.map(OpenLoop::Traced));
     LoadConfig {
         concurrency: args.concurrency.or(NonZeroUsize::new(streams)).unwrap_or(NonZeroUsize::MIN),
-        arrivals: Arrivals { rate: args.rate, seed: cli.request.seed, end },
+        arrivals: Arrivals { open_loop, seed: cli.request.seed, end },
         deadline: args.deadline,
+        objectives: cli.slo,
     }
 }
 
-fn connections(cli: &Cli, load: LoadConfig) -> NonZeroUsize {
+fn connections(cli: &Cli, load: &LoadConfig) -> NonZeroUsize {
     let default = load.streams().div_ceil(STREAMS_PER_CONNECTION);
     cli.cluster.connections.or(NonZeroUsize::new(default)).unwrap_or(NonZeroUsize::MIN)
 }
 
-fn config(cli: &Cli, load: LoadConfig, connections: NonZeroUsize) -> Config {
+fn config(cli: &Cli, load: &LoadConfig, connections: NonZeroUsize) -> Config {
     let path = |path: &PathBuf| path.display().to_string();
     let request = &cli.request;
+    let (rate, arrivals) = match &load.arrivals.open_loop {
+        Some(OpenLoop::Generated { rate, process }) => {
+            (Some(rate.to_string()), Some(process.to_string()))
+        }
+        Some(OpenLoop::Traced(_)) | None => (None, None),
+    };
+    let synthetic = request.prompts.is_none() && request.trace.is_none();
     let (requests, duration) = match load.arrivals.end {
         End::Requests(count) => (Some(count), None),
         End::After(time) => (None, Some(time.as_secs_f64())),
@@ -142,12 +207,18 @@ fn config(cli: &Cli, load: LoadConfig, connections: NonZeroUsize) -> Config {
         endpoint: cli.cluster.endpoint.to_string(),
         connections: connections.get(),
         concurrency: load.concurrency.get(),
-        rate: load.arrivals.rate,
+        warm_up: cli.load.warm_up.map(|count| count.get()),
+        rate,
+        arrivals,
+        trace: request.trace.as_ref().map(path),
+        trace_speed: request.trace.as_ref().map(|_| request.trace_speed),
+        trace_length: request.trace.as_ref().map(|_| request.trace_length),
+        slo: load.objectives.map(|objectives| objectives.to_string()),
         requests,
         duration_seconds: duration,
         deadline_seconds: load.deadline.map(|time| time.as_secs_f64()),
         prompts: request.prompts.as_ref().map(path),
-        synthetic: request.prompts.is_none().then(|| request.synthetic.to_string()),
+        synthetic: synthetic.then(|| request.synthetic.to_string()),
         max_tokens: request.max_tokens.map(|tokens| tokens.get()),
         ignore_eos: request.ignore_eos || request.prompts.is_none(),
         temperature: request.temperature,

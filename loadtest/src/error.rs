@@ -27,8 +27,11 @@ pub enum Error {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The cluster did not tokenize the words of synthetic prompts.
-    #[error("--synthetic needs the cluster's tokenizer: {0}")]
+    #[error("synthetic prompts (--synthetic, --trace) need the cluster's tokenizer: {0}")]
     Tokenize(CallError),
+    /// The cluster failed before anything was measured.
+    #[error("{0}")]
+    Failed(String),
     /// An error of the operating system.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -39,7 +42,9 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::File { .. } => ExitCode::from(2),
-            Self::Connect(_) | Self::Tokenize(_) | Self::System(_) => ExitCode::from(1),
+            Self::Connect(_) | Self::Tokenize(_) | Self::Failed(_) | Self::System(_) => {
+                ExitCode::from(1)
+            }
         }
     }
 

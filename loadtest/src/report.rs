@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::summary::{Config, Percentiles, Summary};
+use crate::{
+    objectives::ObjectiveCounts,
+    summary::{Config, Percentiles, Summary},
+};
 
 /// Maximum number of workers that are listed by name.
 const MAX_WORKERS: usize = 8;
@@ -49,11 +52,13 @@ fn write(summary: &Summary, out: &mut String) -> std::fmt::Result {
         }
     }
 
+    goodput(out, summary)?;
     if requests.complete > 0 {
         writeln!(out)?;
-        row(out, "latency, ms", &["mean", "p50", "p90", "p99", "p99.9", "max"])?;
+        row(out, "latency, ms", &["mean", "p50", "p90", "p95", "p99", "p99.9", "max"])?;
         for (name, values) in [
             ("time to first token", &latency_seconds.time_to_first_token),
+            ("  to second token", &latency_seconds.time_to_second_token),
             ("inter-token", &latency_seconds.inter_token),
             ("longest pause", &latency_seconds.longest_pause),
             ("  of resumed", &latency_seconds.longest_pause_resumed),
@@ -71,18 +76,41 @@ fn write(summary: &Summary, out: &mut String) -> std::fmt::Result {
     verification(out, summary)
 }
 
+fn goodput(out: &mut String, summary: &Summary) -> std::fmt::Result {
+    let (Some(goodput), Some(slo)) = (&summary.goodput, &summary.config.slo) else { return Ok(()) };
+    let ObjectiveCounts { met, missed_ttft, missed_itl, missed_e2e } = goodput.counts;
+    writeln!(out)?;
+    row(out, "objectives", &["responses", "per second", "share"])?;
+    let share = format!("{:.1} %", 100.0 * goodput.share);
+    row(out, "met", &[&thousands(met), &decimal(goodput.requests_per_second), &share])?;
+    for (name, missed) in [("ttft", missed_ttft), ("itl", missed_itl), ("e2e", missed_e2e)] {
+        if slo.split(',').any(|objective| objective.starts_with(name)) {
+            row(out, &format!("  missed {name}"), &[&thousands(missed)])?;
+        }
+    }
+    Ok(())
+}
+
 fn headline(summary: &Summary) -> String {
     let Config { endpoint, connections, concurrency, rate, seed, .. } = &summary.config;
     let model = if summary.model.is_empty() { "No model" } else { &summary.model };
     let streams = plural(*concurrency as u64, "stream");
     let load = match rate {
-        Some(rate) => format!("{} requests per second in at most {streams}", decimal(*rate)),
+        Some(rate) => {
+            let process = summary.config.arrivals.as_deref().unwrap_or_default();
+            format!("{rate} requests per second ({process}) in at most {streams}")
+        }
+        None if summary.config.trace.is_some() => format!("at most {streams}"),
         None => format!("{streams} at once"),
     };
     let prompts = match (&summary.config.prompts, &summary.config.synthetic) {
         (Some(path), _) => format!("prompts of {path}"),
         (None, Some(shape)) => format!("synthetic {shape}"),
-        (None, None) => String::new(),
+        (None, None) => summary.config.trace.as_ref().map_or_else(String::new, |path| {
+            let of = |factor: Option<f64>| factor.unwrap_or(1.0);
+            let (speed, length) = (of(summary.config.trace_speed), of(summary.config.trace_length));
+            format!("trace {path} at {speed} times its speed and {length} of its lengths")
+        }),
     };
     let interrupted = if summary.interrupted { ", ended early by a signal" } else { "" };
     format!(
@@ -104,7 +132,7 @@ fn latency(out: &mut String, name: &str, values: Option<&Percentiles>) -> std::f
     let Some(v) = values else { return Ok(()) };
     // One precision per row, so that decimal points are aligned.
     let digits = if v.max < 0.1 { 2 } else { usize::from(v.max < 10.0) };
-    let cells = [v.mean, v.p50, v.p90, v.p99, v.p99_9, v.max].map(|s| millis(s, digits));
+    let cells = [v.mean, v.p50, v.p90, v.p95, v.p99, v.p99_9, v.max].map(|s| millis(s, digits));
     row(out, name, &cells.each_ref().map(String::as_str))
 }
 

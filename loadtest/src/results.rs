@@ -7,7 +7,10 @@ use stoker_proto::duration::from_wire;
 use stoker_proto::v1::{FinishReason, Finished, Timings};
 use stoker_shared::{client::CallError, error::code_name};
 
-use crate::call::{CallOutcome, ReceivedResponse};
+use crate::{
+    call::{CallOutcome, ReceivedResponse},
+    objectives::{ObjectiveCounts, Objectives},
+};
 
 /// Maximum of the histograms, in microseconds: one hour. Larger values are recorded as this.
 const MAX_MICROS: u64 = 3_600_000_000;
@@ -37,6 +40,10 @@ pub struct Results {
     pub workers: BTreeMap<String, u64>,
     /// Model of the last response.
     pub model: String,
+    /// Objectives of latency.
+    pub objectives: Option<Objectives>,
+    /// How many complete responses met them.
+    pub objective_counts: ObjectiveCounts,
 }
 
 /// Failures of one code.
@@ -68,6 +75,8 @@ pub struct Tokens {
 pub struct Latencies {
     /// Time to the first token.
     pub first_token: Latency,
+    /// Time from the first event with tokens to the second.
+    pub second_token: Latency,
     /// Time between consecutive events with tokens.
     pub inter_token: Latency,
     /// Longest time between consecutive events with tokens: one value per response.
@@ -87,6 +96,7 @@ impl Default for Latencies {
     fn default() -> Self {
         Self {
             first_token: Latency::new(),
+            second_token: Latency::new(),
             inter_token: Latency::new(),
             longest_pause: Latency::new(),
             longest_pause_resumed: Latency::new(),
@@ -167,6 +177,11 @@ pub struct Stages {
 }
 
 impl Results {
+    /// Returns empty results, which count the responses that meet `objectives`.
+    pub fn new(objectives: Option<Objectives>) -> Self {
+        Self { objectives, ..Self::default() }
+    }
+
     /// Returns the number of requests that have ended.
     pub fn count(&self) -> u64 {
         self.complete + self.failed()
@@ -191,6 +206,11 @@ impl Results {
         self.tokens.prompt += u64::from(usage.prompt_tokens);
         self.tokens.cached_prompt += u64::from(usage.cached_prompt_tokens);
         self.tokens.completion += u64::from(usage.completion_tokens);
+        if let Some(objectives) = &self.objectives {
+            let ReceivedResponse { first_token, end_to_end, .. } = outcome.response;
+            let itl = mean_inter_token(&outcome.response);
+            self.objective_counts.add(objectives, first_token, itl, end_to_end);
+        }
         self.latency.add(outcome, end.timings.as_ref().is_some_and(|timings| timings.resumes > 0));
         self.reported.add(end, outcome.response.end_to_end.saturating_sub(outcome.send_lag));
         let Some(accepted) = &outcome.response.accepted else { return };
@@ -234,7 +254,7 @@ impl Results {
 
 impl Latencies {
     fn add(&mut self, CallOutcome { send_lag, response, .. }: &CallOutcome, resumed: bool) {
-        let ReceivedResponse { ids, first_token, inter_token, end_to_end, .. } = response;
+        let ReceivedResponse { first_token, inter_token, end_to_end, .. } = response;
         self.send_lag.add(*send_lag);
         self.end_to_end.add(*end_to_end);
         let Some(first) = *first_token else { return };
@@ -242,16 +262,26 @@ impl Latencies {
         for time in inter_token {
             self.inter_token.add_micros(u64::from(*time));
         }
+        if let Some(second) = inter_token.first() {
+            self.second_token.add_micros(u64::from(*second));
+        }
         if let Some(longest) = inter_token.iter().max() {
             self.longest_pause.add_micros(u64::from(*longest));
             if resumed {
                 self.longest_pause_resumed.add_micros(u64::from(*longest));
             }
         }
-        if let Some(rest) = u32::try_from(ids.len().saturating_sub(1)).ok().filter(|n| *n > 0) {
-            self.per_token.add(end_to_end.saturating_sub(first) / rest);
+        if let Some(mean) = mean_inter_token(response) {
+            self.per_token.add(mean);
         }
     }
+}
+
+/// Returns the time from the first token to the end, divided by the number of tokens after the
+/// first. `None` if there are none.
+fn mean_inter_token(response: &ReceivedResponse) -> Option<Duration> {
+    let rest = u32::try_from(response.ids.len().saturating_sub(1)).ok().filter(|n| *n > 0)?;
+    Some(response.end_to_end.saturating_sub(response.first_token?) / rest)
 }
 
 impl ReportedStats {

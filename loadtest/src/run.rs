@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     call::{CallOutcome, LiveCounters, call},
+    objectives::Objectives,
     plan::Plan,
     progress::ProgressLine,
     results::Results,
@@ -28,7 +29,7 @@ const CHANNEL_CAPACITY: usize = 1_024;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The load: concurrency, arrival times and deadline.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LoadConfig {
     /// Maximum number of concurrent streams.
     pub concurrency: NonZeroUsize,
@@ -36,6 +37,8 @@ pub struct LoadConfig {
     pub arrivals: Arrivals,
     /// Deadline of a request.
     pub deadline: Option<Duration>,
+    /// Objectives of latency.
+    pub objectives: Option<Objectives>,
 }
 
 impl LoadConfig {
@@ -79,13 +82,13 @@ impl PassResult {
 pub async fn pass(
     client: &Client,
     plan: &Arc<Plan>,
-    load: LoadConfig,
+    load: &LoadConfig,
     progress: &mut ProgressLine,
     signals: &mut Signals,
     mut each: impl FnMut(&CallOutcome),
 ) -> PassResult {
     let started = Instant::now();
-    let schedule = Arc::new(Schedule::new(load.arrivals, started));
+    let schedule = Arc::new(Schedule::new(load.arrivals.clone(), started));
     let live = Arc::new(LiveCounters::default());
     let (done, mut outcomes) = mpsc::channel(CHANNEL_CAPACITY);
     let mut streams = JoinSet::new();
@@ -102,7 +105,7 @@ pub async fn pass(
     }
     drop(done);
 
-    let mut results = Results::default();
+    let mut results = Results::new(load.objectives);
     let mut count = |outcome: CallOutcome, results: &mut Results| {
         each(&outcome);
         results.add(&outcome);

@@ -1,24 +1,37 @@
-//! Arrival times of requests: as soon as a stream is free, or at random times that are fixed in
-//! advance.
+//! Arrival times of requests: as soon as a stream is free, or at times that are fixed in advance.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use crate::synthetic::SeededRng;
+use crate::{process::ArrivalProcess, rate::RateProfile, trace::Trace};
 
-/// The arrival process of requests.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// When requests arrive.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Arrivals {
-    /// Requests per second of a Poisson process. `None` starts a request whenever another one ends.
-    pub rate: Option<f64>,
+    /// Times that do not depend on responses. `None` starts a request whenever another one ends.
+    pub open_loop: Option<OpenLoop>,
     /// Seed of the random times.
     pub seed: u64,
     /// When no more requests start.
     pub end: End,
+}
+
+/// Arrivals that do not depend on responses.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OpenLoop {
+    /// At random times.
+    Generated {
+        /// Requests per second over time.
+        rate: RateProfile,
+        /// How evenly they arrive.
+        process: ArrivalProcess,
+    },
+    /// At the times of a trace.
+    Traced(Arc<Trace>),
 }
 
 /// When no more requests start.
@@ -50,43 +63,40 @@ pub struct Schedule {
 #[derive(Debug)]
 struct Next {
     index: u64,
-    /// Start time of the last request, relative to the start of the schedule.
-    at: Duration,
+    /// Intervals so far, in units of the mean interval: the number of requests that are expected
+    /// to have arrived when the last one does.
+    intervals: f64,
 }
 
 impl Schedule {
     /// Creates a schedule that starts at `started`.
     pub fn new(arrivals: Arrivals, started: Instant) -> Self {
-        Self { arrivals, started, next: Mutex::new(Next { index: 0, at: Duration::ZERO }) }
+        Self { arrivals, started, next: Mutex::new(Next { index: 0, intervals: 0.0 }) }
     }
 
     /// Returns the next request, or `None` if no more start.
     pub fn next_request(&self) -> Option<ScheduledRequest> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let Arrivals { rate, seed, end } = self.arrivals;
-        let at = match rate {
-            Some(rate) => next.at + inter_arrival(rate, seed, next.index),
+        let Arrivals { open_loop, seed, end } = &self.arrivals;
+        let index = next.index;
+        let at = match open_loop {
+            Some(OpenLoop::Generated { rate, process }) => {
+                next.intervals += process.interval(*seed, index);
+                rate.time_of(next.intervals)?
+            }
+            Some(OpenLoop::Traced(trace)) => trace.requests.get(usize::try_from(index).ok()?)?.at,
             None => self.started.elapsed(),
         };
-        let over = match end {
-            End::Requests(count) => next.index >= count,
+        let over = match *end {
+            End::Requests(count) => index >= count,
             End::After(time) => at >= time,
         };
         if over {
             return None;
         }
-        let request = ScheduledRequest { index: next.index, at: rate.map(|_| self.started + at) };
-        *next = Next { index: next.index + 1, at };
-        Some(request)
+        next.index += 1;
+        Some(ScheduledRequest { index, at: open_loop.as_ref().map(|_| self.started + at) })
     }
-}
-
-/// Returns the time between two arrivals of a Poisson process, which is exponentially distributed.
-fn inter_arrival(rate: f64, seed: u64, index: u64) -> Duration {
-    // Above 0, at most 1.
-    let uniform =
-        (f64::from(SeededRng::new("pause", seed, index).draw()) + 1.0) / (1u64 << 32) as f64;
-    Duration::from_secs_f64(-uniform.ln() / rate)
 }
 
 #[cfg(test)]
@@ -95,6 +105,11 @@ mod tests {
 
     use super::*;
 
+    fn open(rate: &str, process: ArrivalProcess, end: End) -> Arrivals {
+        let open_loop = Some(OpenLoop::Generated { rate: rate.parse().unwrap(), process });
+        Arrivals { open_loop, seed: 1, end }
+    }
+
     fn all(arrivals: Arrivals) -> Vec<ScheduledRequest> {
         let schedule = Schedule::new(arrivals, Instant::now());
         std::iter::from_fn(|| schedule.next_request()).collect()
@@ -102,9 +117,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_poisson_process_has_the_expected_mean_and_deviation() {
-        let arrivals = Arrivals { rate: Some(50.0), seed: 1, end: End::Requests(20_000) };
+        let arrivals = open("50", ArrivalProcess::Poisson, End::Requests(20_000));
         let started = Instant::now();
-        let requests = all(arrivals);
+        let requests = all(arrivals.clone());
         assert_eq!(requests.len(), 20_000);
         assert!(requests.iter().zip(0..).all(|(request, index)| request.index == index));
         let at: Vec<f64> =
@@ -120,12 +135,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn stages_end_the_schedule_and_set_its_times() {
+        let started = Instant::now();
+        let arrivals = open("2:5s,0:5s,4:5s", ArrivalProcess::Constant, End::Requests(1_000));
+        let at: Vec<f64> =
+            all(arrivals).iter().map(|r| (r.at.unwrap() - started).as_secs_f64()).collect();
+        // One request every 500 ms, none for five seconds, one every 250 ms.
+        assert_eq!(at.len(), 29, "{at:?}");
+        assert_eq!((at[0], at[8], at[10], at[28]), (0.5, 4.5, 10.25, 14.75), "{at:?}");
+        let burst = ArrivalProcess::Burst { count: 3 };
+        let at: Vec<f64> = all(open("3", burst, End::Requests(6)))
+            .iter()
+            .map(|r| (r.at.unwrap() - started).as_secs_f64())
+            .collect();
+        assert_eq!(at, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_duration_ends_open_and_closed_loops() {
         let end = End::After(Duration::from_secs(10));
-        let open = all(Arrivals { rate: Some(100.0), seed: 1, end });
+        let open = all(open("100", ArrivalProcess::Poisson, end));
         assert!((900..1100).contains(&open.len()), "{}", open.len());
         let started = Instant::now();
-        let closed = Schedule::new(Arrivals { rate: None, seed: 1, end }, started);
+        let closed = Schedule::new(Arrivals { open_loop: None, seed: 1, end }, started);
         assert_eq!(closed.next_request(), Some(ScheduledRequest { index: 0, at: None }));
         tokio::time::advance(Duration::from_millis(9_999)).await;
         assert_eq!(closed.next_request(), Some(ScheduledRequest { index: 1, at: None }));

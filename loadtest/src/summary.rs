@@ -6,13 +6,14 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use crate::{
+    objectives::ObjectiveCounts,
     results::{Latency, Results, Stages},
     run::PassResult,
     verify::Verdict,
 };
 
 /// Version of the format. Increased when a field changes its meaning or is removed.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// All results.
 #[derive(Debug, Serialize)]
@@ -33,6 +34,8 @@ pub struct Summary {
     pub tokens: Tokens,
     /// Rates of complete responses.
     pub per_second: PerSecond,
+    /// How many responses met the objectives, if there are any.
+    pub goodput: Option<Goodput>,
     /// Latencies of complete responses.
     pub latency_seconds: Latencies,
     /// Mean time by stage that complete responses report.
@@ -62,8 +65,14 @@ pub struct Config {
     pub endpoint: String,
     pub connections: usize,
     pub concurrency: usize,
-    pub rate: Option<f64>,
+    pub rate: Option<String>,
+    pub arrivals: Option<String>,
+    pub trace: Option<String>,
+    pub trace_speed: Option<f64>,
+    pub trace_length: Option<f64>,
+    pub slo: Option<String>,
     pub requests: Option<u64>,
+    pub warm_up: Option<u64>,
     pub duration_seconds: Option<f64>,
     pub deadline_seconds: Option<f64>,
     pub prompts: Option<String>,
@@ -115,11 +124,25 @@ pub struct PerSecond {
     pub completion_tokens: f64,
 }
 
+/// How many responses met all objectives.
+#[derive(Debug, Serialize)]
+pub struct Goodput {
+    /// Responses per second that met all of them.
+    pub requests_per_second: f64,
+    /// Their share of all requests that have ended, failures included, from 0 to 1.
+    pub share: f64,
+    /// Counts of complete responses.
+    #[serde(flatten)]
+    pub counts: ObjectiveCounts,
+}
+
 /// Latencies. `None` without any values.
 #[derive(Debug, Serialize)]
 pub struct Latencies {
     /// Time from the scheduled time to the first token.
     pub time_to_first_token: Option<Percentiles>,
+    /// Time from the first event with tokens to the second.
+    pub time_to_second_token: Option<Percentiles>,
     /// Time between consecutive events with tokens.
     pub inter_token: Option<Percentiles>,
     /// Longest time between consecutive events with tokens; one value per response.
@@ -131,7 +154,7 @@ pub struct Latencies {
     pub time_per_output_token: Option<Percentiles>,
     /// Time from the scheduled time to the last event.
     pub end_to_end: Option<Percentiles>,
-    /// Time from the scheduled time to when the request was sent; only with `--rate`.
+    /// Time from the scheduled time to when the request was sent; only with `--rate` or `--trace`.
     pub send_lag: Option<Percentiles>,
 }
 
@@ -145,6 +168,7 @@ pub struct Percentiles {
     pub min: f64,
     pub p50: f64,
     pub p90: f64,
+    pub p95: f64,
     pub p99: f64,
     pub p99_9: f64,
     pub max: f64,
@@ -192,9 +216,21 @@ impl Summary {
     pub fn new(config: Config, pass: PassResult, verify: Option<Verdict>) -> Self {
         let sent = pass.sent();
         let PassResult { results, duration, cut_off, interrupted } = pass;
-        let open_loop = config.rate.is_some();
-        let Results { complete, refused, lost, errors, tokens, latency, reported, workers, model } =
-            results;
+        let open_loop = config.rate.is_some() || config.trace.is_some();
+        let ended = results.count();
+        let Results {
+            complete,
+            refused,
+            lost,
+            errors,
+            tokens,
+            latency,
+            reported,
+            workers,
+            model,
+            objectives,
+            objective_counts: counts,
+        } = results;
         let seconds = duration.as_secs_f64();
         let per_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         Self {
@@ -215,8 +251,14 @@ impl Summary {
                 completion: tokens.completion,
                 lost: tokens.lost,
             },
+            goodput: objectives.map(|_| Goodput {
+                requests_per_second: per_second(counts.met),
+                share: counts.met as f64 / ended.max(1) as f64,
+                counts,
+            }),
             latency_seconds: Latencies {
                 time_to_first_token: percentiles(&latency.first_token),
+                time_to_second_token: percentiles(&latency.second_token),
                 inter_token: percentiles(&latency.inter_token),
                 longest_pause: percentiles(&latency.longest_pause),
                 longest_pause_resumed: percentiles(&latency.longest_pause_resumed),
@@ -283,6 +325,7 @@ fn percentiles(latency: &Latency) -> Option<Percentiles> {
         min: seconds(histogram.min() as f64),
         p50: at(0.5),
         p90: at(0.9),
+        p95: at(0.95),
         p99: at(0.99),
         p99_9: at(0.999),
         max: seconds(histogram.max() as f64),

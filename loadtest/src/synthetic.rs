@@ -4,13 +4,13 @@
 //! cluster. A prompt is generated from these words by a hash of the seed and the index of the
 //! request, so it is the same in every run.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::Range, str::FromStr};
 
 use futures::future::try_join_all;
 use stoker_proto::v1::{TokenizeRequest, tokenize_request::Input};
 use stoker_shared::client::{CallError, Client};
 
-use crate::error::Error;
+use crate::{error::Error, trace::TracedRequest};
 
 /// First word of every prompt.
 const FIRST: &str = "Once";
@@ -130,11 +130,36 @@ impl Vocabulary {
         let input = rng.within(shape.input);
         let output = rng.within(shape.output);
         let mut prompt = FIRST.to_owned();
-        for _ in self.base..input {
+        self.add_words(&mut prompt, self.base..input, &mut rng);
+        (prompt, output)
+    }
+
+    /// Returns the prompt of request `index` of a trace. Where blocks of two prompts have the same
+    /// hash, so do their words.
+    pub fn traced(
+        &self,
+        request: &TracedRequest,
+        hashed_tokens: u32,
+        seed: u64,
+        index: u64,
+    ) -> String {
+        let mut prompt = FIRST.to_owned();
+        let mut at = self.base;
+        for (block, hash) in (1u32..).zip(&request.hashes) {
+            let end = block.saturating_mul(hashed_tokens).min(request.input);
+            self.add_words(&mut prompt, at..end, &mut SeededRng::new("block", seed, *hash));
+            at = at.max(end);
+        }
+        let mut rng = SeededRng::new("prompt", seed, index);
+        self.add_words(&mut prompt, at..request.input, &mut rng);
+        prompt
+    }
+
+    fn add_words(&self, prompt: &mut String, positions: Range<u32>, rng: &mut SeededRng) {
+        for _ in positions {
             prompt.push(' ');
             prompt.push_str(self.words[rng.below(self.words.len() as u32) as usize]);
         }
-        (prompt, output)
     }
 }
 
@@ -203,6 +228,25 @@ mod tests {
         let long: SyntheticShape = "64:1".parse().unwrap();
         assert_ne!(words.request(&long, 7, 0), words.request(&long, 7, 1));
         assert_ne!(words.request(&long, 7, 0), words.request(&long, 8, 0));
+    }
+
+    #[test]
+    fn traced_prompts_with_equal_hashes_begin_with_equal_words() {
+        let words = Vocabulary { base: 2, words: vec!["the", "and", "to", "a"] };
+        let prompt = |input, hashes: &[u64], index| {
+            let hashes = hashes.into();
+            let at = std::time::Duration::ZERO;
+            words.traced(&TracedRequest { at, input, output: 1, hashes }, 16, 7, index)
+        };
+        let tokens = |text: &str| text.split(' ').count() + 1;
+        let [one, two] = [prompt(40, &[3, 5, 9], 0), prompt(50, &[3, 5, 8, 4], 1)];
+        assert_eq!((tokens(&one), tokens(&two)), (40, 50));
+        let shared = one.bytes().zip(two.bytes()).take_while(|(a, b)| a == b).count();
+        let shared = tokens(one[..shared].trim_end());
+        assert!((32..40).contains(&shared), "two blocks of 16 and few more: {shared}");
+        assert_eq!(prompt(40, &[3, 5, 9], 6), one, "nothing is left to the index");
+        assert_ne!(prompt(40, &[3, 5], 6), prompt(40, &[3, 5], 7));
+        assert_eq!(prompt(1, &[3], 0), "Once", "no prompt is shorter");
     }
 
     #[test]

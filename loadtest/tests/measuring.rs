@@ -69,7 +69,7 @@ async fn latencies_are_of_complete_responses_and_consistent() {
         let value = |key: &str| latency[key].as_f64().unwrap();
         let count = if name == "inter_token" { 200 * u64::from(TOKENS - 1) } else { 200 };
         assert_eq!(latency["count"], count, "{name}");
-        let increasing = ["min", "p50", "p90", "p99", "p99_9", "max"].map(value);
+        let increasing = ["min", "p50", "p90", "p95", "p99", "p99_9", "max"].map(value);
         assert!(increasing.is_sorted(), "{name}: {increasing:?}");
         assert!(value("min") <= value("mean") && value("mean") <= value("max"), "{latency}");
     }
@@ -130,6 +130,57 @@ async fn the_longest_pause_is_reported_for_all_and_for_resumed_responses() {
 }
 
 #[tokio::test]
+async fn responses_that_meet_the_objectives_are_counted() {
+    let server = Server::new(|seed, _| match seed % 4 {
+        1 => Script::Late(Duration::from_millis(700)),
+        2 => Script::Refuse(ServiceError::unavailable("no worker is ready")),
+        _ => Script::Respond,
+    })
+    .await;
+    // Far above what a busy machine adds to a response at once.
+    let slo = "--requests 40 --concurrency 40 --slo ttft=600ms,itl=10s";
+    let ran = run(&server, &Files::new(), slo).await;
+    assert_eq!(ran.code, Some(1), "ten requests fail: {}", ran.errors);
+    assert_eq!((ran.count("goodput.missed_ttft"), ran.count("goodput.missed_itl")), (10, 0));
+    assert_eq!(ran.count("goodput.met"), 20, "{}", ran.table);
+    let share = ran.at("goodput.share").as_f64().unwrap();
+    assert!((share - 0.5).abs() < 1e-9, "failures count: {share}");
+    for part in ["objectives", "missed ttft", "missed itl", "50.0 %"] {
+        assert!(ran.table.contains(part), "{part} is missing:\n{}", ran.table);
+    }
+    assert!(!ran.table.contains("missed e2e"), "{}", ran.table);
+}
+
+#[tokio::test]
+async fn a_warm_up_is_not_measured_and_must_succeed() {
+    let server = Server::new(|_, _| Script::Respond).await;
+    let ran = run(&server, &Files::new(), "--requests 5 --warm-up 7").await;
+    assert_eq!((ran.code, ran.count("requests.complete")), (Some(0), 5), "{}", ran.errors);
+    assert_eq!((server.requests(), ran.count("config.warm_up")), (12, 7));
+    let failing =
+        Server::new(|_, _| Script::Refuse(ServiceError::unavailable("no worker is ready"))).await;
+    let endpoint = failing.address.to_string();
+    let files = Files::new();
+    let flags = ["--endpoint", &endpoint, "--prompts", "prompts.txt", "--warm-up", "3"];
+    let (code, out, error) = alone(&flags, &files.path("")).await;
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{error}");
+    assert!(error.contains("--warm-up: UNAVAILABLE: no worker is ready"), "{error}");
+}
+
+#[tokio::test]
+async fn stages_of_a_rate_end_the_run() {
+    let server = Server::new(|_, _| Script::Respond).await;
+    let load = "--rate 100:100ms,0:100ms,100-300:100ms --arrivals constant";
+    let ran = run(&server, &Files::new(), load).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.errors);
+    // The last request of a stage is the first one after it.
+    assert_eq!(ran.count("requests.complete"), 29, "{}", ran.table);
+    assert_eq!(ran.at("config.arrivals"), "constant");
+    assert!(ran.at("seconds").as_f64().unwrap() >= 0.2, "the pause is a part of it");
+    assert!(ran.table.contains("100:100ms,0:100ms,100-300:100ms requests per second (constant)"));
+}
+
+#[tokio::test]
 async fn streams_and_connections_are_as_many_as_requested() {
     let server = Server::new(|_, _| Script::Together(12)).await;
     let load = "--requests 60 --concurrency 12 --connections 3";
@@ -179,14 +230,14 @@ async fn the_json_file_has_the_documented_keys() {
     let files = Files::new();
     let quiet = Server::new(|_, _| Script::Respond).await;
     run(&quiet, &files, "--requests 3 --save-digests quiet.jsonl").await;
-    let ran = run(&server, &files, "--expect quiet.jsonl --rate 1000").await;
+    let ran = run(&server, &files, "--expect quiet.jsonl --rate 1000 --slo ttft=1h").await;
     let mut keys = BTreeSet::new();
     paths("", &ran.json, &mut keys);
     let known: BTreeSet<String> = include_str!("json_keys.txt").lines().map(Into::into).collect();
     let new: Vec<_> = keys.difference(&known).collect();
     let gone: Vec<_> = known.difference(&keys).collect();
     assert!(new.is_empty() && gone.is_empty(), "new: {new:?}\ngone: {gone:?}");
-    assert_eq!(ran.json["version"], 1);
+    assert_eq!(ran.json["version"], 2);
 
     // JSON on standard output instead of the table.
     let endpoint = quiet.address.to_string();

@@ -13,11 +13,26 @@ async fn bad_usage_names_the_flag_the_value_and_what_to_do() {
         ("--concurrency 0", &["--concurrency", "0"]),
         ("--connections 0", &["--connections", "0"]),
         ("--requests 0", &["--requests", "0"]),
+        ("--warm-up 0", &["--warm-up", "0"]),
         ("--requests 5 --duration 5s", &["--requests", "--duration", "cannot be used"]),
         ("--duration 5", &["--duration", "5", "30s"]),
         ("--deadline soon", &["--deadline", "soon", "30s"]),
         ("--rate 0", &["--rate", "0", "0.001"]),
         ("--rate inf", &["--rate", "inf"]),
+        ("--rate 5-50", &["--rate", "5-50", "has no time"]),
+        ("--rate 5,7:10s", &["--rate", "only the last stage"]),
+        ("--rate 5 --arrivals gamma", &["--arrivals", "gamma:CV"]),
+        ("--rate 5 --arrivals burst:0", &["--arrivals", "burst:COUNT"]),
+        ("--trace nowhere.csv", &["--trace nowhere.csv", "No such file"]),
+        ("--trace empty.txt", &["--trace empty.txt", "is empty", "ContextTokens"]),
+        ("--trace prompts.txt", &["--trace prompts.txt", "line 1", "unknown columns"]),
+        ("--trace bad.jsonl", &["--trace bad.jsonl", "line 1", "timestamp"]),
+        ("--trace x --rate 5", &["--trace", "--rate"]),
+        ("--trace-speed 0", &["--trace-speed", "0.001"]),
+        ("--arrivals constant", &["--rate"]),
+        ("--slo fast", &["--slo", "ttft=TIME"]),
+        ("--slo ttft=fast", &["--slo", "ttft=fast", "30s"]),
+        ("--slo ttft=1s,ttft=2s", &["--slo", "given twice"]),
         ("--synthetic 128", &["--synthetic", "128", "IN:OUT"]),
         ("--synthetic 5-2:1", &["--synthetic", "5-2:1"]),
         ("--synthetic 8:8 --prompts prompts.txt", &["--synthetic", "--prompts"]),
@@ -73,7 +88,7 @@ async fn every_flag_has_an_environment_variable() {
     let flags = flags.map(|flag| flag.split([' ', '=']).next().unwrap());
     // A line of wrapped text may start with a flag and a comma.
     let flags: Vec<_> = flags.filter(|flag| !flag.ends_with(',')).collect();
-    assert_eq!(flags.len(), 20, "{flags:?}");
+    assert_eq!(flags.len(), 26, "{flags:?}");
     // Lines may be wrapped anywhere.
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for flag in flags {

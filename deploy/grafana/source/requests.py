@@ -74,7 +74,7 @@ DASHBOARD = Dashboard(
                   "s", quantiles("stoker_worker_request_duration_seconds", "worker"), traced=True),
             Panel("Requests by outcome",
                   "Normal is stop and length; anything else is the reason of a failure, see docs/metrics.md.",
-                  "reqps", {"{{outcome}}": f"sum by (outcome) (rate(stoker_worker_requests_total{{worker}}{RATE}))"},
+                  "reqps", {"{{outcome}}": f"sum by (outcome) (rate(stoker_worker_requests_total{{worker}}{RATE})) > 0"},
                   stack=True),
             Panel("Tokens per request",
                   "Normal is what your clients send; longer prompts and responses explain longer stages.",

@@ -29,6 +29,35 @@ async fn an_undisturbed_cluster_gives_the_same_completions_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trace_is_replayed_with_its_lengths_and_shared_prefixes() {
+    let cluster = cluster(1).await;
+    // Two of three blocks are the same in all prompts, which arrive one after the other.
+    let line = |i: u64| {
+        format!(
+            "{{\"timestamp\": {}, \"input_length\": 1200, \"output_length\": {}, \
+             \"hash_ids\": [1, 2, {}]}}\n",
+            i * 500,
+            80 + 10 * i,
+            100 + i
+        )
+    };
+    let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+    std::fs::write(file.path(), (0..8).map(line).collect::<String>()).unwrap();
+    let load = format!("--trace {} --trace-speed 5 --trace-length 0.1", file.path().display());
+    let (code, json) = run(load_test(&cluster.address().to_string(), &load)).await;
+    assert_eq!(code, Some(0), "{json:#}");
+    assert_eq!(
+        (&json["requests"]["complete"], &json["tokens"]["prompt"]),
+        (&8.into(), &960.into())
+    );
+    assert_eq!(json["tokens"]["completion"], (8..16).sum::<u64>());
+    // 102 tokens are shared, which is six blocks of the KV cache.
+    assert!(json["tokens"]["cached_prompt"].as_u64().unwrap() >= 96, "{json:#}");
+    assert!(json["seconds"].as_f64().unwrap() >= 0.7, "the last one arrives after 700 ms");
+    assert_eq!(cluster.shutdown(Duration::from_secs(30)).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_of_a_killed_worker_are_resumed_and_streams_of_all_are_lost() {
     let [first, second, third] =
         [0; 3].map(|_| Process::start("stoker-worker", &["--model", "storyteller"]));
