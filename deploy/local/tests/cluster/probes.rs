@@ -37,9 +37,19 @@ fn metrics(process: &Process) -> &str {
 
 /// Waits until gRPC health reports `wanted`.
 async fn wait_for_health(process: &Process, wanted: ServingStatus) {
-    let mut client = HealthClient::new(channel(&process.address).await);
-    let mut states = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    let wait = async { while states.next().await.unwrap().unwrap().status() != wanted {} };
+    let wait = async {
+        loop {
+            let mut client = HealthClient::new(channel(&process.address).await);
+            // A connection that was made just before a drain is closed before it sends the call.
+            let Ok(states) = client.watch(HealthCheckRequest::default()).await else { continue };
+            let mut states = states.into_inner();
+            while let Some(Ok(state)) = states.next().await {
+                if state.status() == wanted {
+                    return;
+                }
+            }
+        }
+    };
     timeout(TEST_TIMEOUT, wait).await.unwrap();
 }
 
