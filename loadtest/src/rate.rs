@@ -111,8 +111,11 @@ impl fmt::Display for RateProfile {
             if to != from {
                 write!(f, "-{to}")?;
             }
-            if let Some(time) = time {
-                write!(f, ":{time:?}")?;
+            // As `duration::parse` reads it: whole numbers.
+            match time {
+                Some(time) if time.subsec_nanos() == 0 => write!(f, ":{}s", time.as_secs())?,
+                Some(time) => write!(f, ":{}ms", time.as_millis())?,
+                None => {}
             }
         }
         Ok(())
@@ -145,7 +148,7 @@ mod tests {
 
     #[test]
     fn profiles_round_trip_through_text() {
-        for text in ["20", "0.5", "10:30s,10-50:60s,0:10s", "0-50:1.5s"] {
+        for text in ["20", "0.5", "10:30s,10-50:60s,0:10s", "0-50:1500ms"] {
             assert_eq!(text.parse::<RateProfile>().unwrap().to_string(), text);
         }
         let total = |text: &str| text.parse::<RateProfile>().unwrap().total();
