@@ -114,7 +114,10 @@ impl fmt::Display for RateProfile {
             // As `duration::parse` reads it: whole numbers.
             match time {
                 Some(time) if time.subsec_nanos() == 0 => write!(f, ":{}s", time.as_secs())?,
-                Some(time) => write!(f, ":{}ms", time.as_millis())?,
+                Some(time) if time.subsec_nanos().is_multiple_of(1_000_000) => {
+                    write!(f, ":{}ms", time.as_millis())?;
+                }
+                Some(time) => write!(f, ":{}ns", time.as_nanos())?,
                 None => {}
             }
         }
@@ -148,7 +151,7 @@ mod tests {
 
     #[test]
     fn profiles_round_trip_through_text() {
-        for text in ["20", "0.5", "10:30s,10-50:60s,0:10s", "0-50:1500ms"] {
+        for text in ["20", "0.5", "10:30s,10-50:60s,0:10s", "0-50:1500ms", "5:1500000001ns"] {
             assert_eq!(text.parse::<RateProfile>().unwrap().to_string(), text);
         }
         let total = |text: &str| text.parse::<RateProfile>().unwrap().total();

@@ -142,11 +142,17 @@ impl RecordedAttempt {
         }
         error
     }
+
+    /// Ends it now, unless it has ended.
+    fn end(&self) {
+        self.attempts.ended(self.number);
+        self.trace.end();
+    }
 }
 
 impl Drop for RecordedAttempt {
     fn drop(&mut self) {
-        self.attempts.ended(self.number);
+        self.end();
     }
 }
 
@@ -177,7 +183,7 @@ impl Stream for WorkerStream {
                     if matches!(&event.event, Some(Event::Finished(f)) if f.usage.is_some()) {
                         this.complete = true;
                         // Not later than the request, which ends with this event.
-                        this.attempt.trace.end();
+                        this.attempt.end();
                     }
                     break Some(Ok(event));
                 }

@@ -299,6 +299,49 @@ mod tests {
         assert_eq!(exposed, named);
     }
 
+    /// Prometheus does not see the rise from no series to the first event.
+    #[tokio::test]
+    async fn the_reasons_and_codes_of_all_errors_are_served_before_they_occur() {
+        use ServiceError as E;
+        let (text, soon) = (String::new, Duration::ZERO);
+        let errors = [
+            E::Invalid(Vec::new()),
+            E::UnknownModel { model: text(), available: Vec::new() },
+            E::Overloaded { what: text(), retry_after: soon },
+            E::unavailable(""),
+            E::Draining(text()),
+            E::Lost(text()),
+            E::Stalled(text()),
+            E::DeadlineExceeded { stage: text() },
+            E::TooLate { what: text() },
+            E::Cancelled,
+            E::Unsupported(text()),
+            E::ExceedsWorker { what: text(), needed_tokens: 0 },
+            E::Mismatch(text()),
+            E::Preempted(text()),
+            E::EnginePanicked { cause: text(), sequences: Vec::new() },
+            E::Quarantined(text()),
+            E::RoutingRefused(text()),
+            E::Internal(text()),
+        ];
+        let metrics = Metrics::default();
+        let series = |metrics: &Metrics| {
+            let text = exposition_of(metrics);
+            text.lines().filter(|line| line.contains("{reason=") || line.contains("code=")).count()
+        };
+        metrics.add_model("m");
+        let before = series(&metrics);
+        for error in &errors {
+            metrics.rejected(error);
+            metrics.retried(error);
+            metrics.resumed(error, Duration::ZERO);
+            metrics.finished(summary(Some("m"), error.code_name()));
+        }
+        assert_eq!(series(&metrics), before);
+        // INTERRUPTED, which has more fields, is the only one that is not here.
+        assert_eq!(errors.len() + 1, label::REASONS.len());
+    }
+
     #[tokio::test]
     async fn a_finished_request_updates_its_metrics() {
         let metrics = Metrics::default();

@@ -17,7 +17,10 @@ use stoker_proto::{
 use stoker_shared::{VERSION, serve::admin::RequestFilter};
 use tokio::time::Instant;
 
-use crate::call::{Attempts, Call, Timeline};
+use crate::{
+    call::{Attempts, Call, Timeline},
+    metrics::OK,
+};
 
 /// Handle to the requests of a router. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +40,7 @@ struct State {
     /// Running requests by number, and thus by arrival.
     running: BTreeMap<u64, Arc<Progress>>,
     /// The last requests that ended, the oldest first.
-    finished: VecDeque<RequestRecord>,
+    finished: VecDeque<Arc<RequestRecord>>,
     totals: RouterTotals,
 }
 
@@ -64,8 +67,6 @@ pub(crate) struct Ending {
     pub(crate) outcome: &'static str,
     /// Name of the gRPC status code.
     pub(crate) code: &'static str,
-    /// Whether the code is OK.
-    pub(crate) ok: bool,
     /// Number of generated tokens.
     pub(crate) tokens: u64,
     pub(crate) cached_prompt_tokens: u32,
@@ -104,15 +105,17 @@ impl Requests {
     pub(crate) fn list(&self, wanted: &RequestFilter) -> ListRequestsResponse {
         let now = Instant::now();
         let named = |id: &str| wanted.request_id.as_deref().is_none_or(|wanted| wanted == id);
-        let (running, mut requests, mut totals) = {
+        let (running, finished, mut totals) = {
             let state = self.lock();
-            let long = |record: &&RequestRecord| {
+            let long = |record: &&Arc<RequestRecord>| {
                 from_wire(record.duration).unwrap_or_default() >= wanted.min_duration
             };
             let finished = state.finished.iter().rev().filter(|r| named(&r.request_id));
             let finished: Vec<_> = finished.filter(long).take(wanted.limit).cloned().collect();
             (state.running.values().cloned().collect::<Vec<_>>(), finished, state.totals)
         };
+        // Copied without the lock, which every request takes.
+        let mut requests: Vec<_> = finished.iter().map(|record| (**record).clone()).collect();
         totals.running = u32::try_from(running.len()).unwrap_or(u32::MAX);
         for progress in &running {
             totals.generated_tokens += progress.tokens.load(Ordering::Relaxed);
@@ -208,7 +211,7 @@ impl RunningRequest {
         let mut state = self.requests.lock();
         state.running.remove(&self.number);
         state.totals.finished += 1;
-        state.totals.failed += u64::from(!ending.ok);
+        state.totals.failed += u64::from(ending.code != OK);
         state.totals.prompt_tokens += u64::from(record.prompt_tokens);
         state.totals.generated_tokens += self.tokens();
         let capacity = self.requests.0.capacity;
@@ -216,7 +219,7 @@ impl RunningRequest {
             if state.finished.len() >= capacity {
                 state.finished.pop_front();
             }
-            state.finished.push_back(record);
+            state.finished.push_back(Arc::new(record));
         }
     }
 }
@@ -240,7 +243,7 @@ mod tests {
 
     fn end(request: &RunningRequest, call: &Call) {
         let total = call.timeline.end().total();
-        let ending = Ending { outcome: "stop", code: "OK", ok: true, ..Ending::default() };
+        let ending = Ending { outcome: "stop", code: OK, ..Ending::default() };
         request.end(total, ending);
     }
 

@@ -64,13 +64,14 @@ impl Attempts {
         });
     }
 
-    /// Records that the last attempt at `worker` did no work after `end`: its loss was noticed
-    /// later.
-    pub(crate) fn lost(&self, worker: &WorkerId, end: Instant) {
+    /// Records that the last attempt at `worker` was given up because of `error`, and did no work
+    /// after `end`: its loss may have been noticed later.
+    pub(crate) fn lost(&self, worker: &WorkerId, end: Instant, error: &ServiceError) {
         let mut state = self.lock();
         let at_worker = state.log.iter_mut().rev().find(|attempt| attempt.worker == *worker);
         if let Some(attempt) = at_worker {
             attempt.ended = Some(end.max(attempt.began));
+            attempt.error.get_or_insert(error.reason());
         }
     }
 
@@ -119,10 +120,9 @@ mod tests {
             attempts.began(number, &WorkerId::new(worker), cause, Instant::now());
         }
         let lost = Instant::now();
-        attempts.failed(1, &ServiceError::unavailable("lost"));
         tokio::time::advance(second).await;
         attempts.ended(1);
-        attempts.lost(&WorkerId::new("a"), lost);
+        attempts.lost(&WorkerId::new("a"), lost, &ServiceError::unavailable("lost"));
         let first = AttemptRecord {
             attempt: 1,
             worker: "a".into(),

@@ -77,6 +77,10 @@ async fn a_resumed_request_shows_both_workers_and_the_cause() {
         (&other.id.as_str().into(), &"WORKER_LOST".into())
     );
     assert_eq!((&ended["outcome"], &ended["generated_tokens"]), (&"length".into(), &60.into()));
+    assert_eq!(
+        (&attempts[0]["error"], &attempts[1]["error"]),
+        (&"WORKER_LOST".into(), &Value::Null)
+    );
     // Stages are consecutive, and are the whole request.
     let mut at = 0.0;
     let stages = ended["stages"].as_array().unwrap();

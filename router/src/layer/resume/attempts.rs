@@ -149,7 +149,12 @@ impl<S: Generate> RetryableCall<S> {
             }
             ready => ready,
         });
-        let stream = stream.await?;
+        let stream = stream.await.inspect_err(|error| {
+            // A stalled worker returns no error of its own.
+            if let Some(worker) = selected.get() {
+                self.call.attempts.lost(&worker.id, Instant::now(), error);
+            }
+        })?;
         Ok(AttemptStream { stream, selected, watchdog, times, is_waiting: false, preempted: false })
     }
 

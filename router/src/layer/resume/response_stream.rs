@@ -133,7 +133,7 @@ impl<S: Generate> ResponseStream<S> {
         };
         self.retryable.call.timeline.enter_at(Stage::Resume, end, Vec::new);
         if let Some(worker) = selected.get() {
-            self.retryable.call.attempts.lost(&worker.id, end);
+            self.retryable.call.attempts.lost(&worker.id, end, &error);
         }
         self.retryable.call.cause = Some(error.reason());
         self.lost_time.add_attempt(&lost, end);

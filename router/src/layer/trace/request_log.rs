@@ -277,7 +277,6 @@ impl Drop for RequestLog {
         let ending = Ending {
             outcome: self.outcome,
             code: self.code,
-            ok: self.code == OK,
             tokens,
             cached_prompt_tokens: self.usage.map_or(0, |usage| usage.cached_prompt_tokens),
             timings: self.timings,
