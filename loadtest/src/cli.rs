@@ -1,17 +1,16 @@
 //! The command line.
 
-use std::{
-    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
-    path::PathBuf,
-    time::Duration,
-};
+mod load;
+mod requests;
 
-use clap::{Args, Parser};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
 use stoker_shared::{VERSION, client::Address, duration};
 
-use crate::{
-    objectives::Objectives, process::ArrivalProcess, rate::RateProfile, synthetic::SyntheticShape,
-};
+use crate::{drive::scrape::MetricsUrl, measure::objectives::Objectives, target::Api};
+pub use load::{LoadArgs, SweepArgs};
+pub use requests::RequestArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,12 +18,18 @@ Examples:
     stoker-loadtest --endpoint 127.0.0.1:50051 --concurrency 32 --requests 500
   20 requests per second for a minute, prompts of 100 to 400 tokens, responses of 64:
     stoker-loadtest --rate 20 --duration 60s --synthetic 100-400:64
-  A ramp from 5 to 50 requests per second, and how many responses meet objectives:
-    stoker-loadtest --rate 5:30s,5-50:2m --slo ttft=500ms,itl=50ms
+  A ramp from 5 to 50 requests per second, how many responses meet objectives, and a page with charts:
+    stoker-loadtest --rate 5:30s,5-50:2m --slo ttft=500ms,itl=50ms --html results.html
+  The highest rate at which 99 % of responses meet objectives:
+    stoker-loadtest --sweep 1-100 --slo ttft=500ms,itl=50ms
   An hour of a recorded trace in six minutes, with half of its lengths:
     stoker-loadtest --trace AzureLLMInferenceTrace_conv.csv --trace-speed 10 --trace-length 0.5
-  Prompts from a file, and machine-readable results:
-    stoker-loadtest --prompts prompts.txt --max-tokens 200 --json results.json
+  Conversations of five turns after a system prompt that they share:
+    stoker-loadtest --turns 5 --think-time 2s --shared-prefix 512 --synthetic 50:100
+  A worker is killed after ten seconds, while its metrics are read:
+    stoker-loadtest --rate 20 --duration 30s --fault '10s=kill -9 1234' --scrape 127.0.0.1:9092
+  Another server, over OpenAI's HTTP API:
+    stoker-loadtest --target openai --endpoint 127.0.0.1:8000
   Compare the responses of a disturbed cluster with those of an undisturbed one:
     stoker-loadtest --requests 500 --save-digests quiet.jsonl
     stoker-loadtest --requests 500 --expect quiet.jsonl
@@ -34,41 +39,72 @@ free stream. The longest pause is the longest time between two tokens of a respo
 separately for responses that another worker resumed. Latencies are those of complete responses;
 failures are counted by code.
 
-Exit codes: 0 if all responses are complete and as expected; 1 if one is not, or after Ctrl-C,
-which prints the results so far; 2 for bad usage. loadtest/README.md describes the JSON file.";
+Exit codes: 0 if all responses are complete and as expected; 1 if one is not, if the load test itself
+was too late to measure, or after Ctrl-C, which prints the results so far; 2 for bad usage.
+loadtest/README.md describes the JSON file.";
 
 /// Loads a cluster, measures what its clients see, and checks that no response is lost or altered
 #[derive(Debug, Parser)]
-#[command(name = "stoker-loadtest", version = VERSION, after_help = EXAMPLES)]
+#[command(
+    name = "stoker-loadtest",
+    version = VERSION,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
-    /// The cluster.
+    /// What to do instead of a load test.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The load test.
     #[command(flatten)]
-    pub cluster: ClusterArgs,
+    pub run: RunArgs,
+}
+
+/// What to do instead of a load test.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compare the results of runs, and say what differs beyond noise
+    Compare(CompareArgs),
+}
+
+/// Flags of a load test.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The target.
+    #[command(flatten)]
+    pub target: TargetArgs,
     /// The load.
     #[command(flatten)]
     pub load: LoadArgs,
+    /// The search for the highest rate.
+    #[command(flatten)]
+    pub sweep: SweepArgs,
     /// The requests.
     #[command(flatten)]
-    pub request: RequestArgs,
+    pub requests: RequestArgs,
     /// The verification of responses.
     #[command(flatten)]
     pub verify: VerifyArgs,
-
-    /// Objectives of latency: reports how many responses meet them (goodput). ttft=TIME (first
-    /// token), itl=TIME (mean between tokens) and e2e=TIME (whole), as in ttft=500ms,itl=50ms
-    #[arg(long, env = "STOKER_LOADTEST_SLO", value_name = "OBJECTIVES", help_heading = "Output")]
-    pub slo: Option<Objectives>,
-
-    /// Write all measurements to this file as JSON; `-` prints them instead of the table
-    #[arg(long, env = "STOKER_LOADTEST_JSON", value_name = "FILE", help_heading = "Output")]
-    pub json: Option<PathBuf>,
+    /// The results.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
-/// Flags for the cluster.
+/// Flags for the target.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Cluster")]
-pub struct ClusterArgs {
-    /// Address of a router, or of a single worker
+#[command(next_help_heading = "Target")]
+pub struct TargetArgs {
+    /// The API of the target
+    #[arg(
+        long,
+        env = "STOKER_LOADTEST_TARGET",
+        value_enum,
+        default_value = "stoker",
+        value_name = "API"
+    )]
+    pub target: Api,
+
+    /// Address of a router, of a single worker, or of another server
     #[arg(
         long,
         env = "STOKER_LOADTEST_ENDPOINT",
@@ -77,7 +113,7 @@ pub struct ClusterArgs {
     )]
     pub endpoint: Address,
 
-    /// Name of the model [default: the only one that the cluster serves]
+    /// Name of the model [default: the only one that is served]
     #[arg(
         long,
         env = "STOKER_LOADTEST_MODEL",
@@ -90,137 +126,11 @@ pub struct ClusterArgs {
     /// Number of HTTP/2 connections that the streams share [default: one per 100 streams]
     #[arg(long, env = "STOKER_LOADTEST_CONNECTIONS", value_name = "COUNT")]
     pub connections: Option<NonZeroUsize>,
-}
 
-/// Flags for the load.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Load")]
-pub struct LoadArgs {
-    /// Number of concurrent streams: a request starts when another one ends. With --rate, the
-    /// maximum [default: 16; 1024 with --rate]
-    #[arg(long, env = "STOKER_LOADTEST_CONCURRENCY", value_name = "STREAMS")]
-    pub concurrency: Option<NonZeroUsize>,
-
-    /// Requests per second, started independently of the responses: one rate, or stages RATE:TIME
-    /// and ramps FROM-TO:TIME, as in 10:30s,10-50:1m
-    #[arg(long, env = "STOKER_LOADTEST_RATE", value_name = "REQUESTS")]
-    pub rate: Option<RateProfile>,
-
-    /// How evenly requests arrive at --rate: poisson, constant, gamma:CV (a coefficient of
-    /// variation; above 1 in clusters) or burst:COUNT (this many at once)
-    #[arg(
-        long,
-        env = "STOKER_LOADTEST_ARRIVALS",
-        default_value = "poisson",
-        requires = "rate",
-        value_name = "PROCESS"
-    )]
-    pub arrivals: ArrivalProcess,
-
-    /// Total number of requests [default: those of the stages of --rate or of --trace, else 100;
-    /// with --expect, as many as its file has]
-    #[arg(
-        long,
-        env = "STOKER_LOADTEST_REQUESTS",
-        conflicts_with = "duration",
-        value_name = "COUNT"
-    )]
-    pub requests: Option<NonZeroU64>,
-
-    /// Start requests for this time, and wait for their responses
-    #[arg(
-        long,
-        env = "STOKER_LOADTEST_DURATION",
-        value_parser = duration::parse,
-        value_name = "TIME"
-    )]
-    pub duration: Option<Duration>,
-
-    /// Requests to send before the measured ones, with other synthetic prompts; they are not part
-    /// of the results [default: none]
-    #[arg(long, env = "STOKER_LOADTEST_WARM_UP", value_name = "COUNT")]
-    pub warm_up: Option<NonZeroU64>,
-
-    /// Deadline of a request; a slower one fails with DEADLINE_EXCEEDED [default: none]
-    #[arg(
-        long,
-        env = "STOKER_LOADTEST_DEADLINE",
-        value_parser = duration::parse,
-        value_name = "TIME"
-    )]
-    pub deadline: Option<Duration>,
-}
-
-/// Flags for the requests.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Requests")]
-pub struct RequestArgs {
-    /// File with prompts, which are used cyclically: one per line, or, if the name ends in .jsonl,
-    /// one object with `prompt` and optionally `max_tokens` per line
-    #[arg(
-        long,
-        env = "STOKER_LOADTEST_PROMPTS",
-        conflicts_with = "synthetic",
-        value_name = "FILE"
-    )]
-    pub prompts: Option<PathBuf>,
-
-    /// Synthetic prompts of IN tokens and responses of OUT, as far as the context allows; either
-    /// may be a range, as in 100-400:64
-    #[arg(
-        long,
-        env = "STOKER_LOADTEST_SYNTHETIC",
-        default_value = "128:128",
-        value_name = "IN:OUT"
-    )]
-    pub synthetic: SyntheticShape,
-
-    /// Replay a recorded trace: the arrival times and lengths of its requests, with synthetic
-    /// prompts. CSV of Azure or BurstGPT, or JSON lines of Mooncake, whose prefixes are shared
-    #[arg(
-        long,
-        env = "STOKER_LOADTEST_TRACE",
-        conflicts_with_all = ["prompts", "synthetic", "rate"],
-        value_name = "FILE"
-    )]
-    pub trace: Option<PathBuf>,
-
-    /// How many times as fast as recorded requests arrive
-    #[arg(
-        long,
-        env = "STOKER_LOADTEST_TRACE_SPEED",
-        default_value_t = 1.0,
-        value_parser = factor,
-        value_name = "FACTOR"
-    )]
-    pub trace_speed: f64,
-
-    /// Factor of the lengths of a trace, for a model with a shorter context
-    #[arg(
-        long,
-        env = "STOKER_LOADTEST_TRACE_LENGTH",
-        default_value_t = 1.0,
-        value_parser = factor,
-        value_name = "FACTOR"
-    )]
-    pub trace_length: f64,
-
-    /// Maximum number of new tokens for prompts of --prompts [default: as many as the context
-    /// allows]
-    #[arg(long, env = "STOKER_LOADTEST_MAX_TOKENS", requires = "prompts", value_name = "TOKENS")]
-    pub max_tokens: Option<NonZeroU32>,
-
-    /// Continue responses to --prompts after an end-of-text token
-    #[arg(long, env = "STOKER_LOADTEST_IGNORE_EOS", requires = "prompts")]
-    pub ignore_eos: bool,
-
-    /// Sampling temperature; 0 is greedy [default: that of the cluster, 1]
-    #[arg(long, env = "STOKER_LOADTEST_TEMPERATURE", value_name = "NUMBER")]
-    pub temperature: Option<f32>,
-
-    /// Seed of requests and their times; request i is sampled with this seed plus i
-    #[arg(long, env = "STOKER_LOADTEST_SEED", default_value_t = 0, value_name = "NUMBER")]
-    pub seed: u64,
+    /// Read Prometheus metrics here every second and report them beside the results: host:port, or a
+    /// URL. May be given several times
+    #[arg(long, env = "STOKER_LOADTEST_SCRAPE", value_delimiter = ',', value_name = "URL")]
+    pub scrape: Vec<MetricsUrl>,
 }
 
 /// Flags for the verification of responses.
@@ -251,9 +161,80 @@ pub struct VerifyArgs {
     pub expect: Option<PathBuf>,
 }
 
-fn factor(text: &str) -> Result<f64, &'static str> {
+/// Flags for the results.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Objectives of latency: reports how many responses meet them (goodput). ttft=TIME (first
+    /// token), itl=TIME (mean between tokens) and e2e=TIME (whole), as in ttft=500ms,itl=50ms
+    #[arg(long, env = "STOKER_LOADTEST_SLO", value_name = "OBJECTIVES")]
+    pub slo: Option<Objectives>,
+
+    /// Write all measurements to this file as JSON; `-` prints them instead of the table
+    #[arg(long, env = "STOKER_LOADTEST_JSON", value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Write a row for each request to this file, as CSV
+    #[arg(long, env = "STOKER_LOADTEST_CSV", value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+
+    /// Write a page with charts to this file, which needs no network to be read
+    #[arg(long, env = "STOKER_LOADTEST_HTML", value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// Fail if the load test itself wakes up later than this, in the 99th percentile [default: a
+    /// tenth of the median time to the first token, at least 25ms]
+    #[arg(
+        long,
+        env = "STOKER_LOADTEST_MAX_LATENESS",
+        value_parser = duration::parse_positive,
+        value_name = "TIME"
+    )]
+    pub max_lateness: Option<Duration>,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+#[command(after_help = COMPARE_HELP)]
+pub struct CompareArgs {
+    /// JSON files of the runs to compare with, separated by commas
+    #[arg(value_delimiter = ',', value_name = "BASE")]
+    pub base: Vec<PathBuf>,
+
+    /// JSON files of the new runs, separated by commas
+    #[arg(value_delimiter = ',', value_name = "NEW")]
+    pub new: Vec<PathBuf>,
+
+    /// Smallest relative difference that counts, as in 0.05 [default: 0.05 if a side has one run,
+    /// else 0]
+    #[arg(
+        long,
+        env = "STOKER_LOADTEST_THRESHOLD",
+        value_parser = threshold,
+        value_name = "SHARE"
+    )]
+    pub threshold: Option<f64>,
+
+    /// Compare runs whose configurations or models differ
+    #[arg(long, env = "STOKER_LOADTEST_UNLIKE")]
+    pub unlike: bool,
+}
+
+const COMPARE_HELP: &str = "\
+Examples:
+  Two runs:
+    stoker-loadtest compare before.json after.json
+  Several runs of each, whose spread says what is noise:
+    stoker-loadtest compare before1.json,before2.json,before3.json after1.json,after2.json,after3.json
+
+Intervals have 95 % confidence. With several runs on both sides, they are of the runs (Welch's t test of
+logarithms); else of blocks of consecutive requests and slices of time that are drawn again (bootstrap).
+
+Exit codes: 0 if nothing is worse, 1 if something is, 2 for bad usage.";
+
+fn threshold(text: &str) -> Result<f64, &'static str> {
     match text.parse() {
-        Ok(factor) if (0.001..=1e6).contains(&factor) => Ok(factor),
-        _ => Err("write a factor from 0.001 to 1000000"),
+        Ok(share) if (0.0..=10.0).contains(&share) => Ok(share),
+        _ => Err("write a share from 0 to 10, as in 0.05"),
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{io, path::PathBuf, process::ExitCode};
 
-use stoker_shared::{
-    ServiceError,
-    client::{CallError, ConnectError},
-};
+use stoker_shared::{ServiceError, client::ConnectError};
 
 /// Why a load test could not run. Failed calls are not such errors: they are counted.
 #[derive(Debug, thiserror::Error)]
@@ -26,10 +23,10 @@ pub enum Error {
     /// The cluster cannot be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The cluster did not tokenize the words of synthetic prompts.
-    #[error("synthetic prompts (--synthetic, --trace) need the cluster's tokenizer: {0}")]
-    Tokenize(CallError),
-    /// The cluster failed before anything was measured.
+    /// The target did not tokenize the words of synthetic prompts.
+    #[error("synthetic prompts (--synthetic, --trace) need the target's tokenizer: {0}")]
+    Tokenize(String),
+    /// The target failed before anything was measured.
     #[error("{0}")]
     Failed(String),
     /// An error of the operating system.

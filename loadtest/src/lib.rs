@@ -1,25 +1,21 @@
 //! Loads a cluster, measures what its clients see, and checks that no response is lost or altered.
 //!
-//! `plan` defines the requests, and `schedule` their times from a `rate` and a `process`. `run` sends them, one `call` each.
-//! `results` accumulates measurements, `verify` compares responses, and `summary` is the content of
-//! both the table of `report` and the JSON file.
+//! `requests` defines what is sent, and `arrivals` when. `drive` sends it to a `target`, which turns
+//! responses into outcomes. `measure` accumulates them, `verify` compares responses, and `report` shows
+//! results as a table, as JSON and CSV, and as a page. `sweep` searches the highest rate that meets
+//! objectives, and `compare` compares the results of runs.
 
-pub mod call;
+pub mod arrivals;
 pub mod cli;
 pub mod command;
-pub mod digest;
+pub mod compare;
+pub mod drive;
 pub mod error;
-pub mod objectives;
-pub mod plan;
-pub mod process;
-pub mod progress;
-pub mod prompts;
-pub mod rate;
+pub mod measure;
 pub mod report;
-pub mod results;
-pub mod run;
-pub mod schedule;
-pub mod summary;
-pub mod synthetic;
-pub mod trace;
+pub mod requests;
+mod rng;
+pub mod stats;
+pub mod sweep;
+pub mod target;
 pub mod verify;

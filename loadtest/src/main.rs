@@ -2,17 +2,21 @@
 
 use std::process::ExitCode;
 
-use stoker_loadtest::{cli::Cli, command};
+use stoker_loadtest::{
+    cli::{Cli, Command},
+    command, compare,
+};
 use stoker_shared::config;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli: Cli = config::parse();
-    match command::run(&cli).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error}");
-            error.exit_code()
-        }
-    }
+    let result = match &cli.command {
+        Some(Command::Compare(args)) => compare::run(args),
+        None => command::run(&cli.run).await,
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        error.exit_code()
+    })
 }

@@ -1,5 +1,7 @@
 //! Compares responses with those of an undisturbed run, by their digests.
 
+mod digest;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -8,14 +10,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use stoker_proto::v1::{FinishReason, Finished};
 
 use crate::{
-    call::{CallOutcome, ReceivedResponse},
-    digest::Digest,
     error::Error,
-    plan::Plan,
+    requests::plan::Plan,
+    target::outcome::{CallEnd, CallOutcome, Completion, Finish, ReceivedResponse},
 };
+pub use digest::Digest;
 
 /// Number of characters of a response that are stored, to show differences.
 const EXCERPT_LENGTH: usize = 60;
@@ -49,21 +50,11 @@ pub struct ResponseExcerpt {
     pub text: String,
 }
 
-/// Finish reason of a response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Finish {
-    /// A stop string, a stop token or an end-of-text token.
-    Stop,
-    /// The maximum number of tokens.
-    Length,
-}
-
 impl ResponseExcerpt {
-    fn new(response: &ReceivedResponse, end: &Finished) -> Self {
+    fn new(response: &ReceivedResponse, completion: &Completion) -> Self {
         Self {
-            tokens: u32::try_from(response.ids.len()).unwrap_or(u32::MAX),
-            finish: if end.reason() == FinishReason::Stop { Finish::Stop } else { Finish::Length },
+            tokens: response.tokens,
+            finish: completion.finish,
             text: response.text.chars().take(EXCERPT_LENGTH).collect(),
         }
     }
@@ -76,13 +67,14 @@ pub struct Digests(BTreeMap<u64, DigestEntry>);
 impl Digests {
     /// Stores the digest of a response, if it is complete.
     pub fn record(&mut self, plan: &Plan, outcome: &CallOutcome) {
-        let Ok(end) = &outcome.end else { return };
-        let CallOutcome { index, response, .. } = outcome;
+        let CallOutcome { index, response, end: CallEnd::Complete(end), .. } = outcome else {
+            return;
+        };
         let entry = DigestEntry {
             index: *index,
             seed: plan.seed_of(*index),
             request: Digest::of_request(&plan.request(*index)),
-            response: Digest::of_response(&response.ids, &response.text, end.reason()),
+            response: Digest::of_response(&response.ids, &response.text, end.finish),
             excerpt: ResponseExcerpt::new(response, end),
         };
         self.0.insert(*index, entry);
@@ -169,7 +161,7 @@ pub struct Comparison {
 }
 
 /// The result of a comparison.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Verdict {
     /// Number of responses that are as expected.
     pub matched: u64,
@@ -182,7 +174,7 @@ pub struct Verdict {
 }
 
 /// A response that differs from the expected one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Mismatch {
     /// Index of the request.
     pub index: u64,
@@ -204,10 +196,11 @@ impl Comparison {
 
     /// Compares a response. A failed request is counted as missing in the end.
     pub fn add(&mut self, outcome: &CallOutcome) {
-        let Ok(end) = &outcome.end else { return };
-        let CallOutcome { index, response, .. } = outcome;
+        let CallOutcome { index, response, end: CallEnd::Complete(end), .. } = outcome else {
+            return;
+        };
         let Some(expected) = self.expected.0.get(index) else { return };
-        if expected.response == Digest::of_response(&response.ids, &response.text, end.reason()) {
+        if expected.response == Digest::of_response(&response.ids, &response.text, end.finish) {
             self.verdict.matched += 1;
             return;
         }

@@ -260,6 +260,9 @@ impl Client {
 pub struct Event {
     /// The choice that the event belongs to, from 0.
     pub choice: u32,
+    /// The attempt that produced it, from 1: another worker has resumed the response when it grows. 0
+    /// from a worker without a router.
+    pub attempt: u32,
     /// The content of the event.
     pub kind: wire::Event,
 }
@@ -287,10 +290,10 @@ impl ResponseStream {
                 () = &mut self.deadline_passed => return Err(CallError::deadline_exceeded()),
             };
             match message.map_err(|status| CallError::new(status, self.deadline))? {
-                Some(GenerateResponse { choice, event: Some(kind), .. }) => {
+                Some(GenerateResponse { choice, event: Some(kind), attempt }) => {
                     self.complete |=
                         matches!(&kind, wire::Event::Finished(end) if end.usage.is_some());
-                    return Ok(Some(Event { choice, kind }));
+                    return Ok(Some(Event { choice, attempt, kind }));
                 }
                 // An event of a later release.
                 Some(_) => {}

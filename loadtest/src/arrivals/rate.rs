@@ -23,6 +23,11 @@ struct Stage {
 }
 
 impl RateProfile {
+    /// Returns the profile of one rate, in requests per second.
+    pub fn constant(rate: f64) -> Self {
+        Self(vec![Stage { from: rate, to: rate, time: None }])
+    }
+
     /// Returns the time of all stages; `None` if the last one does not end.
     pub fn total(&self) -> Option<Duration> {
         self.0.iter().map(|stage| stage.time).sum()

@@ -1,35 +1,37 @@
-//! Measurements in constant memory: counts, sums and histograms.
+//! Everything that is measured in a pass: counts, sums, histograms, slices of time and a sample.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use hdrhistogram::Histogram;
-use stoker_proto::duration::from_wire;
-use stoker_proto::v1::{FinishReason, Finished, Timings};
-use stoker_shared::{client::CallError, error::code_name};
+use stoker_proto::{duration::from_wire, v1::Timings};
+use tokio::time::Instant;
 
 use crate::{
-    call::{CallOutcome, ReceivedResponse},
-    objectives::{ObjectiveCounts, Objectives},
+    measure::{
+        latency::Latency,
+        objectives::{ObjectiveCounts, Objectives},
+        samples::Samples,
+        slices::Slices,
+    },
+    target::outcome::{CallEnd, CallOutcome, Completion, Failure, Finish},
 };
 
-/// Maximum of the histograms, in microseconds: one hour. Larger values are recorded as this.
-const MAX_MICROS: u64 = 3_600_000_000;
-/// Significant decimal digits of percentiles.
-const SIGNIFICANT_DIGITS: u8 = 3;
 /// Maximum number of distinct worker names, which peers choose.
 const MAX_WORKERS: usize = 4_096;
 
 /// All measurements so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Results {
+    started: Instant,
     /// Number of complete responses.
     pub complete: u64,
     /// Number of requests that failed before they were accepted.
     pub refused: u64,
     /// Number of responses that were accepted and did not complete.
     pub lost: u64,
+    /// Number of requests that the client cancelled.
+    pub cancelled: u64,
     /// Failures by code.
-    pub errors: BTreeMap<&'static str, ErrorGroup>,
+    pub errors: BTreeMap<Cow<'static, str>, ErrorGroup>,
     /// Tokens of complete responses.
     pub tokens: Tokens,
     /// Latencies of complete responses.
@@ -44,6 +46,12 @@ pub struct Results {
     pub objectives: Option<Objectives>,
     /// How many complete responses met them.
     pub objective_counts: ObjectiveCounts,
+    /// Sum over complete responses of the tokens per second that their user sees.
+    pub user_rates: f64,
+    /// Measurements over time.
+    pub slices: Slices,
+    /// A sample of requests.
+    pub samples: Samples,
 }
 
 /// Failures of one code.
@@ -66,12 +74,14 @@ pub struct Tokens {
     pub cached_prompt: u64,
     /// Generated tokens.
     pub completion: u64,
-    /// Tokens of incomplete responses, which are not counted elsewhere.
+    /// Tokens of cancelled responses, which are not counted elsewhere.
+    pub cancelled: u64,
+    /// Tokens of failed responses, which are not counted elsewhere.
     pub lost: u64,
 }
 
 /// Latencies, relative to the scheduled time of a request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Latencies {
     /// Time to the first token.
     pub first_token: Latency,
@@ -90,48 +100,6 @@ pub struct Latencies {
     pub end_to_end: Latency,
     /// Time from the scheduled time to when the request was sent.
     pub send_lag: Latency,
-}
-
-impl Default for Latencies {
-    fn default() -> Self {
-        Self {
-            first_token: Latency::new(),
-            second_token: Latency::new(),
-            inter_token: Latency::new(),
-            longest_pause: Latency::new(),
-            longest_pause_resumed: Latency::new(),
-            per_token: Latency::new(),
-            end_to_end: Latency::new(),
-            send_lag: Latency::new(),
-        }
-    }
-}
-
-/// A histogram of microseconds.
-#[derive(Debug)]
-pub struct Latency(Histogram<u64>);
-
-impl Latency {
-    fn new() -> Self {
-        // Fails only on invalid bounds.
-        Self(
-            Histogram::new_with_bounds(1, MAX_MICROS, SIGNIFICANT_DIGITS)
-                .expect("the bounds are constants"),
-        )
-    }
-
-    fn add(&mut self, time: Duration) {
-        self.add_micros(u64::try_from(time.as_micros()).unwrap_or(MAX_MICROS));
-    }
-
-    fn add_micros(&mut self, micros: u64) {
-        self.0.saturating_record(micros);
-    }
-
-    /// Returns the histogram, in microseconds.
-    pub fn histogram(&self) -> &Histogram<u64> {
-        &self.0
-    }
 }
 
 /// Sums of the statistics that complete responses report.
@@ -177,76 +145,115 @@ pub struct Stages {
 }
 
 impl Results {
-    /// Returns empty results, which count the responses that meet `objectives`.
-    pub fn new(objectives: Option<Objectives>) -> Self {
-        Self { objectives, ..Self::default() }
+    /// Returns empty results of a pass that began at `started`, which count the responses that meet
+    /// `objectives`.
+    pub fn new(started: Instant, objectives: Option<Objectives>) -> Self {
+        Self {
+            started,
+            complete: 0,
+            refused: 0,
+            lost: 0,
+            cancelled: 0,
+            errors: BTreeMap::new(),
+            tokens: Tokens::default(),
+            latency: Latencies::default(),
+            reported: ReportedStats::default(),
+            workers: BTreeMap::new(),
+            model: String::new(),
+            objectives,
+            objective_counts: ObjectiveCounts::default(),
+            user_rates: 0.0,
+            slices: Slices::default(),
+            samples: Samples::default(),
+        }
     }
 
     /// Returns the number of requests that have ended.
     pub fn count(&self) -> u64 {
-        self.complete + self.failed()
+        self.complete + self.cancelled + self.failed()
     }
 
-    /// Returns the number of requests without a complete response.
+    /// Returns the number of requests without a complete response, except for cancelled ones.
     pub fn failed(&self) -> u64 {
         self.refused + self.lost
     }
 
-    /// Adds the outcome of a request.
-    pub fn add(&mut self, outcome: &CallOutcome) {
-        match &outcome.end {
-            Ok(end) => self.add_complete(outcome, end),
-            Err(error) => self.add_failure(outcome, error),
-        }
+    /// Returns the number of requests that failed or did not meet the objectives.
+    pub fn missed(&self) -> u64 {
+        let met = if self.objectives.is_some() { self.objective_counts.met } else { self.complete };
+        self.failed() + self.complete - met
     }
 
-    fn add_complete(&mut self, outcome: &CallOutcome, end: &Finished) {
+    /// Adds the outcome of a request.
+    pub fn add(&mut self, outcome: &CallOutcome) {
+        let mut met = false;
+        match &outcome.end {
+            CallEnd::Complete(completion) => met = self.add_complete(outcome, completion),
+            CallEnd::Cancelled => {
+                self.cancelled += 1;
+                self.tokens.cancelled += u64::from(outcome.response.tokens);
+            }
+            CallEnd::Failed(failure) => self.add_failure(outcome, failure),
+        }
+        let at = outcome.scheduled.saturating_duration_since(self.started);
+        self.slices.add(outcome, at, met);
+        self.samples.add(outcome, at);
+    }
+
+    /// Returns whether the response met the objectives.
+    fn add_complete(&mut self, outcome: &CallOutcome, completion: &Completion) -> bool {
+        let CallOutcome { response, send_lag, .. } = outcome;
         self.complete += 1;
-        let usage = end.usage.unwrap_or_default();
+        self.tokens.completion += u64::from(response.tokens);
+        let usage = completion.usage.unwrap_or_default();
         self.tokens.prompt += u64::from(usage.prompt_tokens);
         self.tokens.cached_prompt += u64::from(usage.cached_prompt_tokens);
-        self.tokens.completion += u64::from(usage.completion_tokens);
-        if let Some(objectives) = &self.objectives {
-            let ReceivedResponse { first_token, end_to_end, .. } = outcome.response;
-            let itl = mean_inter_token(&outcome.response);
-            self.objective_counts.add(objectives, first_token, itl, end_to_end);
+        let per_token = response.time_per_token();
+        let met = self.objectives.is_none_or(|objectives| {
+            let missed = objectives.misses(response.first_token, per_token, response.end_to_end);
+            self.objective_counts.add(missed)
+        });
+        if let Some(time) = per_token.filter(|time| !time.is_zero()) {
+            self.user_rates += 1.0 / time.as_secs_f64();
         }
-        self.latency.add(outcome, end.timings.as_ref().is_some_and(|timings| timings.resumes > 0));
-        self.reported.add(end, outcome.response.end_to_end.saturating_sub(outcome.send_lag));
-        let Some(accepted) = &outcome.response.accepted else { return };
+        let timings = completion.timings.as_ref();
+        let resumed = timings.is_some_and(|timings| timings.resumes > 0);
+        self.latency.add(outcome, resumed);
+        self.reported.add(completion, response.end_to_end.saturating_sub(*send_lag));
+        let Some(accepted) = &response.accepted else { return met };
         if let Some(count) = self.workers.get_mut(&accepted.worker) {
             *count += 1;
-        } else if self.workers.len() < MAX_WORKERS {
+        } else if !accepted.worker.is_empty() && self.workers.len() < MAX_WORKERS {
             self.workers.insert(accepted.worker.clone(), 1);
         }
         if self.model != accepted.model {
             self.model.clone_from(&accepted.model);
         }
+        met
     }
 
     fn add_failure(
         &mut self,
         CallOutcome { index, response, .. }: &CallOutcome,
-        error: &CallError,
+        failure: &Failure,
     ) {
         let message = match &response.accepted {
             None => {
                 self.refused += 1;
-                error.message().to_owned()
+                failure.message.clone()
             }
             Some(accepted) => {
                 self.lost += 1;
-                let received = response.ids.len();
-                format!(
-                    "{} (after {received} tokens, request id {})",
-                    error.message(),
-                    accepted.request_id
-                )
+                let (message, received) = (&failure.message, response.tokens);
+                match accepted.request_id.as_str() {
+                    "" => format!("{message} (after {received} tokens)"),
+                    id => format!("{message} (after {received} tokens, request id {id})"),
+                }
             }
         };
-        self.tokens.lost += response.ids.len() as u64;
+        self.tokens.lost += u64::from(response.tokens);
         self.errors
-            .entry(code_name(error.code()))
+            .entry(failure.code.clone())
             .or_insert(ErrorGroup { count: 0, example: message, index: *index })
             .count += 1;
     }
@@ -254,44 +261,36 @@ impl Results {
 
 impl Latencies {
     fn add(&mut self, CallOutcome { send_lag, response, .. }: &CallOutcome, resumed: bool) {
-        let ReceivedResponse { first_token, inter_token, end_to_end, .. } = response;
         self.send_lag.add(*send_lag);
-        self.end_to_end.add(*end_to_end);
-        let Some(first) = *first_token else { return };
+        self.end_to_end.add(response.end_to_end);
+        let Some(first) = response.first_token else { return };
         self.first_token.add(first);
-        for time in inter_token {
-            self.inter_token.add_micros(u64::from(*time));
+        for event in &response.events {
+            self.inter_token.add_micros(event.after_micros.into());
         }
-        if let Some(second) = inter_token.first() {
-            self.second_token.add_micros(u64::from(*second));
+        if let Some(second) = response.events.first() {
+            self.second_token.add_micros(second.after_micros.into());
         }
-        if let Some(longest) = inter_token.iter().max() {
-            self.longest_pause.add_micros(u64::from(*longest));
+        if let Some(longest) = response.longest_pause() {
+            self.longest_pause.add(longest);
             if resumed {
-                self.longest_pause_resumed.add_micros(u64::from(*longest));
+                self.longest_pause_resumed.add(longest);
             }
         }
-        if let Some(mean) = mean_inter_token(response) {
+        if let Some(mean) = response.time_per_token() {
             self.per_token.add(mean);
         }
     }
 }
 
-/// Returns the time from the first token to the end, divided by the number of tokens after the
-/// first. `None` if there are none.
-fn mean_inter_token(response: &ReceivedResponse) -> Option<Duration> {
-    let rest = u32::try_from(response.ids.len().saturating_sub(1)).ok().filter(|n| *n > 0)?;
-    Some(response.end_to_end.saturating_sub(response.first_token?) / rest)
-}
-
 impl ReportedStats {
     /// Adds a complete response. `measured` is the duration of the call as measured by the client.
-    fn add(&mut self, end: &Finished, measured: Duration) {
-        match end.reason() {
-            FinishReason::Stop => self.stopped += 1,
-            _ => self.length += 1,
+    fn add(&mut self, completion: &Completion, measured: Duration) {
+        match completion.finish {
+            Finish::Stop => self.stopped += 1,
+            Finish::Length => self.length += 1,
         }
-        let Some(timings) = &end.timings else { return };
+        let Some(timings) = &completion.timings else { return };
         self.stages.add(timings, measured);
         self.preemptions += u64::from(timings.preemptions);
         self.resumes += u64::from(timings.resumes);

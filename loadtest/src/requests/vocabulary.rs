@@ -1,16 +1,20 @@
 //! Synthetic prompts with an exact number of tokens.
 //!
 //! Tokenizers differ, so the words that are one token each are determined with the tokenizer of the
-//! cluster. A prompt is generated from these words by a hash of the seed and the index of the
+//! target. A prompt is generated from these words by a hash of the seed and the index of the
 //! request, so it is the same in every run.
 
-use std::{fmt, ops::Range, str::FromStr};
+use std::ops::Range;
 
-use futures::future::try_join_all;
-use stoker_proto::v1::{TokenizeRequest, tokenize_request::Input};
-use stoker_shared::client::{CallError, Client};
-
-use crate::{error::Error, trace::TracedRequest};
+use crate::{
+    error::Error,
+    requests::{
+        shape::{SharedPrefix, SyntheticShape},
+        trace::TracedRequest,
+    },
+    rng::SeededRng,
+    target::Target,
+};
 
 /// First word of every prompt.
 const FIRST: &str = "Once";
@@ -25,56 +29,6 @@ const WORDS: &str = "\
     light walk play run take help find think know give tell eat new small happy sad kind far \
     away under through before because";
 
-/// Lengths of prompts and responses, in tokens: `128:64`, or with ranges, `100-400:16-64`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SyntheticShape {
-    /// Length of a prompt, including tokens that the model adds at its start.
-    pub input: LengthRange,
-    /// Length of a response.
-    pub output: LengthRange,
-}
-
-/// A uniform distribution of lengths from `min` to `max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LengthRange {
-    min: u32,
-    max: u32,
-}
-
-impl FromStr for LengthRange {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (min, max) = text.split_once('-').unwrap_or((text, text));
-        let number = |text: &str| text.parse().map_err(drop);
-        let span = Self { min: number(min)?, max: number(max)? };
-        if span.min >= 1 && span.min <= span.max { Ok(span) } else { Err(()) }
-    }
-}
-
-impl fmt::Display for LengthRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.min)?;
-        if self.max > self.min { write!(f, "-{}", self.max) } else { Ok(()) }
-    }
-}
-
-impl FromStr for SyntheticShape {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.split_once(':')
-            .and_then(|(i, o)| Some(Self { input: i.parse().ok()?, output: o.parse().ok()? }))
-            .ok_or("write tokens as IN:OUT, for instance 128:64, or with ranges, 100-400:16-64")
-    }
-}
-
-impl fmt::Display for SyntheticShape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.input, self.output)
-    }
-}
-
 /// The words for the prompts of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
@@ -85,26 +39,24 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Determines the words with the tokenizer of the cluster.
-    pub async fn of(client: &Client, model: &str) -> Result<Self, Error> {
-        let length = async |text: String| {
-            let input = Some(Input::Text(text));
-            let request =
-                TokenizeRequest { model: model.to_owned(), input, ..TokenizeRequest::default() };
-            let response = client.control().tokenize(request).await;
-            let response = response.map_err(|status| Error::Tokenize(CallError::from(status)))?;
-            Ok::<_, Error>(u32::try_from(response.get_ref().ids.len()).unwrap_or(u32::MAX))
-        };
-        let base = length(FIRST.to_owned()).await?;
+    /// Determines the words with the tokenizer of the target.
+    ///
+    /// All of them are measured at once, and halves of them where the sum shows that some are more
+    /// than one token.
+    pub async fn of(target: &Target) -> Result<Self, Error> {
+        let base = target.prompt_tokens(FIRST).await?;
         let candidates: Vec<_> = WORDS.split_whitespace().collect();
-        let lengths =
-            try_join_all(candidates.iter().map(|word| length(format!("{FIRST} {word}")))).await?;
-        let words: Vec<_> = candidates
-            .into_iter()
-            .zip(lengths)
-            .filter(|(_, l)| *l == base + 1)
-            .map(|(w, _)| w)
-            .collect();
+        let mut words = Vec::new();
+        let mut groups = vec![candidates.as_slice()];
+        while let Some(group) = groups.pop() {
+            let length = target.prompt_tokens(&format!("{FIRST} {}", group.join(" "))).await?;
+            if length as usize == base as usize + group.len() {
+                words.extend_from_slice(group);
+            } else if group.len() > 1 {
+                let (first, second) = group.split_at(group.len() / 2);
+                groups.extend([second, first]);
+            }
+        }
         if words.len() < 2 {
             let message = "--synthetic: the tokenizer of this model encodes hardly any common word as one \
                            token; use --prompts";
@@ -124,13 +76,36 @@ impl Vocabulary {
         )))
     }
 
-    /// Returns the prompt and the length of the response of request `index`.
-    pub fn request(&self, shape: &SyntheticShape, seed: u64, index: u64) -> (String, u32) {
+    /// Returns the prompt and the length of the response of request `index`, after the prefix that it
+    /// shares with others.
+    pub fn request(
+        &self,
+        shape: &SyntheticShape,
+        prefix: Option<SharedPrefix>,
+        seed: u64,
+        index: u64,
+    ) -> (String, u32) {
         let mut rng = SeededRng::new("prompt", seed, index);
-        let input = rng.within(shape.input);
-        let output = rng.within(shape.output);
+        let input = shape.input.draw(&mut rng);
+        let output = shape.output.draw(&mut rng);
         let mut prompt = FIRST.to_owned();
+        if let Some(SharedPrefix { tokens, count }) = prefix {
+            let chosen = SeededRng::new("prefix", seed, index).below(count);
+            let mut rng = SeededRng::new("shared prefix", seed, chosen.into());
+            self.add_words(&mut prompt, 0..tokens, &mut rng);
+        }
         self.add_words(&mut prompt, self.base..input, &mut rng);
+        (prompt, output)
+    }
+
+    /// Returns what a later turn of a conversation, request `index`, adds to it, and the length of
+    /// its response.
+    pub fn turn(&self, shape: &SyntheticShape, seed: u64, index: u64) -> (String, u32) {
+        let mut rng = SeededRng::new("prompt", seed, index);
+        let input = shape.input.draw(&mut rng);
+        let output = shape.output.draw(&mut rng);
+        let mut prompt = String::new();
+        self.add_words(&mut prompt, 0..input, &mut rng);
         (prompt, output)
     }
 
@@ -163,51 +138,13 @@ impl Vocabulary {
     }
 }
 
-/// A deterministic random number generator, whose output is the same on every machine and in every
-/// version.
-pub(crate) struct SeededRng(blake3::OutputReader);
-
-impl SeededRng {
-    /// Creates a generator for one `purpose` of a request.
-    pub(crate) fn new(purpose: &str, seed: u64, index: u64) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("stoker-loadtest dice 1");
-        hasher.update(&seed.to_le_bytes()).update(&index.to_le_bytes()).update(purpose.as_bytes());
-        Self(hasher.finalize_xof())
-    }
-
-    /// Returns 32 random bits.
-    pub(crate) fn draw(&mut self) -> u32 {
-        let mut bytes = [0; 4];
-        self.0.fill(&mut bytes);
-        u32::from_le_bytes(bytes)
-    }
-
-    /// Returns a number from 0 to `n - 1`.
-    fn below(&mut self, n: u32) -> u32 {
-        ((u64::from(self.draw()) * u64::from(n)) >> 32) as u32
-    }
-
-    fn within(&mut self, span: LengthRange) -> u32 {
-        span.min + self.below((span.max - span.min).saturating_add(1))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use super::*;
+    use std::collections::BTreeSet;
 
-    #[test]
-    fn shapes_round_trip_through_text() {
-        for text in ["1:1", "128:64", "100-400:16-64"] {
-            assert_eq!(text.parse::<SyntheticShape>().unwrap().to_string(), text);
-        }
-        assert_eq!("7-7:1".parse::<SyntheticShape>().unwrap().to_string(), "7:1");
-        for bad in ["", "128", "0:1", "1:0", "2-1:1", "a:b", "1:2:3", "-1:1", "1-:1"] {
-            assert!(bad.parse::<SyntheticShape>().is_err(), "{bad:?}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn prompts_have_the_requested_length_and_depend_only_on_seed_and_index() {
@@ -215,8 +152,8 @@ mod tests {
         let shape: SyntheticShape = "5-9:10-12".parse().unwrap();
         let mut lengths = [0; 5];
         for index in 0..200 {
-            let (prompt, output) = words.request(&shape, 7, index);
-            assert_eq!((prompt.clone(), output), words.request(&shape, 7, index));
+            let (prompt, output) = words.request(&shape, None, 7, index);
+            assert_eq!((prompt.clone(), output), words.request(&shape, None, 7, index));
             let tokens = prompt.split(' ').count() + 1;
             assert!(
                 (5..=9).contains(&tokens) && (10..=12).contains(&output),
@@ -226,8 +163,8 @@ mod tests {
         }
         assert!(lengths.iter().all(|n| *n > 0), "every length occurs: {lengths:?}");
         let long: SyntheticShape = "64:1".parse().unwrap();
-        assert_ne!(words.request(&long, 7, 0), words.request(&long, 7, 1));
-        assert_ne!(words.request(&long, 7, 0), words.request(&long, 8, 0));
+        assert_ne!(words.request(&long, None, 7, 0), words.request(&long, None, 7, 1));
+        assert_ne!(words.request(&long, None, 7, 0), words.request(&long, None, 8, 0));
     }
 
     #[test]
@@ -247,6 +184,26 @@ mod tests {
         assert_eq!(prompt(40, &[3, 5, 9], 6), one, "nothing is left to the index");
         assert_ne!(prompt(40, &[3, 5], 6), prompt(40, &[3, 5], 7));
         assert_eq!(prompt(1, &[3], 0), "Once", "no prompt is shorter");
+    }
+
+    #[test]
+    fn prompts_share_prefixes_before_their_own_words() {
+        let words = Vocabulary { base: 2, words: vec!["the", "and", "to", "a"] };
+        let shape = "12:1".parse().unwrap();
+        let prefix = Some("30:3".parse().unwrap());
+        let prompts: Vec<_> =
+            (0..60).map(|index| words.request(&shape, prefix, 7, index).0).collect();
+        let split = |prompt: &str| {
+            let words: Vec<_> = prompt.split(' ').map(str::to_owned).collect();
+            assert_eq!(words.len(), 1 + 30 + 10);
+            (words[1..31].join(" "), words[31..].join(" "))
+        };
+        let (prefixes, rests): (BTreeSet<_>, BTreeSet<_>) =
+            prompts.iter().map(|p| split(p)).unzip();
+        assert_eq!(prefixes.len(), 3);
+        assert!(rests.len() > 55, "{} differ", rests.len());
+        let (turn, output) = words.turn(&shape, 7, 3);
+        assert_eq!((turn.split(' ').count() - 1, output), (12, 1));
     }
 
     #[test]

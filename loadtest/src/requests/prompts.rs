@@ -24,6 +24,8 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>, Error> {
     let text = fs::read_to_string(path).map_err(Error::file(flag, path))?;
     let json = path.extension().is_some_and(|extension| extension == "jsonl");
     let mut prompts = Vec::new();
+    // Some programs write a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let prompt = if json {
             parse_object(line).map_err(|error| {

@@ -15,7 +15,7 @@ use std::{
 use prost_types::Timestamp;
 use serde::Deserialize;
 
-use crate::error::Error;
+use crate::{error::Error, requests::shape::MAX_LENGTH};
 
 /// Tokens of a prompt for which one of Mooncake's hashes stands.
 const HASHED_TOKENS: f64 = 512.0;
@@ -58,6 +58,8 @@ pub struct Scale {
 
 /// A request as it is recorded. The time is in seconds.
 struct Recorded {
+    /// Line in the file.
+    line: u64,
     seconds: f64,
     input: u64,
     output: u64,
@@ -96,7 +98,7 @@ fn parse(mut file: impl BufRead) -> Result<Vec<Recorded>, String> {
                 if line.trim().is_empty() {
                     return Ok(None);
                 }
-                mooncake(&line).map(Some).map_err(at)
+                mooncake(&line, number).map(Some).map_err(at)
             })
             .filter_map(Result::transpose)
             .collect();
@@ -104,7 +106,7 @@ fn parse(mut file: impl BufRead) -> Result<Vec<Recorded>, String> {
     table(first, lines_before, file)
 }
 
-fn mooncake(line: &str) -> Result<Recorded, String> {
+fn mooncake(line: &str, number: u64) -> Result<Recorded, String> {
     #[derive(Deserialize)]
     struct Line {
         /// Milliseconds.
@@ -116,6 +118,7 @@ fn mooncake(line: &str) -> Result<Recorded, String> {
     }
     let line: Line = serde_json::from_str(line).map_err(|error| error.to_string())?;
     Ok(Recorded {
+        line: number,
         seconds: line.timestamp / 1e3,
         input: line.input_length,
         output: line.output_length,
@@ -150,11 +153,11 @@ fn table(header: &str, header_line: u64, file: impl BufRead) -> Result<Vec<Recor
         };
         let tokens = |at: usize| {
             let text = field(at)?;
-            text.parse::<u64>().map_err(|_| format!("line {line}: {text:?} is no number of tokens"))
+            text.parse().map_err(|_| format!("line {line}: {text:?} is no number of tokens"))
         };
         let seconds = seconds(field(time)?).map_err(|why| format!("line {line}: {why}"))?;
         let (input, output) = (tokens(input)?, tokens(output)?);
-        recorded.push(Recorded { seconds, input, output, hashes: Vec::new() });
+        recorded.push(Recorded { line, seconds, input, output, hashes: Vec::new() });
     }
     Ok(recorded)
 }
@@ -179,13 +182,22 @@ fn scaled(mut recorded: Vec<Recorded>, scale: Scale) -> Result<Trace, String> {
     let Some(first) = recorded.first().map(|one| one.seconds) else {
         return Err("has no request with a prompt and a response".into());
     };
-    let tokens = |count: u64| (count as f64 * scale.length).round().clamp(1.0, u32::MAX.into());
     let requests = recorded.into_iter().map(|one| {
+        let tokens = |count: u64| {
+            let scaled = (count as f64 * scale.length).round().max(1.0);
+            if scaled > f64::from(MAX_LENGTH) {
+                return Err(format!(
+                    "line {}: {count} tokens are more than {MAX_LENGTH}",
+                    one.line
+                ));
+            }
+            Ok(scaled as u32)
+        };
         let at = Duration::try_from_secs_f64((one.seconds - first) / scale.speed);
         Ok(TracedRequest {
             at: at.map_err(|_| "its times are too far apart".to_owned())?,
-            input: tokens(one.input) as u32,
-            output: tokens(one.output) as u32,
+            input: tokens(one.input)?,
+            output: tokens(one.output)?,
             hashes: one.hashes,
         })
     });
@@ -245,6 +257,10 @@ mod tests {
             ("TIMESTAMP,ContextTokens,GeneratedTokens\n1,2,3\n1,-2,3\n", &["line 3", "\"-2\""]),
             ("TIMESTAMP,ContextTokens,GeneratedTokens\nnoon,2,3\n", &["line 2", "\"noon\""]),
             ("TIMESTAMP,ContextTokens,GeneratedTokens\n1,2\n", &["line 2", "generatedtokens"]),
+            (
+                "\nTimestamp,Request tokens,Response tokens\n1,2,3\n1,2,10000001\n",
+                &["line 4", "10000001 tokens"],
+            ),
             ("{\"timestamp\": 0, \"input_length\": 3}\n", &["line 1", "output_length"]),
             ("{\"timestamp\": 0, \"input_length\": 3, \"output_length\": 1}\nx", &["line 2"]),
         ] {

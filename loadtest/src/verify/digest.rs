@@ -4,7 +4,9 @@ use std::{fmt, str::FromStr};
 
 use prost::Message;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use stoker_proto::v1::{FinishReason, GenerateRequest};
+use stoker_proto::v1::FinishReason;
+
+use crate::target::{outcome::Finish, request::LoadRequest, stoker};
 
 /// 128 bits of a BLAKE3 hash, written as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,16 +14,20 @@ pub struct Digest([u8; 16]);
 
 impl Digest {
     /// Returns the digest of a request.
-    pub fn of_request(request: &GenerateRequest) -> Self {
+    pub fn of_request(request: &LoadRequest) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("stoker-loadtest request 1");
         // Load tests set no map fields, so equal requests have equal encodings.
-        hasher.update(&request.encode_to_vec());
+        hasher.update(&stoker::message(request).encode_to_vec());
         Self::end(&hasher)
     }
 
     /// Returns the digest of a response: its tokens, its text and its finish reason, independent of
     /// how these are split into events.
-    pub fn of_response(ids: &[u32], text: &str, reason: FinishReason) -> Self {
+    pub fn of_response(ids: &[u32], text: &str, finish: Finish) -> Self {
+        let reason = match finish {
+            Finish::Stop => FinishReason::Stop,
+            Finish::Length => FinishReason::Length,
+        };
         let mut hasher = blake3::Hasher::new_derive_key("stoker-loadtest response 1");
         hasher.update(&(reason as i32).to_le_bytes());
         hasher.update(&(ids.len() as u64).to_le_bytes());
@@ -83,15 +89,15 @@ mod tests {
     #[test]
     fn every_difference_changes_the_digest() {
         let of = Digest::of_response;
-        let one = of(&[1, 2], "ab", FinishReason::Stop);
-        assert_eq!(one, of(&[1, 2], "ab", FinishReason::Stop));
+        let one = of(&[1, 2], "ab", Finish::Stop);
+        assert_eq!(one, of(&[1, 2], "ab", Finish::Stop));
         for other in [
-            of(&[2, 1], "ab", FinishReason::Stop),
-            of(&[1, 2, 3], "ab", FinishReason::Stop),
-            of(&[1, 2], "ac", FinishReason::Stop),
-            of(&[1, 2], "ab", FinishReason::Length),
+            of(&[2, 1], "ab", Finish::Stop),
+            of(&[1, 2, 3], "ab", Finish::Stop),
+            of(&[1, 2], "ac", Finish::Stop),
+            of(&[1, 2], "ab", Finish::Length),
             // The same bytes, split differently into ids and text.
-            of(&[1], "\u{2}\0\0\0ab", FinishReason::Stop),
+            of(&[1], "\u{2}\0\0\0ab", Finish::Stop),
         ] {
             assert_ne!(one, other);
         }
@@ -99,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_digest_round_trips_through_text() {
-        let digest = Digest::of_request(&GenerateRequest::default());
+        let digest = Digest::of_request(&LoadRequest::default());
         assert_eq!(digest.to_string().parse::<Digest>(), Ok(digest));
         for bad in ["", "00", &"g".repeat(32), &"0".repeat(33), &format!("+{}", "0".repeat(31))] {
             assert!(bad.parse::<Digest>().is_err(), "{bad:?}");

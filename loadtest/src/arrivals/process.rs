@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::synthetic::SeededRng;
+use crate::rng::SeededRng;
 
 const USAGE: &str = "write poisson, constant, gamma:CV (a coefficient of variation, from 0.05 to 20), or \
                      burst:COUNT";
@@ -33,7 +33,7 @@ impl ArrivalProcess {
     pub fn interval(self, seed: u64, index: u64) -> f64 {
         let mut rng = SeededRng::new("pause", seed, index);
         match self {
-            Self::Poisson => -unit(&mut rng).ln(),
+            Self::Poisson => -rng.unit().ln(),
             Self::Constant => 1.0,
             Self::Gamma { cv } => {
                 // Of mean 1.
@@ -46,24 +46,19 @@ impl ArrivalProcess {
     }
 }
 
-/// Returns a number above 0, at most 1.
-fn unit(rng: &mut SeededRng) -> f64 {
-    (f64::from(rng.draw()) + 1.0) / (1u64 << 32) as f64
-}
-
 /// Draws from a gamma distribution of scale 1, by the method of Marsaglia and Tsang.
 fn gamma(shape: f64, rng: &mut SeededRng) -> f64 {
     if shape < 1.0 {
-        return gamma(shape + 1.0, rng) * unit(rng).powf(1.0 / shape);
+        return gamma(shape + 1.0, rng) * rng.unit().powf(1.0 / shape);
     }
     let d = shape - 1.0 / 3.0;
     let c = 1.0 / (9.0 * d).sqrt();
     loop {
         // A normal number, by the method of Box and Muller.
-        let radius = (-2.0 * unit(rng).ln()).sqrt();
-        let normal = radius * (std::f64::consts::TAU * unit(rng)).cos();
+        let radius = (-2.0 * rng.unit().ln()).sqrt();
+        let normal = radius * (std::f64::consts::TAU * rng.unit()).cos();
         let v = (1.0 + c * normal).powi(3);
-        if v > 0.0 && unit(rng).ln() < 0.5 * normal * normal + d - d * v + d * v.ln() {
+        if v > 0.0 && rng.unit().ln() < 0.5 * normal * normal + d - d * v + d * v.ln() {
             return d * v;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use stoker_shared::duration;
 
 const USAGE: &str = "write ttft=TIME (to the first token), itl=TIME (mean between tokens) and \
@@ -20,7 +20,7 @@ pub struct Objectives {
 }
 
 /// Number of complete responses that met all objectives, and that missed each of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectiveCounts {
     /// Responses that met all of them.
     pub met: u64,
@@ -32,29 +32,33 @@ pub struct ObjectiveCounts {
     pub missed_e2e: u64,
 }
 
-impl ObjectiveCounts {
-    /// Counts a complete response. What it does not have, it does not miss: a single token has no
-    /// time between tokens.
-    pub fn add(
-        &mut self,
-        objectives: &Objectives,
+impl Objectives {
+    /// Returns whether a complete response misses the times to the first token, between tokens, and to
+    /// the last event. What it does not have, it does not miss: a single token has no time between
+    /// tokens.
+    pub fn misses(
+        &self,
         ttft: Option<Duration>,
         itl: Option<Duration>,
         e2e: Duration,
-    ) {
+    ) -> [bool; 3] {
         let misses = |limit: Option<Duration>, time: Option<Duration>| {
             limit.zip(time).is_some_and(|(limit, time)| time > limit)
         };
-        let missed = [
-            misses(objectives.ttft, ttft),
-            misses(objectives.itl, itl),
-            misses(objectives.e2e, Some(e2e)),
-        ];
+        [misses(self.ttft, ttft), misses(self.itl, itl), misses(self.e2e, Some(e2e))]
+    }
+}
+
+impl ObjectiveCounts {
+    /// Counts a complete response by what it misses. Returns whether it meets all objectives.
+    pub fn add(&mut self, missed: [bool; 3]) -> bool {
         let counts = [&mut self.missed_ttft, &mut self.missed_itl, &mut self.missed_e2e];
         for (count, missed) in counts.into_iter().zip(missed) {
             *count += u64::from(missed);
         }
-        self.met += u64::from(missed == [false; 3]);
+        let met = missed == [false; 3];
+        self.met += u64::from(met);
+        met
     }
 }
 
@@ -103,10 +107,10 @@ mod tests {
         let objectives: Objectives = "ttft=500ms,itl=50ms".parse().unwrap();
         assert_eq!(objectives.to_string(), "ttft=500ms,itl=50ms");
         let mut counts = ObjectiveCounts::default();
-        counts.add(&objectives, Some(ms(500)), Some(ms(50)), ms(9_000));
-        counts.add(&objectives, Some(ms(501)), None, ms(501));
-        counts.add(&objectives, Some(ms(501)), Some(ms(51)), ms(600));
-        counts.add(&objectives, None, None, ms(1));
+        counts.add(objectives.misses(Some(ms(500)), Some(ms(50)), ms(9_000)));
+        counts.add(objectives.misses(Some(ms(501)), None, ms(501)));
+        counts.add(objectives.misses(Some(ms(501)), Some(ms(51)), ms(600)));
+        counts.add(objectives.misses(None, None, ms(1)));
         let expected = ObjectiveCounts { met: 2, missed_ttft: 2, missed_itl: 1, missed_e2e: 0 };
         assert_eq!(counts, expected);
     }

@@ -7,7 +7,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{process::ArrivalProcess, rate::RateProfile, trace::Trace};
+use crate::{
+    arrivals::{process::ArrivalProcess, rate::RateProfile},
+    requests::trace::Trace,
+};
 
 /// When requests arrive.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +46,7 @@ pub enum End {
     After(Duration),
 }
 
-/// A request to send.
+/// A request to send, or the first one of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScheduledRequest {
     /// Index of the request, from 0.
@@ -56,46 +59,59 @@ pub struct ScheduledRequest {
 #[derive(Debug)]
 pub struct Schedule {
     arrivals: Arrivals,
+    /// Number of requests of a conversation, of which the schedule has the first.
+    turns: u64,
     started: Instant,
     next: Mutex<Next>,
 }
 
 #[derive(Debug)]
 struct Next {
-    index: u64,
+    /// Number of arrivals so far.
+    arrivals: u64,
     /// Intervals so far, in units of the mean interval: the number of requests that are expected
     /// to have arrived when the last one does.
     intervals: f64,
 }
 
 impl Schedule {
-    /// Creates a schedule that starts at `started`.
-    pub fn new(arrivals: Arrivals, started: Instant) -> Self {
-        Self { arrivals, started, next: Mutex::new(Next { index: 0, intervals: 0.0 }) }
+    /// Creates a schedule that starts at `started`, of conversations of `turns` requests each.
+    pub fn new(arrivals: Arrivals, turns: u64, started: Instant) -> Self {
+        let next = Mutex::new(Next { arrivals: 0, intervals: 0.0 });
+        Self { arrivals, turns, started, next }
     }
 
     /// Returns the next request, or `None` if no more start.
     pub fn next_request(&self) -> Option<ScheduledRequest> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let Arrivals { open_loop, seed, end } = &self.arrivals;
-        let index = next.index;
+        let Arrivals { open_loop, seed, .. } = &self.arrivals;
+        let arrival = next.arrivals;
         let at = match open_loop {
             Some(OpenLoop::Generated { rate, process }) => {
-                next.intervals += process.interval(*seed, index);
+                next.intervals += process.interval(*seed, arrival);
                 rate.time_of(next.intervals)?
             }
-            Some(OpenLoop::Traced(trace)) => trace.requests.get(usize::try_from(index).ok()?)?.at,
+            Some(OpenLoop::Traced(trace)) => trace.requests.get(usize::try_from(arrival).ok()?)?.at,
             None => self.started.elapsed(),
         };
-        let over = match *end {
-            End::Requests(count) => index >= count,
-            End::After(time) => at >= time,
-        };
-        if over {
+        let index = arrival * self.turns;
+        if self.is_over(index, at) {
             return None;
         }
-        next.index += 1;
+        next.arrivals += 1;
         Some(ScheduledRequest { index, at: open_loop.as_ref().map(|_| self.started + at) })
+    }
+
+    /// Returns whether a later request of a conversation, with this index, is still to start.
+    pub fn allows(&self, index: u64) -> bool {
+        !self.is_over(index, self.started.elapsed())
+    }
+
+    fn is_over(&self, index: u64, at: Duration) -> bool {
+        match self.arrivals.end {
+            End::Requests(count) => index >= count,
+            End::After(time) => at >= time,
+        }
     }
 }
 
@@ -111,7 +127,7 @@ mod tests {
     }
 
     fn all(arrivals: Arrivals) -> Vec<ScheduledRequest> {
-        let schedule = Schedule::new(arrivals, Instant::now());
+        let schedule = Schedule::new(arrivals, 1, Instant::now());
         std::iter::from_fn(|| schedule.next_request()).collect()
     }
 
@@ -152,12 +168,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_conversation_has_consecutive_indices() {
+        let arrivals = Arrivals { open_loop: None, seed: 1, end: End::Requests(7) };
+        let schedule = Schedule::new(arrivals, 3, Instant::now());
+        let first: Vec<_> =
+            std::iter::from_fn(|| schedule.next_request()).map(|request| request.index).collect();
+        assert_eq!(first, [0, 3, 6]);
+        assert!(schedule.allows(5) && schedule.allows(6) && !schedule.allows(7));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_duration_ends_open_and_closed_loops() {
         let end = End::After(Duration::from_secs(10));
         let open = all(open("100", ArrivalProcess::Poisson, end));
         assert!((900..1100).contains(&open.len()), "{}", open.len());
         let started = Instant::now();
-        let closed = Schedule::new(Arrivals { open_loop: None, seed: 1, end }, started);
+        let closed = Schedule::new(Arrivals { open_loop: None, seed: 1, end }, 1, started);
         assert_eq!(closed.next_request(), Some(ScheduledRequest { index: 0, at: None }));
         tokio::time::advance(Duration::from_millis(9_999)).await;
         assert_eq!(closed.next_request(), Some(ScheduledRequest { index: 1, at: None }));
