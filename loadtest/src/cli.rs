@@ -94,12 +94,14 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
 pub struct TargetArgs {
-    /// The API of the target
+    /// What the target speaks: stoker (gRPC), openai (OpenAI's /v1/completions over HTTP), or
+    /// openai-chat (/v1/chat/completions)
     #[arg(
         long,
         env = "STOKER_LOADTEST_TARGET",
         value_enum,
         default_value = "stoker",
+        hide_possible_values = true,
         value_name = "API"
     )]
     pub target: Api,
@@ -198,11 +200,11 @@ pub struct OutputArgs {
 #[command(after_help = COMPARE_HELP)]
 pub struct CompareArgs {
     /// JSON files of the runs to compare with, separated by commas
-    #[arg(value_delimiter = ',', value_name = "BASE")]
+    #[arg(num_args = 1, required = true, value_delimiter = ',', value_name = "BASE")]
     pub base: Vec<PathBuf>,
 
     /// JSON files of the new runs, separated by commas
-    #[arg(value_delimiter = ',', value_name = "NEW")]
+    #[arg(num_args = 1, required = true, value_delimiter = ',', value_name = "NEW")]
     pub new: Vec<PathBuf>,
 
     /// Smallest relative difference that counts, as in 0.05 [default: 0.05 if a side has one run,

@@ -225,7 +225,7 @@ impl Search {
             (Some(meets), None) if meets >= self.range.to => None,
             (Some(meets), None) => Some((2.0 * meets).min(self.range.to)),
             (Some(meets), Some(misses)) if misses / meets <= PRECISION => None,
-            (Some(meets), Some(misses)) => Some((meets * misses).sqrt()),
+            (Some(meets), Some(misses)) => Some(rounded((meets * misses).sqrt())),
         }
     }
 
@@ -235,6 +235,13 @@ impl Search {
             SweepVerdict::Misses | SweepVerdict::Undecided => self.misses = Some(rate),
         }
     }
+}
+
+/// Rounds to four significant digits.
+fn rounded(rate: f64) -> f64 {
+    let unit = 10f64.powf(rate.log10().floor() - 3.0);
+    // By text, so that 30.84 is not 30.840000000000003.
+    format!("{:.6}", (rate / unit).round() * unit).parse().unwrap_or(rate)
 }
 
 #[cfg(test)]
@@ -267,6 +274,14 @@ mod tests {
         assert_eq!((found.meets, found.misses, rates), (Some(5.0), None, vec![1.0, 2.0, 4.0, 5.0]));
         let (found, rates) = search("10-100", 3.0);
         assert_eq!((found.meets, found.misses, rates.len()), (None, Some(10.0), 1));
+    }
+
+    #[test]
+    fn rates_are_round() {
+        let shown = |rate| format!("{:.6}", rounded(rate));
+        assert_eq!(shown(30.844_216), "30.840000");
+        assert_eq!(shown(0.001_234_56), "0.001235");
+        assert_eq!(shown(123_456.7), "123500.000000");
     }
 
     #[test]

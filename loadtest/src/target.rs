@@ -70,6 +70,7 @@ impl Target {
         let (protocol, model) = match api {
             Api::Stoker => {
                 let client = Client::connect_many(address, connections).await?;
+                stoker::check(&client, address).await?;
                 (Protocol::Stoker(client), model.into())
             }
             Api::OpenAi | Api::OpenAiChat => {

@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+mod comparing;
+mod kinds;
 mod measuring;
+mod openai;
+mod page;
 mod support;
 mod usage;
 mod verifying;

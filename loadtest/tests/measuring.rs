@@ -12,7 +12,7 @@ use stoker_shared::ServiceError;
 use crate::support::{Files, PROMPT_TOKENS, Script, Server, TOKENS, alone, end, run, start};
 
 const LATENCIES: [&str; 5] =
-    ["time_to_first_token", "inter_token", "longest_pause", "time_per_output_token", "end_to_end"];
+    ["ttft_seconds", "itl_seconds", "longest_pause_seconds", "tpot_seconds", "e2e_seconds"];
 
 #[tokio::test]
 async fn every_request_is_counted_once_and_every_failure_is_named() {
@@ -65,21 +65,21 @@ async fn latencies_are_of_complete_responses_and_consistent() {
     let ran = run(&server, &Files::new(), "--requests 200 --concurrency 10").await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
     for name in LATENCIES {
-        let latency = ran.at(&format!("latency_seconds.{name}"));
+        let latency = ran.at(name);
         let value = |key: &str| latency[key].as_f64().unwrap();
-        let count = if name == "inter_token" { 200 * u64::from(TOKENS - 1) } else { 200 };
+        let count = if name == "itl_seconds" { 200 * u64::from(TOKENS - 1) } else { 200 };
         assert_eq!(latency["count"], count, "{name}");
         let increasing = ["min", "p50", "p90", "p95", "p99", "p99_9", "max"].map(value);
         assert!(increasing.is_sorted(), "{name}: {increasing:?}");
         assert!(value("min") <= value("mean") && value("mean") <= value("max"), "{latency}");
     }
-    let max = |name: &str| ran.at(&format!("latency_seconds.{name}.max")).as_f64().unwrap();
-    assert!(max("time_to_first_token") <= max("end_to_end"));
-    assert!(max("end_to_end") <= 1.002 * ran.at("seconds").as_f64().unwrap());
-    assert!(ran.at("latency_seconds.send_lag").is_null(), "no lag without a rate");
-    assert!(ran.at("latency_seconds.longest_pause_resumed").is_null(), "no response was resumed");
-    let rate = ran.at("per_second.completion_tokens").as_f64().unwrap();
-    let tokens = rate * ran.at("seconds").as_f64().unwrap();
+    let max = |name: &str| ran.at(&format!("{name}.max")).as_f64().unwrap();
+    assert!(max("ttft_seconds") <= max("e2e_seconds"));
+    assert!(max("e2e_seconds") <= 1.002 * ran.at("duration_seconds").as_f64().unwrap());
+    assert!(ran.at("send_lag_seconds").is_null(), "no lag without a rate");
+    assert!(ran.at("longest_pause_resumed_seconds").is_null(), "no response was resumed");
+    let rate = ran.at("output_tokens_per_second").as_f64().unwrap();
+    let tokens = rate * ran.at("duration_seconds").as_f64().unwrap();
     assert!((tokens - 200.0 * f64::from(TOKENS)).abs() < 1e-6, "{tokens}");
     // The means of what the server reports.
     for (stage, seconds) in [("queue", 0.002), ("prefill", 0.003), ("decode", 0.005)] {
@@ -100,9 +100,8 @@ async fn latency_is_measured_from_the_scheduled_time() {
     let load = "--rate 1000 --requests 20 --concurrency 1";
     let ran = run(&server, &Files::new(), load).await;
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
-    let of =
-        |name: &str, key: &str| ran.at(&format!("latency_seconds.{name}.{key}")).as_f64().unwrap();
-    assert!(of("end_to_end", "p50") > 0.3, "requests wait for the first one: {}", ran.table);
+    let of = |name: &str, key: &str| ran.at(&format!("{name}_seconds.{key}")).as_f64().unwrap();
+    assert!(of("e2e", "p50") > 0.3, "requests wait for the first one: {}", ran.table);
     assert!(of("send_lag", "p50") > 0.3 && of("send_lag", "min") < 0.3, "{}", ran.table);
     assert!(ran.table.contains("send lag"), "{}", ran.table);
 }
@@ -118,7 +117,7 @@ async fn the_longest_pause_is_reported_for_all_and_for_resumed_responses() {
     .await;
     let ran = run(&server, &Files::new(), "--requests 40 --concurrency 40").await;
     assert_eq!((ran.code, ran.count("requests.lost")), (Some(1), 4), "{}", ran.errors);
-    let of = |name: &str, key: &str| ran.at(&format!("latency_seconds.{name}.{key}")).clone();
+    let of = |name: &str, key: &str| ran.at(&format!("{name}_seconds.{key}")).clone();
     assert_eq!((ran.count("resumes"), of("longest_pause", "count")), (4, 36.into()));
     assert_eq!(of("longest_pause_resumed", "count"), 4);
     // A sleep is never shorter than requested, but earlier events may be read late.
@@ -176,7 +175,7 @@ async fn stages_of_a_rate_end_the_run() {
     // The last request of a stage is the first one after it.
     assert_eq!(ran.count("requests.complete"), 29, "{}", ran.table);
     assert_eq!(ran.at("config.arrivals"), "constant");
-    assert!(ran.at("seconds").as_f64().unwrap() >= 0.2, "the pause is a part of it");
+    assert!(ran.at("duration_seconds").as_f64().unwrap() >= 0.2, "the pause is a part of it");
     assert!(ran.table.contains("100:100ms,0:100ms,100-300:100ms requests per second (constant)"));
 }
 
@@ -197,7 +196,7 @@ async fn a_duration_limits_sending_and_waits_for_responses() {
     assert_eq!(ran.code, Some(0), "{}", ran.errors);
     assert!(ran.count("requests.sent") > 2);
     assert_eq!(ran.count("requests.complete"), u64::from(server.requests()));
-    assert!(ran.at("seconds").as_f64().unwrap() >= 0.2);
+    assert!(ran.at("duration_seconds").as_f64().unwrap() >= 0.2);
 }
 
 #[tokio::test]
@@ -237,7 +236,7 @@ async fn the_json_file_has_the_documented_keys() {
     let new: Vec<_> = keys.difference(&known).collect();
     let gone: Vec<_> = known.difference(&keys).collect();
     assert!(new.is_empty() && gone.is_empty(), "new: {new:?}\ngone: {gone:?}");
-    assert_eq!(ran.json["version"], 2);
+    assert_eq!(ran.json["version"], 3);
 
     // JSON on standard output instead of the table.
     let endpoint = quiet.address.to_string();

@@ -14,6 +14,7 @@ use futures::{Stream, StreamExt, stream};
 use stoker_proto::v1::{
     Accepted, FinishReason, Finished, GenerateRequest, GenerateResponse, Timings, TokenDelta,
     Usage,
+    generate_request::Input,
     generate_response::Event,
     inference_server::{Inference, InferenceServer},
 };
@@ -60,6 +61,8 @@ pub enum Script {
     Resume(Duration),
     /// The response, once this number of calls is open.
     Together(usize),
+    /// This number of tokens, and nothing more.
+    Stall(u32),
 }
 
 /// Selects the script by the seed of the request and the number of earlier requests with it.
@@ -75,6 +78,7 @@ pub struct Server {
 struct State {
     choose: Box<Choose>,
     requests: Mutex<HashMap<u64, u32>>,
+    prompts: Mutex<Vec<String>>,
     peers: Mutex<BTreeSet<SocketAddr>>,
     /// Number of open calls: current and maximum.
     open: watch::Sender<(usize, usize)>,
@@ -87,6 +91,7 @@ impl Server {
         let state = Arc::new(State {
             choose: Box::new(choose),
             requests: Mutex::default(),
+            prompts: Mutex::default(),
             peers: Mutex::default(),
             open: watch::Sender::new((0, 0)),
         });
@@ -101,6 +106,11 @@ impl Server {
     /// Returns the number of received requests.
     pub fn requests(&self) -> u32 {
         self.state.requests.lock().unwrap().values().sum()
+    }
+
+    /// Returns the received prompts, in order.
+    pub fn prompts(&self) -> Vec<String> {
+        self.state.prompts.lock().unwrap().clone()
     }
 
     /// Returns the number of connections with requests.
@@ -163,6 +173,9 @@ impl Inference for Service {
             .unwrap()
             .insert(request.extensions().get::<serve::Peer>().unwrap().address());
         let seed = request.get_ref().sampling.as_ref().unwrap().seed.unwrap();
+        if let Some(Input::Prompt(prompt)) = &request.get_ref().input {
+            self.0.prompts.lock().unwrap().push(prompt.clone());
+        }
         let before = {
             let mut requests = self.0.requests.lock().unwrap();
             let count = requests.entry(seed).or_default();
@@ -172,7 +185,7 @@ impl Inference for Service {
         let ids: Vec<u32> = (0..TOKENS).map(|i| (seed as u32) * 100 + i).collect();
         let mut pieces: Vec<Vec<u32>> = ids.iter().map(|id| vec![*id]).collect();
         let mut last = Some(Ok(finished(0)));
-        let mut pause = None;
+        let (mut pause, mut stalls) = (None, false);
         match (self.0.choose)(seed, before) {
             Script::Respond => {}
             Script::Regroup => pieces = ids.chunks(4).map(<[u32]>::to_vec).collect(),
@@ -186,6 +199,10 @@ impl Inference for Service {
             Script::Truncate(tokens) => {
                 pieces.truncate(tokens as usize);
                 last = None;
+            }
+            Script::Stall(tokens) => {
+                pieces.truncate(tokens as usize);
+                stalls = true;
             }
             Script::Hang => std::future::pending().await,
             Script::Late(time) => tokio::time::sleep(time).await,
@@ -206,6 +223,7 @@ impl Inference for Service {
             prompt_tokens: PROMPT_TOKENS,
             max_tokens: 0,
         });
+        let pieces_sent = pieces.len();
         let tokens = pieces.into_iter().map(|ids| {
             let text = ids.iter().map(|id| format!("{id} ")).collect();
             Event::Token(TokenDelta { ids, text, logprobs: Vec::new() })
@@ -215,9 +233,17 @@ impl Inference for Service {
             if let Some(time) = pause.filter(|_| i == TOKENS as usize / 2) {
                 tokio::time::sleep(time).await;
             }
-            event.map(|event| GenerateResponse { choice: 0, event: Some(event), attempt: 0 })
+            // Another worker has resumed it by then.
+            let attempt = 1 + u32::from(pause.is_some() && i >= TOKENS as usize / 2);
+            event.map(|event| GenerateResponse { choice: 0, event: Some(event), attempt })
         });
-        Ok(Response::new(Guarded::new(events.boxed(), open).boxed()))
+        let events = if stalls {
+            let tokens = events.take(1 + pieces_sent).boxed();
+            tokens.chain(stream::pending()).boxed()
+        } else {
+            events.boxed()
+        };
+        Ok(Response::new(Guarded::new(events, open).boxed()))
     }
 }
 
@@ -290,17 +316,23 @@ pub fn program() -> Command {
     command
 }
 
-/// Starts the program against `server`, in a folder with prompts.
-pub fn start(server: &Server, files: &Files, arguments: &str) -> Child {
-    program()
+/// The command of a load test of `server`, in a folder with prompts. Tests share their processors, so that
+/// the load test itself may be late.
+pub fn command(server: &Server, files: &Files, arguments: &str) -> Command {
+    let mut command = program();
+    command
         .args(["--endpoint", &server.address.to_string()])
-        .args(["--prompts", "prompts.txt", "--json", "results.json"])
+        .args(["--prompts", "prompts.txt", "--json", "results.json", "--max-lateness", "1h"])
         .args(arguments.split_whitespace())
         .current_dir(files.path(""))
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Starts the program against `server`.
+pub fn start(server: &Server, files: &Files, arguments: &str) -> Child {
+    command(server, files, arguments).spawn().unwrap()
 }
 
 pub async fn end(program: Child, files: &Files) -> RunOutput {

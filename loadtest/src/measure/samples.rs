@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     rng::SeededRng,
-    target::outcome::{CallEnd, CallOutcome},
+    target::outcome::{CallEnd, CallOutcome, Resume},
 };
 
 /// Maximum number of requests. Of more, each is kept with the same probability.
@@ -39,8 +39,8 @@ pub struct Sample {
     pub longest_pause: Option<Duration>,
     /// Time to the last event.
     pub end_to_end: Duration,
-    /// When another worker had resumed it, after `at`.
-    pub resumed_at: Vec<Duration>,
+    /// When other workers resumed it, after `at`.
+    pub resumes: Vec<Resume>,
 }
 
 impl Samples {
@@ -84,7 +84,7 @@ impl Sample {
             per_token: response.time_per_token(),
             longest_pause: response.longest_pause(),
             end_to_end: response.end_to_end,
-            resumed_at: response.resumed_at.clone(),
+            resumes: response.resumes.clone(),
         }
     }
 }

@@ -92,8 +92,8 @@ impl Slices {
             CallEnd::Failed(_) => self.slice(end).failed += 1,
             CallEnd::Cancelled => {}
         }
-        for resumed in &response.resumed_at {
-            self.slice(at + *resumed).resumes += 1;
+        for resume in &response.resumes {
+            self.slice(at + resume.at).resumes += 1;
         }
         self.add_open(at + outcome.send_lag, end);
         let Some(first) = response.first_token else { return };
@@ -164,7 +164,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::target::outcome::{Completion, Finish, ReceivedResponse, TokenEvent};
+    use crate::target::outcome::{Completion, Finish, ReceivedResponse, Resume, TokenEvent};
 
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -180,7 +180,7 @@ mod tests {
             TokenEvent { after_micros: 300_000, tokens: 4 },
             TokenEvent { after_micros: 1_000_000, tokens: 1 },
         ];
-        response.resumed_at = vec![ms(1_400)];
+        response.resumes = vec![Resume { last_token: ms(400), at: ms(1_400) }];
         response.end_to_end = ms(1_400);
         let end = Completion { finish: Finish::Stop, usage: None, timings: None };
         let end = CallEnd::Complete(end);

@@ -10,7 +10,7 @@ use scale::Scale;
 /// Space around the plot for labels, in pixels.
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 14.0;
-const TOP: f64 = 26.0;
+const TOP: f64 = 34.0;
 const BOTTOM: f64 = 38.0;
 /// A line with at most this many points shows each of them.
 const MAX_DOTS: usize = 64;
@@ -151,13 +151,15 @@ impl Chart {
         for bar in &self.bars {
             let (from, to) = (x.pixel(bar.range.0), x.pixel(bar.range.1));
             let (upper, lower) = (y.pixel(bar.row as f64), y.pixel(bar.row as f64 + 1.0));
+            // A pause is thin.
+            let inset = if bar.class == "resumed" { 0.4 * (lower - upper) } else { 0.5 };
             write!(
                 out,
                 "<rect class=\"bar {}\" x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\"><title>{}</title></rect>",
                 bar.class,
-                upper + 0.5,
+                upper + inset,
                 (to - from).max(0.8),
-                (lower - upper - 1.0).max(0.5),
+                (lower - upper - 2.0 * inset).max(0.5),
                 escape(&bar.title)
             )?;
         }
@@ -173,7 +175,7 @@ impl Chart {
                 out,
                 "<path class=\"mark {0}\" d=\"M{px:.1} {top}V{bottom}\"/><text class=\"label {0}\" x=\"{text:.1}\" y=\"{1}\" text-anchor=\"{anchor}\">{2}</text>",
                 mark.class,
-                top + 11.0,
+                top - 5.0,
                 escape(&mark.label)
             )?;
         }

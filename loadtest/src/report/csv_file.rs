@@ -77,7 +77,7 @@ impl CsvFile {
             or_empty(sample.per_token),
             or_empty(sample.longest_pause),
             seconds(sample.end_to_end),
-            sample.resumed_at.len().to_string(),
+            sample.resumes.len().to_string(),
         ]);
     }
 

@@ -65,8 +65,8 @@ pub fn html(summary: &Summary) -> io::Result<String> {
         panels => panels::all(summary),
         metrics => panels::metrics(summary),
         config => config,
-        // No text of it can end the element.
-        json => json::text(summary)?.replace('<', "\\u003c"),
+        // No text of it can end the element, or begin another.
+        json => json::text(summary)?.replace('<', "\\u003c").replace('&', "\\u0026"),
     });
     page.map_err(io::Error::other)
 }

@@ -10,6 +10,7 @@ use crate::{
         samples::{Sample, Samples},
         slices,
     },
+    target::outcome::Resume,
 };
 
 /// Maximum number of series that are reported of a target.
@@ -84,8 +85,8 @@ pub struct SampledRequests {
     pub itl_seconds: Vec<Option<f64>>,
     /// Time to the last event.
     pub e2e_seconds: Vec<f64>,
-    /// Times at which another worker had resumed it.
-    pub resumed_seconds: Vec<Vec<f64>>,
+    /// For each resume by another worker the times of the last event before it, and of the first after.
+    pub resumed_seconds: Vec<Vec<[f64; 2]>>,
 }
 
 impl From<Samples> for SampledRequests {
@@ -100,7 +101,7 @@ impl From<Samples> for SampledRequests {
             first_token,
             per_token,
             end_to_end,
-            resumed_at,
+            resumes,
             ..
         } in samples.sorted()
         {
@@ -113,8 +114,8 @@ impl From<Samples> for SampledRequests {
             all.ttft_seconds.push(first_token.map(seconds));
             all.itl_seconds.push(per_token.map(seconds));
             all.e2e_seconds.push(seconds(end_to_end));
-            all.resumed_seconds
-                .push(resumed_at.into_iter().map(|time| seconds(at + time)).collect());
+            let pause = |resume: Resume| [seconds(at + resume.last_token), seconds(at + resume.at)];
+            all.resumed_seconds.push(resumes.into_iter().map(pause).collect());
         }
         all
     }

@@ -123,6 +123,16 @@ pub struct TokenEvent {
     pub tokens: u32,
 }
 
+/// A resume by another worker, as the client sees it: a pause. Times are relative to the scheduled time of
+/// the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume {
+    /// Time of the last event with tokens before.
+    pub last_token: Duration,
+    /// Time of the first event after.
+    pub at: Duration,
+}
+
 /// The received part of a response. All times are relative to the scheduled time of the request.
 #[derive(Debug)]
 pub struct ReceivedResponse {
@@ -140,8 +150,8 @@ pub struct ReceivedResponse {
     pub first_tokens: u32,
     /// The events with tokens after the first one.
     pub events: Vec<TokenEvent>,
-    /// When the first event of another worker arrived that had resumed the response.
-    pub resumed_at: Vec<Duration>,
+    /// When other workers resumed the response.
+    pub resumes: Vec<Resume>,
     /// Time of the last event, or of the error.
     pub end_to_end: Duration,
     scheduled: Instant,
@@ -160,7 +170,7 @@ impl ReceivedResponse {
             first_token: None,
             first_tokens: 0,
             events: Vec::new(),
-            resumed_at: Vec::new(),
+            resumes: Vec::new(),
             end_to_end: Duration::ZERO,
             scheduled,
             last_event: None,
@@ -187,9 +197,10 @@ impl ReceivedResponse {
         live.tokens.fetch_add(tokens.into(), Ordering::Relaxed);
     }
 
-    /// Notes that another worker has resumed the response.
+    /// Notes that the first event of another worker has arrived, which has resumed the response.
     pub fn resumed(&mut self) {
-        self.resumed_at.push(self.scheduled.elapsed());
+        let last = self.last_event.map_or(Duration::ZERO, |last| last - self.scheduled);
+        self.resumes.push(Resume { last_token: last, at: self.scheduled.elapsed() });
     }
 
     /// Returns whether the client cancels the call now.

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, process::Output};
 use crate::support::{Process, program};
 
 /// Every program with every subcommand and its required arguments.
-const COMMANDS: [(&str, &[&str]); 16] = [
+const COMMANDS: [(&str, &[&str]); 17] = [
     ("stoker", &["generate", "Once"]),
     ("stoker", &["serve"]),
     ("stoker", &["status"]),
@@ -23,6 +23,7 @@ const COMMANDS: [(&str, &[&str]); 16] = [
     ("stoker-worker", &["roofline"]),
     ("stoker-worker", &["health"]),
     ("stoker-loadtest", &[]),
+    ("stoker-loadtest", &["compare", "a.json", "b.json"]),
 ];
 
 /// Variables of OpenTelemetry, whose specification also treats empty as unset.

@@ -23,7 +23,7 @@ async fn an_undisturbed_cluster_gives_the_same_completions_twice() {
     // The stages account for the whole latency.
     let stages = json["stages_mean_seconds"].as_object().unwrap();
     let sum: f64 = stages.values().map(|seconds| seconds.as_f64().unwrap()).sum();
-    let whole = json["latency_seconds"]["end_to_end"]["mean"].as_f64().unwrap();
+    let whole = json["e2e_seconds"]["mean"].as_f64().unwrap();
     assert!((sum / whole - 1.0).abs() < 0.01, "the stages add up: {sum} of {whole}");
     assert_eq!(cluster.shutdown(Duration::from_secs(30)).await, 0);
 }
@@ -53,7 +53,7 @@ async fn a_trace_is_replayed_with_its_lengths_and_shared_prefixes() {
     assert_eq!(json["tokens"]["completion"], (8..16).sum::<u64>());
     // 102 tokens are shared, which is six blocks of the KV cache.
     assert!(json["tokens"]["cached_prompt"].as_u64().unwrap() >= 96, "{json:#}");
-    assert!(json["seconds"].as_f64().unwrap() >= 0.7, "the last one arrives after 700 ms");
+    assert!(json["duration_seconds"].as_f64().unwrap() >= 0.7, "the last one arrives after 700 ms");
     assert_eq!(cluster.shutdown(Duration::from_secs(30)).await, 0);
 }
 

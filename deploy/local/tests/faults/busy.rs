@@ -37,7 +37,7 @@ async fn responses_are_preempted_for_longer_than_the_token_timeout() {
     let results = case.start(&fleet.router.address).end().await;
     results.assert_unaffected();
     assert!(results.count("preemptions") > 0, "{:#}", results.json);
-    let waited = results.json["latency_seconds"]["longest_pause"]["max"].as_f64().unwrap();
+    let waited = results.json["longest_pause_seconds"]["max"].as_f64().unwrap();
     assert!(waited > 1.5, "none waited for long enough: {:#}", results.json);
     let metrics = scrape(&fleet.router).await;
     assert_eq!(sum(&metrics, &["stoker_router_ejections_total"]), 0.0, "{metrics:#?}");

@@ -159,15 +159,14 @@ impl ClientResults {
 
     /// Number of completions that were resumed on another worker.
     pub fn resumed(&self) -> u64 {
-        self.json["latency_seconds"]["longest_pause_resumed"]["count"].as_u64().unwrap_or_default()
+        self.json["longest_pause_resumed_seconds"]["count"].as_u64().unwrap_or_default()
     }
 
     /// Distribution of each client's longest pause between two tokens: over resumed completions if
     /// there are any, else over all.
     fn longest_pause(&self) -> &Value {
-        let latency = &self.json["latency_seconds"];
-        match &latency["longest_pause_resumed"] {
-            Value::Null => &latency["longest_pause"],
+        match &self.json["longest_pause_resumed_seconds"] {
+            Value::Null => &self.json["longest_pause_seconds"],
             resumed => resumed,
         }
     }

@@ -161,7 +161,7 @@ async fn a_second_worker_is_hedged_when_the_first_is_slow() {
     assert!(won >= 1.0, "no hedge won: {metrics:#?}");
     // Losing attempts are cancelled and hold no KV block.
     fleet.wait_idle().await;
-    let first = &results.json["latency_seconds"]["time_to_first_token"];
+    let first = &results.json["ttft_seconds"];
     let note = format!(
         "{won} first tokens came from the second worker; the slowest took {:.1} s",
         first["max"].as_f64().unwrap()

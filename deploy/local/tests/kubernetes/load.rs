@@ -98,7 +98,7 @@ impl Results {
 
     /// Number of responses that another worker resumed.
     pub fn resumed(&self) -> u64 {
-        let count = self.0.pointer("/latency_seconds/longest_pause_resumed/count");
+        let count = self.0.pointer("/longest_pause_resumed_seconds/count");
         count.and_then(Value::as_u64).unwrap_or_default()
     }
 }

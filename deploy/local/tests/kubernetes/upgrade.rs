@@ -39,7 +39,7 @@ async fn upgrade_under_load(test: &str, profile: &str, drain: u32) -> u64 {
     release.upgrade(&[&values(profile, drain), r#"logs.format="text""#]).await;
     load.assert_running().await;
     let results = load.end().await;
-    let longest = results.number("/latency_seconds/end_to_end/p50");
+    let longest = results.number("/e2e_seconds/p50");
     assert!(longest > 60.0, "the streams are too short: {:#}", results.0);
     release.wait_until_gone("router", &routers).await;
     release.wait_until_gone("worker", &workers).await;

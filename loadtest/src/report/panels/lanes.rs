@@ -9,9 +9,9 @@ use crate::report::{
 };
 
 /// Maximum number of requests.
-const MAX_LANES: usize = 48;
+const MAX_LANES: usize = 28;
 /// Height of a lane, in pixels.
-const HEIGHT: f64 = 9.0;
+const HEIGHT: f64 = 7.0;
 
 /// Returns the panel; `None` without requests.
 pub(super) fn panel(summary: &Summary) -> Option<Panel> {
@@ -24,7 +24,7 @@ pub(super) fn panel(summary: &Summary) -> Option<Panel> {
         chosen.iter().enumerate().flat_map(|(row, i)| bars(samples, *i, row)).collect();
     let marks: Vec<Mark> =
         faults(summary).into_iter().filter(|mark| (first..=last).contains(&mark.at)).collect();
-    let height = 70.0 + HEIGHT * chosen.len() as f64;
+    let height = 78.0 + HEIGHT * chosen.len() as f64;
     let chart = Chart {
         size: (super::SIZE.0, height),
         x: time_axis(),
@@ -34,8 +34,8 @@ pub(super) fn panel(summary: &Summary) -> Option<Panel> {
         marks,
     };
     let caption = format!(
-        "{} of {}: light until the first token, dark while tokens arrive, red if it failed. A gap is where \
-         another worker resumed it.",
+        "{} of {}: light until the first token, dark while tokens arrive, red if it failed. A thin violet \
+         line is the pause in which another worker resumed it.",
         chosen.len(),
         plural(summary.requests.sent, "request")
     );
@@ -45,7 +45,7 @@ pub(super) fn panel(summary: &Summary) -> Option<Panel> {
 /// Returns the time around which requests are of interest: the first fault or resume, else the middle.
 fn moment(summary: &Summary) -> f64 {
     let faults = summary.faults.iter().filter(|fault| fault.ran).map(|fault| fault.at_seconds);
-    let resumes = summary.samples.resumed_seconds.iter().flatten().copied();
+    let resumes = summary.samples.resumed_seconds.iter().flatten().map(|pause| pause[1]);
     let first = faults.chain(resumes).fold(f64::INFINITY, f64::min);
     if first.is_finite() { first } else { summary.duration_seconds / 2.0 }
 }
@@ -89,13 +89,12 @@ fn bars(samples: &SampledRequests, i: usize, row: usize) -> Vec<Bar> {
     let bar = |range, class| Bar { row, range, class, title: title.clone() };
     let mut all = vec![bar((start, first), class("waits"))];
     let mut from = first;
-    for at in resumed {
-        // The time in which no token came.
-        all.push(bar((from, *at), class("decodes")));
-        all.push(bar((*at, *at), "resumed"));
+    for [last, at] in resumed {
+        all.push(bar((from, *last), class("decodes")));
+        all.push(bar((*last, *at), "resumed"));
         from = *at;
     }
     all.push(bar((from, end), class("decodes")));
-    all.retain(|bar| bar.range.1 > bar.range.0 || bar.class == "resumed");
+    all.retain(|bar| bar.range.1 > bar.range.0);
     all
 }

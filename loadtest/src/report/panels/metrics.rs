@@ -40,9 +40,13 @@ pub(super) fn targets(summary: &Summary) -> Vec<Target> {
         // Gauges say how full it is, counters how fast.
         let (counters, gauges): (Vec<_>, Vec<_>) =
             scraped.series.iter().partition(|series| series.is_counter);
+        // The process itself is rarely the reason.
+        let (of_process, gauges): (Vec<_>, Vec<_>) =
+            gauges.into_iter().partition(|series| series.name.starts_with("process_"));
         let charts: Vec<_> = gauges
             .into_iter()
             .chain(counters)
+            .chain(of_process)
             .filter_map(|series| chart(summary, scraped, series))
             .take(MAX_CHARTS)
             .collect();
