@@ -11,7 +11,7 @@ use std::{
 };
 
 use stoker_proto::v1::{GenerateRequest, Sampling, generate_request::Input};
-use stoker_shared::{shutdown::Signals, validate};
+use stoker_shared::{host, shutdown::Signals, validate};
 use tokio::time::Instant;
 
 use crate::{
@@ -43,6 +43,9 @@ use crate::{
 };
 use outputs::{OutputFile, Outputs};
 
+/// Number of files that a load test opens beside its connections.
+const OTHER_FILES: u64 = 64;
+
 /// Runs the load test and prints the results. Returns exit code 1 if a response failed or differs.
 pub async fn run(args: &RunArgs) -> Result<ExitCode, Error> {
     // Everything that needs no target is checked first.
@@ -57,6 +60,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode, Error> {
 
     let target = &args.target;
     let connections = config::connections(args, &load);
+    check_open_files(target.target, load.streams(args.requests.turns.get()), connections.get())?;
     let target =
         Target::connect(target.target, &target.endpoint, &target.model, connections).await?;
     scrape::check(&args.target.scrape).await?;
@@ -226,6 +230,20 @@ fn check(args: &RunArgs) -> Result<(), Error> {
         return Err(Error::Usage(message.into()));
     }
     Ok(())
+}
+
+/// Fails if there are more connections than this process may open files.
+fn check_open_files(api: Api, streams: usize, connections: usize) -> Result<(), Error> {
+    let sockets = if api == Api::Stoker { connections } else { streams };
+    let limit = host::raise_open_files();
+    if sockets as u64 + OTHER_FILES <= limit {
+        return Ok(());
+    }
+    let flag = if api == Api::Stoker { "--connections" } else { "--concurrency" };
+    Err(Error::Usage(format!(
+        "{flag} {sockets}: this process may open {limit} files, and needs {OTHER_FILES} for itself; raise \
+         the limit (ulimit -n)"
+    )))
 }
 
 /// Reads the trace to replay, if there is one.

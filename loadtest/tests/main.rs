@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+mod at_scale;
 mod comparing;
 mod kinds;
 mod measuring;

@@ -1,5 +1,6 @@
-//! The name of this machine or pod, and the address at which others reach it.
+//! This machine or pod: its name, the address at which others reach it, and its limit on open files.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
 /// Name of a host that has none.
@@ -16,6 +17,15 @@ pub fn name() -> String {
     let name = system.nodename().to_string_lossy();
     // Linux reports `(none)` until a name has been set.
     if name.is_empty() || name == "(none)" { UNNAMED.to_owned() } else { name.into_owned() }
+}
+
+/// Raises the soft limit on open files to the hard limit, and returns the effective limit.
+pub fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Fails on systems whose actual limit is lower, which then stays in effect.
+    let _ = setrlimit(Resource::Nofile, raised);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Returns the address from which this host reaches others, IPv4 first, or only IPv4. `None` on a

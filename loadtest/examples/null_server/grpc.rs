@@ -48,7 +48,7 @@ impl Inference for Service {
         let prompt_tokens = u32::try_from(words).unwrap_or(u32::MAX);
         let accepted = Event::Accepted(Accepted {
             request_id: "null".into(),
-            model: "null".into(),
+            model: "null-model".into(),
             worker: "null".into(),
             prompt_tokens,
             max_tokens: tokens,

@@ -40,8 +40,7 @@ fn tcp_nodelay(listener: TcpListener) -> impl axum::serve::Listener<Addr: std::f
 }
 
 async fn models() -> Response {
-    let models =
-        json!({"object": "list", "data": [{"id": "null", "object": "model", "owned_by": "null"}]});
+    let models = json!({"object": "list", "data": [{"id": "null-model", "object": "model", "owned_by": "null"}]});
     reply(StatusCode::OK, &models)
 }
 
@@ -81,7 +80,7 @@ fn respond(pace: Pace, body: &[u8], chat: bool) -> Response {
     let object = if chat { "chat.completion.chunk" } else { "text_completion" };
     let event = |choices: Value, usage: &Value| {
         let event = json!({
-            "id": "cmpl-null", "object": object, "created": 0, "model": "null", "choices": choices,
+            "id": "cmpl-null", "object": object, "created": 0, "model": "null-model", "choices": choices,
             "usage": usage,
         });
         Bytes::from(format!("data: {event}\n\n"))
@@ -103,7 +102,7 @@ fn respond(pace: Pace, body: &[u8], chat: bool) -> Response {
         }
         let object = object.trim_end_matches(".chunk");
         let body = json!({
-            "id": "cmpl-null", "object": object, "created": 0, "model": "null", "choices": whole,
+            "id": "cmpl-null", "object": object, "created": 0, "model": "null-model", "choices": whole,
             "usage": usage,
         });
         return reply(StatusCode::OK, &body);

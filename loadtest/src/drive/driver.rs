@@ -18,6 +18,7 @@ const HEARTBEAT: Duration = Duration::from_millis(10);
 pub struct Driver {
     late: Mutex<(Latency, u64)>,
     cpu_before: Duration,
+    machine_before: Option<MachineTime>,
 }
 
 /// How the driver did.
@@ -29,12 +30,41 @@ pub struct DriverStats {
     pub waited: u64,
     /// Processor time of this process.
     pub cpu: Duration,
+    /// Share of the processors of this machine that were busy. `None` on other systems than Linux.
+    pub machine_busy: Option<f64>,
+}
+
+/// Processor time of this machine, in ticks.
+#[derive(Debug, Clone, Copy)]
+struct MachineTime {
+    all: u64,
+    idle: u64,
+}
+
+impl MachineTime {
+    fn now() -> Option<Self> {
+        Self::parse(&std::fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    /// Reads user, nice, system, idle, iowait, irq, softirq and steal of all processors.
+    fn parse(text: &str) -> Option<Self> {
+        let line = text.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Vec<u64> =
+            line.split_whitespace().take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
+        Some(Self { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)? })
+    }
+
+    /// Returns the share that was busy since `before`.
+    fn busy_since(self, before: Self) -> Option<f64> {
+        let all = self.all.checked_sub(before.all).filter(|ticks| *ticks > 0)?;
+        Some(1.0 - self.idle.saturating_sub(before.idle) as f64 / all as f64)
+    }
 }
 
 impl Driver {
     /// Starts to measure.
     pub fn start() -> Self {
-        Self { late: Mutex::default(), cpu_before: cpu_time() }
+        Self { late: Mutex::default(), cpu_before: cpu_time(), machine_before: MachineTime::now() }
     }
 
     /// Waits for the scheduled time of a request, unless it has passed because no stream was free.
@@ -65,7 +95,13 @@ impl Driver {
     /// Returns what was measured so far.
     pub fn stats(&self) -> DriverStats {
         let (late, waited) = self.late.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        DriverStats { late, waited, cpu: cpu_time().saturating_sub(self.cpu_before) }
+        let machine = MachineTime::now().zip(self.machine_before);
+        DriverStats {
+            late,
+            waited,
+            cpu: cpu_time().saturating_sub(self.cpu_before),
+            machine_busy: machine.and_then(|(now, before)| now.busy_since(before)),
+        }
     }
 }
 
@@ -80,6 +116,17 @@ fn cpu_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_machine_is_busy_when_it_is_not_idle() {
+        let at = |text| MachineTime::parse(text);
+        let before = at("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2\n");
+        let after = at("cpu  160 0 70 810 55 0 0 5 0 0\n");
+        let busy = after.zip(before).and_then(|(after, before)| after.busy_since(before));
+        assert!(busy.is_some_and(|busy| (busy - 0.85).abs() < 1e-9), "{busy:?}");
+        assert!(at("").is_none() && at("cpu  1 2").is_none() && at("cpu  a b c d e").is_none());
+        assert!(before.zip(before).is_some_and(|(a, b)| a.busy_since(b).is_none()));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn lateness_is_of_wake_ups_and_not_of_busy_streams() {

@@ -14,6 +14,9 @@ const SHARE_OF_TTFT: f64 = 0.1;
 const MAX_WAITED: f64 = 0.01;
 /// Share of all cores above which the driver is at its limit.
 const BUSY: f64 = 0.85;
+/// The same where the target runs on this machine too: share that is busy, and that the driver takes.
+const MACHINE_BUSY: f64 = 0.95;
+const LARGE_PART: f64 = 0.25;
 
 /// How the load test itself did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,7 +58,7 @@ pub struct Pass<'a> {
 impl DriverReport {
     /// Creates the report. `max_late` is the limit that the user has set.
     pub fn new(pass: &Pass<'_>, max_late: Option<Duration>) -> Self {
-        let DriverStats { late, waited, cpu } = pass.stats;
+        let DriverStats { late, waited, cpu, machine_busy } = pass.stats;
         let ttft = pass.ttft.unwrap_or_default();
         let default = MIN_LIMIT.as_secs_f64().max(SHARE_OF_TTFT * ttft);
         let limit = max_late.map_or(default, |limit| limit.as_secs_f64());
@@ -63,7 +66,9 @@ impl DriverReport {
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         let cpu = cpu.as_secs_f64();
         let used = cpu / pass.seconds.max(1e-9);
-        let busy = used > BUSY * cores as f64;
+        let share = used / cores as f64;
+        let contended = machine_busy.is_some_and(|busy| busy > MACHINE_BUSY) && share > LARGE_PART;
+        let busy = share > BUSY || contended;
         let missed = *waited as f64 > MAX_WAITED * pass.sent as f64;
         let p99 = late_seconds.map_or(0.0, |late| late.p99);
         let mut report = Self {
@@ -86,8 +91,10 @@ impl DriverReport {
             ));
         } else if missed && busy {
             report.spoiled = Some(format!(
-                "the load test could not make the rate: it used {used:.1} of {cores} cores, and {waited} \
-                 of {} requests were sent late; lower the rate, or use several load tests",
+                "the load test could not make the rate: it used {used:.1} of {cores} cores{}, and {waited} of \
+                 {} requests were sent late; lower the rate, use several load tests, or a machine that the \
+                 target does not run on",
+                if contended { ", which were all busy" } else { "" },
                 pass.sent
             ));
         } else if missed {
@@ -112,7 +119,7 @@ mod tests {
         let mut histogram = Latency::default();
         (0..100).for_each(|_| histogram.add(late));
         let cpu = Duration::from_secs_f64(cpu);
-        let stats = DriverStats { late: histogram, waited, cpu };
+        let stats = DriverStats { late: histogram, waited, cpu, machine_busy: Some(0.99) };
         let pass = Pass {
             stats: &stats,
             seconds: 1.0,

@@ -15,11 +15,11 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{LimitsConfig, backpressure::Backpressure, connection::Timeouts, peer::Peer};
 use crate::{
+    host,
     memory::MemoryBudget,
     telemetry::{
         metrics::{LabeledCounters, counters},
@@ -60,7 +60,7 @@ impl Bounds {
     /// `config` has none. Raises the limit on open files as far as permitted. Must be called within
     /// a tokio runtime.
     pub fn new(config: &LimitsConfig, streams: Option<u32>) -> Self {
-        let files = raise_files();
+        let files = host::raise_open_files();
         let reserved = (files / RESERVED_FILES_DIVISOR).max(MIN_RESERVED_FILES);
         let files = usize::try_from(files.saturating_sub(reserved)).unwrap_or(usize::MAX).max(1);
         let configured = config.max_connections as usize;
@@ -213,13 +213,4 @@ impl Drop for OpenConnection {
         self.bounds.peers().remove(&self.id);
         self.bounds.0.open.dec();
     }
-}
-
-/// Raises the soft limit on open files to the hard limit, and returns the effective limit.
-fn raise_files() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Fails on systems whose actual limit is lower, which then stays in effect.
-    let _ = setrlimit(Resource::Nofile, raised);
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
