@@ -1,4 +1,4 @@
-//! A server that computes nothing: it answers every request at once, or a token at a time, over gRPC and
+//! A server that computes nothing: it sends a response at once, or a token at a time, over gRPC and
 //! over OpenAI's HTTP API. What a load test shows of it is the load test's own limit.
 //!
 //! ```sh
@@ -17,7 +17,7 @@ use clap::Parser;
 use stoker_shared::duration;
 use tokio::net::TcpListener;
 
-/// Answers requests without computing anything, over gRPC and over OpenAI's HTTP API
+/// Responds to requests without computing anything, over gRPC and over OpenAI's HTTP API
 #[derive(Debug, Parser)]
 struct Cli {
     /// Address of the gRPC server

@@ -186,7 +186,7 @@ async fn stream(shared: Arc<Shared>, done: mpsc::Sender<CallOutcome>) {
 }
 
 /// Sends the requests of a conversation, each after the response to the one before. The first failure
-/// ends it. Returns `None` if nobody counts outcomes anymore.
+/// ends it. Returns `None` if the pass is over.
 async fn conversation(
     shared: &Shared,
     ScheduledRequest { index, at }: ScheduledRequest,

@@ -1,5 +1,5 @@
-//! The form of JSON files: objects over several lines, and each list on one, since lists of numbers are
-//! long and nobody reads them.
+//! The form of JSON files: objects over several lines, and each list on one, since most are long lists of
+//! numbers.
 
 use std::io::{self, Write};
 
