@@ -8,7 +8,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use stoker_shared::{VERSION, client::Address, duration};
 
-use crate::{drive::scrape::MetricsUrl, measure::objectives::Objectives, target::Api};
+use crate::{drive::scrape::MetricsUrl, measure::objectives::Objectives, targets::Api};
 pub use load::{LoadArgs, SweepArgs};
 pub use requests::RequestArgs;
 

@@ -35,7 +35,7 @@ use crate::{
         trace::{self, Scale, Trace},
     },
     sweep::{self, SweepConfig},
-    target::{
+    targets::{
         Api, Target,
         outcome::{CallOutcome, LiveCounters},
     },

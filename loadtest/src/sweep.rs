@@ -16,7 +16,7 @@ use crate::{
     report::sweep::{SweepPoint, SweepReport, SweepVerdict},
     requests::plan::Plan,
     stats,
-    target::Target,
+    targets::Target,
 };
 
 /// The search ends when the lowest rate that misses the objectives is this many times the highest that

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::Error,
     requests::plan::Plan,
-    target::outcome::{CallEnd, CallOutcome, Completion, Finish, ReceivedResponse},
+    targets::outcome::{CallEnd, CallOutcome, Completion, Finish, ReceivedResponse},
 };
 pub use digest::Digest;
 

@@ -15,7 +15,7 @@ use crate::{
     drive::driver::{Driver, DriverStats},
     measure::{objectives::Objectives, results::Results},
     requests::plan::Plan,
-    target::{
+    targets::{
         Target,
         outcome::{CallEnd, CallOutcome, LiveCounters},
         request::Turn,

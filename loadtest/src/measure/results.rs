@@ -12,7 +12,7 @@ use crate::{
         samples::Samples,
         slices::Slices,
     },
-    target::outcome::{CallEnd, CallOutcome, Completion, Failure, Finish},
+    targets::outcome::{CallEnd, CallOutcome, Completion, Failure, Finish},
 };
 
 /// Maximum number of distinct worker names, which peers choose.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     rng::SeededRng,
-    target::outcome::{CallEnd, CallOutcome, Resume},
+    targets::outcome::{CallEnd, CallOutcome, Resume},
 };
 
 /// Maximum number of requests. Of more, each is kept with the same probability.
@@ -94,7 +94,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::target::outcome::ReceivedResponse;
+    use crate::targets::outcome::ReceivedResponse;
 
     #[test]
     fn early_and_late_requests_are_kept_alike() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     measure::latency::Latency,
-    target::outcome::{CallEnd, CallOutcome},
+    targets::outcome::{CallEnd, CallOutcome},
 };
 
 /// Width of a slice at first.
@@ -164,7 +164,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::target::outcome::{Completion, Finish, ReceivedResponse, Resume, TokenEvent};
+    use crate::targets::outcome::{Completion, Finish, ReceivedResponse, Resume, TokenEvent};
 
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     measure::samples::Sample,
-    target::outcome::{CallEnd, CallOutcome},
+    targets::outcome::{CallEnd, CallOutcome},
 };
 
 const COLUMNS: [&str; 14] = [

@@ -13,7 +13,7 @@ use crate::{
     arrivals::schedule::End,
     measure::{latency::Latency, results::Results},
     report::format::{decimal, duration, millis, thousands},
-    target::outcome::LiveCounters,
+    targets::outcome::LiveCounters,
 };
 
 /// Time between two samples of the rates.

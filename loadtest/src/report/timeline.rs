@@ -10,7 +10,7 @@ use crate::{
         samples::{Sample, Samples},
         slices,
     },
-    target::outcome::Resume,
+    targets::outcome::Resume,
 };
 
 /// Maximum number of series that are reported of a target.

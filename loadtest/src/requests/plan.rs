@@ -14,7 +14,7 @@ use crate::{
         trace::Trace,
         vocabulary::Vocabulary,
     },
-    target::{Target, request::LoadRequest},
+    targets::{Target, request::LoadRequest},
 };
 
 /// Length of a response from which a random cancellation is drawn where no maximum is known.

@@ -13,7 +13,7 @@ use crate::{
         trace::TracedRequest,
     },
     rng::SeededRng,
-    target::Target,
+    targets::Target,
 };
 
 /// First word of every prompt.

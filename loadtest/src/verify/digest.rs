@@ -6,7 +6,7 @@ use prost::Message;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use stoker_proto::v1::FinishReason;
 
-use crate::target::{outcome::Finish, request::LoadRequest, stoker};
+use crate::targets::{outcome::Finish, request::LoadRequest, stoker};
 
 /// 128 bits of a BLAKE3 hash, written as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
