@@ -6,7 +6,7 @@ mod requests;
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use stoker_shared::{VERSION, client::Address, duration};
+use stoker_shared::{VERSION, client::Address, count, duration};
 
 use crate::{drive::scrape::MetricsUrl, measure::objectives::Objectives, targets::Api};
 pub use load::{LoadArgs, SweepArgs};
@@ -126,7 +126,7 @@ pub struct TargetArgs {
     pub model: String,
 
     /// Number of HTTP/2 connections that the streams share [default: one per 100 streams]
-    #[arg(long, env = "STOKER_LOADTEST_CONNECTIONS", value_name = "COUNT")]
+    #[arg(long, value_parser = count::parse::<NonZeroUsize>, env = "STOKER_LOADTEST_CONNECTIONS", value_name = "COUNT")]
     pub connections: Option<NonZeroUsize>,
 
     /// Read Prometheus metrics here every second and report them beside the results: host:port, or a

@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod batched;
 pub mod client;
 pub mod config;
+pub mod count;
 pub mod deadline;
 pub mod discovery;
 pub mod duration;

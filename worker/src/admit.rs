@@ -6,6 +6,7 @@ use std::{num::NonZeroU32, time::Instant};
 
 use stoker_engine::{
     Adjustments, Logprobs, Model, Request, Sampling, Scope, Stopping, scheduler::QueueKey,
+    tokenizer::SpecialTokens,
 };
 use stoker_proto::v1::{
     self as proto, GenerateRequest, Resume, generate_request::Input, stop_condition::Kind,
@@ -41,7 +42,11 @@ impl Admission<'_> {
         let num_sequences = self.num_sequences(&sampling_options)?;
         let adjustments = self.adjustments(&sampling_options)?;
         let mut stopping = self.stopping(request.stopping.unwrap_or_default())?;
-        let prompt = self.tokens(request.input)?;
+        let special = SpecialTokens {
+            add: !request.no_special_tokens,
+            parse: !request.special_tokens_as_text,
+        };
+        let prompt = self.tokens(request.input, special)?;
         // A client that calls a worker directly is the tenant "".
         let routing = request.routing.unwrap_or_default();
         let resume = routing.resume;
@@ -79,14 +84,18 @@ impl Admission<'_> {
         Err(ServiceError::UnknownModel { model, available })
     }
 
-    fn tokens(&self, input: Option<Input>) -> Result<Vec<u32>, ServiceError> {
+    fn tokens(
+        &self,
+        input: Option<Input>,
+        special: SpecialTokens,
+    ) -> Result<Vec<u32>, ServiceError> {
         let (field, ids) = match input {
             Some(Input::Prompt(text)) => {
                 // Checked before tokenising, which takes time proportional to the text's length.
                 let min_tokens = self.model.tokenizer.min_token_count(text.len());
                 let size = || format!("{} bytes are at least {min_tokens} tokens", text.len());
                 self.check_prompt("prompt", min_tokens, size)?;
-                let ids = self.model.tokenizer.encode(&text, true);
+                let ids = self.model.tokenizer.encode_prompt(&text, special);
                 ("prompt", ids.map_err(|error| ServiceError::invalid("prompt", error.to_string()))?)
             }
             Some(Input::TokenIds(tokens)) => {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use prost::Message;
-use stoker_engine::Load as EngineLoad;
+use stoker_engine::{Load as EngineLoad, tokenizer::SpecialTokens};
 use stoker_ops::KV_BLOCK;
 use stoker_proto::v1::{
     Capacity, DetokenizeRequest, DetokenizeResponse, GetModelInfoRequest, Load, ModelInfo,
@@ -143,7 +143,11 @@ impl Control for ControlService {
         };
         let model = Arc::clone(&self.worker.model);
         let encoded = self.worker.text.call(text.len(), charge, move || {
-            let ids = model.tokenizer.encode(&text, !request.no_special_tokens);
+            let special = SpecialTokens {
+                add: !request.no_special_tokens,
+                parse: !request.special_tokens_as_text,
+            };
+            let ids = model.tokenizer.encode_prompt(&text, special);
             let ids = ids.map_err(|error| ServiceError::invalid("text", error.to_string()))?;
             check_size("text", TokenizeResponse { ids })
         });

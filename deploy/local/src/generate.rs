@@ -19,7 +19,7 @@ use crate::{
     cluster::Cluster,
     error::Error,
     explain::explain,
-    output::{ClientTimings, Output, ResponseSource},
+    output::{Output, ResponseSource},
     trace,
 };
 
@@ -102,11 +102,8 @@ async fn stream(
             Event::Finished(end) if end.usage.is_none() => output.ended(choice, &end),
             Event::Finished(end) => {
                 let first = first_token.unwrap_or_else(Instant::now);
-                let timings = ClientTimings {
-                    first_token: (first - started).as_secs_f64(),
-                    rest: first.elapsed().as_secs_f64(),
-                };
-                let printed = output.finished(choice, &source, &end, timings);
+                let sequences = args.num_sequences.unwrap_or(1);
+                let printed = output.finished(choice, &source, &end, first - started, sequences);
                 if args.explain {
                     let total = started.elapsed();
                     eprintln!("\n{}", explain(&source.worker, &end, total, trace::width()));

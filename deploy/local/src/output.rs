@@ -1,6 +1,9 @@
 //! Output of `stoker generate`: text for people, or a JSON object a line for programs.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
 
 use serde::Serialize;
 use stoker_proto::duration::from_wire;
@@ -131,15 +134,6 @@ pub struct ResponseSource {
     pub request_id: String,
 }
 
-/// Times measured by the client.
-#[derive(Debug, Clone, Copy)]
-pub struct ClientTimings {
-    /// From the call to the first token, in seconds.
-    pub first_token: f64,
-    /// From the first token to the last, in seconds.
-    pub rest: f64,
-}
-
 /// Prints a response as it arrives.
 pub struct Output {
     json: bool,
@@ -178,12 +172,16 @@ impl Output {
     }
 
     /// Prints the final record: a JSON object, or a line on standard error.
+    ///
+    /// - first_token: time from the call to the first token.
+    /// - sequences: number of choices.
     pub fn finished(
         &mut self,
         choice: u32,
         source: &ResponseSource,
         end: &Finished,
-        timings: ClientTimings,
+        first_token: Duration,
+        sequences: u32,
     ) -> io::Result<()> {
         let usage = end.usage.unwrap_or_default();
         if self.json {
@@ -192,13 +190,9 @@ impl Output {
         writeln!(self.out)?;
         self.out.flush()?;
         let tokens = usage.completion_tokens;
-        let rate = match tokens.checked_sub(1) {
-            Some(after_first) if after_first > 0 && timings.rest > 0.0 => {
-                format!(", {:.0} tokens/s", f64::from(after_first) / timings.rest)
-            }
-            _ => String::new(),
-        };
-        let first = timings.first_token * 1e3;
+        let rate = decode_rate(tokens, sequences, end.timings.as_deref());
+        let rate = rate.map_or(String::new(), |rate| format!(", {rate:.0} tokens/s"));
+        let first = 1e3 * first_token.as_secs_f64();
         let (dim, plain) = if io::stderr().is_terminal() { (DIM, PLAIN) } else { ("", "") };
         let plural = if tokens == 1 { "" } else { "s" };
         eprintln!(
@@ -213,6 +207,15 @@ impl Output {
         writeln!(self.out)?;
         self.out.flush()
     }
+}
+
+/// Returns the tokens per second that were generated after the first of each choice, in the time that the
+/// worker took for them. When they arrived says little: tokens that were generated one by one may arrive
+/// together.
+fn decode_rate(tokens: u32, sequences: u32, timings: Option<&v1::Timings>) -> Option<f64> {
+    let decode = from_wire(timings?.decode)?.as_secs_f64();
+    let after_first = tokens.checked_sub(sequences.max(1)).filter(|rest| *rest > 0)?;
+    (decode > 0.0).then(|| f64::from(after_first) / decode)
 }
 
 fn logprob(token: &TokenLogprob) -> Logprob<'_> {
@@ -262,5 +265,22 @@ fn final_record<'a>(
         model: &source.model,
         seed: source.seed,
         request_id: &source.request_id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_the_worker_whenever_tokens_arrive() {
+        let decode = prost_types::Duration { seconds: 0, nanos: 500_000_000 };
+        let timings = v1::Timings { decode: Some(decode), ..v1::Timings::default() };
+        assert_eq!(decode_rate(16, 1, Some(&timings)), Some(30.0));
+        assert_eq!(decode_rate(16, 4, Some(&timings)), Some(24.0));
+        // A single token has no rate, and neither has one whose time is not known.
+        assert_eq!(decode_rate(1, 1, Some(&timings)), None);
+        assert_eq!(decode_rate(16, 1, Some(&v1::Timings::default())), None);
+        assert_eq!(decode_rate(16, 1, None), None);
     }
 }

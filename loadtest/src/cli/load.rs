@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use stoker_shared::duration;
+use stoker_shared::{count, duration};
 
 use crate::{
     arrivals::{process::ArrivalProcess, rate::RateProfile},
@@ -20,7 +20,7 @@ use crate::{
 pub struct LoadArgs {
     /// Number of concurrent streams: a request starts when another one ends. With --rate, the
     /// maximum [default: 16; 1024 with --rate]
-    #[arg(long, env = "STOKER_LOADTEST_CONCURRENCY", value_name = "STREAMS")]
+    #[arg(long, value_parser = count::parse::<NonZeroUsize>, env = "STOKER_LOADTEST_CONCURRENCY", value_name = "STREAMS")]
     pub concurrency: Option<NonZeroUsize>,
 
     /// Requests per second (with --turns, conversations), started independently of the responses: one
@@ -42,7 +42,7 @@ pub struct LoadArgs {
     /// Total number of requests [default: those of the stages of --rate or of --trace, else 100;
     /// with --expect, as many as its file has]
     #[arg(
-        long,
+        long, value_parser = count::parse::<NonZeroU64>,
         env = "STOKER_LOADTEST_REQUESTS",
         conflicts_with = "duration",
         value_name = "COUNT"
@@ -53,21 +53,21 @@ pub struct LoadArgs {
     #[arg(
         long,
         env = "STOKER_LOADTEST_DURATION",
-        value_parser = duration::parse,
+        value_parser = duration::parse_positive,
         value_name = "TIME"
     )]
     pub duration: Option<Duration>,
 
     /// Requests to send before the measured ones, with other synthetic prompts; they are not part
     /// of the results [default: none]
-    #[arg(long, env = "STOKER_LOADTEST_WARM_UP", value_name = "COUNT")]
+    #[arg(long, value_parser = count::parse::<NonZeroU64>, env = "STOKER_LOADTEST_WARM_UP", value_name = "COUNT")]
     pub warm_up: Option<NonZeroU64>,
 
     /// Deadline of a request; a slower one fails with DEADLINE_EXCEEDED [default: none]
     #[arg(
         long,
         env = "STOKER_LOADTEST_DEADLINE",
-        value_parser = duration::parse,
+        value_parser = duration::parse_positive,
         value_name = "TIME"
     )]
     pub deadline: Option<Duration>,
@@ -102,7 +102,7 @@ pub struct SweepArgs {
     /// Number of runs at each rate: the more, the surer. Runs that differ too much are repeated
     /// once more
     #[arg(
-        long,
+        long, value_parser = count::parse::<NonZeroU32>,
         env = "STOKER_LOADTEST_REPEATS",
         default_value = "3",
         requires = "sweep",

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use stoker_shared::duration;
+use stoker_shared::{count, duration};
 
 use crate::requests::{
     cancellation::Cancellation,
@@ -18,8 +18,8 @@ use crate::requests::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Requests")]
 pub struct RequestArgs {
-    /// File with prompts, which are used cyclically: one per line, or, if the name ends in .jsonl,
-    /// one object with `prompt` and optionally `max_tokens` per line
+    /// File with prompts, which are used cyclically: one per line, or, if the name ends in .jsonl or
+    /// .ndjson, one object with `prompt` and optionally `max_tokens` per line; .json may be a list
     #[arg(
         long,
         env = "STOKER_LOADTEST_PROMPTS",
@@ -50,7 +50,7 @@ pub struct RequestArgs {
     /// Number of requests of a conversation, each of which continues the text of the last one and its
     /// response
     #[arg(
-        long,
+        long, value_parser = count::parse::<NonZeroU64>,
         env = "STOKER_LOADTEST_TURNS",
         default_value = "1",
         conflicts_with = "trace",
@@ -105,7 +105,7 @@ pub struct RequestArgs {
 
     /// Maximum number of new tokens for prompts of --prompts [default: as many as the context
     /// allows]
-    #[arg(long, env = "STOKER_LOADTEST_MAX_TOKENS", requires = "prompts", value_name = "TOKENS")]
+    #[arg(long, value_parser = count::parse::<NonZeroU32>, env = "STOKER_LOADTEST_MAX_TOKENS", requires = "prompts", value_name = "TOKENS")]
     pub max_tokens: Option<NonZeroU32>,
 
     /// Continue responses to --prompts after an end-of-text token

@@ -75,7 +75,8 @@ impl FromStr for Objectives {
                 "e2e" => &mut objectives.e2e,
                 other => return Err(format!("{other:?} is no objective; {USAGE}")),
             };
-            let limit = duration::parse(time.trim()).map_err(|why| format!("{part:?}: {why}"))?;
+            let limit =
+                duration::parse_positive(time.trim()).map_err(|why| format!("{part:?}: {why}"))?;
             if objective.replace(limit).is_some() {
                 return Err(format!("{name} is given twice"));
             }

@@ -107,7 +107,7 @@ fn goodput(out: &mut String, summary: &Summary) -> std::fmt::Result {
 pub(super) fn headline(summary: &Summary) -> String {
     let Config { target, endpoint, connections, concurrency, rate, turns, seed, .. } =
         &summary.config;
-    let model = if summary.model.is_empty() { "No model" } else { &summary.model };
+    let model = if summary.model.is_empty() { "No complete response" } else { &summary.model };
     let streams = plural(*concurrency as u64, "stream");
     let load = match rate {
         Some(rate) => {

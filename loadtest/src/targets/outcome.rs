@@ -7,7 +7,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use stoker_proto::v1::{Timings, Usage};
+use stoker_proto::{
+    duration::from_wire,
+    v1::{Timings, Usage},
+};
 use tokio::time::Instant;
 
 /// Counters of a running load test, for its progress.
@@ -154,6 +157,8 @@ pub struct ReceivedResponse {
     pub resumes: Vec<Resume>,
     /// Time of the last event, or of the error.
     pub end_to_end: Duration,
+    /// Time in which the target generated the tokens after the first, as it reports.
+    pub generated_in: Option<Duration>,
     scheduled: Instant,
     last_event: Option<Instant>,
     cancel_after: Option<u32>,
@@ -172,6 +177,7 @@ impl ReceivedResponse {
             events: Vec::new(),
             resumes: Vec::new(),
             end_to_end: Duration::ZERO,
+            generated_in: None,
             scheduled,
             last_event: None,
             cancel_after,
@@ -216,6 +222,8 @@ impl ReceivedResponse {
     /// Checks that a finished response has as many tokens as it reports. Without ids, the reported
     /// number replaces that of events, which may have several.
     pub fn check(&mut self, completion: Completion) -> Result<Completion, Failure> {
+        let timings = completion.timings.as_ref();
+        self.generated_in = timings.and_then(|timings| from_wire(timings.decode));
         let Some(usage) = &completion.usage else { return Ok(completion) };
         let reported = usage.completion_tokens;
         if self.ids.is_empty() {
@@ -236,11 +244,21 @@ impl ReceivedResponse {
         }
     }
 
-    /// Returns the time from the first token to the end, divided by the number of tokens after the
-    /// first. `None` if there are none.
+    /// Returns the mean time between two tokens. `None` without a second one.
+    ///
+    /// It is the time from the first event with tokens to the last event, for each token after those of
+    /// the first event. Where tokens arrived together that were not generated together, it is the time
+    /// in which the target generated them: a speed that no user sees is none.
     pub fn time_per_token(&self) -> Option<Duration> {
-        let rest = Some(self.tokens.saturating_sub(1)).filter(|n| *n > 0)?;
-        Some(self.end_to_end.saturating_sub(self.first_token?) / rest)
+        let seen = Some(self.tokens.saturating_sub(self.first_tokens.max(1)))
+            .filter(|n| *n > 0)
+            .zip(self.first_token)
+            .map(|(rest, first)| self.end_to_end.saturating_sub(first) / rest);
+        let generated = Some(self.tokens.saturating_sub(1))
+            .filter(|n| *n > 0)
+            .zip(self.generated_in)
+            .map(|(rest, time)| time / rest);
+        seen.max(generated)
     }
 
     /// Returns the longest time between two events with tokens.

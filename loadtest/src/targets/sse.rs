@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn events_are_found_however_the_body_is_split() {
-        let body = ": hello\r\nevent: token\ndata: {\"a\": 1}\r\n\r\ndata:x\n\n\ndata: [DONE]\n\ndata: cut";
+        let body = ": comment\r\nevent: token\ndata: {\"a\": 1}\r\n\r\ndata:x\n\n\ndata: [DONE]\n\ndata: cut";
         let expected = ["{\"a\": 1}", "x", "[DONE]"];
         assert_eq!(split(&[body]), expected);
         let bytes: Vec<_> = (0..body.len()).map(|at| &body[at..=at]).collect();

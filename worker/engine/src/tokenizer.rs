@@ -16,6 +16,7 @@ mod vocabulary;
 
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Once, OnceLock};
 
 use tokenizers::ModelWrapper;
 
@@ -27,9 +28,26 @@ use pieces::Pieces;
 use rule::Rule;
 use vocabulary::Keys;
 
+/// How special tokens of a text are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Whether the text becomes a whole one, with special tokens such as the beginning token. One that
+    /// the text begins with is not added again.
+    pub add: bool,
+    /// Whether special tokens that are spelled out in the text become those tokens. Otherwise they are
+    /// text.
+    pub parse: bool,
+}
+
 /// A model's tokenizer, immutable and shared between threads.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The same, for which special tokens in a text are text. Made when it is needed.
+    literal: OnceLock<tokenizers::Tokenizer>,
+    /// The token that begins a whole text.
+    prefix_id: Option<u32>,
+    /// Reports once that texts spell the beginning token.
+    spelled_prefix: Once,
     pieces: Pieces,
     /// Number of leading spaces to strip from decoded text: SentencePiece prepends one to every
     /// text.
@@ -95,6 +113,9 @@ impl Tokenizer {
             max_token_bytes: length_bound::max_token_bytes(&inner, &rule, &pieces),
             model_vocab: pieces.len(),
             eos_ids: Vec::new(),
+            prefix_id: prefix_id(&inner),
+            literal: OnceLock::new(),
+            spelled_prefix: Once::new(),
             pieces,
             inner,
         })
@@ -113,8 +134,46 @@ impl Tokenizer {
     /// Special tokens spelled out in the text become those tokens. Fails if the text contains a
     /// token for which the model has no embedding.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_with(&self.inner, text, add_special)
+    }
+
+    /// Encodes a prompt. Fails like [`Self::encode`].
+    pub fn encode_prompt(
+        &self,
+        text: &str,
+        special: SpecialTokens,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        if !special.parse {
+            let literal = self.literal.get_or_init(|| {
+                let mut literal = self.inner.clone();
+                literal.set_encode_special_tokens(true);
+                literal
+            });
+            return self.encode_with(literal, text, special.add);
+        }
+        let mut ids = self.encode(text, special.add)?;
+        let twice = |id| ids.len() > 1 && ids[0] == id && ids[1] == id;
+        if special.add && self.prefix_id.is_some_and(twice) {
+            ids.remove(0);
+            self.spelled_prefix.call_once(|| {
+                let token = self.prefix_id.and_then(|id| self.token(id));
+                tracing::warn!(
+                    token,
+                    "a prompt begins with the token that begins every text; it is not added again"
+                );
+            });
+        }
+        Ok(ids)
+    }
+
+    fn encode_with(
+        &self,
+        tokenizer: &tokenizers::Tokenizer,
+        text: &str,
+        add_special: bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
         // Contradictions that loading does not detect must not abort the process either.
-        let encode = AssertUnwindSafe(|| self.inner.encode_fast(text, add_special));
+        let encode = AssertUnwindSafe(|| tokenizer.encode_fast(text, add_special));
         let ids = match panic::catch_unwind(encode) {
             Ok(Ok(encoding)) => encoding.get_ids().to_vec(),
             Ok(Err(error)) => {
@@ -194,6 +253,17 @@ impl Tokenizer {
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
     }
+}
+
+/// Returns the token that a tokenizer puts before every whole text.
+fn prefix_id(tokenizer: &tokenizers::Tokenizer) -> Option<u32> {
+    let encode = |add_special| {
+        let encode = AssertUnwindSafe(|| tokenizer.encode_fast("a", add_special));
+        let encoding = panic::catch_unwind(encode).ok()?.ok()?;
+        Some(encoding.get_ids().to_vec())
+    };
+    let (with, without) = (encode(true)?, encode(false)?);
+    with.first().copied().filter(|first| without.first() != Some(first))
 }
 
 impl fmt::Debug for Tokenizer {

@@ -7,20 +7,22 @@
 //! by name.
 
 mod blocks;
-mod chat_template;
 mod config;
 mod decode;
 mod dtype;
 mod error;
 mod folder;
 pub mod gguf;
+mod json;
 mod layout;
 mod model;
+mod names;
 mod read_at;
 mod safetensors;
 mod shards;
 mod source;
 mod tensor;
+mod tokenizer_config;
 
 pub use config::{Family, Llama3Scaling, ModelConfig, RopeScaling};
 pub use dtype::Dtype;

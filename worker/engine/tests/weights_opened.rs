@@ -15,7 +15,7 @@ use std::fs;
 use std::path::Path;
 
 use folder_builder::FolderBuilder;
-use gguf_builder::{GgufBuilder, array_value, bool_value, f32_value, text, text_value, u32_value};
+use gguf_builder::{GgufBuilder, array_value, bool_value, f32_value, text_value, u32_value};
 use serde_json::{Value, json};
 use stoker_engine::weights::{Family, ModelConfig, ModelFiles, RopeScaling, Source};
 
@@ -130,8 +130,8 @@ fn chat_templates_are_read_from_all_their_sources() {
     assert_eq!(template(&[one, ("chat_template.jinja", "file")]).unwrap().as_deref(), Some("file"));
     let plain = template(&[("tokenizer_config.json", several)]).unwrap();
     assert_eq!(plain.as_deref(), Some("plain"));
-    let wrong = template(&[("tokenizer_config.json", r#"{ "chat_template": 1 }"#)]).unwrap_err();
-    assert_says(&wrong, &["tiny/tokenizer_config.json: chat_template"]);
+    // No conversation is needed to generate.
+    assert_eq!(template(&[("tokenizer_config.json", r#"{ "chat_template": 1 }"#)]).unwrap(), None);
 
     let mut builder = GgufBuilder::tiny();
     builder.set("tokenizer.chat_template", text_value("inside"));
@@ -246,7 +246,7 @@ fn unsupported_gguf_keys_that_change_the_computation_are_refused() {
         (
             "split.count",
             u32_value(3),
-            "split.count = 3 is not supported yet; supported: a model in one",
+            "split.count: is 3, but the file is not named like NAME-00001-of-00003.gguf",
         ),
         ("llama.something_new", bool_value(true), "llama.something_new = true"),
         ("tokenizer.ggml.model", text_value("bert"), "tokenizer.ggml.model = \"bert\""),
@@ -295,7 +295,7 @@ fn invalid_gguf_tensors_are_refused() {
     type Change = fn(&mut GgufBuilder);
     let cases: [(Change, &[&str]); 12] = [
         (|b| b.add_f32("rope_freqs.weight", &[2]), &["rope_freqs.weight: holds 0"]),
-        (|b| b.add_f32("blk.1.attn_q.weight", &[8, 8]), &["model.layers.1.self_attn.q_proj"]),
+        (|b| b.add_f32("blk.1.attn_q.weight", &[8, 8]), &["blk.1.attn_q.weight is not one that"]),
         (|b| b.add_f32("output_norm.weight", &[8]), &["output_norm.weight: is listed twice"]),
         (
             |b| b.tensor("token_embd.weight").kind = 10,
@@ -321,14 +321,18 @@ fn invalid_gguf_tensors_are_refused() {
 
 #[test]
 fn invalid_gguf_structure_is_refused() {
-    let nested = array_value(9, 1, &array_items(4, 0));
-    assert_says(&gguf_error(|b| b.set("x", nested)), &["x: is a list of lists"]);
     let unknown = array_value(99, 1, &[0; 8]);
     assert_says(&gguf_error(|b| b.set("x", unknown)), &["x: has a value of unknown type 99"]);
     let endless = array_value(10, 1 << 60, &[0; 8]);
     assert_says(&gguf_error(|b| b.set("x", endless)), &["x: claims 1152921504606846976 items"]);
-    let not_utf8 = array_value(8, 1, &[&text("x")[..8], &[0xFF]].concat());
-    assert_says(&gguf_error(|b| b.set("x", not_utf8)), &["x: is not UTF-8"]);
+    let nested = array_value(9, 1 << 60, &[0; 16]);
+    assert_says(&gguf_error(|b| b.set("x", nested)), &["x: claims 1152921504606846976 items"]);
+    let mut deep = array_items(4, 0);
+    for _ in 0..12 {
+        deep = [array_items(9, 1), deep].concat();
+    }
+    let deep = array_value(9, 1, &deep);
+    assert_says(&gguf_error(|b| b.set("x", deep)), &["x: has lists within lists"]);
     let twice =
         gguf_error(|b| b.metadata.push(("general.architecture".into(), text_value("llama"))));
     assert_says(&twice, &["general.architecture: is given twice"]);
@@ -359,19 +363,19 @@ fn paths_without_a_model_are_refused() {
     write("model.gguf", b"");
     assert_says(&error(folder.path()), &["to use model.gguf, pass the path of the file itself"]);
     let empty = error(&folder.path().join("model.gguf"));
-    assert_says(&empty, &["model.gguf: the magic number: takes 4 bytes", "after 0 bytes"]);
+    assert_says(&empty, &["model.gguf: the file: is empty"]);
     fs::remove_file(folder.path().join("model.gguf")).unwrap();
 
     let tiny = FolderBuilder::tiny().build();
     write("config.json", &tiny.files[0].1);
     assert_says(&error(folder.path()), &["there is no tokenizer.json"]);
     write("tokenizer.json", &tiny.files[1].1);
-    write("pytorch_model.bin", b"");
+    write("pytorch_model.bin", b"pickle");
     assert_says(&error(folder.path()), &["pytorch_model.bin is not read", "SafeTensors"]);
     let pickled = error(&folder.path().join("pytorch_model.bin"));
     assert_says(&pickled, &["is not a GGUF file", "convert the model to SafeTensors"]);
     write("model.safetensors.index.json", b"{}");
-    assert_says(&error(folder.path()), &["index.json: weight_map: missing field `weight_map`"]);
+    assert_says(&error(folder.path()), &["index.json: the file", "missing field `weight_map`"]);
     write("model.safetensors", &tiny.files[2].1);
     ModelFiles::open(folder.path()).unwrap();
     let file = error(&folder.path().join("model.safetensors"));

@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::Args;
 use stoker_engine::model::Quantization;
+use stoker_shared::count;
 
 use crate::{ModelSource, config};
 
@@ -50,7 +51,7 @@ pub struct EvalArgs {
     pub quantize: Vec<Quantization>,
 
     /// Maximum number of tokens to score, from the start of the text [default: all]
-    #[arg(long, env = "STOKER_EVAL_MAX_TOKENS", value_name = "TOKENS")]
+    #[arg(long, value_parser = count::parse::<NonZeroUsize>, env = "STOKER_EVAL_MAX_TOKENS", value_name = "TOKENS")]
     pub max_tokens: Option<NonZeroUsize>,
 
     /// Window length in tokens [default: the model's context, at most 2048]

@@ -72,7 +72,10 @@ fn unk_id(keys: &Keys<'_>, pieces: &[Piece]) -> Result<Option<u32>, TokenizerErr
 
 /// Reads the scores. Pieces with higher scores merge earlier.
 fn scores(keys: &Keys<'_>, pieces: &[Piece]) -> Result<Vec<f32>, TokenizerError> {
-    let scores = keys.required("scores", Metadata::floats)?;
+    let Some(scores) = keys.get("scores", Metadata::floats)? else {
+        // SentencePiece lists pieces from the best score to the worst.
+        return Ok((0..pieces.len()).map(|id| -(id as f32)).collect());
+    };
     keys.check_len("scores", scores.len(), pieces.len())?;
     match scores.iter().position(|score| score.is_nan()) {
         None => Ok(scores),

@@ -8,6 +8,7 @@ use tokenizers::{AddedToken, PostProcessorWrapper};
 
 use super::TokenizerError;
 use super::error::shown;
+use super::rule::fallback_byte;
 use crate::weights::WeightsError;
 use crate::weights::gguf::Metadata;
 
@@ -18,17 +19,17 @@ const MAX_TOKEN_BYTES: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Part of texts, produced by merging.
-    Normal,
+    Normal = 1,
     /// Replaces characters for which the vocabulary has no token.
-    Unknown,
+    Unknown = 2,
     /// Structure, never part of a text.
-    Control,
+    Control = 3,
     /// Recognised in texts before merging.
-    UserDefined,
+    UserDefined = 4,
     /// Reserved and not used.
-    Unused,
+    Unused = 5,
     /// A single byte.
-    Byte,
+    Byte = 6,
 }
 
 /// One token.
@@ -176,7 +177,10 @@ impl<'a> Keys<'a> {
 
 fn pieces(keys: &Keys<'_>) -> Result<Vec<Piece>, TokenizerError> {
     let texts = keys.required("tokens", Metadata::texts)?;
-    let kinds = keys.required("token_type", Metadata::ints)?;
+    let kinds = match keys.get("token_type", Metadata::ints)? {
+        Some(kinds) => kinds,
+        None => inferred_kinds(keys, texts)?,
+    };
     keys.check_len("token_type", kinds.len(), texts.len())?;
     let mut seen = HashSet::with_capacity(texts.len());
     let mut pieces = Vec::with_capacity(texts.len());
@@ -197,6 +201,45 @@ fn pieces(keys: &Keys<'_>) -> Result<Vec<Piece>, TokenizerError> {
         pieces.push(Piece { text: text.clone(), kind });
     }
     Ok(pieces)
+}
+
+/// Keys of tokens that mark structure.
+const STRUCTURE: [&str; 8] = [
+    "bos_token_id",
+    "eos_token_id",
+    "eot_token_id",
+    "eom_token_id",
+    "padding_token_id",
+    "seperator_token_id",
+    "cls_token_id",
+    "mask_token_id",
+];
+
+/// Returns the types of tokens in a file that does not state them: what keys name, and what is spelled as
+/// a byte or, in byte-level vocabularies, as `<|...|>`.
+fn inferred_kinds(keys: &Keys<'_>, texts: &[String]) -> Result<Vec<i32>, TokenizerError> {
+    let byte_level = keys.get("model", Metadata::text)? == Some("gpt2");
+    let kind = |text: &String| {
+        if byte_level && text.starts_with("<|") && text.ends_with("|>") {
+            Kind::Control
+        } else if !byte_level && fallback_byte(text).is_some() {
+            Kind::Byte
+        } else {
+            Kind::Normal
+        }
+    };
+    let mut kinds: Vec<Kind> = texts.iter().map(kind).collect();
+    for key in STRUCTURE {
+        if let Some(id) = keys.id(key, texts.len())? {
+            kinds[id as usize] = Kind::Control;
+        }
+    }
+    let named = keys.id("unknown_token_id", texts.len())?;
+    let spelled = || texts.iter().position(|text| text == "<unk>");
+    if let Some(unknown) = named.map(|id| id as usize).or_else(spelled) {
+        kinds[unknown] = Kind::Unknown;
+    }
+    Ok(kinds.into_iter().map(|kind| kind as i32).collect())
 }
 
 impl Kind {

@@ -81,6 +81,13 @@ impl ModelConfig {
         self.windows.get(layer).copied().flatten()
     }
 
+    /// Adds a token that ends a sequence. It must be one of the vocabulary.
+    pub(super) fn add_eos_token(&mut self, id: u32) {
+        if let Err(at) = self.eos_token_ids.binary_search(&id) {
+            self.eos_token_ids.insert(at, id);
+        }
+    }
+
     /// Validates the values that the rest of the engine relies on. `name` maps a key of config.json
     /// to the file's own key.
     fn validated(

@@ -67,15 +67,18 @@ pub enum WeightsError {
 
     /// The file lacks a tensor that the configuration requires.
     #[error(
-        "{file}: tensor {tensor} is missing; the configuration requires it with shape {expected:?}"
+        "{file}: tensor {tensor} is missing; the configuration requires it with shape \
+         {expected:?}{advice}"
     )]
     MissingTensor {
         /// The file.
         file: String,
-        /// Canonical name.
+        /// The name that it would have in the file.
         tensor: String,
         /// The shape it should have, outermost dimension first.
         expected: Vec<usize>,
+        /// What to do about it, after a semicolon; may be empty.
+        advice: String,
     },
 
     /// A tensor's shape differs from the one that the configuration requires.
@@ -85,7 +88,7 @@ pub enum WeightsError {
     WrongShape {
         /// The file.
         file: String,
-        /// The canonical name.
+        /// The name in the file.
         tensor: String,
         /// The shape in the file, outermost dimension first.
         actual: Vec<usize>,
@@ -110,7 +113,7 @@ pub enum WeightsError {
     NonFinite {
         /// The file.
         file: String,
-        /// The canonical name.
+        /// The name in the file.
         tensor: String,
         /// Row-major index of the first such element.
         index: usize,

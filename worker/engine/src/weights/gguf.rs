@@ -9,6 +9,7 @@ mod directory;
 mod kind;
 mod metadata;
 mod names;
+mod parts;
 mod value;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use super::tensor::{RowOrder, StoredTensor};
 use super::{ModelConfig, Source, WeightsError};
 use cursor::Cursor;
 use names::RowLayout;
+pub(super) use parts::OpenPart;
 
 const MAGIC: [u8; 4] = *b"GGUF";
 /// Name of the tensor with a divisor for each rotary frequency.
@@ -46,6 +48,11 @@ impl Gguf {
         let metadata = Metadata::parse(&mut cursor, num_keys)?;
         let tensors = directory::parse(&mut cursor, &source, num_tensors, &metadata)?;
         Ok(Self { source, metadata, tensors })
+    }
+
+    /// Returns the whole model if this is one of several files.
+    pub(super) fn joined(self, open: OpenPart<'_>) -> Result<Self, WeightsError> {
+        parts::join(self, open)
     }
 
     /// The metadata.
@@ -87,6 +94,9 @@ impl Gguf {
             if tensor.info.name == ROPE_DIVISORS && architecture == Architecture::Llama {
                 continue;
             }
+            if names::is_derived(&tensor.info.name) {
+                continue;
+            }
             let names = names::canonical(&tensor.info.name, architecture.rotary_rows());
             let Some((name, rows)) = names else {
                 return Err(WeightsError::UnexpectedTensor {
@@ -104,6 +114,11 @@ impl Gguf {
     }
 }
 
+/// Returns the name in GGUF files of a tensor with this canonical name.
+pub(super) fn name_in_file(canonical: &str) -> String {
+    names::in_file(canonical)
+}
+
 /// Whether a file starts like a GGUF file.
 pub(super) fn has_magic(source: &Source) -> bool {
     let mut start = [0; 4];
@@ -113,7 +128,7 @@ pub(super) fn has_magic(source: &Source) -> bool {
 fn check_version(cursor: &mut Cursor<'_>) -> Result<(), WeightsError> {
     let magic: [u8; 4] = cursor.array("the magic number")?;
     if magic != MAGIC {
-        let reason = format!("is {magic:?} instead of \"GGUF\"; this is not a GGUF file");
+        let reason = format!("is \"{}\" instead of \"GGUF\"", magic.escape_ascii());
         return Err(cursor.source().malformed("the magic number", reason));
     }
     match cursor.u32("the version")? {

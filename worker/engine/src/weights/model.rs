@@ -7,13 +7,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::chat_template;
 use super::config::{add_generation_config, from_json, from_metadata};
 use super::gguf::{self, Gguf};
 use super::tensor::{ReadTimes, StoredTensor};
+use super::tokenizer_config::{self, TokenizerConfig};
 use super::{
     DiskFolder, EmbeddedFolder, FileReader, Folder, ModelConfig, RawTensor, Source, TensorInfo,
-    WeightsError, layout, safetensors, shards,
+    WeightsError, json, layout, names, safetensors, shards,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use stoker_ops::cpu::int8::Int8;
@@ -50,9 +50,10 @@ impl ModelFiles {
         let reader = FileReader::open(path).map_err(failed)?;
         let source = Source::new(name.clone(), reader);
         if gguf::has_magic(&source) || has_extension(path, "gguf") {
-            return Self::from_gguf(source);
+            let folder = DiskFolder(path.parent().unwrap_or(Path::new("")).to_owned());
+            return Self::from_gguf_part(source, &|file| folder.open(file));
         }
-        Err(not_a_model_file(path))
+        Err(not_a_model_file(path, source.mistaken_for()))
     }
 
     /// Opens a model that is embedded in the binary, from file names and contents as in a folder.
@@ -71,33 +72,67 @@ impl ModelFiles {
             config = add_generation_config(config, &source)?;
         }
         let source = open_file(folder, TOKENIZER)?;
-        let json = source.read_all(MAX_TOKENIZER_BYTES)?;
-        let tokenizer = Tokenizer::from_json_bytes(&json).map_err(|error| at(&source, error))?;
-        let (file, tensors) = open_weights(folder)?;
-        Ok(Self {
-            name: folder.name(),
-            chat_template: chat_template::of_folder(folder)?,
-            tensors: layout::check(&file, &config, tensors)?,
-            tokenizer: for_model(tokenizer, &config),
-            config,
-        })
+        let bytes = source.read_all(MAX_TOKENIZER_BYTES)?;
+        let tokenizer = Tokenizer::from_json_bytes(json::without_mark(&bytes));
+        let tokenizer = tokenizer.map_err(|error| at(&source, error))?;
+        let TokenizerConfig { chat_template, eos_token } = TokenizerConfig::of_folder(folder)?;
+        if let Some(token) = eos_token {
+            add_end_token(&mut config, &tokenizer, &token);
+        }
+        let Weights { file, tensors, advice } = open_weights(folder)?;
+        let (naming, tensors) = names::canonical(&config, tensors)?;
+        let files = layout::Files {
+            name: &file,
+            in_file: &|name| naming.in_file(name),
+            vocabulary: "vocab_size of config.json",
+            advice: &|name| {
+                layout::advice(name, &config, naming.has_no_prefix()).or_else(|| advice.clone())
+            },
+        };
+        let tensors = layout::check(&files, &config, tensors)?;
+        Ok(Self::new(folder.name(), config, tokenizer, chat_template, tensors))
     }
 
-    /// Opens a GGUF file.
+    /// Opens a GGUF file that has the whole model.
     pub fn from_gguf(source: Source) -> Result<Self, WeightsError> {
+        Self::from_gguf_part(source, &|_| Ok(None))
+    }
+
+    /// Opens a GGUF file, or any of several that have the model. `open` opens the others by name.
+    pub fn from_gguf_part(
+        source: Source,
+        open: &dyn Fn(&str) -> Result<Option<Source>, WeightsError>,
+    ) -> Result<Self, WeightsError> {
         let source = Arc::new(source);
-        let gguf = Gguf::parse(Arc::clone(&source))?;
+        let gguf = Gguf::parse(Arc::clone(&source))?.joined(open)?;
         let config = from_metadata(&source, &gguf)?;
         let tokenizer =
             Tokenizer::from_gguf(gguf.metadata()).map_err(|error| at(&source, error))?;
         let tensors = gguf.canonical_tensors(&config)?;
-        Ok(Self {
-            name: source.name().to_owned(),
-            chat_template: chat_template::of_metadata(gguf.metadata())?,
-            tensors: layout::check(source.name(), &config, tensors)?,
-            tokenizer: for_model(tokenizer, &config),
-            config,
-        })
+        let files = layout::Files {
+            name: source.name(),
+            in_file: &gguf::name_in_file,
+            vocabulary: "tokenizer.ggml.tokens",
+            advice: &|_| None,
+        };
+        let tensors = layout::check(&files, &config, tensors)?;
+        let chat_template = tokenizer_config::template_of_metadata(gguf.metadata());
+        let name = source.name().to_owned();
+        Ok(Self::new(name, config, tokenizer, chat_template, tensors))
+    }
+
+    fn new(
+        name: String,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        chat_template: Option<String>,
+        tensors: BTreeMap<String, StoredTensor>,
+    ) -> Self {
+        let tokenizer = tokenizer.for_model(config.vocab_size, &config.eos_token_ids);
+        let spelled = |id: &u32| (*id, tokenizer.token(*id).unwrap_or_default());
+        let tokens: Vec<_> = config.eos_token_ids.iter().map(spelled).collect();
+        tracing::info!(model = name, ?tokens, "tokens that end a response");
+        Self { name, config, tokenizer: Arc::new(tokenizer), chat_template, tensors }
     }
 
     /// Path or label that the model was opened by.
@@ -180,26 +215,71 @@ impl fmt::Debug for ModelFiles {
     }
 }
 
-fn for_model(tokenizer: Tokenizer, config: &ModelConfig) -> Arc<Tokenizer> {
-    Arc::new(tokenizer.for_model(config.vocab_size, &config.eos_token_ids))
+/// Adds an end token that a file spells out. One that the model does not have is reported.
+fn add_end_token(config: &mut ModelConfig, tokenizer: &Tokenizer, token: &str) {
+    match tokenizer.token_id(token).filter(|id| (*id as usize) < config.vocab_size) {
+        Some(id) => config.add_eos_token(id),
+        None => {
+            tracing::warn!(token, "eos_token of tokenizer_config.json is no token of the model")
+        }
+    }
 }
 
 fn at(source: &Source, error: TokenizerError) -> WeightsError {
-    WeightsError::Tokenizer { file: source.name().to_owned(), source: error }
+    match source.mistaken_for() {
+        Some(instead) => source.malformed("the file", instead),
+        None => WeightsError::Tokenizer { file: source.name().to_owned(), source: error },
+    }
 }
 
-/// Lists the tensors of a folder, in one file or in several. Returns the name of the file that
-/// contains or indexes them, and the tensors.
-fn open_weights(
-    folder: &dyn Folder,
-) -> Result<(String, BTreeMap<String, StoredTensor>), WeightsError> {
-    if let Some(source) = folder.open(WEIGHTS)? {
-        let source = Arc::new(source);
-        return Ok((source.name().to_owned(), safetensors::read_tensors(&source)?));
-    }
-    match folder.open(INDEX)? {
-        Some(index) => Ok((index.name().to_owned(), shards::read_tensors(folder, &index)?)),
-        None => Err(not_a_model_folder(folder, WEIGHTS)),
+/// The tensors of a folder.
+struct Weights {
+    /// The file that contains or indexes them.
+    file: String,
+    tensors: BTreeMap<String, StoredTensor>,
+    /// What to do about a tensor that is missing.
+    advice: Option<String>,
+}
+
+/// Lists the tensors of a folder, in one file or in several.
+///
+/// A folder with both is read as transformers reads it: the file without an index counts, unless it lacks
+/// what the index lists.
+fn open_weights(folder: &dyn Folder) -> Result<Weights, WeightsError> {
+    let index = folder.open(INDEX)?;
+    let Some(source) = folder.open(WEIGHTS)? else {
+        let index = index.ok_or_else(|| not_a_model_folder(folder, WEIGHTS))?;
+        let tensors = shards::read_tensors(folder, &index)?;
+        return Ok(Weights { file: index.name().to_owned(), tensors, advice: None });
+    };
+    let source = Arc::new(source);
+    let single = safetensors::read_tensors(&source);
+    let Some(index) = index else {
+        return Ok(Weights { file: source.name().to_owned(), tensors: single?, advice: None });
+    };
+    // An index that cannot be read lists nothing.
+    let listed = shards::listed(&index).unwrap_or_default();
+    match single {
+        Ok(tensors) if listed.iter().all(|name| tensors.contains_key(name)) => {
+            tracing::warn!(
+                read = source.name(),
+                left_out = index.name(),
+                "the folder has one file with all tensors and an index of others; remove what is not meant"
+            );
+            Ok(Weights { file: source.name().to_owned(), tensors, advice: None })
+        }
+        Err(error) if listed.is_empty() => Err(error),
+        _ => {
+            tracing::warn!(
+                read = index.name(),
+                left_out = source.name(),
+                "the folder has an index, and a file that lacks some of its tensors; remove what is not meant"
+            );
+            let tensors = shards::read_tensors(folder, &index)?;
+            let advice =
+                format!("{} was left out, since it lacks tensors of the index", source.name());
+            Ok(Weights { file: index.name().to_owned(), tensors, advice: Some(advice) })
+        }
     }
 }
 
@@ -225,7 +305,7 @@ fn not_a_model_folder(folder: &dyn Folder, missing: &str) -> WeightsError {
     }
 }
 
-fn not_a_model_file(path: &Path) -> WeightsError {
+fn not_a_model_file(path: &Path, instead: Option<&str>) -> WeightsError {
     let pickled = ["bin", "pt", "pth", "ckpt"].iter().any(|end| has_extension(path, end));
     let advice = if has_extension(path, "safetensors") || has_extension(path, "json") {
         "pass the folder that holds it together with config.json and tokenizer.json"
@@ -234,11 +314,8 @@ fn not_a_model_file(path: &Path) -> WeightsError {
     } else {
         "pass a folder with config.json, tokenizer.json and model.safetensors, or a .gguf file"
     };
-    WeightsError::NotAModel {
-        path: path.display().to_string(),
-        reason: "is not a GGUF file".to_owned(),
-        advice: advice.to_owned(),
-    }
+    let reason = instead.unwrap_or("is not a GGUF file").to_owned();
+    WeightsError::NotAModel { path: path.display().to_string(), reason, advice: advice.to_owned() }
 }
 
 fn has_extension(path: &Path, extension: &str) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype as StoredDtype, Metadata};
 
 use super::tensor::{StoredTensor, TensorInfo};
-use super::{Dtype, Source, WeightsError};
+use super::{Dtype, Source, WeightsError, layout};
 
 /// Size of the header's length prefix (little endian) in bytes.
 const PREFIX: u64 = 8;
@@ -20,6 +20,10 @@ pub(super) fn read_tensors(
     let (metadata, data_start) = read_header(source)?;
     let mut tensors = BTreeMap::new();
     for (name, stored) in metadata.tensors() {
+        // Of any type: it is not read.
+        if layout::is_derived(&name) {
+            continue;
+        }
         let info = TensorInfo {
             dtype: dtype(source, &name, stored.dtype)?,
             shape: stored.shape.clone(),

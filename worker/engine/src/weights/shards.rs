@@ -6,16 +6,23 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::tensor::StoredTensor;
-use super::{Folder, Source, WeightsError, safetensors};
+use super::{Folder, Source, WeightsError, json, layout, safetensors};
 
 /// The largest indices in use, of mixture-of-experts models, are a tenth of this.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The relevant part of model.safetensors.index.json.
 #[derive(Deserialize)]
+#[serde(expecting = "an object with weight_map")]
 struct Index {
     /// File of each tensor.
     weight_map: BTreeMap<String, String>,
+}
+
+/// Returns the names of the tensors in the index.
+pub(super) fn listed(index: &Source) -> Result<Vec<String>, WeightsError> {
+    let Index { weight_map } = json::read(index, MAX_BYTES)?;
+    Ok(weight_map.into_keys().filter(|name| !layout::is_derived(name)).collect())
 }
 
 /// Lists the tensors of all files in the index.
@@ -23,8 +30,7 @@ pub(super) fn read_tensors(
     folder: &dyn Folder,
     index: &Source,
 ) -> Result<BTreeMap<String, StoredTensor>, WeightsError> {
-    let Index { weight_map } = serde_json::from_slice(&index.read_all(MAX_BYTES)?)
-        .map_err(|error| index.malformed("weight_map", error.to_string()))?;
+    let Index { weight_map } = json::read(index, MAX_BYTES)?;
     let files: BTreeSet<_> = weight_map.values().map(String::as_str).collect();
     files.iter().try_for_each(|file| check_name(index, file))?;
     let mut tensors = BTreeMap::new();
@@ -44,7 +50,8 @@ pub(super) fn read_tensors(
             };
         }
     }
-    match weight_map.iter().find(|(name, _)| !tensors.contains_key(*name)) {
+    let missing = |name: &str| !tensors.contains_key(name) && !layout::is_derived(name);
+    match weight_map.iter().find(|(name, _)| missing(name)) {
         None => Ok(tensors),
         Some((name, file)) => {
             let reason = format!("is not in {file}, where the index places it");

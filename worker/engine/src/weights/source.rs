@@ -77,11 +77,40 @@ impl Source {
         }
     }
 
+    /// Returns what the file is instead of a model's, if that is known.
+    pub(super) fn mistaken_for(&self) -> Option<&'static str> {
+        let mut start = vec![0; usize::try_from(self.len()).map_or(64, |len| len.min(64))];
+        self.reader.read_exact_at(&mut start, 0).ok()?;
+        let text = start.trim_ascii_start().to_ascii_lowercase();
+        match text.as_slice() {
+            [] => Some("is empty; is the download complete?"),
+            text if text.starts_with(b"version https://git-lfs") => {
+                Some("is a Git LFS pointer and not the file itself; fetch it with `git lfs pull`")
+            }
+            text if text.starts_with(b"<!doctype") || text.starts_with(b"<html") => {
+                Some("is a web page and not the file itself; the download has failed")
+            }
+            text if text.starts_with(b"<?xml") => {
+                Some("is an XML document, perhaps an error of a store; the download has failed")
+            }
+            text if text.starts_with(b"pk\x03\x04") => Some(
+                "is a zip archive, perhaps of PyTorch, which is not read; convert or unpack it",
+            ),
+            text if text.starts_with(b"\x1f\x8b") => Some("is compressed with gzip; unpack it"),
+            _ => None,
+        }
+    }
+
+    /// Returns an error about a part of the file, or about all of it if it is another kind of file.
     pub(super) fn malformed(&self, subject: &str, reason: impl Into<String>) -> WeightsError {
+        let (subject, reason) = match self.mistaken_for() {
+            Some(instead) => ("the file", instead.to_owned()),
+            None => (subject, reason.into()),
+        };
         WeightsError::Malformed {
             file: self.name.clone(),
             subject: brief(subject.to_owned()),
-            reason: reason.into(),
+            reason,
         }
     }
 

@@ -76,6 +76,8 @@ pub struct ReadTimes {
 #[derive(Debug, Clone)]
 pub(super) struct StoredTensor {
     pub(super) info: TensorInfo,
+    /// The name in the file, if it is not the canonical one.
+    stored_name: Option<String>,
     source: Arc<Source>,
     /// Byte offset in the file.
     offset: u64,
@@ -114,19 +116,23 @@ impl StoredTensor {
         let row_bytes = dtype.row_bytes(row_len).ok_or_else(too_large)?;
         let bytes = num_rows.checked_mul(row_bytes).ok_or_else(too_large)?;
         source.check(offset, bytes as u64, name)?;
-        Ok(Self { offset, rows: RowOrder::Canonical, num_rows, row_len, row_bytes, source, info })
+        let (rows, stored_name) = (RowOrder::Canonical, None);
+        Ok(Self { offset, rows, num_rows, row_len, row_bytes, source, info, stored_name })
     }
 
     /// Returns the tensor under its canonical name. Its rows are put in order when they are read.
     ///
     /// A vector in another order is read as rows of one element, which block types do not allow.
     pub(super) fn renamed(mut self, name: String, rows: RowOrder) -> Result<Self, WeightsError> {
-        self.info.name = name;
+        if name != self.info.name {
+            let stored = std::mem::replace(&mut self.info.name, name);
+            self.stored_name.get_or_insert(stored);
+        }
         self.rows = rows;
         if let (RowOrder::Interleaved { .. }, [len]) = (rows, self.info.shape.as_slice()) {
             let dtype = self.info.dtype;
             let Some(bytes) = dtype.row_bytes(1) else {
-                let subject = format!("vector {} of type", self.info.name);
+                let subject = format!("vector {} of type", self.name_in_file());
                 return Err(self.source.unsupported(subject, dtype, "F32, F16, BF16"));
             };
             (self.num_rows, self.row_len, self.row_bytes) = (*len, 1, bytes);
@@ -139,6 +145,16 @@ impl StoredTensor {
         self.source.name()
     }
 
+    /// Its name in this file.
+    pub(super) fn name_in_file(&self) -> &str {
+        self.stored_name.as_deref().unwrap_or(&self.info.name)
+    }
+
+    /// Returns an error about this tensor.
+    pub(super) fn malformed(&self, reason: impl Into<String>) -> WeightsError {
+        self.source.malformed(self.name_in_file(), reason)
+    }
+
     /// Fails if the tensor's shape is not the one that the configuration requires.
     pub(super) fn check_shape(&self, expected: &[usize]) -> Result<(), WeightsError> {
         if self.info.shape == expected {
@@ -146,7 +162,7 @@ impl StoredTensor {
         }
         Err(WeightsError::WrongShape {
             file: self.source.name().to_owned(),
-            tensor: self.info.name.clone(),
+            tensor: self.name_in_file().to_owned(),
             actual: self.info.shape.clone(),
             expected: expected.to_vec(),
         })
@@ -160,9 +176,9 @@ impl StoredTensor {
         let (mine, theirs) = (self.byte_range(), other.byte_range());
         for start in mine.clone().step_by(PIECE_BYTES) {
             let len = (mine.end - start).min(PIECE_BYTES as u64);
-            let left = self.source.read(start, len, &self.info.name)?;
+            let left = self.source.read(start, len, self.name_in_file())?;
             let start = theirs.start + (start - mine.start);
-            if left != other.source.read(start, len, &other.info.name)? {
+            if left != other.source.read(start, len, other.name_in_file())? {
                 return Ok(false);
             }
         }
@@ -228,7 +244,7 @@ impl StoredTensor {
     fn read_piece(&self, first: usize, rows: usize) -> Result<Vec<u8>, WeightsError> {
         let mut bytes = vec![0; rows * self.row_bytes];
         let offset = self.offset + (first * self.row_bytes) as u64;
-        self.source.read_into(&mut bytes, offset, &self.info.name)?;
+        self.source.read_into(&mut bytes, offset, self.name_in_file())?;
         Ok(bytes)
     }
 
@@ -248,7 +264,7 @@ impl StoredTensor {
             if let Some(column) = first_non_finite(out) {
                 return Err(WeightsError::NonFinite {
                     file: self.source.name().to_owned(),
-                    tensor: self.info.name.clone(),
+                    tensor: self.name_in_file().to_owned(),
                     index: self.rows.canonical(row) * self.row_len + column,
                     value: out[column],
                 });
@@ -295,7 +311,7 @@ impl StoredTensor {
             let rows = rows_per_piece.min(self.num_rows - first);
             let piece = &mut piece[..rows * self.row_bytes];
             let offset = self.offset + (first * self.row_bytes) as u64;
-            self.source.read_into(piece, offset, &self.info.name)?;
+            self.source.read_into(piece, offset, self.name_in_file())?;
             for (row, bytes) in piece.chunks_exact(self.row_bytes).enumerate() {
                 take(self.rows.canonical(first + row), bytes)?;
             }

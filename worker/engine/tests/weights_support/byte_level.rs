@@ -40,6 +40,9 @@ fn sequence(steps: &[Value]) -> Value {
     json!({ "type": "Sequence", "pretokenizers": steps })
 }
 
+const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// A pre-tokenizer by its `tokenizer.ggml.pre`, and its form in tokenizer.json.
 pub(crate) struct Form {
     pub(crate) pre: &'static str,
@@ -51,6 +54,7 @@ pub(crate) struct Form {
 pub(crate) fn forms() -> Vec<Form> {
     let digits = json!({ "type": "Digits", "individual_digits": true });
     let gpt_2 = byte_level(true);
+    let one_digit = digits.clone();
     let one_pattern = |pattern: &str| sequence(&[split(pattern), byte_level(false)]);
     let form = |pre, normalizer, pre_tokenizer, ignore_merges| Form {
         pre,
@@ -60,22 +64,8 @@ pub(crate) fn forms() -> Vec<Form> {
     };
     vec![
         form("gpt-2", json!(null), gpt_2.clone(), false),
-        form(
-            "llama-bpe",
-            json!(null),
-            one_pattern(
-                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-            ),
-            true,
-        ),
-        form(
-            "qwen2",
-            json!({ "type": "NFC" }),
-            one_pattern(
-                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-            ),
-            false,
-        ),
+        form("llama-bpe", json!(null), one_pattern(LLAMA_3), true),
+        form("qwen2", json!({ "type": "NFC" }), one_pattern(QWEN_2), false),
         form(
             "tekken",
             json!(null),
@@ -109,6 +99,54 @@ pub(crate) fn forms() -> Vec<Form> {
                 ),
                 byte_level(false),
             ]),
+            false,
+        ),
+        form("dbrx", json!(null), one_pattern(LLAMA_3), false),
+        form("stablelm2", json!(null), one_pattern(QWEN_2), false),
+        form(
+            "qwen35",
+            json!({ "type": "NFC" }),
+            one_pattern(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
+            false,
+        ),
+        form(
+            "gpt-4o",
+            json!(null),
+            one_pattern(
+                r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
+            false,
+        ),
+        form(
+            "command-r",
+            json!({ "type": "NFC" }),
+            sequence(&[one_digit, byte_level(true)]),
+            false,
+        ),
+        form(
+            "deepseek-llm",
+            json!({ "type": "Sequence", "normalizers": [] }),
+            sequence(&[
+                split("[\r\n]"),
+                split(
+                    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+                ),
+                split("\\s?[!-/:-~！-／：-～‘-‟　-。]+"),
+                split("\\s+$"),
+                split("[一-龥ࠀ-一가-\u{D7FF}]+"),
+                json!({ "type": "Digits", "individual_digits": false }),
+                byte_level(false),
+            ]),
+            false,
+        ),
+        form(
+            "seed-coder",
+            json!(null),
+            one_pattern(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
             false,
         ),
     ]

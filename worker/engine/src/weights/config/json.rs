@@ -4,19 +4,19 @@ mod known;
 mod rope;
 mod windows;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::ModelConfig;
 use super::family::Family;
 use super::keys::Keys;
-use crate::weights::{Source, WeightsError};
+use crate::weights::{Source, WeightsError, json};
 
 /// Larger than any configuration. A larger file is another file under the wrong name.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// Reads config.json.
 pub(in crate::weights) fn from_json(source: &Source) -> Result<ModelConfig, WeightsError> {
-    let value = parse(source)?;
+    let value = json::read(source, MAX_BYTES)?;
     let keys = Keys::new(source, &value)?;
     let family = family(&keys)?;
     known::refuse_unread_keys(&keys, family)?;
@@ -70,16 +70,10 @@ pub(in crate::weights) fn add_generation_config(
     mut config: ModelConfig,
     source: &Source,
 ) -> Result<ModelConfig, WeightsError> {
-    let value = parse(source)?;
+    let value = json::read(source, MAX_BYTES)?;
     let keys = Keys::new(source, &value)?;
     config.eos_token_ids.extend(keys.ids("eos_token_id")?);
     config.validated(source, str::to_owned)
-}
-
-fn parse(source: &Source) -> Result<Value, WeightsError> {
-    let bytes = source.read_all(MAX_BYTES)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| source.malformed("the file", format!("is not JSON: {error}")))
 }
 
 /// Reads the family from `architectures`, or from `model_type` if that is absent. They must agree.

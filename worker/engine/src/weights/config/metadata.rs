@@ -137,10 +137,6 @@ impl Keys<'_> {
     }
 
     fn refuse_unread_keys(&self) -> Result<(), WeightsError> {
-        if let Some(parts) = self.metadata.count("split.count")?.filter(|parts| *parts > 1) {
-            let supported = "a model in one file; merge the parts";
-            return Err(self.source.unsupported("split.count =", parts, supported));
-        }
         let prefix = self.full("");
         for key in self.metadata.keys() {
             let (Some(name), Some(value)) = (key.strip_prefix(&prefix), self.metadata.get(key))

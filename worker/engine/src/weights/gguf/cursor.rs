@@ -46,18 +46,29 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }
 
-    /// Reads a length, then that many bytes of UTF-8, at most `limit`.
-    pub(super) fn string(&mut self, limit: u64, what: &str) -> Result<String, WeightsError> {
+    /// Reads a length, then that many bytes, at most `limit`.
+    pub(super) fn text(&mut self, limit: u64, what: &str) -> Result<Vec<u8>, WeightsError> {
         let len = self.u64(what)?;
         if len > limit {
             let reason = format!("is {len} bytes long; at most {limit} are accepted");
             return Err(self.source.malformed(what, reason));
         }
-        let bytes = self.bytes(len, what)?;
-        String::from_utf8(bytes).map_err(|error| {
+        self.bytes(len, what)
+    }
+
+    /// Reads a length, then that many bytes of UTF-8, at most `limit`.
+    pub(super) fn string(&mut self, limit: u64, what: &str) -> Result<String, WeightsError> {
+        String::from_utf8(self.text(limit, what)?).map_err(|error| {
             let reason = format!("is not UTF-8: {}", error.utf8_error());
             self.source.malformed(what, reason)
         })
+    }
+
+    /// Skips `len` bytes.
+    pub(super) fn skip(&mut self, len: u64, what: &str) -> Result<(), WeightsError> {
+        self.source.check(self.position, len, what)?;
+        self.position += len;
+        Ok(())
     }
 
     /// Reads `len` bytes. The buffer is allocated only if the file holds them.

@@ -24,7 +24,9 @@ impl Metadata {
         let count = cursor.check_count(count, MIN_ENTRY, "the metadata count")?;
         let mut values = BTreeMap::new();
         for index in 0..count {
-            let key = cursor.string(MAX_KEY, &format!("metadata key {index}"))?;
+            // One that is not UTF-8 is none of those that are read.
+            let key = cursor.text(MAX_KEY, &format!("metadata key {index}"))?;
+            let key = String::from_utf8_lossy(&key).into_owned();
             let value = Value::parse(cursor, &key)?;
             if values.contains_key(&key) {
                 return Err(cursor.source().malformed(&key, "is given twice"));

@@ -8,6 +8,11 @@ const TEXT: u32 = 8;
 const ARRAY: u32 = 9;
 /// Minimum number of bytes of a text: its length.
 const MIN_TEXT: u64 = 8;
+/// Minimum number of bytes of a list within a list: its type and its length.
+const MIN_ARRAY: u64 = 4 + 8;
+/// Maximum depth of lists within lists.
+const MAX_DEPTH: u32 = 8;
+const NOT_UTF_8: &str = "text that is not UTF-8";
 
 /// A metadata value.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +30,9 @@ pub enum Value {
     Text(String),
     /// A list of one type.
     Array(Array),
+    /// What breaks the format or is not implemented, which matters only if it is read: its
+    /// description.
+    Unread(&'static str),
 }
 
 /// A metadata list.
@@ -113,15 +121,15 @@ impl Value {
     /// Reads a type and a value of it; `key` names the value in errors.
     pub(super) fn parse(cursor: &mut Cursor<'_>, key: &str) -> Result<Self, WeightsError> {
         match cursor.u32(key)? {
-            TEXT => Ok(Self::Text(cursor.string(cursor.remaining(), key)?)),
-            ARRAY => Ok(Self::Array(Array::parse(cursor, key)?)),
+            TEXT => {
+                let text = String::from_utf8(cursor.text(cursor.remaining(), key)?);
+                Ok(text.map_or(Self::Unread(NOT_UTF_8), Self::Text))
+            }
+            ARRAY => Array::parse(cursor, key),
             id => {
                 let scalar = Scalar::from_id(cursor.source(), key, id)?;
                 let bytes = cursor.bytes(scalar.size() as u64, key)?;
-                scalar.decode(&bytes).ok_or_else(|| {
-                    let reason = format!("is {} where true (1) or false (0) belongs", bytes[0]);
-                    cursor.source().malformed(key, reason)
-                })
+                Ok(scalar.decode(&bytes).unwrap_or(Self::Unread("neither true (1) nor false (0)")))
             }
         }
     }
@@ -134,6 +142,7 @@ impl Value {
             Self::Float(x) => x.to_string(),
             Self::Bool(flag) => flag.to_string(),
             Self::Text(text) => format!("{:?}", text.chars().take(80).collect::<String>()),
+            Self::Unread(what) => (*what).to_owned(),
             Self::Array(Array::Text(texts)) => format!("a list of {} strings", texts.len()),
             Self::Array(Array::Packed { scalar, bytes }) => {
                 format!("a list of {} {scalar:?}", bytes.len() / scalar.size())
@@ -143,26 +152,65 @@ impl Value {
 }
 
 impl Array {
-    fn parse(cursor: &mut Cursor<'_>, key: &str) -> Result<Self, WeightsError> {
+    fn parse(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, WeightsError> {
         let source = cursor.source();
         let kind = cursor.u32(key)?;
         let count = cursor.u64(key)?;
         match kind {
             TEXT => {
                 let count = cursor.check_count(count, MIN_TEXT, key)?;
-                let texts = (0..count).map(|_| cursor.string(cursor.remaining(), key));
-                Ok(Self::Text(texts.collect::<Result<_, _>>()?))
+                let texts = (0..count).map(|_| cursor.text(cursor.remaining(), key));
+                let texts = texts.collect::<Result<Vec<_>, _>>()?;
+                let texts: Result<_, _> = texts.into_iter().map(String::from_utf8).collect();
+                Ok(texts.map_or(Value::Unread("a list with text that is not UTF-8"), |texts| {
+                    Value::Array(Self::Text(texts))
+                }))
             }
-            ARRAY => Err(source.malformed(key, "is a list of lists, which is not supported")),
+            ARRAY => {
+                skip_arrays(cursor, key, count, 1)?;
+                Ok(Value::Unread("a list of lists"))
+            }
             id => {
                 let scalar = Scalar::from_id(source, key, id)?;
                 let size = scalar.size() as u64;
                 let count = cursor.check_count(count, size, key)? as u64;
                 let bytes = cursor.bytes(count * size, key)?;
-                Ok(Self::Packed { scalar, bytes })
+                Ok(Value::Array(Self::Packed { scalar, bytes }))
             }
         }
     }
+}
+
+/// Skips `count` lists, by the sizes that they state.
+fn skip_arrays(
+    cursor: &mut Cursor<'_>,
+    key: &str,
+    count: u64,
+    depth: u32,
+) -> Result<(), WeightsError> {
+    if depth > MAX_DEPTH {
+        let reason = format!("has lists within lists, more than {MAX_DEPTH} deep");
+        return Err(cursor.source().malformed(key, reason));
+    }
+    for _ in 0..cursor.check_count(count, MIN_ARRAY, key)? {
+        let kind = cursor.u32(key)?;
+        let count = cursor.u64(key)?;
+        match kind {
+            TEXT => {
+                for _ in 0..cursor.check_count(count, MIN_TEXT, key)? {
+                    let len = cursor.u64(key)?;
+                    cursor.skip(len, key)?;
+                }
+            }
+            ARRAY => skip_arrays(cursor, key, count, depth + 1)?,
+            id => {
+                let size = Scalar::from_id(cursor.source(), key, id)?.size() as u64;
+                let count = cursor.check_count(count, size, key)? as u64;
+                cursor.skip(count * size, key)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
