@@ -88,7 +88,7 @@ fn a_scale_that_is_not_finite_is_refused() {
         let model = model(kind, columns, stored);
         let message = model.read_f32("model.layers.0.mlp.down_proj.weight").unwrap_err();
         let message = message.to_string();
-        let expected = "quants.gguf: tensor model.layers.0.mlp.down_proj.weight holds";
+        let expected = "quants.gguf: tensor blk.0.ffn_down.weight holds";
         assert!(message.starts_with(expected), "{message}");
     }
 }

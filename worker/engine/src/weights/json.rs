@@ -31,23 +31,27 @@ fn without_trailing_commas(text: &[u8]) -> Vec<u8> {
     let mut out = text.to_vec();
     let (mut in_string, mut escaped) = (false, false);
     let mut last_comma = None;
+    // Whether a value stands before a comma.
+    let mut after_value = false;
     for (at, byte) in text.iter().enumerate() {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if in_string => escaped = true,
             b'"' => {
                 in_string = !in_string;
-                last_comma = None;
+                (last_comma, after_value) = (None, true);
             }
             _ if in_string => {}
-            b',' => last_comma = Some(at),
+            b',' => (last_comma, after_value) = (after_value.then_some(at), false),
             b'}' | b']' => {
                 if let Some(comma) = last_comma.take() {
                     out[comma] = b' ';
                 }
+                after_value = true;
             }
+            b'{' | b'[' => (last_comma, after_value) = (None, false),
             byte if byte.is_ascii_whitespace() => {}
-            _ => last_comma = None,
+            _ => (last_comma, after_value) = (None, true),
         }
     }
     out

@@ -107,7 +107,7 @@ mod tests {
 
     /// Reads the windows of a configuration of three layers and 100 positions, 0 for none.
     fn windows(family: Family, config: &Value) -> Result<Vec<usize>, String> {
-        let source = Source::new("config.json", Vec::new());
+        let source = Source::new("config.json", b"{}".to_vec());
         let keys = Keys::new(&source, config).map_err(|error| error.to_string())?;
         let windows = read(&keys, family, 3, 100).map_err(|error| error.to_string())?;
         Ok(windows.into_iter().map(|window| window.map_or(0, NonZeroUsize::get)).collect())
