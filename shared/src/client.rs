@@ -50,10 +50,19 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Maximum number of times that a call is sent which did not leave this process.
 const MAX_ATTEMPTS: u32 = 3;
 
-/// Whether the connection was closed for new calls before this one was sent.
+/// Whether the connection was closed for new calls before this one was sent, or before the server read
+/// it.
 fn was_not_sent(status: &Status) -> bool {
-    let causes = std::iter::successors(status.source(), |&error| error.source());
-    causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
+    let mut causes = std::iter::successors(status.source(), |&error| error.source());
+    causes.any(|error| {
+        error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+            || error.downcast_ref::<h2::Error>().is_some_and(was_not_read)
+    })
+}
+
+/// Whether a server that shuts down has not read the call: its GOAWAY names the last call that it did.
+fn was_not_read(error: &h2::Error) -> bool {
+    error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
 }
 
 /// Address of a cluster: `host:port`, or the same as a URL, `http://host:port`.
