@@ -75,7 +75,7 @@ async fn cancelled_requests_are_counted_and_end_at_the_server() {
 async fn faults_are_injected_and_reported() {
     let files = Files::new();
     let server = Server::new(|_, _| Script::Late(std::time::Duration::from_millis(1))).await;
-    let mut command = crate::support::command(&server, &files, "--rate 100 --duration 600ms");
+    let mut command = crate::support::command(&server, &files, "--rate 50 --duration 3s");
     command.args(["--fault", "100ms=touch injected", "--fault", "200ms=exit 3"]);
     command.args(["--fault", "1h=touch late"]);
     let ran = crate::support::end(command.spawn().unwrap(), &files).await;
