@@ -27,7 +27,7 @@ use crate::{
     report::{
         csv_file::CsvFile,
         progress::Progress,
-        summary::{Beside, Summary},
+        summary::{PassContext, Summary},
     },
     requests::{
         plan::{Plan, PlanConfig},
@@ -181,8 +181,8 @@ fn since_epoch() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-fn beside(args: &RunArgs, started: Duration) -> Beside {
-    Beside { max_lateness: args.output.max_lateness, started, ..Beside::default() }
+fn beside(args: &RunArgs, started: Duration) -> PassContext {
+    PassContext { max_lateness: args.output.max_lateness, started, ..PassContext::default() }
 }
 
 /// Sends requests that are not measured. Fails if one of them does, since results would be about a

@@ -188,7 +188,7 @@ fn point(rate: f64, verdict: SweepVerdict, passes: &[PassResult]) -> SweepPoint 
         verdict,
         share: stats::mean(&shares),
         share_margin: stats::margin(&shares).unwrap_or_default(),
-        ended_early: passes.iter().any(|pass| pass.hopeless),
+        ended_early: passes.iter().any(|pass| pass.too_many_missed),
         goodput: per_second_of(|pass| pass.results.objective_counts.met),
         requests_per_second: per_second_of(|pass| pass.results.complete),
         output_tokens_per_second: per_second_of(|pass| pass.results.tokens.completion),

@@ -69,16 +69,11 @@ pub trait Observer {
     fn progress(&mut self, _results: &Results, _live: &LiveCounters, _elapsed: Duration) {}
 }
 
-/// Sees nothing.
-impl Observer for () {}
-
 /// The result of a pass.
 #[derive(Debug)]
 pub struct PassResult {
     /// The measurements.
     pub results: Results,
-    /// When it started.
-    pub started: Instant,
     /// Time from the start of the pass to the end of the last response.
     pub duration: Duration,
     /// Number of streams that were cut off. They are not part of `results`.
@@ -86,7 +81,7 @@ pub struct PassResult {
     /// Whether a signal ended the pass.
     pub interrupted: bool,
     /// Whether too many requests missed the objectives for the rest to matter.
-    pub hopeless: bool,
+    pub too_many_missed: bool,
     /// How the driver did.
     pub driver: DriverStats,
 }
@@ -134,15 +129,15 @@ pub async fn pass(
 
     let mut results = Results::new(started, load.objectives);
     let mut tick = interval(PROGRESS_INTERVAL);
-    let (mut interrupted, mut hopeless) = (false, false);
+    let (mut interrupted, mut too_many_missed) = (false, false);
     loop {
         tokio::select! {
             outcome = outcomes.recv() => {
                 let Some(outcome) = outcome else { break };
                 observer.outcome(&outcome);
                 results.add(&outcome);
-                hopeless = load.max_missed.is_some_and(|max| results.missed() > max);
-                if hopeless {
+                too_many_missed = load.max_missed.is_some_and(|max| results.missed() > max);
+                if too_many_missed {
                     break;
                 }
             }
@@ -162,7 +157,7 @@ pub async fn pass(
         results.add(&outcome);
     }
     let cut_off = shared.live.sent().saturating_sub(results.count());
-    PassResult { results, started, duration, cut_off, interrupted, hopeless, driver }
+    PassResult { results, duration, cut_off, interrupted, too_many_missed, driver }
 }
 
 /// What the streams of a pass share.

@@ -93,8 +93,7 @@ pub struct Latencies {
     pub longest_pause: Latency,
     /// The same for responses that another worker resumed.
     pub longest_pause_resumed: Latency,
-    /// Time from the first token to the last event, divided by the number of tokens after the
-    /// first: one value per response.
+    /// Mean time between two tokens (`ReceivedResponse::time_per_token`): one value per response.
     pub per_token: Latency,
     /// Time to the last event.
     pub end_to_end: Latency,

@@ -61,8 +61,8 @@ pub struct Summary {
     pub second_token_seconds: Option<Percentiles>,
     /// Time between consecutive events with tokens.
     pub itl_seconds: Option<Percentiles>,
-    /// Time from the first token to the end, divided by the number of tokens after the first; one
-    /// value per response.
+    /// Mean time between two tokens, one value per response: the longer of what the client saw and
+    /// what the target took.
     pub tpot_seconds: Option<Percentiles>,
     /// Longest time between consecutive events with tokens; one value per response.
     pub longest_pause_seconds: Option<Percentiles>,
@@ -191,7 +191,7 @@ pub struct Errors {
 
 /// What was done beside the pass.
 #[derive(Debug, Default)]
-pub struct Beside {
+pub struct PassContext {
     /// The comparison of responses.
     pub verify: Option<Verdict>,
     /// Faults that were injected.
@@ -206,7 +206,7 @@ pub struct Beside {
 
 impl Summary {
     /// Creates a summary of a pass.
-    pub fn new(config: Config, pass: PassResult, beside: Beside) -> Self {
+    pub fn new(config: Config, pass: PassResult, beside: PassContext) -> Self {
         let sent = pass.sent();
         let PassResult { results, duration, cut_off, interrupted, driver, .. } = pass;
         let open_loop = config.rate.is_some() || config.trace.is_some();

@@ -365,7 +365,9 @@ fn a_model_in_several_gguf_files_is_opened_by_any_of_them() {
     let expected = tensors(&open_gguf(&GgufBuilder::tiny()).unwrap());
     let three = parts(3);
     for which in 0..3 {
-        assert_eq!(tensors(&open_parts(&three, which).unwrap()), expected, "{which}");
+        let model = open_parts(&three, which).unwrap();
+        assert_eq!(tensors(&model), expected, "{which}");
+        assert_eq!(model.name(), three[0].0);
     }
     let with = |change: fn(&mut Vec<(String, GgufBuilder)>)| {
         let mut parts = parts(3);

@@ -55,6 +55,11 @@ impl Gguf {
         parts::join(self, open)
     }
 
+    /// The file that has the metadata.
+    pub(super) fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
     /// The metadata.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata

@@ -103,11 +103,11 @@ impl ModelFiles {
         source: Source,
         open: &dyn Fn(&str) -> Result<Option<Source>, WeightsError>,
     ) -> Result<Self, WeightsError> {
-        let source = Arc::new(source);
-        let gguf = Gguf::parse(Arc::clone(&source))?.joined(open)?;
-        let config = from_metadata(&source, &gguf)?;
-        let tokenizer =
-            Tokenizer::from_gguf(gguf.metadata()).map_err(|error| at(&source, error))?;
+        let gguf = Gguf::parse(Arc::new(source))?.joined(open)?;
+        // The first of several files, whichever was given.
+        let source = gguf.source();
+        let config = from_metadata(source, &gguf)?;
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata()).map_err(|error| at(source, error))?;
         let tensors = gguf.canonical_tensors(&config)?;
         let files = layout::Files {
             name: source.name(),
