@@ -163,12 +163,16 @@ fn a_text_length_has_a_minimum_number_of_tokens() {
 #[test]
 fn aliases_of_a_pre_tokenizer_agree() {
     for (name, names) in [
-        ("gpt-2", &["default", "phi-2", "olmo"][..]),
-        ("llama-bpe", &["llama3", "llama-v3", "falcon3", "pixtral"]),
+        ("gpt-2", &["default", "phi-2", "olmo", "mellum", "a.x-4.0"][..]),
+        ("llama-bpe", &["llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0"]),
         ("qwen2", &["deepseek-r1-qwen"]),
         ("smollm", &["starcoder", "refact", "codeshell"]),
-        ("gpt-4o", &["llama4"]),
-        ("dbrx", &["smaug-bpe"]),
+        ("gpt-4o", &["llama4", "kanana2"]),
+        ("dbrx", &["smaug-bpe", "glm4", "chatglm-bpe"]),
+        ("stablelm2", &["hunyuan", "kormo", "megrez", "solar-open"]),
+        ("deepseek-v3", &["hunyuan-dense", "joyai-llm"]),
+        ("bailingmoe", &["bailingmoe2", "llada-moe"]),
+        ("bloom", &["gpt3-finnish", "poro-chat"]),
     ] {
         let pair = PAIRS.iter().find(|pair| pair.pre == name).unwrap();
         for other in names {

@@ -1,7 +1,8 @@
 //! Rules by which models split texts before they merge bytes, selected by the name in GGUF files.
 //!
 //! The patterns are those of the models' tokenizer.json. A text split otherwise becomes other
-//! tokens than in training, without any visible error. So unknown names are refused.
+//! tokens than in training, without any visible error. So unknown names are refused. Names that
+//! occur only with architectures that are not implemented are left out.
 
 use super::TokenizerError;
 use super::error::shown;
@@ -50,10 +51,25 @@ const CASED_LETTERS: &str = concat!(
 const PUNCTUATION: &str =
     "\\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}\u{2018}-\u{201F}\u{3000}-\u{3002}]+";
 
-static SPLITS: [Split; 14] = [
+/// Parts of sentences between marks of several scripts, as BLOOM splits them.
+const SENTENCE_PARTS: &str =
+    " ?[^(\\s|.,!?\u{2026}\u{3002}\u{FF0C}\u{3001}\u{0964}\u{06D4}\u{060C})]+";
+
+static SPLITS: [Split; 22] = [
     Split {
         names: &[
-            "gpt-2", "default", "phi-2", "mpt", "olmo", "jais", "trillion", "gigachat", "exaone4",
+            "gpt-2",
+            "default",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "gigachat",
+            "exaone4",
+            "a.x-4.0",
+            "mellum",
+            "granite-docling",
         ],
         patterns: &[GPT_2],
         composes: false,
@@ -61,7 +77,16 @@ static SPLITS: [Split; 14] = [
         adds_bos: false,
     },
     Split {
-        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"],
+        names: &[
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "lfm2",
+            "midm-2.0",
+        ],
         patterns: &[concat!(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
             r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -92,7 +117,7 @@ static SPLITS: [Split; 14] = [
         adds_bos: true,
     },
     Split {
-        names: &["smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"],
+        names: &["smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"],
         patterns: &[ONE_DIGIT, GPT_2],
         composes: false,
         keeps_tokens: false,
@@ -106,7 +131,7 @@ static SPLITS: [Split; 14] = [
         adds_bos: false,
     },
     Split {
-        names: &["deepseek-v3", "hunyuan-dense"],
+        names: &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
         patterns: &[
             r"\p{N}{1,3}",
             HAN_AND_KANA,
@@ -120,7 +145,7 @@ static SPLITS: [Split; 14] = [
         adds_bos: false,
     },
     Split {
-        names: &["dbrx", "smaug-bpe"],
+        names: &["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"],
         patterns: &[concat!(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
             r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -130,7 +155,7 @@ static SPLITS: [Split; 14] = [
         adds_bos: false,
     },
     Split {
-        names: &["stablelm2", "hunyuan", "grok-2"],
+        names: &["stablelm2", "hunyuan", "grok-2", "kormo", "megrez", "solar-open"],
         patterns: &[concat!(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
             r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -150,7 +175,7 @@ static SPLITS: [Split; 14] = [
         adds_bos: false,
     },
     Split {
-        names: &["gpt-4o", "llama4", "minimax-m2"],
+        names: &["gpt-4o", "llama4", "minimax-m2", "kanana2", "talkie"],
         patterns: &[concat!(
             r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
@@ -181,6 +206,82 @@ static SPLITS: [Split; 14] = [
         patterns: &[concat!(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}",
             r"| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",
+        )],
+        composes: false,
+        keeps_tokens: false,
+        adds_bos: false,
+    },
+    Split {
+        names: &["bailingmoe", "bailingmoe2", "llada-moe"],
+        patterns: &[concat!(
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}",
+            r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+        )],
+        composes: false,
+        keeps_tokens: false,
+        adds_bos: false,
+    },
+    Split {
+        names: &["bloom", "gpt3-finnish", "poro-chat"],
+        patterns: &[SENTENCE_PARTS],
+        composes: false,
+        keeps_tokens: false,
+        adds_bos: false,
+    },
+    Split {
+        names: &["viking"],
+        patterns: &[SENTENCE_PARTS, ONE_DIGIT],
+        composes: false,
+        keeps_tokens: false,
+        adds_bos: false,
+    },
+    Split {
+        names: &["minicpm5"],
+        patterns: &[
+            r"\p{N}{1,3}",
+            concat!(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+",
+                r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
+        ],
+        composes: false,
+        keeps_tokens: true,
+        adds_bos: false,
+    },
+    Split {
+        names: &["superbpe"],
+        patterns: &[r"\p{N}+", r"(?=(\d{3})+(?!\d))"],
+        composes: false,
+        keeps_tokens: false,
+        adds_bos: false,
+    },
+    Split {
+        names: &["ufakzeka"],
+        patterns: &[concat!(
+            r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        )],
+        composes: false,
+        keeps_tokens: false,
+        adds_bos: false,
+    },
+    Split {
+        names: &["exaone-moe"],
+        patterns: &[concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}",
+            r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+        )],
+        composes: false,
+        keeps_tokens: false,
+        adds_bos: false,
+    },
+    Split {
+        names: &["jais-2"],
+        patterns: &[concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)",
+            r"|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)",
+            r"|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}",
         )],
         composes: false,
         keeps_tokens: false,

@@ -149,6 +149,67 @@ pub(crate) fn forms() -> Vec<Form> {
             ),
             false,
         ),
+        form(
+            "bailingmoe",
+            json!(null),
+            one_pattern(
+                r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+            ),
+            false,
+        ),
+        form("bloom", json!(null), one_pattern(" ?[^(\\s|[.,!?…。，、।۔،])]+"), false),
+        form(
+            "viking",
+            json!(null),
+            sequence(&[
+                split(" ?[^(\\s|[.,!?…。，、।۔،])]+"),
+                json!({ "type": "Digits", "individual_digits": true }),
+                byte_level(false),
+            ]),
+            false,
+        ),
+        form(
+            "minicpm5",
+            json!(null),
+            sequence(&[
+                split(r"\p{N}{1,3}"),
+                split(
+                    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+                ),
+                byte_level(false),
+            ]),
+            true,
+        ),
+        form(
+            "superbpe",
+            json!(null),
+            sequence(&[split(r"\p{N}+"), split(r"(?=(\d{3})+(?!\d))"), byte_level(false)]),
+            false,
+        ),
+        form(
+            "ufakzeka",
+            json!(null),
+            one_pattern(
+                r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
+            false,
+        ),
+        form(
+            "exaone-moe",
+            json!(null),
+            one_pattern(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+            ),
+            false,
+        ),
+        form(
+            "jais-2",
+            json!(null),
+            one_pattern(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}",
+            ),
+            false,
+        ),
     ]
 }
 
