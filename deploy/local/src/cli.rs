@@ -114,6 +114,14 @@ pub struct GenerateArgs {
     #[arg(long, env = "STOKER_STOP", value_name = "TEXT")]
     pub stop: Vec<String>,
 
+    /// Do not add the model's beginning token to the prompt
+    #[arg(long, env = "STOKER_NO_SPECIAL_TOKENS")]
+    pub no_special_tokens: bool,
+
+    /// Take special tokens that the prompt spells out, such as <s>, as text
+    #[arg(long, env = "STOKER_SPECIAL_TOKENS_AS_TEXT")]
+    pub special_tokens_as_text: bool,
+
     /// Print where the time of the response went, to standard error
     #[arg(long, env = "STOKER_EXPLAIN")]
     pub explain: bool,

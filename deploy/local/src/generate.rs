@@ -68,6 +68,8 @@ fn request(args: &GenerateArgs) -> GenerateRequest {
             top_candidates,
             prompt_logprobs: false,
         }),
+        no_special_tokens: args.no_special_tokens,
+        special_tokens_as_text: args.special_tokens_as_text,
         ..GenerateRequest::default()
     }
 }

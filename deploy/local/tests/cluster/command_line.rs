@@ -69,6 +69,24 @@ fn json_has_an_object_a_line_and_the_outcome_last() {
 }
 
 #[test]
+fn special_tokens_of_a_prompt_are_switched_by_flags() {
+    let tokens = |flags: &[&str]| {
+        let story = ["generate", "<|story|>Once", "--json", "--max-tokens", "1"];
+        let (code, out, error) = stoker(&[&story[..], flags].concat());
+        assert_eq!(code, Some(0), "{error}");
+        let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+        last["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    // The beginning token that the prompt spells is not added again.
+    let spelled = tokens(&[]);
+    assert_eq!(tokens(&["--no-special-tokens"]), spelled);
+    // As text it takes several tokens, after the beginning token or without it.
+    let text = tokens(&["--special-tokens-as-text"]);
+    assert!(text > spelled, "{text} tokens, {spelled} with the special token");
+    assert_eq!(tokens(&["--special-tokens-as-text", "--no-special-tokens"]), text - 1);
+}
+
+#[test]
 fn several_choices_and_log_probabilities_come_as_json() {
     let story = ["generate", "Once upon a time", "--seed", "4", "--max-tokens", "12"];
     let (code, out, error) =

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use safetensors::SafeTensors;
+use safetensors::{SafeTensors, tensor::TensorView};
 use stoker_engine::{
     EngineConfig, Model, Sampling,
     blocks::BlockPool,
@@ -131,6 +131,34 @@ fn logits_and_greedy_completions_match_transformers() {
                         );
                     }
                 }
+                let greedy = request(&prompt.ids, Sampling::greedy(), prompt.greedy.len());
+                assert_eq!(run(&model, ROOMY, &[greedy])[0].ids(), prompt.greedy, "{case}");
+            }
+        }
+    }
+}
+
+/// The model of a case with its tensors renamed.
+fn renamed(case: &str, rename: impl Fn(&str) -> String) -> Model {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(folder(case).join(file), copy.path().join(file)).unwrap();
+    }
+    let bytes = std::fs::read(folder(case).join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let renamed: BTreeMap<String, TensorView<'_>> =
+        tensors.iter().map(|(name, tensor)| (rename(name), tensor)).collect();
+    safetensors::serialize_to_file(renamed, None, &copy.path().join("model.safetensors")).unwrap();
+    load(copy.path())
+}
+
+#[test]
+fn a_tied_table_under_another_name_gives_the_completions_of_transformers() {
+    for case in ["llama3", "llama-bias", "qwen2"] {
+        let head = |name: &str| name.replace("model.embed_tokens", "lm_head");
+        let bare = |name: &str| name.strip_prefix("model.").unwrap_or(name).to_owned();
+        for model in [renamed(case, head), renamed(case, bare)] {
+            for prompt in prompts(case) {
                 let greedy = request(&prompt.ids, Sampling::greedy(), prompt.greedy.len());
                 assert_eq!(run(&model, ROOMY, &[greedy])[0].ids(), prompt.greedy, "{case}");
             }
