@@ -1,8 +1,12 @@
-//! Errors of a load test, and its exit codes.
+//! Errors of a load test.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::io;
 
-use stoker_shared::{ServiceError, client::ConnectError};
+use stoker_shared::{
+    ServiceError,
+    cli::{CommandError, FileError},
+    client::ConnectError,
+};
 
 /// Why a load test could not run. Failed calls are not such errors: they are counted.
 #[derive(Debug, thiserror::Error)]
@@ -11,15 +15,8 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// A file that a flag names cannot be read or written.
-    #[error("{flag} {}: {source}", .path.display())]
-    File {
-        /// The flag, for instance `--prompts`.
-        flag: &'static str,
-        /// Path of the file.
-        path: PathBuf,
-        /// Error of the operating system.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The cluster cannot be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -34,23 +31,9 @@ pub enum Error {
     System(#[from] io::Error),
 }
 
-impl Error {
-    /// Returns 1 if the cluster or the system failed, 2 for bad usage.
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Usage(_) | Self::File { .. } => ExitCode::from(2),
-            Self::Connect(_) | Self::Tokenize(_) | Self::Failed(_) | Self::System(_) => {
-                ExitCode::from(1)
-            }
-        }
-    }
-
-    pub(crate) fn file(
-        flag: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::File { flag, path, source }
+impl CommandError for Error {
+    fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage(_) | Self::File(_))
     }
 }
 

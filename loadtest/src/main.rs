@@ -6,17 +6,13 @@ use stoker_loadtest::{
     cli::{Cli, Command},
     command, compare,
 };
-use stoker_shared::config;
+use stoker_shared::{cli::finish, config};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli: Cli = config::parse();
-    let result = match &cli.command {
+    finish(match &cli.command {
         Some(Command::Compare(args)) => compare::run(args),
         None => command::run(&cli.run).await,
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
-        error.exit_code()
     })
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use stoker_shared::cli::FileError;
 
 use crate::{
     error::Error,
@@ -104,10 +105,10 @@ impl Digests {
     /// last one.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let flag = "--expect";
-        let file = File::open(path).map_err(Error::file(flag, path))?;
+        let file = File::open(path).map_err(FileError::at(flag, path))?;
         let mut entries = BTreeMap::new();
         for (number, line) in BufReader::new(file).lines().enumerate() {
-            let line = line.map_err(Error::file(flag, path))?;
+            let line = line.map_err(FileError::at(flag, path))?;
             let error = |message: String| {
                 let hint = "--save-digests writes such a file";
                 Error::Usage(format!(

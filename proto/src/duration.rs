@@ -12,6 +12,11 @@ pub fn from_wire(duration: Option<prost_types::Duration>) -> Option<Duration> {
     duration.and_then(|duration| duration.try_into().ok())
 }
 
+/// Converts from a protobuf duration that counts as zero if it is absent or negative.
+pub fn or_zero(duration: Option<prost_types::Duration>) -> Duration {
+    from_wire(duration).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -22,5 +27,6 @@ mod tests {
         assert_eq!(from_wire(to_wire(time)), Some(time));
         let negative = prost_types::Duration { seconds: -1, nanos: 0 };
         assert_eq!((from_wire(Some(negative)), from_wire(None)), (None, None));
+        assert_eq!((or_zero(to_wire(time)), or_zero(Some(negative))), (time, Duration::ZERO));
     }
 }

@@ -1,4 +1,18 @@
 //! The gRPC API of Stoker, compiled from `proto/stoker/v1`. The proto files document it.
+//!
+//! ```
+//! use prost::Message;
+//! use stoker_proto::v1::{GenerateRequest, Sampling, generate_request::Input};
+//!
+//! let request = GenerateRequest {
+//!     input: Some(Input::Prompt("Once upon a time".into())),
+//!     sampling: Some(Sampling { temperature: Some(0.5), ..Default::default() }),
+//!     ..Default::default()
+//! };
+//! let bytes = request.encode_to_vec();
+//! assert_eq!(GenerateRequest::decode(&bytes[..])?, request);
+//! # Ok::<(), prost::DecodeError>(())
+//! ```
 
 pub mod codec;
 pub mod duration;

@@ -1,7 +1,6 @@
 //! A request on its way through the stack, and the stream of response events.
 
 mod attempts;
-mod observed;
 mod timeline;
 
 use std::{
@@ -26,7 +25,6 @@ use tower::Service;
 use tracing::Span;
 
 pub(crate) use attempts::Attempts;
-pub(crate) use observed::{Observe, observe};
 pub(crate) use timeline::{Stage, StageTimes, Timeline};
 
 use crate::pool::worker::{InstanceId, Worker};

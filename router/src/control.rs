@@ -11,13 +11,14 @@ use stoker_proto::v1::{
 use stoker_shared::{
     client::MAX_EVENT_BYTES,
     deadline::Deadline,
+    drain::DrainGate,
     duration,
     serve::{self, Bounds, CallLimit, Charge},
 };
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, transport::Channel};
 
-use crate::{endpoint, layer::gate::DrainGate, policy, pool::Pool};
+use crate::{endpoint, policy, pool::Pool};
 
 /// Interval between two load reports: the default, and the minimum that a client can request.
 const LOAD_INTERVAL: Duration = Duration::from_millis(100);

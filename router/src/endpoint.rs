@@ -18,10 +18,8 @@ use stoker_shared::{
     deadline::Deadline,
     discovery::WorkerId,
     error::root_cause,
-    telemetry::{
-        names::{attribute, span},
-        trace::{SpanKind, TraceSpan},
-    },
+    names::{attribute, span},
+    telemetry::trace::{SpanKind, TraceSpan},
 };
 use tonic::{
     Request, Status, Streaming, TimeoutExpired, client::Grpc, codegen::http::uri::PathAndQuery,
@@ -122,7 +120,7 @@ impl RecordedAttempt {
         call.attempts.began(call.attempt, &worker.id, call.cause, began);
         let start = call.timeline.time_of(began);
         let trace = call.trace.child(span::ATTEMPT, SpanKind::Client, start);
-        if trace.is_recording() {
+        if trace.is_exported() {
             trace.set(attribute::WORKER, worker.id.as_str().to_owned());
             trace.set(attribute::ATTEMPT, i64::from(call.attempt));
             if let Some(cause) = call.cause {
@@ -135,7 +133,7 @@ impl RecordedAttempt {
 
     fn failed(&self, error: ServiceError) -> ServiceError {
         self.attempts.failed(self.number, &error);
-        if self.trace.is_recording() {
+        if self.trace.is_exported() {
             self.trace.set(attribute::ERROR_TYPE, error.reason());
             self.trace.set(attribute::RPC_STATUS, error.code_name());
             self.trace.fail(error.to_string());

@@ -10,6 +10,7 @@ use stoker_proto::{
 };
 use stoker_shared::{
     discovery::{Source, WorkerId},
+    drain::DrainGate,
     serve::{self, Bounds, HealthState, MAX_REQUEST_BYTES, Readiness, admin::AdminListener},
 };
 use tokio::{
@@ -23,10 +24,10 @@ use tracing::{info, warn};
 use crate::{
     RouterConfig,
     admin::AdminView,
+    collectors,
     control::ControlService,
-    layer::gate::DrainGate,
     metrics::Metrics,
-    pool::{Pool, State, health},
+    pool::{Pool, State, review},
     requests::Requests,
     server::Server,
     stack,
@@ -145,7 +146,7 @@ pub async fn start(
         }
     };
     let server = serve(listener, stop.clone())?;
-    let reviewer = health::review(pool.clone(), config.health, metrics.clone());
+    let reviewer = review(pool.clone(), config.health, metrics.clone());
     let reporter = report_health(pool.clone(), gate.clone(), health.clone(), metrics.clone());
     Ok(RunningRouter {
         address,
@@ -172,7 +173,8 @@ impl RunningRouter {
     /// Adds its metrics to `registry`.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.bounds.register(registry);
-        self.metrics.register(registry, &self.pool, self.bounds.memory());
+        self.metrics.register(registry);
+        collectors::register(registry, &self.pool, self.bounds.memory());
     }
 
     /// Serves `stoker.v1.Admin` on `listener` until the returned value is dropped.

@@ -10,6 +10,3 @@ pub(crate) mod outlier_detection;
 pub(crate) mod resume;
 pub(crate) mod trace;
 pub(crate) mod validate;
-
-#[cfg(test)]
-pub(crate) mod support;

@@ -1,10 +1,26 @@
 //! The router: balances Generate calls over workers.
 //!
-//! `stack` is the path of a request, `pool` the workers, `server` the gRPC service in front of
-//! both.
+//! `stack` is the path of a request, `pool` the workers, `resume` what happens when one is lost,
+//! `server` the gRPC service in front.
+//!
+//! ```
+//! use stoker_router::RouterConfig;
+//! use stoker_shared::discovery::Registry;
+//! use tokio::net::TcpListener;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let workers = Registry::default();
+//! let listener = TcpListener::bind("127.0.0.1:0").await?;
+//! let router = stoker_router::start(RouterConfig::default(), workers.watch(), listener).await?;
+//! assert!(router.workers().is_empty(), "none is registered yet");
+//! # Ok(())
+//! # }
+//! ```
 
 mod admin;
 mod call;
+mod collectors;
 mod config;
 mod control;
 mod endpoint;
@@ -15,14 +31,17 @@ mod metrics;
 mod policy;
 mod pool;
 mod requests;
+mod resume;
 mod server;
 #[doc(hidden)]
 pub mod sim;
 mod stack;
 mod tenant;
+#[cfg(test)]
+mod tests;
 
-pub use config::{BalancingConfig, HealthConfig, RequestLogConfig, RouterConfig};
+pub use config::{
+    BalancingConfig, HealthConfig, Policy, RequestLogConfig, ResumeConfig, RouterConfig,
+};
 pub use handle::{RunningRouter, StartError, WorkerView, start};
-pub use layer::resume::ResumeConfig;
-pub use policy::Policy;
 pub use tenant::{PriorityError, TenantPriority};

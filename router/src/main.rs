@@ -5,6 +5,7 @@ use std::{fmt::Display, process::ExitCode};
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use stoker_router::RouterConfig;
 use stoker_shared::{
+    cli::ServerError,
     config,
     discovery::{
         Address, dns,
@@ -17,9 +18,6 @@ use stoker_shared::{
     termination,
 };
 use tracing::{info, warn};
-
-/// Exit code for bad usage, by shell convention.
-const BAD_USAGE: u8 = 2;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -118,13 +116,7 @@ async fn main() -> ExitCode {
     if let Err(error) = cli.etcd.check() {
         refuse(ErrorKind::ValueValidation, error);
     }
-    match run(cli).await {
-        Ok(code) => code,
-        Err(message) => {
-            termination::report(&message);
-            ExitCode::from(BAD_USAGE)
-        }
-    }
+    termination::finish(run(cli).await)
 }
 
 /// Exits because of options that contradict each other.
@@ -151,12 +143,13 @@ fn wrong_sources(cli: &Cli) -> Option<(ErrorKind, &'static str)> {
     }
 }
 
-async fn run(cli: Cli) -> Result<ExitCode, String> {
-    let telemetry = Telemetry::start("stoker-router", &cli.telemetry, "info", "starting").await?;
-    let mut signals = Signals::catch().map_err(|error| error.to_string())?;
-    let listener = serve::bind(cli.listen).await.map_err(|error| error.to_string())?;
+async fn run(cli: Cli) -> Result<ExitCode, ServerError> {
+    let telemetry = Telemetry::start("stoker-router", &cli.telemetry, "info", "starting").await;
+    let telemetry = telemetry.map_err(ServerError::usage)?;
+    let mut signals = Signals::catch().map_err(ServerError::failed)?;
+    let listener = serve::bind(cli.listen).await.map_err(ServerError::usage)?;
     let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
-    let admin = admin.map_err(|error| error.to_string())?;
+    let admin = admin.map_err(ServerError::usage)?;
 
     let etcd = cli.etcd.is_given().then(|| cli.etcd.metrics.clone());
     let (workers, source) = if cli.etcd.is_given() {
@@ -168,11 +161,10 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
         (workers.join(","), dns::lookup(cli.workers))
     };
     let drain_timeout = cli.router.drain_timeout;
-    let router = stoker_router::start(cli.router, source, listener)
-        .await
-        .map_err(|error| error.to_string())?;
+    let router =
+        stoker_router::start(cli.router, source, listener).await.map_err(ServerError::usage)?;
     let admin = router.serve_admin(admin).await;
-    let admin = admin.map_err(|error| format!("--admin-listen: {error}"))?;
+    let admin = admin.map_err(|error| ServerError::usage(format!("--admin-listen: {error}")))?;
     telemetry.follow(router.readiness(), None, |registry| {
         router.register_metrics(registry);
         if let Some(etcd) = &etcd {

@@ -1,7 +1,5 @@
 //! Metrics of the router. All but the inter-token latency are updated once per request.
 
-mod collectors;
-
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use prometheus_client::{
@@ -10,20 +8,14 @@ use prometheus_client::{
 };
 use stoker_shared::{
     ServiceError,
-    memory::MemoryBudget,
-    telemetry::{
-        metrics::{LabeledCounters, Metric, TracedHistogram, counters, observe_traced},
-        names::{label, router as names},
-    },
+    metrics::{LabeledCounters, Metric, TracedHistogram, counters, observe_traced},
+    names::{label, router as names},
 };
 
-use crate::pool::Pool;
-use collectors::{MemoryCollector, ModelCollector, WorkerCollector};
-
 /// A label with a value from a fixed set.
-type StaticLabel = [(&'static str, &'static str); 1];
+pub(crate) type StaticLabel = [(&'static str, &'static str); 1];
 /// The label with the name of a model.
-type ModelLabel = [(&'static str, Arc<str>); 1];
+pub(crate) type ModelLabel = [(&'static str, Arc<str>); 1];
 type Histograms = Family<ModelLabel, Histogram, Metric>;
 type TracedHistograms = Family<ModelLabel, TracedHistogram, Metric>;
 
@@ -106,8 +98,8 @@ impl Default for Counts {
 }
 
 impl Metrics {
-    /// Registers all metrics, including the state of the workers in `pool` and the use of `memory`.
-    pub(crate) fn register(&self, registry: &mut Registry, pool: &Pool, memory: &MemoryBudget) {
+    /// Registers all metrics that are not computed at a scrape.
+    pub(crate) fn register(&self, registry: &mut Registry) {
         names::REQUESTS.register(registry, self.requests.clone());
         names::REJECTIONS.register(registry, self.rejections.clone());
         names::RETRIES.register(registry, self.retries.clone());
@@ -126,9 +118,6 @@ impl Metrics {
         names::FIRST_TOKEN_TIME.register(registry, self.first_token.clone());
         names::TOKEN_TIME.register(registry, self.next_token.clone());
         names::INTER_TOKEN.register(registry, self.inter_token.clone());
-        registry.register_collector(Box::new(WorkerCollector(pool.watch())));
-        registry.register_collector(Box::new(ModelCollector(pool.watch())));
-        registry.register_collector(Box::new(MemoryCollector(memory.clone())));
     }
 
     /// Serves the metrics of `model` from now on, at 0 before its first request.
@@ -224,7 +213,7 @@ impl Metrics {
                 self.next_token.get_or_create(&model).observe(each);
             }
         }
-        if summary.code == OK {
+        if summary.code == label::OK {
             let histogram = self.duration.get_or_create(&model);
             observe_traced(&histogram, summary.total.as_secs_f64(), summary.trace.as_deref());
             drop(histogram);
@@ -232,9 +221,6 @@ impl Metrics {
         self.requests.get_or_create(&(model, [(label::CODE, summary.code)])).inc();
     }
 }
-
-/// gRPC status of a stream that ended without an error.
-pub(crate) const OK: &str = "OK";
 
 /// Increments a gauge until it is dropped.
 #[derive(Debug)]
@@ -256,9 +242,10 @@ impl Drop for GaugeGuard {
 #[cfg(test)]
 mod tests {
     use futures::{StreamExt, stream};
-    use stoker_shared::telemetry::metrics::exposition;
+    use stoker_shared::{memory::MemoryBudget, metrics::exposition};
 
     use super::*;
+    use crate::{collectors, pool::Pool};
 
     fn summary(model: Option<&str>, code: &'static str) -> RequestSummary {
         RequestSummary {
@@ -276,14 +263,15 @@ mod tests {
     fn exposition_of(metrics: &Metrics) -> String {
         let mut registry = Registry::default();
         let pool = Pool::follow(stream::pending().boxed().into(), Duration::MAX);
-        metrics.register(&mut registry, &pool, &MemoryBudget::new(0));
+        metrics.register(&mut registry);
+        collectors::register(&mut registry, &pool, &MemoryBudget::new(0));
         exposition(&registry)
     }
 
     #[tokio::test]
     async fn exactly_the_named_metrics_are_exposed() {
         let metrics = Metrics::default();
-        metrics.finished(summary(Some("m"), OK));
+        metrics.finished(summary(Some("m"), label::OK));
         metrics.inter_token(&"m".into()).observe(0.1);
         metrics.rejected(&ServiceError::Cancelled);
         metrics.retried(&ServiceError::Cancelled);
@@ -346,7 +334,7 @@ mod tests {
     async fn a_finished_request_updates_its_metrics() {
         let metrics = Metrics::default();
         let in_flight = metrics.in_flight();
-        metrics.finished(summary(Some("m"), OK));
+        metrics.finished(summary(Some("m"), label::OK));
         metrics.finished(summary(None, "UNAVAILABLE"));
         let text = exposition_of(&metrics);
         for line in [

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::{
     call::Call,
-    config::BalancingConfig,
+    config::{BalancingConfig, Policy},
     pool::{
         model::Model,
         worker::{InstanceId, Worker},
@@ -50,20 +50,6 @@ const MIN_HIT_PROBABILITY: f32 = 1.0 / 64.0;
 /// Routers thereby send new prompts to the same worker, unless another worker has clearly less
 /// work.
 const MIN_REMOTE_HIT_RATE: f32 = 1.0 / 8.0;
-
-/// Load-balancing policy.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Policy {
-    /// Least outstanding work after the savings of the worker's prefix cache
-    #[default]
-    PrefixAffinity,
-    /// Least outstanding work, without regard to prefix caches
-    LeastTokens,
-    /// Each worker in turn
-    RoundRobin,
-    /// A random worker
-    Random,
-}
 
 /// Selects workers, and holds the statistics and the prefix index that this needs.
 #[derive(Debug)]

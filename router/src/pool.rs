@@ -7,7 +7,9 @@ mod fleet;
 pub(crate) mod health;
 pub(crate) mod liveness;
 pub(crate) mod model;
+pub(crate) mod outstanding;
 pub(crate) mod reservation;
+mod reviewer;
 pub(crate) mod worker;
 
 use std::{
@@ -23,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use drain::DrainCommand;
 pub(crate) use fleet::{Fleet, State};
+pub(crate) use reviewer::review;
 use worker::{InstanceId, Worker};
 
 /// Consecutive unusable states after which a withdrawn candidate is removed. A withdrawn candidate

@@ -11,16 +11,13 @@ use std::{
 };
 
 use stoker_proto::{
-    duration::{from_wire, to_wire},
+    duration::{or_zero, to_wire},
     v1::{ListRequestsResponse, RequestRecord, RouterTotals, Timings},
 };
-use stoker_shared::{VERSION, serve::admin::RequestFilter};
+use stoker_shared::{VERSION, names::label::OK, serve::admin::RequestFilter};
 use tokio::time::Instant;
 
-use crate::{
-    call::{Attempts, Call, Timeline},
-    metrics::OK,
-};
+use crate::call::{Attempts, Call, Timeline};
 
 /// Handle to the requests of a router. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -107,9 +104,8 @@ impl Requests {
         let named = |id: &str| wanted.request_id.as_deref().is_none_or(|wanted| wanted == id);
         let (running, finished, mut totals) = {
             let state = self.lock();
-            let long = |record: &&Arc<RequestRecord>| {
-                from_wire(record.duration).unwrap_or_default() >= wanted.min_duration
-            };
+            let long =
+                |record: &&Arc<RequestRecord>| or_zero(record.duration) >= wanted.min_duration;
             let finished = state.finished.iter().rev().filter(|r| named(&r.request_id));
             let finished: Vec<_> = finished.filter(long).take(wanted.limit).cloned().collect();
             (state.running.values().cloned().collect::<Vec<_>>(), finished, state.totals)
@@ -181,11 +177,6 @@ impl RunningRequest {
         self.progress.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
     }
 
-    /// Returns the number of prompt tokens; 0 before a worker has counted them.
-    pub(crate) fn prompt_tokens(&self) -> u32 {
-        self.progress.prompt_tokens.load(Ordering::Relaxed)
-    }
-
     /// Returns the number of tokens so far.
     pub(crate) fn tokens(&self) -> u64 {
         self.progress.tokens.load(Ordering::Relaxed)
@@ -228,8 +219,10 @@ impl RunningRequest {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use stoker_proto::duration::from_wire;
+
     use super::*;
-    use crate::{call::Stage, layer::support::call};
+    use crate::{call::Stage, tests::support::call};
 
     const SECOND: Duration = Duration::from_secs(1);
 

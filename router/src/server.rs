@@ -5,6 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use stoker_proto::v1::{GenerateRequest, GenerateResponse, inference_server::Inference};
 use stoker_shared::{
     deadline::{Deadline, arrival_time},
+    drain::DrainGate,
     serve::{self, Bounds, Charge},
     telemetry::trace::TraceSpan,
 };
@@ -13,7 +14,6 @@ use tower::ServiceExt;
 
 use crate::{
     call::{Call, Memory},
-    layer::gate::DrainGate,
     metrics::Metrics,
     stack::Stack,
     tenant::Tenants,

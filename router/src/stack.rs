@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stoker_shared::ServiceError;
+use stoker_shared::{ServiceError, drain::DrainGate};
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
@@ -13,11 +13,11 @@ use crate::{
         admission::{Admission, Slots},
         balance::Balance,
         deadline::Deadlines,
-        gate::{DrainGate, Gated},
+        gate::Gated,
         hide_cached::HideCached,
         model::ModelLookup,
         outlier_detection::OutlierDetection,
-        resume::{Resume, ResumeContext},
+        resume::Resume,
         trace::{RequestLogContext, Trace},
         validate::Validate,
     },
@@ -25,6 +25,7 @@ use crate::{
     policy::Chooser,
     pool::Pool,
     requests::Requests,
+    resume::ResumeContext,
     tenant::Priorities,
 };
 

@@ -17,8 +17,8 @@ use stoker_proto::v1::{
 use stoker_router::{RouterConfig, RunningRouter, WorkerView};
 use stoker_shared::{
     discovery::{Candidate, Source, WorkerId, dns},
+    metrics::exposition,
     serve::LimitsConfig,
-    telemetry::metrics::exposition,
 };
 use tokio::net::TcpListener;
 use tonic::{IntoRequest, Status, Streaming, body::Body, transport::Channel};

@@ -112,9 +112,9 @@ async fn a_withdrawn_worker_serves_until_it_is_lost_and_is_then_removed() {
 
 #[tokio::test]
 async fn a_worker_that_is_announced_again_keeps_its_connection() {
-    let (source, changes) = mpsc::unbounded();
+    let (mut source, changes) = mpsc::channel(100);
     let (worker, marker) = (FakeWorker::new("a"), FakeWorker::new("marker"));
-    let send = |change| source.unbounded_send(change).unwrap();
+    let mut send = |change| source.try_send(change).unwrap();
     send(Change::Insert(candidate("a", &worker)));
     let cluster = Cluster::following(RouterConfig::default(), changes.boxed()).await;
     soon(cluster.router.wait_ready(1)).await;

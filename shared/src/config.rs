@@ -23,7 +23,7 @@ use std::{
 };
 
 use clap::{
-    Arg, ArgAction, ArgMatches, Command, Parser,
+    Arg, ArgAction, ArgMatches, Args, Command, Parser,
     builder::{OsStr, Resettable},
     parser::ValueSource,
     value_parser,
@@ -32,13 +32,13 @@ use clap::{
 use file::File;
 pub use secret::Secret;
 
+use crate::cli;
+
 /// The flags that this module adds to every program. A file cannot set them.
 const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print-config";
 /// Removes the environment variable of an option.
 const NO_VARIABLE: Resettable<OsStr> = Resettable::Reset;
-/// Exit code for bad usage.
-const BAD_USAGE: i32 = 2;
 
 /// Reads the configuration of this process. Exits with code 2 and a message on an error, and with
 /// code 0 after `--print-config`, `--help` or `--version`.
@@ -61,10 +61,29 @@ pub fn parse_server<T: Parser>(record: impl FnOnce(&str)) -> T {
             Error::Usage(error) => error.exit(),
             error => {
                 eprintln!("error: {error}");
-                process::exit(BAD_USAGE);
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "like clap, before anything is open"
+                )]
+                process::exit(cli::BAD_USAGE.into());
             }
         }
     })
+}
+
+/// Returns the defaults of flags, as an empty command line in an empty environment gives them: they
+/// are stated once, where the flags are.
+///
+/// # Panics
+///
+/// If a flag of `T` has neither a default nor an optional value.
+pub fn defaults<T: Args>() -> T {
+    let command = T::augment_args(Command::new("defaults").no_binary_name(true));
+    let command = without_environment(command);
+    let parsed = command
+        .try_get_matches_from(Vec::<OsString>::new())
+        .and_then(|matches| T::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| panic!("a flag without a default: {error}"))
 }
 
 fn matches(command: Command) -> Result<ArgMatches, Error> {
@@ -72,6 +91,7 @@ fn matches(command: Command) -> Result<ArgMatches, Error> {
     if loaded.matches.get_flag(PRINT_CONFIG) {
         // A closed pipe is not an error.
         let _ = io::stdout().write_all(print::toml(&loaded).as_bytes());
+        #[expect(clippy::disallowed_methods, reason = "like clap, before anything is open")]
         process::exit(0);
     }
     Ok(loaded.matches)

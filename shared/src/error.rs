@@ -38,6 +38,9 @@ const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Maximum number of bytes of a peer's text that are quoted, so that an error that quotes another
 /// error does not grow with every hop.
 pub const MAX_QUOTED: usize = 512;
+/// Maximum number of violations in an error.
+pub(crate) const MAX_VIOLATIONS: usize = 12;
+
 /// One invalid field: its name in the proto, and a description with the value, the limit and the
 /// remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,7 +194,7 @@ impl ServiceError {
     }
 
     /// Returns a stable name for logs, metrics and `google.rpc.ErrorInfo.reason`: one of
-    /// [`REASONS`](crate::telemetry::names::label::REASONS).
+    /// [`REASONS`](crate::names::label::REASONS).
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "INVALID",

@@ -14,15 +14,12 @@ use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 use crate::{
+    cli,
     client::{Address, CallError, Client},
     duration,
     error::quoted,
     serve::ListenAddress,
 };
-
-/// Exit code of a process that does not serve, and that of bad usage.
-const NOT_SERVING: u8 = 1;
-const BAD_USAGE: u8 = 2;
 
 /// `health`
 #[derive(Debug, Clone, Args)]
@@ -56,7 +53,7 @@ impl HealthArgs {
                         "error: --listen {listen} is not an address that can be dialled; give \
                          --endpoint HOST:PORT"
                     );
-                    return ExitCode::from(BAD_USAGE);
+                    return ExitCode::from(cli::BAD_USAGE);
                 }
             },
         };
@@ -72,7 +69,7 @@ impl HealthArgs {
             Ok(()) => ("serving".to_owned(), ExitCode::SUCCESS),
             Err(why) => {
                 let why = quoted(&why).replace('\n', " ");
-                (format!("not serving: {endpoint}: {why}"), ExitCode::from(NOT_SERVING))
+                (format!("not serving: {endpoint}: {why}"), ExitCode::from(cli::FAILURE))
             }
         };
         // The exit code counts, also if nothing reads the line.

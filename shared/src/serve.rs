@@ -5,6 +5,7 @@ mod backpressure;
 mod bind;
 mod bounds;
 mod call_limit;
+mod charge;
 mod connection;
 mod health;
 mod http;
@@ -30,6 +31,7 @@ pub use backpressure::{Backpressure, Response, ResponseGuard};
 pub use bind::{BindError, bind, bind_for};
 pub use bounds::Bounds;
 pub use call_limit::CallLimit;
+pub use charge::Charge;
 pub use connection::Connection;
 pub use health::{HealthState, Readiness};
 pub use http::HttpListener;
@@ -37,7 +39,7 @@ pub use incoming::incoming;
 pub use limits::LimitsConfig;
 pub use listen_address::{ListenAddress, NotAListenAddress};
 pub use peer::Peer;
-pub use requests::{Charge, RequestAccounting, RequestAccountingLayer};
+pub use requests::{RequestAccounting, RequestAccountingLayer};
 
 /// Maximum size of a request, in bytes. gRPC rejects larger ones with OUT_OF_RANGE.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;

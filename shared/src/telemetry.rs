@@ -2,14 +2,16 @@
 //!
 //! Logs are written to standard error, one line per event. Traces are sent to a collector if
 //! `--otlp-endpoint` or the variables of OpenTelemetry configure one. Metrics are served over HTTP
-//! on a separate port. All exported names are defined in [`names`]. Prompts and responses are never
+//! on a separate port. All exported names are defined in [`crate::names`]. Prompts and responses are never
 //! part of logs and metrics, and of traces only where an operator asks for it.
 
+mod accept;
+mod alias;
+mod endpoint;
 mod export;
 mod log;
-pub mod metrics;
-pub mod names;
 mod process;
+pub mod request;
 mod sampler;
 pub mod trace;
 
@@ -20,12 +22,14 @@ use prometheus_client::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+pub use alias::Alias;
 pub use log::{LogArgs, LogFormat, init};
 
 use crate::{
-    VERSION,
+    VERSION, names,
     serve::{self, ListenAddress, Readiness},
 };
+use endpoint::Endpoint;
 use export::Exporter;
 
 /// Flags for telemetry.
@@ -63,13 +67,13 @@ pub struct ExportArgs {
         value_name = "PROJECT",
         help_heading = "Telemetry"
     )]
-    pub metrics_alias: Vec<metrics::Alias>,
+    pub metrics_alias: Vec<Alias>,
 }
 
 /// The telemetry of a running process.
 pub struct Telemetry {
     exporter: Option<Exporter>,
-    endpoint: Option<metrics::Endpoint>,
+    endpoint: Option<Endpoint>,
     _process: Option<AbortOnDropHandle<()>>,
 }
 
@@ -109,7 +113,7 @@ impl Telemetry {
             let dropped = exporter.as_ref().map_or_else(Counter::default, Exporter::dropped);
             names::SPANS_DROPPED.register(&mut registry, dropped);
             process = Some(process::register(&mut registry));
-            metrics::Endpoint::serve(listener, registry, args.metrics_alias.clone(), busy)
+            Endpoint::serve(listener, registry, args.metrics_alias.clone(), busy)
         });
         Ok(Self { exporter, endpoint, _process: process })
     }

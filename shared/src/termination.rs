@@ -6,7 +6,10 @@ use std::{
     fs::OpenOptions,
     io::{self, Write},
     path::{Path, PathBuf},
+    process::ExitCode,
 };
+
+use crate::cli::{self, ServerError};
 
 /// Variable with the file of the termination message, if it is not [`DEFAULT_PATH`].
 const VARIABLE: &str = "STOKER_TERMINATION_LOG";
@@ -17,11 +20,13 @@ const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 /// Kubernetes truncates longer messages, in bytes.
 const MAX_BYTES: usize = 4096;
 
-/// Writes the cause to the termination message and prints it as the last line on standard error.
-/// Call it when the process is about to exit.
-pub fn report(cause: &str) {
-    record(cause);
-    eprintln!("error: {cause}");
+/// Ends a program that serves: writes its error, if it has one, to the termination message and as
+/// the last line to standard error. Returns the exit code of the process.
+pub fn finish(outcome: Result<ExitCode, ServerError>) -> ExitCode {
+    if let Err(cause) = &outcome {
+        record(&cause.to_string());
+    }
+    cli::finish(outcome)
 }
 
 /// Writes the cause to the termination message, if this process has one: to the file that

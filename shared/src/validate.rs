@@ -5,7 +5,7 @@ use stoker_proto::v1::{
     GenerateRequest, generate_request::Input, guided::Form, stop_condition::Kind,
 };
 
-use crate::error::{ServiceError, Violation};
+use crate::error::{MAX_VIOLATIONS, ServiceError, Violation};
 
 /// Maximum number of stop conditions of a request.
 pub const MAX_STOP_CONDITIONS: usize = 16;
@@ -23,8 +23,6 @@ pub const MAX_CACHE_SALT: usize = 128;
 pub const MAX_NAME_BYTES: usize = 256;
 /// Maximum number of tokens with a logit bias.
 pub const MAX_LOGIT_BIAS: usize = 1024;
-/// Maximum number of violations in an error.
-pub const MAX_VIOLATIONS: usize = 12;
 /// Priority of a request that has none. 0 is the most urgent.
 pub const DEFAULT_PRIORITY: u32 = 100;
 /// Maximum priority value, which is the least urgent.

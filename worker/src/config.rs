@@ -1,84 +1,16 @@
 //! The settings of an operator, validated before anything is loaded.
 
-mod speculation;
-
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{
-    Args, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::{Args, ValueEnum};
 use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
-use stoker_ops::{KV_BLOCK, device::DeviceChoice, fallback::GpuFeature};
-use stoker_shared::{duration, serve::LimitsConfig};
-
-pub use speculation::{Drafter, SpeculationConfig};
+pub use stoker_loader::config::ComputeConfig;
+use stoker_loader::config::{MAX_DECODE_SLOWDOWN, slowdown};
+use stoker_ops::KV_BLOCK;
+use stoker_shared::{config, duration, serve::LimitsConfig};
 
 pub use crate::routing::AcceptRouting;
-
-/// The device that computes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub struct DeviceConfig {
-    /// Device: `auto` (a GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N` (NVIDIA GPU
-    /// number N), `wgpu` (a GPU through Vulkan, Metal or DirectX)
-    #[arg(
-        long,
-        env = "STOKER_DEVICE",
-        default_value_t = DeviceChoice::default(),
-        value_name = "DEVICE",
-        help_heading = "Model"
-    )]
-    pub device: DeviceChoice,
-
-    /// GPU features to disable: `tensor-cores`, `graphs` (a step is one launch). A feature that
-    /// does not work is detected and disabled without this flag
-    #[arg(
-        long,
-        env = "STOKER_DISABLE_GPU_FEATURE",
-        value_delimiter = ',',
-        value_name = "FEATURES",
-        help_heading = "Model"
-    )]
-    pub disable_gpu_feature: Vec<GpuFeature>,
-}
-
-/// How a model computes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub struct ComputeConfig {
-    /// The device.
-    #[command(flatten)]
-    pub device: DeviceConfig,
-
-    /// Format in which weights are stored and multiplied: 8 bits with a scale per output, or f32
-    #[arg(
-        long,
-        env = "STOKER_QUANTIZE",
-        default_value_t = Quantization::default(),
-        value_parser = quantization(),
-        value_name = "KIND",
-        help_heading = "Model"
-    )]
-    pub quantize: Quantization,
-
-    /// Threads that compute on the CPU [default: the CPUs that affinity and cgroup allow]
-    #[arg(
-        long,
-        env = "STOKER_THREADS",
-        value_parser = clap::value_parser!(u16).range(1..=1024),
-        value_name = "COUNT",
-        help_heading = "Model"
-    )]
-    pub threads: Option<u16>,
-
-    /// Speculative decoding.
-    #[command(flatten)]
-    pub speculation: SpeculationConfig,
-
-    /// Print on standard error how long each phase of loading took
-    #[arg(long, env = "STOKER_LOAD_TIMINGS", help_heading = "Model")]
-    pub load_timings: bool,
-}
 
 /// The settings of a worker.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -244,29 +176,8 @@ pub enum Switch {
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self {
-            compute: ComputeConfig::default(),
-            trace_steps: 64,
-            max_model_len: None,
-            max_num_seqs: 64,
-            max_num_batched_tokens: 512,
-            max_decode_slowdown: MAX_DECODE_SLOWDOWN,
-            max_num_queued_reqs: 1024,
-            max_num_queued_tokens: None,
-            kv_cache_memory: ByteSize::gib(1),
-            prefix_cache: Switch::On,
-            accept_routing: AcceptRouting::default(),
-            limits: LimitsConfig::default(),
-            engine_stall_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(30),
-        }
+        config::defaults()
     }
-}
-
-/// Returns a parser of a quantization's name, whose help lists all names.
-pub(crate) fn quantization() -> impl TypedValueParser<Value = Quantization> {
-    PossibleValuesParser::new(Quantization::ALL.map(Quantization::name))
-        .try_map(|name| name.parse::<Quantization>())
 }
 
 /// A setting that contradicts another one or the model.
@@ -293,20 +204,6 @@ pub enum ConfigError {
         /// The model's context, in tokens.
         context: usize,
     },
-    /// Speculation needs a draft model, and none is given.
-    #[error(
-        "--speculate draft needs --draft-model PATH, a smaller model with the same vocabulary; or \
-         use --speculate ngram, which needs none"
-    )]
-    NoDraft,
-    /// A simulated device cannot run a draft model.
-    #[error(
-        "--speculate draft cannot draft the synthetic text of --simulate; use --speculate ngram"
-    )]
-    SimulatedDraft,
-    /// A draft model is given that is not used.
-    #[error("--draft-model has no effect without --speculate draft; add that, or omit it")]
-    UnusedDraft,
     /// The memory is too small for one block.
     #[error(
         "--kv-cache-memory {given} is less than one block of {} tokens, {block}; give more",
@@ -374,17 +271,6 @@ impl WorkerConfig {
 /// Default of `--max-num-queued-tokens`, as a multiple of the tokens that the KV cache holds.
 const QUEUED_TOKENS_PER_CACHED: usize = 8;
 
-/// Default of `--max-decode-slowdown`.
-pub(crate) const MAX_DECODE_SLOWDOWN: f64 = 2.0;
-
-/// Parses a factor of at least 1.
-pub(crate) fn slowdown(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(factor) if (1.0..=1e6).contains(&factor) => Ok(factor),
-        _ => Err("give a number from 1 (minimum slowdown) to 1000000, for instance 2".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -400,9 +286,8 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_of_flags_and_code_agree() {
-        let parsed = Cli::try_parse_from(["worker"]).map(|cli| cli.worker);
-        assert_eq!(parsed.ok(), Some(WorkerConfig::default()));
+    fn every_flag_has_a_default() {
+        assert_eq!(WorkerConfig::default().kv_cache_memory, ByteSize::gib(1));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use stoker_shared::{
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
-use crate::{WorkerConfig, service::Worker};
+use crate::{WorkerConfig, worker::Worker};
 
 /// Default minimum time between two reports.
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
@@ -95,36 +95,42 @@ impl Control for ControlService {
         let permit = self.watches.acquire()?;
         let interval = interval.unwrap_or(DEFAULT_INTERVAL).clamp(SHORTEST_INTERVAL, HEARTBEAT);
         let load = self.worker.engine.load();
-        let draining = self.worker.inflight.draining();
+        let gate = self.worker.inflight.gate();
+        let (draining, cut) = (gate.draining().clone(), gate.cut().clone());
         let progress = self.worker.model.progress.clone();
-        let reports =
-            stream::unfold((load, draining, true), move |(mut load, mut draining, first)| {
-                let progress = progress.clone();
-                async move {
-                    if !first {
-                        // A busy worker reports its progress after every interval, an idle one only
-                        // sends heartbeats.
-                        let current = *load.borrow();
-                        let busy = current.running + current.waiting > 0;
-                        let extra_wait =
-                            if busy { Duration::ZERO } else { HEARTBEAT.saturating_sub(interval) };
-                        // A drain is reported at once; every other change waits for the interval.
+        // The load, and whether the last report was of a draining worker; none before the first.
+        let state = (load, None::<bool>);
+        let reports = stream::unfold(state, move |(mut load, reported)| {
+            let (progress, draining) = (progress.clone(), draining.clone());
+            async move {
+                if let Some(was_draining) = reported {
+                    // A busy worker reports its progress after every interval, an idle one only
+                    // sends heartbeats.
+                    let current = *load.borrow();
+                    let busy = current.running + current.waiting > 0;
+                    let extra_wait =
+                        if busy { Duration::ZERO } else { HEARTBEAT.saturating_sub(interval) };
+                    let begins_to_drain = draining.cancelled();
+                    let waits = async {
+                        sleep(interval).await;
                         tokio::select! {
-                            () = sleep(interval) => tokio::select! {
-                                changed = load.changed() => changed.ok()?,
-                                changed = draining.changed() => changed.ok()?,
-                                () = sleep(extra_wait) => {}
-                            },
-                            changed = draining.changed() => changed.ok()?,
+                            changed = load.changed() => changed.ok(),
+                            () = sleep(extra_wait) => Some(()),
                         }
+                    };
+                    // A drain is reported at once; every other change waits for the interval.
+                    tokio::select! {
+                        waited = waits => waited?,
+                        () = begins_to_drain, if !was_draining => {}
                     }
-                    let current = *load.borrow_and_update();
-                    let report = report(current, progress.count(), *draining.borrow_and_update());
-                    Some((Ok(report), (load, draining, false)))
                 }
-            });
-        let cancelled = self.worker.inflight.cancellation().clone().cancelled_owned();
-        let reports = reports.take_until(cancelled).boxed();
+                let current = *load.borrow_and_update();
+                let is_draining = draining.is_cancelled();
+                let report = report(current, progress.count(), is_draining);
+                Some((Ok(report), (load, Some(is_draining))))
+            }
+        });
+        let reports = reports.take_until(cut.cancelled_owned()).boxed();
         let backpressure = self.worker.bounds.backpressure();
         Ok(Response::new(backpressure.watch(reports, Box::new(permit))))
     }

@@ -12,12 +12,10 @@ use stoker_engine::{
     Engine, EngineConfig, Event, EventSink, Load, Model, Request, RequestError, Tag,
     request::PROMPT_LOGPROBS_CHUNK, scheduler::AdmissionError,
 };
+use stoker_loader::config::SpeculationConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{
-    config::SpeculationConfig, inflight::QueuedTokens, request_trace::RequestTrace,
-    step_observer::StepObserver,
-};
+use crate::{inflight::QueuedTokens, request_trace::RequestTrace, step_observer::StepObserver};
 
 /// Resources of a request that are dropped when the engine is done with it.
 pub type RequestResources = Box<dyn Send>;
@@ -296,9 +294,9 @@ mod tests {
         admit::Admission,
         inflight::{Inflight, Limit, Limits},
         load,
-        simulate::SimulatedDevice,
         step_observer::StepMetrics,
     };
+    use stoker_loader::simulated::SimulatedDevice;
 
     /// Starts a thread with a batch of two sequences on a device that panics at token 7.
     fn start() -> (EngineHandle, EngineThread, Arc<Model>) {

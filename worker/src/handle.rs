@@ -28,12 +28,12 @@ use crate::{
     control::{ControlService, LOAD_WATCHES},
     engine_thread::{self, EngineHandle, EngineThread},
     engine_watch::{self, EngineState},
-    gpu,
+    gpu_metrics,
     inflight::{Inflight, Limit, Limits},
     metrics::{Metrics, WorkerFacts},
-    service::Worker,
     step_observer::StepObserver,
     text::TextExecutor,
+    worker::Worker,
 };
 
 /// Time that connections have to close after their streams have ended.
@@ -177,7 +177,8 @@ pub async fn start(
     let (live, liveness) = watch::channel(Ok(()));
     tokio::spawn(engine_watch::run(handle.load(), progress, stall_timeout, engine_state));
     let reporter = health.clone();
-    let report = report_health(health.clone(), live, inflight.draining(), engine_states);
+    let report =
+        report_health(health.clone(), live, inflight.gate().draining().clone(), engine_states);
     tokio::spawn(async move {
         // The channel closes when the engine thread ends, which before a shutdown means a panic.
         let engine_ends = async { while load.changed().await.is_ok() {} };
@@ -209,25 +210,24 @@ pub async fn start(
 async fn report_health(
     health: HealthState,
     live: watch::Sender<Result<(), String>>,
-    mut draining: watch::Receiver<bool>,
+    draining: CancellationToken,
     mut engine: watch::Receiver<EngineState>,
 ) {
     loop {
         let state = *engine.borrow_and_update();
         // The value that is replaced does not matter.
         let _ = live.send_replace(state.liveness());
-        let is_draining = *draining.borrow_and_update();
+        let is_draining = draining.is_cancelled();
         match state.not_ready().or(is_draining.then_some(DRAINING)) {
             None => health.set_serving().await,
             Some(why) => health.set_not_serving(why).await,
         }
-        // Both channels live as long as the worker.
-        let changed = tokio::select! {
-            changed = draining.changed() => changed,
-            changed = engine.changed() => changed,
-        };
-        if changed.is_err() {
-            return std::future::pending().await;
+        tokio::select! {
+            () = draining.cancelled(), if !is_draining => {}
+            // The channel lives as long as the worker.
+            changed = engine.changed() => if changed.is_err() {
+                return std::future::pending().await;
+            },
         }
     }
 }
@@ -272,7 +272,7 @@ impl RunningWorker {
         };
         let labelled = self.metrics.register(registry, &self.model_name, &self.id, &facts, load);
         if let Some(device) = device {
-            gpu::register(labelled, device);
+            gpu_metrics::register(labelled, device);
         }
     }
 
@@ -293,9 +293,7 @@ impl RunningWorker {
 
     /// Resolves when a drain begins, for any cause.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut draining = self.inflight.draining();
-        // Fails if the worker was dropped, which resolves the future too.
-        async move { drop(draining.wait_for(|draining| *draining).await) }
+        self.inflight.gate().draining().clone().cancelled_owned()
     }
 
     /// Resolves if the engine fails, after which the worker cannot serve any request.
@@ -309,7 +307,7 @@ impl RunningWorker {
     pub async fn shutdown(self, timeout: Duration) -> usize {
         self.health.set_not_serving(DRAINING).await;
         let unfinished = self.inflight.drain(Some(timeout)).await;
-        self.inflight.cancel();
+        self.inflight.gate().cut_off();
         self.health.end_watches().await;
         self.stop.cancel();
         // Connections that are still open after the timeout are dropped.

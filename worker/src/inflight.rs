@@ -1,4 +1,4 @@
-//! The calls in flight: their limits, their count for a drain, and their cancellation.
+//! The calls in flight, and their limits.
 
 use std::{
     sync::{
@@ -8,11 +8,9 @@ use std::{
     time::Duration,
 };
 
-use stoker_shared::ServiceError;
-use tokio::sync::watch;
-use tokio_util::{
-    sync::CancellationToken,
-    task::{TaskTracker, task_tracker::TaskTrackerToken},
+use stoker_shared::{
+    ServiceError,
+    drain::{CallGuard, CutOff, DrainGate},
 };
 
 /// Retry-after hint when a queue is full: about the time in which it advances.
@@ -43,18 +41,14 @@ pub struct Limits {
 pub struct Inflight {
     sequences: Arc<Quota>,
     queued_tokens: Arc<Quota>,
-    /// Calls that the engine works on.
-    calls: TaskTracker,
-    /// Responses that their clients have not read completely. Most calls are in both.
-    responses: TaskTracker,
-    draining: Arc<watch::Sender<bool>>,
-    cancel: CancellationToken,
+    /// Counts the calls that the engine works on.
+    gate: DrainGate,
 }
 
 /// The slot of one call. Dropping it frees the slot.
 pub struct Slot {
     _sequences: QuotaPermit,
-    _token: TaskTrackerToken,
+    _call: CallGuard,
 }
 
 /// The tokens of a waiting request. To be dropped when the request leaves the queue.
@@ -120,20 +114,18 @@ impl Inflight {
         Self {
             sequences: Quota::new(limits.sequences),
             queued_tokens: Quota::new(limits.queued_tokens),
-            calls: TaskTracker::new(),
-            responses: TaskTracker::new(),
-            draining: Arc::new(watch::Sender::new(false)),
-            cancel: CancellationToken::new(),
+            gate: DrainGate::default(),
         }
     }
 
     /// Acquires a slot for a call of `sequences` sequences, new or resumed.
-    pub fn acquire(&self, sequences: usize, is_resumed: bool) -> Result<Slot, ServiceError> {
-        // Counted before `draining` is read, so that a drain that begins in between waits for it.
-        let token = self.calls.token();
-        if *self.draining.borrow() {
-            return Err(ServiceError::Draining("the worker".into()));
-        }
+    pub fn acquire(
+        &self,
+        sequences: usize,
+        is_resumed: bool,
+    ) -> Result<(Slot, CutOff), ServiceError> {
+        let entered = self.gate.enter();
+        let (call, cut) = entered.ok_or_else(|| ServiceError::Draining("the worker".into()))?;
         let permit = self.sequences.acquire(sequences, is_resumed).map_err(|exhausted| {
             let QuotaExhausted { used, limit } = exhausted;
             let extra = if is_resumed { ", plus --max-num-seqs for resumed requests" } else { "" };
@@ -142,7 +134,7 @@ impl Inflight {
                  the limit is {limit} (--max-num-seqs plus --max-num-queued-reqs{extra})"
             ))
         })?;
-        Ok(Slot { _sequences: permit, _token: token })
+        Ok((Slot { _sequences: permit, _call: call }, cut))
     }
 
     /// Reserves queue capacity for the tokens of a call, new or resumed.
@@ -163,43 +155,16 @@ impl Inflight {
         Ok(QueuedTokens { _tokens: permit })
     }
 
-    /// Returns a token that a drain waits for, to be dropped when the client has read the whole
-    /// response.
-    pub fn track_response(&self) -> TaskTrackerToken {
-        self.responses.token()
-    }
-
     /// Rejects new calls and waits until all have ended, at most for `timeout`. Returns the number
     /// of calls that have not.
     pub async fn drain(&self, timeout: Option<Duration>) -> usize {
-        self.draining.send_replace(true);
-        self.calls.close();
-        self.responses.close();
-        let ended = async {
-            // A response is counted before its call has ended.
-            self.calls.wait().await;
-            self.responses.wait().await;
-        };
-        match timeout {
-            Some(timeout) => drop(tokio::time::timeout(timeout, ended).await),
-            None => ended.await,
-        }
-        self.calls.len().max(self.responses.len())
+        self.gate.close();
+        self.gate.drained(timeout).await
     }
 
-    /// Returns a channel that holds whether a drain has begun.
-    pub fn draining(&self) -> watch::Receiver<bool> {
-        self.draining.subscribe()
-    }
-
-    /// Ends all streams, those of `WatchLoad` included.
-    pub fn cancel(&self) {
-        self.cancel.cancel();
-    }
-
-    /// Returns the token that ends all streams.
-    pub fn cancellation(&self) -> &CancellationToken {
-        &self.cancel
+    /// Returns the gate of the calls.
+    pub fn gate(&self) -> &DrainGate {
+        &self.gate
     }
 }
 
@@ -229,25 +194,6 @@ mod tests {
         assert!(matches!(inflight.acquire(1, true), Err(ServiceError::Draining(_))));
         drop(slot);
         assert_eq!(drain.await, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_and_its_response_count_once_and_a_drain_waits_for_both() {
-        let inflight = with_limit(2, 0);
-        let slot = inflight.acquire(1, false).unwrap();
-        let response = inflight.track_response();
-        assert_eq!(inflight.drain(Some(Duration::from_secs(5))).await, 1);
-        drop(slot);
-        assert_eq!(inflight.drain(Some(Duration::from_secs(5))).await, 1, "it is not read yet");
-        drop(response);
-        assert_eq!(inflight.drain(None).await, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_ends_after_its_timeout() {
-        let inflight = with_limit(2, 0);
-        let _slot = inflight.acquire(1, false).unwrap();
-        assert_eq!(inflight.drain(Some(Duration::from_secs(5))).await, 1);
     }
 
     #[test]

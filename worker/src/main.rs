@@ -7,8 +7,17 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use stoker_bench::{
+    bench::{self, BenchArgs},
+    eval::{self, EvalArgs},
+    gpu_check::{self, GpuCheckArgs},
+    roofline::{self, RooflineArgs},
+};
+use stoker_loader::simulated::SimulatedDevice;
 use stoker_shared::{
-    VERSION, config,
+    VERSION,
+    cli::{self, ServerError},
+    config,
     health_check::HealthArgs,
     serve::{self, ListenAddress},
     shutdown::Signals,
@@ -18,10 +27,6 @@ use stoker_shared::{
 use stoker_worker::{
     ModelSource, WorkerConfig,
     announce::AnnounceConfig,
-    bench::{self, BenchArgs, GpuCheckArgs},
-    eval::{self, EvalArgs},
-    roofline::{self, RooflineArgs},
-    simulate::SimulatedDevice,
     start_trace::{self, StartTimes},
 };
 use tracing::{error, info};
@@ -81,9 +86,9 @@ struct Cli {
 enum Command {
     /// Measure the speed of the engine on this machine, without the network
     Bench(Box<BenchArgs>),
-    /// Measure one row of `bench`, which starts this command as a child process
+    /// Measure one job of `bench`, which starts this command as a child process
     #[command(hide = true)]
-    BenchRow,
+    BenchJob,
     /// Check a GPU and measure it in one run
     GpuCheck(Box<GpuCheckArgs>),
     /// Measure how well a model predicts a text, with 8-bit and with f32 weights
@@ -103,19 +108,13 @@ impl Command {
     fn run(self, listen: &ListenAddress) -> ExitCode {
         let outcome = match self {
             Self::Bench(args) => bench::run(&args),
-            Self::BenchRow => bench::run_row(),
-            Self::GpuCheck(args) => bench::run_gpu_check(&args),
+            Self::BenchJob => bench::run_job(),
+            Self::GpuCheck(args) => gpu_check::run(&args),
             Self::Eval(args) => eval::run(args),
             Self::Roofline(args) => roofline::run(args),
             Self::Health(args) => return check_health(args, listen),
         };
-        match outcome {
-            Ok(()) => ExitCode::SUCCESS,
-            Err((code, message)) => {
-                eprintln!("error: {message}");
-                ExitCode::from(code)
-            }
-        }
+        cli::finish(outcome.map(|()| ExitCode::SUCCESS))
     }
 }
 
@@ -147,65 +146,59 @@ names; in Kubernetes the default is /dev/termination-log, which `kubectl describ
 
 /// Time that streams have to send their errors after the engine has failed.
 const ERROR_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Exit code for a bad command line, model or address.
-const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let mut cli: Cli = config::parse_server(termination::record);
     if let Some(command) = cli.command.take() {
         return command.run(&cli.listen);
     }
-    match serve_model(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err((code, message)) => {
-            termination::report(&message);
-            ExitCode::from(code)
-        }
-    }
+    termination::finish(serve_model(cli).map(|()| ExitCode::SUCCESS))
 }
 
 #[tokio::main]
-async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
+async fn serve_model(cli: Cli) -> Result<(), ServerError> {
     let began = Instant::now();
-    let usage = |message: String| (USAGE, message);
     let not_ready = "loading the model";
     let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info", not_ready).await;
-    let telemetry = telemetry.map_err(usage)?;
+    let telemetry = telemetry.map_err(ServerError::usage)?;
     let simulated = cli.simulate.map(|device| ModelSource::Simulated(device.0));
     let Some(source) = simulated.or(cli.model) else {
         let hint = "a folder with config.json, tokenizer.json and model.safetensors, a .gguf file, \
                     or `storyteller` for the bundled model";
-        return Err(usage(format!("--model is missing: give {hint}")));
+        return Err(ServerError::Usage(format!("--model is missing: give {hint}")));
     };
-    cli.announce.etcd.check().map_err(|error| usage(error.to_string()))?;
-    let mut signals = Signals::catch().map_err(|error| (1, error.to_string()))?;
+    cli.announce.etcd.check().map_err(ServerError::usage)?;
+    let mut signals = Signals::catch().map_err(ServerError::failed)?;
     // Bound before the model is loaded, so that a port in use fails at once.
-    let listener = serve::bind(cli.listen).await.map_err(|error| usage(error.to_string()))?;
+    let listener = serve::bind(cli.listen).await.map_err(ServerError::usage)?;
     let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
-    let admin = admin.map_err(|error| usage(error.to_string()))?;
-    let bound = listener.local_addr().map_err(|error| (1, error.to_string()))?;
-    let address = cli.announce.address(bound).map_err(|error| usage(error.to_string()))?;
+    let admin = admin.map_err(ServerError::usage)?;
+    let bound = listener.local_addr().map_err(ServerError::failed)?;
+    let address = cli.announce.address(bound).map_err(ServerError::usage)?;
     let name = cli.model_name.unwrap_or_else(|| source.name());
     validate::name(&name).map_err(|why| {
-        usage(format!("--model-name {why} (by default it is the last part of the model's path)"))
+        ServerError::Usage(format!(
+            "--model-name {why} (by default it is the last part of the model's path)"
+        ))
     })?;
     let config = cli.worker.clone();
     let loading = tokio::task::spawn_blocking(move || stoker_worker::load(&source, &config, 1));
+    #[expect(clippy::disallowed_methods, reason = "nothing is served yet")]
     let model = tokio::select! {
         loaded = loading => loaded,
         // The loading thread cannot be cancelled.
         _ = signals.next() => std::process::exit(1),
     };
     let model = model
-        .map_err(|error| (1, format!("loading failed: {error}")))?
-        .map_err(|error| usage(error.to_string()))?;
+        .map_err(|error| ServerError::Failed(format!("loading failed: {error}")))?
+        .map_err(ServerError::usage)?;
     let drain_timeout = cli.worker.drain_timeout;
     let (loaded, timings) = (Instant::now(), model.load_timings);
     let (digest, parameters) = (model.digest.clone(), model.parameters);
     let (id, model) = (cli.worker_id, Arc::new(model));
     let worker = stoker_worker::start(cli.worker, model, name.clone(), id, listener)
         .await
-        .map_err(|error| usage(error.to_string()))?;
+        .map_err(ServerError::usage)?;
     let times = StartTimes { began, loaded, ready: Instant::now() };
     start_trace::record(&times, &timings, worker.id(), &name);
     telemetry.follow(worker.readiness(), Some(worker.liveness()), |registry| {
@@ -216,7 +209,7 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
         }
     });
     let admin = worker.serve_admin(admin).await;
-    let admin = admin.map_err(|error| usage(format!("--admin-listen: {error}")))?;
+    let admin = admin.map_err(|error| ServerError::Usage(format!("--admin-listen: {error}")))?;
     info!(
         address = %worker.address(),
         admin = %admin.address(),
@@ -235,7 +228,7 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
             error!("the engine failed; see the error above");
             // The streams have their errors and need time to send them.
             tokio::join!(announcement.withdraw(), worker.shutdown(ERROR_FLUSH_TIMEOUT));
-            return Err((1, "the engine failed".into()));
+            return Err(ServerError::Failed("the engine failed".into()));
         }
     }
     let drain = async {
@@ -249,6 +242,6 @@ async fn serve_model(cli: Cli) -> Result<(), (u8, String)> {
             info!(unfinished, "stopped");
             Ok(())
         }
-        signal = signals.next() => Err((1, format!("{signal} again: ended at once"))),
+        signal = signals.next() => Err(ServerError::Failed(format!("{signal} again: ended at once"))),
     }
 }

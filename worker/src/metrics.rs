@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 use stoker_engine::Load;
 use stoker_ops::KV_BLOCK;
-use stoker_shared::telemetry::{
+use stoker_shared::{
     metrics::{LabeledCounters, TracedHistogram, counters, observe_traced},
     names::{label, worker as names},
 };
@@ -87,6 +87,13 @@ pub struct Stages {
     pub stream: Duration,
     /// The whole request.
     pub total: Duration,
+}
+
+impl Stages {
+    /// Returns the time from the arrival to the first token.
+    pub fn first_token(&self) -> Duration {
+        self.tokenize + self.queue + self.prefill
+    }
 }
 
 impl Default for Metrics {
@@ -163,9 +170,8 @@ impl Metrics {
         self.prompt_tokens.inc_by(prompt);
         self.generated_tokens.inc_by(generated);
         let Some(stages) = stages else { return };
-        let first_token = stages.tokenize + stages.queue + stages.prefill;
         for (histogram, duration) in
-            [(&self.duration, stages.total), (&self.first_token, first_token)]
+            [(&self.duration, stages.total), (&self.first_token, stages.first_token())]
         {
             observe_traced(histogram, duration.as_secs_f64(), trace);
         }
@@ -218,7 +224,7 @@ impl Collector for LoadCollector {
 
 #[cfg(test)]
 mod tests {
-    use stoker_shared::telemetry::metrics::{Metric, exposition};
+    use stoker_shared::metrics::{Metric, exposition};
 
     use super::*;
 

@@ -8,9 +8,9 @@ use std::{
 
 use stoker_engine::{StepPart, StepReport};
 use stoker_proto::{duration::to_wire, v1::Timings};
-use stoker_shared::telemetry::{
+use stoker_shared::{
     names::{attribute, span},
-    trace::{Attribute, Clock, SpanKind, TraceSpan},
+    telemetry::trace::{Attribute, Clock, SpanKind, TraceSpan},
 };
 
 /// The span of a call, and those of the stages below it.

@@ -17,9 +17,8 @@ use stoker_proto::v1::{
 };
 use stoker_shared::{ServiceError, deadline::Deadline};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use crate::request_trace::StageEnds;
+use crate::{admission_error::admission_error, request_trace::StageEnds};
 
 /// What a stream needs besides the engine's events.
 pub struct ResponseStream {
@@ -37,8 +36,6 @@ pub struct ResponseStream {
     pub ends: Arc<OnceLock<StageEnds>>,
     /// Ends the stream with an error when it passes.
     pub deadline: Deadline,
-    /// Ends the stream with an error when the worker shuts down.
-    pub cancel: CancellationToken,
 }
 
 /// State of the stream.
@@ -87,10 +84,6 @@ impl ResponseStream {
             () = self.deadline.passed() => {
                 let stage = "while generating".into();
                 return (Err(ServiceError::DeadlineExceeded { stage }), StreamState::Ended);
-            }
-            () = self.cancel.cancelled() => {
-                // The drain timeout is over: the router may resume on another worker.
-                return (Err(ServiceError::Draining("the worker".into())), StreamState::Ended);
             }
         };
         match event {
@@ -179,7 +172,7 @@ impl ResponseStream {
 /// Converts the error of a request that the engine could not complete.
 fn service_error(error: &RequestError) -> ServiceError {
     let stage = match error {
-        RequestError::Rejected(rejected) => return crate::service::admission_error(rejected, None),
+        RequestError::Rejected(rejected) => return admission_error(rejected, None),
         RequestError::EnginePanicked { cause, sequences } => {
             let (cause, sequences) = (cause.clone(), sequences.clone());
             return ServiceError::EnginePanicked { cause, sequences };

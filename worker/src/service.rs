@@ -5,17 +5,14 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, stream::BoxStream};
-use stoker_engine::{Model, scheduler::AdmissionError};
-use stoker_proto::v1::{
-    Accepted, GenerateRequest, GenerateResponse, generate_request::Input,
-    inference_server::Inference,
-};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use stoker_proto::v1::{Accepted, GenerateRequest, GenerateResponse, inference_server::Inference};
 use stoker_shared::{
     ServiceError,
     deadline::{self, Deadline},
     memory,
-    serve::{self, Bounds, Charge, Peer},
+    observed::{Observe, Observed},
+    serve::{self, Charge, Peer},
     validate::MAX_SEQUENCES,
 };
 use tokio::time::Instant;
@@ -23,69 +20,15 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use crate::{
-    admit::Admission,
-    engine_thread::{Attachments, EngineHandle, SubmitError},
-    inflight::Inflight,
-    metrics::Metrics,
+    admission_error::admission_error,
+    engine_thread::{Attachments, SubmitError},
     request_log::RequestLog,
     request_trace::{RequestTrace, StageEnds},
     response_stream::ResponseStream,
-    routing::AcceptRouting,
-    text::TextExecutor,
+    worker::Worker,
 };
 
-/// Bounds of the retry-after hint for a request that would miss its deadline.
-const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
-
-/// The state that all calls share.
-#[derive(Clone)]
-pub struct Worker {
-    /// Id of the worker in responses.
-    pub id: Arc<str>,
-    /// Id of this process.
-    pub instance_id: Arc<str>,
-    /// Name of the model in requests.
-    pub model_name: Arc<str>,
-    /// The model.
-    pub model: Arc<Model>,
-    /// Handle of the engine thread.
-    pub engine: EngineHandle,
-    /// The calls in flight.
-    pub inflight: Inflight,
-    /// The metrics.
-    pub metrics: Metrics,
-    /// Tokenises and detokenises.
-    pub text: TextExecutor,
-    /// Limits on connections and streams.
-    pub bounds: Bounds,
-    /// Peers whose `routing` is accepted.
-    pub accept_routing: AcceptRouting,
-}
-
 impl Worker {
-    /// Returns the limits that requests are validated against.
-    pub fn admission(&self) -> Admission<'_> {
-        Admission {
-            model: &self.model,
-            name: &self.model_name,
-            max_sequence_tokens: self.engine.max_sequence_tokens(),
-            max_num_seqs: self.engine.max_num_seqs(),
-        }
-    }
-
-    async fn admit(
-        &self,
-        request: GenerateRequest,
-    ) -> Result<stoker_engine::Request, ServiceError> {
-        let bytes = match &request.input {
-            Some(Input::Prompt(text)) => text.len(),
-            _ => 0,
-        };
-        let worker = self.clone();
-        self.text.prompt(bytes, move || worker.admission().admit(request)).await
-    }
-
     async fn start(
         &self,
         call: Request<GenerateRequest>,
@@ -108,7 +51,7 @@ impl Worker {
         let limit = self.engine.max_num_seqs().clamp(1, MAX_SEQUENCES as usize);
         let requested = request.sampling.as_ref().and_then(|sampling| sampling.num_sequences);
         let sequences = (requested.unwrap_or(1) as usize).clamp(1, limit);
-        let slot = self.inflight.acquire(sequences, is_resumed)?;
+        let (slot, cut) = self.inflight.acquire(sequences, is_resumed)?;
         let request_id = request.request_id.clone();
         let attempt = request.routing.as_ref().map_or(0, |r| r.attempt);
 
@@ -133,7 +76,6 @@ impl Worker {
             tokenized: admitted.arrived,
             ends,
             deadline,
-            cancel: self.inflight.cancellation().clone(),
         };
         let time_limit = admitted.deadline.map(|at| at.saturating_duration_since(admitted.arrived));
         let attached =
@@ -141,7 +83,9 @@ impl Worker {
         let submitted = self.engine.submit(admitted, attached);
         let events = deadline.bound("while queued", submitted).await?;
         let events = events.map_err(|error| submit_error(&error, time_limit))?;
-        Ok(response.stream(events).boxed())
+        // The router may resume a response that is cut off on another worker.
+        let cut_off = || Err(ServiceError::Draining("the worker".into()));
+        Ok(cut.end(response.stream(events), cut_off).boxed())
     }
 }
 
@@ -151,29 +95,6 @@ fn submit_error(error: &SubmitError, time_limit: Option<Duration>) -> ServiceErr
     match error {
         SubmitError::Rejected(error) => admission_error(error, time_limit),
         SubmitError::Stopped(error) => ServiceError::unavailable(error.to_string()),
-    }
-}
-
-/// Converts the error of a request that the scheduler rejected. `time_limit` is the time from its
-/// arrival to its deadline.
-pub(crate) fn admission_error(
-    error: &AdmissionError,
-    time_limit: Option<Duration>,
-) -> ServiceError {
-    let what = error.to_string();
-    match error {
-        AdmissionError::TooLate { ahead, own, remaining } => {
-            // A request that alone exceeds its time limit does so without a queue, too.
-            if time_limit.is_some_and(|time_limit| *own > time_limit) {
-                return ServiceError::TooLate { what };
-            }
-            let retry_after = (*ahead + *own).saturating_sub(*remaining);
-            let retry_after = retry_after.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER);
-            ServiceError::Overloaded { what, retry_after }
-        }
-        AdmissionError::TooLong { .. } | AdmissionError::TooMany { .. } => {
-            ServiceError::ExceedsWorker { what, needed_tokens: 0 }
-        }
     }
 }
 
@@ -194,15 +115,8 @@ impl Inference for Worker {
                 return Err(error.into());
             }
         };
-        let mut log = Some(log);
-        let logged = stream.map(move |item| {
-            // Dropped with the last event, so that it reports before the stream is dropped.
-            if log.as_mut().is_some_and(|log| log.observe(&item)) {
-                log = None;
-            }
-            item.map_err(Status::from)
-        });
-        let tracked = Box::new(self.inflight.track_response());
-        Ok(Response::new(self.bounds.backpressure().watch(logged.boxed(), tracked)))
+        let events = Observed::new(stream, log).map_err(Status::from);
+        let undelivered = Box::new(self.inflight.gate().undelivered());
+        Ok(Response::new(self.bounds.backpressure().watch(events.boxed(), undelivered)))
     }
 }

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use stoker_engine::model::LoadTimings;
-use stoker_shared::telemetry::{
+use stoker_shared::{
     names::{attribute, span},
-    trace::{Attribute, Clock, TraceSpan},
+    telemetry::trace::{Attribute, Clock, TraceSpan},
 };
 
 /// When the phases of a start ended: each begins where the one before it ends.

@@ -7,7 +7,7 @@ use std::{
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use stoker_engine::{Footprint, StepReport};
-use stoker_shared::telemetry::names::worker as names;
+use stoker_shared::names::worker as names;
 
 use crate::request_trace::record_step;
 

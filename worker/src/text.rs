@@ -103,7 +103,7 @@ impl TextExecutor {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
     use futures::{FutureExt, future::join_all};
 
@@ -113,8 +113,8 @@ mod tests {
     const LONG: usize = INLINE_BYTES + 1;
 
     /// Returns work that blocks until the sender is used or dropped.
-    fn blocked() -> (Sender<()>, impl FnOnce() -> Result<(), ServiceError>) {
-        let (unblock, wait): (Sender<()>, Receiver<()>) = channel();
+    fn blocked() -> (SyncSender<()>, impl FnOnce() -> Result<(), ServiceError>) {
+        let (unblock, wait): (SyncSender<()>, Receiver<()>) = sync_channel(1);
         (unblock, move || {
             let _ = wait.recv();
             Ok(())
@@ -153,7 +153,7 @@ mod tests {
     async fn calls_beyond_the_queue_limit_are_rejected() {
         let text = TextExecutor::start("test").unwrap();
         let (unblock, work) = blocked();
-        let (started, wait_for_start) = channel();
+        let (started, wait_for_start) = sync_channel(1);
         let work = move || {
             started.send(()).unwrap();
             work()

@@ -7,11 +7,11 @@ use std::{
     process::{Command, Output},
 };
 
-use stoker_engine::weights::{Dtype, ModelConfig, ModelFiles};
-use stoker_worker::bench::{
-    Format, KEYS,
-    random::{Shape, prepare},
+use stoker_bench::{
+    bench::keys,
+    models::{Format, Shape, random::prepare},
 };
+use stoker_engine::weights::{Dtype, ModelConfig, ModelFiles};
 
 /// Runs the worker. Returns exit code, standard output and standard error.
 fn worker(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -47,15 +47,15 @@ fn text<'a>(row: &'a serde_json::Value, key: &str) -> &'a str {
 
 /// Checks every row: its keys, the same values in CSV, and plausible numbers.
 fn check(rows: &[serde_json::Value], lines: &[Vec<String>]) {
-    assert_eq!(lines[0], KEYS);
+    assert_eq!(lines[0], keys());
     assert_eq!(lines.len(), rows.len() + 1);
     for (row, line) in rows.iter().zip(&lines[1..]) {
-        let mut keys: Vec<_> = row.as_object().unwrap().keys().map(String::as_str).collect();
-        let mut expected = KEYS.to_vec();
-        keys.sort_unstable();
+        let mut found: Vec<_> = row.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut expected = keys();
+        found.sort_unstable();
         expected.sort_unstable();
-        assert_eq!(keys, expected);
-        for (key, cell) in KEYS.iter().zip(line) {
+        assert_eq!(found, expected);
+        for (key, cell) in keys().iter().zip(line) {
             match &row[key] {
                 serde_json::Value::Null => assert_eq!(cell, "", "{key}"),
                 serde_json::Value::String(text) => assert_eq!(cell, text, "{key}"),
@@ -294,8 +294,8 @@ fn standard_output_has_only_csv() {
     assert_eq!(code, Some(0), "{error}");
     let lines: Vec<_> = out.lines().collect();
     assert_eq!(lines.len(), 2, "{out}");
-    assert_eq!(lines[0], KEYS.join(","));
-    assert_eq!(lines[1].split(',').count(), KEYS.len());
+    assert_eq!(lines[0], keys().join(","));
+    assert_eq!(lines[1].split(',').count(), keys().len());
     assert!(error.contains("tpot ms"), "{error}");
 }
 
@@ -340,11 +340,11 @@ fn errors_are_reported_before_anything_is_measured() {
         (vec![tiny[0], tiny[1]], vec!["--cache is missing", "XDG_CACHE_HOME", "HOME"]),
         (
             vec!["--speculate", "ngram", "--batch", "2", "--context", "64"],
-            vec!["--context", "--format", "--speculate"],
+            vec!["--context", "--speculate", "omit it"],
         ),
         (
             vec!["--speculate", "ngram", "--format", "gguf"],
-            vec!["--context", "--format", "--speculate"],
+            vec!["--format", "--speculate", "omit it"],
         ),
         (vec!["--draft-model", "storyteller"], vec!["--draft-model", "--speculate draft"]),
         (
@@ -401,7 +401,7 @@ fn help_explains_every_scenario_key_and_variable() {
     }
     let (_, keys) = help.split_once("A row's keys").unwrap();
     let explained: Vec<_> = keys.split([' ', ',', '\n']).collect();
-    for key in KEYS {
+    for key in stoker_bench::bench::keys() {
         assert!(explained.contains(&key), "{key} is missing:\n{keys}");
     }
     let flags = help.lines().filter_map(|line| line.strip_prefix("      --"));
@@ -412,7 +412,7 @@ fn help_explains_every_scenario_key_and_variable() {
         let known = ["STOKER_", "STOKER_BENCH_"].map(|prefix| format!("[env: {prefix}{name}="));
         assert!(known.iter().any(|twin| help.contains(twin)), "{known:?} is missing");
     }
-    assert!(!worker(&["--help"], &[]).1.contains("bench-row"), "bench-row is an internal command");
+    assert!(!worker(&["--help"], &[]).1.contains("bench-job"), "bench-job is an internal command");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use peak_alloc::PeakAlloc;
 use prost::Message;
 use stoker_engine::{Engine, EngineConfig, Event, Model};
+use stoker_loader::simulated::SimulatedDevice;
 use stoker_ops::KV_BLOCK;
 use stoker_proto::v1::{
     GenerateRequest, Resume, ResumedChoice, Routing, Sampling, StopCondition, Stopping, TokenIds,
@@ -14,7 +15,6 @@ use stoker_worker::{
     admit::Admission,
     engine_thread::{Attachments, event_channel},
     load,
-    simulate::SimulatedDevice,
 };
 use tokio::sync::mpsc;
 

@@ -1,9 +1,8 @@
-//! Errors of commands and their exit codes.
-
-use std::process::ExitCode;
+//! Errors of commands.
 
 use stoker_shared::{
     ServiceError,
+    cli::CommandError,
     client::{CallError, ConnectError},
 };
 
@@ -24,13 +23,9 @@ pub enum Error {
     Failed(String),
 }
 
-impl Error {
-    /// Returns 1 for a failed request, 2 for bad usage.
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Usage(_) => ExitCode::from(2),
-            Self::Request(_) | Self::Connect(_) | Self::Failed(_) => ExitCode::from(1),
-        }
+impl CommandError for Error {
+    fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage(_))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stoker_proto::{
-    duration::{from_wire, to_wire},
+    duration::{or_zero, to_wire},
     v1::{AttemptRecord, Finished, RequestRecord, RequestStage, StageRecord},
 };
 
@@ -13,7 +13,7 @@ use crate::waterfall;
 /// `width` characters.
 pub fn explain(worker: &str, finished: &Finished, total: Duration, width: usize) -> String {
     let record = record(worker, finished);
-    let server = from_wire(record.duration).unwrap_or_default();
+    let server = or_zero(record.duration);
     let picture = waterfall::draw(&record, width);
     let (total, server) = (waterfall::time(total), waterfall::time(server));
     format!("{total} measured here, {server} by the cluster\n\n{picture}")
@@ -23,14 +23,13 @@ pub fn explain(worker: &str, finished: &Finished, total: Duration, width: usize)
 /// attempts is only known to its router (`stoker trace`).
 fn record(worker: &str, finished: &Finished) -> RequestRecord {
     let timings = finished.timings.as_deref().copied().unwrap_or_default();
-    let duration = |value| from_wire(value).unwrap_or_default();
     // A worker that was called directly knows no router.
     let attempts = timings.attempts.or(timings.worker_total);
     let total = timings.total.or(timings.worker_total);
     let mut start = Duration::ZERO;
     let mut place = |took| {
         let begin = start;
-        start += duration(took);
+        start += or_zero(took);
         to_wire(begin)
     };
     let mut stages = Vec::new();

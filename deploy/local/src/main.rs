@@ -6,7 +6,7 @@ use stoker::{
     cli::{Cli, Command},
     drain, generate, serve, status, top, trace,
 };
-use stoker_shared::{config, telemetry};
+use stoker_shared::{cli, config, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -26,11 +26,5 @@ async fn main() -> ExitCode {
             Command::Drain(args) => drain::run(args).await,
         },
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            error.exit_code()
-        }
-    }
+    cli::finish(outcome.map(|()| ExitCode::SUCCESS))
 }

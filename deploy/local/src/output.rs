@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
-use stoker_proto::duration::from_wire;
+use stoker_proto::duration::{from_wire, or_zero};
 use stoker_proto::v1::{
     self, Candidate, FinishReason, Finished, TokenDelta, TokenLogprob, finished::Matched,
 };
@@ -97,7 +97,7 @@ pub struct Timings {
 impl Timings {
     /// Converts the timings of a response.
     pub fn of(timings: &v1::Timings) -> Self {
-        let seconds = |stage| from_wire(stage).unwrap_or_default().as_secs_f64();
+        let seconds = |stage| or_zero(stage).as_secs_f64();
         Self {
             admission_seconds: seconds(timings.admission),
             route_seconds: seconds(timings.route),
@@ -236,7 +236,6 @@ fn choice_end(choice: u32, finished: &Finished) -> ChoiceEnd<'_> {
         finish_reason: match finished.reason() {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
-            FinishReason::Cancelled => "cancelled",
             FinishReason::Unspecified => "unknown",
         },
         matched_stop: match &finished.matched {

@@ -18,6 +18,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
     let admin = admin.map_err(|error| Error::Usage(error.to_string()))?;
     let router = RouterConfig { request_log: args.request_log, ..RouterConfig::default() };
     let start = Cluster::start(args.listen, args.cluster.model, workers, args.worker, router);
+    #[expect(clippy::disallowed_methods, reason = "nothing is served yet")]
     let cluster = tokio::select! {
         started = start => started?,
         // The loading thread cannot be cancelled.

@@ -4,6 +4,7 @@
 mod cluster_view;
 mod lines;
 mod screen;
+mod state;
 mod ui;
 
 use std::{

@@ -8,7 +8,7 @@ use std::{
 };
 
 use stoker_proto::{
-    duration::{from_wire, to_wire},
+    duration::{from_wire, or_zero, to_wire},
     v1::{ListRequestsRequest, RequestRecord, RequestStage},
 };
 use stoker_shared::client::Address;
@@ -97,10 +97,6 @@ pub fn width() -> usize {
     ratatui::crossterm::terminal::size().map_or(DEFAULT_WIDTH, |(width, _)| width.into())
 }
 
-fn duration(value: Option<prost_types::Duration>) -> Duration {
-    from_wire(value).unwrap_or_default()
-}
-
 /// Returns the outcome of a request in one word.
 pub fn outcome(record: &RequestRecord) -> String {
     if record.code.is_empty() { "running".into() } else { one_line(&record.outcome) }
@@ -111,20 +107,20 @@ pub fn longest_stage(record: &RequestRecord) -> &'static str {
     let timings = record.timings.unwrap_or_default();
     let total = |wanted| -> Duration {
         let stages = record.stages.iter().filter(|stage| stage.stage() == wanted);
-        stages.map(|stage| duration(stage.duration)).sum()
+        stages.map(|stage| or_zero(stage.duration)).sum()
     };
     let mut stages = vec![
         ("admission", total(RequestStage::Admission)),
         ("route", total(RequestStage::Route)),
         ("resume", total(RequestStage::Resume)),
-        ("tokenize", duration(timings.tokenize)),
-        ("queue", duration(timings.queue)),
-        ("prefill", duration(timings.prefill)),
-        ("decode", duration(timings.decode)),
-        ("stream", duration(timings.stream)),
+        ("tokenize", or_zero(timings.tokenize)),
+        ("queue", or_zero(timings.queue)),
+        ("prefill", or_zero(timings.prefill)),
+        ("decode", or_zero(timings.decode)),
+        ("stream", or_zero(timings.stream)),
     ];
     // What the worker did is not known before the end.
-    let at_worker = total(RequestStage::Attempt).saturating_sub(duration(timings.worker_total));
+    let at_worker = total(RequestStage::Attempt).saturating_sub(or_zero(timings.worker_total));
     stages.push((if record.timings.is_some() { "network" } else { "worker" }, at_worker));
     stages.into_iter().max_by_key(|(_, took)| *took).map_or("", |(name, _)| name)
 }
@@ -152,7 +148,7 @@ fn details(found: &Found, routers: usize, width: usize) -> String {
     } else {
         format!(" ({})", one_line(&record.code))
     };
-    let took = waterfall::time(duration(record.duration));
+    let took = waterfall::time(or_zero(record.duration));
     facts.push(format!("outcome   {}{code} after {took}", outcome(record)));
     let cached = match record.cached_prompt_tokens {
         0 => String::new(),
@@ -204,7 +200,7 @@ fn list(found: &[Found], routers: usize) -> String {
     }
     let row = |found: &Found| {
         let record = &found.record;
-        let time = |value| Cell::Right(waterfall::time(duration(value)));
+        let time = |value| Cell::Right(waterfall::time(or_zero(value)));
         let mut row = vec![
             Cell::text(&clock::time(record.arrived)),
             Cell::text(&record.request_id),

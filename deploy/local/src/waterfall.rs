@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use stoker_proto::{
-    duration::from_wire,
+    duration::or_zero,
     v1::{AttemptRecord, RequestRecord, RequestStage, Timings},
 };
 
@@ -30,7 +30,7 @@ struct Row {
 /// Draws the stages of `record`, in lines of at most `width` characters.
 pub fn draw(record: &RequestRecord, width: usize) -> String {
     let rows = rows(record);
-    let total = from_wire(record.duration).unwrap_or_default();
+    let total = or_zero(record.duration);
     let chars = |text: &str| text.chars().count();
     let label_width = rows.iter().map(|row| chars(&row.label)).max().unwrap_or_default();
     let note_width = rows.iter().map(|row| chars(&row.note)).max().unwrap_or_default();
@@ -99,7 +99,6 @@ fn bar(row: &Row, total: Duration, width: usize) -> String {
 }
 
 fn rows(record: &RequestRecord) -> Vec<Row> {
-    let duration = |value| from_wire(value).unwrap_or_default();
     let stages = record.stages.iter().filter_map(|stage| {
         let label = match stage.stage() {
             RequestStage::Admission => "admission",
@@ -108,13 +107,13 @@ fn rows(record: &RequestRecord) -> Vec<Row> {
             // Attempts have rows of their own, with their workers.
             RequestStage::Attempt | RequestStage::Unspecified => return None,
         };
-        let (start, duration) = (Some(duration(stage.start)), duration(stage.duration));
+        let (start, duration) = (Some(or_zero(stage.start)), or_zero(stage.duration));
         Some(Row { label: label.into(), start, duration, note: String::new() })
     });
     let attempts = record.attempts.iter().map(|attempt| Row {
         label: format!("attempt {} {}", attempt.attempt, one_line(&attempt.worker)),
-        start: Some(duration(attempt.start)),
-        duration: duration(attempt.duration),
+        start: Some(or_zero(attempt.start)),
+        duration: or_zero(attempt.duration),
         note: note(attempt),
     });
     let mut rows: Vec<_> = stages.chain(attempts).collect();
@@ -142,14 +141,13 @@ fn note(attempt: &AttemptRecord) -> String {
 /// Returns the stages at the worker. Those of a response that several workers generated are sums
 /// over them, which have no place in time.
 fn at_worker(timings: &Timings, last: &AttemptRecord, attempts: usize) -> Vec<Row> {
-    let duration = |value| from_wire(value).unwrap_or_default();
     let resumed = timings.resumes > 0;
-    let attempt = duration(last.duration);
-    let network = attempt.saturating_sub(duration(timings.worker_total));
+    let attempt = or_zero(last.duration);
+    let network = attempt.saturating_sub(or_zero(timings.worker_total));
     // Half of it before the worker begins.
-    let mut start = duration(last.start) + network / 2;
+    let mut start = or_zero(last.start) + network / 2;
     let mut row = |label: &str, took| {
-        let duration = duration(took);
+        let duration = or_zero(took);
         let row = Row {
             label: format!("  {label}"),
             start: (!resumed).then_some(start),

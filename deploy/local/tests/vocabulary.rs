@@ -142,3 +142,35 @@ fn links_in_documents_lead_to_files() {
     }
     assert!(checked > 100, "{checked} links is not all of them");
 }
+
+/// The paths in backticks of a document that begin with a folder of the root.
+fn paths(text: &str) -> Vec<&str> {
+    let folders = fs::read_dir(root())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().is_dir() && entry.file_name() != "target");
+    let folders: Vec<_> =
+        folders.map(|entry| format!("{}/", entry.file_name().to_string_lossy())).collect();
+    let is_path = |code: &&str| {
+        folders.iter().any(|folder| code.starts_with(folder))
+            && !code.contains([' ', '*', '{', '<', '\n'])
+    };
+    text.split('`').skip(1).step_by(2).filter(is_path).collect()
+}
+
+#[test]
+fn paths_in_documents_lead_to_files() {
+    let mut documents = Vec::new();
+    files(&root(), &[".md"], &mut documents);
+    // A decision says what was so on its day.
+    documents.retain(|document| !document.starts_with(root().join("docs/decisions")));
+    let mut checked = 0;
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for path in paths(&text) {
+            assert!(root().join(path).exists(), "{}: {path}", document.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 50, "{checked} paths is not all of them");
+}

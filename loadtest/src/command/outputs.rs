@@ -8,6 +8,8 @@ use std::{
     process::ExitCode,
 };
 
+use stoker_shared::cli::FileError;
+
 use crate::{
     cli::OutputArgs,
     error::Error,
@@ -25,14 +27,14 @@ impl OutputFile {
     /// Opens the file that a flag names. Its old content is kept until there is a new one.
     pub(super) fn open(flag: &'static str, path: &Path) -> Result<Self, Error> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(Error::file(flag, path))?;
+        let file = file.map_err(FileError::at(flag, path))?;
         Ok(Self { flag, path: path.to_owned(), file })
     }
 
     /// Replaces the content.
     pub(super) fn write(self, write: impl FnOnce(File) -> io::Result<()>) -> Result<(), Error> {
         let Self { flag, path, file } = self;
-        file.set_len(0).and_then(|()| write(file)).map_err(Error::file(flag, path))
+        Ok(file.set_len(0).and_then(|()| write(file)).map_err(FileError::at(flag, path))?)
     }
 }
 
@@ -52,7 +54,7 @@ impl Outputs {
         let print_json = args.json.as_deref() == Some(Path::new("-"));
         let json = args.json.as_deref().filter(|_| !print_json);
         let csv = |path: &PathBuf| {
-            let file = File::create(path).map_err(Error::file("--csv", path))?;
+            let file = File::create(path).map_err(FileError::at("--csv", path))?;
             Ok::<_, Error>((path.clone(), CsvFile::new(file)))
         };
         Ok(Self {
@@ -66,7 +68,7 @@ impl Outputs {
     /// Prints and writes the results. Returns exit code 1 if they are not good.
     pub(super) fn finish(self, summary: &Summary) -> Result<ExitCode, Error> {
         if let Some((path, csv)) = self.csv {
-            csv.end().map_err(Error::file("--csv", path))?;
+            csv.end().map_err(FileError::at("--csv", path))?;
         }
         let object = json::text(summary)?;
         if let Some(html) = self.html {

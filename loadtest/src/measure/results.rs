@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use stoker_proto::{duration::from_wire, v1::Timings};
+use stoker_proto::{duration::or_zero, v1::Timings};
 use tokio::time::Instant;
 
 use crate::{
@@ -311,7 +311,7 @@ impl Stages {
             (&mut self.stream, timings.stream),
             (&mut self.resume, timings.resume),
         ] {
-            let time = from_wire(stage).unwrap_or_default();
+            let time = or_zero(stage);
             *sum = sum.saturating_add(time);
             known = known.saturating_add(time);
         }

@@ -3,6 +3,7 @@
 use std::{fs, num::NonZeroU32, path::Path};
 
 use serde::Deserialize;
+use stoker_shared::cli::FileError;
 
 use crate::error::Error;
 
@@ -46,7 +47,7 @@ impl Format {
 /// `.json`, else one prompt per line. Blank lines are skipped. A file without prompts is an error.
 pub fn read(path: &Path) -> Result<Vec<Prompt>, Error> {
     let flag = "--prompts";
-    let text = fs::read_to_string(path).map_err(Error::file(flag, path))?;
+    let text = fs::read_to_string(path).map_err(FileError::at(flag, path))?;
     let wrong = |why: String| Error::Usage(format!("{flag} {}{why}", path.display()));
     // Some programs write a byte order mark.
     let text = text.trim_start_matches('\u{feff}');

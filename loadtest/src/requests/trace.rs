@@ -14,6 +14,7 @@ use std::{
 
 use prost_types::Timestamp;
 use serde::Deserialize;
+use stoker_shared::cli::FileError;
 
 use crate::{error::Error, requests::shape::MAX_LENGTH};
 
@@ -69,7 +70,7 @@ struct Recorded {
 /// Reads the trace in the file at `path`.
 pub fn read(path: &Path, scale: Scale) -> Result<Trace, Error> {
     let flag = "--trace";
-    let file = fs::File::open(path).map_err(Error::file(flag, path))?;
+    let file = fs::File::open(path).map_err(FileError::at(flag, path))?;
     let wrong = |why: String| Error::Usage(format!("{flag} {}: {why}", path.display()));
     let recorded = parse(BufReader::new(file)).map_err(wrong)?;
     scaled(recorded, scale).map_err(wrong)

@@ -10,9 +10,9 @@ use stoker_proto::{
     duration::to_wire,
     v1::{RequestStage, StageRecord, Timings},
 };
-use stoker_shared::telemetry::{
+use stoker_shared::{
     names::span,
-    trace::{Attribute, Clock, TraceSpan},
+    telemetry::trace::{Attribute, Clock, TraceSpan},
 };
 use tokio::time::Instant;
 

@@ -1,9 +1,8 @@
 //! Flags for the selection of workers.
 
 use bytesize::ByteSize;
-use clap::Args;
-
-use crate::Policy;
+use clap::{Args, ValueEnum};
+use stoker_shared::config;
 
 /// How workers are selected.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -17,7 +16,7 @@ pub struct BalancingConfig {
     #[arg(
         long,
         env = "STOKER_AFFINITY_FACTOR",
-        default_value_t = AFFINITY_FACTOR,
+        default_value_t = 3.0,
         value_parser = factor,
         value_name = "FACTOR"
     )]
@@ -28,15 +27,23 @@ pub struct BalancingConfig {
     pub affinity_memory: ByteSize,
 }
 
-const AFFINITY_FACTOR: f64 = 3.0;
+/// Load-balancing policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Policy {
+    /// Least outstanding work after the savings of the worker's prefix cache
+    #[default]
+    PrefixAffinity,
+    /// Least outstanding work, without regard to prefix caches
+    LeastTokens,
+    /// Each worker in turn
+    RoundRobin,
+    /// A random worker
+    Random,
+}
 
 impl Default for BalancingConfig {
     fn default() -> Self {
-        Self {
-            policy: Policy::default(),
-            affinity_factor: AFFINITY_FACTOR,
-            affinity_memory: ByteSize::mib(64),
-        }
+        config::defaults()
     }
 }
 

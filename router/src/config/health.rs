@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use stoker_shared::duration;
+use stoker_shared::{config, duration};
 
 /// When a worker is ejected.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -43,10 +43,6 @@ pub struct HealthConfig {
 
 impl Default for HealthConfig {
     fn default() -> Self {
-        Self {
-            eject_failures: 5,
-            eject_latency_factor: 4,
-            base_ejection_time: Duration::from_secs(5),
-        }
+        config::defaults()
     }
 }

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use stoker_shared::duration;
-
-/// Default of `--recent-requests`.
-const RECENT_REQUESTS: u32 = 1_000;
+use stoker_shared::{config, duration};
 
 /// What is recorded of each request, besides metrics and a log line.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -26,7 +23,7 @@ pub struct RequestLogConfig {
     #[arg(
         long,
         env = "STOKER_RECENT_REQUESTS",
-        default_value_t = RECENT_REQUESTS,
+        default_value_t = 1_000,
         value_parser = clap::value_parser!(u32).range(..=100_000),
         value_name = "REQUESTS",
         help_heading = "Telemetry"
@@ -41,6 +38,6 @@ pub struct RequestLogConfig {
 
 impl Default for RequestLogConfig {
     fn default() -> Self {
-        Self { slow_request_log: None, recent_requests: RECENT_REQUESTS, trace_content: false }
+        config::defaults()
     }
 }

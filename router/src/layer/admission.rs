@@ -5,14 +5,18 @@ mod wait_estimate;
 
 use std::task::{Context, Poll};
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use stoker_proto::v1::GenerateRequest;
-use stoker_shared::{ServiceError, validate};
+use stoker_shared::{
+    ServiceError,
+    observed::{Observe, Observed},
+    validate,
+};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use crate::{
-    call::{Call, EventStream, Generate, Observe, Stage, observe},
+    call::{Call, EventStream, Generate, Stage},
     metrics::Metrics,
     policy::{ModelStats, RequestCost},
 };
@@ -56,7 +60,7 @@ impl<S: Generate> Service<Call> for Admission<S> {
             metrics.admitted(queued_at.elapsed());
             call.timeline.enter(Stage::Route);
             let stream = next.oneshot(call).await?;
-            Ok(observe(stream, Admitted(slot)))
+            Ok(Observed::new(stream, Admitted(slot)).boxed())
         }
         .boxed()
     }
@@ -80,7 +84,7 @@ mod tests {
 
     use std::time::Duration;
 
-    use futures::{StreamExt, future::join_all, stream};
+    use futures::{future::join_all, stream};
     use stoker_shared::deadline::Deadline;
     use tokio::sync::mpsc;
     use tower::service_fn;
@@ -88,7 +92,7 @@ mod tests {
     use super::*;
     use crate::{
         RouterConfig,
-        layer::support::{call, events, finished, token},
+        tests::support::{call, events, finished, token},
     };
 
     fn config(max_concurrent_streams: u32, queue_size: u32) -> RouterConfig {
@@ -146,9 +150,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_queue_is_first_come_first_served() {
-        let (sender, mut order) = mpsc::unbounded_channel();
+        let (sender, mut order) = mpsc::channel(50);
         let below = service_fn(move |call: Call| {
-            sender.send(call.request.request_id).unwrap();
+            sender.try_send(call.request.request_id).unwrap();
             async { Ok::<_, ServiceError>(events([Ok(finished())])) }
         });
         let admission = admission(below, &config(1, 100));

@@ -8,21 +8,24 @@ use std::{
 };
 
 use clap::ValueEnum;
-use futures::{FutureExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use stoker_proto::v1::{
     Accepted, FinishReason, Finished, GenerateRequest, GenerateResponse, generate_response::Event,
 };
 use stoker_shared::{
     ServiceError,
-    telemetry::{names::attribute, trace::Attribute},
+    names::attribute,
+    observed::{Observe, Observed},
+    telemetry::trace::Attribute,
 };
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use crate::{
-    call::{Call, EventStream, Observe, Stage, observe},
+    call::{Call, EventStream, Stage},
+    config::Policy,
     endpoint::Dispatch,
-    policy::{Chooser, Criteria, ModelStats, Policy, Selection, Source, resume, text_bytes},
+    policy::{Chooser, Criteria, ModelStats, Selection, Source, resume, text_bytes},
     pool::{Fleet, Pool, health::AttemptPermit, model::Model, reservation::Reservation},
 };
 
@@ -110,7 +113,7 @@ where
         async move {
             let worker = Arc::clone(dispatched.reservation.worker());
             let stream = endpoint.oneshot(Dispatch { call, worker, permit: Some(permit) }).await?;
-            Ok(observe(stream, dispatched))
+            Ok(Observed::new(stream, dispatched).boxed())
         }
         .boxed()
     }
@@ -254,7 +257,6 @@ impl Observe for Dispatched {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use futures::StreamExt;
     use stoker_proto::v1::{
         Resume, ResumedChoice, Routing, Stopping, TokenDelta, Usage, generate_request::Input,
     };
@@ -263,8 +265,8 @@ mod tests {
     use super::*;
     use crate::{
         config::BalancingConfig,
-        layer::support::{accepted, call, event, events, finished, request},
         pool::worker::{Worker, tests::worker},
+        tests::support::{accepted, call, event, events, finished, request},
     };
 
     fn prompt(bytes: usize, max_tokens: u32) -> GenerateRequest {

@@ -104,7 +104,7 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::layer::support::{Recorder, call, token};
+    use crate::tests::support::{Recorder, call, token};
 
     fn within(left: Duration) -> Call {
         Call { deadline: Deadline::after(left), ..call() }

@@ -2,12 +2,15 @@
 
 use std::task::{Context, Poll};
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use stoker_proto::v1::{GenerateResponse, generate_response::Event};
-use stoker_shared::ServiceError;
+use stoker_shared::{
+    ServiceError,
+    observed::{Observe, Observed},
+};
 use tower::Service;
 
-use crate::call::{Call, EventStream, Generate, Observe, observe};
+use crate::call::{Call, EventStream, Generate};
 
 /// Sets `cached_prompt_tokens` to 0 for clients if `enabled`.
 #[derive(Debug, Clone)]
@@ -36,7 +39,7 @@ impl<S: Generate> Service<Call> for HideCached<S> {
         if !self.enabled {
             return work.boxed();
         }
-        async move { Ok(observe(work.await?, Hide)) }.boxed()
+        async move { Ok(Observed::new(work.await?, Hide).boxed()) }.boxed()
     }
 }
 
@@ -61,7 +64,7 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::layer::support::{accepted, call, event, events, token};
+    use crate::tests::support::{accepted, call, event, events, token};
 
     #[tokio::test]
     async fn hides_only_the_cached_tokens_and_only_if_enabled() {

@@ -199,8 +199,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        layer::support::{accepted, call, event, events, token},
         pool::{health::Health, worker::tests::worker},
+        tests::support::{accepted, call, event, events, token},
     };
 
     type Items = Vec<Result<GenerateResponse, ServiceError>>;

@@ -10,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
-use stoker_shared::ServiceError;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use stoker_shared::{ServiceError, observed::Observed};
 use tower::Service;
 use tracing::Instrument;
 
 use crate::{
     RequestLogConfig,
-    call::{Call, EventStream, Generate, observe},
+    call::{Call, EventStream, Generate},
     metrics::Metrics,
     requests::Requests,
 };
@@ -81,7 +81,7 @@ impl<S: Generate> Service<Call> for Trace<S> {
         let work = span.in_scope(|| self.next.call(call)).instrument(span);
         async move {
             match work.await {
-                Ok(stream) => Ok(observe(stream, request_log)),
+                Ok(stream) => Ok(Observed::new(stream, request_log).boxed()),
                 Err(error) => {
                     request_log.refused(&error);
                     Err(error)
@@ -98,7 +98,7 @@ mod tests {
 
     use futures::TryStreamExt;
     use stoker_proto::{
-        duration::from_wire,
+        duration::or_zero,
         v1::{Finished, generate_response::Event},
     };
     use tower::{ServiceExt, service_fn};
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use crate::{
         call::Stage,
-        layer::support::{Recorder, accepted, call, events, finished, token},
+        tests::support::{Recorder, accepted, call, events, finished, token},
     };
 
     fn traced(below: &Recorder) -> Trace<Recorder> {
@@ -153,7 +153,7 @@ mod tests {
                 panic!("{all:?}")
             };
             let timings = timings.as_ref().unwrap();
-            let of = |stage| from_wire(stage).unwrap_or_default();
+            let of = |stage| or_zero(stage);
             let times = [timings.admission, timings.route, timings.attempts, timings.resume];
             let expected =
                 stages.map(|stage| if stage == delayed { DELAY } else { Duration::ZERO });

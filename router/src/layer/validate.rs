@@ -76,7 +76,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::layer::support::{Recorder, call, request};
+    use crate::tests::support::{Recorder, call, request};
 
     async fn pass(request: GenerateRequest) -> Result<Option<u64>, ServiceError> {
         let below = Recorder::default();

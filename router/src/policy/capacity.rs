@@ -106,8 +106,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        layer::support::{call, request},
         pool::worker::tests::of_info,
+        tests::support::{call, request},
     };
 
     /// A worker of a model with 8,192 tokens of context.

@@ -25,7 +25,7 @@ use super::{
     channel::connect,
     health::Health,
     liveness::{Liveness, ProgressMonitor},
-    reservation::Outstanding,
+    outstanding::Outstanding,
     worker::Worker,
 };
 

@@ -10,7 +10,7 @@ use std::{
 use stoker_shared::{ServiceError, discovery::WorkerId, error::quoted};
 use tokio::sync::oneshot;
 
-use super::{Manager, Pool, State, TrackedCandidate, reservation::Outstanding, worker::InstanceId};
+use super::{Manager, Pool, State, TrackedCandidate, outstanding::Outstanding, worker::InstanceId};
 
 /// Interval at which a drain looks at the number of running requests.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);

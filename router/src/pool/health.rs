@@ -4,9 +4,8 @@
 //! of a model together ([`policy`] has the rules). As the only one that ejects and re-admits, it
 //! never ejects too many. Worker selection reads one atomic.
 
-mod health_record;
-mod policy;
-mod reviewer;
+pub(super) mod health_record;
+pub(super) mod policy;
 mod window;
 
 use std::{
@@ -21,7 +20,6 @@ use stoker_shared::ServiceError;
 use tokio::{sync::Notify, time::Instant};
 
 use health_record::{HealthRecord, HealthState, Probe};
-pub(crate) use reviewer::review;
 
 /// Number of permits of a healthy worker.
 const UNLIMITED: u32 = u32::MAX;
@@ -88,7 +86,7 @@ impl Health {
         self.review.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, HealthRecord> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HealthRecord> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,7 +97,7 @@ impl Health {
         result
     }
 
-    fn publish(&self, record: &HealthRecord) {
+    pub(super) fn publish(&self, record: &HealthRecord) {
         self.permits.store(record.permits().unwrap_or(UNLIMITED), Ordering::Relaxed);
     }
 }

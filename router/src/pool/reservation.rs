@@ -1,76 +1,8 @@
-//! Outstanding work of this router at a worker.
+//! Share of a call in the outstanding work at its worker.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
-use tokio::time::Instant;
-
-use super::worker::Worker;
-
-/// Time for which a worker that refused a resumed response counts as full, unless a stream there
-/// ends before.
-const FULL_DURATION: Duration = Duration::from_millis(500);
-
-/// Totals of all calls of this router that run at one worker.
-#[derive(Debug, Default)]
-pub(crate) struct Outstanding {
-    /// Whether the worker has refused a resumed response.
-    full: AtomicBool,
-    /// Time of the last refusal.
-    full_since: Mutex<Option<Instant>>,
-    prompt: AtomicU64,
-    completions: AtomicU64,
-    sequences: AtomicU64,
-    streams: AtomicU64,
-}
-
-impl Outstanding {
-    /// Remaining tokens to prefill and to generate.
-    pub(crate) fn tokens(&self) -> u64 {
-        self.prompt_tokens() + self.completion_tokens()
-    }
-
-    /// Remaining tokens to prefill.
-    pub(crate) fn prompt_tokens(&self) -> u64 {
-        self.prompt.load(Ordering::Relaxed)
-    }
-
-    /// Remaining tokens to generate.
-    pub(crate) fn completion_tokens(&self) -> u64 {
-        self.completions.load(Ordering::Relaxed)
-    }
-
-    /// Number of unfinished sequences.
-    pub(crate) fn sequences(&self) -> u64 {
-        self.sequences.load(Ordering::Relaxed)
-    }
-
-    /// Number of running calls.
-    pub(crate) fn streams(&self) -> u64 {
-        self.streams.load(Ordering::Relaxed)
-    }
-
-    /// Records that the worker refused a resumed response. It has more slots for these than for new
-    /// calls.
-    pub(crate) fn mark_full(&self) {
-        *self.full_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        self.full.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the worker is expected to refuse any call now.
-    pub(crate) fn is_full(&self) -> bool {
-        // Worker selection calls this for every worker: the atomic avoids the lock.
-        self.full.load(Ordering::Relaxed) && {
-            let since = *self.full_since.lock().unwrap_or_else(PoisonError::into_inner);
-            since.is_some_and(|since| since.elapsed() < FULL_DURATION)
-        }
-    }
-}
+use super::{outstanding::Outstanding, worker::Worker};
 
 /// Share of one call in the outstanding work. Dropping it subtracts exactly what it added.
 #[derive(Debug)]
@@ -162,7 +94,7 @@ impl Drop for Reservation {
         });
         self.worker.outstanding.streams.fetch_sub(1, Ordering::Relaxed);
         if self.accepted {
-            self.worker.outstanding.full.store(false, Ordering::Relaxed);
+            self.worker.outstanding.mark_not_full();
         }
         self.worker.add_sent(self.generated);
     }
@@ -177,7 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pool::worker::tests::worker;
+    use crate::pool::{outstanding::FULL_DURATION, worker::tests::worker};
 
     fn all(worker: &Worker) -> [u64; 4] {
         let now = &worker.outstanding;

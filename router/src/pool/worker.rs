@@ -12,7 +12,7 @@ use stoker_proto::v1::{Load, ModelInfo};
 use stoker_shared::{ServiceError, discovery::WorkerId, validate};
 use tonic::transport::Channel;
 
-use super::{health::Health, liveness::Liveness, reservation::Outstanding};
+use super::{health::Health, liveness::Liveness, outstanding::Outstanding};
 use crate::ewma::Ewma;
 
 /// Number of a connection to a worker. A new connection gets a new one, since the worker may have

@@ -9,11 +9,10 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{
-    DEFAULT_RETRY_DELAY, DRAINING, ENGINE_PANICKED, EXCEEDS_WORKER, INTERRUPTED, LOST, MISMATCH,
-    PREEMPTED, QUARANTINED, ROUTING_REFUSED, STALLED, ServiceError, TOO_LATE, Violation, code_name,
-    quoted,
+    DEFAULT_RETRY_DELAY, DRAINING, ENGINE_PANICKED, EXCEEDS_WORKER, INTERRUPTED, LOST,
+    MAX_VIOLATIONS, MISMATCH, PREEMPTED, QUARANTINED, ROUTING_REFUSED, STALLED, ServiceError,
+    TOO_LATE, Violation, code_name, quoted,
 };
-use crate::validate::MAX_VIOLATIONS;
 
 /// Retry delay for gRPC clients with a retry policy.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";

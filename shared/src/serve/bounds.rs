@@ -17,14 +17,16 @@ use prometheus_client::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{LimitsConfig, backpressure::Backpressure, connection::Timeouts, peer::Peer};
+use super::{
+    LimitsConfig,
+    backpressure::Backpressure,
+    peer::{Peer, Timeouts},
+};
 use crate::{
     host,
     memory::MemoryBudget,
-    telemetry::{
-        metrics::{LabeledCounters, counters},
-        names::{connection as names, label},
-    },
+    metrics::{LabeledCounters, counters},
+    names::{connection as names, label},
 };
 
 /// Default maximum number of streams per connection.

@@ -14,7 +14,10 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
-use super::{bounds::OpenConnection, peer::Peer};
+use super::{
+    bounds::OpenConnection,
+    peer::{Peer, Timeouts},
+};
 
 /// Length of the HTTP/2 connection preface, in bytes.
 const PREFACE: usize = 24;
@@ -32,15 +35,6 @@ pub struct Connection<S> {
     stalled: Option<Pin<Box<Sleep>>>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     open: OpenConnection,
-}
-
-/// Time limits for a peer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Timeouts {
-    /// Time limit for the HTTP/2 preface.
-    pub(super) handshake: Duration,
-    /// Time limit for a write to make progress.
-    pub(super) write: Duration,
 }
 
 impl<S> Connection<S> {

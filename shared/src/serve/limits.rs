@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 
-use crate::duration;
+use crate::{config, duration};
 
 /// Limits on connections and requests.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -70,12 +70,6 @@ pub struct LimitsConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self {
-            max_connections: 4_096,
-            max_streams_per_connection: None,
-            request_read_timeout: Duration::from_secs(30),
-            write_stall_timeout: Duration::from_secs(30),
-            max_request_memory: ByteSize::gib(1),
-        }
+        config::defaults()
     }
 }

@@ -15,6 +15,15 @@ use tokio_util::sync::CancellationToken;
 /// Maximum total size of incomplete requests of a connection, in KiB: four of the largest.
 pub(super) const UPLOAD_KIB: usize = 16 << 10;
 
+/// Time limits for a peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    /// Time limit for the HTTP/2 preface.
+    pub(super) handshake: Duration,
+    /// Time limit for a write to make progress.
+    pub(super) write: Duration,
+}
+
 /// The peer of a connection. Stored in the extensions of every request.
 #[derive(Debug, Clone)]
 pub struct Peer(Arc<PeerState>);

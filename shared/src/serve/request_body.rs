@@ -18,8 +18,8 @@ use tonic::{Status, body::Body};
 
 use super::{
     bounds::Bounds,
+    charge::Charge,
     peer::{Peer, UPLOAD_KIB},
-    requests::Charge,
 };
 use crate::ServiceError;
 

@@ -15,7 +15,7 @@ use prometheus_client::{
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::names::{self, process};
+use crate::names::{self, process};
 
 /// Interval of the task that measures the delay of the runtime.
 const TICK: Duration = Duration::from_millis(100);

@@ -6,7 +6,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{Sampler, SamplingResult, ShouldSample};
 
-use super::names::span;
+use crate::names::span;
 
 /// Variable with the name of the sampler.
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";

@@ -48,19 +48,25 @@ impl Clock {
 
 /// An open span. Clones refer to the same span. Without a collector, it only forwards the headers.
 #[derive(Debug, Clone, Default)]
-pub struct TraceSpan(Context);
+pub struct TraceSpan {
+    context: Context,
+    /// Whether it is exported. Remembered, since what belongs to a span that has ended is exported
+    /// too: a step of the engine may be recorded after the response.
+    exported: bool,
+}
 
 impl TraceSpan {
     /// Returns the span of the caller from `traceparent` and `tracestate`, or an empty one if they
     /// are absent or malformed, since tracing must not fail a request.
     pub fn of_caller(metadata: &MetadataMap) -> Self {
         let propagator = TraceContextPropagator::new();
-        Self(propagator.extract_with_context(&Context::new(), &HeaderExtractor(metadata)))
+        let context = propagator.extract_with_context(&Context::new(), &HeaderExtractor(metadata));
+        Self { context, exported: false }
     }
 
     /// Adds the headers of this span to a request to the next process.
     pub fn forward(&self, metadata: &mut MetadataMap) {
-        TraceContextPropagator::new().inject_context(&self.0, &mut HeaderInjector(metadata));
+        TraceContextPropagator::new().inject_context(&self.context, &mut HeaderInjector(metadata));
     }
 
     /// Starts a child span that began at `start`.
@@ -71,8 +77,9 @@ impl TraceSpan {
         start: SystemTime,
     ) -> Self {
         let builder = SpanBuilder::from_name(name).with_kind(kind).with_start_time(start);
-        let span = global::tracer(TRACER).build_with_context(builder, &self.0);
-        Self(self.0.with_span(span))
+        let span = global::tracer(TRACER).build_with_context(builder, &self.context);
+        let exported = span.is_recording();
+        Self { context: self.context.with_span(span), exported }
     }
 
     /// Records a completed child span. `attributes` is called only if the span is exported.
@@ -83,12 +90,12 @@ impl TraceSpan {
         end: SystemTime,
         attributes: impl FnOnce() -> Vec<Attribute>,
     ) {
-        if self.is_recording() {
+        if self.exported {
             let builder = SpanBuilder::from_name(name)
                 .with_kind(SpanKind::Internal)
                 .with_start_time(start)
                 .with_attributes(attributes());
-            let mut span = global::tracer(TRACER).build_with_context(builder, &self.0);
+            let mut span = global::tracer(TRACER).build_with_context(builder, &self.context);
             span.end_with_timestamp(end);
         }
     }
@@ -101,30 +108,30 @@ impl TraceSpan {
         attributes: Vec<Attribute>,
         linked: impl Iterator<Item = &'a Self>,
     ) -> Option<Self> {
-        let link = |span: &Self| Link::with_context(span.0.span().span_context().clone());
+        let link = |span: &Self| Link::with_context(span.context.span().span_context().clone());
         let builder = SpanBuilder::from_name(name)
             .with_kind(SpanKind::Internal)
             .with_start_time(start)
             .with_attributes(attributes)
             .with_links(linked.map(link).collect());
         let span = global::tracer(TRACER).build_with_context(builder, &Context::new());
-        let span = Self(Context::new().with_span(span));
-        span.is_recording().then_some(span)
+        let exported = span.is_recording();
+        exported.then(|| Self { context: Context::new().with_span(span), exported })
     }
 
     /// Returns whether the span is exported. If not, attributes need not be computed.
-    pub fn is_recording(&self) -> bool {
-        self.0.span().is_recording()
+    pub fn is_exported(&self) -> bool {
+        self.exported
     }
 
     /// Returns whether the trace that the span belongs to is exported, here or by the caller.
     pub fn is_sampled(&self) -> bool {
-        self.0.span().span_context().is_sampled()
+        self.context.span().span_context().is_sampled()
     }
 
-    /// Sets an attribute, for instance one of [`super::names::attribute`].
+    /// Sets an attribute, for instance one of [`crate::names::attribute`].
     pub fn set<V: Into<Value>>(&self, key: &'static str, value: V) {
-        self.0.span().set_attribute(KeyValue::new(key, value));
+        self.context.span().set_attribute(KeyValue::new(key, value));
     }
 
     /// Sets an attribute whose value is a list of strings.
@@ -135,27 +142,27 @@ impl TraceSpan {
 
     /// Renames the span, once its name is known.
     pub fn rename(&self, name: String) {
-        self.0.span().update_name(name);
+        self.context.span().update_name(name);
     }
 
     /// Marks the span as failed.
     pub fn fail(&self, message: String) {
-        self.0.span().set_status(Status::error(message));
+        self.context.span().set_status(Status::error(message));
     }
 
     /// Ends the span now. Dropping the last clone ends it too.
     pub fn end(&self) {
-        self.0.span().end();
+        self.context.span().end();
     }
 
     /// Ends the span at `time`.
     pub fn end_at(&self, time: SystemTime) {
-        self.0.span().end_with_timestamp(time);
+        self.context.span().end_with_timestamp(time);
     }
 
     /// Returns the trace id in hexadecimal, for logs, or `None` outside a trace.
     pub fn trace_id(&self) -> Option<String> {
-        let span = self.0.span();
+        let span = self.context.span();
         let context = span.span_context();
         context.is_valid().then(|| context.trace_id().to_string())
     }

@@ -17,7 +17,7 @@ use stoker_shared::{
         Change, WorkerId,
         etcd::{self, EtcdConfig, EtcdMetrics, Registration, WorkerRecord},
     },
-    telemetry::metrics::exposition,
+    metrics::exposition,
 };
 
 use server::Etcd;

@@ -1,99 +1,33 @@
 //! The engine loop: schedule, run, sample, emit.
 
+mod config;
+mod deadline;
+mod load;
+
 use std::{borrow::Cow, collections::HashMap, mem, time::Instant};
 
 use crate::{
-    blocks::{BlockPool, Scope, SequenceTokens},
-    footprint::Footprint,
+    error::RequestError,
     group::{GroupStatus, SequenceGroup},
-    model::{Model, Quantization},
-    request::{EventSink, Request, RequestError},
-    runner::{BatchEntry, Runner, StepOutput},
+    kv_cache::{BlockPool, Scope, SequenceTokens, blocks_for},
+    model::Model,
+    request::{EventSink, Request},
+    runner::{BatchEntry, Runner},
     sampling::{DrawnTokens, Draws},
     scheduler::{
         AdmissionError, Limits, Plan, ScheduledSequence, Scheduler, SequenceId, Size, TokenSource,
-        blocks_for,
     },
     sequence::Sequence,
-    speculation::{DraftRequest, MAX_DRAFT_TOKENS, SpeculationMethod, Speculator},
+    speculation::{DraftRequest, SpeculationMethod, Speculator},
+    step_output::StepOutput,
     step_report::StepReport,
     weights::ModelConfig,
 };
+pub use config::EngineConfig;
+pub use load::Load;
 
 /// Maximum size of the requested prompt logits in one step, in bytes.
 const PROMPT_LOGITS_BYTES: usize = 32 << 20;
-
-/// Of the requests that alone take longer than their deadline allows, one in this many is admitted:
-/// steps may have become faster.
-const PROBE_INTERVAL: u64 = 16;
-
-/// Capacity of an engine, and limits of its steps.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct EngineConfig {
-    /// Maximum number of sequences in a batch.
-    pub max_num_seqs: usize,
-    /// Maximum number of tokens in a step; at least `max_num_seqs`.
-    pub max_num_batched_tokens: usize,
-    /// Number of blocks in the KV cache.
-    pub kv_blocks: usize,
-    /// Whether requests share cached prompt prefixes.
-    pub prefix_cache: bool,
-    /// Limits prefill chunks, while sequences decode, so that a step takes at most this many times
-    /// as long as a decode-only step; at least 1.
-    pub max_decode_slowdown: f64,
-}
-
-impl EngineConfig {
-    /// Size of one block in all layers, in bytes.
-    pub fn block_bytes(model: &ModelConfig, quantization: Quantization) -> u64 {
-        Footprint::of(model, quantization).kv_token_bytes * stoker_ops::KV_BLOCK as u64
-    }
-
-    /// Number of blocks that fit into `bytes`, but no more than `max_num_seqs` sequences of maximum
-    /// length can use.
-    pub fn blocks_within(
-        bytes: u64,
-        max_num_seqs: usize,
-        model: &ModelConfig,
-        quantization: Quantization,
-    ) -> usize {
-        let affordable = bytes / Self::block_bytes(model, quantization);
-        let useful = blocks_for(model.context_length).saturating_mul(max_num_seqs);
-        usize::try_from(affordable).unwrap_or(usize::MAX).min(useful)
-    }
-}
-
-/// Load of an engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Load {
-    /// Number of sequences in the batch.
-    pub running: usize,
-    /// Number of sequences that wait for admission.
-    pub waiting: usize,
-    /// Number of tokens still to compute.
-    pub queued_tokens: usize,
-    /// Number of blocks that no sequence uses.
-    pub free_blocks: usize,
-    /// Number of free blocks whose content is still cached.
-    pub cached_blocks: usize,
-    /// Number of blocks in the KV cache.
-    pub total_blocks: usize,
-    /// Number of completed steps.
-    pub step: u64,
-    /// Number of preemptions of sequences.
-    pub preemptions: u64,
-    /// Number of draft tokens that were verified.
-    pub drafted: u64,
-    /// Number of draft tokens that were accepted.
-    pub accepted: u64,
-    /// Number of prompt tokens looked up in the prefix cache.
-    pub prefix_tokens: u64,
-    /// Number of prompt tokens found there.
-    pub prefix_tokens_found: u64,
-    /// Number of requests rejected, or dropped while they waited, because they could not meet their
-    /// deadline.
-    pub deadline_rejections: u64,
-}
 
 /// Draft tokens of each sequence.
 type Drafts = HashMap<SequenceId, Vec<u32>>;
@@ -339,69 +273,6 @@ impl Engine {
             self.scheduler.draft(*id, proposal.len());
         }
         drafts
-    }
-
-    /// Drops requests whose deadline has passed, and waiting ones that cannot meet it any more.
-    fn drop_late(&mut self, now: Instant) {
-        let late = |(id, group): (&u64, &SequenceGroup)| {
-            let deadline = group.deadline()?;
-            let remaining = deadline.saturating_duration_since(now);
-            let scheduled = group.was_scheduled();
-            if remaining.is_zero() {
-                return Some((*id, RequestError::DeadlinePassed { scheduled }));
-            }
-            if scheduled || group.skips_estimate() {
-                return None;
-            }
-            // By now the cache may have all of its prompt but the last token.
-            let prompt = if self.prefix_cache { 1 } else { group.prompt_tokens() };
-            match self.scheduler.check_deadline(prompt, 0, None, remaining) {
-                Err(AdmissionError::TooLate { own, remaining, .. }) => {
-                    Some((*id, RequestError::TooLate { expected: own, remaining }))
-                }
-                _ => None,
-            }
-        };
-        let late: Vec<_> = self.requests.iter().filter_map(late).collect();
-        for (id, error) in late {
-            let Some(mut group) = self.requests.remove(&id) else { continue };
-            self.deadline_rejections += u64::from(!group.was_scheduled());
-            group.fail(error);
-            self.remove(id, &group);
-        }
-    }
-
-    /// Rejects a request that cannot meet its deadline. Returns whether it is admitted all the
-    /// same, as a probe: 1 in [`PROBE_INTERVAL`], so that the estimate can recover. Requests that
-    /// another engine had accepted are not rejected: their responses are being streamed.
-    fn check_deadline(&mut self, request: &Request) -> Result<bool, AdmissionError> {
-        let Some(deadline) = request.deadline.filter(|_| !request.is_resubmitted()) else {
-            return Ok(false);
-        };
-        let remaining = deadline.saturating_duration_since(Instant::now());
-        let reads_cache =
-            self.prefix_cache && !request.bypass_prefix_cache && !request.needs_prompt_logprobs();
-        let prompt = if reads_cache {
-            self.scheduler.min_prefill_tokens(&request.scope, &request.prompt, &self.requests)
-        } else {
-            request.prompt.len()
-        };
-        // A step draws up to one token more than it has draft tokens.
-        let max_per_step = if self.speculator.is_some() { 1 + MAX_DRAFT_TOKENS } else { 1 };
-        let steps = request.stopping.min_tokens / max_per_step;
-        let checked =
-            self.scheduler.check_deadline(prompt, steps, Some(&request.queue_key), remaining);
-        let Err(late) = checked else { return Ok(false) };
-        if matches!(late, AdmissionError::TooLate { own, .. } if own > remaining)
-            && !remaining.is_zero()
-        {
-            self.too_long += 1;
-            if self.too_long.is_multiple_of(PROBE_INTERVAL) {
-                return Ok(true);
-            }
-        }
-        self.deadline_rejections += 1;
-        Err(late)
     }
 
     /// Runs the model over the plan. Returns a row for every token whose logits are needed.

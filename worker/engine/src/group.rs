@@ -7,15 +7,16 @@ use std::{
 };
 
 use crate::{
-    blocks::SequenceTokens,
+    error::RequestError,
+    kv_cache::SequenceTokens,
     request::{
-        Event, EventSink, Finish, FinishReason, PROMPT_LOGPROBS_CHUNK, Request, RequestError,
-        Resumed, Summary, Timings,
+        Event, EventSink, Finish, FinishReason, PROMPT_LOGPROBS_CHUNK, Request, Resumed, Summary,
+        Timings,
     },
-    runner::OutputRow,
     sampling::{Drawn, DrawnTokens, TokenLogprob, check_finite},
     scheduler::ScheduledSequence,
     sequence::Sequence,
+    step_output::OutputRow,
     step_report::{StepPart, Tag},
     tokenizer::Tokenizer,
 };

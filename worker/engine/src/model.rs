@@ -11,6 +11,7 @@ mod progress;
 mod quantization;
 mod reader;
 mod rope;
+mod simulated;
 
 use std::{sync::Arc, time::Instant};
 
@@ -22,7 +23,7 @@ use reader::Reader;
 use stoker_ops::{Device, graph};
 
 use crate::{
-    simulate::Profile,
+    profile::Profile,
     tokenizer::Tokenizer,
     weights::{ModelConfig, ModelFiles, WeightsError},
 };
@@ -132,26 +133,6 @@ impl Model {
         match &self.network {
             Network::Decoder(..) => self.config.family.architecture(),
             Network::Simulated(_) => "Simulated",
-        }
-    }
-
-    /// Returns a simulated model with `profile`, the vocabulary of `tokenizer` and the end token
-    /// `eos`.
-    pub fn simulated(profile: Profile, tokenizer: Tokenizer, eos: u32) -> Self {
-        let vocab_size = tokenizer.vocab_size();
-        let config = profile.config(vocab_size, eos);
-        let tokenizer = tokenizer.for_model(vocab_size, &config.eos_token_ids);
-        Self {
-            digest: digest::simulated(&profile, &tokenizer),
-            network: Network::Simulated(profile),
-            config,
-            quantization: Quantization::None,
-            tokenizer: Arc::new(tokenizer),
-            chat_template: None,
-            parameters: 0,
-            load_timings: LoadTimings::default(),
-            progress: ProgressCounter::default(),
-            draft: None,
         }
     }
 }

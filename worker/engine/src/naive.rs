@@ -12,7 +12,7 @@ use stoker_ops::{
     reference, rope,
 };
 
-use crate::{sampling::mix64, scheduler::blocks_for, weights::ModelConfig};
+use crate::{kv_cache::blocks_for, sampling::mix64, weights::ModelConfig};
 
 /// Number of elements that a thread draws at a time.
 const CHUNK: usize = 1 << 14;
@@ -153,20 +153,10 @@ fn random<const D: usize>(shape: [usize; D], seed: u64, spread: f32, device: &De
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::Profile;
+    use crate::shapes;
 
     #[test]
     fn a_step_gives_the_same_finite_logits_each_time() {
-        let profile = Profile {
-            step: std::time::Duration::ZERO,
-            prefill_token: std::time::Duration::ZERO,
-            decode_token: std::time::Duration::ZERO,
-            context_token: std::time::Duration::ZERO,
-            response_tokens: 0,
-            context_length: 64,
-            panic_token: 0,
-            hang_token: 0,
-        };
         let config = ModelConfig {
             hidden_size: 32,
             intermediate_size: 48,
@@ -174,7 +164,9 @@ mod tests {
             num_heads: 4,
             num_kv_heads: 2,
             head_dim: 8,
-            ..profile.config(10, 2)
+            vocab_size: 10,
+            context_length: 64,
+            ..shapes::tiny()
         };
         let mut decoder = NaiveDecoder::random(&config, 37, &Device::flex());
         let logits = decoder.step();

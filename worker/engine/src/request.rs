@@ -7,9 +7,10 @@ use std::{
 };
 
 use crate::{
-    blocks::Scope,
+    error::RequestError,
+    kv_cache::Scope,
     sampling::{Adjustments, Logprobs, Sampling, TokenLogprob},
-    scheduler::{AdmissionError, QueueKey},
+    scheduler::QueueKey,
     step_report::Tag,
 };
 
@@ -50,6 +51,26 @@ pub struct Request {
 }
 
 impl Request {
+    /// Returns a request for one completion of `prompt` that arrives now, without limits.
+    pub fn new(prompt: impl Into<Arc<[u32]>>) -> Self {
+        Self {
+            prompt: prompt.into(),
+            sampling: Sampling::default(),
+            adjustments: Adjustments::default(),
+            num_sequences: NonZeroU32::MIN,
+            stopping: Stopping::default(),
+            logprobs: Logprobs::default(),
+            resumed: Vec::new(),
+            accepted_before: false,
+            suspect: false,
+            scope: Scope::default(),
+            bypass_prefix_cache: false,
+            arrived: Instant::now(),
+            queue_key: QueueKey::default(),
+            deadline: None,
+        }
+    }
+
     /// Whether another engine had accepted or started it.
     pub(crate) fn is_resubmitted(&self) -> bool {
         self.accepted_before || !self.resumed.is_empty()
@@ -182,73 +203,6 @@ pub struct Timings {
     pub drafted: u32,
     /// Number of draft tokens that were accepted.
     pub accepted: u32,
-}
-
-/// Reason why a request failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// A logit is not finite.
-    #[error(
-        "the model computed a logit that is not finite, for token {token} at position {position}"
-    )]
-    NotFinite {
-        /// Id of the token.
-        token: u32,
-        /// Position in the sequence.
-        position: usize,
-    },
-    /// The scheduler rejected it.
-    #[error(transparent)]
-    Rejected(#[from] AdmissionError),
-    /// A step panicked, and the engine cannot be used any more.
-    #[error("a step of the engine panicked: {cause}")]
-    EnginePanicked {
-        /// Message of the panic.
-        cause: String,
-        /// Choices of this request that were part of the step.
-        sequences: Vec<u32>,
-    },
-    /// The deadline has passed.
-    #[error("its deadline has passed")]
-    DeadlinePassed {
-        /// Whether it had been scheduled by then.
-        scheduled: bool,
-    },
-    /// The deadline would pass before the first token.
-    #[error(
-        "its first token takes at least {} ms, and its deadline is in {} ms",
-        .expected.as_millis(), .remaining.as_millis()
-    )]
-    TooLate {
-        /// Minimum time to the first token.
-        expected: Duration,
-        /// Time until the deadline.
-        remaining: Duration,
-    },
-    /// The resumed tokens and the text that was sent for them do not match.
-    #[error(
-        "choice {choice} cannot be resumed: its {tokens} tokens decode to {text} bytes of text, and {sent} bytes were sent"
-    )]
-    ResumeTextMismatch {
-        /// Index of the sequence within the request.
-        choice: u32,
-        /// Number of resumed tokens.
-        tokens: usize,
-        /// Bytes of text that they decode to.
-        text: usize,
-        /// Bytes of text that were sent.
-        sent: usize,
-    },
-    /// Resumed tokens follow one that ends the sequence.
-    #[error("choice {choice} cannot be resumed: it ends with token {end} of {tokens}")]
-    TokensAfterEnd {
-        /// Index of the sequence within the request.
-        choice: u32,
-        /// Number of tokens up to the end.
-        end: usize,
-        /// Number of resumed tokens.
-        tokens: usize,
-    },
 }
 
 /// Receiver of a request's events. It is called on the engine's thread and must not block.

@@ -19,7 +19,7 @@ pub(crate) use sampler::{Drawn, Sampler};
 use stoker_ops::draw::Draw;
 pub use stoker_ops::noise::{Noise, mix64};
 
-use crate::request::RequestError;
+use crate::error::RequestError;
 
 /// Sampling parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]

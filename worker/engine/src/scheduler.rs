@@ -5,7 +5,7 @@
 //! prompts, of running sequences and of newly admitted ones, in one order: the most urgent first,
 //! then the oldest. `queue` orders the waiting sequences, `prefill_budget` limits the prompt tokens
 //! while other sequences decode, and `allocation` assigns blocks. Tokens that the cache has when a
-//! sequence is admitted are not computed (`prefix`). A sequence gets the blocks of all its other
+//! sequence is admitted are not computed. A sequence gets the blocks of all its other
 //! known tokens as well, so only decoding and forks can run out of blocks. Then the last sequence
 //! in the order releases all of its blocks and is recomputed later. It does so too for a more
 //! urgent request that does not fit.
@@ -25,25 +25,28 @@ mod deadline;
 mod entry;
 mod isolation;
 mod prefill_budget;
-mod prefix;
 mod queue;
 mod step_lower_bound;
 
 use std::time::Duration;
 
+pub use entry::ISOLATED_TOKENS;
 use entry::{Entry, Order, StepBudget};
-pub use isolation::ISOLATED_TOKENS;
 pub use prefill_budget::MIN_PROMPT_TOKENS;
-pub use prefix::{Lookup, TokenSource};
 pub use queue::QueueKey;
 use queue::WaitQueue;
 use step_lower_bound::StepLowerBound;
-use stoker_ops::KV_BLOCK;
 
 use crate::{
-    blocks::{Block, BlockPool, Scope},
     cost::StepCost,
+    kv_cache::{Block, BlockPool, Lookup, Prefix, Scope, SequenceTokens, blocks_for},
 };
+
+/// Access to the tokens of sequences, from which block keys are made.
+pub trait TokenSource {
+    /// Returns all known tokens of a sequence: the prompt, then everything drawn.
+    fn tokens(&self, id: SequenceId) -> SequenceTokens<'_>;
+}
 
 /// Identifies a sequence within its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -405,13 +408,22 @@ impl Scheduler {
         self.waiting.iter().map(Entry::num_seqs).sum()
     }
 
+    /// Minimum number of prompt tokens to compute, whatever the cache has by then: only those of
+    /// the last block if a running or waiting sequence has the same first block.
+    pub fn min_prefill_tokens(
+        &self,
+        scope: &Scope,
+        prompt: &[u32],
+        source: &dyn TokenSource,
+    ) -> usize {
+        let readable = SequenceTokens::from(&prompt[..prompt.len().saturating_sub(1)]);
+        let others = self.running.iter().chain(self.waiting.iter());
+        let others = others.map(|other| other.prefix(source));
+        prompt.len() - Prefix { scope, tokens: readable }.findable(&self.blocks, others)
+    }
+
     /// Number of tokens still to compute, of all sequences.
     pub fn queued_tokens(&self) -> usize {
         self.running.iter().chain(self.waiting.iter()).map(Entry::remaining_with_forks).sum()
     }
-}
-
-/// Number of blocks that hold `tokens` tokens.
-pub fn blocks_for(tokens: usize) -> usize {
-    tokens.div_ceil(KV_BLOCK)
 }

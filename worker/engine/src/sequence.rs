@@ -10,11 +10,12 @@ use std::sync::Arc;
 use stoker_ops::draw::Draw;
 
 use crate::{
-    blocks::SequenceTokens,
     emit::{Emitted, Emitter},
-    request::{FinishReason, Request, RequestError, Resumed, Token},
-    runner::OutputRow,
+    error::RequestError,
+    kv_cache::SequenceTokens,
+    request::{FinishReason, Request, Resumed, Token},
     sampling::{Drawn, Draws, Sampler, Sampling},
+    step_output::OutputRow,
     tokenizer::Tokenizer,
 };
 

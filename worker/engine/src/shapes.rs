@@ -31,6 +31,20 @@ pub fn tinyllama() -> ModelConfig {
     }
 }
 
+/// The shape of a model of a few hundred kilobytes, for tests.
+pub fn tiny() -> ModelConfig {
+    ModelConfig {
+        hidden_size: 64,
+        intermediate_size: 128,
+        num_layers: 2,
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 16,
+        vocab_size: 512,
+        ..tinyllama()
+    }
+}
+
 /// The shape of the model called `name`.
 pub fn named(name: &str) -> Option<ModelConfig> {
     match name {

@@ -9,11 +9,7 @@ mod compatible;
 mod depth;
 mod depth_control;
 mod draft;
-#[cfg(test)]
-mod measured;
 mod ngram;
-#[cfg(test)]
-mod simulated;
 
 pub use compatible::{Incompatible, compatible};
 pub use depth::{Depth, MAX_DRAFT_TOKENS, ParseDepthError};
@@ -170,3 +166,6 @@ impl Speculator {
 fn common_prefix(one: &[u32], other: &[u32]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
+
+#[cfg(test)]
+mod tests;

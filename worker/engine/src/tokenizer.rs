@@ -4,15 +4,11 @@
 //! cost of a token does not depend on its position in a text, and the deltas of a stream always
 //! concatenate to the decoded text.
 
-mod byte_level;
 mod error;
 mod length_bound;
 mod pieces;
 mod rule;
-mod split;
-mod spm;
 mod stream;
-mod vocabulary;
 
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
@@ -21,12 +17,12 @@ use std::sync::{Once, OnceLock};
 use tokenizers::ModelWrapper;
 
 pub use error::TokenizerError;
+pub(crate) use error::shown;
+pub(crate) use rule::{fallback_byte, level_char};
 pub use stream::StreamDecoder;
 
-use crate::weights::gguf::Metadata;
 use pieces::Pieces;
 use rule::Rule;
-use vocabulary::Keys;
 
 /// How special tokens of a text are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,24 +84,8 @@ impl Tokenizer {
         Self::new(inner)
     }
 
-    /// Builds the tokenizer that a GGUF file's metadata describes.
-    pub fn from_gguf(metadata: &Metadata) -> Result<Self, TokenizerError> {
-        let keys = Keys { metadata };
-        Self::new(match keys.required("model", Metadata::text)? {
-            "llama" => spm::build(&keys)?,
-            "gpt2" => byte_level::build(&keys)?,
-            other => {
-                let subject = "tokenizer.ggml.model =";
-                return Err(TokenizerError::unsupported(
-                    subject,
-                    error::shown(other),
-                    "llama, gpt2",
-                ));
-            }
-        })
-    }
-
-    fn new(inner: tokenizers::Tokenizer) -> Result<Self, TokenizerError> {
+    /// Wraps a tokenizer of the crate.
+    pub(crate) fn new(inner: tokenizers::Tokenizer) -> Result<Self, TokenizerError> {
         let rule = Rule::of(&inner)?;
         let pieces = Pieces::of(&inner, &rule)?;
         Ok(Self {

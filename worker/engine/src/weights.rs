@@ -6,9 +6,9 @@
 //! allocated for it. Features that would change the mathematics and are not implemented are refused
 //! by name.
 
-mod blocks;
 mod config;
 mod decode;
+mod dequantize;
 mod dtype;
 mod error;
 mod folder;

@@ -16,13 +16,13 @@ use proptest::prelude::*;
 use serde_json::Value;
 use stoker_engine::tokenizer::{StreamDecoder, Tokenizer};
 use stoker_engine::weights::Source;
-use stoker_engine::weights::gguf::Gguf;
+use stoker_engine::weights::gguf::{Gguf, read_tokenizer};
 use tokenizers::{NormalizedString, Normalizer};
 
 fn open(builder: &GgufBuilder) -> Result<Tokenizer, String> {
     let source = Source::new("vocabulary.gguf", builder.build().0);
     let gguf = Gguf::parse(Arc::new(source)).unwrap();
-    Tokenizer::from_gguf(gguf.metadata()).map_err(|error| error.to_string())
+    read_tokenizer(gguf.metadata()).map_err(|error| error.to_string())
 }
 
 /// One vocabulary as GGUF and as tokenizer.json.

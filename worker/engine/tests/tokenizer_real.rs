@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use skip::shared_data;
 use stoker_engine::tokenizer::Tokenizer;
-use stoker_engine::weights::gguf::Gguf;
+use stoker_engine::weights::gguf::{Gguf, read_tokenizer};
 use stoker_engine::weights::{FileReader, Source};
 
 fn from_json(path: &str) -> Option<Tokenizer> {
@@ -20,7 +20,7 @@ fn from_json(path: &str) -> Option<Tokenizer> {
 fn from_gguf(path: &str) -> Option<Tokenizer> {
     let reader = FileReader::open(&shared_data(path)?).unwrap();
     let gguf = Gguf::parse(Arc::new(Source::new(path, reader))).unwrap();
-    Some(Tokenizer::from_gguf(gguf.metadata()).unwrap())
+    Some(read_tokenizer(gguf.metadata()).unwrap())
 }
 
 /// One vocabulary as tokenizer.json and as GGUF.

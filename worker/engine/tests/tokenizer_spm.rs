@@ -11,7 +11,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use skip::shared_data;
 use stoker_engine::tokenizer::Tokenizer;
-use stoker_engine::weights::gguf::{Gguf, Metadata};
+use stoker_engine::weights::gguf::{Gguf, Metadata, read_tokenizer};
 use stoker_engine::weights::{FileReader, Source};
 
 const NORMAL: i32 = 1;
@@ -76,7 +76,7 @@ fn both_forms() -> Vec<(Tokenizer, Reference)> {
     let load = |path: &&str| {
         let reader = FileReader::open(&shared_data(path)?).unwrap();
         let gguf = Gguf::parse(Arc::new(Source::new(*path, reader))).unwrap();
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata()).unwrap();
+        let tokenizer = read_tokenizer(gguf.metadata()).unwrap();
         Some((tokenizer, Reference::new(gguf.metadata())))
     };
     VOCABULARIES.iter().filter_map(load).collect()

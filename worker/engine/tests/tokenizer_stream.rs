@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use skip::shared_data;
 use stoker_engine::tokenizer::{StreamDecoder, Tokenizer};
-use stoker_engine::weights::gguf::Gguf;
+use stoker_engine::weights::gguf::{Gguf, read_tokenizer};
 use stoker_engine::weights::{FileReader, Source};
 
 const JSON: [&str; 2] =
@@ -28,7 +28,7 @@ fn tokenizers() -> Vec<Tokenizer> {
     if let Some(path) = shared_data(GGUF) {
         let source = Source::new(GGUF, FileReader::open(&path).unwrap());
         let gguf = Gguf::parse(Arc::new(source)).unwrap();
-        tokenizers.push(Tokenizer::from_gguf(gguf.metadata()).unwrap());
+        tokenizers.push(read_tokenizer(gguf.metadata()).unwrap());
     }
     tokenizers
 }

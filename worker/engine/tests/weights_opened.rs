@@ -17,7 +17,10 @@ use std::path::Path;
 use folder_builder::FolderBuilder;
 use gguf_builder::{GgufBuilder, array_value, bool_value, f32_value, text_value, u32_value};
 use serde_json::{Value, json};
-use stoker_engine::weights::{Family, ModelConfig, ModelFiles, RopeScaling, Source};
+use stoker_engine::{
+    shapes,
+    weights::{Family, ModelConfig, ModelFiles, RopeScaling, Source},
+};
 
 /// The error of a tiny GGUF file after `change`.
 fn gguf_error(change: impl FnOnce(&mut GgufBuilder)) -> String {
@@ -70,18 +73,8 @@ fn absent_keys_take_the_defaults_of_transformers() {
         num_kv_heads: 2,
         head_dim: 4,
         vocab_size: 5,
-        context_length: 2048,
         rms_norm_eps: 1e-6,
-        rope_theta: 10_000.0,
-        rope_scaling: RopeScaling::None,
-        windows: Vec::new(),
-        qkv_bias: false,
-        output_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
-        tie_embeddings: false,
-        bos_token_id: Some(1),
-        eos_token_ids: vec![2],
+        ..shapes::tiny()
     };
     assert_eq!(config, expected);
 }

@@ -5,7 +5,10 @@
 mod skip;
 
 use skip::shared_data;
-use stoker_engine::weights::{Dtype, Family, ModelConfig, ModelFiles, RopeScaling, tensor_shapes};
+use stoker_engine::{
+    shapes,
+    weights::{Dtype, Family, ModelConfig, ModelFiles, tensor_shapes},
+};
 
 const MODEL: &str = "models/stories260K";
 
@@ -143,17 +146,8 @@ fn both_file_formats_describe_the_same_model() {
         head_dim: 8,
         vocab_size: 512,
         context_length: 512,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        rope_scaling: RopeScaling::None,
-        windows: Vec::new(),
-        qkv_bias: false,
-        output_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
         tie_embeddings: true,
-        bos_token_id: Some(1),
-        eos_token_ids: vec![2],
+        ..shapes::tiny()
     };
     assert_eq!(*original.config(), config);
     let expected = ModelConfig {

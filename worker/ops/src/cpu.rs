@@ -4,6 +4,7 @@
 //! All run on the threads of [`pool`], with the instruction set that [`isa`] detects.
 
 pub mod attention;
+mod bandwidth;
 pub mod clock;
 mod flex;
 pub mod int8;
@@ -11,16 +12,17 @@ pub mod isa;
 pub mod kv;
 pub mod lanes;
 pub mod matmul;
-pub mod memory;
 pub mod norm;
 pub mod pool;
 pub mod project;
 pub mod rates;
 pub mod rope;
 pub mod simd;
+#[cfg(target_arch = "x86_64")]
+mod tile_unit;
 
+pub use bandwidth::read_bandwidth;
 pub use clock::kernel_time;
-pub use memory::read_bandwidth;
 pub use pool::{set_threads, threads};
 
 /// Number of multiply-adds below which work stays on one thread, since waking another may take

@@ -4,6 +4,7 @@
 mod copies;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod sensors;
 
 use std::{fmt, str::FromStr};
 

@@ -9,6 +9,22 @@
 //! have sixteen lanes with fused multiply-adds and end in one fixed tree ([`cpu::lanes`]).
 //! Attention uses tiles at absolute positions ([`cpu::attention`]). Products in 8 bits are sums of
 //! integers, exact in any order ([`cpu::int8`]). Transcendental functions are our own ([`math`]).
+//!
+//! ```
+//! use burn::tensor::Tensor;
+//! use stoker_ops::{Device, device::DeviceChoice, ops::{self, Matrix, Weight}, reference};
+//!
+//! let device = Device::open(DeviceChoice::Cpu, |_| ())?.tensors;
+//! let x = Tensor::<2>::from_data([[1.0, 2.0], [3.0, 4.0]], &device);
+//! let matrix = Tensor::<2>::from_data([[1.0, 0.0], [0.0, 2.0]], &device);
+//! let weight = Weight { matrix: Matrix::Float(matrix), bias: None };
+//! let residual = Tensor::<2>::ones([2, 2], &device);
+//! let y = ops::linear_add(x.clone(), weight.clone(), residual.clone());
+//! assert_eq!(y.into_data().to_vec::<f32>()?, [2.0, 5.0, 4.0, 9.0]);
+//! let expected = reference::linear_add(x, weight, residual);
+//! assert_eq!(expected.into_data().to_vec::<f32>()?, [2.0, 5.0, 4.0, 9.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![allow(
     unsafe_code,
     reason = "the only crate with unsafe code; every block states why it is sound"
@@ -22,8 +38,10 @@ pub mod device;
 pub mod draw;
 pub mod fallback;
 pub mod graph;
+pub mod int8;
 mod launches;
 pub mod math;
+pub mod memory;
 pub mod noise;
 pub mod ops;
 pub mod reference;

@@ -10,12 +10,11 @@ use stoker_ops::cpu::{
     isa::Isa,
     kv::Element,
     matmul::{Inputs, Matrix, Weight, linear, swiglu},
-    memory::Line,
     norm::rms_norm,
     pool::pool,
     rope::rotate,
 };
-use stoker_ops::{KV_BLOCK, rope};
+use stoker_ops::{KV_BLOCK, memory::Line, rope};
 
 /// Widths for which burn's own product changes its bits, and a small one.
 const WIDTHS: [usize; 3] = [64, 2048, 5632];

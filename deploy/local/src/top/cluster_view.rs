@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use stoker_proto::{
-    duration::from_wire,
+    duration::{from_wire, or_zero},
     v1::{ListRequestsResponse, ListWorkersResponse, RequestRecord, RouterTotals, WorkerStatus},
 };
 use tokio::time::Instant;
@@ -150,7 +150,7 @@ impl RequestRow {
             request_id: one_line(&record.request_id),
             model: one_line(&record.model),
             outcome: outcome(record),
-            duration: from_wire(record.duration).unwrap_or_default(),
+            duration: or_zero(record.duration),
             first_token: from_wire(record.time_to_first_token),
             tokens: record.generated_tokens,
             attempts: record.attempts.len(),

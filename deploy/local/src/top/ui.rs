@@ -8,7 +8,7 @@ use ratatui::{
     widgets::{Paragraph, Row, Sparkline, Table},
 };
 
-use super::{cluster_view::WorkerRow, screen::State};
+use super::{cluster_view::WorkerRow, state::State};
 use crate::waterfall;
 
 const TITLE: Style = Style::new().add_modifier(Modifier::BOLD);

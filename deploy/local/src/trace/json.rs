@@ -1,9 +1,12 @@
 //! Requests as JSON.
 
 use serde::Serialize;
-use stoker_proto::{duration::from_wire, v1::RequestStage};
+use stoker_proto::{
+    duration::{from_wire, or_zero},
+    v1::RequestStage,
+};
 
-use super::{Found, duration, longest_stage};
+use super::{Found, longest_stage};
 use crate::{clock, error::Error, output::Timings};
 
 /// One request of `--json`. Times are in seconds, and begin at the arrival.
@@ -60,7 +63,7 @@ fn request(found: &Found) -> Request<'_> {
         (!text.is_empty()).then_some(text)
     }
     let record = &found.record;
-    let seconds = |value| duration(value).as_secs_f64();
+    let seconds = |value| or_zero(value).as_secs_f64();
     let stages = record.stages.iter().map(|stage| Stage {
         stage: match stage.stage() {
             RequestStage::Admission => "admission",

@@ -34,14 +34,14 @@ async fn a_worker_that_drains_loses_no_stream() {
     wait_for_load(&mut router_control, |load| load.total_kv_blocks == 2 * blocks).await;
 
     let client = inference(&router.address).await;
-    let (token, mut tokens) = mpsc::unbounded_channel();
+    let (token, mut tokens) = mpsc::channel(STREAMS * TOKENS as usize);
     let streams: Vec<_> = (0..STREAMS)
         .map(|i| {
             let (mut client, token) = (client.clone(), token.clone());
             tokio::spawn(async move {
                 let request = request(&format!("Story {i}: once there was"), i as u64, TOKENS);
                 let stream = client.generate(request).await?.into_inner();
-                read(stream, || token.send(()).unwrap()).await
+                read(stream, || token.try_send(()).unwrap()).await
             })
         })
         .collect();

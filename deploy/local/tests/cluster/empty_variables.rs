@@ -17,7 +17,7 @@ const COMMANDS: [(&str, &[&str]); 17] = [
     ("stoker-router", &["health"]),
     ("stoker-worker", &[]),
     ("stoker-worker", &["bench"]),
-    ("stoker-worker", &["bench-row"]),
+    ("stoker-worker", &["bench-job"]),
     ("stoker-worker", &["gpu-check"]),
     ("stoker-worker", &["eval"]),
     ("stoker-worker", &["roofline"]),

@@ -18,6 +18,7 @@ mod etcd_server;
 mod health_command;
 mod listening;
 mod load_test;
+mod metrics;
 mod otlp_collector;
 mod prefix_cache;
 mod priority;

@@ -43,10 +43,13 @@ pub fn find(attributes: &[KeyValue], key: &str) -> Option<String> {
 /// An OTLP collector on a real socket.
 pub struct Collector {
     pub address: SocketAddr,
-    spans: mpsc::UnboundedReceiver<ExportedSpan>,
+    spans: mpsc::Receiver<ExportedSpan>,
 }
 
-struct SpanReceiver(mpsc::UnboundedSender<ExportedSpan>);
+/// Maximum number of spans that wait for their test, far more than any of them sends.
+const MAX_SPANS: usize = 100_000;
+
+struct SpanReceiver(mpsc::Sender<ExportedSpan>);
 
 #[tonic::async_trait]
 impl TraceService for SpanReceiver {
@@ -60,7 +63,7 @@ impl TraceService for SpanReceiver {
         for from in request.into_inner().resource_spans {
             let resource = from.resource.unwrap().attributes;
             for span in from.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                self.0.send(ExportedSpan { resource: resource.clone(), span }).unwrap();
+                self.0.try_send(ExportedSpan { resource: resource.clone(), span }).unwrap();
             }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
@@ -71,7 +74,7 @@ impl Collector {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (sender, spans) = mpsc::unbounded_channel();
+        let (sender, spans) = mpsc::channel(MAX_SPANS);
         let server = Server::builder()
             .add_service(TraceServiceServer::new(SpanReceiver(sender)))
             .serve_with_incoming(TcpListenerStream::new(listener));

@@ -4,9 +4,10 @@ use std::{collections::HashMap, time::Duration};
 
 use futures::{StreamExt, stream};
 use stoker::cluster::Cluster;
+use stoker_loader::simulated::SimulatedDevice;
 use stoker_proto::v1::GetModelInfoRequest;
 use stoker_router::RouterConfig;
-use stoker_worker::{ModelSource, WorkerConfig, simulate::SimulatedDevice};
+use stoker_worker::{ModelSource, WorkerConfig};
 use tonic::Code;
 
 use crate::support::{

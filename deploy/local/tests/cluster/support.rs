@@ -23,7 +23,7 @@ use stoker_proto::v1::{
     generate_request::Input, generate_response::Event, inference_client::InferenceClient,
 };
 use stoker_router::RouterConfig;
-use stoker_shared::telemetry::names::label;
+use stoker_shared::names::label;
 use stoker_worker::{ModelSource, WorkerConfig};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

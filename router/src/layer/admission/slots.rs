@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use stoker_fair::{Full, Queue, Ticket};
+use stoker_fair_queue::{Full, Queue, Ticket};
 use stoker_shared::{ServiceError, deadline::Deadline};
 use tokio::{sync::oneshot, time::Instant};
 

@@ -6,10 +6,7 @@ use stoker_proto::v1::{
     FinishReason, GenerateRequest, GenerateResponse, generate_request::Input,
     generate_response::Event,
 };
-use stoker_shared::{
-    telemetry::{names::attribute, trace::TraceSpan},
-    validate::MAX_SEQUENCES,
-};
+use stoker_shared::{names::attribute, telemetry::trace::TraceSpan, validate::MAX_SEQUENCES};
 
 /// Maximum number of bytes of a prompt, and of all choices of a response together. Spans wait in
 /// memory until they are exported.
@@ -157,7 +154,7 @@ mod tests {
     use stoker_proto::v1::{Finished, TokenDelta};
 
     use super::*;
-    use crate::layer::support::event;
+    use crate::tests::support::event;
 
     fn token(text: &str) -> GenerateResponse {
         event(Event::Token(TokenDelta { text: text.into(), ..TokenDelta::default() }))

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::window::Window;
 
 /// Probes that must succeed before a worker is re-admitted; also the maximum number in flight.
-pub(super) const PROBES: u32 = 3;
+pub(in crate::pool) const PROBES: u32 = 3;
 /// Time of healthy operation after which the ejection count is reset.
 const EJECTIONS_RESET: Duration = Duration::from_secs(300);
 /// Maximum ejection time, unless the base ejection time is longer.
@@ -26,7 +26,7 @@ const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Permit for one request to a half-open worker.
 #[derive(Debug)]
-pub(super) struct Probe {
+pub(in crate::pool) struct Probe {
     /// Epoch of the half-open state that it belongs to.
     epoch: u32,
     /// Time since which an event is ready and not read; `None` while the client waits for the
@@ -42,7 +42,7 @@ impl Probe {
     }
 
     /// The client polled for the next event; `pending` if it has to wait for the worker.
-    pub(super) fn on_poll(&self, pending: bool, now: Instant) {
+    pub(in crate::pool) fn on_poll(&self, pending: bool, now: Instant) {
         let since = (!pending).then_some(now);
         *self.unread_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
@@ -55,7 +55,7 @@ impl Probe {
 
 /// State of outlier detection for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum HealthState {
+pub(in crate::pool) enum HealthState {
     /// Takes requests.
     #[default]
     Healthy,
@@ -67,33 +67,33 @@ pub(super) enum HealthState {
 
 /// Progress of the half-open state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct HalfOpen {
+pub(in crate::pool) struct HalfOpen {
     /// Probes that may still be sent.
-    pub(super) remaining: u32,
+    pub(in crate::pool) remaining: u32,
     /// Probes that succeeded.
-    pub(super) succeeded: u32,
+    pub(in crate::pool) succeeded: u32,
     /// Whether a probe failed.
-    pub(super) failed: bool,
+    pub(in crate::pool) failed: bool,
     /// When the state began or was last granted further probes.
     since: Instant,
 }
 
 /// Health record of a worker, which outlives its connections.
 #[derive(Debug, Default)]
-pub(super) struct HealthRecord {
-    pub(super) state: HealthState,
+pub(in crate::pool) struct HealthRecord {
+    pub(in crate::pool) state: HealthState,
     /// Whether the state is ignored because too few other workers take requests.
-    pub(super) overruled: bool,
+    pub(in crate::pool) overruled: bool,
     /// Consecutive failures since the last completed response.
-    pub(super) failures: u32,
+    pub(in crate::pool) failures: u32,
     /// Message of the last failure.
-    pub(super) last_failure: String,
+    pub(in crate::pool) last_failure: String,
     /// Requests sent before this time do not count towards the time to first token.
     measured_since: Option<Instant>,
     /// Time to first token, in nanoseconds per prefilled token.
-    pub(super) ttft: Window,
+    pub(in crate::pool) ttft: Window,
     /// Time between two tokens, in nanoseconds.
-    pub(super) inter_token: Window,
+    pub(in crate::pool) inter_token: Window,
     /// Consecutive ejections.
     ejections: u32,
     /// Time of the last re-admission; `None` if never ejected.
@@ -106,7 +106,7 @@ pub(super) struct HealthRecord {
 
 impl HealthRecord {
     /// Number of requests that the worker may be sent now; `None` is no limit.
-    pub(super) fn permits(&self) -> Option<u32> {
+    pub(in crate::pool) fn permits(&self) -> Option<u32> {
         match self.state {
             _ if self.overruled => None,
             HealthState::Healthy => None,
@@ -116,7 +116,7 @@ impl HealthRecord {
     }
 
     /// Takes a probe, if the worker is half-open and one remains.
-    pub(super) fn take_probe(&mut self) -> Option<Arc<Probe>> {
+    pub(in crate::pool) fn take_probe(&mut self) -> Option<Arc<Probe>> {
         match &mut self.state {
             HealthState::HalfOpen(half_open) if !self.overruled && half_open.remaining > 0 => {
                 half_open.remaining -= 1;
@@ -137,7 +137,7 @@ impl HealthRecord {
     }
 
     /// Returns a probe that gave no result.
-    pub(super) fn return_probe(&mut self, probe: &Probe) {
+    pub(in crate::pool) fn return_probe(&mut self, probe: &Probe) {
         if let Some(half_open) = self.half_open(probe)
             && !probe.returned.swap(true, Ordering::Relaxed)
         {
@@ -147,7 +147,7 @@ impl HealthRecord {
 
     /// Replaces probes without a result: those whose clients do not read, after [`UNREAD_TIMEOUT`],
     /// and all others after [`HALF_OPEN_TIMEOUT`]. Their later results still count.
-    pub(super) fn renew_probes(&mut self, now: Instant) {
+    pub(in crate::pool) fn renew_probes(&mut self, now: Instant) {
         let HealthState::HalfOpen(half_open) = &mut self.state else { return };
         let timed_out = now - half_open.since >= HALF_OPEN_TIMEOUT;
         if timed_out {
@@ -166,14 +166,14 @@ impl HealthRecord {
     }
 
     /// Records that a probe succeeded.
-    pub(super) fn probe_succeeded(&mut self, probe: &Probe) {
+    pub(in crate::pool) fn probe_succeeded(&mut self, probe: &Probe) {
         if let Some(half_open) = self.half_open(probe) {
             half_open.succeeded += 1;
         }
     }
 
     /// Records that a probe failed.
-    pub(super) fn probe_failed(&mut self, probe: &Probe, why: &str) {
+    pub(in crate::pool) fn probe_failed(&mut self, probe: &Probe, why: &str) {
         if let Some(half_open) = self.half_open(probe) {
             half_open.failed = true;
             self.last_failure = why.to_owned();
@@ -181,7 +181,7 @@ impl HealthRecord {
     }
 
     /// Records a failure outside of a probe.
-    pub(super) fn failed(&mut self, why: &str) {
+    pub(in crate::pool) fn failed(&mut self, why: &str) {
         match &mut self.state {
             HealthState::Healthy => self.failures = self.failures.saturating_add(1),
             HealthState::HalfOpen(half_open) => half_open.failed = true,
@@ -191,13 +191,13 @@ impl HealthRecord {
     }
 
     /// Records a completed response.
-    pub(super) fn completed(&mut self) {
+    pub(in crate::pool) fn completed(&mut self) {
         self.failures = 0;
     }
 
     /// Records the time to first token of a request sent at `sent`, in nanoseconds per prefilled
     /// token.
-    pub(super) fn observe_ttft(&mut self, sent: Instant, now: Instant, nanos: u64) {
+    pub(in crate::pool) fn observe_ttft(&mut self, sent: Instant, now: Instant, nanos: u64) {
         if self.measured_since.is_none_or(|since| sent >= since) {
             self.ttft.add(now, nanos);
         }
@@ -205,7 +205,7 @@ impl HealthRecord {
 
     /// Ejects the worker for `base`, doubled on each consecutive ejection, times `spread` (at least
     /// 1). Returns the ejection time.
-    pub(super) fn eject(&mut self, now: Instant, base: Duration, spread: f64) -> Duration {
+    pub(in crate::pool) fn eject(&mut self, now: Instant, base: Duration, spread: f64) -> Duration {
         let was_healthy = matches!(self.state, HealthState::Healthy);
         if was_healthy && self.since.is_some_and(|since| now - since >= EJECTIONS_RESET) {
             self.ejections = 0;
@@ -218,7 +218,7 @@ impl HealthRecord {
     }
 
     /// Makes the worker half-open: a few requests probe it.
-    pub(super) fn begin_half_open(&mut self, now: Instant) {
+    pub(in crate::pool) fn begin_half_open(&mut self, now: Instant) {
         self.epoch = self.epoch.wrapping_add(1);
         let half_open = HalfOpen { remaining: PROBES, succeeded: 0, failed: false, since: now };
         self.state = HealthState::HalfOpen(half_open);
@@ -229,7 +229,7 @@ impl HealthRecord {
     }
 
     /// Re-admits the worker.
-    pub(super) fn readmit(&mut self, now: Instant) {
+    pub(in crate::pool) fn readmit(&mut self, now: Instant) {
         self.state = HealthState::Healthy;
         self.failures = 0;
         self.since = Some(now);

@@ -40,17 +40,17 @@ const MAD_FACTOR: u64 = 5;
 const MIN_SLOW_NANOS: [u64; 2] = [100_000, 2_000_000];
 
 /// A live worker under review.
-pub(super) struct ReviewedWorker<'a> {
-    pub(super) record: &'a mut HealthRecord,
+pub(in crate::pool) struct ReviewedWorker<'a> {
+    pub(in crate::pool) record: &'a mut HealthRecord,
     /// Digest of the model that it serves.
-    pub(super) digest: &'a str,
+    pub(in crate::pool) digest: &'a str,
     /// Whether it is stalled, so that it serves no requests regardless of its record.
-    pub(super) stalled: bool,
+    pub(in crate::pool) stalled: bool,
 }
 
 /// Reason of an ejection.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub(super) enum EjectionCause {
+pub(in crate::pool) enum EjectionCause {
     #[error("{count} failures in a row, the last: {last}")]
     Failures { count: u32, last: String },
     #[error("its first token takes {0:.1} times as long as its peers'")]
@@ -63,7 +63,7 @@ pub(super) enum EjectionCause {
 
 impl EjectionCause {
     /// Returns the label value for metrics.
-    pub(super) fn name(&self) -> &'static str {
+    pub(in crate::pool) fn name(&self) -> &'static str {
         match self {
             Self::Failures { .. } => "failures",
             Self::SlowFirstToken(_) => "slow_first_token",
@@ -86,7 +86,7 @@ impl EjectionCause {
 
 /// State transition of a worker.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Transition {
+pub(in crate::pool) enum Transition {
     Ejected { cause: EjectionCause, time: Duration },
     HalfOpened,
     Readmitted,
@@ -103,7 +103,7 @@ fn is_healthy(record: &HealthRecord) -> bool {
 
 /// Applies the rules. `spread` draws the factor of an ejection time. Returns the transitions, each
 /// with the index of its worker.
-pub(super) fn review(
+pub(in crate::pool) fn review(
     workers: &mut [ReviewedWorker<'_>],
     known: usize,
     config: &HealthConfig,

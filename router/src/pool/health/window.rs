@@ -12,7 +12,7 @@ const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The last samples, each with its time.
 #[derive(Debug, Default)]
-pub(super) struct Window(VecDeque<(Instant, u64)>);
+pub(in crate::pool) struct Window(VecDeque<(Instant, u64)>);
 
 impl Window {
     pub(super) fn add(&mut self, now: Instant, value: u64) {

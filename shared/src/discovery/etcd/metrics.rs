@@ -5,7 +5,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::telemetry::names::etcd as names;
+use crate::names::etcd as names;
 
 /// Handle to the metrics of a session. Clones share them.
 #[derive(Debug, Clone, Default)]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use stoker_ops::{NUMERICS_VERSION, cpu::int8::Int8};
 
 use super::Quantization;
-use crate::{simulate::Profile, tokenizer::Tokenizer, weights::ModelFiles};
+use crate::{profile::Profile, tokenizer::Tokenizer, weights::ModelFiles};
 
 /// Returns the digest of a simulated model. It covers what determines its responses, not its speed.
 pub(super) fn simulated(profile: &Profile, tokenizer: &Tokenizer) -> String {

@@ -1,30 +1,26 @@
-//! The network and its caches on a device.
+//! Steps on a device: kernel by kernel, or as recorded graphs.
 
-use std::{cell::RefCell, ops::Range, rc::Rc};
+use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, s};
-use stoker_ops::{
-    Cache, KV_BLOCK,
-    fallback::GpuFeature,
-    graph,
-    ops::{self, CacheKind},
-};
+use stoker_ops::{KV_BLOCK, fallback::GpuFeature, graph};
 
 use super::{
     BatchEntry, StepOutput,
     graphs::{Graphs, Size},
     inputs::{BatchInputs, DeviceInputs},
+    network::CachedNetwork,
 };
 use crate::{
+    kv_cache::blocks_for,
     model::{Decoder, Model},
-    scheduler::blocks_for,
 };
 
 /// Numbers of tokens such that every variant of the product kernels runs: some rows at a time, or
 /// tiles of rows on tensor cores.
 const KERNEL_SIZES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
-/// A decoder with a cache for each layer.
+/// Runs the steps of a decoder with a cache for each layer.
 pub(super) struct Forward {
     network: CachedNetwork,
     vocab: usize,
@@ -36,39 +32,6 @@ pub(super) struct Forward {
     graphs: Graphs,
 }
 
-/// The network with its caches. Graphs hold a clone.
-#[derive(Clone)]
-pub(super) struct CachedNetwork {
-    decoder: Rc<Decoder>,
-    pub(super) device: Device,
-    /// KV caches, written in place: this must be the only handle.
-    caches: Rc<RefCell<Vec<Cache>>>,
-    shape: CacheShape,
-    /// Number of floats that attention outputs for a sequence; each of its splits needs the same.
-    attention_floats: usize,
-}
-
-/// Shape of the KV caches.
-#[derive(Clone, Copy)]
-struct CacheShape {
-    layers: usize,
-    blocks: usize,
-    heads: usize,
-    head_dim: usize,
-    kind: CacheKind,
-}
-
-impl CacheShape {
-    /// Allocates zeroed caches.
-    fn allocate(self, device: &Device) -> Vec<Cache> {
-        let Self { layers, blocks, heads, head_dim, kind } = self;
-        (0..layers).map(|_| Cache::new(blocks, heads, head_dim, kind, device)).collect()
-    }
-}
-
-/// Output of the network: logits `[logits_indices, vocab]`, and the draws, if the device draws.
-pub(super) type Output = (Tensor<2>, Option<Tensor<2, Int>>);
-
 impl Forward {
     /// Allocates a zeroed KV cache of `blocks`.
     pub(super) fn new(decoder: Decoder, model: &Model, device: Device, blocks: usize) -> Self {
@@ -76,21 +39,9 @@ impl Forward {
         let config = &model.config;
         // On the CPU, logits are drawn from where they are computed.
         let draws_on_device = device != Device::flex();
-        let shape = CacheShape {
-            layers: config.num_layers,
-            // One more block for padding sequences of graphs.
-            blocks: blocks + usize::from(draws_on_device),
-            heads: config.num_kv_heads,
-            head_dim: config.head_dim,
-            kind: model.quantization.cache_kind(),
-        };
-        let network = CachedNetwork {
-            decoder: Rc::new(decoder),
-            caches: Rc::new(RefCell::new(shape.allocate(&device))),
-            device,
-            shape,
-            attention_floats: config.num_heads * config.head_dim,
-        };
+        // One more block for padding sequences of graphs.
+        let cached = blocks + usize::from(draws_on_device);
+        let network = CachedNetwork::new(decoder, model, device, cached);
         Self {
             network,
             vocab: config.vocab_size,
@@ -134,8 +85,7 @@ impl Forward {
             let _access = graph::shared_access();
             self.graphs = Graphs::default();
             // After a failed recording, the memory that it was to write cannot be read.
-            self.network.caches.take();
-            self.network.caches.replace(self.network.shape.allocate(&self.network.device));
+            self.network.reset_caches();
         }
     }
 
@@ -207,18 +157,6 @@ fn gaps(tokens: &[Option<u32>]) -> Vec<Range<usize>> {
 
 fn floats(x: Tensor<2>) -> Vec<f32> {
     x.into_data().try_into_vec().expect("operations give logits in f32")
-}
-
-impl CachedNetwork {
-    /// Runs a step, kernel by kernel.
-    pub(super) fn run(&self, inputs: &DeviceInputs, draws: bool) -> Output {
-        let caches = self.caches.take();
-        let (logits, written) =
-            self.decoder.forward(inputs.ids(), &inputs.tokens(), caches, inputs.logits_indices());
-        self.caches.replace(written);
-        let drawn = draws.then(|| ops::draw(logits.clone(), inputs.draws()));
-        (logits, drawn)
-    }
 }
 
 impl Drop for Forward {

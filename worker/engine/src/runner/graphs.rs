@@ -11,8 +11,8 @@ use stoker_ops::{
 
 use super::{
     BatchEntry,
-    forward::{CachedNetwork, Output},
     inputs::{BatchInputs, DeviceInputs},
+    network::{CachedNetwork, Output},
 };
 
 /// Maximum number of sequences in a graph, which bounds the memory of graphs. Larger steps are

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use stoker_ops::cpu::pool::pool;
 
 use super::{Drawn, Sampler};
-use crate::{request::RequestError, runner::OutputRow};
+use crate::{error::RequestError, step_output::OutputRow};
 
 /// With fewer logits than this, one thread draws: waking another may take longer.
 const PARALLEL_THRESHOLD: usize = 1 << 15;

@@ -3,7 +3,7 @@
 use stoker_ops::draw::Draw;
 
 use super::{Adjustments, Logprobs, Sampling, TokenLogprob, adjust::Adjuster, check_finite};
-use crate::{request::RequestError, runner::OutputRow};
+use crate::{error::RequestError, step_output::OutputRow};
 
 /// Sampling parameters of one sequence, and the state that they depend on.
 #[derive(Debug)]

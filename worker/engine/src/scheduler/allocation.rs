@@ -5,11 +5,10 @@ use std::collections::HashSet;
 use stoker_ops::KV_BLOCK;
 
 use super::{
-    Limits, Plan, Scheduler, TokenSource, blocks_for,
+    Limits, Plan, Scheduler, TokenSource,
     entry::{Entry, Order, StepBudget},
-    prefix::{cached_prefix, is_computed_now},
 };
-use crate::blocks::{Block, BlockPool, BlockTable};
+use crate::kv_cache::{Block, BlockPool, BlockTable, blocks_for};
 
 impl Scheduler {
     /// Allocates blocks for all known tokens of the running sequences, the first in the order
@@ -84,7 +83,7 @@ impl Scheduler {
         let Some(entry) = self.waiting.first() else { return false };
         let retained = &self.running[..retained];
         let num_seqs = retained.iter().map(Entry::num_seqs).sum::<usize>() + entry.num_seqs();
-        let cached = cached_prefix(&self.blocks, entry, source);
+        let cached = entry.readable_prefix(source).find(&self.blocks);
         let tables = retained.iter().map(|entry| &entry.table).chain([&cached]);
         let used: HashSet<_> = tables.flat_map(|table| table.iter().map(Block::number)).collect();
         let needed = used.len() + blocks_for(entry.known) - cached.len();
@@ -129,8 +128,15 @@ fn allocate_table(
     if num_seqs > limits.max_num_seqs {
         return None;
     }
-    let mut table = cached_prefix(blocks, entry, source);
-    if is_computed_now(running, entry, &table, plan, source) {
+    let prefix = entry.readable_prefix(source);
+    let mut table = prefix.find(blocks);
+    let computes_next_block = |other: &Entry| {
+        // A sequence whose prompt logits are requested may be slow.
+        !other.wants_prompt_logits()
+            && prefix.is_extended_by(&table, other.prefix(source), &other.table)
+            && plan.scheduled.iter().any(|scheduled| scheduled.id == other.id)
+    };
+    if running.iter().any(computes_next_block) {
         return None;
     }
     table.extend(blocks.allocate(blocks_for(entry.known) - table.len())?);

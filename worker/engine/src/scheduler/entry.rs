@@ -4,8 +4,12 @@ use std::{mem, ops::Range};
 
 use stoker_ops::KV_BLOCK;
 
-use super::{Lookup, Plan, ScheduledSequence, SequenceId, Size, isolation::ISOLATED_TOKENS};
-use crate::blocks::{BlockTable, Scope, SequenceTokens};
+use super::{Plan, ScheduledSequence, SequenceId, Size, TokenSource};
+use crate::kv_cache::{BlockTable, Lookup, Prefix, Scope, SequenceTokens};
+
+/// Tokens that a suspect sequence draws before it shares steps again: more than the step that
+/// panicked could have drawn, with 16 draft tokens at most.
+pub const ISOLATED_TOKENS: usize = 20;
 
 /// Remaining limits of a step.
 pub(super) struct StepBudget {
@@ -146,7 +150,7 @@ impl Entry {
 
     /// Number of leading tokens that may be read from the cache: not the last one, from whose
     /// logits a token is drawn, and none whose prompt logits are needed.
-    pub(super) fn readable(&self) -> usize {
+    fn readable(&self) -> usize {
         if self.never_admitted && self.bypass_prefix_cache {
             0
         } else if self.wants_prompt_logits() {
@@ -154,6 +158,17 @@ impl Entry {
         } else {
             self.known - 1
         }
+    }
+
+    /// All of its known tokens.
+    pub(super) fn prefix<'a>(&'a self, source: &'a dyn TokenSource) -> Prefix<'a> {
+        Prefix { scope: &self.scope, tokens: source.tokens(self.id) }
+    }
+
+    /// Its tokens that may be read from the cache.
+    pub(super) fn readable_prefix<'a>(&'a self, source: &'a dyn TokenSource) -> Prefix<'a> {
+        let Prefix { scope, tokens } = self.prefix(source);
+        Prefix { scope, tokens: tokens.first(self.readable()) }
     }
 
     /// Minimum number of tokens to compute, whatever the cache has by then.

@@ -7,10 +7,6 @@
 
 use super::{Entry, Plan, Scheduler, StepBudget};
 
-/// Tokens that a suspect sequence draws before it shares steps again: more than the step that
-/// panicked could have drawn, with 16 draft tokens at most.
-pub const ISOLATED_TOKENS: usize = 20;
-
 impl Scheduler {
     /// Whether the next step runs one isolated sequence alone.
     pub fn isolates_next(&self) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Priorities are strict. Within one, sequences that have started come before those that have not:
 //! their responses are being streamed, and their tenants have paid for them. New requests are
-//! served fairly by tenant (`stoker_fair`).
+//! served fairly by tenant (`stoker_fair_queue`).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -30,13 +30,16 @@ pub(super) struct WaitQueue {
     /// Sequences that were admitted before, here or on another worker.
     started: BTreeMap<Order, Entry>,
     /// Requests that were never admitted.
-    new: stoker_fair::Queue<Entry>,
+    new: stoker_fair_queue::Queue<Entry>,
 }
 
 impl Default for WaitQueue {
     fn default() -> Self {
         // The caller bounds the number of requests.
-        Self { started: BTreeMap::new(), new: stoker_fair::Queue::new(usize::MAX, usize::MAX) }
+        Self {
+            started: BTreeMap::new(),
+            new: stoker_fair_queue::Queue::new(usize::MAX, usize::MAX),
+        }
     }
 }
 

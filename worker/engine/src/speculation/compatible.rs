@@ -85,7 +85,7 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::{super::measured::load, *};
+    use super::{super::tests::measured::load, *};
 
     /// The bundled tokenizer, changed.
     fn tokenizer(change: impl Fn(&mut Value)) -> Arc<Tokenizer> {

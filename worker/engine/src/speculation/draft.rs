@@ -17,11 +17,12 @@ use stoker_ops::{KV_BLOCK, draw::Draw};
 
 use super::{DraftCapacity, DraftRequest, Drafter, MAX_DRAFT_TOKENS, common_prefix};
 use crate::{
-    blocks::BlockPool,
     cost::StepCost,
+    kv_cache::{BlockPool, blocks_for},
     model::Model,
-    runner::{BatchEntry, Runner, StepOutput},
-    scheduler::{SequenceId, blocks_for},
+    runner::{BatchEntry, Runner},
+    scheduler::SequenceId,
+    step_output::StepOutput,
 };
 
 /// Maximum number of backlog tokens in one step, besides the usual ones.

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::weights::WeightsError;
-
 /// Reason for which a tokenizer cannot be read or a text cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -51,11 +49,11 @@ pub enum TokenizerError {
 }
 
 impl TokenizerError {
-    pub(super) fn malformed(subject: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(crate) fn malformed(subject: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Malformed { subject: subject.into(), reason: reason.into() }
     }
 
-    pub(super) fn unsupported(
+    pub(crate) fn unsupported(
         subject: &str,
         value: impl fmt::Display,
         supported: impl Into<String>,
@@ -66,19 +64,10 @@ impl TokenizerError {
             supported: supported.into(),
         }
     }
-
-    /// Converts an error in reading metadata. It has no file name; the caller that opened the file
-    /// adds it.
-    pub(super) fn from_metadata(error: WeightsError) -> Self {
-        match error {
-            WeightsError::Malformed { subject, reason, .. } => Self::Malformed { subject, reason },
-            other => Self::malformed("metadata", other.to_string()),
-        }
-    }
 }
 
 /// Quotes a text from a file for an error, truncated to 80 characters.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     match text.char_indices().nth(80) {
         None => format!("{text:?}"),
         Some((end, _)) => format!("{:?}...", &text[..end]),

@@ -126,7 +126,7 @@ impl Rule {
 }
 
 /// Returns the byte of a token like `<0x0A>`.
-pub(super) fn fallback_byte(token: &str) -> Option<u8> {
+pub(crate) fn fallback_byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     let is_byte = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     is_byte.then(|| u8::from_str_radix(digits, 16).ok())?
@@ -143,7 +143,7 @@ fn level_byte(c: char) -> Option<u8> {
 }
 
 /// Returns the character of the byte-level alphabet that encodes a byte.
-pub(super) fn level_char(byte: u8) -> char {
+pub(crate) fn level_char(byte: u8) -> char {
     if is_printable(&byte) {
         return char::from(byte);
     }

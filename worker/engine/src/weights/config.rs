@@ -3,20 +3,18 @@
 mod family;
 mod json;
 mod keys;
-mod metadata;
 mod rope;
 
 use std::num::NonZeroUsize;
 
 pub use family::Family;
 pub(super) use json::{add_generation_config, from_json};
-pub(super) use metadata::from_metadata;
 pub use rope::{Llama3Scaling, RopeScaling};
 
 use super::{Source, WeightsError};
 
 /// More than any model has.
-const MAX_LAYERS: usize = 1 << 12;
+pub(super) const MAX_LAYERS: usize = 1 << 12;
 
 /// Shape and constants of a decoder of the Llama architecture.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,7 +88,7 @@ impl ModelConfig {
 
     /// Validates the values that the rest of the engine relies on. `name` maps a key of config.json
     /// to the file's own key.
-    fn validated(
+    pub(super) fn validated(
         mut self,
         source: &Source,
         name: impl Fn(&'static str) -> String,

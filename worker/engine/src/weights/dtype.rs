@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::blocks::{self, BlockLayout};
+use super::dequantize::{self, BlockLayout};
 
 /// How the elements of a tensor are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,14 +37,14 @@ impl Dtype {
     pub(super) const fn layout(self) -> Option<&'static BlockLayout> {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => None,
-            Self::Q8_0 => Some(&blocks::Q8_0),
-            Self::Q4_0 => Some(&blocks::Q4_0),
-            Self::Q4_1 => Some(&blocks::Q4_1),
-            Self::Q5_0 => Some(&blocks::Q5_0),
-            Self::Q5_1 => Some(&blocks::Q5_1),
-            Self::Q4_K => Some(&blocks::Q4_K),
-            Self::Q5_K => Some(&blocks::Q5_K),
-            Self::Q6_K => Some(&blocks::Q6_K),
+            Self::Q8_0 => Some(&dequantize::Q8_0),
+            Self::Q4_0 => Some(&dequantize::Q4_0),
+            Self::Q4_1 => Some(&dequantize::Q4_1),
+            Self::Q5_0 => Some(&dequantize::Q5_0),
+            Self::Q5_1 => Some(&dequantize::Q5_1),
+            Self::Q4_K => Some(&dequantize::Q4_K),
+            Self::Q5_K => Some(&dequantize::Q5_K),
+            Self::Q6_K => Some(&dequantize::Q6_K),
         }
     }
 

@@ -4,19 +4,23 @@
 //! offsets against the file's size, tensors against each other.
 
 mod architecture;
+mod config;
 mod cursor;
 mod directory;
 mod kind;
 mod metadata;
 mod names;
 mod parts;
+mod tokenizer;
 mod value;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use architecture::Architecture;
+pub(super) use config::from_metadata;
 pub use metadata::Metadata;
+pub use tokenizer::read as read_tokenizer;
 pub use value::{Array, Scalar, Value};
 
 use super::tensor::{RowOrder, StoredTensor};

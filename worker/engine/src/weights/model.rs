@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::config::{add_generation_config, from_json, from_metadata};
+use super::config::{add_generation_config, from_json};
 use super::gguf::{self, Gguf};
 use super::tensor::{ReadTimes, StoredTensor};
 use super::tokenizer_config::{self, TokenizerConfig};
@@ -106,8 +106,8 @@ impl ModelFiles {
         let gguf = Gguf::parse(Arc::new(source))?.joined(open)?;
         // The first of several files, whichever was given.
         let source = gguf.source();
-        let config = from_metadata(source, &gguf)?;
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata()).map_err(|error| at(source, error))?;
+        let config = gguf::from_metadata(source, &gguf)?;
+        let tokenizer = gguf::read_tokenizer(gguf.metadata()).map_err(|error| at(source, error))?;
         let tensors = gguf.canonical_tensors(&config)?;
         let files = layout::Files {
             name: source.name(),

@@ -9,7 +9,7 @@ use rayon::{
     iter::{IndexedParallelIterator, ParallelIterator},
     slice::ParallelSliceMut,
 };
-use stoker_ops::cpu::int8::{Int8, tiles::quantize_row};
+use stoker_ops::cpu::int8::{Int8, quantize::quantize_row};
 
 use super::decode::{decode_row, first_non_finite};
 use super::{Dtype, Source, WeightsError};

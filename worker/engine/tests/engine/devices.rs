@@ -3,8 +3,9 @@
 
 use stoker_engine::{
     EngineConfig, Logprobs, Request, Sampling,
-    blocks::{Block, BlockPool},
-    runner::{BatchEntry, Runner, StepOutput},
+    kv_cache::{Block, BlockPool},
+    runner::{BatchEntry, Runner},
+    step_output::StepOutput,
 };
 use stoker_ops::{KV_BLOCK, draw::Draw, fallback::GpuFeature as Fallback, noise::Noise};
 

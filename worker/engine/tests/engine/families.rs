@@ -10,7 +10,7 @@ use std::{
 use safetensors::{SafeTensors, tensor::TensorView};
 use stoker_engine::{
     EngineConfig, Model, Sampling,
-    blocks::BlockPool,
+    kv_cache::BlockPool,
     runner::{BatchEntry, Runner},
 };
 use stoker_ops::KV_BLOCK;

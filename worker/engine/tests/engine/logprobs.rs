@@ -2,7 +2,7 @@
 
 use stoker_engine::{
     EngineConfig, Logprobs, Model, Request, Sampling, TokenLogprob,
-    blocks::BlockPool,
+    kv_cache::BlockPool,
     request::PROMPT_LOGPROBS_CHUNK,
     runner::{BatchEntry, Runner},
 };

@@ -8,7 +8,7 @@ use std::{
 
 use stoker_engine::{
     Engine, EngineConfig, Event, Model, Request, RequestError, Sampling,
-    simulate::Profile,
+    profile::Profile,
     speculation::{Depth, SpeculationMethod},
     tokenizer::Tokenizer,
 };

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use stoker_engine::{
     Scope,
-    blocks::{BlockPool, SequenceTokens},
+    kv_cache::{BlockPool, SequenceTokens},
     scheduler::{
         AdmissionError, Limits, QueueKey, ScheduledSequence, Scheduler, SequenceId, Size,
         TokenSource,

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use stoker_engine::{
     Scope,
-    blocks::{Block, BlockPool, SequenceTokens},
+    kv_cache::{Block, BlockPool, SequenceTokens},
     scheduler::{
         AdmissionError, ISOLATED_TOKENS, Limits, QueueKey, ScheduledSequence, Scheduler,
         SequenceId, Size, TokenSource,

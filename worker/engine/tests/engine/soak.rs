@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use stoker_engine::{
     Engine, EngineConfig, Event, Model, Request, Sampling, Stopping,
+    profile::Profile,
     request::Resumed,
     sampling::mix64,
     scheduler::{AdmissionError, QueueKey},
-    simulate::Profile,
     speculation::{Depth, SpeculationMethod},
     tokenizer::Tokenizer,
 };

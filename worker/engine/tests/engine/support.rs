@@ -7,14 +7,12 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
 };
 
 use safetensors::{Dtype, tensor::TensorView};
 use stoker_engine::{
-    Adjustments, Engine, EngineConfig, Event, EventSink, FinishReason, Logprobs, Model, Request,
-    Sampling, Scope, Stopping, Summary, Token, TokenLogprob, model::Quantization,
-    scheduler::QueueKey, weights::ModelFiles,
+    Engine, EngineConfig, Event, EventSink, FinishReason, Model, Request, Sampling, Stopping,
+    Summary, Token, TokenLogprob, model::Quantization, weights::ModelFiles,
 };
 use stoker_ops::{Device, device::DeviceChoice, fallback::GpuFeature};
 
@@ -157,22 +155,7 @@ impl Client {
 pub fn request(prompt: &[u32], sampling: Sampling, max_tokens: usize) -> Request {
     let stopping =
         Stopping { max_tokens: Some(max_tokens), ignore_eos: true, ..Stopping::default() };
-    Request {
-        prompt: prompt.into(),
-        sampling,
-        adjustments: Adjustments::default(),
-        num_sequences: NonZeroU32::MIN,
-        stopping,
-        logprobs: Logprobs::default(),
-        resumed: Vec::new(),
-        accepted_before: false,
-        suspect: false,
-        scope: Scope::default(),
-        bypass_prefix_cache: false,
-        arrived: Instant::now(),
-        queue_key: QueueKey::default(),
-        deadline: None,
-    }
+    Request { sampling, stopping, ..Request::new(prompt) }
 }
 
 /// `request` with `count` choices.

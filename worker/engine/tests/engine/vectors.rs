@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use stoker_engine::{
     Logprobs, Model, Request, Sampling,
-    blocks::BlockPool,
+    kv_cache::BlockPool,
     model::Quantization,
     runner::{BatchEntry, Runner},
     weights::ModelFiles,

@@ -357,7 +357,7 @@ fn prefetch<E>(elements: &[E]) {
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let start = elements.as_ptr().cast::<i8>();
-        for offset in (0..size_of_val(elements)).step_by(super::memory::LINE) {
+        for offset in (0..size_of_val(elements)).step_by(crate::memory::LINE) {
             // SAFETY: within the slice, and a hint in any case.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(offset)) };
         }

@@ -21,12 +21,12 @@ use super::{
     isa::Isa,
     kv::Element,
     matmul::{self, Inputs},
-    memory::Lines,
     norm::rms_norm,
     project::{Projection, append, split_and_rotate},
 };
 use crate::{
     draw::Draw,
+    memory::Lines,
     ops::{
         BiasOn, CacheOn, DecoderOps, HeadNormOn, MatrixOn, NormOn, ProjectedOn, QkvOn, TokensOn,
         WeightOn,

@@ -13,6 +13,7 @@ pub mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod portable;
+pub mod quantize;
 pub mod rows;
 pub mod tiles;
 #[cfg(target_arch = "x86_64")]
@@ -23,7 +24,9 @@ use std::ops::Range;
 use super::isa::{Isa, Kind};
 use rows::Group;
 pub use rows::Rows;
-pub use tiles::{Int8, MAX_INPUTS, OUTPUTS, Tiles};
+pub use tiles::{MAX_INPUTS, OUTPUTS, Tiles};
+
+pub use crate::int8::Int8;
 
 /// Minimum number of rows for AMX. With fewer, a tile would be mostly empty.
 #[cfg(target_arch = "x86_64")]

@@ -57,7 +57,7 @@ impl Isa {
             let avx512 =
                 avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
             let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
-            if vnni && super::int8::amx::is_available() {
+            if vnni && super::tile_unit::is_available() {
                 found.push(Self(Kind::Amx));
             }
             if vnni {

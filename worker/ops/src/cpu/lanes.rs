@@ -4,12 +4,7 @@
 //! order depends only on the length. So it is the same in any batch and at any register width.
 
 use super::simd::Simd;
-
-/// Number of lanes of a sum.
-pub const LANES: usize = 16;
-
-/// Sixteen running sums.
-pub type Lanes = [f32; LANES];
+pub use super::simd::{LANES, Lanes};
 
 /// Adds the lanes.
 #[inline(always)]

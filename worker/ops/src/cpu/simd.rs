@@ -5,7 +5,11 @@
 
 use half::f16;
 
-use super::lanes::{LANES, Lanes};
+/// Number of lanes of a sum.
+pub const LANES: usize = 16;
+
+/// Sixteen running sums.
+pub type Lanes = [f32; LANES];
 
 /// An instruction set. A value proves that the CPU has it: only [`super::isa`] creates one.
 pub trait Simd: Copy {

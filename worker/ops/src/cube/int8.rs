@@ -51,6 +51,65 @@ fn on_tensor_cores(out: &Buffer) -> bool {
     out.dim(0) >= MMA_ROWS && GpuFeature::TensorCores.is_on() && mma::is_supported(out.client())
 }
 
+/// Launches a kernel of [`linear`]: they differ in how they are tiled.
+macro_rules! launch_linear {
+    ($kernel:path, $tiling:expr, $launch:expr, $x:ident, $matrix:ident, $bias:ident, $residual:ident, $out:ident) => {{
+        use $kernel as kernel;
+        let (count, dim) = $launch;
+        // SAFETY: buffers have the sizes of their shapes; the kernels skip rows and outputs past
+        // the end.
+        unsafe {
+            kernel::launch_unchecked(
+                $out.launcher(),
+                count,
+                dim,
+                $x.values.arg(),
+                $x.scales.arg(),
+                $matrix.values.arg(),
+                $matrix.scales.arg(),
+                $bias.unwrap_or(&$x.scales).arg(),
+                $residual.unwrap_or(&$x.scales).arg(),
+                $out.arg(),
+                $out.dim(0) as u32,
+                $out.dim(1) as u32,
+                $x.values.dim(1) as u32 / 4,
+                $tiling,
+                Int8Epilogue::of($bias, $residual),
+            );
+        }
+    }};
+}
+
+/// Launches a kernel of [`swiglu`]: they differ in how they are tiled.
+macro_rules! launch_swiglu {
+    ($kernel:path, $tiling:expr, $launch:expr, $x:ident, $gate:ident, $up:ident, $out:ident) => {{
+        use $kernel as kernel;
+        let (count, dim) = $launch;
+        // SAFETY: as for `linear`.
+        unsafe {
+            kernel::launch_unchecked(
+                $out.launcher(),
+                count,
+                dim,
+                $x.values.arg(),
+                $x.scales.arg(),
+                $gate.0.values.arg(),
+                $gate.0.scales.arg(),
+                $gate.1.unwrap_or(&$x.scales).arg(),
+                $up.0.values.arg(),
+                $up.0.scales.arg(),
+                $up.1.unwrap_or(&$x.scales).arg(),
+                $out.arg(),
+                $out.dim(0) as u32,
+                $out.dim(1) as u32,
+                $x.values.dim(1) as u32 / 4,
+                $tiling,
+                ($gate.1.is_some(), $up.1.is_some()),
+            );
+        }
+    }};
+}
+
 /// `x * matrix^T (+ bias) (+ residual)`: `[t, k], [n, k] -> [t, n]`.
 pub(super) fn linear(
     x: &Quantized,
@@ -62,9 +121,21 @@ pub(super) fn linear(
     let out = Buffer::empty(&x.values.0, [t, n], DType::F32);
     if t * n > 0 {
         if on_tensor_cores(&out) {
-            mma::linear(x, matrix, bias, residual, &out);
+            let shape = mma::Shape::for_linear(t);
+            launch_linear!(
+                mma::linear_mma,
+                shape,
+                shape.launch(&out),
+                x,
+                matrix,
+                bias,
+                residual,
+                out
+            );
         } else {
-            dp4a::linear(x, matrix, bias, residual, &out);
+            let rows = dp4a::rows_at_once(t);
+            let launch = dp4a::launch_shape(&out, rows);
+            launch_linear!(dp4a::linear_dp4a, rows, launch, x, matrix, bias, residual, out);
         }
     }
     out
@@ -80,9 +151,12 @@ pub(super) fn swiglu(
     let out = Buffer::empty(&x.values.0, [t, n], DType::F32);
     if t * n > 0 {
         if on_tensor_cores(&out) {
-            mma::swiglu(x, gate, up, &out);
+            let shape = mma::Shape::for_two(t);
+            launch_swiglu!(mma::swiglu_mma, shape, shape.launch(&out), x, gate, up, out);
         } else {
-            dp4a::swiglu(x, gate, up, &out);
+            let rows = dp4a::rows_at_once(t);
+            let launch = dp4a::launch_shape(&out, rows);
+            launch_swiglu!(dp4a::swiglu_dp4a, rows, launch, x, gate, up, out);
         }
     }
     out

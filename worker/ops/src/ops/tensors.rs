@@ -10,10 +10,7 @@ use burn::{
     tensor::{DType, Device, Int, Tensor, TensorData, f16},
 };
 
-use crate::{
-    KV_BLOCK,
-    cpu::{int8::Int8, memory},
-};
+use crate::{KV_BLOCK, int8::Int8, memory};
 
 /// Keys and values of one layer.
 ///

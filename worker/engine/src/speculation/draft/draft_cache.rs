@@ -1,7 +1,7 @@
 //! The draft model's KV cache of a sequence.
 
 use super::common_prefix;
-use crate::blocks::Block;
+use crate::kv_cache::Block;
 
 /// The KV cache of one sequence.
 #[derive(Default)]

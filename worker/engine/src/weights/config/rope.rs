@@ -34,7 +34,7 @@ pub struct Llama3Scaling {
 
 impl RopeScaling {
     /// Returns linear scaling; `wrong` creates the error for an invalid factor.
-    pub(super) fn linear(
+    pub(in crate::weights) fn linear(
         factor: f64,
         wrong: impl Fn(String) -> WeightsError,
     ) -> Result<Self, WeightsError> {

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::{prelude::*, test_runner::TestCaseError};
 use stoker_engine::{
-    blocks::Block,
-    scheduler::{Plan, SequenceId, Size, blocks_for},
+    kv_cache::{Block, blocks_for},
+    scheduler::{Plan, SequenceId, Size},
 };
 use stoker_ops::KV_BLOCK;
 

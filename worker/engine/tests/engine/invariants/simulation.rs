@@ -8,11 +8,9 @@ use std::{
 use proptest::{prelude::*, test_runner::TestCaseError};
 use stoker_engine::{
     Scope,
-    blocks::BlockPool,
+    kv_cache::{BlockPool, blocks_for},
     sampling::mix64,
-    scheduler::{
-        ISOLATED_TOKENS, Limits, ScheduledSequence, Scheduler, SequenceId, Size, blocks_for,
-    },
+    scheduler::{ISOLATED_TOKENS, Limits, ScheduledSequence, Scheduler, SequenceId, Size},
 };
 use stoker_ops::KV_BLOCK;
 

@@ -7,8 +7,8 @@ use std::{
 
 use stoker_engine::{
     Scope,
-    blocks::SequenceTokens,
-    scheduler::{Lookup, QueueKey, SequenceId, Size, TokenSource},
+    kv_cache::{Lookup, SequenceTokens},
+    scheduler::{QueueKey, SequenceId, Size, TokenSource},
 };
 
 /// The tokens of a sequence and the expected cache content at each: a hash of the scope and all

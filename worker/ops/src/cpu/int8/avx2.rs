@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::rows::Group;
-use crate::cpu::memory::LINE;
+use crate::memory::LINE;
 
 /// See [`super::strip_products`].
 #[target_feature(enable = "avx2")]

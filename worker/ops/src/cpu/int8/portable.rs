@@ -5,7 +5,7 @@ use super::{
     rows::{Group, OFFSET},
     tiles::QUAD,
 };
-use crate::cpu::memory::LINE;
+use crate::memory::LINE;
 
 /// See [`super::strip_products`].
 pub(super) fn products(x: Group, strip: &[u8], out: &mut [i32], width: usize) {

@@ -7,6 +7,7 @@ use super::super::{
 };
 use super::{
     group,
+    quantize::{largest, round},
     tiles::{INPUTS, QUAD},
 };
 
@@ -168,38 +169,6 @@ impl Kernel for Quantize<'_> {
                 slots[quads.len() * rows + row][..rest.len()].copy_from_slice(rest);
             }
         }
-    }
-}
-
-/// Returns the largest magnitude, or NaN if an element is NaN.
-///
-/// Magnitudes are compared as integers. This gives the same order, with infinity above all numbers
-/// and NaN above infinity, and vectorises.
-#[inline(always)]
-pub(super) fn largest(x: &[f32]) -> f32 {
-    let (chunks, rest) = x.as_chunks::<32>();
-    let mut lanes = [0u32; 32];
-    let magnitude = |x: f32| x.to_bits() & !(1 << 31);
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = magnitude(*x).max(*lane);
-        }
-    }
-    let rest = rest.iter().map(|x| magnitude(*x));
-    f32::from_bits(lanes.iter().copied().chain(rest).fold(0, u32::max))
-}
-
-/// Rounds to 127 steps on both sides of zero, up to `largest`.
-#[inline(always)]
-pub(super) fn round(x: &[f32], largest: f32, to: &mut [i8]) {
-    /// Added to a small number, leaves the nearest integer (ties to even) in the lowest bits.
-    const WHOLE: f32 = 12_582_912.0;
-    let steps = 127.0 / largest;
-    for (to, x) in to.iter_mut().zip(x) {
-        // A `largest` near zero may produce values out of range. NaN becomes any number, and its
-        // product NaN by the scale.
-        let limited = (x * steps).clamp(-127.0, 127.0);
-        *to = (limited + WHOLE).to_bits() as i8;
     }
 }
 

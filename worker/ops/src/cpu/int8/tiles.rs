@@ -9,11 +9,9 @@
 //! A weight is stored with 128 added: instructions multiply an unsigned byte with a signed one, and
 //! inputs take the sign. The resulting sums are too large by 128 times the sum of the inputs.
 
-use super::super::{
-    isa::{Isa, Kernel},
+use crate::{
+    cpu::pool::{Chunks, pool},
     memory::{self, LINE, Line},
-    pool::{Chunks, pool},
-    simd::Simd,
 };
 
 /// Number of outputs of a tile.
@@ -29,52 +27,6 @@ pub const MAX_INPUTS: usize = i32::MAX as usize / (255 * 127);
 
 /// Value that is added to a weight.
 const OFFSET: u8 = 128;
-
-/// A matrix in 8 bits as read from a file, `[n, k]` in rows.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Int8 {
-    /// `[n, k]`, each value from -127 to 127.
-    pub values: Vec<i8>,
-    /// `[n]`
-    pub scales: Vec<f32>,
-}
-
-impl Int8 {
-    /// Rounds each row of `row_len` to 127 steps on both sides of zero, up to its largest
-    /// magnitude.
-    pub fn quantize(values: &[f32], row_len: usize) -> Self {
-        let mut to = Self { values: vec![0; values.len()], scales: Vec::new() };
-        for (from, to_row) in values.chunks_exact(row_len).zip(to.values.chunks_exact_mut(row_len))
-        {
-            to.scales.push(quantize_row(from, to_row));
-        }
-        to
-    }
-}
-
-/// Rounds `row` to 127 steps on both sides of zero, up to its largest magnitude. Returns the size
-/// of a step.
-///
-/// All elements must be finite.
-pub fn quantize_row(row: &[f32], to: &mut [i8]) -> f32 {
-    Isa::best().run(QuantizeRow { row, to })
-}
-
-struct QuantizeRow<'a> {
-    row: &'a [f32],
-    to: &'a mut [i8],
-}
-
-impl Kernel for QuantizeRow<'_> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> f32 {
-        let largest = super::rows::largest(self.row);
-        super::rows::round(self.row, largest, self.to);
-        largest / 127.0
-    }
-}
 
 /// Size in bytes of a packed matrix of `outputs` by `inputs`.
 pub fn packed_bytes(outputs: usize, inputs: usize) -> usize {

@@ -10,7 +10,7 @@ use super::{
     rows::{Group, MAX_GROUP, OFFSET},
     tiles::QUAD,
 };
-use crate::cpu::memory::LINE;
+use crate::memory::LINE;
 
 /// See [`super::strip_products`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]

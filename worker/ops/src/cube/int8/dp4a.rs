@@ -2,8 +2,8 @@
 
 use cubecl::prelude::*;
 
-use super::{Int8Epilogue, Matrix, Words, finished, gated};
-use crate::cube::{buffer::Buffer, rows::Quantized};
+use super::{Int8Epilogue, Words, finished, gated};
+use crate::cube::buffer::Buffer;
 
 /// Number of planes of a cube, each of which computes one output.
 const PLANES: u32 = 4;
@@ -13,81 +13,15 @@ const ROWS: usize = 8;
 const AHEAD: usize = 4;
 
 /// Returns the number of rows to multiply at a time out of `t`: kernels exist for 1, 2, 4 and 8.
-fn rows_at_once(t: usize) -> usize {
+pub(super) fn rows_at_once(t: usize) -> usize {
     t.next_power_of_two().min(ROWS)
 }
 
-fn launch_shape(out: &Buffer, rows: usize) -> (CubeCount, CubeDim) {
+/// Returns the cubes of a launch that multiplies `rows` rows at a time, and their size.
+pub(super) fn launch_shape(out: &Buffer, rows: usize) -> (CubeCount, CubeDim) {
     let (t, n) = (out.dim(0) as u32, out.dim(1) as u32);
     let count = CubeCount::Static(n.div_ceil(PLANES), t.div_ceil(rows as u32), 1);
     (count, CubeDim::new_2d(out.plane(), PLANES))
-}
-
-/// See [`super::linear`].
-pub(super) fn linear(
-    x: &Quantized,
-    matrix: &Matrix,
-    bias: Option<&Buffer>,
-    residual: Option<&Buffer>,
-    out: &Buffer,
-) {
-    let rows = rows_at_once(out.dim(0));
-    let (count, dim) = launch_shape(out, rows);
-    // SAFETY: buffers have the sizes of their shapes; the kernel skips rows and outputs past the
-    // end.
-    unsafe {
-        linear_dp4a::launch_unchecked(
-            out.launcher(),
-            count,
-            dim,
-            x.values.arg(),
-            x.scales.arg(),
-            matrix.values.arg(),
-            matrix.scales.arg(),
-            bias.unwrap_or(&x.scales).arg(),
-            residual.unwrap_or(&x.scales).arg(),
-            out.arg(),
-            out.dim(0) as u32,
-            out.dim(1) as u32,
-            x.values.dim(1) as u32 / 4,
-            rows,
-            Int8Epilogue::of(bias, residual),
-        );
-    }
-}
-
-/// See [`super::swiglu`].
-pub(super) fn swiglu(
-    x: &Quantized,
-    gate: (&Matrix, Option<&Buffer>),
-    up: (&Matrix, Option<&Buffer>),
-    out: &Buffer,
-) {
-    let rows = rows_at_once(out.dim(0));
-    let (count, dim) = launch_shape(out, rows);
-    // SAFETY: buffers have the sizes of their shapes; the kernel skips rows and outputs past the
-    // end.
-    unsafe {
-        swiglu_dp4a::launch_unchecked(
-            out.launcher(),
-            count,
-            dim,
-            x.values.arg(),
-            x.scales.arg(),
-            gate.0.values.arg(),
-            gate.0.scales.arg(),
-            gate.1.unwrap_or(&x.scales).arg(),
-            up.0.values.arg(),
-            up.0.scales.arg(),
-            up.1.unwrap_or(&x.scales).arg(),
-            out.arg(),
-            out.dim(0) as u32,
-            out.dim(1) as u32,
-            x.values.dim(1) as u32 / 4,
-            rows,
-            (gate.1.is_some(), up.1.is_some()),
-        );
-    }
 }
 
 /// Adds the products of some words to `sum`.

@@ -12,8 +12,8 @@ use cubecl::{
     prelude::*,
 };
 
-use super::{Int8Epilogue, Matrix, Words, finished, gated};
-use crate::cube::{buffer::Buffer, rows::Quantized};
+use super::{Int8Epilogue, Words, finished, gated};
+use crate::cube::buffer::Buffer;
 
 /// Number of outputs, rows and inputs of a tile.
 const M: usize = 16;
@@ -52,7 +52,8 @@ impl Shape {
         }
     }
 
-    fn launch(self, out: &Buffer) -> (CubeCount, CubeDim) {
+    /// Returns the cubes of a launch, and their size.
+    pub(super) fn launch(self, out: &Buffer) -> (CubeCount, CubeDim) {
         let (t, n) = (out.dim(0), out.dim(1));
         let outputs = n.div_ceil(self.m * M * PLANES as usize);
         let count = CubeCount::Static(outputs as u32, t.div_ceil(self.n * N) as u32, 1);
@@ -75,73 +76,6 @@ pub(super) fn is_supported(client: &Client) -> bool {
     properties.hardware.plane_size_max == PLANE
         && properties.hardware.plane_size_min == PLANE
         && properties.features.matmul.mma.contains(&tile)
-}
-
-/// See [`super::linear`].
-pub(super) fn linear(
-    x: &Quantized,
-    matrix: &Matrix,
-    bias: Option<&Buffer>,
-    residual: Option<&Buffer>,
-    out: &Buffer,
-) {
-    let shape = Shape::for_linear(out.dim(0));
-    let (count, dim) = shape.launch(out);
-    // SAFETY: buffers have the sizes of their shapes; the kernel skips rows and outputs past the
-    // end.
-    unsafe {
-        linear_mma::launch_unchecked(
-            out.launcher(),
-            count,
-            dim,
-            x.values.arg(),
-            x.scales.arg(),
-            matrix.values.arg(),
-            matrix.scales.arg(),
-            bias.unwrap_or(&x.scales).arg(),
-            residual.unwrap_or(&x.scales).arg(),
-            out.arg(),
-            out.dim(0) as u32,
-            out.dim(1) as u32,
-            x.values.dim(1) as u32 / 4,
-            shape,
-            Int8Epilogue::of(bias, residual),
-        );
-    }
-}
-
-/// See [`super::swiglu`].
-pub(super) fn swiglu(
-    x: &Quantized,
-    gate: (&Matrix, Option<&Buffer>),
-    up: (&Matrix, Option<&Buffer>),
-    out: &Buffer,
-) {
-    let shape = Shape::for_two(out.dim(0));
-    let (count, dim) = shape.launch(out);
-    // SAFETY: buffers have the sizes of their shapes; the kernel skips rows and outputs past the
-    // end.
-    unsafe {
-        swiglu_mma::launch_unchecked(
-            out.launcher(),
-            count,
-            dim,
-            x.values.arg(),
-            x.scales.arg(),
-            gate.0.values.arg(),
-            gate.0.scales.arg(),
-            gate.1.unwrap_or(&x.scales).arg(),
-            up.0.values.arg(),
-            up.0.scales.arg(),
-            up.1.unwrap_or(&x.scales).arg(),
-            out.arg(),
-            out.dim(0) as u32,
-            out.dim(1) as u32,
-            x.values.dim(1) as u32 / 4,
-            shape,
-            (gate.1.is_some(), up.1.is_some()),
-        );
-    }
 }
 
 /// A unit's four adjacent 8-bit inputs of a tile's operand.

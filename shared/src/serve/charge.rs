@@ -1,0 +1,72 @@
+//! The charge of a request to the memory budget.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::{
+    ServiceError,
+    memory::{MemoryBudget, MemoryReservation},
+};
+
+/// Delay before a retry when the memory budget is exhausted.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// The bytes that a request is charged to the memory budget. Stored in the extensions of the
+/// request from its first byte. Code that processes the request further keeps it alive.
+#[derive(Debug, Clone)]
+pub struct Charge(Arc<Mutex<MemoryReservation>>);
+
+impl Charge {
+    /// Creates a charge of no bytes.
+    pub(super) fn new(budget: &MemoryBudget) -> Self {
+        Self(Arc::new(Mutex::new(budget.reservation())))
+    }
+
+    /// Changes the charge to `bytes`.
+    pub fn set(&self, bytes: u64) -> Result<(), ServiceError> {
+        let mut reservation = self.reservation();
+        if reservation.set(bytes) { Ok(()) } else { Err(exhausted(&reservation, bytes)) }
+    }
+
+    /// Returns the charge of a request, or `None` if it did not come through a listener.
+    pub fn of<T>(request: &tonic::Request<T>) -> Option<Self> {
+        request.extensions().get().cloned()
+    }
+
+    /// Returns the memory budget that the bytes are charged to.
+    pub fn budget(&self) -> MemoryBudget {
+        self.reservation().budget().clone()
+    }
+
+    /// Charges `bytes` more.
+    pub(super) fn grow(&self, bytes: u64) -> Result<(), ServiceError> {
+        let mut reservation = self.reservation();
+        if reservation.grow(bytes) {
+            Ok(())
+        } else {
+            Err(exhausted(&reservation, reservation.bytes() + bytes))
+        }
+    }
+
+    fn reservation(&self) -> MutexGuard<'_, MemoryReservation> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn exhausted(reservation: &MemoryReservation, requested: u64) -> ServiceError {
+    let (reserved, limit) = (reservation.budget().reserved(), reservation.budget().limit());
+    if requested > limit {
+        let why = format!(
+            "takes {requested} bytes, and the limit for all requests is {limit} (--max-request-memory)"
+        );
+        return ServiceError::invalid("request", why);
+    }
+    ServiceError::Overloaded {
+        what: format!(
+            "requests use {reserved} of {limit} bytes (--max-request-memory), and this one takes {requested}"
+        ),
+        retry_after: RETRY_AFTER,
+    }
+}

@@ -1,0 +1,5 @@
+//! Speculation as a whole.
+
+mod machine;
+pub(super) mod measured;
+mod simulated;
