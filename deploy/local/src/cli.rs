@@ -118,7 +118,7 @@ pub struct GenerateArgs {
     #[arg(long, env = "STOKER_NO_SPECIAL_TOKENS")]
     pub no_special_tokens: bool,
 
-    /// Take special tokens that the prompt spells out, such as <s>, as text
+    /// Take special tokens that the prompt spells out, such as `<s>`, as text
     #[arg(long, env = "STOKER_SPECIAL_TOKENS_AS_TEXT")]
     pub special_tokens_as_text: bool,
 

@@ -1,6 +1,6 @@
 //! Commands of the worker that measure, without a network.
 //!
-//! [`bench`] measures the speed of the engine: `workloads` has a file for each thing to measure,
+//! [`mod@bench`] measures the speed of the engine: `workloads` has a file for each thing to measure,
 //! and the list of them. [`gpu_check`] checks a GPU and measures it, [`roofline`] computes the
 //! highest speed that a machine allows, and [`eval`] measures how well a model predicts a text.
 //! They share `harness`, which steps an engine and takes the time, and [`models`], which makes

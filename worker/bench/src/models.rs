@@ -1,6 +1,6 @@
 //! Models that are made here, without a download.
 //!
-//! [`random`] writes random weights of a real shape, [`padded`] the bundled model with the size of a
+//! [`random`] writes random weights of a real shape, `padded` the bundled model with the size of a
 //! larger one, for measurements that need predictable text.
 
 mod format;

@@ -12,8 +12,8 @@
 //!
 //! A request for several sequences runs as one until its prompt is computed; then it forks. The
 //! forks share the full blocks of the prompt, which are not written any more, and each computes the
-//! rest, one to [`KV_BLOCK`] tokens, into a block of its own. Their slots in the batch are reserved
-//! from the start.
+//! rest, one to [`stoker_ops::KV_BLOCK`] tokens, into a block of its own. Their slots in the batch
+//! are reserved from the start.
 //!
 //! The first in the order is never preempted, and one sequence alone always fits
 //! ([`Scheduler::add`] checks), so every step makes progress. Sequences keep their position in the
