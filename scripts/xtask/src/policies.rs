@@ -8,7 +8,12 @@ mod run;
 mod trace;
 mod worker;
 
-use std::{fs, num::NonZeroUsize, path::PathBuf};
+use std::{
+    fs,
+    io::{self, Write},
+    num::NonZeroUsize,
+    path::PathBuf,
+};
 
 use clap::{Args, ValueEnum};
 use run::{PolicyResult, SimulationConfig};
@@ -16,6 +21,9 @@ use stoker_router::{BalancingConfig, Policy};
 use trace::Trace;
 
 use crate::error::Error;
+
+/// What errors call the output.
+const OUTPUT: &str = "standard output";
 
 /// Compare the policies of the router on a trace of requests, in simulated time
 #[derive(Debug, Args)]
@@ -63,7 +71,9 @@ fn load(text: &str) -> Result<f64, String> {
 /// Runs the command.
 pub(crate) fn run(args: &PoliciesArgs) -> Result<(), Error> {
     let trace = Trace::read(&args.trace)?;
-    println!("{} requests, {} workers, {} routers\n", trace.len(), args.workers, args.routers);
+    let mut out = io::stdout();
+    writeln!(out, "{} requests, {} workers, {} routers\n", trace.len(), args.workers, args.routers)
+        .map_err(Error::of(OUTPUT))?;
     let mut panels = Vec::new();
     for load in &args.loads {
         let simulation = SimulationConfig {
@@ -73,8 +83,8 @@ pub(crate) fn run(args: &PoliciesArgs) -> Result<(), Error> {
             caching: !args.cold,
             load: *load,
         };
-        println!("Load {load}:\n");
-        println!("{}", PolicyResult::HEADER);
+        writeln!(out, "Load {load}:\n").map_err(Error::of(OUTPUT))?;
+        writeln!(out, "{}", PolicyResult::HEADER).map_err(Error::of(OUTPUT))?;
         let mut lines = Vec::new();
         for policy in Policy::value_variants() {
             let config = BalancingConfig {
@@ -84,10 +94,10 @@ pub(crate) fn run(args: &PoliciesArgs) -> Result<(), Error> {
             };
             let name = policy.to_possible_value().unwrap().get_name().to_owned();
             let result = run::run(&trace, simulation, &config);
-            println!("{}", result.row(&name));
+            writeln!(out, "{}", result.row(&name)).map_err(Error::of(OUTPUT))?;
             lines.push((name, result.first_tokens));
         }
-        println!();
+        writeln!(out).map_err(Error::of(OUTPUT))?;
         panels.push((format!("load {load}"), lines));
     }
     if let Some(path) = &args.plot {
