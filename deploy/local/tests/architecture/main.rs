@@ -184,6 +184,38 @@ fn a_circle_is_found_through_folders_and_reexports() {
     }
 }
 
+/// The files below `folder` that no module declares, as a name in the file of their parent.
+fn undeclared(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    sources(folder, &mut files);
+    let roots = ["lib.rs", "main.rs"].map(|name| folder.join(name));
+    files.retain(|file| {
+        let (parent, name) = (file.parent().unwrap(), file.file_stem().unwrap().to_string_lossy());
+        let declares = |text: String| {
+            text.lines().any(|line| line.trim_end().ends_with(&format!("mod {name};")))
+        };
+        let own = parent.with_extension("rs");
+        let parents = if parent == folder { &roots[..] } else { std::slice::from_ref(&own) };
+        !roots.contains(file)
+            && !parents.iter().any(|file| fs::read_to_string(file).is_ok_and(declares))
+    });
+    files
+}
+
+#[test]
+fn every_file_is_a_module() {
+    for (folder, _) in CRATES {
+        let unused = undeclared(&root().join(folder).join("src"));
+        assert!(unused.is_empty(), "no module declares {unused:#?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let lost = folder.path().join("lost.rs");
+    fs::write(folder.path().join("lib.rs"), "mod kept;\n").unwrap();
+    fs::write(folder.path().join("kept.rs"), "// mod lost\n").unwrap();
+    fs::write(&lost, "").unwrap();
+    assert_eq!(undeclared(folder.path()), [lost]);
+}
+
 /// Most lines of a file: more is more than one job.
 const MAX_LINES: usize = 450;
 
