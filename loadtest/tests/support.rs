@@ -221,7 +221,7 @@ impl Inference for Service {
             worker: format!("worker-{}", seed % 2),
             seed,
             prompt_tokens: PROMPT_TOKENS,
-            max_tokens: 0,
+            ..Accepted::default()
         });
         let pieces_sent = pieces.len();
         let tokens = pieces.into_iter().map(|ids| {

@@ -2,6 +2,7 @@
 
 mod balancing;
 mod health;
+mod model_alias;
 mod request_log;
 mod resume;
 
@@ -13,6 +14,8 @@ use stoker_shared::{config, duration, serve::LimitsConfig};
 use crate::tenant::{self, TenantPriority};
 pub use balancing::{BalancingConfig, Policy};
 pub use health::HealthConfig;
+pub(crate) use model_alias::ModelAliases;
+pub use model_alias::{AliasError, ModelAlias};
 pub use request_log::RequestLogConfig;
 pub use resume::ResumeConfig;
 
@@ -50,6 +53,17 @@ pub struct RouterConfig {
         help_heading = "Admission"
     )]
     pub queue_timeout: Duration,
+
+    /// Another name for a model, as ALIAS=MODEL: clients that ask for gpt-4o-mini get storyteller
+    /// with --model-alias gpt-4o-mini=storyteller
+    #[arg(
+        long,
+        env = "STOKER_MODEL_ALIAS",
+        value_delimiter = ',',
+        value_name = "ALIAS=MODEL",
+        help_heading = "Routing"
+    )]
+    pub model_alias: Vec<ModelAlias>,
 
     /// Header with the tenant of a request, set by a gateway that clients cannot bypass. Waiting
     /// tenants of equal priority get equal shares of the work; --tenant-priority bounds the
@@ -168,6 +182,7 @@ mod tests {
             ("--max-resumes", "101"),
             ("--tenant-header", "grpc-tenant"),
             ("--tenant-priority", "batch=1001"),
+            ("--model-alias", "gpt-4o"),
             ("--max-request-memory", "much"),
             ("--max-connections", "0"),
             ("--write-stall-timeout", "never"),

@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use stoker_proto::v1::{
-    DetokenizeRequest, DetokenizeResponse, GetModelInfoRequest, Load, ModelInfo, TokenizeRequest,
-    TokenizeResponse, WatchLoadRequest, control_client::ControlClient, control_server::Control,
+    DetokenizeRequest, DetokenizeResponse, GetModelInfoRequest, ListModelsRequest,
+    ListModelsResponse, Load, ModelInfo, ServedModel, TokenizeRequest, TokenizeResponse,
+    WatchLoadRequest, control_client::ControlClient, control_server::Control,
 };
 use stoker_shared::{
+    ServiceError,
     client::MAX_EVENT_BYTES,
     deadline::Deadline,
     drain::DrainGate,
@@ -18,7 +20,10 @@ use stoker_shared::{
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, transport::Channel};
 
-use crate::{endpoint, policy, pool::Pool};
+use crate::{
+    endpoint, policy,
+    pool::{Pool, model::Model},
+};
 
 /// Interval between two load reports: the default, and the minimum that a client can request.
 const LOAD_INTERVAL: Duration = Duration::from_millis(100);
@@ -48,6 +53,29 @@ impl ControlService {
         let watches = CallLimit::new("WatchLoad calls", MAX_LOAD_WATCHES);
         let forwarded = CallLimit::new("Tokenize and Detokenize calls", MAX_FORWARDED_CALLS);
         Self { pool, gate, bounds, watches, forwarded }
+    }
+
+    /// Returns the models that have a worker, ordered by name.
+    pub(crate) fn models(&self) -> Vec<ServedModel> {
+        let fleet = self.pool.fleet();
+        let served = |model: &Model| {
+            let info = model.info()?;
+            Some(ServedModel {
+                aliases: fleet.aliases(model).map(str::to_owned).collect(),
+                workers: u32::try_from(model.live().len()).unwrap_or(u32::MAX),
+                context_length: info.context_length,
+                has_chat_template: !info.chat_template.is_empty(),
+                model: info.model,
+            })
+        };
+        fleet.models().filter_map(served).collect()
+    }
+
+    /// Replaces the name of a model by the one that its workers know, and returns that.
+    fn resolve(&self, name: &mut String) -> Result<String, ServiceError> {
+        let fleet = self.pool.fleet();
+        fleet.model(name)?.name().clone_into(name);
+        Ok(name.clone())
     }
 
     /// Forwards a call to a worker that serves `model`. Retries on another worker only if the first
@@ -103,6 +131,13 @@ impl Control for ControlService {
         Ok(Response::new(info.ok_or_else(|| fleet.no_worker_error())?))
     }
 
+    async fn list_models(
+        &self,
+        _: Request<ListModelsRequest>,
+    ) -> Result<Response<ListModelsResponse>, Status> {
+        Ok(Response::new(ListModelsResponse { models: self.models() }))
+    }
+
     async fn watch_load(
         &self,
         request: Request<WatchLoadRequest>,
@@ -118,18 +153,18 @@ impl Control for ControlService {
 
     async fn tokenize(
         &self,
-        request: Request<TokenizeRequest>,
+        mut request: Request<TokenizeRequest>,
     ) -> Result<Response<TokenizeResponse>, Status> {
-        let model = request.get_ref().model.clone();
+        let model = self.resolve(&mut request.get_mut().model)?;
         self.forward(&model, request, async |mut worker, request| worker.tokenize(request).await)
             .await
     }
 
     async fn detokenize(
         &self,
-        request: Request<DetokenizeRequest>,
+        mut request: Request<DetokenizeRequest>,
     ) -> Result<Response<DetokenizeResponse>, Status> {
-        let model = request.get_ref().model.clone();
+        let model = self.resolve(&mut request.get_mut().model)?;
         self.forward(&model, request, async |mut worker, request| worker.detokenize(request).await)
             .await
     }

@@ -25,6 +25,7 @@ use crate::{
     RouterConfig,
     admin::AdminView,
     collectors,
+    config::{AliasError, ModelAliases},
     control::ControlService,
     metrics::Metrics,
     pool::{Pool, State, review},
@@ -53,6 +54,9 @@ pub enum StartError {
     /// Tenant rules contradict each other or can never apply.
     #[error(transparent)]
     Priority(#[from] PriorityError),
+    /// Aliases of models contradict each other.
+    #[error(transparent)]
+    Alias(#[from] AliasError),
     /// The protobuf descriptors in this binary cannot be read.
     #[error("server reflection: {0}")]
     Reflection(String),
@@ -104,7 +108,8 @@ pub async fn start(
 ) -> Result<RunningRouter, StartError> {
     let address = listener.local_addr()?;
     let priorities = Priorities::new(&config.tenant_priority, config.tenant_header.is_some())?;
-    let pool = Pool::follow(source.into(), config.resume.stall_detection_time());
+    let aliases = ModelAliases::new(&config.model_alias)?;
+    let pool = Pool::follow(source.into(), config.resume.stall_detection_time(), aliases);
     let gate = DrainGate::default();
     let metrics = Metrics::default();
     let requests = Requests::new(config.request_log.recent_requests);

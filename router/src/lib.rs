@@ -41,7 +41,8 @@ mod tenant;
 mod tests;
 
 pub use config::{
-    BalancingConfig, HealthConfig, Policy, RequestLogConfig, ResumeConfig, RouterConfig,
+    AliasError, BalancingConfig, HealthConfig, ModelAlias, Policy, RequestLogConfig, ResumeConfig,
+    RouterConfig,
 };
 pub use handle::{RunningRouter, StartError, WorkerView, start};
 pub use tenant::{PriorityError, TenantPriority};

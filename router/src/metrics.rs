@@ -262,7 +262,8 @@ mod tests {
     /// Returns the text exposition of `metrics`.
     fn exposition_of(metrics: &Metrics) -> String {
         let mut registry = Registry::default();
-        let pool = Pool::follow(stream::pending().boxed().into(), Duration::MAX);
+        let pool =
+            Pool::follow(stream::pending().boxed().into(), Duration::MAX, Default::default());
         metrics.register(&mut registry);
         collectors::register(&mut registry, &pool, &MemoryBudget::new(0));
         exposition(&registry)

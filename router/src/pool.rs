@@ -28,6 +28,8 @@ pub(crate) use fleet::{Fleet, State};
 pub(crate) use reviewer::review;
 use worker::{InstanceId, Worker};
 
+use crate::config::ModelAliases;
+
 /// Consecutive unusable states after which a withdrawn candidate is removed. A withdrawn candidate
 /// that serves stays in use, since an etcd that was wiped or paused withdraws all workers.
 const MAX_MISSES: u32 = 5;
@@ -52,7 +54,8 @@ pub(crate) struct Pool {
 impl Pool {
     /// Connects to and watches every candidate until the last clone is dropped.
     /// A worker is stalled if it shows no progress for `stall_timeout`.
-    pub(crate) fn follow(source: Source, stall_timeout: Duration) -> Self {
+    /// `aliases` are other names for models.
+    pub(crate) fn follow(source: Source, stall_timeout: Duration, aliases: ModelAliases) -> Self {
         let Source { changes, refresh } = source;
         let (publish, fleet) = watch::channel(Arc::default());
         let (reports, inbox) = mpsc::channel(256);
@@ -65,6 +68,7 @@ impl Pool {
             duplicates: BTreeMap::new(),
             drained: HashSet::new(),
             stall_timeout,
+            aliases: Arc::new(aliases),
             refresh,
             reports,
             review: Arc::clone(&review),
@@ -117,6 +121,7 @@ struct Manager {
     /// Processes that operators drain: this router sends them no new requests.
     drained: HashSet<InstanceId>,
     stall_timeout: Duration,
+    aliases: Arc<ModelAliases>,
     /// Used when a worker is lost: the source may know another address.
     refresh: Refresh,
     reports: mpsc::Sender<StateReport>,
@@ -268,7 +273,8 @@ impl Manager {
     fn publish(&mut self) {
         let states = self.candidates.iter().map(|(id, c)| (id, &c.state));
         let addresses = self.candidates.iter().map(|(id, c)| (id.clone(), c.address.clone()));
-        let fleet = Fleet::new(states, self.source_error.clone()).with_addresses(addresses);
+        let fleet = Fleet::new(states, self.source_error.clone());
+        let fleet = fleet.with_aliases(&self.aliases).with_addresses(addresses);
         let duplicates: BTreeMap<_, _> = fleet.duplicates().collect();
         for (id, of) in &duplicates {
             if self.duplicates.get(id) != Some(of) {

@@ -125,6 +125,16 @@ fn input(request: &GenerateRequest, violations: &mut Violations) {
         }
         Some(_) => {}
     }
+    if matches!(request.input, Some(Input::Chat(_))) {
+        for (field, set) in [
+            ("no_special_tokens", request.no_special_tokens),
+            ("special_tokens_as_text", request.special_tokens_as_text),
+        ] {
+            if set {
+                violations.add(field, "is set; it does not apply to `chat`, leave it out");
+            }
+        }
+    }
 }
 
 fn sampling(request: &GenerateRequest, violations: &mut Violations) {
@@ -345,7 +355,7 @@ mod tests {
         let options = |top_candidates, output_logprobs| ResponseOptions {
             output_logprobs,
             top_candidates,
-            prompt_logprobs: false,
+            ..ResponseOptions::default()
         };
         assert_eq!(fields(&with(options(20, true))), Vec::<String>::new());
         assert_eq!(fields(&with(options(21, true))), ["response.top_candidates"]);

@@ -4,6 +4,8 @@ mod resume;
 
 use std::{num::NonZeroU32, time::Instant};
 
+use prost_types::Timestamp;
+use stoker_chat_template::Renderer;
 use stoker_engine::{
     Adjustments, Logprobs, Model, Request, Sampling, Scope, Stopping, scheduler::QueueKey,
     tokenizer::SpecialTokens,
@@ -13,10 +15,14 @@ use stoker_proto::v1::{
 };
 use stoker_shared::{ServiceError, validate};
 
+use crate::chat;
+
 /// The limits that requests are validated against.
 pub struct Admission<'a> {
     /// The model and its limits.
     pub model: &'a Model,
+    /// Its chat templates.
+    pub templates: &'a Renderer,
     /// Name of the model in requests.
     pub name: &'a str,
     /// Longest sequence that can run on this worker, prompt and response together, in tokens: the
@@ -46,9 +52,9 @@ impl Admission<'_> {
             add: !request.no_special_tokens,
             parse: !request.special_tokens_as_text,
         };
-        let prompt = self.tokens(request.input, special)?;
         // A client that calls a worker directly is the tenant "".
         let routing = request.routing.unwrap_or_default();
+        let prompt = self.tokens(request.input, special, routing.template_time)?;
         let resume = routing.resume;
         let max_tokens = self.max_tokens(&stopping, prompt.len(), resume.as_ref())?;
         stopping.max_tokens = Some(max_tokens);
@@ -88,21 +94,18 @@ impl Admission<'_> {
         &self,
         input: Option<Input>,
         special: SpecialTokens,
+        template_time: Option<Timestamp>,
     ) -> Result<Vec<u32>, ServiceError> {
         let (field, ids) = match input {
-            Some(Input::Prompt(text)) => {
-                // Checked before tokenising, which takes time proportional to the text's length.
-                let min_tokens = self.model.tokenizer.min_token_count(text.len());
-                let size = || format!("{} bytes are at least {min_tokens} tokens", text.len());
-                self.check_prompt("prompt", min_tokens, size)?;
-                let ids = self.model.tokenizer.encode_prompt(&text, special);
-                ("prompt", ids.map_err(|error| ServiceError::invalid("prompt", error.to_string()))?)
-            }
+            Some(Input::Prompt(text)) => ("prompt", self.encode("prompt", &text, special)?),
             Some(Input::TokenIds(tokens)) => {
                 self.check_vocabulary("token_ids", &tokens.ids)?;
                 ("token_ids", tokens.ids)
             }
-            Some(Input::Chat(_)) => return Err(ServiceError::Unsupported("chat".into())),
+            Some(Input::Chat(chat)) => {
+                let text = chat::render(self.templates, &chat, template_time)?;
+                ("chat", self.encode("chat", &text, SpecialTokens::RENDERED)?)
+            }
             None => return Err(ServiceError::invalid("input", "is missing")),
         };
         if ids.is_empty() {
@@ -110,6 +113,20 @@ impl Admission<'_> {
         }
         self.check_prompt(field, ids.len(), || format!("{} tokens", ids.len()))?;
         Ok(ids)
+    }
+
+    fn encode(
+        &self,
+        field: &str,
+        text: &str,
+        special: SpecialTokens,
+    ) -> Result<Vec<u32>, ServiceError> {
+        // Checked before tokenising, which takes time proportional to the text's length.
+        let min_tokens = self.model.tokenizer.min_token_count(text.len());
+        let size = || format!("{} bytes are at least {min_tokens} tokens", text.len());
+        self.check_prompt(field, min_tokens, size)?;
+        let ids = self.model.tokenizer.encode_prompt(text, special);
+        ids.map_err(|error| ServiceError::invalid(field, error.to_string()))
     }
 
     /// Rejects a prompt that leaves no token for a response.

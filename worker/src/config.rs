@@ -1,6 +1,6 @@
 //! The settings of an operator, validated before anything is loaded.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
@@ -40,6 +40,11 @@ pub struct WorkerConfig {
         help_heading = "Scheduling"
     )]
     pub max_model_len: Option<u32>,
+
+    /// File with the chat template, in Jinja, instead of the model's own. Workers of one model need
+    /// the same one, to resume each other's responses
+    #[arg(long, env = "STOKER_CHAT_TEMPLATE", value_name = "FILE", help_heading = "Model")]
+    pub chat_template: Option<PathBuf>,
 
     /// Maximum number of sequences in one batch
     #[arg(

@@ -1,15 +1,15 @@
 //! `stoker.v1.Control` on a worker.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use prost::Message;
 use stoker_engine::{Load as EngineLoad, tokenizer::SpecialTokens};
 use stoker_ops::KV_BLOCK;
 use stoker_proto::v1::{
-    Capacity, DetokenizeRequest, DetokenizeResponse, GetModelInfoRequest, Load, ModelInfo,
-    TokenizeRequest, TokenizeResponse, WatchLoadRequest, control_server::Control,
-    tokenize_request::Input,
+    Capacity, DetokenizeRequest, DetokenizeResponse, GetModelInfoRequest, ListModelsRequest,
+    ListModelsResponse, Load, ModelInfo, ServedModel, TokenizeRequest, TokenizeResponse,
+    WatchLoadRequest, control_server::Control, tokenize_request::Input,
 };
 use stoker_shared::{
     ServiceError, VERSION,
@@ -20,7 +20,7 @@ use stoker_shared::{
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
-use crate::{WorkerConfig, worker::Worker};
+use crate::{WorkerConfig, chat, text::TextSize, worker::Worker};
 
 /// Default minimum time between two reports.
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
@@ -57,7 +57,7 @@ impl ControlService {
             vocab_size: model.config.vocab_size as u32,
             quantization: model.quantization.name().into(),
             device_class: model.network.device_class().into(),
-            chat_template: model.chat_template.clone().unwrap_or_default(),
+            chat_template: model.chat_templates.plain().unwrap_or_default().into(),
             eos_token_ids: model.config.eos_token_ids.clone(),
             bos_token_id: model.config.bos_token_id,
             version: VERSION.into(),
@@ -83,6 +83,22 @@ impl Control for ControlService {
     ) -> Result<Response<ModelInfo>, Status> {
         self.worker.admission().check_model(&request.get_ref().model)?;
         Ok(Response::new(self.model_info()))
+    }
+
+    async fn list_models(
+        &self,
+        _: Request<ListModelsRequest>,
+    ) -> Result<Response<ListModelsResponse>, Status> {
+        let info = self.model_info();
+        let draining = self.worker.inflight.gate().draining().is_cancelled();
+        let model = ServedModel {
+            model: info.model,
+            aliases: Vec::new(),
+            workers: u32::from(!draining),
+            context_length: info.context_length,
+            has_chat_template: self.worker.templates.check().is_ok(),
+        };
+        Ok(Response::new(ListModelsResponse { models: vec![model] }))
     }
 
     type WatchLoadStream = serve::Response<Load>;
@@ -142,20 +158,33 @@ impl Control for ControlService {
         let (charge, deadline) = (Charge::of(&request), Deadline::of(&request)?);
         let request = request.into_inner();
         self.worker.admission().check_model(&request.model)?;
-        let text = match request.input {
-            Some(Input::Text(text)) => text,
-            Some(Input::Chat(_)) => return Err(ServiceError::Unsupported("chat".into()).into()),
-            None => return Err(ServiceError::invalid("input", "is missing; set `text`").into()),
+        let size = match &request.input {
+            Some(Input::Text(text)) => TextSize::Bytes(text.len()),
+            Some(Input::Chat(chat)) => TextSize::Rendered(chat.encoded_len()),
+            None => {
+                let why = "is missing; set `text` or `chat`";
+                return Err(ServiceError::invalid("input", why).into());
+            }
         };
-        let model = Arc::clone(&self.worker.model);
-        let encoded = self.worker.text.call(text.len(), charge, move || {
-            let special = SpecialTokens {
-                add: !request.no_special_tokens,
-                parse: !request.special_tokens_as_text,
+        let worker = self.worker.clone();
+        let encoded = self.worker.text.call(size, charge, move || {
+            let (field, text, special) = match request.input {
+                Some(Input::Chat(chat)) => {
+                    let text = chat::render(&worker.templates, &chat, None)?;
+                    ("chat", text, SpecialTokens::RENDERED)
+                }
+                Some(Input::Text(text)) => {
+                    let special = SpecialTokens {
+                        add: !request.no_special_tokens,
+                        parse: !request.special_tokens_as_text,
+                    };
+                    ("text", text, special)
+                }
+                None => ("text", String::new(), SpecialTokens::RENDERED),
             };
-            let ids = model.tokenizer.encode_prompt(&text, special);
-            let ids = ids.map_err(|error| ServiceError::invalid("text", error.to_string()))?;
-            check_size("text", TokenizeResponse { ids })
+            let ids = worker.model.tokenizer.encode_prompt(&text, special);
+            let ids = ids.map_err(|error| ServiceError::invalid(field, error.to_string()))?;
+            check_size(field, TokenizeResponse { ids })
         });
         Ok(Response::new(deadline.bound("while tokenising", encoded).await??))
     }
@@ -168,7 +197,7 @@ impl Control for ControlService {
         let request = request.into_inner();
         self.worker.admission().check_model(&request.model)?;
         let (worker, bytes) = (self.worker.clone(), size_of_val(request.ids.as_slice()));
-        let decoded = self.worker.text.call(bytes, charge, move || {
+        let decoded = self.worker.text.call(TextSize::Bytes(bytes), charge, move || {
             worker.admission().check_vocabulary("ids", &request.ids)?;
             let text = worker.model.tokenizer.decode(&request.ids, !request.keep_special_tokens);
             check_size("ids", DetokenizeResponse { text })

@@ -315,7 +315,9 @@ mod tests {
     /// Returns an admitted request for one sequence.
     fn request(model: &Model, id: u32) -> Request {
         let input = Some(Input::TokenIds(TokenIds { ids: vec![5, id] }));
-        let admission = Admission { model, name: "m", max_sequence_tokens: 1_024, max_num_seqs: 2 };
+        let templates = &model.chat_templates.compile();
+        let (name, max_sequence_tokens, max_num_seqs) = ("m", 1_024, 2);
+        let admission = Admission { model, templates, name, max_sequence_tokens, max_num_seqs };
         admission.admit(GenerateRequest { input, ..GenerateRequest::default() }).unwrap()
     }
 

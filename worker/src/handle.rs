@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use prometheus_client::registry::Registry;
+use stoker_chat_template::{ChatError, Renderer};
 use stoker_engine::{Footprint, Model};
 use stoker_ops::KV_BLOCK;
 use stoker_proto::{
@@ -21,6 +22,7 @@ use stoker_shared::{
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::RoutesBuilder;
+use tracing::{info, warn};
 
 use crate::{
     WorkerConfig,
@@ -143,6 +145,7 @@ pub async fn start(
         id: Arc::clone(&id),
         instance_id: uuid::Uuid::now_v7().simple().to_string().into(),
         model_name: Arc::clone(&model_name),
+        templates: compile_templates(&model),
         model,
         engine,
         inflight: inflight.clone(),
@@ -204,6 +207,17 @@ pub async fn start(
         thread,
         engine_ended,
     })
+}
+
+/// Compiles the chat templates of `model`, and reports one that cannot be used.
+fn compile_templates(model: &Model) -> Arc<Renderer> {
+    let templates = model.chat_templates.compile();
+    match templates.check() {
+        Ok(()) => {}
+        Err(ChatError::Missing) => info!("the model has no chat template: `chat` is refused"),
+        Err(error) => warn!(%error, "`chat` is refused"),
+    }
+    Arc::new(templates)
 }
 
 /// Reports a drain, for any cause, and an engine that makes no progress. Does not return.

@@ -24,6 +24,7 @@ mod admission_error;
 pub mod admit;
 #[cfg(feature = "etcd")]
 pub mod announce;
+mod chat;
 pub mod config;
 pub mod control;
 pub mod engine_thread;

@@ -49,6 +49,9 @@ fn load_within(
     }
     let mut files = open(source).map_err(Load::from)?;
     files.limit_context(config.context(files.config().context_length)?);
+    if let Some(template) = &config.chat_template {
+        files.set_chat_template(template).map_err(|error| Load::ChatTemplate(Box::new(error)))?;
+    }
     let draft = draft.map(|draft| Ok((open(&draft)?, draft.name()))).transpose();
     let draft = draft.map_err(|error| Load::DraftWeights(Box::new(error)))?;
     let quantize = config.compute.quantize;

@@ -159,12 +159,15 @@ impl ResponseStream {
     fn logprob(&self, token: TokenLogprob) -> proto::TokenLogprob {
         let candidate = |(id, logprob)| {
             let bytes = self.tokenizer.token_bytes(id).unwrap_or_default();
-            Candidate { id, logprob, text: String::from_utf8_lossy(bytes).into_owned() }
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            Candidate { id, logprob, text, token_bytes: bytes.to_vec() }
         };
+        let bytes = self.tokenizer.token_bytes(token.id).unwrap_or_default();
         proto::TokenLogprob {
             id: token.id,
             logprob: token.logprob,
             top: token.top.into_iter().map(candidate).collect(),
+            token_bytes: bytes.to_vec(),
         }
     }
 }

@@ -54,6 +54,7 @@ impl Worker {
         let (slot, cut) = self.inflight.acquire(sequences, is_resumed)?;
         let request_id = request.request_id.clone();
         let attempt = request.routing.as_ref().map_or(0, |r| r.attempt);
+        let wants_prompt = request.response.is_some_and(|response| response.prompt_token_ids);
 
         let mut admitted = deadline.bound("while tokenising", self.admit(request)).await??;
         admitted.deadline = deadline.at().map(Instant::into_std);
@@ -69,6 +70,7 @@ impl Worker {
                 seed: admitted.sampling.seed,
                 prompt_tokens: admitted.prompt.len() as u32,
                 max_tokens: admitted.stopping.max_tokens.unwrap_or_default() as u32,
+                prompt_token_ids: if wants_prompt { admitted.prompt.to_vec() } else { Vec::new() },
             },
             attempt,
             tokenizer: Arc::clone(&self.model.tokenizer),

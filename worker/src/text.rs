@@ -22,6 +22,27 @@ const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 /// Nice value of the thread for calls, which has a lower priority than threads that generate.
 const NICE: i32 = 10;
 
+/// Size of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextSize {
+    /// A text of this many bytes.
+    Bytes(usize),
+    /// The text that a chat template makes of this many bytes. It does not run on the async thread,
+    /// since a template may take long for few.
+    Rendered(usize),
+}
+
+impl TextSize {
+    fn is_inline(self) -> bool {
+        matches!(self, Self::Bytes(..=INLINE_BYTES))
+    }
+
+    fn bytes(self) -> usize {
+        let (Self::Bytes(bytes) | Self::Rendered(bytes)) = self;
+        bytes
+    }
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Processes the texts of a worker. Clones share their limits and their thread.
@@ -47,17 +68,17 @@ impl TextExecutor {
         Ok(Self { prompts: Arc::new(Semaphore::new(PROMPTS_KIB)), calls })
     }
 
-    /// Runs `work` on a prompt of `bytes` bytes when the semaphore permits it. Dropping the future
+    /// Runs `work` on a prompt of that size when the semaphore permits it. Dropping the future
     /// removes it from the queue.
     pub async fn prompt<T: Send + 'static>(
         &self,
-        bytes: usize,
+        size: TextSize,
         work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
     ) -> Result<T, ServiceError> {
-        if bytes <= INLINE_BYTES {
+        if size.is_inline() {
             return work();
         }
-        let kib = (bytes >> 10).min(PROMPTS_KIB) as u32;
+        let kib = (size.bytes() >> 10).clamp(1, PROMPTS_KIB) as u32;
         let permit = Arc::clone(&self.prompts).acquire_many_owned(kib).await;
         let permit = permit.map_err(|error| ServiceError::Internal(error.to_string()))?;
         let task = tokio::task::spawn_blocking(move || {
@@ -69,15 +90,15 @@ impl TextExecutor {
         done.map_err(|error| ServiceError::Internal(format!("tokenising failed: {error}")))?
     }
 
-    /// Queues `work` for a call with `bytes` bytes of text. It does not run if the future is
+    /// Queues `work` for a call with a text of that size. It does not run if the future is
     /// dropped before. `charge` accounts for the memory of the call's message.
     pub async fn call<T: Send + 'static>(
         &self,
-        bytes: usize,
+        size: TextSize,
         charge: Option<Charge>,
         work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
     ) -> Result<T, ServiceError> {
-        if bytes <= INLINE_BYTES {
+        if size.is_inline() {
             return work();
         }
         let (sender, receiver) = oneshot::channel();
@@ -110,7 +131,8 @@ mod tests {
     use super::*;
 
     /// Length of a text that does not run inline.
-    const LONG: usize = INLINE_BYTES + 1;
+    const LONG: TextSize = TextSize::Bytes(INLINE_BYTES + 1);
+    const SHORT: TextSize = TextSize::Bytes(INLINE_BYTES);
 
     /// Returns work that blocks until the sender is used or dropped.
     fn blocked() -> (SyncSender<()>, impl FnOnce() -> Result<(), ServiceError>) {
@@ -144,7 +166,7 @@ mod tests {
         let (unblock, work) = blocked();
         let mut long = text.call(LONG, None, work).boxed();
         assert!(futures::poll!(&mut long).is_pending());
-        assert_eq!(text.call(INLINE_BYTES, None, || Ok(7)).now_or_never(), Some(Ok(7)));
+        assert_eq!(text.call(SHORT, None, || Ok(7)).now_or_never(), Some(Ok(7)));
         drop(unblock);
         assert_eq!(long.await, Ok(()));
     }
@@ -176,13 +198,14 @@ mod tests {
     async fn long_prompts_are_limited_and_short_ones_do_not_wait() {
         let text = TextExecutor::start("test").unwrap();
         let (unblock, work) = blocked();
-        let mut longest = text.prompt(8 << 20, work).boxed();
+        let mut longest = text.prompt(TextSize::Bytes(8 << 20), work).boxed();
         assert!(futures::poll!(&mut longest).is_pending());
-        let mut next: Vec<_> = (0..3).map(|_| text.prompt(1 << 20, || Ok(())).boxed()).collect();
+        let mut next: Vec<_> =
+            (0..3).map(|_| text.prompt(TextSize::Bytes(1 << 20), || Ok(())).boxed()).collect();
         for prompt in &mut next {
             assert!(futures::poll!(prompt).is_pending());
         }
-        assert_eq!(text.prompt(INLINE_BYTES, || Ok(())).now_or_never(), Some(Ok(())));
+        assert_eq!(text.prompt(SHORT, || Ok(())).now_or_never(), Some(Ok(())));
         drop(unblock);
         assert_eq!(longest.await, Ok(()));
         assert!(join_all(next).await.iter().all(Result::is_ok));

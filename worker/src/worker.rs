@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+use stoker_chat_template::Renderer;
 use stoker_engine::Model;
 use stoker_proto::v1::{GenerateRequest, generate_request::Input};
 use stoker_shared::{ServiceError, serve::Bounds};
 
 use crate::{
-    admit::Admission, engine_thread::EngineHandle, inflight::Inflight, metrics::Metrics,
-    routing::AcceptRouting, text::TextExecutor,
+    admit::Admission,
+    engine_thread::EngineHandle,
+    inflight::Inflight,
+    metrics::Metrics,
+    routing::AcceptRouting,
+    text::{TextExecutor, TextSize},
 };
 
 /// The state that all calls share.
@@ -22,6 +28,8 @@ pub struct Worker {
     pub model_name: Arc<str>,
     /// The model.
     pub model: Arc<Model>,
+    /// The chat templates of the model.
+    pub templates: Arc<Renderer>,
     /// Handle of the engine thread.
     pub engine: EngineHandle,
     /// The calls in flight.
@@ -41,6 +49,7 @@ impl Worker {
     pub fn admission(&self) -> Admission<'_> {
         Admission {
             model: &self.model,
+            templates: &self.templates,
             name: &self.model_name,
             max_sequence_tokens: self.engine.max_sequence_tokens(),
             max_num_seqs: self.engine.max_num_seqs(),
@@ -52,11 +61,12 @@ impl Worker {
         &self,
         request: GenerateRequest,
     ) -> Result<stoker_engine::Request, ServiceError> {
-        let bytes = match &request.input {
-            Some(Input::Prompt(text)) => text.len(),
-            _ => 0,
+        let size = match &request.input {
+            Some(Input::Prompt(text)) => TextSize::Bytes(text.len()),
+            Some(Input::Chat(chat)) => TextSize::Rendered(chat.encoded_len()),
+            _ => TextSize::Bytes(0),
         };
         let worker = self.clone();
-        self.text.prompt(bytes, move || worker.admission().admit(request)).await
+        self.text.prompt(size, move || worker.admission().admit(request)).await
     }
 }

@@ -4,6 +4,7 @@
 
 use std::sync::LazyLock;
 
+use stoker_chat_template::Renderer;
 use stoker_engine::{Model, Request, request::Resumed};
 use stoker_proto::v1::{
     Finished, GenerateRequest, Resume, ResumedChoice, Routing, Sampling, Stopping, TokenIds,
@@ -16,12 +17,19 @@ use stoker_worker::{ModelSource, WorkerConfig, admit::Admission, load};
 static MODEL: LazyLock<Model> =
     LazyLock::new(|| load(&ModelSource::Bundled, &WorkerConfig::default(), 1).unwrap());
 
+static TEMPLATES: LazyLock<Renderer> = LazyLock::new(|| MODEL.chat_templates.compile());
+
 /// Admits a request on a worker whose KV cache holds `capacity` tokens, with a batch of four
 /// sequences.
 fn admit(capacity: usize, request: GenerateRequest) -> Result<Request, ServiceError> {
-    let (max_sequence_tokens, max_num_seqs) = (capacity, 4);
-    Admission { model: &MODEL, name: "storyteller", max_sequence_tokens, max_num_seqs }
-        .admit(request)
+    Admission {
+        model: &MODEL,
+        templates: &TEMPLATES,
+        name: "storyteller",
+        max_sequence_tokens: capacity,
+        max_num_seqs: 4,
+    }
+    .admit(request)
 }
 
 /// Returns a request with a prompt of `prompt` tokens and the given limits on its response.

@@ -62,6 +62,7 @@ impl TestEngine {
         let request = GenerateRequest::decode(encoded).unwrap();
         let admission = Admission {
             model: &self.model,
+            templates: &self.model.chat_templates.compile(),
             name: "m",
             max_sequence_tokens: MAX_SEQUENCE_TOKENS,
             max_num_seqs: 16,

@@ -66,7 +66,7 @@ fn request(args: &GenerateArgs) -> GenerateRequest {
         response: args.logprobs.map(|top_candidates| ResponseOptions {
             output_logprobs: true,
             top_candidates,
-            prompt_logprobs: false,
+            ..ResponseOptions::default()
         }),
         no_special_tokens: args.no_special_tokens,
         special_tokens_as_text: args.special_tokens_as_text,

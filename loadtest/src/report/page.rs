@@ -2,7 +2,7 @@
 
 use std::io;
 
-use minijinja::{Environment, context};
+use minijinja::{Environment, context, value::Serde};
 use serde::Serialize;
 
 use crate::report::{
@@ -55,16 +55,16 @@ pub fn html(summary: &Summary) -> io::Result<String> {
     let config: Vec<_> = config.map(|(name, value)| (name, value.to_string())).collect();
     let page = template.render(context! {
         title => table::headline(summary),
-        figures => figures(summary),
-        latencies => latencies(summary),
-        errors => summary.errors,
-        faults => summary.faults,
-        verify => summary.verify,
-        spoiled => summary.driver.spoiled,
-        note => summary.driver.note,
-        panels => panels::all(summary),
-        metrics => panels::metrics(summary),
-        config => config,
+        figures => Serde(&figures(summary)),
+        latencies => Serde(&latencies(summary)),
+        errors => Serde(&summary.errors),
+        faults => Serde(&summary.faults),
+        verify => Serde(&summary.verify),
+        spoiled => Serde(&summary.driver.spoiled),
+        note => Serde(&summary.driver.note),
+        panels => Serde(&panels::all(summary)),
+        metrics => Serde(&panels::metrics(summary)),
+        config => Serde(&config),
         // No text of it can end the element, or begin another.
         json => json::text(summary)?.replace('<', "\\u003c").replace('&', "\\u0026"),
     });

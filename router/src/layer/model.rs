@@ -41,7 +41,8 @@ impl<S: Generate> Service<Call> for ModelLookup<S> {
                 call.span.record("model", model.name());
                 // Looked up once per request, so it cannot be set already.
                 let _ = call.served.set(model.name().into());
-                if call.request.model.is_empty() {
+                // Workers know neither an empty name nor aliases.
+                if call.request.model != model.name() {
                     call.request.model = model.name().to_owned();
                 }
                 Either::Right(self.next.call(call))

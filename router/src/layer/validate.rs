@@ -1,9 +1,10 @@
-//! Refuses invalid requests and headers, and sets what the client may leave out: seed, tenant and
-//! priority.
+//! Refuses invalid requests and headers, and sets what the client may leave out: seed, tenant,
+//! priority and the time.
 
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::SystemTime,
 };
 
 use futures::future::{self, Either, Ready};
@@ -50,7 +51,11 @@ impl<S: Generate> Service<Call> for Validate<S> {
                 // The tenant is part of the request to the worker, whose prefix cache separates
                 // tenants.
                 let tenant = call.tenant.to_string();
-                call.request.routing = Some(Routing { tenant, ..Default::default() });
+                // Read once: a chat template may show the time, and a response is resumed only from
+                // the prompt that it began with.
+                let template_time = Some(SystemTime::now().into());
+                call.request.routing =
+                    Some(Routing { tenant, template_time, ..Default::default() });
                 Either::Right(self.next.call(call))
             }
             Err(error) => Either::Left(future::err(error)),

@@ -13,6 +13,7 @@ use super::{
     model::Model,
     worker::{InstanceId, Worker},
 };
+use crate::config::ModelAliases;
 
 /// Maximum number of unusable workers named in an error.
 const MAX_REASONS: usize = 3;
@@ -71,6 +72,8 @@ pub(crate) struct Fleet {
     /// Every model that a candidate serves, or served when it was last usable.
     models: BTreeMap<String, Model>,
     states: Vec<(WorkerId, State)>,
+    /// Other names for models.
+    aliases: Arc<ModelAliases>,
     /// Address of every candidate, as far as it is known.
     addresses: HashMap<WorkerId, String>,
     /// Error that prevents the discovery source from listing workers.
@@ -108,6 +111,11 @@ impl Fleet {
         fleet
     }
 
+    /// Adds other names for models.
+    pub(super) fn with_aliases(self, aliases: &Arc<ModelAliases>) -> Self {
+        Self { aliases: Arc::clone(aliases), ..self }
+    }
+
     /// Adds the addresses of the candidates.
     pub(super) fn with_addresses(
         mut self,
@@ -125,11 +133,18 @@ impl Fleet {
         })
     }
 
-    /// Returns the model of that name; the only model if the name is empty. It has at least one
-    /// live worker.
+    /// Returns the other names of `model`.
+    pub(crate) fn aliases<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = &'a str> {
+        self.aliases.of(model.name())
+    }
+
+    /// Returns the model of that name or alias; the only model if the name is empty. It has at
+    /// least one live worker.
     pub(crate) fn model(&self, name: &str) -> Result<&Model, ServiceError> {
-        let names = || self.models.keys().cloned();
-        let found = match (self.models.get(name), self.models.len()) {
+        let aliases = || self.models.values().flat_map(|model| self.aliases(model));
+        let names = || self.models.keys().map(String::as_str).chain(aliases()).map(str::to_owned);
+        let named = || self.models.get(name).or_else(|| self.models.get(self.aliases.model(name)?));
+        let found = match (named(), self.models.len()) {
             (Some(model), _) => model,
             (None, 0) => return Err(self.no_worker_error()),
             (None, 1) if name.is_empty() => {

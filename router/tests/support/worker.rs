@@ -14,8 +14,9 @@ use std::{
 use futures::{Stream, StreamExt, stream};
 use stoker_proto::v1::{
     Accepted, Capacity, DetokenizeRequest, DetokenizeResponse, FinishReason, Finished,
-    GenerateRequest, GenerateResponse, GetModelInfoRequest, Load, ModelInfo, ResumedChoice,
-    Timings, TokenDelta, TokenizeRequest, TokenizeResponse, Usage, WatchLoadRequest,
+    GenerateRequest, GenerateResponse, GetModelInfoRequest, ListModelsRequest, ListModelsResponse,
+    Load, ModelInfo, ResumedChoice, Timings, TokenDelta, TokenizeRequest, TokenizeResponse, Usage,
+    WatchLoadRequest,
     control_server::{Control, ControlServer},
     generate_response::Event,
     inference_server::{Inference, InferenceServer},
@@ -341,6 +342,7 @@ impl ScriptedResponse {
                 seed: sampling.seed.unwrap_or_default(),
                 prompt_tokens: 4,
                 max_tokens: request.stopping.as_ref().and_then(|s| s.max_tokens).unwrap_or(3),
+                ..Accepted::default()
             },
             tokens: request.stopping.as_ref().and_then(|s| s.max_tokens).unwrap_or(3),
             resumed,
@@ -412,6 +414,13 @@ impl Control for Service {
         _: Request<GetModelInfoRequest>,
     ) -> Result<Response<ModelInfo>, Status> {
         Ok(Response::new(self.0.info.clone()))
+    }
+
+    async fn list_models(
+        &self,
+        _: Request<ListModelsRequest>,
+    ) -> Result<Response<ListModelsResponse>, Status> {
+        Err(Status::unimplemented("a router knows its models"))
     }
 
     async fn watch_load(

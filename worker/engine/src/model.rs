@@ -20,6 +20,7 @@ pub use progress::ProgressCounter;
 pub use quantization::Quantization;
 pub use reader::LoadTimings;
 use reader::Reader;
+use stoker_chat_template::ChatTemplates;
 use stoker_ops::{Device, graph};
 
 use crate::{
@@ -66,8 +67,8 @@ pub struct Model {
     pub quantization: Quantization,
     /// Tokenizer with the model's vocabulary.
     pub tokenizer: Arc<Tokenizer>,
-    /// Chat template in Jinja, if the model has one.
-    pub chat_template: Option<String>,
+    /// Chat templates in Jinja.
+    pub chat_templates: ChatTemplates,
     /// Digest in hexadecimal. Workers with equal digests are interchangeable.
     pub digest: String,
     /// Number of weights; a tied head counts once.
@@ -119,7 +120,7 @@ impl Model {
             config: files.config().clone(),
             quantization,
             tokenizer: Arc::clone(files.tokenizer()),
-            chat_template: files.chat_template().map(str::to_owned),
+            chat_templates: files.chat_templates().clone(),
             digest: reader.digest.finish(),
             parameters,
             load_timings,

@@ -35,6 +35,11 @@ pub struct SpecialTokens {
     pub parse: bool,
 }
 
+impl SpecialTokens {
+    /// Of a prompt that a chat template has rendered: it spells all of them out.
+    pub const RENDERED: Self = Self { add: false, parse: true };
+}
+
 /// A model's tokenizer, immutable and shared between threads.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,

@@ -15,8 +15,11 @@ use std::fs;
 use std::path::Path;
 
 use folder_builder::FolderBuilder;
-use gguf_builder::{GgufBuilder, array_value, bool_value, f32_value, text_value, u32_value};
+use gguf_builder::{
+    GgufBuilder, array_value, bool_value, f32_value, text_value, texts_value, u32_value,
+};
 use serde_json::{Value, json};
+use stoker_chat_template::ChatTemplates;
 use stoker_engine::{
     shapes,
     weights::{Family, ModelConfig, ModelFiles, RopeScaling, Source},
@@ -107,29 +110,52 @@ fn generation_config_adds_end_tokens() {
 
 #[test]
 fn chat_templates_are_read_from_all_their_sources() {
-    let template = |files: &[(&'static str, &str)]| {
+    // Names and templates, and the special tokens.
+    let read = |templates: &ChatTemplates| {
+        let all = templates.iter().chain(templates.special_tokens.iter());
+        all.map(|(name, text)| format!("{name}={text}")).collect::<Vec<_>>()
+    };
+    let folder = |files: &[(&'static str, &str)]| {
         let mut folder = FolderBuilder::tiny().build();
         let files = files.iter().map(|(name, text)| (*name, text.as_bytes().to_vec()));
         folder.files.extend(files);
-        let model = ModelFiles::from_folder(&folder).map_err(|error| error.to_string());
-        model.map(|model| model.chat_template().map(str::to_owned))
+        read(ModelFiles::from_folder(&folder).unwrap().chat_templates())
     };
-    let one = ("tokenizer_config.json", r#"{ "chat_template": "one" }"#);
-    let several = r#"{ "chat_template": [
+    let one = ("tokenizer_config.json", r#"{ "chat_template": "one", "bos_token": "<s>" }"#);
+    let list = r#"{ "chat_template": [
         { "name": "tool_use", "template": "tools" }, { "name": "default", "template": "plain" }
-    ] }"#;
-    assert_eq!(template(&[]).unwrap(), None);
-    assert_eq!(template(&[one]).unwrap().as_deref(), Some("one"));
-    assert_eq!(template(&[one, ("chat_template.jinja", "file")]).unwrap().as_deref(), Some("file"));
-    let plain = template(&[("tokenizer_config.json", several)]).unwrap();
-    assert_eq!(plain.as_deref(), Some("plain"));
+    ], "eos_token": { "content": "</s>" }, "add_bos_token": true }"#;
+    let by_name = r#"{ "chat_template": { "default": "plain", "tool_use": "tools" } }"#;
+    assert_eq!(folder(&[]), [""; 0]);
+    assert_eq!(folder(&[one]), ["default=one", "bos_token=<s>"]);
+    let file = ("chat_template.jinja", "file");
+    let json = ("chat_template.json", r#"{ "chat_template": "json" }"#);
+    assert_eq!(folder(&[one, json]), ["default=json", "bos_token=<s>"]);
+    assert_eq!(folder(&[one, json, file]), ["default=file", "bos_token=<s>"]);
+    let tools = ("additional_chat_templates/tool_use.jinja", "tools");
+    assert_eq!(folder(&[file, tools]), ["default=file", "tool_use=tools"]);
+    let listed = folder(&[("tokenizer_config.json", list)]);
+    assert_eq!(listed, ["default=plain", "tool_use=tools", "eos_token=</s>"]);
+    let named = folder(&[("tokenizer_config.json", by_name)]);
+    assert_eq!(named, ["default=plain", "tool_use=tools"]);
+    let map = ("special_tokens_map.json", r#"{ "bos_token": "<b>", "unk_token": "<u>" }"#);
+    assert_eq!(folder(&[map, one]), ["default=one", "bos_token=<s>", "unk_token=<u>"]);
     // No conversation is needed to generate.
-    assert_eq!(template(&[("tokenizer_config.json", r#"{ "chat_template": 1 }"#)]).unwrap(), None);
+    for left_out in ["1", r#"[{ "name": "a" }, "b"]"#, r#"{ "a": 1 }"#] {
+        let text = format!(r#"{{ "chat_template": {left_out} }}"#);
+        assert_eq!(folder(&[("tokenizer_config.json", &text)]), [""; 0]);
+    }
 
     let mut builder = GgufBuilder::tiny();
     builder.set("tokenizer.chat_template", text_value("inside"));
+    builder.set("tokenizer.chat_template.tool_use", text_value("tools"));
+    builder.set("tokenizer.chat_templates", texts_value([&b"tool_use"[..]]));
+    builder.set("tokenizer.ggml.padding_token_id", u32_value(0));
     let model = ModelFiles::from_gguf(Source::new("tiny.gguf", builder.build().0)).unwrap();
-    assert_eq!(model.chat_template(), Some("inside"));
+    let all = read(model.chat_templates());
+    let pad = format!("pad_token={}", model.tokenizer().token(0).unwrap());
+    assert_eq!(all[..2], ["default=inside", "tool_use=tools"]);
+    assert!(all.contains(&pad), "{all:?}");
 }
 
 #[test]

@@ -221,11 +221,11 @@ fn marks_and_trailing_commas_are_accepted_in_json() {
     folder.files.push(("tokenizer_config.json", tokenizer));
     folder.files.push(("generation_config.json", marked(b"{ \"eos_token_id\": [3,], }")));
     let model = open_folder(&folder).unwrap();
-    assert_eq!(model.chat_template(), Some("one"));
+    assert_eq!(model.chat_templates().plain(), Some("one"));
     assert_eq!(model.config().eos_token_ids, [2, 3, 4]);
     // What cannot be read is left out, and does not stop the model.
     *folder.file("tokenizer_config.json") = b"{ \"chat_template\" ".to_vec();
-    assert_eq!(open_folder(&folder).unwrap().chat_template(), None);
+    assert_eq!(open_folder(&folder).unwrap().chat_templates().plain(), None);
 }
 
 #[test]

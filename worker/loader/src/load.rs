@@ -21,6 +21,9 @@ pub enum LoadError {
     /// The files of the model are missing or invalid.
     #[error("--model: {0}")]
     Weights(Box<WeightsError>),
+    /// The file of a chat template cannot be read.
+    #[error("--chat-template: {0}")]
+    ChatTemplate(Box<WeightsError>),
     /// The device cannot be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),

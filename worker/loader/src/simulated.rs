@@ -107,7 +107,10 @@ pub fn model(profile: Profile) -> Result<Model, WeightsError> {
         source,
     })?;
     let eos = tokenizer.token_id("<|end|>").unwrap_or_default();
-    Ok(Model::simulated(profile, tokenizer, eos))
+    let template = storyteller::file(storyteller::model(), "chat_template.jinja");
+    let template = String::from_utf8_lossy(template.unwrap_or_default()).into_owned();
+    let model = Model::simulated(profile, tokenizer, eos);
+    Ok(Model { chat_templates: template.into(), ..model })
 }
 
 #[cfg(test)]

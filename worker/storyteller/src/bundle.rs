@@ -3,11 +3,13 @@
 /// The files of one model: names in a model folder, and contents.
 pub type Files = &'static [(&'static str, &'static [u8])];
 
-/// Returns the story model: `config.json`, `tokenizer.json`, `model.safetensors`.
+/// Returns the story model: `config.json`, `tokenizer.json`, `chat_template.jinja`,
+/// `model.safetensors`.
 pub fn model() -> Files {
     &[
         ("config.json", include_bytes!("../model/config.json")),
         ("tokenizer.json", include_bytes!("../model/tokenizer.json")),
+        ("chat_template.jinja", include_bytes!("../model/chat_template.jinja")),
         ("model.safetensors", include_bytes!("../model/model.safetensors")),
     ]
 }

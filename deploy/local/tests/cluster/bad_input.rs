@@ -36,8 +36,20 @@ fn stopped(change: impl FnOnce(&mut Stopping)) -> GenerateRequest {
 }
 
 fn candidates(request: &mut GenerateRequest, top_candidates: u32, output_logprobs: bool) {
-    let prompt_logprobs = false;
-    request.response = Some(ResponseOptions { output_logprobs, top_candidates, prompt_logprobs });
+    request.response =
+        Some(ResponseOptions { output_logprobs, top_candidates, ..ResponseOptions::default() });
+}
+
+/// A conversation with messages of these roles.
+fn chat(roles: &[&str], change: impl FnOnce(&mut Chat)) -> GenerateRequest {
+    let message = |role: &&str| ChatMessage {
+        role: (*role).to_owned(),
+        content: "A fox".into(),
+        ..ChatMessage::default()
+    };
+    let mut chat = Chat { messages: roles.iter().map(message).collect(), ..Chat::default() };
+    change(&mut chat);
+    with(|r| r.input = Some(Input::Chat(chat)))
 }
 
 fn stop(text: &str) -> StopCondition {
@@ -125,13 +137,27 @@ async fn every_bad_request_is_refused_by_field_and_affects_no_other_request() {
             unsupported,
             "guided",
         ),
+        (chat(&[], |_| ()), invalid, "chat.messages"),
+        // What the template of the bundled model refuses.
+        (chat(&["assistant"], |_| ()), invalid, "chat.messages"),
+        (chat(&["user", "robot"], |_| ()), invalid, "chat.messages"),
+        (chat(&["user"], |c| c.tools_json = vec!["{".into()]), invalid, "chat.tools_json[0]"),
+        (chat(&["user"], |c| c.tools_json = vec!["1".into()]), invalid, "chat.tools_json[0]"),
         (
-            with(|r| {
-                let messages = vec![ChatMessage { role: "user".into(), ..ChatMessage::default() }];
-                r.input = Some(Input::Chat(Chat { messages, ..Chat::default() }));
-            }),
-            unsupported,
-            "chat",
+            chat(&["user"], |c| c.template_kwargs_json = "[".repeat(100_000)),
+            invalid,
+            "chat.template_kwargs_json",
+        ),
+        (
+            chat(&["user"], |c| c.messages[0].tool_calls_json = vec!["[]".into()]),
+            invalid,
+            "chat.messages[0].tool_calls_json[0]",
+        ),
+        (chat(&["user"], |c| c.messages[0].content = "a ".repeat(2000)), invalid, "chat"),
+        (
+            GenerateRequest { no_special_tokens: true, ..chat(&["user"], |_| ()) },
+            invalid,
+            "no_special_tokens",
         ),
     ];
     for (request, code, field) in cases {

@@ -68,8 +68,12 @@ async fn complete_choices(
 fn three_choices(tokens: u32) -> GenerateRequest {
     let plain = request("Once upon a time", 11, tokens);
     let sampling = Sampling { num_sequences: Some(3), ..plain.sampling.clone().unwrap() };
-    let response =
-        ResponseOptions { output_logprobs: true, top_candidates: 4, prompt_logprobs: true };
+    let response = ResponseOptions {
+        output_logprobs: true,
+        top_candidates: 4,
+        prompt_logprobs: true,
+        ..ResponseOptions::default()
+    };
     GenerateRequest { sampling: Some(sampling), response: Some(response), ..plain }
 }
 

@@ -32,7 +32,14 @@ impl Digest {
         let _ = write!(text, "{:?}", files.config());
         digest.field("config", text.as_bytes());
         digest.field("tokenizer", files.tokenizer().fingerprint().as_bytes());
-        digest.field("template", files.chat_template().unwrap_or_default().as_bytes());
+        let templates = files.chat_templates();
+        digest.field("template", templates.plain().unwrap_or_default().as_bytes());
+        if !templates.is_empty() {
+            digest.field("template engine", stoker_chat_template::ENGINE.as_bytes());
+            for (name, text) in templates.iter().chain(templates.special_tokens.iter()) {
+                digest.field(name, text.as_bytes());
+            }
+        }
         digest
     }
 

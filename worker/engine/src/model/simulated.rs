@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use stoker_chat_template::ChatTemplates;
+
 use super::{LoadTimings, Model, Network, ProgressCounter, Quantization, digest};
 use crate::{profile::Profile, shapes, tokenizer::Tokenizer, weights::ModelConfig};
 
@@ -30,7 +32,7 @@ impl Model {
             config,
             quantization: Quantization::None,
             tokenizer: Arc::new(tokenizer),
-            chat_template: None,
+            chat_templates: ChatTemplates::default(),
             parameters: 0,
             load_timings: LoadTimings::default(),
             progress: ProgressCounter::default(),

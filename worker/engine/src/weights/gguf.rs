@@ -4,6 +4,7 @@
 //! offsets against the file's size, tensors against each other.
 
 mod architecture;
+mod chat_template;
 mod config;
 mod cursor;
 mod directory;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use architecture::Architecture;
+pub(super) use chat_template::read as chat_templates;
 pub(super) use config::from_metadata;
 pub use metadata::Metadata;
 pub use tokenizer::read as read_tokenizer;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::{
     WeightsError, json, layout, names, safetensors, shards,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use stoker_chat_template::ChatTemplates;
 use stoker_ops::cpu::int8::Int8;
 
 const CONFIG: &str = "config.json";
@@ -31,7 +33,7 @@ pub struct ModelFiles {
     name: String,
     config: ModelConfig,
     tokenizer: Arc<Tokenizer>,
-    chat_template: Option<String>,
+    chat_templates: ChatTemplates,
     tensors: BTreeMap<String, StoredTensor>,
 }
 
@@ -75,7 +77,7 @@ impl ModelFiles {
         let bytes = source.read_all(MAX_TOKENIZER_BYTES)?;
         let tokenizer = Tokenizer::from_json_bytes(json::without_mark(&bytes));
         let tokenizer = tokenizer.map_err(|error| at(&source, error))?;
-        let TokenizerConfig { chat_template, eos_token } = TokenizerConfig::of_folder(folder)?;
+        let TokenizerConfig { chat_templates, eos_token } = TokenizerConfig::of_folder(folder)?;
         if let Some(token) = eos_token {
             add_end_token(&mut config, &tokenizer, &token);
         }
@@ -90,7 +92,7 @@ impl ModelFiles {
             },
         };
         let tensors = layout::check(&files, &config, tensors)?;
-        Ok(Self::new(folder.name(), config, tokenizer, chat_template, tensors))
+        Ok(Self::new(folder.name(), config, tokenizer, chat_templates, tensors))
     }
 
     /// Opens a GGUF file that has the whole model.
@@ -116,23 +118,23 @@ impl ModelFiles {
             advice: &|_| None,
         };
         let tensors = layout::check(&files, &config, tensors)?;
-        let chat_template = tokenizer_config::template_of_metadata(gguf.metadata());
+        let chat_templates = gguf::chat_templates(gguf.metadata(), &tokenizer);
         let name = source.name().to_owned();
-        Ok(Self::new(name, config, tokenizer, chat_template, tensors))
+        Ok(Self::new(name, config, tokenizer, chat_templates, tensors))
     }
 
     fn new(
         name: String,
         config: ModelConfig,
         tokenizer: Tokenizer,
-        chat_template: Option<String>,
+        chat_templates: ChatTemplates,
         tensors: BTreeMap<String, StoredTensor>,
     ) -> Self {
         let tokenizer = tokenizer.for_model(config.vocab_size, &config.eos_token_ids);
         let spelled = |id: &u32| (*id, tokenizer.token(*id).unwrap_or_default());
         let tokens: Vec<_> = config.eos_token_ids.iter().map(spelled).collect();
         tracing::info!(model = name, ?tokens, "tokens that end a response");
-        Self { name, config, tokenizer: Arc::new(tokenizer), chat_template, tensors }
+        Self { name, config, tokenizer: Arc::new(tokenizer), chat_templates, tensors }
     }
 
     /// Path or label that the model was opened by.
@@ -156,9 +158,23 @@ impl ModelFiles {
         &self.tokenizer
     }
 
-    /// Returns the Jinja template that formats a conversation as a prompt, if the model has one.
-    pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+    /// Returns the Jinja templates that format a conversation as a prompt.
+    pub fn chat_templates(&self) -> &ChatTemplates {
+        &self.chat_templates
+    }
+
+    /// Replaces the templates by the one in the file `path`.
+    pub fn set_chat_template(&mut self, path: &Path) -> Result<(), WeightsError> {
+        let name = path.display().to_string();
+        let reader = FileReader::open(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => WeightsError::NotFound { path: name.clone() },
+            _ => WeightsError::Io { file: name.clone(), what: "it".to_owned(), source },
+        })?;
+        let template = tokenizer_config::template_text(&Source::new(name, reader))?;
+        let special_tokens = mem::take(&mut self.chat_templates.special_tokens);
+        self.chat_templates = template.into();
+        self.chat_templates.special_tokens = special_tokens;
+        Ok(())
     }
 
     /// Returns the tensors of the model, sorted by name: exactly those of
