@@ -8,10 +8,14 @@ mod resume;
 
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use clap::Args;
 use stoker_shared::{config, duration, serve::LimitsConfig};
 
-use crate::tenant::{self, TenantPriority};
+use crate::{
+    openai,
+    tenant::{self, TenantPriority},
+};
 pub use balancing::{BalancingConfig, Policy};
 pub use health::HealthConfig;
 pub(crate) use model_alias::ModelAliases;
@@ -76,6 +80,29 @@ pub struct RouterConfig {
         help_heading = "Admission"
     )]
     pub tenant_header: Option<String>,
+
+    /// Take the field `user` of HTTP requests as the tenant of those without the tenant header: only
+    /// behind a gateway that sets the field. Otherwise the field has no effect
+    #[arg(
+        long,
+        env = "STOKER_TENANT_FROM_USER",
+        requires = "tenant_header",
+        help_heading = "Admission"
+    )]
+    pub tenant_from_user: bool,
+
+    /// Origins of web pages that may call --http-listen from a browser, separated by commas; * for
+    /// all
+    #[arg(
+        long,
+        env = "STOKER_HTTP_ALLOWED_ORIGINS",
+        default_value = "*",
+        value_parser = openai::origin,
+        value_delimiter = ',',
+        value_name = "ORIGIN",
+        help_heading = "Network"
+    )]
+    pub http_allowed_origins: Vec<HeaderValue>,
 
     /// Maximum requests of one tenant that wait for a slot; requires --tenant-header
     #[arg(

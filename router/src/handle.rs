@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tonic::service::RoutesBuilder;
+use tonic::service::{Routes, RoutesBuilder};
 use tracing::{info, warn};
 
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     config::{AliasError, ModelAliases},
     control::ControlService,
     metrics::Metrics,
+    openai::{self, AllowedOrigins, OpenAi},
     pool::{Pool, State, review},
     requests::Requests,
     server::Server,
@@ -78,6 +79,10 @@ pub struct RunningRouter {
     server: Serving,
     /// Serves connections that are made during a drain, when the first server takes none.
     drain_server: Option<Box<dyn FnOnce(CancellationToken) -> io::Result<Serving> + Send + Sync>>,
+    /// OpenAI's API, for a listener of its own.
+    http_routes: axum::Router,
+    /// Serves HTTP, until the token is cancelled.
+    http: Option<(Serving, CancellationToken)>,
     _reporter: AbortOnDropHandle<()>,
     _reviewer: AbortOnDropHandle<()>,
 }
@@ -124,6 +129,15 @@ pub async fn start(
     };
 
     let (health, health_service) = HealthState::new(&SERVICES).await;
+    let api = OpenAi {
+        server: server.clone(),
+        control: control.clone(),
+        readiness: health.readiness(),
+        tenant_from_user: config.tenant_from_user,
+        started: openai::unix_time(),
+    };
+    let origins = AllowedOrigins::new(&config.http_allowed_origins);
+    let http_routes = openai::routes(api, &origins);
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(
@@ -164,6 +178,8 @@ pub async fn start(
         stop,
         server,
         drain_server: Some(Box::new(move |stop| serve(second_listener, stop))),
+        http_routes,
+        http: None,
         _reporter: AbortOnDropHandle::new(tokio::spawn(reporter)),
         _reviewer: AbortOnDropHandle::new(tokio::spawn(reviewer)),
     })
@@ -180,6 +196,18 @@ impl RunningRouter {
         self.bounds.register(registry);
         self.metrics.register(registry);
         collectors::register(registry, &self.pool, self.bounds.memory());
+    }
+
+    /// Serves OpenAI's API on `listener`, until the router is shut down. Returns its address.
+    pub fn serve_http(&mut self, listener: TcpListener) -> io::Result<SocketAddr> {
+        let address = listener.local_addr()?;
+        let incoming = serve::incoming(listener, &self.bounds);
+        let stop = CancellationToken::new();
+        let serving = serve::http_server(&self.bounds)
+            .add_routes(Routes::from(self.http_routes.clone()))
+            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        self.http = Some((AbortOnDropHandle::new(tokio::spawn(serving)), stop));
+        Ok(address)
     }
 
     /// Serves `stoker.v1.Admin` on `listener` until the returned value is dropped.
@@ -251,13 +279,18 @@ impl RunningRouter {
         self.gate.cut_off();
         self.health.end_watches().await;
         drained.cancel();
+        // It has refused new requests since the gate closed, with the time to try again.
+        let http = self.http.take().map(|(serving, stop)| {
+            stop.cancel();
+            serving
+        });
         // Connections that do not close by then are dropped.
         let close = async {
             if closed.is_err() {
                 let _ = (&mut self.server).await;
             }
-            if let Some(second) = second {
-                let _ = second.await;
+            for server in [second, http].into_iter().flatten() {
+                let _ = server.await;
             }
         };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;

@@ -28,6 +28,7 @@ mod ewma;
 mod handle;
 mod layer;
 mod metrics;
+mod openai;
 mod policy;
 mod pool;
 mod requests;

@@ -29,6 +29,8 @@ Examples:
     stoker-router --workers worker-0:50052 --metrics-listen :9090 --otlp-endpoint http://otel:4317
   Workers discovered through etcd:
     stoker-router --etcd http://etcd-0:2379,http://etcd-1:2379
+  With OpenAI's HTTP API, for programs that know gpt-4o-mini:
+    stoker-router --workers worker-0:50052 --http-listen :8000 --model-alias gpt-4o-mini=llama
   Shed load early:
     stoker-router --workers worker-0:50052 --max-concurrent-streams 256 --queue-size 64 --queue-timeout 2s
   Fair sharing between tenants, and one tenant with the highest priority:
@@ -69,6 +71,11 @@ struct Cli {
         help_heading = "Network"
     )]
     admin_listen: ListenAddress,
+
+    /// Address to serve OpenAI's HTTP API on: /v1/chat/completions, /v1/completions, /v1/models; the
+    /// address is logged [default: not served]
+    #[arg(long, env = "STOKER_HTTP_LISTEN", value_name = "ADDR", help_heading = "Network")]
+    http_listen: Option<ListenAddress>,
 
     /// Addresses of the workers, as host:port separated by commas. A name stands for all of its
     /// addresses in DNS, looked up every 5 seconds and when a worker fails. Alternatively, discover
@@ -150,6 +157,13 @@ async fn run(cli: Cli) -> Result<ExitCode, ServerError> {
     let listener = serve::bind(cli.listen).await.map_err(ServerError::usage)?;
     let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
     let admin = admin.map_err(ServerError::usage)?;
+    let http = match cli.http_listen {
+        Some(address) => {
+            let bound = serve::bind_for("--http-listen", address).await;
+            Some(bound.map_err(ServerError::usage)?)
+        }
+        None => None,
+    };
 
     let etcd = cli.etcd.is_given().then(|| cli.etcd.metrics.clone());
     let (workers, source) = if cli.etcd.is_given() {
@@ -161,8 +175,10 @@ async fn run(cli: Cli) -> Result<ExitCode, ServerError> {
         (workers.join(","), dns::lookup(cli.workers))
     };
     let drain_timeout = cli.router.drain_timeout;
-    let router =
-        stoker_router::start(cli.router, source, listener).await.map_err(ServerError::usage)?;
+    let started = stoker_router::start(cli.router, source, listener).await;
+    let mut router = started.map_err(ServerError::usage)?;
+    let http = http.map(|listener| router.serve_http(listener)).transpose();
+    let http = http.map_err(|error| ServerError::usage(format!("--http-listen: {error}")))?;
     let admin = router.serve_admin(admin).await;
     let admin = admin.map_err(|error| ServerError::usage(format!("--admin-listen: {error}")))?;
     telemetry.follow(router.readiness(), None, |registry| {
@@ -171,7 +187,8 @@ async fn run(cli: Cli) -> Result<ExitCode, ServerError> {
             etcd.register(registry);
         }
     });
-    info!(address = %router.address(), admin = %admin.address(), workers, "listening");
+    let http = http.map(tracing::field::display);
+    info!(address = %router.address(), http, admin = %admin.address(), workers, "listening");
 
     let signal = signals.next().await;
     info!(signal, timeout = ?drain_timeout, "draining; a second signal stops immediately");

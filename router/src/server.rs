@@ -1,9 +1,9 @@
-//! `stoker.v1.Inference` on the router, and the only code that converts the error of a call to a
-//! status.
+//! The entrance of the stack for both doors, and `stoker.v1.Inference` on the router.
 
 use futures::{StreamExt, TryStreamExt};
 use stoker_proto::v1::{GenerateRequest, GenerateResponse, inference_server::Inference};
 use stoker_shared::{
+    ServiceError,
     deadline::{Deadline, arrival_time},
     drain::DrainGate,
     serve::{self, Bounds, Charge},
@@ -29,14 +29,13 @@ pub(crate) struct Server {
     pub(crate) metrics: Metrics,
 }
 
-#[tonic::async_trait]
-impl Inference for Server {
-    type GenerateStream = serve::Response<GenerateResponse>;
-
-    async fn generate(
+impl Server {
+    /// Passes a request of either door to the stack, and returns its events once a worker has
+    /// accepted it.
+    pub(crate) async fn open(
         &self,
         request: Request<GenerateRequest>,
-    ) -> Result<Response<Self::GenerateStream>, Status> {
+    ) -> Result<serve::Response<GenerateResponse>, ServiceError> {
         let mut malformed = None;
         let deadline =
             Deadline::of(&request).map_err(|error| malformed = Some(error)).unwrap_or_default();
@@ -54,6 +53,18 @@ impl Inference for Server {
         let call = Call { malformed, trace, tenant, memory, ..call };
         let events = self.stack.clone().oneshot(call).await?.map_err(Status::from).boxed();
         let undelivered = Box::new(self.gate.undelivered());
-        Ok(Response::new(self.bounds.backpressure().watch(events, undelivered)))
+        Ok(self.bounds.backpressure().watch(events, undelivered))
+    }
+}
+
+#[tonic::async_trait]
+impl Inference for Server {
+    type GenerateStream = serve::Response<GenerateResponse>;
+
+    async fn generate(
+        &self,
+        request: Request<GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        Ok(Response::new(self.open(request).await?))
     }
 }

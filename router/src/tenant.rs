@@ -24,6 +24,11 @@ impl Tenants {
         Self(header.and_then(|name| name.parse().ok()))
     }
 
+    /// Returns the name of the header, if there is one.
+    pub(crate) fn header(&self) -> Option<&str> {
+        self.0.as_ref().map(MetadataKey::as_str)
+    }
+
     /// Returns the tenant of a request; "" without the header.
     pub(crate) fn of(&self, metadata: &MetadataMap) -> Result<Arc<str>, ServiceError> {
         let Some(header) = &self.0 else {

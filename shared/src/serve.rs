@@ -39,6 +39,7 @@ pub use incoming::incoming;
 pub use limits::LimitsConfig;
 pub use listen_address::{ListenAddress, NotAListenAddress};
 pub use peer::Peer;
+use request_body::Framing;
 pub use requests::{RequestAccounting, RequestAccountingLayer};
 
 /// Maximum size of a request, in bytes. gRPC rejects larger ones with OUT_OF_RANGE.
@@ -57,12 +58,22 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns a server builder with the limits and keep-alives that tonic does not set.
 pub fn server(bounds: &Bounds) -> Server<Stack<RequestAccountingLayer, Identity>> {
+    bounded(bounds, Framing::Grpc)
+}
+
+/// Returns the same for an API over HTTP/1.1 and HTTP/2, whose handlers read at most
+/// [`MAX_REQUEST_BYTES`] of a body.
+pub fn http_server(bounds: &Bounds) -> Server<Stack<RequestAccountingLayer, Identity>> {
+    bounded(bounds, Framing::Http(MAX_REQUEST_BYTES)).accept_http1(true)
+}
+
+fn bounded(bounds: &Bounds, framing: Framing) -> Server<Stack<RequestAccountingLayer, Identity>> {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(bounds.streams_per_connection()))
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESET_STREAMS))
-        .layer(RequestAccountingLayer(bounds.clone()))
+        .layer(RequestAccountingLayer { bounds: bounds.clone(), framing })
 }
 
 /// Adds health and reflection (v1, and v1alpha for older clients) to the services of a listener,

@@ -28,6 +28,9 @@ pub const DEFAULT_PRIORITY: u32 = 100;
 /// Maximum priority value, which is the least urgent.
 pub const MAX_PRIORITY: u32 = 1000;
 
+/// Part of the error of a prompt that is too long for the model. OpenAI's API has a code for it.
+pub const LEAVES_NO_ROOM: &str = "leave room for a response in a context of";
+
 /// Validates every field with limits of its own, and reports all violations together.
 pub fn generate(request: &GenerateRequest) -> Result<(), ServiceError> {
     let mut violations = Violations::default();

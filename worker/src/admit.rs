@@ -139,9 +139,8 @@ impl Admission<'_> {
         let context = self.model.config.context_length;
         if tokens >= context {
             let (size, max) = (size(), context.saturating_sub(1));
-            let reason = format!(
-                "{size}; at most {max} tokens leave room for a response in a context of {context}"
-            );
+            let no_room = validate::LEAVES_NO_ROOM;
+            let reason = format!("{size}; at most {max} tokens {no_room} {context}");
             return Err(ServiceError::invalid(field, reason));
         }
         if tokens >= self.max_sequence_tokens {

@@ -88,7 +88,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
             && handshake.as_mut().poll(cx).is_ready()
         {
             this.open.count_closed("handshake");
-            let error = io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface was received");
+            let error = io::Error::new(io::ErrorKind::TimedOut, "no request was received");
             return Poll::Ready(Err(error));
         }
         let before = into.filled().len();

@@ -31,6 +31,15 @@ const SMALL_REQUEST: usize = 64 << 10;
 /// Maximum total size of the messages of a client-streaming call, in bytes.
 const MAX_STREAMED: usize = 1 << 20;
 
+/// How a body says how long it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// One gRPC message, with its length before it.
+    Grpc,
+    /// The whole body, of any length up to this limit in bytes, which its reader enforces.
+    Http(usize),
+}
+
 /// The body of a request. Its bytes are charged to the memory budget as they arrive, it has a time
 /// limit, and a large one waits until the other large requests of its connection are complete.
 pub(super) struct RequestBody {
@@ -38,6 +47,7 @@ pub(super) struct RequestBody {
     bounds: Bounds,
     charge: Charge,
     peer: Option<Peer>,
+    framing: Framing,
     header: Vec<u8>,
     /// Length of frame header and message, once the header is known.
     length: Option<usize>,
@@ -60,6 +70,7 @@ impl RequestBody {
     /// call without one.
     pub(super) fn new(
         body: Body,
+        framing: Framing,
         bounds: Bounds,
         charge: Charge,
         peer: Option<Peer>,
@@ -70,6 +81,7 @@ impl RequestBody {
             bounds,
             charge,
             peer,
+            framing,
             header: Vec::new(),
             length: None,
             read: 0,
@@ -93,6 +105,14 @@ impl RequestBody {
                 Ok(())
             };
         };
+        if let Framing::Http(limit) = self.framing {
+            // Of one that is sent in chunks, the length is not known.
+            if self.length.is_none() && self.read > SMALL_REQUEST {
+                self.length = Some(limit);
+                self.acquire(limit);
+            }
+            return Ok(());
+        }
         if self.length.is_none() {
             let missing = FRAME_HEADER - self.header.len();
             self.header.extend(data.iter().take(missing));
@@ -129,7 +149,8 @@ impl RequestBody {
         ready!(timer.as_mut().poll(cx));
         self.bounds.count_rejected("timeout");
         let (read, waited) = (self.read, timeout.as_secs_f64());
-        let total = self.length.map(|length| format!(" of {length}")).unwrap_or_default();
+        let length = self.length.filter(|_| self.framing == Framing::Grpc);
+        let total = length.map(|length| format!(" of {length}")).unwrap_or_default();
         let stage = format!(
             "while the request was read: {read}{total} bytes were received in {waited} s (--request-read-timeout)"
         );

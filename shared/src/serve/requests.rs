@@ -16,7 +16,7 @@ use super::{
     bounds::Bounds,
     charge::Charge,
     peer::{OpenCall, Peer},
-    request_body::RequestBody,
+    request_body::{Framing, RequestBody},
 };
 use crate::deadline;
 
@@ -24,13 +24,16 @@ use crate::deadline;
 const STREAMING: &str = "/grpc.reflection.";
 /// The layer of [`RequestAccounting`].
 #[derive(Debug, Clone)]
-pub struct RequestAccountingLayer(pub(super) Bounds);
+pub struct RequestAccountingLayer {
+    pub(super) bounds: Bounds,
+    pub(super) framing: Framing,
+}
 
 impl<S> Layer<S> for RequestAccountingLayer {
     type Service = RequestAccounting<S>;
 
     fn layer(&self, next: S) -> RequestAccounting<S> {
-        RequestAccounting { next, bounds: self.0.clone() }
+        RequestAccounting { next, bounds: self.bounds.clone(), framing: self.framing }
     }
 }
 
@@ -39,6 +42,7 @@ impl<S> Layer<S> for RequestAccountingLayer {
 pub struct RequestAccounting<S> {
     next: S,
     bounds: Bounds,
+    framing: Framing,
 }
 
 impl<S> Service<http::Request<Body>> for RequestAccounting<S>
@@ -63,7 +67,10 @@ where
         let timeout = (!streaming).then_some(self.bounds.config().request_read_timeout);
         let request = request.map(|body| match body.is_end_stream() {
             true => body,
-            false => Body::new(RequestBody::new(body, self.bounds.clone(), charge, peer, timeout)),
+            false => {
+                let (bounds, framing) = (self.bounds.clone(), self.framing);
+                Body::new(RequestBody::new(body, framing, bounds, charge, peer, timeout))
+            }
         });
         ResponseFuture { response: self.next.call(request), call }
     }

@@ -38,7 +38,14 @@ fn request(peer: &Peer, bounds: &Bounds, length: usize) -> (mpsc::Sender<Bytes>,
     sender.try_send(header.into()).unwrap();
     let charge = Charge::new(bounds.memory());
     let body = Body::new(Received(receiver));
-    let body = RequestBody::new(body, bounds.clone(), charge, Some(peer.clone()), Some(TIMEOUT));
+    let body = RequestBody::new(
+        body,
+        Framing::Grpc,
+        bounds.clone(),
+        charge,
+        Some(peer.clone()),
+        Some(TIMEOUT),
+    );
     (sender, body)
 }
 

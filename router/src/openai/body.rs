@@ -1,0 +1,61 @@
+//! The body of a request: JSON of bounded length.
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, header},
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use stoker_shared::{
+    error::root_cause,
+    serve::{Charge, MAX_REQUEST_BYTES},
+};
+use tonic::Status;
+
+use super::error::ApiError;
+
+/// Memory that parsing takes, as a multiple of the body: a message of a few bytes becomes a
+/// structure of strings.
+const PARSED: u64 = 16;
+
+/// Reads a body, and charges what it takes until it is parsed.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    charge: Option<&Charge>,
+) -> Result<Bytes, ApiError> {
+    let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    // Anything else could come from a form of a web page, without the browser's check of origins.
+    let found = kind.unwrap_or_default();
+    let media_type = found.split(';').next().unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case("application/json") {
+        return Err(ApiError::wrong_content_type(found));
+    }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    if length.and_then(|length| length.parse::<u64>().ok()) > Some(MAX_REQUEST_BYTES as u64) {
+        return Err(ApiError::too_large(MAX_REQUEST_BYTES));
+    }
+    let body = match Limited::new(body, MAX_REQUEST_BYTES).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            return Err(ApiError::too_large(MAX_REQUEST_BYTES));
+        }
+        Err(error) => return Err(failed(error.as_ref())),
+    };
+    if let Some(charge) = charge {
+        charge.set(PARSED * body.len() as u64)?;
+    }
+    Ok(body)
+}
+
+/// Returns the error of a body that was not received: one of the listener's limits, or a client
+/// that is gone.
+fn failed(error: &(dyn std::error::Error + 'static)) -> ApiError {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(status) = error.downcast_ref::<Status>() {
+            return status.clone().into();
+        }
+        cause = error.source();
+    }
+    ApiError::malformed(format!("the body was not received: {}", root_cause(error)))
+}

@@ -1,0 +1,124 @@
+//! `/v1/completions`.
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use serde::Deserialize;
+use stoker_proto::v1::{GenerateRequest, TokenIds, generate_request::Input};
+
+use super::{
+    HttpRequest, OpenAi, chat,
+    error::ApiError,
+    fields::Fields,
+    format::{Head, Kind},
+    generation::{self, text_of},
+    headers::Context,
+    options::{self, Options},
+    stream, unix_time, whole,
+};
+
+/// Maximum number of prompts of a request.
+const MAX_PROMPTS: usize = 128;
+/// Maximum number of new tokens if the request sets none, as in OpenAI's API.
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+/// What `prompt` may be.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Prompts {
+    Text(String),
+    Ids(Vec<u32>),
+    Texts(Vec<String>),
+    IdLists(Vec<Vec<u32>>),
+}
+
+/// Completes prompts.
+pub(super) async fn create(
+    State(api): State<Arc<OpenAi>>,
+    request: HttpRequest,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let context = Context::of(parts);
+    let (inputs, request, options) = {
+        let body = chat::read(&context, body).await?;
+        let mut fields = Fields::parse(&body)?;
+        let parsed = take(&mut fields)?;
+        fields.finish()?;
+        parsed
+    };
+    let mut echoes = Vec::with_capacity(inputs.len());
+    for input in &inputs {
+        echoes.push(match input {
+            _ if !options.echo => None,
+            Input::TokenIds(tokens) => {
+                Some(text_of(&api, &context, &request.model, tokens.ids.clone(), false).await?)
+            }
+            Input::Prompt(text) => Some(text.clone()),
+            Input::Chat(_) => None,
+        });
+    }
+    let requests = inputs.into_iter().map(|input| {
+        let input = Some(input);
+        GenerateRequest { input, ..request.clone() }
+    });
+    respond(&api, context, Kind::Completion, requests.collect(), echoes, options).await
+}
+
+fn take(fields: &mut Fields<'_>) -> Result<(Vec<Input>, GenerateRequest, Options), ApiError> {
+    let expected = "a string, a list of strings, a list of token ids or a list of such lists";
+    let prompts: Option<Prompts> = fields.take("prompt", expected)?;
+    let missing = || ApiError::invalid("prompt", "prompt: is missing");
+    let ids = |ids| Input::TokenIds(TokenIds { ids });
+    let inputs: Vec<Input> = match prompts.ok_or_else(missing)? {
+        Prompts::Text(text) => vec![Input::Prompt(text)],
+        Prompts::Ids(list) => vec![ids(list)],
+        Prompts::Texts(texts) => texts.into_iter().map(Input::Prompt).collect(),
+        Prompts::IdLists(lists) => lists.into_iter().map(ids).collect(),
+    };
+    if inputs.len() > MAX_PROMPTS {
+        let message = format!("prompt: {} prompts; at most {MAX_PROMPTS}", inputs.len());
+        return Err(ApiError::invalid("prompt", message));
+    }
+    let (mut request, mut options) = options::take(fields)?;
+    options.echo = fields.flag("echo")?.unwrap_or(false);
+    let logprobs: Option<u32> =
+        fields.take("logprobs", "the number of most likely tokens to return, from 0 to 20")?;
+    options.logprobs = logprobs.is_some();
+    let response = request.response.get_or_insert_default();
+    response.output_logprobs = options.logprobs;
+    response.top_candidates = logprobs.unwrap_or(0);
+    response.prompt_logprobs = options.logprobs && options.echo;
+    response.prompt_token_ids |= response.prompt_logprobs;
+    let stopping = request.stopping.get_or_insert_default();
+    stopping.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
+    request.no_special_tokens = fields.flag("add_special_tokens")? == Some(false);
+    Ok((inputs, request, options))
+}
+
+/// Runs `requests`, one for each prompt, and responds as `options` ask.
+pub(super) async fn respond(
+    api: &OpenAi,
+    mut context: Context,
+    kind: Kind,
+    requests: Vec<GenerateRequest>,
+    echoes: Vec<Option<String>>,
+    options: Options,
+) -> Result<Response, ApiError> {
+    if let Some(user) = options.user.as_deref().filter(|_| api.tenant_from_user)
+        && let Some(header) = api.server.tenants.header()
+    {
+        context.set_default(header, user);
+    }
+    let generations = generation::start(api, &context, requests, echoes, &options).await?;
+    let head = Head {
+        id: format!("{}{}", kind.id_prefix(), context.id),
+        object: kind.object(options.stream),
+        created: unix_time(),
+        model: generations.prompts.first().map(|prompt| prompt.model.clone()).unwrap_or_default(),
+    };
+    if options.stream {
+        Ok(stream::respond(kind, head, generations, options))
+    } else {
+        whole::respond(kind, head, generations, &options).await
+    }
+}

@@ -1,0 +1,67 @@
+//! `/v1/models`: the models, and their aliases.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use serde::Serialize;
+use stoker_shared::ServiceError;
+
+use super::{OpenAi, axum_json, error::ApiError};
+
+/// OpenAI's `Model`, with the context as vLLM names it.
+#[derive(Debug, Serialize)]
+struct Model {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// The model that an alias stands for.
+    root: String,
+    max_model_len: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct List {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+fn models(api: &OpenAi) -> Vec<Model> {
+    let mut all = Vec::new();
+    for served in api.control.models() {
+        let model = |id: String| Model {
+            id,
+            object: "model",
+            created: api.started,
+            owned_by: "stoker",
+            root: served.model.clone(),
+            max_model_len: served.context_length,
+        };
+        all.push(model(served.model.clone()));
+        all.extend(served.aliases.iter().cloned().map(model));
+    }
+    all
+}
+
+/// Lists the models that have a worker.
+pub(super) async fn list(State(api): State<Arc<OpenAi>>) -> Response {
+    axum_json(&List { object: "list", data: models(&api) })
+}
+
+/// Describes one model.
+pub(super) async fn retrieve(
+    State(api): State<Arc<OpenAi>>,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    let models = models(&api);
+    match models.iter().find(|model| model.id == name) {
+        Some(model) => Ok(axum_json(model)),
+        None => {
+            let available = models.into_iter().map(|model| model.id).collect();
+            Err(ServiceError::UnknownModel { model: name, available }.into())
+        }
+    }
+}
