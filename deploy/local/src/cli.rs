@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use stoker_router::RequestLogConfig;
+use stoker_router::{ModelAlias, RequestLogConfig};
 use stoker_shared::{
     VERSION,
     client::Address,
@@ -17,6 +17,8 @@ const EXAMPLES: &str = "\
 Examples:
   stoker generate \"Once upon a time\"
   stoker generate \"Tom wanted a kite\" --max-tokens 80 --temperature 0 --json
+  stoker chat
+  stoker chat --system \"Be brief.\" --endpoint 127.0.0.1:50051
   stoker serve --listen 127.0.0.1:50051
   stoker generate \"Once upon a time\" --endpoint 127.0.0.1:50051
   stoker status --endpoint 127.0.0.1:9051
@@ -47,9 +49,15 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Stream the completion of a prompt
-    Generate(GenerateArgs),
+    Generate(Box<GenerateArgs>),
+    /// Converse with a model
+    ///
+    /// A line is a message, and the response is streamed. /system TEXT sets the system message, /new
+    /// begins anew, /save FILE writes the messages as JSON, /quit or Ctrl-D ends. Ctrl-C stops a
+    /// response. From a pipe, each line is a message, and the exit code is 1 if one has no response.
+    Chat(Box<ChatArgs>),
     /// Run a cluster until SIGTERM or Ctrl-C
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Show the workers of a router: models, load, health, versions
     Status(StatusArgs),
     /// Show where the time of a request went, or list the recent requests of all routers
@@ -160,12 +168,66 @@ pub struct GenerateArgs {
     pub compute: ComputeConfig,
 }
 
+/// `stoker chat`
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// The system message
+    #[arg(long, env = "STOKER_SYSTEM", value_name = "TEXT")]
+    pub system: Option<String>,
+
+    /// Maximum number of new tokens of a response [default: what the context leaves]
+    #[arg(long, env = "STOKER_MAX_TOKENS", value_name = "TOKENS")]
+    pub max_tokens: Option<u32>,
+
+    /// Sampling temperature: 0 always takes the most likely token, higher values are more random
+    #[arg(long, env = "STOKER_TEMPERATURE", default_value_t = 0.5, value_name = "NUMBER")]
+    pub temperature: f32,
+
+    /// Sampling seed: the same seed gives the same conversation [default: drawn for each response]
+    #[arg(long, env = "STOKER_SEED", value_name = "NUMBER")]
+    pub seed: Option<u64>,
+
+    /// Name or alias of the model, if the cluster serves several
+    #[arg(long, env = "STOKER_MODEL_NAME", value_name = "NAME")]
+    pub model_name: Option<String>,
+
+    /// Address of a running cluster to use instead of starting one
+    #[arg(
+        long,
+        env = "STOKER_ENDPOINT",
+        value_name = "ADDR",
+        conflicts_with_all = [
+            "model", "num_workers", "device", "disable_gpu_feature", "quantize", "threads", "load_timings", "speculate",
+            "draft_model", "num_speculative_tokens"
+        ]
+    )]
+    pub endpoint: Option<Address>,
+
+    /// The cluster to start if there is no `endpoint`.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+
+    /// Compute options of its workers.
+    #[command(flatten)]
+    pub compute: ComputeConfig,
+}
+
 /// `stoker serve`
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Listen address: HOST:PORT, or :PORT for all interfaces; port 0 takes any free port
     #[arg(long, env = "STOKER_LISTEN", default_value = "127.0.0.1:50051", value_name = "ADDR")]
     pub listen: ListenAddress,
+
+    /// Address of OpenAI's HTTP API: /v1/chat/completions, /v1/completions, /v1/models; it is
+    /// printed [default: 127.0.0.1:8000, or a free port if that is in use]
+    #[arg(long, env = "STOKER_HTTP_LISTEN", value_name = "ADDR")]
+    pub http_listen: Option<ListenAddress>,
+
+    /// Another name for the model, as ALIAS=MODEL, for programs that ask for one they know:
+    /// gpt-4o-mini=storyteller
+    #[arg(long, env = "STOKER_MODEL_ALIAS", value_delimiter = ',', value_name = "ALIAS=MODEL")]
+    pub model_alias: Vec<ModelAlias>,
 
     /// Address of the admin service (`stoker.v1.Admin`) of the router, for `stoker status`, `stoker
     /// trace`, `stoker top` and `stoker drain`; the address is printed

@@ -91,6 +91,13 @@ impl Cluster {
         }
     }
 
+    /// Serves OpenAI's API of the router on `listener`, until the cluster is shut down. Returns its
+    /// address.
+    pub fn serve_http(&mut self, listener: TcpListener) -> Result<SocketAddr, Error> {
+        let served = self.router.serve_http(listener);
+        served.map_err(|error| Error::Failed(format!("--http-listen: {error}")))
+    }
+
     /// Serves `stoker.v1.Admin` of the router on `listener` until the returned value is dropped.
     pub async fn serve_admin(&self, listener: TcpListener) -> Result<AdminListener, Error> {
         let served = self.router.serve_admin(listener).await;

@@ -6,17 +6,11 @@ use stoker_proto::v1::{
     GenerateRequest, ResponseOptions, Sampling, StopCondition, Stopping, generate_request::Input,
     generate_response::Event, stop_condition::Kind,
 };
-use stoker_router::RouterConfig;
-use stoker_shared::{
-    client::{Address, Client},
-    deadline::Deadline,
-    validate,
-};
-use stoker_worker::WorkerConfig;
+use stoker_shared::{client::Client, deadline::Deadline, validate};
 
 use crate::{
     cli::GenerateArgs,
-    cluster::Cluster,
+    connect,
     error::Error,
     explain::explain,
     output::{Output, ResponseSource},
@@ -28,19 +22,8 @@ pub async fn run(args: GenerateArgs) -> Result<(), Error> {
     let request = request(&args);
     // Validated before the model is loaded, so that a wrong value is reported at once.
     validate::generate(&request)?;
-    let (cluster, address) = match &args.endpoint {
-        Some(address) => (None, address.clone()),
-        None => {
-            let listen = ([127, 0, 0, 1], 0).into();
-            let (model, workers) = (args.cluster.model.clone(), args.cluster.num_workers);
-            let compute = args.compute.clone();
-            let config = WorkerConfig { compute, ..WorkerConfig::default() };
-            let cluster =
-                Cluster::start(listen, model, workers, config, RouterConfig::default()).await?;
-            let address = Address::from(cluster.address());
-            (Some(cluster), address)
-        }
-    };
+    let (cluster, address) =
+        connect::cluster(args.endpoint.as_ref(), &args.cluster, &args.compute).await?;
     let client = Client::connect(&address).await?;
     let outcome = stream(client, request, &args).await;
     // The response is complete: there is nothing to drain.

@@ -35,9 +35,11 @@
 //! ```
 
 pub mod admin;
+pub mod chat;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod connect;
 pub mod drain;
 pub mod error;
 pub mod explain;

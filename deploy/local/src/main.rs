@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use stoker::{
+    chat,
     cli::{Cli, Command},
     drain, generate, serve, status, top, trace,
 };
@@ -18,8 +19,9 @@ async fn main() -> ExitCode {
     let outcome = match telemetry::init(&cli.log, level) {
         Err(message) => Err(stoker::error::Error::Usage(message)),
         Ok(()) => match cli.command {
-            Command::Generate(args) => generate::run(args).await,
-            Command::Serve(args) => serve::run(args).await,
+            Command::Generate(args) => generate::run(*args).await,
+            Command::Chat(args) => chat::run(*args).await,
+            Command::Serve(args) => serve::run(*args).await,
             Command::Status(args) => status::run(args).await,
             Command::Trace(args) => trace::run(args).await,
             Command::Top(args) => top::run(args).await,

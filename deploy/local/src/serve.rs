@@ -1,11 +1,35 @@
 //! `stoker serve`: a cluster that runs until a signal.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use stoker_router::RouterConfig;
-use stoker_shared::{serve, shutdown::Signals, telemetry::Telemetry};
+use stoker_shared::{
+    serve::{self, ListenAddress},
+    shutdown::Signals,
+    telemetry::Telemetry,
+};
+use tokio::net::TcpListener;
 
 use crate::{cli::ServeArgs, cluster::Cluster, error::Error};
+
+/// Where programs look for OpenAI's API on this machine.
+const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
+
+/// Binds the listener for HTTP. The default gives way to another program, since gRPC is served too.
+async fn bind_http(given: Option<ListenAddress>) -> Result<TcpListener, Error> {
+    let bind = async |address| serve::bind_for("--http-listen", address).await;
+    let bound = match given {
+        Some(address) => bind(address).await,
+        None => match bind(HTTP.into()).await {
+            Ok(listener) => Ok(listener),
+            Err(_) => bind(SocketAddr::new(HTTP.ip(), 0).into()).await,
+        },
+    };
+    bound.map_err(|error| Error::Usage(error.to_string()))
+}
 
 /// Runs the command.
 pub async fn run(args: ServeArgs) -> Result<(), Error> {
@@ -16,22 +40,27 @@ pub async fn run(args: ServeArgs) -> Result<(), Error> {
     let (name, workers) = (args.cluster.model.name(), args.cluster.num_workers);
     let admin = serve::bind_for("--admin-listen", args.admin_listen).await;
     let admin = admin.map_err(|error| Error::Usage(error.to_string()))?;
-    let router = RouterConfig { request_log: args.request_log, ..RouterConfig::default() };
+    let http = bind_http(args.http_listen).await?;
+    let (request_log, model_alias) = (args.request_log, args.model_alias);
+    let router = RouterConfig { request_log, model_alias, ..RouterConfig::default() };
     let start = Cluster::start(args.listen, args.cluster.model, workers, args.worker, router);
     #[expect(clippy::disallowed_methods, reason = "nothing is served yet")]
-    let cluster = tokio::select! {
+    let mut cluster = tokio::select! {
         started = start => started?,
         // The loading thread cannot be cancelled.
         _ = signals.next() => std::process::exit(1),
     };
     telemetry.follow(cluster.readiness(), None, |registry| cluster.register_metrics(registry));
     let admin = cluster.serve_admin(admin).await?;
+    let http = cluster.serve_http(http)?;
     let (address, admin_address) = (cluster.address(), admin.address());
     let banner = format!(
         "Serving {name} with {workers} workers on {address}\n\n  \
            stoker generate \"Once upon a time\" --endpoint {address}\n  \
            grpcurl -plaintext -d '{{\"prompt\": \"Once upon a time\"}}' {address} \
            stoker.v1.Inference/Generate\n  \
+           curl http://{http}/v1/chat/completions -H 'content-type: application/json' \
+           -d '{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Once upon a time\"}}]}}'\n  \
            stoker top --endpoint {admin_address}\n\n"
     );
     // A closed standard output does not end the server.

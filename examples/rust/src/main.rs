@@ -7,11 +7,10 @@ use std::{
 };
 
 use clap::Parser;
-use stoker_proto::v1::{
-    GenerateRequest, Sampling, Stopping, generate_request::Input, generate_response::Event,
-    inference_client::InferenceClient,
+use stoker_client::{
+    Address, CallError, Client, Deadline, EventKind, GenerateRequest, prompt,
+    proto::{Sampling, Stopping},
 };
-use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
 /// Streams the completion of a prompt
@@ -19,7 +18,7 @@ use tonic_types::StatusExt;
 struct Cli {
     prompt: String,
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDR")]
-    endpoint: String,
+    endpoint: Address,
     #[arg(long, default_value_t = 200, value_name = "TOKENS")]
     max_tokens: u32,
     #[arg(long, default_value_t = 0.5, value_name = "NUMBER")]
@@ -28,45 +27,46 @@ struct Cli {
     seed: Option<u64>,
 }
 
-async fn generate(cli: Cli) -> Result<(), Status> {
-    let connected = InferenceClient::connect(format!("http://{}", cli.endpoint)).await;
-    let mut client = connected
-        .map_err(|error| Status::unavailable(format!("--endpoint {}: {error}", cli.endpoint)))?;
-    let mut request = Request::new(GenerateRequest {
-        input: Some(Input::Prompt(cli.prompt)),
-        sampling: Some(Sampling {
-            temperature: Some(cli.temperature),
-            seed: cli.seed,
-            ..Default::default()
-        }),
-        stopping: Some(Stopping { max_tokens: Some(cli.max_tokens), ..Default::default() }),
-        ..Default::default()
-    });
-    // The deadline, which the cluster knows too: it refuses what cannot meet it.
-    request.set_timeout(Duration::from_secs(60));
-    let mut events = client.generate(request).await?.into_inner();
-    let mut finished = false;
-    while let Some(event) = events.message().await? {
-        match event.event {
-            Some(Event::Token(token)) => {
-                print!("{}", token.text);
-                // Text is shown as it arrives. A reader that is gone ends the program.
-                stdout().flush().map_err(|error| Status::cancelled(error.to_string()))?;
+async fn generate(client: &Client, cli: Cli) -> Result<(), CallError> {
+    let sampling =
+        Sampling { temperature: Some(cli.temperature), seed: cli.seed, ..Sampling::default() };
+    let stopping = Stopping { max_tokens: Some(cli.max_tokens), ..Stopping::default() };
+    let request = GenerateRequest {
+        sampling: Some(sampling),
+        stopping: Some(stopping),
+        ..prompt(cli.prompt)
+    };
+    // The cluster knows the deadline too: it refuses what cannot meet it.
+    let deadline = Deadline::after(Duration::from_secs(60));
+    // A refusal that says when to try again is followed until then.
+    let mut response = client.generate(request, deadline).await?;
+    // A stream without its last event is an error.
+    while let Some(event) = response.next().await? {
+        if let EventKind::Token(token) = event.kind {
+            print!("{}", token.text);
+            // Text is shown as it arrives. A reader that is gone ends the program.
+            if stdout().flush().is_err() {
+                break;
             }
-            Some(Event::Finished(_)) => finished = true,
-            _ => {}
         }
     }
     println!();
-    // A stream without its last event is incomplete.
-    if finished { Ok(()) } else { Err(Status::data_loss("the response ended early")) }
+    Ok(())
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let Err(status) = generate(Cli::parse()).await else { return ExitCode::SUCCESS };
-    eprintln!("{:?}: {}", status.code(), status.message());
-    let details = status.get_error_details();
+    let cli = Cli::parse();
+    let client = match Client::connect(&cli.endpoint).await {
+        Ok(client) => client,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Err(error) = generate(&client, cli).await else { return ExitCode::SUCCESS };
+    eprintln!("{error}");
+    let details = error.status().get_error_details();
     if let Some(invalid) = details.bad_request() {
         for violation in &invalid.field_violations {
             eprintln!("{}: {}", violation.field, violation.description);

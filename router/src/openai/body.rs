@@ -6,6 +6,7 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use stoker_shared::{
+    ServiceError,
     error::root_cause,
     serve::{Charge, MAX_REQUEST_BYTES},
 };
@@ -53,7 +54,10 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> ApiError {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(status) = error.downcast_ref::<Status>() {
-            return status.clone().into();
+            return match ServiceError::from(status) {
+                error @ ServiceError::DeadlineExceeded { .. } => ApiError::too_slow(&error),
+                error => error.into(),
+            };
         }
         cause = error.source();
     }

@@ -63,6 +63,11 @@ impl ApiError {
         Self::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, None, message)
     }
 
+    /// A body that took too long to arrive.
+    pub(super) fn too_slow(error: &ServiceError) -> Self {
+        Self::refused(StatusCode::REQUEST_TIMEOUT, None, None, error.to_string())
+    }
+
     /// A body above the size limit.
     pub(super) fn too_large(limit: usize) -> Self {
         let message = format!("the body is longer than {limit} bytes, the limit");

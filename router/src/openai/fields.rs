@@ -36,6 +36,8 @@ impl<'a> Fields<'a> {
             // Its position is one within the value.
             let error = error.to_string();
             let why = error.rsplit_once(" at line ").map_or(error.as_str(), |(why, _)| why);
+            // What a type of ours expects, `expected` says in words.
+            let why = why.split(", expected ").next().unwrap_or(why);
             ApiError::invalid(name, format!("{name}: {why}; it should be {expected}"))
         })
     }

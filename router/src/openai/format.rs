@@ -130,9 +130,14 @@ pub(super) struct LogprobWriter {
 
 impl LogprobWriter {
     /// Converts the tokens of a prompt that is repeated.
-    pub(super) fn prompt(&mut self, first: &str, tokens: Vec<TokenLogprob>) -> Logprobs {
+    pub(super) fn prompt(
+        &mut self,
+        text: &str,
+        first: &str,
+        tokens: Vec<TokenLogprob>,
+    ) -> Logprobs {
         let mut all = TextLogprobs::default();
-        all.add_first(first, &mut self.offset);
+        all.add_first(first, text, &mut self.offset);
         all.add(tokens, &mut self.offset);
         Logprobs::Text(all)
     }

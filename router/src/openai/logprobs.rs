@@ -1,7 +1,8 @@
 //! Log probabilities, in the two shapes of OpenAI's API.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use serde_json::{Map, Value};
 use stoker_proto::v1::{Candidate, TokenLogprob};
 
 /// Log probabilities of a choice.
@@ -25,7 +26,7 @@ pub(super) struct ChatLogprobs {
 pub(super) struct TextLogprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<Option<f32>>,
-    top_logprobs: Vec<Option<Map<String, Value>>>,
+    top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     /// Where tokens begin in the text, in characters.
     text_offset: Vec<usize>,
 }
@@ -48,9 +49,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// JSON has no infinity: OpenAI writes this for a token that is as good as impossible.
+fn finite(logprob: f32) -> f32 {
+    const IMPOSSIBLE: f32 = -9999.0;
+    logprob.max(IMPOSSIBLE)
+}
+
 impl TokenText {
     fn of(bytes: Vec<u8>, logprob: f32) -> Self {
-        Self { token: text(&bytes), logprob, bytes }
+        Self { token: text(&bytes), logprob: finite(logprob), bytes }
     }
 }
 
@@ -65,9 +72,14 @@ impl ChatLogprobs {
 }
 
 impl TextLogprobs {
-    /// Adds a token without a log probability: the first one of a prompt.
-    pub(super) fn add_first(&mut self, token: &str, offset: &mut usize) {
+    /// Adds a token without a log probability: the first one of a prompt, whose text is `prompt`. A
+    /// special token is not a part of that.
+    pub(super) fn add_first(&mut self, token: &str, prompt: &str, offset: &mut usize) {
+        let begin = *offset;
         self.push(token.to_owned(), None, None, offset);
+        if !prompt.starts_with(token) {
+            *offset = begin;
+        }
     }
 
     /// Adds tokens. `offset` is where the first one begins, and then where the next one does.
@@ -75,10 +87,10 @@ impl TextLogprobs {
         for token in tokens {
             let own = text(&token.token_bytes);
             // The token itself is among the candidates, whether or not it is a likely one.
-            let mut top: Map<_, _> =
-                token.top.iter().map(|c| (text(&c.token_bytes), c.logprob.into())).collect();
-            top.entry(own.clone()).or_insert_with(|| token.logprob.into());
-            self.push(own, Some(token.logprob), Some(top), offset);
+            let mut top: BTreeMap<_, _> =
+                token.top.iter().map(|c| (text(&c.token_bytes), finite(c.logprob))).collect();
+            top.entry(own.clone()).or_insert(finite(token.logprob));
+            self.push(own, Some(finite(token.logprob)), Some(top), offset);
         }
     }
 
@@ -86,7 +98,7 @@ impl TextLogprobs {
         &mut self,
         token: String,
         logprob: Option<f32>,
-        top: Option<Map<String, Value>>,
+        top: Option<BTreeMap<String, f32>>,
         offset: &mut usize,
     ) {
         self.text_offset.push(*offset);

@@ -141,8 +141,8 @@ impl Writer {
         }
         let Prompt { echo, first_token, token_ids, .. } = &self.prompts[prompt];
         let logprobs = match (echo, first_token) {
-            (Some(_), Some(first)) => {
-                Some(state.logprobs.prompt(first, self.prompt_logprobs[prompt].clone()))
+            (Some(text), Some(first)) => {
+                Some(state.logprobs.prompt(text, first, self.prompt_logprobs[prompt].clone()))
             }
             (Some(text), None) => {
                 state.logprobs.skip(text);

@@ -80,7 +80,7 @@ impl Output {
         self.text.push_str(echo);
         match &prompt.first_token {
             Some(first) if options.logprobs => {
-                self.logprobs = Some(self.writer.prompt(first, logprobs.to_vec()));
+                self.logprobs = Some(self.writer.prompt(echo, first, logprobs.to_vec()));
             }
             _ => self.writer.skip(echo),
         }

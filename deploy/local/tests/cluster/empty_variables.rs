@@ -6,8 +6,9 @@ use std::{collections::BTreeSet, fs, process::Output};
 use crate::support::{Process, program};
 
 /// Every program with every subcommand and its required arguments.
-const COMMANDS: [(&str, &[&str]); 17] = [
+const COMMANDS: [(&str, &[&str]); 18] = [
     ("stoker", &["generate", "Once"]),
+    ("stoker", &["chat"]),
     ("stoker", &["serve"]),
     ("stoker", &["status"]),
     ("stoker", &["trace"]),

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     fleet::{INSTANT, simulated},
-    support::{Process, load_test, run},
+    support::{load_test, run},
 };
 
 /// Names the file that lines of the table are appended to. Promised times are asserted only if it
@@ -35,19 +35,25 @@ impl FaultCase {
     /// on the request alone, not on the device's speed.
     pub async fn new(name: &'static str, load: &str) -> Self {
         let lock = RUN_LOCK.lock().await;
-        Self::with_reference(name, load, &simulated(INSTANT, &[]), lock).await
+        Self::with_reference(name, load, &simulated(INSTANT, &[]).address, lock).await
     }
 
     /// The same with the bundled model.
     pub async fn with_storyteller(name: &'static str, load: &str) -> Self {
         let lock = RUN_LOCK.lock().await;
-        Self::with_reference(name, load, &crate::fleet::storyteller(), lock).await
+        Self::with_reference(name, load, &crate::fleet::storyteller().address, lock).await
+    }
+
+    /// The same with the server at `address`, which is not disturbed yet.
+    pub async fn at(name: &'static str, load: &str, address: &str) -> Self {
+        let lock = RUN_LOCK.lock().await;
+        Self::with_reference(name, load, address, lock).await
     }
 
     async fn with_reference(
         name: &'static str,
         load: &str,
-        worker: &Process,
+        address: &str,
         lock: MutexGuard<'static, ()>,
     ) -> Self {
         let case = Self {
@@ -57,7 +63,7 @@ impl FaultCase {
             _lock: lock,
         };
         let save = format!("{load} --save-digests {}", case.digests());
-        let (code, json) = run(load_test(&worker.address, &save)).await;
+        let (code, json) = run(load_test(address, &save)).await;
         assert_eq!(code, Some(0), "{name}: the undisturbed load failed: {json:#}");
         case
     }

@@ -9,6 +9,7 @@
 mod bounds;
 mod busy;
 mod clients;
+mod clock;
 mod discovery;
 mod dns;
 #[path = "../../../../shared/tests/etcd/server.rs"]
@@ -16,6 +17,7 @@ mod etcd_server;
 mod fault_case;
 mod fleet;
 mod full;
+mod http;
 mod identity;
 mod kills;
 mod load;
