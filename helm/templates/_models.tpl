@@ -1,5 +1,14 @@
-{{/* Where a worker's model comes from. All take a dict with `root` and `worker`, an entry of
+{{/* Where a worker's model comes from. Most take a dict with `root` and `worker`, an entry of
 `workers` over its defaults. */}}
+
+{{/* The names of all models, each once, as JSON. Takes the root context. */}}
+{{- define "stoker.model.names" -}}
+{{- $names := list }}
+{{- range $entry := .Values.workers }}
+{{- $names = append $names (include "stoker.worker" (dict "root" $ "entry" $entry) | fromJson).model.name }}
+{{- end }}
+{{- uniq $names | toJson }}
+{{- end }}
 
 {{/* Refuses a source without what it needs. */}}
 {{- define "stoker.model.check" -}}
@@ -121,3 +130,7 @@ that an interrupted or altered download never reaches the worker. */}}
     {{- toYaml . | nindent 4 }}
     {{- end }}
 {{- end }}
+
+{{/* The file that a worker reads a chat template from, if the values have one. */}}
+{{- define "stoker.chatTemplate.folder" }}/etc/stoker/chat-template{{ end }}
+{{- define "stoker.chatTemplate.file" }}chat_template.jinja{{ end }}

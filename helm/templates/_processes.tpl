@@ -2,6 +2,7 @@
 
 {{/* Ports of containers. The admin listener is reached by a port forward only. */}}
 {{- define "stoker.port.router" }}50051{{ end }}
+{{- define "stoker.port.http" }}8000{{ end }}
 {{- define "stoker.port.worker" }}50052{{ end }}
 {{- define "stoker.port.admin" }}9051{{ end }}
 {{- define "stoker.port.metrics" }}9090{{ end }}

@@ -92,7 +92,7 @@ pub struct RouterConfig {
     pub tenant_from_user: bool,
 
     /// Origins of web pages that may call --http-listen from a browser, separated by commas; * for
-    /// all
+    /// all, none for none
     #[arg(
         long,
         env = "STOKER_HTTP_ALLOWED_ORIGINS",

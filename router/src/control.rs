@@ -71,6 +71,13 @@ impl ControlService {
         fleet.models().filter_map(served).collect()
     }
 
+    /// Returns the tokens that end a response of `model`.
+    pub(crate) fn end_tokens(&self, model: &str) -> Vec<u32> {
+        let fleet = self.pool.fleet();
+        let info = fleet.model(model).ok().and_then(Model::info);
+        info.map(|info| info.eos_token_ids).unwrap_or_default()
+    }
+
     /// Replaces the name of a model by the one that its workers know, and returns that.
     fn resolve(&self, name: &mut String) -> Result<String, ServiceError> {
         let fleet = self.pool.fleet();

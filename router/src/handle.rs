@@ -66,6 +66,9 @@ pub enum StartError {
 /// A server that runs.
 type Serving = AbortOnDropHandle<Result<(), tonic::transport::Error>>;
 
+/// Starts a server for connections that are made during a drain, until the token is cancelled.
+type DrainServer = Box<dyn FnOnce(CancellationToken) -> io::Result<Serving> + Send + Sync>;
+
 /// A running router. Dropping it stops it without a drain.
 pub struct RunningRouter {
     address: SocketAddr,
@@ -78,11 +81,11 @@ pub struct RunningRouter {
     stop: CancellationToken,
     server: Serving,
     /// Serves connections that are made during a drain, when the first server takes none.
-    drain_server: Option<Box<dyn FnOnce(CancellationToken) -> io::Result<Serving> + Send + Sync>>,
+    drain_server: Option<DrainServer>,
     /// OpenAI's API, for a listener of its own.
     http_routes: axum::Router,
-    /// Serves HTTP, until the token is cancelled.
-    http: Option<(Serving, CancellationToken)>,
+    /// Serves HTTP, and connections that are made during a drain.
+    http: Option<(Serving, DrainServer)>,
     _reporter: AbortOnDropHandle<()>,
     _reviewer: AbortOnDropHandle<()>,
 }
@@ -201,12 +204,18 @@ impl RunningRouter {
     /// Serves OpenAI's API on `listener`, until the router is shut down. Returns its address.
     pub fn serve_http(&mut self, listener: TcpListener) -> io::Result<SocketAddr> {
         let address = listener.local_addr()?;
-        let incoming = serve::incoming(listener, &self.bounds);
-        let stop = CancellationToken::new();
-        let serving = serve::http_server(&self.bounds)
-            .add_routes(Routes::from(self.http_routes.clone()))
-            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-        self.http = Some((AbortOnDropHandle::new(tokio::spawn(serving)), stop));
+        let listener = listener.into_std()?;
+        let second_listener = listener.try_clone()?;
+        let (routes, bounds) = (Routes::from(self.http_routes.clone()), self.bounds.clone());
+        let serve = move |listener: std::net::TcpListener, stop: CancellationToken| {
+            let incoming = serve::incoming(TcpListener::from_std(listener)?, &bounds);
+            let serving = serve::http_server(&bounds)
+                .add_routes(routes.clone())
+                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+            Ok(AbortOnDropHandle::new(tokio::spawn(serving)))
+        };
+        let server = serve(listener, self.stop.clone())?;
+        self.http = Some((server, Box::new(move |stop| serve(second_listener, stop))));
         Ok(address)
     }
 
@@ -266,10 +275,12 @@ impl RunningRouter {
         // Clients open their next connection elsewhere, and read running streams to their end.
         self.stop.cancel();
         let drained = CancellationToken::new();
-        let second = self.drain_server.take().map(|serve| serve(drained.clone())).transpose();
+        let (http, http_drain) = self.http.take().unzip();
+        let second = [self.drain_server.take(), http_drain].into_iter().flatten();
+        let second = second.map(|serve| serve(drained.clone())).collect::<io::Result<Vec<_>>>();
         let second = second.unwrap_or_else(|error| {
             warn!(%error, "no connections are accepted during the drain");
-            None
+            Vec::new()
         });
         // Calls that were sent before GOAWAY was read are served.
         let read_by = cut_off.min(Instant::now() + GOAWAY_TIMEOUT);
@@ -279,17 +290,12 @@ impl RunningRouter {
         self.gate.cut_off();
         self.health.end_watches().await;
         drained.cancel();
-        // It has refused new requests since the gate closed, with the time to try again.
-        let http = self.http.take().map(|(serving, stop)| {
-            stop.cancel();
-            serving
-        });
         // Connections that do not close by then are dropped.
         let close = async {
             if closed.is_err() {
                 let _ = (&mut self.server).await;
             }
-            for server in [second, http].into_iter().flatten() {
+            for server in second.into_iter().chain(http) {
                 let _ = server.await;
             }
         };

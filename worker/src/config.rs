@@ -199,6 +199,9 @@ pub enum ConfigError {
         /// Maximum sequences in a batch.
         seqs: u32,
     },
+    /// A simulated model has a template of its own.
+    #[error("--chat-template does not apply to --simulate; leave one of them out")]
+    SimulatedTemplate,
     /// The requested context is longer than the model's.
     #[error(
         "--max-model-len {given} is above {context}, the context of the model; lower it or omit it"

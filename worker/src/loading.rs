@@ -37,6 +37,9 @@ fn load_within(
 ) -> Result<Model, LoadError> {
     let draft = config.compute.speculation.draft(source).map_err(Load::from)?;
     if let ModelSource::Simulated(profile) = source {
+        if config.chat_template.is_some() {
+            return Err(ConfigError::SimulatedTemplate.into());
+        }
         let context = config.context(profile.context_length as usize)?;
         let context_length = u32::try_from(context).unwrap_or(u32::MAX);
         let model = simulated::model(Profile { context_length, ..*profile });
@@ -50,7 +53,7 @@ fn load_within(
     let mut files = open(source).map_err(Load::from)?;
     files.limit_context(config.context(files.config().context_length)?);
     if let Some(template) = &config.chat_template {
-        files.set_chat_template(template).map_err(|error| Load::ChatTemplate(Box::new(error)))?;
+        files.set_chat_template(template).map_err(Load::from)?;
     }
     let draft = draft.map(|draft| Ok((open(&draft)?, draft.name()))).transpose();
     let draft = draft.map_err(|error| Load::DraftWeights(Box::new(error)))?;

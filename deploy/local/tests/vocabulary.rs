@@ -48,7 +48,7 @@ fn files(folder: &Path, ends: &[&str], found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let is_left_out = ["target", "node_modules"].contains(&name) || name.starts_with('.');
+        let is_left_out = ["target", "node_modules"].contains(&&*name) || name.starts_with('.');
         if path.is_dir() && !is_left_out {
             files(&path, ends, found);
         } else if path.is_file() && ends.iter().any(|end| name.ends_with(end)) {

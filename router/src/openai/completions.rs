@@ -89,8 +89,13 @@ fn take(fields: &mut Fields<'_>) -> Result<(Vec<Input>, GenerateRequest, Options
     response.top_candidates = logprobs.unwrap_or(0);
     response.prompt_logprobs = options.logprobs && options.echo;
     response.prompt_token_ids |= response.prompt_logprobs;
+    options.names.push(("top_logprobs", "logprobs"));
     let stopping = request.stopping.get_or_insert_default();
-    stopping.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
+    let max_tokens = stopping.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
+    options.only_echo = options.echo && *max_tokens == 0;
+    if options.only_echo {
+        *max_tokens = 1;
+    }
     request.no_special_tokens = fields.flag("add_special_tokens")? == Some(false);
     Ok((inputs, request, options))
 }
@@ -109,7 +114,8 @@ pub(super) async fn respond(
     {
         context.set_default(header, user);
     }
-    let generations = generation::start(api, &context, requests, echoes, &options).await?;
+    let started = generation::start(api, &context, requests, echoes, &options).await;
+    let generations = started.map_err(|error| error.renamed(&options.names))?;
     let head = Head {
         id: format!("{}{}", kind.id_prefix(), context.id),
         object: kind.object(options.stream),

@@ -40,8 +40,9 @@ pub(crate) fn origin(text: &str) -> Result<HeaderValue, String> {
         !scheme.is_empty() && !host.is_empty() && !host.contains('/')
     });
     match HeaderValue::from_str(text) {
-        Ok(value) if text == "*" || is_origin => Ok(value),
-        _ => Err("give * for all, or an origin such as https://app.example.com".into()),
+        // No page has the origin "none".
+        Ok(value) if matches!(text, "*" | "none") || is_origin => Ok(value),
+        _ => Err("give * for all, none, or an origin such as https://app.example.com".into()),
     }
 }
 
@@ -51,7 +52,7 @@ mod tests {
 
     #[test]
     fn origins_have_a_scheme_and_no_path() {
-        for good in ["*", "https://app.example.com", "http://localhost:3000"] {
+        for good in ["*", "none", "https://app.example.com", "http://localhost:3000"] {
             assert!(origin(good).is_ok(), "{good}");
         }
         for bad in ["", "app.example.com", "https://", "https://a/b", "https://a\n"] {

@@ -98,6 +98,18 @@ impl ApiError {
         Self { status, error, retry_after: None }
     }
 
+    /// Renames the field, if the request has it under another name: pairs of names, and those of the
+    /// request.
+    pub(super) fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        for (name, given) in names {
+            if self.error.param.as_deref() == Some(name) {
+                self.error.param = Some((*given).to_owned());
+                self.error.message = self.error.message.replace(name, given);
+            }
+        }
+        self
+    }
+
     /// Returns the text of an event, for a response that has begun.
     pub(super) fn event(&self) -> String {
         json!({ "error": self.error }).to_string()
@@ -183,8 +195,9 @@ fn param(field: &str) -> String {
         ("chat", "") => "messages".into(),
         ("chat", "template_kwargs_json") => "chat_template_kwargs".into(),
         ("chat", rest) => rest.replace("_json", ""),
-        ("token_ids", _) => "prompt".into(),
+        _ if first.starts_with("token_ids") => "prompt".into(),
         ("sampling", "num_sequences") => "n".into(),
+        ("stopping", rest) if rest.ends_with("token_id") => "stop_token_ids".into(),
         ("stopping", rest) if rest.starts_with("conditions") => "stop".into(),
         ("response", "top_candidates") => "top_logprobs".into(),
         ("sampling" | "stopping", rest) => rest.to_owned(),

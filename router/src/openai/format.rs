@@ -121,6 +121,12 @@ impl TokenUsage {
     }
 }
 
+/// Leaves out tokens that are not in the text.
+pub(super) fn without(end_tokens: &[u32], mut tokens: Vec<TokenLogprob>) -> Vec<TokenLogprob> {
+    tokens.retain(|token| !end_tokens.contains(&token.id));
+    tokens
+}
+
 /// The log probabilities of a choice while they arrive.
 #[derive(Debug, Default)]
 pub(super) struct LogprobWriter {

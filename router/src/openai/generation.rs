@@ -6,8 +6,9 @@ use futures::{
     stream::{self, BoxStream},
 };
 use stoker_proto::v1::{
-    Accepted, DetokenizeRequest, FinishReason, GenerateRequest, GenerateResponse, TokenDelta,
-    TokenLogprob, Usage, control_server::Control, generate_response::Event,
+    Accepted, DetokenizeRequest, FinishReason, GenerateRequest, GenerateResponse, Stopping,
+    TokenDelta, TokenLogprob, Usage, control_server::Control, generate_response::Event,
+    stop_condition::Kind,
 };
 use stoker_shared::{ServiceError, serve};
 
@@ -48,6 +49,8 @@ pub(super) enum StepKind {
 
 /// Running generations.
 pub(super) struct Generations {
+    /// Tokens that end a response and are not in its text.
+    pub(super) end_tokens: Vec<u32>,
     pub(super) prompts: Vec<Prompt>,
     pub(super) steps: BoxStream<'static, Result<Step, ApiError>>,
 }
@@ -61,6 +64,7 @@ pub(super) async fn start(
     echoes: Vec<Option<String>>,
     options: &Options,
 ) -> Result<Generations, ApiError> {
+    let stopping = requests.first().and_then(|request| request.stopping.clone());
     let opened = requests.into_iter().enumerate().map(|(prompt, request)| async move {
         let mut events = api.server.open(context.generate(prompt, request)).await?;
         match events.next().await {
@@ -85,9 +89,23 @@ pub(super) async fn start(
         let token_ids = if options.token_ids { accepted.prompt_token_ids } else { Vec::new() };
         prompts.push(Prompt { model: accepted.model, token_ids, echo, first_token });
         let first_choice = u32::try_from(prompt).unwrap_or(u32::MAX) * options.choices;
-        streams.push(steps(prompt, first_choice, events).boxed());
+        streams.push(steps(prompt, first_choice, options.only_echo, events).boxed());
     }
-    Ok(Generations { prompts, steps: stream::select_all(streams).boxed() })
+    let model = prompts.first().map(|prompt| prompt.model.as_str()).unwrap_or_default();
+    let end_tokens = end_tokens(api, model, &stopping.unwrap_or_default());
+    Ok(Generations { end_tokens, prompts, steps: stream::select_all(streams).boxed() })
+}
+
+/// Returns the tokens that end a response without being a part of its text.
+fn end_tokens(api: &OpenAi, model: &str, stopping: &Stopping) -> Vec<u32> {
+    if stopping.include_stop_in_output {
+        return Vec::new();
+    }
+    let own = stopping.conditions.iter().filter_map(|condition| match condition.kind {
+        Some(Kind::TokenId(id)) => Some(id),
+        _ => None,
+    });
+    own.chain(api.control.end_tokens(model)).collect()
 }
 
 /// Converts token ids to text.
@@ -106,6 +124,7 @@ pub(super) async fn text_of(
 fn steps(
     prompt: usize,
     first_choice: u32,
+    only_echo: bool,
     events: serve::Response<GenerateResponse>,
 ) -> impl Stream<Item = Result<Step, ApiError>> {
     events.filter_map(move |event| async move {
@@ -115,7 +134,12 @@ fn steps(
         };
         let kind = match event.event? {
             Event::Prompt(logprobs) => StepKind::Prompt(logprobs.tokens),
+            Event::Token(_) if only_echo => return None,
             Event::Token(delta) => StepKind::Tokens(delta),
+            Event::Finished(end) if only_echo => {
+                let usage = end.usage.map(|usage| Usage { completion_tokens: 0, ..usage });
+                StepKind::End("length", usage)
+            }
             Event::Finished(end) => {
                 let reason = match end.reason() {
                     FinishReason::Length => "length",

@@ -76,7 +76,7 @@ impl TextLogprobs {
     /// special token is not a part of that.
     pub(super) fn add_first(&mut self, token: &str, prompt: &str, offset: &mut usize) {
         let begin = *offset;
-        self.push(token.to_owned(), None, None, offset);
+        self.push(token.as_bytes(), None, None, offset);
         if !prompt.starts_with(token) {
             *offset = begin;
         }
@@ -85,25 +85,25 @@ impl TextLogprobs {
     /// Adds tokens. `offset` is where the first one begins, and then where the next one does.
     pub(super) fn add(&mut self, tokens: Vec<TokenLogprob>, offset: &mut usize) {
         for token in tokens {
-            let own = text(&token.token_bytes);
             // The token itself is among the candidates, whether or not it is a likely one.
             let mut top: BTreeMap<_, _> =
                 token.top.iter().map(|c| (text(&c.token_bytes), finite(c.logprob))).collect();
-            top.entry(own.clone()).or_insert(finite(token.logprob));
-            self.push(own, Some(finite(token.logprob)), Some(top), offset);
+            top.entry(text(&token.token_bytes)).or_insert(finite(token.logprob));
+            self.push(&token.token_bytes, Some(finite(token.logprob)), Some(top), offset);
         }
     }
 
     fn push(
         &mut self,
-        token: String,
+        token: &[u8],
         logprob: Option<f32>,
         top: Option<BTreeMap<String, f32>>,
         offset: &mut usize,
     ) {
         self.text_offset.push(*offset);
-        *offset += token.chars().count();
-        self.tokens.push(token);
+        // Characters that begin in this token: one may go on in the next.
+        *offset += token.iter().filter(|byte| **byte & 0xc0 != 0x80).count();
+        self.tokens.push(text(token));
         self.token_logprobs.push(logprob);
         self.top_logprobs.push(top);
     }

@@ -72,6 +72,11 @@ pub(super) struct Options {
     pub(super) echo: bool,
     /// Choices per prompt.
     pub(super) choices: u32,
+    /// Completions: whether only the prompt is wanted. The token that a request has at least is left
+    /// out.
+    pub(super) only_echo: bool,
+    /// Fields that the request has under another name.
+    pub(super) names: Vec<(&'static str, &'static str)>,
     /// Who the client says that it is.
     pub(super) user: Option<String>,
 }
@@ -115,6 +120,8 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<(GenerateRequest, Options)
         return Err(ApiError::unsupported("response_format"));
     }
     let sampling = sampling(fields)?;
+    let (stopping, is_newer) = stopping(fields)?;
+    let newer = ("max_tokens", "max_completion_tokens");
     let options = Options {
         stream,
         include_usage: stream_options.include_usage.unwrap_or(false),
@@ -122,13 +129,15 @@ pub(super) fn take(fields: &mut Fields<'_>) -> Result<(GenerateRequest, Options)
         token_ids: fields.flag("return_token_ids")?.unwrap_or(false),
         logprobs: false,
         echo: false,
+        only_echo: false,
+        names: is_newer.then_some(newer).into_iter().collect(),
         choices: sampling.num_sequences.unwrap_or(1),
         user: fields.text("user")?,
     };
     let request = GenerateRequest {
         model: fields.text("model")?.unwrap_or_default(),
         sampling: Some(sampling),
-        stopping: Some(stopping(fields)?),
+        stopping: Some(stopping),
         response: Some(ResponseOptions {
             prompt_token_ids: options.token_ids,
             ..ResponseOptions::default()
@@ -178,7 +187,8 @@ fn sampling(fields: &mut Fields<'_>) -> Result<Sampling, ApiError> {
     })
 }
 
-fn stopping(fields: &mut Fields<'_>) -> Result<Stopping, ApiError> {
+/// Returns also whether the newer name of the limit is used.
+fn stopping(fields: &mut Fields<'_>) -> Result<(Stopping, bool), ApiError> {
     let stop: Option<Stop> = fields.take("stop", "a string or a list of strings")?;
     let texts = match stop {
         None => Vec::new(),
@@ -189,13 +199,14 @@ fn stopping(fields: &mut Fields<'_>) -> Result<Stopping, ApiError> {
     let conditions = texts.into_iter().map(Kind::Text);
     let conditions = conditions.chain(ids.unwrap_or_default().into_iter().map(Kind::TokenId));
     let newer = fields.count("max_completion_tokens")?;
-    Ok(Stopping {
+    let stopping = Stopping {
         max_tokens: newer.or(fields.count("max_tokens")?),
         min_tokens: fields.count("min_tokens")?,
         conditions: conditions.map(|kind| StopCondition { kind: Some(kind) }).collect(),
         ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
         include_stop_in_output: fields.flag("include_stop_str_in_output")?.unwrap_or(false),
-    })
+    };
+    Ok((stopping, newer.is_some()))
 }
 
 /// vLLM's priorities have 0 in the middle, which is the default; ours begin there.

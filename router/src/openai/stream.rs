@@ -14,7 +14,7 @@ use stoker_proto::v1::{TokenDelta, TokenLogprob, Usage};
 
 use super::{
     error::ApiError,
-    format::{ASSISTANT, Choice, Delta, Head, Kind, LogprobWriter, Object, TokenUsage},
+    format::{ASSISTANT, Choice, Delta, Head, Kind, LogprobWriter, Object, TokenUsage, without},
     generation::{Generations, Prompt, Step, StepKind},
     options::Options,
 };
@@ -45,12 +45,13 @@ fn events(
     generations: Generations,
     options: Options,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
-    let Generations { prompts, steps } = generations;
+    let Generations { end_tokens, prompts, steps } = generations;
     let choices = prompts.len() * options.choices as usize;
     let writer = Writer {
         kind,
         head,
         options,
+        end_tokens,
         prompt_logprobs: vec![Vec::new(); prompts.len()],
         prompts,
         choices: (0..choices).map(|_| State::default()).collect(),
@@ -107,6 +108,7 @@ struct Writer {
     kind: Kind,
     head: Head,
     options: Options,
+    end_tokens: Vec<u32>,
     prompts: Vec<Prompt>,
     prompt_logprobs: Vec<Vec<TokenLogprob>>,
     choices: Vec<State>,
@@ -176,7 +178,8 @@ impl Writer {
         let mut logprobs = None;
         if let Some(state) = self.choices.get_mut(choice as usize).filter(|_| self.options.logprobs)
         {
-            state.logprobs.add(self.kind, &mut logprobs, delta.logprobs);
+            let shown = without(&self.end_tokens, delta.logprobs);
+            state.logprobs.add(self.kind, &mut logprobs, shown);
         }
         let token_ids = self.options.token_ids.then_some(delta.ids);
         let chunk = Choice { logprobs, token_ids, ..self.choice(choice, Some(delta.text)) };

@@ -7,7 +7,7 @@ use stoker_proto::v1::TokenLogprob;
 use super::{
     axum_json,
     error::ApiError,
-    format::{Choice, Head, Kind, LogprobWriter, Message, Object, TokenUsage},
+    format::{Choice, Head, Kind, LogprobWriter, Message, Object, TokenUsage, without},
     generation::{Generations, Prompt, StepKind},
     logprobs::Logprobs,
     options::Options,
@@ -30,7 +30,7 @@ pub(super) async fn respond(
     generations: Generations,
     options: &Options,
 ) -> Result<Response, ApiError> {
-    let Generations { prompts, mut steps } = generations;
+    let Generations { end_tokens, prompts, mut steps } = generations;
     let per_prompt = options.choices as usize;
     let mut outputs: Vec<_> = (0..prompts.len() * per_prompt).map(|_| Output::default()).collect();
     let mut prompt_logprobs: Vec<Vec<TokenLogprob>> = vec![Vec::new(); prompts.len()];
@@ -51,7 +51,8 @@ pub(super) async fn respond(
                 output.text.push_str(&delta.text);
                 output.ids.extend(delta.ids);
                 if options.logprobs {
-                    output.writer.add(kind, &mut output.logprobs, delta.logprobs);
+                    let shown = without(&end_tokens, delta.logprobs);
+                    output.writer.add(kind, &mut output.logprobs, shown);
                 }
             }
             StepKind::End(reason, used) => {

@@ -11,9 +11,9 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}";
 //! let templates = ChatTemplates::from(source.to_owned());
-//! let message = Message { role: "user", content: "Hello", ..Message::default() };
+//! let message = Message { role: "user", content: "A fox", ..Message::default() };
 //! let conversation = Conversation { messages: vec![message], ..Conversation::default() };
-//! assert_eq!(templates.compile().render(&conversation)?, "<|user|>Hello");
+//! assert_eq!(templates.compile().render(&conversation)?, "<|user|>A fox");
 //! # Ok(())
 //! # }
 //! ```

@@ -5,7 +5,7 @@
 use stoker_chat_template::{ChatError, ChatTemplates, Conversation, Message};
 
 fn render(source: &str) -> Result<String, ChatError> {
-    let message = Message { role: "user", content: "Hello", ..Message::default() };
+    let message = Message { role: "user", content: "A fox", ..Message::default() };
     let conversation = Conversation { messages: vec![message], ..Conversation::default() };
     ChatTemplates::from(source.to_owned()).compile().render(&conversation)
 }

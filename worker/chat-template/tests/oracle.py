@@ -30,7 +30,7 @@ TOOL = {
 VARIABLES = {
     "messages": [
         {"role": "system", "content": "  You are terse. "},
-        {"role": "user", "content": "Hello\nWorld"},
+        {"role": "user", "content": "A fox\nran"},
         {"role": "assistant", "content": "<think>\nhm\n</think>\n\nHi!"},
         {"role": "user", "content": "Why? It's \"so\" <b>&</b>"},
     ],
@@ -93,7 +93,7 @@ SNIPPETS = r"""
 {{ words | map('upper') | list }} {{ words | select('equalto', 'one') | list }} {{ words | reject('in', ['one']) | list }} {{ [0, 1, '', 'a', none] | select | list }}
 {{ nested | dictsort }} {{ words | batch(2) | list }} {{ words | slice(2) | list }}
 {{ missing | default('d') }} {{ empty | default('d') }}| {{ empty | default('d', true) }} {{ none | d('x') }} {{ none | default('x', boolean=true) }}
-{{ ' a ' | trim }} {{ 'aXa' | trim('a') }} {{ 'hello world' | title }} {{ 'hello' | capitalize }} {{ 'a-b' | replace('-', '+') }} {{ text | upper | lower }} {{ text | wordcount }}
+{{ ' a ' | trim }} {{ 'aXa' | trim('a') }} {{ 'good morning' | title }} {{ 'good' | capitalize }} {{ 'a-b' | replace('-', '+') }} {{ text | upper | lower }} {{ text | wordcount }}
 {{ '3' | int + 1 }} {{ 'x' | int(7) }} {{ '1.5' | float }} {{ 3.7 | int }} {{ 3.14159 | round(2) }} {{ 2.5 | round }} {{ -3 | abs }} {{ 3 | string + 'a' }} {{ 'abc' | list }} {{ yes | int }}
 {{ 'a\nb' | indent(2) }} {{ 'a\nb' | indent(2, true) }} {{ 'a\n\nb' | indent(width=4, first=True) }}
 {{ messages is iterable }} {{ messages is sequence }} {{ messages is mapping }} {{ nested is mapping }} {{ text is string }} {{ text is iterable }} {{ text is sequence }} {{ number is number }} {{ number is integer }} {{ half is float }} {{ yes is boolean }} {{ yes is number }}
@@ -101,7 +101,7 @@ SNIPPETS = r"""
 {{ range(3) | list }} {{ range(1, 7, 2) | list }} {{ range(3, 0, -1) | list }} {{ dict(a=1, b='x') }} {{ dict(a=1) | tojson }}
 {{ 1 < 2 < 3 }} {{ 1 == 1.0 }} {{ 'a' < 'b' }} {{ not yes }} {{ yes and number }} {{ empty or 'x' }} {{ none or 0 }} {{ 'x' if yes }} {{ 'x' if not yes }}| {{ 'a' if empty else 'b' }}
 {{ (1, 2) + (3,) }} {{ [1, 2] == [1, 2] }} {{ {'a': 1} == {'a': 1} }} {{ 1 in (1, 2) }} {{ [] == false }} {{ 1 == true }} {{ '1' == 1 }}
-{% macro greet(name, greeting='Hello') %}{{ greeting }} {{ name }}!{% endmacro %}{{ greet('Ann') }} {{ greet('Bob', greeting='Hi') }} {{ greet(greeting='Yo', name='C') }}
+{% macro greet(name, greeting='Hey') %}{{ greeting }} {{ name }}!{% endmacro %}{{ greet('Ann') }} {{ greet('Bob', greeting='Hi') }} {{ greet(greeting='Yo', name='C') }}
 {% macro wrap() %}[{{ caller() }}]{% endmacro %}{% call wrap() %}inside{% endcall %}
 {% macro each(items) %}{% for i in items %}{{ caller(i) }}{% endfor %}{% endmacro %}{% call(i) each([1, 2]) %}<{{ i }}>{% endcall %}
 {% macro tree(value, level=0) %}{% if value is mapping %}{% for k, v in value.items() %}{{ '  ' * level }}{{ k }}: {{ tree(v, level + 1) }}{% endfor %}{% else %}{{ value }};{% endif %}{% endmacro %}{{ tree(nested) }}

@@ -30,7 +30,7 @@ pub use error::WeightsError;
 pub use folder::{DiskFolder, EmbeddedFolder, Folder};
 pub(crate) use layout::EMBEDDING;
 pub use layout::tensor_shapes;
-pub use model::ModelFiles;
+pub use model::{ModelFiles, TemplateFileError};
 pub use read_at::{FileReader, ReadAt};
 pub use source::Source;
 pub use tensor::{RawTensor, ReadTimes, TensorInfo};

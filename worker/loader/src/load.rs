@@ -5,7 +5,7 @@ use stoker_engine::{
     Model,
     model::{LoadTimings, Quantization},
     speculation::{Incompatible, compatible},
-    weights::{ModelFiles, WeightsError},
+    weights::{ModelFiles, TemplateFileError, WeightsError},
 };
 use stoker_ops::{Device, cpu, device::DeviceError};
 
@@ -23,7 +23,7 @@ pub enum LoadError {
     Weights(Box<WeightsError>),
     /// The file of a chat template cannot be read.
     #[error("--chat-template: {0}")]
-    ChatTemplate(Box<WeightsError>),
+    ChatTemplate(#[from] TemplateFileError),
     /// The device cannot be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 mod bad_input;
+mod chat_command;
 mod churn;
 mod clients;
 mod command_line;
@@ -19,6 +20,7 @@ mod health_command;
 mod listening;
 mod load_test;
 mod metrics;
+mod openai;
 mod otlp_collector;
 mod prefix_cache;
 mod priority;

@@ -27,7 +27,7 @@ async fn fleet() -> (Fleet, String) {
 
 async fn a_worker_is_killed(name: &'static str, api: &str) {
     let (mut fleet, http) = fleet().await;
-    let load = format!("{STORIES} --api {api} --model storyteller");
+    let load = format!("{STORIES} --target {api} --model storyteller");
     let case = FaultCase::at(name, &load, &http).await;
     assert_eq!(moved(&fleet).await, 0.0);
     let load = case.start(&http);

@@ -28,6 +28,14 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The largest tokenizers in use are a tenth of this.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
+/// A file with a chat template cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {why}; give a file with a template in Jinja")]
+pub struct TemplateFileError {
+    path: String,
+    why: String,
+}
+
 /// A model whose files are open and verified.
 pub struct ModelFiles {
     name: String,
@@ -164,13 +172,12 @@ impl ModelFiles {
     }
 
     /// Replaces the templates by the one in the file `path`.
-    pub fn set_chat_template(&mut self, path: &Path) -> Result<(), WeightsError> {
-        let name = path.display().to_string();
-        let reader = FileReader::open(path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => WeightsError::NotFound { path: name.clone() },
-            _ => WeightsError::Io { file: name.clone(), what: "it".to_owned(), source },
-        })?;
-        let template = tokenizer_config::template_text(&Source::new(name, reader))?;
+    pub fn set_chat_template(&mut self, path: &Path) -> Result<(), TemplateFileError> {
+        let failed = |why: String| TemplateFileError { path: path.display().to_string(), why };
+        let reader = FileReader::open(path).map_err(|error| failed(error.to_string()))?;
+        let source = Source::new(path.display().to_string(), reader);
+        let template = tokenizer_config::template_text(&source);
+        let template = template.map_err(|error| failed(error.to_string()))?;
         let special_tokens = mem::take(&mut self.chat_templates.special_tokens);
         self.chat_templates = template.into();
         self.chat_templates.special_tokens = special_tokens;
