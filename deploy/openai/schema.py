@@ -57,7 +57,16 @@ def chunks_of_completions(schemas):
     return chunk
 
 
+def allow_first_token_without_logprob(schemas):
+    """Makes log probabilities nullable: the first token of a prompt that is repeated has none, and null is in its place."""
+    choice = schemas["CreateCompletionResponse"]["properties"]["choices"]["items"]["properties"]
+    for name in ("token_logprobs", "top_logprobs"):
+        items = choice["logprobs"]["anyOf"][0]["properties"][name]["items"]
+        items["nullable"] = True
+
+
 schemas = document["components"]["schemas"]
+allow_first_token_without_logprob(schemas)
 schemas["ChunkOfCompletion"] = chunks_of_completions(schemas)
 schemas = as_json_schema(schemas)
 

@@ -3,6 +3,7 @@
 mod balancing;
 mod health;
 mod model_alias;
+mod origin;
 mod request_log;
 mod resume;
 
@@ -12,10 +13,7 @@ use axum::http::HeaderValue;
 use clap::Args;
 use stoker_shared::{config, duration, serve::LimitsConfig};
 
-use crate::{
-    openai,
-    tenant::{self, TenantPriority},
-};
+use crate::tenant::{self, TenantPriority};
 pub use balancing::{BalancingConfig, Policy};
 pub use health::HealthConfig;
 pub(crate) use model_alias::ModelAliases;
@@ -83,12 +81,7 @@ pub struct RouterConfig {
 
     /// Take the field `user` of HTTP requests as the tenant of those without the tenant header: only
     /// behind a gateway that sets the field. Otherwise the field has no effect
-    #[arg(
-        long,
-        env = "STOKER_TENANT_FROM_USER",
-        requires = "tenant_header",
-        help_heading = "Admission"
-    )]
+    #[arg(long, env = "STOKER_TENANT_FROM_USER", help_heading = "Admission")]
     pub tenant_from_user: bool,
 
     /// Origins of web pages that may call --http-listen from a browser, separated by commas; * for
@@ -97,7 +90,7 @@ pub struct RouterConfig {
         long,
         env = "STOKER_HTTP_ALLOWED_ORIGINS",
         default_value = "*",
-        value_parser = openai::origin,
+        value_parser = origin::origin,
         value_delimiter = ',',
         value_name = "ORIGIN",
         help_heading = "Network"

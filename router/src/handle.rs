@@ -55,6 +55,9 @@ pub enum StartError {
     /// Tenant rules contradict each other or can never apply.
     #[error(transparent)]
     Priority(#[from] PriorityError),
+    /// The field `user` is to replace a header that is not configured.
+    #[error("--tenant-from-user needs --tenant-header, whose place the field `user` takes; set it")]
+    UserWithoutHeader,
     /// Aliases of models contradict each other.
     #[error(transparent)]
     Alias(#[from] AliasError),
@@ -116,6 +119,9 @@ pub async fn start(
 ) -> Result<RunningRouter, StartError> {
     let address = listener.local_addr()?;
     let priorities = Priorities::new(&config.tenant_priority, config.tenant_header.is_some())?;
+    if config.tenant_from_user && config.tenant_header.is_none() {
+        return Err(StartError::UserWithoutHeader);
+    }
     let aliases = ModelAliases::new(&config.model_alias)?;
     let pool = Pool::follow(source.into(), config.resume.stall_detection_time(), aliases);
     let gate = DrainGate::default();

@@ -21,6 +21,7 @@ mod logprobs;
 mod messages;
 mod models;
 mod options;
+mod respond;
 mod stream;
 mod tokens;
 mod whole;
@@ -39,7 +40,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-pub(crate) use cors::{AllowedOrigins, origin};
+pub(crate) use cors::AllowedOrigins;
 use error::ApiError;
 use serde_json::json;
 use stoker_shared::{ServiceError, VERSION, serve::Readiness};
@@ -74,7 +75,7 @@ pub(crate) fn routes(api: OpenAi, origins: &AllowedOrigins) -> Router {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/health", get(health))
-        .route("/version", get(async || axum_json(&json!({ "version": VERSION }))))
+        .route("/version", get(async || json_response(&json!({ "version": VERSION }))))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         // `body` has the limit, and an error that names it.
@@ -88,7 +89,7 @@ pub(crate) fn routes(api: OpenAi, origins: &AllowedOrigins) -> Router {
 async fn health(State(api): State<Arc<OpenAi>>) -> Result<Response, ApiError> {
     let ready = api.readiness.borrow().clone();
     ready.map_err(ServiceError::unavailable)?;
-    Ok(axum_json(&json!({})))
+    Ok(json_response(&json!({})))
 }
 
 async fn unknown_path(method: Method, uri: Uri) -> ApiError {
@@ -100,7 +101,7 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
 }
 
 /// Returns a response with `value` as its body.
-fn axum_json(value: &impl serde::Serialize) -> Response {
+fn json_response(value: &impl serde::Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => ([("content-type", "application/json")], body).into_response(),
         Err(error) => ApiError::from(ServiceError::Internal(error.to_string())).into_response(),

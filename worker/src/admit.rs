@@ -140,7 +140,9 @@ impl Admission<'_> {
         if tokens >= context {
             let (size, max) = (size(), context.saturating_sub(1));
             let no_room = validate::LEAVES_NO_ROOM;
-            let reason = format!("{size}; at most {max} tokens {no_room} {context}");
+            // Clients of OpenAI's API recognise the first words.
+            let reason =
+                format!("the prompt is too long: {size}; at most {max} tokens {no_room} {context}");
             return Err(ServiceError::invalid(field, reason));
         }
         if tokens >= self.max_sequence_tokens {

@@ -2,7 +2,7 @@
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, header},
+    http::header,
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use stoker_shared::{
@@ -12,18 +12,15 @@ use stoker_shared::{
 };
 use tonic::Status;
 
-use super::error::ApiError;
+use super::{error::ApiError, headers::Context};
 
 /// Memory that parsing takes, as a multiple of the body: a message of a few bytes becomes a
 /// structure of strings.
 const PARSED: u64 = 16;
 
 /// Reads a body, and charges what it takes until it is parsed.
-pub(super) async fn read(
-    headers: &HeaderMap,
-    body: Body,
-    charge: Option<&Charge>,
-) -> Result<Bytes, ApiError> {
+pub(super) async fn read(context: &Context, body: Body) -> Result<Bytes, ApiError> {
+    let (headers, charge) = (context.headers(), context.extensions().get::<Charge>());
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     // Anything else could come from a form of a web page, without the browser's check of origins.
     let found = kind.unwrap_or_default();

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::{body::Body, extract::State, response::Response};
+use axum::{extract::State, response::Response};
 use stoker_proto::v1::{Chat, GenerateRequest, generate_request::Input};
 
 use super::{
-    HttpRequest, OpenAi,
-    completions::respond,
+    HttpRequest, OpenAi, body,
     error::ApiError,
     fields::Fields,
     format::Kind,
     headers::Context,
     messages::Message,
     options::{self, Options},
+    respond::respond,
 };
 
 /// Continues a conversation.
@@ -24,18 +24,13 @@ pub(super) async fn create(
     let (parts, body) = request.into_parts();
     let context = Context::of(parts);
     let (request, options) = {
-        let body = read(&context, body).await?;
+        let body = body::read(&context, body).await?;
         let mut fields = Fields::parse(&body)?;
         let parsed = take(&mut fields)?;
         fields.finish()?;
         parsed
     };
     respond(&api, context, Kind::Chat, vec![request], vec![None], options).await
-}
-
-/// Reads the body of a request.
-pub(super) async fn read(context: &Context, body: Body) -> Result<axum::body::Bytes, ApiError> {
-    super::body::read(context.headers(), body, context.extensions().get()).await
 }
 
 fn take(fields: &mut Fields<'_>) -> Result<(GenerateRequest, Options), ApiError> {

@@ -7,14 +7,14 @@ use serde::Deserialize;
 use stoker_proto::v1::{GenerateRequest, TokenIds, generate_request::Input};
 
 use super::{
-    HttpRequest, OpenAi, chat,
+    HttpRequest, OpenAi, body,
     error::ApiError,
     fields::Fields,
-    format::{Head, Kind},
-    generation::{self, text_of},
+    format::Kind,
+    generation::text_of,
     headers::Context,
     options::{self, Options},
-    stream, unix_time, whole,
+    respond::respond,
 };
 
 /// Maximum number of prompts of a request.
@@ -40,7 +40,7 @@ pub(super) async fn create(
     let (parts, body) = request.into_parts();
     let context = Context::of(parts);
     let (inputs, request, options) = {
-        let body = chat::read(&context, body).await?;
+        let body = body::read(&context, body).await?;
         let mut fields = Fields::parse(&body)?;
         let parsed = take(&mut fields)?;
         fields.finish()?;
@@ -98,33 +98,4 @@ fn take(fields: &mut Fields<'_>) -> Result<(Vec<Input>, GenerateRequest, Options
     }
     request.no_special_tokens = fields.flag("add_special_tokens")? == Some(false);
     Ok((inputs, request, options))
-}
-
-/// Runs `requests`, one for each prompt, and responds as `options` ask.
-pub(super) async fn respond(
-    api: &OpenAi,
-    mut context: Context,
-    kind: Kind,
-    requests: Vec<GenerateRequest>,
-    echoes: Vec<Option<String>>,
-    options: Options,
-) -> Result<Response, ApiError> {
-    if let Some(user) = options.user.as_deref().filter(|_| api.tenant_from_user)
-        && let Some(header) = api.server.tenants.header()
-    {
-        context.set_default(header, user);
-    }
-    let started = generation::start(api, &context, requests, echoes, &options).await;
-    let generations = started.map_err(|error| error.renamed(&options.names))?;
-    let head = Head {
-        id: format!("{}{}", kind.id_prefix(), context.id),
-        object: kind.object(options.stream),
-        created: unix_time(),
-        model: generations.prompts.first().map(|prompt| prompt.model.clone()).unwrap_or_default(),
-    };
-    if options.stream {
-        Ok(stream::respond(kind, head, generations, options))
-    } else {
-        whole::respond(kind, head, generations, &options).await
-    }
 }

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use stoker_shared::ServiceError;
 
-use super::{OpenAi, axum_json, error::ApiError};
+use super::{OpenAi, error::ApiError, json_response};
 
 /// OpenAI's `Model`, with the context as vLLM names it.
 #[derive(Debug, Serialize)]
@@ -48,7 +48,7 @@ fn models(api: &OpenAi) -> Vec<Model> {
 
 /// Lists the models that have a worker.
 pub(super) async fn list(State(api): State<Arc<OpenAi>>) -> Response {
-    axum_json(&List { object: "list", data: models(&api) })
+    json_response(&List { object: "list", data: models(&api) })
 }
 
 /// Describes one model.
@@ -58,7 +58,7 @@ pub(super) async fn retrieve(
 ) -> Result<Response, ApiError> {
     let models = models(&api);
     match models.iter().find(|model| model.id == name) {
-        Some(model) => Ok(axum_json(model)),
+        Some(model) => Ok(json_response(model)),
         None => {
             let available = models.into_iter().map(|model| model.id).collect();
             Err(ServiceError::UnknownModel { model: name, available }.into())

@@ -10,8 +10,8 @@ use stoker_proto::v1::{
 };
 
 use super::{
-    HttpRequest, OpenAi, axum_json, chat, error::ApiError, fields::Fields, generation::text_of,
-    headers::Context,
+    HttpRequest, OpenAi, body, chat, error::ApiError, fields::Fields, generation::text_of,
+    headers::Context, json_response,
 };
 
 /// Maximum number of tokens whose texts are returned, each of which is a call to a worker.
@@ -39,7 +39,7 @@ pub(super) async fn tokenize(
     let (parts, body) = request.into_parts();
     let context = Context::of(parts);
     let (request, with_texts) = {
-        let body = chat::read(&context, body).await?;
+        let body = body::read(&context, body).await?;
         let mut fields = Fields::parse(&body)?;
         let parsed = take(&mut fields)?;
         fields.finish()?;
@@ -61,7 +61,7 @@ pub(super) async fn tokenize(
         None
     };
     let max_model_len = info.context_length;
-    Ok(axum_json(&Tokens { count: tokens.len(), max_model_len, tokens, token_strs }))
+    Ok(json_response(&Tokens { count: tokens.len(), max_model_len, tokens, token_strs }))
 }
 
 fn take(fields: &mut Fields<'_>) -> Result<(TokenizeRequest, bool), ApiError> {
@@ -87,7 +87,7 @@ pub(super) async fn detokenize(
     let (parts, body) = request.into_parts();
     let context = Context::of(parts);
     let (model, ids) = {
-        let body = chat::read(&context, body).await?;
+        let body = body::read(&context, body).await?;
         let mut fields = Fields::parse(&body)?;
         let model = fields.text("model")?.unwrap_or_default();
         let ids = fields.take("tokens", "a list of token ids")?;
@@ -96,5 +96,5 @@ pub(super) async fn detokenize(
         (model, ids.ok_or_else(missing)?)
     };
     let prompt = text_of(&api, &context, &model, ids, true).await?;
-    Ok(axum_json(&Text { prompt }))
+    Ok(json_response(&Text { prompt }))
 }

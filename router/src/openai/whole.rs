@@ -5,10 +5,10 @@ use futures::TryStreamExt;
 use stoker_proto::v1::TokenLogprob;
 
 use super::{
-    axum_json,
     error::ApiError,
     format::{Choice, Head, Kind, LogprobWriter, Message, Object, TokenUsage, without},
     generation::{Generations, Prompt, StepKind},
+    json_response,
     logprobs::Logprobs,
     options::Options,
 };
@@ -66,7 +66,7 @@ pub(super) async fn respond(
         output.choice(kind, index, &prompts[index / per_prompt.max(1)], options)
     });
     let prompt_token_ids = prompts.first().filter(|_| kind == Kind::Chat && options.token_ids);
-    Ok(axum_json(&Object {
+    Ok(json_response(&Object {
         head: &head,
         choices: choices.collect(),
         usage: Some(Some(usage)),

@@ -405,28 +405,22 @@ impl ScriptedResponse {
     }
 }
 
+/// What a call returns.
+type Returned<T> = Result<Response<T>, Status>;
+
 #[tonic::async_trait]
 impl Control for Service {
     type WatchLoadStream = Streamed<Load>;
 
-    async fn get_model_info(
-        &self,
-        _: Request<GetModelInfoRequest>,
-    ) -> Result<Response<ModelInfo>, Status> {
+    async fn get_model_info(&self, _: Request<GetModelInfoRequest>) -> Returned<ModelInfo> {
         Ok(Response::new(self.0.info.clone()))
     }
 
-    async fn list_models(
-        &self,
-        _: Request<ListModelsRequest>,
-    ) -> Result<Response<ListModelsResponse>, Status> {
+    async fn list_models(&self, _: Request<ListModelsRequest>) -> Returned<ListModelsResponse> {
         Err(Status::unimplemented("a router knows its models"))
     }
 
-    async fn watch_load(
-        &self,
-        _: Request<WatchLoadRequest>,
-    ) -> Result<Response<Self::WatchLoadStream>, Status> {
+    async fn watch_load(&self, _: Request<WatchLoadRequest>) -> Returned<Self::WatchLoadStream> {
         let state = (self.0.load.subscribe(), true);
         let loads = stream::unfold(state, |(mut load, first)| async move {
             if !first {
@@ -438,17 +432,14 @@ impl Control for Service {
         Ok(Response::new(loads.boxed()))
     }
 
-    async fn tokenize(
-        &self,
-        _: Request<TokenizeRequest>,
-    ) -> Result<Response<TokenizeResponse>, Status> {
+    async fn tokenize(&self, _: Request<TokenizeRequest>) -> Returned<TokenizeResponse> {
         Ok(Response::new(TokenizeResponse { ids: vec![1, 2, 3] }))
     }
 
     async fn detokenize(
         &self,
         request: Request<DetokenizeRequest>,
-    ) -> Result<Response<DetokenizeResponse>, Status> {
+    ) -> Returned<DetokenizeResponse> {
         let text = format!("{:?}", request.get_ref().ids);
         Ok(Response::new(DetokenizeResponse { text }))
     }

@@ -35,8 +35,15 @@ pub struct Renderer {
     stuck: Arc<AtomicBool>,
 }
 
+impl ChatTemplates {
+    /// Compiles the templates. One that is invalid is an error of the conversations that need it.
+    pub fn compile(&self) -> Renderer {
+        Renderer::new(self)
+    }
+}
+
 impl Renderer {
-    pub(crate) fn new(sources: &ChatTemplates) -> Self {
+    fn new(sources: &ChatTemplates) -> Self {
         let mut environment = jinja::environment();
         environment.set_fuel(Some(STEPS));
         // As in transformers, a variable of the client replaces a token of the same name.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Renderer, SpecialTokens};
+use crate::SpecialTokens;
 
 /// Name of the template for plain conversations, where a model has several.
 pub(crate) const DEFAULT: &str = "default";
@@ -46,10 +46,5 @@ impl ChatTemplates {
     /// Returns the names and sources of all templates, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.sources.iter().map(|(name, source)| (name.as_str(), source.as_str()))
-    }
-
-    /// Compiles the templates. One that is invalid is an error of the conversations that need it.
-    pub fn compile(&self) -> Renderer {
-        Renderer::new(self)
     }
 }

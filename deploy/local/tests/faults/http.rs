@@ -1,6 +1,14 @@
 //! Clients of OpenAI's HTTP API, whose worker is lost.
 
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
 use crate::{
+    etcd_server::skip,
     fault_case::FaultCase,
     fleet::{Fleet, addresses, router, storyteller, wait_for_workers, wait_mid_stream},
     kills::STORIES,
@@ -51,4 +59,45 @@ async fn a_worker_is_killed_under_chats() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_killed_under_completions() {
     a_worker_is_killed("a worker of two is killed under completions over HTTP", "openai").await;
+}
+
+/// Starts `deploy/openai/streams.py`, or reports that its client is absent.
+fn streams(http: &str) -> Option<Child> {
+    let python = env::var_os("STOKER_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let import = Command::new(&python).args(["-c", "import openai"]).status();
+    if !import.is_ok_and(|status| status.success()) {
+        skip::absent("the openai package", "set STOKER_TEST_PYTHON to a Python that has it");
+        return None;
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../openai/streams.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(format!("http://{http}/v1")).stdout(Stdio::piped());
+    Some(command.spawn().unwrap())
+}
+
+/// Returns the texts of its streams. Calls `fault` when all of them have begun.
+fn texts(mut client: Child, fault: impl FnOnce()) -> Vec<String> {
+    let mut out = BufReader::new(client.stdout.take().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        line
+    };
+    assert_eq!(line(), "streaming\n");
+    fault();
+    let texts = line();
+    assert!(client.wait().unwrap().success());
+    serde_json::from_str(&texts).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_killed_under_streams_of_the_official_client() {
+    let (mut fleet, http) = fleet().await;
+    let Some(client) = streams(&http) else { return };
+    let undisturbed = tokio::task::block_in_place(|| texts(client, || ()));
+    assert_eq!(moved(&fleet).await, 0.0);
+    let client = streams(&http).unwrap();
+    let disturbed = tokio::task::block_in_place(|| texts(client, || drop(fleet.workers.remove(0))));
+    assert_eq!(undisturbed, disturbed);
+    assert!(moved(&fleet).await > 0.0, "a response moves to the other worker");
 }
