@@ -55,6 +55,9 @@ pub(super) struct Generations {
     pub(super) steps: BoxStream<'static, Result<Step, ApiError>>,
 }
 
+/// A response that has begun.
+type Opened = (Accepted, serve::Response<GenerateResponse>);
+
 /// Starts all generations, and returns once all of them are accepted. Dropping the steps cancels
 /// them.
 pub(super) async fn start(
@@ -65,7 +68,7 @@ pub(super) async fn start(
     options: &Options,
 ) -> Result<Generations, ApiError> {
     let stopping = requests.first().and_then(|request| request.stopping.clone());
-    let opened = requests.into_iter().enumerate().map(|(prompt, request)| async move {
+    let open = async |prompt, request| -> Result<Opened, ApiError> {
         let mut events = api.server.open(context.generate(prompt, request)).await?;
         match events.next().await {
             Some(Ok(GenerateResponse { event: Some(Event::Accepted(accepted)), .. })) => {
@@ -74,9 +77,9 @@ pub(super) async fn start(
             Some(Err(status)) => Err(status.into()),
             _ => Err(ServiceError::Internal("a response begins without acceptance".into()).into()),
         }
-    });
-    let opened: Vec<(Accepted, serve::Response<GenerateResponse>)> =
-        try_join_all(opened).await.map_err(|error: ApiError| error)?;
+    };
+    let opened = requests.into_iter().enumerate();
+    let opened = try_join_all(opened.map(|(prompt, request)| open(prompt, request))).await?;
     let mut prompts = Vec::with_capacity(opened.len());
     let mut streams = Vec::with_capacity(opened.len());
     for ((prompt, (accepted, events)), echo) in opened.into_iter().enumerate().zip(echoes) {

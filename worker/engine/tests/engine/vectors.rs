@@ -241,3 +241,20 @@ fn equal_weights_have_equal_digests_and_others_have_not() {
     assert_ne!(digest(""), digest("stories260K-f16.gguf"));
     assert_ne!(digest("stories260K-bf16.gguf"), digest("stories260K-f16.gguf"));
 }
+
+#[test]
+fn chat_templates_are_a_part_of_the_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("template.jinja");
+    let digest = |template: Option<&str>| {
+        let mut files = ModelFiles::embedded("storyteller", storyteller::model()).unwrap();
+        if let Some(template) = template {
+            std::fs::write(&path, template).unwrap();
+            files.set_chat_template(&path).unwrap();
+        }
+        Model::load(&files, device(), Quantization::None, |_| ()).unwrap().digest
+    };
+    assert_eq!(digest(Some("a")), digest(Some("a")));
+    assert_ne!(digest(Some("a")), digest(Some("b")));
+    assert_ne!(digest(Some("a")), digest(None));
+}
