@@ -139,6 +139,39 @@ SNIPPETS = r"""
 {% set s = 'x' %}{% if s is not none and s is defined %}{{ s }}{% endif %}{% if not (s == 'y') %}!{% endif %}{% if s in ['x', 'y'] %}in{% endif %}
 {{ 'line one\nline two'.split('\n') | map('trim') | join('|') }} {{ 'a;b' | replace(';', '\n') }} {{ "%s-%s" | format("a", "b") }} {{ 'AbC' | lower | list | unique | list }}
 {{ nested.items() | list }} {{ nested.items() | map('first') | list }} {{ [(1, 'x')] | list }} {{ [1, 2, 3][1:] }} {{ (1, 2, 3)[:2] }} {{ 'héllo'[1] }} {{ 'héllo' | length }} {{ 'héllo'.find('l') }}
+{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}x{% endmacro %}{{ a() }}
+{% macro m() %}{{ x }}{% endmacro %}{% set x = 1 %}{{ m() }}
+{% set x = 1 %}{% macro m() %}{{ x }}{% endmacro %}{% set x = 2 %}{{ m() }}
+{% macro next(state) %}{% set state.i = state.i + 1 %}{{ state.i }}{% endmacro %}{% set s = namespace(i=0) %}{{ next(s) }}{{ next(s) }}{{ s.i }}
+{% macro open(tag, attrs=[]) %}<{{ tag }}{% for attr in attrs %} {{ attr[0] }}="{{ attr[1] }}"{% endfor %}>{% endmacro %}{{ open('a', [('k', 'v'), ('n', 1)]) }}{{ open('b') }}
+{% set d = {0: 1, 512: 2, 16384: 3} %}{% for k, v in d | dictsort %}{{ k }}={{ v }};{% endfor %}{{ d[16384] }}{{ d[0] }}
+{% for m in messages %}{% if m is mapping %}{% if m.role == 'user' %}{% break %}{% endif %}{{ m.role }}{% endif %}{% endfor %}
+{% set ns = namespace(l=[]) %}{% for m in messages %}{% set ns.l = ns.l + [m.role] %}{% endfor %}{{ ns.l | join(',') }}
+{% for i in range(3, -1, -1) %}{{ i }}{% endfor %} {{ range(messages | length - 1, -1, -1) | list }}
+{% set m = messages[0] %}{% set c = m.content if m.content is string else '' %}{{ c | trim }} {{ ' ' ~ (m.nothing or "") }}|
+{% for name, spec in tools[0].function.parameters.properties.items() %}{{ name }}: {{ spec.type }}{% if not loop.last %}, {% endif %}{% endfor %}
+{{ nested | tojson | string }} {{ (1 if yes else 2) | string }} {{ none | string }} {{ yes | string }} {{ [1, none] | string }}
+{% if 'x' in nested.a %}in{% endif %}{% if 'role' not in messages[0] %}no{% else %}has{% endif %}
+{% set thinking = thinking | default(true) %}{{ thinking }} {% if not tools is defined or tools is none %}none{% else %}some{% endif %}
+{{ message | default({}) }} {{ messages[0].get('content', '') | trim }} {{ messages[0].get('tool_calls', []) | length }}
+{% for m in messages[1:] %}{{ loop.index0 }}{{ messages[loop.index0].role }},{% endfor %}
+{% set content = messages[2].content %}{% if '</think>' in content %}{% set reasoning = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}{% set content = content.split('</think>')[-1].lstrip('\n') %}{{ reasoning }}|{{ content }}{% endif %}
+{{ '\n'.join(words) }} {{ words | map('length') | list }} {{ "%s" | format(words[0]) }} {{ words | map('replace', 'o', '0') | list }}
+{{ tools | map(attribute='function.name') | list }} {{ tools | selectattr('function.name', 'defined') | list | length }} {{ tools | map(attribute='nothing', default='d') | list }}
+{% set x %}{{ number }}{% endset %}{{ x is string }} {{ x + 'a' }} {% set x = x | int %}{{ x + 1 }}
+{% if messages | selectattr('role', 'equalto', 'system') | list | length > 0 %}sys{% endif %} {{ (messages | selectattr('role', 'equalto', 'user') | list)[-1].content }}
+{% set first_user = messages | selectattr("role", "equalto", "user") | first %}{{ first_user.content }} {{ messages | rejectattr('role', 'in', ['system', 'user']) | map(attribute='role') | list }}
+{{ {'a': 1}.items() | list }} {{ {'b': 1, 'a': 2} | dictsort }} {{ {'b': 1, 'a': 2} | dictsort(by='value') }} {{ {'b': 1, 'a': 2} | dictsort(reverse=true) }}
+{{ "a,b;c" | replace(",", ";") }} {{ "abc"[1:] }} {{ "abc"[:-1] }} {{ "abc"[-1] }} {{ "abc"[::2] }} {{ words[::2] }} {{ words[:2] + words[-1:] }}
+{{ 5 // 2 * 2 + 5 % 2 }} {{ (2 + 3) * 4 }} {{ 7 / 2 | round }} {{ (7 / 2) | round(0, 'floor') }} {{ (7 / 2) | round(method='ceil') | int }} {{ 1 / 3 }}
+{{ not none }} {{ none == false }} {{ '' == none }} {{ [] or 'e' }} {{ {} and 1 }} {{ 0 or none }} {{ 'a' and 'b' }} {{ 1 if none else 2 }}
+{%- for message in messages -%}{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}{{- role -}}{%- endfor -%}
+{{ "{:>5}|{:<5}|{:^5}|{:05.1f}".format("a", "b", "c", 2.5) }} {{ "{0}{1}{0}".format("a", "b") }}
+{{ "a\tb" | tojson }} {{ "</script>" | tojson }} {{ 'it''s' }} {{ 1.0 | tojson }} {{ 1e100 | tojson }} {{ 12345678901234567890 | tojson }} {{ -0.0 | tojson }}
+{% autoescape false %}{{ '<' }}{% endautoescape %} {% for a in {'k': 1} %}{{ a }}{% endfor %} {% for a in 'abc' %}{{ a }}-{% endfor %}
+{% set ns = namespace() %}{% set ns.a = 1 %}{{ ns.a }} {{ ns.b is defined }} {{ namespace({'q': 1}).q }}
+{{ '<|im_start|>' ~ messages[0].role ~ '\n' ~ messages[0].content | trim ~ '<|im_end|>' ~ '\n' }}
+{{ messages[0].role.upper() ~ messages[0]["content"].strip()[:3] }} {{ (messages[0].content | trim).split(' ')[0] }} {{ messages[0].content.strip().endswith('.') }}
 """.strip("\n")
 
 
