@@ -74,8 +74,8 @@ impl ControlService {
     /// Returns the tokens that end a response of `model`.
     pub(crate) fn end_tokens(&self, model: &str) -> Vec<u32> {
         let fleet = self.pool.fleet();
-        let info = fleet.model(model).ok().and_then(Model::info);
-        info.map(|info| info.eos_token_ids).unwrap_or_default()
+        let worker = fleet.model(model).ok().and_then(|model| model.live().first());
+        worker.map(|worker| worker.info.eos_token_ids.clone()).unwrap_or_default()
     }
 
     /// Replaces the name of a model by the one that its workers know, and returns that.

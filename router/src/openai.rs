@@ -1,7 +1,7 @@
 //! OpenAI's HTTP API: translates requests to [`GenerateRequest`]s and responses back.
 //!
-//! It is another door to the same stack: what a layer does for gRPC, it does here. Chat templates
-//! are the worker's, so a conversation goes to it as it came.
+//! Requests enter the same stack as those of gRPC: what a layer does for these, it does here. Chat
+//! templates are the worker's, so a conversation goes to it as it came.
 //!
 //! `chat` and `completions` are the two kinds of requests, `options` what they have in common,
 //! `generation` runs one, `whole` and `stream` are the two kinds of responses.
@@ -17,6 +17,7 @@ mod fields;
 mod format;
 mod generation;
 mod headers;
+mod kept;
 mod logprobs;
 mod messages;
 mod models;
@@ -36,7 +37,7 @@ use axum::{
     body::Body,
     extract::{DefaultBodyLimit, State},
     http::{Method, Request, Uri},
-    middleware::{self, Next},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -108,7 +109,5 @@ fn json_response(value: &impl serde::Serialize) -> Response {
     }
 }
 
-/// The type of a middleware's request.
+/// A request with its body.
 type HttpRequest = Request<Body>;
-/// The rest of a middleware's stack.
-type Rest = Next;

@@ -1,4 +1,4 @@
-//! The entrance of the stack for both doors, and `stoker.v1.Inference` on the router.
+//! The entrance of the stack for gRPC and HTTP, and `stoker.v1.Inference` on the router.
 
 use futures::{StreamExt, TryStreamExt};
 use stoker_proto::v1::{GenerateRequest, GenerateResponse, inference_server::Inference};
@@ -30,7 +30,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Passes a request of either door to the stack, and returns its events once a worker has
+    /// Passes a request over gRPC or HTTP to the stack, and returns its events once a worker has
     /// accepted it.
     pub(crate) async fn open(
         &self,

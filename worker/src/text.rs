@@ -15,6 +15,9 @@ const INLINE_BYTES: usize = 4096;
 /// Maximum total size of long prompts that are tokenised at the same time, in KiB. A larger prompt
 /// is tokenised alone.
 const PROMPTS_KIB: usize = 4 << 10;
+/// What rendering a template counts for at least, in KiB: at most sixteen run at the same time, each
+/// on a thread with a deep stack.
+const RENDER_KIB: usize = PROMPTS_KIB / 16;
 /// Maximum number of long calls that wait for the one in progress.
 const MAX_WAITING: usize = 16;
 /// Retry-after hint when too many calls wait.
@@ -36,11 +39,6 @@ impl TextSize {
     fn is_inline(self) -> bool {
         matches!(self, Self::Bytes(..=INLINE_BYTES))
     }
-
-    fn bytes(self) -> usize {
-        let (Self::Bytes(bytes) | Self::Rendered(bytes)) = self;
-        bytes
-    }
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -49,6 +47,8 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub struct TextExecutor {
     prompts: Arc<Semaphore>,
+    /// The same for short conversations.
+    renders: Arc<Semaphore>,
     calls: mpsc::Sender<Job>,
 }
 
@@ -65,7 +65,8 @@ impl TextExecutor {
                 job();
             }
         })?;
-        Ok(Self { prompts: Arc::new(Semaphore::new(PROMPTS_KIB)), calls })
+        let semaphore = || Arc::new(Semaphore::new(PROMPTS_KIB));
+        Ok(Self { prompts: semaphore(), renders: semaphore(), calls })
     }
 
     /// Runs `work` on a prompt of that size when the semaphore permits it. Dropping the future
@@ -78,8 +79,14 @@ impl TextExecutor {
         if size.is_inline() {
             return work();
         }
-        let kib = (size.bytes() >> 10).clamp(1, PROMPTS_KIB) as u32;
-        let permit = Arc::clone(&self.prompts).acquire_many_owned(kib).await;
+        let (semaphore, kib) = match size {
+            // Does not wait for prompts that take seconds.
+            TextSize::Rendered(..=INLINE_BYTES) => (&self.renders, RENDER_KIB),
+            TextSize::Rendered(bytes) => (&self.prompts, (bytes >> 10).max(RENDER_KIB)),
+            TextSize::Bytes(bytes) => (&self.prompts, bytes >> 10),
+        };
+        let kib = kib.min(PROMPTS_KIB) as u32;
+        let permit = Arc::clone(semaphore).acquire_many_owned(kib).await;
         let permit = permit.map_err(|error| ServiceError::Internal(error.to_string()))?;
         let task = tokio::task::spawn_blocking(move || {
             // Held by the computing thread, which continues even if the client disconnects.

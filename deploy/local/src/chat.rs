@@ -24,8 +24,7 @@ const DIM: (&str, &str) = ("\x1b[2m", "\x1b[0m");
 
 /// Runs the command.
 pub async fn run(args: ChatArgs) -> Result<(), Error> {
-    let (cluster, address) =
-        connect::cluster(args.endpoint.as_ref(), &args.cluster, &args.compute).await?;
+    let (cluster, address) = connect::cluster(&args.target).await?;
     let client = Client::connect(&address).await?;
     let mut chat = Session { client, conversation: Conversation::new(args.system.clone()), args };
     chat.note(&format!("A conversation with {}. {HELP}", chat.model().await?));

@@ -100,6 +100,30 @@ pub struct ClusterArgs {
     pub num_workers: u16,
 }
 
+/// The cluster that a command uses.
+#[derive(Debug, Args)]
+pub struct TargetArgs {
+    /// Address of a running cluster to use instead of starting one
+    #[arg(
+        long,
+        env = "STOKER_ENDPOINT",
+        value_name = "ADDR",
+        conflicts_with_all = [
+            "model", "num_workers", "device", "disable_gpu_feature", "quantize", "threads", "load_timings", "speculate",
+            "draft_model", "num_speculative_tokens"
+        ]
+    )]
+    pub endpoint: Option<Address>,
+
+    /// The cluster to start if there is no `endpoint`.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+
+    /// Compute options of its workers.
+    #[command(flatten)]
+    pub compute: ComputeConfig,
+}
+
 /// `stoker generate`
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
@@ -147,25 +171,9 @@ pub struct GenerateArgs {
     #[arg(long, env = "STOKER_LOGPROBS", value_name = "COUNT", requires = "json")]
     pub logprobs: Option<u32>,
 
-    /// Address of a running cluster to use instead of starting one
-    #[arg(
-        long,
-        env = "STOKER_ENDPOINT",
-        value_name = "ADDR",
-        conflicts_with_all = [
-            "model", "num_workers", "device", "disable_gpu_feature", "quantize", "threads", "load_timings", "speculate",
-            "draft_model", "num_speculative_tokens"
-        ]
-    )]
-    pub endpoint: Option<Address>,
-
-    /// The cluster to start if there is no `endpoint`.
+    /// The cluster.
     #[command(flatten)]
-    pub cluster: ClusterArgs,
-
-    /// Compute options of its workers.
-    #[command(flatten)]
-    pub compute: ComputeConfig,
+    pub target: TargetArgs,
 }
 
 /// `stoker chat`
@@ -191,25 +199,9 @@ pub struct ChatArgs {
     #[arg(long, env = "STOKER_MODEL_NAME", value_name = "NAME")]
     pub model_name: Option<String>,
 
-    /// Address of a running cluster to use instead of starting one
-    #[arg(
-        long,
-        env = "STOKER_ENDPOINT",
-        value_name = "ADDR",
-        conflicts_with_all = [
-            "model", "num_workers", "device", "disable_gpu_feature", "quantize", "threads", "load_timings", "speculate",
-            "draft_model", "num_speculative_tokens"
-        ]
-    )]
-    pub endpoint: Option<Address>,
-
-    /// The cluster to start if there is no `endpoint`.
+    /// The cluster.
     #[command(flatten)]
-    pub cluster: ClusterArgs,
-
-    /// Compute options of its workers.
-    #[command(flatten)]
-    pub compute: ComputeConfig,
+    pub target: TargetArgs,
 }
 
 /// `stoker serve`

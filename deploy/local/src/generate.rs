@@ -22,8 +22,7 @@ pub async fn run(args: GenerateArgs) -> Result<(), Error> {
     let request = request(&args);
     // Validated before the model is loaded, so that a wrong value is reported at once.
     validate::generate(&request)?;
-    let (cluster, address) =
-        connect::cluster(args.endpoint.as_ref(), &args.cluster, &args.compute).await?;
+    let (cluster, address) = connect::cluster(&args.target).await?;
     let client = Client::connect(&address).await?;
     let outcome = stream(client, request, &args).await;
     // The response is complete: there is nothing to drain.

@@ -5,22 +5,32 @@ use axum::{
     http::header,
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use stoker_shared::{
-    ServiceError,
-    error::root_cause,
-    serve::{Charge, MAX_REQUEST_BYTES},
-};
+use stoker_shared::{ServiceError, error::root_cause, serve::MAX_REQUEST_BYTES};
 use tonic::Status;
 
-use super::{error::ApiError, headers::Context};
+use super::{HttpRequest, error::ApiError, fields::Fields, headers::Context};
 
 /// Memory that parsing takes, as a multiple of the body: a message of a few bytes becomes a
 /// structure of strings.
 const PARSED: u64 = 16;
 
+/// Reads a request. `take` takes the fields that it knows; any other is refused.
+pub(super) async fn parse<T>(
+    request: HttpRequest,
+    take: impl FnOnce(&mut Fields<'_>) -> Result<T, ApiError>,
+) -> Result<(Context, T), ApiError> {
+    let (parts, body) = request.into_parts();
+    let context = Context::of(parts);
+    let body = read(&context, body).await?;
+    let mut fields = Fields::parse(&body)?;
+    let parsed = take(&mut fields)?;
+    fields.finish()?;
+    Ok((context, parsed))
+}
+
 /// Reads a body, and charges what it takes until it is parsed.
-pub(super) async fn read(context: &Context, body: Body) -> Result<Bytes, ApiError> {
-    let (headers, charge) = (context.headers(), context.extensions().get::<Charge>());
+async fn read(context: &Context, body: Body) -> Result<Bytes, ApiError> {
+    let headers = context.headers();
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     // Anything else could come from a form of a web page, without the browser's check of origins.
     let found = kind.unwrap_or_default();
@@ -39,7 +49,7 @@ pub(super) async fn read(context: &Context, body: Body) -> Result<Bytes, ApiErro
         }
         Err(error) => return Err(failed(error.as_ref())),
     };
-    if let Some(charge) = charge {
+    if let Some(charge) = context.charge() {
         charge.set(PARSED * body.len() as u64)?;
     }
     Ok(body)

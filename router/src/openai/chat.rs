@@ -10,7 +10,6 @@ use super::{
     error::ApiError,
     fields::Fields,
     format::Kind,
-    headers::Context,
     messages::Message,
     options::{self, Options},
     respond::respond,
@@ -21,15 +20,7 @@ pub(super) async fn create(
     State(api): State<Arc<OpenAi>>,
     request: HttpRequest,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let context = Context::of(parts);
-    let (request, options) = {
-        let body = body::read(&context, body).await?;
-        let mut fields = Fields::parse(&body)?;
-        let parsed = take(&mut fields)?;
-        fields.finish()?;
-        parsed
-    };
+    let (context, (request, options)) = body::parse(request, take).await?;
     respond(&api, context, Kind::Chat, vec![request], vec![None], options).await
 }
 

@@ -12,7 +12,6 @@ use super::{
     fields::Fields,
     format::Kind,
     generation::text_of,
-    headers::Context,
     options::{self, Options},
     respond::respond,
 };
@@ -37,15 +36,7 @@ pub(super) async fn create(
     State(api): State<Arc<OpenAi>>,
     request: HttpRequest,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let context = Context::of(parts);
-    let (inputs, request, options) = {
-        let body = body::read(&context, body).await?;
-        let mut fields = Fields::parse(&body)?;
-        let parsed = take(&mut fields)?;
-        fields.finish()?;
-        parsed
-    };
+    let (context, (inputs, request, options)) = body::parse(request, take).await?;
     let mut echoes = Vec::with_capacity(inputs.len());
     for input in &inputs {
         echoes.push(match input {

@@ -6,13 +6,12 @@ use futures::{
     stream::{self, BoxStream},
 };
 use stoker_proto::v1::{
-    Accepted, DetokenizeRequest, FinishReason, GenerateRequest, GenerateResponse, Stopping,
-    TokenDelta, TokenLogprob, Usage, control_server::Control, generate_response::Event,
-    stop_condition::Kind,
+    Accepted, DetokenizeRequest, FinishReason, GenerateRequest, GenerateResponse, TokenDelta,
+    TokenLogprob, Usage, control_server::Control, generate_response::Event,
 };
 use stoker_shared::{ServiceError, serve};
 
-use super::{OpenAi, error::ApiError, headers::Context, options::Options};
+use super::{OpenAi, error::ApiError, headers::Context, kept::Kept, options::Options};
 
 /// A prompt, once its generation is accepted.
 #[derive(Debug, Clone, Default)]
@@ -49,10 +48,10 @@ pub(super) enum StepKind {
 
 /// Running generations.
 pub(super) struct Generations {
-    /// Tokens that end a response and are not in its text.
-    pub(super) end_tokens: Vec<u32>,
     pub(super) prompts: Vec<Prompt>,
     pub(super) steps: BoxStream<'static, Result<Step, ApiError>>,
+    /// Memory of what is kept of them.
+    pub(super) kept: Kept,
 }
 
 /// A response that has begun.
@@ -67,7 +66,6 @@ pub(super) async fn start(
     echoes: Vec<Option<String>>,
     options: &Options,
 ) -> Result<Generations, ApiError> {
-    let stopping = requests.first().and_then(|request| request.stopping.clone());
     let open = async |prompt, request| -> Result<Opened, ApiError> {
         let mut events = api.server.open(context.generate(prompt, request)).await?;
         match events.next().await {
@@ -94,21 +92,8 @@ pub(super) async fn start(
         let first_choice = u32::try_from(prompt).unwrap_or(u32::MAX) * options.choices;
         streams.push(steps(prompt, first_choice, options.only_echo, events).boxed());
     }
-    let model = prompts.first().map(|prompt| prompt.model.as_str()).unwrap_or_default();
-    let end_tokens = end_tokens(api, model, &stopping.unwrap_or_default());
-    Ok(Generations { end_tokens, prompts, steps: stream::select_all(streams).boxed() })
-}
-
-/// Returns the tokens that end a response without being a part of its text.
-fn end_tokens(api: &OpenAi, model: &str, stopping: &Stopping) -> Vec<u32> {
-    if stopping.include_stop_in_output {
-        return Vec::new();
-    }
-    let own = stopping.conditions.iter().filter_map(|condition| match condition.kind {
-        Some(Kind::TokenId(id)) => Some(id),
-        _ => None,
-    });
-    own.chain(api.control.end_tokens(model)).collect()
+    let kept = Kept::new(context.charge());
+    Ok(Generations { prompts, steps: stream::select_all(streams).boxed(), kept })
 }
 
 /// Converts token ids to text.

@@ -2,13 +2,14 @@
 
 use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
+    middleware::Next,
     response::Response,
 };
 use stoker_proto::v1::GenerateRequest;
-use stoker_shared::validate::MAX_REQUEST_ID;
+use stoker_shared::{serve::Charge, validate::MAX_REQUEST_ID};
 use tonic::{Extensions, Request, metadata::MetadataMap};
 
-use super::{HttpRequest, Rest};
+use super::HttpRequest;
 
 /// Id of a request, from the client or drawn.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -18,7 +19,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) struct RequestId(pub(super) String);
 
 /// Takes the client's id for the request, or draws one, and returns it with the response.
-pub(super) async fn request_id(mut request: HttpRequest, rest: Rest) -> Response {
+pub(super) async fn request_id(mut request: HttpRequest, rest: Next) -> Response {
     let given = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok());
     let usable = |id: &&str| {
         (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())
@@ -52,10 +53,6 @@ impl Context {
         &self.headers
     }
 
-    pub(super) fn extensions(&self) -> &Extensions {
-        &self.extensions
-    }
-
     /// Sets a header unless the request has it.
     pub(super) fn set_default(&mut self, name: &str, value: &str) {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
@@ -64,7 +61,7 @@ impl Context {
     }
 
     /// Returns `message` as a gRPC request with these headers: trace, tenant and deadline are read
-    /// from them as on the other door.
+    /// from them as from those of gRPC.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let metadata = MetadataMap::from_headers(self.headers.clone());
         Request::from_parts(metadata, self.extensions.clone(), message)
@@ -81,6 +78,16 @@ impl Context {
             // Ids in logs are different, and show that they belong together.
             _ => format!("{}-{prompt}", &self.id[..self.id.len().min(MAX_REQUEST_ID - 8)]),
         };
-        self.request(request)
+        let mut request = self.request(request);
+        // The first one has the charge of the body. The charge of a request is set to its size.
+        if let Some(charge) = self.charge().filter(|_| prompt > 0) {
+            request.extensions_mut().insert(charge.another());
+        }
+        request
+    }
+
+    /// Returns the charge of the body to the memory budget.
+    pub(super) fn charge(&self) -> Option<&Charge> {
+        self.extensions.get()
     }
 }

@@ -1,7 +1,7 @@
 //! From requests to a response, streamed or in one piece.
 
 use axum::response::Response;
-use stoker_proto::v1::GenerateRequest;
+use stoker_proto::v1::{GenerateRequest, Stopping, stop_condition};
 
 use super::{
     OpenAi,
@@ -27,21 +27,37 @@ pub(super) async fn respond(
     {
         context.set_default(header, user);
     }
+    let stopping = requests.first().and_then(|request| request.stopping.clone());
     let started = generation::start(api, &context, requests, echoes, &options).await;
-    let mut generations = started.map_err(|error| error.renamed(&options.names))?;
-    if kind == Kind::Completion {
-        // Their log probabilities have the token that ended the response too.
-        generations.end_tokens.clear();
-    }
+    let generations = started.map_err(|error| error.renamed(&options.names))?;
+    let model = generations.prompts.first().map(|prompt| prompt.model.clone()).unwrap_or_default();
+    // Those of completions have the token that ended the response too.
+    let hidden = if kind == Kind::Chat && options.logprobs {
+        end_tokens(api, &model, &stopping.unwrap_or_default())
+    } else {
+        Vec::new()
+    };
     let head = Head {
         id: format!("{}{}", kind.id_prefix(), context.id),
         object: kind.object(options.stream),
         created: unix_time(),
-        model: generations.prompts.first().map(|prompt| prompt.model.clone()).unwrap_or_default(),
+        model,
     };
     if options.stream {
-        Ok(stream::respond(kind, head, generations, options))
+        Ok(stream::respond(kind, head, generations, hidden, options))
     } else {
-        whole::respond(kind, head, generations, &options).await
+        whole::respond(kind, head, generations, &hidden, &options).await
     }
+}
+
+/// Returns the tokens that end a response without being a part of its text.
+fn end_tokens(api: &OpenAi, model: &str, stopping: &Stopping) -> Vec<u32> {
+    if stopping.include_stop_in_output {
+        return Vec::new();
+    }
+    let own = stopping.conditions.iter().filter_map(|condition| match condition.kind {
+        Some(stop_condition::Kind::TokenId(id)) => Some(id),
+        _ => None,
+    });
+    own.chain(api.control.end_tokens(model)).collect()
 }

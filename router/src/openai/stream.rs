@@ -11,11 +11,13 @@ use axum::{
 };
 use futures::{Stream, StreamExt, stream, stream::BoxStream};
 use stoker_proto::v1::{TokenDelta, TokenLogprob, Usage};
+use stoker_shared::ServiceError;
 
 use super::{
     error::ApiError,
     format::{ASSISTANT, Choice, Delta, Head, Kind, LogprobWriter, Object, TokenUsage, without},
     generation::{Generations, Prompt, Step, StepKind},
+    kept::Kept,
     options::Options,
 };
 
@@ -24,14 +26,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The last event.
 const DONE: &str = "[DONE]";
 
-/// Streams all generations.
+/// Streams all generations. Log probabilities of `hidden` tokens are left out.
 pub(super) fn respond(
     kind: Kind,
     head: Head,
     generations: Generations,
+    hidden: Vec<u32>,
     options: Options,
 ) -> Response {
-    let events = events(kind, head, generations, options);
+    let events = events(kind, head, generations, hidden, options);
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     // nginx would hold the events back.
@@ -43,15 +46,17 @@ fn events(
     kind: Kind,
     head: Head,
     generations: Generations,
+    hidden: Vec<u32>,
     options: Options,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
-    let Generations { end_tokens, prompts, steps } = generations;
+    let Generations { prompts, steps, kept } = generations;
     let choices = prompts.len() * options.choices as usize;
     let writer = Writer {
         kind,
         head,
         options,
-        end_tokens,
+        hidden,
+        kept,
         prompt_logprobs: vec![Vec::new(); prompts.len()],
         prompts,
         choices: (0..choices).map(|_| State::default()).collect(),
@@ -79,10 +84,13 @@ async fn write_next(
     queue: &mut VecDeque<String>,
 ) -> bool {
     match steps.next().await {
-        Some(Ok(step)) => {
-            writer.step(step, queue);
-            false
-        }
+        Some(Ok(step)) => match writer.step(step, queue) {
+            Ok(()) => false,
+            Err(error) => {
+                queue.push_back(ApiError::from(error).event());
+                true
+            }
+        },
         // The status has been sent, so that the error is an event, and there is no last one.
         Some(Err(error)) => {
             queue.push_back(error.event());
@@ -108,7 +116,9 @@ struct Writer {
     kind: Kind,
     head: Head,
     options: Options,
-    end_tokens: Vec<u32>,
+    /// Tokens whose log probabilities are left out.
+    hidden: Vec<u32>,
+    kept: Kept,
     prompts: Vec<Prompt>,
     prompt_logprobs: Vec<Vec<TokenLogprob>>,
     choices: Vec<State>,
@@ -117,11 +127,13 @@ struct Writer {
 }
 
 impl Writer {
-    fn step(&mut self, step: Step, queue: &mut VecDeque<String>) {
+    fn step(&mut self, step: Step, queue: &mut VecDeque<String>) -> Result<(), ServiceError> {
         let Step { prompt, choice, kind } = step;
         if let StepKind::Prompt(tokens) = kind {
+            // Each choice of the prompt writes a copy.
+            self.kept.add_logprobs(&tokens, self.options.choices + 1)?;
             self.prompt_logprobs[prompt].extend(tokens);
-            return;
+            return Ok(());
         }
         self.begin(prompt, choice, queue);
         match kind {
@@ -133,6 +145,7 @@ impl Writer {
             }
             StepKind::Prompt(_) => {}
         }
+        Ok(())
     }
 
     /// Writes what comes before the first token of a choice: the role, or the prompt.
@@ -178,7 +191,7 @@ impl Writer {
         let mut logprobs = None;
         if let Some(state) = self.choices.get_mut(choice as usize).filter(|_| self.options.logprobs)
         {
-            let shown = without(&self.end_tokens, delta.logprobs);
+            let shown = without(&self.hidden, delta.logprobs);
             state.logprobs.add(self.kind, &mut logprobs, shown);
         }
         let token_ids = self.options.token_ids.then_some(delta.ids);

@@ -11,7 +11,7 @@ use stoker_proto::v1::{
 
 use super::{
     HttpRequest, OpenAi, body, chat, error::ApiError, fields::Fields, generation::text_of,
-    headers::Context, json_response,
+    json_response,
 };
 
 /// Maximum number of tokens whose texts are returned, each of which is a call to a worker.
@@ -36,15 +36,7 @@ pub(super) async fn tokenize(
     State(api): State<Arc<OpenAi>>,
     request: HttpRequest,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let context = Context::of(parts);
-    let (request, with_texts) = {
-        let body = body::read(&context, body).await?;
-        let mut fields = Fields::parse(&body)?;
-        let parsed = take(&mut fields)?;
-        fields.finish()?;
-        parsed
-    };
+    let (context, (request, with_texts)) = body::parse(request, take).await?;
     let model = request.model.clone();
     let info = context.request(GetModelInfoRequest { model: model.clone() });
     let info = api.control.get_model_info(info).await?.into_inner();
@@ -84,17 +76,13 @@ pub(super) async fn detokenize(
     State(api): State<Arc<OpenAi>>,
     request: HttpRequest,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let context = Context::of(parts);
-    let (model, ids) = {
-        let body = body::read(&context, body).await?;
-        let mut fields = Fields::parse(&body)?;
+    let (context, (model, ids)) = body::parse(request, |fields| {
         let model = fields.text("model")?.unwrap_or_default();
         let ids = fields.take("tokens", "a list of token ids")?;
-        fields.finish()?;
         let missing = || ApiError::invalid("tokens", "tokens: is missing");
-        (model, ids.ok_or_else(missing)?)
-    };
+        Ok((model, ids.ok_or_else(missing)?))
+    })
+    .await?;
     let prompt = text_of(&api, &context, &model, ids, true).await?;
     Ok(json_response(&Text { prompt }))
 }

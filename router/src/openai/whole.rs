@@ -23,14 +23,15 @@ struct Output {
     finish_reason: Option<&'static str>,
 }
 
-/// Reads all generations to their end.
+/// Reads all generations to their end. Log probabilities of `hidden` tokens are left out.
 pub(super) async fn respond(
     kind: Kind,
     head: Head,
     generations: Generations,
+    hidden: &[u32],
     options: &Options,
 ) -> Result<Response, ApiError> {
-    let Generations { end_tokens, prompts, mut steps } = generations;
+    let Generations { prompts, mut steps, kept } = generations;
     let per_prompt = options.choices as usize;
     let mut outputs: Vec<_> = (0..prompts.len() * per_prompt).map(|_| Output::default()).collect();
     let mut prompt_logprobs: Vec<Vec<TokenLogprob>> = vec![Vec::new(); prompts.len()];
@@ -38,6 +39,8 @@ pub(super) async fn respond(
     let mut begun = vec![false; outputs.len()];
     while let Some(step) = steps.try_next().await? {
         if let StepKind::Prompt(tokens) = step.kind {
+            // Each choice of the prompt has a copy.
+            kept.add_logprobs(&tokens, options.choices + 1)?;
             prompt_logprobs[step.prompt].extend(tokens);
             continue;
         }
@@ -48,10 +51,11 @@ pub(super) async fn respond(
         }
         match step.kind {
             StepKind::Tokens(delta) => {
+                kept.add(&delta, 1)?;
                 output.text.push_str(&delta.text);
                 output.ids.extend(delta.ids);
                 if options.logprobs {
-                    let shown = without(&end_tokens, delta.logprobs);
+                    let shown = without(hidden, delta.logprobs);
                     output.writer.add(kind, &mut output.logprobs, shown);
                 }
             }

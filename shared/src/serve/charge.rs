@@ -24,6 +24,12 @@ impl Charge {
         Self(Arc::new(Mutex::new(budget.reservation())))
     }
 
+    /// Returns a charge of no bytes to the same memory budget: for another request that the same
+    /// message asks for, or for its response.
+    pub fn another(&self) -> Self {
+        Self::new(&self.budget())
+    }
+
     /// Changes the charge to `bytes`.
     pub fn set(&self, bytes: u64) -> Result<(), ServiceError> {
         let mut reservation = self.reservation();
@@ -41,7 +47,7 @@ impl Charge {
     }
 
     /// Charges `bytes` more.
-    pub(super) fn grow(&self, bytes: u64) -> Result<(), ServiceError> {
+    pub fn grow(&self, bytes: u64) -> Result<(), ServiceError> {
         let mut reservation = self.reservation();
         if reservation.grow(bytes) {
             Ok(())

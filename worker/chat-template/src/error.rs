@@ -41,10 +41,3 @@ pub enum ChatError {
     #[error("the conversation becomes a prompt of more than {0} bytes")]
     TooLong(usize),
 }
-
-impl ChatError {
-    /// Returns whether another conversation could be rendered with the same model.
-    pub fn is_fault_of_conversation(&self) -> bool {
-        !matches!(self, Self::Missing | Self::NoDefault { .. } | Self::Syntax(_) | Self::Stuck)
-    }
-}

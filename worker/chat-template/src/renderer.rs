@@ -12,10 +12,8 @@ use std::{
 use minijinja::{Environment, ErrorKind, Value};
 
 use crate::{
-    ChatError, ChatTemplates, Conversation, generation_tag, jinja,
-    output::BoundedText,
+    ChatError, ChatTemplates, Conversation, generation_tag, jinja, output::BoundedText,
     render_thread,
-    templates::{DEFAULT, TOOL_USE},
 };
 
 /// Longest text of a conversation, in bytes: twice as long as the longest request.
@@ -25,6 +23,7 @@ const MAX_SOURCE: usize = 256 << 10;
 /// Steps that a template may take. A step is one instruction, or 64 bytes that are produced: some
 /// hundred are needed for a message, and they bound the memory to 64 MB.
 const STEPS: u64 = 1_000_000;
+
 /// Renders conversations with the templates of a model.
 #[derive(Debug, Clone)]
 pub struct Renderer {
@@ -69,7 +68,7 @@ impl Renderer {
         self.template(false).map(drop)
     }
 
-    /// Renders `conversation`. Takes some 100 microseconds.
+    /// Renders `conversation`. It waits for a thread, so it must not run on an async one.
     pub fn render(&self, conversation: &Conversation<'_>) -> Result<String, ChatError> {
         let name = self.template(!conversation.tools.is_empty())?;
         if self.stuck.load(Ordering::Relaxed) {
@@ -87,8 +86,8 @@ impl Renderer {
 
     /// Returns the name of the template for a conversation.
     fn template(&self, has_tools: bool) -> Result<&'static str, ChatError> {
-        let tools = has_tools && self.templates.contains_key(TOOL_USE);
-        let wanted = if tools { TOOL_USE } else { DEFAULT };
+        let tools = has_tools && self.templates.contains_key(ChatTemplates::TOOL_USE);
+        let wanted = if tools { ChatTemplates::TOOL_USE } else { ChatTemplates::DEFAULT };
         match self.templates.get(wanted) {
             Some(None) => Ok(wanted),
             Some(Some(error)) => Err(error.clone()),

@@ -4,11 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::SpecialTokens;
 
-/// Name of the template for plain conversations, where a model has several.
-pub(crate) const DEFAULT: &str = "default";
-/// Name of the template for conversations with tools, where a model has several.
-pub(crate) const TOOL_USE: &str = "tool_use";
-
 /// The sources of a model's templates, and the special tokens that they name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChatTemplates {
@@ -22,12 +17,17 @@ impl From<String> for ChatTemplates {
     /// Creates the templates of a model that has one.
     fn from(source: String) -> Self {
         let mut templates = Self::default();
-        templates.add(DEFAULT, source);
+        templates.add(Self::DEFAULT, source);
         templates
     }
 }
 
 impl ChatTemplates {
+    /// Name of the template for plain conversations, where a model has several.
+    pub const DEFAULT: &str = "default";
+    /// Name of the template for conversations with tools, where a model has several.
+    pub const TOOL_USE: &str = "tool_use";
+
     /// Adds a template, or replaces the one of this name.
     pub fn add(&mut self, name: impl Into<String>, source: impl Into<String>) {
         self.sources.insert(name.into(), source.into());
@@ -40,7 +40,7 @@ impl ChatTemplates {
 
     /// Returns the source of the template for plain conversations.
     pub fn plain(&self) -> Option<&str> {
-        self.sources.get(DEFAULT).map(String::as_str)
+        self.sources.get(Self::DEFAULT).map(String::as_str)
     }
 
     /// Returns the names and sources of all templates, sorted by name.

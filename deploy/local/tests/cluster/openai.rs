@@ -55,6 +55,19 @@ async fn exchange(http: &str, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&response).into_owned()
 }
 
+/// Connects, and sends a chat. Its response is not read.
+async fn begin_chat(http: &str, body: &Value) -> TcpStream {
+    let body = body.to_string();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut socket = TcpStream::connect(http).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    socket
+}
+
 /// Sends a request, and returns its status and its JSON.
 async fn send(http: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
     let request = format!(
@@ -230,15 +243,8 @@ async fn a_client_that_goes_stops_its_response() {
             "ignore_eos": true,
             "n": 4,
             "stream": stream,
-        })
-        .to_string();
-        let mut socket = TcpStream::connect(&http).await.unwrap();
-        let request = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        socket.write_all(request.as_bytes()).await.unwrap();
+        });
+        let socket = begin_chat(&http, &body).await;
         let mut watched = control(&worker.address).await;
         wait_for_load(&mut watched, |load| load.running == 4).await;
         drop(socket);
@@ -257,15 +263,8 @@ async fn a_client_that_does_not_read_holds_nothing_for_long() {
         "logprobs": true,
         "top_logprobs": 20,
         "stream": true,
-    })
-    .to_string();
-    let mut socket = TcpStream::connect(&http).await.unwrap();
-    let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    socket.write_all(request.as_bytes()).await.unwrap();
+    });
+    let socket = begin_chat(&http, &body).await;
     let mut watched = control(&worker.address).await;
     wait_for_load(&mut watched, |load| load.running > 0).await;
     // Nothing is read: some 20 MB do not fit into the buffers of the system.
@@ -278,6 +277,36 @@ async fn a_client_that_does_not_read_holds_nothing_for_long() {
     timeout(TEST_TIMEOUT, released).await.unwrap();
     assert_eq!(chat(&http, json!({})).await.0, 200);
     drop(socket);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_of_a_response_is_bounded() {
+    let (_worker, router, http) = cluster(&["--max-request-memory", "4MiB"]).await;
+    let large = json!({
+        "max_tokens": 400,
+        "n": 16,
+        "ignore_eos": true,
+        "logprobs": true,
+        "top_logprobs": 20,
+    });
+    let (status, body) = chat(&http, large.clone()).await;
+    let message = body["error"]["message"].as_str().unwrap_or_default();
+    assert!(matches!(status, 400 | 429) && message.contains("--max-request-memory"), "{body}");
+    // Streamed, nothing is kept.
+    let mut streamed = large;
+    streamed["stream"] = json!(true);
+    streamed["messages"] = json!([{ "role": "user", "content": "Once" }]);
+    let mut socket = begin_chat(&http, &streamed).await;
+    let (mut text, mut buffer) = (String::new(), vec![0; 1 << 16]);
+    while !text.contains("data: [DONE]") {
+        let read = timeout(TEST_TIMEOUT, socket.read(&mut buffer)).await.unwrap().unwrap();
+        assert!(read > 0, "the stream ends early");
+        let kept = text.floor_char_boundary(text.len().saturating_sub(64));
+        text = text.split_off(kept);
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    assert_eq!(chat(&http, json!({})).await.0, 200);
+    assert_eq!(scrape(&router).await["stoker_router_requests_in_flight"], 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,10 +17,6 @@ const TEMPLATE: &str = "chat_template.jinja";
 const TOOL_TEMPLATE: &str = "additional_chat_templates/tool_use.jinja";
 /// Some tokenizer configurations list every added token; all are far smaller than this.
 const MAX_BYTES: u64 = 64 << 20;
-/// Name of the template for plain conversations, where there are several.
-const DEFAULT: &str = "default";
-/// Name of the template for conversations with tools, where there are several.
-const TOOL_USE: &str = "tool_use";
 
 /// The relevant part of tokenizer_config.json, and of the files beside it.
 #[derive(Debug, Default)]
@@ -48,7 +44,9 @@ impl TokenizerConfig {
                 eos_token = keys.get("eos_token").and_then(text_of_token).map(str::to_owned);
             }
         }
-        for (file, name) in [(TEMPLATE, DEFAULT), (TOOL_TEMPLATE, TOOL_USE)] {
+        for (file, name) in
+            [(TEMPLATE, ChatTemplates::DEFAULT), (TOOL_TEMPLATE, ChatTemplates::TOOL_USE)]
+        {
             if let Some(source) = folder.open(file)? {
                 templates.add(name, template_text(&source)?);
             }
@@ -88,7 +86,7 @@ fn add_templates(templates: &mut ChatTemplates, file: &str, keys: &Map<String, V
     };
     match keys.get("chat_template") {
         None | Some(Value::Null) => {}
-        Some(template @ Value::String(_)) => add(Some(DEFAULT), Some(template)),
+        Some(template @ Value::String(_)) => add(Some(ChatTemplates::DEFAULT), Some(template)),
         Some(Value::Object(by_name)) => {
             by_name.iter().for_each(|(name, template)| add(Some(name), Some(template)));
         }

@@ -7,8 +7,6 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::WeightsError;
 
 const TEMPLATE: &str = "tokenizer.chat_template";
-/// Name of the template for plain conversations.
-const DEFAULT: &str = "default";
 /// Variables of templates, and the keys with the ids of their tokens.
 const TOKENS: [(&str, &str); 7] = [
     ("bos_token", "tokenizer.ggml.bos_token_id"),
@@ -29,7 +27,7 @@ pub(in crate::weights) fn read(metadata: &Metadata, tokenizer: &Tokenizer) -> Ch
         let Some(name) = key.strip_prefix(TEMPLATE) else { continue };
         let name = match name.strip_prefix('.') {
             Some(name) => name,
-            None if name.is_empty() => DEFAULT,
+            None if name.is_empty() => ChatTemplates::DEFAULT,
             // The list of names, `tokenizer.chat_templates`.
             None => continue,
         };
