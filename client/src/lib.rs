@@ -34,7 +34,8 @@ pub use retry::RetryPolicy;
 pub use stoker_proto::v1 as proto;
 pub use stoker_proto::v1::{GenerateRequest, generate_response::Event as EventKind};
 pub use stoker_shared::{
-    client::{Address, CallError, ConnectError, Event, ResponseStream},
+    client::{Address, CallError, ConnectError, Credentials, Event, ResponseStream},
+    config::Secret,
     deadline::Deadline,
 };
 
@@ -46,9 +47,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the router, or the worker, at `address`.
+    /// Connects to the router, or the worker, at `address`: over TLS if that is an `https` URL, which
+    /// takes the feature `tls`.
     pub async fn connect(address: &Address) -> Result<Self, ConnectError> {
-        let calls = stoker_shared::client::Client::connect(address).await?;
+        Self::connect_with(address, &Credentials::default()).await
+    }
+
+    /// Connects with a certificate or an API key. Without a key in `credentials`, that of the variable
+    /// `STOKER_API_KEY` is sent, if it is set.
+    pub async fn connect_with(
+        address: &Address,
+        credentials: &Credentials,
+    ) -> Result<Self, ConnectError> {
+        let calls = stoker_shared::client::Client::connect_with(address, credentials).await?;
         Ok(Self { calls, retries: RetryPolicy::default() })
     }
 

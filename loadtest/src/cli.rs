@@ -6,7 +6,11 @@ mod requests;
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use stoker_shared::{VERSION, client::Address, count, duration};
+use stoker_shared::{
+    VERSION,
+    client::{Address, Credentials},
+    count, duration,
+};
 
 use crate::{drive::scrape::MetricsUrl, measure::objectives::Objectives, targets::Api};
 pub use load::{LoadArgs, SweepArgs};
@@ -114,6 +118,10 @@ pub struct TargetArgs {
         value_name = "ADDR"
     )]
     pub endpoint: Address,
+
+    /// Certificates and API key.
+    #[command(flatten)]
+    pub credentials: Credentials,
 
     /// Name of the model [default: the only one that is served]
     #[arg(

@@ -61,8 +61,14 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode, Error> {
     let target = &args.target;
     let connections = config::connections(args, &load);
     check_open_files(target.target, load.streams(args.requests.turns.get()), connections.get())?;
-    let target =
-        Target::connect(target.target, &target.endpoint, &target.model, connections).await?;
+    let target = Target::connect(
+        target.target,
+        &target.endpoint,
+        &target.model,
+        connections,
+        &target.credentials,
+    )
+    .await?;
     scrape::check(&args.target.scrape).await?;
     let plan = Arc::new(Plan::new(plan_config(args, prompts, trace), &target).await?);
     if let (Some(expected), Some(path), End::Requests(requests)) =

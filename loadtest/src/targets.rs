@@ -11,7 +11,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use clap::ValueEnum;
 use stoker_shared::{
-    client::{Address, Client},
+    client::{Address, Client, Credentials},
     deadline::Deadline,
 };
 use tokio::time::Instant;
@@ -66,15 +66,16 @@ impl Target {
         address: &Address,
         model: &str,
         connections: NonZeroUsize,
+        credentials: &Credentials,
     ) -> Result<Self, Error> {
         let (protocol, model) = match api {
             Api::Stoker => {
-                let client = Client::connect_many(address, connections).await?;
+                let client = Client::connect_many(address, connections, credentials).await?;
                 stoker::check(&client, address).await?;
                 (Protocol::Stoker(client), model.into())
             }
             Api::OpenAi | Api::OpenAiChat => {
-                let server = OpenAi::new(address, api == Api::OpenAiChat);
+                let server = OpenAi::new(address, api == Api::OpenAiChat, credentials)?;
                 let model = server.model(model).await?.into();
                 (Protocol::OpenAi(Box::new(server)), model)
             }

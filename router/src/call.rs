@@ -27,7 +27,10 @@ use tracing::Span;
 pub(crate) use attempts::Attempts;
 pub(crate) use timeline::{Stage, StageTimes, Timeline};
 
-use crate::pool::worker::{InstanceId, Worker};
+use crate::{
+    pool::worker::{InstanceId, Worker},
+    tenant::Account,
+};
 
 /// Events of a response; an error, if any, is the last item.
 pub(crate) type EventStream =
@@ -45,8 +48,10 @@ pub(crate) struct Call {
     /// Error in the request's headers, returned by a layer below tracing and metrics.
     pub(crate) malformed: Option<ServiceError>,
     pub(crate) arrived: Instant,
-    /// Tenant of the request; "" without a tenant header.
+    /// Tenant of the request; "" without a tenant header or API keys.
     pub(crate) tenant: Arc<str>,
+    /// The tenant of its API key, if it has one.
+    pub(crate) account: Option<Account>,
     /// Log span of the request; each layer records its own fields.
     pub(crate) span: Span,
     /// Trace span of the request; initially the caller's span.
@@ -78,6 +83,7 @@ impl Call {
             malformed: None,
             arrived,
             tenant: Arc::default(),
+            account: None,
             span: Span::none(),
             trace: TraceSpan::default(),
             timeline: Timeline::start(arrived),

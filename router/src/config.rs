@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use clap::Args;
-use stoker_shared::{config, duration, serve::LimitsConfig};
+use stoker_shared::{config, duration, serve::LimitsConfig, tls::ClientTls};
 
-use crate::tenant::{self, TenantPriority};
+use crate::tenant::{self, TenantArgs, TenantPriority};
 pub use balancing::{BalancingConfig, Policy};
 pub use health::HealthConfig;
 pub(crate) use model_alias::ModelAliases;
@@ -22,7 +22,7 @@ pub use request_log::RequestLogConfig;
 pub use resume::ResumeConfig;
 
 /// Configuration of the router.
-#[derive(Debug, Clone, PartialEq, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RouterConfig {
     /// Maximum streams that run concurrently
     #[arg(
@@ -97,7 +97,7 @@ pub struct RouterConfig {
     )]
     pub http_allowed_origins: Vec<HeaderValue>,
 
-    /// Maximum requests of one tenant that wait for a slot; requires --tenant-header
+    /// Maximum requests of one tenant that wait for a slot; requires --tenant-header or --api-keys
     #[arg(
         long,
         env = "STOKER_TENANT_QUEUE_SIZE",
@@ -124,7 +124,8 @@ pub struct RouterConfig {
     #[arg(long, env = "STOKER_HIDE_CACHED_TOKENS", help_heading = "Admission")]
     pub hide_cached_tokens: bool,
 
-    /// Maximum requests of one tenant that run or wait; requires --tenant-header. Further ones are
+    /// Maximum requests of one tenant that run or wait; requires --tenant-header or --api-keys, whose
+    /// file may set a lower limit. Further ones are
     /// refused with RESOURCE_EXHAUSTED [default: --max-concurrent-streams plus --tenant-queue-size]
     #[arg(
         long,
@@ -134,6 +135,14 @@ pub struct RouterConfig {
         help_heading = "Admission"
     )]
     pub tenant_max_concurrent_streams: Option<u32>,
+
+    /// Who may call the router.
+    #[command(flatten)]
+    pub tenants: TenantArgs,
+
+    /// TLS of connections to workers. It has no flag: see [`stoker_shared::tls::WorkerTlsArgs`].
+    #[arg(skip)]
+    pub worker_tls: Option<ClientTls>,
 
     /// Limits on client connections and requests.
     #[command(flatten)]
@@ -165,6 +174,13 @@ pub struct RouterConfig {
         help_heading = "Shutdown"
     )]
     pub drain_timeout: Duration,
+}
+
+impl RouterConfig {
+    /// Whether requests have tenants.
+    pub(crate) fn has_tenants(&self) -> bool {
+        self.tenant_header.is_some() || self.tenants.api_keys.is_some()
+    }
 }
 
 impl Default for RouterConfig {

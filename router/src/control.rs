@@ -18,11 +18,12 @@ use stoker_shared::{
     serve::{self, Bounds, CallLimit, Charge},
 };
 use tokio::time::{Instant, MissedTickBehavior};
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Extensions, Request, Response, Status, transport::Channel};
 
 use crate::{
     endpoint, policy,
     pool::{Pool, model::Model},
+    tenant::Account,
 };
 
 /// Interval between two load reports: the default, and the minimum that a client can request.
@@ -55,10 +56,11 @@ impl ControlService {
         Self { pool, gate, bounds, watches, forwarded }
     }
 
-    /// Returns the models that have a worker, ordered by name.
-    pub(crate) fn models(&self) -> Vec<ServedModel> {
+    /// Returns the models that have a worker and that `account` may use, ordered by name.
+    pub(crate) fn models(&self, account: Option<&Account>) -> Vec<ServedModel> {
         let fleet = self.pool.fleet();
         let served = |model: &Model| {
+            fleet.permitted(model.name(), account).ok()?;
             let info = model.info()?;
             Some(ServedModel {
                 aliases: fleet.aliases(model).map(str::to_owned).collect(),
@@ -79,9 +81,9 @@ impl ControlService {
     }
 
     /// Replaces the name of a model by the one that its workers know, and returns that.
-    fn resolve(&self, name: &mut String) -> Result<String, ServiceError> {
+    fn resolve(&self, name: &mut String, extensions: &Extensions) -> Result<String, ServiceError> {
         let fleet = self.pool.fleet();
-        fleet.model(name)?.name().clone_into(name);
+        fleet.permitted(name, extensions.get())?.name().clone_into(name);
         Ok(name.clone())
     }
 
@@ -134,15 +136,17 @@ impl Control for ControlService {
         request: Request<GetModelInfoRequest>,
     ) -> Result<Response<ModelInfo>, Status> {
         let fleet = self.pool.fleet();
-        let info = fleet.model(&request.get_ref().model)?.info();
+        let account = request.extensions().get();
+        let info = fleet.permitted(&request.get_ref().model, account)?.info();
         Ok(Response::new(info.ok_or_else(|| fleet.no_worker_error())?))
     }
 
     async fn list_models(
         &self,
-        _: Request<ListModelsRequest>,
+        request: Request<ListModelsRequest>,
     ) -> Result<Response<ListModelsResponse>, Status> {
-        Ok(Response::new(ListModelsResponse { models: self.models() }))
+        let models = self.models(request.extensions().get());
+        Ok(Response::new(ListModelsResponse { models }))
     }
 
     async fn watch_load(
@@ -160,18 +164,22 @@ impl Control for ControlService {
 
     async fn tokenize(
         &self,
-        mut request: Request<TokenizeRequest>,
+        request: Request<TokenizeRequest>,
     ) -> Result<Response<TokenizeResponse>, Status> {
-        let model = self.resolve(&mut request.get_mut().model)?;
+        let (metadata, extensions, mut message) = request.into_parts();
+        let model = self.resolve(&mut message.model, &extensions)?;
+        let request = Request::from_parts(metadata, extensions, message);
         self.forward(&model, request, async |mut worker, request| worker.tokenize(request).await)
             .await
     }
 
     async fn detokenize(
         &self,
-        mut request: Request<DetokenizeRequest>,
+        request: Request<DetokenizeRequest>,
     ) -> Result<Response<DetokenizeResponse>, Status> {
-        let model = self.resolve(&mut request.get_mut().model)?;
+        let (metadata, extensions, mut message) = request.into_parts();
+        let model = self.resolve(&mut message.model, &extensions)?;
+        let request = Request::from_parts(metadata, extensions, message);
         self.forward(&model, request, async |mut worker, request| worker.detokenize(request).await)
             .await
     }

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::middleware;
 use futures::FutureExt;
 use prometheus_client::registry::Registry;
 use stoker_proto::{
@@ -11,12 +12,11 @@ use stoker_proto::{
 use stoker_shared::{
     discovery::{Source, WorkerId},
     drain::DrainGate,
-    serve::{self, Bounds, HealthState, MAX_REQUEST_BYTES, Readiness, admin::AdminListener},
+    serve::{
+        self, Bounds, HealthState, Listener, MAX_REQUEST_BYTES, Readiness, admin::AdminListener,
+    },
 };
-use tokio::{
-    net::TcpListener,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::{Routes, RoutesBuilder};
 use tracing::{info, warn};
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::{
     RouterConfig,
     admin::AdminView,
-    collectors,
+    authenticate, collectors,
     config::{AliasError, ModelAliases},
     control::ControlService,
     metrics::Metrics,
@@ -55,6 +55,12 @@ pub enum StartError {
     /// Tenant rules contradict each other or can never apply.
     #[error(transparent)]
     Priority(#[from] PriorityError),
+    /// Tenants have two sources.
+    #[error(
+        "--tenant-header and --api-keys both name the tenant of a request: use the header behind a \
+         gateway that authenticates clients, or the keys"
+    )]
+    TwoTenants,
     /// The field `user` is to replace a header that is not configured.
     #[error("--tenant-from-user needs --tenant-header, whose place the field `user` takes; set it")]
     UserWithoutHeader,
@@ -115,19 +121,25 @@ pub struct WorkerView {
 pub async fn start(
     config: RouterConfig,
     source: impl Into<Source>,
-    listener: TcpListener,
+    listener: impl Into<Listener>,
 ) -> Result<RunningRouter, StartError> {
+    let listener = listener.into();
     let address = listener.local_addr()?;
-    let priorities = Priorities::new(&config.tenant_priority, config.tenant_header.is_some())?;
+    if config.tenant_header.is_some() && config.tenants.api_keys.is_some() {
+        return Err(StartError::TwoTenants);
+    }
+    let priorities = Priorities::new(&config.tenant_priority, config.has_tenants())?;
     if config.tenant_from_user && config.tenant_header.is_none() {
         return Err(StartError::UserWithoutHeader);
     }
     let aliases = ModelAliases::new(&config.model_alias)?;
-    let pool = Pool::follow(source.into(), config.resume.stall_detection_time(), aliases);
+    let stall = config.resume.stall_detection_time();
+    let pool = Pool::follow(source.into(), stall, aliases, config.worker_tls.clone());
     let gate = DrainGate::default();
     let metrics = Metrics::default();
     let requests = Requests::new(config.request_log.recent_requests);
     let bounds = Bounds::new(&config.limits, None);
+    let keys = config.tenants.keys(bounds.memory(), &metrics);
     let control = ControlService::new(pool.clone(), gate.clone(), bounds.clone());
     let server = Server {
         stack: stack::build(&config, priorities, &pool, &gate, &metrics, &requests),
@@ -146,7 +158,7 @@ pub async fn start(
         started: openai::unix_time(),
     };
     let origins = AllowedOrigins::new(&config.http_allowed_origins);
-    let http_routes = openai::routes(api, &origins);
+    let http_routes = openai::routes(api, &origins, keys.clone());
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(
@@ -159,14 +171,15 @@ pub async fn start(
         );
     let routes = serve::with_reflection(routes, health_service, &SERVICES)
         .map_err(|error| StartError::Reflection(error.to_string()))?;
+    let authenticate = middleware::from_fn_with_state(keys, authenticate::grpc);
+    let routes = Routes::from(routes.into_axum_router().layer(authenticate));
 
     let stop = CancellationToken::new();
-    let listener = listener.into_std()?;
-    let second_listener = listener.try_clone()?;
+    let (listener, second_listener) = listener.duplicate()?;
     let serve = {
         let bounds = bounds.clone();
-        move |listener: std::net::TcpListener, stop: CancellationToken| -> io::Result<Serving> {
-            let incoming = serve::incoming(TcpListener::from_std(listener)?, &bounds);
+        move |listener: Listener, stop: CancellationToken| -> io::Result<Serving> {
+            let incoming = serve::incoming(listener, &bounds);
             let serving = serve::server(&bounds)
                 .add_routes(routes.clone())
                 .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
@@ -208,13 +221,13 @@ impl RunningRouter {
     }
 
     /// Serves OpenAI's API on `listener`, until the router is shut down. Returns its address.
-    pub fn serve_http(&mut self, listener: TcpListener) -> io::Result<SocketAddr> {
+    pub fn serve_http(&mut self, listener: impl Into<Listener>) -> io::Result<SocketAddr> {
+        let listener = listener.into();
         let address = listener.local_addr()?;
-        let listener = listener.into_std()?;
-        let second_listener = listener.try_clone()?;
+        let (listener, second_listener) = listener.duplicate()?;
         let (routes, bounds) = (Routes::from(self.http_routes.clone()), self.bounds.clone());
-        let serve = move |listener: std::net::TcpListener, stop: CancellationToken| {
-            let incoming = serve::incoming(TcpListener::from_std(listener)?, &bounds);
+        let serve = move |listener: Listener, stop: CancellationToken| {
+            let incoming = serve::incoming(listener, &bounds);
             let serving = serve::http_server(&bounds)
                 .add_routes(routes.clone())
                 .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
@@ -226,7 +239,7 @@ impl RunningRouter {
     }
 
     /// Serves `stoker.v1.Admin` on `listener` until the returned value is dropped.
-    pub async fn serve_admin(&self, listener: TcpListener) -> io::Result<AdminListener> {
+    pub async fn serve_admin(&self, listener: impl Into<Listener>) -> io::Result<AdminListener> {
         let gate = self.gate.clone();
         let drain = move |timeout| {
             let gate = gate.clone();
@@ -242,7 +255,7 @@ impl RunningRouter {
             requests: self.requests.clone(),
             metrics: self.metrics.clone(),
         };
-        AdminListener::start(listener, Arc::new(drain), Some(Arc::new(view))).await
+        AdminListener::start(listener.into(), Arc::new(drain), Some(Arc::new(view))).await
     }
 
     /// Returns the state that gRPC health reports: ready, or the reason why not.

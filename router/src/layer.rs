@@ -8,5 +8,6 @@ pub(crate) mod hide_cached;
 pub(crate) mod model;
 pub(crate) mod outlier_detection;
 pub(crate) mod resume;
+pub(crate) mod tenant_limits;
 pub(crate) mod trace;
 pub(crate) mod validate;

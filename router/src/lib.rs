@@ -19,6 +19,7 @@
 //! ```
 
 mod admin;
+mod authenticate;
 mod call;
 mod collectors;
 mod config;
@@ -46,4 +47,7 @@ pub use config::{
     RouterConfig,
 };
 pub use handle::{RunningRouter, StartError, WorkerView, start};
-pub use tenant::{PriorityError, TenantPriority};
+pub use tenant::{
+    KeyEntry, KeyFile, KeyFileError, KeyHash, NewKey, PriorityError, TenantArgs, TenantPolicy,
+    TenantPriority,
+};

@@ -12,10 +12,12 @@ use stoker_shared::{
         etcd::{self, EtcdConfig},
     },
     health_check::HealthArgs,
+    reload::Reloads,
     serve::{self, ListenAddress},
     shutdown::Signals,
     telemetry::{Telemetry, TelemetryArgs},
     termination,
+    tls::{ServerTls, ServerTlsArgs, WorkerTlsArgs},
 };
 use tracing::{info, warn};
 
@@ -23,14 +25,17 @@ const EXAMPLES: &str = "\
 Examples:
   Two workers on this machine:
     stoker-router --workers 127.0.0.1:50052,127.0.0.1:50053
-  Reachable from other hosts, with JSON logs:
-    stoker-router --listen :50051 --workers worker-0:50052 --log-format json
+  Reachable from other hosts, over TLS, for clients with a key:
+    stoker-router --listen :50051 --tls-cert tls.crt --tls-key tls.key --api-keys keys.toml \\
+      --workers worker-0:50052 --worker-ca ca.crt
+  Reachable from other hosts, where a mesh encrypts and a gateway authenticates:
+    stoker-router --listen :50051 --allow-plaintext --allow-anonymous --workers worker-0:50052
   With Prometheus metrics and OTLP traces:
     stoker-router --workers worker-0:50052 --metrics-listen :9090 --otlp-endpoint http://otel:4317
   Workers discovered through etcd:
     stoker-router --etcd http://etcd-0:2379,http://etcd-1:2379
   With OpenAI's HTTP API, for programs that know gpt-4o-mini:
-    stoker-router --workers worker-0:50052 --http-listen :8000 --model-alias gpt-4o-mini=llama
+    stoker-router --workers worker-0:50052 --http-listen 127.0.0.1:8000 --model-alias gpt-4o-mini=llama
   Shed load early:
     stoker-router --workers worker-0:50052 --max-concurrent-streams 256 --queue-size 64 --queue-timeout 2s
   Fair sharing between tenants, and one tenant with the highest priority:
@@ -94,6 +99,12 @@ struct Cli {
     etcd: EtcdConfig,
 
     #[command(flatten)]
+    tls: ServerTlsArgs,
+
+    #[command(flatten)]
+    worker_tls: WorkerTlsArgs,
+
+    #[command(flatten)]
     router: RouterConfig,
 
     #[command(flatten)]
@@ -115,15 +126,16 @@ enum Command {
 async fn main() -> ExitCode {
     let mut cli: Cli = config::parse_server(termination::record);
     if let Some(Command::Health(args)) = cli.command.take() {
-        return args.run(&cli.listen).await;
+        return args.run(&cli.listen, &cli.tls).await;
     }
     if let Some((kind, hint)) = wrong_sources(&cli) {
         refuse(kind, hint);
     }
-    if let Err(error) = cli.etcd.check() {
+    let reloads = Reloads::default();
+    if let Err(error) = cli.etcd.check(&reloads) {
         refuse(ErrorKind::ValueValidation, error);
     }
-    termination::finish(run(cli).await)
+    termination::finish(run(cli, reloads).await)
 }
 
 /// Exits because of options that contradict each other.
@@ -150,20 +162,32 @@ fn wrong_sources(cli: &Cli) -> Option<(ErrorKind, &'static str)> {
     }
 }
 
-async fn run(cli: Cli) -> Result<ExitCode, ServerError> {
-    let telemetry = Telemetry::start("stoker-router", &cli.telemetry, "info", "starting").await;
+async fn run(mut cli: Cli, reloads: Reloads) -> Result<ExitCode, ServerError> {
+    let tls = cli.tls.load(&reloads).map_err(ServerError::usage)?;
+    let own = cli.tls.key_pair().map_err(ServerError::usage)?;
+    let worker_tls = cli.worker_tls.load(own, &reloads).map_err(ServerError::usage)?;
+    cli.router.worker_tls = worker_tls;
+    cli.router.tenants.load(&reloads).map_err(ServerError::usage)?;
+    let metrics_tls = tls.as_ref().filter(|_| cli.tls.metrics_tls).map(ServerTls::metrics);
+    let telemetry =
+        Telemetry::start("stoker-router", &cli.telemetry, "info", "starting", metrics_tls).await;
     let telemetry = telemetry.map_err(ServerError::usage)?;
     let mut signals = Signals::catch().map_err(ServerError::failed)?;
-    let listener = serve::bind(cli.listen).await.map_err(ServerError::usage)?;
-    let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
-    let admin = admin.map_err(ServerError::usage)?;
+    let plaintext = cli.tls.allow_plaintext;
+    let listener = serve::open("--listen", cli.listen, tls.clone(), plaintext).await?;
+    let admin = serve::open("--admin-listen", cli.admin_listen, tls.clone(), plaintext).await?;
     let http = match cli.http_listen {
         Some(address) => {
-            let bound = serve::bind_for("--http-listen", address).await;
-            Some(bound.map_err(ServerError::usage)?)
+            let tls = tls.as_ref().map(ServerTls::http);
+            Some(serve::open("--http-listen", address, tls, plaintext).await?)
         }
         None => None,
     };
+    let anonymous = cli.router.tenants.allows_anonymous();
+    listener.check_anonymous("--listen", anonymous)?;
+    if let Some(http) = &http {
+        http.check_anonymous("--http-listen", anonymous)?;
+    }
 
     let etcd = cli.etcd.is_given().then(|| cli.etcd.metrics.clone());
     let (workers, source) = if cli.etcd.is_given() {
@@ -182,6 +206,7 @@ async fn run(cli: Cli) -> Result<ExitCode, ServerError> {
     let admin = router.serve_admin(admin).await;
     let admin = admin.map_err(|error| ServerError::usage(format!("--admin-listen: {error}")))?;
     telemetry.follow(router.readiness(), None, |registry| {
+        reloads.register(registry);
         router.register_metrics(registry);
         if let Some(etcd) = &etcd {
             etcd.register(registry);

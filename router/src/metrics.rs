@@ -16,6 +16,8 @@ use stoker_shared::{
 pub(crate) type StaticLabel = [(&'static str, &'static str); 1];
 /// The label with the name of a model.
 pub(crate) type ModelLabel = [(&'static str, Arc<str>); 1];
+/// The label with the name of a tenant.
+type TenantLabel = [(&'static str, Arc<str>); 1];
 type Histograms = Family<ModelLabel, Histogram, Metric>;
 type TracedHistograms = Family<ModelLabel, TracedHistogram, Metric>;
 
@@ -45,6 +47,10 @@ pub(crate) struct Counts {
     first_token: TracedHistograms,
     next_token: Histograms,
     inter_token: Histograms,
+    tenant_requests: Family<TenantLabel, Counter>,
+    tenant_limited: Family<(TenantLabel, StaticLabel), Counter>,
+    tenant_prompt_tokens: Family<TenantLabel, Counter>,
+    tenant_generated_tokens: Family<TenantLabel, Counter>,
 }
 
 /// Result of one request, for the metrics.
@@ -93,6 +99,10 @@ impl Default for Counts {
             first_token: Family::new_with_constructor(names::FIRST_TOKEN_TIME),
             next_token: Family::new_with_constructor(names::TOKEN_TIME),
             inter_token: Family::new_with_constructor(names::INTER_TOKEN),
+            tenant_requests: Family::default(),
+            tenant_limited: Family::default(),
+            tenant_prompt_tokens: Family::default(),
+            tenant_generated_tokens: Family::default(),
         }
     }
 }
@@ -118,6 +128,10 @@ impl Metrics {
         names::FIRST_TOKEN_TIME.register(registry, self.first_token.clone());
         names::TOKEN_TIME.register(registry, self.next_token.clone());
         names::INTER_TOKEN.register(registry, self.inter_token.clone());
+        names::TENANT_REQUESTS.register(registry, self.tenant_requests.clone());
+        names::TENANT_LIMITED.register(registry, self.tenant_limited.clone());
+        names::TENANT_PROMPT_TOKENS.register(registry, self.tenant_prompt_tokens.clone());
+        names::TENANT_GENERATED_TOKENS.register(registry, self.tenant_generated_tokens.clone());
     }
 
     /// Serves the metrics of `model` from now on, at 0 before its first request.
@@ -130,6 +144,36 @@ impl Metrics {
         drop(self.generated_tokens.get_or_create(&model));
         drop(self.duration.get_or_create(&model));
         drop(self.first_token.get_or_create(&model));
+    }
+
+    /// Serves the metrics of a tenant from now on, at 0 before its first request.
+    pub(crate) fn add_tenant(&self, tenant: &Arc<str>) {
+        let tenant: TenantLabel = [(label::TENANT, Arc::clone(tenant))];
+        drop(self.tenant_requests.get_or_create(&tenant));
+        drop(self.tenant_prompt_tokens.get_or_create(&tenant));
+        drop(self.tenant_generated_tokens.get_or_create(&tenant));
+        for limit in label::TENANT_LIMITS {
+            let labels = (tenant.clone(), [(label::LIMIT, *limit)]);
+            drop(self.tenant_limited.get_or_create(&labels));
+        }
+    }
+
+    /// Counts a request of a tenant that is within its limits.
+    pub(crate) fn tenant_admitted(&self, tenant: &Arc<str>) {
+        self.tenant_requests.get_or_create(&[(label::TENANT, Arc::clone(tenant))]).inc();
+    }
+
+    /// Counts a request of a tenant that is refused because of a limit of its own.
+    pub(crate) fn tenant_limited(&self, tenant: &Arc<str>, limit: &'static str) {
+        let tenant: TenantLabel = [(label::TENANT, Arc::clone(tenant))];
+        self.tenant_limited.get_or_create(&(tenant, [(label::LIMIT, limit)])).inc();
+    }
+
+    /// Counts the tokens of a request of a tenant.
+    pub(crate) fn tenant_used(&self, tenant: &Arc<str>, prompt: u64, generated: u64) {
+        let tenant: TenantLabel = [(label::TENANT, Arc::clone(tenant))];
+        self.tenant_prompt_tokens.get_or_create(&tenant).inc_by(prompt);
+        self.tenant_generated_tokens.get_or_create(&tenant).inc_by(generated);
     }
 
     /// Counts a request as in flight until the guard is dropped.
@@ -263,7 +307,7 @@ mod tests {
     fn exposition_of(metrics: &Metrics) -> String {
         let mut registry = Registry::default();
         let pool =
-            Pool::follow(stream::pending().boxed().into(), Duration::MAX, Default::default());
+            Pool::follow(stream::pending().boxed().into(), Duration::MAX, Default::default(), None);
         metrics.register(&mut registry);
         collectors::register(&mut registry, &pool, &MemoryBudget::new(0));
         exposition(&registry)
@@ -280,6 +324,7 @@ mod tests {
         metrics.hedged("first");
         metrics.shed("memory");
         metrics.ejected("failures");
+        metrics.add_tenant(&"acme".into());
         let text = exposition_of(&metrics);
         let mut exposed: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
         exposed.sort_unstable();
@@ -311,6 +356,9 @@ mod tests {
             E::EnginePanicked { cause: text(), sequences: Vec::new() },
             E::Quarantined(text()),
             E::RoutingRefused(text()),
+            E::Unauthenticated(text()),
+            E::PermissionDenied(text()),
+            E::RateLimited { what: text(), retry_after: soon },
             E::Internal(text()),
         ];
         let metrics = Metrics::default();

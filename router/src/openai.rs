@@ -46,7 +46,7 @@ use error::ApiError;
 use serde_json::json;
 use stoker_shared::{ServiceError, VERSION, serve::Readiness};
 
-use crate::{control::ControlService, server::Server};
+use crate::{authenticate, control::ControlService, server::Server, tenant::ApiKeys};
 
 /// What every handler needs.
 pub(crate) struct OpenAi {
@@ -66,8 +66,9 @@ pub(crate) fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Returns all routes. Browsers may call them from `origins`.
-pub(crate) fn routes(api: OpenAi, origins: &AllowedOrigins) -> Router {
+/// Returns all routes, for calls with one of `keys` if there are any. Browsers may call them from
+/// `origins`.
+pub(crate) fn routes(api: OpenAi, origins: &AllowedOrigins, keys: Option<ApiKeys>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
@@ -81,6 +82,7 @@ pub(crate) fn routes(api: OpenAi, origins: &AllowedOrigins) -> Router {
         .method_not_allowed_fallback(wrong_method)
         // `body` has the limit, and an error that names it.
         .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(keys, authenticate::http))
         .layer(middleware::from_fn(headers::request_id))
         .layer(origins.layer())
         .with_state(Arc::new(api))
@@ -91,6 +93,11 @@ async fn health(State(api): State<Arc<OpenAi>>) -> Result<Response, ApiError> {
     let ready = api.readiness.borrow().clone();
     ready.map_err(ServiceError::unavailable)?;
     Ok(json_response(&json!({})))
+}
+
+/// Returns an error as OpenAI's API has it.
+pub(crate) fn error(error: ServiceError) -> impl IntoResponse {
+    ApiError::from(error)
 }
 
 async fn unknown_path(method: Method, uri: Uri) -> ApiError {

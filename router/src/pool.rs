@@ -19,7 +19,10 @@ use std::{
 };
 
 use futures::StreamExt;
-use stoker_shared::discovery::{Candidate, Change, Changes, Refresh, Source, WorkerId};
+use stoker_shared::{
+    discovery::{Candidate, Change, Changes, Refresh, Source, WorkerId},
+    tls::ClientTls,
+};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -54,8 +57,13 @@ pub(crate) struct Pool {
 impl Pool {
     /// Connects to and watches every candidate until the last clone is dropped.
     /// A worker is stalled if it shows no progress for `stall_timeout`.
-    /// `aliases` are other names for models.
-    pub(crate) fn follow(source: Source, stall_timeout: Duration, aliases: ModelAliases) -> Self {
+    /// `aliases` are other names for models. Connections use `tls` if it is given.
+    pub(crate) fn follow(
+        source: Source,
+        stall_timeout: Duration,
+        aliases: ModelAliases,
+        tls: Option<ClientTls>,
+    ) -> Self {
         let Source { changes, refresh } = source;
         let (publish, fleet) = watch::channel(Arc::default());
         let (reports, inbox) = mpsc::channel(256);
@@ -68,6 +76,7 @@ impl Pool {
             duplicates: BTreeMap::new(),
             drained: HashSet::new(),
             stall_timeout,
+            tls,
             aliases: Arc::new(aliases),
             refresh,
             reports,
@@ -121,6 +130,7 @@ struct Manager {
     /// Processes that operators drain: this router sends them no new requests.
     drained: HashSet<InstanceId>,
     stall_timeout: Duration,
+    tls: Option<ClientTls>,
     aliases: Arc<ModelAliases>,
     /// Used when a worker is lost: the source may know another address.
     refresh: Refresh,
@@ -207,6 +217,7 @@ impl Manager {
             candidate,
             generation,
             self.stall_timeout,
+            self.tls.clone(),
             Arc::clone(&retry),
             self.reports.clone(),
             Arc::clone(&self.review),

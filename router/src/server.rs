@@ -1,5 +1,7 @@
 //! The entrance of the stack for gRPC and HTTP, and `stoker.v1.Inference` on the router.
 
+use std::sync::Arc;
+
 use futures::{StreamExt, TryStreamExt};
 use stoker_proto::v1::{GenerateRequest, GenerateResponse, inference_server::Inference};
 use stoker_shared::{
@@ -16,7 +18,7 @@ use crate::{
     call::{Call, Memory},
     metrics::Metrics,
     stack::Stack,
-    tenant::Tenants,
+    tenant::{Account, Tenants},
 };
 
 /// The gRPC service.
@@ -39,7 +41,11 @@ impl Server {
         let mut malformed = None;
         let deadline =
             Deadline::of(&request).map_err(|error| malformed = Some(error)).unwrap_or_default();
-        let tenant = self.tenants.of(request.metadata());
+        let account = request.extensions().get::<Account>().cloned();
+        let tenant = match &account {
+            Some(account) => Ok(Arc::clone(account.name())),
+            None => self.tenants.of(request.metadata()),
+        };
         let tenant = tenant.map_err(|error| malformed = Some(error)).unwrap_or_default();
         let (arrived, trace) = (arrival_time(&request), TraceSpan::of_caller(request.metadata()));
         let charge = Charge::of(&request);
@@ -50,7 +56,7 @@ impl Server {
         });
         let call = Call::new(request, deadline, arrived);
         let memory = memory.unwrap_or_default();
-        let call = Call { malformed, trace, tenant, memory, ..call };
+        let call = Call { malformed, trace, tenant, account, memory, ..call };
         let events = self.stack.clone().oneshot(call).await?.map_err(Status::from).boxed();
         let undelivered = Box::new(self.gate.undelivered());
         Ok(self.bounds.backpressure().watch(events, undelivered))

@@ -18,6 +18,7 @@ use crate::{
         model::ModelLookup,
         outlier_detection::OutlierDetection,
         resume::Resume,
+        tenant_limits::TenantLimits,
         trace::{RequestLogContext, Trace},
         validate::Validate,
     },
@@ -44,7 +45,7 @@ pub(crate) fn build(
 ) -> Stack {
     let gate = gate.clone();
     let log = RequestLogContext::new(&config.request_log, metrics, requests);
-    let admissions = metrics.clone();
+    let (admissions, tenants) = (metrics.clone(), metrics.clone());
     let chooser = Arc::new(Chooser::new(&config.balancing, rand::random()));
     let priorities = Arc::new(priorities);
     let slots = Slots::new(config, metrics.clone());
@@ -65,6 +66,9 @@ pub(crate) fn build(
         // Above the queue: an invalid request must not wait first, and the queue orders requests by
         // the priority that their tenant is allowed.
         .layer_fn(move |next| Validate::new(next, Arc::clone(&priorities)))
+        // Above the queue: a tenant beyond its limits waits outside, and its requests in the queue
+        // count. Below validation, which checks what is charged.
+        .layer_fn(move |next| TenantLimits::new(next, pool.clone(), tenants.clone()))
         // Above everything that waits, so that no wait exceeds the client's deadline.
         .layer_fn(Deadlines::new)
         // The only queue of the router, ordered by priority and fair between tenants. Below it, a

@@ -1,12 +1,23 @@
-//! Tenant of a request, as named by a trusted gateway in front of the router.
+//! Tenant of a request: the owner of its API key, or as named by a trusted gateway in front of the
+//! router.
 
+mod account;
+mod args;
+mod failures;
+mod key;
+mod key_file;
 mod priority;
+mod rate;
 
 use std::sync::Arc;
 
 use stoker_shared::ServiceError;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap};
 
+pub(crate) use account::{Account, Admitted, ApiKeys};
+pub use args::TenantArgs;
+pub use key::{KeyHash, NewKey};
+pub use key_file::{KeyEntry, KeyFile, KeyFileError, TenantPolicy};
 pub(crate) use priority::Priorities;
 pub use priority::{PriorityError, TenantPriority};
 

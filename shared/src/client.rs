@@ -1,31 +1,29 @@
 //! A client of a cluster: its connections, and `Generate` calls as streams of typed events.
 
+mod address;
+mod connect;
+mod credentials;
+
 use std::{
     error::Error,
-    fmt,
-    net::SocketAddr,
     num::NonZeroUsize,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, try_join_all},
-};
+use futures::{FutureExt, future::BoxFuture};
 use stoker_proto::v1::{
     GenerateRequest, GenerateResponse, admin_client::AdminClient, control_client::ControlClient,
     generate_response as wire, inference_client::InferenceClient,
 };
-use tonic::{
-    Code, Request, Status, Streaming, TimeoutExpired,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::{Code, Request, Status, Streaming, TimeoutExpired};
 use tonic_health::pb::health_client::HealthClient;
+
+pub use address::Address;
+pub use connect::{ConnectError, Transport, connector, dial, over_tls};
+pub use credentials::{Authorization, Credentials, CredentialsError};
 
 use crate::{
     ServiceError,
@@ -40,12 +38,6 @@ pub const MAX_EVENT_BYTES: usize = 16 << 20;
 /// counts against every stream of the connection, and h2 closes a connection whose small unread
 /// frames outweigh half of the window.
 pub const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-
-/// Time limit for connecting.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Detects a peer that vanished without closing the connection. TCP keep-alive is used instead of
-/// HTTP/2 pings, which some proxies treat as an attack.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Maximum number of times that a call is sent which did not leave this process.
 const MAX_ATTEMPTS: u32 = 3;
@@ -63,61 +55,6 @@ fn was_not_sent(status: &Status) -> bool {
 /// Whether a server that shuts down has not read the call: its GOAWAY names the last call that it did.
 fn was_not_read(error: &h2::Error) -> bool {
     error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
-}
-
-/// Address of a cluster: `host:port`, or the same as a URL, `http://host:port`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address(Uri);
-
-impl FromStr for Address {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let usage = "write it as host:port, for instance 127.0.0.1:50051";
-        let authority = match text.split_once("://") {
-            None => text,
-            Some(("http", rest)) => rest.strip_suffix('/').unwrap_or(rest),
-            Some(("https", _)) => return Err("TLS is not supported yet; write host:port"),
-            Some(_) => return Err(usage),
-        };
-        let uri: Uri = format!("http://{authority}").parse().map_err(|_| usage)?;
-        let plain =
-            uri.authority().is_some_and(|a| a.as_str() == authority && !a.as_str().contains('@'))
-                && uri.host().is_some_and(|host| !host.is_empty());
-        match uri.port_u16() {
-            Some(1..) if plain => Ok(Self(uri)),
-            _ => Err(usage),
-        }
-    }
-}
-
-impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Self {
-        let uri = Uri::builder().scheme("http").authority(address.to_string()).path_and_query("/");
-        // Does not fail: a socket address is a valid authority.
-        Self(uri.build().unwrap_or_default())
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.authority().map_or("", |authority| authority.as_str()))
-    }
-}
-
-/// A connection to the cluster failed.
-#[derive(Debug, thiserror::Error)]
-#[error("no cluster at {address}: {cause}; start one with `stoker serve`")]
-pub struct ConnectError {
-    address: Address,
-    cause: String,
-}
-
-impl ConnectError {
-    /// Returns the cause alone, for instance `connection refused`.
-    pub fn cause(&self) -> &str {
-        &self.cause
-    }
 }
 
 /// Why a call failed: the status of the cluster, or a connection error. Its text starts with the
@@ -178,14 +115,23 @@ impl From<Status> for CallError {
 /// lost connection is re-established by the next call that uses it.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channels: Arc<[Channel]>,
+    channels: Arc<[Transport]>,
     next: Arc<AtomicUsize>,
 }
 
 impl Client {
-    /// Opens one connection, which carries any number of concurrent calls.
+    /// Opens one connection, which carries any number of concurrent calls. Without a key; over TLS
+    /// with the authorities of the system if the address is an `https` URL.
     pub async fn connect(address: &Address) -> Result<Self, ConnectError> {
-        Self::connect_many(address, NonZeroUsize::MIN).await
+        Self::connect_with(address, &Credentials::default()).await
+    }
+
+    /// Opens one connection, with `credentials`.
+    pub async fn connect_with(
+        address: &Address,
+        credentials: &Credentials,
+    ) -> Result<Self, ConnectError> {
+        Self::connect_many(address, NonZeroUsize::MIN, credentials).await
     }
 
     /// Opens several connections. Servers and proxies limit the number of streams per connection,
@@ -193,17 +139,9 @@ impl Client {
     pub async fn connect_many(
         address: &Address,
         connections: NonZeroUsize,
+        credentials: &Credentials,
     ) -> Result<Self, ConnectError> {
-        let endpoint = Endpoint::from(address.0.clone())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .tcp_keepalive(Some(TCP_KEEPALIVE))
-            .initial_connection_window_size(CONNECTION_WINDOW);
-        let channels = try_join_all((0..connections.get()).map(|_| endpoint.connect())).await;
-        let channels = channels.map_err(|error| ConnectError {
-            address: address.clone(),
-            cause: root_cause(&error),
-        })?;
+        let channels = connect::connect(address, connections, credentials).await?;
         Ok(Self { channels: channels.into(), next: Arc::default() })
     }
 
@@ -243,21 +181,21 @@ impl Client {
     }
 
     /// Returns a client of the `Control` service.
-    pub fn control(&self) -> ControlClient<Channel> {
+    pub fn control(&self) -> ControlClient<Transport> {
         ControlClient::new(self.channel())
     }
 
     /// Returns a client of the `Admin` service, which processes serve on `--admin-listen`.
-    pub fn admin(&self) -> AdminClient<Channel> {
+    pub fn admin(&self) -> AdminClient<Transport> {
         AdminClient::new(self.channel()).max_decoding_message_size(MAX_EVENT_BYTES)
     }
 
     /// Returns a client of `grpc.health.v1`.
-    pub fn health(&self) -> HealthClient<Channel> {
+    pub fn health(&self) -> HealthClient<Transport> {
         HealthClient::new(self.channel())
     }
 
-    fn channel(&self) -> Channel {
+    fn channel(&self) -> Transport {
         // Never empty: `connect_many` opens at least one.
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len();
         self.channels[next].clone()
@@ -321,36 +259,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-
-    #[test]
-    fn addresses_are_parsed_in_every_form() {
-        for (text, displayed) in [
-            ("127.0.0.1:50051", "127.0.0.1:50051"),
-            ("router:80", "router:80"),
-            ("http://router:80", "router:80"),
-            ("http://router:80/", "router:80"),
-            ("[::1]:50051", "[::1]:50051"),
-        ] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), displayed);
-        }
-        for bad in [
-            "",
-            "router",
-            ":80",
-            "router:0",
-            "router:99999",
-            "router:80/path",
-            "a b:80",
-            "me@router:80",
-            "ftp://router:80",
-            "https://router:80",
-            "router:80?x",
-            "http://",
-        ] {
-            let error = bad.parse::<Address>().unwrap_err();
-            assert!(error.contains("host:port"), "{bad:?}: {error}");
-        }
-    }
 
     #[tokio::test]
     async fn a_refused_connection_names_the_address_and_the_cause() {

@@ -7,6 +7,8 @@ use std::{error::Error, time::Duration};
 
 use tonic::Code;
 
+use crate::tls;
+
 pub use status::is_stoker_status;
 
 /// Distinguishes draining from other causes of UNAVAILABLE, since a retry on another worker costs
@@ -31,6 +33,12 @@ const PREEMPTED: &str = "PREEMPTED";
 const ENGINE_PANICKED: &str = "ENGINE_PANICKED";
 /// Distinguishes a router that the worker does not accept from a client that lacks a permission.
 const ROUTING_REFUSED: &str = "ROUTING_REFUSED";
+/// Rejects a call without a valid API key.
+const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+/// Rejects what a tenant may not do.
+const PERMISSION_DENIED: &str = "PERMISSION_DENIED";
+/// Distinguishes a limit of the tenant from overload of the cluster.
+const RATE_LIMITED: &str = "RATE_LIMITED";
 /// Rejects a request whose content made engines panic.
 const QUARANTINED: &str = "QUARANTINED";
 /// Retry delay after which a lost worker may be available again.
@@ -148,6 +156,20 @@ pub enum ServiceError {
     /// Requests with the same content made the engines of two workers panic.
     #[error("{0}")]
     Quarantined(String),
+    /// The call has no valid API key.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// The tenant of the API key may not do this.
+    #[error("{0}")]
+    PermissionDenied(String),
+    /// The tenant of the API key has reached a limit of its own.
+    #[error("{what}; try again in {} ms", .retry_after.as_millis())]
+    RateLimited {
+        /// The limit, with its value.
+        what: String,
+        /// Time until the request is within the limit.
+        retry_after: Duration,
+    },
     /// The worker does not accept `routing` from this peer.
     #[error("{0}")]
     RoutingRefused(String),
@@ -214,6 +236,9 @@ impl ServiceError {
             Self::Preempted(_) => PREEMPTED,
             Self::EnginePanicked { .. } => ENGINE_PANICKED,
             Self::Quarantined(_) => QUARANTINED,
+            Self::Unauthenticated(_) => UNAUTHENTICATED,
+            Self::PermissionDenied(_) => PERMISSION_DENIED,
+            Self::RateLimited { .. } => RATE_LIMITED,
             Self::RoutingRefused(_) => ROUTING_REFUSED,
             Self::Internal(_) => "INTERNAL",
         }
@@ -242,20 +267,27 @@ impl ServiceError {
             Self::DeadlineExceeded { .. } | Self::TooLate { .. } => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
             Self::Unsupported(_) => Code::Unimplemented,
-            Self::RoutingRefused(_) => Code::PermissionDenied,
+            Self::Unauthenticated(_) => Code::Unauthenticated,
+            Self::RateLimited { .. } => Code::ResourceExhausted,
+            Self::PermissionDenied(_) | Self::RoutingRefused(_) => Code::PermissionDenied,
             Self::Internal(_) => Code::Internal,
         }
     }
 }
 
 /// Returns the innermost cause of an error, which is the most specific one: `connection refused`
-/// instead of `transport error`.
-pub fn root_cause(error: &dyn Error) -> String {
+/// instead of `transport error`. Causes of TLS are explained.
+pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
+    loop {
+        if let Some(cause) = tls::explain(innermost) {
+            return cause;
+        }
+        match innermost.source() {
+            Some(source) => innermost = source,
+            None => return innermost.to_string(),
+        }
     }
-    innermost.to_string()
 }
 
 /// Returns at most [`MAX_QUOTED`] bytes of a peer's text, without control characters other than

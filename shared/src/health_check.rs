@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -15,10 +16,11 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 
 use crate::{
     cli,
-    client::{Address, CallError, Client},
+    client::{Address, CallError, Client, Credentials},
     duration,
     error::quoted,
     serve::ListenAddress,
+    tls::{ClientTlsArgs, ServerTlsArgs},
 };
 
 /// `health`
@@ -28,6 +30,11 @@ pub struct HealthArgs {
     /// STOKER_LISTEN, a configuration file, or the default; on loopback if that is every interface]
     #[arg(long, env = "STOKER_ENDPOINT", value_name = "ADDR")]
     pub endpoint: Option<Address>,
+
+    /// Authorities (CAs) that may have signed the certificate of an https:// endpoint, as a PEM file
+    /// [default: those of this system]
+    #[arg(long, env = "STOKER_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
 
     /// Maximum time to wait for the response
     #[arg(
@@ -41,12 +48,25 @@ pub struct HealthArgs {
 }
 
 impl HealthArgs {
-    /// Asks the process that listens on `listen`, unless `--endpoint` is given. Prints one line:
-    /// `serving`, or why it does not serve.
-    pub async fn run(self, listen: &ListenAddress) -> ExitCode {
+    /// Asks the process that listens on `listen` with the certificate of `tls`, unless `--endpoint`
+    /// is given. Prints one line: `serving`, or why it does not serve.
+    pub async fn run(self, listen: &ListenAddress, tls: &ServerTlsArgs) -> ExitCode {
+        let scheme = if tls.tls_cert.is_some() { "https" } else { "http" };
+        let local = |endpoint: String| format!("{scheme}://{endpoint}").parse().ok();
+        // The process itself has to present its certificate. Of others, the authority is verified.
+        let credentials = Credentials {
+            tls: ClientTlsArgs {
+                tls_ca: self.tls_ca.clone(),
+                tls_cert: tls.tls_cert.clone(),
+                tls_key: tls.tls_key.clone(),
+                pin_own: self.endpoint.is_none(),
+                ..ClientTlsArgs::default()
+            },
+            ..Credentials::default()
+        };
         let endpoint = match self.endpoint {
             Some(endpoint) => endpoint,
-            None => match listen.local_endpoint().and_then(|endpoint| endpoint.parse().ok()) {
+            None => match listen.local_endpoint().and_then(local) {
                 Some(endpoint) => endpoint,
                 None => {
                     eprintln!(
@@ -57,7 +77,7 @@ impl HealthArgs {
                 }
             },
         };
-        let checked = match timeout(self.timeout, check(&endpoint)).await {
+        let checked = match timeout(self.timeout, check(&endpoint, &credentials)).await {
             Ok(checked) => checked,
             Err(_) => Err(format!(
                 "no response within {:?}; the process may still load its model (--timeout waits \
@@ -79,8 +99,9 @@ impl HealthArgs {
 }
 
 /// Returns why the process does not serve, if it does not.
-async fn check(endpoint: &Address) -> Result<(), String> {
-    let client = Client::connect(endpoint).await.map_err(|error| error.cause().to_owned())?;
+async fn check(endpoint: &Address, credentials: &Credentials) -> Result<(), String> {
+    let client = Client::connect_with(endpoint, credentials).await;
+    let client = client.map_err(|error| error.cause())?;
     let call = |status: Status| CallError::from(status).to_string();
     let checked = client.health().check(HealthCheckRequest::default()).await;
     match checked.map_err(call)?.into_inner().status() {

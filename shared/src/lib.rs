@@ -47,10 +47,12 @@ pub mod memory;
 pub mod metrics;
 pub mod names;
 pub mod observed;
+pub mod reload;
 pub mod serve;
 pub mod shutdown;
 pub mod telemetry;
 pub mod termination;
+pub mod tls;
 pub mod validate;
 
 pub use error::ServiceError;

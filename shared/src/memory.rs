@@ -17,12 +17,59 @@ pub struct MemoryBudget(Arc<Usage>);
 struct Usage {
     limit: u64,
     reserved: AtomicU64,
+    /// The flag that sets the limit.
+    flag: &'static str,
+    /// The budget that this one is a share of.
+    whole: Option<MemoryBudget>,
+}
+
+impl Usage {
+    /// Reserves `bytes`, here and of the whole. Returns false, and changes nothing, if they do not
+    /// fit into both.
+    fn grow(&self, bytes: u64) -> bool {
+        let more = |reserved: u64| reserved.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        if self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            return false;
+        }
+        let fits = self.whole.as_ref().is_none_or(|whole| whole.0.grow(bytes));
+        if !fits {
+            self.reserved.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn grow_unchecked(&self, bytes: u64) {
+        self.reserved.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.0.grow_unchecked(bytes);
+        }
+    }
+
+    fn shrink(&self, bytes: u64) {
+        self.reserved.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.0.shrink(bytes);
+        }
+    }
 }
 
 impl MemoryBudget {
     /// Creates a budget of `bytes`.
     pub fn new(bytes: u64) -> Self {
-        Self(Arc::new(Usage { limit: bytes, reserved: AtomicU64::new(0) }))
+        let flag = "--max-request-memory";
+        Self(Arc::new(Usage { limit: bytes, reserved: AtomicU64::new(0), flag, whole: None }))
+    }
+
+    /// Returns a budget of at most `bytes` of this one, as set by `flag`: what is reserved of it is
+    /// reserved of both.
+    pub fn share(&self, flag: &'static str, bytes: u64) -> Self {
+        let (reserved, whole) = (AtomicU64::new(0), Some(self.clone()));
+        Self(Arc::new(Usage { limit: bytes, reserved, flag, whole }))
+    }
+
+    /// Returns the flag that sets the size.
+    pub fn flag(&self) -> &'static str {
+        self.0.flag
     }
 
     /// Returns the size of the budget.
@@ -43,7 +90,7 @@ impl MemoryBudget {
     /// Reserves `bytes` even beyond the limit, for memory that is already in use: later
     /// reservations then fail.
     pub fn reserve_unchecked(&self, bytes: u64) -> MemoryReservation {
-        self.0.reserved.fetch_add(bytes, Ordering::Relaxed);
+        self.0.grow_unchecked(bytes);
         MemoryReservation { budget: self.clone(), bytes }
     }
 
@@ -86,9 +133,7 @@ impl MemoryReservation {
     /// Reserves `bytes` more. Returns false, and changes nothing, if that exceeds the budget.
     #[must_use]
     pub fn grow(&mut self, bytes: u64) -> bool {
-        let Usage { limit, reserved } = &*self.budget.0;
-        let more = |reserved: u64| reserved.checked_add(bytes).filter(|sum| sum <= limit);
-        let grown = reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
+        let grown = self.budget.0.grow(bytes);
         if grown {
             self.bytes += bytes;
         }
@@ -99,7 +144,7 @@ impl MemoryReservation {
     pub fn shrink(&mut self, bytes: u64) {
         let released = bytes.min(self.bytes);
         self.bytes -= released;
-        self.budget.0.reserved.fetch_sub(released, Ordering::Relaxed);
+        self.budget.0.shrink(released);
     }
 }
 

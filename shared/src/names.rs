@@ -9,6 +9,7 @@ pub mod etcd;
 pub mod gpu;
 pub mod label;
 pub mod process;
+pub mod reload;
 pub mod router;
 pub mod worker;
 

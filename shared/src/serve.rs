@@ -1,5 +1,6 @@
 //! Serving: listeners, servers with limits, health, and reflection.
 
+mod accepted;
 pub mod admin;
 mod backpressure;
 mod bind;
@@ -12,6 +13,7 @@ mod http;
 mod incoming;
 mod limits;
 mod listen_address;
+mod listener;
 mod peer;
 mod request_body;
 mod requests;
@@ -38,6 +40,7 @@ pub use http::HttpListener;
 pub use incoming::incoming;
 pub use limits::LimitsConfig;
 pub use listen_address::{ListenAddress, NotAListenAddress};
+pub use listener::{Listener, open};
 pub use peer::Peer;
 use request_body::Framing;
 pub use requests::{RequestAccounting, RequestAccountingLayer};

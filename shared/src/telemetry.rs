@@ -28,6 +28,7 @@ pub use log::{LogArgs, LogFormat, init};
 use crate::{
     VERSION, names,
     serve::{self, ListenAddress, Readiness},
+    tls::ServerTls,
 };
 use endpoint::Endpoint;
 use export::Exporter;
@@ -84,24 +85,27 @@ impl Telemetry {
         args: &TelemetryArgs,
         level: &str,
         busy: &'static str,
+        tls: Option<ServerTls>,
     ) -> Result<Self, String> {
         log::init(&args.log, level)?;
-        Self::export(service, &args.export, busy).await
+        Self::export(service, &args.export, busy, tls).await
     }
 
     /// Starts traces under the service name `service`, and the server for metrics and probes, as
-    /// configured. Until [`Self::follow`] is called, probes report not ready with the reason `busy`.
+    /// configured, over `tls` if that is given. Until [`Self::follow`] is called, probes report not
+    /// ready with the reason `busy`.
     /// Must be called within a tokio runtime. Errors name the flag or variable.
     pub async fn export(
         service: &'static str,
         args: &ExportArgs,
         busy: &'static str,
+        tls: Option<ServerTls>,
     ) -> Result<Self, String> {
         let listener = match &args.metrics_listen {
             None => None,
             Some(address) => {
                 let bound = serve::bind_for("--metrics-listen", address.clone()).await;
-                Some(bound.map_err(|error| error.to_string())?)
+                Some(bound.map_err(|error| error.to_string())?.with_tls(tls))
             }
         };
         let exporter = Exporter::start(service, args.otlp_endpoint.as_deref())?;

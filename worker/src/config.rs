@@ -8,7 +8,7 @@ use stoker_engine::{EngineConfig, model::Quantization, weights::ModelConfig};
 pub use stoker_loader::config::ComputeConfig;
 use stoker_loader::config::{MAX_DECODE_SLOWDOWN, slowdown};
 use stoker_ops::KV_BLOCK;
-use stoker_shared::{config, duration, serve::LimitsConfig};
+use stoker_shared::{config, duration, serve::LimitsConfig, tls::IdentityPattern};
 
 pub use crate::routing::AcceptRouting;
 
@@ -128,8 +128,8 @@ pub struct WorkerConfig {
     )]
     pub prefix_cache: Switch,
 
-    /// Peers whose `routing` is accepted: the tenant, attempt and generated tokens that a router
-    /// sends with a request. Use `any` only where nothing but routers reaches this worker; others
+    /// Peers whose `routing` is accepted, beside those with a certificate (--tls-client-ca): the
+    /// tenant, attempt and generated tokens that a router sends with a request. Use `any` only where nothing but routers reaches this worker; others
     /// are rejected with PERMISSION_DENIED
     #[arg(
         long,
@@ -140,6 +140,17 @@ pub struct WorkerConfig {
         help_heading = "Limits"
     )]
     pub accept_routing: AcceptRouting,
+
+    /// With --tls-client-ca: names of the certificates whose `routing` is accepted, in the syntax of
+    /// --worker-identity of routers. Then no other peer's is [default: every certificate]
+    #[arg(
+        long,
+        env = "STOKER_ROUTER_IDENTITY",
+        value_delimiter = ',',
+        value_name = "PATTERN",
+        help_heading = "TLS"
+    )]
+    pub router_identity: Vec<IdentityPattern>,
 
     /// Limits on connections and streams.
     #[command(flatten)]

@@ -14,12 +14,12 @@ use stoker_proto::{
 use stoker_shared::{
     host,
     serve::{
-        self, Bounds, CallLimit, HealthState, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES, Readiness,
-        admin::AdminListener,
+        self, Bounds, CallLimit, HealthState, Listener, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES,
+        Readiness, admin::AdminListener,
     },
     validate,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::RoutesBuilder;
 use tracing::{info, warn};
@@ -92,8 +92,9 @@ pub async fn start(
     model: Arc<Model>,
     model_name: String,
     id: Option<String>,
-    listener: TcpListener,
+    listener: impl Into<Listener>,
 ) -> Result<RunningWorker, StartError> {
+    let listener = listener.into();
     let address = listener.local_addr()?;
     let id = id.unwrap_or_else(|| format!("{}:{}", host::name(), address.port()));
     let id: Arc<str> = id.into();
@@ -153,6 +154,7 @@ pub async fn start(
         text: TextExecutor::start(&id)?,
         bounds: bounds.clone(),
         accept_routing: config.accept_routing,
+        router_identity: config.router_identity.clone().into(),
     };
     let watches = CallLimit::new("WatchLoad calls", LOAD_WATCHES);
     let control = ControlService { worker: worker.clone(), config, watches };
@@ -291,13 +293,13 @@ impl RunningWorker {
     }
 
     /// Serves `stoker.v1.Admin` on `listener` until the returned value is dropped.
-    pub async fn serve_admin(&self, listener: TcpListener) -> io::Result<AdminListener> {
+    pub async fn serve_admin(&self, listener: impl Into<Listener>) -> io::Result<AdminListener> {
         let inflight = self.inflight.clone();
         let drain = move |timeout| {
             let inflight = inflight.clone();
             async move { inflight.drain(timeout).await }.boxed()
         };
-        AdminListener::start(listener, Arc::new(drain), None).await
+        AdminListener::start(listener.into(), Arc::new(drain), None).await
     }
 
     /// Returns the response to `GetModelInfo`.

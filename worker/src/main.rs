@@ -19,10 +19,13 @@ use stoker_shared::{
     cli::{self, ServerError},
     config,
     health_check::HealthArgs,
+    reload::Reloads,
     serve::{self, ListenAddress},
     shutdown::Signals,
     telemetry::{Telemetry, TelemetryArgs},
-    termination, validate,
+    termination,
+    tls::{ServerTls, ServerTlsArgs},
+    validate,
 };
 use stoker_worker::{
     ModelSource, WorkerConfig,
@@ -75,6 +78,9 @@ struct Cli {
     announce: AnnounceConfig,
 
     #[command(flatten)]
+    tls: ServerTlsArgs,
+
+    #[command(flatten)]
     worker: WorkerConfig,
 
     #[command(flatten)]
@@ -105,30 +111,32 @@ enum Command {
 
 impl Command {
     /// Runs the command beside a worker that listens on `listen`.
-    fn run(self, listen: &ListenAddress) -> ExitCode {
+    fn run(self, listen: &ListenAddress, tls: &ServerTlsArgs) -> ExitCode {
         let outcome = match self {
             Self::Bench(args) => bench::run(&args),
             Self::BenchJob => bench::run_job(),
             Self::GpuCheck(args) => gpu_check::run(&args),
             Self::Eval(args) => eval::run(args),
             Self::Roofline(args) => roofline::run(args),
-            Self::Health(args) => return check_health(args, listen),
+            Self::Health(args) => return check_health(args, listen, tls),
         };
         cli::finish(outcome.map(|()| ExitCode::SUCCESS))
     }
 }
 
 #[tokio::main]
-async fn check_health(args: HealthArgs, listen: &ListenAddress) -> ExitCode {
-    args.run(listen).await
+async fn check_health(args: HealthArgs, listen: &ListenAddress, tls: &ServerTlsArgs) -> ExitCode {
+    args.run(listen, tls).await
 }
 
 const EXAMPLES: &str = r#"Examples:
   stoker-worker --model storyteller
-  stoker-worker --model ./TinyLlama-1.1B --listen :50052 --max-num-seqs 32
+  stoker-worker --model ./TinyLlama-1.1B --max-num-seqs 32
   stoker-worker --model ./model.gguf --kv-cache-memory 8GiB
   stoker-worker --model storyteller --listen :50052 --advertise worker-0:50052 \
+      --tls-cert tls.crt --tls-key tls.key --tls-client-ca ca.crt \
       --etcd http://etcd-0:2379,http://etcd-1:2379
+  stoker-worker --model storyteller --listen :50052 --allow-plaintext --accept-routing any
   stoker-worker --simulate large
   stoker-worker --simulate 'step = "8ms", prefill_token = "25us", decode_token = "50us"'
 
@@ -150,16 +158,20 @@ const ERROR_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     let mut cli: Cli = config::parse_server(termination::record);
     if let Some(command) = cli.command.take() {
-        return command.run(&cli.listen);
+        return command.run(&cli.listen, &cli.tls);
     }
     termination::finish(serve_model(cli).map(|()| ExitCode::SUCCESS))
 }
 
 #[tokio::main]
-async fn serve_model(cli: Cli) -> Result<(), ServerError> {
+async fn serve_model(mut cli: Cli) -> Result<(), ServerError> {
     let began = Instant::now();
     let not_ready = "loading the model";
-    let telemetry = Telemetry::start("stoker-worker", &cli.telemetry, "info", not_ready).await;
+    let reloads = Reloads::default();
+    let tls = cli.tls.load(&reloads).map_err(ServerError::usage)?;
+    let metrics_tls = tls.as_ref().filter(|_| cli.tls.metrics_tls).map(ServerTls::metrics);
+    let telemetry =
+        Telemetry::start("stoker-worker", &cli.telemetry, "info", not_ready, metrics_tls).await;
     let telemetry = telemetry.map_err(ServerError::usage)?;
     let simulated = cli.simulate.map(|device| ModelSource::Simulated(device.0));
     let Some(source) = simulated.or(cli.model) else {
@@ -167,12 +179,17 @@ async fn serve_model(cli: Cli) -> Result<(), ServerError> {
                     or `storyteller` for the bundled model";
         return Err(ServerError::Usage(format!("--model is missing: give {hint}")));
     };
-    cli.announce.etcd.check().map_err(ServerError::usage)?;
+    cli.announce.etcd.check(&reloads).map_err(ServerError::usage)?;
     let mut signals = Signals::catch().map_err(ServerError::failed)?;
     // Bound before the model is loaded, so that a port in use fails at once.
-    let listener = serve::bind(cli.listen).await.map_err(ServerError::usage)?;
-    let admin = serve::bind_for("--admin-listen", cli.admin_listen).await;
-    let admin = admin.map_err(ServerError::usage)?;
+    let plaintext = cli.tls.allow_plaintext;
+    if !cli.worker.router_identity.is_empty() && cli.tls.tls_client_ca.is_none() {
+        let error =
+            "--router-identity needs --tls-client-ca, which verifies certificates: give both";
+        return Err(ServerError::Usage(error.into()));
+    }
+    let listener = serve::open("--listen", cli.listen, tls.clone(), plaintext).await?;
+    let admin = serve::open("--admin-listen", cli.admin_listen, tls, plaintext).await?;
     let bound = listener.local_addr().map_err(ServerError::failed)?;
     let address = cli.announce.address(bound).map_err(ServerError::usage)?;
     let name = cli.model_name.unwrap_or_else(|| source.name());
@@ -202,6 +219,7 @@ async fn serve_model(cli: Cli) -> Result<(), ServerError> {
     let times = StartTimes { began, loaded, ready: Instant::now() };
     start_trace::record(&times, &timings, worker.id(), &name);
     telemetry.follow(worker.readiness(), Some(worker.liveness()), |registry| {
+        reloads.register(registry);
         worker.register_listener_metrics(registry);
         worker.register_metrics(registry);
         if cli.announce.etcd.is_given() {

@@ -44,7 +44,7 @@ impl Worker {
             charge.set(memory::allocated_bytes(&request))?;
         }
         if request.routing.is_some() {
-            self.accept_routing.check(peer.as_ref())?;
+            self.accept_routing.check(peer.as_ref(), &self.router_identity)?;
         }
         let is_resumed = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
         // Validation rejects higher numbers later, with an error that names the field.

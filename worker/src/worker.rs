@@ -6,7 +6,7 @@ use prost::Message;
 use stoker_chat_template::Renderer;
 use stoker_engine::Model;
 use stoker_proto::v1::{GenerateRequest, generate_request::Input};
-use stoker_shared::{ServiceError, serve::Bounds};
+use stoker_shared::{ServiceError, serve::Bounds, tls::IdentityPattern};
 
 use crate::{
     admit::Admission,
@@ -42,6 +42,8 @@ pub struct Worker {
     pub bounds: Bounds,
     /// Peers whose `routing` is accepted.
     pub accept_routing: AcceptRouting,
+    /// Routers, by their certificates.
+    pub router_identity: Arc<[IdentityPattern]>,
 }
 
 impl Worker {

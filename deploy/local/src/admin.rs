@@ -1,8 +1,8 @@
 //! Calls of `stoker.v1.Admin` for the commands of operators.
 
 use stoker_proto::v1::admin_client::AdminClient;
-use stoker_shared::client::{Address, CallError, Client};
-use tonic::{Code, Status, transport::Channel};
+use stoker_shared::client::{Address, CallError, Client, Credentials, Transport};
+use tonic::{Code, Status};
 
 use crate::error::Error;
 
@@ -15,15 +15,18 @@ pub const HINT: &str =
 pub struct Operator {
     endpoint: Address,
     /// The client of the service.
-    pub admin: AdminClient<Channel>,
+    pub admin: AdminClient<Transport>,
 }
 
 impl Operator {
     /// Connects to the address of `--endpoint`, which is required.
-    pub async fn connect(endpoint: Option<Address>) -> Result<Self, Error> {
+    pub async fn connect(
+        endpoint: Option<Address>,
+        credentials: &Credentials,
+    ) -> Result<Self, Error> {
         let missing = || Error::Usage(format!("--endpoint is missing: {HINT}"));
         let endpoint = endpoint.ok_or_else(missing)?;
-        match Client::connect(&endpoint).await {
+        match Client::connect_with(&endpoint, credentials).await {
             Ok(client) => Ok(Self { endpoint, admin: client.admin() }),
             Err(error) => {
                 let cause = error.cause();

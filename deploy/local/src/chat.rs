@@ -25,7 +25,7 @@ const DIM: (&str, &str) = ("\x1b[2m", "\x1b[0m");
 /// Runs the command.
 pub async fn run(args: ChatArgs) -> Result<(), Error> {
     let (cluster, address) = connect::cluster(&args.target).await?;
-    let client = Client::connect(&address).await?;
+    let client = Client::connect_with(&address, &args.target.credentials).await?;
     let mut chat = Session { client, conversation: Conversation::new(args.system.clone()), args };
     chat.note(&format!("A conversation with {}. {HELP}", chat.model().await?));
     let mut lines = Lines::start().map_err(|error| Error::Failed(error.to_string()))?;

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use stoker_router::{ModelAlias, RequestLogConfig};
+use stoker_router::{ModelAlias, RequestLogConfig, TenantArgs};
 use stoker_shared::{
     VERSION,
-    client::Address,
+    client::{Address, Credentials},
     duration,
     serve::ListenAddress,
     telemetry::{ExportArgs, LogArgs},
+    tls::ServerTlsArgs,
 };
 use stoker_worker::{ModelSource, WorkerConfig, config::ComputeConfig};
+
+use crate::keys::KeysCommand;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +29,8 @@ Examples:
   stoker trace --endpoint 127.0.0.1:9051 --slower-than 5s
   stoker trace REQUEST_ID --endpoint 127.0.0.1:9051
   stoker drain worker-0:50052 --endpoint 127.0.0.1:9051 --timeout 5m
+  stoker keys create --tenant acme --file keys.toml
+  stoker generate \"Once\" --endpoint https://router:50051 --tls-ca ca.crt --api-key-file acme.key
 
 Exit codes: 0, 1 for a failed request, 2 for bad usage.";
 
@@ -71,6 +76,12 @@ pub enum Command {
     /// A screen on a terminal, a line per interval in a pipe. A name in --endpoint that stands for
     /// several routers in DNS asks all of them.
     Top(TopArgs),
+    /// Make, list and revoke API keys for --api-keys of routers
+    ///
+    /// A key is printed once, when it is made; the file has its SHA-256 alone. Routers read the
+    /// file again when it changes.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Drain a router or a worker: it finishes its running requests and takes no new ones
     ///
     /// Without WORKER, the process at --endpoint drains. With WORKER, the router at --endpoint
@@ -114,6 +125,10 @@ pub struct TargetArgs {
         ]
     )]
     pub endpoint: Option<Address>,
+
+    /// Certificates and key for `endpoint`.
+    #[command(flatten)]
+    pub credentials: Credentials,
 
     /// The cluster to start if there is no `endpoint`.
     #[command(flatten)]
@@ -226,6 +241,14 @@ pub struct ServeArgs {
     #[arg(long, env = "STOKER_ADMIN_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub admin_listen: ListenAddress,
 
+    /// TLS of the listeners.
+    #[command(flatten)]
+    pub tls: ServerTlsArgs,
+
+    /// API keys of its clients.
+    #[command(flatten)]
+    pub tenants: TenantArgs,
+
     /// The cluster to start.
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -250,6 +273,10 @@ pub struct StatusArgs {
     #[arg(long, env = "STOKER_ENDPOINT", value_name = "ADDR")]
     pub endpoint: Option<Address>,
 
+    /// Certificates for `endpoint`.
+    #[command(flatten)]
+    pub credentials: Credentials,
+
     /// Print a JSON object instead of tables
     #[arg(long, env = "STOKER_JSON")]
     pub json: bool,
@@ -265,6 +292,10 @@ pub struct TraceArgs {
     /// Address of the admin listener (--admin-listen) of a router, which it logs at start as `admin`
     #[arg(long, env = "STOKER_ENDPOINT", value_name = "ADDR")]
     pub endpoint: Option<Address>,
+
+    /// Certificates for `endpoint`.
+    #[command(flatten)]
+    pub credentials: Credentials,
 
     /// Only requests that took at least this long, or have been running for as long
     #[arg(long, env = "STOKER_SLOWER_THAN", value_parser = duration::parse, value_name = "TIME")]
@@ -291,6 +322,10 @@ pub struct TopArgs {
     /// Address of the admin listener (--admin-listen) of a router, which it logs at start as `admin`
     #[arg(long, env = "STOKER_ENDPOINT", value_name = "ADDR")]
     pub endpoint: Option<Address>,
+
+    /// Certificates for `endpoint`.
+    #[command(flatten)]
+    pub credentials: Credentials,
 
     /// Time between two samples
     #[arg(
@@ -330,6 +365,10 @@ pub struct DrainArgs {
     /// start as `admin`
     #[arg(long, env = "STOKER_ENDPOINT", value_name = "ADDR")]
     pub endpoint: Option<Address>,
+
+    /// Certificates for `endpoint`.
+    #[command(flatten)]
+    pub credentials: Credentials,
 
     /// Maximum time to wait for running requests, which continue after it [default: no limit]
     #[arg(long, env = "STOKER_TIMEOUT", value_parser = duration::parse, value_name = "TIME")]

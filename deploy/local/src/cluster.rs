@@ -10,10 +10,9 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 use stoker_router::{RouterConfig, RunningRouter};
 use stoker_shared::{
     discovery::{Candidate, Registration, Registry, WorkerId},
-    serve::{self, LimitsConfig, ListenAddress, Readiness, admin::AdminListener},
+    serve::{self, LimitsConfig, ListenAddress, Listener, Readiness, admin::AdminListener},
 };
 use stoker_worker::{ModelSource, RunningWorker, WorkerConfig, config::AcceptRouting};
-use tokio::net::TcpListener;
 
 use crate::error::Error;
 
@@ -28,10 +27,24 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Loads the model once, starts `workers` workers that share it and a router on `listen`, and
-    /// waits until the router has found all of them.
+    /// Like [`Cluster::serve`], on the address `listen`.
     pub async fn start(
         listen: ListenAddress,
+        source: ModelSource,
+        workers: u16,
+        config: WorkerConfig,
+        router: RouterConfig,
+    ) -> Result<Self, Error> {
+        // Binds before the model is loaded, so that a port in use is reported at once.
+        let listener =
+            serve::bind(listen).await.map_err(|error| Error::Usage(error.to_string()))?;
+        Self::serve(listener, source, workers, config, router).await
+    }
+
+    /// Loads the model once, starts `workers` workers that share it and a router on `listener`, and
+    /// waits until the router has found all of them.
+    pub async fn serve(
+        listener: Listener,
         source: ModelSource,
         workers: u16,
         config: WorkerConfig,
@@ -43,8 +56,6 @@ impl Cluster {
         let limits = config.limits;
         let (own, accept_routing) = (LimitsConfig::default(), AcceptRouting::Loopback);
         let config = WorkerConfig { limits: own, accept_routing, ..config };
-        // Binds before the model is loaded, so that a port in use is reported at once.
-        let listener = serve::bind(listen).await.map_err(|error| usage(&error))?;
         let name = source.name();
         let worker = config.clone();
         let load = move || stoker_worker::load(&source, &worker, workers);
@@ -93,13 +104,13 @@ impl Cluster {
 
     /// Serves OpenAI's API of the router on `listener`, until the cluster is shut down. Returns its
     /// address.
-    pub fn serve_http(&mut self, listener: TcpListener) -> Result<SocketAddr, Error> {
+    pub fn serve_http(&mut self, listener: impl Into<Listener>) -> Result<SocketAddr, Error> {
         let served = self.router.serve_http(listener);
         served.map_err(|error| Error::Failed(format!("--http-listen: {error}")))
     }
 
     /// Serves `stoker.v1.Admin` of the router on `listener` until the returned value is dropped.
-    pub async fn serve_admin(&self, listener: TcpListener) -> Result<AdminListener, Error> {
+    pub async fn serve_admin(&self, listener: impl Into<Listener>) -> Result<AdminListener, Error> {
         let served = self.router.serve_admin(listener).await;
         served.map_err(|error| Error::Failed(format!("--admin-listen: {error}")))
     }

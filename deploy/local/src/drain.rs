@@ -16,7 +16,7 @@ pub async fn run(args: DrainArgs) -> Result<(), Error> {
                    --endpoint";
         return Err(Error::Usage(why.into()));
     }
-    let mut operator = Operator::connect(args.endpoint).await?;
+    let mut operator = Operator::connect(args.endpoint, &args.credentials).await?;
     let endpoint = operator.endpoint().clone();
     let timeout = args.timeout.and_then(to_wire);
     let (unfinished, done) = match args.worker {

@@ -2,7 +2,7 @@
 
 use stoker_shared::{
     ServiceError,
-    cli::CommandError,
+    cli::{CommandError, ServerError},
     client::{CallError, ConnectError},
 };
 
@@ -25,7 +25,17 @@ pub enum Error {
 
 impl CommandError for Error {
     fn is_usage(&self) -> bool {
-        matches!(self, Self::Usage(_))
+        matches!(self, Self::Usage(_) | Self::Connect(ConnectError::Credentials(_)))
+    }
+}
+
+impl From<ServerError> for Error {
+    fn from(error: ServerError) -> Self {
+        if error.is_usage() {
+            Self::Usage(error.to_string())
+        } else {
+            Self::Failed(error.to_string())
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub async fn run(args: GenerateArgs) -> Result<(), Error> {
     // Validated before the model is loaded, so that a wrong value is reported at once.
     validate::generate(&request)?;
     let (cluster, address) = connect::cluster(&args.target).await?;
-    let client = Client::connect(&address).await?;
+    let client = Client::connect_with(&address, &args.target.credentials).await?;
     let outcome = stream(client, request, &args).await;
     // The response is complete: there is nothing to drain.
     drop(cluster);

@@ -44,6 +44,7 @@ pub mod drain;
 pub mod error;
 pub mod explain;
 pub mod generate;
+pub mod keys;
 pub mod output;
 pub mod routers;
 pub mod serve;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use stoker::{
     chat,
     cli::{Cli, Command},
-    drain, generate, serve, status, top, trace,
+    drain, generate, keys, serve, status, top, trace,
 };
 use stoker_shared::{cli, config, telemetry};
 
@@ -26,6 +26,7 @@ async fn main() -> ExitCode {
             Command::Trace(args) => trace::run(args).await,
             Command::Top(args) => top::run(args).await,
             Command::Drain(args) => drain::run(args).await,
+            Command::Keys(command) => keys::run(command),
         },
     };
     cli::finish(outcome.map(|()| ExitCode::SUCCESS))

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use stoker_proto::v1::{
     ListRequestsRequest, ListRequestsResponse, ListWorkersRequest, ListWorkersResponse,
 };
-use stoker_shared::client::Address;
+use stoker_shared::client::{Address, Credentials};
 use tokio::{net::lookup_host, time::timeout};
 use tonic::{Code, Status};
 
@@ -42,10 +42,16 @@ pub type Returned<T> = Vec<(Address, Result<T, Unreachable>)>;
 
 impl Routers {
     /// Connects to the addresses that the name in `endpoint`, which is required, has in DNS.
-    pub async fn connect(endpoint: Option<Address>) -> Result<Self, Error> {
+    pub async fn connect(
+        endpoint: Option<Address>,
+        credentials: &Credentials,
+    ) -> Result<Self, Error> {
         let missing = || Error::Usage(format!("--endpoint is missing: {HINT}"));
         let endpoint = endpoint.ok_or_else(missing)?;
-        let found = timeout(TIMEOUT, lookup_host(endpoint.to_string())).await;
+        // The certificate has the name, not the addresses that it stands for.
+        let mut credentials = credentials.clone();
+        credentials.tls.tls_server_name.get_or_insert_with(|| endpoint.host().to_owned());
+        let found = timeout(TIMEOUT, lookup_host(endpoint.authority().to_owned())).await;
         let found = found.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         let found = found.map_err(|error| {
             Error::Failed(format!("--endpoint {endpoint}: the name was not found: {error}"))
@@ -53,8 +59,8 @@ impl Routers {
         let mut failed = None;
         for family in families(found) {
             let connects = family.iter().map(|address| async {
-                let address = Address::from(*address);
-                let connected = Operator::connect(Some(address.clone())).await;
+                let address = endpoint.with_authority(*address);
+                let connected = Operator::connect(Some(address.clone()), &credentials).await;
                 connected.map_err(|error| Unreachable { address, why: error.to_string() })
             });
             let mut routers = Self { reached: Vec::new(), unreachable: Vec::new() };

@@ -7,11 +7,13 @@ use std::{
 
 use stoker_router::RouterConfig;
 use stoker_shared::{
-    serve::{self, ListenAddress},
+    cli::ServerError,
+    reload::Reloads,
+    serve::{self, ListenAddress, Listener},
     shutdown::Signals,
     telemetry::Telemetry,
+    tls::ServerTls,
 };
-use tokio::net::TcpListener;
 
 use crate::{cli::ServeArgs, cluster::Cluster, error::Error};
 
@@ -19,38 +21,55 @@ use crate::{cli::ServeArgs, cluster::Cluster, error::Error};
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 
 /// Binds the listener for HTTP. The default gives way to another program, since gRPC is served too.
-async fn bind_http(given: Option<ListenAddress>) -> Result<TcpListener, Error> {
-    let bind = async |address| serve::bind_for("--http-listen", address).await;
-    let bound = match given {
+async fn bind_http(
+    given: Option<ListenAddress>,
+    tls: Option<&ServerTls>,
+    allow_plaintext: bool,
+) -> Result<Listener, ServerError> {
+    let bind = async |address: ListenAddress| {
+        serve::open("--http-listen", address, tls.map(ServerTls::http), allow_plaintext).await
+    };
+    match given {
         Some(address) => bind(address).await,
         None => match bind(HTTP.into()).await {
             Ok(listener) => Ok(listener),
             Err(_) => bind(SocketAddr::new(HTTP.ip(), 0).into()).await,
         },
-    };
-    bound.map_err(|error| Error::Usage(error.to_string()))
+    }
 }
 
 /// Runs the command.
-pub async fn run(args: ServeArgs) -> Result<(), Error> {
-    let telemetry = Telemetry::export("stoker", &args.export, "loading the model").await;
+pub async fn run(mut args: ServeArgs) -> Result<(), Error> {
+    let reloads = Reloads::default();
+    let tls = args.tls.load(&reloads).map_err(ServerError::usage)?;
+    args.tenants.load(&reloads).map_err(ServerError::usage)?;
+    let metrics_tls = tls.as_ref().filter(|_| args.tls.metrics_tls).map(ServerTls::metrics);
+    let telemetry =
+        Telemetry::export("stoker", &args.export, "loading the model", metrics_tls).await;
     let telemetry = telemetry.map_err(Error::Usage)?;
     let mut signals = Signals::catch().map_err(|error| Error::Failed(error.to_string()))?;
     let drain_timeout = args.worker.drain_timeout;
     let (name, workers) = (args.cluster.model.name(), args.cluster.num_workers);
-    let admin = serve::bind_for("--admin-listen", args.admin_listen).await;
-    let admin = admin.map_err(|error| Error::Usage(error.to_string()))?;
-    let http = bind_http(args.http_listen).await?;
-    let (request_log, model_alias) = (args.request_log, args.model_alias);
-    let router = RouterConfig { request_log, model_alias, ..RouterConfig::default() };
-    let start = Cluster::start(args.listen, args.cluster.model, workers, args.worker, router);
+    let plaintext = args.tls.allow_plaintext;
+    let listener = serve::open("--listen", args.listen, tls.clone(), plaintext).await?;
+    let admin = serve::open("--admin-listen", args.admin_listen, tls.clone(), plaintext).await?;
+    let http = bind_http(args.http_listen, tls.as_ref(), plaintext).await?;
+    let anonymous = args.tenants.allows_anonymous();
+    listener.check_anonymous("--listen", anonymous)?;
+    http.check_anonymous("--http-listen", anonymous)?;
+    let (request_log, model_alias, tenants) = (args.request_log, args.model_alias, args.tenants);
+    let router = RouterConfig { request_log, model_alias, tenants, ..RouterConfig::default() };
+    let start = Cluster::serve(listener, args.cluster.model, workers, args.worker, router);
     #[expect(clippy::disallowed_methods, reason = "nothing is served yet")]
     let mut cluster = tokio::select! {
         started = start => started?,
         // The loading thread cannot be cancelled.
         _ = signals.next() => std::process::exit(1),
     };
-    telemetry.follow(cluster.readiness(), None, |registry| cluster.register_metrics(registry));
+    telemetry.follow(cluster.readiness(), None, |registry| {
+        reloads.register(registry);
+        cluster.register_metrics(registry);
+    });
     let admin = cluster.serve_admin(admin).await?;
     let http = cluster.serve_http(http)?;
     let (address, admin_address) = (cluster.address(), admin.address());

@@ -24,7 +24,7 @@ const SHORT_DIGEST: usize = 12;
 
 /// Runs the command.
 pub async fn run(args: StatusArgs) -> Result<(), Error> {
-    let mut operator = Operator::connect(args.endpoint).await?;
+    let mut operator = Operator::connect(args.endpoint, &args.credentials).await?;
     let endpoint = operator.endpoint().to_string();
     let call = operator.admin.list_workers(ListWorkersRequest {});
     let listed = timeout(TIMEOUT, call).await.map_err(|_| {

@@ -23,7 +23,8 @@ const SEARCHED_REQUESTS: u32 = 256;
 
 /// Runs the command.
 pub async fn run(args: TopArgs) -> Result<(), Error> {
-    let mut source = Source { routers: Routers::connect(args.endpoint).await?, last: None };
+    let routers = Routers::connect(args.endpoint, &args.credentials).await?;
+    let mut source = Source { routers, last: None };
     // A first error is shown before the screen is changed.
     let first = source.next().await?;
     let mut ticks = interval(args.interval);

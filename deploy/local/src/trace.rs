@@ -32,7 +32,7 @@ pub async fn run(args: TraceArgs) -> Result<(), Error> {
             "REQUEST_ID is empty: give the id of a request, or nothing to list the recent ones";
         return Err(Error::Usage(why.into()));
     }
-    let routers = Routers::connect(args.endpoint).await?;
+    let routers = Routers::connect(args.endpoint, &args.credentials).await?;
     let wanted = ListRequestsRequest {
         request_id: args.request_id.clone().unwrap_or_default(),
         min_duration: args.slower_than.and_then(to_wire),

@@ -1,19 +1,17 @@
 //! Calls to a server with OpenAI's API: streamed completions over HTTP/1.1.
 
+mod connector;
 mod wire;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use stoker_shared::{
-    client::Address,
+    client::{Address, Credentials, CredentialsError},
     deadline::Deadline,
     error::{quoted, root_cause},
 };
@@ -27,6 +25,7 @@ use crate::{
         sse::{EventSplitter, TooLong},
     },
 };
+use connector::Connector;
 use wire::{Body, Chunk, Models, error_message, finish_of};
 
 /// Time limit of a connection, and of a request before the load test.
@@ -39,19 +38,35 @@ const MAX_BODY: usize = 4 << 20;
 /// A server, and its connections: one for each stream, which are used again.
 #[derive(Debug, Clone)]
 pub(super) struct OpenAi {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     base: String,
     chat: bool,
+    /// The header with the API key.
+    key: Option<HeaderValue>,
 }
 
 impl OpenAi {
     /// Creates a client of the server at `address`.
-    pub(super) fn new(address: &Address, chat: bool) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(TIMEOUT));
+    pub(super) fn new(
+        address: &Address,
+        chat: bool,
+        credentials: &Credentials,
+    ) -> Result<Self, Error> {
+        let wrong = |error: CredentialsError| Error::Connect(error.into());
+        let tls = address.is_tls().then(|| credentials.tls()).transpose().map_err(wrong)?;
+        let key = credentials.bearer().map_err(wrong)?;
+        let connector = Connector::new(tls, TIMEOUT);
         let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(None).build(connector);
-        Self { client, base: format!("http://{address}"), chat }
+        let scheme = if address.is_tls() { "https" } else { "http" };
+        Ok(Self { client, base: format!("{scheme}://{}", address.authority()), chat, key })
+    }
+
+    /// Adds the API key.
+    fn authorize(&self, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+        if let Some(key) = &self.key {
+            request.headers_mut().insert(header::AUTHORIZATION, key.clone());
+        }
+        request
     }
 
     /// Returns the name of the model to request: `name`, or the only one that is served.
@@ -132,7 +147,7 @@ impl OpenAi {
         live: &LiveCounters,
         response: &mut ReceivedResponse,
     ) -> Result<Completion, CallEnd> {
-        let reply = self.client.request(self.message(request)?).await;
+        let reply = self.client.request(self.authorize(self.message(request)?)).await;
         let reply = reply.map_err(|error| connection_failed(&error))?;
         let status = reply.status();
         if status != StatusCode::OK {
@@ -164,7 +179,7 @@ impl OpenAi {
     }
 
     async fn fetch(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
-        let response = self.client.request(request).await;
+        let response = self.client.request(self.authorize(request)).await;
         let response = response.map_err(|error| root_cause(&error))?;
         Ok((response.status(), body(response.into_body()).await?))
     }

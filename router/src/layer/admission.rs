@@ -66,8 +66,9 @@ impl<S: Generate> Service<Call> for Admission<S> {
     }
 }
 
-/// Estimates the tokens of a request, prompt and completions, for fair queueing between tenants.
-fn tokens(request: &GenerateRequest) -> u64 {
+/// Estimates the tokens of a request, prompt and completions, for fair queueing between tenants and
+/// for their limits.
+pub(crate) fn tokens(request: &GenerateRequest) -> u64 {
     // The model is not resolved yet, so its statistics cannot be used.
     let RequestCost { prompt, completions } = ModelStats::default().estimate(request);
     completions.into_iter().fold(prompt, u64::saturating_add)

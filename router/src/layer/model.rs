@@ -36,7 +36,7 @@ impl<S: Generate> Service<Call> for ModelLookup<S> {
 
     fn call(&mut self, mut call: Call) -> Self::Future {
         let fleet = self.pool.fleet();
-        match fleet.model(&call.request.model) {
+        match fleet.permitted(&call.request.model, call.account.as_ref()) {
             Ok(model) => {
                 call.span.record("model", model.name());
                 // Looked up once per request, so it cannot be set already.

@@ -47,7 +47,10 @@ impl<S: Generate> Service<Call> for Validate<S> {
                 // Drawn once, so that all workers that may serve the request sample the same
                 // tokens.
                 sampling.seed.get_or_insert_with(rand::random);
-                self.priorities.limit(&call.tenant, &mut call.request);
+                match call.account.as_ref().and_then(|account| account.policy().priority) {
+                    Some(most_urgent) => Priorities::lower(most_urgent, &mut call.request),
+                    None => self.priorities.limit(&call.tenant, &mut call.request),
+                }
                 // The tenant is part of the request to the worker, whose prefix cache separates
                 // tenants.
                 let tenant = call.tenant.to_string();

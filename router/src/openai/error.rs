@@ -137,7 +137,15 @@ impl From<ServiceError> for ApiError {
                 let code = (*needed_tokens > 0).then_some(CONTEXT_LENGTH);
                 return Self::refused(StatusCode::BAD_REQUEST, None, code, message);
             }
-            E::Overloaded { .. } => {
+            E::Unauthenticated(_) => {
+                let code = Some("invalid_api_key");
+                return Self::refused(StatusCode::UNAUTHORIZED, None, code, message);
+            }
+            E::PermissionDenied(_) => {
+                let code = Some("permission_denied");
+                return Self::refused(StatusCode::FORBIDDEN, None, code, message);
+            }
+            E::Overloaded { .. } | E::RateLimited { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"))
             }
             E::Unavailable { .. }
@@ -164,6 +172,7 @@ impl From<ServiceError> for ApiError {
         };
         let retry_after = match error {
             E::Overloaded { retry_after, .. }
+            | E::RateLimited { retry_after, .. }
             | E::Unavailable { retry_after, .. }
             | E::Interrupted { retry_after, .. } => Some(retry_after),
             _ if status == StatusCode::SERVICE_UNAVAILABLE => Some(Duration::ZERO),
@@ -210,6 +219,10 @@ impl IntoResponse for ApiError {
         let body = json!({ "error": self.error }).to_string();
         let mut response =
             (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
         if let Some(delay) = self.retry_after {
             let headers = response.headers_mut();
             // In whole seconds, and not earlier than that.

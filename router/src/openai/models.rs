@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     extract::{Path, State},
     response::Response,
 };
@@ -10,6 +11,7 @@ use serde::Serialize;
 use stoker_shared::ServiceError;
 
 use super::{OpenAi, error::ApiError, json_response};
+use crate::tenant::Account;
 
 /// OpenAI's `Model`, with the context as vLLM names it.
 #[derive(Debug, Serialize)]
@@ -29,9 +31,9 @@ struct List {
     data: Vec<Model>,
 }
 
-fn models(api: &OpenAi) -> Vec<Model> {
+fn models(api: &OpenAi, account: Option<&Account>) -> Vec<Model> {
     let mut all = Vec::new();
-    for served in api.control.models() {
+    for served in api.control.models(account) {
         let model = |id: String| Model {
             id,
             object: "model",
@@ -47,16 +49,21 @@ fn models(api: &OpenAi) -> Vec<Model> {
 }
 
 /// Lists the models that have a worker.
-pub(super) async fn list(State(api): State<Arc<OpenAi>>) -> Response {
-    json_response(&List { object: "list", data: models(&api) })
+pub(super) async fn list(
+    State(api): State<Arc<OpenAi>>,
+    account: Option<Extension<Account>>,
+) -> Response {
+    let data = models(&api, account.as_deref());
+    json_response(&List { object: "list", data })
 }
 
 /// Describes one model.
 pub(super) async fn retrieve(
     State(api): State<Arc<OpenAi>>,
+    account: Option<Extension<Account>>,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    let models = models(&api);
+    let models = models(&api, account.as_deref());
     match models.iter().find(|model| model.id == name) {
         Some(model) => Ok(json_response(model)),
         None => {

@@ -11,6 +11,7 @@ use stoker_shared::{
     backoff::Backoff,
     discovery::Candidate,
     error::{is_stoker_status, quoted, root_cause},
+    tls::ClientTls,
     validate,
 };
 use tokio::{
@@ -45,6 +46,7 @@ pub(super) async fn follow(
     candidate: Candidate,
     generation: u64,
     stall_timeout: Duration,
+    tls: Option<ClientTls>,
     retry: Arc<Notify>,
     reports: mpsc::Sender<StateReport>,
     review: Arc<Notify>,
@@ -54,6 +56,7 @@ pub(super) async fn follow(
         generation,
         reports,
         stall_timeout,
+        tls,
         outstanding: Arc::default(),
         health: Arc::new(Health::new(Arc::clone(&review))),
         review,
@@ -86,6 +89,7 @@ struct Follower {
     generation: u64,
     reports: mpsc::Sender<StateReport>,
     stall_timeout: Duration,
+    tls: Option<ClientTls>,
     /// Notified when the worker's health needs a review.
     review: Arc<Notify>,
     /// State of the worker process. It outlives a connection, since streams of the last one may
@@ -103,7 +107,8 @@ struct Follower {
 impl Follower {
     /// Connects, and runs until the connection is unusable. Returns the reason.
     async fn session(&mut self) -> Result<Infallible, String> {
-        let channel = connect(&self.candidate.address).await.map_err(|error| root_cause(&error))?;
+        let channel = connect(&self.candidate.address, self.tls.as_ref()).await;
+        let channel = channel.map_err(|error| root_cause(&error))?;
         let mut control = ControlClient::new(channel.clone());
         let info = model_info(&mut control).await?;
         self.on_model_info(&info);

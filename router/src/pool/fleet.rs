@@ -13,7 +13,7 @@ use super::{
     model::Model,
     worker::{InstanceId, Worker},
 };
-use crate::config::ModelAliases;
+use crate::{config::ModelAliases, tenant::Account};
 
 /// Maximum number of unusable workers named in an error.
 const MAX_REASONS: usize = 3;
@@ -141,14 +141,38 @@ impl Fleet {
     /// Returns the model of that name or alias; the only model if the name is empty. It has at
     /// least one live worker.
     pub(crate) fn model(&self, name: &str) -> Result<&Model, ServiceError> {
-        let aliases = || self.models.values().flat_map(|model| self.aliases(model));
-        let names = || self.models.keys().map(String::as_str).chain(aliases()).map(str::to_owned);
+        self.permitted(name, None)
+    }
+
+    /// Like [`Fleet::model`], of the models that `account` may use.
+    pub(crate) fn permitted(
+        &self,
+        name: &str,
+        account: Option<&Account>,
+    ) -> Result<&Model, ServiceError> {
+        let allows = |name: &str| account.is_none_or(|account| account.policy().allows(name));
+        let allowed = |model: &&Model| allows(model.name()) || self.aliases(model).any(allows);
+        let models = || self.models.values().filter(allowed);
+        let names = || {
+            let each = |model| std::iter::once(Model::name(model)).chain(self.aliases(model));
+            models().flat_map(each).map(str::to_owned)
+        };
         let named = || self.models.get(name).or_else(|| self.models.get(self.aliases.model(name)?));
-        let found = match (named(), self.models.len()) {
-            (Some(model), _) => model,
-            (None, 0) => return Err(self.no_worker_error()),
+        let found = match (named(), models().count()) {
+            (Some(model), _) if allows(name) || allowed(&model) => model,
+            (Some(_), _) => {
+                return Err(ServiceError::PermissionDenied(format!(
+                    "this tenant may not use the model `{name}`; it may use: {}",
+                    names().collect::<Vec<_>>().join(", ")
+                )));
+            }
+            (None, 0) if self.models.is_empty() => return Err(self.no_worker_error()),
+            (None, 0) => {
+                let why = "this tenant may use none of the models that are served now";
+                return Err(ServiceError::PermissionDenied(why.into()));
+            }
             (None, 1) if name.is_empty() => {
-                self.models.values().next().ok_or_else(|| self.no_worker_error())?
+                models().next().ok_or_else(|| self.no_worker_error())?
             }
             (None, _) if name.is_empty() => {
                 let all: Vec<_> = names().collect();

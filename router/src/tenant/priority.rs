@@ -54,8 +54,8 @@ pub enum PriorityError {
     DuplicateRule(TenantPriority),
     /// A rule names a tenant, but no header is configured from which tenants are read.
     #[error(
-        "--tenant-priority {0} names a tenant, but requests have none without --tenant-header: set \
-         it, or use one rule *=N for all requests"
+        "--tenant-priority {0} names a tenant, but requests have none without --tenant-header or \
+         --api-keys: set one, or use one rule *=N for all requests"
     )]
     NoTenantHeader(TenantPriority),
 }
@@ -95,9 +95,13 @@ impl Priorities {
 
     /// Lowers the priority of a request of `tenant` to its limit.
     pub(crate) fn limit(&self, tenant: &str, request: &mut GenerateRequest) {
-        let limit = self.tenants.get(tenant).copied().unwrap_or(self.others);
-        if validate::priority(request) < limit {
-            request.priority = Some(limit);
+        Self::lower(self.tenants.get(tenant).copied().unwrap_or(self.others), request);
+    }
+
+    /// Lowers the priority of a request to `most_urgent`.
+    pub(crate) fn lower(most_urgent: u32, request: &mut GenerateRequest) {
+        if validate::priority(request) < most_urgent {
+            request.priority = Some(most_urgent);
         }
     }
 }

@@ -20,7 +20,7 @@ mod worker_record;
 mod server;
 
 pub use auth::{AuthError, EtcdAuth};
-pub use config::{Endpoint, EtcdConfig, NotAnEndpoint};
+pub use config::{Endpoint, EtcdConfig, EtcdConfigError, NotAnEndpoint};
 pub use metrics::EtcdMetrics;
 pub use register::{Registration, register};
 pub use watch::watch;

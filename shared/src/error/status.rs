@@ -10,8 +10,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{
     DEFAULT_RETRY_DELAY, DRAINING, ENGINE_PANICKED, EXCEEDS_WORKER, INTERRUPTED, LOST,
-    MAX_VIOLATIONS, MISMATCH, PREEMPTED, QUARANTINED, ROUTING_REFUSED, STALLED, ServiceError,
-    TOO_LATE, Violation, code_name, quoted,
+    MAX_VIOLATIONS, MISMATCH, PERMISSION_DENIED, PREEMPTED, QUARANTINED, RATE_LIMITED,
+    ROUTING_REFUSED, STALLED, ServiceError, TOO_LATE, UNAUTHENTICATED, Violation, code_name,
+    quoted,
 };
 
 /// Retry delay for gRPC clients with a retry policy.
@@ -34,9 +35,9 @@ fn metadata(error: &ServiceError) -> HashMap<String, String> {
         ServiceError::UnknownModel { model, available } => {
             vec![("model", model.clone()), ("available", available.join("\n"))]
         }
-        ServiceError::Overloaded { what, .. } | ServiceError::TooLate { what } => {
-            vec![("what", what.clone())]
-        }
+        ServiceError::Overloaded { what, .. }
+        | ServiceError::RateLimited { what, .. }
+        | ServiceError::TooLate { what } => vec![("what", what.clone())],
         ServiceError::Draining(peer) => vec![("who", peer.clone())],
         ServiceError::Interrupted { reason, prompt_tokens, completion_tokens, .. } => vec![
             ("reason", reason.clone()),
@@ -68,6 +69,11 @@ impl From<ServiceError> for Status {
                 for v in violations {
                     details.add_bad_request_violation(&v.field, &v.description);
                 }
+            }
+            ServiceError::RateLimited { what, retry_after } => {
+                details.add_quota_failure_violation("tenant", what);
+                details.set_retry_info(Some(*retry_after));
+                pushback = Some(*retry_after);
             }
             ServiceError::Overloaded { retry_after, .. }
             | ServiceError::Unavailable { retry_after, .. }
@@ -182,6 +188,9 @@ impl From<&Status> for ServiceError {
                 what: peer.text("what"),
                 needed_tokens: peer.count(NEEDED_TOKENS),
             },
+            (Code::ResourceExhausted, RATE_LIMITED) => {
+                Self::RateLimited { what: peer.text("what"), retry_after: peer.retry_after() }
+            }
             (Code::ResourceExhausted, _) => {
                 Self::Overloaded { what: peer.text("what"), retry_after: peer.retry_after() }
             }
@@ -203,6 +212,8 @@ impl From<&Status> for ServiceError {
             (Code::Unavailable, _) => {
                 Self::Unavailable { reason: peer.message(), retry_after: peer.retry_after() }
             }
+            (Code::Unauthenticated, UNAUTHENTICATED) => Self::Unauthenticated(peer.message()),
+            (Code::PermissionDenied, PERMISSION_DENIED) => Self::PermissionDenied(peer.message()),
             (Code::PermissionDenied, ROUTING_REFUSED) => Self::RoutingRefused(peer.message()),
             (Code::Internal, QUARANTINED) => Self::Quarantined(peer.message()),
             _ => Self::Internal(peer.text("cause")),
@@ -237,6 +248,9 @@ mod tests {
             },
             ServiceError::DeadlineExceeded { stage: "while queued".into() },
             ServiceError::TooLate { what: "it takes 3 s and has 2 s".into() },
+            ServiceError::Unauthenticated("the API key is unknown".into()),
+            ServiceError::PermissionDenied("the tenant may not use m".into()),
+            ServiceError::RateLimited { what: "60 a minute".into(), retry_after: after },
             ServiceError::ExceedsWorker { what: "17 of 16".into(), needed_tokens: 17 },
             ServiceError::Mismatch("another digest".into()),
             ServiceError::Preempted("worker-1 is busy".into()),

@@ -34,6 +34,10 @@ pub const DEVICE: &str = "device";
 pub const QUANTIZATION: &str = "quantization";
 /// Digest of a model.
 pub const DIGEST: &str = "digest";
+/// Which certificate or file of keys.
+pub const SECRET: &str = "secret";
+/// Tenant of a request.
+pub const TENANT: &str = "tenant";
 
 /// Every label with its values.
 pub const ALL: &[(&str, &str)] = &[
@@ -47,20 +51,22 @@ pub const ALL: &[(&str, &str)] = &[
          limit of one worker, not of the model), `MISMATCH` (the worker is not the one that the \
          router expected), `PREEMPTED` (moved off a worker without free KV blocks), \
          `ENGINE_PANICKED`, `QUARANTINED` (the same content made two engines panic), \
-         `ROUTING_REFUSED` (the worker does not accept this router), `CANCELLED`, `UNSUPPORTED`, \
+         `UNAUTHENTICATED` (no valid API key), `PERMISSION_DENIED` and `RATE_LIMITED` (the rules of \
+         a tenant), `ROUTING_REFUSED` (the worker does not accept this router), `CANCELLED`, `UNSUPPORTED`, \
          `INTERNAL`; for ejections `failures`, `slow_first_token`, `slow_tokens` or `probe`",
     ),
     (
         CAUSE,
         "For connections `handshake` (no preface within `--request-read-timeout`), `idle` (closed \
-         for a new connection, `--max-connections`) or `write_stall` (the peer did not read, \
+         for a new connection, `--max-connections`), `tls` (no TLS handshake: the log has the cause) or `write_stall` (the peer did not read, \
          `--write-stall-timeout`); for requests `memory` (`--max-request-memory`), `timeout` \
          (`--request-read-timeout`) or `surplus` (more bytes than one message)",
     ),
     (
         OUTCOME,
         "For requests `stop`, `length`, or the reason of a failure, as in `reason`; for hedges \
-         the attempt that produced the first token, `first` or `second`",
+         the attempt that produced the first token, `first` or `second`; for reloads `success` or \
+         `failure`",
     ),
     (STATE, "`live`, `ejected`, `stalled` (no progress or no reports), `draining` or `gone`"),
     (
@@ -68,7 +74,8 @@ pub const ALL: &[(&str, &str)] = &[
         "`queue` (`--queue-size`), `tenant_queue` (`--tenant-queue-size`), `tenant` \
          (`--tenant-max-concurrent-streams`), `queue_timeout` (`--queue-timeout` passed in the \
          queue), `estimated_wait` (the estimated wait exceeded that or the deadline), `memory` \
-         (`--max-request-memory`)",
+         (`--max-request-memory`, `--tenant-max-request-memory`); of a tenant `requests`, `tokens` \
+         or `streams`",
     ),
     (WORKER, "Id of a worker (`--worker-id`)"),
     (VERSION, "Version of Stoker"),
@@ -79,6 +86,13 @@ pub const ALL: &[(&str, &str)] = &[
     (DEVICE, "Name of the device"),
     (QUANTIZATION, "As in `--quantize`"),
     (DIGEST, "Digest of weights and numerics, as in `GetModelInfo`"),
+    (
+        SECRET,
+        "`server` (`--tls-cert`, `--tls-key`, `--tls-client-ca`), `workers` (`--worker-ca` and the \
+         client certificate for workers), `etcd` (`--etcd-ca` and the client certificate for etcd), \
+         `api_keys` (`--api-keys`)",
+    ),
+    (TENANT, "A tenant of `--api-keys`, or `(other)` beyond the first 1,000"),
 ];
 
 /// Values of [`REASON`], but for ejections. All values of a label are known before they occur: their
@@ -100,6 +114,9 @@ pub const REASONS: &[&str] = &[
     "PREEMPTED",
     "ENGINE_PANICKED",
     "QUARANTINED",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+    "RATE_LIMITED",
     "ROUTING_REFUSED",
     "CANCELLED",
     "UNSUPPORTED",
@@ -108,12 +125,16 @@ pub const REASONS: &[&str] = &[
 /// Values of [`REASON`] for ejections.
 pub const EJECTIONS: &[&str] = &["failures", "slow_first_token", "slow_tokens", "probe"];
 /// Values of [`CAUSE`] for connections that were closed.
-pub const CONNECTION_CAUSES: &[&str] = &["handshake", "idle", "write_stall"];
+pub const CONNECTION_CAUSES: &[&str] = &["handshake", "idle", "tls", "write_stall"];
 /// Values of [`CAUSE`] for requests that were rejected before they were complete.
 pub const REQUEST_CAUSES: &[&str] = &["memory", "timeout", "surplus"];
+/// Values of [`OUTCOME`] for reloads.
+pub const RELOADS: &[&str] = &["success", "failure"];
 /// Values of [`LIMIT`].
 pub const LIMITS: &[&str] =
     &["queue", "tenant_queue", "tenant", "queue_timeout", "estimated_wait", "memory"];
+/// Values of [`LIMIT`] for tenants.
+pub const TENANT_LIMITS: &[&str] = &["requests", "tokens", "streams"];
 /// Values of [`OUTCOME`] for hedges.
 pub const HEDGES: &[&str] = &["first", "second"];
 /// Values of [`OUTCOME`] for requests, beside [`REASONS`].
@@ -126,6 +147,7 @@ pub const CODES: &[&str] = &[
     "DEADLINE_EXCEEDED",
     "NOT_FOUND",
     "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
     "RESOURCE_EXHAUSTED",
     "FAILED_PRECONDITION",
     "UNIMPLEMENTED",

@@ -181,6 +181,35 @@ pub const TOKEN_TIME: Metric = seconds(
     "Mean time between two output tokens of a response",
 );
 
+/// `stoker_router_tenant_requests_total`
+pub const TENANT_REQUESTS: Metric = metric(
+    "stoker_router_tenant_requests",
+    Kind::Counter,
+    &[label::TENANT],
+    "Requests of a tenant of `--api-keys` that were within its limits",
+);
+/// `stoker_router_tenant_limited_total`
+pub const TENANT_LIMITED: Metric = metric(
+    "stoker_router_tenant_limited",
+    Kind::Counter,
+    &[label::TENANT, label::LIMIT],
+    "Requests of a tenant that were refused because of a limit of its own",
+);
+/// `stoker_router_tenant_prompt_tokens_total`
+pub const TENANT_PROMPT_TOKENS: Metric = metric(
+    "stoker_router_tenant_prompt_tokens",
+    Kind::Counter,
+    &[label::TENANT],
+    "Prompt tokens of a tenant's requests that a worker accepted",
+);
+/// `stoker_router_tenant_generated_tokens_total`
+pub const TENANT_GENERATED_TOKENS: Metric = metric(
+    "stoker_router_tenant_generated_tokens",
+    Kind::Counter,
+    &[label::TENANT],
+    "Generated tokens of a tenant's requests",
+);
+
 /// All metrics of this module.
 pub const ALL: &[Metric] = &[
     REQUESTS,
@@ -203,6 +232,10 @@ pub const ALL: &[Metric] = &[
     FIRST_TOKEN_TIME,
     TOKEN_TIME,
     INTER_TOKEN,
+    TENANT_REQUESTS,
+    TENANT_LIMITED,
+    TENANT_PROMPT_TOKENS,
+    TENANT_GENERATED_TOKENS,
     OUTSTANDING,
     RUNNING,
     WAITING,

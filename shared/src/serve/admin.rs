@@ -11,11 +11,10 @@ use stoker_proto::{
         admin_server::{Admin, AdminServer},
     },
 };
-use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, service::RoutesBuilder};
 
-use super::{Bounds, HealthState, LimitsConfig, incoming, server, with_reflection};
+use super::{Bounds, HealthState, LimitsConfig, Listener, incoming, server, with_reflection};
 use crate::{ServiceError, duration};
 
 /// Maximum number of connections. Separate from those of clients, which can therefore not lock out
@@ -87,7 +86,7 @@ pub struct AdminListener {
 impl AdminListener {
     /// Starts to serve on `listener`. `router` is set if the process is one.
     pub async fn start(
-        listener: TcpListener,
+        listener: Listener,
         drain: Drain,
         router: Option<Arc<dyn RouterAdmin>>,
     ) -> io::Result<Self> {

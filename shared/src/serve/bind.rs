@@ -8,7 +8,10 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, lookup_host};
 
-use super::listen_address::{Host, ListenAddress};
+use super::{
+    Listener,
+    listen_address::{Host, ListenAddress},
+};
 
 /// Length of the accept queue. The default of tokio.
 const BACKLOG: i32 = 1024;
@@ -61,7 +64,7 @@ pub enum BindError {
 }
 
 /// Binds the `address` of `--listen`.
-pub async fn bind(address: impl Into<ListenAddress>) -> Result<TcpListener, BindError> {
+pub async fn bind(address: impl Into<ListenAddress>) -> Result<Listener, BindError> {
     bind_for("--listen", address).await
 }
 
@@ -69,7 +72,7 @@ pub async fn bind(address: impl Into<ListenAddress>) -> Result<TcpListener, Bind
 pub async fn bind_for(
     flag: &'static str,
     address: impl Into<ListenAddress>,
-) -> Result<TcpListener, BindError> {
+) -> Result<Listener, BindError> {
     let address = address.into();
     let bound = match &address.host {
         Host::AllInterfaces => bind_all_interfaces(address.port),
@@ -79,7 +82,7 @@ pub async fn bind_for(
             Err(source) => return Err(BindError::Unresolved { flag, address, source }),
         },
     };
-    bound.map_err(|source| match source.kind() {
+    bound.map(Listener::from).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse { flag, address },
         io::ErrorKind::AddrNotAvailable => BindError::NotLocal { flag, address },
         _ => BindError::Other { flag, address, source },
@@ -160,7 +163,8 @@ mod tests {
     use super::*;
 
     async fn bound(text: &str) -> Result<TcpListener, BindError> {
-        bind_for("--here", text.parse::<ListenAddress>().unwrap()).await
+        let bound = bind_for("--here", text.parse::<ListenAddress>().unwrap()).await;
+        bound.map(|listener| listener.into_parts().0)
     }
 
     async fn port_of(text: &str) -> (SocketAddr, TcpListener) {

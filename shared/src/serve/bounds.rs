@@ -15,10 +15,14 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use super::{
     LimitsConfig,
+    accepted::HandshakeError,
     backpressure::Backpressure,
     peer::{Peer, Timeouts},
 };
@@ -33,6 +37,8 @@ use crate::{
 const DEFAULT_MAX_STREAMS: u32 = 256;
 /// A connection without open calls for this long may be closed for a new one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Minimum interval between log lines about handshakes of TLS.
+const TLS_LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// File descriptors reserved for other uses: at least this many, and one in eight of the limit.
 const MIN_RESERVED_FILES: u64 = 24;
 const RESERVED_FILES_DIVISOR: u64 = 8;
@@ -53,6 +59,8 @@ struct BoundsState {
     accepted: Counter,
     accept_errors: Counter,
     closed: LabeledCounters,
+    /// When an error of TLS was last logged.
+    tls_logged: Mutex<Option<Instant>>,
     rejected: LabeledCounters,
     open: Gauge,
 }
@@ -84,6 +92,7 @@ impl Bounds {
             accepted: Counter::default(),
             accept_errors: Counter::default(),
             closed: counters(label::CAUSE, label::CONNECTION_CAUSES),
+            tls_logged: Mutex::default(),
             rejected: counters(label::CAUSE, label::REQUEST_CAUSES),
             open: Gauge::default(),
         }))
@@ -207,6 +216,17 @@ impl OpenConnection {
     /// Counts the connection as closed by this process, because of `cause`.
     pub(super) fn count_closed(&self, cause: &'static str) {
         self.bounds.count_closed(cause);
+    }
+
+    /// Counts a connection without TLS handshake, and logs why. Peers cause these at will, so that
+    /// few of them are logged.
+    pub(super) fn tls_failed(&self, peer: SocketAddr, cause: &HandshakeError) {
+        self.count_closed("tls");
+        let mut logged = self.bounds.0.tls_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_none_or(|at| at.elapsed() >= TLS_LOG_INTERVAL) {
+            *logged = Some(Instant::now());
+            tracing::warn!(%peer, %cause, "no TLS handshake");
+        }
     }
 }
 

@@ -46,6 +46,20 @@ impl Charge {
         self.reservation().budget().clone()
     }
 
+    /// Charges `budget` from now on, with what is charged already.
+    pub fn move_to(&self, budget: &MemoryBudget) -> Result<(), ServiceError> {
+        let mut reservation = self.reservation();
+        let bytes = reservation.bytes();
+        // Released first: `budget` may be a share of the one that is charged.
+        reservation.shrink(bytes);
+        let mut moved = budget.reservation();
+        if !moved.grow(bytes) {
+            return Err(exhausted(&moved, bytes));
+        }
+        *reservation = moved;
+        Ok(())
+    }
+
     /// Charges `bytes` more.
     pub fn grow(&self, bytes: u64) -> Result<(), ServiceError> {
         let mut reservation = self.reservation();
@@ -62,16 +76,15 @@ impl Charge {
 }
 
 fn exhausted(reservation: &MemoryReservation, requested: u64) -> ServiceError {
-    let (reserved, limit) = (reservation.budget().reserved(), reservation.budget().limit());
+    let budget = reservation.budget();
+    let (reserved, limit, flag) = (budget.reserved(), budget.limit(), budget.flag());
     if requested > limit {
-        let why = format!(
-            "takes {requested} bytes, and the limit for all requests is {limit} (--max-request-memory)"
-        );
+        let why = format!("takes {requested} bytes, and the limit is {limit} ({flag})");
         return ServiceError::invalid("request", why);
     }
     ServiceError::Overloaded {
         what: format!(
-            "requests use {reserved} of {limit} bytes (--max-request-memory), and this one takes {requested}"
+            "requests use {reserved} of {limit} bytes ({flag}), and this one takes {requested}"
         ),
         retry_after: RETRY_AFTER,
     }

@@ -1,4 +1,5 @@
-//! An accepted connection, which is closed if the peer sends no preface or does not read.
+//! The time limits of an accepted connection, which is closed if the peer sends no preface or does
+//! not read.
 
 use std::{
     io::{self, IoSlice},
@@ -15,6 +16,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
 use super::{
+    accepted::HandshakeError,
     bounds::OpenConnection,
     peer::{Peer, Timeouts},
 };
@@ -54,15 +56,36 @@ impl<S> Connection<S> {
 }
 
 impl<S: Unpin> Connection<S> {
+    /// Fails a read or write of a connection whose preface takes too long.
+    fn watch_handshake<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let Some(handshake) = &mut self.handshake else { return Poll::Pending };
+        ready!(handshake.as_mut().poll(cx));
+        self.open.count_closed("handshake");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no request was received")))
+    }
+
+    /// Reports an error of TLS.
+    fn report<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| {
+            if let Some(cause) = HandshakeError::of(error) {
+                self.open.tls_failed(self.peer.address(), cause);
+            }
+        })
+    }
+
     /// Fails a write that has been stalled for too long.
     fn watch_write<T>(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+        if let Poll::Ready(written) = written {
             self.stalled = None;
-            return written;
+            return Poll::Ready(self.report(written));
+        }
+        if self.handshake.is_some() {
+            // The peer has yet to complete its side of TLS.
+            return self.watch_handshake(cx);
         }
         let timeout = self.write_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
@@ -84,15 +107,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
             // calls.
             return Poll::Ready(Ok(()));
         }
-        if let Some(handshake) = &mut this.handshake
-            && handshake.as_mut().poll(cx).is_ready()
-        {
-            this.open.count_closed("handshake");
-            let error = io::Error::new(io::ErrorKind::TimedOut, "no request was received");
-            return Poll::Ready(Err(error));
+        if let Poll::Ready(ended) = this.watch_handshake(cx) {
+            return Poll::Ready(ended);
         }
         let before = into.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, into))?;
+        let read = ready!(Pin::new(&mut this.io).poll_read(cx, into));
+        this.report(read)?;
         this.preface = this.preface.saturating_sub(into.filled().len() - before);
         if this.preface == 0 {
             this.handshake = None;

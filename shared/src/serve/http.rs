@@ -1,17 +1,16 @@
-//! A plain HTTP listener with the same limits, for metrics and probes.
+//! An HTTP listener with the same limits, for metrics and probes.
 
 use std::{io, net::SocketAddr};
 
 use futures::{StreamExt, stream::BoxStream};
-use tokio::net::{TcpListener, TcpStream};
 
-use super::{Bounds, Connection, LimitsConfig, incoming};
+use super::{Bounds, Connection, LimitsConfig, Listener, accepted::Accepted, incoming};
 use crate::batched::Batched;
 
 /// Maximum number of connections. Beyond it, idle connections are closed for new ones.
 const MAX_CONNECTIONS: u32 = 64;
 
-type Io = Batched<Connection<TcpStream>>;
+type Io = Batched<Connection<Accepted>>;
 
 /// A listener for `axum::serve`.
 pub struct HttpListener {
@@ -21,7 +20,7 @@ pub struct HttpListener {
 
 impl HttpListener {
     /// Accepts connections on `listener`. Must be called within a tokio runtime.
-    pub fn new(listener: TcpListener) -> io::Result<Self> {
+    pub fn new(listener: Listener) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let config = LimitsConfig { max_connections: MAX_CONNECTIONS, ..LimitsConfig::default() };
         let connections = incoming(listener, &Bounds::new(&config, None)).boxed();

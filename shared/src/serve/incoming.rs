@@ -3,12 +3,9 @@
 use std::{io, time::Duration};
 
 use futures::{Stream, stream};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
-use super::{bounds::Bounds, connection::Connection};
+use super::{Listener, accepted::Accepted, bounds::Bounds, connection::Connection};
 use crate::batched::Batched;
 
 /// Delay after an accept error, for instance too many open files, which lasts until a file is
@@ -19,12 +16,12 @@ const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Accepts connections of `listener` within `bounds`. TCP_NODELAY is set, since tokens are small
 /// and latency matters. Writes of streams that are ready at the same time are batched.
-pub fn incoming(
-    listener: TcpListener,
+pub fn incoming<L: Into<Listener>>(
+    listener: L,
     bounds: &Bounds,
-) -> impl Stream<Item = io::Result<Batched<Connection<TcpStream>>>> + use<> {
-    let state = (listener, bounds.clone(), None::<Instant>);
-    stream::unfold(state, |(listener, bounds, mut warned)| async move {
+) -> impl Stream<Item = io::Result<Batched<Connection<Accepted>>>> + use<L> {
+    let state = (listener.into().into_parts(), bounds.clone(), None::<Instant>);
+    stream::unfold(state, |((listener, tls), bounds, mut warned)| async move {
         let slot = bounds.acquire_slot().await;
         let (tcp, address) = loop {
             match listener.accept().await {
@@ -44,8 +41,9 @@ pub fn incoming(
         // Fails only if the connection is already closed.
         let _ = tcp.set_nodelay(true);
         let (peer, open) = bounds.register_connection(address, slot);
-        let connection = Batched::new(Connection::new(tcp, peer, bounds.timeouts(), open));
-        Some((Ok(connection), (listener, bounds, warned)))
+        let accepted = Accepted::new(tcp, tls.clone(), peer.clone());
+        let connection = Batched::new(Connection::new(accepted, peer, bounds.timeouts(), open));
+        Some((Ok(connection), ((listener, tls), bounds, warned)))
     })
 }
 

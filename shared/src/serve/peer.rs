@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -11,6 +11,8 @@ use std::{
 
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
+
+use crate::tls::PeerIdentity;
 
 /// Maximum total size of incomplete requests of a connection, in KiB: four of the largest.
 pub(super) const UPLOAD_KIB: usize = 16 << 10;
@@ -37,6 +39,8 @@ struct PeerState {
     /// Permits for incomplete requests, in KiB.
     uploads: Arc<Semaphore>,
     closed: CancellationToken,
+    /// Set once the client's certificate is verified.
+    identity: OnceLock<PeerIdentity>,
 }
 
 impl Peer {
@@ -47,12 +51,23 @@ impl Peer {
             idle_since: Mutex::new(Instant::now()),
             uploads: Arc::new(Semaphore::new(UPLOAD_KIB)),
             closed: CancellationToken::new(),
+            identity: OnceLock::new(),
         }))
     }
 
     /// Returns whether the peer is on this machine: its address is in 127.0.0.0/8 or ::1.
     pub fn is_loopback(&self) -> bool {
         self.0.address.ip().to_canonical().is_loopback()
+    }
+
+    /// Returns who the peer is, if it has presented a certificate that --tls-client-ca verifies.
+    pub fn identity(&self) -> Option<&PeerIdentity> {
+        self.0.identity.get()
+    }
+
+    /// Sets who the peer is, once.
+    pub(super) fn identify(&self, identity: PeerIdentity) {
+        let _ = self.0.identity.set(identity);
     }
 
     /// Returns the address of the peer.

@@ -13,7 +13,6 @@ use axum::{
     routing::get,
 };
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     metrics::{exposition, text},
-    serve::{HttpListener, Readiness},
+    serve::{HttpListener, Listener, Readiness},
 };
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -52,7 +51,7 @@ enum ReadinessSource {
 impl Endpoint {
     /// Starts to serve on `listener`. `/readyz` reports `reason` until [`Self::follow`] is called.
     pub(super) fn serve(
-        listener: TcpListener,
+        listener: impl Into<Listener>,
         registry: Registry,
         aliases: Vec<Alias>,
         reason: &'static str,
@@ -62,8 +61,12 @@ impl Endpoint {
         let liveness = RwLock::default();
         let state = Arc::new(EndpointState { aliases, registry, readiness, liveness });
         let app = routes(Arc::clone(&state));
+        let listener = listener.into();
+        let scheme = if listener.is_tls() { "https" } else { "http" };
         match listener.local_addr() {
-            Ok(address) => tracing::info!(url = %format!("http://{address}/metrics"), "metrics"),
+            Ok(address) => {
+                tracing::info!(url = %format!("{scheme}://{address}/metrics"), "metrics")
+            }
             Err(error) => tracing::warn!(%error, "the port for metrics has no address"),
         }
         let server = async {
@@ -148,7 +151,7 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
+        net::{TcpListener, TcpStream},
         sync::watch,
     };
 

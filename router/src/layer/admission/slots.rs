@@ -69,8 +69,8 @@ impl SlotState {
 impl Slots {
     pub(crate) fn new(config: &RouterConfig, metrics: Metrics) -> Self {
         let size = config.queue_size;
-        // Without a tenant header there is only one tenant, which may fill the queue.
-        let tenant_size = config.tenant_header.as_ref().map_or(size, |_| config.tenant_queue_size);
+        // Without tenants there is only one, which may fill the queue.
+        let tenant_size = if config.has_tenants() { config.tenant_queue_size } else { size };
         let state = SlotState {
             free: config.max_concurrent_streams,
             queue: Queue::new(size as usize, tenant_size as usize),
@@ -115,8 +115,9 @@ impl Slots {
 
     /// Counts one more request of `tenant`, if they are limited.
     fn tenant_permit(&self, tenant: &Arc<str>) -> Result<Option<TenantPermit>, Refusal> {
-        let RouterConfig { tenant_max_concurrent_streams, tenant_header, .. } = &self.0.config;
-        let Some(limit) = tenant_max_concurrent_streams.filter(|_| tenant_header.is_some()) else {
+        let config = &self.0.config;
+        let limit = config.tenant_max_concurrent_streams.filter(|_| config.has_tenants());
+        let Some(limit) = limit else {
             return Ok(None);
         };
         let mut state = self.0.state();

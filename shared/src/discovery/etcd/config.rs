@@ -12,13 +12,17 @@ use clap::{
 };
 
 use super::{AuthError, EtcdAuth, EtcdMetrics};
-use crate::discovery::Address;
+use crate::{
+    discovery::Address,
+    reload::Reloads,
+    tls::{ClientTls, EtcdTlsArgs, TlsError},
+};
 
 /// The servers of etcd, the key prefix of the cluster, and the user.
 #[derive(Debug, Clone, Args)]
 pub struct EtcdConfig {
-    /// Servers of the etcd through which workers and routers find each other, as http://host:port,
-    /// separated by commas
+    /// Servers of the etcd through which workers and routers find each other, as http://host:port or
+    /// https://host:port, separated by commas
     #[arg(
         long,
         env = "STOKER_ETCD",
@@ -45,6 +49,14 @@ pub struct EtcdConfig {
     #[command(flatten)]
     pub auth: EtcdAuth,
 
+    /// TLS of servers with `https`.
+    #[command(flatten)]
+    pub tls: EtcdTlsArgs,
+
+    /// The files of `tls`, read by [`EtcdConfig::check`].
+    #[arg(skip)]
+    pub(super) client_tls: Option<ClientTls>,
+
     /// What is recorded of the sessions. Clones of this configuration share it.
     #[arg(skip)]
     pub metrics: EtcdMetrics,
@@ -57,14 +69,24 @@ impl EtcdConfig {
             etcd: servers,
             etcd_prefix: prefix.into(),
             auth: EtcdAuth::default(),
+            tls: EtcdTlsArgs::default(),
+            client_tls: None,
             metrics: EtcdMetrics::default(),
         }
     }
 
-    /// Checks constraints between options: user and password are given together, and the password
-    /// can be read if an etcd is configured. Errors name the flags and do not show a password.
-    pub fn check(&self) -> Result<(), AuthError> {
-        if self.is_given() { self.auth.credentials().map(drop) } else { self.auth.check() }
+    /// Checks constraints between options: user and password are given together, and password and
+    /// certificates can be read if an etcd is configured. Errors name the flags and do not show a
+    /// password. Must be called within a tokio runtime, before the configuration is used.
+    pub fn check(&mut self, reloads: &Reloads) -> Result<(), EtcdConfigError> {
+        let is_https = self.etcd.iter().any(Endpoint::is_https);
+        self.client_tls = self.tls.load(is_https, reloads)?;
+        if self.is_given() {
+            self.auth.credentials().map(drop)?
+        } else {
+            self.auth.check()?
+        }
+        Ok(())
     }
 
     /// Returns whether an etcd is configured.
@@ -79,7 +101,18 @@ impl EtcdConfig {
     }
 }
 
-/// One server: `http://host:port`.
+/// Why etcd cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdConfigError {
+    /// User or password.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// One server: `http://host:port`, or `https://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint(String);
 
@@ -87,6 +120,11 @@ impl Endpoint {
     /// Returns the URL of the server.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether the server is reached over TLS.
+    pub(super) fn is_https(&self) -> bool {
+        self.0.starts_with("https://")
     }
 }
 
@@ -99,11 +137,10 @@ pub enum NotAnEndpoint {
          STOKER_ETCD_PASSWORD"
     )]
     Credentials,
-    /// The URL requires TLS.
-    #[error("TLS to etcd is not supported by this version; write it as http://host:port")]
-    Tls,
     /// Any other malformed text.
-    #[error("write it as http://host:port, for instance http://127.0.0.1:2379")]
+    #[error(
+        "write it as http://host:port or https://host:port, for instance http://127.0.0.1:2379"
+    )]
     Malformed,
 }
 
@@ -114,13 +151,13 @@ impl FromStr for Endpoint {
         if text.contains('@') {
             return Err(NotAnEndpoint::Credentials);
         }
-        if text.starts_with("https://") {
-            return Err(NotAnEndpoint::Tls);
+        let (scheme, address) = text.split_once("://").ok_or(NotAnEndpoint::Malformed)?;
+        if !matches!(scheme, "http" | "https") {
+            return Err(NotAnEndpoint::Malformed);
         }
-        let address = text.strip_prefix("http://").ok_or(NotAnEndpoint::Malformed)?;
         let address = address.strip_suffix('/').unwrap_or(address);
         let address: Address = address.parse().map_err(|_| NotAnEndpoint::Malformed)?;
-        Ok(Self(format!("http://{address}")))
+        Ok(Self(format!("{scheme}://{address}")))
     }
 }
 
@@ -217,7 +254,7 @@ mod tests {
             ("http://127.0.0.1", "http://host:port"),
             ("http://me:secret@host:2379", "--etcd-user"),
             ("http://host:2379/v3", "http://host:port"),
-            ("https://host:2379", "TLS"),
+            ("ftp://host:2379", "http://host:port"),
             ("", "http://host:port"),
         ] {
             let error = parse(&["--etcd", bad]).unwrap_err();
@@ -239,7 +276,7 @@ mod tests {
             // Text without credentials is unchanged.
             ("127.0.0.1:2379", "'127.0.0.1:2379'"),
             ("http://127.0.0.1", "'http://127.0.0.1'"),
-            ("https://host:2379", "'https://host:2379'"),
+            ("ftp://host:2379", "'ftp://host:2379'"),
         ] {
             let error = parse(&["--etcd", bad]).unwrap_err();
             assert!(error.contains(displayed) && !error.contains("secret"), "{bad}: {error}");

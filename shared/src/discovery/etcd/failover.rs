@@ -8,13 +8,18 @@ use tokio::{
     task::spawn_blocking,
     time::{Instant, timeout},
 };
+use tonic::transport::Uri;
 use tracing::{debug, info, warn};
 
 use super::{
     Endpoint, EtcdAuth, EtcdConfig, EtcdMetrics,
     session_error::{RESPONSE_TIMEOUT, SessionError, within},
 };
-use crate::backoff::Backoff;
+use crate::{
+    backoff::Backoff,
+    client::{connector, over_tls},
+    tls::ClientTls,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A server that vanished is detected within 15 s. etcd accepts at most one ping per 5 s.
@@ -35,6 +40,7 @@ pub(super) struct Failover {
     /// Prefix of the keys of all workers.
     prefix: String,
     auth: EtcdAuth,
+    tls: Option<ClientTls>,
     current: usize,
     backoff: Backoff,
     /// Time when the current session was established.
@@ -45,10 +51,12 @@ pub(super) struct Failover {
 
 impl Failover {
     pub(super) fn new(etcd: EtcdConfig) -> Self {
-        let EtcdConfig { etcd: endpoints, etcd_prefix: prefix, auth, metrics } = etcd;
+        let EtcdConfig {
+            etcd: endpoints, etcd_prefix: prefix, auth, client_tls: tls, metrics, ..
+        } = etcd;
         let (backoff, errors) = (Backoff::default(), BTreeMap::new());
         let established = None;
-        Self { endpoints, prefix, auth, current: 0, backoff, established, errors, metrics }
+        Self { endpoints, prefix, auth, tls, current: 0, backoff, established, errors, metrics }
     }
 
     /// Returns the number of servers.
@@ -77,18 +85,35 @@ impl Failover {
             // A server without a leader returns an error instead of stale data.
             .with_require_leader(true);
         let Some((user, password)) = credentials? else {
-            return Ok(Client::connect([self.endpoint()], Some(options)).await?);
+            return Ok(self.connect(options).await?);
         };
         // A JSON web token expires after some minutes even if it is in use.
         let with_user =
             options.clone().with_user(user, password.expose()).with_auto_token_refresh(true);
-        match within(RESPONSE_TIMEOUT, Client::connect([self.endpoint()], Some(with_user))).await {
+        match within(RESPONSE_TIMEOUT, self.connect(with_user)).await {
             // A user may be configured before authentication is enabled in etcd.
-            Err(SessionError::AuthDisabled) => {
-                Ok(Client::connect([self.endpoint()], Some(options)).await?)
-            }
+            Err(SessionError::AuthDisabled) => Ok(self.connect(options).await?),
             connected => connected,
         }
+    }
+
+    /// Connects to the current server.
+    async fn connect(&self, options: ConnectOptions) -> Result<Client, etcd_client::Error> {
+        let url = self.endpoint();
+        let Some(tls) = self.tls.as_ref().filter(|_| url.starts_with("https://")) else {
+            return Client::connect([url], Some(options)).await;
+        };
+        let uri: Uri = url.parse().map_err(|_| {
+            etcd_client::Error::InvalidArgs(format!("{url} is not the URL of a server"))
+        })?;
+        // What `options` say to a connection that etcd's client opens itself.
+        let endpoint = over_tls(uri)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(false);
+        let channel = endpoint.connect_with_connector_lazy(connector(tls.clone()));
+        Client::from_channel(etcd_client::Channel::Tonic(channel), Some(options)).await
     }
 
     /// Describes an error. The text follows the name of the server.

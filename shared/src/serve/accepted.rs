@@ -1,0 +1,265 @@
+//! An accepted connection, with or without TLS.
+//!
+//! The handshake runs when the connection is first read, so that a slow one delays no other. A
+//! client of the other kind, TLS or not, is told so in its own protocol.
+
+use std::{
+    io::{self, IoSlice},
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::peer::Peer;
+use crate::{
+    error::root_cause,
+    tls::{Handshake, ServerStream, ServerTls},
+};
+
+/// First byte of a TLS connection: a record of a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Maximum number of bytes of a refused client that are read, so that it can read why.
+const MAX_DISCARDED: usize = 64 << 10;
+
+/// Response to HTTP/1 on a port with TLS.
+const NEEDS_TLS: &str = "this port speaks TLS: connect with https://";
+/// Response to TLS on a port without.
+const NEEDS_PLAIN: &str = "this port does not speak TLS: connect with http://";
+
+/// A connection whose first bytes decide how it continues.
+pub struct Accepted {
+    state: State,
+    peer: Peer,
+}
+
+enum State {
+    /// Nothing was read.
+    New(TcpStream, Option<ServerTls>),
+    Plain(TcpStream),
+    Handshake(Handshake),
+    Tls(ServerStream),
+    Refused(Refused),
+    /// Between two states, and after an error.
+    Closed,
+}
+
+/// A client that speaks another protocol than the port.
+struct Refused {
+    tcp: TcpStream,
+    response: Vec<u8>,
+    written: usize,
+    discarded: usize,
+    why: &'static str,
+}
+
+/// Why a connection could not be established with TLS.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct HandshakeError(String);
+
+impl HandshakeError {
+    /// Returns the cause, if `error` is such an error.
+    pub(super) fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    fn io(why: impl Into<String>) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, Self(why.into()))
+    }
+}
+
+impl Accepted {
+    pub(super) fn new(tcp: TcpStream, tls: Option<ServerTls>, peer: Peer) -> Self {
+        Self { state: State::New(tcp, tls), peer }
+    }
+
+    /// Returns once bytes of the client's protocol can be read or written.
+    fn poll_established(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match &mut self.state {
+                State::Plain(_) | State::Tls(_) => return Poll::Ready(Ok(())),
+                State::Closed => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+                State::New(tcp, _) => {
+                    let mut bytes = [0; 3];
+                    let mut buffer = ReadBuf::new(&mut bytes);
+                    ready!(tcp.poll_peek(cx, &mut buffer))?;
+                    let first = buffer.filled().first().copied();
+                    let is_http2 = buffer.filled() == b"PRI";
+                    let State::New(tcp, tls) = mem::replace(&mut self.state, State::Closed) else {
+                        continue;
+                    };
+                    self.state = match (tls, first) {
+                        // Closed without a byte, as by a probe of a load balancer.
+                        (_, None) => State::Plain(tcp),
+                        (Some(tls), Some(TLS_HANDSHAKE)) => State::Handshake(tls.accept(tcp)),
+                        (Some(_), _) => State::Refused(Refused::needs_tls(tcp, is_http2)),
+                        (None, Some(TLS_HANDSHAKE)) => State::Refused(Refused::needs_plain(tcp)),
+                        (None, _) => State::Plain(tcp),
+                    };
+                }
+                State::Handshake(handshake) => {
+                    let established = ready!(Pin::new(handshake).poll(cx));
+                    match established {
+                        Ok(stream) => {
+                            if let Some(identity) = stream.identity() {
+                                self.peer.identify(identity);
+                            }
+                            self.state = State::Tls(stream);
+                        }
+                        Err(error) => {
+                            self.state = State::Closed;
+                            let error = HandshakeError::io(root_cause(&error));
+                            return Poll::Ready(Err(error));
+                        }
+                    }
+                }
+                State::Refused(refused) => {
+                    let error = ready!(refused.poll_end(cx));
+                    self.state = State::Closed;
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Refused {
+    fn needs_tls(tcp: TcpStream, is_http2: bool) -> Self {
+        let response = if is_http2 { goaway(NEEDS_TLS) } else { bad_request(NEEDS_TLS) };
+        let why = "the client does not speak TLS, and this port does";
+        Self { tcp, response, written: 0, discarded: 0, why }
+    }
+
+    fn needs_plain(tcp: TcpStream) -> Self {
+        // Clients of TLS report what is not TLS as such.
+        let response = bad_request(NEEDS_PLAIN);
+        let why = "the client speaks TLS, and this port does not: set --tls-cert and --tls-key, or \
+                   connect with http://";
+        Self { tcp, response, written: 0, discarded: 0, why }
+    }
+
+    /// Sends the response, and reads what the client sends until it closes the connection: one that
+    /// is closed with unread bytes is reset, and the response is lost.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let failed = |error: io::Error| Poll::Ready(error);
+        while self.written < self.response.len() {
+            match ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.response[self.written..])) {
+                Ok(0) => return failed(io::ErrorKind::WriteZero.into()),
+                Ok(written) => self.written += written,
+                Err(error) => return failed(error),
+            }
+        }
+        if let Err(error) = ready!(Pin::new(&mut self.tcp).poll_shutdown(cx)) {
+            return failed(error);
+        }
+        let mut bytes = [0; 4096];
+        while self.discarded < MAX_DISCARDED {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                break;
+            }
+            self.discarded += buffer.filled().len();
+        }
+        Poll::Ready(HandshakeError::io(self.why))
+    }
+}
+
+/// Returns an HTTP/1.1 response.
+fn bad_request(why: &str) -> Vec<u8> {
+    let (head, length) = ("HTTP/1.1 400 Bad Request", why.len() + 1);
+    let fields = "content-type: text/plain\r\nconnection: close";
+    format!("{head}\r\n{fields}\r\ncontent-length: {length}\r\n\r\n{why}\n").into_bytes()
+}
+
+/// Returns the beginning of an HTTP/2 connection that ends at once: SETTINGS and GOAWAY, whose
+/// debug data clients show.
+fn goaway(why: &str) -> Vec<u8> {
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    const INADEQUATE_SECURITY: u32 = 12;
+    let frame = |kind: u8, payload: &[u8]| {
+        let length = (payload.len() as u32).to_be_bytes();
+        [&length[1..], &[kind, 0, 0, 0, 0, 0], payload].concat()
+    };
+    let payload =
+        [&0_u32.to_be_bytes()[..], &INADEQUATE_SECURITY.to_be_bytes(), why.as_bytes()].concat();
+    [frame(SETTINGS, &[]), frame(GOAWAY, &payload)].concat()
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_established(cx))?;
+        match &mut self.state {
+            State::Plain(tcp) => Pin::new(tcp).poll_read(cx, into),
+            State::Tls(stream) => Pin::new(stream).poll_read(cx, into),
+            _ => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        // A server of HTTP/2 may write first.
+        if let State::New(tcp, None) = &mut self.state {
+            return Pin::new(tcp).poll_write(cx, bytes);
+        }
+        ready!(self.poll_established(cx))?;
+        match &mut self.state {
+            State::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            State::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            _ => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // A server of HTTP/2 may write first.
+        if let State::New(tcp, None) = &mut self.state {
+            return Pin::new(tcp).poll_write_vectored(cx, slices);
+        }
+        ready!(self.poll_established(cx))?;
+        match &mut self.state {
+            State::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            State::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            _ => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        // Both kinds of connections write slices together.
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.state {
+            State::Plain(tcp) | State::New(tcp, None) => Pin::new(tcp).poll_flush(cx),
+            State::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.state {
+            State::Plain(tcp) | State::New(tcp, _) => Pin::new(tcp).poll_shutdown(cx),
+            State::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
