@@ -12,9 +12,7 @@ use stoker_proto::{
 use stoker_shared::{
     discovery::{Source, WorkerId},
     drain::DrainGate,
-    serve::{
-        self, Bounds, HealthState, Listener, MAX_REQUEST_BYTES, Readiness, admin::AdminListener,
-    },
+    serve::{self, Bounds, HealthState, Listener, Readiness, admin::AdminListener},
 };
 use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -36,6 +34,8 @@ use crate::{
     tenant::{Priorities, PriorityError, Tenants},
 };
 
+/// Default age of a connection that takes no more calls.
+const CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
 /// Time that clients have to read GOAWAY, in which calls that they send are still served.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time that connections have to close once their streams have ended.
@@ -138,7 +138,9 @@ pub async fn start(
     let gate = DrainGate::default();
     let metrics = Metrics::default();
     let requests = Requests::new(config.request_log.recent_requests);
-    let bounds = Bounds::new(&config.limits, None);
+    let mut limits = config.limits.clone();
+    limits.max_connection_age.get_or_insert(CONNECTION_AGE);
+    let bounds = Bounds::new(&limits, None);
     let keys = config.tenants.keys(bounds.memory(), &metrics);
     let control = ControlService::new(pool.clone(), gate.clone(), bounds.clone());
     let server = Server {
@@ -159,15 +161,14 @@ pub async fn start(
     };
     let origins = AllowedOrigins::new(&config.http_allowed_origins);
     let http_routes = openai::routes(api, &origins, keys.clone());
+    let max_request = bounds.max_request_bytes();
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(
-            serve::compressed!(InferenceServer::new(server))
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
+            serve::compressed!(InferenceServer::new(server)).max_decoding_message_size(max_request),
         )
         .add_service(
-            serve::compressed!(ControlServer::new(control))
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
+            serve::compressed!(ControlServer::new(control)).max_decoding_message_size(max_request),
         );
     let routes = serve::with_reflection(routes, health_service, &SERVICES)
         .map_err(|error| StartError::Reflection(error.to_string()))?;

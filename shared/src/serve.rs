@@ -18,8 +18,6 @@ mod peer;
 mod request_body;
 mod requests;
 
-use std::time::Duration;
-
 use stoker_proto::FILE_DESCRIPTOR_SET;
 use tonic::{
     server::NamedService,
@@ -43,40 +41,42 @@ pub use listen_address::{ListenAddress, NotAListenAddress};
 pub use listener::{Listener, open};
 pub use peer::Peer;
 use request_body::Framing;
-pub use requests::{RequestAccounting, RequestAccountingLayer};
+pub use requests::{RequestAccounting, RequestAccountingLayer, SizeLimit};
 
-/// Maximum size of a request, in bytes. gRPC rejects larger ones with OUT_OF_RANGE.
-pub const MAX_REQUEST_BYTES: usize = 4 << 20;
-/// Maximum size of a request to a worker, in bytes. A router also sends the tokens of a response to
-/// resume: up to sixteen choices of some hundred thousand tokens.
-pub const MAX_ROUTED_BYTES: usize = MAX_REQUEST_BYTES + (32 << 20);
-
-/// Maximum number of streams of a connection that are reset before they were accepted. With the
-/// default of 20, h2 would close the connection of a router that cancels many requests in one
-/// packet.
-const MAX_PENDING_RESET_STREAMS: usize = 1_024;
-/// Interval of the pings that detect a peer that vanished.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of a message that every client of gRPC accepts, in bytes.
+pub const MAX_RESPONSE_BYTES: usize = 4 << 20;
+/// What a router sends to a worker beyond the request, in bytes: the tokens of a response to resume,
+/// up to sixteen choices of some hundred thousand tokens.
+pub const MAX_RESUME_BYTES: usize = 32 << 20;
 
 /// Returns a server builder with the limits and keep-alives that tonic does not set.
 pub fn server(bounds: &Bounds) -> Server<Stack<RequestAccountingLayer, Identity>> {
     bounded(bounds, Framing::Grpc)
 }
 
-/// Returns the same for an API over HTTP/1.1 and HTTP/2, whose handlers read at most
-/// [`MAX_REQUEST_BYTES`] of a body.
+/// Returns the same for an API over HTTP/1.1 and HTTP/2, whose handlers read no more of a body than
+/// [`SizeLimit`] says.
 pub fn http_server(bounds: &Bounds) -> Server<Stack<RequestAccountingLayer, Identity>> {
-    bounded(bounds, Framing::Http(MAX_REQUEST_BYTES)).accept_http1(true)
+    bounded(bounds, Framing::Http(bounds.max_request_bytes())).accept_http1(true)
 }
 
 fn bounded(bounds: &Bounds, framing: Framing) -> Server<Stack<RequestAccountingLayer, Identity>> {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+    let config = bounds.config();
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(config.keepalive_interval))
+        .http2_keepalive_timeout(Some(config.keepalive_timeout))
         .max_concurrent_streams(Some(bounds.streams_per_connection()))
-        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESET_STREAMS))
-        .layer(RequestAccountingLayer { bounds: bounds.clone(), framing })
+        .http2_max_header_list_size(Some(config.max_header_size.as_u64() as u32))
+        // With the default of 20, h2 would close the connection of a router that cancels many
+        // requests in one packet.
+        .http2_max_pending_accept_reset_streams(Some(config.max_pending_resets as usize));
+    if let Some(age) = config.max_connection_age.filter(|age| !age.is_zero()) {
+        server = server.max_connection_age(age);
+        if let Some(grace) = config.max_connection_age_grace {
+            server = server.max_connection_age_grace(grace);
+        }
+    }
+    server.layer(RequestAccountingLayer { bounds: bounds.clone(), framing })
 }
 
 /// Adds health and reflection (v1, and v1alpha for older clients) to the services of a listener,

@@ -15,7 +15,7 @@ use stoker_shared::{
     ServiceError, VERSION,
     deadline::Deadline,
     duration,
-    serve::{self, CallLimit, Charge, MAX_REQUEST_BYTES},
+    serve::{self, CallLimit, Charge, MAX_RESPONSE_BYTES},
 };
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
@@ -208,7 +208,7 @@ impl Control for ControlService {
 
 /// Returns `response` unless it is larger than the message limit of clients and routers.
 fn check_size<T: Message>(field: &str, response: T) -> Result<T, ServiceError> {
-    let (bytes, limit) = (response.encoded_len(), MAX_REQUEST_BYTES);
+    let (bytes, limit) = (response.encoded_len(), MAX_RESPONSE_BYTES);
     if bytes <= limit {
         return Ok(response);
     }

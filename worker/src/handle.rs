@@ -14,8 +14,8 @@ use stoker_proto::{
 use stoker_shared::{
     host,
     serve::{
-        self, Bounds, CallLimit, HealthState, Listener, MAX_REQUEST_BYTES, MAX_ROUTED_BYTES,
-        Readiness, admin::AdminListener,
+        self, Bounds, CallLimit, HealthState, Listener, MAX_RESUME_BYTES, Readiness,
+        admin::AdminListener,
     },
     validate,
 };
@@ -159,15 +159,16 @@ pub async fn start(
     let watches = CallLimit::new("WatchLoad calls", LOAD_WATCHES);
     let control = ControlService { worker: worker.clone(), config, watches };
     let (health, health_service) = HealthState::new(&SERVICES).await;
+    let max_request = bounds.max_request_bytes();
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(
             serve::compressed!(InferenceServer::new(worker))
-                .max_decoding_message_size(MAX_ROUTED_BYTES),
+                .max_decoding_message_size(max_request + MAX_RESUME_BYTES),
         )
         .add_service(
             serve::compressed!(ControlServer::new(control.clone()))
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
+                .max_decoding_message_size(max_request),
         );
     let routes = serve::with_reflection(routes, health_service, &SERVICES)
         .map_err(|error| StartError::Reflection(error.to_string()))?;

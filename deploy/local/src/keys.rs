@@ -4,11 +4,11 @@ mod file;
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
+    path::{Path, PathBuf},
 };
 
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 use stoker_router::{KeyEntry, KeyFile, NewKey};
 
 use crate::{
@@ -100,7 +100,7 @@ fn create(args: CreateArgs) -> Result<(), Error> {
     writeln!(io::stdout(), "{}", key.key).map_err(|error| Error::Failed(error.to_string()))
 }
 
-fn list(path: &PathBuf) -> Result<(), Error> {
+fn list(path: &Path) -> Result<(), Error> {
     let document = KeyDocument::open_existing(path)?;
     let file = KeyFile::parse(&document.text()).map_err(|why| document.error(why))?;
     let row = |key: &KeyEntry| {
@@ -118,7 +118,7 @@ fn list(path: &PathBuf) -> Result<(), Error> {
     Ok(())
 }
 
-fn revoke(id: &str, path: &PathBuf) -> Result<(), Error> {
+fn revoke(id: &str, path: &Path) -> Result<(), Error> {
     let mut document = KeyDocument::open_existing(path)?;
     document.remove(id)?;
     document.save()?;
@@ -132,51 +132,6 @@ fn revoke(id: &str, path: &PathBuf) -> Result<(), Error> {
 
 /// The date in UTC, as YYYY-MM-DD.
 fn today() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (year, month, day) = date(seconds / 86_400);
-    format!("{year:04}-{month:02}-{day:02}")
-}
-
-/// Converts days since 1970 to a date of the Gregorian calendar.
-fn date(mut days: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let mut year = 1970;
-    loop {
-        let length = if is_leap(year) { 366 } else { 365 };
-        if days < length {
-            break;
-        }
-        days -= length;
-        year += 1;
-    }
-    let february = if is_leap(year) { 29 } else { 28 };
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    (year, month, days + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn days_become_dates() {
-        for (days, expected) in [
-            (0, (1970, 1, 1)),
-            (58, (1970, 2, 28)),
-            (59, (1970, 3, 1)),
-            (11_016, (2000, 2, 29)),
-            (20_787, (2026, 11, 30)),
-            (20_818, (2026, 12, 31)),
-            (20_819, (2027, 1, 1)),
-        ] {
-            assert_eq!(date(days), expected, "{days}");
-        }
-    }
+    let now = Timestamp::now().to_string();
+    now.split('T').next().unwrap_or_default().to_owned()
 }

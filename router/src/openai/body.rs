@@ -5,7 +5,11 @@ use axum::{
     http::header,
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use stoker_shared::{ServiceError, error::root_cause, serve::MAX_REQUEST_BYTES};
+use stoker_shared::{
+    ServiceError,
+    error::root_cause,
+    serve::{MAX_RESPONSE_BYTES, SizeLimit},
+};
 use tonic::Status;
 
 use super::{HttpRequest, error::ApiError, fields::Fields, headers::Context};
@@ -38,14 +42,16 @@ async fn read(context: &Context, body: Body) -> Result<Bytes, ApiError> {
     if !media_type.eq_ignore_ascii_case("application/json") {
         return Err(ApiError::wrong_content_type(found));
     }
+    // Every request of a listener has a limit.
+    let limit = context.extension().map_or(MAX_RESPONSE_BYTES, |SizeLimit(limit)| *limit);
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    if length.and_then(|length| length.parse::<u64>().ok()) > Some(MAX_REQUEST_BYTES as u64) {
-        return Err(ApiError::too_large(MAX_REQUEST_BYTES));
+    if length.and_then(|length| length.parse::<u64>().ok()) > Some(limit as u64) {
+        return Err(ApiError::too_large(limit));
     }
-    let body = match Limited::new(body, MAX_REQUEST_BYTES).collect().await {
+    let body = match Limited::new(body, limit).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            return Err(ApiError::too_large(MAX_REQUEST_BYTES));
+            return Err(ApiError::too_large(limit));
         }
         Err(error) => return Err(failed(error.as_ref())),
     };

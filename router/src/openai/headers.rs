@@ -86,6 +86,11 @@ impl Context {
         request
     }
 
+    /// Returns an extension of the request.
+    pub(super) fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.extensions.get()
+    }
+
     /// Returns the charge of the body to the memory budget.
     pub(super) fn charge(&self) -> Option<&Charge> {
         self.extensions.get()

@@ -132,7 +132,11 @@ mod tests {
         let keys = "etcd-user = 'me'\netcd-password = 'a'\netcd-password-file = '/x'\n";
         fs::write(&path, keys).unwrap();
         let loaded = load(Cli::command(), ["cli", "--config", path.to_str().unwrap()]).unwrap();
-        let error = Cli::from_arg_matches(&loaded.matches).unwrap().etcd.check().unwrap_err();
+        let error = Cli::from_arg_matches(&loaded.matches)
+            .unwrap()
+            .etcd
+            .check(&Default::default())
+            .unwrap_err();
         assert!(error.to_string().contains("are both set"), "{error}");
     }
 }

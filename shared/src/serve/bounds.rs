@@ -35,8 +35,6 @@ use crate::{
 
 /// Default maximum number of streams per connection.
 const DEFAULT_MAX_STREAMS: u32 = 256;
-/// A connection without open calls for this long may be closed for a new one.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Minimum interval between log lines about handshakes of TLS.
 const TLS_LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// File descriptors reserved for other uses: at least this many, and one in eight of the limit.
@@ -118,6 +116,11 @@ impl Bounds {
         &self.0.backpressure
     }
 
+    /// Returns the maximum size of a request, in bytes.
+    pub fn max_request_bytes(&self) -> usize {
+        self.0.config.max_request_size.as_u64() as usize
+    }
+
     pub(super) fn config(&self) -> &LimitsConfig {
         &self.0.config
     }
@@ -155,7 +158,7 @@ impl Bounds {
     }
 
     fn longest_idle(&self) -> Option<Peer> {
-        let timeout = IDLE_TIMEOUT.min(self.0.config.request_read_timeout);
+        let timeout = self.0.config.idle_timeout;
         let mut peers = self.peers();
         let idle = peers.iter().filter_map(|(id, peer)| Some((peer.idle()?, *id)));
         let (_, id) = idle.filter(|(idle, _)| *idle >= timeout).max()?;

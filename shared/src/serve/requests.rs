@@ -37,6 +37,10 @@ impl<S> Layer<S> for RequestAccountingLayer {
     }
 }
 
+/// Maximum size of the body of an HTTP request, in bytes, in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct SizeLimit(pub usize);
+
 /// The middleware that this module describes.
 #[derive(Debug, Clone)]
 pub struct RequestAccounting<S> {
@@ -60,6 +64,9 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Peer>().cloned();
         let charge = Charge::new(self.bounds.memory());
+        if let Framing::Http(limit) = self.framing {
+            request.extensions_mut().insert(SizeLimit(limit));
+        }
         deadline::record_arrival(request.extensions_mut());
         request.extensions_mut().insert(charge.clone());
         let call = peer.as_ref().map(Peer::call);

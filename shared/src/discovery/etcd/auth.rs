@@ -166,13 +166,13 @@ mod tests {
     }
 
     fn error(arguments: &[&str]) -> String {
-        config(arguments).check().unwrap_err().to_string()
+        config(arguments).check(&Default::default()).unwrap_err().to_string()
     }
 
     #[test]
     fn user_and_password_require_each_other() {
         for valid in [&[][..], &[ETCD], &[ETCD, USER, PASSWORD], &[USER, PASSWORD]] {
-            config(valid).check().unwrap();
+            config(valid).check(&Default::default()).unwrap();
         }
         for (invalid, expected) in [
             (&[ETCD, USER][..], "--etcd-user me needs a password: add --etcd-password-file"),
@@ -187,7 +187,7 @@ mod tests {
         }
         let mut both = config(&[ETCD, USER, PASSWORD]);
         both.auth.etcd_password_file = Some("/x".into());
-        let error = both.check().unwrap_err().to_string();
+        let error = both.check(&Default::default()).unwrap_err().to_string();
         assert!(error.contains("--etcd-password and --etcd-password-file"), "{error}");
     }
 
@@ -199,7 +199,9 @@ mod tests {
         let arguments = [ETCD, USER, &flag];
         let missing = error(&arguments);
         assert!(missing.contains(path.to_str().unwrap()) && missing.contains("No such file"));
-        config(&arguments[1..]).check().expect("the file is not read without --etcd");
+        config(&arguments[1..])
+            .check(&Default::default())
+            .expect("the file is not read without --etcd");
         for content in ["secret", "secret\n", "secret\r\n", "secret\nmore", "secret\n\n"] {
             fs::write(&path, content).unwrap();
             let (user, password) = config(&arguments).auth.credentials().unwrap().unwrap();
