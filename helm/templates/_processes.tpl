@@ -52,29 +52,80 @@
 - {{ printf "--etcd-user=%s" $etcd.external.user | quote }}
 - --etcd-password-file=/etc/stoker/etcd/password
 {{- end }}
+{{- if include "stoker.etcd.hasTls" . }}
+{{- range $etcd.external.endpoints }}
+{{- if not (hasPrefix "https://" .) }}
+{{- fail (printf "etcd.external.tls is set, but the endpoint %s is not https" .) }}
+{{- end }}
+{{- end }}
+{{- if $etcd.external.tls.caSecret }}
+- --etcd-ca=/etc/stoker/etcd-tls/ca.crt
+{{- end }}
+{{- if $etcd.external.tls.clientSecret }}
+- --etcd-cert=/etc/stoker/etcd-tls/tls.crt
+- --etcd-key=/etc/stoker/etcd-tls/tls.key
+{{- end }}
+{{- end }}
 {{- end }}
 - {{ default (printf "/stoker/v1/workers/%s/%s/" .Release.Namespace (include "stoker.fullname" .)) $etcd.prefix | printf "--etcd-prefix=%s" | quote }}
 {{- end }}
 
-{{/* A volume with etcd's password, which the processes read again when it changes. */}}
 {{- define "stoker.etcd.hasPassword" -}}
 {{- if and (eq .Values.etcd.mode "external") .Values.etcd.external.user }}true{{ end }}
 {{- end }}
 
-{{- define "stoker.etcd.volume" -}}
+{{- define "stoker.etcd.hasTls" -}}
+{{- $tls := .Values.etcd.external.tls }}
+{{- if and (eq .Values.etcd.mode "external") (or $tls.caSecret $tls.clientSecret) }}true{{ end }}
+{{- end }}
+
+{{/* Volumes with etcd's password and certificates, which the processes read again when they change. */}}
+{{- define "stoker.etcd.volumes" -}}
+{{- if include "stoker.etcd.hasPassword" . }}
 - name: etcd-password
   secret:
     {{- $secret := include "stoker.secret" (dict "root" . "secret" .Values.etcd.external.password "key" "etcd-password" "path" "etcd.external.password" "required" true) | fromYaml }}
     secretName: {{ $secret.name }}
+    defaultMode: 0440
     items:
       - key: {{ $secret.key }}
         path: password
 {{- end }}
+{{- if include "stoker.etcd.hasTls" . }}
+- name: etcd-tls
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- with .Values.etcd.external.tls.caSecret }}
+      - secret:
+          name: {{ . }}
+          items:
+            - key: ca.crt
+              path: ca.crt
+      {{- end }}
+      {{- with .Values.etcd.external.tls.clientSecret }}
+      - secret:
+          name: {{ . }}
+          items:
+            - key: tls.crt
+              path: tls.crt
+            - key: tls.key
+              path: tls.key
+      {{- end }}
+{{- end }}
+{{- end }}
 
-{{- define "stoker.etcd.mount" -}}
+{{- define "stoker.etcd.mounts" -}}
+{{- if include "stoker.etcd.hasPassword" . }}
 - name: etcd-password
   mountPath: /etc/stoker/etcd
   readOnly: true
+{{- end }}
+{{- if include "stoker.etcd.hasTls" . }}
+- name: etcd-tls
+  mountPath: /etc/stoker/etcd-tls
+  readOnly: true
+{{- end }}
 {{- end }}
 
 {{/* Name and key of the Secret that has a value: the release's own under `key`, or an existing one.
