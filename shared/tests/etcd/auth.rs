@@ -96,7 +96,7 @@ async fn the_right_password_is_accepted() {
         let logs = Logs::collect();
         with_users(&etcd).await;
         let file = PasswordFile::new(PASSWORD);
-        for config in [with_password(&etcd, PASSWORD), file.config(&etcd)] {
+        for mut config in [with_password(&etcd, PASSWORD), file.config(&etcd)] {
             config.check(&Default::default()).unwrap();
             let worker = announce_with(config.clone(), "a", "host:1", LONG);
             let mut view = View::new(etcd::watch(config));

@@ -28,6 +28,7 @@ pub struct Etcd {
     data: TempDir,
     client: String,
     peer: String,
+    tls: Vec<String>,
     child: Option<Child>,
 }
 
@@ -61,7 +62,22 @@ impl Etcd {
         // Both are bound at the same time, so that they differ.
         let ports = [(); 2].map(|()| TcpListener::bind((HOST, 0)).unwrap());
         let [client, peer] = ports.map(|port| format!("http://{}", port.local_addr().unwrap()));
-        Self { binary, data: tempfile::tempdir().unwrap(), client, peer, child: None }
+        Self {
+            binary,
+            data: tempfile::tempdir().unwrap(),
+            client,
+            peer,
+            tls: Vec::new(),
+            child: None,
+        }
+    }
+
+    /// Lets clients use TLS, with a certificate that `ca` has signed.
+    pub fn use_tls(&mut self, cert: &str, key: &str, ca: &str) {
+        self.client = self.client.replace("http://", "https://");
+        let flags = ["--cert-file", cert, "--key-file", key, "--trusted-ca-file", ca];
+        self.tls = flags.map(str::to_owned).to_vec();
+        self.tls.push("--client-cert-auth".into());
     }
 
     /// Returns the URL for clients.
@@ -82,6 +98,7 @@ impl Etcd {
             .args(["--listen-client-urls", &self.client, "--advertise-client-urls", &self.client])
             .args(["--listen-peer-urls", &self.peer, "--initial-advertise-peer-urls", &self.peer])
             .args(["--initial-cluster", &cluster])
+            .args(&self.tls)
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())

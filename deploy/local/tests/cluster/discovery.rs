@@ -267,7 +267,7 @@ async fn a_worker_on_every_interface_registers_the_address_of_its_pod() {
     for etcd in Etcd::each() {
         let mut worker = crate::support::program("stoker-worker");
         worker.args(["--simulate", "instant", "--listen", "0.0.0.0:0", "--etcd", etcd.url()]);
-        worker.args(["--etcd-prefix", PREFIX]).env("POD_IP", "127.0.0.1");
+        worker.args(["--allow-plaintext", "--etcd-prefix", PREFIX]).env("POD_IP", "127.0.0.1");
         let worker = Process::spawn(worker);
         let port = worker.address.rsplit(':').next().unwrap();
         assert_eq!(worker.started["advertise"], format!("127.0.0.1:{port}"));

@@ -51,7 +51,8 @@ async fn a_router_is_healthy_while_a_worker_serves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_default_endpoint_is_the_listen_address_on_loopback() {
-    let worker = Process::start("stoker-worker", &["--simulate", "instant", "--listen", ":0"]);
+    let flags = ["--simulate", "instant", "--allow-plaintext", "--listen", ":0"];
+    let worker = Process::start("stoker-worker", &flags);
     let port = worker.address.rsplit(':').next().unwrap();
     for listen in [format!(":{port}"), format!("0.0.0.0:{port}"), format!("localhost:{port}")] {
         let command = health("stoker-worker", &[], &[("STOKER_LISTEN", &listen)]);

@@ -50,10 +50,11 @@ async fn names_and_all_interfaces_become_real_addresses() {
         [("localhost:0", &["127.0.0.1:", "[::1]:"][..]), (":0", &["[::]:", "0.0.0.0:"])]
     {
         let both = ["--listen", address, "--metrics-listen", address];
-        for (name, flags) in
-            [("stoker-router", ["--workers", "a:1"]), ("stoker-worker", ["--simulate", "instant"])]
-        {
-            let process = Process::start(name, &[&flags[..], &both].concat());
+        for (name, flags) in [
+            ("stoker-router", &["--workers", "a:1", "--allow-anonymous"][..]),
+            ("stoker-worker", &["--simulate", "instant"]),
+        ] {
+            let process = Process::start(name, &[flags, &both, &["--allow-plaintext"]].concat());
             let metrics = process.metrics.clone().unwrap();
             for address in [&process.address, metrics.strip_prefix("http://").unwrap()] {
                 assert!(expected.iter().any(|start| address.starts_with(start)), "{address}");

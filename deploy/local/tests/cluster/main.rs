@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+mod authority;
 mod bad_input;
 mod chat_command;
 mod churn;
@@ -16,6 +17,7 @@ mod drain_command;
 mod empty_variables;
 #[path = "../../../../shared/tests/etcd/server.rs"]
 mod etcd_server;
+mod exposure;
 mod health_command;
 mod listening;
 mod load_test;
@@ -33,6 +35,9 @@ mod start_failures;
 mod status;
 mod support;
 mod telemetry;
+mod tenants;
+mod tls;
+mod tls_identity;
 mod trace_content;
 mod trace_store;
 mod trust;

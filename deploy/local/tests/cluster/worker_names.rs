@@ -6,7 +6,7 @@ use crate::support::{Process, complete, inference, output, program, request};
 
 fn simulated(listen: &str, flags: &[&str], environment: &[(&str, &str)]) -> Process {
     let mut command = program("stoker-worker");
-    command.args(["--simulate", "instant", "--listen", listen]).args(flags);
+    command.args(["--simulate", "instant", "--allow-plaintext", "--listen", listen]).args(flags);
     command.envs(environment.iter().copied());
     Process::spawn(command)
 }
@@ -57,7 +57,7 @@ fn a_worker_on_every_interface_advertises_its_pod_or_its_host() {
 async fn a_wrong_address_of_the_pod_is_named() {
     for (value, listen) in [("worker-0", ":0"), ("10.1.2.3:80", ":0"), ("fd00::1", "0.0.0.0:0")] {
         let mut command = program("stoker-worker");
-        command.args(["--simulate", "instant", "--listen", listen]);
+        command.args(["--simulate", "instant", "--allow-plaintext", "--listen", listen]);
         command.args(["--etcd", "http://127.0.0.1:1"]).env("POD_IP", value);
         let (code, _, error) = output(command).await;
         assert_eq!(code, Some(2), "{error}");

@@ -82,7 +82,13 @@ impl Namespace {
         let worker = program("stoker-worker");
         let mut command = Command::new(ip_program());
         command.env_clear().args(["netns", "exec", &self.name]).arg(worker.get_program());
-        command.args(arguments).args(["--listen", &listen, "--accept-routing", "any"]);
+        command.args(arguments).args([
+            "--listen",
+            &listen,
+            "--allow-plaintext",
+            "--accept-routing",
+            "any",
+        ]);
         Process::spawn(command)
     }
 

@@ -55,7 +55,7 @@ pub struct EtcdConfig {
 
     /// The files of `tls`, read by [`EtcdConfig::check`].
     #[arg(skip)]
-    pub(super) client_tls: Option<ClientTls>,
+    pub client_tls: Option<ClientTls>,
 
     /// What is recorded of the sessions. Clones of this configuration share it.
     #[arg(skip)]
