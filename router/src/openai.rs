@@ -85,6 +85,7 @@ pub(crate) fn routes(api: OpenAi, origins: &AllowedOrigins, keys: Option<ApiKeys
         .layer(middleware::from_fn_with_state(keys, authenticate::http))
         .layer(middleware::from_fn(headers::request_id))
         .layer(origins.layer())
+        .layer(middleware::from_fn(headers::limit))
         .with_state(Arc::new(api))
 }
 

@@ -43,7 +43,7 @@ async fn read(context: &Context, body: Body) -> Result<Bytes, ApiError> {
         return Err(ApiError::wrong_content_type(found));
     }
     // Every request of a listener has a limit.
-    let limit = context.extension().map_or(MAX_RESPONSE_BYTES, |SizeLimit(limit)| *limit);
+    let limit = context.extension().map_or(MAX_RESPONSE_BYTES, |limit: &SizeLimit| limit.body);
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     if length.and_then(|length| length.parse::<u64>().ok()) > Some(limit as u64) {
         return Err(ApiError::too_large(limit));

@@ -68,6 +68,13 @@ impl ApiError {
         Self::refused(StatusCode::REQUEST_TIMEOUT, None, None, error.to_string())
     }
 
+    /// Headers above the size limit.
+    pub(super) fn too_many_headers(size: usize, limit: usize) -> Self {
+        let message =
+            format!("the headers have {size} bytes; at most {limit} are read (--max-header-size)");
+        Self::refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None, None, message)
+    }
+
     /// A body above the size limit.
     pub(super) fn too_large(limit: usize) -> Self {
         let message = format!("the body is longer than {limit} bytes, the limit");

@@ -6,10 +6,13 @@ use axum::{
     response::Response,
 };
 use stoker_proto::v1::GenerateRequest;
-use stoker_shared::{serve::Charge, validate::MAX_REQUEST_ID};
+use stoker_shared::{
+    serve::{Charge, SizeLimit},
+    validate::MAX_REQUEST_ID,
+};
 use tonic::{Extensions, Request, metadata::MetadataMap};
 
-use super::HttpRequest;
+use super::{HttpRequest, error::ApiError};
 
 /// Id of a request, from the client or drawn.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -17,6 +20,17 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The id of a request, in its extensions.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) String);
+
+/// Refuses a request with too many headers, or too large ones.
+pub(super) async fn limit(request: HttpRequest, rest: Next) -> Result<Response, ApiError> {
+    let limit = request.extensions().get::<SizeLimit>().map(|limit| limit.headers);
+    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    let size: usize = request.headers().iter().map(size).sum();
+    match limit {
+        Some(limit) if size > limit => Err(ApiError::too_many_headers(size, limit)),
+        _ => Ok(rest.run(request).await),
+    }
+}
 
 /// Takes the client's id for the request, or draws one, and returns it with the response.
 pub(super) async fn request_id(mut request: HttpRequest, rest: Next) -> Response {

@@ -37,9 +37,14 @@ impl<S> Layer<S> for RequestAccountingLayer {
     }
 }
 
-/// Maximum size of the body of an HTTP request, in bytes, in its extensions.
+/// Maximum sizes of the parts of an HTTP request, in bytes, in its extensions.
 #[derive(Debug, Clone, Copy)]
-pub struct SizeLimit(pub usize);
+pub struct SizeLimit {
+    /// Size of the body.
+    pub body: usize,
+    /// Size of the headers. HTTP/2 enforces it itself.
+    pub headers: usize,
+}
 
 /// The middleware that this module describes.
 #[derive(Debug, Clone)]
@@ -64,8 +69,9 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Peer>().cloned();
         let charge = Charge::new(self.bounds.memory());
-        if let Framing::Http(limit) = self.framing {
-            request.extensions_mut().insert(SizeLimit(limit));
+        if let Framing::Http(body) = self.framing {
+            let headers = self.bounds.config().max_header_size.as_u64() as usize;
+            request.extensions_mut().insert(SizeLimit { body, headers });
         }
         deadline::record_arrival(request.extensions_mut());
         request.extensions_mut().insert(charge.clone());

@@ -19,6 +19,7 @@ mod empty_variables;
 mod etcd_server;
 mod exposure;
 mod health_command;
+mod limits;
 mod listening;
 mod load_test;
 mod metrics;

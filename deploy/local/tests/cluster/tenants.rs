@@ -26,16 +26,16 @@ use crate::{
 };
 
 /// A file of keys, and the commands that change it.
-struct Keys {
+pub struct Keys {
     folder: tempfile::TempDir,
 }
 
 impl Keys {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.folder.path().join("keys.toml")
     }
 
@@ -44,7 +44,7 @@ impl Keys {
     }
 
     /// Makes a key as an operator does, and returns it.
-    async fn create(&self, tenant: &str) -> String {
+    pub async fn create(&self, tenant: &str) -> String {
         let file = self.path();
         let words = ["keys", "create", "--tenant", tenant, "--file", file.to_str().unwrap()];
         let (code, key, error) = stoker(&words).await;
@@ -108,7 +108,7 @@ async fn generate(client: &Client, tokens: u32) -> Result<u32, CallError> {
 }
 
 /// Sends an HTTP request. Returns the status, the head in lower case, and the body.
-async fn post(
+pub async fn post(
     router: &Process,
     path: &str,
     key: Option<&str>,
