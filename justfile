@@ -65,3 +65,11 @@ dashboards:
 # Check licences, vulnerabilities and sources of dependencies
 deny:
     cargo deny check
+
+# Write what each program is made of (CycloneDX)
+sbom *arguments:
+    scripts/sbom "$@"
+
+# Build twice and compare
+reproducible *arguments:
+    scripts/reproducible "$@"

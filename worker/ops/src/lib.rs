@@ -25,10 +25,6 @@
 //! assert_eq!(expected.into_data().to_vec::<f32>()?, [2.0, 5.0, 4.0, 9.0]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-#![allow(
-    unsafe_code,
-    reason = "the only crate with unsafe code; every block states why it is sound"
-)]
 
 pub mod check;
 pub mod cpu;

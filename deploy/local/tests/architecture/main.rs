@@ -251,6 +251,30 @@ fn kernels_and_unsafe_code_stay_in_ops() {
     }
 }
 
+#[test]
+fn every_crate_has_the_lints_of_the_workspace() {
+    let manifest = |folder: &str| -> toml::Table {
+        let text = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        text.parse().unwrap()
+    };
+    let mut lints = manifest("")["workspace"]["lints"].clone();
+    assert_eq!(lints["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    let inherits =
+        toml::Value::Table([("workspace".to_owned(), true.into())].into_iter().collect());
+    for folder in packages().keys().filter(|folder| *folder != "worker/ops") {
+        assert_eq!(manifest(folder).get("lints"), Some(&inherits), "{folder}");
+    }
+    // The crate with unsafe code repeats them, and has its rules for such code besides.
+    for (tool, lint, level) in [
+        ("rust", "unsafe_code", "allow"),
+        ("rust", "unsafe_op_in_unsafe_fn", "deny"),
+        ("clippy", "undocumented_unsafe_blocks", "deny"),
+    ] {
+        lints[tool].as_table_mut().unwrap().insert(lint.to_owned(), level.into());
+    }
+    assert_eq!(manifest("worker/ops").get("lints"), Some(&lints));
+}
+
 /// The text of a file without its test module, which must be the file's last item.
 fn without_tests(text: &str) -> &str {
     let Some((code, tests)) = text.split_once("#[cfg(test)]\nmod tests {\n") else { return text };

@@ -4,6 +4,7 @@
 //! are compiled through CUDA C++ and NVRTC (`cubecl/cuda-cpp`), so this code never runs. It has the
 //! names and shapes that cubecl-cuda refers to. It can be removed once cubecl-cuda makes the
 //! dependency optional.
+#![forbid(unsafe_code)]
 
 use std::{ffi::c_char, fmt};
 
