@@ -46,4 +46,7 @@ pub use config::{
     RouterConfig,
 };
 pub use handle::{RunningRouter, StartError, WorkerView, start};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use openai::fuzz;
 pub use tenant::{PriorityError, TenantPriority};
