@@ -47,6 +47,9 @@ pub use config::{
     RouterConfig,
 };
 pub use handle::{RunningRouter, StartError, WorkerView, start};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use openai::fuzz;
 pub use tenant::{
     KeyEntry, KeyFile, KeyFileError, KeyHash, NewKey, PriorityError, TenantArgs, TenantPolicy,
     TenantPriority,

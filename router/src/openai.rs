@@ -15,6 +15,8 @@ mod cors;
 mod error;
 mod fields;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod generation;
 mod headers;
 mod kept;

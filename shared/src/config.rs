@@ -9,6 +9,9 @@
 //! produces one, and a shell has no shorter way to unset a variable.
 
 mod file;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod print;
 mod secret;
 
@@ -197,8 +200,12 @@ fn is_key(arg: &Arg) -> bool {
 fn read(path: &Path, command: &Command) -> Result<File, Error> {
     let unreadable = |cause| Error::Unreadable { path: path.into(), cause };
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    parse_file(path, &text, command)
+}
+
+fn parse_file(path: &Path, text: &str, command: &Command) -> Result<File, Error> {
     let error = |(line, message)| FileError { path: path.into(), line, message };
-    File::parse(path, &text, command)
+    File::parse(path, text, command)
         .map_err(|errors| Error::Invalid(errors.into_iter().map(error).collect()))
 }
 

@@ -24,7 +24,7 @@ pub(super) async fn create(
     respond(&api, context, Kind::Chat, vec![request], vec![None], options).await
 }
 
-fn take(fields: &mut Fields<'_>) -> Result<(GenerateRequest, Options), ApiError> {
+pub(super) fn take(fields: &mut Fields<'_>) -> Result<(GenerateRequest, Options), ApiError> {
     let chat = conversation(fields)?;
     let chat = chat.ok_or_else(|| ApiError::invalid("messages", "messages: is missing"))?;
     let (mut request, mut options) = options::take(fields)?;

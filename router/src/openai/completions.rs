@@ -55,7 +55,9 @@ pub(super) async fn create(
     respond(&api, context, Kind::Completion, requests.collect(), echoes, options).await
 }
 
-fn take(fields: &mut Fields<'_>) -> Result<(Vec<Input>, GenerateRequest, Options), ApiError> {
+pub(super) fn take(
+    fields: &mut Fields<'_>,
+) -> Result<(Vec<Input>, GenerateRequest, Options), ApiError> {
     let expected = "a string, a list of strings, a list of token ids or a list of such lists";
     let prompts: Option<Prompts> = fields.take("prompt", expected)?;
     let missing = || ApiError::invalid("prompt", "prompt: is missing");

@@ -11,8 +11,10 @@ pub(crate) fn replace(source: &str) -> Cow<'_, str> {
     let mut replaced = String::new();
     let mut copied = 0;
     for (begin, _) in source.match_indices(BEGIN) {
-        let Some(length) = source[begin..].find(END) else { break };
-        let tag = &source[begin + BEGIN.len()..begin + length];
+        // The end of `{%}` is not that of a tag: its percent sign is taken.
+        let inside = &source[begin + BEGIN.len()..];
+        let Some(length) = inside.find(END) else { break };
+        let tag = &inside[..length];
         let name = tag.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
         let instead = match name {
             "generation" => "if true",
@@ -43,5 +45,7 @@ mod tests {
         assert_eq!(replace(source), expected);
         assert!(matches!(replace("{% if a %}{% endif %}"), Cow::Borrowed(_)));
         assert_eq!(replace("{% generation"), "{% generation");
+        assert_eq!(replace("{%} generation %}"), "{%} generation %}");
+        assert_eq!(replace("{%}"), "{%}");
     }
 }

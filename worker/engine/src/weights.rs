@@ -12,6 +12,9 @@ mod dequantize;
 mod dtype;
 mod error;
 mod folder;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gguf;
 mod json;
 mod layout;
