@@ -1,5 +1,5 @@
-//! Delays for calls without a valid key. A key cannot be guessed, but whoever tries should not keep
-//! the router busy. Calls with a valid key are never delayed, from whatever address they come.
+//! Delays for calls without a valid key. Trying all keys is hopeless, but should not keep the router
+//! busy either. Calls with a valid key are never delayed, from whatever address they come.
 
 use std::{
     collections::HashMap,

@@ -1,7 +1,7 @@
 //! An accepted connection, with or without TLS.
 //!
 //! The handshake runs when the connection is first read, so that a slow one delays no other. A
-//! client of the other kind, TLS or not, is told so in its own protocol.
+//! client of the other kind, TLS or not, gets the reason in its own protocol.
 
 use std::{
     io::{self, IoSlice},

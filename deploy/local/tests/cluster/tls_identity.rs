@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tonic::Code;
 
 use crate::{
-    authority::{Authority, Files, connect, text, trusting},
+    authority::{Authority, Files, Use, connect, text, trusting},
     etcd_server::Etcd,
     support::{Process, TEST_TIMEOUT, request},
     tls::{start, worker},
@@ -186,5 +186,37 @@ async fn a_wrong_authority_of_etcd_is_named() {
             let logged = router.log_entry("etcd is unavailable, retrying").await;
             assert!(logged["reason"].as_str().unwrap().contains(why), "{logged}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_identities_and_certificates_of_routers_are_refused_at_the_start() {
+    let ours = Authority::new();
+    let ca = text(&ours.ca()).to_owned();
+    let server_only = ours.issue_for("server", &["router.example"], Use::ServerOnly);
+    let as_client = server_only.flags("--worker-client-cert", "--worker-client-key");
+    let flags = |words: &[&str]| strings(words);
+    let router = ["stoker-router", "--workers", "a:1"];
+    let worker = ["stoker-worker", "--simulate", "instant"];
+    for (program, flags, part) in [
+        (router, flags(&["--worker-identity", "w.example"]), "--worker-identity needs --worker-ca"),
+        (router, as_client.clone(), "--worker-client-cert needs --worker-ca"),
+        (router, [flags(&["--worker-ca", &ca]), as_client].concat(), "lacks clientAuth"),
+        (router, flags(&["--worker-ca", "/absent"]), "--worker-ca /absent: does not exist"),
+        (router, flags(&["--worker-ca", &ca, "--worker-identity", "*"]), "matches every name"),
+        (router, flags(&["--worker-ca", &ca, "--worker-identity", "a b"]), "is not allowed"),
+        (
+            worker,
+            flags(&["--router-identity", "r.example"]),
+            "--router-identity needs --tls-client-ca",
+        ),
+        (worker, flags(&["--etcd-ca", &ca]), "--etcd-ca needs --etcd with https://"),
+        (worker, flags(&["--etcd", "https://e:1", "--etcd-ca", "/absent"]), "--etcd-ca /absent"),
+    ] {
+        let mut command = crate::support::program(program[0]);
+        command.args(&program[1..]).args(["--listen", "127.0.0.1:0"]).args(&flags);
+        let (code, _, error) = crate::support::output(command).await;
+        assert_eq!(code, Some(2), "{flags:?}: {error}");
+        assert!(error.contains(part), "{part:?} is not in {error}");
     }
 }
