@@ -112,14 +112,14 @@ async fn run(cli: &Cli) -> Result<bool, String> {
             failures.push(format!("{way}, {metric}: {ratio:.2} times the p99, more than {max}"));
         }
     }
-    let processes = watch.end();
-    let ended = processes.iter().filter(|process| !process.alive);
+    let readings = watch.end();
+    let ended = readings.processes.iter().filter(|process| !process.alive);
     failures.extend(ended.map(|process| format!("{} has ended", process.name)));
     let report = Report {
         ways: &ways,
         measured: &measured,
         fronts: &fronts,
-        processes: &processes,
+        readings: &readings,
         seconds: (complete / 2) as f64 * timetable.window().as_secs_f64(),
         windows: complete,
         failures: &failures,

@@ -44,10 +44,20 @@ struct Reading {
     cpu: f64,
 }
 
+/// What the last readings showed.
+#[derive(Debug, Clone, Default)]
+pub struct Readings {
+    /// The processes, this program as the last one.
+    pub processes: Vec<Process>,
+    /// Processor time of the whole machine in quiet and in hostile windows, in seconds.
+    pub machine_cpu_seconds: [f64; 2],
+    last_machine_cpu: Option<f64>,
+}
+
 /// The processes, read regularly while this exists.
 #[derive(Debug)]
 pub struct Watch {
-    processes: Arc<Mutex<Vec<Process>>>,
+    readings: Arc<Mutex<Readings>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -55,7 +65,8 @@ impl Watch {
     /// Reads each process, which must exist, and starts to watch them.
     pub fn start(pids: &[(String, u32)], timetable: Timetable) -> Result<Self, String> {
         let mut processes = Vec::new();
-        for (name, pid) in pids {
+        let own = ("this program".to_owned(), std::process::id());
+        for (name, pid) in pids.iter().chain([&own]) {
             let Some(Reading { rss_kib, files, cpu }) = read(*pid) else {
                 return Err(format!("--pid {name}={pid}: no such process, or not on Linux"));
             };
@@ -69,26 +80,45 @@ impl Watch {
                 last_cpu: cpu,
             });
         }
-        let processes = Arc::new(Mutex::new(processes));
+        let readings = Arc::new(Mutex::new(Readings { processes, ..Readings::default() }));
         let stop = Arc::new(AtomicBool::new(false));
-        let watch = Self { processes: Arc::clone(&processes), stop: Arc::clone(&stop) };
+        let watch = Self { readings: Arc::clone(&readings), stop: Arc::clone(&stop) };
         tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 sleep(INTERVAL).await;
                 let slot = timetable.slot(Instant::now());
                 let kind = slot.map(|slot| usize::from(Timetable::is_hostile(slot.window)));
-                lock(&processes).iter_mut().for_each(|process| process.update(kind));
+                lock(&readings).update(kind);
             }
         });
         Ok(watch)
     }
 
     /// Reads each process a last time, and ends.
-    pub fn end(self) -> Vec<Process> {
+    pub fn end(self) -> Readings {
         self.stop.store(true, Ordering::Relaxed);
-        let mut processes = lock(&self.processes);
-        processes.iter_mut().for_each(|process| process.update(None));
-        processes.clone()
+        let mut readings = lock(&self.readings);
+        readings.update(None);
+        readings.clone()
+    }
+}
+
+impl Readings {
+    fn update(&mut self, kind: Option<usize>) {
+        self.processes.iter_mut().for_each(|process| process.update(kind));
+        let now = machine_cpu();
+        if let (Some(kind), Some(now), Some(last)) = (kind, now, self.last_machine_cpu) {
+            self.machine_cpu_seconds[kind] += now - last;
+        }
+        self.last_machine_cpu = now;
+    }
+
+    /// Returns the processor time of all other processes in quiet and in hostile windows, in seconds.
+    pub fn others(&self) -> [f64; 2] {
+        [0, 1].map(|kind| {
+            let ours: f64 = self.processes.iter().map(|process| process.cpu_seconds[kind]).sum();
+            (self.machine_cpu_seconds[kind] - ours).max(0.0)
+        })
     }
 }
 
@@ -109,8 +139,19 @@ impl Process {
     }
 }
 
-fn lock(processes: &Mutex<Vec<Process>>) -> MutexGuard<'_, Vec<Process>> {
-    processes.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(readings: &Mutex<Readings>) -> MutexGuard<'_, Readings> {
+    readings.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns the seconds that the processors of this machine were busy.
+fn machine_cpu() -> Option<f64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let line = text.lines().next()?.strip_prefix("cpu ")?;
+    // User, nice, system, idle, iowait, irq, softirq.
+    let fields: Vec<f64> =
+        line.split_whitespace().take(7).map(str::parse).collect::<Result<_, _>>().ok()?;
+    let idle = fields.get(3)? + fields.get(4)?;
+    Some((fields.iter().sum::<f64>() - idle) / TICKS)
 }
 
 /// Reads a process. `None` if it has ended, also if its parent has not noticed.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Value, json};
 
-use crate::{attack::Role, measure::Measured, processes::Process, schedule::Front, tally::Totals};
+use crate::{attack::Role, measure::Measured, processes::Readings, schedule::Front, tally::Totals};
 
 /// All that is reported.
 pub struct Report<'a> {
@@ -15,7 +15,7 @@ pub struct Report<'a> {
     /// The attacks.
     pub fronts: &'a [Front],
     /// The processes.
-    pub processes: &'a [Process],
+    pub readings: &'a Readings,
     /// Length of the quiet, and of the hostile windows together, in seconds.
     pub seconds: f64,
     /// Number of windows.
@@ -109,15 +109,12 @@ impl Report<'_> {
     }
 
     fn write_processes(&self, out: &mut String) -> std::fmt::Result {
-        if self.processes.is_empty() {
-            return Ok(());
-        }
         writeln!(
             out,
             "{:<16} {:>30} {:>28} {:>24}",
             "process", "memory begin / max / end", "files begin / max / end", "CPU quiet / hostile"
         )?;
-        for process in self.processes {
+        for process in &self.readings.processes {
             let [first, most, last] = process.rss_kib.map(|kib| kib >> 10);
             let memory = format!("{first} / {most} / {last} MiB");
             let [first, most, last] = process.files;
@@ -127,6 +124,9 @@ impl Report<'_> {
             let ended = if process.alive { "" } else { "  it has ended" };
             writeln!(out, "{:<16} {memory:>30} {files:>28} {cpu:>24}{ended}", process.name)?;
         }
+        let [quiet, hostile] = self.readings.others().map(|cpu| 100.0 * cpu / self.seconds);
+        let cpu = format!("{quiet:.0} / {hostile:.0} %");
+        writeln!(out, "{:<16} {:>30} {:>28} {cpu:>24}", "others", "", "")?;
         writeln!(out)
     }
 
@@ -155,7 +155,8 @@ impl Report<'_> {
             "ways": self.ways,
             "polite": self.measured,
             "attacks": fronts.collect::<Vec<_>>(),
-            "processes": self.processes,
+            "processes": self.readings.processes,
+            "cpu_seconds_of_others": self.readings.others(),
             "failures": self.failures,
         })
     }
