@@ -65,6 +65,11 @@ async fn read(context: &Context, body: Body) -> Result<Bytes, ApiError> {
 /// that is gone.
 fn failed(error: &(dyn std::error::Error + 'static)) -> ApiError {
     let mut cause = Some(error);
+    let mut all = std::iter::successors(cause, |error| error.source());
+    // A chunk without its length, for instance: tonic makes a status of it.
+    if all.any(|error| error.is::<hyper::Error>()) {
+        return ApiError::malformed(format!("the body was not received: {}", root_cause(error)));
+    }
     while let Some(error) = cause {
         if let Some(status) = error.downcast_ref::<Status>() {
             return match ServiceError::from(status) {

@@ -158,9 +158,9 @@ impl Bounds {
     }
 
     fn longest_idle(&self) -> Option<Peer> {
-        let timeout = self.0.config.idle_timeout;
+        let LimitsConfig { idle_timeout: timeout, write_stall_timeout: stall, .. } = self.0.config;
         let mut peers = self.peers();
-        let idle = peers.iter().filter_map(|(id, peer)| Some((peer.idle()?, *id)));
+        let idle = peers.iter().filter_map(|(id, peer)| Some((peer.idle(stall)?, *id)));
         let (_, id) = idle.filter(|(idle, _)| *idle >= timeout).max()?;
         // Removed, so that it is not selected again while it closes.
         peers.remove(&id)

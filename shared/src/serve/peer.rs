@@ -3,8 +3,8 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -33,8 +33,9 @@ pub struct Peer(Arc<PeerState>);
 #[derive(Debug)]
 struct PeerState {
     address: SocketAddr,
-    /// Number of open calls.
-    calls: AtomicU32,
+    opened: Instant,
+    /// The open calls. Released ones are removed when the next one begins.
+    calls: Mutex<Vec<Weak<CallState>>>,
     idle_since: Mutex<Instant>,
     /// Permits for incomplete requests, in KiB.
     uploads: Arc<Semaphore>,
@@ -47,7 +48,8 @@ impl Peer {
     pub(super) fn new(address: SocketAddr) -> Self {
         Self(Arc::new(PeerState {
             address,
-            calls: AtomicU32::new(0),
+            opened: Instant::now(),
+            calls: Mutex::default(),
             idle_since: Mutex::new(Instant::now()),
             uploads: Arc::new(Semaphore::new(UPLOAD_KIB)),
             closed: CancellationToken::new(),
@@ -75,10 +77,16 @@ impl Peer {
         self.0.address
     }
 
-    /// Returns how long the connection has had no open calls, or `None` if it has any.
-    pub(super) fn idle(&self) -> Option<Duration> {
-        let since = *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.0.calls.load(Ordering::Relaxed) == 0).then(|| since.elapsed())
+    /// Returns how long the connection has had no open calls, or `None` if it has any. A call whose
+    /// client has read nothing for `stall`, although there is something to read, does not count.
+    pub(super) fn idle(&self, stall: Duration) -> Option<Duration> {
+        let idle = lock(&self.0.idle_since).elapsed();
+        let calls = lock(&self.0.calls);
+        let mut stalled = calls.iter().filter_map(Weak::upgrade).map(|call| call.unread());
+        stalled.try_fold(idle, |idle, unread| {
+            let unread = unread.filter(|unread| *unread >= stall)?;
+            Some(idle.min(unread))
+        })
     }
 
     /// Closes the connection.
@@ -98,19 +106,48 @@ impl Peer {
 
     /// Counts a call as open until the returned [`OpenCall`] is dropped.
     pub(super) fn call(&self) -> OpenCall {
-        self.0.calls.fetch_add(1, Ordering::Relaxed);
-        OpenCall(self.clone())
+        let call = Arc::new(CallState { peer: self.clone(), unread_since: AtomicU64::new(0) });
+        let mut calls = lock(&self.0.calls);
+        calls.retain(|call| call.strong_count() > 0);
+        calls.push(Arc::downgrade(&call));
+        OpenCall(call)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One open call of a connection.
 #[derive(Debug)]
-pub(super) struct OpenCall(Peer);
+pub(super) struct OpenCall(Arc<CallState>);
 
-impl Drop for OpenCall {
+#[derive(Debug)]
+struct CallState {
+    peer: Peer,
+    /// Since when the client could read a part of the response and did not, in milliseconds since
+    /// the connection was opened, plus one; 0 while there is nothing to read.
+    unread_since: AtomicU64,
+}
+
+impl OpenCall {
+    /// Records whether the response has a part that the client has yet to read.
+    pub(super) fn set_unread(&self, is_unread: bool) {
+        let CallState { peer, unread_since } = &*self.0;
+        let since = if is_unread { peer.0.opened.elapsed().as_millis() as u64 + 1 } else { 0 };
+        unread_since.store(since, Ordering::Relaxed);
+    }
+}
+
+impl CallState {
+    fn unread(&self) -> Option<Duration> {
+        let since = self.unread_since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.peer.0.opened.elapsed().saturating_sub(Duration::from_millis(since)))
+    }
+}
+
+impl Drop for CallState {
     fn drop(&mut self) {
-        let Self(Peer(state)) = self;
-        *state.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        state.calls.fetch_sub(1, Ordering::Relaxed);
+        *lock(&self.peer.0.idle_since) = Instant::now();
     }
 }

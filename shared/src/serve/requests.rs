@@ -108,14 +108,17 @@ where
         let this = self.project();
         let response = ready!(this.response.poll(cx))?;
         let call = this.call.take();
-        Poll::Ready(Ok(response.map(|body| Body::new(ResponseBody { body, _call: call }))))
+        if let Some(call) = &call {
+            call.set_unread(true);
+        }
+        Poll::Ready(Ok(response.map(|body| Body::new(ResponseBody { body, call }))))
     }
 }
 
 /// The body of a response. Its call counts as open until it is dropped.
 struct ResponseBody {
     body: Body,
-    _call: Option<OpenCall>,
+    call: Option<OpenCall>,
 }
 
 impl http_body::Body for ResponseBody {
@@ -126,7 +129,12 @@ impl http_body::Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(call) = &self.call {
+            // After a frame, the next poll comes once the client has read enough.
+            call.set_unread(polled.is_ready());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -291,6 +291,38 @@ async fn an_idle_connection_gives_way_to_a_new_one() {
     polite.unharmed().await;
 }
 
+/// Connections that announce a window of 0 never read a response, and respond to pings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_reads_nothing_gives_way_to_a_new_one() {
+    let flags =
+        ["--max-connections", "4", "--idle-timeout", "500ms", "--write-stall-timeout", "1s"];
+    let cluster = Cluster::start(&flags);
+    let polite = Polite::start(cluster.address(), None).await;
+    let (mut greedy, mut calls) = (Vec::new(), Vec::new());
+    for path in [
+        "stoker.v1.Inference/Generate",
+        "stoker.v1.Control/ListModels",
+        "stoker.v1.Inference/Generate",
+    ] {
+        let tcp = TcpStream::connect(cluster.address()).await.unwrap();
+        let mut settings = h2::client::Builder::new();
+        let (client, connection) = settings.initial_window_size(0).handshake(tcp).await.unwrap();
+        greedy.push(tokio::spawn(connection));
+        let mut client = client.ready().await.unwrap();
+        let mut call = call(cluster.address());
+        *call.uri_mut() = format!("http://{}/{path}", cluster.address()).parse().unwrap();
+        let (response, mut body) = client.send_request(call, false).unwrap();
+        body.send_data(Bytes::from_static(b"\0\0\0\0\x03\x0a\x01x"), true).unwrap();
+        calls.push((client, response, body));
+    }
+    for _ in 0..2 {
+        let client = Client::connect(&cluster.address().parse().unwrap()).await.unwrap();
+        let served = timeout(TEST_TIMEOUT, generate(&client, request("Once", 1, 2))).await;
+        assert_eq!(served.unwrap().unwrap(), 2);
+    }
+    polite.unharmed().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_has_a_maximum_of_memory() {
     let keys = Keys::new();
