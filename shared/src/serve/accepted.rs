@@ -48,13 +48,13 @@ enum State {
     Closed,
 }
 
-/// A client that speaks another protocol than the port.
+/// A client that speaks another protocol than the port, or whose handshake failed.
 struct Refused {
     tcp: TcpStream,
     response: Vec<u8>,
     written: usize,
     discarded: usize,
-    why: &'static str,
+    why: String,
 }
 
 /// Why a connection could not be established with TLS.
@@ -111,10 +111,8 @@ impl Accepted {
                             }
                             self.state = State::Tls(stream);
                         }
-                        Err(error) => {
-                            self.state = State::Closed;
-                            let error = HandshakeError::io(root_cause(&error));
-                            return Poll::Ready(Err(error));
+                        Err((error, tcp)) => {
+                            self.state = State::Refused(Refused::failed(tcp, root_cause(&error)));
                         }
                     }
                 }
@@ -131,8 +129,7 @@ impl Accepted {
 impl Refused {
     fn needs_tls(tcp: TcpStream, is_http2: bool) -> Self {
         let response = if is_http2 { goaway(NEEDS_TLS) } else { bad_request(NEEDS_TLS) };
-        let why = "the client does not speak TLS, and this port does";
-        Self { tcp, response, written: 0, discarded: 0, why }
+        Self::new(tcp, response, "the client does not speak TLS, and this port does")
     }
 
     fn needs_plain(tcp: TcpStream) -> Self {
@@ -140,7 +137,16 @@ impl Refused {
         let response = bad_request(NEEDS_PLAIN);
         let why = "the client speaks TLS, and this port does not: set --tls-cert and --tls-key, or \
                    connect with http://";
-        Self { tcp, response, written: 0, discarded: 0, why }
+        Self::new(tcp, response, why)
+    }
+
+    /// A client whose handshake failed, to which the alert is sent.
+    fn failed(tcp: TcpStream, why: String) -> Self {
+        Self::new(tcp, Vec::new(), why)
+    }
+
+    fn new(tcp: TcpStream, response: Vec<u8>, why: impl Into<String>) -> Self {
+        Self { tcp, response, written: 0, discarded: 0, why: why.into() }
     }
 
     /// Sends the response, and reads what the client sends until it closes the connection: one that
@@ -166,7 +172,7 @@ impl Refused {
             }
             self.discarded += buffer.filled().len();
         }
-        Poll::Ready(HandshakeError::io(self.why))
+        Poll::Ready(HandshakeError::io(mem::take(&mut self.why)))
     }
 }
 

@@ -192,6 +192,23 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 #[derive(Debug)]
 pub struct ClientStream(Box<TlsStream<TcpStream>>);
 
+impl ClientStream {
+    /// Replaces the error of a write by what the peer said before it closed the connection. With TLS
+    /// 1.3, a peer refuses a certificate after the handshake of this side.
+    fn cause<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let Poll::Ready(Err(error)) = written else { return written };
+        let mut unread = [0; 1024];
+        match Pin::new(&mut self.0).poll_read(cx, &mut ReadBuf::new(&mut unread)) {
+            Poll::Ready(Err(cause)) if super::explain(&cause).is_some() => Poll::Ready(Err(cause)),
+            _ => Poll::Ready(Err(error)),
+        }
+    }
+}
+
 impl AsyncRead for ClientStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -208,7 +225,8 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.0).poll_write(cx, bytes);
+        self.cause(cx, written)
     }
 
     fn poll_write_vectored(
@@ -216,7 +234,8 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.0).poll_write_vectored(cx, slices);
+        self.cause(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -90,7 +90,7 @@ pub fn explain(_: &(dyn Error + 'static)) -> Option<String> {
 pub(crate) struct Handshake(Infallible);
 
 impl Future for Handshake {
-    type Output = io::Result<ServerStream>;
+    type Output = Result<ServerStream, (io::Error, TcpStream)>;
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
         match self.0 {}

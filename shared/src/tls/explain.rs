@@ -42,7 +42,8 @@ fn cause(error: &TlsError) -> String {
 fn refused(alert: AlertDescription) -> String {
     use AlertDescription as Alert;
     let why = match alert {
-        Alert::UnknownCA => {
+        // Of a CA that has the name of one that the peer knows, the signature is wrong.
+        Alert::UnknownCA | Alert::DecryptError => {
             "the peer does not trust the CA of this side's certificate; give it that CA, or use a \
              certificate of a CA that it trusts"
         }
@@ -94,7 +95,10 @@ fn certificate(error: &CertificateError) -> String {
                 .into()
         }
         E::Other(error) => error.to_string(),
-        E::BadSignature => "the certificate of the peer has a wrong signature".into(),
+        // Issuers are found by their names.
+        E::BadSignature => "the certificate of the peer is signed by an unknown CA, which has the \
+                            name of a known one; give the CA that signed it"
+            .into(),
         error => format!("the certificate of the peer is invalid: {error:?}"),
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::{Accept, TlsAcceptor, server::TlsStream};
+use tokio_rustls::{FallibleAccept, TlsAcceptor, server::TlsStream};
 
 use super::{
     FlagFile, KeyPair, PeerIdentity, TlsError,
@@ -86,7 +86,8 @@ impl ServerTls {
             Protocol::Http => &configs.http,
             Protocol::Metrics => &configs.metrics,
         };
-        Handshake(Box::new(TlsAcceptor::from(Arc::clone(config)).accept(tcp)))
+        let accept = TlsAcceptor::from(Arc::clone(config)).accept(tcp);
+        Handshake(Box::new(accept.into_fallible()))
     }
 }
 
@@ -133,10 +134,12 @@ impl Configs {
 }
 
 /// A handshake that has begun.
-pub(crate) struct Handshake(Box<Accept<TcpStream>>);
+pub(crate) struct Handshake(Box<FallibleAccept<TcpStream>>);
 
 impl Future for Handshake {
-    type Output = io::Result<ServerStream>;
+    /// After an error, the connection is returned: what the peer sends is to be read, since a
+    /// connection that is closed with unread bytes is reset, and the peer does not see the alert.
+    type Output = Result<ServerStream, (io::Error, TcpStream)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map_ok(|stream| ServerStream(Box::new(stream)))

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 use stoker_proto::v1::{
     GetModelInfoRequest, ListModelsRequest, TokenizeRequest, generate_response::Event,
@@ -159,14 +160,14 @@ async fn calls_need_a_key_on_both_apis() {
         let info = error.status().get_details_error_info().unwrap();
         assert_eq!((&*info.domain, &*info.reason), ("stoker", "UNAUTHENTICATED"));
         let mut control = wrong.control();
-        let refused = [
-            control.list_models(ListModelsRequest {}).await.map(drop),
-            control.get_model_info(GetModelInfoRequest::default()).await.map(drop),
-            control.tokenize(TokenizeRequest::default()).await.map(drop),
-        ];
-        assert!(
-            refused.iter().all(|call| call.as_ref().unwrap_err().code() == Code::Unauthenticated)
+        let (mut second, mut third) = (wrong.control(), wrong.control());
+        let (models, info, tokens) = tokio::join!(
+            control.list_models(ListModelsRequest {}),
+            second.get_model_info(GetModelInfoRequest::default()),
+            third.tokenize(TokenizeRequest::default()),
         );
+        let refused = [models.unwrap_err(), info.unwrap_err(), tokens.unwrap_err()];
+        assert!(refused.iter().all(|status| status.code() == Code::Unauthenticated));
         // Probes have no keys.
         wrong.health().check(Request::new(Default::default())).await.unwrap();
     }
@@ -174,13 +175,15 @@ async fn calls_need_a_key_on_both_apis() {
     let body = json!({ "prompt": "Once", "max_tokens": 3 });
     let (status, _, response) = post(&router, "/v1/completions", Some(&key), &body).await;
     assert_eq!(status, 200, "{response}");
-    for wrong in [None, Some("sk-stoker-wrong")] {
-        for path in ["/v1/completions", "/v1/chat/completions", "/tokenize", "/nowhere"] {
-            let (status, head, response) = post(&router, path, wrong, &body).await;
-            assert_eq!(status, 401, "{path}: {response}");
-            assert!(head.contains("www-authenticate: bearer"), "{head}");
-            assert_eq!(response["error"]["code"], "invalid_api_key");
-        }
+    // At the same time, since each of them is delayed.
+    let paths = ["/v1/completions", "/v1/chat/completions", "/tokenize", "/nowhere"];
+    let calls = [None, Some("sk-stoker-wrong")]
+        .into_iter()
+        .flat_map(|wrong| paths.map(|path| post(&router, path, wrong, &body)));
+    for (status, head, response) in join_all(calls).await {
+        assert_eq!(status, 401, "{response}");
+        assert!(head.contains("www-authenticate: bearer"), "{head}");
+        assert_eq!(response["error"]["code"], "invalid_api_key");
     }
     let url = format!("http://{}/x", router.started["http"].as_str().unwrap());
     assert!(http(&url, "GET", "/health", "").await.0.contains("200"));
