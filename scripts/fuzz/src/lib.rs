@@ -38,8 +38,8 @@ pub fn keep_panics() {
 
 /// Runs `work`, and reports a panic that leaves it.
 ///
-/// On a thread of its own: the tokenizer library keeps an entry for each vocabulary that a thread has
-/// ever used, which over hundreds of thousands of inputs would count as the memory of one of them.
+/// On a thread of its own: the tokenizer library keeps an entry for each vocabulary that a thread
+/// has ever used, which over hundreds of thousands of inputs would count as the memory of one.
 pub fn uncaught(work: impl FnOnce() + Send) {
     if thread::scope(|scope| scope.spawn(work).join()).is_err() {
         eprintln!("{}", PANIC.lock().unwrap_or_else(PoisonError::into_inner));
