@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes the seeds of every target, corpus/TARGET/NAME, from nothing but this repository: models, configurations and
-templates of tests, and messages written below. Inputs that the fuzzer found have a hash as their name, and stay."""
+templates of tests, and messages written below."""
 
 import json
 import pathlib

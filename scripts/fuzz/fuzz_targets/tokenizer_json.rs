@@ -1,8 +1,8 @@
 //! tokenizer.json. The result is a tokenizer or an error.
 //!
-//! Must hold: no panic leaves the reader, or the encoding and decoding of texts; an encoded text has
-//! at least the number of tokens by which long prompts are refused unread; memory is at most 64 MiB
-//! and 1 KiB for each byte of the file (a pattern of some bytes is compiled).
+//! Must hold: no panic leaves the reader, or the encoding and decoding of texts; an encoded text
+//! has at least the number of tokens by which long prompts are refused unread; memory is at most 64
+//! MiB and 1 KiB for each byte of the file (a pattern of some bytes is compiled).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,9 +1,9 @@
 //! What the targets share: a limit on memory, panics that the code catches, and texts to tokenise.
 
 use std::{
-    panic::{self, AssertUnwindSafe},
-    process,
+    panic, process,
     sync::{Mutex, PoisonError},
+    thread,
 };
 
 use peak_alloc::PeakAlloc;
@@ -37,8 +37,11 @@ pub fn keep_panics() {
 }
 
 /// Runs `work`, and reports a panic that leaves it.
-pub fn uncaught(work: impl FnOnce()) {
-    if panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+///
+/// On a thread of its own: the tokenizer library keeps an entry for each vocabulary that a thread
+/// has ever used, which over hundreds of thousands of inputs would count as the memory of one.
+pub fn uncaught(work: impl FnOnce() + Send) {
+    if thread::scope(|scope| scope.spawn(work).join()).is_err() {
         eprintln!("{}", PANIC.lock().unwrap_or_else(PoisonError::into_inner));
         process::abort();
     }

@@ -86,6 +86,7 @@ fn errors_say_what_is_wrong() {
     assert_eq!(raised, ChatError::Refused("Conversation roles must alternate".into()));
     for (source, expected) in [
         ("{% if %}", "is invalid: syntax error"),
+        ("{%}", "is invalid: syntax error"),
         ("a\n{{ b.c }}", "undefined value (line 2)"),
         ("{{ nothing() }}", "unknown function"),
         ("{% include 'other' %}", "is invalid"),
