@@ -7,7 +7,7 @@ use stoker_loadtest::targets::{
     outcome::{CallEnd, CallOutcome, LiveCounters},
     request::LoadRequest,
 };
-use stoker_shared::client::Address;
+use stoker_shared::client::{Address, Credentials};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
@@ -61,7 +61,8 @@ impl Polite {
         if let Some(target) = &self.connected {
             return Ok(target.clone());
         }
-        let connect = Target::connect(self.api, &self.address, "", NonZeroUsize::MIN);
+        let none = Credentials::default();
+        let connect = Target::connect(self.api, &self.address, "", NonZeroUsize::MIN, &none);
         match timeout(DEADLINE, connect).await {
             Ok(connected) => connected.map_err(|error| error.to_string()),
             Err(_) => Err(format!("not connected within {DEADLINE:?}")),
