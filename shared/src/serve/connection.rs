@@ -24,6 +24,11 @@ use super::{
 /// Length of the HTTP/2 connection preface, in bytes.
 const PREFACE: usize = 24;
 
+/// Time that a peer has to close a connection that is closed on this side.
+const LINGER: Duration = Duration::from_secs(1);
+/// Maximum number of bytes that are read and dropped in that time.
+const MAX_DISCARDED: usize = 1 << 20;
+
 /// A connection with time limits. Dropping it frees its slot.
 pub struct Connection<S> {
     io: S,
@@ -36,6 +41,9 @@ pub struct Connection<S> {
     /// Time limit of a stalled write. `None` while writes make progress.
     stalled: Option<Pin<Box<Sleep>>>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Time limit for the peer to close the connection, and how many bytes it may still send, once
+    /// this side is closed.
+    linger: Option<(Pin<Box<Sleep>>, usize)>,
     open: OpenConnection,
 }
 
@@ -50,6 +58,7 @@ impl<S> Connection<S> {
             write_timeout: timeouts.write,
             stalled: None,
             closed,
+            linger: None,
             open,
         }
     }
@@ -121,7 +130,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -148,8 +157,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
+    /// Closes the connection once the peer has closed its side, or after [`LINGER`]: a connection
+    /// that is closed with unread bytes is reset, and the peer may lose the last bytes, for instance
+    /// a GOAWAY that lets it send a call elsewhere.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+        }
+        let linger = this.linger.get_or_insert_with(|| (Box::pin(sleep(LINGER)), MAX_DISCARDED));
+        let mut bytes = [0; 4096];
+        while linger.1 > 0 && linger.0.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(&mut this.io).poll_read(cx, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                break;
+            }
+            linger.1 = linger.1.saturating_sub(buffer.filled().len());
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use rustls::{
@@ -89,7 +89,8 @@ impl ClientTls {
             config = Arc::new(http1);
         }
         let connector = TlsConnector::from(config);
-        Ok(ClientStream(Box::new(connector.connect(name, tcp).await?)))
+        let stream = connector.connect(name, tcp).await.map_err(explained)?;
+        Ok(ClientStream { stream: Box::new(stream), failed: None })
     }
 }
 
@@ -188,24 +189,44 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// A connection over TLS.
+/// A connection over TLS. Its errors say what to change.
 #[derive(Debug)]
-pub struct ClientStream(Box<TlsStream<TcpStream>>);
+pub struct ClientStream {
+    stream: Box<TlsStream<TcpStream>>,
+    /// The error of a write, after which what the peer said is read.
+    failed: Option<io::Error>,
+}
 
 impl ClientStream {
-    /// Replaces the error of a write by what the peer said before it closed the connection. With TLS
-    /// 1.3, a peer refuses a certificate after the handshake of this side.
-    fn cause<T>(
+    fn write<T>(
         &mut self,
         cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
+        write: impl FnOnce(Pin<&mut TlsStream<TcpStream>>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        let Poll::Ready(Err(error)) = written else { return written };
-        let mut unread = [0; 1024];
-        match Pin::new(&mut self.0).poll_read(cx, &mut ReadBuf::new(&mut unread)) {
-            Poll::Ready(Err(cause)) if super::explain(&cause).is_some() => Poll::Ready(Err(cause)),
-            _ => Poll::Ready(Err(error)),
+        if self.failed.is_none() {
+            match write(Pin::new(&mut self.stream), cx) {
+                Poll::Ready(Err(error)) => self.failed = Some(error),
+                written => return written,
+            }
         }
+        // With TLS 1.3, a peer refuses a certificate after the handshake of this side, and closes the
+        // connection: the reason has arrived, or the end of the connection will.
+        let mut unread = [0; 1024];
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut unread));
+        let read = ready!(read).map_err(explained);
+        let failed = self.failed.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+        Poll::Ready(Err(match read {
+            Err(cause) if cause.kind() == io::ErrorKind::InvalidData => cause,
+            _ => failed,
+        }))
+    }
+}
+
+/// Replaces the text of an error by its explanation: HTTP/2 keeps the text alone.
+fn explained(error: io::Error) -> io::Error {
+    match super::explain(&error) {
+        Some(cause) => io::Error::new(error.kind(), cause),
+        None => error,
     }
 }
 
@@ -215,7 +236,7 @@ impl AsyncRead for ClientStream {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, into)
+        Pin::new(&mut self.stream).poll_read(cx, into).map_err(explained)
     }
 }
 
@@ -225,8 +246,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.0).poll_write(cx, bytes);
-        self.cause(cx, written)
+        self.write(cx, |stream, cx| stream.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -234,19 +254,18 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.0).poll_write_vectored(cx, slices);
-        self.cause(cx, written)
+        self.write(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        self.write(cx, |stream, cx| stream.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

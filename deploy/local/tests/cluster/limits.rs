@@ -139,9 +139,11 @@ async fn requests_have_a_maximum_size() {
     assert!(response["error"]["message"].as_str().unwrap().contains("65536"), "{response}");
     // Of a worker, what a router adds comes on top.
     let direct = Client::connect(&worker.address.parse().unwrap()).await.unwrap();
-    assert!(generate(&direct, request(&large, 1, 1)).await.is_ok());
+    let refused = generate(&direct, request(&large, 1, 1)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "too long for the model: {refused}");
     let larger = "word ".repeat(8 << 20);
-    assert!(generate(&direct, request(&larger, 1, 1)).await.is_err());
+    let refused = generate(&direct, request(&larger, 1, 1)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
     polite.unharmed().await;
 }
 
@@ -174,18 +176,16 @@ async fn headers_have_a_maximum_size() {
 async fn a_connection_has_a_maximum_number_of_streams() {
     let cluster = Cluster::start(&["--max-streams-per-connection", "2"]);
     let polite = Polite::start(cluster.address(), None).await;
-    let (client, _connection) = connect(cluster.address()).await;
-    let mut client = client.ready().await.unwrap();
-    // The limit is in the SETTINGS of the server, which arrive with its first response.
-    let (first, mut body) = client.send_request(call(cluster.address()), false).unwrap();
-    body.send_data(Bytes::from_static(&[0, 0, 0, 0, 0]), true).unwrap();
-    let _ = timeout(TEST_TIMEOUT, first).await.unwrap();
-    let open: Vec<_> =
-        (0..2).map(|_| client.send_request(call(cluster.address()), false).unwrap()).collect();
-    let ready = client.clone().ready();
-    assert!(timeout(Duration::from_millis(300), ready).await.is_err(), "a third stream");
-    drop(open);
-    timeout(TEST_TIMEOUT, client.ready()).await.unwrap().unwrap();
+    let client = Client::connect(&cluster.address().parse().unwrap()).await.unwrap();
+    let open = async || {
+        let deadline = Deadline::after(TEST_TIMEOUT);
+        client.generate(request("Once", 1, 100_000), deadline).await.unwrap()
+    };
+    let (first, _second) = (open().await, open().await);
+    let third = timeout(Duration::from_millis(500), generate(&client, request("Once", 1, 1))).await;
+    assert!(third.is_err(), "a third stream waits at the client");
+    drop(first);
+    assert_eq!(generate(&client, request("Once", 1, 1)).await.unwrap(), 1);
     polite.unharmed().await;
 }
 
@@ -349,7 +349,7 @@ async fn the_table_of_limits_is_complete() {
         let mut help = program(name);
         help.arg("--help");
         let (_, help, _) = output(help).await;
-        let limits = help.split("\nLimits:\n").nth(1).unwrap();
+        let limits = format!("\n{}", help.split("\nLimits:\n").nth(1).unwrap());
         let end = limits.find("\n\n\n").or_else(|| {
             limits
                 .match_indices('\n')
