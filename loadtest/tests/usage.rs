@@ -9,7 +9,7 @@ async fn bad_usage_names_the_flag_the_value_and_what_to_do() {
     files.write("bad.jsonl", "{\"prompt\": \"a\"}\n{\"text\": \"b\"}\n");
     for (arguments, parts) in [
         ("--endpoint router", &["--endpoint", "router", "host:port"][..]),
-        ("--endpoint https://router:1", &["--endpoint", "TLS"]),
+        ("--endpoint ftp://router:1", &["--endpoint", "host:port", "https://"]),
         ("--concurrency 0", &["--concurrency", "0", "from 1 on"]),
         ("--connections 0", &["--connections", "0", "from 1 on"]),
         ("--requests 0", &["--requests", "0", "from 1 on"]),
@@ -110,12 +110,13 @@ async fn every_flag_has_an_environment_variable() {
     let flags = flags.map(|flag| flag.split([' ', '=']).next().unwrap());
     // A line of wrapped text may start with a flag and a comma.
     let flags: Vec<_> = flags.filter(|flag| !flag.ends_with(',')).collect();
-    assert_eq!(flags.len(), 39, "{flags:?}");
+    assert_eq!(flags.len(), 44, "{flags:?}");
     // Lines may be wrapped anywhere.
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for flag in flags {
-        // Every program has these two flags.
-        let common = matches!(flag, "config" | "print-config");
+        // Other programs have these flags too.
+        let common =
+            matches!(flag, "config" | "print-config" | "api-key-file") || flag.starts_with("tls-");
         let prefix = if common { "STOKER" } else { "STOKER_LOADTEST" };
         let variable = format!("[env: {prefix}_{}=", flag.replace('-', "_").to_uppercase());
         assert!(words.contains(&variable), "{variable} is missing");

@@ -2,25 +2,17 @@
 
 use std::net::IpAddr;
 
-use axum::{
-    body::Body,
-    extract::State,
-    http::Request,
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::{body::Body, extract::State, http::Request, middleware::Next, response::Response};
 use stoker_shared::{
     ServiceError,
     serve::{Charge, Peer},
 };
 use tonic::Status;
 
-use crate::{openai, tenant::ApiKeys};
+use crate::tenant::ApiKeys;
 
 /// Methods without a key: probes and tools have none.
 const OPEN_SERVICES: [&str; 2] = ["/grpc.health.v1.Health/", "/grpc.reflection."];
-/// The same for HTTP.
-const OPEN_PATHS: [&str; 2] = ["/health", "/version"];
 
 /// Admits a gRPC call with a valid key.
 pub(crate) async fn grpc(
@@ -38,23 +30,11 @@ pub(crate) async fn grpc(
     }
 }
 
-/// Admits an HTTP request with a valid key.
-pub(crate) async fn http(
-    State(keys): State<Option<ApiKeys>>,
-    mut request: Request<Body>,
-    next: Next,
-) -> Response {
-    if OPEN_PATHS.contains(&request.uri().path()) {
-        return next.run(request).await;
-    }
-    match identify(keys.as_ref(), &mut request).await {
-        Ok(()) => next.run(request).await,
-        Err(error) => openai::error(error).into_response(),
-    }
-}
-
 /// Adds the tenant to the extensions of a request, and charges the memory of its body to it.
-async fn identify(keys: Option<&ApiKeys>, request: &mut Request<Body>) -> Result<(), ServiceError> {
+pub(crate) async fn identify(
+    keys: Option<&ApiKeys>,
+    request: &mut Request<Body>,
+) -> Result<(), ServiceError> {
     let Some(keys) = keys else { return Ok(()) };
     let peer: Option<IpAddr> =
         request.extensions().get::<Peer>().map(|peer| peer.address().ip().to_canonical());

@@ -8,6 +8,7 @@
 //!
 //! [`GenerateRequest`]: stoker_proto::v1::GenerateRequest
 
+mod authenticate;
 mod body;
 mod chat;
 mod completions;
@@ -48,7 +49,7 @@ use error::ApiError;
 use serde_json::json;
 use stoker_shared::{ServiceError, VERSION, serve::Readiness};
 
-use crate::{authenticate, control::ControlService, server::Server, tenant::ApiKeys};
+use crate::{control::ControlService, server::Server, tenant::ApiKeys};
 
 /// What every handler needs.
 pub(crate) struct OpenAi {
@@ -84,7 +85,7 @@ pub(crate) fn routes(api: OpenAi, origins: &AllowedOrigins, keys: Option<ApiKeys
         .method_not_allowed_fallback(wrong_method)
         // `body` has the limit, and an error that names it.
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(keys, authenticate::http))
+        .layer(middleware::from_fn_with_state(keys, authenticate::authenticate))
         .layer(middleware::from_fn(headers::request_id))
         .layer(origins.layer())
         .layer(middleware::from_fn(headers::limit))
@@ -96,11 +97,6 @@ async fn health(State(api): State<Arc<OpenAi>>) -> Result<Response, ApiError> {
     let ready = api.readiness.borrow().clone();
     ready.map_err(ServiceError::unavailable)?;
     Ok(json_response(&json!({})))
-}
-
-/// Returns an error as OpenAI's API has it.
-pub(crate) fn error(error: ServiceError) -> impl IntoResponse {
-    ApiError::from(error)
 }
 
 async fn unknown_path(method: Method, uri: Uri) -> ApiError {

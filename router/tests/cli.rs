@@ -49,7 +49,7 @@ fn bad_usage_names_flag_and_value_and_exits_with_2() {
         (vec![], vec!["no workers are given", "STOKER_WORKERS", "--etcd"]),
         (vec!["--workers", "a:1", "--etcd", "http://b:1"], vec!["--workers", "--etcd"]),
         (vec!["--etcd", "b:1"], vec!["--etcd", "b:1", "http://host:port"]),
-        (vec!["--etcd", "https://b:1"], vec!["--etcd", "https://b:1", "TLS"]),
+        (vec!["--etcd", "ftp://b:1"], vec!["--etcd", "ftp://b:1", "http://host:port"]),
         (vec!["--workers", "nowhere"], vec!["--workers", "nowhere", "host:port"]),
         (vec!["--workers", "http://a:1"], vec!["--workers", "http://a:1", "host:port"]),
         (vec!["--workers", "a:0"], vec!["--workers", "a:0"]),

@@ -243,6 +243,7 @@ mod tests {
         for (title, metrics, common) in [
             ("Every process", PROCESS, &[][..]),
             ("Connections of router and worker", connection::ALL, &[]),
+            ("Certificates and keys, reloaded while a process runs", reload::ALL, &[]),
             ("Session with etcd, of processes with `--etcd`", etcd::ALL, &[]),
             ("Router", router::ALL, &[]),
             ("Worker", worker::ALL, &[label::MODEL, label::WORKER]),
@@ -269,7 +270,7 @@ mod tests {
     }
 
     fn all() -> impl Iterator<Item = &'static Metric> {
-        [PROCESS, connection::ALL, etcd::ALL, router::ALL, worker::ALL, gpu::ALL]
+        [PROCESS, connection::ALL, reload::ALL, etcd::ALL, router::ALL, worker::ALL, gpu::ALL]
             .into_iter()
             .flatten()
     }
@@ -290,6 +291,8 @@ mod tests {
             (label::CAUSE, label::CONNECTION_CAUSES),
             (label::CAUSE, label::REQUEST_CAUSES),
             (label::LIMIT, label::LIMITS),
+            (label::LIMIT, label::TENANT_LIMITS),
+            (label::OUTCOME, label::RELOADS),
             (label::OUTCOME, label::HEDGES),
             (label::OUTCOME, label::FINISHED),
         ] {

@@ -4,7 +4,6 @@ use std::{io, net::SocketAddr};
 
 use tokio::net::TcpListener;
 
-use super::{ListenAddress, bind_for};
 use crate::{cli::ServerError, tls::ServerTls};
 
 /// A bound socket, and the TLS of its connections.
@@ -12,20 +11,6 @@ use crate::{cli::ServerError, tls::ServerTls};
 pub struct Listener {
     tcp: TcpListener,
     tls: Option<ServerTls>,
-}
-
-/// Binds the `address` of `flag`, and refuses one that other hosts reach without TLS, unless that is
-/// allowed.
-pub async fn open(
-    flag: &'static str,
-    address: impl Into<ListenAddress>,
-    tls: Option<ServerTls>,
-    allow_plaintext: bool,
-) -> Result<Listener, ServerError> {
-    let bound = bind_for(flag, address).await.map_err(ServerError::usage)?;
-    let listener = bound.with_tls(tls);
-    listener.check_plaintext(flag, allow_plaintext)?;
-    Ok(listener)
 }
 
 impl Listener {
@@ -59,7 +44,7 @@ impl Listener {
         (self.tcp, self.tls)
     }
 
-    fn check_plaintext(&self, flag: &str, is_allowed: bool) -> Result<(), ServerError> {
+    pub(super) fn check_plaintext(&self, flag: &str, is_allowed: bool) -> Result<(), ServerError> {
         let address = self.local_addr().map_err(ServerError::failed)?;
         if self.is_tls() || is_allowed || address.ip().to_canonical().is_loopback() {
             return Ok(());

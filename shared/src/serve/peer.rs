@@ -1,6 +1,7 @@
 //! The peer of a connection, as its requests see it: its address and open calls.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
@@ -34,8 +35,8 @@ pub struct Peer(Arc<PeerState>);
 struct PeerState {
     address: SocketAddr,
     opened: Instant,
-    /// The open calls. Released ones are removed when the next one begins.
-    calls: Mutex<Vec<Weak<CallState>>>,
+    /// The open calls, and the number of the next one.
+    calls: Mutex<(HashMap<u64, Weak<CallState>>, u64)>,
     idle_since: Mutex<Instant>,
     /// Permits for incomplete requests, in KiB.
     uploads: Arc<Semaphore>,
@@ -82,7 +83,7 @@ impl Peer {
     pub(super) fn idle(&self, stall: Duration) -> Option<Duration> {
         let idle = lock(&self.0.idle_since).elapsed();
         let calls = lock(&self.0.calls);
-        let mut stalled = calls.iter().filter_map(Weak::upgrade).map(|call| call.unread());
+        let mut stalled = calls.0.values().filter_map(Weak::upgrade).map(|call| call.unread());
         stalled.try_fold(idle, |idle, unread| {
             let unread = unread.filter(|unread| *unread >= stall)?;
             Some(idle.min(unread))
@@ -106,10 +107,12 @@ impl Peer {
 
     /// Counts a call as open until the returned [`OpenCall`] is dropped.
     pub(super) fn call(&self) -> OpenCall {
-        let call = Arc::new(CallState { peer: self.clone(), unread_since: AtomicU64::new(0) });
         let mut calls = lock(&self.0.calls);
-        calls.retain(|call| call.strong_count() > 0);
-        calls.push(Arc::downgrade(&call));
+        let (open, next) = &mut *calls;
+        let (peer, number) = (self.clone(), *next);
+        let call = Arc::new(CallState { peer, number, unread_since: AtomicU64::new(0) });
+        open.insert(number, Arc::downgrade(&call));
+        *next += 1;
         OpenCall(call)
     }
 }
@@ -125,6 +128,7 @@ pub(super) struct OpenCall(Arc<CallState>);
 #[derive(Debug)]
 struct CallState {
     peer: Peer,
+    number: u64,
     /// Since when the client could read a part of the response and did not, in milliseconds since
     /// the connection was opened, plus one; 0 while there is nothing to read.
     unread_since: AtomicU64,
@@ -133,7 +137,7 @@ struct CallState {
 impl OpenCall {
     /// Records whether the response has a part that the client has yet to read.
     pub(super) fn set_unread(&self, is_unread: bool) {
-        let CallState { peer, unread_since } = &*self.0;
+        let CallState { peer, unread_since, .. } = &*self.0;
         let since = if is_unread { peer.0.opened.elapsed().as_millis() as u64 + 1 } else { 0 };
         unread_since.store(since, Ordering::Relaxed);
     }
@@ -149,5 +153,6 @@ impl CallState {
 impl Drop for CallState {
     fn drop(&mut self) {
         *lock(&self.peer.0.idle_since) = Instant::now();
+        lock(&self.peer.0.calls).0.remove(&self.number);
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, process::Output};
 use crate::support::{Process, program};
 
 /// Every program with every subcommand and its required arguments.
-const COMMANDS: [(&str, &[&str]); 18] = [
+const COMMANDS: [(&str, &[&str]); 21] = [
     ("stoker", &["generate", "Once"]),
     ("stoker", &["chat"]),
     ("stoker", &["serve"]),
@@ -14,6 +14,9 @@ const COMMANDS: [(&str, &[&str]); 18] = [
     ("stoker", &["trace"]),
     ("stoker", &["top"]),
     ("stoker", &["drain"]),
+    ("stoker", &["keys", "create", "--tenant", "acme"]),
+    ("stoker", &["keys", "list"]),
+    ("stoker", &["keys", "revoke", "k1"]),
     ("stoker-router", &[]),
     ("stoker-router", &["health"]),
     ("stoker-worker", &[]),
