@@ -16,7 +16,7 @@ const OPEN_SERVICES: [&str; 2] = ["/grpc.health.v1.Health/", "/grpc.reflection."
 
 /// Admits a gRPC call with a valid key.
 pub(crate) async fn grpc(
-    State(keys): State<Option<ApiKeys>>,
+    State(keys): State<ApiKeys>,
     mut request: Request<Body>,
     next: Next,
 ) -> Response {
@@ -24,7 +24,7 @@ pub(crate) async fn grpc(
     if OPEN_SERVICES.iter().any(|service| path.starts_with(service)) {
         return next.run(request).await;
     }
-    match identify(keys.as_ref(), &mut request).await {
+    match identify(&keys, &mut request).await {
         Ok(()) => next.run(request).await,
         Err(error) => Status::from(error).into_http::<Body>(),
     }
@@ -32,10 +32,9 @@ pub(crate) async fn grpc(
 
 /// Adds the tenant to the extensions of a request, and charges the memory of its body to it.
 pub(crate) async fn identify(
-    keys: Option<&ApiKeys>,
+    keys: &ApiKeys,
     request: &mut Request<Body>,
 ) -> Result<(), ServiceError> {
-    let Some(keys) = keys else { return Ok(()) };
     let peer: Option<IpAddr> =
         request.extensions().get::<Peer>().map(|peer| peer.address().ip().to_canonical());
     let account = keys.authenticate(request.headers(), peer).await?;

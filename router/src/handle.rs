@@ -172,8 +172,13 @@ pub async fn start(
         );
     let routes = serve::with_reflection(routes, health_service, &SERVICES)
         .map_err(|error| StartError::Reflection(error.to_string()))?;
-    let authenticate = middleware::from_fn_with_state(keys, authenticate::grpc);
-    let routes = Routes::from(routes.into_axum_router().layer(authenticate));
+    let routes = match keys {
+        Some(keys) => {
+            let authenticate = middleware::from_fn_with_state(keys, authenticate::grpc);
+            Routes::from(routes.into_axum_router().layer(authenticate))
+        }
+        None => routes,
+    };
 
     let stop = CancellationToken::new();
     let (listener, second_listener) = listener.duplicate()?;

@@ -72,7 +72,7 @@ pub(crate) fn unix_time() -> u64 {
 /// Returns all routes, for calls with one of `keys` if there are any. Browsers may call them from
 /// `origins`.
 pub(crate) fn routes(api: OpenAi, origins: &AllowedOrigins, keys: Option<ApiKeys>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/models", get(models::list))
@@ -84,8 +84,14 @@ pub(crate) fn routes(api: OpenAi, origins: &AllowedOrigins, keys: Option<ApiKeys
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         // `body` has the limit, and an error that names it.
-        .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(keys, authenticate::authenticate))
+        .layer(DefaultBodyLimit::disable());
+    let routes = match keys {
+        Some(keys) => {
+            routes.layer(middleware::from_fn_with_state(keys, authenticate::authenticate))
+        }
+        None => routes,
+    };
+    routes
         .layer(middleware::from_fn(headers::request_id))
         .layer(origins.layer())
         .layer(middleware::from_fn(headers::limit))

@@ -14,14 +14,14 @@ const OPEN: [&str; 2] = ["/health", "/version"];
 
 /// Admits a request with a valid key.
 pub(super) async fn authenticate(
-    State(keys): State<Option<ApiKeys>>,
+    State(keys): State<ApiKeys>,
     mut request: HttpRequest,
     next: Next,
 ) -> Response {
     if OPEN.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    match identify(keys.as_ref(), &mut request).await {
+    match identify(&keys, &mut request).await {
         Ok(()) => next.run(request).await,
         Err(error) => ApiError::from(error).into_response(),
     }
