@@ -73,10 +73,8 @@ fn bounded(bounds: &Bounds, framing: Framing) -> Server<Stack<RequestAccountingL
         // requests in one packet.
         .http2_max_pending_accept_reset_streams(Some(config.max_pending_resets as usize));
     if let Some(age) = config.max_connection_age.filter(|age| !age.is_zero()) {
+        // With a grace, tonic would send no GOAWAY: `Connection` has it.
         server = server.max_connection_age(age);
-        if let Some(grace) = config.max_connection_age_grace {
-            server = server.max_connection_age_grace(grace);
-        }
     }
     server.layer(RequestAccountingLayer { bounds: bounds.clone(), framing })
 }

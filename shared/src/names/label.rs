@@ -57,7 +57,7 @@ pub const ALL: &[(&str, &str)] = &[
     ),
     (
         CAUSE,
-        "For connections `handshake` (no preface within `--request-read-timeout`), `idle` (closed \
+        "For connections `age` (`--max-connection-age-grace` passed), `handshake` (no preface within `--request-read-timeout`), `idle` (closed \
          for a new connection, `--max-connections`), `tls` (no TLS handshake: the log has the cause) or `write_stall` (the peer did not read, \
          `--write-stall-timeout`); for requests `memory` (`--max-request-memory`), `timeout` \
          (`--request-read-timeout`) or `surplus` (more bytes than one message)",
@@ -125,7 +125,7 @@ pub const REASONS: &[&str] = &[
 /// Values of [`REASON`] for ejections.
 pub const EJECTIONS: &[&str] = &["failures", "slow_first_token", "slow_tokens", "probe"];
 /// Values of [`CAUSE`] for connections that were closed.
-pub const CONNECTION_CAUSES: &[&str] = &["handshake", "idle", "tls", "write_stall"];
+pub const CONNECTION_CAUSES: &[&str] = &["age", "handshake", "idle", "tls", "write_stall"];
 /// Values of [`CAUSE`] for requests that were rejected before they were complete.
 pub const REQUEST_CAUSES: &[&str] = &["memory", "timeout", "surplus"];
 /// Values of [`OUTCOME`] for reloads.

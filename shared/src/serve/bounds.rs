@@ -130,8 +130,13 @@ impl Bounds {
     }
 
     pub(super) fn timeouts(&self) -> Timeouts {
-        let LimitsConfig { request_read_timeout, write_stall_timeout, .. } = self.0.config;
-        Timeouts { handshake: request_read_timeout, write: write_stall_timeout }
+        let config = &self.0.config;
+        let age = config.max_connection_age.filter(|age| !age.is_zero());
+        Timeouts {
+            handshake: config.request_read_timeout,
+            write: config.write_stall_timeout,
+            age: age.zip(config.max_connection_age_grace).map(|(age, grace)| age + grace),
+        }
     }
 
     /// Waits for a slot for one more connection. If none is free, the connection that has been idle

@@ -38,6 +38,8 @@ pub struct Connection<S> {
     /// Time limit for the preface. `None` once it is complete.
     handshake: Option<Pin<Box<Sleep>>>,
     write_timeout: Duration,
+    /// Time limit of the whole connection.
+    age: Option<Pin<Box<Sleep>>>,
     /// Time limit of a stalled write. `None` while writes make progress.
     stalled: Option<Pin<Box<Sleep>>>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -56,6 +58,7 @@ impl<S> Connection<S> {
             preface: PREFACE,
             handshake: Some(Box::pin(sleep(timeouts.handshake))),
             write_timeout: timeouts.write,
+            age: timeouts.age.map(|age| Box::pin(sleep(age))),
             stalled: None,
             closed,
             linger: None,
@@ -114,6 +117,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         if this.closed.as_mut().poll(cx).is_ready() {
             // The end of the stream, as if the peer had closed it. The connection has no open
             // calls.
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(age) = &mut this.age
+            && age.as_mut().poll(cx).is_ready()
+        {
+            this.age = None;
+            this.open.count_closed("age");
+            // Ends its calls too, which have had their grace.
+            this.peer.close();
             return Poll::Ready(Ok(()));
         }
         if let Poll::Ready(ended) = this.watch_handshake(cx) {
@@ -209,7 +221,7 @@ mod tests {
         let slot = bounds.acquire_slot().await;
         let (peer, open) = bounds.register_connection(([127, 0, 0, 1], 1).into(), slot);
         let (server, client) = duplex(64);
-        let timeouts = Timeouts { handshake: second, write: second };
+        let timeouts = Timeouts { handshake: second, write: second, age: None };
         (Connection::new(server, peer, timeouts, open), client)
     }
 

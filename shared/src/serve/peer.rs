@@ -25,6 +25,8 @@ pub(super) struct Timeouts {
     pub(super) handshake: Duration,
     /// Time limit for a write to make progress.
     pub(super) write: Duration,
+    /// Maximum age of the connection, with the grace of its calls.
+    pub(super) age: Option<Duration>,
 }
 
 /// The peer of a connection. Stored in the extensions of every request.

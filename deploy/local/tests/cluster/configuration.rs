@@ -12,9 +12,10 @@ const PROGRAMS: [(&str, Option<&str>); 3] =
 
 /// Triples of values in which neighbours differ. Every option accepts those of one triple, or lists
 /// its possible values.
-const SAMPLES: [[&str; 3]; 9] = [
+const SAMPLES: [[&str; 3]; 10] = [
     ["3", "4", "5"],
     ["3s", "4s", "5s"],
+    ["3KiB", "4KiB", "5KiB"],
     ["127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5"],
     ["http://127.0.0.1:3", "http://127.0.0.1:4", "http://127.0.0.1:5"],
     ["instant", "small", "large"],

@@ -170,6 +170,9 @@ async fn a_wrong_authority_of_etcd_is_named() {
         etcd.use_tls(text(&own.cert), text(&own.key), text(&ours.ca()));
         etcd.start();
         let client = ours.issue("client", &["stoker.example"]);
+        let address = etcd.url().strip_prefix("https://").unwrap();
+        let started = async { while tokio::net::TcpStream::connect(address).await.is_err() {} };
+        timeout(TEST_TIMEOUT, started).await.unwrap();
         let wrong = theirs.ca();
         let plain = etcd.url().replace("https", "http");
         for (flags, why) in [
