@@ -4,7 +4,7 @@ use std::{
     io,
     path::PathBuf,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -35,7 +35,11 @@ pub struct ClientTls {
     name: Option<ServerName<'static>>,
     /// Whether the protocol is HTTP/1.1 instead of HTTP/2.
     is_http1: bool,
+    last_error: LastError,
 }
+
+/// Why a connection ended last, if TLS says so.
+type LastError = Arc<Mutex<Option<String>>>;
 
 impl ClientTls {
     /// Reads the files, and again when they change. `own` is the client certificate.
@@ -66,7 +70,7 @@ impl ClientTls {
             "client" => Reloaded::fixed(load()?),
             _ => reloads.follow(secret, files, load)?,
         };
-        Ok(Self { config, name, is_http1: false })
+        Ok(Self { config, name, is_http1: false, last_error: LastError::default() })
     }
 
     /// Returns the same for HTTP/1.1.
@@ -90,7 +94,14 @@ impl ClientTls {
         }
         let connector = TlsConnector::from(config);
         let stream = connector.connect(name, tcp).await.map_err(explained)?;
-        Ok(ClientStream { stream: Box::new(stream), failed: None })
+        let last_error = Arc::clone(&self.last_error);
+        Ok(ClientStream { stream: Box::new(stream), failed: None, last_error })
+    }
+
+    /// Takes the reason for which a connection ended last, if TLS said so. With TLS 1.3, a server
+    /// refuses a client after the handshake, and calls then see a closed connection.
+    pub fn take_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -195,9 +206,18 @@ pub struct ClientStream {
     stream: Box<TlsStream<TcpStream>>,
     /// The error of a write, after which what the peer said is read.
     failed: Option<io::Error>,
+    last_error: LastError,
 }
 
 impl ClientStream {
+    /// Explains an error, and keeps the explanation.
+    fn explained(&self, error: io::Error) -> io::Error {
+        if let Some(cause) = super::explain(&error) {
+            *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause);
+        }
+        explained(error)
+    }
+
     fn write<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -213,7 +233,7 @@ impl ClientStream {
         // connection: the reason has arrived, or the end of the connection will.
         let mut unread = [0; 1024];
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut unread));
-        let read = ready!(read).map_err(explained);
+        let read = ready!(read).map_err(|error| self.explained(error));
         let failed = self.failed.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
         Poll::Ready(Err(match read {
             Err(cause) if cause.kind() == io::ErrorKind::InvalidData => cause,
@@ -236,7 +256,8 @@ impl AsyncRead for ClientStream {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into).map_err(explained)
+        let read = Pin::new(&mut self.stream).poll_read(cx, into);
+        read.map_err(|error| self.explained(error))
     }
 }
 

@@ -76,6 +76,11 @@ impl ClientTls {
     }
 
     /// Not reached.
+    pub fn take_error(&self) -> Option<String> {
+        match self.0 {}
+    }
+
+    /// Not reached.
     pub async fn connect(&self, _host: &str, _tcp: TcpStream) -> io::Result<ClientStream> {
         match self.0 {}
     }

@@ -118,6 +118,10 @@ impl Failover {
 
     /// Describes an error. The text follows the name of the server.
     fn explain(&self, error: &SessionError) -> String {
+        let refused = self.tls.as_ref().and_then(ClientTls::take_error);
+        if let (SessionError::Unreachable(_), Some(why)) = (error, refused) {
+            return SessionError::Unreachable(why).to_string();
+        }
         match (error, &self.auth.etcd_user) {
             (SessionError::Unauthenticated(why), Some(user)) => {
                 format!("refuses the user {user}: {why}")
