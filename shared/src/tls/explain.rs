@@ -52,8 +52,8 @@ fn refused(alert: AlertDescription) -> String {
         }
         Alert::CertificateExpired => "the peer refuses this side's certificate: it has expired",
         Alert::BadCertificate | Alert::CertificateUnknown | Alert::UnsupportedCertificate => {
-            "the peer refuses this side's certificate: it is not for this name or use, or its CA \
-             is unknown"
+            "the peer refuses this side's certificate: it is missing, not for this name or use, or \
+             its CA is unknown"
         }
         Alert::NoApplicationProtocol => "the peer does not speak HTTP/2 on this port",
         Alert::HandshakeFailure => {

@@ -178,7 +178,10 @@ async fn a_wrong_authority_of_etcd_is_named() {
         let etcd_host = address;
         for (flags, why) in [
             (strings(&["--etcd", etcd.url(), "--etcd-ca", text(&wrong)]), "unknown CA"),
-            (strings(&["--etcd", etcd.url(), "--etcd-ca", text(&ours.ca())]), "client certificate"),
+            (
+                strings(&["--etcd", etcd.url(), "--etcd-ca", text(&ours.ca())]),
+                "certificate: it is missing",
+            ),
             (strings(&["--etcd", &plain]), ""),
         ] {
             let with = if why == "unknown CA" {
