@@ -168,7 +168,7 @@ async fn run(mut cli: Cli, reloads: Reloads) -> Result<ExitCode, ServerError> {
     let worker_tls = cli.worker_tls.load(own, &reloads).map_err(ServerError::usage)?;
     cli.router.worker_tls = worker_tls;
     cli.router.tenants.load(&reloads).map_err(ServerError::usage)?;
-    let metrics_tls = tls.as_ref().filter(|_| cli.tls.metrics_tls).map(ServerTls::metrics);
+    let metrics_tls = cli.tls.of_metrics(tls.as_ref());
     let telemetry =
         Telemetry::start("stoker-router", &cli.telemetry, "info", "starting", metrics_tls).await;
     let telemetry = telemetry.map_err(ServerError::usage)?;

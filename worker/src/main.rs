@@ -24,7 +24,7 @@ use stoker_shared::{
     shutdown::Signals,
     telemetry::{Telemetry, TelemetryArgs},
     termination,
-    tls::{ServerTls, ServerTlsArgs},
+    tls::ServerTlsArgs,
     validate,
 };
 use stoker_worker::{
@@ -169,7 +169,7 @@ async fn serve_model(mut cli: Cli) -> Result<(), ServerError> {
     let not_ready = "loading the model";
     let reloads = Reloads::default();
     let tls = cli.tls.load(&reloads).map_err(ServerError::usage)?;
-    let metrics_tls = tls.as_ref().filter(|_| cli.tls.metrics_tls).map(ServerTls::metrics);
+    let metrics_tls = cli.tls.of_metrics(tls.as_ref());
     let telemetry =
         Telemetry::start("stoker-worker", &cli.telemetry, "info", not_ready, metrics_tls).await;
     let telemetry = telemetry.map_err(ServerError::usage)?;

@@ -123,8 +123,8 @@ fn revoke(id: &str, path: &Path) -> Result<(), Error> {
     document.remove(id)?;
     document.save()?;
     eprintln!(
-        "Key {id} is revoked in {}. Routers refuse it within seconds; one that a mounted secret \
-         reaches later, when that is updated.",
+        "Key {id} is revoked in {}. Routers that read this file refuse it within seconds; where it is \
+         copied to a mounted secret, once that is updated.",
         path.display()
     );
     Ok(())

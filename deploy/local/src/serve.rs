@@ -43,7 +43,7 @@ pub async fn run(mut args: ServeArgs) -> Result<(), Error> {
     let reloads = Reloads::default();
     let tls = args.tls.load(&reloads).map_err(ServerError::usage)?;
     args.tenants.load(&reloads).map_err(ServerError::usage)?;
-    let metrics_tls = tls.as_ref().filter(|_| args.tls.metrics_tls).map(ServerTls::metrics);
+    let metrics_tls = args.tls.of_metrics(tls.as_ref());
     let telemetry =
         Telemetry::export("stoker", &args.export, "loading the model", metrics_tls).await;
     let telemetry = telemetry.map_err(Error::Usage)?;

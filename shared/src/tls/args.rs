@@ -53,6 +53,11 @@ impl ServerTlsArgs {
         ServerTls::load(own, client_ca, reloads).map(Some)
     }
 
+    /// Returns the TLS of the listener for metrics, which `--metrics-tls` turns on.
+    pub fn of_metrics(&self, tls: Option<&ServerTls>) -> Option<ServerTls> {
+        tls.filter(|_| self.metrics_tls).map(ServerTls::metrics)
+    }
+
     /// Returns the certificate and the key of the process, if it has them.
     pub fn key_pair(&self) -> Result<Option<KeyPair>, TlsError> {
         KeyPair::of(("--tls-cert", &self.tls_cert), ("--tls-key", &self.tls_key))
@@ -191,15 +196,5 @@ impl ClientTlsArgs {
         let config = ClientConfig::Name { ca, name, secret: "client" };
         // A command ends before a certificate is replaced.
         ClientTls::load(config, own, &Reloads::default())
-    }
-
-    /// Returns the flag that needs an `https` URL, if one is given.
-    pub fn needs_https(&self) -> Option<&'static str> {
-        // The variables of a certificate may be those of a server on the same host.
-        match self {
-            Self { tls_ca: Some(_), .. } => Some("--tls-ca"),
-            Self { tls_server_name: Some(_), .. } => Some("--tls-server-name"),
-            _ => None,
-        }
     }
 }
