@@ -66,6 +66,13 @@ impl KeyDocument {
         created: &str,
         note: Option<&str>,
     ) -> Result<(), Error> {
+        // Comments at the end of the file stay above what is added.
+        let mut comments = self.document.trailing().as_str().unwrap_or_default().to_owned();
+        if !comments.is_empty() {
+            comments.push('\n');
+        }
+        self.document.set_trailing("");
+        let first = self.document.is_empty();
         let tenants = self.document.entry("tenants").or_insert_with(|| {
             let mut tenants = Table::new();
             tenants.set_implicit(true);
@@ -74,9 +81,16 @@ impl KeyDocument {
         if let Some(tenants) = tenants.as_table_like_mut()
             && !tenants.contains_key(tenant)
         {
-            tenants.insert(tenant, Item::Table(Table::new()));
+            let mut added = Table::new();
+            if first {
+                added.decor_mut().set_prefix(std::mem::take(&mut comments));
+            }
+            tenants.insert(tenant, Item::Table(added));
         }
         let mut entry = Table::new();
+        if !comments.is_empty() {
+            entry.decor_mut().set_prefix(comments);
+        }
         entry.insert("id", value(&key.id));
         entry.insert("tenant", value(tenant));
         entry.insert("sha256", value(key.hash.to_string()));
@@ -170,9 +184,12 @@ mod tests {
         assert!(!text.contains(&one.key) && text.contains(&one.hash.to_string()), "{text}");
 
         let text = text.replace("[tenants.acme]", "# ours\n[tenants.acme]\nmax-tokens = 5 # few");
-        fs::write(&path, text).unwrap();
+        fs::write(&path, text + "# the end\n").unwrap();
         let mut document = KeyDocument::open_existing(&path).unwrap();
         document.add("acme", &two, "2026-12-01", None).unwrap();
+        let text = document.text();
+        let at = |part: &str| text.find(part).unwrap();
+        assert!(at("# the end") > at(&one.id) && at("# the end") < at(&two.id), "{text}");
         document.remove(&one.id).unwrap();
         assert!(document.remove(&one.id).is_err());
         document.save().unwrap();
