@@ -2,11 +2,14 @@
 
     python deploy/openai/client.py http://127.0.0.1:8000/v1
 
+A key comes from OPENAI_API_KEY, and with https:// the CA from SSL_CERT_FILE.
+
 The server runs with `--model-alias gpt-4o-mini=storyteller`. The exit status is 1 if a check fails. What differs from
 OpenAI on purpose is checked as it is documented; everything else is what the client or OpenAI's reference expects.
 """
 
 import asyncio
+import os
 import sys
 import time
 import uuid
@@ -21,7 +24,7 @@ MESSAGES = [{"role": "user", "content": PROMPT}]
 if len(sys.argv) != 2:
     sys.exit("usage: client.py http://HOST:PORT/v1")
 # Retries would hide errors.
-settings = {"base_url": sys.argv[1], "api_key": "unused", "max_retries": 0, "timeout": 60}
+settings = {"base_url": sys.argv[1], "api_key": os.environ.get("OPENAI_API_KEY", "unused"), "max_retries": 0, "timeout": 60}
 # Raises an error if a response does not have the client's types.
 strict = OpenAI(**settings, _strict_response_validation=True)
 # Those types are wrong in two places, where OpenAI sends null too: `finish_reason` in chunks of completions, and the

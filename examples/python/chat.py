@@ -4,10 +4,10 @@ import argparse
 import sys
 
 import grpc
-from contract import explain, messages, services
+from contract import add_connection_flags, channel, explain, messages, services
 
 flags = argparse.ArgumentParser(description=__doc__)
-flags.add_argument("--endpoint", default="127.0.0.1:50051", metavar="ADDR")
+add_connection_flags(flags)
 flags.add_argument("--max-tokens", type=int, default=200, metavar="TOKENS")
 flags.add_argument("--temperature", type=float, default=0.5, metavar="NUMBER")
 flags.add_argument("--seed", type=int, metavar="NUMBER")
@@ -50,11 +50,11 @@ def respond(stub, conversation: list) -> str:
 
 # The cluster keeps no conversations: every request has the whole one.
 history, failed = [], False
-with grpc.insecure_channel(flags.endpoint) as channel:
+with channel(flags) as connection:
     for line in filter(str.strip, lines()):
         turn = messages.ChatMessage(role="user", content=line)
         try:
-            text = respond(services.InferenceStub(channel), [*history, turn])
+            text = respond(services.InferenceStub(connection), [*history, turn])
         except KeyboardInterrupt:
             continue  # cancels the response, and not the program
         except (grpc.RpcError, EOFError) as error:

@@ -8,10 +8,10 @@ import sys
 import time
 
 import grpc
-from contract import explain, messages, services
+from contract import add_connection_flags, channel, explain, messages, services
 
 flags = argparse.ArgumentParser(description=__doc__)
-flags.add_argument("--endpoint", default="127.0.0.1:50051", metavar="ADDR")
+add_connection_flags(flags)
 flags.add_argument("--concurrency", type=int, default=8, metavar="STREAMS", help="number of concurrent requests")
 flags.add_argument("--requests", type=int, metavar="COUNT", help="in total [default: --concurrency]")
 flags.add_argument("--prompt", default="Once upon a time", metavar="TEXT")
@@ -57,8 +57,8 @@ async def main() -> bool:
     """Sends all requests, and returns whether every one succeeded."""
     indices = iter(range(flags.requests or flags.concurrency))
     succeeded = True
-    async with grpc.aio.insecure_channel(flags.endpoint) as channel:
-        stub = services.InferenceStub(channel)
+    async with channel(flags, grpc.aio) as connection:
+        stub = services.InferenceStub(connection)
 
         async def stream():
             nonlocal succeeded

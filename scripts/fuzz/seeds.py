@@ -2,9 +2,12 @@
 """Writes the seeds of every target, corpus/TARGET/NAME, from nothing but this repository: models, configurations and
 templates of tests, and messages written below."""
 
+import base64
 import json
 import pathlib
 import struct
+import subprocess
+import tempfile
 
 HERE = pathlib.Path(__file__).parent
 FAMILIES = HERE / "../../worker/engine/tests/families"
@@ -293,5 +296,55 @@ def seed_config_file():
     write("config_file", "strings", "tenant-header = '''x'''\npolicy = \"\"\"\\\n  round-robin\"\"\"\n'hide-cached-tokens' = true\nlimits.a = 0b1\n")
 
 
-for seed in (seed_gguf, seed_safetensors, seed_config_json, seed_tokenizer_json, seed_chat_template, seed_requests, seed_http_body, seed_config_file):
+def seed_api_keys():
+    def key(number, tenant):
+        return f"[[keys]]\nid = 'k{number}'\ntenant = '{tenant}'\nsha256 = '{number:064x}'\n"
+
+    policy = ("models = ['llama-*', \"gpt\"]\nrequests-per-minute = 60\ntokens-per-minute = 1_000\nmax-concurrent-streams = 4\n"
+              "max-tokens = 100\npriority = 0\n")
+    write("api_keys", "two", f"# Keys\n[tenants.a]\n{policy}[tenants.'b']\n{key(1, 'a')}created = '2026-11-30'\nnote = \"x\"\n{key(2, 'b')}")
+    write("api_keys", "inline", f"keys = []\ntenants = {{ a = {{ max-tokens = 1 }}, b = {{}} }}\n")
+    write("api_keys", "twice", f"[tenants.a]\n{key(1, 'a')}{key(1, 'a')}")
+    write("api_keys", "wrong", f"[tenants.a]\nmax-tokens = 0\npriority = 1001\nmodels = []\n{key(1, 'c')}")
+
+
+def seed_certificates():
+    """Made anew each time, since a private key needs chance: only where they are missing."""
+    if (HERE / "corpus/certificates").exists():
+        return
+    cert_file, key_file, ca_file, peer = range(4)
+    sections = {"CERTIFICATE": 0, "PRIVATE KEY": 1, "EC PRIVATE KEY": 2, "RSA PRIVATE KEY": 3}
+
+    def entry(place, label, data):
+        return struct.pack("<BH", place | label << 2, len(data)) + data
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+    def der(path):
+        label, body = path.read_text().split("-----BEGIN ")[-1].split("-----", 1)
+        return sections[label], base64.b64decode(body.split("-----")[0])
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder)
+        names = "subjectAltName=DNS:w0.worker.example,DNS:localhost,IP:127.0.0.1,IP:::1,URI:spiffe://td/ns/a/sa/worker,email:a@b"
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "36500", "-subj", "/CN=ca",
+                "-keyout", f"{path}/ca.key", "-out", f"{path}/ca.pem", "-addext", "nameConstraints=permitted;DNS:example,permitted;DNS:localhost")
+        for kind, curve in {"ec": ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"], "ed": ["-newkey", "ed25519"], "rsa": ["-newkey", "rsa:2048"]}.items():
+            openssl("req", "-x509", *curve, "-nodes", "-days", "36500", "-subj", "/CN=own", "-keyout", f"{path}/own.key", "-out", f"{path}/own.pem",
+                    "-CA", f"{path}/ca.pem", "-CAkey", f"{path}/ca.key", "-addext", names, "-addext", "basicConstraints=critical,CA:FALSE",
+                    "-addext", "extendedKeyUsage=serverAuth,clientAuth")
+            if kind != "ed":
+                openssl("ec" if kind == "ec" else "rsa", "-in", f"{path}/own.key", "-out", f"{path}/traditional", *(["-traditional"] if kind == "rsa" else []))
+                (path / "own.key").write_text((path / "traditional").read_text())
+            ca, own, key = der(path / "ca.pem"), der(path / "own.pem"), der(path / "own.key")
+            write("certificates", kind, entry(cert_file, *own) + entry(cert_file, *ca) + entry(key_file, *key) + entry(ca_file, *ca)
+                  + entry(peer, *own) + entry(peer, *ca))
+        pem = (path / "ca.pem").read_bytes()
+        write("certificates", "pem", entry(cert_file, 7, pem.replace(b"A", b"*", 1)) + entry(key_file, 7, b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+              + entry(ca_file, 7, b"# CA\r\n" + pem + b"-----BEGIN TRUSTED CERTIFICATE-----\n"))
+
+
+for seed in (seed_gguf, seed_safetensors, seed_config_json, seed_tokenizer_json, seed_chat_template, seed_requests, seed_http_body, seed_config_file,
+             seed_api_keys, seed_certificates):
     seed()

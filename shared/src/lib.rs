@@ -40,6 +40,7 @@ pub mod discovery;
 pub mod drain;
 pub mod duration;
 pub mod error;
+mod excerpt;
 pub mod guarded;
 pub mod health_check;
 pub mod host;

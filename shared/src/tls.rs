@@ -14,6 +14,8 @@ mod client_config;
 mod disabled;
 #[cfg(feature = "tls")]
 mod explain;
+#[cfg(all(fuzzing, feature = "tls"))]
+pub mod fuzz;
 mod identity;
 #[cfg(feature = "tls")]
 mod pem;

@@ -45,6 +45,9 @@ impl Worker {
         }
         if request.routing.is_some() {
             self.accept_routing.check(peer.as_ref(), &self.router_identity)?;
+            if let Some(peer) = &peer {
+                peer.set_router();
+            }
         }
         let is_resumed = request.routing.as_ref().is_some_and(|routing| routing.resume.is_some());
         // Validation rejects higher numbers later, with an error that names the field.

@@ -7,7 +7,6 @@
 
 mod auth;
 mod config;
-mod excerpt;
 mod failover;
 mod metrics;
 mod register;

@@ -14,6 +14,13 @@ pub const ACCEPT_ERRORS: Metric = metric(
     &[],
     "Errors of accepting a connection, for instance for lack of file descriptors",
 );
+/// `stoker_connections_slowed_total`
+pub const SLOWED: Metric = metric(
+    "stoker_connections_slowed",
+    Kind::Counter,
+    &[],
+    "Connections that were read more slowly, since their client reset many calls before a response",
+);
 /// `stoker_connections_closed_total`
 pub const CLOSED: Metric = metric(
     "stoker_connections_closed",
@@ -37,4 +44,4 @@ pub const WRITE_STALLS: Metric = metric(
 );
 
 /// All metrics of this module.
-pub const ALL: &[Metric] = &[OPEN, ACCEPTED, ACCEPT_ERRORS, CLOSED, REJECTED, WRITE_STALLS];
+pub const ALL: &[Metric] = &[OPEN, ACCEPTED, ACCEPT_ERRORS, SLOWED, CLOSED, REJECTED, WRITE_STALLS];

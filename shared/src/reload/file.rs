@@ -1,6 +1,10 @@
 //! Reading small files that hold secrets.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
 
 /// Maximum size of a file, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -29,6 +33,7 @@ pub fn read_secret(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    // Checked before it is opened: opening a pipe waits for a writer.
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(io::Error::other("is no regular file; give the path of one"));
@@ -37,7 +42,9 @@ pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
         let size = metadata.len();
         return Err(io::Error::other(format!("has {size} bytes; at most {MAX_FILE} are read")));
     }
-    fs::read(path)
+    let mut content = Vec::new();
+    File::open(path)?.take(MAX_FILE).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 #[cfg(unix)]
@@ -98,7 +105,7 @@ mod tests {
         assert!(read(folder.path()).unwrap_err().contains("no regular file"));
         assert!(read(&folder.path().join("absent")).unwrap_err().contains("does not exist"));
         let large = folder.path().join("large");
-        fs::File::create(&large).unwrap().set_len(MAX_FILE + 1).unwrap();
+        File::create(&large).unwrap().set_len(MAX_FILE + 1).unwrap();
         assert!(read(&large).unwrap_err().contains("at most"));
     }
 }

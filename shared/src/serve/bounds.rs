@@ -56,6 +56,7 @@ struct BoundsState {
     peers: Mutex<HashMap<u64, Peer>>,
     accepted: Counter,
     accept_errors: Counter,
+    slowed: Counter,
     closed: LabeledCounters,
     /// When an error of TLS was last logged.
     tls_logged: Mutex<Option<Instant>>,
@@ -89,6 +90,7 @@ impl Bounds {
             peers: Mutex::default(),
             accepted: Counter::default(),
             accept_errors: Counter::default(),
+            slowed: Counter::default(),
             closed: counters(label::CAUSE, label::CONNECTION_CAUSES),
             tls_logged: Mutex::default(),
             rejected: counters(label::CAUSE, label::REQUEST_CAUSES),
@@ -101,6 +103,7 @@ impl Bounds {
         names::OPEN.register(registry, self.0.open.clone());
         names::ACCEPTED.register(registry, self.0.accepted.clone());
         names::ACCEPT_ERRORS.register(registry, self.0.accept_errors.clone());
+        names::SLOWED.register(registry, self.0.slowed.clone());
         names::CLOSED.register(registry, self.0.closed.clone());
         names::REJECTED.register(registry, self.0.rejected.clone());
         names::WRITE_STALLS.register(registry, self.0.backpressure.ended());
@@ -185,7 +188,7 @@ impl Bounds {
         address: SocketAddr,
         permit: OwnedSemaphorePermit,
     ) -> (Peer, OpenConnection) {
-        let peer = Peer::new(address);
+        let peer = Peer::new(address, self.0.config.max_early_resets);
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         self.peers().insert(id, peer.clone());
         self.0.accepted.inc();
@@ -224,6 +227,17 @@ impl OpenConnection {
     /// Counts the connection as closed by this process, because of `cause`.
     pub(super) fn count_closed(&self, cause: &'static str) {
         self.bounds.count_closed(cause);
+    }
+
+    /// Counts and logs a connection that is read more slowly, since its client resets many calls.
+    pub(super) fn slowed(&self, peer: SocketAddr) {
+        self.bounds.0.slowed.inc();
+        let allowed = self.bounds.0.config.max_early_resets;
+        tracing::warn!(
+            %peer,
+            "a client resets more than {allowed} calls a second before they have a response; its \
+             connection is read more slowly (--max-early-resets)"
+        );
     }
 
     /// Counts a connection without TLS handshake, and logs why. Peers cause these at will, so that

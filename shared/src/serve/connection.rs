@@ -10,6 +10,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::coop,
     time::{Sleep, sleep},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -23,6 +24,11 @@ use super::{
 
 /// Length of the HTTP/2 connection preface, in bytes.
 const PREFACE: usize = 24;
+
+/// Number of bytes that count as one of the operations after which a task lets others run, of which
+/// tokio permits 128. Frames that are cheap to send, and not to serve, then delay the calls of other
+/// connections by little, and early resets are counted before the next ones are read.
+const BYTES_PER_OPERATION: usize = 128;
 
 /// Time that a peer has to close a connection that is closed on this side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -40,6 +46,10 @@ pub struct Connection<S> {
     write_timeout: Duration,
     /// Time limit of the whole connection.
     age: Option<Pin<Box<Sleep>>>,
+    /// Time until the next read, after the client has reset too many calls.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Whether there was such a pause.
+    slowed: bool,
     /// Time limit of a stalled write. `None` while writes make progress.
     stalled: Option<Pin<Box<Sleep>>>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -59,6 +69,8 @@ impl<S> Connection<S> {
             handshake: Some(Box::pin(sleep(timeouts.handshake))),
             write_timeout: timeouts.write,
             age: timeouts.age.map(|age| Box::pin(sleep(age))),
+            pause: None,
+            slowed: false,
             stalled: None,
             closed,
             linger: None,
@@ -74,6 +86,22 @@ impl<S: Unpin> Connection<S> {
         ready!(handshake.as_mut().poll(cx));
         self.open.count_closed("handshake");
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no request was received")))
+    }
+
+    /// Waits while the client is to send less, since it resets many calls before they have a
+    /// response: each costs more than the frames that it takes.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            let Some(pause) = self.peer.pause() else { return Poll::Ready(()) };
+            if !std::mem::replace(&mut self.slowed, true) {
+                self.open.slowed(self.peer.address());
+            }
+            self.pause = Some(Box::pin(sleep(pause)));
+        }
     }
 
     /// Reports an error of TLS.
@@ -131,10 +159,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         if let Poll::Ready(ended) = this.watch_handshake(cx) {
             return Poll::Ready(ended);
         }
+        ready!(this.poll_pause(cx));
         let before = into.filled().len();
         let read = ready!(Pin::new(&mut this.io).poll_read(cx, into));
         this.report(read)?;
-        this.preface = this.preface.saturating_sub(into.filled().len() - before);
+        let received = into.filled().len() - before;
+        for _ in 0..received / BYTES_PER_OPERATION {
+            // Beyond the last one, the next read waits.
+            if let Poll::Ready(operation) = coop::poll_proceed(cx) {
+                operation.made_progress();
+            }
+        }
+        this.preface = this.preface.saturating_sub(received);
         if this.preface == 0 {
             this.handshake = None;
         }
@@ -203,6 +239,8 @@ impl<S> Connected for Connection<S> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+    use std::future::poll_fn;
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
         time::{Instant, timeout},
@@ -216,11 +254,16 @@ mod tests {
 
     /// A connection with a limit of one second for preface and writes, and its peer.
     async fn connected() -> (Connection<DuplexStream>, DuplexStream) {
+        connected_with(64).await
+    }
+
+    /// The same, with room for `capacity` bytes in each direction.
+    async fn connected_with(capacity: usize) -> (Connection<DuplexStream>, DuplexStream) {
         let second = Duration::from_secs(1);
         let bounds = Bounds::new(&LimitsConfig::default(), None);
         let slot = bounds.acquire_slot().await;
         let (peer, open) = bounds.register_connection(([127, 0, 0, 1], 1).into(), slot);
-        let (server, client) = duplex(64);
+        let (server, client) = duplex(capacity);
         let timeouts = Timeouts { handshake: second, write: second, age: None };
         (Connection::new(server, peer, timeouts, open), client)
     }
@@ -247,6 +290,25 @@ mod tests {
         connection.read_exact(&mut buffer[..PREFACE]).await.unwrap();
         let read = connection.read_exact(&mut buffer[..1]);
         assert!(timeout(HOUR, read).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn other_tasks_run_between_the_parts_of_a_flood() {
+        let (mut connection, mut client) = connected_with(1 << 20).await;
+        client.write_all(&[7; 1 << 20]).await.unwrap();
+        let one_turn = poll_fn(move |cx| {
+            let (mut bytes, mut received) = ([0; 8 << 10], 0);
+            loop {
+                let mut buffer = ReadBuf::new(&mut bytes);
+                match Pin::new(&mut connection).poll_read(cx, &mut buffer) {
+                    Poll::Ready(read) => read.unwrap(),
+                    Poll::Pending => return Poll::Ready(received),
+                }
+                received += buffer.filled().len();
+            }
+        });
+        let received = tokio::spawn(one_turn).await.unwrap();
+        assert!((1..=32 << 10).contains(&received), "{received}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -147,6 +147,18 @@ pub struct LimitsConfig {
     )]
     pub max_pending_resets: u32,
 
+    /// Calls a second that a client may reset before they have a response and are a second old, on
+    /// each connection. With more, the connection is read more slowly; routers may, for their
+    /// clients. 0 for any number
+    #[arg(
+        long,
+        env = "STOKER_MAX_EARLY_RESETS",
+        default_value_t = 128,
+        value_name = "COUNT",
+        help_heading = "Limits"
+    )]
+    pub max_early_resets: u32,
+
     /// Memory for requests, from their first byte to the end of their response, and for responses
     /// of slow readers. Beyond it, requests are rejected with RESOURCE_EXHAUSTED
     #[arg(

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,6 +17,13 @@ use crate::tls::PeerIdentity;
 
 /// Maximum total size of incomplete requests of a connection, in KiB: four of the largest.
 pub(super) const UPLOAD_KIB: usize = 16 << 10;
+
+/// For how long a client may go on to reset calls before its connection is read more slowly, and for
+/// how long reading pauses at most, in microseconds.
+const RESET_BURST: u64 = 1_000_000;
+const MAX_PAUSE: u64 = 1_000_000;
+/// Age of a call from which a reset is none that is early, in microseconds.
+const EARLY: u64 = 1_000_000;
 
 /// Time limits for a peer.
 #[derive(Debug, Clone, Copy)]
@@ -43,12 +50,19 @@ struct PeerState {
     /// Permits for incomplete requests, in KiB.
     uploads: Arc<Semaphore>,
     closed: CancellationToken,
+    /// Calls a second that the client may reset early; 0 for any number.
+    max_early_resets: u32,
+    /// When the last early reset would have come at that rate, in microseconds since the connection
+    /// was opened.
+    resets_until: AtomicU64,
+    /// Whether the client sends the calls of many others.
+    is_router: AtomicBool,
     /// Set once the client's certificate is verified.
     identity: OnceLock<PeerIdentity>,
 }
 
 impl Peer {
-    pub(super) fn new(address: SocketAddr) -> Self {
+    pub(super) fn new(address: SocketAddr, max_early_resets: u32) -> Self {
         Self(Arc::new(PeerState {
             address,
             opened: Instant::now(),
@@ -56,6 +70,9 @@ impl Peer {
             idle_since: Mutex::new(Instant::now()),
             uploads: Arc::new(Semaphore::new(UPLOAD_KIB)),
             closed: CancellationToken::new(),
+            max_early_resets,
+            resets_until: AtomicU64::new(0),
+            is_router: AtomicBool::new(false),
             identity: OnceLock::new(),
         }))
     }
@@ -78,6 +95,18 @@ impl Peer {
     /// Returns the address of the peer.
     pub fn address(&self) -> SocketAddr {
         self.0.address
+    }
+
+    /// Marks the peer as a router, whose resets are those of its clients.
+    pub fn set_router(&self) {
+        self.0.is_router.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns for how long nothing more is to be read, since the client resets calls too fast.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let until = self.0.resets_until.load(Ordering::Relaxed).checked_sub(RESET_BURST)?;
+        let pause = until.checked_sub(self.0.now())?;
+        Some(Duration::from_micros(pause)).filter(|pause| !pause.is_zero())
     }
 
     /// Returns how long the connection has had no open calls, or `None` if it has any. A call whose
@@ -112,10 +141,18 @@ impl Peer {
         let mut calls = lock(&self.0.calls);
         let (open, next) = &mut *calls;
         let (peer, number) = (self.clone(), *next);
-        let call = Arc::new(CallState { peer, number, unread_since: AtomicU64::new(0) });
+        let begun = self.0.now();
+        let call = Arc::new(CallState { peer, number, begun, unread_since: AtomicU64::new(0) });
         open.insert(number, Arc::downgrade(&call));
         *next += 1;
         OpenCall(call)
+    }
+}
+
+impl PeerState {
+    /// Microseconds since the connection was opened.
+    fn now(&self) -> u64 {
+        self.opened.elapsed().as_micros() as u64
     }
 }
 
@@ -131,7 +168,9 @@ pub(super) struct OpenCall(Arc<CallState>);
 struct CallState {
     peer: Peer,
     number: u64,
-    /// Since when the client could read a part of the response and did not, in milliseconds since
+    /// In microseconds since the connection was opened.
+    begun: u64,
+    /// Since when the client could read a part of the response and did not, in microseconds since
     /// the connection was opened, plus one; 0 while there is nothing to read.
     unread_since: AtomicU64,
 }
@@ -140,15 +179,27 @@ impl OpenCall {
     /// Records whether the response has a part that the client has yet to read.
     pub(super) fn set_unread(&self, is_unread: bool) {
         let CallState { peer, unread_since, .. } = &*self.0;
-        let since = if is_unread { peer.0.opened.elapsed().as_millis() as u64 + 1 } else { 0 };
+        let since = if is_unread { peer.0.now() + 1 } else { 0 };
         unread_since.store(since, Ordering::Relaxed);
+    }
+
+    /// Records that the client has reset the call before it had a response.
+    pub(super) fn reset(&self) {
+        let CallState { peer: Peer(peer), begun, .. } = &*self.0;
+        let Some(cost) = 1_000_000_u64.checked_div(peer.max_early_resets.into()) else { return };
+        let now = peer.now();
+        if now - begun >= EARLY || peer.is_router.load(Ordering::Relaxed) {
+            return;
+        }
+        let next = |until: u64| Some((until.max(now) + cost).min(now + RESET_BURST + MAX_PAUSE));
+        let _ = peer.resets_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 }
 
 impl CallState {
     fn unread(&self) -> Option<Duration> {
         let since = self.unread_since.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.peer.0.opened.elapsed().saturating_sub(Duration::from_millis(since)))
+        Some(Duration::from_micros(self.peer.0.now().saturating_sub(since)))
     }
 }
 
@@ -156,5 +207,54 @@ impl Drop for CallState {
     fn drop(&mut self) {
         *lock(&self.peer.0.idle_since) = Instant::now();
         lock(&self.peer.0.calls).0.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn peer(max_early_resets: u32) -> Peer {
+        Peer::new(([127, 0, 0, 1], 1).into(), max_early_resets)
+    }
+
+    fn reset(peer: &Peer, count: usize) {
+        (0..count).for_each(|_| peer.call().reset());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn early_resets_beyond_a_rate_pause_a_connection() {
+        let peer = peer(10);
+        reset(&peer, 10);
+        assert_eq!(peer.pause(), None);
+        reset(&peer, 3);
+        assert_eq!(peer.pause(), Some(SECOND * 3 / 10));
+        tokio::time::advance(SECOND * 3 / 10).await;
+        assert_eq!(peer.pause(), None);
+        reset(&peer, 1_000);
+        assert_eq!(peer.pause(), Some(SECOND), "a pause is bounded");
+        tokio::time::advance(SECOND * 2).await;
+        reset(&peer, 10);
+        assert_eq!(peer.pause(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_calls_and_those_of_routers_are_reset_at_any_rate() {
+        let patient = peer(10);
+        let calls: Vec<_> = (0..100).map(|_| patient.call()).collect();
+        tokio::time::advance(SECOND).await;
+        calls.iter().for_each(OpenCall::reset);
+        assert_eq!(patient.pause(), None);
+        let router = peer(10);
+        router.set_router();
+        reset(&router, 100);
+        assert_eq!(router.pause(), None);
+        let unlimited = peer(0);
+        reset(&unlimited, 100);
+        assert_eq!(unlimited.pause(), None);
     }
 }

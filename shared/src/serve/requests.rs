@@ -96,6 +96,14 @@ pin_project! {
         response: F,
         call: Option<OpenCall>,
     }
+
+    impl<F> PinnedDrop for ResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(call) = this.project().call {
+                call.reset();
+            }
+        }
+    }
 }
 
 impl<F, E> Future for ResponseFuture<F>

@@ -5,6 +5,8 @@ use std::{error::Error, io};
 use rustls::{AlertDescription, CertificateError, Error as TlsError, InvalidMessage};
 use x509_parser::time::ASN1Time;
 
+use super::identity::shown;
+
 /// Returns the cause of an error of TLS, or `None` for other errors.
 pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<TlsError>() {
@@ -86,7 +88,7 @@ fn certificate(error: &CertificateError) -> String {
         E::NotValidForNameContext { expected, presented } => format!(
             "the certificate of the peer is for {}, not for {}; dial a name that it has, give \
              --tls-server-name, or issue it for this one",
-            presented.join(", "),
+            shown(presented),
             expected.to_str()
         ),
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {

@@ -2,8 +2,12 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::excerpt::excerpt;
+
 /// Maximum number of names of a certificate that are kept.
 const MAX_NAMES: usize = 64;
+/// Maximum number of names in a message.
+const MAX_SHOWN: usize = 4;
 
 /// The names in the certificate of a peer that an authority has signed: DNS names and URIs of its
 /// SAN.
@@ -27,9 +31,19 @@ impl fmt::Display for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0[..] {
             [] => f.write_str("a certificate without names"),
-            names => f.write_str(&names.join(", ")),
+            names => f.write_str(&shown(names)),
         }
     }
+}
+
+/// Returns the first names of a certificate for a message. Each is what a peer wrote.
+pub(super) fn shown(names: &[impl AsRef<str>]) -> String {
+    let first = names.iter().take(MAX_SHOWN).map(|name| excerpt(name.as_ref().as_bytes()));
+    let mut text = first.collect::<Vec<_>>().join(", ");
+    if let Some(more) = names.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
+        text += &format!(" and {more} more");
+    }
+    text
 }
 
 /// A DNS name or a URI, in which `*` stands for any characters within one label of a name (between
@@ -182,6 +196,17 @@ mod tests {
             assert!(bad.parse::<IdentityPattern>().is_err(), "{bad:?}");
         }
         assert_eq!("*.a".parse::<IdentityPattern>().unwrap().to_string(), "*.a");
+    }
+
+    #[test]
+    fn a_message_shows_few_names_and_no_control_characters() {
+        let names = |count: usize| PeerIdentity::new((0..count).map(|i| format!("{i}.a")));
+        assert_eq!(names(4).to_string(), "0.a, 1.a, 2.a, 3.a");
+        assert_eq!(names(6).to_string(), "0.a, 1.a, 2.a, 3.a and 2 more");
+        assert_eq!(PeerIdentity::default().to_string(), "a certificate without names");
+        let hostile = PeerIdentity::new(["a\n\u{1b}[31mb".to_owned(), "x".repeat(10_000)]);
+        let shown = hostile.to_string();
+        assert!(shown.starts_with(r"a\n\u{1b}[31mb, xxx") && shown.len() < 200, "{shown}");
     }
 
     #[test]

@@ -41,7 +41,7 @@ enum Protocol {
 
 /// One configuration for each protocol.
 #[derive(Debug)]
-struct Configs {
+pub(super) struct Configs {
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
     metrics: Arc<ServerConfig>,
@@ -92,7 +92,7 @@ impl ServerTls {
 }
 
 impl Configs {
-    fn build(
+    pub(super) fn build(
         own: &KeyPair,
         client_ca: Option<&FlagFile>,
         reloads: &Reloads,

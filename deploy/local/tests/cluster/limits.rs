@@ -276,6 +276,39 @@ async fn a_connection_with_too_many_resets_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_with_many_early_resets_is_read_more_slowly() {
+    let cluster = Cluster::start(&["--max-early-resets", "8"]);
+    let polite = Polite::start(cluster.address(), None).await;
+    let (client, connection) = connect(cluster.address()).await;
+    let resets = async {
+        loop {
+            // Their bodies are not complete, so that there is no response.
+            let mut streams = Vec::new();
+            for _ in 0..8 {
+                let mut client = client.clone().ready().await.unwrap();
+                streams.push(client.send_request(call("x:1"), false).unwrap());
+            }
+            // Time for the server to accept them: one that is reset before is dropped.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            streams.iter_mut().for_each(|(_, stream)| stream.send_reset(h2::Reason::CANCEL));
+        }
+    };
+    let slowed = "a client resets more than 8 calls a second before they have a response; its \
+                  connection is read more slowly (--max-early-resets)";
+    tokio::select! {
+        _ = cluster.router.log_entry(slowed) => {}
+        () = resets => {}
+    }
+    // It stays open, and its other calls are served.
+    let mut client = client.ready().await.unwrap();
+    let (response, _) = client.send_request(call("x:1"), true).unwrap();
+    assert_eq!(timeout(TEST_TIMEOUT, response).await.unwrap().unwrap().status(), 200);
+    drop(client);
+    connection.abort();
+    polite.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_gives_way_to_a_new_one() {
     let cluster = Cluster::start(&["--max-connections", "3", "--idle-timeout", "500ms"]);
     let polite = Polite::start(cluster.address(), None).await;

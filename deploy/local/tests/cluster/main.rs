@@ -7,6 +7,7 @@ mod bad_input;
 mod chat_command;
 mod churn;
 mod clients;
+mod clients_tls;
 mod command_line;
 mod configuration;
 mod contract;

@@ -9,11 +9,13 @@ use tracing::{debug, info, warn};
 
 use super::{
     EtcdConfig, WorkerRecord,
-    excerpt::excerpt,
     failover::{Failover, kv},
     session_error::{KEEP_ALIVE, RESPONSE_TIMEOUT, SessionError, within},
 };
-use crate::discovery::{Address, WorkerId};
+use crate::{
+    discovery::{Address, WorkerId},
+    excerpt::excerpt,
+};
 
 /// Maximum time that a shutdown waits for etcd. After it, the key expires with its lease.
 const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(2);

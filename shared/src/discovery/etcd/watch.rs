@@ -14,13 +14,13 @@ use tracing::{debug, warn};
 
 use super::{
     EtcdConfig,
-    excerpt::excerpt,
     failover::{Failover, kv, watches},
     session_error::{RESPONSE_TIMEOUT, SessionError, within},
     worker_record,
 };
 use crate::{
     discovery::{Candidate, CandidateSet, Change, Changes, WorkerId, difference},
+    excerpt::excerpt,
     guarded::Guarded,
 };
 

@@ -56,7 +56,7 @@ async fn next(body: &mut RequestBody) -> Option<Result<usize, Status>> {
 }
 
 fn fixture() -> (Peer, Bounds) {
-    let peer = Peer::new(([127, 0, 0, 1], 1).into());
+    let peer = Peer::new(([127, 0, 0, 1], 1).into(), 0);
     (peer, Bounds::new(&LimitsConfig::default(), None))
 }
 

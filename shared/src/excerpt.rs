@@ -1,11 +1,11 @@
-//! Text from etcd, sanitized for a log line.
+//! Text from a peer, sanitized for a log line.
 
 /// Maximum length of an excerpt, in characters, without the ellipsis.
 const MAX_LENGTH: usize = 100;
 
 /// Returns the start of `bytes` as text of at most 100 characters. Bytes that are not UTF-8 are
 /// replaced, and control characters are escaped.
-pub(super) fn excerpt(bytes: &[u8]) -> String {
+pub(crate) fn excerpt(bytes: &[u8]) -> String {
     // A character has at most 4 bytes, so a character that is cut here lies beyond the excerpt.
     let start = &bytes[..bytes.len().min(4 * (MAX_LENGTH + 1))];
     let (mut excerpt, mut length) = (String::new(), 0);
