@@ -183,7 +183,7 @@ impl OpenCall {
         unread_since.store(since, Ordering::Relaxed);
     }
 
-    /// Records that the client has reset the call before it had a response.
+    /// Records that the client has reset the call before it had a part of the response.
     pub(super) fn reset(&self) {
         let CallState { peer: Peer(peer), begun, .. } = &*self.0;
         let Some(cost) = 1_000_000_u64.checked_div(peer.max_early_resets.into()) else { return };

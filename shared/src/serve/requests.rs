@@ -119,14 +119,28 @@ where
         if let Some(call) = &call {
             call.set_unread(true);
         }
-        Poll::Ready(Ok(response.map(|body| Body::new(ResponseBody { body, call }))))
+        let wrap = |body: Body| {
+            let begun = body.is_end_stream();
+            Body::new(ResponseBody { body, begun, call })
+        };
+        Poll::Ready(Ok(response.map(wrap)))
     }
 }
 
 /// The body of a response. Its call counts as open until it is dropped.
 struct ResponseBody {
     body: Body,
+    /// Whether the client has read a part, or there is none.
+    begun: bool,
     call: Option<OpenCall>,
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.as_ref().filter(|_| !self.begun) {
+            call.reset();
+        }
+    }
 }
 
 impl http_body::Body for ResponseBody {
@@ -138,6 +152,7 @@ impl http_body::Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.begun |= polled.is_ready();
         if let Some(call) = &self.call {
             // After a frame, the next poll comes once the client has read enough.
             call.set_unread(polled.is_ready());
