@@ -131,18 +131,14 @@ impl Peer {
         &self.0.closed
     }
 
-    /// Returns the permits for incomplete requests, in KiB.
-    pub(super) fn uploads(&self) -> &Arc<Semaphore> {
-        &self.0.uploads
-    }
-
     /// Counts a call as open until the returned [`OpenCall`] is dropped.
     pub(super) fn call(&self) -> OpenCall {
         let mut calls = lock(&self.0.calls);
         let (open, next) = &mut *calls;
         let (peer, number) = (self.clone(), *next);
         let begun = self.0.now();
-        let call = Arc::new(CallState { peer, number, begun, unread_since: AtomicU64::new(0) });
+        let (is_reset, unread_since) = (AtomicBool::new(false), AtomicU64::new(0));
+        let call = Arc::new(CallState { peer, number, begun, is_reset, unread_since });
         open.insert(number, Arc::downgrade(&call));
         *next += 1;
         OpenCall(call)
@@ -160,8 +156,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One open call of a connection.
-#[derive(Debug)]
+/// One open call of a connection. Clones are the same call, which is open until all are dropped.
+#[derive(Debug, Clone)]
 pub(super) struct OpenCall(Arc<CallState>);
 
 #[derive(Debug)]
@@ -170,12 +166,18 @@ struct CallState {
     number: u64,
     /// In microseconds since the connection was opened.
     begun: u64,
+    is_reset: AtomicBool,
     /// Since when the client could read a part of the response and did not, in microseconds since
     /// the connection was opened, plus one; 0 while there is nothing to read.
     unread_since: AtomicU64,
 }
 
 impl OpenCall {
+    /// Returns the permits of the connection for incomplete requests, in KiB.
+    pub(super) fn uploads(&self) -> &Arc<Semaphore> {
+        &self.0.peer.0.uploads
+    }
+
     /// Records whether the response has a part that the client has yet to read.
     pub(super) fn set_unread(&self, is_unread: bool) {
         let CallState { peer, unread_since, .. } = &*self.0;
@@ -185,7 +187,10 @@ impl OpenCall {
 
     /// Records that the client has reset the call before it had a part of the response.
     pub(super) fn reset(&self) {
-        let CallState { peer: Peer(peer), begun, .. } = &*self.0;
+        let CallState { peer: Peer(peer), begun, is_reset, .. } = &*self.0;
+        if is_reset.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let Some(cost) = 1_000_000_u64.checked_div(peer.max_early_resets.into()) else { return };
         let now = peer.now();
         if now - begun >= EARLY || peer.is_router.load(Ordering::Relaxed) {

@@ -19,7 +19,7 @@ use tonic::{Status, body::Body};
 use super::{
     bounds::Bounds,
     charge::Charge,
-    peer::{Peer, UPLOAD_KIB},
+    peer::{OpenCall, UPLOAD_KIB},
 };
 use crate::ServiceError;
 
@@ -46,7 +46,7 @@ pub(super) struct RequestBody {
     body: Body,
     bounds: Bounds,
     charge: Charge,
-    peer: Option<Peer>,
+    call: Option<OpenCall>,
     framing: Framing,
     header: Vec<u8>,
     /// Length of frame header and message, once the header is known.
@@ -73,14 +73,14 @@ impl RequestBody {
         framing: Framing,
         bounds: Bounds,
         charge: Charge,
-        peer: Option<Peer>,
+        call: Option<OpenCall>,
         timeout: Option<Duration>,
     ) -> Self {
         Self {
             body,
             bounds,
             charge,
-            peer,
+            call,
             framing,
             header: Vec::new(),
             length: None,
@@ -132,8 +132,8 @@ impl RequestBody {
 
     /// Acquires permits for a request of `length` bytes, or starts to wait for them.
     fn acquire(&mut self, length: usize) {
-        let Some(peer) = self.peer.as_ref().filter(|_| length > SMALL_REQUEST) else { return };
-        let uploads = Arc::clone(peer.uploads());
+        let Some(call) = self.call.as_ref().filter(|_| length > SMALL_REQUEST) else { return };
+        let uploads = Arc::clone(call.uploads());
         let kib = (length >> 10).min(UPLOAD_KIB) as u32;
         self.permit = match Arc::clone(&uploads).try_acquire_many_owned(kib) {
             Ok(permit) => Permit::Granted(Some(permit)),
@@ -186,6 +186,9 @@ impl http_body::Body for RequestBody {
                 Poll::Ready(Some(accounted.map(|()| frame).map_err(Status::from)))
             }
             Poll::Ready(end) => {
+                if let (Some(Err(_)), Some(call)) = (&end, &this.call) {
+                    call.reset();
+                }
                 (this.permit, this.timer) = (Permit::Granted(None), None);
                 Poll::Ready(end)
             }

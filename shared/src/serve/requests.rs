@@ -82,7 +82,7 @@ where
             true => body,
             false => {
                 let (bounds, framing) = (self.bounds.clone(), self.framing);
-                Body::new(RequestBody::new(body, framing, bounds, charge, peer, timeout))
+                Body::new(RequestBody::new(body, framing, bounds, charge, call.clone(), timeout))
             }
         });
         ResponseFuture { response: self.next.call(request), call }

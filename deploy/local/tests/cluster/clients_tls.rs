@@ -6,10 +6,13 @@ use std::{
     process::{Command, Output},
 };
 
+use stoker_shared::{client::Credentials, config::Secret, deadline::Deadline};
+use tokio::time::timeout;
+
 use crate::{
-    authority::{Authority, replace, text},
+    authority::{Authority, connect, replace, text, trusting},
     clients::{find, root},
-    support::Process,
+    support::{Process, TEST_TIMEOUT, request},
     tenants::Keys,
 };
 
@@ -34,7 +37,13 @@ impl Secured {
         let own = ["--workers", &worker.address, "--api-keys", text(&path), "--http-listen"];
         let rest = ["127.0.0.1:0", "--model-alias", "gpt-4o-mini=storyteller"];
         let router = Process::start("stoker-router", &[&own[..], &rest, &tls].concat());
-        router.log_entry("ready").await;
+        let api_key = Some(Secret::from(key.clone()));
+        let credentials = Credentials { api_key, ..trusting(&authority.ca(), None) };
+        let client = connect(&router.address, &credentials).await.unwrap();
+        // The first call waits for the worker.
+        let call = || client.generate(request("Once", 1, 1), Deadline::after(TEST_TIMEOUT));
+        let first = async { while call().await.is_err() {} };
+        timeout(TEST_TIMEOUT, first).await.unwrap();
         Self { authority, key, router, _worker: worker, _keys: keys }
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 use tonic::Code;
 
 use super::*;
-use crate::serve::LimitsConfig;
+use crate::serve::{LimitsConfig, Peer};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,7 +43,7 @@ fn request(peer: &Peer, bounds: &Bounds, length: usize) -> (mpsc::Sender<Bytes>,
         Framing::Grpc,
         bounds.clone(),
         charge,
-        Some(peer.clone()),
+        Some(peer.call()),
         Some(TIMEOUT),
     );
     (sender, body)
