@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Priority of the thread: attackers would not compute on the machine of the servers.
-const NICENESS: i32 = 10;
+const NICENESS: i32 = 19;
 
 /// An attack on one listener.
 #[derive(Debug, Clone)]
