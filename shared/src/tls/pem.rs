@@ -3,11 +3,11 @@
 
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer,
-    pem::{PemObject, SectionKind},
+    pem::{self, PemObject, SectionKind},
 };
 
 use super::{FlagFile, TlsError};
-use crate::reload;
+use crate::{excerpt::excerpt, reload};
 
 /// Maximum number of certificates in a file: system bundles have some 150.
 const MAX_CERTIFICATES: usize = 1_000;
@@ -23,7 +23,8 @@ pub(super) fn certificates(file: &FlagFile) -> Result<Vec<CertificateDer<'static
             // Not reached: the labels are checked.
             Ok(_) => {}
             Err(error) => {
-                let why = format!("entry {number} is broken ({error}); mend or remove it");
+                let why =
+                    format!("entry {number} is broken ({}); mend or remove it", reason(&error));
                 return Err(TlsError::file(file, why));
             }
         }
@@ -44,8 +45,9 @@ pub(super) fn private_key(file: &FlagFile) -> Result<PrivateKeyDer<'static>, Tls
     let text = reload::read_secret(&file.path).map_err(|why| TlsError::file(file, why))?;
     let mut key = None;
     for section in sections(&text) {
-        let (kind, der) =
-            section.map_err(|error| TlsError::file(file, format!("is not a PEM file: {error}")))?;
+        let (kind, der) = section.map_err(|error| {
+            TlsError::file(file, format!("is not a PEM file: {}", reason(&error)))
+        })?;
         let found = match kind {
             SectionKind::PrivateKey => PrivateKeyDer::Pkcs8(der.into()),
             SectionKind::EcPrivateKey => PrivateKeyDer::Sec1(der.into()),
@@ -65,17 +67,29 @@ pub(super) fn private_key(file: &FlagFile) -> Result<PrivateKeyDer<'static>, Tls
     key.ok_or_else(|| TlsError::file(file, why))
 }
 
+/// Returns the reason of a failure, with what the file has there as text, shortened.
+fn reason(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { end_marker } => {
+            format!("there is no line `-----END {}-----`", excerpt(end_marker))
+        }
+        pem::Error::IllegalSectionStart { line } => {
+            format!("`{}` does not begin a section", excerpt(line.trim_ascii()))
+        }
+        error => error.to_string(),
+    }
+}
+
 /// Checks that every section is a certificate: sections of unknown kinds would be skipped.
 fn check_labels(file: &FlagFile, text: &[u8]) -> Result<(), TlsError> {
     let lines = text.split(|&byte| byte == b'\n').enumerate();
     for (number, line) in lines.filter(|(_, line)| line.trim_ascii().starts_with(b"-----BEGIN")) {
         if line.trim_ascii() != b"-----BEGIN CERTIFICATE-----" {
-            let line = String::from_utf8_lossy(&line[..line.len().min(64)]);
+            let line = excerpt(line.trim_ascii());
             let why = format!(
-                "line {} is `{}`, where only `-----BEGIN CERTIFICATE-----` belongs; mend or remove \
-                 that entry",
-                number + 1,
-                line.trim()
+                "line {} is `{line}`, where only `-----BEGIN CERTIFICATE-----` belongs; mend or \
+                 remove that entry",
+                number + 1
             );
             return Err(TlsError::file(file, why));
         }
@@ -87,4 +101,31 @@ type Section = Result<(SectionKind, Vec<u8>), rustls::pki_types::pem::Error>;
 
 fn sections(text: &[u8]) -> impl Iterator<Item = Section> + '_ {
     <(SectionKind, Vec<u8>)>::pem_slice_iter(text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn messages_are_short_and_have_no_control_characters() {
+        let long = "x".repeat(100_000);
+        let folder = tempfile::tempdir().unwrap();
+        let file = FlagFile { flag: "--tls-ca", path: folder.path().join("ca.pem") };
+        for (content, expected) in [
+            ("-----BEGIN \x1b[31m\0\n".to_owned(), r"line 1 is `-----BEGIN \u{1b}[31m\0`"),
+            (format!("-----BEGIN {long}\n"), "line 1 is `-----BEGIN xxx"),
+            (
+                "-----BEGIN CERTIFICATE-----\n".into(),
+                "there is no line `-----END CERTIFICATE-----`",
+            ),
+        ] {
+            std::fs::write(&file.path, content).unwrap();
+            let message = certificates(&file).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+            assert!(message.len() < 400 && !message.contains(char::is_control), "{message}");
+        }
+    }
 }
