@@ -137,8 +137,8 @@ impl Peer {
         let (open, next) = &mut *calls;
         let (peer, number) = (self.clone(), *next);
         let begun = self.0.now();
-        let (is_reset, unread_since) = (AtomicBool::new(false), AtomicU64::new(0));
-        let call = Arc::new(CallState { peer, number, begun, is_reset, unread_since });
+        let (is_settled, unread_since) = (AtomicBool::new(false), AtomicU64::new(0));
+        let call = Arc::new(CallState { peer, number, begun, is_settled, unread_since });
         open.insert(number, Arc::downgrade(&call));
         *next += 1;
         OpenCall(call)
@@ -166,7 +166,8 @@ struct CallState {
     number: u64,
     /// In microseconds since the connection was opened.
     begun: u64,
-    is_reset: AtomicBool,
+    /// Whether the client has read a part of the response, or has reset the call before.
+    is_settled: AtomicBool,
     /// Since when the client could read a part of the response and did not, in microseconds since
     /// the connection was opened, plus one; 0 while there is nothing to read.
     unread_since: AtomicU64,
@@ -185,10 +186,15 @@ impl OpenCall {
         unread_since.store(since, Ordering::Relaxed);
     }
 
-    /// Records that the client has reset the call before it had a part of the response.
+    /// Records that the client has read a part of the response, or that there is none to read.
+    pub(super) fn settle(&self) {
+        self.0.is_settled.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts the call as reset early, unless it is settled or was counted before.
     pub(super) fn reset(&self) {
-        let CallState { peer: Peer(peer), begun, is_reset, .. } = &*self.0;
-        if is_reset.swap(true, Ordering::Relaxed) {
+        let CallState { peer: Peer(peer), begun, is_settled, .. } = &*self.0;
+        if is_settled.swap(true, Ordering::Relaxed) {
             return;
         }
         let Some(cost) = 1_000_000_u64.checked_div(peer.max_early_resets.into()) else { return };
@@ -245,6 +251,21 @@ mod tests {
         tokio::time::advance(SECOND * 2).await;
         reset(&peer, 10);
         assert_eq!(peer.pause(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_counts_once_and_only_until_its_response_is_read() {
+        let peer = peer(10);
+        let call = peer.call();
+        (0..100).for_each(|_| call.reset());
+        for _ in 0..100 {
+            let call = peer.call();
+            call.settle();
+            call.clone().reset();
+        }
+        assert_eq!(peer.pause(), None);
+        reset(&peer, 10);
+        assert_eq!(peer.pause(), Some(SECOND / 10));
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,7 +67,7 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let peer = request.extensions().get::<Peer>().cloned();
+        let call = request.extensions().get::<Peer>().map(Peer::call);
         let charge = Charge::new(self.bounds.memory());
         if let Framing::Http(body) = self.framing {
             let headers = self.bounds.config().max_header_size.as_u64() as usize;
@@ -75,7 +75,6 @@ where
         }
         deadline::record_arrival(request.extensions_mut());
         request.extensions_mut().insert(charge.clone());
-        let call = peer.as_ref().map(Peer::call);
         let streaming = request.uri().path().starts_with(STREAMING);
         let timeout = (!streaming).then_some(self.bounds.config().request_read_timeout);
         let request = request.map(|body| match body.is_end_stream() {
@@ -120,8 +119,10 @@ where
             call.set_unread(true);
         }
         let wrap = |body: Body| {
-            let begun = body.is_end_stream();
-            Body::new(ResponseBody { body, begun, call })
+            if let Some(call) = call.as_ref().filter(|_| body.is_end_stream()) {
+                call.settle();
+            }
+            Body::new(ResponseBody { body, call })
         };
         Poll::Ready(Ok(response.map(wrap)))
     }
@@ -130,14 +131,12 @@ where
 /// The body of a response. Its call counts as open until it is dropped.
 struct ResponseBody {
     body: Body,
-    /// Whether the client has read a part, or there is none.
-    begun: bool,
     call: Option<OpenCall>,
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let Some(call) = self.call.as_ref().filter(|_| !self.begun) {
+        if let Some(call) = &self.call {
             call.reset();
         }
     }
@@ -152,8 +151,10 @@ impl http_body::Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.begun |= polled.is_ready();
         if let Some(call) = &self.call {
+            if polled.is_ready() {
+                call.settle();
+            }
             // After a frame, the next poll comes once the client has read enough.
             call.set_unread(polled.is_ready());
         }

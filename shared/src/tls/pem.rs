@@ -7,10 +7,12 @@ use rustls::pki_types::{
 };
 
 use super::{FlagFile, TlsError};
-use crate::{excerpt::excerpt, reload};
+use crate::reload;
 
 /// Maximum number of certificates in a file: system bundles have some 150.
 const MAX_CERTIFICATES: usize = 1_000;
+/// Maximum length of a label in a message, in bytes.
+const MAX_LABEL: usize = 40;
 
 /// Reads a file of certificates, at least one.
 pub(super) fn certificates(file: &FlagFile) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -67,14 +69,15 @@ pub(super) fn private_key(file: &FlagFile) -> Result<PrivateKeyDer<'static>, Tls
     key.ok_or_else(|| TlsError::file(file, why))
 }
 
-/// Returns the reason of a failure, with what the file has there as text, shortened.
+/// Returns the reason of a failure, without text of the file: in one that has lost its line ends, a
+/// private key follows the label.
 fn reason(error: &pem::Error) -> String {
     match error {
-        pem::Error::MissingSectionEnd { end_marker } => {
-            format!("there is no line `-----END {}-----`", excerpt(end_marker))
+        pem::Error::MissingSectionEnd { .. } => {
+            "a line `-----BEGIN ...-----` has no line `-----END ...-----`".into()
         }
-        pem::Error::IllegalSectionStart { line } => {
-            format!("`{}` does not begin a section", excerpt(line.trim_ascii()))
+        pem::Error::IllegalSectionStart { .. } => {
+            "a line begins with `-----BEGIN` and does not end with `-----`".into()
         }
         error => error.to_string(),
     }
@@ -85,10 +88,13 @@ fn check_labels(file: &FlagFile, text: &[u8]) -> Result<(), TlsError> {
     let lines = text.split(|&byte| byte == b'\n').enumerate();
     for (number, line) in lines.filter(|(_, line)| line.trim_ascii().starts_with(b"-----BEGIN")) {
         if line.trim_ascii() != b"-----BEGIN CERTIFICATE-----" {
-            let line = excerpt(line.trim_ascii());
+            let found = match label(line.trim_ascii()) {
+                Some(label) => format!("is `-----BEGIN {label}-----`"),
+                None => "is malformed".into(),
+            };
             let why = format!(
-                "line {} is `{line}`, where only `-----BEGIN CERTIFICATE-----` belongs; mend or \
-                 remove that entry",
+                "line {} {found}, where only `-----BEGIN CERTIFICATE-----` belongs; mend or remove \
+                 that entry",
                 number + 1
             );
             return Err(TlsError::file(file, why));
@@ -97,7 +103,15 @@ fn check_labels(file: &FlagFile, text: &[u8]) -> Result<(), TlsError> {
     Ok(())
 }
 
-type Section = Result<(SectionKind, Vec<u8>), rustls::pki_types::pem::Error>;
+/// Returns the label of the first line of a section, if it looks like one and cannot be a key.
+fn label(line: &[u8]) -> Option<&str> {
+    let label = line.strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")?;
+    let is_plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
+    let is_label = label.len() <= MAX_LABEL && label.iter().all(is_plain);
+    is_label.then(|| str::from_utf8(label).ok())?
+}
+
+type Section = Result<(SectionKind, Vec<u8>), pem::Error>;
 
 fn sections(text: &[u8]) -> impl Iterator<Item = Section> + '_ {
     <(SectionKind, Vec<u8>)>::pem_slice_iter(text)
@@ -109,23 +123,55 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn messages_are_short_and_have_no_control_characters() {
-        let long = "x".repeat(100_000);
+    /// Returns the messages for a file: as authorities, and as a private key.
+    fn messages(content: &str) -> [Option<String>; 2] {
         let folder = tempfile::tempdir().unwrap();
-        let file = FlagFile { flag: "--tls-ca", path: folder.path().join("ca.pem") };
-        for (content, expected) in [
-            ("-----BEGIN \x1b[31m\0\n".to_owned(), r"line 1 is `-----BEGIN \u{1b}[31m\0`"),
-            (format!("-----BEGIN {long}\n"), "line 1 is `-----BEGIN xxx"),
+        let file = FlagFile { flag: "--tls-ca", path: folder.path().join("file.pem") };
+        std::fs::write(&file.path, content).unwrap();
+        #[cfg(unix)]
+        {
+            use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+            std::fs::set_permissions(&file.path, Permissions::from_mode(0o600)).unwrap();
+        }
+        let errors = [certificates(&file).err(), private_key(&file).err()];
+        errors.map(|error| Some(error?.to_string()))
+    }
+
+    #[test]
+    fn messages_name_what_is_wrong() {
+        for (content, as_authorities, as_key) in [
             (
-                "-----BEGIN CERTIFICATE-----\n".into(),
-                "there is no line `-----END CERTIFICATE-----`",
+                "-----BEGIN CERTIFICATE-----\n",
+                "entry 1 is broken",
+                "has no line `-----END ...-----`",
             ),
+            ("-----BEGIN PRIVATE KEY----\n", "line 1 is malformed", "does not end with `-----`"),
+            ("-----BEGIN X CRL-----\n", "line 1 is `-----BEGIN X CRL-----`", "has no line"),
+            ("none", "has no certificate", "has no private key"),
         ] {
-            std::fs::write(&file.path, content).unwrap();
-            let message = certificates(&file).unwrap_err().to_string();
-            assert!(message.contains(expected), "{message}");
-            assert!(message.len() < 400 && !message.contains(char::is_control), "{message}");
+            let messages = messages(content).map(Option::unwrap);
+            for (message, expected) in messages.iter().zip([as_authorities, as_key]) {
+                assert!(message.contains(expected), "{content}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn messages_are_short_and_have_nothing_of_a_key() {
+        let key = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC";
+        let long = "x".repeat(100_000);
+        for content in [
+            format!("-----BEGIN PRIVATE KEY-----{key}-----END PRIVATE KEY-----"),
+            format!("-----BEGIN PRIVATE KEY-----{key}"),
+            format!("-----BEGIN PRIVATE KEY----- {key} -----END PRIVATE KEY-----\n"),
+            format!("-----BEGIN {key}-----\n"),
+            format!("-----BEGIN {long}-----\n"),
+            "-----BEGIN \x1b[31m\0\n".to_owned(),
+        ] {
+            for message in messages(&content).map(Option::unwrap) {
+                assert!(!message.contains(&key[..8]), "{message}");
+                assert!(message.len() < 300 && !message.contains(char::is_control), "{message}");
+            }
         }
     }
 }

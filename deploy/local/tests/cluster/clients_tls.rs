@@ -6,14 +6,13 @@ use std::{
     process::{Command, Output},
 };
 
-use stoker_shared::{client::Credentials, config::Secret, deadline::Deadline};
-use tokio::time::timeout;
+use stoker_shared::{client::Credentials, config::Secret};
 
 use crate::{
     authority::{Authority, connect, replace, text, trusting},
     clients::{find, root},
-    support::{Process, TEST_TIMEOUT, request},
-    tenants::Keys,
+    support::Process,
+    tenants::{Keys, ready},
 };
 
 /// A router over TLS that wants keys, before a worker with the bundled model.
@@ -40,10 +39,7 @@ impl Secured {
         let api_key = Some(Secret::from(key.clone()));
         let credentials = Credentials { api_key, ..trusting(&authority.ca(), None) };
         let client = connect(&router.address, &credentials).await.unwrap();
-        // The first call waits for the worker.
-        let call = || client.generate(request("Once", 1, 1), Deadline::after(TEST_TIMEOUT));
-        let first = async { while call().await.is_err() {} };
-        timeout(TEST_TIMEOUT, first).await.unwrap();
+        ready(&client).await;
         Self { authority, key, router, _worker: worker, _keys: keys }
     }
 }

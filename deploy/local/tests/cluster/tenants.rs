@@ -79,7 +79,7 @@ async fn client(router: &Process, key: &str) -> Client {
 }
 
 /// Waits until a worker is live, with any valid key.
-async fn ready(client: &Client) {
+pub async fn ready(client: &Client) {
     let watch = async {
         while client
             .control()
