@@ -150,29 +150,34 @@ impl Refused {
     }
 
     /// Sends the response, and reads what the client sends until it closes the connection: one that
-    /// is closed with unread bytes is reset, and the response is lost.
+    /// is closed with unread bytes is reset, and the response is lost. Returns why the client is
+    /// refused, also where it resets the connection before.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let failed = |error: io::Error| Poll::Ready(error);
+        let ended = ready!(self.poll_response(cx));
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a refused client is gone before it has its response");
+        }
+        Poll::Ready(HandshakeError::io(mem::take(&mut self.why)))
+    }
+
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.response.len() {
-            match ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.response[self.written..])) {
-                Ok(0) => return failed(io::ErrorKind::WriteZero.into()),
-                Ok(written) => self.written += written,
-                Err(error) => return failed(error),
+            match ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.response[self.written..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.written += written,
             }
         }
-        if let Err(error) = ready!(Pin::new(&mut self.tcp).poll_shutdown(cx)) {
-            return failed(error);
-        }
+        ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
         let mut bytes = [0; 4096];
         while self.discarded < MAX_DISCARDED {
             let mut buffer = ReadBuf::new(&mut bytes);
-            let read = ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer));
-            if read.is_err() || buffer.filled().is_empty() {
+            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
                 break;
             }
             self.discarded += buffer.filled().len();
         }
-        Poll::Ready(HandshakeError::io(mem::take(&mut self.why)))
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -266,6 +271,31 @@ impl AsyncWrite for Accepted {
             State::Plain(tcp) | State::New(tcp, _) => Pin::new(tcp).poll_shutdown(cx),
             State::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refused_client_that_resets_its_connection_is_known_as_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for refused in [Refused::needs_tls, |tcp, _| Refused::failed(tcp, "expired".to_owned())] {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            client.set_zero_linger().unwrap();
+            drop(client);
+            let reset = tcp.read_u8().await.unwrap_err();
+            assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
+            let mut refused: Refused = refused(tcp, true);
+            let error = poll_fn(|cx| refused.poll_end(cx)).await;
+            assert!(HandshakeError::of(&error).is_some(), "{error}");
         }
     }
 }
