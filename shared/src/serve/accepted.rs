@@ -8,11 +8,13 @@ use std::{
     mem,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 
 use super::peer::Peer;
@@ -25,6 +27,9 @@ use crate::{
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Maximum number of bytes of a refused client that are read, so that it can read why.
 const MAX_DISCARDED: usize = 64 << 10;
+
+/// How long a refused client has to close the connection once its response is written.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Response to HTTP/1 on a port with TLS.
 const NEEDS_TLS: &str = "this port speaks TLS: connect with https://";
@@ -54,6 +59,8 @@ struct Refused {
     response: Vec<u8>,
     written: usize,
     discarded: usize,
+    /// Set once the response is written.
+    linger: Option<Pin<Box<Sleep>>>,
     why: String,
 }
 
@@ -146,12 +153,12 @@ impl Refused {
     }
 
     fn new(tcp: TcpStream, response: Vec<u8>, why: impl Into<String>) -> Self {
-        Self { tcp, response, written: 0, discarded: 0, why: why.into() }
+        Self { tcp, response, written: 0, discarded: 0, linger: None, why: why.into() }
     }
 
-    /// Sends the response, and reads what the client sends until it closes the connection: one that
-    /// is closed with unread bytes is reset, and the response is lost. Returns why the client is
-    /// refused, also where it resets the connection before.
+    /// Sends the response, and reads for a while what the client sends until it closes the
+    /// connection: one that is closed with unread bytes is reset, and the response is lost. Returns
+    /// why the client is refused, also where it resets the connection before.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let ended = ready!(self.poll_response(cx));
         if let Err(error) = ended {
@@ -168,6 +175,9 @@ impl Refused {
             }
         }
         ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
+        if self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
         let mut bytes = [0; 4096];
         while self.discarded < MAX_DISCARDED {
             let mut buffer = ReadBuf::new(&mut bytes);

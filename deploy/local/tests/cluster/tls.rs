@@ -93,7 +93,7 @@ async fn every_wrong_peer_is_told_what_is_wrong() {
     assert!(status.contains("does not speak TLS on this port"), "{status}");
     bare.log_entry("no TLS handshake").await;
 
-    // Each of them is counted.
+    // Each of them is counted, also the last one, whose connection is still open.
     let metrics = server.metrics.as_ref().unwrap();
     let counted = async {
         loop {
