@@ -287,6 +287,8 @@ impl AsyncWrite for Accepted {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use std::future::poll_fn;
 
     use tokio::{io::AsyncReadExt, net::TcpListener};
