@@ -5,7 +5,7 @@ use std::{env, fs::OpenOptions, future::Future, io::Write, time::Duration};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
-    sync::{Mutex, MutexGuard},
+    sync::{Semaphore, SemaphorePermit},
     task::JoinHandle,
 };
 
@@ -18,15 +18,22 @@ use crate::{
 /// is set, because they need a machine that does nothing else.
 const REPORT: &str = "STOKER_FAULT_REPORT";
 
-/// Serializes the cases: concurrent cases would disturb each other's times.
-static RUN_LOCK: Mutex<()> = Mutex::const_new(());
+/// Number of cases that run at the same time: most of the time of each is waiting.
+const AT_ONCE: u32 = 2;
+static RUNNING: Semaphore = Semaphore::const_new(AT_ONCE as usize);
+
+/// Waits until the case may run: alone if its times are asserted, since others would disturb them.
+async fn turn() -> SemaphorePermit<'static> {
+    let permits = if env::var_os(REPORT).is_some() { AT_ONCE } else { 1 };
+    RUNNING.acquire_many(permits).await.unwrap()
+}
 
 /// A case in progress.
 pub struct FaultCase {
     name: &'static str,
     digests: TempDir,
     load: String,
-    _lock: MutexGuard<'static, ()>,
+    _turn: SemaphorePermit<'static>,
 }
 
 impl FaultCase {
@@ -34,33 +41,33 @@ impl FaultCase {
     /// worker for `load`, which are flags of `stoker-loadtest`. On a simulated device they depend
     /// on the request alone, not on the device's speed.
     pub async fn new(name: &'static str, load: &str) -> Self {
-        let lock = RUN_LOCK.lock().await;
-        Self::with_reference(name, load, &simulated(INSTANT, &[]).address, lock).await
+        let turn = turn().await;
+        Self::with_reference(name, load, &simulated(INSTANT, &[]).address, turn).await
     }
 
     /// The same with the bundled model.
     pub async fn with_storyteller(name: &'static str, load: &str) -> Self {
-        let lock = RUN_LOCK.lock().await;
-        Self::with_reference(name, load, &crate::fleet::storyteller().address, lock).await
+        let turn = turn().await;
+        Self::with_reference(name, load, &crate::fleet::storyteller().address, turn).await
     }
 
     /// The same with the server at `address`, which is not disturbed yet.
     pub async fn at(name: &'static str, load: &str, address: &str) -> Self {
-        let lock = RUN_LOCK.lock().await;
-        Self::with_reference(name, load, address, lock).await
+        let turn = turn().await;
+        Self::with_reference(name, load, address, turn).await
     }
 
     async fn with_reference(
         name: &'static str,
         load: &str,
         address: &str,
-        lock: MutexGuard<'static, ()>,
+        turn: SemaphorePermit<'static>,
     ) -> Self {
         let case = Self {
             name,
             digests: tempfile::tempdir().unwrap(),
             load: load.to_owned(),
-            _lock: lock,
+            _turn: turn,
         };
         let save = format!("{load} --save-digests {}", case.digests());
         let (code, json) = run(load_test(address, &save)).await;
