@@ -291,7 +291,7 @@ mod tests {
 
     use std::future::poll_fn;
 
-    use tokio::{io::AsyncReadExt, net::TcpListener};
+    use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
 
     use super::*;
 
@@ -309,5 +309,15 @@ mod tests {
             let error = poll_fn(|cx| refused.poll_end(cx)).await;
             assert!(HandshakeError::of(&error).is_some(), "{error}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_client_that_keeps_its_connection_open_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut refused = Refused::needs_tls(tcp, false);
+        let end = timeout(LINGER * 2, poll_fn(|cx| refused.poll_end(cx)));
+        assert!(HandshakeError::of(&end.await.unwrap()).is_some());
     }
 }
