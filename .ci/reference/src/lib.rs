@@ -1,0 +1,1 @@
+//! Work of known size for a compiler: only the dependencies count.
