@@ -97,7 +97,7 @@ enum Command {
     BenchJob,
     /// Check a GPU and measure it in one run
     GpuCheck(Box<GpuCheckArgs>),
-    /// Measure how well a model predicts a text, with 8-bit and with f32 weights
+    /// Measure how well a model predicts a text, with 8-bit, 4-bit and f32 weights
     Eval(EvalArgs),
     /// Compute the maximum tokens per second of a machine, and the resource that limits it
     Roofline(RooflineArgs),

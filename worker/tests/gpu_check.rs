@@ -34,9 +34,9 @@ fn one_command_checks_measures_and_writes_reports() {
     let all = |key: &str| report[key].as_array().unwrap().clone();
     let operations = all("operations");
     assert!(operations.len() > 40 && operations.iter().all(|check| check["passed"] == true));
-    // Four pairs of runs, and two more with GPU features disabled, each in f32 and in int8.
+    // Four pairs of runs, and two more with GPU features disabled, each in int8, int4 and f32.
     let pairs = all("exactness");
-    assert_eq!(pairs.len(), 12);
+    assert_eq!(pairs.len(), 18);
     assert!(pairs.iter().all(|pair| pair["same"] == true && pair["tokens"] == 8 * 32));
     let decode_rate = |batch: u64| {
         let row = all("speed").into_iter().find(|r| r["what"] == "int8" && r["batch"] == batch);

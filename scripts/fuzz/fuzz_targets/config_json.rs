@@ -44,7 +44,7 @@ fn check(config: &ModelConfig) {
         let count = shape.iter().try_fold(1_usize, |all, size| all.checked_mul(*size));
         assert!(count.is_some_and(|count| count > 0), "{name} is {shape:?}");
     }
-    for quantization in [Quantization::Int8, Quantization::None] {
+    for quantization in Quantization::ALL {
         let footprint = Footprint::of(&few, quantization);
         assert!(footprint.weight_bytes > 0 && footprint.kv_token_bytes > 0);
     }

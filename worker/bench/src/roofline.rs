@@ -14,7 +14,7 @@ use stoker_engine::{shapes, weights::ModelConfig};
 
 pub use ceiling::{Bound, Ceiling, WeightFormat};
 pub use cli::RooflineArgs;
-pub use hardware::Hardware;
+pub use hardware::{Hardware, MeasuredProducts};
 pub use last::MeasuredCase;
 pub use report::RooflineReport;
 
@@ -38,7 +38,10 @@ pub fn compute(args: &RooflineArgs) -> Result<RooflineReport, Error> {
     // Read first, so that an invalid file is reported before anything is measured.
     let cases = args.last.as_deref().map(|path| last::read(path, &name)).transpose()?;
     let hardware = Hardware::of(args.hardware);
-    let ceilings = WeightFormat::ALL.iter().flat_map(|kind| {
+    // On GPUs, 4 bits are stored as 8.
+    let formats =
+        WeightFormat::ALL.iter().filter(|kind| hardware.measured || **kind != WeightFormat::Int4);
+    let ceilings = formats.flat_map(|kind| {
         BATCHES.map(|batch| Ceiling::of(&hardware, &model, *kind, batch, context))
     });
     let ceilings = ceilings.collect();

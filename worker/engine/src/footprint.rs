@@ -1,10 +1,13 @@
 //! Memory and compute of a model, computed from its shape before its weights are read.
 
-use stoker_ops::cpu::int8::{MAX_INPUTS, tiles::packed_bytes};
+use stoker_ops::cpu::{
+    int4::strips,
+    int8::{MAX_INPUTS, tiles},
+};
 
 use crate::{
-    model::Quantization,
-    weights::{EMBEDDING, ModelConfig, tensor_shapes},
+    model::{MatrixFormat, Quantization},
+    weights::{EMBEDDING, HEAD, ModelConfig, tensor_shapes},
 };
 
 /// Memory of a model, and the compute of one token.
@@ -34,7 +37,7 @@ impl Footprint {
             macs_per_token: 0,
         };
         for (name, shape) in tensor_shapes(config) {
-            let bytes = tensor_bytes(&shape, quantization);
+            let bytes = tensor_bytes(&name, &shape, quantization);
             footprint.weight_bytes += bytes;
             if name == EMBEDDING && !config.tie_embeddings {
                 continue;
@@ -49,9 +52,16 @@ impl Footprint {
 }
 
 /// Bytes of one tensor in memory. Norms and biases are f32, whatever the quantization of matrices.
-fn tensor_bytes(shape: &[usize], quantization: Quantization) -> u64 {
-    match (quantization, shape) {
-        (Quantization::Int8, [outputs, inputs]) if *inputs <= MAX_INPUTS => {
+fn tensor_bytes(name: &str, shape: &[usize], quantization: Quantization) -> u64 {
+    let is_table = [EMBEDDING, HEAD].contains(&name);
+    let format = if is_table { quantization.tables() } else { quantization.layers() };
+    let packed_bytes = match format {
+        MatrixFormat::Float => None,
+        MatrixFormat::Int8 => Some(tiles::packed_bytes as fn(usize, usize) -> usize),
+        MatrixFormat::Int4 => Some(strips::packed_bytes as fn(usize, usize) -> usize),
+    };
+    match (packed_bytes, shape) {
+        (Some(packed_bytes), [outputs, inputs]) if *inputs <= MAX_INPUTS => {
             (packed_bytes(*outputs, *inputs) + outputs * size_of::<f32>()) as u64
         }
         _ => shape.iter().product::<usize>() as u64 * size_of::<f32>() as u64,
@@ -106,8 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn in_int4_layers_take_seventeen_bytes_for_32_elements_and_tables_are_in_int8() {
+        let footprint = tinyllama(|_| (), Quantization::Int4);
+        let int8 = tinyllama(|_| (), Quantization::Int8);
+        let layers = MACS - TABLE;
+        assert_eq!(int8.step_weight_bytes - footprint.step_weight_bytes, layers / 32 * 15);
+        assert_eq!(int8.weight_bytes - footprint.weight_bytes, layers / 32 * 15);
+        assert_eq!(footprint.step_weight_bytes, 582_329_344);
+        assert_eq!(footprint.kv_token_bytes, int8.kv_token_bytes);
+    }
+
+    #[test]
     fn a_tied_embedding_is_stored_once_and_read_in_every_step() {
-        for quantization in [Quantization::Int8, Quantization::None] {
+        for quantization in Quantization::ALL {
             let untied = tinyllama(|_| (), quantization);
             let tied = tinyllama(|config| config.tie_embeddings = true, quantization);
             assert_eq!(tied.step_weight_bytes, untied.step_weight_bytes);
@@ -118,8 +139,11 @@ mod tests {
 
     #[test]
     fn partial_tiles_are_counted_whole() {
-        assert_eq!(tensor_bytes(&[17, 65], Quantization::Int8), 32 * 128 + 17 * 4);
-        assert_eq!(tensor_bytes(&[17, 65], Quantization::None), 17 * 65 * 4);
-        assert_eq!(tensor_bytes(&[17], Quantization::Int8), 17 * 4);
+        let bytes = |shape: &[usize], quantization| tensor_bytes("any", shape, quantization);
+        assert_eq!(bytes(&[17, 65], Quantization::Int8), 32 * 128 + 17 * 4);
+        // Four groups: their multipliers fill a line of a strip, their steps sixteen.
+        assert_eq!(bytes(&[17, 65], Quantization::Int4), 2 * (64 + 16 * 64) + 17 * 4);
+        assert_eq!(bytes(&[17, 65], Quantization::None), 17 * 65 * 4);
+        assert_eq!(bytes(&[17], Quantization::Int8), 17 * 4);
     }
 }

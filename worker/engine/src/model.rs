@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Instant};
 
 pub use decoder::Decoder;
 pub use progress::ProgressCounter;
-pub use quantization::Quantization;
+pub use quantization::{MatrixFormat, Quantization};
 pub use reader::LoadTimings;
 use reader::Reader;
 use stoker_chat_template::ChatTemplates;

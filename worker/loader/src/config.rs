@@ -44,7 +44,8 @@ pub struct ComputeConfig {
     #[command(flatten)]
     pub device: DeviceConfig,
 
-    /// Format in which weights are stored and multiplied: 8 bits with a scale per output, or f32
+    /// Format in which weights are stored and multiplied: 8 bits with a scale per output; 4 bits in
+    /// layers, which on a CPU decodes faster and costs some quality (`eval`); or f32
     #[arg(
         long,
         env = "STOKER_QUANTIZE",

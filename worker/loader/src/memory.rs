@@ -112,9 +112,14 @@ impl fmt::Display for InsufficientMemory {
             f,
             " (--kv-cache-memory), {total} with a margin of {MARGIN_PERCENT} %, but {free}. "
         )?;
+        // A GPU stores 4 bits as 8.
+        let is_gpu = free.source == MemorySource::Gpu;
         match (required.max_kv_cache_mib(free.bytes), required.workers) {
-            (0, _) if can_quantize(required.quantization) => {
+            (0, _) if required.quantization == Quantization::None => {
                 write!(f, "Use 8-bit weights (--quantize int8), use a smaller model or ")?;
+            }
+            (0, _) if required.quantization == Quantization::Int8 && !is_gpu => {
+                write!(f, "Use 4-bit weights (--quantize int4), use a smaller model or ")?;
             }
             (0, _) => write!(f, "Use a smaller model or ")?,
             (mib, 1) => write!(f, "Lower --kv-cache-memory to {mib}MiB or ")?,
@@ -127,11 +132,6 @@ impl fmt::Display for InsufficientMemory {
             }
         }
     }
-}
-
-/// Returns whether quantization would make the weights smaller.
-fn can_quantize(quantization: Quantization) -> bool {
-    quantization == Quantization::None && Quantization::ALL.contains(&Quantization::Int8)
 }
 
 #[cfg(test)]
@@ -197,6 +197,15 @@ mod tests {
     fn weights_that_do_not_fit_alone_need_a_smaller_model() {
         let free = FreeMemory { bytes: GIB, source: MemorySource::Machine };
         let message = error(required(3 * GIB, GIB, 1), free);
+        assert!(
+            message.contains(
+                "this machine has 1.0 GiB free. Use 4-bit weights (--quantize int4), use"
+            ),
+            "{message}"
+        );
+        let smallest =
+            MemoryRequirement { quantization: Quantization::Int4, ..required(3 * GIB, GIB, 1) };
+        let message = error(smallest, free);
         assert!(
             message.contains("this machine has 1.0 GiB free. Use a smaller model"),
             "{message}"

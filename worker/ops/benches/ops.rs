@@ -11,7 +11,10 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime};
 use stoker_ops::{
     Cache, KV_BLOCK, Tokens,
-    cpu::int8::{Int8, tiles::packed_bytes},
+    cpu::{
+        int4::{Int4, strips},
+        int8::{Int8, tiles},
+    },
     ops::{self, CacheKind, Matrix, Norm, Qkv, Weight},
     rope,
 };
@@ -38,12 +41,18 @@ struct Kind {
     cache: CacheKind,
 }
 
-const KINDS: [Kind; 2] = [
+const KINDS: [Kind; 3] = [
     Kind { name: "f32", matrix: float, bytes: |n, k| 4 * n * k, cache: CacheKind::F32 },
     Kind {
         name: "int8",
         matrix: int8,
-        bytes: |n, k| packed_bytes(n, k) + 4 * n,
+        bytes: |n, k| tiles::packed_bytes(n, k) + 4 * n,
+        cache: CacheKind::F16,
+    },
+    Kind {
+        name: "int4",
+        matrix: int4,
+        bytes: |n, k| strips::packed_bytes(n, k) + 4 * n,
         cache: CacheKind::F16,
     },
 ];
@@ -54,6 +63,10 @@ fn float(n: usize, k: usize) -> Matrix {
 
 fn int8(n: usize, k: usize) -> Matrix {
     Matrix::int8(Int8::quantize(&values(n * k), k), k, &device())
+}
+
+fn int4(n: usize, k: usize) -> Matrix {
+    Matrix::int4(Int4::quantize(&values(n * k), k), k, &device())
 }
 
 fn device() -> Device {

@@ -1,18 +1,23 @@
 //! Operations on burn's CPU backend: functions over slices, and the glue to burn's tensors.
 //!
-//! [`matmul`] and [`attention`] take most of the time; [`int8`] is the integer part of the former.
+//! [`matmul`] and [`attention`] take most of the time; [`int8`] and [`int4`] are the integer part of the
+//! former.
 //! All run on the threads of [`pool`], with the instruction set that [`isa`] detects.
 
+#[cfg(target_arch = "x86_64")]
+mod ahead;
 pub mod attention;
 mod bandwidth;
 pub mod clock;
 mod flex;
+pub mod int4;
 pub mod int8;
 pub mod isa;
 pub mod kv;
 pub mod lanes;
 pub mod matmul;
 pub mod norm;
+mod peak;
 pub mod pool;
 pub mod project;
 pub mod rates;

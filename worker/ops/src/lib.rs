@@ -7,8 +7,8 @@
 //! **Exactness.** Every operation returns the same bits for a row whatever the other rows of the
 //! batch, however the work is split over threads, and whichever instruction set the CPU has. Sums
 //! have sixteen lanes with fused multiply-adds and end in one fixed tree ([`cpu::lanes`]).
-//! Attention uses tiles at absolute positions ([`cpu::attention`]). Products in 8 bits are sums of
-//! integers, exact in any order ([`cpu::int8`]). Transcendental functions are our own ([`math`]).
+//! Attention uses tiles at absolute positions ([`cpu::attention`]). Products in 8 and in 4 bits are
+//! sums of integers, exact in any order ([`cpu::int8`], [`cpu::int4`]). Transcendental functions are our own ([`math`]).
 //!
 //! ```
 //! use burn::tensor::Tensor;
@@ -34,6 +34,7 @@ pub mod device;
 pub mod draw;
 pub mod fallback;
 pub mod graph;
+pub mod int4;
 pub mod int8;
 mod launches;
 pub mod math;

@@ -34,6 +34,11 @@ pub trait DecoderOps: Backend {
     /// products.
     fn pack(values: IntTensor<Self>) -> IntTensor<Self>;
 
+    /// Packs `values [n, k]`, steps times multipliers in 8 bits, and `multipliers [n,
+    /// k.div_ceil(GROUP)]` in 8 bits, into the layout of this backend's products in 4 bits. See
+    /// [`crate::int4`]. Not called on GPUs, which pack the values in 8 bits.
+    fn pack_int4(values: IntTensor<Self>, multipliers: IntTensor<Self>) -> IntTensor<Self>;
+
     /// Returns the rows of `table [n, k]` with indices `ids [t]`: `-> [t, k]`.
     fn embed(ids: IntTensor<Self>, #[extension_type] table: MatrixOn<Self>) -> FloatTensor<Self>;
 
@@ -93,6 +98,12 @@ pub trait DecoderOps: Backend {
 /// See [`DecoderOps::pack`].
 pub fn pack(values: Tensor<2, Int>) -> Tensor<3, Int> {
     Tensor::from_dispatch(<Dispatch as DecoderOps>::pack(values.into_dispatch()))
+}
+
+/// See [`DecoderOps::pack_int4`].
+pub fn pack_int4(values: Tensor<2, Int>, multipliers: Tensor<2, Int>) -> Tensor<3, Int> {
+    let (values, multipliers) = (values.into_dispatch(), multipliers.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as DecoderOps>::pack_int4(values, multipliers))
 }
 
 /// See [`DecoderOps::embed`].

@@ -12,6 +12,7 @@ use crate::{
         OUTPUTS,
         tiles::{INPUTS, QUAD},
     },
+    int4::GROUP,
     ops::{Cache, Matrix, Norm, Qkv, Tokens, Weight},
 };
 
@@ -26,16 +27,22 @@ pub fn linear(x: Tensor<2>, weight: Weight) -> Tensor<2> {
     let y = match weight.matrix {
         Matrix::Float(matrix) => x.matmul(matrix.transpose()),
         Matrix::Int8 { packed, scales, inputs } => {
-            let (x, steps) = quantize(x);
-            x.matmul(unpack(packed, scales.dims()[0], inputs).transpose())
-                * steps
-                * scales.unsqueeze()
+            scaled(x, unpack(packed, scales.dims()[0], inputs), scales)
+        }
+        Matrix::Int4 { packed, scales, inputs } => {
+            scaled(x, unpack_int4(packed, scales.dims()[0], inputs), scales)
         }
     };
     match weight.bias {
         None => y,
         Some(bias) => y + bias.unsqueeze(),
     }
+}
+
+/// Product of `x [t, k]`, quantised, and integers `[n, k]`, times both scales.
+fn scaled(x: Tensor<2>, values: Tensor<2>, scales: Tensor<1>) -> Tensor<2> {
+    let (x, steps) = quantize(x);
+    x.matmul(values.transpose()) * steps * scales.unsqueeze()
 }
 
 /// Quantises each row of `x`: returns integers from -127 to 127, `[t, k]`, and the scale of each
@@ -55,6 +62,30 @@ fn unpack(tiles: Tensor<3, Int>, n: usize, k: usize) -> Tensor<2> {
     rows.slice(s![0..n, 0..k]).float() - 128.0
 }
 
+/// Unpacks strips into rows of floats, steps times multipliers: `[n, k]`. See
+/// [`crate::cpu::int4::strips`].
+fn unpack_int4(strips: Tensor<3, Int>, n: usize, k: usize) -> Tensor<2> {
+    let [count, lines, line] = strips.dims();
+    let groups = k.next_multiple_of(INPUTS) / GROUP;
+    let bytes: Tensor<2, Int> = strips.cast(DType::I32).reshape([count, lines * line]);
+    let steps = groups * GROUP * OUTPUTS / 2;
+    let end = lines * line;
+    let multipliers = bytes.clone().slice(s![.., ..groups * OUTPUTS]).float();
+    // Bytes of the multipliers are signed.
+    let negative = multipliers.clone().greater_elem(127.0).float() * 256.0;
+    let multipliers: Tensor<3> = (multipliers - negative).reshape([count, groups, OUTPUTS]);
+    let bytes = bytes.slice(s![.., end - steps..end]).float();
+    let high = (bytes.clone() / 16.0).floor();
+    let low = bytes - high.clone() * 16.0;
+    let lines = groups * GROUP / (2 * QUAD);
+    let quads = |half: Tensor<2>| half.reshape([count, lines, 1, OUTPUTS, QUAD]);
+    let steps: Tensor<5> = Tensor::cat(vec![quads(low), quads(high)], 2) - 8.0;
+    let steps = steps.reshape([count, groups, GROUP / QUAD, OUTPUTS, QUAD]);
+    let values = steps * multipliers.reshape([count, groups, 1, OUTPUTS, 1]);
+    let values = values.reshape([count, groups * GROUP / QUAD, OUTPUTS, QUAD]).swap_dims(1, 2);
+    values.reshape([count * OUTPUTS, groups * GROUP]).slice(s![0..n, 0..k])
+}
+
 /// See [`crate::ops::DecoderOps::embed`].
 pub fn embed(ids: Tensor<1, Int>, table: Matrix) -> Tensor<2> {
     let rows = match table {
@@ -62,6 +93,10 @@ pub fn embed(ids: Tensor<1, Int>, table: Matrix) -> Tensor<2> {
         Matrix::Int8 { packed, scales, inputs } => {
             let n = scales.dims()[0];
             unpack(packed, n, inputs) * scales.reshape([n, 1])
+        }
+        Matrix::Int4 { packed, scales, inputs } => {
+            let n = scales.dims()[0];
+            unpack_int4(packed, n, inputs) * scales.reshape([n, 1])
         }
     };
     rows.select(0, ids)

@@ -16,7 +16,7 @@ use stoker_ops::{
     ops::{self, CacheKind, Lists, Matrix, Norm, Qkv},
     rope,
 };
-use support::{Map, On, Values, cpu, devices, has_half_precision, ints, random, tokens};
+use support::{Format, Map, On, Values, cpu, devices, has_half_precision, ints, random, tokens};
 
 /// A width for which burn's own product changes its bits, and one that fills no tile.
 const WIDTHS: [usize; 2] = [90, 2048];
@@ -25,9 +25,9 @@ fn bits<const D: usize>(x: Tensor<D>) -> Vec<u32> {
     x.into_data().iter::<f32>().map(f32::to_bits).collect()
 }
 
-fn map(int8: bool, n: usize, k: usize) -> Map {
+fn map(format: Format, n: usize, k: usize) -> Map {
     let values = random([n, k]).into_data().try_to_vec().unwrap();
-    Map { matrix: Values { int8, values, k }, bias: Some(random([n])) }
+    Map { matrix: Values { format, values, k }, bias: Some(random([n])) }
 }
 
 /// Asserts that single rows of `x` produce the same bits as all rows together.
@@ -49,8 +49,9 @@ fn a_row_has_the_same_bits_alone_and_in_a_batch() {
                 let x = random([t, k]);
                 let norm = Norm { gain: random([k]), epsilon: 1e-3 }.on(device);
                 let residual = random([t, 70]).on(device);
-                for int8 in [false, true] {
-                    let (gate, up) = (map(int8, 70, k).on(device), map(int8, 70, k).on(device));
+                for format in Format::ALL {
+                    let (gate, up) = (map(format, 70, k), map(format, 70, k));
+                    let (gate, up) = (gate.on(device), up.on(device));
                     same_alone(&x, device, |x, rows| {
                         let (first, last) = (rows[0], rows[rows.len() - 1]);
                         let residual = residual.clone().slice(s![first..last + 1]);
@@ -141,12 +142,13 @@ fn a_prompt_has_the_same_bits_whole_and_token_by_token() {
     let x = random([t, k]);
     let table = rope::table(160, &rope::frequencies(d, 1e4));
     let table = Tensor::<2>::from_data(TensorData::new(table, [160, d]), &cpu());
-    let maps = [false, true].map(|int8| map(int8, (h + 2 * g) * d, k));
+    let maps = Format::ALL.map(|format| map(format, (h + 2 * g) * d, k));
     let gain = random([k]);
     for device in &devices() {
         let (table, x) = (table.on(device), x.on(device));
         let norm = Norm { gain: gain.on(device), epsilon: 1e-3 };
-        for (kind, map) in [(CacheKind::F32, &maps[0]), (CacheKind::F16, &maps[1])] {
+        let kinds = [CacheKind::F32, CacheKind::F16, CacheKind::F16];
+        for (kind, map) in kinds.into_iter().zip(&maps) {
             if kind == CacheKind::F16 && !has_half_precision(device) {
                 continue;
             }
@@ -293,7 +295,7 @@ fn a_graph_reads_the_current_contents_of_its_inputs() {
         let norm = Norm { gain: random([k]), epsilon: 1e-3 }.on(device);
         let table = rope::table(256, &rope::frequencies(d, 1e4));
         let table = ops::floats(table, [256, d], device);
-        let weights = Qkv { weight: map(true, 3 * g * d, k).on(device), norm: None };
+        let weights = Qkv { weight: map(Format::Int8, 3 * g * d, k).on(device), norm: None };
         let empty = Cache::new(blocks, g, d, CacheKind::F32, device);
         let cache = std::cell::RefCell::new(Some(empty));
         let run = |inputs: &Lists| {

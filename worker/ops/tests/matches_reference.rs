@@ -12,7 +12,7 @@ use stoker_ops::{
     ops::{self, CacheKind, HeadNorm, Norm, Qkv},
     reference, rope,
 };
-use support::{Map, On, Values, cpu, devices, has_half_precision, ints, random, tokens};
+use support::{Format, Map, On, Values, cpu, devices, has_half_precision, ints, random, tokens};
 
 /// Relative to the largest element: f32 sums in another order differ by a few units in its last
 /// place.
@@ -36,7 +36,7 @@ fn assert_close<const D: usize>(got: Tensor<D>, want: Tensor<D>, tolerance: f32)
 /// Format of a weight.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
-    int8: bool,
+    format: Format,
     biased: bool,
 }
 
@@ -48,11 +48,11 @@ impl Kind {
 
     fn matrix(self, n: usize, k: usize) -> Values {
         let values = random([n, k]).into_data().try_to_vec().unwrap();
-        Values { int8: self.int8, values, k }
+        Values { format: self.format, values, k }
     }
 
     fn tolerance(self) -> f32 {
-        if self.int8 { INT8_TOLERANCE } else { TOLERANCE }
+        if self.format == Format::Float { TOLERANCE } else { INT8_TOLERANCE }
     }
 }
 
@@ -84,7 +84,8 @@ fn cases() -> ProptestConfig {
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
-    (any::<bool>(), any::<bool>()).prop_map(|(int8, biased)| Kind { int8, biased })
+    (prop::sample::select(&Format::ALL[..]), any::<bool>())
+        .prop_map(|(format, biased)| Kind { format, biased })
 }
 
 proptest! {
@@ -207,7 +208,7 @@ fn an_append_to_the_only_handle_is_in_place() {
             primitive.bytes().as_ptr() as usize
         };
         let before = address(&cache.keys);
-        let weight = Kind { int8: false, biased: false }.map(3 * 8, 5).on(&cpu());
+        let weight = Kind { format: Format::Float, biased: false }.map(3 * 8, 5).on(&cpu());
         let weights = Qkv { weight, norm: None };
         let x = random([3, 5]);
         let (_, cache) = ops::project_and_append(x, norm(5), weights, angles(4, 8), &tokens, cache);

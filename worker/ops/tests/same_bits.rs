@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use half::f16;
 use stoker_ops::cpu::{
     attention::{Paged, paged_attention},
+    int4::{Int4, Strips, strips},
     int8::{Int8, Tiles, tiles},
     isa::Isa,
     kv::Element,
@@ -36,12 +37,14 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// A linear map with both formats of weights.
+/// A linear map with all formats of weights.
 struct Map {
     k: usize,
     values: Vec<f32>,
     tiles: Vec<Line>,
     scales: Vec<f32>,
+    strips: Vec<Line>,
+    int4_scales: Vec<f32>,
     bias: Vec<f32>,
 }
 
@@ -50,7 +53,17 @@ impl Map {
         let values = numbers(n * k, seed);
         let int8 = Int8::quantize(&values, k);
         let tiles = tiles::pack(&int8.values, k);
-        Self { k, values, tiles, scales: int8.scales, bias: numbers(n, seed + 100) }
+        let int4 = Int4::quantize(&values, k);
+        let strips = strips::pack(&int4.multiplied.values, &int4.multipliers, k);
+        Self {
+            k,
+            values,
+            tiles,
+            scales: int8.scales,
+            strips,
+            int4_scales: int4.multiplied.scales,
+            bias: numbers(n, seed + 100),
+        }
     }
 
     fn float(&self) -> Weight<'_> {
@@ -62,15 +75,21 @@ impl Map {
         self.with(Matrix::Int8(tiles, &self.scales))
     }
 
+    fn int4(&self) -> Weight<'_> {
+        let strips = Strips::new(bytemuck::cast_slice(&self.strips), self.k);
+        self.with(Matrix::Int4(strips, &self.int4_scales))
+    }
+
     fn with<'a>(&'a self, matrix: Matrix<'a>) -> Weight<'a> {
         Weight { matrix, n: self.scales.len(), bias: None }
     }
 
-    /// Returns both formats, with and without a bias.
-    fn all(&self) -> [Weight<'_>; 4] {
+    /// Returns all formats, with and without a bias.
+    fn all(&self) -> [Weight<'_>; 6] {
         let bias = Some(&self.bias[..]);
-        let (float, int8) = (self.float(), self.int8());
-        [float, int8, Weight { bias, ..float }, Weight { bias, ..int8 }]
+        let (float, int8, int4) = (self.float(), self.int8(), self.int4());
+        let biased = |weight| Weight { bias, ..weight };
+        [float, int8, int4, biased(float), biased(int8), biased(int4)]
     }
 }
 
@@ -300,7 +319,7 @@ fn every_operation_has_golden_bits() {
     let k = 100;
     let x = numbers(3 * k, 21);
     let (map, up) = (Map::new(7, k, 22), Map::new(7, k, 23));
-    let [float, int8, biased, biased_int8] = map.all();
+    let [float, int8, int4, biased, biased_int8, biased_int4] = map.all();
     let shape = SHAPES[0];
     let (s, half) = (Sequence::<f32>::new(shape, 40), Sequence::<f16>::new(shape, 40));
     let queries = numbers(2 * shape.width(), 24);
@@ -320,6 +339,9 @@ fn every_operation_has_golden_bits() {
         hash(&s.attend(isa, &queries, &[20, 39], None)),
         hash(&s.attend(isa, &queries, &[20, 39], Some(19))),
         hash(&half.attend(isa, &queries, &[20, 39], None)),
+        hash(&matmul(isa, &x, int4, k)),
+        hash(&matmul(isa, &x, biased_int4, k)),
+        hash(&gated(isa, &x, int4, up.int4(), k)),
     ];
     assert_eq!(stoker_ops::NUMERICS_VERSION, 2);
     let want = [
@@ -334,6 +356,9 @@ fn every_operation_has_golden_bits() {
         10_747_267_464_425_854_858,
         11_635_069_969_667_413_143,
         7_492_044_879_623_091_380,
+        17_483_774_159_504_978_178,
+        12_201_357_061_964_304_723,
+        12_781_322_296_900_118_476,
     ];
     assert_eq!(hashes, want);
 }

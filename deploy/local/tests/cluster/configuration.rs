@@ -19,8 +19,7 @@ const SAMPLES: [[&str; 3]; 10] = [
     ["127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5"],
     ["http://127.0.0.1:3", "http://127.0.0.1:4", "http://127.0.0.1:5"],
     ["instant", "small", "large"],
-    // There are only two values.
-    ["int8", "none", "int8"],
+    ["int8", "none", "int4"],
     ["cpu", "cuda:1", "wgpu"],
     ["graphs", "tensor-cores", "graphs"],
     ["a=3", "b=4", "*=5"],

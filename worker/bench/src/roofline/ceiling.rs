@@ -15,6 +15,8 @@ pub enum WeightFormat {
     Bf16,
     /// 1 byte with a scale per output channel. Keys and values have 2 bytes.
     Int8,
+    /// Layers in 4 bits, tables and products in 8. Keys and values have 2 bytes.
+    Int4,
 }
 
 /// The resource that limits throughput.
@@ -63,7 +65,7 @@ struct StepCost {
 
 impl WeightFormat {
     /// All formats.
-    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
+    pub const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::Int8, Self::Int4];
 
     /// Returns the name in tables.
     pub const fn name(self) -> &'static str {
@@ -71,6 +73,7 @@ impl WeightFormat {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
     }
 
@@ -82,7 +85,7 @@ impl WeightFormat {
             Self::F32 => (f32, f32),
             Self::Bf16 => (bf16, bf16),
             // Keys and values are not stored in 8 bits.
-            Self::Int8 => (hardware.int8_ops_per_second, bf16.or(f32)),
+            Self::Int8 | Self::Int4 => (hardware.int8_ops_per_second, bf16.or(f32)),
         }
     }
 }
@@ -95,6 +98,7 @@ impl StepCost {
             WeightFormat::F32 => (in_f32, 1.0),
             WeightFormat::Bf16 => (in_f32, 2.0),
             WeightFormat::Int8 => (Footprint::of(model, Quantization::Int8), 1.0),
+            WeightFormat::Int4 => (Footprint::of(model, Quantization::Int4), 1.0),
         };
         let attended = attended_positions(model, context) as f64;
         Self {
@@ -225,6 +229,6 @@ mod tests {
         let hardware = Hardware::of(HardwareName::Rtx4090);
         let too_large =
             WeightFormat::ALL.map(|kind| Ceiling::of(&hardware, &model, kind, 1, 512).too_large);
-        assert_eq!(too_large, [true, false, false]);
+        assert_eq!(too_large, [true, false, false, false]);
     }
 }

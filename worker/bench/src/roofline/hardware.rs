@@ -1,7 +1,10 @@
 //! Rates of machines: this one as measured, others from their vendors' figures.
 
 use serde::Serialize;
-use stoker_ops::cpu::{self, rates};
+use stoker_ops::cpu::{
+    self,
+    rates::{self, Rate},
+};
 
 use super::cli::HardwareName;
 
@@ -25,6 +28,39 @@ pub struct Hardware {
     pub bf16_ops_per_second: Option<f64>,
     /// Operations per second in int8. `None` if unknown.
     pub int8_ops_per_second: Option<f64>,
+    /// Products that were measured on this machine, by format and instruction set.
+    pub products: Vec<MeasuredProducts>,
+}
+
+/// Measured rate of products, and the peak of the instruction set.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MeasuredProducts {
+    /// Format of weights and inputs, `f32` or `int8`.
+    pub format: &'static str,
+    /// Instruction set.
+    pub instruction_set: &'static str,
+    /// Operations per second: 512 rows by a matrix of 2,048 inputs and 5,632 outputs.
+    pub ops_per_second: f64,
+    /// Operations per second with operands in registers. `None` if the instruction set has no
+    /// instruction for the format.
+    pub peak_ops_per_second: Option<f64>,
+    /// `ops_per_second` divided by the peak.
+    pub share: Option<f64>,
+}
+
+impl MeasuredProducts {
+    fn new(format: &'static str, rate: Rate) -> Self {
+        // A multiply-add is two operations.
+        let peak = rate.peak.map(|peak| 2.0 * peak);
+        let ops_per_second = 2.0 * rate.products;
+        Self {
+            format,
+            instruction_set: rate.isa.name(),
+            ops_per_second,
+            peak_ops_per_second: peak,
+            share: peak.map(|peak| ops_per_second / peak),
+        }
+    }
 }
 
 // NVIDIA Ada GPU Architecture whitepaper, appendix A, GeForce RTX 4090: GDDR6X bandwidth; peak FP32
@@ -39,6 +75,7 @@ const RTX_4090: Hardware = Hardware {
     f32_ops_per_second: Some(82.6e12),
     bf16_ops_per_second: Some(165.2e12),
     int8_ops_per_second: Some(660.6e12),
+    products: Vec::new(),
 };
 
 // NVIDIA H100 Tensor Core GPU Datasheet, column SXM. It gives BF16 and INT8 with sparsity, 1,979
@@ -52,6 +89,7 @@ const H100: Hardware = Hardware {
     f32_ops_per_second: Some(67e12),
     bf16_ops_per_second: Some(989.5e12),
     int8_ops_per_second: Some(1979e12),
+    products: Vec::new(),
 };
 
 // NVIDIA H200 Tensor Core GPU Datasheet, column SXM: the arithmetic of an H100 with different
@@ -59,9 +97,13 @@ const H100: Hardware = Hardware {
 const H200: Hardware = Hardware {
     name: "NVIDIA H200 SXM",
     source: "NVIDIA H200 Tensor Core GPU Datasheet, without sparsity",
+    measured: false,
     memory_bytes: Some(141e9),
     bytes_per_second: 4.8e12,
-    ..H100
+    f32_ops_per_second: Some(67e12),
+    bf16_ops_per_second: Some(989.5e12),
+    int8_ops_per_second: Some(1979e12),
+    products: Vec::new(),
 };
 
 // Apple, MacBook Pro (16-inch, Nov 2023) Technical Specifications: the chip with a 40-core GPU.
@@ -75,6 +117,7 @@ const M3_MAX: Hardware = Hardware {
     f32_ops_per_second: None,
     bf16_ops_per_second: None,
     int8_ops_per_second: None,
+    products: Vec::new(),
 };
 
 impl Hardware {
@@ -90,18 +133,24 @@ impl Hardware {
     }
 
     fn measured() -> Self {
-        // A multiply-add is two operations.
-        let ops = |rate: f64| 2.0 * rate;
+        let f32 = MeasuredProducts::new("f32", rates::f32_rate());
+        let int8 = rates::int8_rates().into_iter().map(|rate| MeasuredProducts::new("int8", rate));
+        let products: Vec<_> = std::iter::once(f32).chain(int8).collect();
+        let best = |format: &str| {
+            let first = products.iter().find(|products| products.format == format);
+            first.map(|products| products.ops_per_second)
+        };
         Self {
             name: "this machine",
             source: "measured now, on all threads",
             measured: true,
             memory_bytes: None,
             bytes_per_second: cpu::read_bandwidth(),
-            f32_ops_per_second: Some(ops(rates::f32_rate())),
+            f32_ops_per_second: best("f32"),
             // The CPU backend has no bf16 products.
             bf16_ops_per_second: None,
-            int8_ops_per_second: Some(ops(rates::int8_rate())),
+            int8_ops_per_second: best("int8"),
+            products,
         }
     }
 }

@@ -92,6 +92,7 @@ fn weight_format(quantize: &str) -> Result<WeightFormat, String> {
     match quantize {
         name if name == Quantization::None.name() => Ok(WeightFormat::F32),
         name if name == Quantization::Int8.name() => Ok(WeightFormat::Int8),
+        name if name == Quantization::Int4.name() => Ok(WeightFormat::Int4),
         other => Err(format!("a row has quantize {other:?}, which is unknown")),
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Bound, Ceiling, Hardware, MeasuredCase};
+use super::{Bound, Ceiling, Hardware, MeasuredCase, MeasuredProducts};
 
 /// Ceilings of a model on a machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,6 +31,9 @@ impl fmt::Display for RooflineReport {
         };
         writeln!(f, "{model} at a context of {context} on {}: {about}", hardware.name)?;
         writeln!(f, "{} ({})\n", figures(hardware), hardware.source)?;
+        if !hardware.products.is_empty() {
+            write_products(f, &hardware.products)?;
+        }
         writeln!(f, "tokens per second of all sequences")?;
         writeln!(f, "weights  batch     memory    compute    ceiling  bound by")?;
         for ceiling in ceilings {
@@ -51,6 +54,22 @@ impl fmt::Display for RooflineReport {
             Some(cases) => write_last(f, cases),
         }
     }
+}
+
+/// Writes what the compute bounds are computed from.
+fn write_products(f: &mut fmt::Formatter<'_>, products: &[MeasuredProducts]) -> fmt::Result {
+    writeln!(f, "products of 512 rows by 2048 x 5632, billion operations per second")?;
+    writeln!(f, "format  instructions   measured       peak  share %")?;
+    let billion = |rate: f64| decimal(rate / 1e9);
+    for products in products {
+        let MeasuredProducts { format, instruction_set, ops_per_second, .. } = products;
+        let peak = products.peak_ops_per_second.map_or_else(|| "-".into(), billion);
+        let share =
+            products.share.map_or_else(|| "-".into(), |share| format!("{:.1}", 100.0 * share));
+        let measured = billion(*ops_per_second);
+        writeln!(f, "{format:6}  {instruction_set:12}  {measured:>9}  {peak:>9}  {share:>7}")?;
+    }
+    writeln!(f)
 }
 
 fn write_last(f: &mut fmt::Formatter<'_>, cases: &[MeasuredCase]) -> fmt::Result {

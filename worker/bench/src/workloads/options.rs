@@ -12,7 +12,8 @@ const CONTEXT: usize = 512;
 /// The flags that several workloads have in common.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
-    /// Quantization of weights and products: 8 bits with a scale per output channel, or f32
+    /// Quantization of weights and products: 8 bits with a scale per output channel; 4 bits, with
+    /// embedding and head in 8; or f32
     #[arg(
         long,
         env = "STOKER_QUANTIZE",

@@ -7,10 +7,8 @@ use stoker_ops::{
     rope,
 };
 
-use super::{
-    Reader, layer::Layer, linear::Linear, norm, progress::ProgressCounter, rope::frequencies,
-};
-use crate::weights::{ModelConfig, WeightsError};
+use super::{Reader, layer::Layer, norm, progress::ProgressCounter, rope::frequencies};
+use crate::weights::{EMBEDDING, HEAD, ModelConfig, WeightsError};
 
 /// A decoder of the Llama architecture. Llama, Mistral and Qwen differ only in its constants.
 #[derive(Debug, Clone)]
@@ -31,8 +29,7 @@ pub struct Decoder {
 
 impl Decoder {
     pub(super) fn read(config: &ModelConfig, reader: &mut Reader) -> Result<Self, WeightsError> {
-        let embedding =
-            reader.matrix(&["model.embed_tokens.weight".to_owned()], config.hidden_size)?;
+        let embedding = reader.table(EMBEDDING, config.hidden_size)?;
         let layers = (0..config.num_layers)
             .map(|index| Layer::read(config, reader, index))
             .collect::<Result<_, _>>()?;
@@ -40,8 +37,7 @@ impl Decoder {
         let head = if config.tie_embeddings {
             embedding.clone().into()
         } else {
-            let shape = [config.vocab_size, config.hidden_size];
-            Linear::read(reader, "lm_head", shape, false)?.weight
+            reader.table(HEAD, config.hidden_size)?.into()
         };
         let angles = rope::table(config.context_length, &frequencies(config));
         let rope = ops::floats(angles, [config.context_length, config.head_dim], reader.device);

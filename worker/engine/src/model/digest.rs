@@ -49,7 +49,7 @@ impl Digest {
         self.floats(values);
     }
 
-    /// Adds a matrix in 8 bits.
+    /// Adds a matrix in 8 bits, or the same numbers in 4 bits.
     pub(super) fn int8(&mut self, name: &str, matrix: &Int8) {
         self.field(name, &[]);
         self.floats(&matrix.scales);

@@ -5,18 +5,19 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor, TensorData};
 use stoker_ops::{
     cpu::int8::{Int8, MAX_INPUTS},
+    int4::Int4,
     ops::Matrix,
 };
 
-use super::{LoadProgress, Quantization, digest::Digest};
-use crate::weights::{ModelFiles, WeightsError};
+use super::{LoadProgress, Quantization, digest::Digest, quantization::MatrixFormat};
+use crate::weights::{ModelFiles, ReadTimes, WeightsError};
 
 /// Time that each stage of loading took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LoadTimings {
     /// Reading files and decoding their values: the sum over all threads, divided by their number.
     pub read: Duration,
-    /// Quantising to 8 bits: the sum over all threads, divided by their number.
+    /// Quantising: the sum over all threads, divided by their number.
     pub quantize: Duration,
     /// Packing weights into the device's layout.
     pub pack: Duration,
@@ -37,41 +38,75 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads matrices of `inputs` columns, stacked by rows. Their shapes were checked when the
-    /// files were opened.
+    /// Reads matrices of a layer, of `inputs` columns, stacked by rows. Their shapes were checked
+    /// when the files were opened.
     pub(super) fn matrix(
         &mut self,
         names: &[String],
         inputs: usize,
     ) -> Result<Matrix, WeightsError> {
-        if self.quantization == Quantization::None || inputs > MAX_INPUTS {
-            if self.quantization != Quantization::None {
-                let tensor = names.first();
-                tracing::warn!(
-                    ?tensor,
-                    inputs,
-                    MAX_INPUTS,
-                    "too many inputs for 8 bits: the matrix stays in f32"
-                );
+        self.matrix_as(self.quantization.layers(), names, inputs)
+    }
+
+    /// Reads an embedding table or a head, of `inputs` columns.
+    pub(super) fn table(&mut self, name: &str, inputs: usize) -> Result<Matrix, WeightsError> {
+        self.matrix_as(self.quantization.tables(), &[name.to_owned()], inputs)
+    }
+
+    fn matrix_as(
+        &mut self,
+        format: MatrixFormat,
+        names: &[String],
+        inputs: usize,
+    ) -> Result<Matrix, WeightsError> {
+        match format {
+            MatrixFormat::Int8 if inputs <= MAX_INPUTS => {
+                let mut all = Int8 { values: Vec::new(), scales: Vec::new() };
+                for name in names {
+                    let part = self.part(name, |files| files.read_int8(name))?;
+                    self.hash(|digest| digest.int8(name, &part));
+                    append(&mut all, part);
+                }
+                Ok(self.pack(|device| Matrix::int8(all, inputs, device)))
             }
-            let values = self.floats(names)?;
-            return Ok(self.pack(|device| Matrix::float(values, inputs, device)));
-        }
-        let mut all = Int8 { values: Vec::new(), scales: Vec::new() };
-        for name in names {
-            let (part, times) = self.files.read_int8(name)?;
-            self.timings.read += times.read;
-            self.timings.quantize += times.quantize;
-            self.hash(|digest| digest.int8(name, &part));
-            self.loaded(name);
-            if all.values.is_empty() {
-                all = part;
-            } else {
-                all.values.extend(part.values);
-                all.scales.extend(part.scales);
+            MatrixFormat::Int4 if inputs <= MAX_INPUTS => {
+                let multiplied = Int8 { values: Vec::new(), scales: Vec::new() };
+                let mut all = Int4 { multiplied, multipliers: Vec::new() };
+                for name in names {
+                    let part = self.part(name, |files| files.read_int4(name))?;
+                    self.hash(|digest| digest.int8(name, &part.multiplied));
+                    append(&mut all.multiplied, part.multiplied);
+                    all.multipliers.extend(part.multipliers);
+                }
+                Ok(self.pack(|device| Matrix::int4(all, inputs, device)))
+            }
+            MatrixFormat::Float | MatrixFormat::Int8 | MatrixFormat::Int4 => {
+                if format != MatrixFormat::Float {
+                    let tensor = names.first();
+                    tracing::warn!(
+                        ?tensor,
+                        inputs,
+                        MAX_INPUTS,
+                        "too many inputs to quantise: the matrix stays in f32"
+                    );
+                }
+                let values = self.floats(names)?;
+                Ok(self.pack(|device| Matrix::float(values, inputs, device)))
             }
         }
-        Ok(self.pack(|device| Matrix::int8(all, inputs, device)))
+    }
+
+    /// Reads and quantises one of a matrix's tensors.
+    fn part<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&ModelFiles) -> Result<(T, ReadTimes), WeightsError>,
+    ) -> Result<T, WeightsError> {
+        let (part, times) = read(self.files)?;
+        self.timings.read += times.read;
+        self.timings.quantize += times.quantize;
+        self.loaded(name);
+        Ok(part)
     }
 
     /// Reads vectors and concatenates them.
@@ -114,5 +149,15 @@ impl Reader<'_> {
     fn loaded(&mut self, name: &str) {
         self.progress.done += self.files.stored_bytes(name);
         (self.report)(self.progress);
+    }
+}
+
+/// Appends rows, without a copy of the first ones.
+fn append(all: &mut Int8, part: Int8) {
+    if all.values.is_empty() {
+        *all = part;
+    } else {
+        all.values.extend(part.values);
+        all.scales.extend(part.scales);
     }
 }

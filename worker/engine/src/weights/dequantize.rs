@@ -208,6 +208,18 @@ impl BlockLayout {
     }
 }
 
+/// Returns the steps of a row of `Q4_0`, from -8 to 7, and the scale of each block.
+pub(super) fn q4_0_steps(row: &[u8]) -> (Vec<i8>, Vec<f32>) {
+    let (mut steps, mut scales) = (Vec::new(), Vec::new());
+    let mut quants = vec![0; Q4_0.len];
+    for block in row.chunks_exact(Q4_0.bytes) {
+        Q4_0.unpack(block, &mut quants);
+        steps.extend(quants.iter().map(|quant| *quant as i8 - Q4_0.zero as i8));
+        scales.push(half_at(block, Q4_0.scale));
+    }
+    (steps, scales)
+}
+
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }

@@ -7,7 +7,7 @@ use super::{ModelConfig, WeightsError};
 
 /// The name of the embedding table.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-pub(super) const HEAD: &str = "lm_head.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 /// Ends of the names of tables that old exports stored and that follow from the configuration. They are
 /// not read, as in transformers: what is computed is exact.
 const DERIVED: [&str; 7] = [

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use stoker_chat_template::ChatTemplates;
-use stoker_ops::cpu::int8::Int8;
+use stoker_ops::{int4::Int4, int8::Int8};
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -203,6 +203,12 @@ impl ModelFiles {
     /// Fails like [`Self::read_f32`].
     pub fn read_int8(&self, name: &str) -> Result<(Int8, ReadTimes), WeightsError> {
         self.tensor(name)?.read_int8()
+    }
+
+    /// Reads a tensor in 4 bits: a file's own steps where it has them (`Q4_0`), otherwise rounded.
+    /// Fails if an element is not finite.
+    pub fn read_int4(&self, name: &str) -> Result<(Int4, ReadTimes), WeightsError> {
+        self.tensor(name)?.read_int4()
     }
 
     /// Returns the size in bytes of a tensor in its file; 0 if there is no such tensor.

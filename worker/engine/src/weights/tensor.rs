@@ -9,9 +9,14 @@ use rayon::{
     iter::{IndexedParallelIterator, ParallelIterator},
     slice::ParallelSliceMut,
 };
-use stoker_ops::cpu::int8::{Int8, quantize::quantize_row};
+use stoker_ops::{
+    cpu::{int4, int8},
+    int4::{GROUP, Int4},
+    int8::Int8,
+};
 
 use super::decode::{decode_row, first_non_finite};
+use super::dequantize::q4_0_steps;
 use super::{Dtype, Source, WeightsError};
 
 /// Approximate number of bytes of rows to read at a time, so that a tensor is never in memory
@@ -68,8 +73,28 @@ impl RowOrder {
 pub struct ReadTimes {
     /// Reading bytes and decoding their values.
     pub read: Duration,
-    /// Quantising to 8 bits.
+    /// Quantising.
     pub quantize: Duration,
+}
+
+impl ReadTimes {
+    fn add(self, other: Self) -> Result<Self, WeightsError> {
+        let (read, quantize) = (self.read + other.read, self.quantize + other.quantize);
+        Ok(Self { read, quantize })
+    }
+
+    fn per_thread(self) -> Self {
+        let threads = rayon::current_num_threads() as u32;
+        Self { read: self.read / threads, quantize: self.quantize / threads }
+    }
+}
+
+/// A row of a matrix.
+struct Row<'a> {
+    /// Its bytes in the file.
+    stored: &'a [u8],
+    /// Its decoded elements.
+    values: &'a [f32],
 }
 
 /// A tensor and its location in a file. Its extent is verified on creation.
@@ -208,31 +233,72 @@ impl StoredTensor {
         let mut values = vec![0; self.num_rows * self.row_len];
         let mut scales = vec![0.0; self.num_rows];
         let rows = self.rows_in_piece();
-        let pieces = values.par_chunks_mut((rows * self.row_len).max(1));
-        let times = pieces
+        let times = values
+            .par_chunks_mut((rows * self.row_len).max(1))
             .zip(scales.par_chunks_mut(rows))
             .enumerate()
             .map(|(piece, (values, scales))| {
-                let begun = Instant::now();
-                let bytes = self.read_piece(piece * rows, scales.len())?;
-                let mut floats = vec![0.0; values.len()];
-                self.decode_piece(piece * rows, &bytes, &mut floats)?;
-                let read = begun.elapsed();
-                let from = floats.chunks_exact(self.row_len);
-                for ((to, from), scale) in
-                    values.chunks_exact_mut(self.row_len).zip(from).zip(scales)
-                {
-                    *scale = quantize_row(from, to);
-                }
-                Ok(ReadTimes { read, quantize: begun.elapsed() - read })
+                self.round_piece(piece * rows, values, scales, |row, to| {
+                    int8::quantize::quantize_row(row.values, to)
+                })
             })
-            .try_reduce(ReadTimes::default, |a, b| {
-                Ok(ReadTimes { read: a.read + b.read, quantize: a.quantize + b.quantize })
-            })?;
-        let threads = rayon::current_num_threads() as u32;
-        let times = ReadTimes { read: times.read / threads, quantize: times.quantize / threads };
+            .try_reduce(ReadTimes::default, ReadTimes::add)?;
         let values = self.in_order(values, self.row_len);
-        Ok((Int8 { values, scales: self.in_order(scales, 1) }, times))
+        let scales = self.in_order(scales, 1);
+        Ok((Int8 { values, scales }, times.per_thread()))
+    }
+
+    /// Same in 4 bits. Rows of `Q4_0` keep their steps.
+    pub(super) fn read_int4(&self) -> Result<(Int4, ReadTimes), WeightsError> {
+        let groups = self.row_len.div_ceil(GROUP);
+        let mut values = vec![0; self.num_rows * self.row_len];
+        let mut scales = vec![0.0; self.num_rows];
+        let mut multipliers = vec![0; self.num_rows * groups];
+        let rows = self.rows_in_piece();
+        let times = values
+            .par_chunks_mut((rows * self.row_len).max(1))
+            .zip(scales.par_chunks_mut(rows))
+            .zip(multipliers.par_chunks_mut((rows * groups).max(1)))
+            .enumerate()
+            .map(|(piece, ((values, scales), multipliers))| {
+                let mut multipliers = multipliers.chunks_exact_mut(groups);
+                self.round_piece(piece * rows, values, scales, |row, to| {
+                    let multipliers = multipliers.next().unwrap_or_default();
+                    if self.info.dtype == Dtype::Q4_0 {
+                        let (steps, scales) = q4_0_steps(row.stored);
+                        int4::quantize::round_scales(&steps, &scales, to, multipliers)
+                    } else {
+                        int4::quantize::quantize_row(row.values, to, multipliers)
+                    }
+                })
+            })
+            .try_reduce(ReadTimes::default, ReadTimes::add)?;
+        let values = self.in_order(values, self.row_len);
+        let scales = self.in_order(scales, 1);
+        let multipliers = self.in_order(multipliers, groups);
+        Ok((Int4 { multiplied: Int8 { values, scales }, multipliers }, times.per_thread()))
+    }
+
+    /// Reads rows from row `first` on, and rounds each: `round` writes its values and returns its
+    /// scale.
+    fn round_piece(
+        &self,
+        first: usize,
+        values: &mut [i8],
+        scales: &mut [f32],
+        mut round: impl FnMut(Row, &mut [i8]) -> f32,
+    ) -> Result<ReadTimes, WeightsError> {
+        let begun = Instant::now();
+        let bytes = self.read_piece(first, scales.len())?;
+        let mut floats = vec![0.0; values.len()];
+        self.decode_piece(first, &bytes, &mut floats)?;
+        let read = begun.elapsed();
+        let rows = bytes.chunks_exact(self.row_bytes).zip(floats.chunks_exact(self.row_len));
+        let to = values.chunks_exact_mut(self.row_len).zip(scales);
+        for ((stored, values), (to, scale)) in rows.zip(to) {
+            *scale = round(Row { stored, values }, to);
+        }
+        Ok(ReadTimes { read, quantize: begun.elapsed() - read })
     }
 
     /// Number of rows to read at a time.

@@ -53,7 +53,7 @@ pub fn bundled_model_as(quantization: Quantization) -> Model {
 }
 
 /// The bundled model in every quantization.
-pub fn bundled_models() -> [Model; 2] {
+pub fn bundled_models() -> [Model; 3] {
     Quantization::ALL.map(bundled_model_as)
 }
 

@@ -206,11 +206,14 @@ fn rounded_weights_choose_alike() {
 }
 
 #[test]
-fn the_bundled_models_rounded_to_8_bits_choose_alike() {
-    for ((name, model, records), minimum) in bundled(Quantization::Int8).into_iter().zip([283, 270])
+fn the_bundled_models_rounded_to_8_and_4_bits_choose_alike() {
+    for (quantization, minimums) in
+        [(Quantization::Int8, [283, 270]), (Quantization::Int4, [267, 231])]
     {
-        let equal: usize = records.iter().map(|record| equal_choices(&model, record)).sum();
-        assert!(equal >= minimum, "{name}: {equal} of 288 tokens");
+        for ((name, model, records), minimum) in bundled(quantization).into_iter().zip(minimums) {
+            let equal: usize = records.iter().map(|record| equal_choices(&model, record)).sum();
+            assert!(equal >= minimum, "{name} in {quantization}: {equal} of 288 tokens");
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use burn_flex::FlexTensor;
 use super::{
     attention::{Paged, paged_attention},
     clock::Timed,
+    int4::{self, Strips, strips::strip_bytes},
     int8::{
         self, OUTPUTS, Tiles,
         tiles::{INPUTS, TILE},
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     draw::Draw,
-    memory::Lines,
+    memory::{LINE, Line, Lines},
     ops::{
         BiasOn, CacheOn, DecoderOps, HeadNormOn, MatrixOn, NormOn, ProjectedOn, QkvOn, TokensOn,
         WeightOn,
@@ -53,6 +54,10 @@ impl Contiguous {
         self.0.as_slice().expect("the runner sends integers as i32, contiguous by construction")
     }
 
+    fn bytes(&self) -> &[u8] {
+        self.0.as_slice().expect("packed weights are bytes")
+    }
+
     fn dim(&self, i: usize) -> usize {
         self.0.layout().shape()[i]
     }
@@ -62,6 +67,7 @@ impl Contiguous {
 enum Matrix {
     Float(Contiguous),
     Int8 { packed: Contiguous, scales: Contiguous, inputs: usize },
+    Int4 { packed: Contiguous, scales: Contiguous, inputs: usize },
 }
 
 impl Matrix {
@@ -73,13 +79,18 @@ impl Matrix {
                 scales: Contiguous::new(scales),
                 inputs,
             },
+            MatrixOn::Int4 { packed, scales, inputs } => Self::Int4 {
+                packed: Contiguous::new(packed),
+                scales: Contiguous::new(scales),
+                inputs,
+            },
         }
     }
 
     fn outputs(&self) -> usize {
         match self {
             Self::Float(matrix) => matrix.dim(0),
-            Self::Int8 { scales, .. } => scales.dim(0),
+            Self::Int8 { scales, .. } | Self::Int4 { scales, .. } => scales.dim(0),
         }
     }
 
@@ -87,8 +98,10 @@ impl Matrix {
         match self {
             Self::Float(matrix) => matmul::Matrix::Float(matrix.floats()),
             Self::Int8 { packed, scales, inputs } => {
-                let bytes = packed.0.as_slice().expect("`pack` gives bytes");
-                matmul::Matrix::Int8(Tiles::new(bytes, *inputs), scales.floats())
+                matmul::Matrix::Int8(Tiles::new(packed.bytes(), *inputs), scales.floats())
+            }
+            Self::Int4 { packed, scales, inputs } => {
+                matmul::Matrix::Int4(Strips::new(packed.bytes(), *inputs), scales.floats())
             }
         }
     }
@@ -130,16 +143,30 @@ fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(data, Shape::from(shape)))
 }
 
+/// Creates a tensor of packed weights.
+fn from_lines(lines: Vec<Line>, shape: [usize; 3]) -> FlexTensor {
+    // Not a vector of bytes, which would be allocated at any address, and so would its copies.
+    let bytes = bytes::Bytes::from_owner(Lines(lines));
+    let bytes = Bytes::from_shared(bytes, AllocationProperty::Native);
+    FlexTensor::from_data(TensorData::from_bytes(bytes, Shape::from(shape), DType::U8))
+}
+
 impl DecoderOps for Flex {
     fn pack(values: IntTensor<Self>) -> IntTensor<Self> {
         let values = Contiguous::new(values);
         let (outputs, inputs) = (values.dim(0), values.dim(1));
         let tiles = int8::tiles::pack(values.0.as_slice().expect("values of 8 bits"), inputs);
-        let shape = [outputs.div_ceil(OUTPUTS), inputs.div_ceil(INPUTS), TILE];
-        // Not a vector of bytes, which would be allocated at any address, and so would its copies.
-        let bytes = bytes::Bytes::from_owner(Lines(tiles));
-        let bytes = Bytes::from_shared(bytes, AllocationProperty::Native);
-        FlexTensor::from_data(TensorData::from_bytes(bytes, Shape::from(shape), DType::U8))
+        from_lines(tiles, [outputs.div_ceil(OUTPUTS), inputs.div_ceil(INPUTS), TILE])
+    }
+
+    fn pack_int4(values: IntTensor<Self>, multipliers: IntTensor<Self>) -> IntTensor<Self> {
+        let (values, multipliers) = (Contiguous::new(values), Contiguous::new(multipliers));
+        let (outputs, inputs) = (values.dim(0), values.dim(1));
+        let values = values.0.as_slice().expect("values of 8 bits");
+        let multipliers = multipliers.0.as_slice().expect("multipliers of 8 bits");
+        let lines = int4::strips::pack(values, multipliers, inputs);
+        let strips = outputs.div_ceil(OUTPUTS);
+        from_lines(lines, [strips, strip_bytes(inputs) / LINE, LINE])
     }
 
     fn embed(ids: IntTensor<Self>, table: MatrixOn<Self>) -> FloatTensor<Self> {
@@ -148,7 +175,7 @@ impl DecoderOps for Flex {
         let ids = ids.ints();
         let width = match &table {
             Matrix::Float(matrix) => matrix.dim(1),
-            Matrix::Int8 { inputs, .. } => *inputs,
+            Matrix::Int8 { inputs, .. } | Matrix::Int4 { inputs, .. } => *inputs,
         };
         tensor(matmul::embed(ids, table.borrow(), width), [ids.len(), width])
     }

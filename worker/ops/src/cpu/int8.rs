@@ -30,7 +30,7 @@ pub use crate::int8::Int8;
 
 /// Minimum number of rows for AMX. With fewer, a tile would be mostly empty.
 #[cfg(target_arch = "x86_64")]
-const AMX_ROWS: usize = 8;
+pub(super) const AMX_ROWS: usize = 8;
 
 /// Returns the number of rows in a group for `rows` rows in total. See [`Rows`].
 pub(crate) fn group(isa: Isa, rows: usize) -> usize {
@@ -67,17 +67,17 @@ pub fn products(
             // use.
             amx::products(&mut amx::Unit::new(isa), x.plain(rows), tiles, strips, out);
         }
+        #[cfg(target_arch = "x86_64")]
+        Kind::Amx | Kind::Vnni => {
+            // SAFETY: an `Isa` of this kind proves that the CPU has VNNI.
+            unsafe { vnni::products(x.groups(rows), tiles, strips, out) }
+        }
         _ => {
-            let groups = x.groups(rows);
-            let count = groups.len();
             for (index, strip) in strips.enumerate() {
-                // Each group prefetches a share of the next strip.
-                let next = if strip + 1 < tiles.strips() { tiles.strip(strip + 1) } else { &[] };
                 let mut row = 0;
-                for (number, group) in groups.clone().enumerate() {
-                    let share = next.len() * number / count..next.len() * (number + 1) / count;
+                for group in x.groups(rows.clone()) {
                     let out = &mut out[row * width + index * OUTPUTS..];
-                    strip_products(isa, group, tiles.strip(strip), &next[share], out, width);
+                    strip_products(isa, group, tiles.strip(strip), out, width);
                     row += group.rows();
                 }
             }
@@ -86,17 +86,12 @@ pub fn products(
 }
 
 /// Computes sums of products of a group with a strip, and writes them to the start of each row of
-/// `out [rows, width]`. `next` is the memory that is needed soon, for implementations that
-/// prefetch.
-#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "portable code does not"))]
-fn strip_products(isa: Isa, x: Group, strip: &[u8], next: &[u8], out: &mut [i32], width: usize) {
+/// `out [rows, width]`.
+fn strip_products(isa: Isa, x: Group, strip: &[u8], out: &mut [i32], width: usize) {
     match isa.kind() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` of this kind proves that the CPU has VNNI.
-        Kind::Amx | Kind::Vnni => unsafe { vnni::products(x, strip, next, out, width) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` of this kind proves that the CPU has AVX2.
-        Kind::Avx512 | Kind::Avx2 => unsafe { avx2::products(x, strip, out, width) },
         Kind::Baseline => portable::products(x, strip, out, width),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of any other kind proves that the CPU has AVX2.
+        _ => unsafe { avx2::products(x, strip, out, width) },
     }
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::{
     PARALLEL_THRESHOLD,
+    int4::{self, Strips},
     int8::{self, OUTPUTS, Rows, Tiles},
     isa::{Isa, Kernel},
     lanes::dot,
@@ -38,6 +39,8 @@ pub enum Matrix<'a> {
     Float(&'a [f32]),
     /// Tiles, and the scale of each output, `[n]`.
     Int8(Tiles<'a>, &'a [f32]),
+    /// Strips, and the scale of each output, `[n]`.
+    Int4(Strips<'a>, &'a [f32]),
 }
 
 /// Inputs of a linear map, `[t, k]`.
@@ -45,15 +48,16 @@ pub struct Inputs<'a> {
     isa: Isa,
     x: &'a [f32],
     k: usize,
-    /// Inputs in 8 bits, if a weight is in 8 bits.
+    /// Inputs in 8 bits, if a weight is in 8 or 4 bits.
     rows: Option<Rows>,
 }
 
 impl<'a> Inputs<'a> {
     /// Prepares `x [t, k]` for products with `weights`.
     pub fn new(isa: Isa, x: &'a [f32], k: usize, weights: &[Weight]) -> Self {
-        let int8 = weights.iter().any(|weight| matches!(weight.matrix, Matrix::Int8(..)));
-        Self { isa, x, k, rows: int8.then(|| Rows::quantize(isa, x, k)) }
+        let float = |weight: &Weight| matches!(weight.matrix, Matrix::Float(_));
+        let rows = (!weights.iter().all(float)).then(|| Rows::quantize(isa, x, k));
+        Self { isa, x, k, rows }
     }
 
     /// Number of rows.
@@ -75,20 +79,24 @@ impl<'a> Inputs<'a> {
     /// Computes `outputs` of `rows` by `weight`, into `panel [rows, outputs]`. `outputs` begins at
     /// a strip.
     fn panel(&self, weight: Weight, rows: Range<usize>, outputs: Range<usize>, panel: &mut [f32]) {
-        match (weight.matrix, &self.rows) {
-            (Matrix::Float(matrix), _) => {
+        match weight.matrix {
+            Matrix::Float(matrix) => {
                 let x = &self.x[rows.start * self.k..rows.end * self.k];
                 let matrix = &matrix[outputs.start * self.k..outputs.end * self.k];
                 self.isa.run(Dots { x, matrix, k: self.k, panel });
             }
-            (Matrix::Int8(tiles, scales), Some(x)) => {
-                let strips = outputs.start / OUTPUTS..outputs.end.div_ceil(OUTPUTS);
-                let mut sums = vec![0; rows.len() * strips.len() * OUTPUTS];
-                int8::products(self.isa, x, rows.clone(), tiles, strips, &mut sums);
-                let scales = &scales[outputs.clone()];
-                self.isa.run(Scale { sums: &sums, x, first: rows.start, scales, panel });
+            Matrix::Int8(tiles, scales) => {
+                let products = |x: &Rows, strips, sums: &mut [i32]| {
+                    int8::products(self.isa, x, rows.clone(), tiles, strips, sums);
+                };
+                self.scaled(products, scales, &rows, &outputs, panel);
             }
-            (Matrix::Int8(..), None) => unreachable!("inputs are quantised where a weight is"),
+            Matrix::Int4(matrix, scales) => {
+                let products = |x: &Rows, strips, sums: &mut [i32]| {
+                    int4::products(self.isa, x, rows.clone(), matrix, strips, sums);
+                };
+                self.scaled(products, scales, &rows, &outputs, panel);
+            }
         }
         if let Some(bias) = weight.bias {
             // Added to the finished sum, never as its initial value.
@@ -98,6 +106,23 @@ impl<'a> Inputs<'a> {
                 }
             }
         }
+    }
+
+    /// Computes `products`, sums of integers `[rows, strips * OUTPUTS]`, and scales them.
+    fn scaled(
+        &self,
+        products: impl FnOnce(&Rows, Range<usize>, &mut [i32]),
+        scales: &[f32],
+        rows: &Range<usize>,
+        outputs: &Range<usize>,
+        panel: &mut [f32],
+    ) {
+        let x = self.rows.as_ref().expect("inputs are quantised where a weight is");
+        let strips = outputs.start / OUTPUTS..outputs.end.div_ceil(OUTPUTS);
+        let mut sums = vec![0; rows.len() * strips.len() * OUTPUTS];
+        products(x, strips, &mut sums);
+        let scales = &scales[outputs.clone()];
+        self.isa.run(Scale { sums: &sums, x, first: rows.start, scales, panel });
     }
 
     /// Calls `each` with ranges of rows and outputs that cover all of `[t, n]`.
@@ -173,14 +198,22 @@ pub fn embed(ids: &[i32], table: Matrix, width: usize) -> Vec<f32> {
     let mut quantized = vec![0i8; width];
     for (id, out) in ids.iter().zip(out.chunks_exact_mut(width)) {
         let id = *id as usize;
-        match table {
-            Matrix::Float(values) => out.copy_from_slice(&values[id * width..(id + 1) * width]),
+        let scale = match table {
+            Matrix::Float(values) => {
+                out.copy_from_slice(&values[id * width..(id + 1) * width]);
+                continue;
+            }
             Matrix::Int8(tiles, scales) => {
                 tiles.read_row(id, &mut quantized);
-                for (out, value) in out.iter_mut().zip(&quantized) {
-                    *out = f32::from(*value) * scales[id];
-                }
+                scales[id]
             }
+            Matrix::Int4(strips, scales) => {
+                strips.read_row(id, &mut quantized);
+                scales[id]
+            }
+        };
+        for (out, value) in out.iter_mut().zip(&quantized) {
+            *out = f32::from(*value) * scale;
         }
     }
     out

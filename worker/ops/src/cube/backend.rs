@@ -38,6 +38,7 @@ impl Matrix {
                 let matrix = Int8Matrix { values, scales };
                 Self::Int8 { matrix, inputs }
             }
+            MatrixOn::Int4 { .. } => unreachable!("`Matrix::int4` packs 8 bits for GPUs"),
         }
     }
 }
@@ -74,6 +75,10 @@ impl Weight {
 impl DecoderOps for CubeBackend {
     fn pack(values: IntTensor<Self>) -> IntTensor<Self> {
         pack::pack(values)
+    }
+
+    fn pack_int4(_: IntTensor<Self>, _: IntTensor<Self>) -> IntTensor<Self> {
+        unreachable!("`Matrix::int4` packs 8 bits for GPUs")
     }
 
     fn embed(ids: IntTensor<Self>, table: MatrixOn<Self>) -> FloatTensor<Self> {

@@ -10,7 +10,12 @@ use burn::{
     tensor::{DType, Device, Int, Tensor, TensorData, f16},
 };
 
-use crate::{KV_BLOCK, int8::Int8, memory};
+use crate::{
+    KV_BLOCK,
+    int4::{GROUP, Int4},
+    int8::Int8,
+    memory,
+};
 
 /// Keys and values of one layer.
 ///
@@ -67,6 +72,15 @@ pub enum Matrix {
     /// In 8 bits.
     Int8 {
         /// Values, packed by [`super::pack`] for the device.
+        packed: Tensor<3, Int>,
+        /// `[n]`: the scale of each output.
+        scales: Tensor<1>,
+        /// `k`
+        inputs: usize,
+    },
+    /// In 4 bits; not on GPUs.
+    Int4 {
+        /// Steps and multipliers, packed by [`super::pack_int4`].
         packed: Tensor<3, Int>,
         /// `[n]`: the scale of each output.
         scales: Tensor<1>,
@@ -189,10 +203,32 @@ impl Matrix {
         Self::Int8 { packed, scales, inputs }
     }
 
+    /// Packs `values [n, inputs]` for the products of `device`: in 4 bits on the CPU, in 8 bits on a
+    /// GPU, with the same results.
+    pub fn int4(values: Int4, inputs: usize, device: &Device) -> Self {
+        if *device != Device::flex() {
+            return Self::int8(values.multiplied, inputs, device);
+        }
+        let n = values.multiplied.scales.len();
+        let scales = floats(values.multiplied.scales, [n], device);
+        let bytes = |values, width| {
+            let values = TensorData::new(values, [n, width]);
+            Tensor::<2, Int>::from_data(values, (device, DType::I8))
+        };
+        let multipliers = bytes(values.multipliers, inputs.div_ceil(GROUP));
+        let packed = super::pack_int4(bytes(values.multiplied.values, inputs), multipliers);
+        Self::Int4 { packed, scales, inputs }
+    }
+
     pub(super) fn on_backend(self) -> MatrixOn<Dispatch> {
         match self {
             Self::Float(matrix) => MatrixOn::Float(matrix.into_dispatch()),
             Self::Int8 { packed, scales, inputs } => MatrixOn::Int8 {
+                packed: packed.into_dispatch(),
+                scales: scales.into_dispatch(),
+                inputs,
+            },
+            Self::Int4 { packed, scales, inputs } => MatrixOn::Int4 {
                 packed: packed.into_dispatch(),
                 scales: scales.into_dispatch(),
                 inputs,
@@ -292,6 +328,15 @@ pub enum MatrixOn<B: Backend> {
     /// In 8 bits.
     Int8 {
         /// Values, packed by [`super::DecoderOps::pack`].
+        packed: IntTensor<B>,
+        /// `[n]`
+        scales: FloatTensor<B>,
+        /// `k`
+        inputs: usize,
+    },
+    /// In 4 bits.
+    Int4 {
+        /// Steps and multipliers, packed by [`super::DecoderOps::pack_int4`].
         packed: IntTensor<B>,
         /// `[n]`
         scales: FloatTensor<B>,

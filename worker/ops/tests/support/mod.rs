@@ -6,7 +6,7 @@ mod skip;
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use stoker_ops::{
     Cache, KV_BLOCK, Tokens,
-    cpu::int8::Int8,
+    cpu::{int4::Int4, int8::Int8},
     ops::{HeadNorm, Matrix, Norm, Weight},
 };
 
@@ -98,19 +98,31 @@ impl On for Tokens {
     }
 }
 
+/// Format of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Float,
+    Int8,
+    Int4,
+}
+
+impl Format {
+    pub(crate) const ALL: [Self; 3] = [Self::Float, Self::Int8, Self::Int4];
+}
+
 /// A matrix of `k` inputs, not on a device yet.
 pub(crate) struct Values {
-    pub(crate) int8: bool,
+    pub(crate) format: Format,
     pub(crate) values: Vec<f32>,
     pub(crate) k: usize,
 }
 
 impl Values {
     pub(crate) fn on(&self, device: &Device) -> Matrix {
-        if self.int8 {
-            Matrix::int8(Int8::quantize(&self.values, self.k), self.k, device)
-        } else {
-            Matrix::float(self.values.clone(), self.k, device)
+        match self.format {
+            Format::Float => Matrix::float(self.values.clone(), self.k, device),
+            Format::Int8 => Matrix::int8(Int8::quantize(&self.values, self.k), self.k, device),
+            Format::Int4 => Matrix::int4(Int4::quantize(&self.values, self.k), self.k, device),
         }
     }
 }

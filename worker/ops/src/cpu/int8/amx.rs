@@ -116,6 +116,21 @@ pub(crate) fn products(
     }
 }
 
+/// Number of multiply-adds of a round of [`multiply_rounds`].
+pub(in crate::cpu) const ROUND: usize = SUMS.len() * ROWS * OUTPUTS * INPUTS;
+
+/// Multiplies tiles that stay in registers: what the unit can do. `isa` must be one with AMX.
+pub(in crate::cpu) fn multiply_rounds(isa: Isa, rounds: usize) {
+    let mut unit = Unit::new(isa);
+    unit.configure([ROWS; 8]);
+    for _ in 0..rounds {
+        unit.multiply::<{ SUMS[0] }, { X[0] }, { WEIGHTS[0] }>();
+        unit.multiply::<{ SUMS[1] }, { X[0] }, { WEIGHTS[1] }>();
+        unit.multiply::<{ SUMS[2] }, { X[1] }, { WEIGHTS[0] }>();
+        unit.multiply::<{ SUMS[3] }, { X[1] }, { WEIGHTS[1] }>();
+    }
+}
+
 /// Tile unit of the CPU. Released on drop.
 pub(crate) struct Unit(PhantomData<*const ()>);
 
@@ -275,7 +290,7 @@ mod tests {
             }
             let sum = |row: &[i8]| row.iter().map(|x| i32::from(*x)).sum();
             let sums: Vec<i32> = inputs.chunks_exact(k).map(sum).collect();
-            let x = Group { values: &values, sums: &sums };
+            let x = Group { values: &values, sums: &sums, partial_sums: &[] };
             for strips in [0..tiles.strips(), 0..1, tiles.strips() - 1..tiles.strips()] {
                 let width = strips.len() * OUTPUTS;
                 let mut out = vec![0; rows * width];

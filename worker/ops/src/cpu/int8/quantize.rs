@@ -50,7 +50,7 @@ impl Kernel for QuantizeRow<'_> {
 /// Magnitudes are compared as integers. This gives the same order, with infinity above all numbers
 /// and NaN above infinity, and vectorises.
 #[inline(always)]
-pub(super) fn largest(x: &[f32]) -> f32 {
+pub(in crate::cpu) fn largest(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<32>();
     let mut lanes = [0u32; 32];
     let magnitude = |x: f32| x.to_bits() & !(1 << 31);

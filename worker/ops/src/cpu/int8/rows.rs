@@ -1,6 +1,7 @@
 //! Inputs in 8 bits: quantised token by token, in the layout of the products.
 
 use super::super::{
+    int4::GROUP,
     isa::{Isa, Kernel},
     pool::{Chunks, pool},
     simd::Simd,
@@ -22,6 +23,8 @@ pub struct Rows {
     values: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<i32>,
+    /// Sums of runs of `GROUP` inputs, interleaved like values.
+    partial_sums: Vec<i32>,
     /// Number of inputs, padded with zeros to whole tiles.
     inputs: usize,
     group: usize,
@@ -37,6 +40,8 @@ pub(crate) struct Group<'a> {
     pub(crate) values: &'a [i8],
     /// `[rows]`: the sum of each row.
     pub(crate) sums: &'a [i32],
+    /// `[inputs / GROUP, rows]`: the sum of each group of inputs, for weights in 4 bits.
+    pub(crate) partial_sums: &'a [i32],
 }
 
 impl Group<'_> {
@@ -65,19 +70,22 @@ impl Rows {
             values: vec![0; rows * padded],
             scales: vec![0.0; rows],
             sums: vec![0; rows],
+            partial_sums: vec![0; rows * padded / GROUP],
             inputs: padded,
             group: per,
         };
         let values = Chunks::new(&mut quantized.values, padded * per);
         let scales = Chunks::new(&mut quantized.scales, per);
         let sums = Chunks::new(&mut quantized.sums, per);
+        let partial_sums = Chunks::new(&mut quantized.partial_sums, padded / GROUP * per);
         let work = |index: usize| {
             // SAFETY: each index is passed to one thread, once.
-            let (values, scales, sums) =
-                unsafe { (values.chunk(index), scales.chunk(index), sums.chunk(index)) };
+            let (values, scales) = unsafe { (values.chunk(index), scales.chunk(index)) };
+            // SAFETY: as above.
+            let (sums, partial_sums) = unsafe { (sums.chunk(index), partial_sums.chunk(index)) };
             let first = index * per;
             let x = &x[first * inputs..(first + scales.len()) * inputs];
-            isa.run(Quantize { x, inputs, values, scales, sums });
+            isa.run(Quantize { x, inputs, values, scales, sums, partial_sums });
         };
         if rows * inputs < super::super::PARALLEL_THRESHOLD {
             (0..values.len()).for_each(work);
@@ -120,16 +128,21 @@ impl Rows {
         debug_assert!(rows.start.is_multiple_of(self.group));
         let values = &self.values[rows.start * self.inputs..rows.end * self.inputs];
         let groups = values.chunks(self.group * self.inputs);
-        let sums = self.sums[rows].chunks(self.group);
-        groups.zip(sums).map(|(values, sums)| Group { values, sums })
+        let partial = self.inputs / GROUP;
+        let partial_sums = &self.partial_sums[rows.start * partial..rows.end * partial];
+        let partial_sums = partial_sums.chunks(self.group * partial);
+        let sums = self.sums[rows].chunks(self.group).zip(partial_sums);
+        groups.zip(sums).map(|(values, (sums, partial_sums))| Group { values, sums, partial_sums })
     }
 
     /// Returns `rows` as one group, where each row is a group of its own: `[rows, inputs]`.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn plain(&self, rows: std::ops::Range<usize>) -> Group<'_> {
+    pub(in crate::cpu) fn plain(&self, rows: std::ops::Range<usize>) -> Group<'_> {
         debug_assert_eq!(self.group, 1);
         let values = &self.values[rows.start * self.inputs..rows.end * self.inputs];
-        Group { values, sums: &self.sums[rows] }
+        let partial = self.inputs / GROUP;
+        let partial_sums = &self.partial_sums[rows.start * partial..rows.end * partial];
+        Group { values, sums: &self.sums[rows], partial_sums }
     }
 }
 
@@ -140,6 +153,7 @@ struct Quantize<'a> {
     values: &'a mut [i8],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
+    partial_sums: &'a mut [i32],
 }
 
 impl Kernel for Quantize<'_> {
@@ -155,11 +169,12 @@ impl Kernel for Quantize<'_> {
             if rows == 1 {
                 let values = &mut self.values[..self.inputs];
                 round(x, largest, values);
-                self.sums[row] = sum(values);
+                self.sums[row] = sums(values, self.partial_sums.iter_mut());
                 continue;
             }
             round(x, largest, &mut plain);
-            self.sums[row] = sum(&plain);
+            let partial_sums = self.partial_sums[row..].iter_mut().step_by(rows);
+            self.sums[row] = sums(&plain, partial_sums);
             let (quads, rest) = plain.as_chunks::<QUAD>();
             let slots = self.values.as_chunks_mut::<QUAD>().0;
             for (quad, to) in quads.iter().zip(slots[row..].iter_mut().step_by(rows)) {
@@ -172,7 +187,13 @@ impl Kernel for Quantize<'_> {
     }
 }
 
+/// Writes the sum of each group of inputs, and returns their sum.
 #[inline(always)]
-fn sum(values: &[i8]) -> i32 {
-    values.iter().map(|value| i32::from(*value)).sum()
+fn sums<'a>(values: &[i8], partial_sums: impl Iterator<Item = &'a mut i32>) -> i32 {
+    let mut total = 0;
+    for (group, to) in values.chunks(GROUP).zip(partial_sums) {
+        *to = group.iter().map(|value| i32::from(*value)).sum();
+        total += *to;
+    }
+    total
 }

@@ -26,7 +26,7 @@ pub const TILE: usize = OUTPUTS * INPUTS;
 pub const MAX_INPUTS: usize = i32::MAX as usize / (255 * 127);
 
 /// Value that is added to a weight.
-const OFFSET: u8 = 128;
+pub(in crate::cpu) const OFFSET: u8 = 128;
 
 /// Size in bytes of a packed matrix of `outputs` by `inputs`.
 pub fn packed_bytes(outputs: usize, inputs: usize) -> usize {

@@ -1,65 +1,106 @@
 //! Products in 8 bits with AVX-512 VNNI: an instruction adds sixteen sums of four products.
 //!
-//! A strip is read sequentially, once for all rows of a group. From sixteen rows on, the products
-//! of a line take as long as loading the next line from memory.
+//! A strip is read sequentially, once for all rows of a group. With few rows, several strips are
+//! read at once: memory is faster then, and sums do not wait for each other. From sixteen rows on,
+//! the products of a line take as long as loading the next line from memory.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, ops::Range};
 
 use super::{
-    OUTPUTS,
+    OUTPUTS, Tiles,
     rows::{Group, MAX_GROUP, OFFSET},
     tiles::QUAD,
 };
-use crate::memory::LINE;
+use crate::{cpu::ahead::Ahead, memory::LINE};
 
-/// See [`super::strip_products`].
+/// See [`super::products`]: all `groups` of rows with `strips`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) fn products(x: Group, strip: &[u8], next: &[u8], out: &mut [i32], width: usize) {
-    // With few rows, each has several sums: an instruction must wait for the one that produced its
-    // sum.
+pub(super) fn products<'a>(
+    groups: impl ExactSizeIterator<Item = Group<'a>> + Clone,
+    tiles: Tiles,
+    strips: Range<usize>,
+    out: &mut [i32],
+) {
+    let (count, width) = (groups.len(), strips.len() * OUTPUTS);
+    let together = match groups.clone().next().map_or(0, Group::rows) {
+        0..=2 => 4,
+        3..=8 => 2,
+        _ => 1,
+    };
+    let mut strip = strips.start;
+    while strip < strips.end {
+        let together = if strips.end - strip < together { 1 } else { together };
+        let mut row = 0;
+        for (number, group) in groups.clone().enumerate() {
+            let out = &mut out[row * width + (strip - strips.start) * OUTPUTS..];
+            let pass = Pass { tiles, strip, number, count };
+            match together {
+                4 => group_products::<4>(group, pass, out, width),
+                2 => group_products::<2>(group, pass, out, width),
+                _ => group_products::<1>(group, pass, out, width),
+            }
+            row += group.rows();
+        }
+        strip += together;
+    }
+}
+
+/// One of several passes over some strips, each with another group of rows.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    tiles: Tiles<'a>,
+    /// The first strip.
+    strip: usize,
+    number: usize,
+    count: usize,
+}
+
+/// Multiplies a group with `S` strips. Only groups of few rows are multiplied with several.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn group_products<const S: usize>(x: Group, pass: Pass, out: &mut [i32], width: usize) {
     match x.rows() {
-        1 => block::<1, 4>(x, strip, next, out, width),
-        2 => block::<2, 4>(x, strip, next, out, width),
-        3 => block::<3, 2>(x, strip, next, out, width),
-        4 => block::<4, 2>(x, strip, next, out, width),
-        5 => block::<5, 1>(x, strip, next, out, width),
-        6 => block::<6, 1>(x, strip, next, out, width),
-        7 => block::<7, 1>(x, strip, next, out, width),
-        8 => block::<8, 1>(x, strip, next, out, width),
-        9 => block::<9, 1>(x, strip, next, out, width),
-        10 => block::<10, 1>(x, strip, next, out, width),
-        11 => block::<11, 1>(x, strip, next, out, width),
-        12 => block::<12, 1>(x, strip, next, out, width),
-        13 => block::<13, 1>(x, strip, next, out, width),
-        14 => block::<14, 1>(x, strip, next, out, width),
-        15 => block::<15, 1>(x, strip, next, out, width),
-        MAX_GROUP => block::<MAX_GROUP, 1>(x, strip, next, out, width),
+        1 => block::<S, 1>(x, pass, out, width),
+        2 => block::<S, 2>(x, pass, out, width),
+        3 => block::<S, 3>(x, pass, out, width),
+        4 => block::<S, 4>(x, pass, out, width),
+        5 => block::<S, 5>(x, pass, out, width),
+        6 => block::<S, 6>(x, pass, out, width),
+        7 => block::<S, 7>(x, pass, out, width),
+        8 => block::<S, 8>(x, pass, out, width),
+        9 => block::<1, 9>(x, pass, out, width),
+        10 => block::<1, 10>(x, pass, out, width),
+        11 => block::<1, 11>(x, pass, out, width),
+        12 => block::<1, 12>(x, pass, out, width),
+        13 => block::<1, 13>(x, pass, out, width),
+        14 => block::<1, 14>(x, pass, out, width),
+        15 => block::<1, 15>(x, pass, out, width),
+        MAX_GROUP => block::<1, MAX_GROUP>(x, pass, out, width),
         rows => unreachable!("a group has 1 to {MAX_GROUP} rows, not {rows}"),
     }
 }
 
-/// Multiplies `R` rows with one strip, in `U` sums each, and writes the sums to the start of each
-/// row of `out [R, width]`.
+/// Multiplies `R` rows with `S` strips, and writes the sums to the start of each row of `out [R,
+/// width]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn block<const R: usize, const U: usize>(
-    x: Group,
-    strip: &[u8],
-    next: &[u8],
-    out: &mut [i32],
-    width: usize,
-) {
-    let quads = strip.len() / LINE;
-    assert!(quads.is_multiple_of(U) && x.values.len() == quads * R * QUAD);
-    // Number of bytes of the next strip to prefetch at each quad.
-    let ahead = next.len() / quads.max(1);
-    let (strip, inputs, next) = (strip.as_ptr(), x.values.as_ptr(), next.as_ptr());
-    let mut sums = [[_mm512_setzero_si512(); R]; U];
-    for first in (0..quads).step_by(U) {
-        for (u, sums) in sums.iter_mut().enumerate() {
-            let quad = first + u;
-            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(quad * ahead).cast());
+fn block<const S: usize, const R: usize>(x: Group, pass: Pass, out: &mut [i32], width: usize) {
+    let strips: [&[u8]; S] = std::array::from_fn(|s| pass.tiles.strip(pass.strip + s));
+    let quads = strips[0].len() / LINE;
+    assert!(x.values.len() == quads * R * QUAD && strips.iter().all(|s| s.len() == quads * LINE));
+    let ahead: [Ahead; S] = std::array::from_fn(|s| {
+        if pass.count == 1 {
+            return Ahead::same(strips[s]);
+        }
+        let next = pass.strip + S + s;
+        let next = if next < pass.tiles.strips() { pass.tiles.strip(next) } else { &[] };
+        Ahead::share(next, pass.number, pass.count, quads)
+    });
+    let inputs = x.values.as_ptr();
+    let mut sums = [[_mm512_setzero_si512(); R]; S];
+    for quad in 0..quads {
+        for ((strip, ahead), sums) in strips.iter().zip(ahead).zip(&mut sums) {
+            ahead.prefetch(quad);
             // SAFETY: a line of the strip, which is aligned to lines.
-            let weights = unsafe { _mm512_load_si512(strip.add(quad * LINE).cast()) };
+            let weights = unsafe { _mm512_load_si512(strip.as_ptr().add(quad * LINE).cast()) };
             for (r, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: four inputs of row `r`, by the length above.
                 let four =
@@ -68,14 +109,14 @@ fn block<const R: usize, const U: usize>(
             }
         }
     }
-    for (r, row) in x.sums.iter().enumerate() {
-        // Weights are stored with 128 added; this is the excess.
-        let mut sum = _mm512_set1_epi32(-OFFSET * row);
-        for sums in &sums {
-            sum = _mm512_add_epi32(sum, sums[r]);
+    for (s, sums) in sums.into_iter().enumerate() {
+        for (r, (sum, row)) in sums.into_iter().zip(x.sums).enumerate() {
+            // Weights are stored with 128 added; this is the excess.
+            let sum = _mm512_add_epi32(sum, _mm512_set1_epi32(-OFFSET * row));
+            let to = out[r * width + s * OUTPUTS..].first_chunk_mut::<OUTPUTS>();
+            let to = to.expect("a row has all its outputs");
+            // SAFETY: the destination has the register's sixteen sums of 32 bits.
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), sum) };
         }
-        let to = out[r * width..].first_chunk_mut::<OUTPUTS>().expect("a row has all its outputs");
-        // SAFETY: the destination has the register's sixteen sums of 32 bits.
-        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), sum) };
     }
 }
