@@ -50,6 +50,7 @@ async fn a_resumed_request_shows_both_workers_and_the_cause() {
     let workers = [slow_worker("first"), slow_worker("second")];
     let addresses = workers.each_ref().map(|worker| worker.address.as_str()).join(",");
     let router = Process::start("stoker-router", &["--workers", &addresses]);
+    router.log_entry("ready").await;
     let mut client = inference(&router.address).await;
     let request = named("the-request", request("Once", 1, 60));
     let mut stream = client.generate(request).await.unwrap().into_inner();
@@ -115,6 +116,7 @@ async fn recent_requests_are_listed_and_watched() {
     let worker = Process::start("stoker-worker", &["--simulate", "instant"]);
     let arguments = ["--workers", &worker.address, "--recent-requests", "3"];
     let router = Process::start("stoker-router", &arguments);
+    router.log_entry("ready").await;
     let mut client = inference(&router.address).await;
     for number in 0..4 {
         let request = named(&format!("number-{number}"), request("Once", number, 8));
@@ -176,6 +178,7 @@ async fn all_routers_behind_a_name_are_asked() {
     let port = first.admin.rsplit_once(':').unwrap().1.to_owned();
     let second = router(&format!("127.0.13.2:{port}"));
     for (number, router) in [&first, &second].into_iter().enumerate() {
+        router.log_entry("ready").await;
         let request = named(&format!("number-{number}"), request("Once", 1, 8));
         complete(&mut inference(&router.address).await, request).await.unwrap();
     }
