@@ -10,12 +10,20 @@ use tokio::time::timeout;
 
 use crate::{
     etcd_server::skip,
-    support::{Process, TEST_TIMEOUT, complete, inference, output, program, request, stoker},
+    support::{
+        Process, TEST_TIMEOUT, complete, control, inference, output, program, request, stoker,
+        wait_for_load,
+    },
 };
 
 /// A worker whose steps take long enough to lose it in the middle of a response.
 fn slow_worker(id: &str) -> Process {
     Process::start("stoker-worker", &["--simulate", r#"step = "20ms""#, "--worker-id", id])
+}
+
+/// Waits until the router can use a worker.
+async fn until_ready(router: &Process) {
+    wait_for_load(&mut control(&router.address).await, |load| load.total_kv_blocks > 0).await;
 }
 
 fn named(request_id: &str, request: GenerateRequest) -> GenerateRequest {
@@ -50,7 +58,7 @@ async fn a_resumed_request_shows_both_workers_and_the_cause() {
     let workers = [slow_worker("first"), slow_worker("second")];
     let addresses = workers.each_ref().map(|worker| worker.address.as_str()).join(",");
     let router = Process::start("stoker-router", &["--workers", &addresses]);
-    router.log_entry("ready").await;
+    until_ready(&router).await;
     let mut client = inference(&router.address).await;
     let request = named("the-request", request("Once", 1, 60));
     let mut stream = client.generate(request).await.unwrap().into_inner();
@@ -116,7 +124,7 @@ async fn recent_requests_are_listed_and_watched() {
     let worker = Process::start("stoker-worker", &["--simulate", "instant"]);
     let arguments = ["--workers", &worker.address, "--recent-requests", "3"];
     let router = Process::start("stoker-router", &arguments);
-    router.log_entry("ready").await;
+    until_ready(&router).await;
     let mut client = inference(&router.address).await;
     for number in 0..4 {
         let request = named(&format!("number-{number}"), request("Once", number, 8));
@@ -178,7 +186,7 @@ async fn all_routers_behind_a_name_are_asked() {
     let port = first.admin.rsplit_once(':').unwrap().1.to_owned();
     let second = router(&format!("127.0.13.2:{port}"));
     for (number, router) in [&first, &second].into_iter().enumerate() {
-        router.log_entry("ready").await;
+        until_ready(router).await;
         let request = named(&format!("number-{number}"), request("Once", 1, 8));
         complete(&mut inference(&router.address).await, request).await.unwrap();
     }

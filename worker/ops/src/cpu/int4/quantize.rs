@@ -135,8 +135,16 @@ fn candidates(largest: f64) -> RangeInclusive<i8> {
 #[inline(always)]
 fn round_group(units: &[f64; GROUP], to: &mut [i8]) -> i8 {
     let largest = units.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+    let candidates = candidates(largest);
+    // The error of one candidate, which the best one does not exceed.
+    let limit = squared_error(units, *candidates.end());
     let (mut best, mut least) = (1, f64::INFINITY);
-    for magnitude in candidates(largest) {
+    for magnitude in candidates {
+        let cut_off = largest + f64::from(STEPS[0]) * f64::from(magnitude);
+        if cut_off > 0.0 && cut_off * cut_off > limit {
+            // The error of the largest element alone is larger.
+            continue;
+        }
         for multiplier in [magnitude, -magnitude] {
             let error = squared_error(units, multiplier);
             if error < least {
