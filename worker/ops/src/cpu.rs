@@ -4,8 +4,6 @@
 //! former.
 //! All run on the threads of [`pool`], with the instruction set that [`isa`] detects.
 
-#[cfg(target_arch = "x86_64")]
-mod ahead;
 pub mod attention;
 mod bandwidth;
 pub mod clock;
@@ -19,6 +17,8 @@ pub mod matmul;
 pub mod norm;
 mod peak;
 pub mod pool;
+#[cfg(target_arch = "x86_64")]
+mod prefetch;
 pub mod project;
 pub mod rates;
 pub mod rope;

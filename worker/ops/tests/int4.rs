@@ -1,26 +1,18 @@
 //! Weights in 4 bits: exact products for any instruction set, and a rounding that never changes.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod products;
+
+use products::random;
 use proptest::prelude::*;
 use stoker_ops::{
     cpu::{
         int4::{self, GROUP, Int4, Strips, quantize::round_scales, strips},
-        int8::{OUTPUTS, Rows, Tiles},
+        int8::{Rows, Tiles},
         isa::Isa,
     },
     int4::{MAX_MULTIPLIER, MAX_VALUE, STEPS},
 };
-
-/// Returns pseudo-random numbers, the same for the same seed.
-fn random(seed: u32) -> impl FnMut() -> u32 {
-    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
-    move || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state
-    }
-}
 
 /// Returns steps times multipliers, and multipliers, of `n` rows: any, or only the extremes.
 fn weights(n: usize, k: usize, seed: u32, extreme: bool) -> (Vec<i8>, Vec<i8>) {
@@ -43,59 +35,15 @@ fn weights(n: usize, k: usize, seed: u32, extreme: bool) -> (Vec<i8>, Vec<i8>) {
     (values, multipliers)
 }
 
-/// Returns inputs within +-127, or only the two extremes.
-fn inputs(rows: usize, k: usize, seed: u32, extreme: bool) -> Vec<i8> {
-    let mut next = random(seed);
-    let mut inputs: Vec<i8> = (0..rows * k)
-        .map(|_| {
-            let number = next();
-            if extreme { [-127, 127][number as usize % 2] } else { (number % 255) as u8 as i8 }
-        })
-        .map(|value: i8| value.max(-127))
-        .collect();
-    // The maximum of each row is 127, so that quantising changes nothing.
-    for row in inputs.chunks_exact_mut(k) {
-        row[0] = 127;
-    }
-    inputs
-}
-
-/// Returns the expected products, in 64 bits.
-fn exact(x: &[i8], weights: &[i8], k: usize) -> Vec<i64> {
-    let dot =
-        |a: &[i8], b: &[i8]| a.iter().zip(b).map(|(a, b)| i64::from(*a) * i64::from(*b)).sum();
-    let row = |x| weights.chunks_exact(k).map(move |w| dot(x, w));
-    x.chunks_exact(k).flat_map(row).collect()
-}
-
-/// Number of strips that are multiplied together.
-const STRIPS: usize = 5;
-
-/// Checks the products of every instruction set, in rows of `n`.
+/// Checks the products of every instruction set.
 fn check(rows: usize, n: usize, k: usize, seed: u32, extreme: bool) {
     let (values, multipliers) = weights(n, k, seed, extreme);
-    let inputs = inputs(rows, k, seed + 1, extreme);
-    let want = exact(&inputs, &values, k);
-    let x: Vec<f32> = inputs.iter().map(|x| f32::from(*x)).collect();
     let lines = strips::pack(&values, &multipliers, k);
     let matrix = Strips::new(bytemuck::cast_slice(&lines), k);
-    for isa in Isa::available() {
-        let quantized = Rows::quantize(isa, &x, k);
-        let mut got = vec![0i64; rows * n];
-        for first in (0..matrix.count()).step_by(STRIPS) {
-            let strips = first..(first + STRIPS).min(matrix.count());
-            let width = strips.len() * OUTPUTS;
-            let mut sums = vec![0; rows * width];
-            int4::products(isa, &quantized, 0..rows, matrix, strips, &mut sums);
-            for (row, sums) in sums.chunks_exact(width).enumerate() {
-                let (start, count) = (first * OUTPUTS, width.min(n - first * OUTPUTS));
-                for (to, from) in got[row * n + start..][..count].iter_mut().zip(sums) {
-                    *to = i64::from(*from);
-                }
-            }
-        }
-        assert_eq!(got, want, "{}: {rows} rows, {n} outputs, {k} inputs", isa.name());
-    }
+    let products = |isa, x: &Rows, strips, sums: &mut [i32]| {
+        int4::products(isa, x, 0..rows, matrix, strips, sums);
+    };
+    products::check(rows, &values, k, matrix.count(), seed + 1, extreme, products);
 }
 
 proptest! {
@@ -201,11 +149,11 @@ fn rounding_has_golden_values() {
 
 #[test]
 fn the_steps_of_a_file_stay_and_its_scales_become_multipliers() {
-    // Scales of 3, -1.5, 0.4 and 0.02: of a fifteenth of 3, they are 15, -7.5, 2 and 0.1.
+    // Units, since the largest is 15. Halves go to the even multiplier.
     let steps: Vec<i8> = (0..4 * GROUP).map(|i| (i % 16) as i8 - 8).collect();
     let (mut values, mut multipliers) = (vec![0; steps.len()], vec![0; 4]);
-    let scale = round_scales(&steps, &[3.0, -1.5, 0.4, 0.02], &mut values, &mut multipliers);
-    assert_eq!((scale, &multipliers[..3]), (0.2, &[15, -8, 2][..]));
+    let scale = round_scales(&steps, &[15.0, -7.5, 6.5, 0.1], &mut values, &mut multipliers);
+    assert_eq!((scale, &multipliers[..3]), (1.0, &[15, -8, 6][..]));
     for (group, multiplier) in multipliers.iter().enumerate().take(3) {
         let group = group * GROUP..(group + 1) * GROUP;
         let want: Vec<i8> = steps[group.clone()].iter().map(|step| step * multiplier).collect();

@@ -1,66 +1,21 @@
 //! Products in 8 bits are exact, for any instruction set, shape and values.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod products;
+
+use products::values;
 use proptest::prelude::*;
-use stoker_ops::cpu::{
-    int8::{self, Int8, MAX_INPUTS, OUTPUTS, Rows, Tiles, tiles},
-    isa::Isa,
-};
+use stoker_ops::cpu::int8::{self, Int8, MAX_INPUTS, Rows, Tiles, tiles};
 
-/// Returns values within +-127, or only the two extremes.
-fn values(count: usize, seed: u32, extreme: bool) -> Vec<i8> {
-    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
-    (0..count)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            if extreme { [-127, 127][state as usize % 2] } else { (state % 255) as i8 as i16 as i8 }
-        })
-        .map(|value: i8| value.max(-127))
-        .collect()
-}
-
-/// Number of strips that are multiplied together.
-const STRIPS: usize = 4;
-
-/// Returns the expected products, in 64 bits.
-fn exact(x: &[i8], weights: &[i8], k: usize) -> Vec<i64> {
-    let dot =
-        |a: &[i8], b: &[i8]| a.iter().zip(b).map(|(a, b)| i64::from(*a) * i64::from(*b)).sum();
-    let row = |x| weights.chunks_exact(k).map(move |w| dot(x, w));
-    x.chunks_exact(k).flat_map(row).collect()
-}
-
-/// Checks the products of every instruction set, in rows of `n`.
+/// Checks the products of every instruction set.
 fn check(rows: usize, n: usize, k: usize, seed: u32, extreme: bool) {
     let weights = values(n * k, seed, extreme);
-    let mut inputs = values(rows * k, seed + 1, extreme);
-    // The maximum of each row is 127, so that quantising changes nothing.
-    for row in inputs.chunks_exact_mut(k) {
-        row[0] = 127;
-    }
-    let want = exact(&inputs, &weights, k);
-    let x: Vec<f32> = inputs.iter().map(|x| f32::from(*x)).collect();
     let lines = tiles::pack(&weights, k);
     let tiles = Tiles::new(bytemuck::cast_slice(&lines), k);
-    for isa in Isa::available() {
-        let quantized = Rows::quantize(isa, &x, k);
-        let mut got = vec![0i64; rows * n];
-        for first in (0..tiles.strips()).step_by(STRIPS) {
-            let strips = first..(first + STRIPS).min(tiles.strips());
-            let width = strips.len() * OUTPUTS;
-            let mut sums = vec![0; rows * width];
-            int8::products(isa, &quantized, 0..rows, tiles, strips, &mut sums);
-            for (row, sums) in sums.chunks_exact(width).enumerate() {
-                let (start, count) = (first * OUTPUTS, width.min(n - first * OUTPUTS));
-                for (to, from) in got[row * n + start..][..count].iter_mut().zip(sums) {
-                    *to = i64::from(*from);
-                }
-            }
-        }
-        assert_eq!(got, want, "{}: {rows} rows, {n} outputs, {k} inputs", isa.name());
-    }
+    let products = |isa, x: &Rows, strips, sums: &mut [i32]| {
+        int8::products(isa, x, 0..rows, tiles, strips, sums);
+    };
+    products::check(rows, &weights, k, tiles.strips(), seed + 1, extreme, products);
 }
 
 proptest! {

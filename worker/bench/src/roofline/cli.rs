@@ -16,9 +16,9 @@ Examples:
 A decode step reads all weights once and the keys and values of every sequence, and multiplies every
 weight once per sequence. Memory bandwidth and arithmetic each limit the steps per second; the lower
 limit is the ceiling. Keys and values are f32 with f32 weights, otherwise 16 bits. Attention is
-computed in bf16 if the weights are bf16, int8 or int4 and the hardware's bf16 rate is known, otherwise in
-f32. Caches, launches and all operations but products are ignored, so measured rates stay below the
-ceiling.
+computed in bf16 if the weights are bf16, int8 or int4 and the hardware's bf16 rate is known,
+otherwise in f32. Caches, launches and all operations but products are ignored, so measured rates
+stay below the ceiling.
 
 `measured` measures this machine, which takes some seconds. Figures of other hardware are the
 vendor's, without sparsity. An unknown limit is shown as `-`; the ceiling is then the other limit.

@@ -78,5 +78,5 @@ impl<const N: usize> Kernel for Sum<'_, N> {
 #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "only x86 is measured"))]
 fn prefetch(line: &[u64]) {
     #[cfg(target_arch = "x86_64")]
-    super::ahead::Ahead::same(bytemuck::cast_slice(line)).prefetch(0);
+    super::prefetch::Prefetch::same(bytemuck::cast_slice(line)).at(0);
 }

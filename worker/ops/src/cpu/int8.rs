@@ -59,7 +59,6 @@ pub fn products(
 ) {
     debug_assert_eq!(x.inputs(), tiles.inputs());
     assert_eq!(out.len(), rows.len() * strips.len() * OUTPUTS);
-    let width = strips.len() * OUTPUTS;
     match isa.kind() {
         #[cfg(target_arch = "x86_64")]
         Kind::Amx if x.group() == 1 && x.len() >= AMX_ROWS => {
@@ -72,16 +71,9 @@ pub fn products(
             // SAFETY: an `Isa` of this kind proves that the CPU has VNNI.
             unsafe { vnni::products(x.groups(rows), tiles, strips, out) }
         }
-        _ => {
-            for (index, strip) in strips.enumerate() {
-                let mut row = 0;
-                for group in x.groups(rows.clone()) {
-                    let out = &mut out[row * width + index * OUTPUTS..];
-                    strip_products(isa, group, tiles.strip(strip), out, width);
-                    row += group.rows();
-                }
-            }
-        }
+        _ => x.for_each_strip(rows, strips, out, |group, strip, out, width| {
+            strip_products(isa, group, tiles.strip(strip), out, width);
+        }),
     }
 }
 

@@ -203,8 +203,8 @@ impl Matrix {
         Self::Int8 { packed, scales, inputs }
     }
 
-    /// Packs `values [n, inputs]` for the products of `device`: in 4 bits on the CPU, in 8 bits on a
-    /// GPU, with the same results.
+    /// Packs `values [n, inputs]` for the products of `device`: in 4 bits on the CPU, the same
+    /// integers in 8 bits on a GPU.
     pub fn int4(values: Int4, inputs: usize, device: &Device) -> Self {
         if *device != Device::flex() {
             return Self::int8(values.multiplied, inputs, device);

@@ -153,8 +153,9 @@ impl<'a> Strips<'a> {
 
     /// Unpacks `strips` into tiles of weights in 8 bits: steps times multipliers.
     pub fn unpack(self, isa: Isa, strips: Range<usize>) -> Vec<Line> {
-        let mut tiles =
-            memory::lines(tiles::packed_bytes(strips.len() * OUTPUTS, self.inputs) / LINE);
+        // Not `memory::lines`: its advice to the system would be a call for every product.
+        let lines = tiles::packed_bytes(strips.len() * OUTPUTS, self.inputs) / LINE;
+        let mut tiles = vec![Line([0; LINE]); lines];
         let each = tiles.len() / strips.len().max(1);
         for (strip, tiles) in strips.zip(tiles.chunks_exact_mut(each.max(1))) {
             isa.run(Unpack { strip: self.strip(strip), tiles });

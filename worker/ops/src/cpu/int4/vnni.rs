@@ -11,8 +11,8 @@ use super::{
     strips::{GROUP_LINES, Strip},
 };
 use crate::cpu::{
-    ahead::Ahead,
     int8::{OUTPUTS, rows::Group, tiles::QUAD},
+    prefetch::Prefetch,
 };
 
 /// Maximum number of rows of a block: each has two sums in registers.
@@ -21,14 +21,15 @@ const ROWS: usize = 8;
 /// See [`super::products`]: all `groups` of rows with `strips`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn products<'a>(
-    groups: impl Iterator<Item = Group<'a>>,
+    groups: impl Iterator<Item = Group<'a>> + Clone,
     weights: Strips,
     strips: Range<usize>,
     out: &mut [i32],
 ) {
     let width = strips.len() * OUTPUTS;
-    let blocks: Vec<Block> = blocks(groups).collect();
-    let together = match blocks.iter().map(|block| block.rows).max().unwrap_or(0) {
+    let blocks = || blocks(groups.clone());
+    let count = blocks().count();
+    let together = match blocks().map(|block| block.rows).max().unwrap_or(0) {
         0..=2 => 4,
         3..=4 => 2,
         _ => 1,
@@ -36,14 +37,10 @@ pub(super) fn products<'a>(
     let mut strip = strips.start;
     while strip < strips.end {
         let together = if strips.end - strip < together { 1 } else { together };
-        for (number, block) in blocks.iter().enumerate() {
+        for (number, block) in blocks().enumerate() {
             let out = &mut out[block.row * width + (strip - strips.start) * OUTPUTS..];
-            let pass = Pass { weights, strip, number, count: blocks.len() };
-            match together {
-                4 => block_products::<4>(block, pass, out, width),
-                2 => block_products::<2>(block, pass, out, width),
-                _ => block_products::<1>(block, pass, out, width),
-            }
+            let pass = Pass { weights, strip, number, count };
+            block_products(&block, pass, together, out, width);
         }
         strip += together;
     }
@@ -84,20 +81,24 @@ struct Pass<'a> {
     count: usize,
 }
 
-/// Multiplies a block with `S` strips. Only blocks of few rows are multiplied with several.
+/// Multiplies a block with `together` strips.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn block_products<const S: usize>(block: &Block, pass: Pass, out: &mut [i32], width: usize) {
+fn block_products(block: &Block, pass: Pass, together: usize, out: &mut [i32], width: usize) {
     let (x, first) = (block.group, block.first);
-    match block.rows {
-        1 => multiply::<S, 1>(x, first, pass, out, width),
-        2 => multiply::<S, 2>(x, first, pass, out, width),
-        3 => multiply::<S, 3>(x, first, pass, out, width),
-        4 => multiply::<S, 4>(x, first, pass, out, width),
-        5 => multiply::<1, 5>(x, first, pass, out, width),
-        6 => multiply::<1, 6>(x, first, pass, out, width),
-        7 => multiply::<1, 7>(x, first, pass, out, width),
-        ROWS => multiply::<1, ROWS>(x, first, pass, out, width),
-        rows => unreachable!("a block has 1 to {ROWS} rows, not {rows}"),
+    match (together, block.rows) {
+        (4, 1) => multiply::<4, 1>(x, first, pass, out, width),
+        (4, 2) => multiply::<4, 2>(x, first, pass, out, width),
+        (2, 3) => multiply::<2, 3>(x, first, pass, out, width),
+        (2, 4) => multiply::<2, 4>(x, first, pass, out, width),
+        (1, 1) => multiply::<1, 1>(x, first, pass, out, width),
+        (1, 2) => multiply::<1, 2>(x, first, pass, out, width),
+        (1, 3) => multiply::<1, 3>(x, first, pass, out, width),
+        (1, 4) => multiply::<1, 4>(x, first, pass, out, width),
+        (1, 5) => multiply::<1, 5>(x, first, pass, out, width),
+        (1, 6) => multiply::<1, 6>(x, first, pass, out, width),
+        (1, 7) => multiply::<1, 7>(x, first, pass, out, width),
+        (1, ROWS) => multiply::<1, ROWS>(x, first, pass, out, width),
+        (strips, rows) => unreachable!("{rows} rows are not multiplied with {strips} strips"),
     }
 }
 
@@ -118,13 +119,13 @@ fn multiply<const S: usize, const R: usize>(
     assert!(strips.iter().all(|strip| {
         strip.multipliers.len() == groups && strip.lines.len() == groups * GROUP_LINES
     }));
-    let ahead: [Ahead; S] = std::array::from_fn(|s| {
+    let prefetches: [Prefetch; S] = std::array::from_fn(|s| {
         if pass.count == 1 {
-            return Ahead::same(strips[s].lines.as_flattened());
+            return Prefetch::same(strips[s].lines.as_flattened());
         }
         let next = pass.strip + S + s;
         let next = if next < pass.weights.count() { pass.weights.strip_bytes(next) } else { &[] };
-        Ahead::share(next, pass.number, pass.count, groups * GROUP_LINES)
+        Prefetch::share(next, pass.number, pass.count, groups * GROUP_LINES)
     });
     let mask = _mm512_set1_epi8(0x0F);
     // Of the two halves of a sum in 32 bits, only the lower one is multiplied: it is the whole sum
@@ -138,10 +139,10 @@ fn multiply<const S: usize, const R: usize>(
             let sum = unsafe { *partial_sums.add(group * rows + first + r) };
             _mm512_set1_epi32(-i32::from(OFFSET) * sum)
         });
-        for ((strip, ahead), totals) in strips.iter().zip(ahead).zip(&mut totals) {
+        for ((strip, prefetch), totals) in strips.iter().zip(prefetches).zip(&mut totals) {
             let mut sums = excess;
             for number in group * GROUP_LINES..(group + 1) * GROUP_LINES {
-                ahead.prefetch(number);
+                prefetch.at(number);
                 // SAFETY: a line of the strip, by the lengths above.
                 let bytes = unsafe { _mm512_loadu_si512(strip.lines.as_ptr().add(number).cast()) };
                 let halves = [

@@ -9,7 +9,7 @@ use super::super::{
 use super::{
     group,
     quantize::{largest, round},
-    tiles::{INPUTS, QUAD},
+    tiles::{INPUTS, OUTPUTS, QUAD},
 };
 
 /// Maximum number of rows in a group. Their sums must fit into registers.
@@ -23,7 +23,7 @@ pub struct Rows {
     values: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<i32>,
-    /// Sums of runs of `GROUP` inputs, interleaved like values.
+    /// Sum of each `GROUP` inputs, interleaved like values.
     partial_sums: Vec<i32>,
     /// Number of inputs, padded with zeros to whole tiles.
     inputs: usize,
@@ -133,6 +133,25 @@ impl Rows {
         let partial_sums = partial_sums.chunks(self.group * partial);
         let sums = self.sums[rows].chunks(self.group).zip(partial_sums);
         groups.zip(sums).map(|(values, (sums, partial_sums))| Group { values, sums, partial_sums })
+    }
+
+    /// Calls `each` with every group of `rows` and every strip of `strips`, with the start of their
+    /// sums in `out [rows, width]`, and with the width.
+    pub(in crate::cpu) fn for_each_strip(
+        &self,
+        rows: std::ops::Range<usize>,
+        strips: std::ops::Range<usize>,
+        out: &mut [i32],
+        mut each: impl FnMut(Group, usize, &mut [i32], usize),
+    ) {
+        let width = strips.len() * OUTPUTS;
+        for (index, strip) in strips.enumerate() {
+            let mut row = 0;
+            for group in self.groups(rows.clone()) {
+                each(group, strip, &mut out[row * width + index * OUTPUTS..], width);
+                row += group.rows();
+            }
+        }
     }
 
     /// Returns `rows` as one group, where each row is a group of its own: `[rows, inputs]`.

@@ -11,7 +11,7 @@ use super::{
     rows::{Group, MAX_GROUP, OFFSET},
     tiles::QUAD,
 };
-use crate::{cpu::ahead::Ahead, memory::LINE};
+use crate::{cpu::prefetch::Prefetch, memory::LINE};
 
 /// See [`super::products`]: all `groups` of rows with `strips`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -22,9 +22,10 @@ pub(super) fn products<'a>(
     out: &mut [i32],
 ) {
     let (count, width) = (groups.len(), strips.len() * OUTPUTS);
+    // The first group has the most rows.
     let together = match groups.clone().next().map_or(0, Group::rows) {
         0..=2 => 4,
-        3..=8 => 2,
+        3..=4 => 2,
         _ => 1,
     };
     let mut strip = strips.start;
@@ -34,11 +35,7 @@ pub(super) fn products<'a>(
         for (number, group) in groups.clone().enumerate() {
             let out = &mut out[row * width + (strip - strips.start) * OUTPUTS..];
             let pass = Pass { tiles, strip, number, count };
-            match together {
-                4 => group_products::<4>(group, pass, out, width),
-                2 => group_products::<2>(group, pass, out, width),
-                _ => group_products::<1>(group, pass, out, width),
-            }
+            group_products(group, pass, together, out, width);
             row += group.rows();
         }
         strip += together;
@@ -55,27 +52,31 @@ struct Pass<'a> {
     count: usize,
 }
 
-/// Multiplies a group with `S` strips. Only groups of few rows are multiplied with several.
+/// Multiplies a group with `together` strips.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn group_products<const S: usize>(x: Group, pass: Pass, out: &mut [i32], width: usize) {
-    match x.rows() {
-        1 => block::<S, 1>(x, pass, out, width),
-        2 => block::<S, 2>(x, pass, out, width),
-        3 => block::<S, 3>(x, pass, out, width),
-        4 => block::<S, 4>(x, pass, out, width),
-        5 => block::<S, 5>(x, pass, out, width),
-        6 => block::<S, 6>(x, pass, out, width),
-        7 => block::<S, 7>(x, pass, out, width),
-        8 => block::<S, 8>(x, pass, out, width),
-        9 => block::<1, 9>(x, pass, out, width),
-        10 => block::<1, 10>(x, pass, out, width),
-        11 => block::<1, 11>(x, pass, out, width),
-        12 => block::<1, 12>(x, pass, out, width),
-        13 => block::<1, 13>(x, pass, out, width),
-        14 => block::<1, 14>(x, pass, out, width),
-        15 => block::<1, 15>(x, pass, out, width),
-        MAX_GROUP => block::<1, MAX_GROUP>(x, pass, out, width),
-        rows => unreachable!("a group has 1 to {MAX_GROUP} rows, not {rows}"),
+fn group_products(x: Group, pass: Pass, together: usize, out: &mut [i32], width: usize) {
+    match (together, x.rows()) {
+        (4, 1) => block::<4, 1>(x, pass, out, width),
+        (4, 2) => block::<4, 2>(x, pass, out, width),
+        (2, 3) => block::<2, 3>(x, pass, out, width),
+        (2, 4) => block::<2, 4>(x, pass, out, width),
+        (1, 1) => block::<1, 1>(x, pass, out, width),
+        (1, 2) => block::<1, 2>(x, pass, out, width),
+        (1, 3) => block::<1, 3>(x, pass, out, width),
+        (1, 4) => block::<1, 4>(x, pass, out, width),
+        (1, 5) => block::<1, 5>(x, pass, out, width),
+        (1, 6) => block::<1, 6>(x, pass, out, width),
+        (1, 7) => block::<1, 7>(x, pass, out, width),
+        (1, 8) => block::<1, 8>(x, pass, out, width),
+        (1, 9) => block::<1, 9>(x, pass, out, width),
+        (1, 10) => block::<1, 10>(x, pass, out, width),
+        (1, 11) => block::<1, 11>(x, pass, out, width),
+        (1, 12) => block::<1, 12>(x, pass, out, width),
+        (1, 13) => block::<1, 13>(x, pass, out, width),
+        (1, 14) => block::<1, 14>(x, pass, out, width),
+        (1, 15) => block::<1, 15>(x, pass, out, width),
+        (1, MAX_GROUP) => block::<1, MAX_GROUP>(x, pass, out, width),
+        (strips, rows) => unreachable!("{rows} rows are not multiplied with {strips} strips"),
     }
 }
 
@@ -86,19 +87,19 @@ fn block<const S: usize, const R: usize>(x: Group, pass: Pass, out: &mut [i32], 
     let strips: [&[u8]; S] = std::array::from_fn(|s| pass.tiles.strip(pass.strip + s));
     let quads = strips[0].len() / LINE;
     assert!(x.values.len() == quads * R * QUAD && strips.iter().all(|s| s.len() == quads * LINE));
-    let ahead: [Ahead; S] = std::array::from_fn(|s| {
-        if pass.count == 1 {
-            return Ahead::same(strips[s]);
+    let prefetches: [Prefetch; S] = std::array::from_fn(|s| {
+        if S > 1 {
+            return Prefetch::same(strips[s]);
         }
         let next = pass.strip + S + s;
         let next = if next < pass.tiles.strips() { pass.tiles.strip(next) } else { &[] };
-        Ahead::share(next, pass.number, pass.count, quads)
+        Prefetch::share(next, pass.number, pass.count, quads)
     });
     let inputs = x.values.as_ptr();
     let mut sums = [[_mm512_setzero_si512(); R]; S];
     for quad in 0..quads {
-        for ((strip, ahead), sums) in strips.iter().zip(ahead).zip(&mut sums) {
-            ahead.prefetch(quad);
+        for ((strip, prefetch), sums) in strips.iter().zip(prefetches).zip(&mut sums) {
+            prefetch.at(quad);
             // SAFETY: a line of the strip, which is aligned to lines.
             let weights = unsafe { _mm512_load_si512(strip.as_ptr().add(quad * LINE).cast()) };
             for (r, sum) in sums.iter_mut().enumerate() {
